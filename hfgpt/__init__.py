@@ -1,0 +1,65 @@
+"""hfgpt: your text in, your own GPT on the Hub out.
+
+Importing this package registers the model with the Auto classes of transformers and does nothing else. It stays as cheap as
+`import transformers`: the registration waits until the Auto classes themselves are loaded, and the names below until they
+are used (PEP 562).
+"""
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+
+from wrapt import register_post_import_hook
+
+try:
+    __version__ = version("hfgpt")
+except PackageNotFoundError:  # a checkout on the path that was never installed
+    __version__ = "0+uninstalled"
+
+_MODULE_OF = {
+    "HfGptConfig": "hfgpt.model.configuration_hfgpt",
+    "HfGptForCausalLM": "hfgpt.model.modeling_hfgpt",
+    "HfGptForQuestionAnswering": "hfgpt.model.modeling_hfgpt",
+    "HfGptForSequenceClassification": "hfgpt.model.modeling_hfgpt",
+    "HfGptForTokenClassification": "hfgpt.model.modeling_hfgpt",
+    "HfGptModel": "hfgpt.model.modeling_hfgpt",
+}
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'hfgpt' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])
+
+
+def _register_config(auto_module) -> None:
+    from hfgpt.model.configuration_hfgpt import HfGptConfig
+
+    # exist_ok: a notebook that reloads hfgpt registers it a second time.
+    auto_module.AutoConfig.register(HfGptConfig.model_type, HfGptConfig, exist_ok=True)
+
+
+def _load_models(auto_module) -> None:
+    importlib.import_module("hfgpt.model.modeling_hfgpt")
+
+
+def _register_models(modeling_module) -> None:
+    from transformers.models.auto import modeling_auto
+
+    from hfgpt.model.configuration_hfgpt import AUTO_MAP, HfGptConfig
+
+    for auto_name, target in AUTO_MAP.items():
+        if auto_name != "AutoConfig":
+            model_class = getattr(modeling_module, target.rpartition(".")[2])
+            getattr(modeling_auto, auto_name).register(HfGptConfig, model_class, exist_ok=True)
+
+
+# A hook runs when its module has been imported, or at once if it was before. Registering waits for our own module to be
+# complete: whoever imports that first loads the Auto classes in the middle of it.
+register_post_import_hook(_register_config, "transformers.models.auto.configuration_auto")
+register_post_import_hook(_load_models, "transformers.models.auto.modeling_auto")
+register_post_import_hook(_register_models, "hfgpt.model.modeling_hfgpt")

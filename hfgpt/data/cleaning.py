@@ -1,0 +1,13 @@
+"""Documents that are no text at all are dropped here, and counted."""
+
+import time
+
+from hfgpt.data.passport import Passport
+
+
+def drop_blank(documents, passport: Passport):
+    """Drop documents without a single visible character."""
+    start = time.perf_counter()
+    kept = documents.select([index for index, text in enumerate(documents["text"]) if text.strip()])
+    passport.record("drop blank", len(documents), len(kept), start)
+    return kept

@@ -1,0 +1,20 @@
+"""Duplicates are dropped before anything is split, so that no held-out document has been trained on."""
+
+import hashlib
+import time
+
+from hfgpt.data.passport import Passport
+
+
+def drop_exact_duplicates(documents, passport: Passport):
+    """Keep the first of all documents with the same text. Memory: 16 bytes and a set entry a document."""
+    start = time.perf_counter()
+    seen: set[bytes] = set()
+    kept = []
+    for index, text in enumerate(documents["text"]):
+        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+        if digest not in seen:
+            seen.add(digest)
+            kept.append(index)
+    passport.record("drop exact duplicates", len(documents), len(kept), start)
+    return documents.select(kept)

@@ -1,0 +1,67 @@
+"""The passport of prepared data: what was read, dropped and kept, with counts and hashes, in one JSON file."""
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+PASSPORT_NAME = "passport.json"
+
+
+@dataclass
+class Passport:
+    """What happened to the data, in order.
+
+    `inputs` names every source with its SHA-256; `steps` counts documents in and out; `splits` accounts for every position
+    of every row: rows x context_length = tokens + separators + repeated + padding.
+    """
+
+    inputs: list[dict] = field(default_factory=list)
+    steps: list[dict] = field(default_factory=list)
+    settings: dict = field(default_factory=dict)
+    tokenizer: dict = field(default_factory=dict)
+    splits: dict[str, dict] = field(default_factory=dict)
+    lzma_bits_per_byte: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def record(self, step: str, before: int | None, after: int, start: float) -> None:
+        """Add one step and log its line; `start` is the `time.perf_counter()` at which it began."""
+        seconds = time.perf_counter() - start
+        if before is None:
+            logger.info(f"{step}: {after:,} documents, {seconds:.1f} s")
+        else:
+            change = 100 * (after - before) / before if before else 0.0
+            logger.info(f"{step}: {before:,} -> {after:,} documents ({change:+.1f} %), {seconds:.1f} s")
+        self.steps.append({"step": step, "documents_in": before, "documents_out": after, "seconds": round(seconds, 2)})
+
+    def save(self, folder: Path) -> None:
+        (folder / PASSPORT_NAME).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Passport":
+        """Raises: FileNotFoundError where there is none, ValueError where it is not one of ours."""
+        path = folder / PASSPORT_NAME
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; a folder that recipes/prepare_data.py wrote is needed here.")
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"{path} is no passport of hfgpt ({error}); prepare the data again.") from None
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(file)
+
+
+def _sha256_of(file) -> str:
+    # hashlib.file_digest came with Python 3.11
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

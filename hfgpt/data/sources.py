@@ -1,0 +1,360 @@
+"""Where documents come from: text files, JSON, Parquet, Hub datasets, and this Python's own documentation.
+
+Every source yields documents `{"text", "source", "row_id"}`: the text with its line breaks, the place it came from, and
+where in that place (a line, a row, a name).
+"""
+
+import ast
+import functools
+import glob
+import hashlib
+import json
+import logging
+import sys
+import sysconfig
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hfgpt.data.passport import Passport, sha256_of_file
+
+logger = logging.getLogger(__name__)
+
+PYTHON_DOCS = "python-docs"
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+FILE_SUFFIXES = (".txt", ".md", ".rst", ".text", *JSON_SUFFIXES, ".parquet")
+# Not documentation: the library's own tests, vendored packages, and folders that some distributions leave out.
+SKIPPED_LIBRARY_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "site-packages",
+                           "dist-packages", "turtledemo", "__pycache__"}  # fmt: skip
+
+Document = dict[str, str]
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How a source is read.
+
+    Args:
+        text_field: column of JSON, Parquet and Hub rows that holds the text.
+        text_documents: what is one document in a plain text file: "file", "paragraph" (blank lines between), "line", or
+            any other string, which then separates documents as a line of its own.
+        hub_split: split of a Hub dataset.
+        hub_revision: branch, tag or commit of a Hub dataset; None is its default branch.
+        streaming: read a Hub dataset over the network as it goes, without storing it.
+        max_documents: stop after this many documents in all; None reads everything.
+    """
+
+    text_field: str = "text"
+    text_documents: str = "file"
+    hub_split: str = "train"
+    hub_revision: str | None = None
+    streaming: bool = False
+    max_documents: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to read: a file, a Hub dataset ("name" or "name:configuration"), or `python-docs`."""
+
+    kind: str  # "text", "json", "parquet", "hub" or "python-docs"
+    name: str
+    path: Path | None = None
+    details: dict = field(default_factory=dict)
+
+    def read(self, options: ReadingOptions) -> Iterator[Document]:
+        if self.kind == "text":
+            return _read_text(self.path, options)
+        if self.kind == "json":
+            return _read_json(self.path, options)
+        if self.kind == "parquet":
+            return _read_parquet(self.path, options)
+        if self.kind == "hub":
+            return _read_hub(self.name, options)
+        return iter(read_python_docs())
+
+    def identity(self, options: ReadingOptions) -> dict[str, object]:
+        """What the passport says of this input; a file is named with its size and SHA-256."""
+        if self.path is not None:
+            size = self.path.stat().st_size
+            return {"name": self.name, "kind": self.kind, "bytes": size, "sha256": sha256_of_file(self.path)}
+        if self.kind == "hub":
+            details = {"split": options.hub_split, "revision": options.hub_revision, "text_field": options.text_field}
+            return {"name": self.name, "kind": self.kind, **details}
+        digest = hashlib.sha256()
+        for document in read_python_docs():
+            digest.update(document["text"].encode() + b"\0")
+        version = ".".join(map(str, sys.version_info[:3]))
+        return {"name": self.name, "kind": self.kind, "python": version, "sha256": digest.hexdigest()}
+
+
+def find_sources(names: Iterable[str]) -> list[Source]:
+    """Turn what the user wrote into sources, in order; a file that two patterns match is read once.
+
+    Raises: FileNotFoundError for a missing file or a pattern without a match; ValueError for a kind of file nobody reads here.
+    """
+    names = list(names)
+    if not names:
+        raise ValueError(f"no sources given; name files, patterns such as 'texts/*.txt', a Hub dataset or '{PYTHON_DOCS}'.")
+    sources: dict[str, Source] = {}
+    for name in names:
+        if name == PYTHON_DOCS:
+            sources.setdefault(name, Source(kind=PYTHON_DOCS, name=name))
+        elif glob.has_magic(name):
+            matches = [match for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
+            if not matches:
+                raise FileNotFoundError(f"no file matches {name!r} (looked from {Path.cwd()}); check the pattern.")
+            for match in matches:
+                sources.setdefault(match, _file_source(match))
+        elif Path(name).is_dir():
+            raise ValueError(f"{name} is a folder; name the files in it with a pattern, such as '{name.rstrip('/')}/*.txt'.")
+        elif Path(name).exists() or Path(name).suffix in FILE_SUFFIXES or name.startswith((".", "/", "~")):
+            sources.setdefault(name, _file_source(name))
+        else:
+            sources.setdefault(name, Source(kind="hub", name=name))
+    return list(sources.values())
+
+
+def _file_source(name: str) -> Source:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{name} does not exist (looked from {Path.cwd()}); check the spelling.")
+    if path.suffix == ".parquet":
+        return Source(kind="parquet", name=name, path=path)
+    if path.suffix in JSON_SUFFIXES:
+        return Source(kind="json", name=name, path=path)
+    return Source(kind="text", name=name, path=path)
+
+
+def read_documents(sources: Iterable[Source], options: ReadingOptions) -> Iterator[Document]:
+    """The documents of all sources, one source after the other."""
+    count = 0
+    for source in sources:
+        for document in source.read(options):
+            if options.max_documents is not None and count >= options.max_documents:
+                return
+            count += 1
+            yield document
+
+
+def load_documents(sources: list[Source], options: ReadingOptions, passport: Passport, *, cache_dir: str):
+    """All documents as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant."""
+    from datasets import Dataset, Features, Value
+    from datasets.exceptions import DatasetGenerationError
+
+    start = time.perf_counter()
+    passport.inputs = [source.identity(options) for source in sources]
+    features = Features({name: Value("string") for name in ("text", "source", "row_id")})
+    try:
+        documents = Dataset.from_generator(
+            read_documents, features=features, cache_dir=cache_dir, gen_kwargs={"sources": sources, "options": options}
+        )
+    except DatasetGenerationError as error:
+        raise error.__cause__ from None  # our own sentence about file and line, not the library's about itself
+    except ValueError as error:
+        # datasets cannot build a dataset of no rows at all
+        if "corresponds to no data" not in str(error) and "empty" not in str(error).lower():
+            raise
+        documents = Dataset.from_dict({name: [] for name in features}, features=features)
+    passport.record("load", None, len(documents), start)
+    return documents
+
+
+def _decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a UTF-8 file with their numbers from 1, line breaks kept as they are; a byte order mark is dropped."""
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}, byte {offset + error.start + 1} of the file: 0x{line[error.start]:02x} is not "
+                    f"valid UTF-8 ({error.reason}); convert the file, e.g. with iconv -f latin1 -t utf-8."
+                ) from None
+            offset += len(line)
+            yield number, text.removeprefix("\ufeff") if number == 1 else text
+
+
+def _read_text(path: Path, options: ReadingOptions) -> Iterator[Document]:
+    rule = options.text_documents
+    start, lines = 1, []
+
+    def document() -> Document:
+        return {"text": "".join(lines), "source": str(path), "row_id": str(start)}
+
+    for number, line in _decoded_lines(path):
+        content = line.rstrip("\r\n")
+        is_break = (rule == "paragraph" and not content.strip()) or (rule not in ("file", "paragraph", "line") and content == rule)
+        if is_break or (rule == "line" and lines):
+            if lines:
+                yield document()
+            lines = []
+        if not is_break:
+            if not lines:
+                start = number
+            lines.append(line)
+    if lines:
+        yield document()
+
+
+def _read_json(path: Path, options: ReadingOptions) -> Iterator[Document]:
+    """One JSON object a line, or, in a .json file, one list of objects."""
+    if path.suffix == ".json":
+        text = "".join(line for _, line in _decoded_lines(path))
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {error.lineno}: no valid JSON ({error.msg}, column {error.colno}).") from None
+        if not isinstance(rows, list):
+            raise ValueError(f"{path} holds a JSON {_json_type(rows)}, a list of objects is needed; one object a line is .jsonl.")
+        for index, row in enumerate(rows):
+            yield _json_document(row, path, f"item {index}", str(index), options)
+        return
+    for number, line in _decoded_lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number}: no valid JSON ({error.msg}, column {error.colno}); one complete object a line is needed."
+            ) from None
+        yield _json_document(row, path, f"line {number}", str(number), options)
+
+
+def _json_document(row: object, path: Path, place: str, row_id: str, options: ReadingOptions) -> Document:
+    name = options.text_field
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}, {place}: found a JSON {_json_type(row)}, an object with the field {name!r} is needed.")
+    if name not in row:
+        found = ", ".join(map(repr, row)) or "none"
+        raise ValueError(f"{path}, {place}: the field {name!r} is missing, found {found}; name the right one with text_field.")
+    if not isinstance(row[name], str):
+        raise ValueError(f"{path}, {place}: the field {name!r} is a {_json_type(row[name])}, a string is needed.")
+    try:
+        row[name].encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{path}, {place}: the field {name!r} holds half a surrogate pair (\\u{ord(row[name][error.start]):04x} at "
+            f"character {error.start}), which is no text; repair the file."
+        ) from None
+    return {"text": row[name], "source": str(path), "row_id": row_id}
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    return names[type(value)]
+
+
+def _read_parquet(path: Path, options: ReadingOptions) -> Iterator[Document]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is no valid Parquet file: {error}") from None
+    _check_text_column({column.name: column.type for column in file.schema_arrow}, str(path), options.text_field)
+    row_id = 0
+    for batch in file.iter_batches(columns=[options.text_field]):
+        for text in batch.column(0).to_pylist():
+            if text is None:
+                raise ValueError(f"{path}, row {row_id}: the column {options.text_field!r} is null, a string is needed.")
+            yield {"text": text, "source": str(path), "row_id": str(row_id)}
+            row_id += 1
+
+
+def _check_text_column(columns: dict[str, object], place: str, text_field: str) -> None:
+    if text_field not in columns:
+        found = ", ".join(map(repr, columns)) or "none"
+        raise ValueError(f"{place} has no column {text_field!r}, found {found}; name the right one with text_field.")
+    if str(columns[text_field]) not in ("string", "large_string", "string_view"):
+        raise ValueError(f"{place}: the column {text_field!r} is of type {columns[text_field]}, a string is needed.")
+
+
+def _read_hub(name: str, options: ReadingOptions) -> Iterator[Document]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    dataset_name, _, configuration = name.partition(":")
+    try:
+        rows = load_dataset(
+            dataset_name,
+            configuration or None,
+            split=options.hub_split,
+            revision=options.hub_revision,
+            streaming=options.streaming,
+        )
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{name!r} is neither a file here nor a dataset that the Hub answers for ({str(error).splitlines()[0]}); "
+            "check the name and the network."
+        ) from error
+    if rows.features is not None:
+        columns = {column: getattr(feature, "dtype", type(feature).__name__) for column, feature in rows.features.items()}
+        _check_text_column(columns, f"the Hub dataset {name}", options.text_field)
+    for row_id, row in enumerate(rows):
+        if not isinstance(row.get(options.text_field), str):
+            kind = _json_type(row[options.text_field]) if options.text_field in row else "missing"
+            raise ValueError(
+                f"the Hub dataset {name}, row {row_id}: the field {options.text_field!r} is {kind}, a string is needed."
+            )
+        yield {"text": row[options.text_field], "source": name, "row_id": str(row_id)}
+
+
+@functools.cache
+def read_python_docs() -> tuple[Document, ...]:
+    """This interpreter's own documentation, about 2 MB of English on every machine.
+
+    First the topics of the language reference (`pydoc_data.topics`), then the docstrings of the standard library, each under
+    the signature it belongs to. The files are parsed with `ast`; nothing is imported or run. `row_id` is "topic:with" or, as
+    entry points are written, "textwrap:dedent" ("textwrap:" for the module itself).
+
+    Cost: about 3 s, once a process; the documents then stay in memory.
+    Raises: FileNotFoundError where the interpreter comes without its library's source files.
+    """
+    return tuple(_python_docs())
+
+
+def _python_docs() -> Iterator[Document]:
+    library = Path(sysconfig.get_path("stdlib"))
+    files = sorted(path for path in library.rglob("*.py") if not SKIPPED_LIBRARY_FOLDERS & set(path.relative_to(library).parts))
+    if not files:
+        raise FileNotFoundError(f"no source files of the standard library under {library}; use a Python that ships them.")
+    topics = library / "pydoc_data" / "topics.py"
+    if topics.is_file():
+        for name, text in sorted(_dictionary_in(topics, "topics").items()):
+            yield {"text": text.strip() + "\n", "source": PYTHON_DOCS, "row_id": f"topic:{name}"}
+    for path in files:
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            continue  # a few library files are templates or deliberately broken
+        parts = path.relative_to(library).with_suffix("").parts
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        yield from _docstrings(tree, module, "")
+
+
+def _dictionary_in(path: Path, name: str) -> dict[str, str]:
+    for statement in ast.parse(path.read_bytes()).body:
+        if isinstance(statement, ast.Assign) and any(getattr(target, "id", None) == name for target in statement.targets):
+            return ast.literal_eval(statement.value)
+    return {}
+
+
+def _docstrings(node: ast.AST, module: str, qualname: str) -> Iterator[Document]:
+    docstring = ast.get_docstring(node)
+    if docstring and docstring.strip():
+        full_name = f"{module}.{qualname}" if qualname else module
+        if isinstance(node, ast.Module):
+            title = f"module {full_name}"
+        elif isinstance(node, ast.ClassDef):
+            title = f"class {full_name}"
+        else:
+            title = f"{full_name}({ast.unparse(node.args)})"
+        text = f"{title}\n\n{docstring.strip()}\n"
+        yield {"text": text, "source": PYTHON_DOCS, "row_id": f"{module}:{qualname}"}
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield from _docstrings(child, module, f"{qualname}.{child.name}" if qualname else child.name)

@@ -1,0 +1,77 @@
+"""Text out of a model."""
+
+from contextlib import contextmanager
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from hfgpt.tokenization import encode_texts
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> torch.Tensor:
+    """The ids (1, T) that a text begins with, as in training: the separator, then the prompt, in which nothing is special."""
+    return torch.tensor([[tokenizer.eos_token_id, *encode_texts(tokenizer, [prompt])[0]]])
+
+
+def fit_to_context(ids: torch.Tensor, *, max_new_tokens: int, context_length: int) -> torch.Tensor:
+    """Keep the last ids (1, T) that leave room for `max_new_tokens`.
+
+    Raises: ValueError where the new tokens alone leave no room.
+    """
+    if max_new_tokens >= context_length:
+        raise ValueError(
+            f"max_new_tokens is {max_new_tokens:,}, the model's context {context_length:,} tokens, the prompt included; ask for fewer."
+        )
+    return ids[:, -(context_length - max_new_tokens) :]
+
+
+@contextmanager
+def isolated_random_state(seed: int):
+    """Random numbers of our own; the surrounding stream goes on as if nothing had been drawn."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: str,
+    *,
+    generation_config: GenerationConfig,
+    seed: int = 0,
+    streamer=None,
+) -> list[str]:
+    """Continuations of `prompt`, each without it, up to the separator that ends a document.
+
+    The model's mode, its `use_cache` and the random state are as before when this returns. `streamer` (transformers
+    `TextStreamer`) prints while it goes; it takes one sequence.
+
+    Raises: ValueError where `max_new_tokens` leaves no room in the context.
+    """
+    ids = prompt_ids(tokenizer, prompt)
+    ids = fit_to_context(
+        ids, max_new_tokens=generation_config.max_new_tokens, context_length=model.config.max_position_embeddings
+    ).to(model.device)
+    was_training = model.training
+    model.eval()
+    try:
+        with isolated_random_state(seed):
+            output = model.generate(
+                ids, attention_mask=torch.ones_like(ids), generation_config=generation_config, streamer=streamer
+            )
+    finally:
+        model.train(was_training)
+    return [tokenizer.decode(row[ids.shape[1] :], skip_special_tokens=True) for row in output]
+
+
+def generation_settings(tokenizer: PreTrainedTokenizerFast, **settings) -> GenerationConfig:
+    """A `GenerationConfig` that stops at the document separator and pads with the padding token."""
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **settings,
+    )

@@ -1,0 +1,198 @@
+"""HfGptConfig: one configuration for two families of GPT, with their presets.
+
+The *book family* is GPT-2 as published (learned positions, LayerNorm, plain MLP, biases, dropout); the *modern family* is
+Llama/Qwen3-shaped (rotary positions, RMSNorm, SwiGLU, grouped-query attention, QK-norm, no biases). The fields carry the
+names that `transformers` uses, so that its tools find what they look for.
+"""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.modeling_rope_utils import RopeParameters
+
+# Shape of the four published GPT-2 models: layers, width, heads.
+# Source: Radford et al. (2019), Language Models are Unsupervised Multitask Learners, table 2; OpenAI's released hparams.json.
+GPT2_SIZES = {
+    "124M": (12, 768, 12),
+    "355M": (24, 1024, 16),
+    "774M": (36, 1280, 20),
+    "1558M": (48, 1600, 25),
+}
+
+# Every folder names all of them, so that a stranger may ask for any Auto class, whichever class was saved.
+AUTO_MAP = {
+    "AutoConfig": "configuration_hfgpt.HfGptConfig",
+    "AutoModel": "modeling_hfgpt.HfGptModel",
+    "AutoModelForCausalLM": "modeling_hfgpt.HfGptForCausalLM",
+    "AutoModelForSequenceClassification": "modeling_hfgpt.HfGptForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_hfgpt.HfGptForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_hfgpt.HfGptForQuestionAnswering",
+}
+
+
+@strict
+class HfGptConfig(PreTrainedConfig):
+    """Configuration of an hfgpt model; the defaults are GPT-2 124M.
+
+    Args:
+        vocab_size: rows of the embedding.
+        hidden_size: width E of the residual stream.
+        intermediate_size: width of the MLP; None means 4 x `hidden_size`.
+        num_hidden_layers: blocks.
+        num_attention_heads: query heads H.
+        num_key_value_heads: key/value heads K, a divisor of H; None means H (multi-head attention).
+        head_dim: width D of one head; None means `hidden_size` / `num_attention_heads`.
+        max_position_embeddings: the context length in tokens; learned positions end here.
+        position_embedding_type: "learned" (a table, added to the embeddings) or "rotary" (RoPE, applied to queries and keys).
+        rope_parameters: `rope_theta` and `rope_type` as in transformers; rotary positions only.
+        norm_type: "layernorm" (with bias) or "rmsnorm".
+        norm_eps: the epsilon of every norm.
+        mlp_type: "plain" (up, act, down) or "gated" (SwiGLU with `hidden_act` "silu").
+        hidden_act: activation of the MLP, a key of `transformers.activations.ACT2FN`.
+        attention_bias: biases in the four attention projections.
+        mlp_bias: biases in the MLP's projections.
+        qk_norm: RMSNorm over each head's queries and keys, before the rotary positions.
+        embedding_dropout: dropout after the embeddings.
+        residual_dropout: dropout after attention and after the MLP, before each addition.
+        attention_dropout: dropout on the attention probabilities.
+        initializer_range: standard deviation of the normal initialisation; the projections that write into the residual
+            stream get 1 / sqrt(2 x layers) of it.
+        tie_word_embeddings: the head is the embedding, transposed.
+        use_cache: return keys and values for generation.
+        pad_token_id, bos_token_id, eos_token_id: ids of the special tokens; the padding is its own token.
+
+    Raises: ValueError where two fields contradict each other; the message names both numbers.
+    """
+
+    model_type = "hfgpt"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    _auto_class = "AutoConfig"
+
+    vocab_size: int = 50257
+    hidden_size: int = 768
+    intermediate_size: int | None = None
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: int = 1024
+    position_embedding_type: str = "learned"
+    rope_parameters: RopeParameters | dict | None = None
+    norm_type: str = "layernorm"
+    norm_eps: float = 1e-5
+    mlp_type: str = "plain"
+    hidden_act: str = "gelu_new"
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    qk_norm: bool = False
+    embedding_dropout: float | int = 0.1
+    residual_dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            # A width that the heads do not divide is refused below, with both numbers; a head is never 0 wide meanwhile.
+            self.head_dim = max(1, self.hidden_size // max(1, self.num_attention_heads))
+        super().__post_init__(**kwargs)
+        if self.position_embedding_type != "rotary":
+            self.rope_parameters = None  # the base class fills it in for everybody
+        self.base_model_tp_plan = self._tensor_parallel_plan()
+
+    def validate_architecture(self):
+        """Check the fields against each other; part of the validation that `@strict` runs."""
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                     "num_key_value_heads", "head_dim", "max_position_embeddings"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it counts something, so give 1 or more.")
+        for name, allowed in (
+            ("position_embedding_type", ("learned", "rotary")),
+            ("norm_type", ("layernorm", "rmsnorm")),
+            ("mlp_type", ("plain", "gated")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed are {' and '.join(map(repr, allowed))}.")
+        for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; a probability from 0 to below 1 is needed.")
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        if self.head_dim == self.hidden_size // heads and self.hidden_size % heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {heads} "
+                f"(remainder {self.hidden_size % heads}); change one of them, or give head_dim."
+            )
+        if heads % kv_heads:
+            raise ValueError(
+                f"num_attention_heads {heads} is not divisible by num_key_value_heads {kv_heads}; every group of query "
+                "heads shares one key/value head, so choose a divisor."
+            )
+        if self.position_embedding_type == "rotary" and self.head_dim % 2:
+            raise ValueError(
+                f"head_dim {self.head_dim} (hidden_size {self.hidden_size}, num_attention_heads {heads}) is odd; rotary "
+                "positions turn pairs of channels, so make it even."
+            )
+
+    def _tensor_parallel_plan(self) -> dict[str, str]:
+        # Every entry must match a module, so the plan depends on the switches of this very config.
+        plan = {f"layers.*.self_attn.{name}_proj": "colwise" for name in "qkv"}
+        plan["layers.*.self_attn.o_proj"] = "rowwise"
+        if self.qk_norm:
+            plan |= {f"layers.*.self_attn.{name}_norm": "replicated_with_grad_allreduce" for name in "qk"}
+        if self.mlp_type == "gated":
+            plan["layers.*.mlp.gate_proj"] = "colwise"
+        return plan | {"layers.*.mlp.up_proj": "colwise", "layers.*.mlp.down_proj": "rowwise"}
+
+    @classmethod
+    def gpt2(cls, size: str, **overrides) -> "HfGptConfig":
+        """The book family: GPT-2 as published, in one of its four sizes ("124M", "355M", "774M", "1558M").
+
+        Raises: ValueError for a size that was not published.
+        """
+        if size not in GPT2_SIZES:
+            raise ValueError(f"{size!r} is no published GPT-2 size; choose one of {', '.join(GPT2_SIZES)}.")
+        layers, width, heads = GPT2_SIZES[size]
+        shape = dict(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads)
+        return cls(**shape | overrides)
+
+    @classmethod
+    def modern(cls, depth: int, **overrides) -> "HfGptConfig":
+        """The modern family; `depth` is the number of layers and picks the rest of a sensible shape.
+
+        The width is 64 x depth, rounded up to a multiple of 128; heads are 64 wide; two query heads share one key/value
+        head; the SwiGLU is 8/3 of the width, rounded up to a multiple of 64, which costs as much as a plain MLP of 4x.
+
+        Raises: ValueError for a depth below 1.
+        """
+        if depth < 1:
+            raise ValueError(f"depth is {depth}; it counts the layers, so give 1 or more.")
+        width = 128 * ((depth + 1) // 2)
+        shape = dict(
+            num_hidden_layers=depth,
+            hidden_size=width,
+            num_attention_heads=width // 64,
+            num_key_value_heads=width // 128,
+            intermediate_size=64 * -(-8 * width // (3 * 64)),
+            position_embedding_type="rotary",
+            norm_type="rmsnorm",
+            norm_eps=1e-6,
+            mlp_type="gated",
+            hidden_act="silu",
+            attention_bias=False,
+            mlp_bias=False,
+            qk_norm=True,
+            embedding_dropout=0.0,
+            residual_dropout=0.0,
+            attention_dropout=0.0,
+        )
+        return cls(**shape | overrides)
+
+
+__all__ = ["HfGptConfig"]

@@ -1,0 +1,425 @@
+"""The hfgpt model: GPT-2's architecture and the modern one in a single class, in the shape of transformers 5.
+
+The legend of every shape below:
+    B batch, T tokens of this call, S tokens seen in all (cache included), E hidden width,
+    H query heads, K key/value heads, D head width, V vocabulary
+
+Every tensor has the name that Llama and Qwen3 give it, so that PEFT, quantizers and tensor parallel plans find it. A book-family
+model computes exactly what `GPT2LMHeadModel` computes, a modern one what `Qwen3ForCausalLM` (or, without QK-norm,
+`LlamaForCausalLM`) computes; tests/model holds it to that.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import (
+    GenericForQuestionAnswering,
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+    GradientCheckpointingLayer,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_hfgpt import AUTO_MAP, HfGptConfig
+
+
+class HfGptRMSNorm(nn.Module):
+    """Root-mean-square norm over the last dimension, in the input's dtype. Source: Zhang and Sennrich (2019), eq. 4."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        # The weight follows the input: under autocast a float32 weight would lift half-precision queries back to float32.
+        return nn.functional.rms_norm(hidden, self.weight.shape, self.weight.to(hidden.dtype), self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, eps={self.eps}"
+
+
+def build_norm(config: HfGptConfig) -> nn.Module:
+    norm_class = nn.LayerNorm if config.norm_type == "layernorm" else HfGptRMSNorm
+    return norm_class(config.hidden_size, eps=config.norm_eps)
+
+
+class HfGptRotaryEmbedding(nn.Module):
+    """Cosine and sine of the rotary angles, for any RoPE type that transformers knows. Source: Su et al. (2021), eq. 34."""
+
+    def __init__(self, config: HfGptConfig):
+        super().__init__()
+        self.config = config
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = config.rope_parameters["rope_type"]
+        rope_init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
+        inv_freq, self.attention_scaling = rope_init(config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: HfGptConfig, **kwargs) -> tuple[torch.Tensor, float]:
+        """Inverse frequencies (D / 2,) of plain RoPE, and the factor 1 on cosine and sine."""
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, hidden: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # Angles are computed in float32 whatever the model's dtype: in bfloat16 position 257 equals position 256.
+        angles = position_ids[..., None].float() * self.inv_freq.to(device=hidden.device, dtype=torch.float)  # (B, T, D/2)
+        angles = torch.cat((angles, angles), dim=-1)  # (B, T, D)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(hidden.dtype), sin.to(hidden.dtype)
+
+
+def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn the pairs (i, i + D/2) of every head by their angles; `states` (B, heads, T, D), `cos` and `sin` (B, 1, T, D)."""
+    first, second = states.chunk(2, dim=-1)
+    return states * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention as it is written in the book; the one that can return its probabilities.
+
+    Args: `query` (B, H, T, D), `key` and `value` (B, K, S, D), `attention_mask` additive and broadcastable to (B, H, T, S).
+    Returns: the output (B, T, H, D) and the probabilities (B, H, T, S).
+    """
+    if module.num_key_value_groups > 1:
+        key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+        value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B, H, T, S)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    # softmax works in float32 inside and rounds once; asking for a float32 result here costs twice the time in bfloat16.
+    probabilities = nn.functional.softmax(scores, dim=-1).to(query.dtype)
+    probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
+    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
+
+
+class HfGptAttention(nn.Module):
+    """Causal self-attention with grouped key/value heads, through whichever kernel `attn_implementation` names."""
+
+    def __init__(self, config: HfGptConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = True
+        query_width = config.num_attention_heads * self.head_dim
+        key_value_width = config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_value_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_value_width, bias=config.attention_bias)
+        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=config.attention_bias)
+        self.o_proj.writes_residual = True
+        self.q_norm = HfGptRMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = HfGptRMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)  # (B, H, T, D)
+        key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)  # (B, K, T, D)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)  # (B, K, T, D)
+        if position_embeddings is not None:
+            cos, sin = (part.unsqueeze(1) for part in position_embeddings)  # (B, 1, T, D)
+            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, K, S, D)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, probabilities = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )  # (B, T, H, D)
+        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), probabilities
+
+
+class HfGptMLP(nn.Module):
+    """The feed-forward part: down(act(up(x))), or down(act(gate(x)) * up(x)) when gated. Source: Shazeer (2020), eq. 6."""
+
+    def __init__(self, config: HfGptConfig):
+        super().__init__()
+        if config.mlp_type == "gated":
+            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        else:
+            self.gate_proj = None
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.down_proj.writes_residual = True
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.gate_proj is None:
+            return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class HfGptDecoderLayer(GradientCheckpointingLayer):
+    """One pre-norm block: attention, then MLP, each added to the residual stream."""
+
+    def __init__(self, config: HfGptConfig, layer_idx: int):
+        super().__init__()
+        self.input_layernorm = build_norm(config)
+        self.self_attn = HfGptAttention(config, layer_idx)
+        self.post_attention_layernorm = build_norm(config)
+        self.mlp = HfGptMLP(config)
+        self.dropout = nn.Dropout(config.residual_dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attended, _ = self.self_attn(
+            self.input_layernorm(hidden_states),
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_embeddings=position_embeddings,
+            **kwargs,
+        )
+        hidden_states = hidden_states + self.dropout(attended)  # (B, T, E)
+        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+
+
+class HfGptPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know of every hfgpt model: its config, its parts, how its weights begin and are saved."""
+
+    config_class = HfGptConfig
+    config: HfGptConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HfGptDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": HfGptDecoderLayer, "attentions": HfGptAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Normal with `initializer_range`; the two projections that write into the residual stream are scaled down.
+
+        Their 2 x layers contributions then add up to the variance of one. Source: Radford et al. (2019), section 2.3.
+        """
+        super()._init_weights(module)
+        # Asked of the layer itself: for custom code, transformers passes over modules without parameters of their own, so a
+        # rule for the attention or the MLP that contains it would never run.
+        if getattr(module, "writes_residual", False):
+            scaled = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
+            init.normal_(module.weight, mean=0.0, std=scaled)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save as transformers does; the folder also carries this code and names it for every Auto class."""
+        self.config.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+class HfGptModel(HfGptPreTrainedModel):
+    """The blocks between the embedding and the head."""
+
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: HfGptConfig):
+        super().__init__(config)
+        # No padding_idx: it would zero the pad row, and a model without biases answers a zero row with zeros.
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.position_embedding_type == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            self.rotary_emb = None
+        else:
+            self.embed_positions = None
+            self.rotary_emb = HfGptRotaryEmbedding(config)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList([HfGptDecoderLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.norm = build_norm(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """Hidden states (B, T, E) of `input_ids` (B, T).
+
+        Packed documents are kept apart by `position_ids` that restart at 0, without an `attention_mask` and without a
+        cache; with either of those two the mask cannot tell them apart.
+
+        Raises: ValueError for both or neither of `input_ids` and `inputs_embeds`, and past the learned positions.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0) + seen
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        if self.embed_positions is not None:
+            if inputs_embeds.shape[1] > self.config.max_position_embeddings:
+                raise ValueError(
+                    f"got {inputs_embeds.shape[1]} tokens, but the model has learned {self.config.max_position_embeddings} "
+                    "positions (max_position_embeddings); cut the input."
+                )
+            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
+            position_embeddings = None
+        else:
+            position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
+        hidden_states = self.dropout(inputs_embeds)
+        for layer in self.layers[: self.config.num_hidden_layers]:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=causal_mask,
+                past_key_values=past_key_values,
+                position_embeddings=position_embeddings,
+                position_ids=position_ids,  # flash attention finds packed documents by it
+                use_cache=use_cache,  # gradient checkpointing switches it off
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states),
+            past_key_values=past_key_values if use_cache else None,
+        )
+
+
+class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
+    """The language model: `HfGptModel` and a head over the vocabulary."""
+
+    _auto_class = "AutoModelForCausalLM"
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: HfGptConfig):
+        super().__init__(config)
+        self.model = HfGptModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, T, V), and with `labels` (B, T) the loss in nats per token.
+
+        Labels are not shifted by the caller; -100 is left out. With `num_items_in_batch` among the keyword arguments the
+        loss is a sum over it, so that accumulated batches weigh every token alike; without it, the mean of this batch.
+        `logits_to_keep` computes only the last so many positions (0 means all).
+        """
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class HfGptForSequenceClassification(GenericForSequenceClassification, HfGptPreTrainedModel):
+    """One label (or several) for a whole text, read off its last token that is not padding."""
+
+    _auto_class = "AutoModelForSequenceClassification"
+
+
+class HfGptForTokenClassification(GenericForTokenClassification, HfGptPreTrainedModel):
+    """One label for every token."""
+
+    _auto_class = "AutoModelForTokenClassification"
+
+
+class HfGptForQuestionAnswering(GenericForQuestionAnswering, HfGptPreTrainedModel):
+    """Start and end of the answer within the text."""
+
+    _auto_class = "AutoModelForQuestionAnswering"
+
+
+__all__ = [
+    "HfGptForCausalLM",
+    "HfGptForQuestionAnswering",
+    "HfGptForSequenceClassification",
+    "HfGptForTokenClassification",
+    "HfGptModel",
+    "HfGptPreTrainedModel",
+]

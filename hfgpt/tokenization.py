@@ -1,0 +1,147 @@
+"""Tokenizers: train them, give them their special tokens, and encode text so that it stays text.
+
+The byte-level BPE loses nothing: every text, whatever its bytes, comes back as it was. The word-level tokenizer is the book's
+first one, for learning; it loses spacing and unknown words.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+SEPARATOR = "<|endoftext|>"  # ends every document and begins the next: EOS and BOS in one
+PAD = "<|pad|>"  # its own token: a padding that equals EOS would hide the end of a text from the loss
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")  # reserved from the first day, so that fine-tuning needs no new rows
+SPECIAL_TOKENS = (SEPARATOR, PAD, *CHAT_TOKENS)
+NUM_BYTES = 256
+
+# Words with their leading space, single digits, runs of punctuation, line breaks, runs of spaces. It is the pattern of Qwen2
+# to the letter, because engines outside Python (llama.cpp) know it by name and would refuse one that nobody has seen.
+# Source: transformers models/qwen2/tokenization_qwen2.py, PRETOKENIZE_REGEX.
+BPE_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Source: Raschka (2024), section 2.2: re.split(r'([,.:;?_!"()\']|--|\s)', text)
+WORD_PATTERN = r"""[,.:;?_!"()']|--|\s"""
+WORD_SPECIAL_TOKENS = ("[BOS]", "[EOS]", "[PAD]", "[UNK]")
+
+
+def check_vocab_size(vocab_size: int | None, *, algorithm: str) -> None:
+    """Raises: ValueError for a vocabulary without room for what every tokenizer of this algorithm holds."""
+    if algorithm == "bpe":
+        smallest = NUM_BYTES + len(SPECIAL_TOKENS)
+        reason = f"{NUM_BYTES} bytes and {len(SPECIAL_TOKENS)} special tokens ({', '.join(SPECIAL_TOKENS)})"
+        if vocab_size is None:
+            raise ValueError("vocab_size is missing; a few thousand suit a few MB of text, GPT-2 has 50,257.")
+    else:
+        smallest = len(WORD_SPECIAL_TOKENS) + 1
+        reason = f"a word and {len(WORD_SPECIAL_TOKENS)} special tokens ({', '.join(WORD_SPECIAL_TOKENS)})"
+    if vocab_size is not None and vocab_size < smallest:
+        raise ValueError(f"vocab_size is {vocab_size}, the smallest possible is {smallest}: {reason}.")
+
+
+def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | None = None) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE with the library `tokenizers`; the same texts in the same order give the same tokenizer.
+
+    Args:
+        texts: read once, one at a time; the counts of their distinct words stay in memory, so bound their size.
+        vocab_size: rows of the model's embedding: 256 bytes, the special tokens and the merges.
+        max_token_length: most characters of one token; None sets no bound.
+    Raises: ValueError for a vocabulary without room for bytes and special tokens, and for texts that cannot fill it.
+    """
+    check_vocab_size(vocab_size, algorithm="bpe")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(BPE_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        max_token_length=max_token_length,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise ValueError(
+            f"the text yields {tokenizer.get_vocab_size():,} different tokens, vocab_size asks for {vocab_size:,}; give more text "
+            f"or vocab_size {tokenizer.get_vocab_size()}."
+        )
+    return _wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=list(CHAT_TOKENS))
+
+
+def train_word_level(texts: Iterable[str], *, vocab_size: int | None = None) -> PreTrainedTokenizerFast:
+    """The book's simple tokenizer: one id for every word and punctuation mark, `[UNK]` for all that training did not see.
+
+    Args: `vocab_size` keeps the most frequent words; None keeps all.
+    Source: Raschka (2024), sections 2.2 to 2.4.
+    """
+    check_vocab_size(vocab_size, algorithm="wordlevel")
+    bos, eos, pad, unk = WORD_SPECIAL_TOKENS
+    tokenizer = Tokenizer(models.WordLevel(unk_token=unk))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"), pre_tokenizers.WhitespaceSplit()]
+    )
+    # Joins with spaces and takes back the one before punctuation; the prefix is one that no word has.
+    tokenizer.decoder = decoders.WordPiece(prefix="\0", cleanup=True)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size or 2**31 - 1, special_tokens=list(WORD_SPECIAL_TOKENS), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _wrap(tokenizer, bos=bos, eos=eos, pad=pad, unk_token=unk)
+
+
+def _wrap(tokenizer: Tokenizer, *, bos: str, eos: str, pad: str, **special_tokens) -> PreTrainedTokenizerFast:
+    # A text begins with the separator, as it did in training; encode_text leaves it out where rows are built.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=pad,
+        padding_side="left",  # generation continues at the right end
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        **special_tokens,
+    )
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Load a tokenizer and check that the pipeline can build on it.
+
+    Raises: FileNotFoundError for a folder without one; ValueError where it lacks a separator or a padding of its own.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{folder} holds no tokenizer that loads ({str(error).splitlines()[0]}); train one with recipes/train_tokenizer.py."
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer in {folder} has no eos_token; one is needed to separate documents.")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ValueError(
+            f"the tokenizer in {folder} has the pad_token {tokenizer.pad_token!r} and the eos_token {tokenizer.eos_token!r}; two "
+            "different ones are needed, or the model never learns where a text ends."
+        )
+    return tokenizer
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, and of nothing but the text: no separator is added, and none comes out of `<|endoftext|>` in it.
+
+    The saved tokenizer keeps the library's default (special tokens in text are special), because a chat template needs it;
+    text from outside therefore always goes through here.
+    """
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)["input_ids"]
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 of the tokenizer's definition: equal for equal ids, wherever it is stored."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode("utf-8")).hexdigest()

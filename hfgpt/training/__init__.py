@@ -1,0 +1,1 @@
+"""What Trainer lacks, brought in through its own doors."""

@@ -1,0 +1,374 @@
+"""The recipes' arguments: dataclass default < YAML < command line, and no typo passes."""
+
+import difflib
+import errno
+import json
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import psutil
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+logger = logging.getLogger("hfgpt")
+Arguments = TypeVar("Arguments")
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positional: str | None = None) -> Arguments:
+    """Read `[run.yaml] [--key value ...]` into `arguments_class`; the result carries `resolved`, what differs from the defaults.
+
+    Args:
+        argv: the command line without the program's name.
+        positional: the key that a leading value without dashes is for, where it names no YAML file.
+    Raises: FileNotFoundError for a missing YAML file; ValueError for unknown keys (with the nearest known one), values of the
+        wrong type, and missing ones.
+    """
+    parser = HfArgumentParser(arguments_class, allow_abbrev=False)
+    known = [name.name for name in fields(arguments_class) if name.init]
+    argv = list(argv)
+    from_yaml: list[str] = []
+    lists: dict[str, list] = {}
+    if argv and not argv[0].startswith("-"):
+        first = argv.pop(0)
+        if Path(first).suffix in (".yaml", ".yml"):
+            from_yaml, lists = _arguments_in_yaml(Path(first), known)
+        elif positional:
+            from_yaml = [f"--{positional}", first]
+        else:
+            raise ValueError(f"got {first!r}, a YAML file (or --key value) is needed first.")
+    for word in argv:
+        if word.startswith("--"):
+            _check_key(word[2:].split("=")[0].replace("-", "_"), known, where="the command line")
+
+    def refuse(message: str):
+        raise ValueError(f"{message}; --help lists what there is.")
+
+    parser.error = refuse
+    defaults = vars(parser.parse_args([]))
+    # A list goes in as the default of its key: as words of a command line, an item such as "--x" would be taken for a key.
+    parser.set_defaults(**{key: _converted(parser, key, items) for key, items in lists.items()})
+    namespace, rest = parser.parse_known_args(from_yaml + argv)
+    if rest:
+        raise ValueError(f"on the command line, {' '.join(rest)!r} belongs to no key; write --key value.")
+    values = {name: getattr(namespace, name) for name in known}
+    arguments = arguments_class(**values)
+    arguments.resolved = {name: value for name, value in values.items() if value != defaults[name]}
+    return arguments
+
+
+def _check_key(key: str, known: list[str], *, where: str) -> None:
+    if key in known or key.removeprefix("no_") in known or key == "help":
+        return
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    raise ValueError(f"unknown key {key!r} in {where}" + (f"; did you mean {near[0]!r}?" if near else "."))
+
+
+def _converted(parser: HfArgumentParser, key: str, items: list) -> list:
+    action = next(action for action in parser._actions if action.dest == key)
+    if action.nargs != "+":
+        raise ValueError(f"{key} is a list of {len(items)}; a single value is needed.")
+    return [action.type(str(item)) for item in items]
+
+
+def _arguments_in_yaml(path: Path, known: list[str]) -> tuple[list[str], dict[str, list]]:
+    """The YAML's entries as words of a command line, so that one parser converts and checks both; lists come apart."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist (looked from {Path.cwd()}); check the spelling.")
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path} holds a {type(entries).__name__}, lines of the form 'key: value' are needed.")
+    words: list[str] = []
+    lists: dict[str, list] = {}
+    for key, value in entries.items():
+        _check_key(str(key), known, where=str(path))
+        if value is None:
+            continue  # the default
+        if isinstance(value, dict):
+            words += [f"--{key}={json.dumps(value)}"]
+        elif isinstance(value, list):
+            lists[key] = value
+        else:
+            words += [f"--{key}={value}"]
+    return words, lists
+
+
+def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], *, positional: str | None = None) -> None:
+    """Parse the command line and run a recipe's `main`. Mistakes of the user end in one sentence and exit code 1.
+
+    A mistake is a ValueError, TypeError or OSError that our own code raised; anything else keeps its traceback.
+    """
+    # One plain line per message, from the main process: these are for the reader of a terminal. transformers and datasets keep
+    # their own handlers; accelerate's logger would put its rank before every line.
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    try:
+        main(parse_arguments(arguments_class, sys.argv[1:], positional=positional))
+    except (ValueError, TypeError, OSError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+        ours = PACKAGE in raised_in.parents or raised_in.parent == Path(sys.argv[0]).resolve().parent
+        if not (ours or isinstance(error, PermissionError)):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
+    """Check, before any work, that `folder` can be written and may be replaced; its parents are made.
+
+    Args: `marker` names a file by which a folder of ours is known: nothing else is ever replaced.
+    Raises: ValueError for a path that is a file, or a filled folder that may not be replaced; PermissionError.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"output_dir {folder} is a file; give a folder.")
+    if path.is_dir() and any(path.iterdir()):
+        if not (path / marker).is_file():
+            raise ValueError(f"output_dir {folder} holds files that this recipe did not write; give another one.")
+        if not overwrite:
+            raise ValueError(f"output_dir {folder} is not empty; give another one, or --overwrite true to replace it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".hfgpt-"):
+            pass
+        if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise PermissionError(f"output_dir {folder} cannot be written ({error.strerror}); give another one.") from None
+    return path
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to write into; it takes the place of `path` when all went well, and vanishes otherwise."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:
+        staged = Path(temporary) / path.name
+        staged.mkdir()
+        yield staged
+        if path.exists():
+            path.rename(Path(temporary) / "replaced")
+        staged.rename(path)
+
+
+@dataclass
+class SourceArguments:
+    """What is read, and which part of it is held out; the same in every recipe that reads documents."""
+
+    sources: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Text, JSON(L) and Parquet files or patterns, Hub datasets (name or name:configuration), 'python-docs'."},
+    )
+    text_field: str = field(default="text", metadata={"help": "Column that holds the text in JSON, Parquet and Hub rows."})
+    text_documents: str = field(
+        default="file",
+        metadata={"help": "One document of a text file: 'file', 'paragraph', 'line', or the line that separates documents."},
+    )
+    hub_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
+    hub_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
+    streaming: bool = field(default=False, metadata={"help": "Read Hub datasets as they come, without storing them."})
+    max_documents: int | None = field(default=None, metadata={"help": "Stop after this many documents."})
+    split_by: str = field(default="document", metadata={"help": "'document', or 'position' to cut each document (for one or few)."})
+    validation_share: float = field(default=0.05, metadata={"help": "Share of the documents for validation while training."})
+    test_share: float = field(default=0.05, metadata={"help": "Share of the documents for the one test at the end."})
+    split_seed: int = field(default=0, metadata={"help": "Another seed holds out other documents."})
+    output_dir: str = field(default="", metadata={"help": "Folder that the result is written to."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace what output_dir holds."})
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise ValueError("output_dir is missing; name the folder for the result with --output_dir.")
+
+    def reading_options(self):
+        from hfgpt.data.sources import ReadingOptions
+
+        return ReadingOptions(
+            text_field=self.text_field,
+            text_documents=self.text_documents,
+            hub_split=self.hub_split,
+            hub_revision=self.hub_revision,
+            streaming=self.streaming,
+            max_documents=self.max_documents,
+        )
+
+    def split(self):
+        from hfgpt.data.splitting import Split
+
+        return Split(by=self.split_by, validation_share=self.validation_share, test_share=self.test_share, seed=self.split_seed)
+
+
+@dataclass
+class TokenizerArguments(SourceArguments):
+    """recipes/train_tokenizer.py"""
+
+    algorithm: Literal["bpe", "wordlevel"] = field(
+        default="bpe", metadata={"help": "'bpe' (byte-level, for real use) or 'wordlevel' (the book's simple tokenizer)."}
+    )
+    vocab_size: int | None = field(
+        default=None, metadata={"help": "Rows of the embedding, special tokens included; wordlevel keeps every word without it."}
+    )
+    max_token_length: int | None = field(default=None, metadata={"help": "Most characters of one token."})
+    max_bytes: int = field(
+        default=1_000_000_000, metadata={"help": "Train on at most this many bytes; the counts of distinct words stay in memory."}
+    )
+
+
+@dataclass
+class PrepareArguments(SourceArguments):
+    """recipes/prepare_data.py"""
+
+    tokenizer: str = field(default="", metadata={"help": "Folder or Hub id of the tokenizer."})
+    context_length: int = field(default=1024, metadata={"help": "Tokens a row."})
+    window: int | None = field(
+        default=None, metadata={"help": "Cut training documents into the book's sliding windows of this many tokens."}
+    )
+    stride: int | None = field(default=None, metadata={"help": "Tokens between window starts; window - 1 without it."})
+    deduplicate: bool = field(default=True, metadata={"help": "Drop documents with the same text as an earlier one."})
+    lzma_baseline: bool = field(default=False, metadata={"help": "Measure what lzma needs for the test documents (small corpora)."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.tokenizer:
+            raise ValueError("tokenizer is missing; name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
+        if self.window is not None:
+            if self.window < 2:
+                raise ValueError(f"window is {self.window}; 2 tokens or more are needed, an input and its target.")
+            if self.stride is None:
+                self.stride = self.window - 1
+            if not 1 <= self.stride <= self.window:
+                raise ValueError(
+                    f"stride is {self.stride}, window {self.window}; a stride from 1 to the window is needed, or tokens get lost."
+                )
+            self.context_length = self.window
+        elif self.stride is not None:
+            raise ValueError(
+                f"stride is {self.stride}, but window is missing; give both for sliding windows, or neither for packing."
+            )
+        if self.context_length < 3:
+            raise ValueError(f"context_length is {self.context_length}; 3 or more are needed: two separators and a token.")
+
+
+def bfloat16_is_fast() -> bool:
+    """True where the processor multiplies matrices in bfloat16: CUDA from Ampere on, AVX512-BF16 or AMX on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+@dataclass
+class PretrainArguments(TrainingArguments):
+    """recipes/pretrain.py: everything that Trainer knows, and these. Defaults that differ from Trainer's are repeated here."""
+
+    dataset: str = field(default="", metadata={"help": "Folder of rows that recipes/prepare_data.py wrote."})
+    family: Literal["modern", "gpt2"] = field(
+        default="modern", metadata={"help": "'modern' (set by depth) or 'gpt2' (set by size)."}
+    )
+    depth: int = field(default=12, metadata={"help": "Layers of a modern model; the rest of its shape follows."})
+    size: str = field(default="124M", metadata={"help": "Published size of a gpt2 model: 124M, 355M, 774M, 1558M."})
+    config_overrides: dict | str | None = field(
+        default=None, metadata={"help": "Fields of HfGptConfig to set otherwise, as JSON or a YAML mapping."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa, flash_attention_2, flex_attention; sdpa on a GPU, eager on a CPU without it."}
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = field(
+        default="auto", metadata={"help": "Of the matrix products; auto is bf16 where the processor is fast in it, else fp32."}
+    )
+    optimizer: Literal["muon", "adamw"] = field(
+        default="muon", metadata={"help": "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone."}
+    )
+    muon_learning_rate: float = field(default=0.02, metadata={"help": "Peak learning rate of the matrices under Muon."})
+    sample_prompts: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Prompts continued at every evaluation, into samples.md; an empty one starts a text."},
+    )
+    sample_tokens: int = field(default=80, metadata={"help": "Most tokens of such a sample."})
+    cpu_threads: int | None = field(
+        default=None, metadata={"help": "Threads a process on a CPU; all cores, shared out, without it."}
+    )
+    resume: bool = field(default=True, metadata={"help": "Go on from the newest complete checkpoint in output_dir."})
+    overwrite: bool = field(default=False, metadata={"help": "Forget what output_dir holds and start again."})
+
+    learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of AdamW."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Times over the training rows."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows a device and step."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows a device and evaluation step."})
+    eval_strategy: str = field(default="steps", metadata={"help": "'steps', 'epoch' or 'no'."})
+    eval_steps: float | None = field(default=0.1, metadata={"help": "Steps between evaluations; below 1 a share of all steps."})
+    save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints; below 1 a share of all steps."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between lines of the log."})
+    dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches for the GPU."})
+
+    def __post_init__(self):
+        if not self.dataset:
+            raise ValueError("dataset is missing; name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
+        if not self.output_dir:
+            raise ValueError("output_dir is missing; name the folder for the model with --output_dir.")
+        if isinstance(self.config_overrides, str):
+            try:
+                self.config_overrides = json.loads(self.config_overrides)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"config_overrides is no JSON object ({error}): {self.config_overrides!r}.") from None
+        if not isinstance(self.config_overrides or {}, dict):
+            raise ValueError(f"config_overrides is {self.config_overrides!r}; a mapping of HfGptConfig fields is needed.")
+        if self.bf16 or self.fp16:
+            raise ValueError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if bfloat16_is_fast() else "fp32"
+        self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
+        if not torch.cuda.is_available():
+            self.use_cpu = True  # Trainer refuses bf16 on a CPU that nobody asked for
+        if self.attn_implementation is None:
+            # Measured: at 256 tokens in bfloat16, sdpa's backward on a CPU takes 4x that of plain attention (torch 2.13).
+            self.attn_implementation = "eager" if self.use_cpu else "sdpa"
+        super().__post_init__()
+        if self.use_cpu:
+            # `accelerate launch` gives a process one thread unless it is told otherwise, which halves the speed of two cores.
+            cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+                        psutil.cpu_count(logical=False) or os.cpu_count())  # fmt: skip
+            torch.set_num_threads(self.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+@dataclass
+class GenerateArguments:
+    """recipes/generate.py"""
+
+    model: str = field(default="", metadata={"help": "Folder or Hub id of the model; the first argument without dashes."})
+    prompt: list[str] = field(
+        default_factory=lambda: [""], metadata={"help": "One or several prompts; an empty one starts a text."}
+    )
+    max_new_tokens: int = field(default=100, metadata={"help": "Most tokens to add; the separator ends a text earlier."})
+    temperature: float = field(default=0.8, metadata={"help": "0 is greedy; higher is more varied."})
+    top_k: int | None = field(default=50, metadata={"help": "Draw from the k likeliest tokens; 0 from all."})
+    top_p: float | None = field(
+        default=None, metadata={"help": "Draw from the likeliest tokens that together have this probability."}
+    )
+    num_samples: int = field(default=1, metadata={"help": "Continuations for each prompt."})
+    seed: int = field(default=0, metadata={"help": "The same seed, the same text."})
+    stream: bool = field(default=True, metadata={"help": "Print the text while it is made."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that a foreign repository brings."})
+
+    def __post_init__(self):
+        if not self.model:
+            raise ValueError("model is missing; give a folder or a Hub id first: recipes/generate.py MODEL --prompt ...")
+        for name, smallest in (("max_new_tokens", 1), ("num_samples", 1), ("temperature", 0), ("top_k", 0)):
+            if getattr(self, name) is not None and getattr(self, name) < smallest:
+                raise ValueError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; a probability above 0, up to 1, is needed.")

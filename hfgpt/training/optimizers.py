@@ -1,0 +1,73 @@
+"""Muon for the matrices of the blocks and AdamW for the rest, as one torch optimizer."""
+
+import torch
+from torch import nn
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """`torch.optim.Muon` and `torch.optim.AdamW` behind one `step`, one state and one list of parameter groups.
+
+    Schedulers, gradient clipping and checkpoints see a single optimizer; the two inner ones borrow its groups and its state
+    at each step, so what is loaded is what is used.
+
+    Args:
+        matrices: 2-D weights of linear layers inside the blocks.
+        others: embeddings, head, norms and biases.
+        muon_learning_rate, learning_rate: peak rates of the two; a schedule scales both alike.
+        weight_decay: decoupled, on the matrices only.
+        betas, eps: of AdamW.
+    Source: Jordan et al. (2024), Muon: an optimizer for hidden layers in neural networks.
+    """
+
+    def __init__(
+        self,
+        matrices: list[nn.Parameter],
+        others: list[nn.Parameter],
+        *,
+        muon_learning_rate: float,
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ):
+        self._muon = torch.optim.Muon(
+            [{"params": matrices}], lr=muon_learning_rate, weight_decay=weight_decay, adjust_lr_fn="original"
+        )
+        self._adamw = torch.optim.AdamW([{"params": others}], lr=learning_rate, betas=betas, eps=eps, weight_decay=0.0, fused=True)
+        groups = [{**group, "method": "muon"} for group in self._muon.param_groups]
+        groups += [{**group, "method": "adamw"} for group in self._adamw.param_groups]
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = closure() if closure is not None else None
+        for optimizer, method in ((self._muon, "muon"), (self._adamw, "adamw")):
+            optimizer.param_groups = [group for group in self.param_groups if group["method"] == method]
+            optimizer.state = self.state
+            optimizer.step()
+        return loss
+
+
+class MuonWithAdamWFactory:
+    """What Trainer's `optimizer_cls_and_kwargs` takes: called with the model, it makes the optimizer for it."""
+
+    def __call__(self, model: nn.Module, **settings) -> MuonWithAdamW:
+        matrices, others = matrices_and_others(model)
+        return MuonWithAdamW(matrices, others, **settings)
+
+
+def matrices_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The trainable weights of linear layers, less the head and the embeddings; and everything else trainable.
+
+    Raises: ValueError for a model without such matrices.
+    """
+    head = model.get_output_embeddings()
+    matrices = [
+        module.weight
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module is not head and module.weight.requires_grad
+    ]
+    if not matrices:
+        raise ValueError(f"{type(model).__name__} has no trainable linear layer for Muon; use optimizer: adamw.")
+    chosen = {id(parameter) for parameter in matrices}
+    return matrices, [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]

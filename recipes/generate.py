@@ -1,0 +1,52 @@
+"""Continue prompts with any causal language model.
+
+    python recipes/generate.py runs/quickstart/base --prompt 'os.path.join('
+    python recipes/generate.py runs/quickstart/base --prompt 'class ' 'os.' --num_samples 3 --temperature 1 --top_p 0.95
+    python recipes/generate.py runs/quickstart/base --temperature 0          # greedy, from an empty prompt
+
+The text is printed while it is made and stops at the document separator.
+"""
+
+import torch
+from transformers import AutoModelForCausalLM, TextStreamer
+
+import hfgpt  # noqa: F401  (registers the model)
+from hfgpt.evaluation.generation import generation_settings, sample
+from hfgpt.tokenization import load_tokenizer
+from hfgpt.training.arguments import GenerateArguments, launch
+
+
+def main(args: GenerateArguments) -> dict[str, list[str]]:
+    # 1. Model and tokenizer
+    tokenizer = load_tokenizer(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    # 2. How to choose the next token
+    settings = dict(max_new_tokens=args.max_new_tokens)
+    if args.temperature > 0:
+        settings |= dict(do_sample=True, temperature=args.temperature, top_k=args.top_k or None, top_p=args.top_p)
+    else:
+        settings |= dict(do_sample=False)
+    generation_config = generation_settings(tokenizer, **{key: value for key, value in settings.items() if value is not None})
+
+    # 3. Texts, each with a seed of its own
+    texts: dict[str, list[str]] = {}
+    for prompt in args.prompt:
+        texts[prompt] = []
+        for number in range(args.num_samples):
+            if args.num_samples > 1 or len(args.prompt) > 1:
+                print(f"--- {prompt!r}, sample {number + 1} of {args.num_samples}")
+            print(prompt, end="", flush=True)
+            streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if args.stream else None
+            text = sample(
+                model, tokenizer, prompt, generation_config=generation_config, seed=args.seed + number, streamer=streamer
+            )[0]
+            if not args.stream:
+                print(text)
+            texts[prompt].append(text)
+    return texts
+
+
+if __name__ == "__main__":
+    launch(main, GenerateArguments, positional="model")

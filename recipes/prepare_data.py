@@ -1,0 +1,141 @@
+"""Turn documents into fixed-length training rows, and write down what happened to them.
+
+    python recipes/prepare_data.py recipes/configs/quickstart/data.yaml
+    python recipes/prepare_data.py --sources 'texts/*.txt' --tokenizer runs/mine/tokenizer --output_dir runs/mine/data
+
+The result is a `datasets` folder with the columns `input_ids` and `position_ids`, the tokenizer that made them, and
+`passport.json`: every input with its SHA-256, every step with its counts, every token accounted for.
+"""
+
+import platform
+import tempfile
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import datasets
+from datasets import Dataset, DatasetDict, Features, List, Value
+
+from hfgpt.data.cleaning import drop_blank
+from hfgpt.data.dedup import drop_exact_duplicates
+from hfgpt.data.packing import PackingCounts, cut_windows, pack
+from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.sources import find_sources, load_documents
+from hfgpt.data.splitting import split_documents
+from hfgpt.evaluation.language_modeling import lzma_bits_per_byte
+from hfgpt.tokenization import encode_texts, load_tokenizer, tokenizer_sha256
+from hfgpt.training.arguments import PrepareArguments, claim_output, launch, logger, replaced_folder
+
+
+def main(args: PrepareArguments) -> dict[str, float]:
+    # 1. Everything that can be wrong before reading
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
+    sources = find_sources(args.sources)
+    tokenizer = load_tokenizer(args.tokenizer)
+    warn_of_other_split(args)
+    passport = Passport(settings=settings_of(args), versions=versions())
+    passport.tokenizer = {
+        "sha256": tokenizer_sha256(tokenizer),
+        "vocab_size": len(tokenizer),
+        "separator": tokenizer.eos_token,
+        "pad": tokenizer.pad_token,
+    }
+
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
+        # 2. Documents
+        documents = load_documents(sources, args.reading_options(), passport, cache_dir=cache_dir)
+        documents = drop_blank(documents, passport)
+        if args.deduplicate:
+            documents = drop_exact_duplicates(documents, passport)
+        if not len(documents):
+            raise ValueError(f"the sources hold 0 tokens, need {args.context_length:,} for one row; give more text.")
+
+        # 3. Train, validation, test
+        splits = split_documents(documents, args.split())
+
+        # 4. Rows. Held-out text is always packed, each token predicted once, or its bits per byte would mean nothing.
+        rows = DatasetDict()
+        for name, split in splits.items():
+            window = args.window if name == "train" else None
+            rows[name], counts = rows_of(split, args, tokenizer, window=window)
+            passport.splits[name] = asdict(counts)
+            logger.info(
+                f"{name}: {counts.documents:,} documents, {counts.bytes:,} bytes, {counts.tokens:,} tokens "
+                f"({counts.bytes / max(1, counts.tokens):.2f} bytes each) in {counts.rows:,} rows of {args.context_length:,}, "
+                f"{100 * counts.padding / (counts.rows * args.context_length):.1f} % padding"
+            )
+        tokens = passport.splits["train"]["tokens"]
+        if tokens < args.context_length:
+            raise ValueError(
+                f"the training documents hold {tokens:,} tokens, need {args.context_length:,} for one row; give more text."
+            )
+
+        # 5. What a compressor makes of the same bytes
+        if args.lzma_baseline and "test" in splits:
+            passport.lzma_bits_per_byte = lzma_bits_per_byte(splits["test"]["text"], splits["train"]["text"])
+
+        # 6. Save
+        with replaced_folder(output) as folder:
+            rows.save_to_disk(folder)
+            tokenizer.save_pretrained(folder / "tokenizer")
+            passport.save(folder)
+    logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
+    logger.info(f"next: accelerate launch recipes/pretrain.py --dataset {output} --output_dir MODEL")
+    return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
+
+
+def rows_of(split: Dataset, args: PrepareArguments, tokenizer, *, window: int | None) -> tuple[Dataset, PackingCounts]:
+    """Tokenise and pack, 10,000 documents at a time, so that memory stays constant."""
+    counts = PackingCounts()
+    special = dict(separator=tokenizer.eos_token_id, pad=tokenizer.pad_token_id, counts=counts)
+
+    def to_rows(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        counts.bytes += sum(len(text.encode("utf-8")) for text in batch["text"])
+        ids = encode_texts(tokenizer, batch["text"])
+        if window is None:
+            rows = pack(ids, context_length=args.context_length, **special)
+        else:
+            rows = cut_windows(ids, window=window, stride=args.stride, **special)
+        return {"input_ids": rows.input_ids, "position_ids": rows.position_ids}
+
+    columns = Features({name: List(Value("int32"), length=args.context_length) for name in ("input_ids", "position_ids")})
+    rows = split.map(
+        to_rows,
+        batched=True,
+        batch_size=10_000,
+        remove_columns=split.column_names,
+        features=columns,
+        load_from_cache_file=False,  # the counts come from running
+        new_fingerprint=f"rows{id(counts):x}",  # hashing the closure would take longer than running it
+        desc="rows",
+    )
+    return rows, counts
+
+
+def settings_of(args: PrepareArguments) -> dict:
+    left_out = ("output_dir", "overwrite", "resolved")
+    return {key: value for key, value in vars(args).items() if key not in left_out}
+
+
+def versions() -> dict[str, str]:
+    names = ("hfgpt", "datasets", "tokenizers", "transformers")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def warn_of_other_split(args: PrepareArguments) -> None:
+    """Say so where the tokenizer was trained on documents that are held out now."""
+    try:
+        earlier = Passport.load(Path(args.tokenizer)).settings
+    except (FileNotFoundError, ValueError):
+        return  # not one of ours: nothing is known about its text
+    for key in ("split_by", "validation_share", "test_share", "split_seed"):
+        if key in earlier and earlier[key] != getattr(args, key):
+            logger.warning(
+                f"warning: the tokenizer was trained with {key} {earlier[key]}, here it is {getattr(args, key)}: it has seen "
+                "documents that are held out now; use the same value in both recipes."
+            )
+
+
+if __name__ == "__main__":
+    datasets.disable_caching()
+    launch(main, PrepareArguments)

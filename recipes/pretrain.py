@@ -1,0 +1,65 @@
+"""Pretrain a GPT from zero on prepared rows.
+
+    accelerate launch recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml
+    accelerate launch recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml --learning_rate 2e-3 --output_dir runs/other
+    accelerate launch recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
+
+Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. The output folder is a
+model that the Auto classes load; beside it lie loss.png, samples.md, metrics.json and run.yaml, which alone repeats the run.
+"""
+
+from pathlib import Path
+
+from accelerate import PartialState
+
+from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
+from hfgpt.training.arguments import PretrainArguments, launch, logger
+from hfgpt.training.run import (
+    build_model,
+    build_trainer,
+    check_isolation,
+    finish,
+    finished_metrics,
+    load_rows,
+    prepare_output,
+    report,
+    train_or_resume,
+)
+
+
+def main(args: PretrainArguments) -> dict[str, float]:
+    # 1. Data and its tokenizer
+    rows, passport = load_rows(args.dataset)
+    tokenizer = load_tokenizer(Path(args.dataset) / "tokenizer")
+    if tokenizer_sha256(tokenizer) != passport.tokenizer["sha256"]:
+        raise ValueError(f"the tokenizer in {args.dataset} is not the one that made its rows; prepare the data again.")
+
+    # 2. Model
+    context_length = passport.settings["context_length"]
+    tokenizer.model_max_length = context_length
+    model = build_model(args, tokenizer, context_length=context_length)
+
+    # 3. Output folder: new, or a run to go on with
+    with PartialState().main_process_first():
+        checkpoint = prepare_output(args)
+    if metrics := finished_metrics(args):
+        logger.info(f"already done: {args.output_dir} holds this very run; --overwrite true runs it again.")
+        report(metrics, passport, Path(args.output_dir))
+        return metrics
+
+    # 4. Trainer
+    trainer = build_trainer(args, model=model, tokenizer=tokenizer, rows=rows, passport=passport)
+    check_isolation(model, rows["train"])
+
+    # 5. Train
+    if not train_or_resume(trainer, checkpoint):
+        return {}
+
+    # 6. Test once, save, report
+    metrics = finish(trainer, rows=rows, passport=passport)
+    logger.info(f"next: python recipes/generate.py {args.output_dir} --prompt 'The'")
+    return metrics
+
+
+if __name__ == "__main__":
+    launch(main, PretrainArguments)

@@ -1,0 +1,69 @@
+"""Train a tokenizer on any text.
+
+    python recipes/train_tokenizer.py recipes/configs/quickstart/tokenizer.yaml
+    python recipes/train_tokenizer.py --sources 'texts/*.txt' --vocab_size 8192 --output_dir runs/mine/tokenizer
+
+The documents that prepare_data.py will hold out for validation and test (same shares, same seed) are left out here too, so a
+tokenizer has never seen the text that its model is tested on.
+"""
+
+import time
+
+from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.sources import find_sources, read_documents
+from hfgpt.tokenization import check_vocab_size, tokenizer_sha256, train_bpe, train_word_level
+from hfgpt.training.arguments import TokenizerArguments, claim_output, launch, logger, replaced_folder
+
+
+def main(args: TokenizerArguments) -> dict[str, float]:
+    # 1. Everything that can be wrong before reading
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
+    check_vocab_size(args.vocab_size, algorithm=args.algorithm)
+    sources = find_sources(args.sources)
+    options = args.reading_options()
+
+    # 2. Texts, one at a time, up to a bound
+    passport = Passport(inputs=[source.identity(options) for source in sources])
+    start = time.perf_counter()
+    counts = {"documents": 0, "bytes": 0}
+
+    def texts():
+        for document in args.split().train_documents(read_documents(sources, options)):
+            size = len(document["text"].encode("utf-8"))
+            if counts["bytes"] + size > args.max_bytes:
+                logger.info(f"tokenizer: stopped reading at max_bytes {args.max_bytes:,}")
+                return
+            counts["documents"] += 1
+            counts["bytes"] += size
+            yield document["text"]
+
+    # 3. Train
+    if args.algorithm == "bpe":
+        tokenizer = train_bpe(texts(), vocab_size=args.vocab_size, max_token_length=args.max_token_length)
+    else:
+        tokenizer = train_word_level(texts(), vocab_size=args.vocab_size)
+
+    # 4. Save, with a passport beside it
+    passport.settings = {
+        "algorithm": args.algorithm,
+        "vocab_size": len(tokenizer),
+        "split_by": args.split_by,
+        "validation_share": args.validation_share,
+        "test_share": args.test_share,
+        "split_seed": args.split_seed,
+    }
+    passport.tokenizer = {"sha256": tokenizer_sha256(tokenizer), "vocab_size": len(tokenizer)}
+    passport.splits = {"train": counts}
+    with replaced_folder(output) as folder:
+        tokenizer.save_pretrained(folder)
+        passport.save(folder)
+    logger.info(
+        f"tokenizer: {len(tokenizer):,} tokens from {counts['documents']:,} documents, {counts['bytes']:,} bytes, in "
+        f"{time.perf_counter() - start:.1f} s; saved in {output}"
+    )
+    logger.info(f"next: python recipes/prepare_data.py --sources {' '.join(args.sources)} --tokenizer {output} --output_dir DATA")
+    return {**counts, "vocab_size": len(tokenizer)}
+
+
+if __name__ == "__main__":
+    launch(main, TokenizerArguments)

@@ -1,0 +1,138 @@
+import json
+
+import pytest
+
+from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
+
+
+def read(*names, **options):
+    return list(read_documents(find_sources(map(str, names)), ReadingOptions(**options)))
+
+
+def texts(*names, **options):
+    return [document["text"] for document in read(*names, **options)]
+
+
+def test_a_text_file_is_one_document_with_its_line_breaks(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\r\ntwo\n\n  three\r".encode())
+    assert read(path) == [{"text": "one\r\ntwo\n\n  three\r", "source": str(path), "row_id": "1"}]
+
+
+def test_a_text_file_can_hold_a_document_a_paragraph_a_line_or_between_separators(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one\ntwo\n\n \nthree\n<|endoftext|>\nfour")
+    assert texts(path, text_documents="paragraph") == ["one\ntwo\n", "three\n<|endoftext|>\nfour"]
+    assert texts(path, text_documents="line")[:2] == ["one\n", "two\n"]
+    assert texts(path, text_documents="<|endoftext|>") == ["one\ntwo\n\n \nthree\n", "four"]
+    assert [document["row_id"] for document in read(path, text_documents="paragraph")] == ["1", "5"]
+
+
+def test_patterns_and_several_kinds_are_read_in_order_and_once(tmp_path, monkeypatch):
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.txt").write_text("B")
+    (tmp_path / "a.txt").write_text("A")
+    (tmp_path / "c.jsonl").write_text('{"text": "C\\n1", "n": 1}\n\n{"text": "D"}\n')
+    (tmp_path / "e.json").write_text('[{"text": "E"}]')
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["F\nf"], "other": [1]}), tmp_path / "f.parquet")
+    documents = read("*.txt", "a.txt", "c.jsonl", "e.json", "f.parquet")
+    assert [document["text"] for document in documents] == ["A", "B", "C\n1", "D", "E", "F\nf"]
+    assert [(document["source"], document["row_id"]) for document in documents[2:]] == [
+        ("c.jsonl", "1"), ("c.jsonl", "3"), ("e.json", "0"), ("f.parquet", "0"),
+    ]  # fmt: skip
+
+
+def test_max_documents_stops_the_reading(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": str(n)}) + "\n" for n in range(5)))
+    assert texts(tmp_path / "a.jsonl", max_documents=2) == ["0", "1"]
+
+
+def test_python_docs_are_two_megabytes_of_distinct_places():
+    documents = read("python-docs")
+    size = sum(len(document["text"].encode()) for document in documents)
+    assert 1_800_000 < size < 3_500_000
+    places = {document["row_id"]: document["text"] for document in documents}
+    assert places["textwrap:dedent"].startswith("textwrap.dedent(text)\n\nRemove any common leading whitespace")
+    assert places["topic:with"].startswith('The "with" statement\n')
+    assert "\n\n" in places["textwrap:TextWrapper"]
+    assert {document["source"] for document in documents} == {"python-docs"}
+
+
+def test_python_docs_import_nothing_of_what_they_read():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from hfgpt.data.sources import read_python_docs; before = set(sys.modules); read_python_docs();"
+        "print({'antigravity', 'turtle', 'tkinter', 'this', 'pydoc_data'} & (set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "nowhere/*.jsonl", "./missing"])
+def test_missing_files_and_patterns_without_a_match_are_named(name):
+    with pytest.raises(FileNotFoundError, match="missing|nowhere"):
+        find_sources([name])
+
+
+def test_a_folder_is_answered_with_the_pattern_to_use(tmp_path):
+    with pytest.raises(ValueError, match=r"is a folder; name the files in it with a pattern, such as '.*/\*.txt'"):
+        find_sources([str(tmp_path)])
+
+
+def test_no_sources_at_all_are_refused():
+    with pytest.raises(ValueError, match="no sources given"):
+        find_sources([])
+
+
+def test_invalid_utf8_is_named_by_file_line_and_byte(tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"good\nna\xefve\n")
+    with pytest.raises(ValueError, match=r"latin.txt, line 2, byte 8 of the file: 0xef is not valid UTF-8"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"text": "a"}\n{"text": "b"\n', r"rows.jsonl, line 2: no valid JSON"),
+        ('{"text": "a"}\n{"body": "b", "id": 1}\n', r"rows.jsonl, line 2: the field 'text' is missing, found 'body', 'id'"),
+        ('{"text": 7}\n', r"rows.jsonl, line 1: the field 'text' is a number, a string is needed"),
+        ('{"text": null}\n', r"rows.jsonl, line 1: the field 'text' is a null"),
+        ('{"text": ["a"]}\n', r"rows.jsonl, line 1: the field 'text' is a list"),
+        ('"text"\n', r"rows.jsonl, line 1: found a JSON string, an object"),
+        ('{"text": "\\ud800"}\n', r"rows.jsonl, line 1: the field 'text' holds half a surrogate pair \(\\ud800"),
+    ],
+)
+def test_broken_json_lines_are_named_by_file_line_field_and_type(tmp_path, content, sentence):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        read(path)
+
+
+def test_broken_json_lists_are_named(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text('{"text": "a"}')
+    with pytest.raises(ValueError, match="holds a JSON object, a list of objects is needed"):
+        read(path)
+
+
+def test_parquet_columns_are_checked(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["a"], "n": [1]}), path)
+    with pytest.raises(ValueError, match="rows.parquet has no column 'text', found 'body', 'n'"):
+        read(path)
+    with pytest.raises(ValueError, match="the column 'n' is of type int64, a string is needed"):
+        read(path, text_field="n")
+    assert texts(path, text_field="body") == ["a"]
+    path.write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="rows.parquet is no valid Parquet file"):
+        read(path)

@@ -1,0 +1,104 @@
+import pytest
+from transformers import AutoTokenizer
+
+from hfgpt.tokenization import SPECIAL_TOKENS, encode_texts, load_tokenizer, tokenizer_sha256, train_bpe, train_word_level
+
+# Every Unicode plane, what breaks naive pre-tokenizers, and text that looks like special tokens.
+HARD_TEXTS = [
+    *(chr(plane * 0x10000 + offset) for plane in range(17) for offset in (0x0021, 0x2603, 0xFFFD)),
+    "emoji: 🤷🏽‍♂️ 👩‍👩‍👧‍👦 🏴󠁧󠁢󠁥󠁮󠁧󠁿 ☃️",
+    "漢字かな交じり文、한국어 텍스트。",
+    "العربية من اليمين إلى اليسار ‏‎ עברית",
+    "e\u0301 é ﬁ Å \u212b",  # combining marks and compatibility forms stay what they are
+    "NUL \x00 and \x7f and \x1b[0m",
+    "lone CR\rthen CRLF\r\nthen LF\n\n\n",
+    " " * 300 + "x" + " " * 7 + "\t\t \u00a0\u2003",
+    "1234567890 3.14159 0x7f",
+    "don't we'll THEY'RE",
+    " ".join(SPECIAL_TOKENS) + "<|endoftext|>x<|pad|>",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(small_tokenizer):
+    return load_tokenizer(small_tokenizer)
+
+
+@pytest.mark.parametrize("text", HARD_TEXTS, ids=lambda text: ascii(text)[:30])
+def test_every_text_comes_back_as_it_was(tokenizer, text):
+    ids = encode_texts(tokenizer, [text])[0]
+    assert tokenizer.decode(ids) == text
+
+
+def test_text_never_becomes_a_special_token(tokenizer):
+    special = set(tokenizer.all_special_ids)
+    assert len(special) == len(SPECIAL_TOKENS) == 4
+    assert not special & {id for ids in encode_texts(tokenizer, HARD_TEXTS) for id in ids}
+    # the library's own default, which a chat template needs, stays as it is
+    assert tokenizer("<|im_start|>", add_special_tokens=False).input_ids == [tokenizer.convert_tokens_to_ids("<|im_start|>")]
+
+
+def test_a_reloaded_tokenizer_gives_identical_ids(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert encode_texts(again, HARD_TEXTS) == encode_texts(tokenizer, HARD_TEXTS)
+    assert again(HARD_TEXTS).input_ids == tokenizer(HARD_TEXTS).input_ids
+    assert tokenizer_sha256(again) == tokenizer_sha256(tokenizer)
+
+
+def test_the_separator_opens_a_text_and_padding_is_a_token_of_its_own(tokenizer):
+    assert tokenizer.bos_token == tokenizer.eos_token == "<|endoftext|>"
+    assert tokenizer("a").input_ids[0] == tokenizer.eos_token_id
+    assert tokenizer.pad_token == "<|pad|>"
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_training_is_deterministic_and_learns_merges():
+    texts = ["the cat sat on the mat, the rat sat on the hat"] * 3
+    first, second = (train_bpe(texts, vocab_size=270) for _ in range(2))
+    assert tokenizer_sha256(first) == tokenizer_sha256(second)
+    assert len(first) == 270
+    assert len(encode_texts(first, [" the"])[0]) == 1
+
+
+def test_a_vocabulary_below_bytes_and_specials_is_refused():
+    with pytest.raises(ValueError, match="vocab_size is 259, the smallest possible is 260"):
+        train_bpe(["text"], vocab_size=259)
+
+
+def test_text_that_cannot_fill_the_vocabulary_is_refused():
+    with pytest.raises(ValueError, match=r"the text yields 26\d different tokens, vocab_size asks for 5,000"):
+        train_bpe(["abcabc"], vocab_size=5000)
+
+
+def test_the_books_simple_tokenizer_gives_four_ids_and_unk():
+    tokenizer = train_word_level(["Hello, world! The world says: Hello."])
+    ids = encode_texts(tokenizer, ["Hello, world!"])[0]
+    assert len(ids) == 4
+    assert tokenizer.convert_ids_to_tokens(ids) == ["Hello", ",", "world", "!"]
+    unseen = encode_texts(tokenizer, ["Hello, moon!"])[0]
+    assert tokenizer.convert_ids_to_tokens(unseen) == ["Hello", ",", "[UNK]", "!"]
+    assert tokenizer.decode(ids) == "Hello, world!"
+    assert tokenizer.all_special_tokens == ["[BOS]", "[EOS]", "[UNK]", "[PAD]"]
+
+
+def test_the_books_tokenizer_reloads_with_identical_ids(tmp_path):
+    tokenizer = train_word_level(['"It--was," she said; (who?) it\'s: no_one.'])
+    tokenizer.save_pretrained(tmp_path)
+    texts = ['"It--was," she said', "who? (unseen) no_one"]
+    assert encode_texts(AutoTokenizer.from_pretrained(tmp_path), texts) == encode_texts(tokenizer, texts)
+    assert tokenizer.convert_ids_to_tokens(encode_texts(tokenizer, texts)[0]) == ['"', "It", "--", "was", ",", '"', "she", "said"]
+
+
+def test_a_tokenizer_whose_padding_is_its_eos_is_refused(tmp_path, tokenizer):
+    broken = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    broken.pad_token = broken.eos_token
+    broken.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="two different ones are needed"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no tokenizer that loads"):
+        load_tokenizer(tmp_path)

@@ -1,0 +1,87 @@
+import copy
+
+import pytest
+import torch
+
+from hfgpt import HfGptConfig, HfGptForCausalLM
+from hfgpt.training.optimizers import MuonWithAdamWFactory, matrices_and_others
+
+SETTINGS = dict(muon_learning_rate=0.02, learning_rate=0.003, weight_decay=0.1)
+
+
+def small_model(**fields):
+    torch.manual_seed(0)
+    return HfGptForCausalLM(HfGptConfig.modern(1, vocab_size=50, **fields))
+
+
+def backward(model, seed):
+    ids = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(seed))
+    model.zero_grad()
+    model(ids, labels=ids).loss.backward()
+
+
+def test_every_parameter_has_one_optimizer_and_only_block_matrices_have_muon():
+    for model in (
+        small_model(),
+        small_model(tie_word_embeddings=False),
+        HfGptForCausalLM(HfGptConfig(num_hidden_layers=1, vocab_size=50)),
+    ):
+        matrices, others = matrices_and_others(model)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        assert sorted(names[id(parameter)] for parameter in [*matrices, *others]) == sorted(names.values())
+        assert all(names[id(m)].startswith("model.layers.") and m.ndim == 2 for m in matrices)
+        assert all("_proj.weight" not in names[id(other)] for other in others)
+
+
+def test_a_step_is_muons_on_the_matrices_and_adamws_on_the_rest():
+    ours, theirs = small_model(), small_model()
+    optimizer = MuonWithAdamWFactory()(ours, **SETTINGS)
+    matrices, others = matrices_and_others(theirs)
+    muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, adjust_lr_fn="original")
+    adamw = torch.optim.AdamW(others, lr=0.003, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    before = copy.deepcopy(ours.state_dict())
+    for seed in range(3):
+        backward(ours, seed)
+        backward(theirs, seed)
+        optimizer.step()
+        muon.step()
+        adamw.step()
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(tensor, theirs.state_dict()[name]), name
+        assert not torch.equal(tensor, before[name]), name
+
+
+def test_its_state_saves_and_resumes_exactly(tmp_path):
+    straight, resumed = small_model(), small_model()
+    first = MuonWithAdamWFactory()(straight, **SETTINGS)
+    for seed in range(2):
+        backward(straight, seed)
+        first.step()
+    torch.save({"model": straight.state_dict(), "optimizer": first.state_dict()}, tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed.load_state_dict(saved["model"])
+    second = MuonWithAdamWFactory()(resumed, **SETTINGS)
+    second.load_state_dict(saved["optimizer"])
+    for seed in range(2, 5):
+        for model, optimizer in ((straight, first), (resumed, second)):
+            backward(model, seed)
+            optimizer.step()
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_schedule_scales_both_learning_rates():
+    optimizer = MuonWithAdamWFactory()(small_model(), **SETTINGS)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 4)
+    scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.015, 0.00225])
+
+
+def test_frozen_parameters_are_left_out_and_nothing_to_train_is_an_error():
+    model = small_model()
+    model.model.layers[0].mlp.requires_grad_(False)
+    matrices, _ = matrices_and_others(model)
+    assert len(matrices) == 4
+    model.model.layers.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable linear layer for Muon; use optimizer: adamw"):
+        matrices_and_others(model)
