@@ -8,18 +8,22 @@ import ast
 import functools
 import glob
 import hashlib
+import itertools
 import json
-import logging
+import re
 import sys
 import sysconfig
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from hfgpt.data.passport import Passport, sha256_of_file
+import pyarrow
+import pyarrow.parquet
+import yaml
 
-logger = logging.getLogger(__name__)
+from hfgpt.data.passport import Passport, sha256_of_file
 
 PYTHON_DOCS = "python-docs"
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -27,6 +31,9 @@ FILE_SUFFIXES = (".txt", ".md", ".rst", ".text", *JSON_SUFFIXES, ".parquet")
 # Not documentation: the library's own tests, vendored packages, and folders that some distributions leave out.
 SKIPPED_LIBRARY_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "site-packages",
                            "dist-packages", "turtledemo", "__pycache__"}  # fmt: skip
+
+# With the owner always: load_dataset takes a bare "json" or "text" for one of its own loaders and reads whatever lies here.
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 Document = dict[str, str]
 
@@ -55,12 +62,11 @@ class ReadingOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to read: a file, a Hub dataset ("name" or "name:configuration"), or `python-docs`."""
+    """One thing to read: a file, a Hub dataset ("user/name" or "user/name:configuration"), or `python-docs`."""
 
     kind: str  # "text", "json", "parquet", "hub" or "python-docs"
     name: str
     path: Path | None = None
-    details: dict = field(default_factory=dict)
 
     def read(self, options: ReadingOptions) -> Iterator[Document]:
         if self.kind == "text":
@@ -79,7 +85,8 @@ class Source:
             size = self.path.stat().st_size
             return {"name": self.name, "kind": self.kind, "bytes": size, "sha256": sha256_of_file(self.path)}
         if self.kind == "hub":
-            details = {"split": options.hub_split, "revision": options.hub_revision, "text_field": options.text_field}
+            commit = _hub_commit(self.name, options.hub_revision)
+            details = {"split": options.hub_split, "revision": options.hub_revision, "commit": commit}
             return {"name": self.name, "kind": self.kind, **details}
         digest = hashlib.sha256()
         for document in read_python_docs():
@@ -110,8 +117,13 @@ def find_sources(names: Iterable[str]) -> list[Source]:
             raise ValueError(f"{name} is a folder; name the files in it with a pattern, such as '{name.rstrip('/')}/*.txt'.")
         elif Path(name).exists() or Path(name).suffix in FILE_SUFFIXES or name.startswith((".", "/", "~")):
             sources.setdefault(name, _file_source(name))
-        else:
+        elif HUB_NAME.fullmatch(name) and not Path(name.partition(":")[0]).exists():
             sources.setdefault(name, Source(kind="hub", name=name))
+        else:
+            raise FileNotFoundError(
+                f"{name!r} is no file here (looked from {Path.cwd()}) and no name of a Hub dataset, which is written user/name or "
+                "user/name:configuration; check the spelling."
+            )
     return list(sources.values())
 
 
@@ -248,9 +260,6 @@ def _json_type(value: object) -> str:
 
 
 def _read_parquet(path: Path, options: ReadingOptions) -> Iterator[Document]:
-    import pyarrow
-    import pyarrow.parquet
-
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
@@ -273,12 +282,30 @@ def _check_text_column(columns: dict[str, object], place: str, text_field: str) 
         raise ValueError(f"{place}: the column {text_field!r} is of type {columns[text_field]}, a string is needed.")
 
 
+@contextmanager
+def _hub_errors_named(name: str) -> Iterator[None]:
+    """One sentence instead of the many exceptions that `datasets` has for a dataset that cannot be read."""
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+    try:
+        yield
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(f"{name!r} is no file here, and the Hub has no such dataset: {_reason(error)}") from error
+    except (DatasetsError, ValueError, RuntimeError, OSError, pyarrow.ArrowException, yaml.YAMLError) as error:
+        raise ValueError(f"the Hub dataset {name} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None and type(error).__name__ == "DatasetGenerationError":
+        error = error.__cause__  # it says only that an error occurred
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _read_hub(name: str, options: ReadingOptions) -> Iterator[Document]:
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
 
     dataset_name, _, configuration = name.partition(":")
-    try:
+    with _hub_errors_named(name):
         rows = load_dataset(
             dataset_name,
             configuration or None,
@@ -286,21 +313,33 @@ def _read_hub(name: str, options: ReadingOptions) -> Iterator[Document]:
             revision=options.hub_revision,
             streaming=options.streaming,
         )
-    except (DatasetNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"{name!r} is neither a file here nor a dataset that the Hub answers for ({str(error).splitlines()[0]}); "
-            "check the name and the network."
-        ) from error
     if rows.features is not None:
         columns = {column: getattr(feature, "dtype", type(feature).__name__) for column, feature in rows.features.items()}
         _check_text_column(columns, f"the Hub dataset {name}", options.text_field)
-    for row_id, row in enumerate(rows):
+        rows = rows.select_columns([options.text_field])  # images and sound beside the text stay undecoded
+    iterator = iter(rows)
+    for row_id in itertools.count():
+        with _hub_errors_named(name):
+            row = next(iterator, None)
+        if row is None:
+            return
         if not isinstance(row.get(options.text_field), str):
             kind = _json_type(row[options.text_field]) if options.text_field in row else "missing"
             raise ValueError(
                 f"the Hub dataset {name}, row {row_id}: the field {options.text_field!r} is {kind}, a string is needed."
             )
         yield {"text": row[options.text_field], "source": name, "row_id": str(row_id)}
+
+
+def _hub_commit(name: str, revision: str | None) -> str | None:
+    """The commit that a revision means now, for the passport; None where the Hub cannot be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return HfApi().dataset_info(name.partition(":")[0], revision=revision).sha
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return None
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -48,7 +48,7 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positi
             raise ValueError(f"got {first!r}, a YAML file (or --key value) is needed first.")
     for word in argv:
         if word.startswith("--"):
-            _check_key(word[2:].split("=")[0].replace("-", "_"), known, where="the command line")
+            check_key(word[2:].split("=")[0].replace("-", "_"), known, where="the command line")
 
     def refuse(message: str):
         raise ValueError(f"{message}; --help lists what there is.")
@@ -66,10 +66,11 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positi
     return arguments
 
 
-def _check_key(key: str, known: list[str], *, where: str) -> None:
+def check_key(key: str, known: Iterable[str], *, where: str) -> None:
+    """Raises: ValueError for a key that nobody knows, with the nearest known one."""
     if key in known or key.removeprefix("no_") in known or key == "help":
         return
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
     raise ValueError(f"unknown key {key!r} in {where}" + (f"; did you mean {near[0]!r}?" if near else "."))
 
 
@@ -93,7 +94,7 @@ def _arguments_in_yaml(path: Path, known: list[str]) -> tuple[list[str], dict[st
     words: list[str] = []
     lists: dict[str, list] = {}
     for key, value in entries.items():
-        _check_key(str(key), known, where=str(path))
+        check_key(str(key), known, where=str(path))
         if value is None:
             continue  # the default
         if isinstance(value, dict):
@@ -170,7 +171,9 @@ class SourceArguments:
 
     sources: list[str] = field(
         default_factory=list,
-        metadata={"help": "Text, JSON(L) and Parquet files or patterns, Hub datasets (name or name:configuration), 'python-docs'."},
+        metadata={
+            "help": "Text, JSON(L) and Parquet files or patterns, Hub datasets (user/name or user/name:configuration), 'python-docs'."
+        },
     )
     text_field: str = field(default="text", metadata={"help": "Column that holds the text in JSON, Parquet and Hub rows."})
     text_documents: str = field(

@@ -21,7 +21,7 @@ from hfgpt.evaluation.generation import generation_settings
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
-from hfgpt.training.arguments import PretrainArguments, claim_output
+from hfgpt.training.arguments import PretrainArguments, check_key, claim_output
 from hfgpt.training.callbacks import (
     LossPictureCallback,
     SamplesCallback,
@@ -90,9 +90,8 @@ def build_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerFast, *, 
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     ) | (args.config_overrides or {})
-    unknown = set(overrides) - set(HfGptConfig.__dataclass_fields__)
-    if unknown:
-        raise ValueError(f"config_overrides has {sorted(unknown)}, which HfGptConfig does not know.")
+    for key in overrides:
+        check_key(key, HfGptConfig.__dataclass_fields__, where="config_overrides")
     try:
         if args.family == "modern":
             config = HfGptConfig.modern(args.depth, **overrides)
@@ -186,7 +185,7 @@ def build_trainer(
         f"start: {parameters:,} parameters, all trained; {tokens_per_step:,} tokens a step, {steps:,} steps; {precision} "
         f"({'chosen for this processor' if args.precision == 'auto' else 'as asked'}), {args.attn_implementation} attention, "
         f"{args.optimizer}, {args.world_size} x {args.device.type}"
-        + (f" with {torch.get_num_threads()} threads" if args.device.type == "cpu" else "")
+        + (f", {torch.get_num_threads()} CPU threads a process" if args.device.type == "cpu" else "")
     )
     return trainer
 

@@ -1,0 +1,140 @@
+"""Hub datasets are read by name, from a Hub of our own on this machine."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hub_server import HubServer
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+# Sources and options as JSON in, documents as JSON lines out.
+READ = """
+import json, sys
+from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
+for document in read_documents(find_sources(json.loads(sys.argv[1])), ReadingOptions(**json.loads(sys.argv[2]))):
+    print(json.dumps(document))
+"""
+
+
+class Hub:
+    """A Hub with its files, and processes that know no other; they run in an empty folder with empty caches."""
+
+    def __init__(self, server: HubServer, folder: Path):
+        self.server = server
+        self.home = folder / "home"
+        self.folder = folder / "elsewhere"
+        self.folder.mkdir()
+
+    def file(self, name: str) -> Path:
+        """Where to write a file of a dataset; its folders are made."""
+        path = self.server.root / "datasets" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def run(self, *words: str | Path) -> subprocess.CompletedProcess:
+        environment = self.server.environment(home=self.home)
+        command = [sys.executable, *map(str, words)]
+        return subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=120)
+
+    def documents(self, *sources: str, **options: object) -> list[dict[str, str]]:
+        done = self.run("-c", READ, json.dumps(sources), json.dumps(options))
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def mistake(self, source: str, **options: object) -> str:
+        """The exception that reading ends with: its type and sentence, the last line of the traceback."""
+        done = self.run("-c", READ, json.dumps([source]), json.dumps(options))
+        assert (done.returncode, done.stdout) == (1, "")
+        return done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with HubServer(tmp_path / "hub") as server:
+        yield Hub(server, tmp_path)
+
+
+FABLES = '{"text": "A fox.\\n\\nA raven.\\r\\n"}\n{"text": "Füchse\\tund Raben"}\n'
+FABLE_DOCUMENTS = [
+    {"text": "A fox.\n\nA raven.\r\n", "source": "ann/fables", "row_id": "0"},
+    {"text": "Füchse\tund Raben", "source": "ann/fables", "row_id": "1"},
+]
+
+
+def test_a_dataset_of_json_lines_is_read_by_name(hub):
+    hub.file("ann/fables/train.jsonl").write_text(FABLES, encoding="utf-8")
+    assert hub.documents("ann/fables") == FABLE_DOCUMENTS
+    assert list(hub.home.rglob("*.arrow"))
+
+
+def test_streaming_reads_the_same_documents_and_stores_none(hub):
+    hub.file("ann/fables/train.jsonl").write_text(FABLES, encoding="utf-8")
+    assert hub.documents("ann/fables", streaming=True) == FABLE_DOCUMENTS
+    assert not list(hub.home.rglob("*.arrow"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_parquet_dataset_is_read_by_its_own_text_column(hub, streaming):
+    table = pyarrow.table({"year": [1694, 1838], "body": ["One line.\nAnother.", "No line break"]})
+    pyarrow.parquet.write_table(table, hub.file("ann/letters/data/train-00000-of-00001.parquet"))
+    assert hub.documents("ann/letters", text_field="body", streaming=streaming) == [
+        {"text": "One line.\nAnother.", "source": "ann/letters", "row_id": "0"},
+        {"text": "No line break", "source": "ann/letters", "row_id": "1"},
+    ]
+
+
+def test_a_name_with_a_colon_picks_a_configuration(hub):
+    hub.file("ann/greetings/README.md").write_text(
+        "---\nconfigs:\n- config_name: english\n  data_files: en.jsonl\n- config_name: german\n  data_files: de.jsonl\n---\n"
+    )
+    hub.file("ann/greetings/en.jsonl").write_text('{"text": "Hello"}\n')
+    hub.file("ann/greetings/de.jsonl").write_text('{"text": "Hallo"}\n')
+    assert hub.documents("ann/greetings:german", "ann/greetings:english") == [
+        {"text": "Hallo", "source": "ann/greetings:german", "row_id": "0"},
+        {"text": "Hello", "source": "ann/greetings:english", "row_id": "0"},
+    ]
+
+
+def test_hub_split_picks_a_split(hub):
+    hub.file("ann/riddles/train/a/part.jsonl").write_text('{"text": "What walks on four legs?"}\n')
+    hub.file("ann/riddles/test/part.jsonl").write_text('{"text": "What has roots?"}\n')
+    assert hub.documents("ann/riddles", hub_split="test") == [{"text": "What has roots?", "source": "ann/riddles", "row_id": "0"}]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_missing_text_column_is_named_with_those_found(hub, streaming):
+    hub.file("ann/pairs/train.jsonl").write_text('{"question": "Why?", "answer": "Because."}\n')
+    assert hub.mistake("ann/pairs", streaming=streaming) == (
+        "ValueError: the Hub dataset ann/pairs has no column 'text', found 'question', 'answer'; "
+        "name the right one with text_field."
+    )
+
+
+def test_an_unknown_name_is_named(hub):
+    mistake = hub.mistake("nobody/nothing")
+    assert mistake.startswith("FileNotFoundError: 'nobody/nothing' is no file here, and the Hub has no such dataset: ")
+    assert "doesn't exist on the Hub" in mistake  # the server was asked; a Hub out of reach would be another reason
+
+
+def test_an_unknown_revision_is_a_missing_file(hub):
+    hub.file("ann/fables/train.jsonl").write_text(FABLES, encoding="utf-8")
+    mistake = hub.mistake("ann/fables", hub_revision="second-edition")
+    assert mistake.startswith("FileNotFoundError: 'ann/fables'")
+    assert "Revision 'second-edition' doesn't exist" in mistake
+
+
+def test_a_recipe_answers_an_unknown_name_with_one_sentence(hub):
+    output = hub.folder / "tokenizer"
+    recipe = RECIPES / "train_tokenizer.py"
+    done = hub.run(recipe, "--sources", "nobody/nothing", "--vocab_size", "300", "--output_dir", output)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "'nobody/nothing' is no file here, and the Hub has no such dataset" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert not output.exists()

@@ -1,0 +1,149 @@
+"""Mistakes end in one clear sentence within seconds, exit code 1, and nothing half-written."""
+
+import json
+import os
+
+import pytest
+
+from recipes_in_process import recipe
+
+TOKENIZER = "train_tokenizer.py"
+PREPARE = "prepare_data.py"
+
+
+def refused(done, *words):
+    assert done.returncode == 1, done.stdout + done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    for word in words:
+        assert word in sentence
+    assert "Traceback" not in done.stderr
+
+
+def left_behind(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_missing_file_and_a_pattern_without_a_match(run_recipe, tmp_path):
+    out = tmp_path / "out"
+    done = run_recipe(TOKENIZER, "--sources", "no/such.txt", "--vocab_size", 300, "--output_dir", out)
+    refused(done, "no/such.txt does not exist")
+    done = run_recipe(TOKENIZER, "--sources", "no/*.txt", "--vocab_size", 300, "--output_dir", out)
+    refused(done, "no file matches 'no/*.txt'")
+    assert left_behind(tmp_path) == []
+
+
+def test_a_blank_corpus_says_how_many_tokens_it_has_and_needs(small_tokenizer, tmp_path):
+    (tmp_path / "blank.txt").write_text(" \n\t\n")
+    for text_file in ("blank.txt",):
+        with pytest.raises(ValueError, match="the sources hold 0 tokens, need 64 for one row"):
+            recipe("prepare_data", sources=[str(tmp_path / text_file)], tokenizer=str(small_tokenizer), context_length=64,
+                   output_dir=str(tmp_path / "out"))  # fmt: skip
+    (tmp_path / "few.txt").write_text("few words\n" * 3)
+    with pytest.raises(ValueError, match=r"the training documents hold \d+ tokens, need 64 for one row"):
+        recipe("prepare_data", sources=[str(tmp_path / "few.txt")], tokenizer=str(small_tokenizer), context_length=64,
+               validation_share=0.0, test_share=0.0, output_dir=str(tmp_path / "out"))  # fmt: skip
+    assert left_behind(tmp_path) == ["blank.txt", "few.txt"]
+
+
+def test_an_empty_corpus(run_recipe, small_tokenizer, tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    words = ("--sources", tmp_path / "empty.txt", "--output_dir", tmp_path / "out")
+    refused(run_recipe(PREPARE, *words, "--tokenizer", small_tokenizer), "hold 0 tokens, need 1,024 for one row")
+    refused(run_recipe(TOKENIZER, *words, "--vocab_size", 300), "yields 260 different tokens, vocab_size asks for 300")
+    assert left_behind(tmp_path) == ["empty.txt"]
+
+
+def test_invalid_utf8_in_the_middle_leaves_nothing(run_recipe, small_tokenizer, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"fine\n" * 1000 + b"caf\xe9\n")
+    done = run_recipe(
+        PREPARE, "--sources", tmp_path / "latin.txt", "--tokenizer", small_tokenizer, "--output_dir", tmp_path / "out"
+    )
+    refused(done, "latin.txt, line 1001, byte 5004 of the file: 0xe9 is not valid UTF-8")
+    assert left_behind(tmp_path) == ["latin.txt"]
+
+
+def test_a_broken_json_line(run_recipe, small_tokenizer, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
+    done = run_recipe(
+        PREPARE, "--sources", tmp_path / "rows.jsonl", "--tokenizer", small_tokenizer, "--output_dir", tmp_path / "out"
+    )
+    refused(done, "rows.jsonl, line 2: the field 'text' is a number, a string is needed")
+    assert left_behind(tmp_path) == ["rows.jsonl"]
+
+
+def test_a_vocabulary_that_is_too_small_is_refused_before_reading(tmp_path):
+    with pytest.raises(ValueError, match="vocab_size is 100, the smallest possible is 260"):
+        recipe("train_tokenizer", sources=["no/such.txt"], vocab_size=100, output_dir=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="vocab_size is missing"):
+        recipe("train_tokenizer", sources=["no/such.txt"], output_dir=str(tmp_path / "out"))
+
+
+def test_a_stride_above_the_window(run_recipe, small_tokenizer, small_corpus, tmp_path):
+    done = run_recipe(PREPARE, "--sources", small_corpus, "--tokenizer", small_tokenizer, "--window", 8, "--stride", 9,
+                      "--output_dir", tmp_path / "out")  # fmt: skip
+    refused(done, "stride is 9, window 8")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"num_attention_heads": 3}, ("hidden_size 128 is not divisible by num_attention_heads 3",)),
+        ({"max_position_embeddings": 32}, ("the rows are 64 tokens long, the model's max_position_embeddings is 32",)),
+        ({"vocab_size": 300}, ("the tokenizer has 512 tokens, the model's vocab_size is 300",)),
+        ({"hidden_sice": 128}, ("unknown key 'hidden_sice' in config_overrides; did you mean 'hidden_size'?",)),
+        ({"hidden_size": "wide"}, ("hidden_size",)),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_model_that_does_not_fit_its_rows(run_recipe, small_rows, tmp_path, overrides, words):
+    if "num_attention_heads" in overrides:
+        overrides = {**overrides, "num_key_value_heads": 3, "head_dim": None}
+    done = run_recipe("pretrain.py", "--dataset", small_rows, "--depth", 2, "--config_overrides", json.dumps(overrides),
+                      "--output_dir", tmp_path / "out")  # fmt: skip
+    refused(done, *words)
+    assert left_behind(tmp_path) == []
+
+
+def test_an_unknown_yaml_key(run_recipe, tmp_path):
+    (tmp_path / "run.yaml").write_text("dataset: x\noutput_dir: y\nlerning_rate: 1.0\n")
+    done = run_recipe("pretrain.py", tmp_path / "run.yaml")
+    refused(done, "unknown key 'lerning_rate' in", "did you mean 'learning_rate'?")
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/proc/self"), reason="root may write anywhere but into /proc")
+def test_an_output_folder_that_cannot_be_written(run_recipe, small_corpus, small_tokenizer, small_rows, tmp_path):
+    out = "/proc/self/hfgpt" if os.geteuid() == 0 else str(tmp_path / "closed" / "out")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    refused(run_recipe(TOKENIZER, "--sources", small_corpus, "--vocab_size", 300, "--output_dir", out), "cannot be written")
+    refused(
+        run_recipe(PREPARE, "--sources", small_corpus, "--tokenizer", small_tokenizer, "--output_dir", out), "cannot be written"
+    )
+    refused(run_recipe("pretrain.py", "--dataset", small_rows, "--output_dir", out), "cannot be written")
+
+
+def test_a_folder_that_is_no_prepared_data_and_one_whose_rows_are_gone(small_rows, tmp_path):
+    import shutil
+
+    arguments = dict(depth=2, output_dir=str(tmp_path / "out"))
+    with pytest.raises(FileNotFoundError, match="passport.json does not exist"):
+        recipe("pretrain", dataset=str(tmp_path), **arguments)
+    shutil.copytree(small_rows, tmp_path / "rows")
+    passport = json.loads((tmp_path / "rows" / "passport.json").read_text())
+    passport["splits"]["train"]["rows"] += 1
+    (tmp_path / "rows" / "passport.json").write_text(json.dumps(passport))
+    with pytest.raises(ValueError, match="the passport says .* train rows, found"):
+        recipe("pretrain", dataset=str(tmp_path / "rows"), **arguments)
+
+
+def test_the_tokenizer_of_other_rows_is_refused(small_rows, small_corpus, tmp_path):
+    import shutil
+
+    shutil.copytree(small_rows, tmp_path / "rows")
+    shutil.rmtree(tmp_path / "rows" / "tokenizer")
+    recipe("train_tokenizer", sources=[str(small_corpus)], vocab_size=400, output_dir=str(tmp_path / "rows" / "tokenizer"))
+    with pytest.raises(ValueError, match="is not the one that made its rows"):
+        recipe("pretrain", dataset=str(tmp_path / "rows"), output_dir=str(tmp_path / "out"))
+
+
+def test_a_model_that_does_not_exist_cannot_generate(run_recipe, tmp_path):
+    refused(run_recipe("generate.py", tmp_path / "nothing", "--prompt", "a"), "holds no tokenizer that loads")

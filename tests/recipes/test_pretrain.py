@@ -1,0 +1,204 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from conftest import ACCELERATE, ROOT, SMALL_RUN
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(first, second):
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_a_run_leaves_all_that_a_model_needs_and_nothing_that_leaks(small_run):
+    names = {path.name for path in small_run.iterdir()}
+    assert names >= {
+        "config.json", "configuration_hfgpt.py", "generation_config.json", "loss.png", "metrics.json", "model.safetensors",
+        "modeling_hfgpt.py", "run.yaml", "samples.md", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert "training_args.bin" not in names
+    assert not [name for name in names if name.startswith(".")]
+    config = json.loads((small_run / "config.json").read_text())
+    assert config["use_cache"] is True
+    assert config["eos_token_id"] == 0
+    assert config["pad_token_id"] == 1
+    generation = json.loads((small_run / "generation_config.json").read_text())
+    assert (generation["eos_token_id"], generation["pad_token_id"]) == (0, 1)
+    assert AutoTokenizer.from_pretrained(small_run).model_max_length == 64
+
+
+def test_metrics_agree_with_each_other_and_with_the_model(small_run, small_rows):
+    import math
+
+    from hfgpt.evaluation.language_modeling import nats_and_tokens
+    from hfgpt.training.run import load_rows
+
+    metrics = json.loads((small_run / "metrics.json").read_text())
+    rows, passport = load_rows(str(small_rows))
+    model = AutoModelForCausalLM.from_pretrained(small_run).eval()
+    ids, positions = (torch.tensor(rows["test"][name][:]) for name in ("input_ids", "position_ids"))
+    with torch.no_grad():
+        nats, tokens = nats_and_tokens(
+            model(ids, position_ids=positions, use_cache=False).logits, ids.masked_fill(ids == 1, -100)
+        ).sum(0)
+    counts = passport.splits["test"]
+    assert tokens == counts["tokens"] + counts["documents"]  # every token once, and every document's end
+    assert metrics["test_loss"] == pytest.approx((nats / tokens).item(), rel=1e-5)
+    assert metrics["test_perplexity"] == pytest.approx(math.exp(metrics["test_loss"]))
+    assert metrics["test_bits_per_byte"] == pytest.approx(nats.item() / math.log(2) / counts["bytes"], rel=1e-5)
+    assert metrics["steps"] == 12
+    assert metrics["tokens_per_second"] > 0
+    assert metrics["parameters"] == model.num_parameters()
+
+
+def test_the_loss_falls_and_its_picture_is_a_picture(small_run):
+    state = json.loads((small_run / "checkpoint-12" / "trainer_state.json").read_text())
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    assert losses[-1] < losses[0] - 0.3
+    picture = (small_run / "loss.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
+
+
+def test_samples_are_written_once_at_each_evaluation(small_run):
+    samples = (small_run / "samples.md").read_text()
+    assert [line for line in samples.splitlines() if line.startswith("## ")] == ["## Step 6", "## Step 12"]
+    assert samples.count("```text\nos.") == 2
+
+
+def test_start_and_end_are_one_line_each(accelerate_launch, small_rows, tmp_path):
+    done = accelerate_launch("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "a", "--max_steps", "2")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    (start,) = [line for line in lines if line.startswith("start: ")]
+    assert "tokens a step, 2 steps; fp32 (as asked), eager attention, muon, 1 x cpu" in start
+    (end,) = [line for line in lines if line.startswith("end: 2 steps in ")]
+    assert "peak memory" in end
+    assert lines[-1].startswith("next: python recipes/generate.py ")
+
+
+def test_a_finished_run_started_again_says_so_and_changes_nothing(accelerate_launch, small_run, small_rows):
+    before = (small_run / "model.safetensors").stat().st_mtime_ns
+    done = accelerate_launch("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", small_run)
+    assert done.returncode == 0, done.stderr
+    assert "already done" in done.stdout
+    assert (small_run / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_run_in_the_same_folder_is_refused_with_what_differs(run_recipe, small_run, small_rows):
+    done = run_recipe("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", small_run, "--learning_rate", "0.1")
+    assert done.returncode == 1
+    assert "holds another run (learning_rate was the default, is 0.1)" in done.stderr
+
+
+def test_run_yaml_alone_repeats_the_run(accelerate_launch, small_run, tmp_path):
+    entries = yaml.safe_load((small_run / "run.yaml").read_text())
+    assert entries["max_steps"] == 12
+    assert entries["sample_prompts"] == ["os.", ""]
+    done = accelerate_launch("pretrain.py", small_run / "run.yaml", "--output_dir", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(small_run, tmp_path / "again")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_a_stopped_run_goes_on_to_the_very_same_weights(accelerate_launch, small_rows, tmp_path, ending):
+    """Dropout and accumulation included; SIGKILL is any crash: the newest complete checkpoint is what counts."""
+    words = [*SMALL_RUN, "--dataset", str(small_rows), "--max_steps", "30", "--save_steps", "10", "--eval_steps", "10",
+             "--gradient_accumulation_steps", "2", "--config_overrides", '{"residual_dropout": 0.1, "attention_dropout": 0.1}',
+             "--logging_steps", "1"]  # fmt: skip
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    assert accelerate_launch("pretrain.py", *words, "--output_dir", straight).returncode == 0
+
+    command = [sys.executable, ROOT / "recipes" / "pretrain.py", *words, "--output_dir", stopped]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not (stopped / "checkpoint-10" / "trainer_state.json").is_file():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(ending)
+    output = process.communicate(timeout=120)[0]
+    assert not (stopped / "metrics.json").exists(), output
+    if ending == signal.SIGTERM:
+        assert process.returncode == 0
+        assert "the same command goes on from there" in output
+
+    done = accelerate_launch("pretrain.py", *words, "--output_dir", stopped)
+    assert done.returncode == 0, done.stderr
+    assert "resume: from" in done.stdout
+    assert_same_weights(straight, stopped)
+    final = [json.loads((folder / "metrics.json").read_text())["test_loss"] for folder in (straight, stopped)]
+    assert final[0] == final[1]
+
+
+@pytest.mark.slow
+def test_a_half_written_checkpoint_is_passed_over(small_rows, tmp_path, accelerate_launch):
+    words = [*SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "base"]
+    assert accelerate_launch("pretrain.py", *words).returncode == 0
+    expected = weights(tmp_path / "base")
+    (tmp_path / "base" / "metrics.json").unlink()  # as if it had been killed before the end
+    broken = tmp_path / "base" / "checkpoint-12" / "optimizer.pt"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    done = accelerate_launch("pretrain.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint-12 is not complete (optimizer.pt is missing or cut off)" in done.stdout
+    assert "checkpoint-6" in done.stdout
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "base").items())
+
+
+@pytest.mark.slow
+def test_adamw_alone_and_the_book_family_train_too(accelerate_launch, small_rows, tmp_path):
+    overrides = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2}
+    done = accelerate_launch(
+        "pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "book", "--family", "gpt2", "--optimizer", "adamw",
+        "--config_overrides", json.dumps(overrides),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "book" / "config.json").read_text())
+    assert config["position_embedding_type"] == "learned"
+    groups = torch.load(tmp_path / "book" / "checkpoint-12" / "optimizer.pt", weights_only=True)["param_groups"]
+    assert not any("method" in group for group in groups)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_model_that_one_trains(small_rows, tmp_path):
+    """Same global batch: data parallelism changes the order of a sum, and nothing else."""
+    words = [*SMALL_RUN, "--dataset", small_rows, "--use_cpu", "true", "--cpu_threads", "1"]
+    recipe = ROOT / "recipes" / "pretrain.py"
+    one = [sys.executable, *ACCELERATE, recipe, *words, "--output_dir", tmp_path / "one"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    two = [*torchrun, recipe, *words, "--output_dir", tmp_path / "two", "--per_device_train_batch_size", "4"]
+    for command in (one, two):
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert sum(line.startswith("end: ") for line in done.stdout.splitlines()) == 1
+    losses = [json.loads((tmp_path / name / "metrics.json").read_text())["test_loss"] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+def test_isolation_is_proven_or_the_run_stops(small_run, small_rows):
+    from hfgpt.training.run import check_isolation, load_rows
+
+    rows, _ = load_rows(str(small_rows))
+    model = AutoModelForCausalLM.from_pretrained(small_run)
+    check_isolation(model, rows["train"])
+    # what a backend does that ignores restarting positions: every row is one document
+    forward = model.model.forward
+    model.model.forward = lambda *args, **kwargs: forward(*args, **{**kwargs, "position_ids": None})
+    with pytest.raises(RuntimeError, match="packed documents see each other"):
+        check_isolation(model, rows["train"])
