@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 SEPARATOR = "<|endoftext|>"  # ends every document and begins the next: EOS and BOS in one
 PAD = "<|pad|>"  # its own token: a padding that equals EOS would hide the end of a text from the loss
@@ -117,6 +117,8 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
     Raises: FileNotFoundError for a folder without one; ValueError where it lacks a separator or a padding of its own.
     """
+    from transformers import AutoTokenizer  # loads every model's registry, 3 s that training a tokenizer does not need
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError) as error:

@@ -22,7 +22,7 @@ from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.sources import find_sources, load_documents
 from hfgpt.data.splitting import split_documents
-from hfgpt.evaluation.language_modeling import lzma_bits_per_byte
+from hfgpt.evaluation.compression import lzma_bits_per_byte
 from hfgpt.tokenization import encode_texts, load_tokenizer, tokenizer_sha256
 from hfgpt.training.arguments import PrepareArguments, claim_output, launch, logger, replaced_folder
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
-from hfgpt.training.arguments import PretrainArguments, launch, logger
+from hfgpt.training.arguments import launch, logger
 from hfgpt.training.run import (
     build_model,
     build_trainer,
@@ -25,6 +25,7 @@ from hfgpt.training.run import (
     report,
     train_or_resume,
 )
+from hfgpt.training.trainer_arguments import PretrainArguments
 
 
 def main(args: PretrainArguments) -> dict[str, float]:

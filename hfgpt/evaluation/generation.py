@@ -20,7 +20,7 @@ def fit_to_context(ids: torch.Tensor, *, max_new_tokens: int, context_length: in
     """
     if max_new_tokens >= context_length:
         raise ValueError(
-            f"max_new_tokens is {max_new_tokens:,}, the model's context {context_length:,} tokens, the prompt included; ask for fewer."
+            f"max_new_tokens is {max_new_tokens:,}, the model's context {context_length:,} tokens, prompt included; ask for fewer."
         )
     return ids[:, -(context_length - max_new_tokens) :]
 

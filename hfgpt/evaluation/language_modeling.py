@@ -1,8 +1,6 @@
 """Loss, perplexity and bits per byte: nats are summed over tokens and divided once, whatever the batches were."""
 
-import lzma
 import math
-from collections.abc import Iterable
 
 import torch
 
@@ -35,21 +33,3 @@ def language_modeling_metrics(nats: float, tokens: int, *, num_bytes: int | None
     if num_bytes is not None:
         metrics["bits_per_byte"] = nats / math.log(2) / num_bytes
     return metrics
-
-
-def lzma_bits_per_byte(held_out: Iterable[str], training: Iterable[str]) -> dict[str, float]:
-    """What the compressor `lzma` needs for the held-out documents: alone, and when it has read the training documents first.
-
-    Documents are joined by a NUL byte, which like the model's separator counts in the bits and not in the bytes.
-    Cost: about a second for each 2 MB; its dictionary reaches 64 MiB back.
-    """
-    documents = list(held_out)
-    num_bytes = sum(len(text.encode()) for text in documents)
-    held_out_bytes = b"".join(text.encode() + b"\0" for text in documents)
-    training_bytes = b"".join(text.encode() + b"\0" for text in training)
-
-    def size(data: bytes) -> int:
-        return len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
-
-    after_training = size(training_bytes + held_out_bytes) - size(training_bytes)
-    return {"alone": 8 * size(held_out_bytes) / num_bytes, "after_training": 8 * after_training / num_bytes}

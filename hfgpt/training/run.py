@@ -21,7 +21,7 @@ from hfgpt.evaluation.generation import generation_settings
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
-from hfgpt.training.arguments import PretrainArguments, check_key, claim_output
+from hfgpt.training.arguments import check_key, claim_output
 from hfgpt.training.callbacks import (
     LossPictureCallback,
     SamplesCallback,
@@ -30,6 +30,7 @@ from hfgpt.training.callbacks import (
     write_json,
 )
 from hfgpt.training.optimizers import MuonWithAdamWFactory
+from hfgpt.training.trainer_arguments import PretrainArguments
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,9 @@
-import lzma
 import math
 
 import pytest
 import torch
 
-from hfgpt.evaluation.language_modeling import language_modeling_metrics, lzma_bits_per_byte, nats_and_tokens
+from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 
 
 def test_nats_are_summed_over_the_labels_that_count():
@@ -56,10 +55,3 @@ def test_ragged_rows_give_the_same_loss_at_every_batch_size(small_run, small_row
     nats = -log_probabilities.gather(-1, targets[..., None]).squeeze(-1)[targets != pad]
     assert 100 < len(nats) < 20 * 63
     assert loss == pytest.approx(nats.mean().item(), rel=1e-5)
-
-
-def test_lzma_that_has_read_the_text_before_needs_almost_nothing():
-    text = "".join(chr(97 + (n * n + n // 7) % 26) for n in range(5000))
-    bits = lzma_bits_per_byte([text], [text])
-    assert bits["alone"] == pytest.approx(8 * len(lzma.compress(text.encode() + b"\0", preset=9 | lzma.PRESET_EXTREME)) / 5000)
-    assert bits["after_training"] < 0.1 * bits["alone"]

@@ -2,9 +2,9 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
-
 from recipes_in_process import recipe
 
 TOKENIZER = "train_tokenizer.py"
@@ -110,7 +110,7 @@ def test_an_unknown_yaml_key(run_recipe, tmp_path):
     refused(done, "unknown key 'lerning_rate' in", "did you mean 'learning_rate'?")
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/proc/self"), reason="root may write anywhere but into /proc")
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").exists(), reason="root may write anywhere but into /proc")
 def test_an_output_folder_that_cannot_be_written(run_recipe, small_corpus, small_tokenizer, small_rows, tmp_path):
     out = "/proc/self/hfgpt" if os.geteuid() == 0 else str(tmp_path / "closed" / "out")
     (tmp_path / "closed").mkdir(mode=0o500)

@@ -3,9 +3,9 @@ import json
 
 import pytest
 from datasets import load_from_disk
+from recipes_in_process import recipe
 
 from hfgpt.tokenization import load_tokenizer
-from recipes_in_process import recipe
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import time
 import pytest
 import torch
 import yaml
+from conftest import ACCELERATE, ROOT, SMALL_RUN
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from conftest import ACCELERATE, ROOT, SMALL_RUN
 
 
 def weights(folder):
@@ -165,8 +164,8 @@ def test_a_half_written_checkpoint_is_passed_over(small_rows, tmp_path, accelera
 def test_adamw_alone_and_the_book_family_train_too(accelerate_launch, small_rows, tmp_path):
     overrides = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2}
     done = accelerate_launch(
-        "pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "book", "--family", "gpt2", "--optimizer", "adamw",
-        "--config_overrides", json.dumps(overrides),
+        "pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "book", "--family", "gpt2",
+        "--optimizer", "adamw", "--config_overrides", json.dumps(overrides),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "book" / "config.json").read_text())

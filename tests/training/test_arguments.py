@@ -3,12 +3,12 @@ import pytest
 from hfgpt.training.arguments import (
     GenerateArguments,
     PrepareArguments,
-    PretrainArguments,
     TokenizerArguments,
     claim_output,
     parse_arguments,
     replaced_folder,
 )
+from hfgpt.training.trainer_arguments import PretrainArguments
 
 
 @pytest.fixture

@@ -73,6 +73,7 @@ def test_its_state_saves_and_resumes_exactly(tmp_path):
 def test_a_schedule_scales_both_learning_rates():
     optimizer = MuonWithAdamWFactory()(small_model(), **SETTINGS)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 4)
+    optimizer.step()
     scheduler.step()
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.015, 0.00225])
 
