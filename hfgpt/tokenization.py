@@ -96,9 +96,9 @@ def train_word_level(texts: Iterable[str], *, vocab_size: int | None = None) -> 
 
 
 def _wrap(tokenizer: Tokenizer, *, bos: str, eos: str, pad: str, **special_tokens) -> PreTrainedTokenizerFast:
-    # A text begins with the separator, as it did in training; encode_text leaves it out where rows are built.
+    # A text begins with the separator, as it did in training; encode_texts leaves it out where rows are built.
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        single=f"{eos} $A", pair=f"{eos} $A {eos} $B", special_tokens=[(eos, tokenizer.token_to_id(eos))]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

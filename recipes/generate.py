@@ -23,12 +23,12 @@ def main(args: GenerateArguments) -> dict[str, list[str]]:
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     # 2. How to choose the next token
-    settings = dict(max_new_tokens=args.max_new_tokens)
     if args.temperature > 0:
-        settings |= dict(do_sample=True, temperature=args.temperature, top_k=args.top_k or None, top_p=args.top_p)
+        # Every one is given: what is not would come from the model's own generation_config.
+        choice = dict(do_sample=True, temperature=args.temperature, top_k=args.top_k or 0, top_p=args.top_p or 1.0)
     else:
-        settings |= dict(do_sample=False)
-    generation_config = generation_settings(tokenizer, **{key: value for key, value in settings.items() if value is not None})
+        choice = dict(do_sample=False, temperature=1.0, top_k=50, top_p=1.0)  # the neutral values; greedy ignores them
+    generation_config = generation_settings(tokenizer, max_new_tokens=args.max_new_tokens, **choice)
 
     # 3. Texts, each with a seed of its own
     texts: dict[str, list[str]] = {}

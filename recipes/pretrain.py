@@ -10,8 +10,6 @@ model that the Auto classes load; beside it lie loss.png, samples.md, metrics.js
 
 from pathlib import Path
 
-from accelerate import PartialState
-
 from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
 from hfgpt.training.run import (
@@ -19,10 +17,9 @@ from hfgpt.training.run import (
     build_trainer,
     check_isolation,
     finish,
-    finished_metrics,
+    finished_report,
     load_rows,
     prepare_output,
-    report,
     train_or_resume,
 )
 from hfgpt.training.trainer_arguments import PretrainArguments
@@ -41,12 +38,10 @@ def main(args: PretrainArguments) -> dict[str, float]:
     model = build_model(args, tokenizer, context_length=context_length)
 
     # 3. Output folder: new, or a run to go on with
-    with PartialState().main_process_first():
-        checkpoint = prepare_output(args)
-    if metrics := finished_metrics(args):
-        logger.info(f"already done: {args.output_dir} holds this very run; --overwrite true runs it again.")
-        report(metrics, passport, Path(args.output_dir))
-        return metrics
+    checkpoint = prepare_output(args)
+    if (report := finished_report(args)) is not None:
+        logger.info(f"already done: {args.output_dir} holds this very run; --overwrite true runs it again.\n{report.rstrip()}")
+        return {}
 
     # 4. Trainer
     trainer = build_trainer(args, model=model, tokenizer=tokenizer, rows=rows, passport=passport)
@@ -57,9 +52,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
         return {}
 
     # 6. Test once, save, report
-    metrics = finish(trainer, rows=rows, passport=passport)
-    logger.info(f"next: python recipes/generate.py {args.output_dir} --prompt 'The'")
-    return metrics
+    return finish(trainer, rows=rows, passport=passport)
 
 
 if __name__ == "__main__":

@@ -106,5 +106,7 @@ def small_run(tmp_path_factory, small_rows) -> Path:
     return folder
 
 
-SMALL_RUN = ("--depth", "2", "--max_steps", "12", "--per_device_train_batch_size", "8", "--precision", "fp32", "--eval_steps", "6",
-             "--save_steps", "6", "--logging_steps", "3", "--sample_prompts", "os.", "", "--sample_tokens", "8")  # fmt: skip
+SMALL_RUN = (
+    *("--depth", "2", "--max_steps", "12", "--per_device_train_batch_size", "8", "--precision", "fp32", "--cpu_threads", "1"),
+    *("--eval_steps", "6", "--save_steps", "6", "--logging_steps", "3", "--sample_prompts", "os.", "", "--sample_tokens", "8"),
+)

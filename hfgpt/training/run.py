@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 import yaml
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerFast, Trainer
+from transformers.trainer_utils import IntervalStrategy
 
 from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.data.passport import Passport
@@ -36,11 +38,12 @@ logger = logging.getLogger(__name__)
 
 # May differ when a run goes on: they change what is shown or kept, not one bit of the model.
 FREE_TO_CHANGE = {
-    "output_dir", "overwrite", "resume", "logging_steps", "disable_tqdm", "report_to", "save_steps", "save_total_limit",
-    "eval_steps", "sample_prompts", "sample_tokens", "per_device_eval_batch_size", "run_name",
-}  # fmt: skip
+    *("output_dir", "overwrite", "run_name", "report_to", "disable_tqdm", "logging_steps"),
+    *("save_steps", "save_total_limit", "eval_steps", "per_device_eval_batch_size", "sample_prompts", "sample_tokens"),
+}
 RUN_FILE = "run.yaml"
 METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.txt"  # written last: a folder that has it holds a finished run
 
 
 class LanguageModelTrainer(Trainer):
@@ -160,6 +163,8 @@ def build_trainer(
         )
         optimizer = (MuonWithAdamWFactory, settings)
     num_bytes = {name: counts["bytes"] for name, counts in passport.splits.items()}
+    if "validation" not in rows:
+        args.eval_strategy = IntervalStrategy.NO  # Trainer would refuse to start
     trainer = LanguageModelTrainer(
         model=model,
         args=args,
@@ -178,9 +183,10 @@ def build_trainer(
     trainer.add_callback(SamplesCallback(tokenizer, args.sample_prompts, max_new_tokens=args.sample_tokens))
     trainer.add_callback(LossPictureCallback())
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    steps = args.max_steps if args.max_steps > 0 else int(
-        args.num_train_epochs * max(1, len(rows["train"]) * context_length // tokens_per_step)
-    )  # fmt: skip
+    steps = args.max_steps
+    if steps <= 0:
+        batches = math.ceil(len(rows["train"]) / (args.train_batch_size * args.world_size))
+        steps = math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     logger.info(
         f"start: {parameters:,} parameters, all trained; {tokens_per_step:,} tokens a step, {steps:,} steps; {precision} "
@@ -198,14 +204,18 @@ def prepare_output(args: PretrainArguments) -> Path | None:
 
     Raises: ValueError where output_dir holds another run or foreign files; PermissionError where it cannot be written.
     """
+    if args.process_index == 0:  # of several processes one writes, and the others wait for it
+        _claim_run_folder(args)
+    PartialState().wait_for_everyone()
+    return newest_complete_checkpoint(Path(args.output_dir))
+
+
+def _claim_run_folder(args: PretrainArguments) -> None:
     folder = Path(args.output_dir)
+    claim_output(args.output_dir, overwrite=args.overwrite or (folder / RUN_FILE).is_file(), marker=RUN_FILE)
     if args.overwrite:
-        claim_output(args.output_dir, overwrite=True, marker=RUN_FILE)
         shutil.rmtree(folder, ignore_errors=True)
-    if not (folder / RUN_FILE).is_file():
-        claim_output(args.output_dir, overwrite=False, marker=RUN_FILE)
-        folder.mkdir(exist_ok=True)
-    else:
+    elif (folder / RUN_FILE).is_file():
         earlier = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8")) or {}
         changed = [
             f"{key} was {earlier.get(key, 'the default')}, is {args.resolved.get(key, 'the default')}"
@@ -217,10 +227,10 @@ def prepare_output(args: PretrainArguments) -> Path | None:
                 f"output_dir {folder} holds another run ({'; '.join(changed)}); give another output_dir, or --overwrite true to "
                 "replace it."
             )
+    folder.mkdir(exist_ok=True)
     text = "# accelerate launch recipes/pretrain.py run.yaml --output_dir ANOTHER repeats this run.\n"
     resolved = {key: value for key, value in args.resolved.items() if key not in ("overwrite", "hub_token")}
     (folder / RUN_FILE).write_text(text + yaml.safe_dump(resolved, allow_unicode=True, sort_keys=True), encoding="utf-8")
-    return newest_complete_checkpoint(folder) if args.resume else None
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
@@ -267,14 +277,14 @@ def train_or_resume(trainer: LanguageModelTrainer, checkpoint: Path | None) -> b
     return True
 
 
-def finished_metrics(args: PretrainArguments) -> dict[str, float] | None:
-    """The metrics of a run that came to its end in this folder, or None."""
-    path = Path(args.output_dir) / METRICS_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def finished_report(args: PretrainArguments) -> str | None:
+    """The report of a run that came to its end in this folder, or None."""
+    path = Path(args.output_dir) / REPORT_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passport) -> dict[str, float]:
-    """Test once, save the model with everything it needs, write `metrics.json`, and report; the metrics are returned."""
+    """Test once, save the model with everything it needs, write `metrics.json` and `report.txt`; the metrics are returned."""
     args, state = trainer.args, trainer.state
     folder = Path(args.output_dir)
     metrics: dict[str, float] = {
@@ -299,28 +309,33 @@ def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passpo
         # It pickles every argument, a Hub token included, and nobody needs it to load the model.
         (folder / "training_args.bin").unlink(missing_ok=True)
         write_json(folder / METRICS_FILE, metrics)
-    report(metrics, passport, folder)
+        text = describe(metrics, passport, folder)
+        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        logger.info(text.rstrip())
     return metrics
 
 
-def report(metrics: dict[str, float], passport: Passport, folder: Path) -> None:
+def describe(metrics: dict[str, float], passport: Passport, folder: Path) -> str:
     """The end of a run in a few lines: its numbers, next to lzma's where the passport has them, and where everything lies."""
-    for name in ("validation", "test"):
-        if f"{name}_loss" in metrics:
-            logger.info(
-                f"{name}: {metrics[f'{name}_loss']:.4f} nats a token, perplexity {metrics[f'{name}_perplexity']:,.2f}, "
-                f"{metrics[f'{name}_bits_per_byte']:.4f} bits per byte"
-            )
+    lines = [
+        f"{name}: {metrics[f'{name}_loss']:.4f} nats a token, perplexity {metrics[f'{name}_perplexity']:,.2f}, "
+        f"{metrics[f'{name}_bits_per_byte']:.4f} bits per byte"
+        for name in ("validation", "test")
+        if f"{name}_loss" in metrics
+    ]
     if passport.lzma_bits_per_byte:
-        logger.info(
+        lines.append(
             f"lzma on the same test bytes: {passport.lzma_bits_per_byte['alone']:.4f} bits per byte alone, "
             f"{passport.lzma_bits_per_byte['after_training']:.4f} after reading the training documents"
         )
     speed = f"{metrics['tokens_per_second']:,.0f} tokens/s, " if metrics["tokens_per_second"] else ""
-    logger.info(
+    lines += [
+        f"picture: {folder / 'loss.png'}; samples: {folder / 'samples.md'}; metrics: {folder / METRICS_FILE}; model: {folder}",
         f"end: {metrics['steps']:,} steps in {metrics['training_seconds']:,.0f} s, {speed}peak memory "
-        f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB; model, loss.png, samples.md and {METRICS_FILE} in {folder}"
-    )
+        f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        f"next: python recipes/generate.py {folder} --prompt 'class '",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def peak_memory_bytes() -> int:

@@ -48,7 +48,6 @@ class PretrainArguments(TrainingArguments):
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads a process on a CPU; all cores, shared out, without it."}
     )
-    resume: bool = field(default=True, metadata={"help": "Go on from the newest complete checkpoint in output_dir."})
     overwrite: bool = field(default=False, metadata={"help": "Forget what output_dir holds and start again."})
 
     learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of AdamW."})

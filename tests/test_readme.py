@@ -1,0 +1,76 @@
+"""The README's commands and code do what it says, word for word."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_python
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_six_lines_load_a_model_and_let_it_speak(small_run, tmp_path):
+    (code,) = blocks("python")
+    assert len(code.splitlines()) == 6
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "base").symlink_to(small_run)
+    done = run_python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("class ")
+
+
+@pytest.mark.slow
+def test_three_commands_train_your_own(tmp_path):
+    from hfgpt.data.sources import read_python_docs
+
+    commands = blocks("bash")[1].splitlines()
+    assert len(commands) == 3
+    # two hundred files of real text, enough for the vocabulary that the README names
+    (tmp_path / "my_texts").mkdir()
+    for number, document in enumerate(sorted(read_python_docs(), key=lambda d: -len(d["text"]))[:200]):
+        (tmp_path / "my_texts" / f"{number}.txt").write_text(document["text"], encoding="utf-8")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for command in commands:
+        if "pretrain.py" in command:
+            command += " --max_steps 4"  # the test is that it runs, not how long
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env={"PATH": path, "HOME": str(tmp_path)}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "runs" / "mine" / "base" / "model.safetensors").is_file()
+
+
+def test_every_key_and_path_that_the_readme_names_exists():
+    from dataclasses import fields
+
+    from hfgpt.training.arguments import GenerateArguments, PrepareArguments, TokenizerArguments
+    from hfgpt.training.trainer_arguments import PretrainArguments
+
+    classes = (GenerateArguments, PrepareArguments, TokenizerArguments, PretrainArguments)
+    known = {field.name for arguments in classes for field in fields(arguments)} | {"help"}
+    named = set(re.findall(r"--([a-z_]+)", README))
+    assert len(named) > 12
+    assert named <= known
+    for path in set(re.findall(r"recipes/[\w/]+\.(?:py|yaml)", README)):
+        assert (ROOT / path).is_file(), path
+
+
+def test_the_tree_of_the_readme_is_the_tree(tmp_path):
+    tree = README.partition("## What is where")[2]
+    for folder in re.findall(r"^  (\w+/) ", tree, flags=re.MULTILINE):
+        assert any((ROOT / parent / folder).is_dir() for parent in ("hfgpt", "recipes")), folder
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_knows_the_targets_of_the_readme():
+    for target in set(re.findall(r"make (\w+)", README)):
+        done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
