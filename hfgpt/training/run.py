@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import resource
 import shutil
 import sys
