@@ -102,3 +102,17 @@ def test_a_tokenizer_whose_padding_is_its_eos_is_refused(tmp_path, tokenizer):
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no tokenizer that loads"):
         load_tokenizer(tmp_path)
+
+
+def test_the_verdict_has_the_books_number_of_words(shared_data):
+    """Source: Raschka (2024), section 2.2 and 2.3: 4,690 tokens, 1,130 of them distinct."""
+    text = (shared_data / "the_verdict" / "the-verdict.txt").read_text(encoding="utf-8")
+    tokenizer = train_word_level([text])
+    assert len(encode_texts(tokenizer, [text])[0]) == 4690
+    assert len(tokenizer) == 1130 + 4  # and four special tokens
+
+
+def test_real_prose_comes_back_as_it_was(shared_data):
+    text = (shared_data / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
+    tokenizer = train_bpe([text[:300_000]], vocab_size=1024)
+    assert tokenizer.decode(encode_texts(tokenizer, [text])[0]) == text

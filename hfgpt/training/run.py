@@ -1,8 +1,10 @@
 """A training run from its parts to its end: build the trainer, train or go on, finish."""
 
+import ctypes
 import json
 import logging
 import math
+import platform
 import resource
 import shutil
 import sys
@@ -153,6 +155,8 @@ def build_trainer(
     """Put the parts together and say in one line what will run."""
     context_length = passport.settings["context_length"]
     tokens_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * context_length
+    if args.use_cpu:
+        keep_freed_memory()
     optimizer = None
     if args.optimizer == "muon":
         settings = dict(
@@ -196,6 +200,19 @@ def build_trainer(
         + (f", {torch.get_num_threads()} CPU threads a process" if args.device.type == "cpu" else "")
     )
     return trainer
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next step, where it would give large blocks back to the kernel and fault them in again.
+
+    The logits of one step are tens of MB, allocated and freed several times; the page faults cost a CPU run a tenth of its time.
+    Measured: pretrain.py quickstart/pretrain.yaml --max_steps 40 on two cores, twice in turn: 8,472 and 8,768 tokens/s without,
+    10,502 and 10,877 with, and 1,319 against 1,489 MiB; 2026-11-21.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: take no block straight from the kernel
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give back only above 2 GiB
 
 
 def prepare_output(args: PretrainArguments) -> Path | None:
@@ -303,6 +320,7 @@ def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passpo
     metrics |= {
         "tokens_per_second": throughput.tokens_per_second,
         "training_seconds": throughput.total_seconds,
+        "steps_timed": throughput.total_steps,
         "peak_memory_bytes": peak_memory_bytes(),
     }
     trainer.save_model()
@@ -330,9 +348,11 @@ def describe(metrics: dict[str, float], passport: Passport, folder: Path) -> str
             f"{passport.lzma_bits_per_byte['after_training']:.4f} after reading the training documents"
         )
     speed = f"{metrics['tokens_per_second']:,.0f} tokens/s, " if metrics["tokens_per_second"] else ""
+    # A run that went on knows only its own part of the time.
+    part = f" ({metrics['steps_timed']:,} of them since it went on)" if metrics["steps_timed"] < metrics["steps"] else ""
     lines += [
         f"picture: {folder / 'loss.png'}; samples: {folder / 'samples.md'}; metrics: {folder / METRICS_FILE}; model: {folder}",
-        f"end: {metrics['steps']:,} steps in {metrics['training_seconds']:,.0f} s, {speed}peak memory "
+        f"end: {metrics['steps']:,} steps{part} in {metrics['training_seconds']:,.0f} s, {speed}peak memory "
         f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
         f"next: python recipes/generate.py {folder} --prompt 'class '",
     ]
