@@ -57,7 +57,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         rows = DatasetDict()
         for name, split in splits.items():
             window = args.window if name == "train" else None
-            rows[name], counts = rows_of(split, args, tokenizer, window=window)
+            rows[name], counts = rows_of(name, split, args, tokenizer, window=window)
             passport.splits[name] = asdict(counts)
             logger.info(
                 f"{name}: {counts.documents:,} documents, {counts.bytes:,} bytes, {counts.tokens:,} tokens "
@@ -84,7 +84,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
 
 
-def rows_of(split: Dataset, args: PrepareArguments, tokenizer, *, window: int | None) -> tuple[Dataset, PackingCounts]:
+def rows_of(name: str, split: Dataset, args: PrepareArguments, tokenizer, *, window: int | None) -> tuple[Dataset, PackingCounts]:
     """Tokenise and pack, 10,000 documents at a time, so that memory stays constant."""
     counts = PackingCounts()
     special = dict(separator=tokenizer.eos_token_id, pad=tokenizer.pad_token_id, counts=counts)
@@ -106,7 +106,7 @@ def rows_of(split: Dataset, args: PrepareArguments, tokenizer, *, window: int | 
         remove_columns=split.column_names,
         features=columns,
         load_from_cache_file=False,  # the counts come from running
-        new_fingerprint=f"rows{id(counts):x}",  # hashing the closure would take longer than running it
+        new_fingerprint=f"rows-{name}",  # hashing the closure would take longer than running it
         desc="rows",
     )
     return rows, counts

@@ -5,7 +5,8 @@
     accelerate launch recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
 
 Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. The output folder is a
-model that the Auto classes load; beside it lie loss.png, samples.md, metrics.json and run.yaml, which alone repeats the run.
+model that the Auto classes load; beside it lie loss.png, samples.md, metrics.json, the data's passport.json, and run.yaml,
+which alone repeats the run.
 """
 
 from pathlib import Path
@@ -38,7 +39,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
     model = build_model(args, tokenizer, context_length=context_length)
 
     # 3. Output folder: new, or a run to go on with
-    checkpoint = prepare_output(args)
+    checkpoint = prepare_output(args, passport)
     if (report := finished_report(args)) is not None:
         logger.info(f"already done: {args.output_dir} holds this very run; --overwrite true runs it again.\n{report.rstrip()}")
         return {}

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, Trainer
 from transformers.trainer_utils import IntervalStrategy
 
 from hfgpt.data.collators import PackedRowsCollator
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.model.configuration_hfgpt import HfGptConfig
@@ -215,20 +215,21 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give back only above 2 GiB
 
 
-def prepare_output(args: PretrainArguments) -> Path | None:
+def prepare_output(args: PretrainArguments, passport: Passport) -> Path | None:
     """Make the output folder ready and return the newest complete checkpoint in it, or None for a fresh start.
 
-    The resolved run is written to `run.yaml`; that file alone repeats the run. A run goes on only as the run that it was.
+    The resolved run is written to `run.yaml`; that file alone repeats the run. The data's passport goes beside it. A run goes on
+    only as the run that it was, on the data that it had.
 
     Raises: ValueError where output_dir holds another run or foreign files; PermissionError where it cannot be written.
     """
     if args.process_index == 0:  # of several processes one writes, and the others wait for it
-        _claim_run_folder(args)
+        _claim_run_folder(args, passport)
     PartialState().wait_for_everyone()
     return newest_complete_checkpoint(Path(args.output_dir))
 
 
-def _claim_run_folder(args: PretrainArguments) -> None:
+def _claim_run_folder(args: PretrainArguments, passport: Passport) -> None:
     folder = Path(args.output_dir)
     claim_output(args.output_dir, overwrite=args.overwrite or (folder / RUN_FILE).is_file(), marker=RUN_FILE)
     if args.overwrite:
@@ -245,10 +246,18 @@ def _claim_run_folder(args: PretrainArguments) -> None:
                 f"output_dir {folder} holds another run ({'; '.join(changed)}); give another output_dir, or --overwrite true to "
                 "replace it."
             )
+        if (folder / PASSPORT_NAME).is_file():
+            before = Passport.load(folder)
+            if (before.inputs, before.tokenizer, before.splits) != (passport.inputs, passport.tokenizer, passport.splits):
+                raise ValueError(
+                    f"the rows in {args.dataset} are not those that the run in {folder} began with; prepare the same data "
+                    "again, give another output_dir, or --overwrite true to replace it."
+                )
     folder.mkdir(exist_ok=True)
     text = "# accelerate launch recipes/pretrain.py run.yaml --output_dir ANOTHER repeats this run.\n"
     resolved = {key: value for key, value in args.resolved.items() if key not in ("overwrite", "hub_token")}
     (folder / RUN_FILE).write_text(text + yaml.safe_dump(resolved, allow_unicode=True, sort_keys=True), encoding="utf-8")
+    passport.save(folder)
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:

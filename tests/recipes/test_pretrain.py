@@ -28,7 +28,7 @@ def test_a_run_leaves_all_that_a_model_needs_and_nothing_that_leaks(small_run):
     assert names >= {
         *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
         *("configuration_hfgpt.py", "modeling_hfgpt.py"),
-        *("loss.png", "metrics.json", "report.txt", "run.yaml", "samples.md"),
+        *("loss.png", "metrics.json", "passport.json", "report.txt", "run.yaml", "samples.md"),
     }
     assert "training_args.bin" not in names
     assert not [name for name in names if name.startswith(".")]
@@ -103,6 +103,22 @@ def test_another_run_in_the_same_folder_is_refused_with_what_differs(run_recipe,
     done = run_recipe("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", small_run, "--learning_rate", "0.1")
     assert done.returncode == 1
     assert "holds another run (learning_rate was the default, is 0.1)" in done.stderr
+
+
+def test_a_run_does_not_go_on_with_other_data(run_recipe, small_run, small_corpus, small_tokenizer, small_rows, tmp_path):
+    import shutil
+
+    from recipes_in_process import recipe
+
+    shutil.copytree(small_run, tmp_path / "base")
+    entries = yaml.safe_load((small_run / "run.yaml").read_text()) | {"dataset": str(tmp_path / "rows")}
+    (tmp_path / "base" / "run.yaml").write_text(yaml.safe_dump(entries))
+    recipe("prepare_data", sources=[str(small_corpus)], tokenizer=str(small_tokenizer), context_length=64,
+           validation_share=0.1, test_share=0.1, split_seed=1, output_dir=str(tmp_path / "rows"))  # fmt: skip
+    done = run_recipe("pretrain.py", tmp_path / "base" / "run.yaml", "--output_dir", tmp_path / "base")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "are not those that the run in" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_run_yaml_alone_repeats_the_run(accelerate_launch, small_run, tmp_path):
