@@ -7,6 +7,7 @@ The documents that prepare_data.py will hold out for validation and test (same s
 tokenizer has never seen the text that its model is tested on.
 """
 
+import itertools
 import time
 
 from hfgpt.data.passport import PASSPORT_NAME, Passport
@@ -37,11 +38,21 @@ def main(args: TokenizerArguments) -> dict[str, float]:
             counts["bytes"] += size
             yield document["text"]
 
+    stream = texts()
+    first = next(stream, None)
+    if first is None:
+        raise ValueError(
+            f"no document is left to train on: the sources are empty, or all they hold is held out (validation_share "
+            f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; a corpus of one or "
+            "few documents wants split_by: position."
+        )
+    stream = itertools.chain([first], stream)
+
     # 3. Train
     if args.algorithm == "bpe":
-        tokenizer = train_bpe(texts(), vocab_size=args.vocab_size, max_token_length=args.max_token_length)
+        tokenizer = train_bpe(stream, vocab_size=args.vocab_size, max_token_length=args.max_token_length)
     else:
-        tokenizer = train_word_level(texts(), vocab_size=args.vocab_size)
+        tokenizer = train_word_level(stream, vocab_size=args.vocab_size)
 
     # 4. Save, with a passport beside it
     passport.settings = {
@@ -61,7 +72,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         f"tokenizer: {len(tokenizer):,} tokens from {counts['documents']:,} documents, {counts['bytes']:,} bytes, in "
         f"{time.perf_counter() - start:.1f} s; saved in {output}"
     )
-    logger.info(f"next: python recipes/prepare_data.py --sources {' '.join(args.sources)} --tokenizer {output} --output_dir DATA")
+    logger.info(f"next: python recipes/prepare_data.py {args.as_words()} --tokenizer {output} --output_dir DATA")
     return {**counts, "vocab_size": len(tokenizer)}
 
 

@@ -92,7 +92,10 @@ def split_documents(documents, split: Split):
     else:
         for name, part in split.assign(documents):
             sides[name].append(part)
-        datasets = {name: Dataset.from_list(parts, features=documents.features) for name, parts in sides.items()}
+        datasets = {
+            name: Dataset.from_dict({key: [part[key] for part in parts] for key in documents.features}, documents.features)
+            for name, parts in sides.items()
+        }
     wanted = {"train": True, "validation": split.validation_share > 0, "test": split.test_share > 0}
     for name, needed in wanted.items():
         if needed and not len(datasets[name]):

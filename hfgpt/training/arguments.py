@@ -8,6 +8,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -195,6 +196,17 @@ class SourceArguments:
     def __post_init__(self):
         if not self.output_dir:
             raise ValueError("output_dir is missing; name the folder for the result with --output_dir.")
+
+    def as_words(self) -> str:
+        """What says the same to another recipe that reads documents, as words of a command line."""
+        words: list[str] = []
+        for argument in fields(SourceArguments):
+            value = getattr(self, argument.name)
+            if argument.name == "sources":
+                words += ["--sources", *value]
+            elif argument.name not in ("output_dir", "overwrite") and value != argument.default:
+                words += [f"--{argument.name}", str(value)]
+        return shlex.join(words)
 
     def reading_options(self):
         from hfgpt.data.sources import ReadingOptions

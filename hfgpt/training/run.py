@@ -46,6 +46,7 @@ FREE_TO_CHANGE = {
 }
 RUN_FILE = "run.yaml"
 METRICS_FILE = "metrics.json"
+LEFT_BEHIND = (("picture", "loss.png"), ("samples", "samples.md"), ("metrics", METRICS_FILE), ("model", "."))
 REPORT_FILE = "report.txt"  # written last: a folder that has it holds a finished run
 
 
@@ -360,7 +361,7 @@ def describe(metrics: dict[str, float], passport: Passport, folder: Path) -> str
     # A run that went on knows only its own part of the time.
     part = f" ({metrics['steps_timed']:,} of them since it went on)" if metrics["steps_timed"] < metrics["steps"] else ""
     lines += [
-        f"picture: {folder / 'loss.png'}; samples: {folder / 'samples.md'}; metrics: {folder / METRICS_FILE}; model: {folder}",
+        "; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()),
         f"end: {metrics['steps']:,} steps{part} in {metrics['training_seconds']:,.0f} s, {speed}peak memory "
         f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
         f"next: python recipes/generate.py {folder} --prompt 'class '",

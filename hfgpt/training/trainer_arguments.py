@@ -41,7 +41,7 @@ class PretrainArguments(TrainingArguments):
     )
     muon_learning_rate: float = field(default=0.02, metadata={"help": "Peak learning rate of the matrices under Muon."})
     sample_prompts: list[str] = field(
-        default_factory=list,
+        default_factory=lambda: [""],
         metadata={"help": "Prompts continued at every evaluation, into samples.md; an empty one starts a text."},
     )
     sample_tokens: int = field(default=80, metadata={"help": "Most tokens of such a sample."})

@@ -42,8 +42,9 @@ def test_one_document_is_cut_by_position_at_line_ends():
     assert [len(part) / len(text) for part in parts] == pytest.approx([0.7, 0.1, 0.2], abs=0.02)
 
 
-def test_a_share_of_zero_leaves_its_side_out():
-    splits = split_documents(Dataset.from_list(documents(50)), Split(validation_share=0.3, test_share=0))
+@pytest.mark.parametrize("by", ["document", "position"])
+def test_a_share_of_zero_leaves_its_side_out(by):
+    splits = split_documents(Dataset.from_list(documents(50)), Split(by=by, validation_share=0.3, test_share=0))
     assert list(splits) == ["train", "validation"]
 
 

@@ -49,8 +49,15 @@ def test_an_empty_corpus(run_recipe, small_tokenizer, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     words = ("--sources", tmp_path / "empty.txt", "--output_dir", tmp_path / "out")
     refused(run_recipe(PREPARE, *words, "--tokenizer", small_tokenizer), "hold 0 tokens, need 1,024 for one row")
-    refused(run_recipe(TOKENIZER, *words, "--vocab_size", 300), "yields 260 different tokens, vocab_size asks for 300")
+    refused(run_recipe(TOKENIZER, *words, "--vocab_size", 300), "no document is left to train on: the sources are empty")
     assert left_behind(tmp_path) == ["empty.txt"]
+
+
+def test_one_document_that_is_held_out_whole_is_answered_with_the_cure(tmp_path):
+    (tmp_path / "one.txt").write_text("one document, and nothing but it\n" * 50)
+    with pytest.raises(ValueError, match="no document is left to train on.*split_by: position"):
+        recipe("train_tokenizer", sources=[str(tmp_path / "one.txt")], vocab_size=270, test_share=0.99, validation_share=0.0,
+               output_dir=str(tmp_path / "out"))  # fmt: skip
 
 
 def test_invalid_utf8_in_the_middle_leaves_nothing(run_recipe, small_tokenizer, tmp_path):

@@ -134,3 +134,8 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 def test_a_tokenizer_without_an_output_folder_is_refused():
     with pytest.raises(ValueError, match="output_dir is missing"):
         TokenizerArguments(sources=["python-docs"])
+
+
+def test_the_next_command_reads_the_same_documents_and_holds_out_the_same():
+    arguments = TokenizerArguments(sources=["a b/*.txt", "c"], split_by="position", test_share=0.0, vocab_size=300, output_dir="o")
+    assert arguments.as_words() == "--sources 'a b/*.txt' c --split_by position --test_share 0.0"
