@@ -28,7 +28,8 @@ def main(args: GenerateArguments) -> dict[str, list[str]]:
         choice = dict(do_sample=True, temperature=args.temperature, top_k=args.top_k or 0, top_p=args.top_p or 1.0)
     else:
         choice = dict(do_sample=False, temperature=1.0, top_k=50, top_p=1.0)  # the neutral values; greedy ignores them
-    generation_config = generation_settings(tokenizer, max_new_tokens=args.max_new_tokens, **choice)
+    max_new_tokens = args.max_new_tokens or min(100, model.config.max_position_embeddings // 2)
+    generation_config = generation_settings(tokenizer, max_new_tokens=max_new_tokens, **choice)
 
     # 3. Texts, each with a seed of its own
     texts: dict[str, list[str]] = {}

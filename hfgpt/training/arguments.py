@@ -285,7 +285,10 @@ class GenerateArguments:
     prompt: list[str] = field(
         default_factory=lambda: [""], metadata={"help": "One or several prompts; an empty one starts a text."}
     )
-    max_new_tokens: int = field(default=100, metadata={"help": "Most tokens to add; the separator ends a text earlier."})
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens to add; 100 or half the context without it. The separator ends a text earlier."},
+    )
     temperature: float = field(default=0.8, metadata={"help": "0 is greedy; higher is more varied."})
     top_k: int | None = field(default=50, metadata={"help": "Draw from the k likeliest tokens; 0 from all."})
     top_p: float | None = field(

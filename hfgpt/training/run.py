@@ -168,7 +168,6 @@ def build_trainer(
             eps=args.adam_epsilon,
         )
         optimizer = (MuonWithAdamWFactory, settings)
-    num_bytes = {name: counts["bytes"] for name, counts in passport.splits.items()}
     if "validation" not in rows:
         args.eval_strategy = IntervalStrategy.NO  # Trainer would refuse to start
     trainer = LanguageModelTrainer(
@@ -180,13 +179,15 @@ def build_trainer(
         data_collator=PackedRowsCollator(tokenizer.pad_token_id),
         optimizer_cls_and_kwargs=optimizer,
     )
-    trainer.split_bytes = num_bytes.get("validation")
+    trainer.split_bytes = bytes_of("validation", passport, tokenizer)
     trainer.compute_metrics = lambda prediction: language_modeling_metrics(
         *prediction.predictions.astype("float64").sum(axis=0), num_bytes=trainer.split_bytes
     )
     trainer.add_callback(ThroughputCallback(tokens_per_step))
     trainer.add_callback(StopOnSignalCallback())
-    trainer.add_callback(SamplesCallback(tokenizer, args.sample_prompts, max_new_tokens=args.sample_tokens))
+    # Half the context at most: the other half is for the prompt.
+    sample_tokens = min(args.sample_tokens, context_length // 2)
+    trainer.add_callback(SamplesCallback(tokenizer, args.sample_prompts, max_new_tokens=sample_tokens))
     trainer.add_callback(LossPictureCallback())
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = args.max_steps
@@ -201,6 +202,17 @@ def build_trainer(
         + (f", {torch.get_num_threads()} CPU threads a process" if args.device.type == "cpu" else "")
     )
     return trainer
+
+
+def bytes_of(split: str, passport: Passport, tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """UTF-8 bytes of a split, for bits per byte; None where there is no such split or its tokens do not spell its text.
+
+    A tokenizer with an unknown token loses what it does not know, and bits per byte of a text that it cannot give back would
+    flatter it.
+    """
+    if split not in passport.splits or tokenizer.unk_token_id is not None:
+        return None
+    return passport.splits[split]["bytes"]
 
 
 def keep_freed_memory() -> None:
@@ -301,6 +313,7 @@ def train_or_resume(trainer: LanguageModelTrainer, checkpoint: Path | None) -> b
         logger.info(
             f"stopped: at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}; the same command goes on from there."
         )
+        part_company(trainer)
         return False
     return True
 
@@ -323,9 +336,10 @@ def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passpo
     trainer.remove_callback(SamplesCallback)  # the last evaluation of the training has drawn them
     for name in ("validation", "test"):
         if name in rows:
-            trainer.split_bytes = passport.splits[name]["bytes"]
+            trainer.split_bytes = bytes_of(name, passport, trainer.processing_class)
             result = trainer.evaluate(rows[name], metric_key_prefix=name)
-            metrics |= {f"{name}_{key}": result[f"{name}_{key}"] for key in ("loss", "perplexity", "bits_per_byte")}
+            keys = (f"{name}_{key}" for key in ("loss", "perplexity", "bits_per_byte"))
+            metrics |= {key: result[key] for key in keys if key in result}
     throughput = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ThroughputCallback))
     metrics |= {
         "tokens_per_second": throughput.tokens_per_second,
@@ -341,14 +355,21 @@ def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passpo
         text = describe(metrics, passport, folder)
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
         logger.info(text.rstrip())
+    part_company(trainer)
     return metrics
+
+
+def part_company(trainer: LanguageModelTrainer) -> None:
+    """Leave together: a process that exits while another still talks to it takes that one down with an abort."""
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 def describe(metrics: dict[str, float], passport: Passport, folder: Path) -> str:
     """The end of a run in a few lines: its numbers, next to lzma's where the passport has them, and where everything lies."""
     lines = [
-        f"{name}: {metrics[f'{name}_loss']:.4f} nats a token, perplexity {metrics[f'{name}_perplexity']:,.2f}, "
-        f"{metrics[f'{name}_bits_per_byte']:.4f} bits per byte"
+        f"{name}: {metrics[f'{name}_loss']:.4f} nats a token, perplexity {metrics[f'{name}_perplexity']:,.2f}"
+        + (f", {metrics[f'{name}_bits_per_byte']:.4f} bits per byte" if f"{name}_bits_per_byte" in metrics else "")
         for name in ("validation", "test")
         if f"{name}_loss" in metrics
     ]

@@ -218,3 +218,23 @@ def test_isolation_is_proven_or_the_run_stops(small_run, small_rows):
     model.model.forward = lambda *args, **kwargs: forward(*args, **{**kwargs, "position_ids": None})
     with pytest.raises(RuntimeError, match="packed documents see each other"):
         check_isolation(model, rows["train"])
+
+
+@pytest.mark.slow
+def test_the_books_tokenizer_windows_and_model_go_through_with_the_defaults(accelerate_launch, run_recipe, tmp_path):
+    """A short context, words that are unknown in the held-out text, and not one setting for the samples."""
+    (tmp_path / "story.txt").write_text("".join(f"He said {n} words, and then -- silence! Who knows?\n" for n in range(300)))
+    words = ("--sources", "story.txt", "--split_by", "position", "--validation_share", "0.2", "--test_share", "0")
+    overrides = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2}
+    for done in (
+        run_recipe("train_tokenizer.py", *words, "--algorithm", "wordlevel", "--output_dir", "tok", cwd=tmp_path),
+        run_recipe("prepare_data.py", *words, "--tokenizer", "tok", "--window", "16", "--output_dir", "rows", cwd=tmp_path),
+        accelerate_launch("pretrain.py", "--dataset", "rows", "--family", "gpt2", "--config_overrides", json.dumps(overrides),
+                          "--max_steps", "5", "--output_dir", "base", cwd=tmp_path),
+        run_recipe("generate.py", "base", "--prompt", "He said", "--temperature", "0", cwd=tmp_path),
+    ):  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((tmp_path / "base" / "metrics.json").read_text())
+    assert "validation_perplexity" in metrics
+    assert "validation_bits_per_byte" not in metrics  # unknown words have no bytes
+    assert "## Step 5" in (tmp_path / "base" / "samples.md").read_text()
