@@ -72,7 +72,12 @@ class Split:
 
 
 def _line_start(text: str, position: int) -> int:
-    """The nearest line start at or before `position`; `position` itself in a text of one line."""
+    """The nearest line start at or before `position`; `position` itself in a text of one line and at the text's end.
+
+    At the end there is nothing to cut off: a last line without a line break would otherwise fall to a side that nobody asked for.
+    """
+    if position == len(text):
+        return position
     return text.rfind("\n", 0, position) + 1 or position
 
 

@@ -42,6 +42,14 @@ def test_one_document_is_cut_by_position_at_line_ends():
     assert [len(part) / len(text) for part in parts] == pytest.approx([0.7, 0.1, 0.2], abs=0.02)
 
 
+def test_a_last_line_without_a_line_break_stays_where_no_test_was_asked_for():
+    text = "".join(f"line {number}\n" for number in range(50)) + "the end"
+    split = Split(by="position", validation_share=0.1, test_share=0)
+    parts = {name: part["text"] for name, part in split.assign([{"text": text, "source": "s", "row_id": "1"}])}
+    assert list(parts) == ["train", "validation"]
+    assert parts["train"] + parts["validation"] == text
+
+
 @pytest.mark.parametrize("by", ["document", "position"])
 def test_a_share_of_zero_leaves_its_side_out(by):
     splits = split_documents(Dataset.from_list(documents(50)), Split(by=by, validation_share=0.3, test_share=0))
