@@ -47,19 +47,6 @@ def _load_models(auto_module) -> None:
     importlib.import_module("hfgpt.model.modeling_hfgpt")
 
 
-def _register_models(modeling_module) -> None:
-    from transformers.models.auto import modeling_auto
-
-    from hfgpt.model.configuration_hfgpt import AUTO_MAP, HfGptConfig
-
-    for auto_name, target in AUTO_MAP.items():
-        if auto_name != "AutoConfig":
-            model_class = getattr(modeling_module, target.rpartition(".")[2])
-            getattr(modeling_auto, auto_name).register(HfGptConfig, model_class, exist_ok=True)
-
-
-# A hook runs when its module has been imported, or at once if it was before. Registering waits for our own module to be
-# complete: whoever imports that first loads the Auto classes in the middle of it.
+# A hook runs when its module has been imported, or at once if it was before. The models register themselves.
 register_post_import_hook(_register_config, "transformers.models.auto.configuration_auto")
 register_post_import_hook(_load_models, "transformers.models.auto.modeling_auto")
-register_post_import_hook(_register_models, "hfgpt.model.modeling_hfgpt")

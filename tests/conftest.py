@@ -1,5 +1,6 @@
 """What several tests share: the repository's places, and small real artifacts made once a session."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests" / "model"))  # tests/ecosystem compares with the native twins, too
 SHARED = ROOT.parent / "shared"
 
 # Nothing here needs the network; a test that would ask for it fails at once instead of waiting.
@@ -62,8 +64,6 @@ def accelerate_launch(run_recipe):
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory) -> Path:
     """Sixty short documents of this Python's documentation, one a JSON line."""
-    import json
-
     from hfgpt.data.sources import read_python_docs
 
     documents = [document["text"] for document in read_python_docs() if 200 < len(document["text"]) < 700][:400:4]
@@ -110,3 +110,64 @@ SMALL_RUN = (
     *("--depth", "2", "--max_steps", "12", "--per_device_train_batch_size", "8", "--precision", "fp32", "--cpu_threads", "1"),
     *("--eval_steps", "6", "--save_steps", "6", "--logging_steps", "3", "--sample_prompts", "os.", "", "--sample_tokens", "8"),
 )
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory) -> dict[str, str]:
+    """An environment (for `python -S`) that has every installed package but hfgpt."""
+    packages = tmp_path_factory.mktemp("packages")
+    for folder in (Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")):
+        for entry in folder.iterdir():
+            if "hfgpt" not in entry.name and not (packages / entry.name).exists():
+                (packages / entry.name).symlink_to(entry)
+    environment = {"PYTHONPATH": str(packages)}
+    done = run_python("-S", "-c", "import transformers, hfgpt", cwd=packages, env=environment)
+    assert done.stderr.strip().endswith("No module named 'hfgpt'"), done.stderr
+    return environment
+
+
+@pytest.fixture(scope="session")
+def small_families(tmp_path_factory, small_corpus, small_tokenizer) -> dict[str, Path]:
+    """A folder for each family: 2 layers of 64 channels, trained long enough to prefer some tokens, with a chat template."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer, Trainer, TrainingArguments, default_data_collator, set_seed
+
+    from hfgpt import HfGptConfig, HfGptForCausalLM
+    from hfgpt.tokenization import encode_texts
+
+    tokenizer = AutoTokenizer.from_pretrained(small_tokenizer)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    texts = [json.loads(line)["text"] for line in small_corpus.read_text(encoding="utf-8").splitlines()]
+    ids = [token for document in encode_texts(tokenizer, texts) for token in (tokenizer.eos_token_id, *document)]
+    rows = [ids[start : start + 128] for start in range(0, len(ids) - 127, 128)]
+    dataset = Dataset.from_dict({"input_ids": rows, "labels": rows})
+    shape = dict(
+        **dict(vocab_size=len(tokenizer), num_hidden_layers=2, hidden_size=64, num_attention_heads=4, max_position_embeddings=256),
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")},
+        **dict(embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0),  # losses of few steps compare
+    )
+    configs = {
+        "book": HfGptConfig.gpt2("124M", **shape),
+        "modern": HfGptConfig.modern(2, **shape, num_key_value_heads=2, head_dim=16, intermediate_size=160),
+    }
+    folders = {}
+    for family, config in configs.items():
+        folders[family] = tmp_path_factory.mktemp(family) / "base"
+        set_seed(0)
+        model = HfGptForCausalLM(config)
+        settings = TrainingArguments(
+            str(folders[family].parent / "training"), max_steps=240, per_device_train_batch_size=8, learning_rate=3e-3,
+            warmup_steps=0.1, save_strategy="no", disable_tqdm=True, use_cpu=True,
+        )  # fmt: skip
+        Trainer(model, settings, train_dataset=dataset, data_collator=default_data_collator).train()
+        model.config.use_cache = True  # the Trainer's False would be saved
+        model.save_pretrained(folders[family])
+        tokenizer.save_pretrained(folders[family])
+    return folders
+
+
+# ChatML; `generation` marks what an assistant's loss is computed on.
+CHAT_TEMPLATE = """{%- for message in messages %}<|im_start|>{{ message['role'] + '\\n' }}
+{%- if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}
+{%- else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}
+{%- endfor %}{%- if add_generation_prompt %}<|im_start|>{{ 'assistant\\n' }}{% endif %}"""

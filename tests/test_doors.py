@@ -1,7 +1,6 @@
 """Both doors of a saved folder, each in a fresh process without a network: with hfgpt, and in an environment without it."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -50,20 +49,6 @@ def through_the_door(small_run, stranger, tmp_path_factory):
         return json.loads(done.stdout.splitlines()[-1])
 
     return load
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory) -> dict[str, str]:
-    """An environment (for `python -S`) that has every installed package but hfgpt."""
-    packages = tmp_path_factory.mktemp("packages")
-    for folder in (Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")):
-        for entry in folder.iterdir():
-            if "hfgpt" not in entry.name and not (packages / entry.name).exists():
-                (packages / entry.name).symlink_to(entry)
-    environment = {"PYTHONPATH": str(packages)}
-    done = run_python("-S", "-c", "import transformers, hfgpt", cwd=packages, env=environment)
-    assert done.stderr.strip().endswith("No module named 'hfgpt'"), done.stderr
-    return environment
 
 
 def test_both_doors_give_equal_ids_logits_and_text(through_the_door):
@@ -116,9 +101,9 @@ def test_the_files_that_travel_import_nothing_of_ours_but_each_other():
 
     import hfgpt.model
 
-    allowed = {"huggingface_hub", "transformers", "torch", "math", "collections"}
+    allowed = {"huggingface_hub", "transformers", "torch", "math", "collections", "itertools"}
     files = sorted(Path(hfgpt.model.__file__).parent.glob("*_hfgpt.py"))
-    assert len(files) == 2
+    assert len(files) == 3
     for path in files:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):

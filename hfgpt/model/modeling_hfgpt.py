@@ -11,6 +11,7 @@ model computes exactly what `GPT2LMHeadModel` computes, a modern one what `Qwen3
 
 import math
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
@@ -25,15 +27,17 @@ from transformers.modeling_layers import (
     GenericForTokenClassification,
     GradientCheckpointingLayer,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, SequenceClassifierOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.models.auto import modeling_auto
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hfgpt import AUTO_MAP, HfGptConfig
+from .loss_hfgpt import can_fuse, head_and_loss
 
 
 class HfGptRMSNorm(nn.Module):
@@ -58,7 +62,10 @@ def build_norm(config: HfGptConfig) -> nn.Module:
 
 
 class HfGptRotaryEmbedding(nn.Module):
-    """Cosine and sine of the rotary angles, for any RoPE type that transformers knows. Source: Su et al. (2021), eq. 34."""
+    """Cosine and signed sine (B, T, D) of the rotary angles, for any RoPE type that transformers knows.
+
+    The first half of the sines is negative, as `rotate` wants them. Source: Su et al. (2021), eq. 34.
+    """
 
     def __init__(self, config: HfGptConfig):
         super().__init__()
@@ -82,15 +89,28 @@ class HfGptRotaryEmbedding(nn.Module):
     def forward(self, hidden: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # Angles are computed in float32 whatever the model's dtype: in bfloat16 position 257 equals position 256.
         angles = position_ids[..., None].float() * self.inv_freq.to(device=hidden.device, dtype=torch.float)  # (B, T, D/2)
-        angles = torch.cat((angles, angles), dim=-1)  # (B, T, D)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # (B, T, D)
         return cos.to(hidden.dtype), sin.to(hidden.dtype)
 
 
+def look_up(table: nn.Embedding, ids: torch.Tensor, what: str, limit: str) -> torch.Tensor:
+    """Rows of `table` for `ids`. Raises: ValueError that names an id without a row, and the config field `limit`."""
+    try:
+        return table(ids)
+    except IndexError as error:
+        lowest, highest = int(ids.min()), int(ids.max())
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(
+            f"got {what} {wrong:,}, allowed are 0 to {table.num_embeddings - 1:,} ({limit}); "
+            + ("cut the input." if what == "position" else "is this the tokenizer that the model was trained with?")
+        ) from error
+
+
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn the pairs (i, i + D/2) of every head by their angles; `states` (B, heads, T, D), `cos` and `sin` (B, 1, T, D)."""
-    first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat((-second, first), dim=-1) * sin
+    """Turn the pairs (i, i + D/2) of every head by their angles; `states` (B, T, heads, D), `cos` and signed `sin` (B, T, 1, D)."""
+    # Three operations instead of the usual six: one token of generation is as slow as the number of its operations.
+    return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
 
 
 def eager_attention_forward(
@@ -138,8 +158,8 @@ class HfGptAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, key_value_width, bias=config.attention_bias)
         self.o_proj = nn.Linear(query_width, config.hidden_size, bias=config.attention_bias)
         self.o_proj.writes_residual = True
-        self.q_norm = HfGptRMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = HfGptRMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = HfGptRMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.k_norm = HfGptRMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
     def forward(
         self,
@@ -150,12 +170,14 @@ class HfGptAttention(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)  # (B, H, T, D)
-        key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)  # (B, K, T, D)
+        query = self.q_proj(hidden_states).view(heads)  # (B, T, H, D)
+        key = self.k_proj(hidden_states).view(heads)  # (B, T, K, D)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)  # (B, K, T, D)
+        if self.q_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
         if position_embeddings is not None:
-            cos, sin = (part.unsqueeze(1) for part in position_embeddings)  # (B, 1, T, D)
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+            query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
+        query, key = query.transpose(1, 2), key.transpose(1, 2)  # (B, H, T, D) and (B, K, T, D)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)  # (B, K, S, D)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
@@ -184,7 +206,8 @@ class HfGptMLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.down_proj.writes_residual = True
-        self.act_fn = ACT2FN[config.hidden_act]
+        # The same function in one kernel instead of eight operations and their eight intermediate results.
+        self.act_fn = ACT2FN["gelu_pytorch_tanh" if config.hidden_act == "gelu_new" else config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.gate_proj is None:
@@ -211,15 +234,18 @@ class HfGptDecoderLayer(GradientCheckpointingLayer):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        attended, _ = self.self_attn(
+        residual = hidden_states
+        hidden_states, _ = self.self_attn(
             self.input_layernorm(hidden_states),
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_embeddings=position_embeddings,
             **kwargs,
         )
-        hidden_states = hidden_states + self.dropout(attended)  # (B, T, E)
-        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+        # Under the one name, so that nothing the MLP does not need is alive beside its wide states.
+        residual = hidden_states = residual + self.dropout(hidden_states)  # (B, T, E)
+        hidden_states = self.mlp(self.post_attention_layernorm(hidden_states))
+        return residual + self.dropout(hidden_states)
 
 
 class HfGptPreTrainedModel(PreTrainedModel):
@@ -295,17 +321,21 @@ class HfGptModel(HfGptPreTrainedModel):
         Packed documents are kept apart by `position_ids` that restart at 0, without an `attention_mask` and without a
         cache; with either of those two the mask cannot tell them apart.
 
-        Raises: ValueError for both or neither of `input_ids` and `inputs_embeds`, and past the learned positions.
+        Raises: ValueError for both or neither of `input_ids` and `inputs_embeds`, for an id outside the vocabulary and for a
+            position past the learned ones (a GPU, which does not look at values, asserts instead).
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
+            inputs_embeds = look_up(self.embed_tokens, input_ids, "token id", "vocab_size")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0) + seen
+            if self.embed_positions is not None and attention_mask is not None and attention_mask.dim() == 2:
+                # A text begins at position 0 wherever the padding lies. Rotary positions are relative and need no such care.
+                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, position_ids[0]]
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -314,17 +344,14 @@ class HfGptModel(HfGptPreTrainedModel):
             position_ids=position_ids,
         )
         if self.embed_positions is not None:
-            if inputs_embeds.shape[1] > self.config.max_position_embeddings:
-                raise ValueError(
-                    f"got {inputs_embeds.shape[1]} tokens, but the model has learned {self.config.max_position_embeddings} "
-                    "positions (max_position_embeddings); cut the input."
-                )
-            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
+            inputs_embeds = inputs_embeds + look_up(self.embed_positions, position_ids, "position", "max_position_embeddings")
             position_embeddings = None
         else:
-            position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
+            cos, sin = self.rotary_emb(inputs_embeds, position_ids)
+            position_embeddings = cos.unsqueeze(2), sin.unsqueeze(2)  # (B, T, 1, D)
         hidden_states = self.dropout(inputs_embeds)
-        for layer in self.layers[: self.config.num_hidden_layers]:
+        # islice, because a slice of a ModuleList builds a module; the number is the config's, which early exit lowers.
+        for layer in islice(self.layers, self.config.num_hidden_layers):
             hidden_states = layer(
                 hidden_states,
                 attention_mask=causal_mask,
@@ -385,10 +412,21 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # -0 keeps all
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        hidden_states = outputs.last_hidden_state[:, kept]
         loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        # A loss that somebody put in this one's place is called as it expects to be.
+        if labels is not None and self.loss_function is ForCausalLMLoss and can_fuse(self.lm_head) and "ignore_index" not in kwargs:
+            loss, logits = head_and_loss(
+                self.lm_head,
+                hidden_states,
+                labels,
+                shift_labels=kwargs.get("shift_labels"),
+                num_items_in_batch=kwargs.get("num_items_in_batch"),
+            )
+        else:
+            logits = self.lm_head(hidden_states)
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -403,6 +441,59 @@ class HfGptForSequenceClassification(GenericForSequenceClassification, HfGptPreT
 
     _auto_class = "AutoModelForSequenceClassification"
 
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutputWithPast:
+        """Logits (B, num_labels), and with `labels` the loss.
+
+        The `attention_mask` says where a text ends; without one, whatever is not `pad_token_id` is text. So a text has the
+        same logits alone and in a batch, padded left or right.
+
+        Raises: ValueError for several texts where neither a mask nor a `pad_token_id` tells their ends.
+        """
+        pad = self.config.pad_token_id
+        if attention_mask is None and input_ids is not None and pad is not None and past_key_values is None:
+            attention_mask = (input_ids != pad).long()
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        batch, tokens = hidden_states.shape[:2]
+        if attention_mask is not None and attention_mask.dim() == 2:
+            steps = torch.arange(tokens, device=hidden_states.device)
+            # The last 1 of each row: the largest step under the mask.
+            last = (attention_mask[:, -tokens:].to(hidden_states.device) * steps).argmax(-1)
+        elif batch == 1 or pad is not None:
+            last = torch.full((batch,), tokens - 1, device=hidden_states.device)
+        else:
+            raise ValueError(f"got {batch} texts, but no padding token is defined (pad_token_id) and no attention_mask given.")
+        logits = self.score(hidden_states[torch.arange(batch, device=hidden_states.device), last])  # (B, num_labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
 
 class HfGptForTokenClassification(GenericForTokenClassification, HfGptPreTrainedModel):
     """One label for every token."""
@@ -415,6 +506,11 @@ class HfGptForQuestionAnswering(GenericForQuestionAnswering, HfGptPreTrainedMode
 
     _auto_class = "AutoModelForQuestionAnswering"
 
+
+# The heads ask AutoModel for their backbone, also where this file came as remote code.
+for _auto_class, _target in AUTO_MAP.items():
+    if _auto_class != "AutoConfig":
+        getattr(modeling_auto, _auto_class).register(HfGptConfig, globals()[_target.rpartition(".")[2]], exist_ok=True)
 
 __all__ = [
     "HfGptForCausalLM",
