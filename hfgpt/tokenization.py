@@ -5,6 +5,7 @@ first one, for learning; it loses spacing and unknown words.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ PAD = "<|pad|>"  # its own token: a padding that equals EOS would hide the end o
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")  # reserved from the first day, so that fine-tuning needs no new rows
 SPECIAL_TOKENS = (SEPARATOR, PAD, *CHAT_TOKENS)
 NUM_BYTES = 256
+# A vocabulary and its merges, as OpenAI and as transformers name the two files.
+GPT2_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
 # Words with their leading space, single digits, runs of punctuation, line breaks, runs of spaces. It is the pattern of Qwen2
 # to the letter, because engines outside Python (llama.cpp) know it by name and would refuse one that nobody has seen.
@@ -133,6 +136,59 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
             "different ones are needed, or the model never learns where a text ends."
         )
     return tokenizer
+
+
+def load_or_wrap_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """`load_tokenizer`, or `gpt2_tokenizer` where that refuses GPT-2's own files for want of a padding."""
+    try:
+        return load_tokenizer(folder)
+    except (FileNotFoundError, ValueError) as refusal:
+        try:
+            return gpt2_tokenizer(folder)
+        except (FileNotFoundError, ValueError):
+            raise refusal from None
+
+
+def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """GPT-2's tokenizer with its published ids, and a padding and chat tokens of their own after the last of them.
+
+    `<|endoftext|>` stays 50256; `<|pad|>` is 50257 and the chat tokens follow, so a model needs rows for them.
+
+    Args:
+        folder: OpenAI's encoder.json and vocab.bpe, the same as vocab.json and merges.txt, or any GPT-2 tokenizer of
+            transformers (a folder or a Hub id).
+    Raises: FileNotFoundError for a folder without one; ValueError for a tokenizer that is not GPT-2's kind.
+    """
+    for vocabulary, merges in GPT2_FILES:
+        if (Path(folder) / vocabulary).is_file() and (Path(folder) / merges).is_file():
+            try:
+                model = models.BPE.from_file(str(Path(folder) / vocabulary), str(Path(folder) / merges))
+            except Exception as error:  # tokenizers raises plain Exception
+                raise ValueError(f"{folder}: {vocabulary} and {merges} do not belong together or are cut off ({error}).") from None
+            break
+    else:
+        published = _backend_of(folder)
+        definition = json.loads(published.to_str())
+        cut = definition["pre_tokenizer"] or {}
+        if definition["model"]["type"] != "BPE" or cut.get("type") != "ByteLevel" or not cut.get("use_regex"):
+            raise ValueError(f"the tokenizer in {folder} is not of GPT-2's kind, a byte-level BPE with its pattern.")
+        model = published.model
+    tokenizer = Tokenizer(model)
+    if tokenizer.token_to_id(SEPARATOR) is None:
+        raise ValueError(f"the tokenizer in {folder} has no {SEPARATOR}, which ends every document of GPT-2's.")
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))  # the separator keeps its id, the others follow the last one
+    return _wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=list(CHAT_TOKENS))
+
+
+def _backend_of(folder: str | Path) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
+    except (OSError, ValueError, AttributeError) as error:  # a tokenizer written in Python has no backend
+        raise FileNotFoundError(f"{folder} holds no tokenizer of GPT-2's kind ({str(error).splitlines()[0]}).") from None
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:

@@ -1,8 +1,9 @@
 """A small Hugging Face Hub on this machine: what reads by name is tested over HTTP and without a network.
 
-A repository is a plain folder, `<root>/datasets/<user>/<name>/`, served read-only as one commit on the branch `main`. The
-server answers what huggingface_hub 2.4 and datasets 5.2 ask for when they load a dataset of data files, as the Hub answers
-it; everything else is a 404. Files are read and hashed anew for every request, so they should be small.
+A repository is a plain folder, `<root>/datasets/<user>/<name>/` or `<root>/models/<user>/<name>/`, served read-only as one
+commit on the branch `main`. The server answers what huggingface_hub 2.4, transformers 5.23 and datasets 5.2 ask for when they
+load a model or a dataset of data files, as the Hub answers it; everything else is a 404. Files are read and hashed anew for
+every request, so they should be small.
 """
 
 import hashlib
@@ -101,7 +102,8 @@ class _RequestHandler(BaseHTTPRequestHandler):
                 # A slash inside a revision or a path may come as %2F, so the address is taken apart first and decoded then.
                 parts = {name: unquote(value) for name, value in match.groupdict(default="").items()}
                 try:
-                    repository = _Repository(self.root / parts["kind"] / parts["repo"], parts.get("revision") or "main")
+                    folder = self.root / (parts["kind"] or "models") / parts["repo"]  # the address of a model's file has no kind
+                    repository = _Repository(folder, parts.get("revision") or "main")
                     answer(self, repository, parts, parse_qs(url.query))
                 except _MissingError as error:
                     self._send(HTTPStatus.NOT_FOUND, headers={"X-Error-Code": str(error)})
@@ -144,9 +146,10 @@ class _RequestHandler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.PARTIAL_CONTENT, part, headers=headers)
 
 
-_REPO = r"(?P<kind>datasets)/(?P<repo>\w[\w.-]*/\w[\w.-]*)"
+_NAME = r"(?P<repo>\w[\w.-]*/\w[\w.-]*)"
+_API = rf"/api/(?P<kind>datasets|models)/{_NAME}"
 _ROUTES = (
-    (rf"/api/{_REPO}(/revision/(?P<revision>[^/]+))?", _RequestHandler._send_info),
-    (rf"/api/{_REPO}/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", _RequestHandler._send_tree),
-    (rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _RequestHandler._send_file),
+    (rf"{_API}(/revision/(?P<revision>[^/]+))?", _RequestHandler._send_info),
+    (rf"{_API}/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", _RequestHandler._send_tree),
+    (rf"/((?P<kind>datasets)/)?{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _RequestHandler._send_file),
 )

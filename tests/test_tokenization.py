@@ -1,23 +1,8 @@
 import pytest
+from hard_texts import HARD_TEXTS
 from transformers import AutoTokenizer
 
 from hfgpt.tokenization import SPECIAL_TOKENS, encode_texts, load_tokenizer, tokenizer_sha256, train_bpe, train_word_level
-
-# Every Unicode plane, what breaks naive pre-tokenizers, and text that looks like special tokens.
-HARD_TEXTS = [
-    *(chr(plane * 0x10000 + offset) for plane in range(17) for offset in (0x0021, 0x2603, 0xFFFD)),
-    "emoji: 🤷🏽‍♂️ 👩‍👩‍👧‍👦 🏴󠁧󠁢󠁥󠁮󠁧󠁿 ☃️",
-    "漢字かな交じり文、한국어 텍스트。",
-    "العربية من اليمين إلى اليسار ‏‎ עברית",
-    "e\u0301 é ﬁ Å \u212b",  # combining marks and compatibility forms stay what they are
-    "NUL \x00 and \x7f and \x1b[0m",
-    "lone CR\rthen CRLF\r\nthen LF\n\n\n",
-    " " * 300 + "x" + " " * 7 + "\t\t \u00a0\u2003",
-    "1234567890 3.14159 0x7f",
-    "don't we'll THEY'RE",
-    " ".join(SPECIAL_TOKENS) + "<|endoftext|>x<|pad|>",
-    "",
-]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,84 @@
+"""A LoRA adapter -> into the weights, in float32, and measured."""
+
+import copy
+from pathlib import Path
+
+import torch
+
+from hfgpt.conversion.checkpoints import check_tensors, read_file, read_json
+from hfgpt.conversion.extras import need
+from hfgpt.conversion.verification import check_equal, logits_of, probe_rows
+from hfgpt.conversion.weights_in import Model, empty_model
+from hfgpt.model.configuration_hfgpt import HfGptConfig
+from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
+    """Add a PEFT adapter to the weights of its base model.
+
+    Args:
+        model: the base, in float32: in half precision each sum would be rounded, and the merged model would answer otherwise.
+        folder: what PEFT's `save_pretrained` wrote. The adapter of a classifier takes the language model that it was trained
+            on; its labels come from the config.json beside it, or are counted in its head.
+    Returns: the merged model, and the largest difference of its logits from those with the adapter beside the weights.
+    Raises: ValueError without PEFT, for an adapter of another model (every tensor is named), and where merging changes the logits.
+    """
+    peft = need("peft", extra="peft", purpose=f"{folder} is read by PEFT")
+    if model.dtype != torch.float32:
+        raise TypeError(f"the model is {model.dtype}; adapters are merged in float32, cast it before and back afterwards.")
+    settings = read_json(folder / CONFIG_FILE)
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder} holds no weights; one of {', '.join(WEIGHT_FILES)} is needed.")
+    if settings.get("peft_type") != "LORA":
+        raise ValueError(f"{folder / CONFIG_FILE}: peft_type is {settings.get('peft_type')!r}; LORA can be merged.")
+    tensors = read_file(path)
+    if settings.get("task_type") == "SEQ_CLS" and isinstance(model, HfGptForCausalLM):
+        model = classifier_of(model, _labels(folder, tensors))
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = True
+    try:
+        adapted = peft.get_peft_model(model, config).eval()
+    except ValueError as error:  # "Target modules {'c_attn'} not found in the base model."
+        raise ValueError(
+            f"the adapter in {folder} does not fit: {str(error).splitlines()[0]} It was trained on "
+            f"{config.base_model_name_or_path!r}; an adapter of a GPT-2 layout is merged there, before the weights come in."
+        ) from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(adapted).items()}
+    tied = [name for name in shapes if {"lm_head", "embed_tokens"} & set(name.split("."))]
+    if tied and model.config.tie_word_embeddings:
+        raise ValueError(
+            f"the adapter in {folder} changes {', '.join(tied)}; head and embedding are one matrix here, which would part."
+        )
+    check_tensors(tensors, shapes, source=str(path), title=f"{type(model).__name__} and its {CONFIG_FILE}")
+    peft.set_peft_model_state_dict(adapted, tensors)
+    rows = probe_rows(model)
+    beside = logits_of(adapted, rows)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    return merged, check_equal(logits_of(merged, rows), beside, what="the merged model and of the model with the adapter beside it")
+
+
+def classifier_of(model: HfGptForCausalLM, id2label: dict[int, str]) -> HfGptForSequenceClassification:
+    """A classifier on the body of a language model; its head is zero until an adapter brings one."""
+    fields = copy.deepcopy(model.config.to_dict())
+    fields |= {"id2label": id2label, "label2id": {label: id for id, label in id2label.items()}}
+    classifier = empty_model(HfGptForSequenceClassification, HfGptConfig.from_dict(fields))
+    classifier.model.load_state_dict(model.model.state_dict(), strict=True)
+    torch.nn.init.zeros_(classifier.score.weight)
+    return classifier
+
+
+def _labels(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[int, str]:
+    heads = [tensor for name, tensor in tensors.items() if name.endswith("score.weight")]
+    if not heads:
+        raise ValueError(f"{folder} is the adapter of a classifier without its head score.weight; train it with modules_to_save.")
+    count = len(heads[0])
+    if not (folder / "config.json").is_file():
+        return {id: f"LABEL_{id}" for id in range(count)}
+    labels = {int(id): label for id, label in (read_json(folder / "config.json").get("id2label") or {}).items()}
+    if sorted(labels) != list(range(count)):
+        raise ValueError(f"{folder / 'config.json'} names {len(labels)} labels, the head score.weight has {count} rows.")
+    return labels

@@ -1,0 +1,90 @@
+"""What does a path or a Hub id hold? Asked of file names, of a config, or of the tensors' names and shapes."""
+
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from hfgpt.conversion.checkpoints import TORCH_SUFFIXES, WEIGHT_FILES, read_file, read_json
+
+SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
+FORMATS = ("gpt2", "book", "nanogpt", "openai", "hfgpt")
+# Keys under which checkpoints keep the weights beside an optimizer's state.
+STATE_DICT_KEYS = ("model_state_dict", "state_dict", "model")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
+                   "chat_template.jinja")  # fmt: skip
+
+
+def from_hub(source: str) -> Path:
+    """The folder with a Hub repository's weights, config and tokenizer. Raises: FileNotFoundError where there is none."""
+    problem = f"{source} is neither a file or folder here (looked from {Path.cwd()}) nor a model on the Hub"
+    if Path(source).suffix in SUFFIXES or source.count("/") > 1 or source.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{problem}; check the spelling.")
+    described = ["config.json", "generation_config.json", *TOKENIZER_FILES]
+    try:
+        # Many repositories hold the same weights twice; the second kind is asked for where the first is not there.
+        for weights in (["model.safetensors", "model-*.safetensors"], ["pytorch_model.bin", "pytorch_model-*.bin"]):
+            indices = [name for name in WEIGHT_FILES if name.startswith(weights[0])]
+            folder = Path(snapshot_download(source, allow_patterns=[*described, *weights, *indices]))
+            if any((folder / name).is_file() for name in (*indices, weights[0])):
+                return folder
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise FileNotFoundError(f"{problem} ({str(error).strip().splitlines()[0]}); check the spelling.") from None
+    raise FileNotFoundError(f"{source} on the Hub holds none of {', '.join(WEIGHT_FILES)}; give the path of a file.")
+
+
+def recognise(path: Path) -> tuple[str, dict | None]:
+    """The format of a path and, where the file had to be opened to know it, what it holds."""
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            model_type = read_json(path / "config.json").get("model_type")
+            if model_type not in ("gpt2", "hfgpt"):
+                raise ValueError(
+                    f"{path / 'config.json'} has the model_type {model_type!r}; 'gpt2' and 'hfgpt' can be converted, because "
+                    "their architectures are ours."
+                )
+            return model_type, None
+        if (path / "hparams.json").is_file():
+            return "openai", None
+        if not (path / "ckpt.pt").is_file():
+            raise FileNotFoundError(
+                f"{path} holds none of config.json (GPT-2, hfgpt), hparams.json (OpenAI) and ckpt.pt (nanoGPT); give the folder "
+                "or the file of a checkpoint."
+            )
+        path = path / "ckpt.pt"
+    elif path.suffix not in SUFFIXES:
+        raise ValueError(
+            f"{path} is no checkpoint: a folder, or a file in {', '.join((*TORCH_SUFFIXES, '.safetensors'))}, is needed."
+        )
+    checkpoint = read_file(path)
+    if "model_args" in checkpoint:
+        return "nanogpt", checkpoint
+    tensors = tensors_of(checkpoint, path)
+    if any(name.startswith(("tok_emb.", "trf_blocks.")) for name in tensors):
+        return "book", checkpoint
+    names = [name for name in tensors if name.endswith("h.0.attn.c_attn.weight")]
+    if names and tensors[names[0]].ndim == 2:
+        rows, columns = tensors[names[0]].shape
+        if rows > columns:  # nn.Linear keeps (3E, E), GPT-2's Conv1D (E, 3E)
+            return "nanogpt", checkpoint
+        raise ValueError(f"{path} holds GPT-2's weights without its config.json; give the folder that has both.")
+    shown = ", ".join(list(tensors)[:8]) + (", ..." if len(tensors) > 8 else "")
+    raise ValueError(f"{path} holds no checkpoint that is known here (its tensors: {shown}); known are {', '.join(FORMATS)}.")
+
+
+def tensors_of(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
+    """The state dict, bare or beside an optimizer's, without the prefixes that torch.compile and DDP put before every name.
+
+    Raises: ValueError for anything that is no tensor by name.
+    """
+    inner = next((checkpoint[key] for key in STATE_DICT_KEYS if isinstance(checkpoint.get(key), dict)), checkpoint)
+    foreign = [str(name) for name, value in inner.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
+    if foreign or not inner:
+        what = f"besides tensors {', '.join(foreign)}" if foreign else "nothing"
+        keys = ", ".join(repr(key) for key in STATE_DICT_KEYS)
+        raise ValueError(f"{path} holds {what}; a state dict is needed, bare or under one of the keys {keys}.")
+    for prefix in ("_orig_mod.", "module."):
+        if all(name.startswith(prefix) for name in inner):
+            inner = {name.removeprefix(prefix): tensor for name, tensor in inner.items()}
+    return inner

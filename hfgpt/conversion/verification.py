@@ -1,0 +1,50 @@
+"""Do two models compute the same? Measured on tokens, not read off their names."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+# Share of the largest logit: two float32 implementations of one function differ by less, in whatever order they add.
+TOLERANCE = 1e-5
+
+
+def probe_rows(model: PreTrainedModel, *, seed: int = 0) -> list[torch.Tensor]:
+    """Three rows (1, T) of random token ids that the model takes; one by one, so that no padding is needed."""
+    generator = torch.Generator().manual_seed(seed)
+    longest = min(64, model.config.max_position_embeddings)
+    return [torch.randint(model.config.vocab_size, (1, T), generator=generator) for T in (longest, max(1, longest // 2), 1)]
+
+
+@torch.no_grad()
+def logits_of(model: PreTrainedModel, rows: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The logits of each row, without dropout; the model's mode is as before when this returns."""
+    with _evaluating(model):
+        return [model(row.to(model.device)).logits.float().cpu() for row in rows]
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def check_equal(first: list[torch.Tensor], second: list[torch.Tensor], *, what: str) -> float:
+    """The largest difference of the logits of two float32 models over the same rows.
+
+    Raises: ValueError where it is more than rounding; `what` says who was compared.
+    """
+    difference = max((ours - theirs).abs().max().item() for ours, theirs in zip(first, second))
+    largest = max(theirs.abs().max().item() for theirs in second)
+    allowed = TOLERANCE * max(1.0, largest)
+    if not difference <= allowed:  # refuses nan as well
+        raise ValueError(
+            f"the logits of {what} differ by up to {difference:.3g}; {allowed:.3g} is allowed, because both compute the same "
+            f"function in float32 (largest logit {largest:.3g}). Nothing was written; please report it."
+        )
+    return difference

@@ -1,0 +1,69 @@
+"""A model and its tokenizer: as many rows as ids, and the same special tokens in every config."""
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+# nanoGPT and others round the rows up to a multiple of 64 or 128, which GPUs multiply faster.
+PADDED_TO = 64
+MOST_PADDING = 128
+
+
+def adopt_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Fit model and tokenizer to each other, in place; the notes say what was changed.
+
+    Special tokens past the last row (GPT-2 has none for padding and chat) get new rows.
+    Raises: ValueError for a tokenizer of another vocabulary.
+    """
+    notes = check_vocabulary(model.config.vocab_size, tokenizer)
+    rows, num_tokens = model.config.vocab_size, num_ids(tokenizer)
+    if num_tokens > rows:
+        grow_vocabulary(model, num_tokens)
+        notes.append(f"{num_tokens - rows} rows were added to the embedding ({rows:,} -> {num_tokens:,}), for special tokens.")
+    for config in (model.config, getattr(model, "generation_config", None)):  # a classifier generates nothing
+        if config is not None:
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+                setattr(config, name, getattr(tokenizer, name))
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    return notes
+
+
+def check_vocabulary(rows: int, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Raises: ValueError where the ids of a tokenizer and the rows of an embedding do not belong together."""
+    num_tokens = num_ids(tokenizer)
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    outside = sorted(id for id in tokenizer.get_vocab().values() if id >= rows and id not in special)
+    if outside:
+        first = f"{outside[0]}, {tokenizer.convert_ids_to_tokens(outside[0])!r}"
+        raise ValueError(
+            f"the tokenizer has {num_tokens:,} tokens, the model's embedding {rows:,} rows; {len(outside):,} of the ids without "
+            f"a row (the first is {first}) are no special tokens, so give the tokenizer that the model was trained with."
+        )
+    if rows <= num_tokens:
+        return []
+    if rows % PADDED_TO or rows - num_tokens >= MOST_PADDING:
+        raise ValueError(
+            f"the tokenizer has {num_tokens:,} tokens, the model's embedding {rows:,} rows; rows without a token are allowed only "
+            f"where they fill up a multiple of {PADDED_TO}, so give the tokenizer that the model was trained with."
+        )
+    return [f"the last {rows - num_tokens} of the embedding's {rows:,} rows have no token (padded to a multiple of {PADDED_TO})."]
+
+
+def num_ids(tokenizer: PreTrainedTokenizerFast) -> int:
+    """One more than the largest id."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+@torch.no_grad()
+def grow_vocabulary(model: PreTrainedModel, rows: int) -> None:
+    """Add rows to the embedding, and to the head where there is one, each the mean of those before.
+
+    The logit of such a row is the mean of all logits, so (Jensen) its probability is at most 1 / V: the model goes on as
+    before, and needs no random numbers to do so.
+    """
+    before = model.config.vocab_size
+    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    means = [layer.weight.mean(dim=0) for layer in layers]
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    for layer, mean in zip(layers, means):
+        layer.weight[before:] = mean

@@ -1,0 +1,131 @@
+"""Weights out: the twin of an hfgpt model in a class that every engine knows, without remote code.
+
+A book-family model is exactly a GPT-2; a modern one exactly a Qwen3 (with QK-norm) or a Llama (without).
+"""
+
+import copy
+
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+    initialization,
+)
+
+from hfgpt.conversion.layouts import GPT2, Biases, entries, give_out
+from hfgpt.model.configuration_hfgpt import HfGptConfig
+from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
+
+TWIN_CLASSES = {
+    "gpt2": (GPT2LMHeadModel, GPT2ForSequenceClassification),
+    "qwen3": (Qwen3ForCausalLM, Qwen3ForSequenceClassification),
+    "llama": (LlamaForCausalLM, LlamaForSequenceClassification),
+}
+
+
+def twin_kind(config: HfGptConfig) -> str:
+    """Which twin a config has: "gpt2", "qwen3" or "llama".
+
+    Raises: ValueError for a config without one; it names every field that stands in the way.
+    """
+    heads, width = config.num_attention_heads, config.hidden_size
+    if config.position_embedding_type == "learned":
+        kind = "gpt2"
+        needed = {"norm_type": "layernorm", "mlp_type": "plain", "qk_norm": False, "num_key_value_heads": heads}
+        faults = [] if heads * config.head_dim == width else [f"head_dim is {config.head_dim}, {width} / {heads} is needed"]
+    else:
+        kind = "qwen3" if config.qk_norm else "llama"
+        needed = {"norm_type": "rmsnorm", "mlp_type": "gated"}
+        faults = []
+        if kind == "qwen3":
+            needed["mlp_bias"] = False
+        elif width % heads:
+            faults = [f"num_attention_heads is {heads}, a divisor of the hidden_size {width} is needed"]
+    faults = [
+        f"{name} is {getattr(config, name)!r}, {value!r} is needed"
+        for name, value in needed.items()
+        if getattr(config, name) != value
+    ] + faults
+    if faults:
+        raise ValueError(
+            f"no class of transformers computes what this model does: as {TWIN_CLASSES[kind][0].__name__} "
+            f"(position_embedding_type {config.position_embedding_type!r}), {'; '.join(faults)}. Publish it as hfgpt instead."
+        )
+    return kind
+
+
+def twin_config(config: HfGptConfig) -> PreTrainedConfig:
+    """The configuration of the twin. Raises: ValueError for a config without one."""
+    kind = twin_kind(config)
+    shared = dict(
+        vocab_size=config.vocab_size,
+        initializer_range=config.initializer_range,
+        tie_word_embeddings=config.tie_word_embeddings,
+        use_cache=config.use_cache,
+        # Given even where they are None: GPT2Config and LlamaConfig have ids of their own as defaults.
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        id2label=dict(config.id2label),
+        label2id=dict(config.label2id),
+        problem_type=config.problem_type,
+    )
+    if kind == "gpt2":
+        return GPT2Config(
+            n_positions=config.max_position_embeddings,
+            n_embd=config.hidden_size,
+            n_layer=config.num_hidden_layers,
+            n_head=config.num_attention_heads,
+            n_inner=config.intermediate_size,
+            activation_function=config.hidden_act,
+            layer_norm_epsilon=config.norm_eps,
+            embd_pdrop=config.embedding_dropout,
+            resid_pdrop=config.residual_dropout,
+            attn_pdrop=config.attention_dropout,
+            **shared,
+        )
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+             "max_position_embeddings", "hidden_act", "attention_bias", "attention_dropout")  # fmt: skip
+    fields = {name: getattr(config, name) for name in names} | shared
+    fields |= {"rms_norm_eps": config.norm_eps, "rope_parameters": copy.deepcopy(dict(config.rope_parameters))}
+    return Qwen3Config(**fields) if kind == "qwen3" else LlamaConfig(**fields, mlp_bias=config.mlp_bias)
+
+
+def twin_of(model: HfGptForCausalLM | HfGptForSequenceClassification) -> PreTrainedModel:
+    """The twin of a model, in memory, with copies of its weights, its dtype and its generation config.
+
+    Raises: ValueError for a config without a twin, TypeError for a model with another head.
+    """
+    config = model.config
+    kind = twin_kind(config)
+    if type(model) not in (HfGptForCausalLM, HfGptForSequenceClassification):
+        raise TypeError(
+            f"got a {type(model).__name__}; HfGptForCausalLM and HfGptForSequenceClassification have twins, merge an adapter first."
+        )
+    is_classifier = isinstance(model, HfGptForSequenceClassification)
+    with initialization.no_init_weights():
+        twin = TWIN_CLASSES[kind][is_classifier]._from_config(twin_config(config), dtype=model.dtype).eval()
+    twin.tie_weights()  # which no_init_weights leaves out
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    if kind == "gpt2":
+        head = "score.weight" if is_classifier else "lm_head.weight"
+        weights = give_out(weights, entries(GPT2, config, biases=Biases(), heads=(head,)))
+    twin.load_state_dict(weights, strict=True)
+    if not is_classifier:
+        twin.generation_config = copy.deepcopy(model.generation_config)
+    return twin
+
+
+def dropped_dropouts(config: HfGptConfig) -> list[str]:
+    """Dropouts that the twin has no place for; they matter only to whoever trains it further."""
+    if twin_kind(config) == "gpt2":
+        return []
+    return [name for name in ("embedding_dropout", "residual_dropout") if getattr(config, name)]

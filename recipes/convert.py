@@ -1,0 +1,137 @@
+"""Bring weights in from GPT-2, the book, nanoGPT or OpenAI's files, and out to classes and files that know no code of ours.
+
+    python recipes/convert.py openai-community/gpt2 --output_dir runs/gpt2                 # GPT-2, from the Hub or a folder
+    python recipes/convert.py model_and_optimizer.pth --tokenizer openai-community/gpt2 --output_dir runs/book
+    python recipes/convert.py nanoGPT/out-shakespeare --tokenizer runs/mine/tokenizer --output_dir runs/nanogpt
+    python recipes/convert.py runs/quickstart/base --target native --output_dir runs/quickstart/native
+    python recipes/convert.py runs/quickstart/base --target gguf --gguf_type q8_0 --output_dir runs/quickstart/gguf
+    python recipes/convert.py runs/mine/base --adapter runs/mine/lora --output_dir runs/mine/merged
+
+What is written has been measured: the logits in float32 of what came in, of what goes out, and with an adapter before and after
+merging. conversion.json in the result says by how much they differ.
+"""
+
+import json
+import shlex
+from pathlib import Path
+
+import torch
+from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from hfgpt.conversion.adapters import merge_adapter
+from hfgpt.conversion.gguf_file import check_gguf, write_gguf
+from hfgpt.conversion.ollama import modelfile
+from hfgpt.conversion.verification import check_equal, logits_of, probe_rows
+from hfgpt.conversion.vocabulary import adopt_tokenizer
+from hfgpt.conversion.weights_in import Converted, read_source
+from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
+from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
+from hfgpt.tokenization import load_or_wrap_tokenizer
+from hfgpt.training.arguments import ConvertArguments, claim_output, launch, logger, replaced_folder
+
+REPORT_NAME = "conversion.json"
+
+
+def main(args: ConvertArguments) -> dict[str, float]:
+    # 1. Weights in, every tensor checked; then the same tokens through the class that they came from, where there is one
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=REPORT_NAME)
+    converted = read_source(
+        args.source,
+        source_format=args.source_format,
+        num_attention_heads=args.num_attention_heads,
+        hidden_act=args.hidden_act,
+    )
+    model, notes = converted.model, converted.notes
+    differences: dict[str, float] = {}
+    if converted.format == "gpt2":
+        differences["difference_from_source"] = compare_with_source(converted)
+
+    # 2. An adapter, merged in float32
+    if args.adapter:
+        model, differences["difference_of_merging"] = merge_adapter(model, Path(args.adapter))
+
+    # 3. The tokenizer, and rows for its special tokens
+    tokenizer = find_tokenizer(args, converted)
+    if tokenizer is not None:
+        notes += adopt_tokenizer(model, tokenizer)
+    else:
+        notes.append("no tokenizer was found beside the weights; give one with --tokenizer, generating text needs it.")
+
+    # 4. What goes out, in float32 once more compared with what came in
+    dtype = converted.dtype if args.dtype == "source" else getattr(torch, args.dtype)
+    result = model
+    if args.target == "native":
+        result = twin_of(model)
+        rows = probe_rows(model)
+        what = f"{type(model).__name__} and {type(result).__name__}"
+        differences["difference_of_twin"] = check_equal(logits_of(result, rows), logits_of(model, rows), what=what)
+        if dropouts := dropped_dropouts(model.config):
+            notes.append(f"{type(result).__name__} has no {' and no '.join(dropouts)}, which matters only to further training.")
+    elif args.target == "gguf":
+        if tokenizer is None:
+            raise ValueError(f"GGUF carries the tokenizer, and none was found beside {args.source}; give one with --tokenizer.")
+        if not isinstance(model, HfGptForCausalLM):
+            raise ValueError(f"{args.source} is a classifier; llama.cpp generates text, so --target native is its way out.")
+        notes += [note for note in check_gguf(model.config, tokenizer) if note not in notes]
+
+    # 5. Written beside, and renamed when all of it is there
+    report = {"source": args.source, "format": converted.format, "target": args.target, **differences, "notes": notes}
+    with replaced_folder(output) as folder:
+        if args.target == "gguf":
+            gguf_name = f"{output.name}-{args.gguf_type}.gguf"
+            write_gguf(model, tokenizer, path=folder / gguf_name, gguf_type=args.gguf_type, name=output.name)
+            text = modelfile(
+                tokenizer,
+                gguf_name=gguf_name,
+                context_length=model.config.max_position_embeddings,
+                generation_config=model.generation_config,
+            )
+            (folder / "Modelfile").write_text(text, encoding="utf-8")
+        else:
+            result.to(dtype).save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    # 6. Report
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    kind = twin_kind(model.config) if args.target != "hfgpt" else "hfgpt"
+    logger.info(f"convert: {converted.format} -> {args.target} ({kind}), {parameters:,} parameters; saved in {output}")
+    for name, difference in differences.items():
+        logger.info(f"{name.replace('_', ' ')}: {difference:.2e} (largest of all logits, float32)")
+    for note in notes:
+        logger.info(f"note: {note}")
+    logger.info(f"next: {next_command(args, output, has_tokenizer=tokenizer is not None)}")
+    return {"parameters": parameters, **differences}
+
+
+def compare_with_source(converted: Converted) -> float:
+    """The largest difference from what transformers' own GPT-2 reads out of the same folder."""
+    is_causal = isinstance(converted.model, HfGptForCausalLM)
+    source_class = GPT2LMHeadModel if is_causal else GPT2ForSequenceClassification
+    source = source_class.from_pretrained(converted.source, dtype=torch.float32)
+    rows = probe_rows(converted.model)
+    return check_equal(logits_of(converted.model, rows), logits_of(source, rows), what=f"hfgpt and {source_class.__name__}")
+
+
+def find_tokenizer(args: ConvertArguments, converted: Converted) -> PreTrainedTokenizerFast | None:
+    """The tokenizer that was named, or the one beside the weights; GPT-2's own files get a padding."""
+    if args.tokenizer:
+        return load_or_wrap_tokenizer(args.tokenizer)
+    folder = converted.source if converted.source.is_dir() else converted.source.parent
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "encoder.json")):
+        return None
+    return load_or_wrap_tokenizer(folder)
+
+
+def next_command(args: ConvertArguments, output: Path, *, has_tokenizer: bool) -> str:
+    folder = shlex.quote(str(output))
+    if args.target == "gguf":
+        return f"cd {folder} && ollama create {output.name} -f Modelfile"
+    if not has_tokenizer:
+        return f"python recipes/convert.py {shlex.quote(args.source)} --tokenizer TOKENIZER --output_dir {folder} --overwrite true"
+    return f"python recipes/generate.py {folder} --prompt 'The '"
+
+
+if __name__ == "__main__":
+    launch(main, ConvertArguments, positional="source")

@@ -1,0 +1,297 @@
+"""llama.cpp itself reads what we write: the same ids, the same 64 tokens."""
+
+import numpy
+import pytest
+import torch
+from conftest import CHAT_TEMPLATE
+from hard_texts import HARD_TEXTS
+from tokenizers import Regex, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, GenerationConfig
+from twins import book_model, modern_model, randomized
+
+from hfgpt import HfGptForCausalLM
+from hfgpt.conversion.gguf_file import check_gguf, interleave_pairs, pre_tokenizer_type, write_gguf
+from hfgpt.conversion.ollama import is_chatml, modelfile
+from hfgpt.conversion.vocabulary import adopt_tokenizer
+from hfgpt.tokenization import encode_texts, gpt2_tokenizer, load_tokenizer, train_word_level
+
+pytest.importorskip("gguf", reason="needs the package gguf, an extra")
+PROMPTS = ("os.path", "The ", "class ")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(small_tokenizer):
+    tokenizer = load_tokenizer(small_tokenizer)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def models(small_families):
+    """A model for each architecture; the Llama is the Qwen3's, without QK-norm, and with sharper random weights."""
+    torch.manual_seed(0)
+    families = {name: HfGptForCausalLM.from_pretrained(folder).eval() for name, folder in small_families.items()}
+    ids = dict(bos_token_id=0, eos_token_id=0, pad_token_id=1)
+    shape = dict(vocab_size=512, hidden_size=64, num_attention_heads=8, head_dim=8, max_position_embeddings=256)
+    llama = modern_model(**shape, **ids, qk_norm=False, tie_word_embeddings=False)
+    return {"gpt2": families["book"], "qwen3": families["modern"], "llama": randomized(llama)}
+
+
+def llama_cpp(path, **settings):
+    """The file in llama.cpp, all in float32: keys and values of the cache too."""
+    module = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python, an extra, to read GGUF independently")
+    settings = {"n_ctx": 256, "logits_all": True, "verbose": False, "type_k": 0, "type_v": 0, "n_threads": 1} | settings
+    return module.Llama(str(path), **settings)
+
+
+def greedy_in_transformers(model, ids: list[int], tokens: int) -> tuple[list[int], float]:
+    """The likeliest tokens one after the other, and the smallest lead that one of them had over the second."""
+    leads = []
+    with torch.no_grad():
+        for _ in range(tokens):
+            best = model(torch.tensor([ids])).logits[0, -1].topk(2)
+            leads.append((best.values[0] - best.values[1]).item())
+            ids = [*ids, best.indices[0].item()]
+    return ids, min(leads)
+
+
+def greedy_in_llama_cpp(engine, ids: list[int], tokens: int) -> list[int]:
+    ids = list(ids)
+    engine.reset()
+    engine.eval(ids)
+    for _ in range(tokens):
+        ids.append(int(numpy.argmax(engine.scores[engine.n_tokens - 1])))
+        engine.eval(ids[-1:])
+    return ids
+
+
+def logits_in_llama_cpp(engine, ids: list[int]) -> torch.Tensor:
+    engine.reset()
+    engine.eval(ids)
+    return torch.tensor(engine.scores[: len(ids)].copy())
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3", "llama"])
+def test_llama_cpp_continues_with_the_same_64_tokens(models, tokenizer, kind, tmp_path):
+    model = models[kind]
+    write_gguf(model, tokenizer, path=tmp_path / "model.gguf", gguf_type="f32")
+    engine = llama_cpp(tmp_path / "model.gguf")
+    assert engine.metadata["general.architecture"] == kind
+    seen = set()
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt).input_ids
+        expected, lead = greedy_in_transformers(model, ids, 64)
+        assert lead > 1e-4  # no tie that rounding could decide
+        assert greedy_in_llama_cpp(engine, ids, 64) == expected
+        seen |= set(expected)
+    assert len(seen) > 20  # and not the same token over and over
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3", "llama"])
+def test_the_logits_are_near_in_every_type(models, tokenizer, kind, tmp_path):
+    model = models[kind]
+    ids = tokenizer("os.path.join joins the parts of a path, and raises ValueError").input_ids
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0]
+    found, sizes = {}, {}
+    for gguf_type in ("f32", "f16", "q8_0"):
+        path = tmp_path / f"{gguf_type}.gguf"
+        write_gguf(model, tokenizer, path=path, gguf_type=gguf_type)
+        sizes[gguf_type] = path.stat().st_size
+        found[gguf_type] = ((logits_in_llama_cpp(llama_cpp(path), ids) - expected).abs().max() / expected.std()).item()
+    print(kind, found)
+    # GPT-2's GELU comes out of a table of half-precision values in llama.cpp, whatever the file's type.
+    assert found["f32"] < (5e-3 if kind == "gpt2" else 1e-4)
+    assert found["f16"] < 1e-2
+    assert found["q8_0"] < 0.15
+    assert sizes["q8_0"] < sizes["f16"] < sizes["f32"]
+
+
+def ids_in_llama_cpp(engine, text: str, *, special: bool = False) -> list[int]:
+    return engine.tokenize(text.encode("utf-8"), add_bos=False, special=special)
+
+
+def test_llama_cpp_reads_a_hard_corpus_as_the_same_ids(models, tokenizer, tmp_path):
+    write_gguf(models["qwen3"], tokenizer, path=tmp_path / "model.gguf", gguf_type="f32")
+    engine = llama_cpp(tmp_path / "model.gguf", vocab_only=True)
+    assert engine.metadata["tokenizer.ggml.pre"] == "qwen2"
+    different = [text for text in HARD_TEXTS if ids_in_llama_cpp(engine, text) != encode_texts(tokenizer, [text])[0]]
+    assert different == []
+    assert len(HARD_TEXTS) > 60
+    # Where special tokens are asked for, both find the same.
+    text = "<|im_start|>user\nhi<|im_end|>\n<|endoftext|>"
+    expected = tokenizer(text, add_special_tokens=False).input_ids
+    assert ids_in_llama_cpp(engine, text, special=True) == expected != encode_texts(tokenizer, [text])[0]
+    # A text begins with the separator, as it does in training.
+    assert engine.tokenize(b"os.path", add_bos=True) == tokenizer("os.path").input_ids
+    assert engine.metadata["tokenizer.ggml.add_bos_token"] == "true"
+
+
+def test_llama_cpp_reads_gpt2s_vocabulary_as_the_same_ids(shared_data, tmp_path):
+    tokenizer = gpt2_tokenizer(shared_data / "gpt2_bpe")
+    model = book_model(vocab_size=50257)
+    adopt_tokenizer(model, tokenizer)
+    write_gguf(model, tokenizer, path=tmp_path / "model.gguf", gguf_type="q8_0")
+    engine = llama_cpp(tmp_path / "model.gguf", vocab_only=True)
+    assert engine.metadata["tokenizer.ggml.pre"] == "gpt-2"
+    assert engine.n_vocab() == 50260
+    prose = (shared_data / "the_verdict" / "the-verdict.txt").read_text(encoding="utf-8")
+    different = [text for text in (*HARD_TEXTS, prose) if ids_in_llama_cpp(engine, text) != encode_texts(tokenizer, [text])[0]]
+    assert different == []
+    assert engine.detokenize(ids_in_llama_cpp(engine, prose)).decode("utf-8") == prose
+
+
+def test_the_metadata_says_what_programs_ask_for(models, tokenizer, tmp_path):
+    from gguf import GGUFReader, TokenType
+
+    model = models["qwen3"]
+    write_gguf(model, tokenizer, path=tmp_path / "model.gguf", gguf_type="q8_0", name="mine")
+    reader = GGUFReader(tmp_path / "model.gguf")
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    expected = {
+        "general.name": "mine",
+        "qwen3.context_length": 256,
+        "qwen3.attention.key_length": 16,
+        "qwen3.rope.freq_base": 10000.0,
+        "tokenizer.ggml.bos_token_id": tokenizer.bos_token_id,
+        "tokenizer.ggml.eos_token_id": tokenizer.eos_token_id,
+        "tokenizer.ggml.padding_token_id": tokenizer.pad_token_id,
+    }
+    assert {name: fields[name] for name in expected} == expected
+    types = fields["tokenizer.ggml.token_type"]
+    special = sorted(id for id, kind in enumerate(types) if kind == TokenType.CONTROL)
+    assert special == sorted(tokenizer.all_special_ids)
+    assert len(special) == 4
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert "output.weight" not in types  # tied
+    assert types["token_embd.weight"] == types["blk.0.attn_q.weight"] == "Q8_0"
+    assert types["blk.0.attn_q_norm.weight"] == types["output_norm.weight"] == "F32"
+
+
+def test_the_chat_template_travels_and_llama_cpp_answers_through_it(models, tokenizer, tmp_path):
+    write_gguf(models["qwen3"], tokenizer, path=tmp_path / "model.gguf", gguf_type="f32")
+    engine = llama_cpp(tmp_path / "model.gguf")
+    assert engine.metadata["tokenizer.chat_template"] == CHAT_TEMPLATE
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "so"}]
+    answer = engine.create_chat_completion(messages, max_tokens=4, temperature=0.0)
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert answer["usage"]["prompt_tokens"] in (len(rendered), len(rendered) + 1)  # llama.cpp may put the separator before it
+
+
+def test_padded_rows_get_a_name(tokenizer, tmp_path):
+    model = book_model(vocab_size=576, bos_token_id=0, eos_token_id=0, pad_token_id=1)
+    write_gguf(model, tokenizer, path=tmp_path / "model.gguf", gguf_type="f32")
+    assert llama_cpp(tmp_path / "model.gguf", n_ctx=64).n_vocab() == 576
+
+
+def test_biases_travel_to_llama(tokenizer, tmp_path):
+    model = modern_model(vocab_size=512, qk_norm=False, head_dim=8, attention_bias=True, mlp_bias=True)
+    write_gguf(model, tokenizer, path=tmp_path / "model.gguf", gguf_type="f32")
+    ids = list(range(40, 80))
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0]
+    assert (logits_in_llama_cpp(llama_cpp(tmp_path / "model.gguf", n_ctx=64), ids) - expected).abs().max() < 1e-3
+
+
+def test_llamas_rows_are_interleaved_within_each_head():
+    rows = torch.arange(8)  # two heads of four: pairs (0, 2), (1, 3) and (4, 6), (5, 7)
+    assert interleave_pairs(rows, 2).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+# What llama.cpp cannot run
+
+
+def changed(tokenizer, **parts):
+    """The tokenizer with parts of its backend replaced."""
+    other = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    for name, part in parts.items():
+        setattr(other.backend_tokenizer, name, part)
+    return other
+
+
+def test_a_pattern_that_llama_cpp_does_not_know_is_named(tokenizer):
+    assert pre_tokenizer_type(tokenizer) == "qwen2"
+    pattern = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    with pytest.raises(ValueError, match=r"cuts text by .*\\\\p\{N\}\{1,3\}.*llama.cpp knows a pattern only by name"):
+        pre_tokenizer_type(changed(tokenizer, pre_tokenizer=pattern))
+    with pytest.raises(ValueError, match="neither Qwen2's .* nor GPT-2's"):
+        pre_tokenizer_type(changed(tokenizer, pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True)))
+    with pytest.raises(ValueError, match="has the normalizer NFC, llama.cpp applies none"):
+        pre_tokenizer_type(changed(tokenizer, normalizer=normalizers.NFC()))
+    with pytest.raises(ValueError, match="the tokenizer is a WordLevel; GGUF needs a byte-level BPE"):
+        pre_tokenizer_type(train_word_level(["one two"]))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: book_model(vocab_size=512, hidden_act="relu"), "hidden_act is 'relu'; llama.cpp knows gelu_new"),
+        (lambda: modern_model(vocab_size=512, hidden_act="gelu"), "hidden_act is 'gelu'; llama.cpp knows silu"),
+        (lambda: modern_model(vocab_size=512, attention_bias=True), "attention_bias is True"),
+        (
+            lambda: modern_model(vocab_size=512, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}),
+            "rope_parameters are .*linear",
+        ),
+        (lambda: book_model(vocab_size=512, norm_type="rmsnorm"), "norm_type is 'rmsnorm'"),
+        (lambda: book_model(vocab_size=300), "the tokenizer has 512 tokens, the model's embedding 300 rows"),
+        (lambda: book_model(vocab_size=600), "the tokenizer has 512 tokens, the model's embedding 600 rows"),
+        (lambda: book_model(vocab_size=704), "the tokenizer has 512 tokens, the model's embedding 704 rows"),
+    ],
+)
+def test_what_llama_cpp_cannot_run_is_refused_before_writing(tokenizer, tmp_path, make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        write_gguf(make(), tokenizer, path=tmp_path / "model.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_beyond_half_precision_are_refused_by_name(tokenizer, tmp_path):
+    model = book_model(vocab_size=512)
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = 70_000.0
+    with pytest.raises(ValueError, match=r"transformer\.h\.1\.mlp\.c_fc\.weight holds values up to 7e\+04"):
+        write_gguf(model, tokenizer, path=tmp_path / "model.gguf", gguf_type="f16")
+
+
+def test_the_exact_gelu_is_noted(tokenizer):
+    (note,) = check_gguf(book_model(vocab_size=512, hidden_act="gelu").config, tokenizer)
+    assert "differs by up to 0.0005" in note
+    x = torch.linspace(-8, 8, 100_001, dtype=torch.double)
+    worst = (torch.nn.functional.gelu(x) - torch.nn.functional.gelu(x, approximate="tanh")).abs().max()
+    assert 0.0004 < worst < 0.0005
+
+
+# Ollama
+
+
+def test_the_modelfile_of_a_chat_model(tokenizer):
+    settings = GenerationConfig(do_sample=True, temperature=0.8, top_k=50, top_p=0.9, repetition_penalty=1.1)
+    assert is_chatml(tokenizer)
+    text = modelfile(tokenizer, gguf_name="mine-f16.gguf", context_length=256, generation_config=settings)
+    assert text.splitlines()[1:] == [
+        "FROM ./mine-f16.gguf",
+        'TEMPLATE """{{- range .Messages }}<|im_start|>{{ .Role }}',
+        "{{ .Content }}<|im_end|>",
+        "{{ end }}<|im_start|>assistant",
+        '"""',
+        "PARAMETER num_ctx 256",
+        'PARAMETER stop "<|im_end|>"',
+        'PARAMETER stop "<|endoftext|>"',
+        "PARAMETER temperature 0.8",
+        "PARAMETER top_k 50",
+        "PARAMETER top_p 0.9",
+        "PARAMETER repeat_penalty 1.1",
+    ]
+
+
+def test_the_modelfile_of_a_base_model_and_of_a_foreign_template(small_tokenizer):
+    tokenizer = load_tokenizer(small_tokenizer)
+    arguments = dict(gguf_name="a.gguf", context_length=64, generation_config=GenerationConfig())
+    base = modelfile(tokenizer, **arguments)
+    assert base.splitlines()[1:] == [
+        "FROM ./a.gguf", 'TEMPLATE """{{ .Prompt }}"""', "PARAMETER num_ctx 64", 'PARAMETER stop "<|endoftext|>"'
+    ]  # fmt: skip
+    tokenizer.chat_template = "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}"
+    assert modelfile(tokenizer, **arguments) == base
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    assert modelfile(tokenizer, **arguments) == base

@@ -1,0 +1,181 @@
+"""A twin in a class that everybody has computes the same; a config without a twin is refused by the field in the way."""
+
+import json
+
+import pytest
+import torch
+from conftest import CHAT_TEMPLATE, run_python
+from hard_texts import HARD_TEXTS
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from twins import book_model, modern_model, randomized
+
+from hfgpt import HfGptConfig, HfGptForQuestionAnswering, HfGptForSequenceClassification
+from hfgpt.conversion.verification import check_equal, logits_of, probe_rows
+from hfgpt.conversion.weights_in import read_source
+from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
+from hfgpt.tokenization import encode_texts, load_tokenizer
+
+
+@torch.no_grad()
+def difference(ours, theirs) -> float:
+    ids = torch.randint(97, (2, 40), generator=torch.Generator().manual_seed(5))
+    expected = ours(ids).logits
+    assert expected.std() > 0.05
+    return (theirs(ids).logits - expected).abs().max().item()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (book_model, "GPT2LMHeadModel"),
+        (lambda: randomized(book_model(tie_word_embeddings=False)), "GPT2LMHeadModel"),
+        (lambda: book_model(attention_bias=False, mlp_bias=False, hidden_act="gelu"), "GPT2LMHeadModel"),
+        (lambda: book_model(intermediate_size=100), "GPT2LMHeadModel"),
+        (modern_model, "Qwen3ForCausalLM"),
+        (lambda: randomized(modern_model(tie_word_embeddings=False)), "Qwen3ForCausalLM"),
+        (lambda: modern_model(attention_bias=True), "Qwen3ForCausalLM"),
+        (lambda: modern_model(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}), "Qwen3ForCausalLM"),
+        (lambda: modern_model(qk_norm=False, head_dim=8), "LlamaForCausalLM"),
+        (lambda: modern_model(qk_norm=False), "LlamaForCausalLM"),  # heads twice as wide as the quotient
+        (lambda: modern_model(qk_norm=False, attention_bias=True, mlp_bias=True, hidden_act="gelu"), "LlamaForCausalLM"),
+    ],
+)
+def test_the_twin_computes_the_same(make, name):
+    model = make()
+    twin = twin_of(model)
+    assert type(twin).__name__ == name
+    assert difference(model, twin) < 1e-5
+    assert twin.get_output_embeddings().weight.data_ptr() != model.lm_head.weight.data_ptr()
+    tied = twin.get_output_embeddings().weight is twin.get_input_embeddings().weight
+    assert tied is model.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    ("make", "fields"),
+    [
+        (lambda: book_model(norm_type="rmsnorm"), ["norm_type is 'rmsnorm', 'layernorm' is needed"]),
+        (lambda: book_model(mlp_type="gated"), ["mlp_type is 'gated', 'plain' is needed"]),
+        (lambda: book_model(qk_norm=True), ["qk_norm is True, False is needed"]),
+        (lambda: book_model(num_key_value_heads=2), ["num_key_value_heads is 2, 4 is needed"]),
+        (lambda: book_model(head_dim=16), ["head_dim is 16, 48 / 4 is needed"]),
+        (lambda: book_model(position_embedding_type="rotary"), ["norm_type is 'layernorm'", "mlp_type is 'plain'"]),
+        (lambda: modern_model(mlp_bias=True), ["as Qwen3ForCausalLM", "mlp_bias is True, False is needed"]),
+        (lambda: modern_model(norm_type="layernorm", mlp_type="plain"), ["norm_type is 'layernorm'", "mlp_type is 'plain'"]),
+        (lambda: modern_model(position_embedding_type="learned"), ["norm_type", "mlp_type", "qk_norm", "num_key_value_heads"]),
+        (
+            lambda: modern_model(qk_norm=False, num_attention_heads=5, num_key_value_heads=1),
+            ["num_attention_heads is 5, a divisor of the hidden_size 48 is needed"],
+        ),
+    ],
+)
+def test_a_config_without_a_twin_is_refused_by_its_fields(make, fields):
+    with pytest.raises(ValueError, match="no class of transformers computes what this model does") as refusal:
+        twin_of(make())
+    for field in fields:
+        assert field in str(refusal.value)
+
+
+def test_a_head_without_a_twin_is_refused():
+    with pytest.raises(TypeError, match="got a HfGptForQuestionAnswering"):
+        twin_of(HfGptForQuestionAnswering(book_model().config))
+
+
+def test_the_dropouts_travel_where_they_have_a_place():
+    book = HfGptConfig.gpt2("124M", **TINY, embedding_dropout=0.2, residual_dropout=0.3, attention_dropout=0.4)
+    modern = HfGptConfig.modern(1, **TINY, embedding_dropout=0.2, attention_dropout=0.4)
+    config = twin_of(_model(book)).config
+    assert (config.embd_pdrop, config.resid_pdrop, config.attn_pdrop) == (0.2, 0.3, 0.4)
+    assert dropped_dropouts(book) == []
+    assert twin_of(_model(modern)).config.attention_dropout == 0.4
+    assert dropped_dropouts(modern) == ["embedding_dropout"]
+
+
+TINY = dict(vocab_size=97, hidden_size=48, num_hidden_layers=1, num_attention_heads=4, max_position_embeddings=64)
+
+
+def _model(config, model_class=None):
+    from hfgpt import HfGptForCausalLM
+
+    torch.manual_seed(0)
+    return randomized((model_class or HfGptForCausalLM)(config))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3", "llama"])
+def test_a_classifier_travels_with_its_head_and_labels(family, tmp_path):
+    labels = dict(id2label={0: "ham", 1: "spam", 2: "other"}, label2id={"ham": 0, "spam": 1, "other": 2}, pad_token_id=3)
+    if family == "gpt2":
+        config = HfGptConfig.gpt2("124M", **TINY, **labels)
+    else:
+        config = HfGptConfig.modern(1, **TINY | {"num_key_value_heads": 2, "qk_norm": family == "qwen3"}, **labels)
+    model = _model(config, HfGptForSequenceClassification)
+    assert twin_kind(config) == family
+    twin_of(model).save_pretrained(tmp_path)
+    from transformers import AutoModelForSequenceClassification
+
+    twin = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert type(twin).__module__.startswith("transformers.models.")
+    assert twin.config.id2label == labels["id2label"]
+    ids = torch.tensor([[3, 3, 5, 9, 11], [8, 7, 6, 3, 3]])  # padding on either side
+    mask = (ids != 3).long()
+    with torch.no_grad():
+        expected, found = model(ids, attention_mask=mask).logits, twin(ids, attention_mask=mask).logits
+    assert expected.std() > 0.05
+    assert (found - expected).abs().max() < 1e-5
+
+
+def test_out_and_in_again_is_bit_for_bit_the_same(tmp_path):
+    model = book_model()
+    twin_of(model).save_pretrained(tmp_path)
+    again = read_source(str(tmp_path)).model.state_dict()
+    ours = model.state_dict()
+    assert again.keys() == ours.keys()
+    assert all(torch.equal(again[name], ours[name]) for name in ours)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3", "llama"])
+def test_a_saved_twin_loads_anywhere_with_its_tokenizer_template_and_settings(family, small_tokenizer, tmp_path, stranger):
+    tokenizer = load_tokenizer(small_tokenizer)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    fields = dict(vocab_size=512, bos_token_id=0, eos_token_id=0, pad_token_id=1)
+    model = book_model(**fields) if family == "gpt2" else modern_model(**fields, qk_norm=family == "qwen3")
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.7, top_k=9, bos_token_id=0, eos_token_id=0, pad_token_id=1
+    )
+    twin_of(model).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert encode_texts(again, HARD_TEXTS) == encode_texts(tokenizer, HARD_TEXTS)
+    assert again(HARD_TEXTS).input_ids == tokenizer(HARD_TEXTS).input_ids
+    assert again.chat_template == CHAT_TEMPLATE
+    twin = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert (twin.generation_config.temperature, twin.generation_config.top_k) == (0.7, 9)
+    assert twin.config.eos_token_id == 0
+    assert difference(model, twin) < 1e-5
+
+    # In a process that has no hfgpt and allows no remote code.
+    code = (
+        "import json, sys, torch; from transformers import AutoModelForCausalLM as A, AutoTokenizer as T\n"
+        "m = A.from_pretrained(sys.argv[1]).eval(); t = T.from_pretrained(sys.argv[1])\n"
+        "ids = torch.tensor([t('os.path ').input_ids])\n"
+        "print(json.dumps([type(m).__module__, m(ids).logits.tolist(), ids.tolist()]))"
+    )
+    done = run_python("-S", "-c", code, tmp_path, cwd=tmp_path, env={**stranger, "HF_HOME": str(tmp_path / "home")})
+    assert done.returncode == 0, done.stderr
+    module, logits, ids = json.loads(done.stdout.splitlines()[-1])
+    assert module.startswith(f"transformers.models.{family}.")
+    with torch.no_grad():
+        assert (torch.tensor(logits) - model(torch.tensor(ids)).logits).abs().max() < 1e-5
+
+
+def test_a_difference_is_noticed():
+    first, second = book_model(), book_model()
+    rows = probe_rows(first)
+    assert check_equal(logits_of(first, rows), logits_of(second, rows), what="a and b") == 0.0
+    with torch.no_grad():
+        second.model.layers[1].mlp.up_proj.bias[3] += 0.01
+    with pytest.raises(ValueError, match="the logits of a and b differ by up to"):
+        check_equal(logits_of(first, rows), logits_of(second, rows), what="a and b")
+    first.lm_head.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="differ by up to nan"):
+        check_equal(logits_of(first, rows), logits_of(second, rows), what="a and b")

@@ -1,0 +1,270 @@
+"""recipes/convert.py from the command line and in this process: folders that pass both doors, and nothing half-written."""
+
+import json
+import os
+
+import pytest
+import torch
+from conftest import ROOT, run_python
+from hub_server import HubServer
+from recipes_in_process import recipe
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from twins import book_model, gpt2_twin, modern_model
+
+from hfgpt.tokenization import encode_texts, gpt2_tokenizer, load_tokenizer
+
+LOAD = """
+import json, sys
+{first_line}
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], **{options})
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], **{options}).eval()
+ids = torch.tensor([[5, 9, 11, 3, 96]])
+with torch.no_grad():
+    print(json.dumps([type(model).__module__, model(ids).logits.tolist(), tokenizer("don't").input_ids, model.config.pad_token_id]))
+"""
+
+
+@pytest.fixture(scope="module")
+def gpt2_with_tokenizer(tmp_path_factory, shared_data):
+    """A small GPT-2 with the published vocabulary, as it lies on the Hub: no padding anywhere."""
+    folder = tmp_path_factory.mktemp("gpt2") / "gpt2"
+    model = gpt2_twin(book_model(vocab_size=50257))
+    model.config.eos_token_id = model.config.bos_token_id = 50256
+    model.save_pretrained(folder)
+    (folder / "vocab.json").write_bytes((shared_data / "gpt2_bpe" / "encoder.json").read_bytes())
+    (folder / "merges.txt").write_bytes((shared_data / "gpt2_bpe" / "vocab.bpe").read_bytes())
+    return model, folder
+
+
+def through_the_door(folder, *, env, stranger=None):
+    options = {} if stranger is None else {"trust_remote_code": True}
+    code = LOAD.format(first_line="import hfgpt" if stranger is None else "", options=options)
+    words = ("-c",) if stranger is None else ("-S", "-c")
+    done = run_python(*words, code, folder, cwd=folder.parent, env={**env, **(stranger or {})})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_gpt2_passes_both_doors(run_recipe, gpt2_with_tokenizer, stranger, tmp_path):
+    source, folder = gpt2_with_tokenizer
+    done = run_recipe("convert.py", folder, "--output_dir", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "difference from source: " in done.stdout
+    assert "note: 3 rows were added to the embedding (50,257 -> 50,260)" in done.stdout
+    assert f"next: python recipes/generate.py {tmp_path / 'out'} --prompt 'The '" in done.stdout
+    env = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    ours = through_the_door(tmp_path / "out", env=env)
+    theirs = through_the_door(tmp_path / "out", env=env, stranger=stranger)
+    assert ours[0] == "hfgpt.model.modeling_hfgpt"
+    assert theirs[0].startswith("transformers_modules.")
+    assert ours[1:] == theirs[1:]
+    with torch.no_grad():
+        expected = source(torch.tensor([[5, 9, 11, 3, 96]])).logits
+    logits = torch.tensor(ours[1])
+    assert logits.shape[-1] == 50260
+    assert (logits[..., :50257] - expected).abs().max() < 1e-5
+    # The added rows answer with the mean of all logits: none of them is ever likelier than the average token.
+    assert (logits[..., 50257:] - expected.mean(-1, keepdim=True)).abs().max() < 1e-4
+    assert ours[2] == [50256, 9099, 470]  # the separator, then GPT-2's ids of "don't"
+    assert ours[3] == 50257
+    report = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert report["difference_from_source"] < 1e-5
+    # What it says comes next works.
+    done = run_recipe("generate.py", tmp_path / "out", "--prompt", "The ", "--max_new_tokens", "3")
+    assert done.returncode == 0, done.stderr
+
+
+def test_gpt2_from_a_hub(gpt2_with_tokenizer, tmp_path):
+    """By name over HTTP, from a repository that holds the same weights in two formats: one of them is downloaded."""
+    source, folder = gpt2_with_tokenizer
+    repository = tmp_path / "hub" / "models" / "someone" / "small-gpt2"
+    repository.mkdir(parents=True)
+    for path in folder.iterdir():
+        (repository / path.name).symlink_to(path)
+    (repository / "pytorch_model.bin").write_bytes(b"never asked for")
+    with HubServer(tmp_path / "hub") as hub:
+        words = (ROOT / "recipes" / "convert.py", "someone/small-gpt2", "--output_dir", tmp_path / "out")
+        env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+        done = run_python(*words, cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        done_missing = run_python(words[0], "someone/nothing", *words[2:-1], tmp_path / "other", cwd=tmp_path, env=env)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    ids = torch.tensor([[5, 9, 11]])
+    with torch.no_grad():
+        assert (model(ids).logits[..., :50257] - source(ids).logits).abs().max() < 1e-5
+    assert not list((tmp_path / "home").rglob("pytorch_model.bin"))
+    assert done_missing.returncode == 1
+    assert "error: someone/nothing is neither a file or folder here" in done_missing.stderr
+
+
+@pytest.mark.parametrize("family", ["book", "modern"])
+def test_out_and_in_again(small_tokenizer, tmp_path, family):
+    fields = dict(vocab_size=512, bos_token_id=0, eos_token_id=0, pad_token_id=1)
+    model = book_model(**fields) if family == "book" else modern_model(**fields)
+    model.save_pretrained(tmp_path / "ours")
+    load_tokenizer(small_tokenizer).save_pretrained(tmp_path / "ours")
+    metrics = recipe("convert", source=str(tmp_path / "ours"), target="native", output_dir=str(tmp_path / "native"))
+    assert metrics["difference_of_twin"] < 1e-5
+    assert metrics["parameters"] == model.num_parameters()
+    assert not list((tmp_path / "native").glob("*.py"))
+    twin = AutoModelForCausalLM.from_pretrained(tmp_path / "native")
+    assert type(twin).__module__.startswith("transformers.models.")
+    if family == "book":
+        metrics = recipe("convert", source=str(tmp_path / "native"), output_dir=str(tmp_path / "again"))
+        assert metrics["difference_from_source"] < 1e-5
+        again = AutoTokenizer.from_pretrained(tmp_path / "again")
+        assert again("os.path").input_ids == load_tokenizer(small_tokenizer)("os.path").input_ids
+        ours, weights = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "again"))
+        assert ours.keys() == weights.keys()
+        assert all(torch.equal(ours[name], weights[name]) for name in ours)
+
+
+def test_the_dtype_of_the_source_is_kept_and_another_one_is_written(tmp_path):
+    book_model().to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    for dtype, expected in (("source", torch.bfloat16), ("float32", torch.float32), ("float16", torch.float16)):
+        recipe("convert", source=str(tmp_path / "half"), dtype=dtype, output_dir=str(tmp_path / dtype))
+        assert {tensor.dtype for tensor in load_file(tmp_path / dtype / "model.safetensors").values()} == {expected}
+        assert AutoModelForCausalLM.from_pretrained(tmp_path / dtype, dtype="auto").dtype == expected
+
+
+def test_a_gguf_folder_has_the_file_and_a_modelfile_that_names_it(small_families, tmp_path):
+    pytest.importorskip("gguf", reason="needs the package gguf, an extra")
+    recipe("convert", source=str(small_families["modern"]), target="gguf", gguf_type="q8_0", output_dir=str(tmp_path / "mine"))
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["Modelfile", "conversion.json", "mine-q8_0.gguf"]
+    lines = (tmp_path / "mine" / "Modelfile").read_text().splitlines()
+    assert "FROM ./mine-q8_0.gguf" in lines
+    assert "PARAMETER num_ctx 256" in lines
+
+
+def test_an_adapter_is_merged_and_measured(tmp_path):
+    peft = pytest.importorskip("peft", reason="needs PEFT, an extra")
+    book_model().save_pretrained(tmp_path / "base")
+    settings = peft.LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    beside = peft.get_peft_model(book_model(), settings).eval()
+    beside.save_pretrained(tmp_path / "adapter")
+    arguments = dict(source=str(tmp_path / "base"), adapter=str(tmp_path / "adapter"))
+    metrics = recipe("convert", **arguments, output_dir=str(tmp_path / "merged"))
+    assert 0 < metrics["difference_of_merging"] < 1e-5
+    recipe("convert", **arguments, target="native", output_dir=str(tmp_path / "native"))
+    ids = torch.tensor([[5, 9, 11, 3, 96]])
+    with torch.no_grad():
+        expected = beside(ids).logits
+        for name in ("merged", "native"):
+            model = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
+            assert (model(ids).logits - expected).abs().max() < 1e-5
+
+
+def test_gpt2s_tokenizer_keeps_its_ids_and_gets_a_padding_of_its_own(shared_data, tmp_path):
+    tokenizer = gpt2_tokenizer(shared_data / "gpt2_bpe")
+    published = json.loads((shared_data / "gpt2_bpe" / "encoder.json").read_text())
+    assert {token: id for token, id in tokenizer.get_vocab().items() if id < 50257} == published
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id, len(tokenizer)) == (50256, 50257, 50260)
+    assert encode_texts(tokenizer, ["Hello, world", "naïve  text"]) == [[15496, 11, 995], [2616, 38776, 220, 2420]]
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again("Every effort").input_ids == [50256, 6109, 3626]
+    assert again.padding_side == "left"
+    assert 50256 not in encode_texts(again, ["<|endoftext|>"])[0]
+
+
+# What is refused, and what it leaves
+
+
+def refused(done, *words):
+    assert done.returncode == 1, done.stdout + done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    for word in words:
+        assert word in sentence
+    assert "Traceback" not in done.stderr
+
+
+def test_a_refusal_is_one_sentence_and_leaves_nothing(run_recipe, tmp_path):
+    torch.save({"tok_emb.weight": torch.zeros(97, 48), "pos_emb.weight": torch.zeros(8, 48)}, tmp_path / "cut.pth")
+    done = run_recipe("convert.py", tmp_path / "cut.pth", "--output_dir", tmp_path / "out")
+    refused(done, "lacks the tensor trf_blocks.0.ff.layers.0.weight")
+    refused(run_recipe("convert.py", tmp_path / "nothing.pth", "--output_dir", tmp_path / "out"), "nothing.pth is neither a file")
+    refused(run_recipe("convert.py", "--output_dir", tmp_path / "out"), "source is missing")
+    refused(run_recipe("convert.py", tmp_path, "--output_dir", tmp_path / "out", "--taget", "gguf"), "did you mean 'target'?")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.pth"]
+
+
+class Payload:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return (os.mkdir, (self.folder,))
+
+
+def test_code_in_a_pth_is_not_run_by_the_recipe(run_recipe, tmp_path):
+    torch.save({"model_state_dict": {}, "optimizer_state_dict": Payload(str(tmp_path / "trap"))}, tmp_path / "code.pth")
+    done = run_recipe("convert.py", tmp_path / "code.pth", "--output_dir", tmp_path / "out")
+    refused(done, "holds more than tensors, and what it asks for was not run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["code.pth"]
+
+
+def test_a_filled_folder_is_replaced_only_where_it_is_ours_and_it_was_asked_for(tmp_path):
+    book_model().save_pretrained(tmp_path / "base")
+    arguments = dict(source=str(tmp_path / "base"), output_dir=str(tmp_path / "out"))
+    recipe("convert", **arguments)
+    with pytest.raises(ValueError, match="is not empty; give another one, or --overwrite true"):
+        recipe("convert", **arguments)
+    recipe("convert", **arguments, overwrite=True, target="native")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "gpt2"
+    with pytest.raises(ValueError, match="holds files that this recipe did not write"):
+        recipe("convert", source=str(tmp_path / "out"), output_dir=str(tmp_path / "base"), overwrite=True)
+    before = sorted(path.name for path in (tmp_path / "out").iterdir())
+    book_model(norm_type="rmsnorm").save_pretrained(tmp_path / "odd")
+    with pytest.raises(ValueError, match="no class of transformers"):
+        recipe("convert", source=str(tmp_path / "odd"), target="native", output_dir=str(tmp_path / "out"), overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (300, "the tokenizer has 512 tokens, the model's embedding 300 rows; 212 of the ids without a row .the first is 300, "),
+        (700, "the tokenizer has 512 tokens, the model's embedding 700 rows; rows without a token"),
+        (1024, "the tokenizer has 512 tokens, the model's embedding 1,024 rows; rows without a token"),
+    ],
+)
+def test_a_vocabulary_that_is_not_the_tokenizers(small_tokenizer, tmp_path, rows, sentence):
+    book_model(vocab_size=rows).save_pretrained(tmp_path / "base")
+    arguments = dict(source=str(tmp_path / "base"), tokenizer=str(small_tokenizer), output_dir=str(tmp_path / "out"))
+    for target in ("hfgpt", "native", "gguf"):
+        with pytest.raises(ValueError, match=sentence):
+            recipe("convert", **arguments, target=target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
+
+
+def test_a_shard_that_is_lost_on_the_way_leaves_nothing(tmp_path):
+    book_model().save_pretrained(tmp_path / "base")
+    path = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(path)
+    lost = sorted(tensors)[3:5]
+    save_file({name: tensor for name, tensor in tensors.items() if name not in lost}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="missing: ") as refusal:
+        recipe("convert", source=str(tmp_path / "base"), output_dir=str(tmp_path / "out"))
+    assert all(name in str(refusal.value) for name in lost)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (dict(target="gguf"), "GGUF carries the tokenizer, and none was found"),
+        (dict(gguf_type="q8_0"), "gguf_type is q8_0, but target is hfgpt"),
+        (dict(target="gguf", dtype="float16"), "dtype is float16, but target is gguf"),
+        (dict(num_attention_heads=0), "num_attention_heads is 0"),
+        (dict(adapter="no/adapter"), "no/adapter/adapter_config.json does not exist"),
+        (dict(tokenizer="no/tokenizer"), "no/tokenizer holds no tokenizer that loads"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, arguments, sentence):
+    book_model().save_pretrained(tmp_path / "base")
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        recipe("convert", source=str(tmp_path / "base"), output_dir=str(tmp_path / "out"), **arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
