@@ -17,9 +17,18 @@ def main(args: argparse.Namespace) -> dict[str, float]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, args.dtype)
     torch.manual_seed(0)
-    shape = dict(vocab_size=args.vocab_size, tie_word_embeddings=False)
-    ours = HfGptForCausalLM(HfGptConfig(**shape, hidden_size=args.hidden_size, num_hidden_layers=1, embedding_dropout=0.0))
-    theirs = GPT2LMHeadModel(GPT2Config(**shape, n_embd=args.hidden_size, n_layer=1, embd_pdrop=0.0))
+    shape = dict(vocab_size=args.vocab_size, tie_word_embeddings=False, loss_type="ForCausalLM")
+    ours = HfGptForCausalLM(
+        HfGptConfig(
+            vocab_size=args.vocab_size,
+            tie_word_embeddings=False,
+            hidden_size=args.hidden_size,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            embedding_dropout=0.0,
+        )
+    )
+    theirs = GPT2LMHeadModel(GPT2Config(**shape, n_embd=args.hidden_size, n_layer=1, n_head=1, embd_pdrop=0.0))
     theirs.lm_head.load_state_dict(ours.lm_head.state_dict())
     # Only the head is left: no blocks, no positions, and the hidden states come in as embeddings.
     ours.model.layers, theirs.transformer.h = torch.nn.ModuleList(), torch.nn.ModuleList()

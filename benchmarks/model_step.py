@@ -22,6 +22,7 @@ def main(args: argparse.Namespace) -> None:
           f"{args.attention}{', compiled' if args.compile else ''}")  # fmt: skip
     print(f"{'':<18}{'row':<20}{'hfgpt':>12}{'theirs':>12}{'ratio':>8}")
     for name, models in pairs(args.size, device=device, dtype=dtype).items():
+        torch._dynamo.reset()  # or the limit of recompilations leaves the later pairs in eager mode
         for model in models:
             model.set_attn_implementation(args.attention)
         called = [torch.compile(model) if args.compile else model for model in models]

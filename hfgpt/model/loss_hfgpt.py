@@ -39,7 +39,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         scale = torch.where(labels == IGNORED, 0.0, grad_total.float()).unsqueeze(1)  # (N, 1)
         target = labels.clamp(min=0).unsqueeze(1)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        grad_weight = None
         for rows in _blocks(logits):
             # The gradient of the cross-entropy is probability minus one-hot target.
             block = torch.softmax(logits[rows], dim=-1, dtype=torch.float32)
@@ -48,7 +48,9 @@ class LinearCrossEntropy(torch.autograd.Function):
                 block += grad_logits[rows]
             block = block.to(weight.dtype)
             torch.mm(block, weight, out=grad_hidden[rows])
-            if block.dtype == torch.float32:
+            if grad_weight is None:
+                grad_weight = (block.t() @ hidden[rows]).float()
+            elif block.dtype == torch.float32:
                 grad_weight.addmm_(block.t(), hidden[rows])
             else:
                 grad_weight += block.t() @ hidden[rows]

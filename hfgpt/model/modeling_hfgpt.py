@@ -38,22 +38,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hfgpt import AUTO_MAP, HfGptConfig
 from .loss_hfgpt import can_fuse, head_and_loss
-
-
-class HfGptRMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension, in the input's dtype. Source: Zhang and Sennrich (2019), eq. 4."""
-
-    def __init__(self, size: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        # The weight follows the input: under autocast a float32 weight would lift half-precision queries back to float32.
-        return nn.functional.rms_norm(hidden, self.weight.shape, self.weight.to(hidden.dtype), self.eps)
-
-    def extra_repr(self) -> str:
-        return f"{tuple(self.weight.shape)}, eps={self.eps}"
+from .norms_hfgpt import HfGptRMSNorm
 
 
 def build_norm(config: HfGptConfig) -> nn.Module:
