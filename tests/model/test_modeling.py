@@ -3,6 +3,7 @@ import torch
 from twins import book_model, gpt2_twin, modern_model, qwen3_twin
 
 from hfgpt import HfGptConfig, HfGptForCausalLM, HfGptForSequenceClassification
+from hfgpt.model.norms_hfgpt import HfGptRMSNorm
 
 FAMILIES = {"book": (book_model, gpt2_twin), "modern": (modern_model, qwen3_twin)}
 
@@ -196,3 +197,91 @@ def test_more_tokens_than_learned_positions_are_refused_with_both_numbers():
 def test_both_or_neither_of_ids_and_embeddings_are_refused(family):
     with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
         family[0]()()
+
+
+def test_a_token_id_outside_the_vocabulary_is_named(family):
+    ids = random_ids(2, 5)
+    for wrong in (97, -3):
+        ids[1, 2] = wrong
+        with pytest.raises(ValueError, match=rf"got token id {wrong}, allowed are 0 to 96 \(vocab_size\); is this the tokenizer"):
+            family[0]()(ids)
+
+
+def test_a_packed_row_may_be_longer_than_the_learned_positions():
+    model = book_model()
+    positions = torch.arange(80).remainder(40).unsqueeze(0)
+    with torch.no_grad():
+        assert model(random_ids(1, 80), position_ids=positions, use_cache=False).logits.shape == (1, 80, 97)
+
+
+@torch.no_grad()
+def test_a_text_padded_on_the_left_has_the_logits_of_the_text_alone(family):
+    model = family[0]()
+    ids = random_ids(1, 7)
+    padded = torch.cat((torch.zeros(1, 5, dtype=torch.long), ids), 1)
+    mask = torch.cat((torch.zeros(1, 5, dtype=torch.long), torch.ones_like(ids)), 1)
+    torch.testing.assert_close(model(padded, attention_mask=mask).logits[:, 5:], model(ids).logits, atol=1e-5, rtol=0)
+    first = model(padded[:, :9], attention_mask=mask[:, :9], use_cache=True)
+    rest = model(padded[:, 9:], attention_mask=mask, past_key_values=first.past_key_values)
+    torch.testing.assert_close(rest.logits, model(ids).logits[:, 4:], atol=1e-5, rtol=0)
+
+
+def is_tied(model) -> bool:
+    return model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_tied_weights_stay_tied_through_resizing_half_precision_and_merging_an_adapter(family, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model = family[0]()
+    model.resize_token_embeddings(101)
+    assert is_tied(model)
+    assert model.lm_head.out_features == model.config.vocab_size == 101
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj", "up_proj"], init_lora_weights=False))
+    before = model.model.layers[0].self_attn.q_proj.base_layer.weight.clone()
+    model = adapted.merge_and_unload()
+    assert is_tied(model)
+    assert not torch.equal(model.model.layers[0].self_attn.q_proj.weight, before)
+    model = model.to(torch.bfloat16)
+    assert is_tied(model)
+    model.save_pretrained(tmp_path)
+    again = HfGptForCausalLM.from_pretrained(tmp_path, dtype=torch.float16)
+    assert is_tied(again)
+    assert again.lm_head.weight.dtype == torch.float16
+    assert again.lm_head.weight.shape[0] == 101
+
+
+@torch.no_grad()
+def test_two_families_in_one_process_share_no_state():
+    ids = random_ids(2, 9)
+    alone = {name: build()(ids).logits for name, (build, _) in FAMILIES.items()}
+    book, modern = book_model(), modern_model()
+    book.config.use_cache, modern.config.attention_dropout = False, 0.5
+    for _ in range(2):
+        assert torch.equal(book(ids).logits, alone["book"])
+        assert torch.equal(modern(ids).logits, alone["modern"])
+    assert "layers.*.mlp.gate_proj" in modern.config.base_model_tp_plan
+    assert "layers.*.mlp.gate_proj" not in book.config.base_model_tp_plan
+    assert "layers.*.mlp.gate_proj" not in HfGptConfig().base_model_tp_plan
+    assert book.config.rope_parameters is None
+    assert HfGptConfig().use_cache
+    assert HfGptConfig.modern(2).attention_dropout == 0.0
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 24), (2, 5, 3, 8)], ids=["hidden", "heads"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"])
+def test_rmsnorm_in_training_on_a_cpu_equals_torchs(shape, dtype, tolerance):
+    torch.manual_seed(0)
+    norm = HfGptRMSNorm(shape[-1], eps=1e-6).to(dtype)
+    torch.nn.init.normal_(norm.weight, mean=1.0)
+    gradient = torch.randn(shape).to(dtype)
+    results = []
+    for function in (norm, lambda hidden: torch.nn.functional.rms_norm(hidden, norm.weight.shape, norm.weight, norm.eps)):
+        norm.zero_grad()
+        hidden = (3 * torch.randn(shape, generator=torch.Generator().manual_seed(1))).to(dtype).requires_grad_()
+        output = function(hidden)
+        assert output.dtype == dtype
+        output.backward(gradient)
+        results.append((output.detach(), hidden.grad, norm.weight.grad.clone()))
+    for ours, theirs in zip(*results, strict=True):
+        assert (ours.float() - theirs.float()).norm() <= tolerance * theirs.float().norm()
