@@ -14,7 +14,10 @@ def probe_rows(model: PreTrainedModel, *, seed: int = 0) -> list[torch.Tensor]:
     """Three rows (1, T) of random token ids that the model takes; one by one, so that no padding is needed."""
     generator = torch.Generator().manual_seed(seed)
     longest = min(64, model.config.max_position_embeddings)
-    return [torch.randint(model.config.vocab_size, (1, T), generator=generator) for T in (longest, max(1, longest // 2), 1)]
+    rows = [torch.randint(model.config.vocab_size, (1, T), generator=generator) for T in (longest, max(1, longest // 2), 1)]
+    # No text holds the padding, and where one did, classifiers would not agree on its end.
+    pad = model.config.pad_token_id
+    return [row.masked_fill(row == pad, pad - 1 if pad else 1) for row in rows] if pad is not None else rows
 
 
 @torch.no_grad()

@@ -249,6 +249,12 @@ class HfGptPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": HfGptDecoderLayer, "attentions": HfGptAttention}
 
+    def __init__(self, config: HfGptConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        # The heads ask AutoModel for their backbone by the class of the config. Remote code of a local folder comes in two copies
+        # (that of the config alone, that of this file), so the class at hand need not be the one that this file imported.
+        modeling_auto.AutoModel.register(type(config), HfGptModel, exist_ok=True)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Normal with `initializer_range`; the two projections that write into the residual stream are scaled down.
@@ -492,7 +498,7 @@ class HfGptForQuestionAnswering(GenericForQuestionAnswering, HfGptPreTrainedMode
     _auto_class = "AutoModelForQuestionAnswering"
 
 
-# The heads ask AutoModel for their backbone, also where this file came as remote code.
+# What `import hfgpt` promises: every Auto class knows its model.
 for _auto_class, _target in AUTO_MAP.items():
     if _auto_class != "AutoConfig":
         getattr(modeling_auto, _auto_class).register(HfGptConfig, globals()[_target.rpartition(".")[2]], exist_ok=True)

@@ -20,7 +20,7 @@ from hfgpt.conversion.weights_in import PUBLISHED_HEADS, read_source
 
 @torch.no_grad()
 def difference(converted, source, *, longest=32) -> float:
-    """The largest difference of the logits over rows of every length that matters: one token, some, all positions."""
+    """The largest difference of the logits, as a share of the largest logit, over rows of one token, some, all positions."""
     generator = torch.Generator().manual_seed(5)
     found = []
     for tokens in (1, 9, longest):
@@ -28,7 +28,7 @@ def difference(converted, source, *, longest=32) -> float:
         theirs = source(ids)
         theirs = getattr(theirs, "logits", theirs)
         assert theirs.std() > 0.05  # a model that says nothing would agree with anything
-        found.append((converted.model(ids).logits - theirs).abs().max().item())
+        found.append((converted.model(ids).logits - theirs).abs().max().item() / max(1.0, theirs.abs().max().item()))
     return max(found)
 
 
@@ -99,8 +99,10 @@ def test_a_gpt2_classifier_keeps_its_labels(tmp_path):
     assert converted.model.config.id2label == labels
     ids = torch.tensor([[3, 3, 5, 9, 11], [8, 7, 6, 3, 3]])  # padding on either side
     with torch.no_grad():
-        theirs = model(ids, attention_mask=(ids != 3).long()).logits
-        ours = converted.model(ids, attention_mask=(ids != 3).long()).logits
+        mask = (ids != 3).long()
+        # GPT-2's positions count the padding on the left unless they are given; ours begin with the text.
+        theirs = model(ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
+        ours = converted.model(ids, attention_mask=mask).logits
     assert theirs.std() > 0.05
     assert (ours - theirs).abs().max() < 1e-5
 
