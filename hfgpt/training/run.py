@@ -35,7 +35,7 @@ from hfgpt.training.callbacks import (
     write_json,
 )
 from hfgpt.training.optimizers import MuonWithAdamWFactory
-from hfgpt.training.trainer_arguments import PretrainArguments
+from hfgpt.training.trainer_arguments import PretrainArguments, bfloat16_is_fast
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +166,7 @@ def build_trainer(
             weight_decay=args.weight_decay,
             betas=(args.adam_beta1, args.adam_beta2),
             eps=args.adam_epsilon,
+            muon_in_bfloat16=bfloat16_is_fast(),
         )
         optimizer = (MuonWithAdamWFactory, settings)
     if "validation" not in rows:

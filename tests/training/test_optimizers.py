@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
-from hfgpt.training.optimizers import MuonWithAdamWFactory, matrices_and_others
+from hfgpt.training.optimizers import MuonInFloat32, MuonWithAdamWFactory, matrices_and_others, orthogonalize
 
 SETTINGS = dict(muon_learning_rate=0.02, learning_rate=0.003, weight_decay=0.1)
 
@@ -86,3 +86,30 @@ def test_frozen_parameters_are_left_out_and_nothing_to_train_is_an_error():
     model.model.layers.requires_grad_(False)
     with pytest.raises(ValueError, match="no trainable linear layer for Muon; use optimizer: adamw"):
         matrices_and_others(model)
+
+
+def test_muon_in_float32_takes_torchs_steps_up_to_the_rounding_of_bfloat16():
+    results = []
+    for muon_class in (torch.optim.Muon, MuonInFloat32):
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(shape)) for shape in ((24, 8), (8, 24), (16, 16))]
+        before = [weight.detach().clone() for weight in weights]
+        optimizer = muon_class(weights, lr=0.02, weight_decay=0.1, adjust_lr_fn="original")
+        for _ in range(3):
+            for weight in weights:
+                weight.grad = torch.randn(weight.shape)
+            optimizer.step()
+        results.append(([w.detach() - b for w, b in zip(weights, before, strict=True)], optimizer.state_dict()["state"]))
+    (torchs, torchs_state), (ours, our_state) = results
+    for theirs, mine in zip(torchs, ours, strict=True):
+        assert theirs.norm() > 0.05
+        assert (mine - theirs).norm() < 0.02 * theirs.norm()
+    for index, state in torchs_state.items():
+        assert torch.equal(our_state[index]["momentum_buffer"], state["momentum_buffer"])  # a checkpoint fits either
+
+
+def test_orthogonalizing_brings_all_singular_values_near_one():
+    matrix = orthogonalize(torch.randn(32, 12), coefficients=(3.4445, -4.775, 2.0315), steps=5, eps=1e-7)
+    assert matrix.shape == (32, 12)
+    values = torch.linalg.svdvals(matrix)
+    assert 0.5 < values.min() < values.max() < 1.3
