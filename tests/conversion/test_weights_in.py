@@ -20,7 +20,7 @@ from hfgpt.conversion.weights_in import PUBLISHED_HEADS, read_source
 
 @torch.no_grad()
 def difference(converted, source, *, longest=32) -> float:
-    """The largest difference of the logits, as a share of the largest logit, over rows of one token, some, all positions."""
+    """The largest difference of the logits over rows of every length that matters: one token, some, all positions."""
     generator = torch.Generator().manual_seed(5)
     found = []
     for tokens in (1, 9, longest):
@@ -28,7 +28,7 @@ def difference(converted, source, *, longest=32) -> float:
         theirs = source(ids)
         theirs = getattr(theirs, "logits", theirs)
         assert theirs.std() > 0.05  # a model that says nothing would agree with anything
-        found.append((converted.model(ids).logits - theirs).abs().max().item() / max(1.0, theirs.abs().max().item()))
+        found.append((converted.model(ids).logits - theirs).abs().max().item())
     return max(found)
 
 
@@ -81,7 +81,8 @@ def test_gpt2_from_pytorch_model_bin_with_and_without_prefix_and_head(gpt2, pref
 def test_gpt2_with_a_head_of_its_own(gpt2, tmp_path):
     model = randomized(gpt2_twin(book_model(tie_word_embeddings=False)))
     model.config.tie_word_embeddings = False
-    model.lm_head.weight = torch.nn.Parameter(torch.randn(97, 48))
+    # As large as a trained head's: rounding grows with the logits, and the bound is absolute.
+    model.lm_head.weight = torch.nn.Parameter(0.1 * torch.randn(97, 48))
     model.save_pretrained(tmp_path / "untied")
     converted = read_source(str(tmp_path / "untied"))
     assert not converted.model.config.tie_word_embeddings
