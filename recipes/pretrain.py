@@ -13,16 +13,8 @@ from pathlib import Path
 
 from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
-from hfgpt.training.run import (
-    build_model,
-    build_trainer,
-    check_isolation,
-    finish,
-    finished_report,
-    load_rows,
-    prepare_output,
-    train_or_resume,
-)
+from hfgpt.training.pretraining import build_model, build_trainer, check_isolation, finish, load_rows
+from hfgpt.training.run import finished_report, prepare_output, train_or_resume
 from hfgpt.training.trainer_arguments import PretrainArguments
 
 
@@ -39,7 +31,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
     model = build_model(args, tokenizer, context_length=context_length)
 
     # 3. Output folder: new, or a run to go on with
-    checkpoint = prepare_output(args, passport)
+    checkpoint = prepare_output(args, passport, recipe="pretrain.py", data=args.dataset)
     if (report := finished_report(args)) is not None:
         logger.info(f"already done: {args.output_dir} holds this very run; --overwrite true runs it again.\n{report.rstrip()}")
         return {}

@@ -109,17 +109,23 @@ class SamplesCallback(TrainerCallback):
 
 
 class LossPictureCallback(TrainerCallback):
-    """Draws training and validation loss into `loss.png` at every evaluation and at the end."""
+    """Draws training and validation loss into `loss.png` at every evaluation and at the end.
+
+    Args: `unit` of the loss, as the axis names it.
+    """
+
+    def __init__(self, unit: str = "nats a token"):
+        self.unit = unit
 
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            draw_loss(state.log_history, Path(args.output_dir) / "loss.png")
+            draw_loss(state.log_history, Path(args.output_dir) / "loss.png", unit=self.unit)
 
     on_train_end = on_evaluate
 
 
-def draw_loss(log_history: list[dict], path: Path) -> None:
-    """Draw the losses of `trainer.state.log_history` (nats a token) over the steps, bits per byte on a second axis."""
+def draw_loss(log_history: list[dict], path: Path, *, unit: str = "nats a token") -> None:
+    """Draw the losses of `trainer.state.log_history` over the steps; the last validation loss is written beside its point."""
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     training = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
@@ -133,12 +139,12 @@ def draw_loss(log_history: list[dict], path: Path) -> None:
     if validation:
         axes.plot(*zip(*validation, strict=True), color="#c0392b", marker="o", markersize=4, label="validation")
         last = next(entry for entry in reversed(log_history) if "eval_loss" in entry)
-        note = f"{last['eval_loss']:.3f} nats a token"
+        note = f"{last['eval_loss']:.3f} {unit}"
         if "eval_bits_per_byte" in last:
             note += f"\n{last['eval_bits_per_byte']:.3f} bits a byte"
         axes.annotate(note, (last["step"], last["eval_loss"]), xytext=(-8, 24), textcoords="offset points", ha="right")
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats a token)")
+    axes.set_ylabel(f"loss ({unit})")
     axes.grid(alpha=0.3)
     axes.legend()
     temporary = path.with_name(f".{path.name}")

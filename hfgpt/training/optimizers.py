@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+from hfgpt.training.trainer_arguments import bfloat16_is_fast
+
 
 class MuonInFloat32(torch.optim.Muon):
     """`torch.optim.Muon`, adjusted as "original", with its Newton-Schulz iterations in float32.
@@ -119,3 +121,16 @@ def matrices_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.P
         raise ValueError(f"{type(model).__name__} has no trainable linear layer for Muon; use optimizer: adamw.")
     chosen = {id(parameter) for parameter in matrices}
     return matrices, [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+
+
+def muon_with_adamw(args) -> tuple[type[MuonWithAdamWFactory], dict]:
+    """`MuonWithAdamW` as the arguments of a recipe set it, in the form of Trainer's `optimizer_cls_and_kwargs`."""
+    settings = dict(
+        muon_learning_rate=args.muon_learning_rate,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=args.adam_epsilon,
+        muon_in_bfloat16=bfloat16_is_fast(),
+    )
+    return MuonWithAdamWFactory, settings

@@ -18,62 +18,29 @@ def bfloat16_is_fast() -> bool:
 
 
 @dataclass
-class PretrainArguments(TrainingArguments):
-    """recipes/pretrain.py: everything that Trainer knows, and these. Defaults that differ from Trainer's are repeated here."""
+class RunArguments(TrainingArguments):
+    """What every recipe that trains takes: all that Trainer knows, and these. Defaults that differ from Trainer's are repeated."""
 
-    dataset: str = field(default="", metadata={"help": "Folder of rows that recipes/prepare_data.py wrote."})
-    family: Literal["modern", "gpt2"] = field(
-        default="modern", metadata={"help": "'modern' (set by depth) or 'gpt2' (set by size)."}
-    )
-    depth: int = field(default=12, metadata={"help": "Layers of a modern model; the rest of its shape follows."})
-    size: str = field(default="124M", metadata={"help": "Published size of a gpt2 model: 124M, 355M, 774M, 1558M."})
-    config_overrides: dict | str | None = field(
-        default=None, metadata={"help": "Fields of HfGptConfig to set otherwise, as JSON or a YAML mapping."}
-    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flash_attention_2, flex_attention; sdpa on a GPU, eager on a CPU without it."}
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = field(
         default="auto", metadata={"help": "Of the matrix products; auto is bf16 where the processor is fast in it, else fp32."}
     )
-    optimizer: Literal["muon", "adamw"] = field(
-        default="muon", metadata={"help": "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone."}
-    )
-    muon_learning_rate: float = field(default=0.02, metadata={"help": "Peak learning rate of the matrices under Muon."})
-    sample_prompts: list[str] = field(
-        default_factory=lambda: [""],
-        metadata={"help": "Prompts continued at every evaluation, into samples.md; an empty one starts a text."},
-    )
-    sample_tokens: int = field(default=80, metadata={"help": "Most tokens of such a sample."})
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads a process on a CPU; all cores, shared out, without it."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Forget what output_dir holds and start again."})
 
-    learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of AdamW."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Times over the training rows."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows a device and step."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows a device and evaluation step."})
-    eval_strategy: str = field(default="steps", metadata={"help": "'steps', 'epoch' or 'no'."})
-    eval_steps: float | None = field(default=0.1, metadata={"help": "Steps between evaluations; below 1 a share of all steps."})
-    save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints; below 1 a share of all steps."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between lines of the log."})
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches for the GPU."})
 
     def __post_init__(self):
-        if not self.dataset:
-            raise ValueError("dataset is missing; name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
         if not self.output_dir:
             raise ValueError("output_dir is missing; name the folder for the model with --output_dir.")
-        if isinstance(self.config_overrides, str):
-            try:
-                self.config_overrides = json.loads(self.config_overrides)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"config_overrides is no JSON object ({error}): {self.config_overrides!r}.") from None
-        if not isinstance(self.config_overrides or {}, dict):
-            raise ValueError(f"config_overrides is {self.config_overrides!r}; a mapping of HfGptConfig fields is needed.")
         if self.bf16 or self.fp16:
             raise ValueError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
         precision = self.precision
@@ -91,3 +58,55 @@ class PretrainArguments(TrainingArguments):
             cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
                         psutil.cpu_count(logical=False) or os.cpu_count())  # fmt: skip
             torch.set_num_threads(self.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+    def said_of_machine(self) -> str:
+        """Precision, attention and devices, as the line at a run's start says them."""
+        precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+        return (
+            f"{precision} ({'chosen for this processor' if self.precision == 'auto' else 'as asked'}), {self.attn_implementation} "
+            f"attention, {self.world_size} x {self.device.type}"
+            + (f", {torch.get_num_threads()} CPU threads a process" if self.device.type == "cpu" else "")
+        )
+
+
+@dataclass
+class PretrainArguments(RunArguments):
+    """recipes/pretrain.py"""
+
+    dataset: str = field(default="", metadata={"help": "Folder of rows that recipes/prepare_data.py wrote."})
+    family: Literal["modern", "gpt2"] = field(
+        default="modern", metadata={"help": "'modern' (set by depth) or 'gpt2' (set by size)."}
+    )
+    depth: int = field(default=12, metadata={"help": "Layers of a modern model; the rest of its shape follows."})
+    size: str = field(default="124M", metadata={"help": "Published size of a gpt2 model: 124M, 355M, 774M, 1558M."})
+    config_overrides: dict | str | None = field(
+        default=None, metadata={"help": "Fields of HfGptConfig to set otherwise, as JSON or a YAML mapping."}
+    )
+    optimizer: Literal["muon", "adamw"] = field(
+        default="muon", metadata={"help": "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone."}
+    )
+    muon_learning_rate: float = field(default=0.02, metadata={"help": "Peak learning rate of the matrices under Muon."})
+    sample_prompts: list[str] = field(
+        default_factory=lambda: [""],
+        metadata={"help": "Prompts continued at every evaluation, into samples.md; an empty one starts a text."},
+    )
+    sample_tokens: int = field(default=80, metadata={"help": "Most tokens of such a sample."})
+
+    learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of AdamW."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Times over the training rows."})
+    eval_strategy: str = field(default="steps", metadata={"help": "'steps', 'epoch' or 'no'."})
+    eval_steps: float | None = field(default=0.1, metadata={"help": "Steps between evaluations; below 1 a share of all steps."})
+    save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints; below 1 a share of all steps."})
+
+    def __post_init__(self):
+        if not self.dataset:
+            raise ValueError("dataset is missing; name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
+        if isinstance(self.config_overrides, str):
+            try:
+                self.config_overrides = json.loads(self.config_overrides)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"config_overrides is no JSON object ({error}): {self.config_overrides!r}.") from None
+        if not isinstance(self.config_overrides or {}, dict):
+            raise ValueError(f"config_overrides is {self.config_overrides!r}; a mapping of HfGptConfig fields is needed.")
+        super().__post_init__()

@@ -30,7 +30,8 @@ def test_ragged_rows_give_the_same_loss_at_every_batch_size(small_run, small_row
     from transformers import AutoModelForCausalLM, TrainingArguments
 
     from hfgpt.data.collators import PackedRowsCollator
-    from hfgpt.training.run import LanguageModelTrainer, load_rows
+    from hfgpt.training.pretraining import load_rows
+    from hfgpt.training.run import LanguageModelTrainer
 
     model = AutoModelForCausalLM.from_pretrained(small_run)
     rows, _ = load_rows(str(small_rows))

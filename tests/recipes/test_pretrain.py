@@ -45,7 +45,7 @@ def test_metrics_agree_with_each_other_and_with_the_model(small_run, small_rows)
     import math
 
     from hfgpt.evaluation.language_modeling import nats_and_tokens
-    from hfgpt.training.run import load_rows
+    from hfgpt.training.pretraining import load_rows
 
     metrics = json.loads((small_run / "metrics.json").read_text())
     rows, passport = load_rows(str(small_rows))
@@ -85,7 +85,7 @@ def test_start_and_end_are_one_line_each(accelerate_launch, small_rows, tmp_path
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     (start,) = [line for line in lines if line.startswith("start: ")]
-    assert "tokens a step, 2 steps; fp32 (as asked), eager attention, muon, 1 x cpu" in start
+    assert "tokens a step, 2 steps; muon, fp32 (as asked), eager attention, 1 x cpu" in start
     (end,) = [line for line in lines if line.startswith("end: 2 steps in ")]
     assert "peak memory" in end
     assert lines[-1].startswith("next: python recipes/generate.py ")
@@ -208,7 +208,7 @@ def test_two_processes_train_the_model_that_one_trains(small_rows, tmp_path):
 
 
 def test_isolation_is_proven_or_the_run_stops(small_run, small_rows):
-    from hfgpt.training.run import check_isolation, load_rows
+    from hfgpt.training.pretraining import check_isolation, load_rows
 
     rows, _ = load_rows(str(small_rows))
     model = AutoModelForCausalLM.from_pretrained(small_run)
