@@ -1,0 +1,287 @@
+"""Classification without training: which label does a language model find likeliest after the text?
+
+Every label is read by the model after the same prompt, and the log-likelihoods of its tokens are summed. Any causal language model
+will do that keeps a cache of keys and values, because the prompt is computed once for all labels.
+"""
+
+import inspect
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils.logging import tqdm
+
+from hfgpt.evaluation.classification import probabilities_of
+from hfgpt.tokenization import encode_texts
+
+# The line break is read as part of the label, so that "os" does not win over "os.path" for being its beginning.
+TEMPLATE = "{text}\nLabel: {label}\n"
+
+
+@dataclass(frozen=True)
+class LikelihoodOptions:
+    """How labels are asked for.
+
+    Args:
+        template: what the model reads, with the fields {text} and, after it, {label}. What follows {label} is scored with it and
+            separates examples; the likelihood of the end of a label is what tells it from a longer one.
+        shots: solved examples in front, at most; fewer where the context is short.
+        seed: of the choice of examples.
+        length_normalised: divide each label's log-likelihood by its tokens, where long labels lose by their length.
+        calibrated: subtract each label's log-likelihood after an empty text, which is its head start. Source: Zhao et al. (2021),
+            Calibrate Before Use, section 5, with the empty text as the content-free input.
+        batch_size: labels after texts computed at once; with 4 labels, 64 are 16 texts.
+    Raises: ValueError for a template without its fields or with them in another order, and for numbers out of range.
+    """
+
+    template: str = TEMPLATE
+    shots: int = 0
+    seed: int = 0
+    length_normalised: bool = False
+    calibrated: bool = False
+    batch_size: int = 64
+
+    def __post_init__(self):
+        counts = self.template.count("{text}"), self.template.count("{label}")
+        if counts != (1, 1) or self.template.index("{text}") > self.template.index("{label}"):
+            raise ValueError(f"template is {self.template!r}; it needs {{text}} and then {{label}}, once each.")
+        if self.shots < 0 or self.batch_size < 1:
+            raise ValueError(f"shots is {self.shots}, batch_size {self.batch_size}; at least 0 and at least 1 are needed.")
+        if self.shots and self.template.endswith("{label}"):
+            raise ValueError(f"template is {self.template!r}; with shots it needs something after {{label}} that ends an example.")
+
+
+@dataclass(frozen=True)
+class LikelihoodResult:
+    """What a language model makes of N texts and C labels.
+
+    Args:
+        probabilities: (N, C), the softmax of `scores`.
+        scores: (N, C), log-likelihoods in nats, normalised and calibrated as asked for.
+        shots: of each text, the examples that fitted in front of it.
+        texts_cut: how many texts lost their end to fit the context.
+    """
+
+    probabilities: np.ndarray
+    scores: np.ndarray
+    shots: list[int]
+    texts_cut: int
+
+
+def classify_by_likelihood(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    *,
+    names: list[str],
+    options: LikelihoodOptions,
+    example_texts: Sequence[str] = (),
+    example_labels: Sequence[int] = (),
+) -> LikelihoodResult:
+    """Probabilities of the labels `names` for each text; the model's mode is as before when this returns.
+
+    Args: `example_texts` and `example_labels` (ids) are what `options.shots` draws from: the training split, never the others.
+    Raises: ValueError for labels that cannot be told apart, a context too short for prompt and label, shots without examples, and a
+        model that keeps no cache.
+    Cost: one forward pass over each prompt, and one over the labels' tokens but their last, which single tokens spare.
+    """
+    if options.shots and not len(example_texts):
+        raise ValueError(f"shots is {options.shots} and there are no examples to draw from; give a training split, or shots: 0.")
+    prompt = LabelPrompt(tokenizer, names, options.template, context_length=model.config.max_position_embeddings)
+    check_labels(prompt.labels, names=names, length_normalised=options.length_normalised)
+    examples = draw_examples(prompt, example_texts, example_labels, shots=options.shots, seed=options.seed)
+
+    contexts, shots, texts_cut = [], [], 0
+    for text in prompt.encode(texts):
+        used = prompt.fitting(examples, text)
+        context, is_cut = prompt.context(examples[:used], text)
+        contexts.append(context)
+        shots.append(used)
+        texts_cut += is_cut
+    # A label's head start depends on the examples in front, so there is one for each number of them.
+    numbers = sorted(set(shots)) if options.calibrated else []
+    contexts += [prompt.context(examples[:number], prompt.encode([""])[0])[0] for number in numbers]
+
+    scores = score_labels(model, contexts, prompt.labels, batch_size=max(options.batch_size // len(names), 1))
+    if options.length_normalised:
+        scores = scores / [len(label) for label in prompt.labels]
+    if options.calibrated:
+        head_starts = dict(zip(numbers, scores[len(shots) :], strict=True))
+        scores = scores[: len(shots)] - np.array([head_starts[number] for number in shots])
+    return LikelihoodResult(probabilities_of(scores, multi_label=False), scores, shots, texts_cut)
+
+
+class LabelPrompt:
+    """The template as token ids: what stands before a text, between it and the label, and the labels with what follows them.
+
+    Every piece is encoded by itself, so a label's tokens are the same after every text and nothing in a text makes a special token.
+    A space before a field belongs to the field's first word, as the tokenizer saw it in training.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, names: list[str], template: str, *, context_length: int):
+        before, rest = template.split("{text}")
+        between, after = rest.split("{label}")
+        before, self._text_space = _without_last_space(before)
+        between, label_space = _without_last_space(between)
+        self._tokenizer = tokenizer
+        self.before, self.between = encode_texts(tokenizer, [before, between])
+        self.labels = [
+            _continuation(tokenizer, between, label_space + name) + _continuation(tokenizer, between + label_space + name, after)
+            for name in names
+        ]
+        self.start = _start(tokenizer)
+        room = context_length - len(self.start) - len(self.before) - len(self.between) - max(map(len, self.labels))
+        if room < 1 or not (self.start or self.before or self.between):
+            raise ValueError(
+                f"the template and the longest label leave {room} of {context_length:,} tokens for a text; at least one must fit, "
+                "and one must stand before the label; take another template, shorter labels or a model with a longer context."
+            )
+        self.room = room  # tokens for a text and the examples in front of it
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return encode_texts(self._tokenizer, [self._text_space + text for text in texts]) if len(texts) else []
+
+    def example(self, text: list[int], label: int) -> list[int]:
+        return [*self.before, *text, *self.between, *self.labels[label]]
+
+    def fitting(self, examples: list[list[int]], text: list[int]) -> int:
+        """How many of the examples, from the first on, fit in front of the whole text."""
+        taken = np.cumsum([len(text), *map(len, examples)])
+        return max(int(np.searchsorted(taken, self.room, side="right")) - 1, 0)
+
+    def context(self, examples: list[list[int]], text: list[int]) -> tuple[list[int], bool]:
+        """What the model reads before a label, and whether the text's end had to go."""
+        in_front = [token for example in examples for token in example]
+        room = self.room - len(in_front)
+        return [*self.start, *in_front, *self.before, *text[:room], *self.between], len(text) > room
+
+
+def check_labels(labels: list[list[int]], *, names: list[str], length_normalised: bool) -> None:
+    """Raises: ValueError for fewer than two labels, labels without tokens or with the same, and one that begins another."""
+    if len(names) < 2:
+        raise ValueError(f"the labels are {names}; two or more are needed, or there is nothing to choose.")
+    for index, label in enumerate(labels):
+        if not label:
+            raise ValueError(f"the label {names[index]!r} has no tokens; give it a word.")
+        for other, longer in enumerate(labels):
+            if other != index and longer == label:
+                raise ValueError(
+                    f"the labels {names[index]!r} and {names[other]!r} are the same tokens to this tokenizer; rename one."
+                )
+            if other != index and longer[: len(label)] == label and not length_normalised:
+                raise ValueError(
+                    f"the label {names[index]!r} begins {names[other]!r}, which can therefore never be likelier; end the template "
+                    "with something after {label}, such as a line break."
+                )
+
+
+def draw_examples(prompt: LabelPrompt, texts: Sequence[str], labels: Sequence[int], *, shots: int, seed: int) -> list[list[int]]:
+    """Token ids of `shots` solved examples, label by label in turn, so that any number from the first on is balanced.
+
+    Examples longer than their share of the context come last: the first would otherwise keep all others out.
+    """
+    if not shots:
+        return []
+    draw = random.Random(seed)
+    share = prompt.room // (shots + 1)
+    queues = []
+    for label in sorted(set(map(int, labels))):
+        rows = [row for row, of_row in enumerate(labels) if of_row == label]
+        # Enough to find short ones among; a large training split is not encoded for a handful of examples.
+        rows = draw.sample(rows, min(len(rows), 8 * shots))
+        encoded = [prompt.example(text, label) for text in prompt.encode([texts[row] for row in rows])]
+        queues.append(sorted(encoded, key=lambda example: len(example) > share))  # stable: the drawn order stays
+    draw.shuffle(queues)  # the last example weighs most, and it should not always be the last label's
+    in_turn = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    return in_turn[:shots]
+
+
+@torch.no_grad()
+def score_labels(model: PreTrainedModel, contexts: list[list[int]], labels: list[list[int]], *, batch_size: int) -> np.ndarray:
+    """Log-likelihood in nats (N, C), float64, of each label's tokens after each context.
+
+    Args: `contexts` and `labels` as token ids, none empty; `batch_size` in contexts.
+    Raises: ValueError for a model that returns no cache.
+    """
+    scores = np.zeros((len(contexts), len(labels)))
+    by_length = sorted(range(len(contexts)), key=lambda index: len(contexts[index]))  # alike lengths, little padding
+    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in tqdm(batches, desc="labels", disable=len(batches) < 10):
+            scores[batch] = _score_batch(model, [contexts[index] for index in batch], labels)
+    finally:
+        model.train(was_training)
+    return scores
+
+
+def _score_batch(model: PreTrainedModel, contexts: list[list[int]], labels: list[list[int]]) -> np.ndarray:
+    # B contexts, C labels, T tokens of the longest context, L of the longest label
+    takes_positions = "position_ids" in inspect.signature(_innermost(model).forward).parameters
+
+    def run(ids: torch.Tensor, mask: torch.Tensor, **settings):
+        if takes_positions:  # learned positions count from where a text begins; models without them read the mask
+            settings["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return model(input_ids=ids, attention_mask=mask, **settings)
+
+    # Contexts are padded on the left, so that every label follows its context at once; labels on the right.
+    ids, mask = _padded(contexts, left=True, device=model.device)  # (B, T)
+    label_ids, label_mask = _padded(labels, left=False, device=model.device)  # (C, L)
+    longest = label_ids.shape[1]
+    output = run(ids, mask, use_cache=longest > 1, logits_to_keep=1)
+    first = output.logits[:, -1].float().log_softmax(-1)[:, label_ids[:, 0]].double()  # (B, C)
+    if longest == 1:
+        return first.cpu().numpy()
+    if "past_key_values" not in output:
+        raise ValueError(f"{type(model).__name__} keeps no cache of keys and values; zero-shot classification needs one.")
+
+    B, C = len(contexts), len(labels)
+    output.past_key_values.batch_repeat_interleave(C)
+    rows, row_mask = label_ids.repeat(B, 1), label_mask.repeat(B, 1)  # (B * C, L): all labels of the first context, then ...
+    whole_mask = torch.cat((mask.repeat_interleave(C, dim=0), row_mask[:, :-1]), dim=1)
+    logits = run(rows[:, :-1], whole_mask, past_key_values=output.past_key_values, use_cache=True).logits  # (B * C, L - 1, V)
+    logits = logits.float()
+    # Of V log-probabilities one is needed, so the softmax is not made whole.
+    later = (logits.gather(-1, rows[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)).double()
+    later = (later * row_mask[:, 1:]).sum(-1).view(B, C)
+    return (first + later).cpu().numpy()
+
+
+def _padded(rows: list[list[int]], *, left: bool, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask (rows, longest row). The padding's id is 0, which every vocabulary has; the mask hides it."""
+    longest = max(map(len, rows))
+    ids, mask = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(2))
+    for row, tokens in enumerate(rows):
+        place = slice(longest - len(tokens), None) if left else slice(len(tokens))
+        ids[row, place] = torch.tensor(tokens)
+        mask[row, place] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _innermost(model):
+    """The model of transformers within a PEFT adapter, whose own `forward` says nothing of its arguments."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _without_last_space(text: str) -> tuple[str, str]:
+    return (text[:-1], " ") if text.endswith(" ") else (text, "")
+
+
+def _continuation(tokenizer: PreTrainedTokenizerFast, before: str, piece: str) -> list[int]:
+    """The ids of `piece` where it follows `before`.
+
+    A byte-level BPE gives a piece the ids that it has by itself. SentencePiece puts a space before whatever it is given, so there
+    they are read off the end of both together.
+    """
+    start, together, alone = encode_texts(tokenizer, [before, before + piece, piece])
+    return together[len(start) :] if together[: len(start)] == start else alone
+
+
+def _start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """What a text begins with: what the tokenizer puts there itself, else its BOS, else its EOS, else nothing."""
+    added = tokenizer("")["input_ids"]
+    return added[:1] or [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]

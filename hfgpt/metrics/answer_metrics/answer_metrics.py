@@ -1,0 +1,77 @@
+"""Written answers against their references: exact match and token F1 as SQuAD counts them, and ROUGE."""
+
+import re
+import string
+from collections import Counter
+
+import datasets
+import evaluate
+from rouge_score import rouge_scorer
+
+DESCRIPTION = """Exact match and token F1 after SQuAD's normalisation (lower case, without ASCII punctuation and the English
+articles a, an, the, white space collapsed), and the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L by rouge_score (without stemming),
+each from 0 to 1 and the mean over the examples. An empty answer is wrong, whatever the reference. Where normalisation leaves
+nothing of the reference ("%"), the texts themselves are compared. ROUGE sees the letters a-z and digits only: for other scripts
+read the token F1.
+"""
+INPUTS = """
+Args:
+    predictions: N answers.
+    references: N texts that they should be.
+    per_answer: also return the list `per_answer`, the five figures of each example (optional).
+Returns: exact_match, token_f1, rouge1, rouge2, rougeL, num_examples (and per_answer).
+"""
+CITATION = """@inproceedings{rajpurkar2016squad,
+  title={SQuAD: 100,000+ Questions for Machine Comprehension of Text},
+  author={Rajpurkar, Pranav and Zhang, Jian and Lopyrev, Konstantin and Liang, Percy}, booktitle={EMNLP}, year={2016}}
+@inproceedings{lin2004rouge, title={ROUGE: A Package for Automatic Evaluation of Summaries}, author={Lin, Chin-Yew},
+  booktitle={Text Summarization Branches Out}, year={2004}}"""
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalised(text: str) -> list[str]:
+    """The words that SQuAD's evaluation script compares. Source: its normalize_answer, in the same order."""
+    return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split()
+
+
+def match_and_f1(prediction: str, reference: str) -> tuple[float, float]:
+    """Exact match (0 or 1) and the F1 of the words that both have, counted as often as both have them."""
+    if not prediction.strip():
+        return 0.0, 0.0
+    said, expected = normalised(prediction), normalised(reference)
+    if not expected:
+        same = float(prediction.strip() == reference.strip())
+        return same, same
+    common = sum((Counter(said) & Counter(expected)).values())
+    return float(said == expected), 2 * common / (len(said) + len(expected))
+
+
+class AnswerMetrics(evaluate.Metric):
+    """See `DESCRIPTION` and `INPUTS`."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=datasets.Features({name: datasets.Value("string") for name in ("predictions", "references")}),
+        )
+
+    def _compute(self, predictions, references, per_answer=False):
+        if not len(predictions):
+            raise ValueError("there are no answers to measure; is the split empty?")
+        if len(predictions) != len(references):
+            raise ValueError(
+                f"got {len(predictions):,} answers and {len(references):,} references; one of each per example is needed."
+            )
+        scorer = rouge_scorer.RougeScorer(list(ROUGE_TYPES), use_stemmer=False)
+        rows = []
+        for prediction, reference in zip(predictions, references):
+            exact_match, token_f1 = match_and_f1(prediction, reference)
+            rouge = scorer.score(reference, prediction)
+            rows.append(
+                {"exact_match": exact_match, "token_f1": token_f1, **{name: float(rouge[name].fmeasure) for name in ROUGE_TYPES}}
+            )
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        return {**means, "num_examples": len(rows), **({"per_answer": rows} if per_answer else {})}
