@@ -28,6 +28,31 @@ BPE_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^
 WORD_PATTERN = r"""[,.:;?_!"()']|--|\s"""
 WORD_SPECIAL_TOKENS = ("[BOS]", "[EOS]", "[PAD]", "[UNK]")
 
+# How a conversation is worded; each is a chat template that the tokenizer keeps. "base" is the one it came with.
+PROMPT_STYLES = ("chat", "alpaca", "base")
+CHAT_TEMPLATES = {
+    # ChatML. `generation` marks what an assistant's loss is computed on; the dash at the start of a tag eats the line break.
+    "chat": """\
+{%- if bos_token is defined and bos_token %}{{ bos_token }}{% endif %}
+{%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}
+{%- else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}""",
+    # The book's text; a system message takes the place of its first paragraph. Source: Raschka (2024), section 7.2.
+    "alpaca": """\
+{%- if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}
+{%- else %}{{ 'Below is an instruction that describes a task. Write a response that appropriately completes the request.' }}
+{%- endif %}
+{%- for message in messages %}
+{%- if message['role'] == 'user' %}{{ '\\n\\n### Instruction:\\n' + message['content'] }}
+{%- elif message['role'] == 'assistant' %}{{ '\\n\\n### Response:\\n' }}
+{%- generation %}{{ message['content'] + eos_token }}{% endgeneration %}
+{%- elif message['role'] != 'system' or not loop.first %}{{ raise_exception('misplaced role ' + message['role']) }}
+{%- endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '\\n\\n### Response:\\n' }}{% endif %}""",
+}
+
 
 def check_vocab_size(vocab_size: int | None, *, algorithm: str) -> None:
     """Raises: ValueError for a vocabulary without room for what every tokenizer of this algorithm holds."""
@@ -198,6 +223,83 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[l
     text from outside therefore always goes through here.
     """
     return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)["input_ids"]
+
+
+def set_prompt_style(tokenizer: PreTrainedTokenizerFast, style: str) -> list[int]:
+    """Give the tokenizer the chat template of a prompt style; it is saved with it, so serving words prompts as training did.
+
+    "chat" needs `<|im_start|>` and `<|im_end|>`, which are added where the tokenizer lacks them; "base" keeps the template
+    that the tokenizer came with.
+
+    Returns: the ids that are new; the model needs rows for them, and they have to be trained.
+    Raises: ValueError for an unknown style, for "base" where there is no template, for "alpaca" without an eos_token.
+    """
+    if style not in PROMPT_STYLES:
+        raise ValueError(f"the prompt style is {style!r}; allowed are {', '.join(map(repr, PROMPT_STYLES))}.")
+    if style == "base":
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                "the prompt style is 'base', but the base model's tokenizer has no chat template; choose 'chat' or 'alpaca', "
+                "which bring their own."
+            )
+        return []
+    if style == "alpaca" and tokenizer.eos_token is None:
+        raise ValueError("the prompt style is 'alpaca', but the tokenizer has no eos_token to end an answer with; choose 'chat'.")
+    tokenizer.chat_template = CHAT_TEMPLATES[style]
+    return _add_special_tokens(tokenizer, CHAT_TOKENS) if style == "chat" else []
+
+
+def ensure_pad_token(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Give the tokenizer a padding of its own, `<|pad|>`, where it has none or pads with what ends a text.
+
+    Returns: the ids that are new; the model needs rows for them.
+    """
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return []
+    new = _add_special_tokens(tokenizer, [PAD])
+    tokenizer.pad_token = PAD
+    return new
+
+
+def _add_special_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Iterable[str]) -> list[int]:
+    before = tokenizer.get_vocab()
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    missing = [token for token in tokens if token not in special]
+    # False: the special tokens that the tokenizer has stay special
+    tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
+    return [tokenizer.convert_tokens_to_ids(token) for token in missing if token not in before]
+
+
+def control_token_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """Ids that a template writes and text should not: the added tokens, but for the runs of spaces that some vocabularies add."""
+    return {id for id, token in tokenizer.added_tokens_decoder.items() if not token.content.isspace()}
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Ids that end an assistant's turn under the tokenizer's chat template, found by rendering, and the eos_token's.
+
+    They belong into the generation config as `eos_token_id`.
+
+    Raises: ValueError for a tokenizer without a template, and for a template that ends an answer with no token of its own.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError("the tokenizer has no chat template; set_prompt_style gives it one.")
+    answer = "The Answer Of 1 Turn"
+    turns = [{"role": role, "content": content} for role, content in (("user", "A question."), ("assistant", answer))] * 2
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    control = control_token_ids(tokenizer)
+    stops: list[int] = []
+    for text in rendered.split(answer)[1:]:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        # None: no token of its own, so that an answer could not end
+        end = next((id for id in ids if id in control), None)
+        if end is None:
+            raise ValueError(
+                f"the chat template writes {text!r} after an answer, without a special token that could end it, so the model would "
+                "never learn to stop; choose the prompt style 'chat' or 'alpaca'."
+            )
+        stops.append(end)
+    return list(dict.fromkeys([*stops, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]))
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -79,7 +79,7 @@ def pack(documents: Iterable[list[int]], *, context_length: int, separator: int,
             counts.repeated += 1
         # A text never holds the separator, so only a document that was not cut begins with it.
         (openings if segment[0] == separator else tails).append(segment)
-    for segments in _best_fit(openings, begun=[[tail] for tail in tails], capacity=context_length - 1):
+    for segments in best_fit(openings, begun=[[tail] for tail in tails], capacity=context_length - 1):
         segments[-1] = [*segments[-1], separator]
         counts.separators += 1
         counts.padding += rows.add(segments, context_length=context_length, pad=pad)
@@ -87,7 +87,7 @@ def pack(documents: Iterable[list[int]], *, context_length: int, separator: int,
     return rows
 
 
-def _best_fit(segments: list[list[int]], *, begun: list[list[list[int]]], capacity: int) -> list[list[list[int]]]:
+def best_fit(segments: list[list[int]], *, begun: list[list[list[int]]], capacity: int) -> list[list[list[int]]]:
     """Put each segment, longest first, where the least room is left behind; equal lengths keep their order.
 
     `begun` are bins that hold something already: the end of a cut document. It stays first in its row, and alone of its kind,

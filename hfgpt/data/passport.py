@@ -26,17 +26,28 @@ class Passport:
     tokenizer: dict = field(default_factory=dict)
     splits: dict[str, dict] = field(default_factory=dict)
     lzma_bits_per_byte: dict[str, float] = field(default_factory=dict)
+    base: dict = field(default_factory=dict)  # of a fine-tuned model: which weights it began with
     versions: dict[str, str] = field(default_factory=dict)
 
-    def record(self, step: str, before: int | None, after: int, start: float) -> None:
-        """Add one step and log its line; `start` is the `time.perf_counter()` at which it began."""
+    def record(
+        self, step: str, before: int | None, after: int, start: float, *, what: str = "documents", **details: object
+    ) -> None:
+        """Add one step and log its line.
+
+        Args:
+            before, after: how many there were and are; None where the step is the first.
+            start: the `time.perf_counter()` at which it began.
+            what: of what, in the plural.
+            details: more that is worth knowing of the step, for the passport.
+        """
         seconds = time.perf_counter() - start
         if before is None:
-            logger.info(f"{step}: {after:,} documents, {seconds:.1f} s")
+            logger.info(f"{step}: {after:,} {what}, {seconds:.1f} s")
         else:
             change = 100 * (after - before) / before if before else 0.0
-            logger.info(f"{step}: {before:,} -> {after:,} documents ({change:+.1f} %), {seconds:.1f} s")
-        self.steps.append({"step": step, "documents_in": before, "documents_out": after, "seconds": round(seconds, 2)})
+            logger.info(f"{step}: {before:,} -> {after:,} {what} ({change:+.1f} %), {seconds:.1f} s")
+        counts = {f"{what}_in": before, f"{what}_out": after}
+        self.steps.append({"step": step, **counts, "seconds": round(seconds, 2), **details})
 
     def save(self, folder: Path) -> None:
         (folder / PASSPORT_NAME).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

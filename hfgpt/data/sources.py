@@ -95,9 +95,11 @@ class Source:
         return {"name": self.name, "kind": self.kind, "python": version, "sha256": digest.hexdigest()}
 
 
-def find_sources(names: Iterable[str]) -> list[Source]:
+def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_SUFFIXES) -> list[Source]:
     """Turn what the user wrote into sources, in order; a file that two patterns match is read once.
 
+    Args:
+        file_suffixes: endings by which a name that does not exist is known as a missing file, not as a name of the Hub.
     Raises: FileNotFoundError for a missing file or a pattern without a match; ValueError for a kind of file nobody reads here.
     """
     names = list(names)
@@ -115,7 +117,7 @@ def find_sources(names: Iterable[str]) -> list[Source]:
                 sources.setdefault(match, _file_source(match))
         elif Path(name).is_dir():
             raise ValueError(f"{name} is a folder; name the files in it with a pattern, such as '{name.rstrip('/')}/*.txt'.")
-        elif Path(name).exists() or Path(name).suffix in FILE_SUFFIXES or name.startswith((".", "/", "~")):
+        elif Path(name).exists() or Path(name).suffix in file_suffixes or name.startswith((".", "/", "~")):
             sources.setdefault(name, _file_source(name))
         elif HUB_NAME.fullmatch(name) and not Path(name.partition(":")[0]).exists():
             sources.setdefault(name, Source(kind="hub", name=name))
@@ -172,7 +174,7 @@ def load_documents(sources: list[Source], options: ReadingOptions, passport: Pas
     return documents
 
 
-def _decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
+def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines of a UTF-8 file with their numbers from 1, line breaks kept as they are; a byte order mark is dropped."""
     offset = 0
     with path.open("rb") as file:
@@ -195,7 +197,7 @@ def _read_text(path: Path, options: ReadingOptions) -> Iterator[Document]:
     def document() -> Document:
         return {"text": "".join(lines), "source": str(path), "row_id": str(start)}
 
-    for number, line in _decoded_lines(path):
+    for number, line in decoded_lines(path):
         content = line.rstrip("\r\n")
         is_break = (rule == "paragraph" and not content.strip()) or (rule not in ("file", "paragraph", "line") and content == rule)
         if is_break or (rule == "line" and lines):
@@ -211,19 +213,28 @@ def _read_text(path: Path, options: ReadingOptions) -> Iterator[Document]:
 
 
 def _read_json(path: Path, options: ReadingOptions) -> Iterator[Document]:
-    """One JSON object a line, or, in a .json file, one list of objects."""
+    for row, place, row_id in json_rows(path):
+        yield _json_document(row, path, place, row_id, options)
+
+
+def json_rows(path: Path) -> Iterator[tuple[object, str, str]]:
+    """The rows of a JSON file with their place ("line 3", "item 7") and id ("3", "7").
+
+    One JSON value a line, or, in a .json file, one list of them.
+    Raises: ValueError for text that is no JSON, with file and line.
+    """
     if path.suffix == ".json":
-        text = "".join(line for _, line in _decoded_lines(path))
+        text = "".join(line for _, line in decoded_lines(path))
         try:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {error.lineno}: no valid JSON ({error.msg}, column {error.colno}).") from None
         if not isinstance(rows, list):
-            raise ValueError(f"{path} holds a JSON {_json_type(rows)}, a list of objects is needed; one object a line is .jsonl.")
+            raise ValueError(f"{path} holds a JSON {json_type(rows)}, a list of objects is needed; one object a line is .jsonl.")
         for index, row in enumerate(rows):
-            yield _json_document(row, path, f"item {index}", str(index), options)
+            yield row, f"item {index}", str(index)
         return
-    for number, line in _decoded_lines(path):
+    for number, line in decoded_lines(path):
         if not line.strip():
             continue
         try:
@@ -232,18 +243,18 @@ def _read_json(path: Path, options: ReadingOptions) -> Iterator[Document]:
             raise ValueError(
                 f"{path}, line {number}: no valid JSON ({error.msg}, column {error.colno}); one complete object a line is needed."
             ) from None
-        yield _json_document(row, path, f"line {number}", str(number), options)
+        yield row, f"line {number}", str(number)
 
 
 def _json_document(row: object, path: Path, place: str, row_id: str, options: ReadingOptions) -> Document:
     name = options.text_field
     if not isinstance(row, dict):
-        raise ValueError(f"{path}, {place}: found a JSON {_json_type(row)}, an object with the field {name!r} is needed.")
+        raise ValueError(f"{path}, {place}: found a JSON {json_type(row)}, an object with the field {name!r} is needed.")
     if name not in row:
         found = ", ".join(map(repr, row)) or "none"
         raise ValueError(f"{path}, {place}: the field {name!r} is missing, found {found}; name the right one with text_field.")
     if not isinstance(row[name], str):
-        raise ValueError(f"{path}, {place}: the field {name!r} is a {_json_type(row[name])}, a string is needed.")
+        raise ValueError(f"{path}, {place}: the field {name!r} is a {json_type(row[name])}, a string is needed.")
     try:
         row[name].encode("utf-8")
     except UnicodeEncodeError as error:
@@ -254,7 +265,8 @@ def _json_document(row: object, path: Path, place: str, row_id: str, options: Re
     return {"text": row[name], "source": str(path), "row_id": row_id}
 
 
-def _json_type(value: object) -> str:
+def json_type(value: object) -> str:
+    """What JSON calls the type of a value."""
     names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
     return names[type(value)]
 
@@ -283,7 +295,7 @@ def _check_text_column(columns: dict[str, object], place: str, text_field: str) 
 
 
 @contextmanager
-def _hub_errors_named(name: str) -> Iterator[None]:
+def hub_errors_named(name: str) -> Iterator[None]:
     """One sentence instead of the many exceptions that `datasets` has for a dataset that cannot be read."""
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
@@ -301,30 +313,38 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _read_hub(name: str, options: ReadingOptions) -> Iterator[Document]:
+def load_hub_dataset(name: str, *, split: str, revision: str | None, streaming: bool = False):
+    """One split of the Hub dataset "user/name" or "user/name:configuration".
+
+    Raises: FileNotFoundError where the Hub has no such dataset, ValueError where it cannot be read.
+    """
     from datasets import load_dataset
 
     dataset_name, _, configuration = name.partition(":")
-    with _hub_errors_named(name):
-        rows = load_dataset(
-            dataset_name,
-            configuration or None,
-            split=options.hub_split,
-            revision=options.hub_revision,
-            streaming=options.streaming,
-        )
+    with hub_errors_named(name):
+        return load_dataset(dataset_name, configuration or None, split=split, revision=revision, streaming=streaming)
+
+
+def hub_rows(name: str, rows: Iterable[dict]) -> Iterator[tuple[int, dict]]:
+    """The rows of a Hub dataset, numbered from 0; what goes wrong while they are read names the dataset."""
+    iterator = iter(rows)
+    for row_id in itertools.count():
+        with hub_errors_named(name):
+            row = next(iterator, None)
+        if row is None:
+            return
+        yield row_id, row
+
+
+def _read_hub(name: str, options: ReadingOptions) -> Iterator[Document]:
+    rows = load_hub_dataset(name, split=options.hub_split, revision=options.hub_revision, streaming=options.streaming)
     if rows.features is not None:
         columns = {column: getattr(feature, "dtype", type(feature).__name__) for column, feature in rows.features.items()}
         _check_text_column(columns, f"the Hub dataset {name}", options.text_field)
         rows = rows.select_columns([options.text_field])  # images and sound beside the text stay undecoded
-    iterator = iter(rows)
-    for row_id in itertools.count():
-        with _hub_errors_named(name):
-            row = next(iterator, None)
-        if row is None:
-            return
+    for row_id, row in hub_rows(name, rows):
         if not isinstance(row.get(options.text_field), str):
-            kind = _json_type(row[options.text_field]) if options.text_field in row else "missing"
+            kind = json_type(row[options.text_field]) if options.text_field in row else "missing"
             raise ValueError(
                 f"the Hub dataset {name}, row {row_id}: the field {options.text_field!r} is {kind}, a string is needed."
             )

@@ -1,0 +1,281 @@
+"""Conversations into token ids: the tokenizer's chat template words them, and what they say never becomes part of its wording.
+
+The template is rendered once for each order of roles, with placeholders for contents. What stands between the placeholders is
+the template's, and only there are special tokens read; everything else is encoded as text, in the runs that a serving engine
+would see between two special tokens. So no content makes a special token, and the ids are those that `apply_chat_template` gives
+for harmless contents. An answer is cut where the prompt ends, because that is where the model goes on when it is asked:
+
+    <|im_start|>user\\n What is 1 + 1? <|im_end|>\\n<|im_start|>assistant\\n  Two. <|im_end|>  \\n
+    ------------------------------ not learned ---------------------------   ---- learned ----
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerFast
+
+from hfgpt.data.chat import Message
+from hfgpt.tokenization import control_token_ids, encode_texts
+
+PLACEHOLDER = re.compile(r"hfgptMessage(\d+)Content")
+# No template writes such a space, so what is left of it tells how the template trims contents. Preserving ones come first.
+FLANK = "\n\u2003\n"
+TRIMMERS: tuple[Callable[[str], str], ...] = (
+    lambda text: text,
+    lambda text: text.lstrip("\n"),
+    lambda text: text.rstrip("\n"),
+    lambda text: text.strip("\n"),
+    str.lstrip,
+    str.rstrip,
+    str.strip,
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A special token of the template (`token`), or a run of text: literal strings and indices of messages."""
+
+    learned: bool
+    token: int | None = None
+    parts: tuple[str | int, ...] = ()
+    follows: str = "start"  # "start" of everything, a "token", or "text" that was cut here
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a template makes of one order of roles."""
+
+    literals: list[str]  # one more than there are messages
+    order: list[int]  # which message stands between them
+    trimmers: list[Callable[[str], str]]  # of each message
+    segments: list[Segment]
+
+
+class ConversationEncoder:
+    """Encodes conversations with a tokenizer and its chat template as they are now.
+
+    Raises: ValueError for a tokenizer without a chat template.
+    Cost: the template is rendered about three times for each new order of roles, and once for each conversation, to see
+        that it changed no content.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        if tokenizer.chat_template is None:
+            raise ValueError("the tokenizer has no chat template; hfgpt.tokenization.set_prompt_style gives it 'chat' or 'alpaca'.")
+        self.tokenizer = tokenizer
+        self._control = control_token_ids(tokenizer)
+        self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}
+        # `split_special_tokens` leaves tokens alone that were added without being special; text is broken inside them.
+        template = str(tokenizer.chat_template)
+        added = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special]
+        plain = [content for content in added if content in template and not content.isspace() and len(content) > 1]
+        self._inside_added = re.compile("|".join(f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in plain) or "(?!)")
+        # SentencePiece's kind writes a space before text that begins, and some of them again after each special token.
+        self._prefix_at_start = self._plain("a") != self._inside(["a"])[0]
+        eos = tokenizer.eos_token or ""
+        self._prefix_after_token = self._prefix_at_start and self._plain(eos + "a")[-len(self._plain("a")) :] == self._plain("a")
+
+    def encode(self, conversations: list[list[Message]]) -> list[tuple[list[int], list[bool]]]:
+        """Ids of each conversation, and which of them are learned: answers with the token that ends them.
+
+        Raises: ValueError for a conversation that the template refuses or changes, and for a template whose answers do not end.
+        """
+        return self._encode(conversations, generation_prompt=False)
+
+    def encode_prompts(self, conversations: list[list[Message]]) -> list[list[int]]:
+        """Ids of conversations that end before an answer; what the model goes on with is what `encode` has after them."""
+        return [ids for ids, _ in self._encode(conversations, generation_prompt=True)]
+
+    def _encode(self, conversations: list[list[Message]], *, generation_prompt: bool) -> list[tuple[list[int], list[bool]]]:
+        runs: dict[str, list[str]] = {"start": [], "token": [], "text": []}
+        layouts = []
+        for messages in conversations:
+            layout = self._layout(tuple(message["role"] for message in messages), generation_prompt)
+            contents = [trim(message["content"]) for trim, message in zip(layout.trimmers, messages, strict=True)]
+            self._check_unchanged(layout, contents, messages, generation_prompt)
+            layouts.append(layout)
+            for segment in layout.segments:
+                if segment.token is None:
+                    text = "".join(contents[part] if isinstance(part, int) else part for part in segment.parts)
+                    runs[segment.follows].append(text)
+        encoded = {follows: iter(self._encode_runs(texts, follows)) for follows, texts in runs.items()}
+        results = []
+        for layout in layouts:
+            ids: list[int] = []
+            learned: list[bool] = []
+            for segment in layout.segments:
+                piece = [segment.token] if segment.token is not None else next(encoded[segment.follows])
+                ids += piece
+                learned += [segment.learned] * len(piece)
+            results.append((ids, learned))
+        return results
+
+    def _render(self, messages: list[Message], generation_prompt: bool) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"the tokenizer's chat template refuses a conversation of {roles} ({error}); change the roles, or choose the "
+                "prompt style 'chat'."
+            ) from None
+
+    def _check_unchanged(self, layout: Layout, contents: list[str], messages: list[Message], generation_prompt: bool) -> None:
+        pieces = [layout.literals[0]]
+        for index, literal in zip(layout.order, layout.literals[1:], strict=True):
+            pieces += [contents[index], literal]
+        if "".join(pieces) != self._render(messages, generation_prompt):
+            raise ValueError(
+                "the tokenizer's chat template changes what the messages say, or words them by what they say, so it is not known "
+                "which tokens are the assistant's; take such passages out of the messages, or choose the prompt style 'chat'."
+            )
+
+    def _layout(self, roles: tuple[str, ...], generation_prompt: bool) -> Layout:
+        key = (roles, generation_prompt)
+        if key not in self._layouts:
+            literals, order = self._split(roles, generation_prompt)
+            trimmers = self._find_trimmers(roles, generation_prompt, literals, order)
+            starts = self._answer_starts(roles, generation_prompt, literals, order)
+            segments = self._segments(roles, literals, order, starts, complete=not generation_prompt)
+            self._layouts[key] = Layout(literals, order, trimmers, segments)
+        return self._layouts[key]
+
+    def _split(self, roles: tuple[str, ...], generation_prompt: bool) -> tuple[list[str], list[int]]:
+        pieces = PLACEHOLDER.split(self._render(_placeholders(roles), generation_prompt))
+        order = [int(index) for index in pieces[1::2]]
+        if sorted(order) != list(range(len(roles))):
+            raise ValueError(
+                f"the tokenizer's chat template leaves out, repeats or rewrites messages of a conversation of {', '.join(roles)}; "
+                "choose the prompt style 'chat'."
+            )
+        return pieces[::2], order
+
+    def _find_trimmers(self, roles, generation_prompt, literals, order) -> list[Callable[[str], str]]:
+        """How the template trims each content, seen from placeholders with spaces around them."""
+        flanked = [{**message, "content": f"{FLANK}{message['content']}{FLANK}"} for message in _placeholders(roles)]
+        rendered = self._render(flanked, generation_prompt)
+        trimmers: list[Callable[[str], str]] = [str] * len(roles)
+        position = len(literals[0])
+        for index, literal in zip(order, literals[1:], strict=True):
+            for trim in TRIMMERS:
+                text = trim(flanked[index]["content"]) + literal
+                if rendered.startswith(text, position):
+                    trimmers[index] = trim
+                    position += len(text)
+                    break
+        return trimmers  # where none fitted, the comparison with the real rendering finds it
+
+    def _answer_starts(self, roles, generation_prompt, literals, order) -> dict[int, int]:
+        """For each answer, how much of the literal before it belongs to the prompt that asks for it."""
+        rendered = self._render(_placeholders(roles), generation_prompt)
+        starts, position = {}, 0
+        for index, literal in zip(order, literals, strict=False):
+            if roles[index] == "assistant":
+                prompt = self._render(_placeholders(roles[:index]), True) if index else ""
+                fits = rendered.startswith(prompt) and position <= len(prompt) <= position + len(literal)
+                # Templates may word an earlier turn otherwise than the last, which alone is what serving looks like.
+                if not fits and index == len(roles) - 1:
+                    raise ValueError(
+                        f"the tokenizer's chat template asks for an answer with {prompt[-40:]!r}, but a conversation does not go "
+                        "on from there, so the model would be asked otherwise than it was trained; choose the prompt style 'chat'."
+                    )
+                starts[index] = len(prompt) - position if fits else len(literal)
+            position += len(literal) + len(_placeholder(index))
+        return starts
+
+    def _segments(self, roles, literals, order, starts, *, complete: bool) -> list[Segment]:
+        builder = SegmentBuilder(self.tokenizer, self._control)
+        for index, literal in zip(order, literals, strict=False):
+            if roles[index] == "assistant":
+                builder.add_literal(literal[: starts[index]])
+                builder.begin_answer()
+                builder.add_literal(literal[starts[index] :])
+                builder.add_content(index)
+                builder.answered = True
+            else:
+                builder.add_literal(literal)
+                builder.add_content(index)
+        builder.add_literal(literals[-1])
+        builder.flush()
+        if complete and builder.learned:
+            raise ValueError(
+                f"the tokenizer's chat template writes {literals[-1]!r} after an answer, and no special token that could end it, "
+                "so the model would never learn to stop; choose the prompt style 'chat' or 'alpaca'."
+            )
+        return builder.segments
+
+    def _encode_runs(self, texts: list[str], follows: str) -> list[list[int]]:
+        at_start = follows == "start" or (follows == "token" and self._prefix_after_token)
+        encode = self._inside if self._prefix_at_start and not at_start else lambda texts: encode_texts(self.tokenizer, texts)
+        encoded = encode(texts) if texts else []
+        for index, text in enumerate(texts):
+            if not text:
+                encoded[index] = []
+            elif self._inside_added.search(text):
+                first, *others = self._inside_added.split(text)
+                encoded[index] = [id for ids in (*encode([first]), *self._inside(others)) for id in ids]
+        return encoded
+
+    def _inside(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts that stand within another, where SentencePiece's kind writes no space before them.
+
+        A line break is put before each and its ids taken off again, where it stays apart.
+        """
+        before = encode_texts(self.tokenizer, ["\n"])[0]
+        joined, plain = encode_texts(self.tokenizer, [f"\n{text}" for text in texts]), encode_texts(self.tokenizer, texts)
+        return [ids[len(before) :] if ids[: len(before)] == before else own for ids, own in zip(joined, plain, strict=True)]
+
+    def _plain(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+class SegmentBuilder:
+    """Collects literals and contents into segments; `learned` is true from the start of an answer to its first special token."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, control: set[int]):
+        self.tokenizer, self.control = tokenizer, control
+        self.segments: list[Segment] = []
+        self.learned = self.answered = False
+        self._parts: list[str | int] = []
+        self._follows = "start"
+
+    def flush(self, *, before: str = "text") -> None:
+        if self._parts:
+            self.segments.append(Segment(self.learned, parts=tuple(self._parts), follows=self._follows))
+            self._follows = "text"
+        self._parts = []
+        if before == "token":
+            self._follows = "token"
+
+    def begin_answer(self) -> None:
+        self.flush()
+        self.learned, self.answered = True, False
+
+    def add_content(self, index: int) -> None:
+        self._parts.append(index)
+
+    def add_literal(self, text: str) -> None:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        done = 0
+        for id, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if id not in self.control:
+                continue
+            if start > done:
+                self._parts.append(text[done:start])
+            self.flush(before="token")
+            self.segments.append(Segment(self.learned, token=id))
+            if self.answered:
+                self.learned = self.answered = False
+            done = end
+        if done < len(text):
+            self._parts.append(text[done:])
+
+
+def _placeholder(index: int) -> str:
+    return f"hfgptMessage{index}Content"
+
+
+def _placeholders(roles: tuple[str, ...]) -> list[Message]:
+    return [{"role": role, "content": _placeholder(index)} for index, role in enumerate(roles)]

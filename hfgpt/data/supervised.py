@@ -1,0 +1,153 @@
+"""Conversations as rows to learn from: ids and labels, cut or dropped where they are too long, packed where that pays."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
+
+from hfgpt.data.chat import Conversation, Message
+from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.packing import Rows, best_fit
+
+IGNORED = -100  # the label of what is not learned
+LOSS_ON = ("assistant", "all")
+TOO_LONG = ("drop", "cut")
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerFast, messages: list[Message], *, loss_on: str = "assistant"
+) -> tuple[list[int], list[int]]:
+    """Ids and labels of one conversation; a label is the id, or -100 where nothing is learned.
+
+    Args: `loss_on` "assistant" learns the answers and what ends them, "all" everything.
+    Raises: as `ConversationEncoder.encode`. For many conversations, use that.
+    """
+    _check_allowed("loss_on", loss_on, LOSS_ON)
+    ((ids, learned),) = ConversationEncoder(tokenizer).encode([messages])
+    return ids, _labels(ids, learned, loss_on)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> list[int]:
+    """Ids of a conversation up to where the assistant answers; `encode_conversation` of it with an answer begins with them."""
+    return ConversationEncoder(tokenizer).encode_prompts([messages])[0]
+
+
+def _labels(ids: list[int], learned: list[bool], loss_on: str) -> list[int]:
+    return list(ids) if loss_on == "all" else [id if is_learned else IGNORED for id, is_learned in zip(ids, learned, strict=True)]
+
+
+def _check_allowed(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed are {' and '.join(map(repr, allowed))}.")
+
+
+@dataclass
+class SupervisedCounts:
+    """conversations = rows + dropped_too_long + dropped_without_answer; of the rows, `cut` lost `cut_tokens` at their end."""
+
+    conversations: int = 0
+    rows: int = 0
+    cut: int = 0
+    cut_tokens: int = 0
+    dropped_too_long: int = 0
+    dropped_without_answer: int = 0  # cut, and nothing of an answer was left
+    tokens: int = 0
+    learned_tokens: int = 0
+    packed_rows: int = 0
+    padding: int = 0
+
+
+def supervised_rows(
+    conversations: Iterable[Conversation],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    max_length: int,
+    too_long: str = "drop",
+    loss_on: str = "assistant",
+    counts: SupervisedCounts,
+) -> dict[str, list[list[int]]]:
+    """Columns `input_ids` and `labels`, one conversation a row, in their order.
+
+    Args:
+        max_length: most tokens of a row.
+        too_long: "drop" leaves a longer conversation out; "cut" drops the tokens after `max_length`, so that its answer is not
+            seen to end there, and leaves it out where nothing of an answer remains.
+        loss_on: "assistant" or "all".
+        counts: is added to.
+    Raises: ValueError, naming source and place, for what `ConversationEncoder.encode` refuses.
+    """
+    _check_allowed("too_long", too_long, TOO_LONG)
+    _check_allowed("loss_on", loss_on, LOSS_ON)
+    if max_length < 2:
+        raise ValueError(f"max_length is {max_length}; 2 tokens or more are needed, one to read and one to predict.")
+    encoder = ConversationEncoder(tokenizer)
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for ids, learned in _encode_in_batches(conversations, encoder):
+        counts.conversations += 1
+        if len(ids) > max_length:
+            if too_long == "drop":
+                counts.dropped_too_long += 1
+                continue
+            # the first token of a row is predicted from nothing
+            if not any(learned[1:max_length]):
+                counts.dropped_without_answer += 1
+                continue
+            counts.cut += 1
+            counts.cut_tokens += len(ids) - max_length
+            ids, learned = ids[:max_length], learned[:max_length]
+        labels = _labels(ids, learned, loss_on)
+        columns["input_ids"].append(ids)
+        columns["labels"].append(labels)
+        counts.rows += 1
+        counts.tokens += len(ids)
+        counts.learned_tokens += sum(label != IGNORED for label in labels[1:])
+    return columns
+
+
+def _encode_in_batches(
+    conversations: Iterable[Conversation], encoder: ConversationEncoder, *, size: int = 1000
+) -> Iterator[tuple[list[int], list[bool]]]:
+    batch: list[Conversation] = []
+    for conversation in conversations:
+        batch.append(conversation)
+        if len(batch) == size:
+            yield from _encode_batch(batch, encoder)
+            batch = []
+    yield from _encode_batch(batch, encoder)
+
+
+def _encode_batch(batch: list[Conversation], encoder: ConversationEncoder) -> list[tuple[list[int], list[bool]]]:
+    try:
+        return encoder.encode([conversation.messages for conversation in batch])
+    except ValueError:
+        for conversation in batch:  # which one was it?
+            try:
+                encoder.encode([conversation.messages])
+            except ValueError as error:
+                raise ValueError(f"{conversation.source}, {conversation.place}: {error}") from None
+        raise
+
+
+def pack_supervised(
+    rows: dict[str, list[list[int]]], *, context_length: int, pad: int, counts: SupervisedCounts | None = None
+) -> dict[str, list[list[int]]]:
+    """Several conversations a row, by best fit, none of them cut: columns `input_ids`, `labels` and `position_ids`.
+
+    Every row has `context_length` tokens; positions restart at 0 with each conversation and with the padding, which keeps them
+    apart where no attention mask is given. The first token of each has the label -100: it would be predicted from another.
+
+    Raises: ValueError for a conversation longer than `context_length`.
+    """
+    segments = [list(zip(ids, labels, strict=True)) for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True)]
+    longest = max(map(len, segments), default=0)
+    if longest > context_length:
+        raise ValueError(f"a conversation has {longest:,} tokens, context_length is {context_length:,}; cut or drop it before.")
+    packed, all_labels = Rows(), []
+    for together in best_fit(segments, begun=[], capacity=context_length):
+        padding = packed.add([[id for id, _ in segment] for segment in together], context_length=context_length, pad=pad)
+        labels = [label for (_, *rest) in together for label in (IGNORED, *(label for _, label in rest))]
+        all_labels.append(labels + [IGNORED] * padding)
+        if counts is not None:
+            counts.packed_rows += 1
+            counts.padding += padding
+    return {"input_ids": packed.input_ids, "labels": all_labels, "position_ids": packed.position_ids}

@@ -1,0 +1,228 @@
+import json
+
+import pytest
+from datasets import Dataset
+
+from hfgpt.data.chat import (
+    Conversation,
+    Preference,
+    PreferenceCounts,
+    conversation_dataset,
+    detect_format,
+    mix,
+    read_conversations,
+    read_preferences,
+)
+from hfgpt.data.records import Record, RecordOptions, read_records
+
+QUESTION = [{"role": "user", "content": "2 + 2?"}]
+EXCHANGE = [*QUESTION, {"role": "assistant", "content": "4"}]
+
+
+def record(place=3, source="rows.jsonl", **values):
+    return Record(values=values, source=source, place=f"line {place}", row_id=str(place))
+
+
+def conversation(style="chat", format=None, **values):
+    (found,) = read_conversations([record(**values)], style=style, format=format)
+    return found
+
+
+def test_every_format_gives_the_same_conversation():
+    rows = {
+        "alpaca": dict(instruction="2 + 2?", input="", output="4"),
+        "sharegpt": dict(conversations=[{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]),
+        "messages": dict(messages=EXCHANGE),
+        "prompt_completion": dict(prompt="2 + 2?", completion="4"),
+    }
+    for format, row in rows.items():
+        assert detect_format(record(**row)) == format
+        assert conversation(**row) == Conversation(EXCHANGE, "rows.jsonl", "3", "line 3")
+        assert conversation(**row, format=format).messages == EXCHANGE
+    assert conversation(instruction="2 + 2?", context=None, response="4", category="math").messages == EXCHANGE
+    assert conversation(prompt=QUESTION, completion=EXCHANGE[1:]).messages == EXCHANGE
+    assert conversation(instruction="2 + 2?", output="4").messages == EXCHANGE
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"), [("chat", "Add.\n\n2, 2"), ("base", "Add.\n\n2, 2"), ("alpaca", "Add.\n\n### Input:\n2, 2")]
+)
+def test_an_input_is_set_off_as_the_style_does_it(style, expected):
+    for name in ("input", "context"):
+        messages = conversation(style, **{"instruction": "Add.", name: "2, 2", "output": "4"}).messages
+        assert messages[0] == {"role": "user", "content": expected}
+
+
+def test_system_messages_come_from_the_list_or_from_a_column_of_their_own():
+    system = {"role": "system", "content": "Be brief."}
+    assert conversation(system="Be brief.", instruction="2 + 2?", output="4").messages == [system, *EXCHANGE]
+    turns = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]
+    assert conversation(system="Be brief.", conversations=turns).messages == [system, *EXCHANGE]
+    assert conversation(conversations=[{"from": "system", "value": "Be brief."}, *turns]).messages == [system, *EXCHANGE]
+    assert conversation(messages=[system, *EXCHANGE, *EXCHANGE]).messages == [system, *EXCHANGE, *EXCHANGE]
+
+
+def test_each_source_has_a_format_of_its_own(tmp_path):
+    first, second = tmp_path / "alpaca.json", tmp_path / "chats.jsonl"
+    first.write_text(json.dumps([{"instruction": "2 + 2?", "input": "", "output": "4"}] * 2))
+    second.write_text(json.dumps({"messages": EXCHANGE}) + "\n")
+    found = list(read_conversations(read_records([str(first), str(second)], RecordOptions()), style="chat"))
+    assert [each.messages for each in found] == [EXCHANGE] * 3
+    assert [each.source for each in found] == [str(first), str(first), str(second)]
+    assert found[2].place == "line 1"
+
+
+def roles(*names):
+    return [{"role": name, "content": "words"} for name in names]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (dict(instruction="2 + 2?", output=""), "rows.jsonl, line 3: the row has no answer, 'output' is ''"),
+        (dict(instruction="2 + 2?", output=None), "line 3: the row has no answer, 'output' is None"),
+        (dict(instruction="2 + 2?", output=" \n"), r"the row has no answer, 'output' is ' \\n'; give it one, or remove"),
+        (dict(prompt="2 + 2?", completion=""), "the row has no answer, 'completion' is ''"),
+        (dict(instruction=" ", output="4"), "'instruction' is blank, ' '; give it text"),
+        (dict(instruction=5, output="4"), "'instruction' is 5, a string is needed"),
+        (dict(instruction="2 + 2?", input=["2"], output="4"), r"'input' is \['2'\], a string is needed"),
+        (dict(instruction="2 + 2?", output=4), "'output' is 4, a string is needed"),
+        (dict(instruction="\ud800", output="4"), "half a surrogate pair"),
+        (dict(instruction="a", input="b", context="c", output="d"), "'input', 'context' may both be the input; rename or remove"),
+        (dict(instruction="a", output="b", response="c"), "'output', 'response' may both be the output"),
+        (dict(messages=EXCHANGE, conversations=[]), "fit several formats, 'sharegpt' and 'messages'"),
+        (dict(question="a", answer="b"), "the columns 'question', 'answer' fit no format; name one with format, or rename"),
+        (dict(messages="[]"), r"'messages' is '\[\]', a list of messages"),
+        (dict(messages=[]), r"'messages' is \[\], a list of messages"),
+        (dict(messages=["2 + 2?"]), r"message 1 of 'messages' is '2 \+ 2\?', an object with 'role' and 'content'"),
+        (dict(messages=[{"role": "user"}]), "message 1 of 'messages' is"),
+        (dict(messages=roles("user", "tool", "assistant")), "message 2 has the unknown role 'tool'; allowed are 'system', 'user'"),
+        (
+            dict(conversations=[{"from": "bing", "value": "x"}]),
+            "message 1 has the unknown role 'bing'; allowed are 'system', 'human'",
+        ),
+        (dict(messages=roles("assistant", "user")), "message 1 has the role 'assistant', 'user' is needed there"),
+        (dict(messages=roles("user", "user", "assistant")), "message 2 has the role 'user', 'assistant' is needed there"),
+        (dict(messages=roles("user", "system", "assistant")), "message 2 has the role 'system'"),
+        (dict(messages=roles("system", "system", "user", "assistant")), "message 2 has the role 'system', 'user' is needed"),
+        (dict(messages=roles("system", "assistant")), "message 2 has the role 'assistant', 'user' is needed"),
+        (dict(messages=roles("user", "assistant", "user")), "the row has no answer, its last message has the role 'user'"),
+        (dict(messages=roles("system")), "the row has no answer, its last message has the role 'system'"),
+        (dict(messages=[{"role": "user", "content": None}, EXCHANGE[1]]), "'content' of message 1 is None, a string is needed"),
+        (dict(messages=[{"role": "user", "content": "\t"}, EXCHANGE[1]]), r"message 1, the user's, is blank, '\\t'"),
+        (dict(messages=[*QUESTION, {"role": "assistant", "content": ""}]), "the row has no answer, message 2, the assistant's, is"),
+    ],
+)
+def test_a_row_that_is_no_conversation_is_refused_with_its_place(row, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        conversation(**row)
+    assert str(refusal.value).startswith("rows.jsonl, line 3: ")
+
+
+def test_a_later_row_of_another_format_is_refused():
+    rows = [record(place=1, instruction="2 + 2?", output="4"), record(place=2, messages=EXCHANGE)]
+    with pytest.raises(ValueError, match="rows.jsonl, line 2: there is no instruction, the columns are 'messages'"):
+        list(read_conversations(rows, style="chat"))
+
+
+def test_unknown_styles_and_formats_are_refused():
+    with pytest.raises(ValueError, match="the prompt style is 'llama'; allowed are 'chat', 'alpaca', 'base'"):
+        conversation("llama", messages=EXCHANGE)
+    with pytest.raises(
+        ValueError, match="the format is 'openai'; allowed are 'alpaca', 'sharegpt', 'messages', 'prompt_completion'"
+    ):
+        conversation(format="openai", messages=EXCHANGE)
+
+
+def preferences(*rows, style="chat"):
+    counts = PreferenceCounts()
+    return list(read_preferences([record(**row) for row in rows], style=style, counts=counts)), counts
+
+
+def test_preferences_of_every_shape_are_read():
+    expected = Preference(QUESTION, "4", "5", "rows.jsonl", "3", "line 3")
+    answers = [{"role": "assistant", "content": "4"}], [{"role": "assistant", "content": "5"}]
+    found, counts = preferences(
+        dict(instruction="2 + 2?", input="", output="4", chosen="4", rejected="5"),
+        dict(prompt="2 + 2?", chosen="4", rejected="5"),
+        dict(prompt=QUESTION, chosen=answers[0], rejected=answers[1]),
+        dict(prompt="2 + 2?", chosen=QUESTION + answers[0], rejected=QUESTION + answers[1]),  # the prompt repeated
+        dict(chosen=QUESTION + answers[0], rejected=QUESTION + answers[1]),
+    )
+    assert found == [expected] * 5
+    assert counts == PreferenceCounts(records=5, preferences=5, equal=0)
+    (with_input,), _ = preferences(dict(instruction="Add.", input="2, 2", chosen="4", rejected="5"), style="alpaca")
+    assert with_input.prompt == [{"role": "user", "content": "Add.\n\n### Input:\n2, 2"}]
+
+
+def test_preferences_for_neither_answer_are_dropped_and_counted():
+    found, counts = preferences(
+        dict(prompt="2 + 2?", chosen="4", rejected="4"),
+        dict(prompt="2 + 2?", chosen="4", rejected="4 "),
+        dict(chosen=EXCHANGE, rejected=EXCHANGE),
+    )
+    assert [each.rejected for each in found] == ["4 "]
+    assert counts == PreferenceCounts(records=3, preferences=1, equal=2)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (dict(prompt="2 + 2?", chosen="4"), "'rejected' is missing or empty, the columns are 'prompt', 'chosen'"),
+        (dict(prompt="2 + 2?", chosen="", rejected="5"), "'chosen' is missing or empty"),
+        (dict(prompt="2 + 2?", chosen="4", rejected=" "), "the row has no answer, message 2, the assistant's, is blank"),
+        (dict(chosen="4", rejected="5"), "message 1 has the role 'assistant', 'user' is needed"),
+        (dict(prompt="", chosen="4", rejected="5"), "message 1, the user's, is blank"),
+        (dict(chosen=EXCHANGE + EXCHANGE, rejected=[*QUESTION, *roles("assistant")]), "chosen has 4 messages and rejected 2"),
+    ],
+)
+def test_a_row_that_is_no_preference_is_refused_with_its_place(row, message):
+    with pytest.raises(ValueError, match=f"rows.jsonl, line 3: .*{message}"):
+        preferences(row)
+
+
+def test_the_books_preference_file_is_read(shared_data):
+    path = shared_data / "rasbt_instruct" / "instruction-data-with-preference.json"
+    counts = PreferenceCounts()
+    records = list(read_records([str(path)], RecordOptions()))
+    found = list(read_preferences(records, style="alpaca", counts=counts))
+    assert counts.records == 1100
+    assert counts.preferences + counts.equal == 1100
+    assert len(found) == counts.preferences > 1000
+    assert all(each.chosen != each.rejected for each in found)
+
+
+def test_a_weight_repeats_rows_and_draws_the_rest_without_repeating_one():
+    parts = [Dataset.from_dict({"row": list(range(start, start + 10))}) for start in (0, 100, 200)]
+    mixed, counts = mix(parts, [1, 0.5, 2.3], seed=0)
+    assert counts == [
+        {"rows": 10, "weight": 1, "used": 10},
+        {"rows": 10, "weight": 0.5, "used": 5},
+        {"rows": 10, "weight": 2.3, "used": 23},
+    ]
+    rows = list(mixed["row"])
+    assert len(rows) == 38
+    assert rows[:10] == list(range(10))
+    assert len(set(rows[10:15])) == 5
+    assert sorted(map(rows.count, range(200, 210))) == [2] * 7 + [3] * 3
+    assert list(mix(parts, [1, 0.5, 2.3], seed=0)[0]["row"]) == rows
+    assert list(mix(parts, [1, 0.5, 2.3], seed=1)[0]["row"]) != rows
+
+
+def test_weights_that_fit_nothing_are_refused():
+    part = Dataset.from_dict({"row": [1, 2]})
+    with pytest.raises(ValueError, match="1 weights for 2 datasets"):
+        mix([part, part], [1.0], seed=0)
+    for weight in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"weight 1 is {weight}; a number above 0"):
+            mix([part], [weight], seed=0)
+    with pytest.raises(ValueError, match="weight 1 is 0.1, which leaves none of 2 rows"):
+        mix([part], [0.1], seed=0)
+
+
+def test_conversations_come_back_from_a_dataset():
+    conversations = [Conversation(EXCHANGE, "a.json", "0", "item 0"), Conversation(EXCHANGE * 2, "b.json", "7", "line 7")]
+    dataset = conversation_dataset(conversations)
+    assert dataset.column_names == ["messages", "source", "row_id", "place"]
+    assert [Conversation(**row) for row in dataset] == conversations
+    assert len(conversation_dataset([])) == 0

@@ -1,0 +1,157 @@
+import hashlib
+import json
+import subprocess
+import sys
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hub_server import HubServer
+
+from hfgpt.data.records import RecordOptions, identities, read_records
+
+
+def read(*names, **options):
+    return list(read_records(map(str, names), RecordOptions(**options)))
+
+
+def rows(*names, **options):
+    return [(record.values, record.place, record.row_id) for record in read(*names, **options)]
+
+
+def test_csv_fields_may_hold_commas_quotes_and_line_breaks_and_keep_their_line(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes('\ufefflabel,text\r\nham,"one, ""two""\r\nthree"\r\n\r\nspam,four\r\n'.encode())
+    assert rows(path) == [
+        ({"label": "ham", "text": 'one, "two"\r\nthree'}, "line 2", "2"),
+        ({"label": "spam", "text": "four"}, "line 5", "5"),
+    ]
+    assert str(read(path)[1]) == f"{path}, line 5"
+
+
+def test_csv_fields_may_be_longer_than_the_limit_of_the_csv_module(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text\n" + "x" * 200_000 + "\n")
+    assert [len(record.values["text"]) for record in read(path)] == [200_000]
+
+
+def test_a_quote_in_tsv_is_a_character_like_any_other(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('ham\t"quoted" here\nspam\t"never closed\nham\tlast', encoding="utf-8")
+    assert rows(path, header=False, columns=["label", "text"]) == [
+        ({"label": "ham", "text": '"quoted" here'}, "line 1", "1"),
+        ({"label": "spam", "text": '"never closed'}, "line 2", "2"),
+        ({"label": "ham", "text": "last"}, "line 3", "3"),
+    ]
+
+
+def test_json_lists_json_lines_and_parquet_keep_the_types_of_their_values(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"text": "A", "label": [1, 2]}\n\n{"text": "B", "n": null}\n')
+    (tmp_path / "b.json").write_text('[{"messages": [{"role": "user", "content": "C"}]}]')
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["D", "E"], "label": [0, 1]}), tmp_path / "c.parquet")
+    records = read("*.jsonl", "b.json", "c.parquet")
+    assert [(record.values, record.source, record.place) for record in records] == [
+        ({"text": "A", "label": [1, 2]}, "a.jsonl", "line 1"),
+        ({"text": "B", "n": None}, "a.jsonl", "line 3"),
+        ({"messages": [{"role": "user", "content": "C"}]}, "b.json", "item 0"),
+        ({"text": "D", "label": 0}, "c.parquet", "row 0"),
+        ({"text": "E", "label": 1}, "c.parquet", "row 1"),
+    ]
+    assert len(read("*.jsonl", "c.parquet", max_records=3)) == 3
+
+
+def test_python_docs_are_questions_on_the_library_with_their_answers():
+    records = {record.row_id: record.values for record in read("python-docs")}
+    assert len(records) > 5000
+    assert not [row_id for row_id in records if row_id.startswith("topic:")]
+    dedent = records["textwrap:dedent"]
+    assert dedent["text"].startswith("Remove any common leading whitespace from every line in `text`.\n\nThis can be used")
+    assert {**dedent, "text": ""} == {
+        "text": "", "label": "textwrap", "name": "textwrap.dedent", "instruction": "What does textwrap.dedent do?",
+        "output": "Remove any common leading whitespace from every line in `text`.",
+    }  # fmt: skip
+    assert records["email.message:Message.get_payload"]["label"] == "email"
+    assert records["textwrap:"]["name"] == "textwrap"
+    assert all(values["text"].strip() and "\n" not in values["output"] for values in records.values())
+
+
+def test_identities_name_the_kind_and_the_hash_of_a_file(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text\nA\n")
+    digest = hashlib.sha256(b"text\nA\n").hexdigest()
+    assert identities([str(path)], RecordOptions()) == [{"name": str(path), "kind": "csv", "bytes": 7, "sha256": digest}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", "label,text\nham,a\nspam,b,c\n", r"a.csv, line 3: 3 fields, 2 are needed \(label, text\); quote fields"),
+        ("a.csv", 'label,text\nham,"x\ny"\nspam\n', r"a.csv, line 4: 1 fields, 2 are needed"),
+        ("a.csv", 'label,text\nham,a\nham,"b\nspam,c\n', r"a.csv, line 3: the row that begins here is no valid CSV"),
+        ("a.csv", "text,text\na,b\n", r"a.csv, line 1: the column 'text' is named 2 times"),
+        ("a.csv", "", r"a.csv is empty; a first line with the names of the columns is needed"),
+        ("a.tsv", "label\ttext\nham\ta\tb\n", r"a.tsv, line 2: 3 fields, 2 are needed \(label, text\); no text may hold a tab"),
+        ("a.jsonl", '{"a": 1}\n["b"]\n', r"a.jsonl, line 2: found a JSON list, an object is needed"),
+        ("a.jsonl", '{"a": ["\\ud800"]}\n', r"a.jsonl, line 1: the field 'a' holds half a surrogate pair \(\\ud800\)"),
+        ("a.json", '[{"a": 1},\n{"b" 2}]', r"a.json, line 2: no valid JSON"),
+        ("a.parquet", "no parquet", r"a.parquet is no valid Parquet file"),
+        ("a.txt", "text", r"a.txt is no table; rows are read from .csv, .tsv"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path, name, content, sentence):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=sentence):
+        read(path)
+
+
+def test_invalid_utf8_is_named_by_file_line_and_byte(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text\nna\xefve\n")
+    with pytest.raises(ValueError, match=r"a.csv, line 2, byte 8 of the file: 0xef is not valid UTF-8"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["data/missing.csv", "missing.tsv", "nowhere/*.csv"])
+def test_a_missing_table_is_a_missing_file_not_a_dataset_of_the_hub(name):
+    with pytest.raises(FileNotFoundError, match=r"missing\..sv does not exist|no file matches 'nowhere"):
+        read(name)
+
+
+def test_header_and_columns_that_contradict_each_other_are_refused():
+    with pytest.raises(ValueError, match="header is true; a file whose first line"):
+        RecordOptions(columns=["text"])
+    with pytest.raises(ValueError, match="header is false, and no columns are named"):
+        RecordOptions(header=False)
+    with pytest.raises(ValueError, match="columns: the column 'text' is named 2 times"):
+        RecordOptions(header=False, columns=["text", "text"])
+
+
+READ = """
+import json, sys
+from hfgpt.data.records import RecordOptions, read_records
+for record in read_records(sys.argv[1:], RecordOptions()):
+    print(json.dumps([record.values, str(record)]))
+"""
+
+
+@pytest.mark.slow
+def test_class_ids_of_a_hub_dataset_become_their_names(tmp_path):
+    with HubServer(tmp_path / "hub") as hub:
+        folder = hub.root / "datasets" / "ann" / "sms"
+        folder.mkdir(parents=True)
+        (folder / "README.md").write_text(
+            "---\ndataset_info:\n  features:\n  - name: text\n    dtype: string\n  - name: label\n    dtype:\n      class_label:\n"
+            "        names:\n          '0': ham\n          '1': spam\n---\n"
+        )
+        (folder / "train.jsonl").write_text('{"text": "Hello", "label": 0}\n{"text": "WIN", "label": 1}\n')
+        done = subprocess.run(
+            [sys.executable, "-c", READ, "ann/sms"], env=hub.environment(home=tmp_path / "home"), cwd=tmp_path,
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        [{"text": "Hello", "label": "ham"}, "ann/sms, row 0"],
+        [{"text": "WIN", "label": "spam"}, "ann/sms, row 1"],
+    ]
