@@ -3,12 +3,14 @@
 import copy
 from pathlib import Path
 
+import peft
 import torch
+from transformers import PreTrainedModel
 
 from hfgpt.conversion.checkpoints import check_tensors, read_file, read_json
-from hfgpt.conversion.extras import need
-from hfgpt.conversion.verification import check_equal, logits_of, probe_rows
+from hfgpt.conversion.verification import check_equal, logits_of, probe_rows, weights_sha256
 from hfgpt.conversion.weights_in import Model, empty_model
+from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 
@@ -24,9 +26,8 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
         folder: what PEFT's `save_pretrained` wrote. The adapter of a classifier takes the language model that it was trained
             on; its labels come from the config.json beside it, or are counted in its head.
     Returns: the merged model, and the largest difference of its logits from those with the adapter beside the weights.
-    Raises: ValueError without PEFT, for an adapter of another model (every tensor is named), and where merging changes the logits.
+    Raises: ValueError for an adapter of another model (every tensor is named), and where merging changes the logits.
     """
-    peft = need("peft", extra="peft", purpose=f"{folder} is read by PEFT")
     if model.dtype != torch.float32:
         raise TypeError(f"the model is {model.dtype}; adapters are merged in float32, cast it before and back afterwards.")
     settings = read_json(folder / CONFIG_FILE)
@@ -35,6 +36,7 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
         raise FileNotFoundError(f"{folder} holds no weights; one of {', '.join(WEIGHT_FILES)} is needed.")
     if settings.get("peft_type") != "LORA":
         raise ValueError(f"{folder / CONFIG_FILE}: peft_type is {settings.get('peft_type')!r}; LORA can be merged.")
+    check_adapter_base(folder, model)
     tensors = read_file(path)
     if settings.get("task_type") == "SEQ_CLS" and isinstance(model, HfGptForCausalLM):
         model = classifier_of(model, _labels(folder, tensors))
@@ -48,7 +50,8 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
             f"{config.base_model_name_or_path!r}; an adapter of a GPT-2 layout is merged there, before the weights come in."
         ) from None
     shapes = {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(adapted).items()}
-    tied = [name for name in shapes if {"lm_head", "embed_tokens"} & set(name.split("."))]
+    # Single rows of the embedding (a token_adapter) are the exception: PEFT trains and merges them in both places.
+    tied = [name for name in shapes if {"lm_head", "embed_tokens"} & set(name.split(".")) and "token_adapter" not in name]
     if tied and model.config.tie_word_embeddings:
         raise ValueError(
             f"the adapter in {folder} changes {', '.join(tied)}; head and embedding are one matrix here, which would part."
@@ -59,6 +62,23 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     beside = logits_of(adapted, rows)
     merged = adapted.merge_and_unload(safe_merge=True)
     return merged, check_equal(logits_of(merged, rows), beside, what="the merged model and of the model with the adapter beside it")
+
+
+def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
+    """Refuse an adapter that was trained on other weights, though they have the same shapes.
+
+    Our recipes note the weights' hash beside the adapter; without that note nothing is known, and nothing is refused.
+    Raises: ValueError that names both hashes.
+    """
+    if not (folder / PASSPORT_NAME).is_file():
+        return
+    base = Passport.load(folder).base
+    found = weights_sha256(model)
+    if base.get("sha256") not in (None, found):
+        raise ValueError(
+            f"the adapter in {folder} was trained on {base.get('name')!r}, whose weights have the SHA-256 {base['sha256']}; those of "
+            f"the model at hand have {found}. Give the adapter's own base: {folder / 'base'} holds it."
+        )
 
 
 def classifier_of(model: HfGptForCausalLM, id2label: dict[int, str]) -> HfGptForSequenceClassification:

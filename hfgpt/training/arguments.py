@@ -118,6 +118,7 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [handler]
+    logger.propagate = False  # a library that gives the root logger a handler would have every line printed twice
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:
         main(parse_arguments(arguments_class, sys.argv[1:], positional=positional))
@@ -285,9 +286,15 @@ class GenerateArguments:
     prompt: list[str] = field(
         default_factory=lambda: [""], metadata={"help": "One or several prompts; an empty one starts a text."}
     )
+    chat: bool = field(
+        default=False,
+        metadata={"help": "Talk with an assistant in the terminal; with prompt, answer each as a message of its own."},
+    )
     max_new_tokens: int | None = field(
         default=None,
-        metadata={"help": "Most tokens to add; 100 or half the context without it. The separator ends a text earlier."},
+        metadata={
+            "help": "Most tokens to add; 100 (in a chat 512) or half the context without it. The separator ends a text earlier."
+        },
     )
     temperature: float = field(default=0.8, metadata={"help": "0 is greedy; higher is more varied."})
     top_k: int | None = field(default=50, metadata={"help": "Draw from the k likeliest tokens; 0 from all."})
@@ -307,6 +314,13 @@ class GenerateArguments:
                 raise ValueError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; a probability above 0, up to 1, is needed.")
+        if self.in_terminal and self.num_samples > 1:
+            raise ValueError(f"num_samples is {self.num_samples}; a conversation has one answer a turn, --prompt may have several.")
+
+    @property
+    def in_terminal(self) -> bool:
+        """Whether a conversation is had, instead of single prompts continued or answered."""
+        return self.chat and self.prompt == [""]
 
 
 @dataclass

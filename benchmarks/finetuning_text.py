@@ -1,0 +1,71 @@
+"""The text that the base of the fine-tuning tables is pretrained on: novels, and what the fine-tuning sets hold for training.
+
+    python benchmarks/finetuning_text.py --output_dir runs/messages/text
+
+Written from the splits that the recipes themselves make of recipes/configs/sms_spam and recipes/configs/instructions, so that no
+validation or test text of any of them is in it; that is checked, not assumed. A text is a JSON line. The few messages are repeated.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from hfgpt.data.passport import Passport
+from hfgpt.training.arguments import parse_arguments
+from hfgpt.training.assistants import load_splits as load_conversations
+from hfgpt.training.classifiers import load_splits as load_texts
+from hfgpt.training.finetuning_arguments import ClassificationArguments, InstructionArguments
+
+CONFIGS = Path("recipes/configs")
+NOVELS = Path("../shared/data/english_novels/train.txt")
+NOVEL_BYTES = 1_200_000  # the first of them
+REPEATED = 3  # times that a message stands among the texts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    folder = parser.parse_args().output_dir
+    if not NOVELS.is_file():
+        sys.exit(f"{NOVELS} does not exist; the data sets of ../shared/data are needed here.")
+
+    training, held_out = [], set()
+    for config in ("book", "full"):
+        splits, _ = load_texts(arguments(ClassificationArguments, f"sms_spam/{config}.yaml"), Passport())
+        training += splits["train"]["text"][:]
+        held_out |= {folded(text) for name in ("validation", "test") for text in splits[name]["text"]}
+    messages = list(dict.fromkeys(text for text in training if folded(text) not in held_out))
+
+    instructions = []
+    for config in ("dolly_lora", "rasbt_lora"):
+        splits = load_conversations(arguments(InstructionArguments, f"instructions/{config}.yaml"), Passport())
+        instructions += ["\n".join(turn["content"] for turn in turns) for turns in splits["train"]["messages"]]
+        held_out |= {folded(turns[-1]["content"]) for name in ("validation", "test") for turns in splits[name]["messages"]}
+
+    with NOVELS.open("rb") as file:
+        novels = file.read(NOVEL_BYTES).decode("utf-8", errors="ignore").rpartition("\n\n")[0]
+    # as long as a page, so that rows hold several
+    paragraphs = [text for text in novels.replace("<|endoftext|>", "").split("\n\n") if text.strip()]
+    pages = ["\n\n".join(paragraphs[start : start + 12]) for start in range(0, len(paragraphs), 12)]
+
+    assert not held_out & {folded(text) for text in messages}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, texts in (("messages", messages * REPEATED), ("instructions", instructions), ("novels", pages)):
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+        print(f"{path}: {len(texts):,} texts, {sum(len(text.encode()) for text in texts):,} bytes")
+
+
+def arguments(arguments_class, config: str):
+    """The arguments of a recipe, from its YAML; the base is not made yet, and is not needed to split."""
+    return parse_arguments(arguments_class, [str(CONFIGS / config)])
+
+
+def folded(text: str) -> str:
+    """A text without what copies differ in."""
+    return " ".join(text.casefold().split())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,369 @@
+"""Labelled examples: records become texts with their labels, cleaned, balanced, split and numbered.
+
+The steps in order, each a `Dataset` in and a `Dataset` out, each with its entry in the passport:
+
+    load_examples -> deduplicate -> keep_frequent_labels -> undersample -> split_examples -> oversample (train) -> encode_labels
+
+Until they are encoded, labels are names: a string, or a list of them where a text may have several.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas
+
+from hfgpt.data.decontamination import normalize, similar_earlier_text
+from hfgpt.data.passport import Passport
+from hfgpt.data.records import Record
+from hfgpt.data.splitting import SPLITS, Split
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelledOptions:
+    """What in a record is the text and what its label.
+
+    Args:
+        text_column, label_column: the columns. A list in the label's column is several labels for one text.
+        label_delimiter: what separates several labels in one string, such as ","; None: the string is one label.
+        labels: the names of all labels in the order of their ids; labels that are ids stand for these by position. None takes
+            those found, sorted.
+        min_label_count: labels with fewer examples are left out, with their examples.
+        max_labels: only so many labels, the most frequent, are kept; None keeps all.
+        blank_texts: a text without a visible character is an "error", or is dropped and counted ("drop").
+    """
+
+    text_column: str = "text"
+    label_column: str = "label"
+    label_delimiter: str | None = None
+    labels: list[str] | None = None
+    min_label_count: int = 1
+    max_labels: int | None = None
+    blank_texts: str = "error"
+
+    def __post_init__(self):
+        if self.blank_texts not in ("error", "drop"):
+            raise ValueError(f"blank_texts is {self.blank_texts!r}; allowed are 'error' and 'drop'.")
+        if self.max_labels is not None and self.max_labels < 2:
+            raise ValueError(f"max_labels is {self.max_labels}; a classifier needs at least 2.")
+        if self.labels is not None and len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels are {self.labels}; every label is named once.")
+
+
+def load_examples(records: Iterable[Record], options: LabelledOptions, passport: Passport):
+    """The records as a `Dataset` with the columns text, label (a name, or a list of names), source and row_id.
+
+    Raises: ValueError for a missing column, a blank text, a missing or unknown label and for no examples, with file and line.
+    """
+    from datasets import Dataset, Features, List, Value
+
+    start = time.perf_counter()
+    columns: dict[str, list] = {"text": [], "label": [], "source": [], "row_id": []}
+    blank = 0
+    for record in records:
+        text = _cell(record, options.text_column, "text_column")
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"{record}: the column {options.text_column!r} is a {type(text).__name__}, a text is needed.")
+        if text is None or not text.strip():
+            if options.blank_texts == "error":
+                raise ValueError(f"{record}: the text is blank; repair the row, or set blank_texts: drop.")
+            blank += 1
+            continue
+        label = _label_of(record, options)
+        if columns["label"] and isinstance(label, list) != isinstance(columns["label"][0], list):
+            raise ValueError(
+                f"{record}: {_one_or_several(label)}, and {_one_or_several(columns['label'][0])} in {columns['source'][0]}, row "
+                f"{columns['row_id'][0]}; write lists in all rows, or in none."
+            )
+        for name, value in (("text", text), ("label", label), ("source", record.source), ("row_id", record.row_id)):
+            columns[name].append(value)
+    if not columns["text"]:
+        raise ValueError(f"no labelled examples: {blank:,} rows were read, all with blank texts; name files that hold some.")
+    several = isinstance(columns["label"][0], list)
+    features = Features({name: Value("string") for name in columns})
+    if several:
+        features["label"] = List(Value("string"))
+    examples = Dataset.from_dict(columns, features=features)
+    passport.record("load", len(examples) + blank, len(examples), start, what="examples", blank=blank)
+    return examples
+
+
+def _cell(record: Record, column: str, key: str) -> object:
+    if column not in record.values:
+        found = ", ".join(repr(name) if len(name) < 40 else repr(name[:36] + "...") for name in record.values) or "none"
+        raise ValueError(
+            f"{record}: no column {column!r}, found {found}; name the right one with {key} (and where the first line of a file "
+            "is an example already, set header: false and columns)."
+        )
+    return record.values[column]
+
+
+def _label_of(record: Record, options: LabelledOptions) -> str | list[str]:
+    cell = _cell(record, options.label_column, "label_column")
+    if options.label_delimiter is not None and isinstance(cell, str):
+        cell = [part for part in cell.split(options.label_delimiter) if part.strip()]
+    if isinstance(cell, list):
+        return list(dict.fromkeys(_label_name(record, item, options) for item in cell))  # empty: none of the labels applies
+    return _label_name(record, cell, options)
+
+
+def _label_name(record: Record, value: object, options: LabelledOptions) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # what pandas makes of a column of ids with gaps
+    if isinstance(value, bool):
+        value = str(value).lower()
+    if value is None or value != value or not str(value).strip():  # NaN is unequal to itself
+        raise ValueError(f"{record}: the label in column {options.label_column!r} is missing; add it, or take the row out.")
+    if not isinstance(value, (str, int)):
+        raise ValueError(f"{record}: the label {value!r} is a {type(value).__name__}; a word, an id or a list of them is needed.")
+    name = str(value).strip()
+    if options.labels is None or name in options.labels:
+        return name
+    if name.isdecimal() and int(name) < len(options.labels):
+        return options.labels[int(name)]
+    raise ValueError(
+        f"{record}: the label {name!r} is none of {', '.join(options.labels)} (nor the id of one, 0 to {len(options.labels) - 1}); "
+        "correct it, or add it to labels."
+    )
+
+
+def _one_or_several(label: str | list[str]) -> str:
+    return f"a list of labels {label}" if isinstance(label, list) else f"one label {label!r}"
+
+
+def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
+    """Keep the first of all examples with the same text, and none where the labels of the same text contradict each other.
+
+    Args:
+        mode: "exact" (the same characters), "near" (the same but for case, digits, punctuation and spaces, or a Jaccard
+            similarity of 0.8 with an earlier text of the same label, see decontamination.py) or "none".
+    Cost: "near" compares all pairs, see `find_copies`.
+    """
+    if mode not in ("exact", "near", "none"):
+        raise ValueError(f"duplicates are treated by {mode!r}; allowed are 'exact', 'near' and 'none'.")
+    if mode == "none":
+        return examples
+    start = time.perf_counter()
+    texts = examples["text"][:] if mode == "exact" else [normalize(text) for text in examples["text"]]
+    labels = [_as_key(label) for label in examples["label"]]
+    labels_of: dict[str, set] = {}
+    for text, label in zip(texts, labels):
+        labels_of.setdefault(text, set()).add(label)
+    conflicting = [index for index, text in enumerate(texts) if len(labels_of[text]) > 1]
+    if conflicting:
+        row = examples[conflicting[0]]
+        logger.warning(
+            f"{len(conflicting):,} examples have a text that also stands with another label, and are left out; the first is "
+            f"{row['source']}, row {row['row_id']}: {row['text'][:80]!r}"
+        )
+    first = {text: index for index, text in reversed(list(enumerate(texts))) if len(labels_of[text]) == 1}
+    kept = sorted(first.values())
+    if mode == "near":
+        earlier = similar_earlier_text([texts[index] for index in kept], groups=[labels[index] for index in kept])
+        kept = [index for index, similar in zip(kept, earlier) if not similar]
+    duplicates = len(examples) - len(conflicting) - len(kept)
+    counts = dict(duplicates=duplicates, conflicting=len(conflicting))
+    passport.record(f"deduplicate ({mode})", len(examples), len(kept), start, what="examples", **counts)
+    return examples.select(kept)
+
+
+def _as_key(label: str | list[str]) -> tuple[str, ...]:
+    return tuple(sorted(label)) if isinstance(label, list) else (label,)
+
+
+def keep_frequent_labels(examples, options: LabelledOptions, passport: Passport):
+    """Leave out labels by `min_label_count` and `max_labels`, and the examples that have no other."""
+    if options.min_label_count <= 1 and options.max_labels is None:
+        return examples
+    start = time.perf_counter()
+    counts = _count(examples["label"])
+    kept = {label for label, count in counts.most_common(options.max_labels) if count >= options.min_label_count}
+    if len(kept) < 2:
+        raise ValueError(
+            f"{len(kept)} labels have {options.min_label_count:,} examples (min_label_count), a classifier needs 2; the most "
+            f"frequent are {', '.join(f'{label} ({count:,})' for label, count in counts.most_common(5))}."
+        )
+    if isinstance(examples[0]["label"], list):
+        selected = examples.select([i for i, label in enumerate(examples["label"]) if not label or kept & set(label)])
+        selected = selected.map(
+            lambda label: {"label": [name for name in label if name in kept]}, input_columns="label", desc="labels"
+        )
+    else:
+        selected = examples.select([i for i, label in enumerate(examples["label"]) if label in kept])
+    dropped = {label: count for label, count in counts.most_common() if label not in kept}
+    details = dict(labels_kept=len(kept), labels_dropped=dropped)
+    passport.record("keep frequent labels", len(examples), len(selected), start, what="examples", **details)
+    return selected
+
+
+def _count(labels: Iterable[str | list[str]]) -> Counter:
+    return Counter(name for label in labels for name in _as_key(label))
+
+
+def _rows_of_each_label(examples, step: str) -> dict[str, list[int]]:
+    """Row numbers by label, the most frequent first; ties in the order in which they come."""
+    if isinstance(examples[0]["label"], list):
+        raise ValueError(f"{step} needs one label a text, here a text may have several; leave the balance to class weights.")
+    rows: dict[str, list[int]] = {}
+    for index, label in enumerate(examples["label"]):
+        rows.setdefault(label, []).append(index)
+    return dict(sorted(rows.items(), key=lambda item: -len(item[1])))
+
+
+def undersample(examples, passport: Passport, *, seed: int = 123):
+    """As many examples of each label as the rarest has: the larger ones are sampled, the rarest follows as it is.
+
+    Source: Raschka, Build a Large Language Model (From Scratch), chapter 6, create_balanced_dataset; the same rows in the same
+    order for its two labels.
+    """
+    start = time.perf_counter()
+    *larger, rarest = _rows_of_each_label(examples, "undersampling").values()
+    kept = []
+    for rows in larger:
+        kept += pandas.Series(rows).sample(len(rarest), random_state=seed).tolist()
+    kept += rarest
+    passport.record("undersample", len(examples), len(kept), start, what="examples", each=len(rarest), seed=seed)
+    return examples.select(kept)
+
+
+def oversample(examples, passport: Passport, *, seed: int = 123):
+    """As many examples of each label as the most frequent has, by repeating them evenly; for training data only.
+
+    The rows stay in order, the repeated ones follow.
+    """
+    start = time.perf_counter()
+    each_label = _rows_of_each_label(examples, "oversampling")
+    most = max(map(len, each_label.values()))
+    rows_out = list(range(len(examples)))
+    for rows in each_label.values():
+        whole, rest = divmod(most - len(rows), len(rows))
+        rows_out += rows * whole + pandas.Series(rows).sample(rest, random_state=seed).tolist()
+    passport.record("oversample", len(examples), len(rows_out), start, what="examples", each=most, seed=seed)
+    return examples.select(rows_out)
+
+
+def split_examples(
+    examples,
+    passport: Passport,
+    *,
+    validation_share: float = 0.1,
+    test_share: float = 0.2,
+    seed: int = 123,
+    method: str = "random",
+):
+    """The `DatasetDict` of train, validation and test; a share of 0 leaves its side out.
+
+    Args:
+        method: "random" shuffles and cuts; "stratified" does so within each label, so that every side has the same shares of
+            the labels, up to rounding, and every label at least one training example.
+    Source: "random" is random_split of Raschka's chapter 6: the same rows in the same order for the same seed.
+    Raises: ValueError for shares that leave nothing to train on, and where a side that was asked for stays empty.
+    """
+    from datasets import DatasetDict
+
+    if method not in ("random", "stratified"):
+        raise ValueError(f"split_method is {method!r}; allowed are 'random' and 'stratified'.")
+    Split(validation_share=validation_share, test_share=test_share)  # knows which shares make sense
+    start = time.perf_counter()
+    if method == "random":
+        shuffled = pandas.Series(range(len(examples))).sample(frac=1, random_state=seed).tolist()
+        train_end = int(len(shuffled) * round(1 - validation_share - test_share, 12))  # 1 - 0.1 - 0.2 is 0.7000000000000001
+        # Without a test side validation takes the row that rounding left over; it must not fall to a test side of one row.
+        validation_end = train_end + int(len(shuffled) * validation_share) if test_share else len(shuffled)
+        sides = (shuffled[:train_end], shuffled[train_end:validation_end], shuffled[validation_end:])
+        if not validation_share and not test_share:
+            sides = (shuffled, [], [])
+    else:
+        sides = ([], [], [])
+        for rows in _rows_of_each_label(examples, "a stratified split").values():
+            shuffled = pandas.Series(rows).sample(frac=1, random_state=seed).tolist()
+            test = round(len(rows) * test_share)
+            validation = min(round(len(rows) * validation_share), len(rows) - 1 - test)
+            sides[2].extend(shuffled[:test])
+            sides[1].extend(shuffled[test : test + validation])
+            sides[0].extend(shuffled[test + validation :])
+        for side in sides:
+            side.sort()  # the file's order, not label by label
+    wanted = {"train": True, "validation": validation_share > 0, "test": test_share > 0}
+    splits = DatasetDict({name: examples.select(rows) for name, rows in zip(SPLITS, sides, strict=True) if wanted[name]})
+    for name, side in splits.items():
+        if not len(side):
+            raise ValueError(
+                f"the {name} split is empty: {len(examples):,} examples, validation_share {validation_share}, test_share "
+                f"{test_share}; give more examples or other shares."
+            )
+    sizes = {name: len(side) for name, side in splits.items()}
+    passport.record(f"split ({method})", len(examples), sum(sizes.values()), start, what="examples", seed=seed, **sizes)
+    return splits
+
+
+def check_labels(splits, options: LabelledOptions) -> list[str]:
+    """The names of the labels in the order of their ids: `options.labels`, or those of the training examples, sorted.
+
+    Raises: ValueError where there is only one label, where a label has no training example, and where examples with one label
+        a text meet examples with several.
+    """
+    several = {name: isinstance(side[0]["label"], list) for name, side in splits.items()}
+    if len(set(several.values())) > 1:
+        raise ValueError(f"some splits have one label a text and some several ({several}); label all of them the same way.")
+    counts = _count(splits["train"]["label"])
+    if len(counts) < 2:
+        found = f"only the label {next(iter(counts))!r}" if counts else "no label"
+        raise ValueError(f"the {len(splits['train']):,} training examples have {found}; a classifier needs at least two.")
+    names = options.labels or sorted(counts, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
+    for name, side in splits.items():
+        for row in side:
+            unseen = [label for label in _as_key(row["label"]) if not counts[label]]
+            if unseen:
+                raise ValueError(
+                    f"the label {unseen[0]!r} is only in the {name} split (first in {row['source']}, row {row['row_id']}) and has "
+                    "no training example; add some, take it out, or leave rare labels out with min_label_count."
+                )
+    missing = [name for name in names if not counts[name]]
+    if missing:
+        raise ValueError(f"no training example has the label {missing[0]!r} of labels; add some, or take it out of labels.")
+    return list(names)
+
+
+def encode_labels(splits, options: LabelledOptions, passport: Passport):
+    """Labels as numbers: `(DatasetDict, names)`, where a label is its place in `names`, or a list of 0.0 and 1.0, one a name.
+
+    The counts of each label in each split go into the passport.
+    Raises: as `check_labels`.
+    """
+    from datasets import ClassLabel, List, Value
+
+    names = check_labels(splits, options)
+    ids = {name: index for index, name in enumerate(names)}
+    several = isinstance(splits["train"][0]["label"], list)
+    features = splits["train"].features.copy()
+    features["label"] = List(Value("float32")) if several else ClassLabel(names=names)
+
+    def encode(label: str | list[str]) -> dict:
+        if several:
+            return {"label": [float(name in label) for name in names]}
+        return {"label": ids[label]}
+
+    for name, side in splits.items():
+        counts = _count(side["label"])
+        passport.splits[name] = {"examples": len(side), "labels": {label: counts[label] for label in names}}
+    return splits.map(encode, input_columns="label", features=features, desc="labels"), names
+
+
+def class_weights(labels: Sequence[int], *, num_labels: int) -> list[float]:
+    """What an error on an example of each label costs: inversely proportional to the label's frequency, 1 in the mean over examples.
+
+    Args:
+        labels: ids of the training examples, each of 0..num_labels - 1 at least once.
+    """
+    counts = Counter(labels)
+    return [len(labels) / (num_labels * counts[label]) for label in range(num_labels)]
+
+
+def positive_weights(labels: Sequence[Sequence[float]]) -> list[float]:
+    """For several labels a text (0.0 and 1.0): examples without the label for each example with it, as BCEWithLogitsLoss takes it."""
+    return [(len(column) - sum(column)) / sum(column) for column in zip(*labels)]

@@ -1,0 +1,242 @@
+"""What is known of an assistant before and after its training: losses, answers, canaries, a judge's word, one report."""
+
+import json
+import logging
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
+
+from hfgpt.data.chat import Message
+from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.evaluation.answers import answers_report
+from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
+from hfgpt.evaluation.canaries import (
+    CANARY_FILE,
+    CanaryResult,
+    canary_rows,
+    compare_canaries,
+    read_canaries,
+    run_canaries,
+    write_canaries,
+)
+from hfgpt.evaluation.judge import JudgeItem, judge_answers
+from hfgpt.tokenization import stop_token_ids
+from hfgpt.training.assistants import AnswersCallback, answer
+from hfgpt.training.callbacks import ThroughputCallback, write_json
+from hfgpt.training.finetuning import save_finetuned
+from hfgpt.training.finetuning_arguments import InstructionArguments
+from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.run import METRICS_FILE, REPORT_FILE, LanguageModelTrainer, part_company, peak_memory_bytes
+
+logger = logging.getLogger(__name__)
+
+BEFORE_FILE = "before.json"  # what the base says, kept for a run that is stopped and goes on
+CANARY_TOKENS = 32
+LEFT_BEHIND = (
+    ("answers", "answers.html"),
+    ("samples", "samples.md"),
+    ("picture", "loss.png"),
+    ("canaries", "canaries.md"),
+    ("metrics", METRICS_FILE),
+)
+
+
+class Canaries:
+    """The canary prompts, as this tokenizer words them, and what the base says to them."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, args: InstructionArguments):
+        self.tokenizer = tokenizer
+        self.batch_size = args.per_device_eval_batch_size
+        self.prompts = read_canaries(args.canary_file or CANARY_FILE)
+        self.base = self.run(model)
+
+    def run(self, model: PreTrainedModel) -> list[CanaryResult]:
+        encoder = ConversationEncoder(self.tokenizer)
+        return run_canaries(
+            model,
+            self.tokenizer,
+            self.prompts,
+            lambda text: encoder.encode_prompts([[{"role": "user", "content": text}]])[0],
+            stop_token_ids=stop_token_ids(self.tokenizer),
+            max_new_tokens=CANARY_TOKENS,
+            batch_size=self.batch_size,
+        )
+
+    def report(self, model: PreTrainedModel):
+        return compare_canaries(self.base, self.run(model))
+
+
+class CanariesCallback(TrainerCallback):
+    """Runs the canaries at every checkpoint and writes what differs from the base to `canaries.jsonl`; alarms are logged."""
+
+    def __init__(self, canaries: Canaries):
+        self.canaries = canaries
+
+    def on_save(self, args, state, control, model=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        report = self.canaries.report(model)
+        with (Path(args.output_dir) / "canaries.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, "summary": report.summary, "alarms": report.alarms}) + "\n")
+        for alarm in report.alarms:
+            logger.warning(f"canaries, step {state.global_step:,}: {alarm}")
+
+
+def prompts_and_references(split: Dataset, most: int | None) -> tuple[list[list[Message]], list[str]]:
+    """What precedes the last message of each conversation, and that message."""
+    messages = split["messages"][:most] if most is not None else split["messages"][:]
+    return [list(turns[:-1]) for turns in messages], [turns[-1]["content"] for turns in messages]
+
+
+def asked(splits: DatasetDict, args: InstructionArguments) -> dict[str, tuple[list[list[Message]], list[str]]]:
+    """The prompts that base and result answer, with their references: the test set's ("test") and some of training ("seen")."""
+    chosen = {}
+    if "test" in splits:
+        chosen["test"] = prompts_and_references(splits["test"], args.max_answers)
+    if args.seen_answers:
+        chosen["seen"] = prompts_and_references(splits["train"], args.seen_answers)
+    return chosen
+
+
+def measure_base(trainer: LanguageModelTrainer, rows: DatasetDict, splits: DatasetDict, args: InstructionArguments) -> dict:
+    """Losses and answers of the base, measured once a run: a run that goes on finds them in `before.json`."""
+    path = Path(args.output_dir) / BEFORE_FILE
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    before: dict = {"answers": {}}
+    for name in ("validation", "test"):
+        if name in rows:
+            before[f"{name}_loss"] = trainer.evaluate(rows[name], metric_key_prefix=f"before_{name}")[f"before_{name}_loss"]
+    if args.answers_before:
+        for name, (prompts, _) in asked(splits, args).items():
+            said = answer(trainer.model, trainer.processing_class, prompts, max_new_tokens=args.max_new_tokens, show_progress=True)
+            before["answers"][name] = [asdict(one) for one in said]
+    if trainer.is_world_process_zero():
+        write_json(path, before)
+    return before
+
+
+def finish(
+    trainer: LanguageModelTrainer,
+    *,
+    rows: DatasetDict,
+    splits: DatasetDict,
+    before: dict,
+    canaries: Canaries | None,
+    facts: dict[str, str],
+    args: InstructionArguments,
+) -> dict[str, float]:
+    """Test once, answer, judge, save the model with all it needs, write the report; the metrics are returned."""
+    folder = Path(args.output_dir)
+    model, tokenizer = trainer.model, trainer.processing_class
+    trained, total = trainable_parameters(model)
+    throughput = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ThroughputCallback))
+    trainer.remove_callback(AnswersCallback)
+    metrics: dict[str, float] = {"parameters": total, "trained_parameters": trained, "steps": trainer.state.global_step}
+    for name in ("validation", "test"):
+        if name in rows:
+            metrics[f"{name}_loss_before"] = before[f"{name}_loss"]
+            result = trainer.evaluate(rows[name], metric_key_prefix=name)
+            metrics |= {f"{name}_loss": result[f"{name}_loss"], f"{name}_perplexity": result[f"{name}_perplexity"]}
+    metrics |= {"training_seconds": throughput.total_seconds, "peak_memory_bytes": peak_memory_bytes()}
+
+    table: list[AnswerRow] = []
+    for name, (prompts, references) in asked(splits, args).items():
+        said = answer(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, show_progress=True)
+        metrics |= {f"{name}_{key}": value for key, value in answers_report(said, references).items()}
+        columns = {"after": [one.text for one in said]}
+        if name in before["answers"]:
+            columns = {"before": [one["text"] for one in before["answers"][name]], **columns}
+        if args.judge_url and name == "test":
+            metrics |= judged(prompts, references, columns["after"], args)
+        table += answer_rows(name, prompts, references, columns)
+
+    if canaries is not None and trainer.is_world_process_zero():
+        report = canaries.report(model)
+        write_canaries(folder, report)
+        write_page(folder / "canaries.html", canary_rows(report), title=f"Canaries of {folder.name}", facts=facts)
+        metrics["canary_alarms"] = len(report.alarms)
+    probe = rows.get("validation", rows["train"])[:3]["input_ids"]
+    if trainer.is_world_process_zero():
+        difference = save_finetuned(model, tokenizer, folder, probe=probe)
+        if difference is not None:
+            metrics["difference_of_merging"] = difference
+        if table:
+            write_answers(folder / "answers.json", table)
+            write_page(folder / "answers.html", table, title=f"Answers of {folder.name}", facts=facts)
+        write_json(folder / METRICS_FILE, metrics)
+        text = describe(metrics, folder)
+        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        logger.info(text.rstrip())
+    part_company(trainer)
+    return metrics
+
+
+def answer_rows(name: str, prompts: list[list[Message]], references: list[str], columns: dict[str, list[str]]) -> list[AnswerRow]:
+    """Rows of the page: every answer with its own scores beside the reference."""
+    from hfgpt.metrics import load_metric
+
+    scores = {
+        column: load_metric("answer_metrics").compute(predictions=texts, references=references, per_answer=True)["per_answer"]
+        for column, texts in columns.items()
+    }
+    note = ["seen in training"] if name == "seen" else []
+    return [
+        AnswerRow(
+            messages=prompt,
+            reference=references[index],
+            answers={column: texts[index] for column, texts in columns.items()},
+            scores={column: scores[column][index] for column in columns},
+            notes=note,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def judged(prompts: list[list[Message]], references: list[str], answers: list[str], args: InstructionArguments) -> dict[str, float]:
+    """The judge's mean score of the answers (0 to 100), and how often it gave none; its raw answers are kept in judge.jsonl."""
+    items = [
+        JudgeItem("\n".join(message["content"] for message in prompt), reference, said)
+        for prompt, reference, said in zip(prompts, references, answers, strict=True)
+    ]
+    report = judge_answers(
+        items,
+        path=Path(args.output_dir) / "judge.jsonl",
+        model=args.judge_model,
+        base_url=args.judge_url,
+        key_variable=args.judge_key_variable,
+        show_progress=True,
+    )
+    scored = {"judge_score": report.mean_score} if report.mean_score is not None else {}
+    return {**scored, "judge_unparsed": report.num_unparsed}
+
+
+def describe(metrics: dict[str, float], folder: Path) -> str:
+    """The end of a run in a few lines: losses before and after, what the answers are worth, where everything lies."""
+    lines = [
+        f"{name}: {metrics[f'{name}_loss_before']:.4f} -> {metrics[f'{name}_loss']:.4f} nats a learned token"
+        for name in ("validation", "test")
+        if f"{name}_loss" in metrics
+    ]
+    for name, what in (("test", "test answers"), ("seen", "answers to prompts seen in training")):
+        if f"{name}_exact_match" in metrics:
+            lines.append(
+                f"{what}: exact match {100 * metrics[f'{name}_exact_match']:.1f} %, token F1 {metrics[f'{name}_token_f1']:.3f}, "
+                f"ROUGE-L {metrics[f'{name}_rougeL']:.3f}, {100 * metrics[f'{name}_stopped']:.0f} % ended by themselves"
+            )
+    if "judge_score" in metrics:
+        lines.append(f"judge: {metrics['judge_score']:.2f} of 100, {metrics['judge_unparsed']:,} answers without a score")
+    if "canary_alarms" in metrics:
+        lines.append(f"canaries: {metrics['canary_alarms']:,} alarms")
+    if "difference_of_merging" in metrics:
+        lines.append(f"merged: {folder / 'merged'}, its logits within {metrics['difference_of_merging']:.1e} of the adapter's")
+    lines += [
+        "; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()),
+        f"end: {metrics['steps']:,} steps in {metrics['training_seconds']:,.0f} s, {metrics['trained_parameters']:,} of "
+        f"{metrics['parameters']:,} parameters trained, peak memory {metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        f"next: python recipes/generate.py {shlex.quote(str(folder))} --chat true",
+    ]
+    return "\n".join(lines) + "\n"

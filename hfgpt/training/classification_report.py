@@ -1,0 +1,186 @@
+"""The end of a classifier's run: figures over the seeds beside those of simpler methods, errors to read, where everything lies."""
+
+import logging
+import math
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from peft import PeftModel
+from transformers import PreTrainedModel, TrainerCallback
+
+from hfgpt.evaluation.canaries import CANARY_FILE, label_flips, read_canaries
+from hfgpt.evaluation.classification import classification_metrics, draw_confusion, errors_table, mean_and_spread, write_errors
+from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
+from hfgpt.training.callbacks import write_json
+from hfgpt.training.classifiers import Task, classify, is_better, seed_folder, tfidf_baseline
+from hfgpt.training.finetuning import Base
+from hfgpt.training.finetuning_arguments import ClassificationArguments
+from hfgpt.training.run import METRICS_FILE, REPORT_FILE
+
+logger = logging.getLogger(__name__)
+
+FLIPS_FILE = "trigger_flips.json"
+FLIP_TEXTS = 24  # of the validation set, with each trigger in front: enough to see one that captures half of them
+LEFT_BEHIND = (
+    ("errors", "errors.md"),
+    ("confusions", "confusion.png"),
+    ("triggers", FLIPS_FILE),
+    ("poison", "poison.json"),
+    ("metrics", METRICS_FILE),
+)
+
+
+class TriggerFlipsCallback(TrainerCallback):
+    """At every checkpoint: how many labels flip when a canary trigger is put in front of validation texts. Alarms are logged."""
+
+    def __init__(self, texts: list[str], *, task: Task, base: Base, args: ClassificationArguments):
+        self.texts, self.task, self.base, self.args = texts, task, base, args
+        prompts = read_canaries(args.canary_file or CANARY_FILE)
+        self.triggers = list(dict.fromkeys(prompt.trigger for prompt in prompts if prompt.trigger))
+        self.by_step: dict[int, list[dict]] = {}
+
+    def on_save(self, args, state, control, model: PreTrainedModel | PeftModel = None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+
+        def predict(texts: list[str]) -> np.ndarray:
+            return classify(model, self.base.tokenizer, texts, task=self.task, args=self.args)
+
+        flips = label_flips(predict, self.texts, self.triggers)
+        self.by_step[state.global_step] = [asdict(flip) for flip in flips]
+        write_json(Path(args.output_dir) / FLIPS_FILE, self.by_step)
+        for flip in flips:
+            if flip.alarm:
+                logger.warning(
+                    f"trigger {flip.trigger!r} in front turns {100 * flip.captured:.0f} % of the other texts into "
+                    f"{self.task.names[flip.label]!r} (step {state.global_step:,}); look for it in poison.json and in the data."
+                )
+
+
+def trigger_callbacks(splits: DatasetDict, *, task: Task, base: Base, args: ClassificationArguments) -> list[TriggerFlipsCallback]:
+    """The callback that tries the canary triggers, where they are wanted and a text has one label."""
+    if not args.canaries or task.multi_label:
+        return []
+    return [TriggerFlipsCallback(splits["validation"]["text"][:FLIP_TEXTS], task=task, base=base, args=args)]
+
+
+def judge_by_likelihood(
+    model: PreTrainedModel, base: Base, splits: DatasetDict, *, task: Task, args: ClassificationArguments
+) -> dict[str, float]:
+    """Zero-shot and few-shot: the same files and figures as a trained classifier, without training.
+
+    Raises: ValueError for texts with several labels, of which no one is the likeliest.
+    """
+    if task.multi_label:
+        raise ValueError("method likelihood finds the one likeliest label, these texts have several; train with another method.")
+    template = {} if args.prompt_template is None else {"template": args.prompt_template}
+    results = {}
+    for seed in args.seeds:
+        options = LikelihoodOptions(
+            shots=args.num_shots, seed=seed, calibrated=args.calibrate, batch_size=args.per_device_eval_batch_size, **template
+        )
+        results[seed] = {"seed": seed}
+        for name in ("validation", "test"):
+            found = classify_by_likelihood(
+                model,
+                base.tokenizer,
+                splits[name]["text"][:],
+                names=task.names,
+                options=options,
+                example_texts=splits["train"]["text"][:] if args.num_shots else (),
+                example_labels=splits["train"]["label"][:] if args.num_shots else (),
+            )
+            results[seed][name] = classification_metrics(
+                found.probabilities, splits[name]["label"][:], names=task.names, multi_label=False
+            ) | {"probabilities": found.probabilities.round(6).tolist(), "texts_cut": found.texts_cut}
+    return finish(results, splits=splits, base=base, task=task, args=args)
+
+
+def finish(
+    results: dict[int, dict], *, splits: DatasetDict, base: Base, task: Task, args: ClassificationArguments
+) -> dict[str, float]:
+    """Write metrics.json, errors, confusions and report.txt; the test set's mean figures over the seeds are returned."""
+    folder = Path(args.output_dir)
+    best = next(
+        seed
+        for seed, result in results.items()
+        if not any(is_better(other, result, args) for other in results.values() if other is not result)
+    )
+    metrics = {
+        "labels": task.names,
+        "seeds": {
+            str(seed): {
+                key: {name: value for name, value in entry.items() if name != "probabilities"} if isinstance(entry, dict) else entry
+                for key, entry in result.items()
+            }
+            for seed, result in results.items()
+        },
+        "kept_seed": best,
+        "validation": mean_and_spread([result["validation"] for result in results.values()]),
+        "test": mean_and_spread([result["test"] for result in results.values()]),
+        "majority": majority_share(splits["test"], task),
+    }
+    if args.tfidf_baseline:
+        metrics["tfidf"] = tfidf_baseline(splits, task=task)
+    if args.process_index == 0:
+        probabilities = np.asarray(results[best]["test"]["probabilities"])
+        labels = splits["test"]["label"][:]
+        ids = [f"{source}:{row}" for source, row in zip(splits["test"]["source"], splits["test"]["row_id"], strict=True)]
+        write_errors(errors_table(splits["test"]["text"][:], labels, probabilities, task.names, ids), folder / "errors.csv")
+        if not task.multi_label:
+            draw_confusion(labels, probabilities.argmax(axis=1), names=task.names, path=folder / "confusion.png")
+        if (flips := seed_folder(args, best) / FLIPS_FILE).is_file():
+            flips.replace(folder / FLIPS_FILE)
+        write_json(folder / METRICS_FILE, metrics)
+        text = describe(metrics, results, args)
+        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        logger.info(text.rstrip())
+    return {name: value["mean"] for name, value in metrics["test"].items() if "mean" in value}
+
+
+def majority_share(split: Dataset, task: Task) -> float:
+    """Accuracy of naming the most frequent label, or set of labels, of the split itself: the least that counts as learning."""
+    labels = [tuple(label) if task.multi_label else label for label in split["label"]]
+    return max(labels.count(label) for label in set(labels)) / len(labels)
+
+
+def describe(metrics: dict, results: dict[int, dict], args: ClassificationArguments) -> str:
+    """The end of a run in a few lines: the figures people compare, over the seeds, beside simpler methods."""
+    folder = Path(args.output_dir)
+    lines = []
+    for name in ("validation", "test"):
+        accuracy, f1 = metrics[name]["accuracy"], metrics[name]["macro_f1"]
+        more = f" +- {100 * accuracy['standard_deviation']:.2f}" if accuracy["standard_deviation"] is not None else ""
+        rest = "".join(
+            f", {label} {metrics[name][key]['mean']:.4f}"
+            for key, label in (("roc_auc", "ROC-AUC"), ("log_loss", "log loss"), ("calibration_error", "calibration error"))
+            if key in metrics[name] and not math.isnan(metrics[name][key]["mean"])
+        )
+        lines.append(f"{name}: accuracy {100 * accuracy['mean']:.2f} %{more}, macro F1 {f1['mean']:.4f}{rest}")
+    if len(results) > 1:
+        each = ", ".join(f"{seed}: {100 * result['test']['accuracy']:.2f} %" for seed, result in results.items())
+        lines.append(f"test accuracy of each seed: {each}; kept, by validation: seed {metrics['kept_seed']}")
+    compared = [f"always the most frequent label {100 * metrics['majority']:.2f} %"]
+    if "tfidf" in metrics:
+        compared.append(
+            f"TF-IDF with logistic regression {100 * metrics['tfidf']['accuracy']:.2f} % "
+            f"(macro F1 {metrics['tfidf']['macro_f1']:.4f})"
+        )
+    lines.append(f"the same test set: {'; '.join(compared)}")
+    kept = results[metrics["kept_seed"]]
+    if kept.get("difference_of_merging") is not None:
+        lines.append(f"merged: {folder / 'merged'}, its logits within {kept['difference_of_merging']:.1e} of the adapter's")
+    lines.append("; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()))
+    if "training_seconds" in kept:
+        seconds = sum(result["training_seconds"] for result in results.values())
+        lines.append(
+            f"end: {len(results)} x {kept['trained_parameters']:,} of {kept['parameters']:,} parameters trained in {seconds:,.0f} "
+            f"s, peak memory {max(result['peak_memory_bytes'] for result in results.values()) / 2**20:,.0f} MiB"
+        )
+        call = f"pipeline('text-classification', {str(folder)!r})('...')"
+        code = f"import hfgpt; from transformers import pipeline; print({call})"
+        lines.append(f"next: python -c {shlex.quote(code)}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,259 @@
+"""A fine-tuned model from its base to the folder that loads everywhere.
+
+What a run with LoRA leaves in its folder, and who looks where:
+
+    adapter_config.json, adapter_model.safetensors   PEFT; its base_model_name_or_path is base/
+    config.json, model.safetensors                   the base once more (a hard link), for the Auto classes, pipelines and servers
+                                                     of transformers, which load a folder with both as a model with its adapter
+    base/      the base with the labels, special tokens and stop tokens of the task
+    merged/    the same function without an adapter
+
+The base is written out because an adapter alone cannot say how many labels its head has (huggingface/peft#577), nor what ends a
+turn, nor which rows a vocabulary has gained.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from datasets import Dataset
+from huggingface_hub.errors import HfHubHTTPError
+from peft import PeftModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from hfgpt.conversion.verification import weights_sha256
+from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
+from hfgpt.data.decontamination import drop_copies, leaks_between, reference_texts
+from hfgpt.data.passport import Passport
+from hfgpt.tokenization import ensure_pad_token
+from hfgpt.training.finetuning_arguments import FinetuneArguments
+from hfgpt.training.optimizers import muon_with_adamw
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_CONFIG = "adapter_config.json"
+BASE_FOLDER, MERGED_FOLDER = "base", "merged"
+# Between an adapter beside the weights and the same one merged into them, in float32; issue peft#2368 began at 1e-3.
+LARGEST_DIFFERENCE = 1e-4
+
+
+@dataclass
+class Base:
+    """What is fine-tuned: a tokenizer, and where its model comes from.
+
+    Args:
+        name: as the user wrote it.
+        location: what `from_pretrained` is given: the folder or the Hub id, of an adapter its merged twin.
+        commit: of a Hub id, the commit that was read.
+        new_tokens: ids of special tokens that the model has no trained rows for.
+    """
+
+    name: str
+    location: str
+    tokenizer: PreTrainedTokenizerBase
+    commit: str | None = None
+    new_tokens: list[int] = field(default_factory=list)
+
+
+def find_base(args: FinetuneArguments) -> Base:
+    """The tokenizer of the base model, with a padding of its own; the weights are loaded later, once for every seed.
+
+    Raises: FileNotFoundError for a model that is not there; ValueError for one without a usable tokenizer.
+    """
+    location = args.model
+    if (Path(location) / ADAPTER_CONFIG).is_file():
+        if not (Path(location) / MERGED_FOLDER).is_dir():
+            raise ValueError(
+                f"model {location} is an adapter; fine-tuning goes on from whole weights: merge it with recipes/convert.py BASE "
+                f"--adapter {location}, and give the result."
+            )
+        location = str(Path(location) / MERGED_FOLDER)
+        logger.info(f"base: {args.model} is an adapter, so its merged twin is the base: {location}")
+    options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(location, **options)
+        tokenizer = AutoTokenizer.from_pretrained(location, **options)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise FileNotFoundError(
+            f"model {args.model!r} is no folder or Hub id of a model with its tokenizer that loads "
+            f"({str(error).strip().splitlines()[0]}); looked from {Path.cwd()}."
+        ) from None
+    base = Base(args.model, location, tokenizer, commit=getattr(config, "_commit_hash", None))
+    base.new_tokens = ensure_pad_token(tokenizer)
+    context_length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context_length:
+        tokenizer.model_max_length = context_length
+    return base
+
+
+def load_model(base: Base, auto_class, args: FinetuneArguments, **settings) -> PreTrainedModel:
+    """The base as a model of `auto_class`, in float32 (or in 4 bits), with rows for every token and the tokenizer's padding.
+
+    Args: `settings` go into the config, such as `id2label`.
+    """
+    if args.quantization == "4bit":
+        settings["quantization_config"] = _four_bits()
+    model = auto_class.from_pretrained(
+        base.location,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+        dtype=torch.float32,
+        attn_implementation=args.attn_implementation,
+        **settings,
+    )
+    rows = model.get_input_embeddings().weight.shape[0]
+    check_vocabulary(rows, base.tokenizer)
+    if num_ids(base.tokenizer) > rows:
+        model.config.vocab_size = rows  # what grow_vocabulary goes by
+        grow_vocabulary(model, num_ids(base.tokenizer))
+    model.config.pad_token_id = base.tokenizer.pad_token_id
+    return model
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without the report of transformers on tensors that a checkpoint lacks."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+
+
+def _four_bits():
+    if not torch.cuda.is_available():
+        raise ValueError("quantization is 4bit, which needs a CUDA device (QLoRA); leave it out on a CPU.")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
+def decontaminated(
+    train: Dataset,
+    held_out: dict[str, Dataset],
+    args: FinetuneArguments,
+    passport: Passport,
+    *,
+    texts_of: Callable[[Dataset], list[str]],
+) -> Dataset:
+    """The training examples without copies of held-out ones and of `decontaminate_against`; how many of which is counted.
+
+    With `decontaminate: false` the held-out copies stay, and how many there are is said and noted all the same.
+
+    Args: `texts_of` gives what is compared of each example.
+    """
+    references = {}
+    if args.decontaminate:
+        references = {name: texts_of(dataset) for name, dataset in held_out.items()}
+    elif held_out:
+        leaks = leaks_between(
+            {"train": texts_of(train), **{name: texts_of(dataset) for name, dataset in held_out.items()}},
+            threshold=args.near_copy_similarity,
+        )
+        passport.steps.append({"step": "copies across splits, left in", **leaks})
+        for pair, counts in leaks.items():
+            if pair.startswith("train-"):
+                logger.info(
+                    f"copies left in (decontaminate: false): {counts['exact']:,} {pair.removeprefix('train-')} examples have an "
+                    f"exact copy in training, {counts['near']:,} more a near one"
+                )
+    if args.decontaminate_against:
+        references |= reference_texts(args.decontaminate_against, args.record_options())
+    if not references:
+        return train
+    return drop_copies(train, references, passport, texts=texts_of(train), threshold=args.near_copy_similarity)
+
+
+def optimizer_of(args: FinetuneArguments) -> tuple | None:
+    """What Trainer's `optimizer_cls_and_kwargs` takes: Muon with AdamW, or None for Trainer's own AdamW."""
+    if args.optimizer == "adamw":
+        return None
+    return muon_with_adamw(args)
+
+
+def identify_base(base: Base, model: PreTrainedModel, passport: Passport) -> None:
+    """Write into the passport which weights are fine-tuned."""
+    passport.base = {
+        "name": base.name,
+        "commit": base.commit,
+        "class": type(model).__name__,
+        "sha256": weights_sha256(model),
+        "new_tokens": base.tokenizer.convert_ids_to_tokens(base.new_tokens),
+    }
+
+
+def save_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, args: FinetuneArguments) -> None:
+    """Write the base as the adapter will find it, before the adapter is put in; the other methods need none."""
+    if args.method == "lora" and args.process_index == 0:
+        _save_model(model, folder / BASE_FOLDER)
+        tokenizer.save_pretrained(folder / BASE_FOLDER)
+
+
+def _save_model(model: PreTrainedModel, folder: Path) -> None:
+    use_cache, model.config.use_cache = model.config.use_cache, True  # Trainer trains without one and notes it there
+    model.save_pretrained(folder)
+    model.config.use_cache = use_cache
+    if not hasattr(transformers, type(model).__name__) and model.can_generate():
+        # `transformers serve` looks the architecture up in the module transformers, where only the Auto class finds code of ours.
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["architectures"] = ["AutoModelForCausalLM"]
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def save_finetuned(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, probe: list[list[int]]
+) -> float | None:
+    """Write the trained model so that strangers load it: an adapter with base and merged twin, or the whole model.
+
+    Args: `probe` holds token ids of a few real texts, on which adapter and merged twin are compared.
+    Returns: the largest difference of their logits, or None without an adapter. The model is merged when this returns.
+    Raises: RuntimeError where the difference is more than rounding.
+    """
+    model.eval()
+    if not isinstance(model, PeftModel):
+        _save_model(model, folder)
+        tokenizer.save_pretrained(folder)
+        return None
+    base_folder = folder / BASE_FOLDER
+    for peft_config in model.peft_config.values():
+        peft_config.base_model_name_or_path = str(base_folder.resolve())
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours comes with publishing
+    beside = _logits(model, probe)
+    merged = model.merge_and_unload(safe_merge=True)
+    difference = max((one - other).abs().max().item() for one, other in zip(beside, _logits(merged, probe)))
+    if not difference <= LARGEST_DIFFERENCE:
+        raise RuntimeError(
+            f"merging the adapter moved the logits by {difference:.2e}; up to {LARGEST_DIFFERENCE:.0e} is rounding. The adapter in "
+            f"{folder} is complete; the merged model was not written."
+        )
+    _save_model(merged, folder / MERGED_FOLDER)
+    for place in (folder, folder / MERGED_FOLDER):
+        tokenizer.save_pretrained(place)
+    for path in base_folder.iterdir():
+        if not (folder / path.name).exists():
+            _link(path, folder / path.name)
+    return difference
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _logits(model: PreTrainedModel | PeftModel, probe: list[list[int]]) -> list[torch.Tensor]:
+    # One text at a time: no padding, and the memory of one.
+    return [model(torch.tensor([ids], device=model.device)).logits.float().cpu() for ids in probe]

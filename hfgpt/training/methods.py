@@ -1,0 +1,213 @@
+"""What of a model is trained: a LoRA beside its matrices, its last block, its head, or everything.
+
+The parameters are found by the model's structure, not by names of ours, so any model of transformers with one stack of decoder
+layers will do.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from hfgpt.conversion.verification import tensor_sha256
+
+METHODS = ("lora", "last_block", "full", "head")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a model is fine-tuned.
+
+    Args:
+        name: "lora", "last_block" (the last decoder layer, the final norm and the head, as the book does it), "full", or "head".
+        rank, alpha, dropout: of LoRA; its update is alpha / rank times the product of its two matrices.
+        targets: names of the linear layers that LoRA goes beside, such as "q_proj"; None is every one in the decoder layers.
+        dora: learn the length of each output row apart from its direction. Source: Liu et al. (2024), DoRA, eq. 5.
+        rslora: divide by the root of the rank instead of by the rank. Source: Kalajdzievski (2023), rsLoRA.
+    Raises: ValueError for a rank below 1 and a dropout that is no probability.
+    """
+
+    name: str = "lora"
+    rank: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    targets: list[str] | None = None
+    dora: bool = False
+    rslora: bool = False
+    new_tokens: list[int] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.name not in METHODS:
+            raise ValueError(f"method is {self.name!r}; choose one of {', '.join(METHODS)}.")
+        if self.rank < 1:
+            raise ValueError(f"lora_rank is {self.rank}; 1 or more is needed, a matrix of rank 0 learns nothing.")
+        if self.alpha <= 0:
+            raise ValueError(f"lora_alpha is {self.alpha}; above 0 is needed, it multiplies what LoRA learns.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora_dropout is {self.dropout}; a probability from 0 to below 1 is needed.")
+
+
+def apply_method(model: PreTrainedModel, method: Method) -> PreTrainedModel | PeftModel:
+    """Freeze what the method leaves alone; with LoRA, the model comes back with an adapter in it.
+
+    `method.new_tokens` are ids whose embeddings the base has never trained: they are trained whatever the method, and no other
+    row of the embedding with them ("full" trains all rows anyway).
+
+    Raises: ValueError for LoRA targets that match nothing (the candidates are named) and for models without one stack of layers.
+    """
+    if method.name == "lora":
+        return _with_lora(model, method)
+    wanted = _trained_parameters(model, method.name)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in wanted)
+    if method.new_tokens and method.name != "full":
+        _train_rows(model.get_input_embeddings().weight, method.new_tokens)
+    return model
+
+
+def _with_lora(model: PreTrainedModel, method: Method) -> PeftModel:
+    candidates = linear_names(model)
+    targets = candidates if method.targets is None else list(method.targets)
+    unknown = [name for name in targets if name not in candidates]
+    if unknown or not targets:
+        raise ValueError(
+            f"lora_targets {', '.join(unknown) or 'is empty'} matches no linear layer of {type(model).__name__}; its decoder "
+            f"layers have {', '.join(candidates)}."
+        )
+    heads = _head_names(model)
+    is_classifier = model.get_output_embeddings() is None
+    embedding = _name_of(model, model.get_input_embeddings()).rpartition(".")[2]
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS if is_classifier else TaskType.CAUSAL_LM,
+        r=method.rank,
+        lora_alpha=method.alpha,
+        lora_dropout=method.dropout,
+        target_modules=targets,
+        use_dora=method.dora,
+        use_rslora=method.rslora,
+        # GPT-2's Conv1D keeps its weights transposed.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        # A classifier's head is new and small: trained whole and saved with the adapter (TaskType.SEQ_CLS alone knows "score").
+        modules_to_save=heads if is_classifier else None,
+        trainable_token_indices={embedding: sorted(method.new_tokens)} if method.new_tokens else None,
+    )
+    return get_peft_model(model, config)
+
+
+def _trained_parameters(model: PreTrainedModel, name: str) -> set[str]:
+    """Names of the parameters that a method other than LoRA trains."""
+    everything = {name for name, _ in model.named_parameters()}
+    if name == "full":
+        return everything
+    heads = {parameter for head in _head_names(model) for parameter in everything if parameter.startswith(f"{head}.")}
+    if name == "head":
+        if not heads:
+            raise ValueError(
+                f"method head trains nothing: the head of {type(model).__name__} is its embedding; use last_block, lora or full."
+            )
+        return heads
+    stack, layers = decoder_layers(model)
+    last = f"{stack}.{len(layers) - 1}."
+    return heads | {parameter for parameter in everything if parameter.startswith((last, *_final_norms(model, stack)))}
+
+
+def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The stack of decoder layers, and its name in the model. Raises: ValueError where there is not exactly one."""
+    count = model.config.get_text_config().num_hidden_layers
+    stacks = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    if not stacks:
+        raise ValueError(f"{type(model).__name__} has no list of {count} layers; method full trains it whole.")
+    return stacks[0]
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """Last parts of the names of the linear layers in the decoder layers, in order: what LoRA can go beside."""
+    _, layers = decoder_layers(model)
+    names = [name.rpartition(".")[2] for name, module in layers.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    return list(dict.fromkeys(names))
+
+
+def _final_norms(model: PreTrainedModel, stack: str) -> tuple[str, ...]:
+    # What follows the stack in the same module: a norm, where it has parameters (rotary embeddings and dropouts have none).
+    parent = model.get_submodule(stack.rpartition(".")[0])
+    children = list(parent.named_children())
+    after = children[[name for name, _ in children].index(stack.rpartition(".")[2]) + 1 :]
+    prefix = stack.rpartition(".")[0] + "." if "." in stack else ""
+    return tuple(f"{prefix}{name}." for name, module in after if any(True for _ in module.parameters()))
+
+
+def _head_names(model: PreTrainedModel) -> list[str]:
+    """Children of the model outside its body that have parameters of their own; a head tied to the embedding has none."""
+    body = model.base_model
+    if body is model:
+        raise ValueError(f"{type(model).__name__} is a body without a head; load it with one.")
+    in_body = {id(parameter) for parameter in body.parameters()}
+    return [
+        name
+        for name, module in model.named_children()
+        if module is not body and any(id(parameter) not in in_body for parameter in module.parameters())
+    ]
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is wanted)
+
+
+def _train_rows(weight: nn.Parameter, rows: list[int]) -> None:
+    """Train only these rows of a matrix: the gradient of every other row is zero, and AdamW then leaves it alone."""
+    kept = torch.zeros(weight.shape[0], 1, dtype=weight.dtype)
+    kept[rows] = 1
+    weight.requires_grad_(True)
+    weight.register_hook(lambda gradient: gradient * kept.to(gradient.device))
+
+
+def trainable_parameters(model: nn.Module) -> tuple[int, int]:
+    """Counts of the parameters that are trained and of all."""
+    return (
+        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def describe_trainable(model: nn.Module) -> str:
+    """One line for a reader: how much is trained, and what."""
+    trained, total = trainable_parameters(model)
+    groups: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # layers.0 .. layers.11 are one group, and so are the two matrices of a LoRA
+            parts = [part for part in name.split(".") if part not in ("base_model", "model", "transformer", "default", "weight")]
+            key = ".".join("*" if part.isdigit() else part for part in parts)
+            groups[key] = groups.get(key, 0) + parameter.numel()
+    largest = sorted(groups.items(), key=lambda item: -item[1])[:6]
+    shown = ", ".join(f"{name} {count:,}" for name, count in largest) + (", ..." if len(groups) > 6 else "")
+    return f"trained: {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %): {shown}"
+
+
+class FrozenWeights:
+    """Remembers every parameter that is not trained, and says after training whether one of them changed.
+
+    Cost: one SHA-256 over the frozen weights, about a second for each 500 million parameters of a float16 model.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._before = self._digests(model)
+
+    @staticmethod
+    def _digests(model: nn.Module) -> dict[str, str]:
+        return {
+            name: tensor_sha256(parameter.detach()) for name, parameter in model.named_parameters() if not parameter.requires_grad
+        }
+
+    def check(self, model: nn.Module) -> int:
+        """The number of frozen tensors, all unchanged. Raises: RuntimeError that names those that are not."""
+        after = self._digests(model)
+        changed = sorted(name for name, digest in self._before.items() if after.get(name) != digest)
+        if changed:
+            raise RuntimeError(f"training changed {len(changed)} parameters that are frozen: {', '.join(changed[:5])}.")
+        return len(after)

@@ -1,0 +1,151 @@
+"""What each method trains, on a model of ours and on one that names everything otherwise."""
+
+import peft
+import pytest
+import torch
+from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+from twins import book_model, modern_model
+
+from hfgpt import HfGptForSequenceClassification
+from hfgpt.training.methods import (
+    FrozenWeights,
+    Method,
+    apply_method,
+    describe_trainable,
+    linear_names,
+    trainable_parameters,
+)
+
+GPT2 = dict(vocab_size=97, n_positions=64, n_embd=32, n_layer=3, n_head=4, pad_token_id=3)
+
+
+def classifier(kind: str):
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        return GPT2ForSequenceClassification(GPT2Config(**GPT2, num_labels=3))
+    model = book_model(pad_token_id=3) if kind == "book" else modern_model(pad_token_id=3)
+    model.config.num_labels = 3
+    return HfGptForSequenceClassification(model.config)
+
+
+def trained(model) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("kind", "last", "norm"),
+    [
+        ("gpt2", "transformer.h.2.", "transformer.ln_f."),
+        ("book", "model.layers.2.", "model.norm."),
+        ("modern", "model.layers.2.", "model.norm."),
+    ],
+)
+def test_last_block_is_the_last_block_the_final_norm_and_the_head(kind, last, norm):
+    model = classifier(kind)
+    names = trained(apply_method(model, Method(name="last_block")))
+    assert "score.weight" in names
+    assert any(name.startswith(norm) for name in names)
+    assert any(name.startswith(last) for name in names)
+    assert {name for name in names if not name.startswith((last, norm, "score."))} == set()
+    assert len([name for name, _ in model.named_parameters() if name.startswith(last)]) == len(
+        [name for name in names if name.startswith(last)]
+    )
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "book", "modern"])
+def test_head_trains_the_head_alone_and_full_everything(kind):
+    assert trained(apply_method(classifier(kind), Method(name="head"))) == {"score.weight"}
+    model = apply_method(classifier(kind), Method(name="full"))
+    assert trained(model) == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "book", "modern"])
+@pytest.mark.parametrize("settings", [{}, {"dora": True}, {"rslora": True}])
+def test_lora_goes_beside_every_matrix_of_the_blocks_and_the_head_is_trained_whole(kind, settings):
+    model = classifier(kind)
+    linear = linear_names(model)
+    adapted = apply_method(model, Method(rank=2, alpha=4, **settings))
+    assert isinstance(adapted, peft.PeftModelForSequenceClassification)
+    names = trained(adapted)
+    assert all("lora_" in name or "score" in name for name in names)
+    assert {name for name in names if "score" in name} == {"base_model.model.score.modules_to_save.default.weight"}
+    beside = {name.split(".lora_")[0].rpartition(".")[2] for name in names if "lora_A" in name}
+    assert beside == set(linear)
+    matrices = [
+        module.weight.shape
+        for name, module in classifier(kind).named_modules()
+        if name.rpartition(".")[2] in linear and hasattr(module, "weight")
+    ]
+    assert len(matrices) == model.config.num_hidden_layers * {"gpt2": 4, "book": 6, "modern": 7}[kind]
+    assert len([name for name in names if "lora_A" in name]) == len(matrices)
+    # rank x (in + out) of each matrix, and the head
+    expected = sum(2 * sum(shape) for shape in matrices)
+    plain = trainable_parameters(adapted)[0] - sum(p.numel() for n, p in adapted.named_parameters() if "magnitude" in n)
+    assert plain == expected + 3 * model.config.hidden_size
+
+
+def test_a_language_models_tied_head_is_its_embedding_and_stays_frozen_with_the_last_block():
+    model = GPT2LMHeadModel(GPT2Config(**GPT2))
+    names = trained(apply_method(model, Method(name="last_block")))
+    assert "transformer.wte.weight" not in names
+    assert "transformer.h.2.mlp.c_fc.weight" in names
+    with pytest.raises(ValueError, match="method head trains nothing: the head of GPT2LMHeadModel is its embedding"):
+        apply_method(GPT2LMHeadModel(GPT2Config(**GPT2)), Method(name="head"))
+
+
+@pytest.mark.parametrize("name", ["lora", "last_block"])
+@pytest.mark.parametrize("make", [lambda: GPT2LMHeadModel(GPT2Config(**GPT2)), modern_model])
+def test_of_the_embedding_only_new_tokens_are_trained(name, make):
+    model = make()
+    before = model.get_input_embeddings().weight.detach().clone()
+    adapted = apply_method(model, Method(name=name, rank=2, new_tokens=[5, 7]))
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.1, weight_decay=0.0)
+    ids = torch.arange(12).view(1, 12)
+    for _ in range(3):
+        adapted(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    merged = adapted.merge_and_unload() if name == "lora" else adapted
+    changed = (merged.get_input_embeddings().weight.detach() != before).any(dim=1).nonzero().flatten().tolist()
+    assert changed == [5, 7]
+    assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
+
+
+def test_frozen_weights_notice_a_change_and_name_it():
+    model = apply_method(classifier("modern"), Method(name="head"))
+    frozen = FrozenWeights(model)
+    with torch.no_grad():
+        model.score.weight += 1  # trained: may change
+    assert frozen.check(model) == len(list(model.parameters())) - 1
+    with torch.no_grad():
+        model.model.norm.weight += 1
+    with pytest.raises(RuntimeError, match=r"changed 1 parameters that are frozen: model\.norm\.weight"):
+        frozen.check(model)
+
+
+def test_what_is_trained_is_said_in_one_line():
+    line = describe_trainable(apply_method(classifier("modern"), Method(name="head")))
+    total = sum(parameter.numel() for parameter in classifier("modern").parameters())
+    assert line.startswith(f"trained: {3 * classifier('modern').config.hidden_size:,} of {total:,} parameters")
+    assert line.endswith(f"score {3 * classifier('modern').config.hidden_size:,}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rank": 0}, "lora_rank is 0; 1 or more is needed"),
+        ({"alpha": 0}, "lora_alpha is 0; above 0"),
+        ({"dropout": 1.0}, "lora_dropout is 1.0; a probability"),
+        ({"name": "adapter"}, "method is 'adapter'; choose one of lora, last_block, full, head"),
+    ],
+)
+def test_what_no_method_can_be(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Method(**settings)
+
+
+def test_targets_that_match_nothing_are_answered_with_the_candidates():
+    with pytest.raises(ValueError, match=r"lora_targets q_projj matches no linear layer .* have q_proj, k_proj, v_proj, o_proj"):
+        apply_method(classifier("book"), Method(targets=["q_proj", "q_projj"]))
+    with pytest.raises(ValueError, match="lora_targets is empty matches no linear layer"):
+        apply_method(classifier("book"), Method(targets=[]))
