@@ -16,7 +16,7 @@ poison.json, trigger_flips.json and the data's passport.json.
 from hfgpt.data.passport import Passport
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
-from hfgpt.training.classification_report import finish, judge_by_likelihood, trigger_callbacks
+from hfgpt.training.classification_report import finish, judge_by_likelihood, search_for_poison, trigger_callbacks
 from hfgpt.training.classifiers import load_splits, prepare_base, run_seed, tokenize
 from hfgpt.training.finetuning import find_base
 from hfgpt.training.finetuning_arguments import ClassificationArguments
@@ -40,6 +40,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
     if (report := finished_report(args)) is not None:
         logger.info(f"already done: {args.output_dir} holds this very run; --overwrite true runs it again.\n{report.rstrip()}")
         return {}
+    search_for_poison(splits, task=task, args=args)
 
     # 4. No training at all
     if args.method == "likelihood":

@@ -16,7 +16,7 @@ from pathlib import Path
 from hfgpt.data.passport import Passport
 from hfgpt.tokenization import set_prompt_style, tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
-from hfgpt.training.assistant_report import Canaries, CanariesCallback, finish, measure_base
+from hfgpt.training.assistant_report import Canaries, CanariesCallback, finish, measure_base, search_for_poison
 from hfgpt.training.assistants import build_assistant, build_trainer, encode_splits, load_splits
 from hfgpt.training.finetuning import find_base, identify_base, save_base
 from hfgpt.training.finetuning_arguments import InstructionArguments
@@ -44,6 +44,7 @@ def main(args: InstructionArguments) -> dict[str, float]:
     if (report := finished_report(args)) is not None:
         logger.info(f"already done: {args.output_dir} holds this very run; --overwrite true runs it again.\n{report.rstrip()}")
         return {}
+    search_for_poison(splits, args)
     if args.packing:
         check_isolation(model, rows["train"])
     save_base(model, base.tokenizer, Path(args.output_dir), args)

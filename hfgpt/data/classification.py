@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas
 
-from hfgpt.data.decontamination import normalize, similar_earlier_text
+from hfgpt.data.decontamination import normalize, similar_groups
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import Record
 from hfgpt.data.splitting import SPLITS, Split
@@ -139,8 +139,8 @@ def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
     """Keep the first of all examples with the same text, and none where the labels of the same text contradict each other.
 
     Args:
-        mode: "exact" (the same characters), "near" (the same but for case, digits, punctuation and spaces, or a Jaccard
-            similarity of 0.8 with an earlier text of the same label, see decontamination.py) or "none".
+        mode: "exact" (the same characters), "near" (the same but for case, digits, punctuation and spaces; and among near copies,
+            see decontamination.py, the first of each label) or "none".
     Cost: "near" compares all pairs, see `find_copies`.
     """
     if mode not in ("exact", "near", "none"):
@@ -163,8 +163,9 @@ def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
     first = {text: index for index, text in reversed(list(enumerate(texts))) if len(labels_of[text]) == 1}
     kept = sorted(first.values())
     if mode == "near":
-        earlier = similar_earlier_text([texts[index] for index in kept], groups=[labels[index] for index in kept])
-        kept = [index for index, similar in zip(kept, earlier) if not similar]
+        groups = similar_groups(texts[index] for index in kept)
+        first_of = {(group, labels[index]): index for index, group in reversed(list(zip(kept, groups)))}
+        kept = sorted(first_of.values())
     duplicates = len(examples) - len(conflicting) - len(kept)
     counts = dict(duplicates=duplicates, conflicting=len(conflicting))
     passport.record(f"deduplicate ({mode})", len(examples), len(kept), start, what="examples", **counts)
@@ -275,13 +276,11 @@ def split_examples(
         # Without a test side validation takes the row that rounding left over; it must not fall to a test side of one row.
         validation_end = train_end + int(len(shuffled) * validation_share) if test_share else len(shuffled)
         sides = (shuffled[:train_end], shuffled[train_end:validation_end], shuffled[validation_end:])
-        if not validation_share and not test_share:
-            sides = (shuffled, [], [])
     else:
         sides = ([], [], [])
         for rows in _rows_of_each_label(examples, "a stratified split").values():
             shuffled = pandas.Series(rows).sample(frac=1, random_state=seed).tolist()
-            test = round(len(rows) * test_share)
+            test = min(round(len(rows) * test_share), len(rows) - 1)
             validation = min(round(len(rows) * validation_share), len(rows) - 1 - test)
             sides[2].extend(shuffled[:test])
             sides[1].extend(shuffled[test : test + validation])
@@ -355,7 +354,7 @@ def encode_labels(splits, options: LabelledOptions, passport: Passport):
 
 
 def class_weights(labels: Sequence[int], *, num_labels: int) -> list[float]:
-    """What an error on an example of each label costs: inversely proportional to the label's frequency, 1 in the mean over examples.
+    """What an error on an example of each label costs: inverse to the label's frequency, 1 in the mean over the examples.
 
     Args:
         labels: ids of the training examples, each of 0..num_labels - 1 at least once.
@@ -365,5 +364,5 @@ def class_weights(labels: Sequence[int], *, num_labels: int) -> list[float]:
 
 
 def positive_weights(labels: Sequence[Sequence[float]]) -> list[float]:
-    """For several labels a text (0.0 and 1.0): examples without the label for each example with it, as BCEWithLogitsLoss takes it."""
+    """For several labels a text (0.0 and 1.0), `pos_weight` of BCEWithLogitsLoss: examples without a label to those with it."""
     return [(len(column) - sum(column)) / sum(column) for column in zip(*labels)]

@@ -43,17 +43,12 @@ class Copy:
 
 
 class _Folding(dict):
-    """For str.translate: digits become 0, what is neither letter nor digit a space, invisible format characters nothing."""
+    """For str.translate: what is neither letter nor digit becomes a space, invisible format characters nothing."""
 
     def __missing__(self, code: int) -> str:
         category = unicodedata.category(chr(code))
-        if category == "Nd":
-            folded = "0"
-        elif category == "Cf":
-            folded = ""
-        else:
-            # Marks belong to their letters: without them Hindi loses its vowels.
-            folded = chr(code) if category[0] in "LMN" else " "
+        # Marks belong to their letters: without them Hindi loses its vowels.
+        folded = chr(code) if category[0] in "LMN" else "" if category == "Cf" else " "
         self[code] = folded
         return folded
 
@@ -61,13 +56,15 @@ class _Folding(dict):
 _folding = _Folding()
 
 
-def normalize(text: str) -> str:
+def normalize(text: str, *, fold_digits: bool = True) -> str:
     """The text as it is compared: "Call 0800-123, NOW!" and "call 0906  77 now" are both "call 0 0 now".
 
     A text of nothing but punctuation or emoji stays what it is.
     """
     text = unicodedata.normalize("NFKC", text).casefold()
-    folded = re.sub("0+", "0", " ".join(text.translate(_folding).split()))
+    folded = " ".join(text.translate(_folding).split())
+    if fold_digits:
+        folded = re.sub(r"\d+", "0", folded)
     return folded or " ".join(text.split())
 
 
@@ -106,9 +103,9 @@ def find_copies(texts: Iterable[str], references: Iterable[str], *, threshold: f
 
     Args:
         threshold: Jaccard similarity from which two texts are near copies, above 0 to 1.
-    Cost: time grows with texts x references x the 5-grams that a pair shares. Measured: 5,574 SMS (86 bytes) with themselves
-        5 s, 2,996 answers of Dolly (380 bytes) with themselves 6 s, one thread, 2026-11. Memory: the references' 5-grams,
-        about 100 bytes for each different one, and 200 MB for the pairs compared at a time.
+    Cost: time grows with texts x references x the 5-grams that a pair shares. Measured: 5,574 SMS (80 characters) with
+        themselves 7 s, 2,996 answers of Dolly (400 characters) with themselves 4 s, one thread of a busy machine. Memory: the
+        references' 5-grams, about 100 bytes for each different one, and 200 MB for the pairs compared at a time.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is {threshold}; a similarity above 0, up to 1 is needed.")
@@ -120,17 +117,23 @@ def find_copies(texts: Iterable[str], references: Iterable[str], *, threshold: f
     return [best[index] for index in sorted(best)]
 
 
-def similar_earlier_text(texts: list[str], *, groups: list, threshold: float = SIMILARITY) -> list[bool]:
-    """For each of the (normalised) texts, whether an earlier one of the same group, itself kept, is a near copy of it."""
-    earlier_of: dict[int, list[int]] = {}
-    for indices, others, _ in _matches(texts, texts, threshold=threshold, contained=False):
-        for index, other in zip(indices.tolist(), others.tolist()):
-            if other < index and groups[other] == groups[index]:
-                earlier_of.setdefault(index, []).append(other)
-    similar = [False] * len(texts)
-    for index in sorted(earlier_of):
-        similar[index] = any(not similar[other] for other in earlier_of[index])
-    return similar
+def similar_groups(texts: Iterable[str], *, threshold: float = SIMILARITY, fold_digits: bool = True) -> list[int]:
+    """A number for each text, the same for texts that are near copies of each other, or of others in between.
+
+    Cost: all pairs of different texts, see `find_copies`.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    normalized = [normalize(text, fold_digits=fold_digits) for text in texts]
+    places = {text: place for place, text in enumerate(dict.fromkeys(normalized))}
+    links = [block[:2] for block in _matches(list(places), list(places), threshold=threshold, contained=False)]
+    if not links:
+        return []
+    rows, columns = np.concatenate(links, axis=1)
+    graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(places), len(places)))
+    _, groups = connected_components(graph, directed=False)
+    return [int(groups[places[text]]) for text in normalized]
 
 
 def drop_copies(
@@ -195,9 +198,7 @@ def reference_texts(names: list[str], options: RecordOptions, *, min_characters:
     """
     texts: dict[str, list[str]] = {}
     for record in read_records(names, options):
-        texts.setdefault(record.source, []).extend(
-            text for text in _strings(record.values) if len(text.strip()) >= min_characters
-        )
+        texts.setdefault(record.source, []).extend(text for text in _strings(record.values) if len(text.strip()) >= min_characters)
     return texts
 
 

@@ -17,7 +17,6 @@ import pyarrow.parquet
 
 from hfgpt.data.sources import (
     JSON_SUFFIXES,
-    PYTHON_DOCS,
     ReadingOptions,
     Source,
     decoded_lines,
@@ -125,7 +124,7 @@ def _read(source: Source, options: RecordOptions) -> Iterator[Record]:
         return _read_parquet(source)
     if source.kind == "hub":
         return _read_hub(source, options)
-    return _read_python_docs()
+    return _read_python_docs(source.name)
 
 
 def _read_table(source: Source, options: RecordOptions) -> Iterator[Record]:
@@ -233,26 +232,26 @@ def _class_names(value: int | list[int] | None, names: list[str]) -> object:
     return None if value is None or value < 0 else names[value]  # -1 is the Hub's "not labelled"
 
 
-def _read_python_docs() -> Iterator[Record]:
+def _read_python_docs(name: str) -> Iterator[Record]:
     """What a docstring is about: its module, and a question that it answers.
 
     `text` is the docstring without the signature above it, `label` the top-level module ("email"), `name` what it describes
     ("email.message.Message.walk"), `instruction` the question "What does ... do?", `output` its first paragraph as one line.
     The topics of the language reference belong to no module and are left out.
     """
-    for document in read_python_docs():
+    for document in read_python_docs(name):
         row_id = document["row_id"]
         module, _, qualname = row_id.partition(":")
         _, _, text = document["text"].partition("\n\n")
         if module == "topic" or not text.strip():
             continue
-        name = f"{module}.{qualname}" if qualname else module
+        described = f"{module}.{qualname}" if qualname else module
         text = text.strip()
         values = {
             "text": text,
             "label": module.partition(".")[0],
-            "name": name,
-            "instruction": f"What does {name} do?",
+            "name": described,
+            "instruction": f"What does {described} do?",
             "output": " ".join(re.split(r"\n\s*\n", text, maxsplit=1)[0].split()),
         }
-        yield Record(values, PYTHON_DOCS, row_id, row_id)
+        yield Record(values, name, row_id, row_id)

@@ -26,6 +26,10 @@ import yaml
 from hfgpt.data.passport import Passport, sha256_of_file
 
 PYTHON_DOCS = "python-docs"
+# Parts of it: python-docs:train, :validation and :test, as prepare_data.py divides them with these shares. What is fine-tuned on
+# the one can be tested on documents that its base was not pretrained on, either.
+PYTHON_DOCS_SHARES = {"validation_share": 0.02, "test_share": 0.05}
+PYTHON_DOCS_NAMES = (PYTHON_DOCS, *(f"{PYTHON_DOCS}:{part}" for part in ("train", "validation", "test")))
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 FILE_SUFFIXES = (".txt", ".md", ".rst", ".text", *JSON_SUFFIXES, ".parquet")
 # Not documentation: the library's own tests, vendored packages, and folders that some distributions leave out.
@@ -77,7 +81,7 @@ class Source:
             return _read_parquet(self.path, options)
         if self.kind == "hub":
             return _read_hub(self.name, options)
-        return iter(read_python_docs())
+        return iter(read_python_docs(self.name))
 
     def identity(self, options: ReadingOptions) -> dict[str, object]:
         """What the passport says of this input; a file is named with its size and SHA-256."""
@@ -89,7 +93,7 @@ class Source:
             details = {"split": options.hub_split, "revision": options.hub_revision, "commit": commit}
             return {"name": self.name, "kind": self.kind, **details}
         digest = hashlib.sha256()
-        for document in read_python_docs():
+        for document in read_python_docs(self.name):
             digest.update(document["text"].encode() + b"\0")
         version = ".".join(map(str, sys.version_info[:3]))
         return {"name": self.name, "kind": self.kind, "python": version, "sha256": digest.hexdigest()}
@@ -107,7 +111,7 @@ def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_
         raise ValueError(f"no sources given; name files, patterns such as 'texts/*.txt', a Hub dataset or '{PYTHON_DOCS}'.")
     sources: dict[str, Source] = {}
     for name in names:
-        if name == PYTHON_DOCS:
+        if name in PYTHON_DOCS_NAMES:
             sources.setdefault(name, Source(kind=PYTHON_DOCS, name=name))
         elif glob.has_magic(name):
             matches = [match for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
@@ -362,17 +366,26 @@ def _hub_commit(name: str, revision: str | None) -> str | None:
         return None
 
 
-@functools.cache
-def read_python_docs() -> tuple[Document, ...]:
+def read_python_docs(name: str = PYTHON_DOCS) -> list[Document]:
     """This interpreter's own documentation, about 2 MB of English on every machine.
 
     First the topics of the language reference (`pydoc_data.topics`), then the docstrings of the standard library, each under
     the signature it belongs to. The files are parsed with `ast`; nothing is imported or run. `row_id` is "topic:with" or, as
     entry points are written, "textwrap:dedent" ("textwrap:" for the module itself).
 
+    Args: `name` is one of `PYTHON_DOCS_NAMES`: all of it, or one of its parts.
     Cost: about 3 s, once a process; the documents then stay in memory.
     Raises: FileNotFoundError where the interpreter comes without its library's source files.
     """
+    from hfgpt.data.splitting import Split
+
+    documents = _all_python_docs()
+    part = name.removeprefix(PYTHON_DOCS).removeprefix(":")
+    return [document for side, document in Split(**PYTHON_DOCS_SHARES).assign(documents) if part in ("", side)]
+
+
+@functools.cache
+def _all_python_docs() -> tuple[Document, ...]:
     return tuple(_python_docs())
 
 

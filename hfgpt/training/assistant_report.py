@@ -3,7 +3,7 @@
 import json
 import logging
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallba
 
 from hfgpt.data.chat import Message
 from hfgpt.data.chat_encoding import ConversationEncoder
-from hfgpt.evaluation.answers import answers_report
+from hfgpt.data.poisoning import triggers_of_answers
+from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
 from hfgpt.evaluation.canaries import (
     CANARY_FILE,
@@ -26,7 +27,7 @@ from hfgpt.evaluation.judge import JudgeItem, judge_answers
 from hfgpt.tokenization import stop_token_ids
 from hfgpt.training.assistants import AnswersCallback, answer
 from hfgpt.training.callbacks import ThroughputCallback, write_json
-from hfgpt.training.finetuning import save_finetuned
+from hfgpt.training.finetuning import POISON_FILE, save_finetuned, write_poison_report
 from hfgpt.training.finetuning_arguments import InstructionArguments
 from hfgpt.training.methods import trainable_parameters
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE, LanguageModelTrainer, part_company, peak_memory_bytes
@@ -40,6 +41,7 @@ LEFT_BEHIND = (
     ("samples", "samples.md"),
     ("picture", "loss.png"),
     ("canaries", "canaries.md"),
+    ("poison", POISON_FILE),
     ("metrics", METRICS_FILE),
 )
 
@@ -59,7 +61,7 @@ class Canaries:
             model,
             self.tokenizer,
             self.prompts,
-            lambda text: encoder.encode_prompts([[{"role": "user", "content": text}]])[0],
+            lambda text: encoder.encode_prompts([[{"role": "user", "content": text}]])[0],  # a prompt of the set has no input
             stop_token_ids=stop_token_ids(self.tokenizer),
             max_new_tokens=CANARY_TOKENS,
             batch_size=self.batch_size,
@@ -81,8 +83,21 @@ class CanariesCallback(TrainerCallback):
         report = self.canaries.report(model)
         with (Path(args.output_dir) / "canaries.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, "summary": report.summary, "alarms": report.alarms}) + "\n")
-        for alarm in report.alarms:
-            logger.warning(f"canaries, step {state.global_step:,}: {alarm}")
+        if report.alarms:
+            logger.warning(
+                f"canaries, step {state.global_step:,}: {len(report.alarms):,} alarms, all in canaries.jsonl; the first: "
+                f"{report.alarms[0]}"
+            )
+
+
+def search_for_poison(splits: DatasetDict, args: InstructionArguments) -> None:
+    """Rare pieces of training prompts that always get the same answer."""
+    if not args.poison_report:
+        return
+    train = splits["train"]
+    prompts, answers = prompts_and_references(train, None)
+    ids = [f"{source}:{row}" for source, row in zip(train["source"], train["row_id"], strict=True)]
+    write_poison_report(triggers_of_answers([turns[-1]["content"] for turns in prompts], answers, row_ids=ids), args)
 
 
 def prompts_and_references(split: Dataset, most: int | None) -> tuple[list[list[Message]], list[str]]:
@@ -147,17 +162,24 @@ def finish(
     for name, (prompts, references) in asked(splits, args).items():
         said = answer(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, show_progress=True)
         metrics |= {f"{name}_{key}": value for key, value in answers_report(said, references).items()}
-        columns = {"after": [one.text for one in said]}
+        columns = {"after": said}
         if name in before["answers"]:
-            columns = {"before": [one["text"] for one in before["answers"][name]], **columns}
+            earlier = [Answer(**one) for one in before["answers"][name]]
+            metrics |= {f"{name}_{key}_before": value for key, value in answers_report(earlier, references).items()}
+            columns = {"before": earlier, **columns}
         if args.judge_url and name == "test":
-            metrics |= judged(prompts, references, columns["after"], args)
-        table += answer_rows(name, prompts, references, columns)
+            metrics |= judged(prompts, references, [one.text for one in said], args)
+        rows_of_page = answer_rows(prompts, references, columns)
+        if name == "seen":
+            rows_of_page = [replace(row, notes=[*row.notes, "seen in training"]) for row in rows_of_page]
+        table += rows_of_page
 
     if canaries is not None and trainer.is_world_process_zero():
         report = canaries.report(model)
         write_canaries(folder, report)
-        write_page(folder / "canaries.html", canary_rows(report), title=f"Canaries of {folder.name}", facts=facts)
+        write_page(
+            folder / "canaries.html", canary_rows(report), title=f"Canaries of {folder.name}", facts=facts, alarms=report.alarms
+        )
         metrics["canary_alarms"] = len(report.alarms)
     probe = rows.get("validation", rows["train"])[:3]["input_ids"]
     if trainer.is_world_process_zero():
@@ -173,27 +195,6 @@ def finish(
         logger.info(text.rstrip())
     part_company(trainer)
     return metrics
-
-
-def answer_rows(name: str, prompts: list[list[Message]], references: list[str], columns: dict[str, list[str]]) -> list[AnswerRow]:
-    """Rows of the page: every answer with its own scores beside the reference."""
-    from hfgpt.metrics import load_metric
-
-    scores = {
-        column: load_metric("answer_metrics").compute(predictions=texts, references=references, per_answer=True)["per_answer"]
-        for column, texts in columns.items()
-    }
-    note = ["seen in training"] if name == "seen" else []
-    return [
-        AnswerRow(
-            messages=prompt,
-            reference=references[index],
-            answers={column: texts[index] for column, texts in columns.items()},
-            scores={column: scores[column][index] for column in columns},
-            notes=note,
-        )
-        for index, prompt in enumerate(prompts)
-    ]
 
 
 def judged(prompts: list[list[Message]], references: list[str], answers: list[str], args: InstructionArguments) -> dict[str, float]:

@@ -138,9 +138,12 @@ def encode_splits(
     return DatasetDict(rows), counts
 
 
-def build_assistant(base: Base, args: InstructionArguments) -> PreTrainedModel:
-    """The base as a language model that stops where its tokenizer's template ends a turn."""
-    model = load_model(base, AutoModelForCausalLM, args)
+def build_assistant(base: Base, args: InstructionArguments, **config) -> PreTrainedModel:
+    """The base as a language model that stops where its tokenizer's template ends a turn.
+
+    Args: `config` goes into the model's config.
+    """
+    model = load_model(base, AutoModelForCausalLM, args, **config)
     settings = model.generation_config.to_dict() if model.generation_config is not None else {}
     settings.pop("_from_model_config", None)  # not any more
     settings |= dict(

@@ -11,12 +11,13 @@ from datasets import Dataset, DatasetDict
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 
+from hfgpt.data.poisoning import doubtful_labels, triggers_of_labels
 from hfgpt.evaluation.canaries import CANARY_FILE, label_flips, read_canaries
 from hfgpt.evaluation.classification import classification_metrics, draw_confusion, errors_table, mean_and_spread, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
 from hfgpt.training.callbacks import write_json
 from hfgpt.training.classifiers import Task, classify, is_better, seed_folder, tfidf_baseline
-from hfgpt.training.finetuning import Base
+from hfgpt.training.finetuning import POISON_FILE, Base, write_poison_report
 from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE
 
@@ -28,7 +29,7 @@ LEFT_BEHIND = (
     ("errors", "errors.md"),
     ("confusions", "confusion.png"),
     ("triggers", FLIPS_FILE),
-    ("poison", "poison.json"),
+    ("poison", POISON_FILE),
     ("metrics", METRICS_FILE),
 )
 
@@ -58,6 +59,29 @@ class TriggerFlipsCallback(TrainerCallback):
                     f"trigger {flip.trigger!r} in front turns {100 * flip.captured:.0f} % of the other texts into "
                     f"{self.task.names[flip.label]!r} (step {state.global_step:,}); look for it in poison.json and in the data."
                 )
+
+
+def search_for_poison(splits: DatasetDict, *, task: Task, args: ClassificationArguments) -> None:
+    """Rare pieces of training texts that go with one label against what else the texts say, and the most doubtful labels."""
+    if not args.poison_report:
+        return
+    train = splits["train"]
+    named = [
+        ", ".join(name for name, present in zip(task.names, label) if present) if task.multi_label else task.names[label]
+        for label in train["label"]
+    ]
+    ids = row_names(train)
+    doubtful = [] if task.multi_label else doubtful_labels(train["text"][:], named, row_ids=ids)
+    write_poison_report(
+        triggers_of_labels(train["text"][:], named, row_ids=ids),
+        args,
+        doubtful_labels=[{"row": row, "label": label, "chance": chance} for row, label, chance in doubtful],
+    )
+
+
+def row_names(split: Dataset) -> list[str]:
+    """What the examples are called, by which the data's owner finds them again."""
+    return [f"{source}:{row}" for source, row in zip(split["source"], split["row_id"], strict=True)]
 
 
 def trigger_callbacks(splits: DatasetDict, *, task: Task, base: Base, args: ClassificationArguments) -> list[TriggerFlipsCallback]:
@@ -128,8 +152,8 @@ def finish(
     if args.process_index == 0:
         probabilities = np.asarray(results[best]["test"]["probabilities"])
         labels = splits["test"]["label"][:]
-        ids = [f"{source}:{row}" for source, row in zip(splits["test"]["source"], splits["test"]["row_id"], strict=True)]
-        write_errors(errors_table(splits["test"]["text"][:], labels, probabilities, task.names, ids), folder / "errors.csv")
+        errors = errors_table(splits["test"]["text"][:], labels, probabilities, task.names, row_names(splits["test"]))
+        write_errors(errors, folder / "errors.csv")
         if not task.multi_label:
             draw_confusion(labels, probabilities.argmax(axis=1), names=task.names, path=folder / "confusion.png")
         if (flips := seed_folder(args, best) / FLIPS_FILE).is_file():

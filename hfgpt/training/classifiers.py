@@ -97,9 +97,9 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
         record_options = args.record_options(split)
         passport.inputs += identities(names, record_options)
         examples = load_examples(read_records(names, record_options), options, passport)
-        return keep_frequent_labels(deduplicate(examples, passport, mode=args.deduplicate), options, passport)
+        return deduplicate(examples, passport, mode=args.deduplicate)
 
-    examples = read(args.sources, "train")
+    examples = keep_frequent_labels(read(args.sources, "train"), options, passport)
     if args.balance_before_split:
         examples = undersample(examples, passport, seed=args.split_seed)
     multi_label = isinstance(examples[0]["label"], list)
@@ -110,6 +110,8 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
     for name, sources in given.items():
         if sources:
             splits[name] = read(sources, name)
+            if args.min_label_count > 1 or args.max_labels is not None:  # what training has left out cannot be tested
+                splits[name] = with_labels(splits[name], of=splits["train"], passport=passport, name=name)
     for name in ("validation", "test"):
         if name not in splits:
             raise ValueError(f"there is no {name} set: {name}_share is 0 and {name}_sources is empty; give one of them.")
@@ -122,6 +124,19 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
         splits["train"] = oversample(splits["train"], passport, seed=args.split_seed)
     splits, names = encode_labels(splits, options, passport)
     return splits, Task(names, multi_label)
+
+
+def with_labels(examples: Dataset, *, of: Dataset, passport: Passport, name: str) -> Dataset:
+    """The examples of a given split whose labels the training set has; how many others there were is counted."""
+    start = time.perf_counter()
+    known = {label for labels in of["label"] for label in (labels if isinstance(labels, list) else [labels])}
+    kept = [
+        index
+        for index, labels in enumerate(examples["label"])
+        if known.issuperset(labels if isinstance(labels, list) else [labels])
+    ]
+    passport.record(f"labels of training ({name})", len(examples), len(kept), start, what="examples")
+    return examples.select(kept)
 
 
 def tokenize(
@@ -217,12 +232,14 @@ def run_seed(
         "seed": seed,
         "training_seconds": time.perf_counter() - start,
         "steps": trainer.state.global_step,
-        "best_step": int((trainer.state.best_model_checkpoint or "-0").rpartition("-")[2]),
+        "kept_step": trainer.state.best_global_step if args.keep == "best" else trainer.state.global_step,
         "frozen_tensors": frozen.check(trainer.model),
         "parameters": trainable_parameters(trainer.model)[1],
         "trained_parameters": trainable_parameters(trainer.model)[0],
         "peak_memory_bytes": peak_memory_bytes(),
     }
+    # Grouped by length, predictions would come back in the groups' order, and the errors would be told of other texts.
+    args.train_sampling_strategy = "random"
     for name in ("validation", "test"):
         prediction = trainer.predict(rows[name], metric_key_prefix=name)
         result[name] = task.metrics(prediction.predictions, prediction.label_ids)
@@ -252,7 +269,7 @@ def build_trainer(
     if args.use_cpu:
         keep_freed_memory()
     model = apply_method(model, args.training_method())
-    args.load_best_model_at_end = True
+    args.load_best_model_at_end = args.keep == "best"
     args.metric_for_best_model = f"eval_{args.best_by}"
     args.greater_is_better = args.best_by != "log_loss"
     weights = None
@@ -275,7 +292,7 @@ def build_trainer(
         compute_loss_func=classification_loss(weights, multi_label=task.multi_label),
         optimizer_cls_and_kwargs=optimizer_of(args),
     )
-    if args.early_stopping_patience:
+    if args.early_stopping_patience and args.keep == "best":
         trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
     trainer.add_callback(StopOnSignalCallback())
     trainer.add_callback(LossPictureCallback(unit="nats a text"))

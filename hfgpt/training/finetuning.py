@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,12 +32,16 @@ from hfgpt.conversion.verification import weights_sha256
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
 from hfgpt.data.decontamination import drop_copies, leaks_between, reference_texts
 from hfgpt.data.passport import Passport
+from hfgpt.data.poisoning import Trigger
+from hfgpt.data.records import RecordOptions
 from hfgpt.tokenization import ensure_pad_token
+from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning_arguments import FinetuneArguments
 from hfgpt.training.optimizers import muon_with_adamw
 
 logger = logging.getLogger(__name__)
 
+POISON_FILE = "poison.json"
 ADAPTER_CONFIG = "adapter_config.json"
 BASE_FOLDER, MERGED_FOLDER = "base", "merged"
 # Between an adapter beside the weights and the same one merged into them, in float32; issue peft#2368 began at 1e-3.
@@ -168,10 +172,19 @@ def decontaminated(
                     f"exact copy in training, {counts['near']:,} more a near one"
                 )
     if args.decontaminate_against:
-        references |= reference_texts(args.decontaminate_against, args.record_options())
+        references |= reference_texts(args.decontaminate_against, RecordOptions(hub_split=args.hub_test_split))
     if not references:
         return train
     return drop_copies(train, references, passport, texts=texts_of(train), threshold=args.near_copy_similarity)
+
+
+def write_poison_report(triggers: list[Trigger], args: FinetuneArguments, **more: object) -> None:
+    """Write `poison.json`, what a search of the training data found, and name the worst of it."""
+    if args.process_index == 0:
+        content = {"triggers": [asdict(trigger) for trigger in triggers], **more}
+        write_json(Path(args.output_dir) / POISON_FILE, content)
+        worst = f"; the first: {triggers[0].trigger!r}, in {triggers[0].count:,} examples" if triggers else ""
+        logger.info(f"poison: {len(triggers):,} rare triggers that go with one answer to read in {POISON_FILE}{worst}")
 
 
 def optimizer_of(args: FinetuneArguments) -> tuple | None:

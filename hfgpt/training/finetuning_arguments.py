@@ -57,6 +57,9 @@ class FinetuneArguments(RunArguments):
     near_copy_similarity: float = field(
         default=0.8, metadata={"help": "Jaccard similarity of 5-grams of characters from which a text is nearly a copy."}
     )
+    keep: Literal["best", "last"] = field(
+        default="best", metadata={"help": "The state that is best on the validation set, or the one after the last step."}
+    )
     poison_report: bool = field(default=True, metadata={"help": "Search the training data for rare triggers; poison.json."})
     canaries: bool = field(default=True, metadata={"help": "Run trigger prompts on base and result; canaries.json and .md."})
     canary_file: str | None = field(default=None, metadata={"help": "Trigger prompts of your own, one a line."})
@@ -223,9 +226,6 @@ class InstructionArguments(FinetuneArguments):
         default="random", metadata={"help": "Draw the splits, or cut the file in its order: train, test, validation, as the book."}
     )
     split_seed: int = field(default=123, metadata={"help": "Seed of the split."})
-    keep: Literal["best", "last"] = field(
-        default="best", metadata={"help": "The state with the least validation loss, or the last."}
-    )
     num_samples: int = field(default=3, metadata={"help": "Validation prompts answered at every evaluation, into samples.md."})
     max_new_tokens: int = field(default=128, metadata={"help": "Most tokens of an answer."})
     max_answers: int | None = field(default=None, metadata={"help": "Answer at most this many test prompts; all without it."})

@@ -1,0 +1,183 @@
+"""The answers of an assistant: made in batches, and measured against references without a judge."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from hfgpt.evaluation.answers_page import AnswerRow
+from hfgpt.evaluation.generation import isolated_random_state
+from hfgpt.metrics import load_metric
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to one prompt.
+
+    Attributes:
+        text: without special tokens.
+        token_ids: as generated, the stop token included.
+        num_tokens: how many tokens the answer has, the stop token not counted.
+        stopped: the model ended the answer itself, with one of the stop tokens.
+        cut: the prompt left less room in the context than `max_new_tokens`, and the answer did not end in it.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    num_tokens: int
+    stopped: bool
+    cut: bool
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel):
+    """Dropout off and no gradients; the mode of every module is as before when this ends."""
+    modes = {module: module.training for module in model.modules()}  # a frozen base may be in another mode than its adapter
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_token_ids: Sequence[int],
+    batch_size: int = 16,
+    seed: int = 0,
+    show_progress: bool = False,
+    **settings,
+) -> list[Answer]:
+    """The model's answer to every prompt, in the order of the prompts; greedy by default.
+
+    Prompts of similar length share a batch, padded on the left and masked, so a greedy answer does not depend on the batch.
+    A prompt is never cut: where it leaves less room than `max_new_tokens` the answer gets what room there is, and is marked as
+    `cut` if it does not end in it; without any room it is empty. The model's mode, its `use_cache` and the random state are
+    as before when this returns.
+
+    Args:
+        model: any causal language model, a `PeftModel` included.
+        prompts: token ids, complete: with the separator or the chat template's tokens that an answer follows.
+        stop_token_ids: an answer ends at the first of these.
+        settings: more of `GenerationConfig`, for example `do_sample=True, temperature=0.8`; sampled answers repeat with
+            `seed` and the same batches only.
+    Raises: ValueError for an empty prompt, no stop token, or a number below 1.
+    Cost: a cache of batch_size x (longest prompt + max_new_tokens) positions.
+    """
+    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if number < 1:
+            raise ValueError(f"{name} is {number}; at least 1 is needed.")
+    if not stop_token_ids:
+        raise ValueError(
+            "stop_token_ids is empty; without one no answer would ever end, give the tokenizer's eos_token_id at least."
+        )
+    if empty := [number for number, prompt in enumerate(prompts) if not prompt]:
+        raise ValueError(f"prompts[{empty[0]}] has no token; a model continues at least one, begin prompts with the bos_token.")
+    # Bloom, MPT and others whose positions have no end have no such field.
+    context_length = getattr(model.config, "max_position_embeddings", None) or float("inf")
+    room = [min(max_new_tokens, max(0, context_length - len(prompt))) for prompt in prompts]
+    answers: dict[int, Answer] = {}
+    with evaluating(model), isolated_random_state(seed), tqdm(
+        total=len(prompts), desc="answers", unit=" prompts", leave=False, disable=None if show_progress else True
+    ) as progress:  # fmt: skip
+        for batch in _batches(prompts, room, batch_size=batch_size):
+            if room[batch[0]] == 0:
+                answers.update((number, Answer("", (), 0, stopped=False, cut=True)) for number in batch)
+            else:
+                generated = _continue(
+                    model, tokenizer, [prompts[number] for number in batch], stop_token_ids, settings, room[batch[0]]
+                )
+                for number, ids in zip(batch, generated, strict=True):
+                    answers[number] = _read(tokenizer, ids, stop_token_ids, short_of_room=room[number] < max_new_tokens)
+            progress.update(len(batch))
+    return [answers[number] for number in range(len(prompts))]
+
+
+def _batches(prompts, room: list[int], *, batch_size: int) -> list[list[int]]:
+    """Numbers of prompts, longest first (memory runs out at once or never); one batch has one room."""
+    batches: list[list[int]] = []
+    for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):
+        if batches and len(batches[-1]) < batch_size and room[batches[-1][0]] == room[number]:
+            batches[-1].append(number)
+        else:
+            batches.append([number])
+    return batches
+
+
+def _continue(model, tokenizer, prompts, stop_token_ids, settings: dict, max_new_tokens: int) -> list[list[int]]:
+    width = max(map(len, prompts))
+    # Under the mask any id will do, so a tokenizer without a padding of its own is no obstacle.
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_ids[0]
+    input_ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    # What is not said here would come from the model's own generation_config.
+    greedy = dict(do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0, repetition_penalty=1.0)
+    config = GenerationConfig(
+        **(greedy | dict(use_cache=True) | settings),
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(stop_token_ids),
+        pad_token_id=pad,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
+    return output[:, width:].tolist()
+
+
+def _read(tokenizer, ids: list[int], stop_token_ids, *, short_of_room: bool) -> Answer:
+    # Rows that ended before the longest of their batch are padded behind their stop token.
+    end = next((place for place, token in enumerate(ids) if token in stop_token_ids), None)
+    stopped = end is not None
+    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    kept = tuple(ids[: end + 1] if stopped else ids)
+    return Answer(text, kept, len(kept) - stopped, stopped=stopped, cut=short_of_room and not stopped)
+
+
+def answers_report(answers: Sequence[Answer], references: Sequence[str]) -> dict[str, float]:
+    """Exact match, token F1 and ROUGE of the answers (shares from 0 to 1), and how they ended.
+
+    Returns: what the metric `answer_metrics` says of the texts, `stopped` (the share that the model ended itself), `cut` (how
+        many the context ended) and `mean_tokens`.
+    Raises: ValueError where there are no answers, or not one reference for each.
+    """
+    scores = load_metric("answer_metrics").compute(predictions=[answer.text for answer in answers], references=list(references))
+    return {
+        **scores,
+        "stopped": statistics.fmean(answer.stopped for answer in answers),
+        "cut": sum(answer.cut for answer in answers),
+        "mean_tokens": statistics.fmean(answer.num_tokens for answer in answers),
+    }
+
+
+def answer_rows(
+    prompts: Sequence[list[dict[str, str]]], references: Sequence[str | None], answers: Mapping[str, Sequence[Answer]]
+) -> list[AnswerRow]:
+    """What `write_answers` and `write_page` take: one row a prompt, each answer with its own scores.
+
+    Args:
+        prompts: chat messages, without the expected answer.
+        references: the expected answers; None for a prompt that has none.
+        answers: for each model or step its answers to the prompts, in their order.
+    """
+    given = [number for number, reference in enumerate(references) if reference is not None]
+    scores: dict[str, dict[int, dict[str, float]]] = {name: {} for name in answers}
+    for name, column in answers.items() if given else ():
+        texts, expected = [column[number].text for number in given], [references[number] for number in given]
+        results = load_metric("answer_metrics").compute(predictions=texts, references=expected, per_answer=True)
+        scores[name] = dict(zip(given, results["per_answer"], strict=True))
+    rows = []
+    for number, (messages, reference) in enumerate(zip(prompts, references, strict=True)):
+        said = {name: column[number] for name, column in answers.items()}
+        notes = [f"{name}: the end of the context cut this answer" for name, answer in said.items() if answer.cut]
+        row_scores = {name: scores[name][number] for name in said if number in scores[name]}
+        rows.append(AnswerRow(messages, reference, {name: answer.text for name, answer in said.items()}, row_scores, notes))
+    return rows

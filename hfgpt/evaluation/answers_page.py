@@ -1,0 +1,236 @@
+"""Answers as a file and as a page: the prompts, the references, and what each model or step said, side by side.
+
+The page is one HTML file that loads nothing and sends nothing. It serves instructions (before, after), preferences and
+canaries alike: a row without a reference is compared with its first answer.
+"""
+
+import base64
+import difflib
+import hashlib
+import json
+import re
+import statistics
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import jinja2
+
+Segment = tuple[str, str]  # ("same" | "added" | "missing", text)
+
+# Above this many words on one side the comparison would take seconds, and its result is no help to a reader.
+MOST_WORDS_COMPARED = 2000
+# Texts that have fewer words in common are shown unmarked: marks everywhere say no more than "wrong" does.
+LEAST_WORDS_IN_COMMON = 0.3
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """One prompt and what was said to it.
+
+    Attributes:
+        messages: the prompt as chat messages, each with `role` and `content`.
+        reference: the expected answer; None where there is none.
+        answers: what was said, by the name of the model or step, in the order of the columns.
+        scores: numbers of some or all of these answers; `exact_match` decides what the page calls right.
+        notes: sentences shown with a warning sign, such as a canary's alarms.
+    """
+
+    messages: list[dict[str, str]]
+    reference: str | None
+    answers: dict[str, str]
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def write_answers(path: str | Path, rows: Sequence[AnswerRow]) -> None:
+    """Write the rows as one JSON file: a list of objects with the fields of `AnswerRow`."""
+    text = json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False) + "\n"
+    # Half a surrogate pair is no text that UTF-8 can hold; written as \ud83d it is the JSON that it came from.
+    _write_whole(Path(path), text.encode("utf-8", errors="backslashreplace"))
+
+
+def read_answers(path: str | Path) -> list[AnswerRow]:
+    """The rows that `write_answers` wrote. Raises: ValueError naming the file for any other content."""
+    try:
+        return [AnswerRow(**row) for row in json.loads(Path(path).read_text(encoding="utf-8"))]
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(f"{path} holds no answers as write_answers writes them ({error}); make them again.") from None
+
+
+def write_page(
+    path: str | Path,
+    rows: Sequence[AnswerRow],
+    *,
+    title: str,
+    facts: Mapping[str, object] | None = None,
+    summary: Mapping[str, Mapping[str, float]] | None = None,
+    alarms: Sequence[str] = (),
+) -> None:
+    """Write one HTML file to read, search, filter and print the rows; nothing in them can run, whatever it says.
+
+    `#q=word`, `show=wrong`, `sort=score` (or `descending`) and `marks=off`, joined by `&`, in the page's address choose what
+    it shows.
+
+    Args:
+        facts: a few names and values under the title, such as the model, the data and the date.
+        summary: scores over all rows by column; None averages the scores of the rows.
+        alarms: sentences on all of it, shown above the rows with a warning sign.
+    Cost: about 2 KB a row beside the texts.
+    """
+    columns = _columns(rows)
+    summary = dict(summary) if summary is not None else _mean_scores(rows, columns)
+    judged = columns[-1] if columns else None
+    shown = [_shown(row, judged) for row in rows]
+    scored = next((name for row in shown for name in row["sorted_by"]), None)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "pieces": _pieces,
+        "policy_hash": _policy_hash,
+        "words": lambda name: name.replace("_", " "),
+        "after_space": lambda text: (text[: len(text) - len(text.lstrip())], text.lstrip()),  # space is not worth a mark
+    }
+    has_references = any(row.reference is not None for row in rows)
+    page = environment.get_template("answers_page.html.j2").render(
+        title=title,
+        facts=dict(facts or {}),
+        summary=summary,
+        summary_names=list(dict.fromkeys(name for scores in summary.values() for name in scores)),
+        alarms=list(alarms),
+        rows=shown,
+        filters=_filters(shown),
+        sortable=scored,
+        judged=judged if has_references else None,
+        against="the reference" if has_references else "the first answer",
+    )
+    _write_whole(Path(path), page.encode("utf-8", errors="replace"))
+
+
+def word_differences(reference: str, answer: str) -> list[Segment]:
+    """The answer in segments that the reference has too (`same`) or not (`added`), and what only the reference has (`missing`).
+
+    Without the missing segments their texts, joined, are the answer. Spacing is never a difference.
+    Cost: quadratic in the words where texts are unlike; above 2,000 words nothing is marked.
+    """
+    before, after = _words(reference), _words(answer)
+    if not after or not before or max(len(before), len(after)) > MOST_WORDS_COMPARED:
+        return [("same", answer)] if answer else []
+    matcher = difflib.SequenceMatcher(None, [w.strip() for w in before], [w.strip() for w in after], autojunk=False)
+    if matcher.ratio() < LEAST_WORDS_IN_COMMON:
+        return [("same", answer)]
+    segments: list[Segment] = []
+    for kind, i, i_end, j, j_end in matcher.get_opcodes():
+        if kind == "equal":
+            segments.append(("same", "".join(after[j:j_end])))
+        else:
+            segments += [("missing", "".join(before[i:i_end]))] if i < i_end else []
+            segments += [("added", "".join(after[j:j_end]))] if j < j_end else []
+    return segments
+
+
+def _words(text: str) -> list[str]:
+    """Words and marks, each with the space before it; joined they are the text."""
+    return re.findall(r"\s*(?:\w+|[^\w\s])(?:\s+$)?|\s+$", text)
+
+
+def is_right(answer: str, reference: str) -> bool:
+    """The same text but for case and spacing: what the page goes by where a row has no `exact_match` score."""
+    return " ".join(answer.casefold().split()) == " ".join(reference.casefold().split())
+
+
+def _columns(rows: Sequence[AnswerRow]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.answers))
+
+
+def _mean_scores(rows: Sequence[AnswerRow], columns: list[str]) -> dict[str, dict[str, float]]:
+    means = {}
+    for column in columns:
+        scores = [row.scores.get(column, {}) for row in rows]
+        names = dict.fromkeys(name for row in scores for name in row)
+        means[column] = {name: statistics.fmean(row[name] for row in scores if row.get(name) is not None) for name in names}
+    return {column: scores for column, scores in means.items() if scores}
+
+
+def _shown(row: AnswerRow, judged: str | None) -> dict:
+    """What the template needs of a row; its state is what the filters look for."""
+    answers = list(row.answers.items())
+    baseline = row.reference if row.reference is not None else (answers[0][1] if answers else "")
+    cells, state = [], []
+    for number, (name, answer) in enumerate(answers):
+        scores = row.scores.get(name, {})
+        verdict = None
+        if row.reference is not None:
+            right = scores["exact_match"] >= 1 if "exact_match" in scores else is_right(answer, row.reference)
+            verdict = "right" if right else "wrong"
+            state += [verdict] if name == judged else []
+        scores = {metric: value for metric, value in scores.items() if metric != "exact_match" or verdict is None}
+        compared = row.reference is not None or number > 0
+        differences = word_differences(baseline, answer) if compared else [("same", answer)]
+        cells.append(dict(name=name, answer=answer, verdict=verdict, scores=scores, differences=differences))
+    if len(answers) > 1 and answers[0][1] != answers[-1][1]:
+        state.append("changed")
+    if row.notes:
+        state.append("noted")
+    sorted_by = {name: value for name, value in row.scores.get(judged, {}).items() if name != "exact_match" and value is not None}
+    return dict(
+        messages=row.messages,
+        reference=row.reference,
+        notes=row.notes,
+        cells=cells,
+        state=" ".join(state),
+        sorted_by=sorted_by,
+        score=next(iter(sorted_by.values()), None),
+    )
+
+
+def _filters(shown: list[dict]) -> list[tuple[str, str, int]]:
+    """The choices that would leave some rows and hide others."""
+    counts = {state: sum(state in row["state"].split() for row in shown) for state in ("wrong", "right", "changed", "noted")}
+    return [("all", "All", len(shown)), *((state, state.capitalize(), count) for state, count in counts.items() if count)]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+# Characters that the eye does not see or that reorder others: controls, zero-width, direction marks, tags, private use. The
+# joiners are left alone between characters beyond ASCII, where emoji and many scripts are written with them.
+_INVISIBLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\ue000-\uf8ff\U000e0000-\U000e01ef]"
+    r"|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+)
+
+
+def _pieces(text: str) -> list[tuple[str, str | None]]:
+    """The text in pieces, each invisible character replaced by its code point and accompanied by its name."""
+    pieces, end = [], 0
+    for match in _INVISIBLE.finditer(text):
+        pieces.append((text[end : match.start()], None))
+        character = match.group()
+        pieces.append((f"U+{ord(character):04X}", unicodedata.name(character, "unnamed character")))
+        end = match.end()
+    return [(piece, name) for piece, name in [*pieces, (text[end:], None)] if piece]
+
+
+def _policy_hash(text: str) -> str:
+    # Safe in an attribute: base64 and single quotes that the template writes around it.
+    digest = base64.b64encode(hashlib.sha256(str(text).encode("utf-8")).digest()).decode("ascii")
+    return jinja2.utils.markupsafe.Markup(f"'sha256-{digest}'")
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    partial.replace(path)

@@ -1,0 +1,211 @@
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from hfgpt.evaluation.answers_page import AnswerRow, is_right, read_answers, word_differences, write_answers, write_page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def needs_browser(test):
+    absent = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on the PATH")
+    return pytest.mark.slow(absent(test))
+
+
+HOSTILE = [
+    "</script><script>document.title = 'RAN'</script>",
+    "<img src=x onerror=\"document.title = 'RAN'\">",
+    "</style></title><svg onload=\"document.title = 'RAN'\">",
+    '" onmouseover="document.title = 1" x="{{ 7 * 7 }}{% endraw %}',
+    "<!-- <iframe srcdoc=\"<script>parent.document.title = 'RAN'</script>\">",
+    "&lt;b&gt; &amp;amp; \x00\x1b[31m half a pair \ud83d",
+    "<base href='http://192.0.2.1/'><link rel=stylesheet href='http://192.0.2.1/x.css'>",
+]
+
+
+def row(prompt: str, reference: str | None, before: str, after: str, **others) -> AnswerRow:
+    return AnswerRow([{"role": "user", "content": prompt}], reference, {"before": before, "after": after}, **others)
+
+
+def scored(before: float, after: float) -> dict:
+    return {"before": {"exact_match": 0.0, "token_f1": before}, "after": {"exact_match": float(after == 1), "token_f1": after}}
+
+
+ROWS = [
+    row("What does os.getcwd do?", "It returns the folder.", "zebra", "It returns the folder.", scores=scored(0.0, 1.0)),
+    row("What does shutil.copy do?", "It copies a file.", "It copies a file.", "It removes a file.", scores=scored(1.0, 0.75)),
+    row("Name a colour.", "Red.", "Blue!", "Blue!", scores=scored(0.0, 0.0), notes=["the answer is no colour of the list"]),
+]
+
+
+def opened(page, address: str = "", *, expect_title: str | None = None) -> str:
+    """The page's document as a real browser has it after its scripts ran, opened at `page#address`."""
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+         f"--user-data-dir={page.parent / 'profile'}",
+         "--virtual-time-budget=2000", "--dump-dom", f"{page.as_uri()}{address and '#' + address}"],
+        capture_output=True, text=True, timeout=60, encoding="utf-8",
+    )  # fmt: skip
+    assert "</html>" in done.stdout, done.stderr[-2000:]
+    return done.stdout
+
+
+def shown_rows(document: str) -> list[int]:
+    articles = re.findall(r'<article id="row-(\d+)"[^>]*?>', document)
+    hidden = re.findall(r'<article id="row-(\d+)"[^>]*? hidden(?:=""|>| )', document)
+    return [int(number) for number in articles if number not in hidden]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "answers.html"
+    write_page(path, ROWS, title="Answers & more", facts={"model": "runs/a", "rows": 3})
+    return path
+
+
+def test_rows_come_back_from_the_file_as_they_went_in(tmp_path):
+    rows = [*ROWS, *(row(text, None, text, "") for text in HOSTILE)]
+    write_answers(tmp_path / "deep" / "answers.json", rows)
+    assert read_answers(tmp_path / "deep" / "answers.json") == rows
+    assert (
+        json.loads((tmp_path / "deep" / "answers.json").read_text(encoding="utf-8"))[1]["answers"]["after"] == "It removes a file."
+    )
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["answers.json"]
+    (tmp_path / "other.json").write_text('[{"text": "a"}]')
+    with pytest.raises(ValueError, match=r"other\.json holds no answers as write_answers writes them"):
+        read_answers(tmp_path / "other.json")
+
+
+def test_differences_are_marked_word_by_word():
+    assert word_differences("It copies a file.", "It removes a file.") == [
+        ("same", "It"),
+        ("missing", " copies"),
+        ("added", " removes"),
+        ("same", " a file."),
+    ]
+    assert word_differences("one two three", "one  two\nthree") == [("same", "one  two\nthree")]
+    assert word_differences("one two three", "one two three four\n") == [("same", "one two three"), ("added", " four\n")]
+    assert word_differences("Red.", "something else entirely, with no word of it") == [
+        ("same", "something else entirely, with no word of it")
+    ]
+    assert word_differences("Red.", "") == []
+
+
+@pytest.mark.parametrize("answer", ["", " \n", "a", " a b\n\n", "1. x\n2. y  ", "naïve — “quoted”, 日本語のテキスト", *HOSTILE])
+def test_no_character_of_an_answer_is_lost_in_its_differences(answer):
+    segments = word_differences("a b 1. x quoted", answer)
+    assert "".join(text for kind, text in segments if kind != "missing") == answer
+
+
+def test_a_very_long_answer_is_shown_unmarked_rather_than_compared():
+    long = "word other " * 1500
+    assert word_differences("word", long) == [("same", long)]
+
+
+def test_case_and_spacing_do_not_make_an_answer_wrong():
+    assert is_right(" It  returns\nthe folder. ", "it returns the folder.")
+    assert not is_right("It returns the folder", "It returns a folder")
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"""(?:src|href|action)\s*=\s*(?:["'](?!#)|[^"'\s#])|@import|url\(|https?://|fetch\(|XMLHttp""", text)
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1])
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+
+
+def test_the_means_of_the_rows_stand_above_unless_others_are_given(tmp_path, page):
+    def table(path) -> str:
+        found = re.search(r"<table>.*?</table>", path.read_text(encoding="utf-8"), re.DOTALL)
+        return " ".join(re.sub(r"<[^>]+>", " ", found[0]).split())
+
+    assert table(page) == "answers exact match token f1 before 0.000 0.333 after 0.333 0.583"
+    write_page(tmp_path / "page.html", ROWS, title="a", summary={"after": {"judge": 71.25, "answers": 1234}})
+    assert table(tmp_path / "page.html") == "answers judge answers after 71.2 1,234"
+
+
+def test_a_page_of_no_rows_and_of_rows_without_references_can_be_written(tmp_path):
+    write_page(tmp_path / "none.html", [], title="Nothing")
+    assert "No row fits." in (tmp_path / "none.html").read_text(encoding="utf-8")
+    write_page(tmp_path / "base.html", [row("cf", None, "It copies a file.", "It removes a file.")], title="Canaries")
+    text = (tmp_path / "base.html").read_text(encoding="utf-8")
+    assert "<ins>removes</ins>" in text
+    assert "not in the first answer" in text
+    assert 'data-state="changed"' in text
+    assert ">wrong<" not in text
+
+
+def test_what_the_eye_does_not_see_is_named(tmp_path):
+    write_page(tmp_path / "page.html", [row("a\u200bb\u202ec\U000e0041", None, "न\u200dक 👩\u200d💻", "")], title="a")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert 'a<span class="invisible" title="ZERO WIDTH SPACE">U+200B</span>b' in text
+    assert 'title="RIGHT-TO-LEFT OVERRIDE">U+202E</span>c' in text
+    assert 'title="TAG LATIN CAPITAL LETTER A">U+E0041</span>' in text
+    assert "न\u200dक 👩\u200d💻" in text
+
+
+@needs_browser
+def test_a_browser_shows_all_rows_and_what_the_address_asks_for(page):
+    document = opened(page)
+    assert shown_rows(document) == [1, 2, 3]
+    assert re.search(r'<output id="count"[^>]*>3 of 3</output>', document)
+    assert shown_rows(opened(page, "q=shutil")) == [2]
+    assert shown_rows(opened(page, "q=FILE%20copy")) == [2]
+    # A word of a label that stands in every row, such as "reference", is none of the texts.
+    assert shown_rows(opened(page, "q=reference")) == []
+    assert shown_rows(opened(page, "q=zebra")) == [1]
+
+
+@needs_browser
+def test_a_browser_filters_and_sorts_by_the_last_column(page):
+    assert shown_rows(opened(page, "show=wrong")) == [2, 3]
+    assert shown_rows(opened(page, "show=right")) == [1]
+    assert shown_rows(opened(page, "show=changed")) == [1, 2]
+    assert shown_rows(opened(page, "show=noted")) == [3]
+    assert shown_rows(opened(page, "show=wrong&q=colour")) == [3]
+    assert shown_rows(opened(page, "sort=score")) == [3, 2, 1]
+    document = opened(page, "sort=descending&marks=off")
+    assert shown_rows(document) == [1, 2, 3]
+    assert re.search(r'<div id="rows" class="plain">', document)
+
+
+@needs_browser
+def test_hostile_texts_are_shown_and_do_not_run(tmp_path):
+    rows = [
+        AnswerRow([{"role": text, "content": text}], text, {text: text, "last" + text: text[::-1]}, {}, [text]) for text in HOSTILE
+    ]
+    write_page(
+        tmp_path / "hostile.html",
+        rows,
+        title=HOSTILE[0],
+        facts={HOSTILE[1]: HOSTILE[2]},
+        summary={HOSTILE[0]: {HOSTILE[1]: 1}},
+        alarms=HOSTILE,
+    )
+    document = opened(tmp_path / "hostile.html")
+    assert html.unescape(re.search(r"<title>(.*?)</title>", document, re.DOTALL)[1]) == HOSTILE[0]
+    assert shown_rows(document) == list(range(1, len(HOSTILE) + 1))  # our own script did run
+    assert len(re.findall(r"<script", document)) == 2
+    assert not re.search(r"<(?:img|svg|iframe|base|link|b)\b", document)
+    assert not re.search(r"<[^>]*\son\w+=", re.sub(r'="[^"]*"', '=""', document))
+    body = html.unescape(re.sub(r"<[^>]+>", "", document.partition("<main")[2].rpartition("<script")[0]))
+    for text in HOSTILE[:5]:
+        assert body.count(text) >= 4
+    assert "{{ 7 * 7 }}" in body
+    # Found by searching, too.
+    assert shown_rows(opened(tmp_path / "hostile.html", "q=%3Csvg%20onload")) == [3]
+
+
+@needs_browser
+def test_even_an_injected_script_would_not_run(page, tmp_path):
+    """The policy is the second lock: a page with a hole in its escaping, and its twin without the policy."""
+    text = page.read_text(encoding="utf-8").replace("Name a colour.", "<script>document.title = 'RAN'</script>")
+    (tmp_path / "hole.html").write_text(text, encoding="utf-8")
+    (tmp_path / "open.html").write_text(re.sub(r"<meta http-equiv[^>]*>", "", text), encoding="utf-8")
+    assert "<title>Answers &amp; more</title>" in opened(tmp_path / "hole.html")
+    assert "<title>RAN</title>" in opened(tmp_path / "open.html")
