@@ -1,11 +1,14 @@
-# make quickstart   a tokenizer, data, a GPT and its first words, from nothing but this folder
+# make quickstart   a tokenizer, data, a GPT, a classifier and an assistant, from nothing but this folder
 # make test         the same installation, and the tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
-# Further arguments for the pretraining of `make quickstart`, e.g. PRETRAIN_ARGS="--max_steps 20 --overwrite true"
+# Further arguments for the steps of `make quickstart`, e.g. PRETRAIN_ARGS="--max_steps 20 --overwrite true"
 PRETRAIN_ARGS ?=
+CLASSIFY_ARGS ?=
+INSTRUCT_ARGS ?=
+LAUNCH := $(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml
 
 .PHONY: install quickstart test lint format clean
 
@@ -19,10 +22,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/python recipes/train_tokenizer.py recipes/configs/quickstart/tokenizer.yaml
 	$(BIN)/python recipes/prepare_data.py recipes/configs/quickstart/data.yaml
-	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml $(PRETRAIN_ARGS)
-	$(BIN)/python recipes/generate.py $(RUN)/base --prompt "os.path.join("
-	@echo
+	$(LAUNCH) recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml $(PRETRAIN_ARGS)
+	$(LAUNCH) recipes/finetune_classification.py recipes/configs/quickstart/classification.yaml $(CLASSIFY_ARGS)
+	$(LAUNCH) recipes/finetune_instructions.py recipes/configs/quickstart/instructions.yaml $(INSTRUCT_ARGS)
+	@echo "== the base model"
 	@cat $(RUN)/base/report.txt
+	@echo "== the classifier: which part of the standard library does a docstring belong to?"
+	@cat $(RUN)/classifier/report.txt
+	@echo "== the assistant: what does a function do?"
+	@cat $(RUN)/assistant/report.txt
 
 # Many tests start processes, which run side by side here; one thread each, because two would fight for the cores.
 test: install

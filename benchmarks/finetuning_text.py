@@ -2,7 +2,7 @@
 
     python benchmarks/finetuning_text.py --output_dir runs/messages/text
 
-Written from the splits that the recipes themselves make of recipes/configs/sms_spam and recipes/configs/instructions, so that no
+Written from the splits that the recipes themselves make of the configs named below, so that no
 validation or test text of any of them is in it; that is checked, not assumed. A text is a JSON line. The few messages are repeated.
 """
 
@@ -31,8 +31,8 @@ def main() -> None:
         sys.exit(f"{NOVELS} does not exist; the data sets of ../shared/data are needed here.")
 
     training, held_out = [], set()
-    for config in ("book", "full"):
-        splits, _ = load_texts(arguments(ClassificationArguments, f"sms_spam/{config}.yaml"), Passport())
+    for config in ("book/spam", "sms_spam/full"):
+        splits, _ = load_texts(arguments(ClassificationArguments, f"{config}.yaml"), Passport())
         training += splits["train"]["text"][:]
         held_out |= {folded(text) for name in ("validation", "test") for text in splits[name]["text"]}
     messages = list(dict.fromkeys(text for text in training if folded(text) not in held_out))

@@ -23,6 +23,7 @@ from hfgpt.evaluation.chat_session import ChatSession, converse
 from hfgpt.evaluation.generation import generation_settings, sample
 from hfgpt.tokenization import load_tokenizer
 from hfgpt.training.arguments import GenerateArguments, launch
+from hfgpt.training.finetuning import quiet_loading
 
 
 def main(args: GenerateArguments) -> dict[str, list[str]]:
@@ -102,7 +103,7 @@ def load_model(args: GenerateArguments, *, base: str | None) -> PreTrainedModel:
     source = base or args.model
     try:
         architectures = AutoConfig.from_pretrained(source, **options).architectures or []
-    except OSError as error:
+    except (OSError, ValueError) as error:
         what = f"{args.model} is an adapter of {source!r}, which" if base else source
         raise FileNotFoundError(f"{what} does not load ({str(error).strip().splitlines()[0]}).") from None
     if any(name.endswith(("Classification", "QuestionAnswering")) for name in architectures):
@@ -110,7 +111,13 @@ def load_model(args: GenerateArguments, *, base: str | None) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(source, **options)
     if base is not None:
         check_adapter_base(Path(args.model), model)
-        model.load_adapter(args.model)
+        with quiet_loading():
+            found = model.load_adapter(args.model)
+        # A token_adapter of a head that is the embedding lies in the file once, and is reported as missing.
+        missing = sorted(key for key in found.missing_keys if ".token_adapter." not in key)
+        if missing or found.unexpected_keys:
+            problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(sorted(found.unexpected_keys))} too many"
+            raise ValueError(f"the adapter in {args.model} does not fit {source}: it {problem}.")
     return model
 
 

@@ -23,7 +23,7 @@ from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.sources import find_sources, load_documents
 from hfgpt.data.splitting import split_documents
 from hfgpt.evaluation.compression import lzma_bits_per_byte
-from hfgpt.tokenization import encode_texts, load_tokenizer, tokenizer_sha256
+from hfgpt.tokenization import encode_texts, load_or_wrap_tokenizer, tokenizer_sha256
 from hfgpt.training.arguments import PrepareArguments, claim_output, launch, logger, replaced_folder
 
 
@@ -31,7 +31,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
     # 1. Everything that can be wrong before reading
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
     sources = find_sources(args.sources)
-    tokenizer = load_tokenizer(args.tokenizer)
+    tokenizer = load_or_wrap_tokenizer(args.tokenizer)  # GPT-2's own files lack a padding
     warn_of_other_split(args)
     passport = Passport(settings=settings_of(args), versions=versions())
     passport.tokenizer = {

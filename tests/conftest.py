@@ -133,10 +133,10 @@ def small_families(tmp_path_factory, small_corpus, small_tokenizer) -> dict[str,
     from transformers import AutoTokenizer, Trainer, TrainingArguments, default_data_collator, set_seed
 
     from hfgpt import HfGptConfig, HfGptForCausalLM
-    from hfgpt.tokenization import encode_texts
+    from hfgpt.tokenization import encode_texts, set_prompt_style
 
     tokenizer = AutoTokenizer.from_pretrained(small_tokenizer)
-    tokenizer.chat_template = CHAT_TEMPLATE
+    set_prompt_style(tokenizer, "chat")
     texts = [json.loads(line)["text"] for line in small_corpus.read_text(encoding="utf-8").splitlines()]
     ids = [token for document in encode_texts(tokenizer, texts) for token in (tokenizer.eos_token_id, *document)]
     rows = [ids[start : start + 128] for start in range(0, len(ids) - 127, 128)]
@@ -166,8 +166,61 @@ def small_families(tmp_path_factory, small_corpus, small_tokenizer) -> dict[str,
     return folders
 
 
-# ChatML; `generation` marks what an assistant's loss is computed on.
-CHAT_TEMPLATE = """{%- for message in messages %}<|im_start|>{{ message['role'] + '\\n' }}
-{%- if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}
-{%- else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}
-{%- endfor %}{%- if add_generation_prompt %}<|im_start|>{{ 'assistant\\n' }}{% endif %}"""
+@pytest.fixture(scope="session")
+def small_gpt2(tmp_path_factory, small_corpus) -> Path:
+    """A tiny GPT2LMHeadModel with a tokenizer as OpenAI's: one special token, no padding, nothing put before a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder, backend.post_processor = decoders.ByteLevel(), processors.ByteLevel(trim_offsets=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False)
+    backend.train([str(small_corpus)], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    set_seed(0)
+    shape = dict(n_positions=256, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **shape))
+    folder = tmp_path_factory.mktemp("gpt2") / "base"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fine_tune(run_recipe, small_families, small_gpt2, tmp_path_factory):
+    """Run a recipe that fine-tunes one of "book", "modern" and "gpt2" for a few steps; the output folder is returned."""
+    bases = {**small_families, "gpt2": small_gpt2}
+    common = (
+        *("--cpu_threads", "1", "--use_cpu", "true", "--decontaminate", "false", "--poison_report", "false"),
+        *("--per_device_train_batch_size", "8", "--learning_rate", "5e-3", "--lora_rank", "8"),
+    )
+
+    def run(recipe: str, base: str, rows: list[dict], *words: str) -> Path:
+        folder = tmp_path_factory.mktemp(recipe)
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        done = run_recipe(
+            f"{recipe}.py", "--model", bases[base], "--sources", folder / "rows.jsonl", "--output_dir", folder / base, *common,
+            *words, env={"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder / base
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_assistants(fine_tune) -> dict[str, Path]:
+    """LoRA assistants of recipes/finetune_instructions.py on all three bases; GPT-2's vocabulary has grown for it."""
+    things = ["list", "file", "path", "name", "key", "tuple", "set", "module", "function", "line", "string", "number", "class"]
+    rows = [
+        {"instruction": question.format(thing), "input": "", "output": answer.format(thing)}
+        for thing in things
+        for question, answer in (("What is a {}?", "It is a {}."), ("Say {}.", "{}"), ("Is it a {}?", "Yes, a {}."))
+    ]
+    # Order, so that the first rows are learned; last, because what is learned by heart does not show in the validation loss.
+    words = ("--max_steps", "120", "--keep", "last", "--split_method", "order", "--canaries", "false", "--answers_before", "false",
+             "--max_new_tokens", "16", "--prompt_style")  # fmt: skip
+    styles = {"book": "chat", "modern": "alpaca", "gpt2": "chat"}
+    return {base: fine_tune("finetune_instructions", base, rows, *words, style) for base, style in styles.items()}

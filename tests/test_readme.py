@@ -1,5 +1,8 @@
 """The README's commands and code do what it says, word for word."""
 
+import csv
+import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -48,13 +51,51 @@ def test_three_commands_train_your_own(tmp_path):
     assert (tmp_path / "runs" / "mine" / "base" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
+def test_the_commands_that_fine_tune(small_families, tmp_path):
+    """Word for word, on a small base and a few rows of real text."""
+    pytest.importorskip("trl", reason="preferences need TRL, an extra")
+    from hfgpt.data.records import RecordOptions, read_records
+
+    commands = re.search(r"## Fine-tune.*?```sh\n(.*?)```", README, flags=re.DOTALL)[1].splitlines()
+    assert [command.split()[2].split("/")[-1] for command in commands[:3]] == [
+        "finetune_classification.py", "finetune_instructions.py", "align_preferences.py",
+    ]  # fmt: skip
+    records = [record.values for record in read_records(["python-docs"], RecordOptions())]
+    short = [record for record in records if record["label"] in ("email", "xml") and len(record["output"]) < 60][:80]
+    with (tmp_path / "reviews.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *((record["output"], record["label"]) for record in short)])
+    rows = [{"instruction": record["instruction"], "input": "", "output": record["output"]} for record in short]
+    (tmp_path / "instructions.json").write_text(json.dumps(rows))
+    pairs = [{**row, "chosen": row["output"], "rejected": other["output"]} for row, other in itertools.pairwise(rows)]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "base").symlink_to(small_families["modern"])
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1",
+                   "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    for command in commands:
+        if "accelerate" in command:
+            command += " --max_steps 2 --eval_strategy no --save_strategy no --keep last --canaries false --cpu_threads 1"
+            command += " --max_new_tokens 4" * ("classification" not in command)
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, input="What does os do?\n"
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("classifier", "assistant", "aligned"):
+        assert (tmp_path / "runs" / "mine" / name / "merged" / "model.safetensors").is_file()
+
+
 def test_every_key_and_path_that_the_readme_names_exists():
     from dataclasses import fields
 
     from hfgpt.training.arguments import ConvertArguments, GenerateArguments, PrepareArguments, TokenizerArguments
+    from hfgpt.training.finetuning_arguments import ClassificationArguments, InstructionArguments
+    from hfgpt.training.preference_arguments import PreferenceArguments
     from hfgpt.training.trainer_arguments import PretrainArguments
 
-    classes = (ConvertArguments, GenerateArguments, PrepareArguments, TokenizerArguments, PretrainArguments)
+    classes = (ConvertArguments, GenerateArguments, PrepareArguments, TokenizerArguments, PretrainArguments,
+               ClassificationArguments, InstructionArguments, PreferenceArguments)  # fmt: skip
     known = {field.name for arguments in classes for field in fields(arguments)} | {"help"}
     # Without other programs, which have options of their own.
     ours = re.sub(r"```console\n.*?```|`--trust-remote-code`|python benchmarks[^\n]*", "", README, flags=re.DOTALL)

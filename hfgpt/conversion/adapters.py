@@ -1,6 +1,7 @@
 """A LoRA adapter -> into the weights, in float32, and measured."""
 
 import copy
+import re
 from pathlib import Path
 
 import peft
@@ -45,9 +46,10 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     try:
         adapted = peft.get_peft_model(model, config).eval()
     except ValueError as error:  # "Target modules {'c_attn'} not found in the base model."
+        trained_on = settings.get("base_model_name_or_path")
         raise ValueError(
-            f"the adapter in {folder} does not fit: {str(error).splitlines()[0]} It was trained on "
-            f"{config.base_model_name_or_path!r}; an adapter of a GPT-2 layout is merged there, before the weights come in."
+            f"the adapter in {folder} does not fit: {str(error).splitlines()[0]} It was trained on {trained_on!r}; an adapter of a "
+            "GPT-2 layout is merged there, before the weights come in."
         ) from None
     shapes = {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(adapted).items()}
     # Single rows of the embedding (a token_adapter) are the exception: PEFT trains and merges them in both places.
@@ -56,6 +58,8 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
         raise ValueError(
             f"the adapter in {folder} changes {', '.join(tied)}; head and embedding are one matrix here, which would part."
         )
+    # Our recipes name such rows twice, for transformers: as the embedding's and, with the name of the adapter, as the head's.
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".trainable_tokens_delta.default")}
     check_tensors(tensors, shapes, source=str(path), title=f"{type(model).__name__} and its {CONFIG_FILE}")
     peft.set_peft_model_state_dict(adapted, tensors)
     rows = probe_rows(model)
@@ -73,11 +77,14 @@ def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
     if not (folder / PASSPORT_NAME).is_file():
         return
     base = Passport.load(folder).base
+    layouts = [re.split("For|LMHead", name)[0] for name in (base.get("class", ""), type(model).__name__)]
+    if layouts[0] != layouts[1]:
+        return  # a GPT-2's tensors in our layout have another hash; where they are named otherwise, the adapter does not fit
     found = weights_sha256(model)
     if base.get("sha256") not in (None, found):
         raise ValueError(
-            f"the adapter in {folder} was trained on {base.get('name')!r}, whose weights have the SHA-256 {base['sha256']}; those of "
-            f"the model at hand have {found}. Give the adapter's own base: {folder / 'base'} holds it."
+            f"the adapter in {folder} was trained on {base.get('name')!r}, whose weights have the SHA-256 {base['sha256']}; those "
+            f"of the model at hand have {found}. Give the adapter's own base: {folder / 'base'} holds it."
         )
 
 

@@ -6,6 +6,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 # Ollama writes templates in Go's language; this is ChatML.
 CHATML_TEMPLATE = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 RAW_TEMPLATE = "{{ .Prompt }}"
+# What a template is asked to write, to see how it does it.
+CONVERSATION = [{"role": role, "content": f"words {number}"} for number, role in enumerate(("system", "user", "assistant", "user"))]
 
 
 def modelfile(
@@ -16,11 +18,12 @@ def modelfile(
     A chat template that is not ChatML has no translation here: the prompt then goes through as it is.
     """
     chat = is_chatml(tokenizer)
+    template = f"{written_bos(tokenizer)}{CHATML_TEMPLATE}" if chat else RAW_TEMPLATE
     stops = dict.fromkeys((*(["<|im_end|>"] if chat else []), tokenizer.eos_token))  # each once, in order
     lines = [
         f"# ollama create NAME -f Modelfile   {'(a conversation, in ChatML)' if chat else '(text is continued, no conversation)'}",
         f"FROM ./{gguf_name}",
-        f'TEMPLATE """{CHATML_TEMPLATE if chat else RAW_TEMPLATE}"""',
+        f'TEMPLATE """{template}"""',
         f"PARAMETER num_ctx {context_length}",
         *(f'PARAMETER stop "{stop}"' for stop in stops),
     ]
@@ -33,14 +36,32 @@ def modelfile(
 
 
 def is_chatml(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether the chat template writes a conversation in ChatML, to the letter; asked by rendering one."""
+    """Whether the chat template writes a conversation in ChatML, to the letter; a bos_token may stand before it."""
+    rendered = _rendered(tokenizer)
+    if rendered is None:
+        return False
+    expected = "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in CONVERSATION)
+    return rendered.removeprefix(tokenizer.bos_token or "") == expected + "<|im_start|>assistant\n"
+
+
+def written_bos(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The bos_token, where the chat template begins with it and Ollama would not put it there by itself.
+
+    Ollama encodes a prompt as llama.cpp does, with a BOS in front where GGUF's add_bos_token says so, which is where the
+    tokenizer does so for a text (gguf_file.py); written out as well, it would stand there twice.
+    Source: github.com/ollama/ollama, runner/llamarunner/runner.go, inputs: Tokenize(part, i == 0, true).
+    """
+    bos = tokenizer.bos_token
+    if not bos or not (_rendered(tokenizer) or "").startswith(bos) or tokenizer("a").input_ids[0] == tokenizer.bos_token_id:
+        return ""
+    return bos
+
+
+def _rendered(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """A conversation in the words of the chat template; None without one, and where it refuses a role."""
     if not tokenizer.chat_template:
-        return False
-    roles = ("system", "user", "assistant", "user")
-    messages = [{"role": role, "content": f"words {number}"} for number, role in enumerate(roles)]
-    expected = "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
+        return None
     try:
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError:  # a template may refuse roles
-        return False
-    return rendered == expected + "<|im_start|>assistant\n"
+        return tokenizer.apply_chat_template(CONVERSATION, tokenize=False, add_generation_prompt=True)
+    except TemplateError:
+        return None

@@ -22,7 +22,10 @@ def adopt_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) 
     for config in (model.config, getattr(model, "generation_config", None)):  # a classifier generates nothing
         if config is not None:
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-                setattr(config, name, getattr(tokenizer, name))
+                ids = getattr(config, name)
+                # An assistant's eos_token_id is a list: it stops at the end of a turn as well.
+                if not (isinstance(ids, list) and getattr(tokenizer, name) in ids):
+                    setattr(config, name, getattr(tokenizer, name))
     tokenizer.model_max_length = model.config.max_position_embeddings
     return notes
 

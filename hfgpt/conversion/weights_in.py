@@ -59,6 +59,13 @@ def read_source(
     path = Path(source)
     if not path.exists():
         path = from_hub(source)
+    is_adapter = (path / "adapter_config.json").is_file()
+    if is_adapter:  # its weights beside it are those of the base alone
+        if not (path / "merged").is_dir():
+            raise ValueError(
+                f"{source} is an adapter, which changes the weights of a base; give the base as the source, and --adapter {source}."
+            )
+        path = path / "merged"
     found, checkpoint = recognise(path)
     if source_format not in ("auto", found):
         raise ValueError(f"{source} is of the format {found!r}, source_format says {source_format!r}; leave it at 'auto'.")
@@ -67,7 +74,10 @@ def read_source(
         stated = sorted(name for name, value in given.items() if value is not None)
         if stated:
             raise ValueError(f"{source} says its {' and '.join(stated)} itself; leave {' and '.join(stated)} out.")
-        return _READERS[found](path)
+        converted = _READERS[found](path)
+        if is_adapter:
+            converted.notes.append(f"{source} is an adapter; its merged twin {path} was read.")
+        return converted
     return _READERS[found](path, checkpoint, **given)
 
 
@@ -121,7 +131,9 @@ def _read_hfgpt(path: Path) -> Converted:
     tensors = read_folder(path)
     config = _load_config(HfGptConfig, path)
     model_class = HfGptForSequenceClassification if "score.weight" in tensors else HfGptForCausalLM
-    if settings.get("architectures") not in (None, [model_class.__name__]):
+    # Our fine-tuned language models name the Auto class, because `transformers serve` finds no other.
+    names = [model_class.__name__] + (["AutoModelForCausalLM"] if model_class is HfGptForCausalLM else [])
+    if settings.get("architectures") not in (None, *([name] for name in names)):
         raise ValueError(
             f"{path} holds {' and '.join(settings['architectures'])}; HfGptForCausalLM and HfGptForSequenceClassification can be "
             "converted, because they have twins elsewhere."

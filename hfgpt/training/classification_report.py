@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -204,7 +203,6 @@ def describe(metrics: dict, results: dict[int, dict], args: ClassificationArgume
             f"end: {len(results)} x {kept['trained_parameters']:,} of {kept['parameters']:,} parameters trained in {seconds:,.0f} "
             f"s, peak memory {max(result['peak_memory_bytes'] for result in results.values()) / 2**20:,.0f} MiB"
         )
-        call = f"pipeline('text-classification', {str(folder)!r})('...')"
-        code = f"import hfgpt; from transformers import pipeline; print({call})"
-        lines.append(f"next: python -c {shlex.quote(code)}")
+        call = f"pipeline('text-classification', '{folder}')('...')"
+        lines.append(f'next: python -c "import hfgpt; from transformers import pipeline; print({call})"')
     return "\n".join(lines) + "\n"

@@ -26,6 +26,7 @@ import transformers
 from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.conversion.verification import weights_sha256
@@ -42,7 +43,7 @@ from hfgpt.training.optimizers import muon_with_adamw
 logger = logging.getLogger(__name__)
 
 POISON_FILE = "poison.json"
-ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE_FOLDER, MERGED_FOLDER = "base", "merged"
 # Between an adapter beside the weights and the same one merged into them, in float32; issue peft#2368 began at 1e-3.
 LARGEST_DIFFERENCE = 1e-4
@@ -242,8 +243,10 @@ def save_finetuned(
     for peft_config in model.peft_config.values():
         peft_config.base_model_name_or_path = str(base_folder.resolve())
     model.save_pretrained(folder, save_embedding_layers=False)
+    _name_tied_rows(model, folder / ADAPTER_WEIGHTS)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours comes with publishing
-    beside = _logits(model, probe)
+    # What PEFT put its layers into: around it, accelerate has training compute in bfloat16.
+    beside = _logits(model.get_base_model(), probe)
     merged = model.merge_and_unload(safe_merge=True)
     difference = max((one - other).abs().max().item() for one, other in zip(beside, _logits(merged, probe)))
     if not difference <= LARGEST_DIFFERENCE:
@@ -258,6 +261,20 @@ def save_finetuned(
         if not (folder / path.name).exists():
             _link(path, folder / path.name)
     return difference
+
+
+def _name_tied_rows(model: PeftModel, path: Path) -> None:
+    """Name the trained rows of the vocabulary a second time, as the head's, where head and embedding are one matrix.
+
+    PEFT stores them once. transformers 5.23 asks for both names, and where it finds one reports the other as missing and newly
+    initialized, though it is the same tensor.
+    """
+    stored = load_file(path)
+    rows = {name: tensor for name, tensor in model.state_dict().items() if ".token_adapter.trainable_tokens_delta." in name}
+    # What the file calls X.trainable_tokens_delta, the model calls X.trainable_tokens_delta.default.
+    tied = {name: tensor.cpu() for name, tensor in rows.items() if name.rpartition(".")[0] not in stored}
+    if tied:
+        save_file(stored | tied, path, metadata={"format": "pt"})
 
 
 def _link(source: Path, target: Path) -> None:

@@ -102,6 +102,12 @@ def _claim_run_folder(args: RunArguments, passport: Passport, *, recipe: str, da
             )
         if (folder / PASSPORT_NAME).is_file():
             before = Passport.load(folder)
+            if before.base.get("sha256") != passport.base.get("sha256"):
+                raise ValueError(
+                    f"the run in {folder} began with other weights of {passport.base.get('name')!r} (SHA-256 "
+                    f"{before.base.get('sha256')}, now {passport.base.get('sha256')}); give another output_dir, or --overwrite "
+                    "true to replace it."
+                )
             if (before.inputs, before.tokenizer, before.splits) != (passport.inputs, passport.tokenizer, passport.splits):
                 raise ValueError(
                     f"the rows in {data} are not those that the run in {folder} began with; prepare the same data "

@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from twins import book_model, modern_model
+from twins import book_model, modern_model, randomized
 
 from hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 from hfgpt.conversion.adapters import merge_adapter
+from hfgpt.conversion.verification import weights_sha256
 from hfgpt.conversion.weights_out import twin_of
+from hfgpt.data.passport import Passport
 
 peft = pytest.importorskip("peft", reason="needs PEFT, an extra")
 MATRICES = ["q_proj", "v_proj", "up_proj"]
@@ -71,6 +73,19 @@ def test_a_half_precision_model_is_not_merged(tmp_path):
         merge_adapter(book_model().to(torch.bfloat16), tmp_path)
 
 
+def test_an_adapter_knows_its_base_by_a_hash_that_the_layout_belongs_to(tmp_path):
+    adapted(book_model()).save_pretrained(tmp_path)
+    own = weights_sha256(book_model())
+    Passport(base={"name": "mine", "class": "HfGptForCausalLM", "sha256": own}).save(tmp_path)
+    assert merge_adapter(book_model(), tmp_path)[1] < 1e-5
+    other = randomized(book_model())
+    with pytest.raises(ValueError, match=f"'mine', whose weights have the SHA-256 {own}; those .* have {weights_sha256(other)}"):
+        merge_adapter(other, tmp_path)
+    # In another layout the same weights have another hash, which proves nothing.
+    Passport(base={"name": "mine", "class": "GPT2LMHeadModel", "sha256": "0" * 64}).save(tmp_path)
+    assert merge_adapter(book_model(), tmp_path)[1] < 1e-5
+
+
 def test_why_merging_in_half_precision_is_refused():
     """The rounding of the merged weights alone is thousands of times what float32 differs by."""
     beside = adapted(book_model())
@@ -114,6 +129,22 @@ def test_an_adapter_of_another_model_or_kind(tmp_path):
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         merge_adapter(book_model(), tmp_path)
+
+
+@pytest.mark.parametrize("make", [book_model, modern_model])
+def test_trained_rows_of_the_vocabulary_are_merged_into_head_and_embedding(make, tmp_path):
+    beside = adapted(make(), trainable_token_indices={"embed_tokens": [2, 5]})
+    rows_of = [parameter for name, parameter in beside.named_parameters() if "trainable_tokens_delta" in name]
+    assert len(rows_of) == 1  # one matrix
+    torch.nn.init.normal_(rows_of[0].data, std=0.5)
+    beside.save_pretrained(tmp_path, save_embedding_layers=False)
+    merged, difference = merge_adapter(make(), tmp_path)
+    assert difference < 1e-5
+    with torch.no_grad():
+        assert (merged(rows()).logits - beside(rows()).logits).abs().max() < 1e-5
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
+    changed = (merged.model.embed_tokens.weight != make().model.embed_tokens.weight).any(dim=1)
+    assert changed.nonzero()[:, 0].tolist() == [2, 5]
 
 
 @pytest.mark.parametrize("settings", [{"target_modules": ["q_proj", "embed_tokens"]}, {"modules_to_save": ["lm_head"]}])

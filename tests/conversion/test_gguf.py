@@ -3,17 +3,16 @@
 import numpy
 import pytest
 import torch
-from conftest import CHAT_TEMPLATE
 from hard_texts import HARD_TEXTS
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, GenerationConfig
 from twins import book_model, modern_model, randomized
 
 from hfgpt import HfGptForCausalLM
 from hfgpt.conversion.gguf_file import check_gguf, interleave_pairs, pre_tokenizer_type, write_gguf
-from hfgpt.conversion.ollama import is_chatml, modelfile
+from hfgpt.conversion.ollama import CHATML_TEMPLATE, is_chatml, modelfile
 from hfgpt.conversion.vocabulary import adopt_tokenizer
-from hfgpt.tokenization import encode_texts, gpt2_tokenizer, load_tokenizer, train_word_level
+from hfgpt.tokenization import CHAT_TEMPLATES, encode_texts, gpt2_tokenizer, load_tokenizer, set_prompt_style, train_word_level
 
 pytest.importorskip("gguf", reason="needs the package gguf, an extra")
 PROMPTS = ("os.path", "The ", "class ")
@@ -22,7 +21,7 @@ PROMPTS = ("os.path", "The ", "class ")
 @pytest.fixture(scope="module")
 def tokenizer(small_tokenizer):
     tokenizer = load_tokenizer(small_tokenizer)
-    tokenizer.chat_template = CHAT_TEMPLATE
+    set_prompt_style(tokenizer, "chat")
     return tokenizer
 
 
@@ -171,11 +170,12 @@ def test_the_metadata_says_what_programs_ask_for(models, tokenizer, tmp_path):
 def test_the_chat_template_travels_and_llama_cpp_answers_through_it(models, tokenizer, tmp_path):
     write_gguf(models["qwen3"], tokenizer, path=tmp_path / "model.gguf", gguf_type="f32")
     engine = llama_cpp(tmp_path / "model.gguf")
-    assert engine.metadata["tokenizer.chat_template"] == CHAT_TEMPLATE
+    assert engine.metadata["tokenizer.chat_template"] == CHAT_TEMPLATES["chat"]
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "so"}]
     answer = engine.create_chat_completion(messages, max_tokens=4, temperature=0.0)
     rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
-    assert answer["usage"]["prompt_tokens"] in (len(rendered), len(rendered) + 1)  # llama.cpp may put the separator before it
+    assert rendered[0] == tokenizer.bos_token_id != rendered[1]
+    assert answer["usage"]["prompt_tokens"] == len(rendered)  # the separator once: the template writes it, llama.cpp adds none
 
 
 def test_padded_rows_get_a_name(tokenizer, tmp_path):
@@ -282,6 +282,30 @@ def test_the_modelfile_of_a_chat_model(tokenizer):
         "PARAMETER top_p 0.9",
         "PARAMETER repeat_penalty 1.1",
     ]
+
+
+def in_ollama(tokenizer, template: str) -> list[int]:
+    """Ids of a conversation as Ollama makes them: ChatML written out, and a BOS in front where add_bos_token says so."""
+    text = template.removesuffix(CHATML_TEMPLATE) + "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    return tokenizer(text).input_ids  # with what the tokenizer puts before a text, which is where add_bos_token comes from
+
+
+def test_the_separator_stands_once_before_a_conversation_in_ollama(tokenizer):
+    template = CHAT_TEMPLATES["chat"]
+    plain = template.split("\n", 1)[1]  # the template of before, without a bos_token
+    bare = changed(tokenizer, post_processor=processors.ByteLevel(trim_offsets=False))  # as GPT-2's own: nothing before a text
+    assert bare("a").input_ids == bare("a", add_special_tokens=False).input_ids
+    arguments = dict(gguf_name="a.gguf", context_length=64, generation_config=GenerationConfig())
+    messages = [{"role": "user", "content": "hi"}]
+    found = {}
+    for name, one, words in (("ours", tokenizer, template), ("bare", bare, template), ("bare and plain", bare, plain)):
+        one = AutoTokenizer.from_pretrained(tokenizer.name_or_path) if one is tokenizer else one
+        one.chat_template = words
+        assert is_chatml(one), name
+        text = modelfile(one, **arguments).split('"""')[1]
+        assert in_ollama(one, text) == one.apply_chat_template(messages, add_generation_prompt=True)["input_ids"], name
+        found[name] = text.removesuffix(CHATML_TEMPLATE)
+    assert found == {"ours": "", "bare": "<|endoftext|>", "bare and plain": ""}
 
 
 def test_the_modelfile_of_a_base_model_and_of_a_foreign_template(small_tokenizer):

@@ -292,6 +292,34 @@ def test_hfgpt_comes_in_as_it_is(tmp_path):
     assert difference(converted, model) == 0.0
 
 
+def with_architecture(folder, name):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": [name]}))
+
+
+def test_a_language_model_may_name_the_auto_class_for_servers(tmp_path):
+    model = book_model()
+    model.save_pretrained(tmp_path)
+    with_architecture(tmp_path, "AutoModelForCausalLM")
+    assert difference(read_source(str(tmp_path)), model) == 0.0
+    with_architecture(tmp_path, "HfGptForQuestionAnswering")
+    with pytest.raises(ValueError, match="holds HfGptForQuestionAnswering; HfGptForCausalLM and"):
+        read_source(str(tmp_path))
+
+
+def test_an_adapters_folder_comes_in_as_its_merged_twin_and_never_as_its_base(tmp_path):
+    base, merged = book_model(), randomized(book_model())
+    base.save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    with pytest.raises(ValueError, match=f"is an adapter, .* give the base as the source, and --adapter {tmp_path}"):
+        read_source(str(tmp_path))
+    merged.save_pretrained(tmp_path / "merged")
+    converted = read_source(str(tmp_path))
+    assert difference(converted, merged) == 0.0
+    assert difference(converted, base) > 0.1
+    assert converted.notes == [f"{tmp_path} is an adapter; its merged twin {tmp_path / 'merged'} was read."]
+
+
 # What is wrong with a checkpoint
 
 

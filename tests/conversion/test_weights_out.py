@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import CHAT_TEMPLATE, run_python
+from conftest import run_python
 from hard_texts import HARD_TEXTS
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from twins import book_model, modern_model, randomized
@@ -13,7 +13,7 @@ from hfgpt import HfGptConfig, HfGptForQuestionAnswering, HfGptForSequenceClassi
 from hfgpt.conversion.verification import check_equal, logits_of, probe_rows
 from hfgpt.conversion.weights_in import read_source
 from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
-from hfgpt.tokenization import encode_texts, load_tokenizer
+from hfgpt.tokenization import CHAT_TEMPLATES, encode_texts, load_tokenizer, set_prompt_style
 
 
 @torch.no_grad()
@@ -136,7 +136,7 @@ def test_out_and_in_again_is_bit_for_bit_the_same(tmp_path):
 @pytest.mark.parametrize("family", ["gpt2", "qwen3", "llama"])
 def test_a_saved_twin_loads_anywhere_with_its_tokenizer_template_and_settings(family, small_tokenizer, tmp_path, stranger):
     tokenizer = load_tokenizer(small_tokenizer)
-    tokenizer.chat_template = CHAT_TEMPLATE
+    set_prompt_style(tokenizer, "chat")
     fields = dict(vocab_size=512, bos_token_id=0, eos_token_id=0, pad_token_id=1)
     model = book_model(**fields) if family == "gpt2" else modern_model(**fields, qk_norm=family == "qwen3")
     model.generation_config = GenerationConfig(
@@ -148,7 +148,7 @@ def test_a_saved_twin_loads_anywhere_with_its_tokenizer_template_and_settings(fa
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert encode_texts(again, HARD_TEXTS) == encode_texts(tokenizer, HARD_TEXTS)
     assert again(HARD_TEXTS).input_ids == tokenizer(HARD_TEXTS).input_ids
-    assert again.chat_template == CHAT_TEMPLATE
+    assert again.chat_template == CHAT_TEMPLATES["chat"]
     twin = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert (twin.generation_config.temperature, twin.generation_config.top_k) == (0.7, 9)
     assert twin.config.eos_token_id == 0

@@ -1,0 +1,238 @@
+"""A conversation with an assistant: what it remembers, what fits its context, where an answer ends; in a terminal or without."""
+
+import contextlib
+import copy
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextStreamer,
+)
+
+from hfgpt.data.chat import Message
+from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.evaluation.answers import evaluating
+from hfgpt.evaluation.generation import isolated_random_state
+from hfgpt.tokenization import stop_token_ids
+
+COMMANDS = "/system TEXT sets a system message, /reset begins anew, /exit ends"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an assistant says.
+
+    Attributes:
+        text: without special tokens.
+        ending: "stopped" (by itself), "cut" (at the most tokens of an answer) or "interrupted".
+        dropped: how many of the oldest exchanges were given up to make room.
+    """
+
+    text: str
+    ending: str
+    dropped: int
+
+
+class ChatSession:
+    """A conversation that goes on, worded by the tokenizer's chat template; nothing that is typed becomes a special token.
+
+    Args:
+        generation_config: how tokens are chosen; its `max_new_tokens` is the most of one answer.
+        seed: of the first answer; every later one has the next.
+    Raises: ValueError for a tokenizer without a chat template, and where an answer alone would fill the context.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        generation_config: GenerationConfig,
+        seed: int = 0,
+    ):
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                f"{tokenizer.name_or_path} has no chat template, so there is no chat with it: it continues texts. "
+                "recipes/finetune_instructions.py makes an assistant of it."
+            )
+        self.model, self.tokenizer, self.seed = model, tokenizer, seed
+        self.stops = stop_token_ids(tokenizer)
+        self.generation_config = copy.deepcopy(generation_config)
+        self.generation_config.eos_token_id = self.stops
+        self.encoder = ConversationEncoder(tokenizer)
+        self.system: str | None = None
+        self.turns: list[Message] = []  # the user's and the assistant's, one after the other
+        # Bloom, MPT and others whose positions have no end have no such field.
+        self.context_length = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+        if generation_config.max_new_tokens >= self.context_length:
+            raise ValueError(
+                f"max_new_tokens is {generation_config.max_new_tokens:,}, the model's context {self.context_length:,} tokens, the "
+                "question included; ask for fewer."
+            )
+
+    def reset(self) -> None:
+        """Forget what was said; the system message stays."""
+        self.turns = []
+
+    def set_system(self, text: str | None) -> None:
+        """What stands before everything from now on. Raises: ValueError where the template has no place for it."""
+        before, self.system = self.system, text or None
+        try:
+            self._encode([{"role": "user", "content": "words"}])
+        except ValueError:
+            self.system = before
+            raise
+
+    def ask(self, text: str, *, stream: bool = False) -> Reply:
+        """The answer to the user's next message, which with `stream` is printed as it is made; both are remembered.
+
+        Ctrl-C stops the answer, and what there is of it counts. The model's mode and the random state are as before.
+
+        Raises: ValueError for a message that does not fit the context by itself, and for one that the template refuses; the
+            conversation is then as before.
+        """
+        turns = [*self.turns, {"role": "user", "content": text}]
+        dropped = 0
+        room = self.context_length - self.generation_config.max_new_tokens
+        while len(ids := self._encode(turns)) > room and len(turns) > 1:
+            turns = turns[2:]
+            dropped += 1
+        if len(ids) > room:
+            around = "the template and the system message" if self.system else "the template"
+            raise ValueError(
+                f"the message has {len(ids):,} tokens with those of {around}, and beside an answer of up to "
+                f"{self.generation_config.max_new_tokens:,} the context has room for {room:,}; say it in fewer words, or give a "
+                "smaller max_new_tokens."
+            )
+        prompt = torch.tensor([ids], device=self.model.device)
+        streamer = AnswerStreamer(self.tokenizer, self.stops) if stream else None
+        with evaluating(self.model), isolated_random_state(self.seed), Interruption() as interruption:
+            output = self.model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                generation_config=self.generation_config,
+                stopping_criteria=StoppingCriteriaList([interruption]),
+                streamer=streamer,
+            )[0, len(ids) :].tolist()
+        self.seed += 1
+        stopped = bool(output) and output[-1] in self.stops
+        answer = self.tokenizer.decode(output[:-1] if stopped else output, skip_special_tokens=True)
+        self.turns = [*turns, {"role": "assistant", "content": answer}]
+        return Reply(answer, "stopped" if stopped else "interrupted" if interruption.noted else "cut", dropped)
+
+    def _encode(self, turns: list[Message]) -> list[int]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return self.encoder.encode_prompts([[*system, *turns]])[0]
+
+
+class AnswerStreamer(TextStreamer):
+    """Prints an answer while it is made, without what ends it: not every tokenizer calls its stop tokens special."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, stops: list[int]):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.stops = stops
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.next_tokens_are_prompt or value.tolist()[-1] not in self.stops:
+            super().put(value)
+
+
+class Interruption(StoppingCriteria):
+    """Ctrl-C ends the answer after its current token; a second one ends the program, as ever."""
+
+    noted = False
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
+            self.previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.previous)
+
+    def _note(self, number, frame) -> None:
+        self.noted = True
+        signal.signal(signal.SIGINT, self.previous)
+
+    def __call__(self, input_ids, scores, **kwargs) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.noted, device=input_ids.device, dtype=torch.bool)
+
+
+def converse(session: ChatSession, *, stream: bool = True) -> list[tuple[str, str]]:
+    """Answer the lines of standard input until they end; commands begin with a slash.
+
+    Answers go to standard output, notes on them to standard error.
+    Returns: every message with its answer, whatever was forgotten in between.
+    """
+    said = []
+    for line in _lines():
+        command, _, argument = line.partition(" ")
+        try:
+            if command == "/exit":
+                break
+            elif command == "/reset":
+                session.reset()
+                _note("a new conversation")
+            elif command == "/system":
+                session.set_system(argument.strip())
+                _note("the system message is set" if session.system else "no system message")
+            elif line.startswith("/") and line[1:].isalpha():
+                _note(f"{line} is no command: {COMMANDS}")
+            elif line:
+                reply = session.ask(line, stream=stream)
+                said.append((line, reply.text))
+                if not stream:
+                    print(reply.text, flush=True)
+                _comment(reply, session)
+        except ValueError as error:  # the conversation is as it was
+            _note(str(error))
+    return said
+
+
+def _comment(reply: Reply, session: ChatSession) -> None:
+    if reply.dropped:
+        what = "exchange was" if reply.dropped == 1 else f"{reply.dropped} exchanges were"
+        _note(f"the oldest {what} forgotten: the context has {session.context_length:,} tokens")
+    if reply.ending == "cut":
+        _note(f"cut at max_new_tokens, {session.generation_config.max_new_tokens:,}")
+    elif reply.ending == "interrupted":
+        _note("interrupted")
+    elif not reply.text:
+        _note("the model ended its turn without a word")
+
+
+def _lines() -> Iterator[str]:
+    """The lines of standard input; in a terminal with a prompt, the arrow keys' history, and Ctrl-C taking back the line."""
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")  # half a character is no text
+    if not sys.stdin.isatty():
+        for line in sys.stdin:
+            yield line.strip()
+        return
+    with contextlib.suppress(ImportError):  # Windows has its own
+        import readline  # noqa: F401
+    _note(f"{COMMANDS}; Ctrl-C stops an answer")
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+            continue
+        yield line
+
+
+def _note(text: str) -> None:
+    print(f"({text})", file=sys.stderr, flush=True)

@@ -1,0 +1,59 @@
+"""What a language model prefers, of two answers to a prompt: from the log-likelihoods that it and its base give them."""
+
+import numpy as np
+
+
+def preference_metrics(
+    policy: np.ndarray, reference: np.ndarray, *, loss: str, beta: float, length_normalised: bool = False
+) -> dict[str, float]:
+    """What a model prefers, measured on N pairs; every pair weighs alike.
+
+    Args:
+        policy, reference: (K, N, 2), nats and tokens of answers to N prompts, of the model and of its base; K is the chosen answer,
+            the rejected, and for KTO a chosen and a rejected one after another prompt than theirs.
+        loss: "dpo", "kto" or "orpo".
+        beta: what it is trained with.
+        length_normalised: log-likelihoods per token instead of their sums.
+    Returns:
+        loss: the one that is trained; of ORPO with the likelihood of chosen answers alone, where TRL trains that of prompts too.
+        reward_margin: mean of the reward of the chosen answer less that of the rejected; a reward is beta times the logarithm of
+            how much likelier the answer has become.
+        reward_accuracy: share of pairs whose margin is above 0; the base itself has none.
+        chosen_reward, rejected_reward: their means.
+        likelihood_accuracy, likelihood_accuracy_per_token: share of pairs whose chosen answer is likelier than the rejected, as a
+            whole and per token, whatever the base says.
+        chosen_nats_per_token, rejected_nats_per_token: token-weighted negative log-likelihoods.
+    Source: Rafailov et al. (2023), DPO, eq. 7; Ethayarajh et al. (2024), KTO, eq. 7; Hong et al. (2024), ORPO, eq. 6.
+    """
+    nats, tokens = policy[..., 0].astype(np.float64), policy[..., 1].astype(np.float64)
+    log_ratios = reference[..., 0] - nats
+    if length_normalised:
+        log_ratios = log_ratios / tokens
+    rewards = beta * log_ratios
+    margins = rewards[0] - rewards[1]
+    chosen_nats, rejected_nats = nats[:2].sum(axis=1) / tokens[:2].sum(axis=1)
+    per_token = -nats[:2] / tokens[:2]
+    if loss == "dpo":
+        trained = np.logaddexp(0, -margins).mean()
+    elif loss == "kto":
+        drift = max(0.0, rewards[2:].mean())
+        trained = 1 - _sigmoid(np.stack([rewards[0] - drift, drift - rewards[1]])).mean()
+    else:
+        log_odds = per_token - np.log(-np.expm1(np.minimum(per_token, -1e-12)))
+        trained = chosen_nats + beta * np.logaddexp(0, log_odds[1] - log_odds[0]).mean()
+    values = {
+        "loss": trained,
+        "reward_margin": margins.mean(),
+        "reward_accuracy": (margins > 0).mean(),
+        "chosen_reward": rewards[0].mean(),
+        "rejected_reward": rewards[1].mean(),
+        "likelihood_accuracy": (nats[0] < nats[1]).mean(),
+        "likelihood_accuracy_per_token": (per_token[0] > per_token[1]).mean(),
+        "chosen_nats_per_token": chosen_nats,
+        "rejected_nats_per_token": rejected_nats,
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -values))
