@@ -169,6 +169,7 @@ def small_families(tmp_path_factory, small_corpus, small_tokenizer) -> dict[str,
 @pytest.fixture(scope="session")
 def small_gpt2(tmp_path_factory, small_corpus) -> Path:
     """A tiny GPT2LMHeadModel with a tokenizer as OpenAI's: one special token, no padding, nothing put before a text."""
+    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
 
@@ -179,9 +180,18 @@ def small_gpt2(tmp_path_factory, small_corpus) -> Path:
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False)
     backend.train([str(small_corpus)], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    texts = [json.loads(line)["text"] for line in small_corpus.read_text(encoding="utf-8").splitlines()]
+    ids = [token for document in tokenizer(texts).input_ids for token in (0, *document)]
+    rows = torch.tensor(ids[: len(ids) // 64 * 64]).view(-1, 64)
     set_seed(0)
     shape = dict(n_positions=256, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **shape))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(100):
+        batch = rows[torch.randint(len(rows), (16,))]
+        model(batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
     folder = tmp_path_factory.mktemp("gpt2") / "base"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -220,7 +230,7 @@ def small_assistants(fine_tune) -> dict[str, Path]:
         for question, answer in (("What is a {}?", "It is a {}."), ("Say {}.", "{}"), ("Is it a {}?", "Yes, a {}."))
     ]
     # Order, so that the first rows are learned; last, because what is learned by heart does not show in the validation loss.
-    words = ("--max_steps", "120", "--keep", "last", "--split_method", "order", "--canaries", "false", "--answers_before", "false",
+    words = ("--max_steps", "100", "--keep", "last", "--split_method", "order", "--canaries", "false", "--answers_before", "false",
              "--max_new_tokens", "16", "--prompt_style")  # fmt: skip
     styles = {"book": "chat", "modern": "alpaca", "gpt2": "chat"}
     return {base: fine_tune("finetune_instructions", base, rows, *words, style) for base, style in styles.items()}

@@ -231,7 +231,8 @@ def describe(metrics: dict[str, float], folder: Path) -> str:
     if "judge_score" in metrics:
         lines.append(f"judge: {metrics['judge_score']:.2f} of 100, {metrics['judge_unparsed']:,} answers without a score")
     if "canary_alarms" in metrics:
-        lines.append(f"canaries: {metrics['canary_alarms']:,} alarms")
+        alarms = metrics["canary_alarms"]
+        lines.append(f"canaries: {alarms:,} alarm{'s' * (alarms != 1)}")
     if "difference_of_merging" in metrics:
         lines.append(f"merged: {folder / 'merged'}, its logits within {metrics['difference_of_merging']:.1e} of the adapter's")
     lines += [

@@ -166,7 +166,7 @@ def tokenize(
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Ids of texts as a pipeline makes them, in which nothing that a text says is special."""
-    return tokenizer(texts, split_special_tokens=True, return_attention_mask=False)["input_ids"]
+    return tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
 
 
 def longest_text(tokenizer: PreTrainedTokenizerBase, args: ClassificationArguments) -> int:

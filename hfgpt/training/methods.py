@@ -4,6 +4,7 @@ The parameters are found by the model's structure, not by names of ours, so any 
 layers will do.
 """
 
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -94,7 +95,9 @@ def _with_lora(model: PreTrainedModel, method: Method) -> PeftModel:
         modules_to_save=heads if is_classifier else None,
         trainable_token_indices={embedding: sorted(method.new_tokens)} if method.new_tokens else None,
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():  # PEFT asks transformers by a name that it will lose
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        return get_peft_model(model, config)
 
 
 def _trained_parameters(model: PreTrainedModel, name: str) -> set[str]:
