@@ -77,7 +77,7 @@ def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
     if not (folder / PASSPORT_NAME).is_file():
         return
     base = Passport.load(folder).base
-    layouts = [re.split("For|LMHead", name)[0] for name in (base.get("class", ""), type(model).__name__)]
+    layouts = [re.split("For|LMHead", name)[0] for name in (base.get("class", type(model).__name__), type(model).__name__)]
     if layouts[0] != layouts[1]:
         return  # a GPT-2's tensors in our layout have another hash; where they are named otherwise, the adapter does not fit
     found = weights_sha256(model)
