@@ -79,7 +79,10 @@ def base_of_adapter(name: str) -> str | None:
 
     Raises: FileNotFoundError for a folder that is not there any more.
     """
-    path = find_adapter_config_file(name)
+    try:
+        path = find_adapter_config_file(name)
+    except OSError:  # nothing of this name: the tokenizer's error says so
+        return None
     if path is None:
         return None
     settings = read_json(Path(path))

@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     TrainerCallback,
+    set_seed,
 )
 
 from hfgpt.data.chat import Conversation, Message, conversation_dataset, mix, read_conversations
@@ -143,6 +144,7 @@ def build_assistant(base: Base, args: InstructionArguments, **config) -> PreTrai
 
     Args: `config` goes into the model's config.
     """
+    set_seed(args.seed)  # LoRA's first matrices are drawn from it
     model = load_model(base, AutoModelForCausalLM, args, **config)
     settings = model.generation_config.to_dict() if model.generation_config is not None else {}
     settings.pop("_from_model_config", None)  # not any more
