@@ -62,7 +62,11 @@ def test_the_commands_that_fine_tune(small_families, tmp_path):
         "finetune_classification.py", "finetune_instructions.py", "align_preferences.py",
     ]  # fmt: skip
     records = [record.values for record in read_records(["python-docs"], RecordOptions())]
-    short = [record for record in records if record["label"] in ("email", "xml") and len(record["output"]) < 60][:80]
+    short = [
+        record
+        for label in ("email", "xml")
+        for record in [record for record in records if record["label"] == label and len(record["output"]) < 60][:40]
+    ]
     with (tmp_path / "reviews.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *((record["output"], record["label"]) for record in short)])
     rows = [{"instruction": record["instruction"], "input": "", "output": record["output"]} for record in short]
