@@ -1,7 +1,7 @@
 """`generate.py --chat`: a conversation that remembers, ends where the assistant ends, fits its context, and can be interrupted."""
 
-import io
 import contextlib
+import io
 import json
 import os
 import re
