@@ -84,8 +84,9 @@ def place(small_families, docstrings, tmp_path_factory) -> Path:
     run_main("finetune_classification", ClassificationArguments, *shared, "--sources", place / "labels.jsonl",
              "--output_dir", runs / "classifier", "--num_train_epochs", "3", "--tfidf_baseline", "false")  # fmt: skip
     run_main("finetune_instructions", InstructionArguments, *shared, "--sources", place / "answers.jsonl",
-             "--output_dir", runs / "assistant", "--max_steps", "60", "--eval_strategy", "no", "--save_strategy", "no", "--keep", "last", "--split_method", "order",
-             "--answers_before", "false", "--max_answers", "1", "--max_new_tokens", "8")  # fmt: skip
+             "--output_dir", runs / "assistant", "--max_steps", "60", "--eval_strategy", "no",
+             "--save_strategy", "no", "--keep", "last", "--split_method", "order", "--answers_before", "false",
+             "--max_answers", "1", "--max_new_tokens", "8")  # fmt: skip
     return place
 
 

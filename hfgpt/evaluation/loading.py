@@ -97,7 +97,7 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
 
 
 def _load_adapter(model: PreTrainedModel, name: str, source: str, revision: str | None) -> None:
-    found = model.load_adapter(name, revision=revision)
+    found = model.load_adapter(name, adapter_kwargs={"revision": revision})
     # A token_adapter of a head that is the embedding lies in the file once, and is reported as missing.
     missing = sorted(key for key in found.missing_keys if ".token_adapter." not in key)
     if missing or found.unexpected_keys:

@@ -14,7 +14,8 @@ _ABOUT = ("README.md", "LICENSE", "LICENSE.txt", "passport.json", "evaluation.js
           "memorization.png", "metrics.json", "loss.png", "confusion.png", "fingerprint.json", "conversion.json")  # fmt: skip
 _MODEL = ("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json",
           "configuration_hfgpt.py", "modeling_hfgpt.py", "loss_hfgpt.py", "norms_hfgpt.py")  # fmt: skip
-# Everything else stays: memorization.json, which quotes the training text (the card has its figures), checkpoints, optimizer states, run.yaml and logs with paths of this machine, samples, answers.
+# Everything else stays: checkpoints, optimizer states, run.yaml and logs with paths of this machine, samples, answers, and
+# memorization.json, which quotes the training text (the card has its figures).
 ALLOWED: dict[str, tuple[str, ...]] = {
     "model": (*_MODEL, *_TOKENIZER, *_ABOUT),
     "adapter": (ADAPTER_CONFIG, "adapter_model.safetensors", *_TOKENIZER, *_ABOUT),

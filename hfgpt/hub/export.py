@@ -20,7 +20,7 @@ from huggingface_hub.constants import HF_TOKEN_PATH
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, ALLOWED, Artifact, _is_allowed, read_json
 
 # What our recipes write about a run; other texts (the card, evaluation figures in the Hub's format) are made without places.
-_ABOUT_THE_RUN = ("passport.json", "conversion.json", "evaluation.json", "metrics.json", "memorization.json")
+_ABOUT_THE_RUN = ("passport.json", "conversion.json", "evaluation.json", "metrics.json")
 # Of a data set, what `datasets` notes about the files that it was made from.
 _ABOUT_THE_DATA = ("dataset_info.json",)
 _LINKED = (".safetensors", ".arrow", ".gguf")
