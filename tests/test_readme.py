@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_six_lines_load_a_model_and_let_it_speak(small_run, tmp_path):
-    code = blocks("python")[0]
+    (code,) = blocks("python")
     assert len(code.splitlines()) == 6
     (tmp_path / "runs" / "quickstart").mkdir(parents=True)
     (tmp_path / "runs" / "quickstart" / "base").symlink_to(small_run)
