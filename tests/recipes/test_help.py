@@ -1,5 +1,4 @@
 import pytest
-from recipes_in_process import run_script
 
 
 @pytest.mark.parametrize(
@@ -13,7 +12,6 @@ from recipes_in_process import run_script
     ],
 )
 def test_every_recipe_explains_its_keys(run_recipe, name, key):
-    run = run_recipe if name == "generate" else run_script  # one as a user asks for it, the others without a new process
-    done = run(f"{name}.py", "--help")
+    done = run_recipe(f"{name}.py", "--help")
     assert done.returncode == 0, done.stderr
     assert f"--{key}" in done.stdout
