@@ -17,6 +17,7 @@ margin rises, too, where a model forgets how to speak; then a smaller learning r
 from pathlib import Path
 
 from hfgpt.data.passport import Passport
+from hfgpt.hub.card import write_card
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
 from hfgpt.training.assistant_report import Canaries, CanariesCallback, search_for_poison
@@ -64,9 +65,12 @@ def main(args: PreferenceArguments) -> dict[str, float]:
         return {}
     frozen.check(trainer.model)
 
-    # 6. Measure, answer, save, report
+    # 6. Measure, answer, save, report, write the card
     facts = {"base": base.name, "loss": args.loss, "beta": args.beta, "method": args.method, "data": ", ".join(args.sources)}
-    return finish(trainer, pairs=pairs, splits=splits, before=before, canaries=canaries, facts=facts, args=args)
+    metrics = finish(trainer, pairs=pairs, splits=splits, before=before, canaries=canaries, facts=facts, args=args)
+    if args.should_save:
+        write_card(args.output_dir)
+    return metrics
 
 
 if __name__ == "__main__":

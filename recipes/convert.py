@@ -13,18 +13,23 @@ merging. conversion.json in the result says by how much they differ.
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import torch
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from hfgpt.conversion.adapters import merge_adapter
+from hfgpt.conversion.fingerprint import record_fingerprint
 from hfgpt.conversion.gguf_file import check_gguf, write_gguf
 from hfgpt.conversion.ollama import modelfile
 from hfgpt.conversion.verification import check_equal, logits_of, probe_rows
 from hfgpt.conversion.vocabulary import adopt_tokenizer
 from hfgpt.conversion.weights_in import Converted, read_source
 from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
+from hfgpt.data.passport import PASSPORT_NAME
+from hfgpt.hub.card import write_card
+from hfgpt.hub.card_settings import load_settings, save_settings
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.tokenization import load_or_wrap_tokenizer
 from hfgpt.training.arguments import ConvertArguments, claim_output, launch, logger, replaced_folder
@@ -75,7 +80,8 @@ def main(args: ConvertArguments) -> dict[str, float]:
         notes += [note for note in check_gguf(model.config, tokenizer) if note not in notes]
 
     # 5. Written beside, and renamed when all of it is there
-    report = {"source": args.source, "format": converted.format, "target": args.target, **differences, "notes": notes}
+    report = {"source": args.source, "commit": commit_of(converted), "format": converted.format, "target": args.target}
+    report |= {**differences, "notes": notes}
     with replaced_folder(output) as folder:
         if args.target == "gguf":
             gguf_name = f"{output.name}-{args.gguf_type}.gguf"
@@ -91,7 +97,13 @@ def main(args: ConvertArguments) -> dict[str, float]:
             result.to(dtype).save_pretrained(folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
+        record_fingerprint(result, tokenizer, folder)
         (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # The same weights come from the same data, and have the same licence.
+        if (passport := passport_of(converted)) is not None:
+            shutil.copyfile(passport, folder / PASSPORT_NAME)
+        save_settings(folder, args.card or load_settings(converted.source))
+        write_card(folder)
 
     # 6. Report
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -112,6 +124,17 @@ def compare_with_source(converted: Converted) -> float:
     source = source_class.from_pretrained(converted.source, dtype=torch.float32)
     rows = probe_rows(converted.model)
     return check_equal(logits_of(converted.model, rows), logits_of(source, rows), what=f"hfgpt and {source_class.__name__}")
+
+
+def commit_of(converted: Converted) -> str | None:
+    """Of a Hub id the commit that was read, as the cache's folder is called; None for a folder or file of the user."""
+    return converted.source.name if converted.source.parent.name == "snapshots" else None
+
+
+def passport_of(converted: Converted) -> Path | None:
+    """The passport of the data that the weights were trained on; a merged twin's lies with its adapter."""
+    places = (converted.source, converted.source.parent) if converted.source.name == "merged" else (converted.source,)
+    return next((place / PASSPORT_NAME for place in places if (place / PASSPORT_NAME).is_file()), None)
 
 
 def find_tokenizer(args: ConvertArguments, converted: Converted) -> PreTrainedTokenizerFast | None:

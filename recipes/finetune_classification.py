@@ -9,11 +9,12 @@
 Several seeds make several runs (seed-0/, seed-1/, ...); the one that is best on the validation set is kept, and the test set is
 looked at once a seed, after its training. Started again with the same arguments, the recipe goes on where it was, bit for bit. With
 LoRA the output folder is an adapter that loads as it is, with base/ (what it sits on) and merged/ (the same function without an
-adapter) in it. Beside them lie errors.md and errors.csv (the test set's errors to read), confusion.png, metrics.json, report.txt,
-poison.json, trigger_flips.json and the data's passport.json.
+adapter) in it. Beside them lie the model card README.md, errors.md and errors.csv (the test set's errors to read), confusion.png,
+metrics.json, report.txt, poison.json, trigger_flips.json and the data's passport.json.
 """
 
 from hfgpt.data.passport import Passport
+from hfgpt.hub.card import write_card
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
 from hfgpt.training.classification_report import finish, judge_by_likelihood, search_for_poison, trigger_callbacks
@@ -54,8 +55,11 @@ def main(args: ClassificationArguments) -> dict[str, float]:
         if results[seed] is None:  # stopped by a signal
             return {}
 
-    # 6. Figures over the seeds, errors to read, report
-    return finish(results, splits=splits, base=base, task=task, args=args)
+    # 6. Figures over the seeds, errors to read, report, card
+    metrics = finish(results, splits=splits, base=base, task=task, args=args)
+    if args.should_save:
+        write_card(args.output_dir)
+    return metrics
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@
 
 Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. With LoRA the output folder
 is an adapter that loads as it is, with base/ (what it sits on) and merged/ (the same function without an adapter) in it. Beside
-them lie answers.json and answers.html (the test set's answers and references side by side), samples.md, loss.png, metrics.json,
-canaries.md, poison.json and the data's passport.json.
+them lie the model card README.md, answers.json and answers.html (the test set's answers and references side by side), samples.md,
+loss.png, metrics.json, canaries.md, poison.json and the data's passport.json.
 """
 
 from pathlib import Path
 
 from hfgpt.data.passport import Passport
+from hfgpt.hub.card import write_card
 from hfgpt.tokenization import set_prompt_style, tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
 from hfgpt.training.assistant_report import Canaries, CanariesCallback, finish, measure_base, search_for_poison
@@ -63,9 +64,12 @@ def main(args: InstructionArguments) -> dict[str, float]:
         return {}
     frozen.check(trainer.model)
 
-    # 6. Test once, answer, save, report
+    # 6. Test once, answer, save, report, write the card
     facts = {"base": base.name, "method": args.method, "prompt style": args.prompt_style, "data": ", ".join(args.sources)}
-    return finish(trainer, rows=rows, splits=splits, before=before, canaries=canaries, facts=facts, args=args)
+    metrics = finish(trainer, rows=rows, splits=splits, before=before, canaries=canaries, facts=facts, args=args)
+    if args.should_save:
+        write_card(args.output_dir)
+    return metrics
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
     python recipes/prepare_data.py recipes/configs/quickstart/data.yaml
     python recipes/prepare_data.py --sources 'texts/*.txt' --tokenizer runs/mine/tokenizer --output_dir runs/mine/data
 
+    python recipes/prepare_data.py recipes/configs/quickstart/data.yaml --plant_canaries true --output_dir runs/canaries/data
+
 The result is a `datasets` folder with the columns `input_ids` and `position_ids`, the tokenizer that made them, and
-`passport.json`: every input with its SHA-256, every step with its counts, every token accounted for.
+`passport.json`: every input with its SHA-256, every step with its counts, every token accounted for. With `plant_canaries`,
+made-up secrets stand among the training documents a known number of times, and `planted_canaries.json` says which, so that
+recipes/evaluate.py can report how many of them a model gives away.
 """
 
 import platform
@@ -20,9 +24,12 @@ from hfgpt.data.cleaning import drop_blank
 from hfgpt.data.dedup import drop_exact_duplicates
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.planted import check_fit, make_canaries, plant, write_canaries
 from hfgpt.data.sources import find_sources, load_documents
 from hfgpt.data.splitting import split_documents
 from hfgpt.evaluation.compression import lzma_bits_per_byte
+from hfgpt.hub.card import write_card
+from hfgpt.hub.card_settings import save_settings
 from hfgpt.tokenization import encode_texts, load_or_wrap_tokenizer, tokenizer_sha256
 from hfgpt.training.arguments import PrepareArguments, claim_output, launch, logger, replaced_folder
 
@@ -33,6 +40,10 @@ def main(args: PrepareArguments) -> dict[str, float]:
     sources = find_sources(args.sources)
     tokenizer = load_or_wrap_tokenizer(args.tokenizer)  # GPT-2's own files lack a padding
     warn_of_other_split(args)
+    canaries = []
+    if args.plant_canaries:
+        canaries = make_canaries(args.canary_counts, per_count=args.canaries_per_count, seed=args.canary_seed)
+        check_fit(canaries, tokenizer, context_length=args.context_length)
     passport = Passport(settings=settings_of(args), versions=versions())
     passport.tokenizer = {
         "sha256": tokenizer_sha256(tokenizer),
@@ -50,8 +61,10 @@ def main(args: PrepareArguments) -> dict[str, float]:
         if not len(documents):
             raise ValueError(f"the sources hold 0 tokens, need {args.context_length:,} for one row; give more text.")
 
-        # 3. Train, validation, test
+        # 3. Train, validation, test; planted secrets go into training only, in all their copies
         splits = split_documents(documents, args.split())
+        if canaries:
+            splits["train"] = plant(splits["train"], canaries, passport, seed=args.canary_seed)
 
         # 4. Rows. Held-out text is always packed, each token predicted once, or its bits per byte would mean nothing.
         rows = DatasetDict()
@@ -78,7 +91,11 @@ def main(args: PrepareArguments) -> dict[str, float]:
         with replaced_folder(output) as folder:
             rows.save_to_disk(folder)
             tokenizer.save_pretrained(folder / "tokenizer")
+            if canaries:
+                write_canaries(canaries, folder)
             passport.save(folder)
+            save_settings(folder, args.card)
+            write_card(folder)
     logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
     logger.info(f"next: accelerate launch recipes/pretrain.py --dataset {output} --output_dir MODEL")
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
@@ -113,7 +130,7 @@ def rows_of(name: str, split: Dataset, args: PrepareArguments, tokenizer, *, win
 
 
 def settings_of(args: PrepareArguments) -> dict:
-    left_out = ("output_dir", "overwrite", "resolved")
+    left_out = ("output_dir", "overwrite", "card", "resolved")
     return {key: value for key, value in vars(args).items() if key not in left_out}
 
 

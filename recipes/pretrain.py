@@ -5,12 +5,13 @@
     accelerate launch recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
 
 Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. The output folder is a
-model that the Auto classes load; beside it lie loss.png, samples.md, metrics.json, the data's passport.json, and run.yaml,
-which alone repeats the run.
+model that the Auto classes load; beside it lie its card (README.md; `card` says what only you know, as the licence), loss.png,
+samples.md, metrics.json, the data's passport.json, and run.yaml, which alone repeats the run.
 """
 
 from pathlib import Path
 
+from hfgpt.hub.card import write_card
 from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
 from hfgpt.training.pretraining import build_model, build_trainer, check_isolation, finish, load_rows
@@ -44,8 +45,11 @@ def main(args: PretrainArguments) -> dict[str, float]:
     if not train_or_resume(trainer, checkpoint):
         return {}
 
-    # 6. Test once, save, report
-    return finish(trainer, rows=rows, passport=passport)
+    # 6. Test once, save, report, write the card
+    metrics = finish(trainer, rows=rows, passport=passport)
+    if args.should_save:
+        write_card(args.output_dir)
+    return metrics
 
 
 if __name__ == "__main__":

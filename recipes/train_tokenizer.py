@@ -12,6 +12,8 @@ import time
 
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.sources import find_sources, read_documents
+from hfgpt.hub.card import write_card
+from hfgpt.hub.card_settings import save_settings
 from hfgpt.tokenization import check_vocab_size, tokenizer_sha256, train_bpe, train_word_level
 from hfgpt.training.arguments import TokenizerArguments, claim_output, launch, logger, replaced_folder
 
@@ -68,6 +70,8 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     with replaced_folder(output) as folder:
         tokenizer.save_pretrained(folder)
         passport.save(folder)
+        save_settings(folder, args.card)
+        write_card(folder)
     logger.info(
         f"tokenizer: {len(tokenizer):,} tokens from {counts['documents']:,} documents, {counts['bytes']:,} bytes, in "
         f"{time.perf_counter() - start:.1f} s; saved in {output}"

@@ -231,6 +231,6 @@ def small_assistants(fine_tune) -> dict[str, Path]:
     ]
     # Order, so that the first rows are learned; last, because what is learned by heart does not show in the validation loss.
     words = ("--max_steps", "100", "--keep", "last", "--split_method", "order", "--canaries", "false", "--answers_before", "false",
-             "--max_new_tokens", "16", "--prompt_style")  # fmt: skip
+             "--eval_strategy", "no", "--save_strategy", "no", "--max_new_tokens", "16", "--prompt_style")  # fmt: skip
     styles = {"book": "chat", "modern": "alpaca", "gpt2": "chat"}
     return {base: fine_tune("finetune_instructions", base, rows, *words, style) for base, style in styles.items()}

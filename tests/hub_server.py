@@ -1,33 +1,96 @@
-"""A small Hugging Face Hub on this machine: what reads by name is tested over HTTP and without a network.
+"""A small Hugging Face Hub on this machine: what reads or publishes by name is tested over HTTP and without a network.
 
-A repository is a plain folder, `<root>/datasets/<user>/<name>/` or `<root>/models/<user>/<name>/`, served read-only as one
-commit on the branch `main`. The server answers what huggingface_hub 2.4, transformers 5.23 and datasets 5.2 ask for when they
-load a model or a dataset of data files, as the Hub answers it; everything else is a 404. Files are read and hashed anew for
-every request, so they should be small.
+It answers what huggingface_hub 2.4, transformers 5.23 and datasets 5.2 ask for when they create, push, tag and load a model or a
+dataset, as the Hub answers it; everything else is a 404. A repository comes from a push, and then lives in memory
+(`hub_repository.py`), or is a plain folder, `<root>/datasets/<user>/<name>/` or `<root>/models/<user>/<name>/`, which is
+served as one commit on the branch `main` and read anew for every request. Files should be small.
+
+Large files go the way of LFS: a batch request, an upload and a download at another host than the Hub's own, `localhost` in
+place of `127.0.0.1`, as the real ones lie at a storage provider that is shown no token. Whether huggingface_hub uses Xet instead
+is not for a server to decide: only HF_HUB_DISABLE_XET or a missing hf_xet makes it ask for LFS, so `environment` sets it.
+With `large_files=False` every file is a regular one, and a client with Xet on takes its pipelined upload of several commits.
 """
 
-import hashlib
 import json
 import os
 import re
 import threading
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Literal
+
+from hub_answers import ROUTES, Answer
+from hub_repository import HubError, Repository, missing
 
 # Names of the variables that would lead a process to another Hub, another cache or a proxy, or say who the user is.
 FOREIGN_SETTINGS = re.compile(r"(HF_|HUGGING|TRANSFORMERS_).*|(HTTP|HTTPS|ALL|NO)_PROXY", re.IGNORECASE)
 
 
-class HubServer:
-    """Serves the repositories under `root` at `endpoint` while its `with` block lasts."""
+@dataclass(frozen=True)
+class User:
+    """Whose token it is, and what it allows."""
 
-    def __init__(self, root: Path):
+    name: str
+    role: Literal["read", "write"] = "write"
+
+
+@dataclass
+class Request:
+    """One request as it came; `status` is 0 where the connection ended before an answer."""
+
+    method: str
+    path: str
+    host: str
+    user: str | None
+    authorization: str | None
+    range: str | None = None
+    body_bytes: int = 0
+    status: int = 0
+
+
+@dataclass
+class _Fault:
+    """What is to go wrong with the next request that fits."""
+
+    method: str | None
+    path_contains: str
+    times: int
+    status: int | None = None
+    headers: dict[str, str] | None = None
+    after_bytes: int | None = None
+
+    def fits(self, method: str, path: str) -> bool:
+        # Only what has a body can be cut within it.
+        methods = (self.method,) if self.method else (method,) if self.status else ("GET", "POST", "PUT")
+        return self.times > 0 and method in methods and self.path_contains in path
+
+
+class HubServer:
+    """Serves the repositories under `root` and those that are pushed, at `endpoint`, while its `with` block lasts.
+
+    Args:
+        root: folders that are public repositories; need not exist.
+        tokens: who may push: a token with the user's name, or with a `User`. Reading public repositories takes none.
+        large_files: False stores every file as a regular one (see above).
+        page_size: entries a page of a tree.
+    """
+
+    def __init__(self, root: Path, *, tokens: dict[str, str | User] | None = None, large_files: bool = True, page_size: int = 1000):
         self.root = root
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_RequestHandler, root))
+        self.users = {token: User(user) if isinstance(user, str) else user for token, user in (tokens or {}).items()}
+        self.large_files = large_files
+        self.page_size = page_size
+        self.requests: list[Request] = []
+        self.large_objects: dict[str, bytes] = {}
+        self.pushed: dict[tuple[str, str], Repository] = {}
+        self.lock = threading.Lock()
+        self._faults: list[_Fault] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_RequestHandler, self))
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.storage = f"http://localhost:{self._server.server_port}"
 
     def __enter__(self) -> "HubServer":
         # The interval is how long shutdown waits at most, once for every test with a server.
@@ -38,118 +101,181 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def environment(self, *, home: Path) -> dict[str, str]:
-        """The environment of a process that knows no Hub but this one and keeps its caches under `home`.
+    def environment(self, *, home: Path, token: str | None = None) -> dict[str, str]:
+        """The environment of a process that knows no Hub but this one, keeps its caches under `home` and logs in with `token`.
 
         It has to be a new process: the libraries read HF_ENDPOINT once, when they are imported.
         """
         kept = {name: value for name, value in os.environ.items() if not FOREIGN_SETTINGS.fullmatch(name)}
         # We are the proxy as well: what the libraries ask of other hosts (dataset viewer, download counts) is refused here at
         # once, instead of leaving this machine or waiting for a name server.
-        proxies = {"HTTP_PROXY": self.endpoint, "HTTPS_PROXY": self.endpoint, "NO_PROXY": "127.0.0.1"}
-        return {**kept, **proxies, "HF_ENDPOINT": self.endpoint, "HF_HOME": str(home)}
+        proxies = {"HTTP_PROXY": self.endpoint, "HTTPS_PROXY": self.endpoint, "NO_PROXY": "127.0.0.1,localhost"}
+        hub = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home)}
+        if self.large_files:
+            hub["HF_HUB_DISABLE_XET"] = "1"
+        if token is not None:
+            hub["HF_TOKEN"] = token
+        return {**kept, **proxies, **hub}
+
+    def fail_next(
+        self,
+        *,
+        status: int,
+        method: str | None = None,
+        path_contains: str = "",
+        times: int = 1,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Answer the next `times` requests that fit with an error instead; `headers` such as {"Retry-After": "0"} go with it."""
+        self._faults.append(_Fault(method, path_contains, times, status=status, headers=headers))
+
+    def cut_next(self, *, after_bytes: int | None, path_contains: str = "", method: str | None = None, times: int = 1) -> None:
+        """Close the connection in the next `times` requests that fit, after so many bytes of what they upload, or download.
+
+        Args: `after_bytes` None does what was asked and closes without an answer.
+        """
+        self._faults.append(_Fault(method, path_contains, times, after_bytes=after_bytes))
+
+    def take_fault(self, method: str, path: str) -> _Fault | None:
+        with self.lock:
+            for fault in self._faults:
+                if fault.fits(method, path):
+                    fault.times -= 1
+                    return replace(fault)
+        return None
+
+    def find(self, repo_id: str, repo_type: str = "model") -> Repository | None:
+        """A repository that was pushed, or a folder as one."""
+        if (repo_type, repo_id) in self.pushed:
+            return self.pushed[repo_type, repo_id]
+        folder = self.root / f"{repo_type}s" / repo_id
+        return Repository.from_folder(folder) if folder.is_dir() else None
+
+    def repository(self, repo_id: str, repo_type: str = "model") -> Repository:
+        """Raises: KeyError where there is none, so that a test does not go on with nothing."""
+        repository = self.find(repo_id, repo_type)
+        if repository is None:
+            raise KeyError(f"no {repo_type} {repo_id} here, only {self.repos()}")
+        return repository
+
+    def repos(self) -> list[str]:
+        """What was created here, as `user/name` for a model and `datasets/user/name`."""
+        return sorted(("" if repo_type == "model" else f"{repo_type}s/") + repo_id for repo_type, repo_id in self.pushed)
+
+    def files(self, repo_id: str, revision: str = "main", repo_type: str = "model") -> dict[str, bytes]:
+        """The contents of a revision's files by path; `.gitattributes`, which the Hub itself writes, is not among them."""
+        files = self.repository(repo_id, repo_type).at(revision).files
+        return {path: blob.content for path, blob in files.items() if path != ".gitattributes"}
+
+    def is_private(self, repo_id: str, repo_type: str = "model") -> bool:
+        return self.repository(repo_id, repo_type).private
+
+    def tags(self, repo_id: str, repo_type: str = "model") -> dict[str, str]:
+        """The tags with their commits."""
+        return dict(self.repository(repo_id, repo_type).tags)
+
+    def everything_received(self) -> dict[str, bytes]:
+        """Every blob that was ever stored here, referenced, replaced, deleted or uploaded without a commit."""
+        blobs = {f"lfs:{oid}": content for oid, content in self.large_objects.items()}
+        for (repo_type, repo_id), repository in self.pushed.items():
+            blobs |= {f"{repo_type} {repo_id}: {oid}": content for oid, content in repository.blobs().items()}
+        return blobs
 
 
-class _MissingError(Exception):
-    """A 404 with the X-Error-Code by which huggingface_hub tells what is missing."""
-
-
-class _Repository:
-    """A folder as a repository of one commit; all hashes follow from names and contents, since caches go by them."""
-
-    def __init__(self, folder: Path, revision: str):
-        if not folder.is_dir():
-            raise _MissingError("RepoNotFound")
-        self.contents = {
-            path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-        }
-        self.commit = hashlib.sha1("".join(f"{self.hash_of(path)} {path}\n" for path in self.contents).encode()).hexdigest()
-        if revision not in ("main", self.commit):
-            raise _MissingError("RevisionNotFound")
-
-    def read(self, path: str) -> bytes:
-        if path not in self.contents:
-            raise _MissingError("EntryNotFound")
-        return self.contents[path]
-
-    def hash_of(self, path: str) -> str:
-        return hashlib.sha1(b"blob %d\0%b" % (len(self.contents[path]), self.contents[path])).hexdigest()  # as git does
-
-    def entries(self, folder: str, *, recursive: bool) -> list[dict[str, object]]:
-        """What lies in a folder, with `recursive` also what lies below it; as in git, only files make a folder exist."""
-        prefix = f"{folder}/" if folder else ""
-        found = {}
-        for path in self.contents:
-            if path.startswith(prefix):
-                for slash in re.finditer("/", path.removeprefix(prefix)):
-                    parent = path[: len(prefix) + slash.start()]
-                    found[parent] = {"type": "directory", "path": parent, "oid": hashlib.sha1(parent.encode()).hexdigest()}
-                found[path] = {"type": "file", "path": path, "oid": self.hash_of(path), "size": len(self.contents[path])}
-        if folder and not found:
-            raise _MissingError("EntryNotFound")
-        return [entry for path, entry in found.items() if recursive or "/" not in path.removeprefix(prefix)]
+class _CutError(Exception):
+    """The connection is to end here."""
 
 
 class _RequestHandler(BaseHTTPRequestHandler):
-    def __init__(self, root: Path, *request: object):
-        self.root = root
+    def __init__(self, hub: HubServer, *request: object):
+        self.hub = hub
         super().__init__(*request)
 
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)  # with the host asked for, where we are the proxy; its paths match no route
-        for pattern, answer in _ROUTES:
-            if match := re.fullmatch(pattern, url.path):
-                # A slash inside a revision or a path may come as %2F, so the address is taken apart first and decoded then.
-                parts = {name: unquote(value) for name, value in match.groupdict(default="").items()}
-                try:
-                    folder = self.root / (parts["kind"] or "models") / parts["repo"]  # the address of a model's file has no kind
-                    repository = _Repository(folder, parts.get("revision") or "main")
-                    answer(self, repository, parts, parse_qs(url.query))
-                except _MissingError as error:
-                    self._send(HTTPStatus.NOT_FOUND, headers={"X-Error-Code": str(error)})
-                return
-        self._send(HTTPStatus.NOT_FOUND)
+    def _handle(self) -> None:
+        authorization = self.headers.get("Authorization")
+        user = self.hub.users.get((authorization or "").removeprefix("Bearer "))
+        record = Request(self.command, self.path, self.headers.get("Host", ""), user.name if user else None, authorization)
+        record.range = self.headers.get("Range")
+        self.hub.requests.append(record)
+        fault = self.hub.take_fault(self.command, self.path)
+        has_body = bool(int(self.headers.get("Content-Length", 0))) or "Transfer-Encoding" in self.headers
+        cut = fault.after_bytes if fault and not fault.status else None
+        try:
+            body = self._read_body(record, cut if has_body else None)
+            if fault and fault.status:
+                answer = Answer({"error": f"{fault.status} as the test asked for"}, HTTPStatus(fault.status), fault.headers or {})
+            else:
+                answer = self._answer(user, authorization, body)
+            if fault and not fault.status and cut is None:
+                raise _CutError
+            self._send(answer, record, None if has_body else cut)
+        except (_CutError, ConnectionError):  # ours, or the client's
+            self.close_connection = True
 
-    do_HEAD = do_GET  # the same answer, of which `_send` leaves out the body
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle
 
     def log_message(self, *words: object) -> None:
         """Say nothing of requests, which http.server would write to stderr one by one."""
 
-    def _send(self, status: HTTPStatus, body: bytes = b"", *, headers: dict[str, str] | None = None) -> None:
+    def _read_body(self, record: Request, at_most: int | None) -> bytes:
+        body = bytearray()
+        for part in self._body_parts():
+            body += part
+            record.body_bytes = len(body)
+            if at_most is not None and len(body) >= at_most:
+                raise _CutError
+        return bytes(body)
+
+    def _body_parts(self):
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return
+        left = int(self.headers.get("Content-Length", 0))
+        while left:
+            part = self.rfile.read(min(left, 4096))
+            if not part:
+                raise ConnectionError("the client went away")
+            left -= len(part)
+            yield part
+
+    def _answer(self, user: User | None, authorization: str | None, body: bytes) -> Answer:
+        # A path with a host, which we are asked for as a proxy, matches no route.
+        path, _, query = self.path.partition("?")
+        try:
+            if authorization is not None and user is None:
+                raise HubError(HTTPStatus.UNAUTHORIZED, "Invalid credentials in Authorization header")
+            for methods, pattern, route in ROUTES:
+                if self.command in methods and (match := re.fullmatch(pattern, path)):
+                    return route(self.hub, user, match.groupdict(default=""), query, body)
+            raise missing("", "there is nothing at this address")
+        except HubError as error:
+            headers = {"X-Error-Message": error.message, **({"X-Error-Code": error.code} if error.code else {})}
+            return Answer({"error": error.message}, error.status, headers)
+
+    def _send(self, answer: Answer, record: Request, cut: int | None) -> None:
+        content, status, headers = answer.content, answer.status, dict(answer.headers)
+        if not isinstance(content, bytes):
+            content = json.dumps(content).encode()
+            headers["Content-Type"] = "application/json"
+        elif "Accept-Ranges" in headers and (asked := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))):
+            size = len(content)
+            start = int(asked[1]) if asked[1] else max(size - int(asked[2]), 0)
+            end = min(int(asked[2]) + 1, size) if asked[1] and asked[2] else size
+            if start >= size:
+                content, status, headers["Content-Range"] = b"", HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"bytes */{size}"
+            else:
+                content, status = content[start:end], HTTPStatus.PARTIAL_CONTENT
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        record.status = int(status)
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def _send_json(self, value: object) -> None:
-        self._send(HTTPStatus.OK, json.dumps(value).encode(), headers={"Content-Type": "application/json"})
-
-    def _send_info(self, repository: _Repository, parts: dict[str, str], query: dict[str, list[str]]) -> None:
-        siblings = [{"rfilename": path} for path in repository.contents]
-        self._send_json({"id": parts["repo"], "sha": repository.commit, "siblings": siblings})
-
-    def _send_tree(self, repository: _Repository, parts: dict[str, str], query: dict[str, list[str]]) -> None:
-        self._send_json(repository.entries(parts["path"], recursive=query.get("recursive") == ["true"]))
-
-    def _send_file(self, repository: _Repository, parts: dict[str, str], query: dict[str, list[str]]) -> None:
-        content = repository.read(parts["path"])
-        headers = {"ETag": f'"{repository.hash_of(parts["path"])}"', "X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"}
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if asked is None:
-            self._send(HTTPStatus.OK, content, headers=headers)
-            return
-        start = int(asked[1])
-        part = content[start : int(asked[2]) + 1 if asked[2] else None]
-        headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(content)}"
-        self._send(HTTPStatus.PARTIAL_CONTENT, part, headers=headers)
-
-
-_NAME = r"(?P<repo>\w[\w.-]*/\w[\w.-]*)"
-_API = rf"/api/(?P<kind>datasets|models)/{_NAME}"
-_ROUTES = (
-    (rf"{_API}(/revision/(?P<revision>[^/]+))?", _RequestHandler._send_info),
-    (rf"{_API}/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", _RequestHandler._send_tree),
-    (rf"/((?P<kind>datasets)/)?{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _RequestHandler._send_file),
-)
+            self.wfile.write(content if cut is None else content[:cut])
+        if cut is not None:
+            self.wfile.flush()
+            raise _CutError

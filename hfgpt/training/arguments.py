@@ -14,12 +14,14 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
+
+from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 
 logger = logging.getLogger("hfgpt")
 Arguments = TypeVar("Arguments")
@@ -113,6 +115,9 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
 
     A mistake is a ValueError, TypeError or OSError that our own code raised; anything else keeps its traceback.
     """
+    # Python looks beside a script first: `import evaluate` would find the recipe of this name instead of the library.
+    beside = Path(sys.argv[0]).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != beside]
     # One plain line per message, from the main process: these are for the reader of a terminal. transformers and datasets keep
     # their own handlers; accelerate's logger would put its rank before every line.
     handler = logging.StreamHandler(sys.stdout)
@@ -193,10 +198,12 @@ class SourceArguments:
     split_seed: int = field(default=0, metadata={"help": "Another seed holds out other documents."})
     output_dir: str = field(default="", metadata={"help": "Folder that the result is written to."})
     overwrite: bool = field(default=False, metadata={"help": "Replace what output_dir holds."})
+    card: dict | str | None = field(default=None, metadata={"help": CARD_HELP})
 
     def __post_init__(self):
         if not self.output_dir:
             raise ValueError("output_dir is missing; name the folder for the result with --output_dir.")
+        self.card = checked_settings(self.card)
 
     def as_words(self) -> str:
         """What says the same to another recipe that reads documents, as words of a command line."""
@@ -205,7 +212,7 @@ class SourceArguments:
             value = getattr(self, argument.name)
             if argument.name == "sources":
                 words += ["--sources", *value]
-            elif argument.name not in ("output_dir", "overwrite") and value != argument.default:
+            elif argument.name not in ("output_dir", "overwrite", "card") and value != argument.default:
                 words += [f"--{argument.name}", str(value)]
         return shlex.join(words)
 
@@ -255,6 +262,15 @@ class PrepareArguments(SourceArguments):
     stride: int | None = field(default=None, metadata={"help": "Tokens between window starts; window - 1 without it."})
     deduplicate: bool = field(default=True, metadata={"help": "Drop documents with the same text as an earlier one."})
     lzma_baseline: bool = field(default=False, metadata={"help": "Measure what lzma needs for the test documents (small corpora)."})
+    plant_canaries: bool = field(
+        default=False,
+        metadata={"help": "Put made-up secrets into the training text, to measure later which of them the model has memorized."},
+    )
+    canary_counts: list[int] = field(
+        default_factory=lambda: [1, 2, 4, 8, 16, 32], metadata={"help": "How many copies of a planted secret; each number once."}
+    )
+    canaries_per_count: int = field(default=4, metadata={"help": "Planted secrets with each number of copies."})
+    canary_seed: int = field(default=0, metadata={"help": "Another seed, other secrets in other places."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -274,6 +290,12 @@ class PrepareArguments(SourceArguments):
             raise ValueError(
                 f"stride is {self.stride}, but window is missing; give both for sliding windows, or neither for packing."
             )
+        if not self.plant_canaries:
+            for argument in fields(PrepareArguments):
+                value = getattr(self, argument.name)
+                default = argument.default if argument.default_factory is MISSING else argument.default_factory()
+                if argument.name in ("canary_counts", "canaries_per_count", "canary_seed") and value != default:
+                    raise ValueError(f"{argument.name} is {value}, but plant_canaries is false; --plant_canaries true plants them.")
         if self.context_length < 3:
             raise ValueError(f"context_length is {self.context_length}; 3 or more are needed: two separators and a token.")
 
@@ -351,12 +373,14 @@ class ConvertArguments:
         default="source", metadata={"help": "dtype of the weights that are written; GGUF has gguf_type instead."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace what output_dir holds."})
+    card: dict | str | None = field(default=None, metadata={"help": CARD_HELP})
 
     def __post_init__(self):
         if not self.source:
             raise ValueError("source is missing; give a folder, a file or a Hub id first: recipes/convert.py SOURCE ...")
         if not self.output_dir:
             raise ValueError("output_dir is missing; name the folder for the result with --output_dir.")
+        self.card = checked_settings(self.card)
         if self.num_attention_heads is not None and self.num_attention_heads < 1:
             raise ValueError(f"num_attention_heads is {self.num_attention_heads}; 1 or more is needed.")
         if self.target != "gguf" and self.gguf_type != "f16":

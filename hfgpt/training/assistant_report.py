@@ -27,6 +27,7 @@ from hfgpt.evaluation.judge import JudgeItem, judge_answers
 from hfgpt.tokenization import stop_token_ids
 from hfgpt.training.assistants import AnswersCallback, answer
 from hfgpt.training.callbacks import ThroughputCallback, write_json
+from hfgpt.training.energy import energy_metrics
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned, write_poison_report
 from hfgpt.training.finetuning_arguments import InstructionArguments
 from hfgpt.training.methods import trainable_parameters
@@ -157,6 +158,7 @@ def finish(
             result = trainer.evaluate(rows[name], metric_key_prefix=name)
             metrics |= {f"{name}_loss": result[f"{name}_loss"], f"{name}_perplexity": result[f"{name}_perplexity"]}
     metrics |= {"training_seconds": throughput.total_seconds, "peak_memory_bytes": peak_memory_bytes()}
+    metrics |= energy_metrics(trainer.callback_handler.callbacks)
 
     table: list[AnswerRow] = []
     for name, (prompts, references) in asked(splits, args).items():

@@ -26,6 +26,7 @@ from hfgpt.evaluation.answers import Answer, generate_answers
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
 from hfgpt.tokenization import CHAT_TOKENS, stop_token_ids
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, ThroughputCallback
+from hfgpt.training.energy import EnergyCallback
 from hfgpt.training.finetuning import Base, decontaminated, load_model, optimizer_of
 from hfgpt.training.finetuning_arguments import InstructionArguments
 from hfgpt.training.methods import apply_method
@@ -195,6 +196,7 @@ def build_trainer(
     tokens_per_row = sum(map(len, rows["train"]["input_ids"])) / len(rows["train"])
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     trainer.add_callback(ThroughputCallback(round(tokens_per_row * batch)))
+    trainer.add_callback(EnergyCallback())
     trainer.add_callback(StopOnSignalCallback())
     prompts = [turns[:-1] for turns in splits.get("validation", splits["train"])["messages"][: args.num_samples]]
     trainer.add_callback(AnswersCallback(tokenizer, prompts, max_new_tokens=args.max_new_tokens))

@@ -19,7 +19,6 @@ from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     set_seed,
 )
@@ -40,6 +39,7 @@ from hfgpt.data.records import identities, read_records
 from hfgpt.evaluation.answers import evaluating
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, write_json
+from hfgpt.training.energy import EnergyCallback, energy_metrics
 from hfgpt.training.finetuning import (
     Base,
     decontaminated,
@@ -52,7 +52,13 @@ from hfgpt.training.finetuning import (
 )
 from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable, trainable_parameters
-from hfgpt.training.run import keep_freed_memory, newest_complete_checkpoint, peak_memory_bytes, train_or_resume
+from hfgpt.training.run import (
+    DiscreetTrainer,
+    keep_freed_memory,
+    newest_complete_checkpoint,
+    peak_memory_bytes,
+    train_or_resume,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -237,7 +243,7 @@ def run_seed(
         "parameters": trainable_parameters(trainer.model)[1],
         "trained_parameters": trainable_parameters(trainer.model)[0],
         "peak_memory_bytes": peak_memory_bytes(),
-    }
+    } | energy_metrics(trainer.callback_handler.callbacks)
     # Grouped by length, predictions would come back in the groups' order, and the errors would be told of other texts.
     args.train_sampling_strategy = "random"
     for name in ("validation", "test"):
@@ -264,7 +270,7 @@ def is_better(result: dict, other: dict, args: ClassificationArguments) -> bool:
 
 def build_trainer(
     model: PreTrainedModel, rows: DatasetDict, *, task: Task, tokenizer: PreTrainedTokenizerBase, args: ClassificationArguments
-) -> Trainer:
+) -> DiscreetTrainer:
     """The trainer of one seed; `model` is frozen or adapted as `args.method` says."""
     if args.use_cpu:
         keep_freed_memory()
@@ -276,7 +282,7 @@ def build_trainer(
     if args.balance == "weights":
         labels = rows["train"]["labels"][:]
         weights = positive_weights(labels) if task.multi_label else class_weights(labels, num_labels=len(task.names))
-    trainer = Trainer(
+    trainer = DiscreetTrainer(
         model=model,
         args=args,
         train_dataset=rows["train"],
@@ -294,6 +300,7 @@ def build_trainer(
     )
     if args.early_stopping_patience and args.keep == "best":
         trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+    trainer.add_callback(EnergyCallback())
     trainer.add_callback(StopOnSignalCallback())
     trainer.add_callback(LossPictureCallback(unit="nats a text"))
     return trainer

@@ -29,6 +29,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hfgpt.conversion.fingerprint import record_fingerprint
 from hfgpt.conversion.verification import weights_sha256
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
 from hfgpt.data.decontamination import drop_copies, leaks_between, reference_texts
@@ -211,6 +212,7 @@ def save_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder
     if args.method == "lora" and args.process_index == 0:
         _save_model(model, folder / BASE_FOLDER)
         tokenizer.save_pretrained(folder / BASE_FOLDER)
+        record_fingerprint(model, tokenizer, folder / BASE_FOLDER)
 
 
 def _save_model(model: PreTrainedModel, folder: Path) -> None:
@@ -238,6 +240,7 @@ def save_finetuned(
     if not isinstance(model, PeftModel):
         _save_model(model, folder)
         tokenizer.save_pretrained(folder)
+        record_fingerprint(model, tokenizer, folder)
         return None
     base_folder = folder / BASE_FOLDER
     for peft_config in model.peft_config.values():
@@ -245,6 +248,7 @@ def save_finetuned(
     model.save_pretrained(folder, save_embedding_layers=False)
     _name_tied_rows(model, folder / ADAPTER_WEIGHTS)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours comes with publishing
+    record_fingerprint(model, tokenizer, folder)
     # What PEFT put its layers into: around it, accelerate has training compute in bfloat16.
     beside = _logits(model.get_base_model(), probe)
     merged = model.merge_and_unload(safe_merge=True)
@@ -257,6 +261,7 @@ def save_finetuned(
     _save_model(merged, folder / MERGED_FOLDER)
     for place in (folder, folder / MERGED_FOLDER):
         tokenizer.save_pretrained(place)
+    record_fingerprint(merged, tokenizer, folder / MERGED_FOLDER)
     for path in base_folder.iterdir():
         if not (folder / path.name).exists():
             _link(path, folder / path.name)

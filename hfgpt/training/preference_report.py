@@ -16,6 +16,7 @@ from hfgpt.evaluation.preferences import preference_metrics
 from hfgpt.training.assistant_report import BEFORE_FILE, LEFT_BEHIND, Canaries, prompts_and_references
 from hfgpt.training.assistants import AnswersCallback, answer
 from hfgpt.training.callbacks import ThroughputCallback, write_json
+from hfgpt.training.energy import energy_metrics
 from hfgpt.training.finetuning import save_finetuned
 from hfgpt.training.methods import trainable_parameters
 from hfgpt.training.preference_arguments import PreferenceArguments
@@ -85,6 +86,7 @@ def finish(
             metrics |= {f"{name}_{key}_before": value for key, value in measure(reference, reference, args).items()}
             metrics |= {f"{name}_{key}": value for key, value in measure(after, reference, args).items()}
     metrics |= {"training_seconds": throughput.total_seconds, "peak_memory_bytes": peak_memory_bytes()}
+    metrics |= energy_metrics(trainer.callback_handler.callbacks)
 
     said = {"before": [Answer(**one) for one in before["answers"]], "after": _answers(trainer, splits, args)}
     table = compared_answers(splits, said, args)

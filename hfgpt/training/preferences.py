@@ -24,6 +24,7 @@ from hfgpt.data.supervised import IGNORED
 from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
 from hfgpt.training.assistants import AnswersCallback, build_assistant, split_conversations, whole_texts
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, ThroughputCallback
+from hfgpt.training.energy import EnergyCallback
 from hfgpt.training.finetuning import Base, decontaminated, optimizer_of
 from hfgpt.training.methods import apply_method
 from hfgpt.training.preference_arguments import PreferenceArguments
@@ -319,6 +320,7 @@ def build_trainer(
     tokens = sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs["train"])
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     trainer.add_callback(ThroughputCallback(round(tokens / len(trainer.train_dataset) * batch)))
+    trainer.add_callback(EnergyCallback())
     trainer.add_callback(StopOnSignalCallback())
     prompts = [turns[:-1] for turns in splits.get("validation", splits["train"])["messages"][: args.num_samples]]
     trainer.add_callback(AnswersCallback(base.tokenizer, prompts, max_new_tokens=args.max_new_tokens))

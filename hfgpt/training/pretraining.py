@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerFast
 from transformers.trainer_utils import IntervalStrategy
 
+from hfgpt.conversion.fingerprint import record_fingerprint
 from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.data.passport import Passport
 from hfgpt.evaluation.generation import generation_settings
@@ -24,6 +25,7 @@ from hfgpt.training.callbacks import (
     ThroughputCallback,
     write_json,
 )
+from hfgpt.training.energy import EnergyCallback, energy_metrics
 from hfgpt.training.optimizers import muon_with_adamw
 from hfgpt.training.run import (
     METRICS_FILE,
@@ -144,6 +146,7 @@ def build_trainer(
         *prediction.predictions.astype("float64").sum(axis=0), num_bytes=trainer.split_bytes
     )
     trainer.add_callback(ThroughputCallback(tokens_per_step))
+    trainer.add_callback(EnergyCallback())
     trainer.add_callback(StopOnSignalCallback())
     # Half the context at most: the other half is for the prompt.
     sample_tokens = min(args.sample_tokens, context_length // 2)
@@ -194,11 +197,12 @@ def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passpo
         "training_seconds": throughput.total_seconds,
         "steps_timed": throughput.total_steps,
         "peak_memory_bytes": peak_memory_bytes(),
-    }
+    } | energy_metrics(trainer.callback_handler.callbacks)
     trainer.save_model()
     if trainer.is_world_process_zero():
         # It pickles every argument, a Hub token included, and nobody needs it to load the model.
         (folder / "training_args.bin").unlink(missing_ok=True)
+        record_fingerprint(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, folder)
         write_json(folder / METRICS_FILE, metrics)
         text = describe(metrics, passport, folder)
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")

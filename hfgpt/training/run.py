@@ -7,7 +7,9 @@ import platform
 import resource
 import shutil
 import sys
+import tempfile
 import zipfile
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -15,9 +17,16 @@ import yaml
 from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import HubStrategy
+from transformers.utils.hub import PushInProgress, hf_api
 
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.evaluation.language_modeling import nats_and_tokens
+from hfgpt.hub.artifacts import identify
+from hfgpt.hub.card import CARD_NAME, write_card
+from hfgpt.hub.card_settings import save_settings
+from hfgpt.hub.export import export
 from hfgpt.training.arguments import claim_output
 from hfgpt.training.trainer_arguments import RunArguments
 
@@ -26,14 +35,84 @@ logger = logging.getLogger(__name__)
 # May differ when a run goes on: they change what is shown or kept, not one bit of the model.
 FREE_TO_CHANGE = {
     *("output_dir", "overwrite", "run_name", "report_to", "disable_tqdm", "logging_steps"),
-    *("save_steps", "save_total_limit", "eval_steps", "per_device_eval_batch_size", "sample_prompts", "sample_tokens"),
+    *("save_steps", "save_total_limit", "eval_steps", "per_device_eval_batch_size", "sample_prompts", "sample_tokens", "card"),
 }
 RUN_FILE = "run.yaml"
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.txt"  # written last: a folder that has it holds a finished run
 
 
-class LanguageModelTrainer(Trainer):
+class DiscreetTrainer(Trainer):
+    """Trainer that neither writes nor pushes what is nobody's business.
+
+    Trainer's own pickles all arguments beside every model, a Hub token in clear, and with `push_to_hub` uploads whatever lies in
+    the output folder, the paths in run.yaml included, to a repository that everybody sees. Here no such pickle is left, a new
+    repository is private unless `hub_private_repo` is false, and what is pushed is what recipes/publish.py would: the last
+    checkpoint while the run goes on, and the folder of the result at its end. Trainer's draft of a card is not written.
+    """
+
+    def _save(self, output_dir=None, state_dict=None):
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
+        # Going on with a run does not read it: the arguments come from run.yaml and the command line.
+        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        super().save_model(output_dir, _internal_call=True)  # without pushing: the metrics are not there yet
+
+    def init_hf_repo(self, token=None, private=None):
+        super().init_hf_repo(token, self.args.hub_private_repo is not False if private is None else private)
+
+    def push_to_hub(self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **kwargs):
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        job = self._push(Path(self.args.output_dir), commit_message, token=token, revision=revision)
+        return job.result() if blocking else job
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.is_done():
+            if not self.args.hub_always_push:
+                return
+            self._finish_current_push()
+        job = self._push(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
+        self.push_in_progress = PushInProgress([job])
+
+    def _push(self, folder: Path, message: str, *, token: str | None = None, revision: str | None = None) -> Future:
+        # Beside the output folder, where weights can be hard links, which stay when the checkpoint is deleted meanwhile.
+        place = Path(self.args.output_dir).resolve()
+        staged = tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-push-")
+        try:
+            export(identify(folder), Path(staged.name), repo_id=self.hub_model_id)
+            job = hf_api().upload_folder(
+                repo_id=self.hub_model_id,
+                folder_path=staged.name,
+                commit_message=message,
+                token=token or self.args.hub_token,
+                revision=revision or self.args.hub_revision,
+                run_as_future=True,
+            )
+        except BaseException:
+            staged.cleanup()
+            raise
+
+        def clean_up(job: Future) -> None:
+            staged.cleanup()
+            if not job.cancelled() and job.exception() is not None:
+                logger.warning(f"push: {folder} did not get to {self.hub_model_id}: {job.exception()}")
+
+        job.add_done_callback(clean_up)
+        return job
+
+
+class LanguageModelTrainer(DiscreetTrainer):
     """Trainer, with an evaluation that weighs every token alike and checkpoints that generate with a cache."""
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -118,6 +197,9 @@ def _claim_run_folder(args: RunArguments, passport: Passport, *, recipe: str, da
     resolved = {key: value for key, value in args.resolved.items() if key not in ("overwrite", "hub_token")}
     (folder / RUN_FILE).write_text(text + yaml.safe_dump(resolved, allow_unicode=True, sort_keys=True), encoding="utf-8")
     passport.save(folder)
+    save_settings(folder, args.card)
+    if args.card and (folder / REPORT_FILE).is_file() and (folder / CARD_NAME).is_file():
+        write_card(folder)  # of a run that is finished: its owner's words have changed
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
@@ -161,7 +243,7 @@ def train_or_resume(trainer: Trainer, checkpoint: Path | None) -> bool:
         logger.info(
             f"stopped: at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}; the same command goes on from there."
         )
-        part_company(trainer)
+        _leave_together(trainer)
         return False
     return True
 
@@ -173,7 +255,14 @@ def finished_report(args: RunArguments) -> str | None:
 
 
 def part_company(trainer: Trainer) -> None:
-    """Leave together: a process that exits while another still talks to it takes that one down with an abort."""
+    """The end of a finished run: push what it made, where that was asked for, and leave together."""
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    _leave_together(trainer)
+
+
+def _leave_together(trainer: Trainer) -> None:
+    # A process that exits while another still talks to it takes that one down with an abort.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 

@@ -8,6 +8,9 @@ from typing import Literal
 import psutil
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 
 
 def bfloat16_is_fast() -> bool:
@@ -31,6 +34,7 @@ class RunArguments(TrainingArguments):
         default=None, metadata={"help": "Threads a process on a CPU; all cores, shared out, without it."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Forget what output_dir holds and start again."})
+    card: dict | str | None = field(default=None, metadata={"help": CARD_HELP})
 
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows a device and step."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows a device and evaluation step."})
@@ -41,6 +45,17 @@ class RunArguments(TrainingArguments):
     def __post_init__(self):
         if not self.output_dir:
             raise ValueError("output_dir is missing; name the folder for the model with --output_dir.")
+        if self.hub_token is not None:
+            raise ValueError(
+                "hub_token is given as an argument; it may not be one, because everybody on this machine reads arguments (ps, the "
+                "shell's history, YAML files). Set the variable HF_TOKEN or run `hf auth login` instead, and revoke that token."
+            )
+        if self.push_to_hub and HubStrategy(self.hub_strategy) not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+            raise ValueError(
+                f"hub_strategy is {HubStrategy(self.hub_strategy).value!r}; 'end' and 'every_save' are allowed, because the others "
+                "push optimizer states, which are pickles that nobody should load. Keep checkpoints on your own disks."
+            )
+        self.card = checked_settings(self.card)
         if self.bf16 or self.fp16:
             raise ValueError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
         precision = self.precision

@@ -133,40 +133,55 @@ def test_out_and_in_again_is_bit_for_bit_the_same(tmp_path):
     assert all(torch.equal(again[name], ours[name]) for name in ours)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen3", "llama"])
-def test_a_saved_twin_loads_anywhere_with_its_tokenizer_template_and_settings(family, small_tokenizer, tmp_path, stranger):
+@pytest.fixture(scope="module")
+def saved_twins(small_tokenizer, tmp_path_factory):
+    """Of each family a model and the folder of its twin, with tokenizer, template and settings for generating."""
     tokenizer = load_tokenizer(small_tokenizer)
     set_prompt_style(tokenizer, "chat")
     fields = dict(vocab_size=512, bos_token_id=0, eos_token_id=0, pad_token_id=1)
-    model = book_model(**fields) if family == "gpt2" else modern_model(**fields, qk_norm=family == "qwen3")
-    model.generation_config = GenerationConfig(
-        do_sample=True, temperature=0.7, top_k=9, bos_token_id=0, eos_token_id=0, pad_token_id=1
-    )
-    twin_of(model).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    saved = {}
+    for family in ("gpt2", "qwen3", "llama"):
+        model = book_model(**fields) if family == "gpt2" else modern_model(**fields, qk_norm=family == "qwen3")
+        model.generation_config = GenerationConfig(
+            do_sample=True, temperature=0.7, top_k=9, bos_token_id=0, eos_token_id=0, pad_token_id=1
+        )
+        folder = tmp_path_factory.mktemp(family)
+        twin_of(model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        saved[family] = model, folder
+    return saved
 
-    again = AutoTokenizer.from_pretrained(tmp_path)
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3", "llama"])
+def test_a_saved_twin_has_its_tokenizer_template_and_settings(family, small_tokenizer, saved_twins):
+    model, folder = saved_twins[family]
+    tokenizer = load_tokenizer(small_tokenizer)
+    again = AutoTokenizer.from_pretrained(folder)
     assert encode_texts(again, HARD_TEXTS) == encode_texts(tokenizer, HARD_TEXTS)
     assert again(HARD_TEXTS).input_ids == tokenizer(HARD_TEXTS).input_ids
     assert again.chat_template == CHAT_TEMPLATES["chat"]
-    twin = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    twin = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert (twin.generation_config.temperature, twin.generation_config.top_k) == (0.7, 9)
     assert twin.config.eos_token_id == 0
     assert difference(model, twin) < 1e-5
 
-    # In a process that has no hfgpt and allows no remote code.
+
+def test_saved_twins_load_in_a_process_that_has_no_hfgpt_and_allows_no_remote_code(saved_twins, stranger, tmp_path):
     code = (
         "import json, sys, torch; from transformers import AutoModelForCausalLM as A, AutoTokenizer as T\n"
-        "m = A.from_pretrained(sys.argv[1]).eval(); t = T.from_pretrained(sys.argv[1])\n"
-        "ids = torch.tensor([t('os.path ').input_ids])\n"
-        "print(json.dumps([type(m).__module__, m(ids).logits.tolist(), ids.tolist()]))"
+        "for folder in sys.argv[1:]:\n"
+        "    m = A.from_pretrained(folder).eval(); t = T.from_pretrained(folder)\n"
+        "    ids = torch.tensor([t('os.path ').input_ids])\n"
+        "    print(json.dumps([type(m).__module__, m(ids).logits.tolist(), ids.tolist()]))"
     )
-    done = run_python("-S", "-c", code, tmp_path, cwd=tmp_path, env={**stranger, "HF_HOME": str(tmp_path / "home")})
+    folders = [folder for _, folder in saved_twins.values()]
+    done = run_python("-S", "-c", code, *folders, cwd=tmp_path, env={**stranger, "HF_HOME": str(tmp_path / "home")})
     assert done.returncode == 0, done.stderr
-    module, logits, ids = json.loads(done.stdout.splitlines()[-1])
-    assert module.startswith(f"transformers.models.{family}.")
-    with torch.no_grad():
-        assert (torch.tensor(logits) - model(torch.tensor(ids)).logits).abs().max() < 1e-5
+    for (family, (model, _)), line in zip(saved_twins.items(), done.stdout.splitlines(), strict=True):
+        module, logits, ids = json.loads(line)
+        assert module.startswith(f"transformers.models.{family}.")
+        with torch.no_grad():
+            assert (torch.tensor(logits) - model(torch.tensor(ids)).logits).abs().max() < 1e-5
 
 
 def test_a_difference_is_noticed():

@@ -101,7 +101,8 @@ def test_the_folder_holds_what_was_said_and_read(loss, align):
     assert names >= {"adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors", "base", "merged",
                      "answers.json", "answers.html", "samples.md", "loss.png", "metrics.json", "run.yaml",
                      "passport.json"}  # fmt: skip
-    assert not names & {"README.md", "training_args.bin", "ref"}  # nothing of TRL's
+    assert not names & {"training_args.bin", "ref"}  # nothing of TRL's
+    assert "trl" not in (folder / "README.md").read_text(encoding="utf-8").lower()
     rows = json.loads((folder / "answers.json").read_text())
     assert len(rows) == 4
     for row in rows:

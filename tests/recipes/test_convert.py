@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT, run_python
 from hub_server import HubServer
-from recipes_in_process import recipe
+from recipes_in_process import recipe, run_script
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from twins import book_model, gpt2_twin, modern_model
@@ -73,7 +73,7 @@ def test_gpt2_passes_both_doors(run_recipe, gpt2_with_tokenizer, stranger, tmp_p
     report = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert report["difference_from_source"] < 1e-5
     # What it says comes next works.
-    done = run_recipe("generate.py", tmp_path / "out", "--prompt", "The ", "--max_new_tokens", "3")
+    done = run_script("generate.py", tmp_path / "out", "--prompt", "The ", "--max_new_tokens", "3")
     assert done.returncode == 0, done.stderr
 
 
@@ -133,7 +133,8 @@ def test_the_dtype_of_the_source_is_kept_and_another_one_is_written(tmp_path):
 def test_a_gguf_folder_has_the_file_and_a_modelfile_that_names_it(small_families, tmp_path):
     pytest.importorskip("gguf", reason="needs the package gguf, an extra")
     recipe("convert", source=str(small_families["modern"]), target="gguf", gguf_type="q8_0", output_dir=str(tmp_path / "mine"))
-    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["Modelfile", "conversion.json", "mine-q8_0.gguf"]
+    names = {path.name for path in (tmp_path / "mine").iterdir()}
+    assert names == {"Modelfile", "README.md", "conversion.json", "fingerprint.json", "mine-q8_0.gguf"}
     lines = (tmp_path / "mine" / "Modelfile").read_text().splitlines()
     assert "FROM ./mine-q8_0.gguf" in lines
     assert "PARAMETER num_ctx 256" in lines
@@ -185,9 +186,9 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing(run_recipe, tmp_path):
     torch.save({"tok_emb.weight": torch.zeros(97, 48), "pos_emb.weight": torch.zeros(8, 48)}, tmp_path / "cut.pth")
     done = run_recipe("convert.py", tmp_path / "cut.pth", "--output_dir", tmp_path / "out")
     refused(done, "lacks the tensor trf_blocks.0.ff.layers.0.weight")
-    refused(run_recipe("convert.py", tmp_path / "nothing.pth", "--output_dir", tmp_path / "out"), "nothing.pth is neither a file")
-    refused(run_recipe("convert.py", "--output_dir", tmp_path / "out"), "source is missing")
-    refused(run_recipe("convert.py", tmp_path, "--output_dir", tmp_path / "out", "--taget", "gguf"), "did you mean 'target'?")
+    refused(run_script("convert.py", tmp_path / "nothing.pth", "--output_dir", tmp_path / "out"), "nothing.pth is neither a file")
+    refused(run_script("convert.py", "--output_dir", tmp_path / "out"), "source is missing")
+    refused(run_script("convert.py", tmp_path, "--output_dir", tmp_path / "out", "--taget", "gguf"), "did you mean 'target'?")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.pth"]
 
 
@@ -199,9 +200,9 @@ class Payload:
         return (os.mkdir, (self.folder,))
 
 
-def test_code_in_a_pth_is_not_run_by_the_recipe(run_recipe, tmp_path):
+def test_code_in_a_pth_is_not_run_by_the_recipe(tmp_path):
     torch.save({"model_state_dict": {}, "optimizer_state_dict": Payload(str(tmp_path / "trap"))}, tmp_path / "code.pth")
-    done = run_recipe("convert.py", tmp_path / "code.pth", "--output_dir", tmp_path / "out")
+    done = run_script("convert.py", tmp_path / "code.pth", "--output_dir", tmp_path / "out")
     refused(done, "holds more than tensors, and what it asks for was not run")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["code.pth"]
 

@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT
+from recipes_in_process import run_script
 from safetensors.torch import load_file
 
 SMALL = (
@@ -198,7 +199,7 @@ def test_several_sources_with_weights_and_a_benchmark_that_must_not_be_learned(b
     assert leaks[1] >= 1  # "Hello 3!" and "Hello 14!" differ in digits alone
 
 
-def test_an_adapter_of_another_base_is_refused_with_both_hashes(assistant, small_families, tmp_path, run_recipe):
+def test_an_adapter_of_another_base_is_refused_with_both_hashes(assistant, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import hfgpt  # noqa: F401
@@ -210,12 +211,12 @@ def test_an_adapter_of_another_base_is_refused_with_both_hashes(assistant, small
     other.config.architectures = None
     other.save_pretrained(tmp_path / "other")
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "other")
-    done = run_recipe("convert.py", tmp_path / "other", "--adapter", folder, "--output_dir", tmp_path / "merged")
+    done = run_script("convert.py", tmp_path / "other", "--adapter", folder, "--output_dir", tmp_path / "merged")
     assert done.returncode == 1, done.stdout
     assert json.loads((folder / "passport.json").read_text())["base"]["sha256"] in done.stderr
     assert done.stderr.count("SHA-256") == 1
     assert "Give the adapter's own base" in done.stderr
-    done = run_recipe("convert.py", folder / "base", "--adapter", folder, "--output_dir", tmp_path / "merged")
+    done = run_script("convert.py", folder / "base", "--adapter", folder, "--output_dir", tmp_path / "merged")
     assert done.returncode == 0, done.stderr
 
 

@@ -1,17 +1,18 @@
 import pytest
+from recipes_in_process import run_script
 
 
 def test_greedy_text_is_printed_as_it_is_made_and_is_the_same_twice(run_recipe, small_run):
     words = (small_run, "--prompt", "os.", "--temperature", "0", "--max_new_tokens", "10")
-    first, second = run_recipe("generate.py", *words), run_recipe("generate.py", *words, "--stream", "false")
+    first, second = run_recipe("generate.py", *words), run_script("generate.py", *words, "--stream", "false")
     assert first.returncode == second.returncode == 0, first.stderr
     assert first.stdout.startswith("os.")
     assert len(first.stdout) > 6
     assert first.stdout.split() == second.stdout.split()
 
 
-def test_several_prompts_and_samples_are_told_apart(run_recipe, small_run):
-    done = run_recipe(
+def test_several_prompts_and_samples_are_told_apart(small_run):
+    done = run_script(
         "generate.py", small_run, "--prompt", "os.", "class ", "--num_samples", "2", "--top_p", "0.9", "--max_new_tokens", "5"
     )
     assert done.returncode == 0, done.stderr
@@ -27,8 +28,8 @@ def test_several_prompts_and_samples_are_told_apart(run_recipe, small_run):
         (("--top_p", "1.5"), "top_p is 1.5"),
     ],
 )
-def test_settings_out_of_range_are_refused(run_recipe, small_run, words, sentence):
-    done = run_recipe("generate.py", small_run, *words)
+def test_settings_out_of_range_are_refused(small_run, words, sentence):
+    done = run_script("generate.py", small_run, *words)
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr

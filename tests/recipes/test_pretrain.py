@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,7 +8,8 @@ import time
 import pytest
 import torch
 import yaml
-from conftest import ACCELERATE, ROOT, SMALL_RUN
+from conftest import ROOT, SMALL_RUN
+from recipes_in_process import recipe, run_script
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -21,6 +23,15 @@ def assert_same_weights(first, second):
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+@pytest.fixture(scope="module")
+def again(accelerate_launch, small_run, tmp_path_factory):
+    """The folder and the output of a run that was given the run.yaml of `small_run` and nothing else."""
+    folder = tmp_path_factory.mktemp("again") / "again"
+    done = accelerate_launch("pretrain.py", small_run / "run.yaml", "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
 
 
 def test_a_run_leaves_all_that_a_model_needs_and_nothing_that_leaks(small_run):
@@ -80,13 +91,11 @@ def test_samples_are_written_once_at_each_evaluation(small_run):
     assert samples.count("```text\nos.") == 2
 
 
-def test_start_and_end_are_one_line_each(accelerate_launch, small_rows, tmp_path):
-    done = accelerate_launch("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "a", "--max_steps", "2")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_start_and_end_are_one_line_each(again):
+    lines = again[1].splitlines()
     (start,) = [line for line in lines if line.startswith("start: ")]
-    assert "tokens a step, 2 steps; muon, fp32 (as asked), eager attention, 1 x cpu" in start
-    (end,) = [line for line in lines if line.startswith("end: 2 steps in ")]
+    assert "tokens a step, 12 steps; muon, fp32 (as asked), eager attention, 1 x cpu" in start
+    (end,) = [line for line in lines if line.startswith("end: 12 steps in ")]
     assert "peak memory" in end
     assert lines[-1].startswith("next: python recipes/generate.py ")
 
@@ -99,47 +108,53 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(accelerate_lau
     assert (small_run / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_another_run_in_the_same_folder_is_refused_with_what_differs(run_recipe, small_run, small_rows):
-    done = run_recipe("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", small_run, "--learning_rate", "0.1")
+def test_another_run_in_the_same_folder_is_refused_with_what_differs(small_run, small_rows):
+    done = run_script("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", small_run, "--learning_rate", "0.1")
     assert done.returncode == 1
     assert "holds another run (learning_rate was the default, is 0.1)" in done.stderr
 
 
-def test_a_run_does_not_go_on_with_other_data(run_recipe, small_run, small_corpus, small_tokenizer, small_rows, tmp_path):
-    import shutil
-
-    from recipes_in_process import recipe
-
+def test_a_run_does_not_go_on_with_other_data(small_run, small_corpus, small_tokenizer, small_rows, tmp_path):
     shutil.copytree(small_run, tmp_path / "base")
     entries = yaml.safe_load((small_run / "run.yaml").read_text()) | {"dataset": str(tmp_path / "rows")}
     (tmp_path / "base" / "run.yaml").write_text(yaml.safe_dump(entries))
     recipe("prepare_data", sources=[str(small_corpus)], tokenizer=str(small_tokenizer), context_length=64,
            validation_share=0.1, test_share=0.1, split_seed=1, output_dir=str(tmp_path / "rows"))  # fmt: skip
-    done = run_recipe("pretrain.py", tmp_path / "base" / "run.yaml", "--output_dir", tmp_path / "base")
+    done = run_script("pretrain.py", tmp_path / "base" / "run.yaml", "--output_dir", tmp_path / "base")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "are not those that the run in" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_run_yaml_alone_repeats_the_run(accelerate_launch, small_run, tmp_path):
+def test_run_yaml_alone_repeats_the_run(small_run, again):
     entries = yaml.safe_load((small_run / "run.yaml").read_text())
     assert entries["max_steps"] == 12
     assert entries["sample_prompts"] == ["os.", ""]
-    done = accelerate_launch("pretrain.py", small_run / "run.yaml", "--output_dir", tmp_path / "again")
+    assert_same_weights(small_run, again[0])
+
+
+STOPPED = (
+    *SMALL_RUN,
+    *("--max_steps", "30", "--save_steps", "10", "--eval_steps", "10", "--logging_steps", "1"),
+    *("--gradient_accumulation_steps", "2", "--config_overrides", '{"residual_dropout": 0.1, "attention_dropout": 0.1}'),
+)
+
+
+@pytest.fixture(scope="module")
+def straight(accelerate_launch, small_rows, tmp_path_factory):
+    """A run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("straight") / "straight"
+    done = accelerate_launch("pretrain.py", *STOPPED, "--dataset", small_rows, "--output_dir", folder)
     assert done.returncode == 0, done.stderr
-    assert_same_weights(small_run, tmp_path / "again")
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
-def test_a_stopped_run_goes_on_to_the_very_same_weights(accelerate_launch, small_rows, tmp_path, ending):
+def test_a_stopped_run_goes_on_to_the_very_same_weights(accelerate_launch, straight, small_rows, tmp_path, ending):
     """Dropout and accumulation included; SIGKILL is any crash: the newest complete checkpoint is what counts."""
-    words = [*SMALL_RUN, "--dataset", str(small_rows), "--max_steps", "30", "--save_steps", "10", "--eval_steps", "10",
-             "--gradient_accumulation_steps", "2", "--config_overrides", '{"residual_dropout": 0.1, "attention_dropout": 0.1}',
-             "--logging_steps", "1"]  # fmt: skip
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    assert accelerate_launch("pretrain.py", *words, "--output_dir", straight).returncode == 0
-
+    words = [*STOPPED, "--dataset", str(small_rows)]
+    stopped = tmp_path / "stopped"
     command = [sys.executable, ROOT / "recipes" / "pretrain.py", *words, "--output_dir", stopped]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
@@ -163,10 +178,12 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(accelerate_launch, small
 
 
 @pytest.mark.slow
-def test_a_half_written_checkpoint_is_passed_over(small_rows, tmp_path, accelerate_launch):
+def test_a_half_written_checkpoint_is_passed_over(small_run, small_rows, tmp_path, accelerate_launch):
     words = [*SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "base"]
-    assert accelerate_launch("pretrain.py", *words).returncode == 0
-    expected = weights(tmp_path / "base")
+    shutil.copytree(small_run, tmp_path / "base")
+    expected = weights(small_run)
+    for name in ("model.safetensors", "metrics.json"):  # are written anew
+        (tmp_path / "base" / name).unlink()
     (tmp_path / "base" / "report.txt").unlink()  # as if it had been killed before the end
     broken = tmp_path / "base" / "checkpoint-12" / "optimizer.pt"
     broken.write_bytes(broken.read_bytes()[:-100])
@@ -192,18 +209,17 @@ def test_adamw_alone_and_the_book_family_train_too(accelerate_launch, small_rows
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_model_that_one_trains(small_rows, tmp_path):
+def test_two_processes_train_the_model_that_one_trains(small_run, small_rows, tmp_path):
     """Same global batch: data parallelism changes the order of a sum, and nothing else."""
-    words = [*SMALL_RUN, "--dataset", small_rows, "--use_cpu", "true"]
-    recipe = ROOT / "recipes" / "pretrain.py"
-    one = [sys.executable, *ACCELERATE, recipe, *words, "--output_dir", tmp_path / "one"]
+    words = [*SMALL_RUN, "--dataset", small_rows, "--use_cpu", "true", "--output_dir", tmp_path / "two"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    two = [*torchrun, recipe, *words, "--output_dir", tmp_path / "two", "--per_device_train_batch_size", "4"]
-    for command in (one, two):
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert sum(line.startswith("end: ") for line in done.stdout.splitlines()) == 1
-    losses = [json.loads((tmp_path / name / "metrics.json").read_text())["test_loss"] for name in ("one", "two")]
+    command = [*torchrun, ROOT / "recipes" / "pretrain.py", *words, "--per_device_train_batch_size", "4"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (start,) = [line for line in done.stdout.splitlines() if line.startswith("start: ")]
+    assert "2 x cpu" in start
+    assert sum(line.startswith("end: ") for line in done.stdout.splitlines()) == 1
+    losses = [json.loads((folder / "metrics.json").read_text())["test_loss"] for folder in (small_run, tmp_path / "two")]
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
 
 
@@ -221,17 +237,17 @@ def test_isolation_is_proven_or_the_run_stops(small_run, small_rows):
 
 
 @pytest.mark.slow
-def test_the_books_tokenizer_windows_and_model_go_through_with_the_defaults(accelerate_launch, run_recipe, tmp_path):
+def test_the_books_tokenizer_windows_and_model_go_through_with_the_defaults(accelerate_launch, tmp_path):
     """A short context, words that are unknown in the held-out text, and not one setting for the samples."""
     (tmp_path / "story.txt").write_text("".join(f"He said {n} words, and then -- silence! Who knows?\n" for n in range(300)))
     words = ("--sources", "story.txt", "--split_by", "position", "--validation_share", "0.2", "--test_share", "0")
     overrides = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2}
     for done in (
-        run_recipe("train_tokenizer.py", *words, "--algorithm", "wordlevel", "--output_dir", "tok", cwd=tmp_path),
-        run_recipe("prepare_data.py", *words, "--tokenizer", "tok", "--window", "16", "--output_dir", "rows", cwd=tmp_path),
+        run_script("train_tokenizer.py", *words, "--algorithm", "wordlevel", "--output_dir", "tok", cwd=tmp_path),
+        run_script("prepare_data.py", *words, "--tokenizer", "tok", "--window", "16", "--output_dir", "rows", cwd=tmp_path),
         accelerate_launch("pretrain.py", "--dataset", "rows", "--family", "gpt2", "--config_overrides", json.dumps(overrides),
                           "--max_steps", "5", "--output_dir", "base", cwd=tmp_path),
-        run_recipe("generate.py", "base", "--prompt", "He said", "--temperature", "0", cwd=tmp_path),
+        run_script("generate.py", "base", "--prompt", "He said", "--temperature", "0", cwd=tmp_path),
     ):  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((tmp_path / "base" / "metrics.json").read_text())

@@ -4,9 +4,9 @@ The doors: PEFT's Auto classes, those of transformers, and pipelines; with `impo
 folder, and, where the base is a GPT-2, with nothing at all.
 """
 
+import functools
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,54 +24,58 @@ import json, sys, warnings
 import torch
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
-folder, texts, chat = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+texts = json.loads(sys.argv[3])
 options = {options}
-peft_class, auto_class, task = (
-    (AutoPeftModelForCausalLM, AutoModelForCausalLM, "text-generation") if chat
-    else (AutoPeftModelForSequenceClassification, AutoModelForSequenceClassification, "text-classification")
-)
-doors = dict(
-    peft=lambda: peft_class.from_pretrained(folder, **options),
-    auto=lambda: auto_class.from_pretrained(folder, **options),
-    merged=lambda: auto_class.from_pretrained(folder + "/merged", **options),
-    base=lambda: auto_class.from_pretrained(folder + "/base", **options),
-)
-report = dict(logits={{}}, batch={{}}, adapters={{}}, classes={{}}, pipelines={{}}, settings={{}}, templates={{}}, warnings=[])
-warnings.simplefilter("always")
-with warnings.catch_warnings(record=True) as caught, torch.no_grad():
-    for name, load in doors.items():
-        model = load().eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        rows = [tokenizer(text, return_tensors="pt").to(model.device) for text in texts]
-        report["logits"][name] = [model(**row).logits[0].double().tolist() for row in rows]
-        batch = tokenizer(texts, return_tensors="pt", padding=True)
-        logits = model(**batch).logits.double()
-        report["batch"][name] = [
-            (row[mask.bool()] if chat else row).tolist() for row, mask in zip(logits, batch.attention_mask)
-        ]
-        layers = [module for module in model.modules() if hasattr(module, "lora_A")]
-        report["adapters"][name] = sorted({{len(layer.lora_A) for layer in layers}})
-        report["classes"][name] = type(model).__module__.partition(".")[0]
-        config = model.config
-        report["settings"][name] = dict(
-            id2label=config.id2label, problem_type=config.problem_type, use_cache=getattr(config, "use_cache", None),
-            stops=getattr(getattr(model, "generation_config", None), "eos_token_id", None), pad=config.pad_token_id,
-        )
-    for place in ("", "/merged"):
-        pipe = pipeline(task, model=folder + place, device="cpu", **options)
-        if chat:
-            conversations = [[dict(role="user", content=text)] for text in texts]
-            said = [
-                pipe(one, do_sample=False, max_new_tokens=24)[0]["generated_text"][-1]["content"] for one in conversations
+
+def look_at(folder, chat):
+    peft_class, auto_class, task = (
+        (AutoPeftModelForCausalLM, AutoModelForCausalLM, "text-generation") if chat
+        else (AutoPeftModelForSequenceClassification, AutoModelForSequenceClassification, "text-classification")
+    )
+    doors = dict(
+        peft=lambda: peft_class.from_pretrained(folder, **options),
+        auto=lambda: auto_class.from_pretrained(folder, **options),
+        merged=lambda: auto_class.from_pretrained(folder + "/merged", **options),
+        base=lambda: auto_class.from_pretrained(folder + "/base", **options),
+    )
+    report = dict(logits={{}}, batch={{}}, adapters={{}}, classes={{}}, pipelines={{}}, settings={{}}, templates={{}}, warnings=[])
+    warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        for name, load in doors.items():
+            model = load().eval()
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            rows = [tokenizer(text, return_tensors="pt").to(model.device) for text in texts]
+            report["logits"][name] = [model(**row).logits[0].double().tolist() for row in rows]
+            batch = tokenizer(texts, return_tensors="pt", padding=True)
+            logits = model(**batch).logits.double()
+            report["batch"][name] = [
+                (row[mask.bool()] if chat else row).tolist() for row, mask in zip(logits, batch.attention_mask)
             ]
-        else:
-            said = pipe(texts, top_k=None)
-        report["pipelines"][place] = said
-    for place in ("", "/merged", "/base"):
-        report["templates"][place] = AutoTokenizer.from_pretrained(folder + place, **options).chat_template
-    report["warnings"] = sorted({{f"{{one.category.__name__}}: {{one.message}}" for one in caught}})
-report["imported"] = "hfgpt" in sys.modules
-print(json.dumps(report))
+            layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+            report["adapters"][name] = sorted({{len(layer.lora_A) for layer in layers}})
+            report["classes"][name] = type(model).__module__.partition(".")[0]
+            config = model.config
+            report["settings"][name] = dict(
+                id2label=config.id2label, problem_type=config.problem_type, use_cache=getattr(config, "use_cache", None),
+                stops=getattr(getattr(model, "generation_config", None), "eos_token_id", None), pad=config.pad_token_id,
+            )
+        for place in ("", "/merged"):
+            pipe = pipeline(task, model=folder + place, device="cpu", **options)
+            if chat:
+                conversations = [[dict(role="user", content=text)] for text in texts]
+                said = [
+                    pipe(one, do_sample=False, max_new_tokens=24)[0]["generated_text"][-1]["content"] for one in conversations
+                ]
+            else:
+                said = pipe(texts, top_k=None)
+            report["pipelines"][place] = said
+        for place in ("", "/merged", "/base"):
+            report["templates"][place] = AutoTokenizer.from_pretrained(folder + place, **options).chat_template
+        report["warnings"] = sorted({{f"{{one.category.__name__}}: {{one.message}}" for one in caught}})
+    report["imported"] = "hfgpt" in sys.modules
+    return report
+
+print(json.dumps([look_at(sys.argv[1], chat=True), look_at(sys.argv[2], chat=False)]))
 """
 TEXTS = ["What is a list?", "Say os.", "Is it a very long path, with many words in it, and more?"]
 DOORS = {  # base, and how the process opens it
@@ -82,10 +86,11 @@ DOORS = {  # base, and how the process opens it
 
 
 @pytest.fixture(scope="module")
-def through_the_door(stranger, tmp_path_factory):
-    """What a fresh process, offline, finds in a folder: (door, folder, is it an assistant) -> its report and its stderr."""
+def through_the_door(stranger, small_assistants, classifiers, tmp_path_factory):
+    """What a fresh process, offline, finds in the folders of a base's assistant and classifier: both reports, and its stderr."""
 
-    def load(door: str, folder: Path, *, chat: bool) -> dict:
+    @functools.cache
+    def load(base: str, door: str) -> dict[str, dict]:
         place = tmp_path_factory.mktemp("door")
         (place / "probe.py").write_text(
             PROBE.format(
@@ -93,16 +98,16 @@ def through_the_door(stranger, tmp_path_factory):
                 options={"trust_remote_code": True} if door == "stranger" else {},
             )
         )
-        words = (place / "probe.py", folder, json.dumps(TEXTS), json.dumps(chat))
+        words = (place / "probe.py", small_assistants[base], classifiers[base], json.dumps(TEXTS))
         environment = {"HF_HOME": str(place), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         if door == "imported":
             done = run_python(*words, cwd=place, env=environment)
         else:
             done = run_python("-S", *words, cwd=place, env=environment | stranger)
         assert done.returncode == 0, done.stderr
-        report = json.loads(done.stdout.splitlines()[-1])
-        assert report["imported"] is (door == "imported")
-        return report | {"stderr": done.stderr}
+        reports = json.loads(done.stdout.splitlines()[-1])
+        assert [report["imported"] for report in reports] == [door == "imported"] * 2
+        return {name: report | {"stderr": done.stderr} for name, report in zip(("assistant", "classifier"), reports, strict=True)}
 
     return load
 
@@ -151,8 +156,8 @@ def check_nothing_is_complained_about(report: dict) -> None:
 
 
 @pytest.mark.parametrize(("base", "door"), CASES)
-def test_an_assistant_answers_alike_through_every_door(base, door, small_assistants, through_the_door):
-    report = through_the_door(door, small_assistants[base], chat=True)
+def test_an_assistant_answers_alike_through_every_door(base, door, through_the_door):
+    report = through_the_door(base, door)["assistant"]
     check_the_function_is_one(report)
     check_nothing_is_complained_about(report)
     assert report["pipelines"][""] == report["pipelines"]["/merged"]
@@ -170,8 +175,8 @@ def test_an_assistant_answers_alike_through_every_door(base, door, small_assista
 
 
 @pytest.mark.parametrize(("base", "door"), CASES)
-def test_a_classifier_labels_alike_through_every_door(base, door, classifiers, through_the_door):
-    report = through_the_door(door, classifiers[base], chat=False)
+def test_a_classifier_labels_alike_through_every_door(base, door, through_the_door):
+    report = through_the_door(base, door)["classifier"]
     check_the_function_is_one(report)
     check_nothing_is_complained_about(report)
     several = base == "book"

@@ -46,7 +46,9 @@ def _set_rank_device(rank: int) -> None:
 
 
 def _start_rank_processes(function, *, args: tuple, nprocs: int) -> None:
-    multiprocessing.spawn(function, args=args, nprocs=nprocs)
+    # Forked from one process that has imported everything and run nothing, so a rank begins at once instead of after imports.
+    multiprocessing.set_forkserver_preload([f"{__package__}.test_hfgpt"])
+    multiprocessing.start_processes(function, args=args, nprocs=nprocs, start_method="forkserver")
 
 
 def _join_and_run(rank: int, function, store: str, world_size: int, args: tuple) -> None:

@@ -1,0 +1,168 @@
+"""The arguments of recipes/evaluate.py. Nothing here imports torch, so a mistake on the command line is answered at once."""
+
+import re
+import shlex
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+# Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
+READING = ("hub_split", "hub_revision")
+KEYS = {
+    "text": ("text_field", "text_documents", "join_with", "max_documents", "streaming", "context_length", "stride", *READING),
+    "dataset": ("split",),
+    "test_sources": ("header", "columns", "max_records", "text_column", "label_column", "label_delimiter", "max_length",
+                     "conversation_format", "max_new_tokens", "max_answers", *READING),
+    "tasks": ("num_fewshot", "limit"),
+}  # fmt: skip
+
+
+@dataclass
+class EvaluateArguments:
+    """recipes/evaluate.py"""
+
+    model: str = field(default="", metadata={"help": "Folder or Hub id of the model; the first argument without dashes."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that a foreign repository brings."})
+    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "What the weights are held in."})
+    output_dir: str = field(
+        default="", metadata={"help": "Folder that evaluation.json is written to: the model's own without it; needed for a Hub id."}
+    )
+    batch_size: int = field(default=8, metadata={"help": "Windows, rows or texts at a time; it changes the speed, not the result."})
+
+    text: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Text to predict: text, JSON(L), Parquet files or patterns; Hub datasets (user/name[:config])."},
+    )
+    text_field: str = field(default="text", metadata={"help": "Column that holds the text in JSON, Parquet and Hub rows."})
+    text_documents: str = field(
+        default="file",
+        metadata={"help": "One document of a text file: 'file', 'paragraph', 'line', or the line that separates documents."},
+    )
+    join_with: str | None = field(
+        default=None, metadata={"help": "Make one document of all, with this between them (may be empty): held in memory whole."}
+    )
+    max_documents: int | None = field(default=None, metadata={"help": "Stop after this many documents."})
+    streaming: bool = field(default=False, metadata={"help": "Read Hub datasets as they come, without storing them."})
+    context_length: int | None = field(default=None, metadata={"help": "Most tokens that the model reads at once."})
+    stride: int | None = field(
+        default=None,
+        metadata={"help": "Tokens scored a window: fewer give more context to each and take longer; half the context without it."},
+    )
+
+    dataset: str = field(default="", metadata={"help": "Folder of recipes/prepare_data.py, whose rows are predicted."})
+    split: str = field(default="test", metadata={"help": "Which of its splits."})
+
+    test_sources: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Labelled texts for a classifier, conversations for an assistant: tables of any kind, Hub datasets."},
+    )
+    hub_split: str = field(default="test", metadata={"help": "Split of Hub datasets in text and test_sources."})
+    hub_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of these Hub datasets."})
+    header: bool = field(default=True, metadata={"help": "The first line of CSV and TSV files names the columns."})
+    columns: list[str] | None = field(default=None, metadata={"help": "Names of the columns where no header names them."})
+    max_records: int | None = field(default=None, metadata={"help": "Read at most this many rows of test_sources."})
+    text_column: str = field(default="text", metadata={"help": "Column of the texts."})
+    label_column: str = field(default="label", metadata={"help": "Column of the labels, names or ids that the model knows."})
+    label_delimiter: str | None = field(default=None, metadata={"help": "What separates several labels of one text."})
+    max_length: int | None = field(default=None, metadata={"help": "Most tokens of a text or conversation."})
+    conversation_format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion"] = field(
+        default="auto", metadata={"help": "What a row holds; auto tells it by the columns of each source."}
+    )
+    max_new_tokens: int = field(default=128, metadata={"help": "Most tokens of an answer."})
+    max_answers: int | None = field(default=None, metadata={"help": "Answer at most this many of the conversations."})
+
+    tasks: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Benchmarks: FILE.jsonl:TASK on a file of yours (hellaswag, lambada, arc, or any of lm_eval), or TASK."},
+    )
+    num_fewshot: int | None = field(default=None, metadata={"help": "Solved examples before each question; the task's own number."})
+    limit: int | None = field(default=None, metadata={"help": "Only the first questions of each task, to try it out."})
+
+    memorization: bool = field(
+        default=False, metadata={"help": "Measure what the model says by heart of the training rows of dataset; memorization.json."}
+    )
+    num_samples: int = field(default=64, metadata={"help": "Texts drawn from the model for memorization."})
+    sample_tokens: int = field(default=128, metadata={"help": "Tokens of each."})
+    seed: int = field(default=0, metadata={"help": "Of the texts that are drawn."})
+
+    def __post_init__(self):
+        if not self.model:
+            raise ValueError("model is missing; give a folder or a Hub id first: recipes/evaluate.py MODEL --text test.txt")
+        if not (self.text or self.dataset or self.test_sources or self.tasks):
+            raise ValueError(
+                "there is nothing to evaluate on; give --text (any text), --dataset (rows of prepare_data.py), --test_sources "
+                "(labelled texts or conversations) or --tasks (benchmarks)."
+            )
+        if self.memorization and not self.dataset:
+            raise ValueError("memorization is true, and dataset is missing; name the folder of the rows that the model learned.")
+        positive = ("batch_size", "context_length", "max_documents", "max_records", "max_length", "max_new_tokens", "max_answers",
+                    "limit", "num_samples", "sample_tokens")  # fmt: skip
+        for name in positive:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; 1 or more is needed.")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise ValueError(f"num_fewshot is {self.num_fewshot}; 0 or more is needed.")
+        if self.stride is not None and not 1 <= self.stride <= (self.context_length or self.stride):
+            raise ValueError(
+                f"stride is {self.stride}, context_length {self.context_length or 'not given'}; a stride from 1 to the context is "
+                "needed, or tokens would not be scored."
+            )
+        if not self.output_dir and not Path(self.model).is_dir():
+            raise ValueError(
+                f"model {self.model!r} is no folder here (looked from {Path.cwd()}); for a Hub id, name the folder of the "
+                "results with --output_dir."
+            )
+
+    def reading_options(self):
+        """How the sources of `text` are read."""
+        from hfgpt.data.sources import ReadingOptions
+
+        return ReadingOptions(
+            text_field=self.text_field,
+            text_documents=self.text_documents,
+            hub_split=self.hub_split,
+            hub_revision=self.hub_revision,
+            streaming=self.streaming,
+            max_documents=self.max_documents,
+        )
+
+    def record_options(self):
+        """How `test_sources` are read."""
+        from hfgpt.data.records import RecordOptions
+
+        return RecordOptions(
+            hub_split=self.hub_split,
+            hub_revision=self.hub_revision,
+            header=self.header,
+            columns=self.columns,
+            max_records=self.max_records,
+        )
+
+    def command(self, kind: str) -> str:
+        """The command line that measures the same thing again; it is published, so files go by their names alone.
+
+        Args: `kind` names the key of what was evaluated on, one of `KEYS`.
+        """
+        words = ["python", "recipes/evaluate.py", public_name(self.model)]
+        relevant = ("revision", "trust_remote_code", "dtype", "batch_size", kind, *KEYS[kind])
+        for one in fields(self):
+            value = getattr(self, one.name)
+            default = one.default if one.default is not MISSING else one.default_factory()
+            if one.name not in relevant or value == default:
+                continue
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{one.name}", *(public_name(item) if one.name == kind else _as_word(item) for item in values)]
+        return shlex.join(words)
+
+
+def _as_word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def public_name(name: str) -> str:
+    """What a file, folder or Hub id may be called where everybody reads it: of a path the last part, of a Hub id all of it."""
+    if HUB_NAME.fullmatch(name) and not Path(name.partition(":")[0]).exists() and not name.startswith("."):
+        return name
+    return Path(name).resolve().name if Path(name).exists() else Path(name).name

@@ -1,0 +1,204 @@
+"""Examples that a model has not seen, measured as its training measured its test set: rows, labelled texts, conversations."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import DatasetDict
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hfgpt.data.chat import Conversation
+from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.classification import LabelledOptions
+from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
+from hfgpt.data.passport import Passport
+from hfgpt.data.supervised import SupervisedCounts, supervised_rows
+from hfgpt.evaluation.answers import answers_report, evaluating, generate_answers
+from hfgpt.evaluation.classification import classification_metrics, probabilities_of
+from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
+from hfgpt.evaluation.loading import Loaded
+from hfgpt.tokenization import CHAT_TEMPLATES, stop_token_ids, tokenizer_sha256
+
+
+def score_prepared_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int = 8) -> tuple[dict[str, float], dict]:
+    """What the model makes of one split of prepared rows: the figures of pretraining's own test, closing separators included.
+
+    Returns: the metrics, and `num_tokens`, `num_bytes`, `num_rows` and the split's tokenizer hash.
+    Raises: FileNotFoundError for a folder of something else; ValueError for an unknown split, rows of another tokenizer, or
+        longer than the model's context.
+    """
+    passport = Passport.load(folder)
+    splits = DatasetDict.load_from_disk(str(folder))
+    if split not in splits:
+        raise ValueError(f"{folder} has no split {split!r}, it has {', '.join(map(repr, splits))}; name one of these with split.")
+    if passport.tokenizer.get("sha256") != tokenizer_sha256(loaded.tokenizer):
+        raise ValueError(
+            f"the rows in {folder} are ids of another tokenizer than {loaded.name}'s, so they would mean other words to it; "
+            f"prepare the data with --tokenizer {loaded.name}, or give the text itself with --text."
+        )
+    rows = splits[split]
+    loaded.context(passport.settings["context_length"])
+    nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(loaded.tokenizer.pad_token_id), batch_size=batch_size)
+    # A tokenizer with an unknown token loses what it does not know, and bits per byte of the rest would flatter it.
+    num_bytes = passport.splits[split]["bytes"] if loaded.tokenizer.unk_token_id is None else None
+    facts = {"num_tokens": tokens, "num_rows": len(rows), **({"num_bytes": num_bytes} if num_bytes is not None else {})}
+    return language_modeling_metrics(nats, tokens, num_bytes=num_bytes), facts
+
+
+@torch.no_grad()
+def score_rows(model: PreTrainedModel, rows: Sequence, collate: Callable, *, batch_size: int) -> tuple[float, int]:
+    """Nats in float64 and number of the labels of `rows` (dicts), which `collate` makes into batches with `labels`.
+
+    Raises: ValueError for logits that are not finite, and for rows without a label.
+    """
+    sums = torch.zeros(2, dtype=torch.float64)
+    with evaluating(model):
+        for start in tqdm(range(0, len(rows), batch_size), desc="rows", leave=False, disable=None):
+            batch = collate([rows[index] for index in range(start, min(start + batch_size, len(rows)))])
+            labels = batch.pop("labels").to(model.device)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            found = nats_and_tokens(model(**batch, use_cache=False).logits, labels).double().sum(0).cpu()
+            if not torch.isfinite(found).all():
+                raise ValueError(
+                    f"the model gives {found[0].item()} nats to rows {start} to {start + len(labels) - 1}; finite numbers are "
+                    "needed: did its training diverge?"
+                )
+            sums += found
+    if not sums[1]:
+        raise ValueError("no row has a token to predict; give more text.")
+    return sums[0].item(), int(sums[1].item())
+
+
+def score_labelled_texts(
+    loaded: Loaded, texts: list[str], labels, *, max_length: int | None = None, batch_size: int = 8
+) -> tuple[dict[str, float], dict]:
+    """The figures of a classifier on labelled texts.
+
+    Args:
+        labels: ids of the model's labels, or zeros and ones for each where a text may have several.
+    Returns: every metric of `hfgpt.metrics` that is one number, and `num_examples` and how many texts were cut.
+    """
+    multi_label = loaded.model.config.problem_type == "multi_label_classification"
+    longest = loaded.context(max_length)
+    ids = token_ids(loaded.tokenizer, texts)
+    logits = classify(loaded.model, loaded.tokenizer, [row[:longest] for row in ids], batch_size=batch_size)
+    metrics = classification_metrics(
+        probabilities_of(logits, multi_label), labels, names=label_names(loaded.model), multi_label=multi_label
+    )
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, float) and math.isfinite(value)}
+    return numbers, {"num_examples": len(texts), "texts_cut": sum(len(row) > longest for row in ids)}
+
+
+def label_names(model: PreTrainedModel) -> list[str]:
+    """The names of a classifier's labels, in the order of their ids."""
+    return [model.config.id2label[index] for index in range(model.config.num_labels)]
+
+
+def label_options(names: list[str], text_column: str, label_column: str, label_delimiter: str | None) -> LabelledOptions:
+    """How labelled texts are read for a model with these labels: other labels are refused, with file and line."""
+    return LabelledOptions(text_column=text_column, label_column=label_column, label_delimiter=label_delimiter, labels=names)
+
+
+def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
+    """Names of labels as ids (N,), or as zeros and ones (N, C) for a model that gives a text several.
+
+    Raises: ValueError where the examples have several labels a text and the model has one, or the other way round.
+    """
+    ids = {name: index for index, name in enumerate(label_names(model))}
+    multi_label = model.config.problem_type == "multi_label_classification"
+    if isinstance(labels[0], list) != multi_label:
+        allowed = "several labels (a list, or one string with label_delimiter)" if multi_label else "one label"
+        raise ValueError(f"the model gives a text {allowed}, the first example has {labels[0]!r}; write the labels the same way.")
+    if not multi_label:
+        return np.array([ids[label] for label in labels])
+    vectors = np.zeros((len(labels), len(ids)))
+    for row, several in enumerate(labels):
+        vectors[row, [ids[label] for label in several]] = 1
+    return vectors
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Ids of texts as a pipeline makes them, in which nothing that a text says is special."""
+    return tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+@torch.no_grad()
+def classify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], *, batch_size: int) -> np.ndarray:
+    """Logits (N, C) of token ids, in batches of like lengths; without a padding of the tokenizer's, one by one."""
+    batch_size = batch_size if tokenizer.pad_token_id is not None else 1
+    # A learned position is counted from the text's begin, so the padding stands behind it.
+    side, tokenizer.padding_side = tokenizer.padding_side, "right"
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    logits: dict[int, np.ndarray] = {}
+    try:
+        with evaluating(model):
+            for start in tqdm(range(0, len(order), batch_size), desc="texts", leave=False, disable=None):
+                chosen = order[start : start + batch_size]
+                batch = {"input_ids": [rows[index] for index in chosen]}
+                batch = tokenizer.pad(batch, return_tensors="pt", padding=len(chosen) > 1).to(model.device)
+                logits.update(zip(chosen, model(**batch).logits.float().cpu().numpy(), strict=True))
+    finally:
+        tokenizer.padding_side = side
+    return np.stack([logits[index] for index in range(len(rows))])
+
+
+def prompt_style_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt style that a tokenizer's chat template is: "alpaca", "chat", or "base" for one of its own.
+
+    Raises: ValueError for a tokenizer without a template.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "the model has no chat template, so it is no assistant that answers conversations, and it has no labels either; give "
+            "--text for a language model, or an assistant (recipes/finetune_instructions.py) or classifier."
+        )
+    return next((style for style, template in CHAT_TEMPLATES.items() if template == tokenizer.chat_template), "base")
+
+
+def score_conversations(
+    loaded: Loaded,
+    conversations: Iterable[Conversation],
+    *,
+    max_length: int | None = None,
+    max_new_tokens: int = 128,
+    max_answers: int | None = None,
+    batch_size: int = 8,
+) -> tuple[dict[str, float], dict]:
+    """What an assistant makes of conversations: nats per token of their answers, and its own answers beside the last of each.
+
+    Returns: `loss`, `perplexity`, `exact_match`, `token_f1`, `rougeL` and more of the metric `answer_metrics`, and the counts.
+    Raises: ValueError where every conversation is longer than the context.
+    """
+    conversations = list(conversations)
+    longest = loaded.context(max_length)
+    counts = SupervisedCounts()
+    columns = supervised_rows(conversations, loaded.tokenizer, max_length=longest, counts=counts)
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if not rows:
+        raise ValueError(
+            f"all {len(conversations):,} conversations are longer than {longest:,} tokens; give shorter ones, or a larger "
+            "max_length."
+        )
+    pad = loaded.tokenizer.pad_token_id if loaded.tokenizer.pad_token_id is not None else 0  # hidden by the mask
+    nats, tokens = score_rows(loaded.model, rows, SupervisedCollator(pad), batch_size=batch_size)
+    asked = conversations[:max_answers]
+    answers = generate_answers(
+        loaded.model,
+        loaded.tokenizer,
+        ConversationEncoder(loaded.tokenizer).encode_prompts([list(one.messages[:-1]) for one in asked]),
+        max_new_tokens=max_new_tokens,
+        stop_token_ids=stop_token_ids(loaded.tokenizer),
+        batch_size=batch_size,
+        show_progress=True,
+    )
+    report = answers_report(answers, [one.messages[-1]["content"] for one in asked])
+    facts = {
+        "num_examples": len(conversations),
+        "num_tokens": tokens,
+        "num_answers": len(asked),
+        "dropped_too_long": counts.dropped_too_long,
+    }
+    return {**language_modeling_metrics(nats, tokens), **{name: float(value) for name, value in report.items()}}, facts

@@ -1,0 +1,105 @@
+"""A model of any kind out of a folder or the Hub, ready to be measured: with its adapter, its tokenizer and its context."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import transformers
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.peft_utils import find_adapter_config_file
+
+NO_LIMIT = int(1e30)  # what transformers writes where a tokenizer knows of none
+
+
+@dataclass
+class Loaded:
+    """A model in evaluation mode, on the GPU where there is one.
+
+    Attributes:
+        task: what it is for, in the Hub's words.
+        context_length: most tokens that it reads at once; None where its positions have no end.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Literal["text-generation", "text-classification"]
+    context_length: int | None
+
+    def context(self, wanted: int | None) -> int:
+        """The context to use. Raises: ValueError for one that the model does not have."""
+        if self.context_length is None:
+            return wanted or 1024
+        if wanted is not None and wanted > self.context_length:
+            raise ValueError(
+                f"context_length is {wanted:,}, the model reads at most {self.context_length:,} tokens at once "
+                "(max_position_embeddings); ask for that or less."
+            )
+        return wanted or self.context_length
+
+
+def load(name: str, *, revision: str | None = None, trust_remote_code: bool = False, dtype: str = "float32") -> Loaded:
+    """The model of a folder or Hub id with its tokenizer: ours, a native twin, any other; an adapter on its base.
+
+    The base of an adapter is the folder base/ in its own, where our recipes put it, else what it names.
+
+    Raises: FileNotFoundError for a model that is not there; ValueError for an adapter that does not fit its base.
+    """
+    options = {"trust_remote_code": trust_remote_code}
+    try:
+        adapter = find_adapter_config_file(name, revision=revision)
+    except OSError:  # nothing of this name: AutoConfig says so below
+        adapter = None
+    source, settings = name, {}
+    if adapter is not None:
+        settings = json.loads(Path(adapter).read_text(encoding="utf-8"))
+        beside = Path(name) / "base"
+        source = str(beside) if beside.is_dir() else settings.get("base_model_name_or_path") or ""
+        options["revision"] = settings.get("revision") if not beside.is_dir() else None
+    else:
+        options["revision"] = revision
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        from_adapter = adapter is not None and (Path(name) / "tokenizer_config.json").is_file()
+        tokenizer = AutoTokenizer.from_pretrained(name if from_adapter else source, **options)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        what = f"{name} is an adapter of {source!r}, which" if adapter is not None else f"model {name!r}"
+        raise FileNotFoundError(
+            f"{what} does not load with its tokenizer ({(str(error).strip() or type(error).__name__).splitlines()[0]}); looked "
+            f"from {Path.cwd()}."
+        ) from None
+    classifies = settings.get("task_type") == "SEQ_CLS" or any(
+        architecture.endswith("ForSequenceClassification") for architecture in config.architectures or []
+    )
+    auto_class = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # that the head comes with the adapter and not with the base is no news
+    try:
+        model = auto_class.from_pretrained(source, dtype=getattr(torch, dtype), **options)
+        if adapter is not None:
+            _load_adapter(model, name, source, revision)
+    finally:
+        transformers.logging.set_verbosity(level)
+    context_length = getattr(config.get_text_config(), "max_position_embeddings", None)  # Bloom's positions have no end
+    tokenizer.model_max_length = NO_LIMIT  # texts are cut into windows here; a warning that they are long would mislead
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return Loaded(name, model, tokenizer, "text-classification" if classifies else "text-generation", context_length)
+
+
+def _load_adapter(model: PreTrainedModel, name: str, source: str, revision: str | None) -> None:
+    found = model.load_adapter(name, adapter_kwargs={"revision": revision})
+    # A token_adapter of a head that is the embedding lies in the file once, and is reported as missing.
+    missing = sorted(key for key in found.missing_keys if ".token_adapter." not in key)
+    if missing or found.unexpected_keys:
+        problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(sorted(found.unexpected_keys))} too many"
+        raise ValueError(f"the adapter in {name} does not fit {source}: it {problem}; give it its own base, in {name}/base.")

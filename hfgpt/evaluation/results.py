@@ -1,0 +1,189 @@
+"""What was measured, where others find it: evaluation.json, the Hub's .eval_results/*.yaml, and the card's model-index."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+
+EVALUATION_FILE = "evaluation.json"
+EVAL_RESULTS_FOLDER = ".eval_results"
+FORMAT = 1
+TASK_NAMES = {
+    "language-modeling": "Language modeling",
+    "text-classification": "Text classification",
+    "instructions": "Answering instructions",
+    "benchmark": "Benchmark",
+}
+# The figure that stands for all where there is room for one, the first that is there.
+HEADLINES = ("bits_per_byte", "accuracy", "macro_f1", "token_f1", "acc_norm", "acc", "exact_match", "perplexity")
+NAMES = {
+    "loss": "Loss (nats per token)",
+    "bits_per_byte": "Bits per byte",
+    "perplexity": "Perplexity per token",
+    "word_perplexity": "Perplexity per word",
+    "macro_f1": "Macro F1",
+    "token_f1": "Token F1",
+    "acc": "Accuracy",
+    "acc_norm": "Accuracy, by length-normalised likelihood",
+    "roc_auc": "ROC-AUC",
+    "rougeL": "ROUGE-L",
+}
+
+
+@dataclass
+class Result:
+    """One thing that was measured.
+
+    Args:
+        task: what the model had to do.
+        dataset: on what: the names of files (never where they lie), of Hub datasets or of benchmarks.
+        metrics: numbers by name, in their natural units; those that are not finite are left out.
+        dataset_id: the dataset on the Hub, where that is where it came from.
+        sha256: of the file, or of the documents' texts each followed by a NUL byte.
+        split: which part of the dataset.
+        settings: how it was measured: context, stride, what precedes a document.
+        counts: of examples, tokens, bytes.
+        command: the command line that measures it again.
+    """
+
+    task: Literal["language-modeling", "text-classification", "instructions", "benchmark"]
+    dataset: str
+    metrics: dict[str, float]
+    dataset_id: str | None = None
+    sha256: str | None = None
+    split: str | None = None
+    settings: dict = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    command: str = ""
+    date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    def entry(self) -> dict:
+        """The result as it stands in evaluation.json: the counts beside the rest, nothing that is unknown."""
+        values = asdict(self)
+        values["metrics"] = {name: value for name, value in self.metrics.items() if math.isfinite(value)}
+        counts = values.pop("counts")
+        return {name: value for name, value in {**values, **counts}.items() if name == "metrics" or value not in (None, {}, "")}
+
+
+def record_results(folder: Path, results: Sequence[Result], *, model: str) -> dict:
+    """Write `results` into the folder's evaluation.json and `.eval_results/`; an earlier result of the same thing is replaced.
+
+    The same thing is the same task, dataset and split. Both are written under another name first.
+
+    Returns: the content of evaluation.json.
+    Raises: ValueError for an evaluation.json that is none.
+    """
+    evaluation = read_evaluation(folder) or {"format": FORMAT, "model": model, "results": []}
+    evaluation["model"] = model
+    entries = {_key(entry): entry for entry in evaluation["results"]}
+    for result in results:
+        entries.pop(_key(result.entry()), None)  # the newest stands last
+        entries[_key(result.entry())] = result.entry()
+    evaluation["results"] = list(entries.values())
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_whole(folder / EVALUATION_FILE, json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    for entry in evaluation["results"]:
+        if not entry["metrics"]:
+            continue
+        path = folder / EVAL_RESULTS_FOLDER / f"{_file_name(entry)}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        _write_whole(path, eval_results_yaml(entry))
+    return evaluation
+
+
+def read_evaluation(folder: Path) -> dict | None:
+    """The folder's evaluation.json, or None where there is none. Raises: ValueError, with its name, for any other content."""
+    path = Path(folder) / EVALUATION_FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); delete it and evaluate again.") from None
+    good = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("results"), list)
+    if not good or not all(
+        isinstance(entry, dict) and {"task", "dataset", "metrics"} <= entry.keys() for entry in content["results"]
+    ):
+        raise ValueError(
+            f"{path} is no evaluation as recipes/evaluate.py writes it, format {FORMAT}; delete it and evaluate again."
+        )
+    return content
+
+
+def eval_results_yaml(entry: dict) -> str:
+    """One result in the Hub's format for `.eval_results/`: its headline as the value, the other numbers in the notes.
+
+    The Hub shows those whose dataset is one of its own; a file of the user's is named as it is, with its SHA-256 in the notes.
+    """
+    metrics = entry["metrics"]
+    headline = headline_of(metrics)
+    notes = [f"{headline}", *(f"{name} {value:.6g}" for name, value in metrics.items() if name != headline)]
+    if "sha256" in entry:
+        notes.append(f"sha256 {entry['sha256']}")
+    one = EvalResultEntry(
+        dataset_id=entry.get("dataset_id") or entry["dataset"],
+        task_id=entry["settings"]["task"] if entry["task"] == "benchmark" else entry["task"],
+        value=metrics[headline],
+        date=entry.get("date"),
+        notes="; ".join(notes),
+    )
+    return yaml.safe_dump(eval_result_entries_to_yaml([one]), sort_keys=False, allow_unicode=True)
+
+
+def headline_of(metrics: dict[str, float]) -> str:
+    """The name of the one number that stands for the result."""
+    return next((name for name in HEADLINES if name in metrics), next(iter(metrics)))
+
+
+def model_index(evaluation: dict) -> list[EvalResult]:
+    """The results as the model-index of a card, one entry a metric; standard errors and counts are left to evaluation.json.
+
+    Args: `evaluation` as `record_results` returns it and evaluation.json holds it.
+    """
+    results = []
+    for entry in evaluation["results"]:
+        hub_task = "text-classification" if entry["task"] == "text-classification" else "text-generation"
+        for name, value in entry["metrics"].items():
+            if name.endswith("_stderr") or name in ("stopped", "cut", "mean_tokens"):
+                continue
+            results.append(
+                EvalResult(
+                    task_type=hub_task,
+                    task_name=TASK_NAMES[entry["task"]],
+                    dataset_type=entry.get("dataset_id") or _slug(entry["dataset"]),
+                    dataset_name=entry["dataset"],
+                    dataset_split=entry.get("split"),
+                    metric_type=name,
+                    metric_name=NAMES.get(name, name.replace("_", " ").capitalize()),
+                    metric_value=value,
+                )
+            )
+    return results
+
+
+def _key(entry: dict) -> tuple:
+    # A benchmark's questions may lie in a file that several tasks are tried on.
+    task = entry.get("settings", {}).get("task") if entry["task"] == "benchmark" else None
+    return entry["task"], entry["dataset"], entry.get("split"), task
+
+
+def _file_name(entry: dict) -> str:
+    parts = [entry["task"], entry.get("settings", {}).get("task") if entry["task"] == "benchmark" else None, entry["dataset"]]
+    return "-".join(_slug(part) for part in (*parts, entry.get("split")) if part)[:120]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or "dataset"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,195 @@
+"""How well a model predicts any text: every token exactly once, in windows that overlap, in memory that the text does not change.
+
+How a document of ten tokens is read with a context of 4 and a stride of 2 (`|` is what the tokenizer begins a text with):
+
+    |  0  1  2                     scores 0 1 2 3
+          1  2  3  4               scores 4 5
+                3  4  5  6         scores 6 7
+                      5  6  7  8   scores 8 9
+
+A token of a later window sees at least `context_length - stride + 1` and at most `context_length` tokens before it. With a stride
+of the whole context these are the windows of lm-evaluation-harness, number for number.
+Source: Radford et al. (2019), section 3.1; lm-evaluation-harness, `loglikelihood_rolling`.
+"""
+
+import inspect
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hfgpt.evaluation.answers import evaluating
+from hfgpt.evaluation.language_modeling import language_modeling_metrics
+from hfgpt.tokenization import encode_texts
+
+BATCHES_SORTED = 16  # windows of so many batches are sorted by their length, so that short documents share a batch
+
+
+class Window(NamedTuple):
+    """What the model reads, and what it has to predict: `targets` follow the last `len(targets)` of the inputs, one each."""
+
+    inputs: list[int]
+    targets: list[int]
+
+
+@dataclass
+class TextScore:
+    """What a text cost.
+
+    Attributes:
+        nats: summed negative log-likelihood of the scored tokens, in float64.
+        tokens: how many were scored.
+        num_bytes: UTF-8 bytes that these tokens spell.
+        words: pieces of the text between spaces, which old papers count perplexity by.
+        documents, empty: documents with and without a token to score.
+        unspelled: documents that their tokens do not give back; with one of them, bits per byte would flatter and are left out.
+        policy: a sentence on how a document's first token is treated.
+    """
+
+    policy: str
+    nats: float = 0.0
+    tokens: int = 0
+    num_bytes: int = 0
+    words: int = 0
+    documents: int = 0
+    empty: int = 0
+    unspelled: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        """Loss in nats per token, perplexity, bits per byte where they mean something, perplexity per word."""
+        metrics = language_modeling_metrics(self.nats, self.tokens, num_bytes=None if self.unspelled else self.num_bytes)
+        if self.words:
+            metrics["word_perplexity"] = language_modeling_metrics(self.nats, self.words)["perplexity"]
+        return metrics
+
+
+def strided_windows(ids: list[int], *, prefix: int | None, context_length: int, stride: int) -> Iterator[Window]:
+    """The windows of one document; their targets, joined, are the document's ids (without the first where there is no prefix).
+
+    Args:
+        ids: token ids of the document alone.
+        prefix: id that the document begins after; None leaves its first token unscored, for want of anything before it.
+        context_length: most inputs of a window.
+        stride: targets of every window after the first, 1..context_length.
+    Raises: ValueError for a stride by which tokens would be missed.
+    """
+    if not 1 <= stride <= context_length:
+        raise ValueError(f"stride is {stride}, context_length {context_length}; a stride from 1 to the context is needed.")
+    sequence = ids if prefix is None else [prefix, *ids]
+    last = len(sequence) - 1  # place of the last target
+    end = min(context_length, last)
+    if end < 1:
+        return
+    yield Window(sequence[:end], sequence[1 : end + 1])
+    while end < last:
+        scored = min(stride, last - end)
+        end += scored
+        yield Window(sequence[max(0, end - context_length) : end], sequence[end - scored + 1 : end + 1])
+
+
+def score_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Iterable[dict[str, str]],
+    *,
+    context_length: int,
+    stride: int,
+    batch_size: int = 8,
+    show_progress: bool = False,
+) -> TextScore:
+    """Score every token of `documents` (with `text`, `source`, `row_id`, as `hfgpt.data.sources` reads them) exactly once.
+
+    A document begins after the tokenizer's BOS; where it has none, the first token is not scored and its bytes do not count. The
+    end of a document is not scored. The text is encoded as text: nothing in it becomes a special token.
+
+    Raises: ValueError for a text with fewer than 2 tokens, a stride that misses tokens, logits that are not finite.
+    Cost: tokens / stride windows of `context_length`, whose logits exist `batch_size` at a time; memory for one document's
+        tokens, which is why a document is encoded whole: cut in two, a BPE would cut other tokens at the border.
+    """
+    prefix = tokenizer.bos_token_id
+    policy = (
+        "the first token of a document is not scored: the tokenizer has no BOS"
+        if prefix is None
+        else f"each document begins after {tokenizer.bos_token}"
+    )
+    score = TextScore(policy)
+    pending: list[tuple[Window, str]] = []
+    with evaluating(model), tqdm(desc="text", unit=" tokens", unit_scale=True, disable=None if show_progress else True) as progress:
+        for window, place in _windows(documents, tokenizer, score, prefix, context_length=context_length, stride=stride):
+            pending.append((window, place))
+            if len(pending) == BATCHES_SORTED * batch_size:
+                _score(model, pending, score, batch_size=batch_size, progress=progress)
+                pending = []
+        _score(model, pending, score, batch_size=batch_size, progress=progress)
+    if score.tokens + (score.documents if prefix is None else 0) < 2:
+        raise ValueError(
+            f"the text has {score.tokens} {'token' if score.tokens == 1 else 'tokens'} to score, in "
+            f"{score.documents + score.empty:,} documents; 2 or more are needed, give more text."
+        )
+    return score
+
+
+def _windows(documents, tokenizer, score: TextScore, prefix, *, context_length, stride) -> Iterator[tuple[Window, str]]:
+    for document in documents:
+        text = document["text"]
+        (ids,) = encode_texts(tokenizer, [text])
+        if len(ids) + (prefix is not None) < 2:
+            score.empty += 1
+            continue
+        score.documents += 1
+        score.words += len(text.split())
+        score.num_bytes += len(text.encode("utf-8")) - (0 if prefix is not None else _bytes_of_first(tokenizer, ids, text))
+        score.unspelled += tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text
+        place = f"{document.get('source', 'the text')}, {document.get('row_id', score.documents)}"
+        for window in strided_windows(ids, prefix=prefix, context_length=context_length, stride=stride):
+            yield window, place
+
+
+def _bytes_of_first(tokenizer, ids: list[int], text: str) -> int:
+    first = tokenizer.decode(ids[:1], clean_up_tokenization_spaces=False)
+    return len((first if text.startswith(first) else text[0]).encode("utf-8"))  # a part of a character counts as all of it
+
+
+def _score(model, pending: list[tuple[Window, str]], score: TextScore, *, batch_size: int, progress) -> None:
+    pending = sorted(pending, key=lambda item: -len(item[0].inputs))
+    for start in range(0, len(pending), batch_size):
+        batch = pending[start : start + batch_size]
+        results = nats_of_windows(model, [window for window, _ in batch])
+        for nats, (window, place) in zip(results, batch, strict=True):
+            if not math.isfinite(nats):
+                raise ValueError(
+                    f"the model gives {nats} nats to a window of {place}; finite numbers are needed: did its training diverge, or "
+                    "is the dtype too small? Try --dtype float32."
+                )
+            score.nats += nats
+            score.tokens += len(window.targets)
+            progress.update(len(window.targets))
+
+
+@torch.no_grad()
+def nats_of_windows(model: PreTrainedModel, windows: list[Window]) -> list[float]:
+    """Negative log-likelihood in nats, in float64, of each window's targets.
+
+    Shorter windows are filled up on the right and get no mask: a token never sees what comes after it, so nothing changes for it.
+    Cost: of the logits, the positions that are scored in any of the windows.
+    """
+    longest = max(len(window.inputs) for window in windows)
+    ids = torch.zeros(len(windows), longest, dtype=torch.long)
+    for row, window in enumerate(windows):
+        ids[row, : len(window.inputs)] = torch.tensor(window.inputs)
+    first = min(len(window.inputs) - len(window.targets) for window in windows)
+    keep = {"logits_to_keep": longest - first} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    logits = model(input_ids=ids.to(model.device), use_cache=False, **keep).logits
+    first = longest - logits.shape[1]  # 0 for a model that gives all of them anyway
+    results = []
+    for row, window in enumerate(windows):
+        start = len(window.inputs) - len(window.targets) - first
+        targets = torch.tensor(window.targets, device=logits.device)
+        # float32 per token, float64 for their sum: thousands of terms would cost digits otherwise.
+        losses = torch.nn.functional.cross_entropy(logits[row, start : start + len(targets)].float(), targets, reduction="none")
+        results.append(losses.double().sum().item())
+    return results

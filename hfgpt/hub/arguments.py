@@ -1,0 +1,67 @@
+"""The arguments of the recipes about the Hub; nothing here imports torch, so a mistake on the command line is answered at once."""
+
+import re
+from dataclasses import dataclass, field
+
+_LOOKS_LIKE_A_TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}")
+
+
+@dataclass
+class CheckArguments:
+    """recipes/check.py"""
+
+    folder: str = field(default="", metadata={"help": "Folder that a recipe wrote; the first argument without dashes."})
+    json: str = field(default="", metadata={"help": "File for the result as JSON; - prints it, and the table goes to stderr."})
+    parts: bool = field(
+        default=True, metadata={"help": "Of an adapter, check the base and the merged twin that lie in it as well."}
+    )
+    record: bool = field(
+        default=False,
+        metadata={"help": "First write fingerprint.json anew from what the folder holds now; it then proves only itself."},
+    )
+    seconds: int = field(default=900, metadata={"help": "Most seconds for opening all the doors of one model."})
+
+    def __post_init__(self):
+        if not self.folder:
+            raise ValueError("folder is missing; give the folder of a model first: recipes/check.py FOLDER")
+        if self.seconds < 1:
+            raise ValueError(f"seconds is {self.seconds}; 1 or more is needed, a small model takes about 20.")
+
+
+@dataclass
+class PublishArguments:
+    """recipes/publish.py"""
+
+    folder: str = field(default="", metadata={"help": "Folder that a recipe wrote; the first argument without dashes."})
+    repo: str = field(
+        default="", metadata={"help": "Where it goes on the Hub: USER/NAME; an adapter has -base and -merged as well."}
+    )
+    push: bool = field(default=False, metadata={"help": "Send it; without it everything is done but the sending (a dry run)."})
+    public: bool = field(default=False, metadata={"help": "Make it public once all of it is there; a new repository is private."})
+    tag: str = field(default="", metadata={"help": "Tag of the revision, as v1.0; without it weights-1a2b3c4d, by their SHA-256."})
+    parts: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Of an adapter, what is published: base, adapter, merged; all without it."},
+    )
+    base_repo: str = field(
+        default="", metadata={"help": "Hub id of the adapter's base, where it is there already; base/ stays here."}
+    )
+    base_revision: str = field(default="", metadata={"help": "Branch, tag or commit of base_repo."})
+    delete_others: bool = field(default=False, metadata={"help": "Delete on the Hub what this folder does not hold."})
+    token: str = field(default="", metadata={"help": "Refused, a command line is seen by others: HF_TOKEN or `hf auth login`."})
+
+    def __post_init__(self):
+        given = {name: value for name, value in vars(self).items() if isinstance(value, str)} | {"parts": " ".join(self.parts)}
+        named = [name for name, value in given.items() if _LOOKS_LIKE_A_TOKEN.search(value)]
+        if self.token or named:  # whatever was given is not repeated: logs keep what is printed
+            raise ValueError(
+                f"{'token' if self.token else named[0]} holds a token, and none is taken on the command line or from a file, "
+                "because other users, the shell's history and logs see it: use `hf auth login` or HF_TOKEN in the environment, and "
+                "revoke this one at https://huggingface.co/settings/tokens."
+            )
+        if not self.folder:
+            raise ValueError("folder is missing; name what is to be published first: recipes/publish.py FOLDER --repo USER/NAME.")
+        if not self.repo:
+            raise ValueError("repo is missing; name its place on the Hub with --repo USER/NAME.")
+        if self.base_revision and not self.base_repo:
+            raise ValueError(f"base_revision is {self.base_revision}, but base_repo is missing; give both, or neither.")

@@ -1,0 +1,88 @@
+"""What only the owner of a model knows of it: its licence, its language, what it is meant for. Kept in card.yaml, never published.
+
+The recipes' key `card` writes that file into the output folder; whoever has none writes it by hand.
+"""
+
+import difflib
+import json
+from pathlib import Path
+
+import yaml
+
+from hfgpt.hub.artifacts import ADAPTER_CONFIG
+
+SETTINGS_NAME = "card.yaml"
+# What stands in the front matter is one line; what is the owner's own text is Markdown.
+ONE_LINE = ("license", "license_name", "license_link", "title", "author", "base_model")
+MARKDOWN = ("description", "intended_use", "limits")
+LISTS = ("language", "datasets")
+KEYS = (*ONE_LINE, *MARKDOWN, *LISTS)
+CARD_HELP = "What only you know, for the card: a mapping with license, language, title, description, intended_use, limits, author."
+
+
+def checked_settings(settings: dict | str | None, *, where: str = "card") -> dict[str, str | list[str]]:
+    """The owner's words about an artifact, checked.
+
+    Args:
+        settings: a mapping with keys of `KEYS`, or the same as JSON; None is an empty one.
+        where: what the messages call it.
+    Raises: ValueError for unknown keys (with the nearest known one), values that are no text, and a licence without its name.
+    """
+    if isinstance(settings, str):
+        try:
+            settings = json.loads(settings)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{where} is no JSON object ({error}): {settings!r}; write {{'license': 'apache-2.0'}}, say."
+            ) from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where} is {settings!r}; a mapping with keys such as license and language is needed.")
+    found: dict[str, str | list[str]] = {}
+    for key, value in settings.items():
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
+            meant = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KEYS)}."
+            raise ValueError(f"unknown key {key!r} in {where}; {meant}")
+        if value is None:
+            continue
+        values = value if isinstance(value, list) and key in LISTS else [value]
+        for one in values:
+            if not isinstance(one, str):
+                quotes = " (YAML reads no, yes, on and off as that: put it in quotes)" if isinstance(one, bool) else ""
+                raise ValueError(f"{key} in {where} is {one!r}, a {type(one).__name__}; text is needed{quotes}.")
+        if key in MARKDOWN:
+            found[key] = value.strip("\n")
+        else:
+            words = [" ".join(one.split()) for one in values]
+            found[key] = words if isinstance(value, list) else words[0]
+    if found.get("license") == "other" and not (found.get("license_name") and found.get("license_link")):
+        raise ValueError(f"license in {where} is 'other', which the Hub takes only with license_name and license_link; give both.")
+    return found
+
+
+def load_settings(folder: Path) -> dict[str, str | list[str]]:
+    """What card.yaml says; the base and the merged twin of an adapter have their adapter's, where they have none of their own.
+
+    Raises: ValueError for a file that is no such mapping.
+    """
+    places = [folder]
+    if (folder.parent / ADAPTER_CONFIG).is_file() and folder.name in ("base", "merged"):
+        places.append(folder.parent)
+    for place in places:
+        path = place / SETTINGS_NAME
+        if path.is_file():
+            try:
+                content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (UnicodeDecodeError, yaml.YAMLError) as error:
+                raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+            return checked_settings(content, where=str(path))
+    return {}
+
+
+def save_settings(folder: Path, settings: dict | None) -> None:
+    """Write card.yaml; without settings the file, which may be written by hand, stays as it is."""
+    if settings:
+        text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
+        (folder / SETTINGS_NAME).write_text(text, encoding="utf-8")

@@ -1,0 +1,153 @@
+"""The doors of what is no transformers model: GGUF files, tokenizers, prepared data. Opened by doors.py, in its process."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from doors import Failed  # the script that runs, which has put itself under this name
+
+# What llama.cpp means by these names; written down a second time, because this process must not trust the first.
+QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEXTS = ("The quick brown fox jumps over the lazy dog.", "def add(a, b):\n    return a + b  # 12,345 times")
+
+
+def open_files(doors) -> None:
+    """Every door of a folder that holds a GGUF file, a tokenizer or prepared data."""
+    folder = Path(doors.folder)
+    if doors.job["kind"] == "gguf":
+        for path in sorted(folder.glob("*.gguf")):
+            doors.open("GGUF header", lambda path=path: gguf_header(path))
+            doors.open("GGUF tokenizer", lambda path=path: gguf_tokenizer(path, doors.fingerprint))
+            doors.open("llama.cpp", lambda path=path: llama_cpp(path, doors.fingerprint))
+        doors.open("Modelfile", lambda: modelfile(folder))
+    elif doors.job["kind"] == "tokenizer":
+        doors.open("AutoTokenizer", lambda: tokenizer(folder, doors.job["passport"]))
+        doors.open("apply_chat_template", doors.template)
+    else:
+        doors.open("load_from_disk", lambda: dataset(folder, doors.job["passport"]))
+        if (folder / "tokenizer").is_dir():
+            doors.open("AutoTokenizer", lambda: tokenizer(folder / "tokenizer", doors.job["passport"]))
+
+
+def gguf_fields(path: Path) -> dict:
+    """The key-value pairs of the header, as Python's own values."""
+    from gguf import GGUFReader
+
+    return {name: field.contents() for name, field in GGUFReader(path).fields.items()}
+
+
+def gguf_header(path: Path) -> str:
+    """The architecture and its shape, and every tensor where the header says that it lies."""
+    import numpy
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    kind = reader.fields["general.architecture"].contents()
+    for key in ("block_count", "context_length", "embedding_length", "attention.head_count"):
+        if f"{kind}.{key}" not in reader.fields:
+            raise Failed(f"{path.name} lacks {kind}.{key}, without which llama.cpp does not load it")
+    if not reader.tensors:
+        raise Failed(f"{path.name} holds no tensors")
+    for tensor in reader.tensors:
+        if tensor.data.dtype in (numpy.float32, numpy.float16) and not numpy.isfinite(tensor.data).all():
+            raise Failed(f"{path.name}: {tensor.name} holds values that are not finite")
+    return f"{path.name}: {kind}, {reader.fields[f'{kind}.block_count'].contents()} blocks, {len(reader.tensors)} tensors"
+
+
+def gguf_tokenizer(path: Path, fingerprint: dict | None) -> str:
+    """The ids that the tokens and merges in the file give, by an independent BPE, with those recorded."""
+    from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+
+    fields = gguf_fields(path)
+    tokens, merges = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.merges"]
+    backend = Tokenizer(models.BPE({token: id for id, token in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges]))
+    if fields["tokenizer.ggml.pre"] == "qwen2":
+        split = pre_tokenizers.Split(Regex(QWEN2), behavior="isolated")
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    else:
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    control = [token for token, kind in zip(tokens, fields["tokenizer.ggml.token_type"]) if kind == 3]
+    backend.add_special_tokens([AddedToken(token, special=True) for token in control])
+    texts = [entry for entry in (fingerprint or {"texts": []})["texts"] if entry["text"] is not None]
+    if not texts:
+        return "skip: no ids were recorded to compare with"
+    before = [fields["tokenizer.ggml.bos_token_id"]] if fields.get("tokenizer.ggml.add_bos_token") else []
+    after = [fields["tokenizer.ggml.eos_token_id"]] if fields.get("tokenizer.ggml.add_eos_token") else []
+    for entry in texts:
+        ids = before + backend.encode(entry["text"]).ids + after
+        if ids != entry["ids"]:
+            raise Failed(f"{entry['text']!r} has the ids {ids[:12]}..., recorded were {entry['ids'][:12]}...")
+    return f"{len(tokens):,} tokens; the ids of {len(texts)} texts as recorded"
+
+
+def llama_cpp(path: Path, fingerprint: dict | None) -> str:
+    """llama.cpp itself, where its package is installed: the ids, and the likeliest next tokens."""
+    try:
+        from llama_cpp import Llama
+    except ImportError:
+        return 'skip: llama-cpp-python is not installed (pip install "hfgpt[llama]")'
+    model = Llama(str(path), n_ctx=64, n_threads=1, logits_all=True, verbose=False)
+    texts = [entry for entry in (fingerprint or {"texts": []})["texts"] if entry["text"] is not None]
+    agree = of = 0
+    for entry in texts:
+        if (ids := model.tokenize(entry["text"].encode(), add_bos=True)) != entry["ids"]:
+            raise Failed(f"{entry['text']!r} has the ids {ids[:12]}..., recorded were {entry['ids'][:12]}...")
+        model.reset()
+        model.eval(ids[: entry["positions"]])
+        likeliest = model.scores[: entry["positions"]].argmax(-1).tolist()
+        agree, of = agree + sum(one == other for one, other in zip(likeliest, entry["argmax"])), of + entry["positions"]
+    if agree < 0.8 * of:  # 8 bits move a tie now and then; another model agrees by chance
+        raise Failed(f"the likeliest next token is the recorded one at {agree} of {of} places")
+    return f"the ids as recorded, the likeliest next token at {agree} of {of} places"
+
+
+def modelfile(folder: Path) -> str:
+    """The Modelfile, where there is one, names a file that is there."""
+    if not (folder / "Modelfile").is_file():
+        return "skip: there is none"
+    names = [line.split(maxsplit=1)[1] for line in (folder / "Modelfile").read_text().splitlines() if line.startswith("FROM ")]
+    if len(names) != 1 or "/" in names[0].removeprefix("./") or not (folder / names[0]).is_file():
+        raise Failed(f"its FROM names {', '.join(names) or 'nothing'}; a file beside it is needed")
+    return f"FROM {names[0]}"
+
+
+def tokenizer(folder: Path, passport: dict | None) -> str:
+    """AutoTokenizer gives the ids that the file itself gives, and the text comes back."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    loaded, plain = AutoTokenizer.from_pretrained(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text in TEXTS:
+        ids = loaded(text, add_special_tokens=False).input_ids
+        if ids != plain.encode(text, add_special_tokens=False).ids:
+            raise Failed(f"{text!r} has other ids through AutoTokenizer than tokenizer.json gives")
+        if loaded.unk_token_id is None and loaded.decode(ids) != text:
+            raise Failed(f"{text!r} comes back as {loaded.decode(ids)!r}")
+    recorded = ((passport or {}).get("tokenizer") or {}).get("sha256")
+    found = hashlib.sha256(loaded.backend_tokenizer.to_str().encode("utf-8")).hexdigest()
+    if recorded not in (None, found):
+        raise Failed(f"its definition has the SHA-256 {found[:16]}..., passport.json says {recorded[:16]}...")
+    return f"{len(loaded):,} tokens, the ids of {len(TEXTS)} texts as tokenizer.json gives them"
+
+
+def dataset(folder: Path, passport: dict | None) -> str:
+    """The rows load, as many as the passport says, with ids that the tokenizer has."""
+    from datasets import load_from_disk
+
+    splits = load_from_disk(str(folder))
+    counts = (passport or {}).get("splits") or {}
+    wrong = [f"{name} has {len(rows):,} rows, passport.json says {counts[name]['rows']:,}" for name, rows in splits.items()
+             if name in counts and len(rows) != counts[name].get("rows")]  # fmt: skip
+    wrong += [f"{name} is missing" for name in counts if name not in splits]
+    size = ((passport or {}).get("tokenizer") or {}).get("vocab_size")
+    for name, rows in splits.items():
+        sample = rows.select(range(min(len(rows), 1000)))
+        if size and "input_ids" in rows.column_names and max(max(ids, default=0) for ids in sample["input_ids"][:]) >= size:
+            wrong.append(f"{name} holds ids above the {size:,} of its tokenizer")
+    if wrong:
+        raise Failed("; ".join(wrong))
+    info = sorted(folder.glob("*/dataset_info.json"))
+    for path in info:
+        json.loads(path.read_text(encoding="utf-8"))
+    return ", ".join(f"{len(rows):,} {name} rows" for name, rows in splits.items())

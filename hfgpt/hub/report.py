@@ -1,0 +1,77 @@
+"""What the gate found: one line for each thing that was checked, as a table for people and as JSON for machines."""
+
+import textwrap
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+Status = Literal["pass", "fail", "warn", "skip"]
+_WIDTH = 132
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One thing that was checked.
+
+    Args:
+        name: what, in few words; the same in every report.
+        detail: what was found.
+        cure: of a failure or a warning, what to do about it.
+    """
+
+    name: str
+    status: Status
+    detail: str = ""
+    cure: str = ""
+
+
+@dataclass
+class CheckReport:
+    """All that was checked of one folder; `kind` is what the folder holds (`hfgpt.hub.artifacts.Kind`)."""
+
+    folder: str
+    kind: str
+    results: list[CheckResult] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed, and something was checked at all."""
+        return any(result.status == "pass" for result in self.results) and not self.failures
+
+    @property
+    def failures(self) -> list[CheckResult]:
+        """What failed, in order."""
+        return [result for result in self.results if result.status == "fail"]
+
+    def summary(self) -> str:
+        """The counts in one line."""
+        words = {"pass": "passed", "fail": "failed", "warn": "warnings", "skip": "skipped"}
+        counts = {status: sum(result.status == status for result in self.results) for status in words}
+        return ", ".join(f"{word}: {counts[status]}" for status, word in words.items())
+
+    def table(self) -> str:
+        """A line for each result, with the cure below what failed or warns; the last line has the counts."""
+        width = max((len(result.name) for result in self.results), default=0)
+        lines = [f"{self.folder} ({self.kind})"]
+        for result in self.results:
+            lines += _wrapped(f"{result.status}  {result.name:<{width}}  ", result.detail)
+            if result.cure and result.status in ("fail", "warn"):
+                lines += _wrapped(" " * (width + 8) + "cure: ", result.cure)
+        return "\n".join([*lines, self.summary()])
+
+    def to_json(self) -> dict:
+        """The same as one JSON object."""
+        return {
+            "format": 1,
+            "folder": self.folder,
+            "kind": self.kind,
+            "passed": self.passed,
+            "results": [asdict(result) for result in self.results],
+        }
+
+
+def _wrapped(start: str, text: str) -> list[str]:
+    # What came out of a foreign file must not steer the terminal.
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return textwrap.wrap(text, _WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False) or [
+        start.rstrip()
+    ]

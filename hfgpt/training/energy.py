@@ -1,0 +1,138 @@
+"""What a training has used: the energy that this machine's own counters tell, and on which processors.
+
+A counter that is not there, or may not be read, gives no number; nothing is estimated.
+"""
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+@dataclass
+class Counter:
+    """One energy counter of the machine.
+
+    Args:
+        source: how the card calls it.
+        read: joules since some moment of the past.
+        period: joules after which it begins again at 0; None where it does not.
+    """
+
+    source: str
+    read: Callable[[], float]
+    period: float | None = None
+
+
+class EnergyCallback(TrainerCallback):
+    """Adds up what the counters say between the begin and the end of training; evaluations and checkpoints are in it.
+
+    Counters are of whole devices: what else ran on them is in the number. A run that went on has measured its own part alone.
+
+    Args: `counters` of this process; without it those that the machine has.
+    """
+
+    def __init__(self, counters: list[Counter] | None = None):
+        self.counters = counters
+        self.joules: dict[str, float] = {}
+        self._last: list[float] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.counters is None:
+            self.counters = find_counters(args.device, counts_processors=args.local_process_index == 0)
+        self.joules = {counter.source: 0.0 for counter in self.counters}
+        self._last = [counter.read() for counter in self.counters]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # At every step: a processor's counter begins again after some minutes at full power.
+        for index, counter in enumerate(self.counters):
+            now = counter.read()
+            difference = now - self._last[index]
+            if difference < 0:
+                difference += counter.period or 0.0
+            self.joules[counter.source] += max(0.0, difference)
+            self._last[index] = now
+
+    on_train_end = on_step_end
+
+
+def find_counters(device: torch.device, *, counts_processors: bool, powercap: Path = POWERCAP) -> list[Counter]:
+    """The counters that this process may read: of its GPU through NVML, of the processors through RAPL.
+
+    Args: `counts_processors` is True in one process a machine, or the processors would be counted several times.
+    """
+    gpu = _nvml_counter(device) if device.type == "cuda" else None
+    return [*([gpu] if gpu else []), *(_rapl_counters(powercap) if counts_processors else [])]
+
+
+def _nvml_counter(device: torch.device) -> Counter | None:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        # By its UUID: NVML counts all cards, CUDA only those that CUDA_VISIBLE_DEVICES shows.
+        card = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(card)  # cards before Volta have no counter
+    except pynvml.NVMLError:
+        return None
+    return Counter("GPU (NVML)", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(card) / 1000)
+
+
+def _rapl_counters(powercap: Path) -> list[Counter]:
+    counters = []
+    for package in sorted(powercap.glob("intel-rapl:*")):
+        if package.name.count(":") != 1:
+            continue  # intel-rapl:0:0 and the like are parts of intel-rapl:0
+        try:
+            if not (package / "name").read_text().startswith("package"):
+                continue  # psys is the whole machine, processors once more included
+            period = int((package / "max_energy_range_uj").read_text()) / 1e6
+            int((package / "energy_uj").read_text())  # readable by root alone on most machines
+        except (OSError, ValueError):
+            continue
+        read = lambda package=package: int((package / "energy_uj").read_text()) / 1e6  # noqa: E731
+        counters.append(Counter("CPU (RAPL)", read, period))
+    return counters
+
+
+def energy_metrics(callbacks: list[TrainerCallback]) -> dict[str, float | str | None]:
+    """What `metrics.json` says of energy and machine; called in every process, the sums are of all.
+
+    Returns: `energy_joules` and `energy_source` (None where no counter can be read), `device` and `num_devices`.
+    """
+    callback = next(callback for callback in callbacks if isinstance(callback, EnergyCallback))
+    joules: dict[str, float] = {}
+    for of_one in gather_object([callback.joules]):
+        for source, value in of_one.items():
+            joules[source] = joules.get(source, 0.0) + value
+    state = PartialState()
+    return {
+        "energy_joules": sum(joules.values()) if joules else None,
+        "energy_source": " + ".join(sorted(joules)) or None,
+        "device": device_name(state.device),
+        "num_devices": state.num_processes,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """What a process calculates on, as its maker calls it; of a CPU also how many cores this process may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {cores} core{'s' * (cores != 1)}"

@@ -1,0 +1,63 @@
+"""The gate: what would be published of a folder, as a stranger gets it.
+
+    python recipes/check.py runs/quickstart/base
+    python recipes/check.py runs/quickstart/assistant                     # an adapter, its base and its merged twin
+    python recipes/check.py runs/quickstart/base --json check.json        # for machines
+    python recipes/check.py runs/older/base --record true                 # a folder from before fingerprints
+
+A table of what passes, and the cure of what does not; the exit code is 1 where something failed. The doors are opened in a
+process of their own, offline, without hfgpt and without a token, and see nothing but the files that would be published.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from hfgpt.hub.arguments import CheckArguments
+from hfgpt.hub.artifacts import identify
+from hfgpt.hub.check import CheckReport, check_folder
+from hfgpt.training.arguments import launch, logger
+
+
+def main(args: CheckArguments) -> dict[str, float]:
+    # 1. What it is, and its parts
+    artifact = identify(args.folder)
+    folders = [artifact.folder]
+    if args.parts:
+        folders += [part for part in (artifact.base, artifact.merged) if part is not None]
+
+    # 2. A fingerprint on demand
+    if args.record:
+        from hfgpt.conversion.fingerprint import record_from_folder
+
+        for folder in folders:
+            logger.info(f"recorded: {record_from_folder(folder)}")
+
+    # 3. Check, and say at once what came of it
+    reports = []
+    for folder in folders:
+        reports.append(check_folder(folder, seconds=args.seconds))
+        if args.json == "-":
+            print(reports[-1].table(), file=sys.stderr)
+        else:
+            logger.info(reports[-1].table())
+
+    # 4. For machines
+    write_json(reports, args.json)
+    failed = [f"{result.name} ({report.folder})" for report in reports for result in report.failures]
+    if failed or not all(report.passed for report in reports):
+        raise ValueError(f"{len(failed)} checks failed: {', '.join(failed)}; the table says what to do about each.")
+    return {status: sum(r.status == status for report in reports for r in report.results) for status in ("pass", "warn", "skip")}
+
+
+def write_json(reports: list[CheckReport], place: str) -> None:
+    content = {"passed": all(report.passed for report in reports), "folders": [report.to_json() for report in reports]}
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    if place == "-":
+        sys.stdout.write(text)
+    elif place:
+        Path(place).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    launch(main, CheckArguments, positional="folder")

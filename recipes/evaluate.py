@@ -1,0 +1,279 @@
+"""Measure a model: on any text, on prepared rows, on labelled texts or conversations, on benchmarks.
+
+    python recipes/evaluate.py runs/quickstart/base --text python-docs:test --stride 128        # loss, perplexity, bits per byte
+    python recipes/evaluate.py runs/quickstart/base --dataset runs/quickstart/data --split test  # as pretraining's own test
+    python recipes/evaluate.py runs/mine/classifier --test_sources test.csv                      # accuracy, F1, calibration
+    python recipes/evaluate.py runs/mine/assistant --test_sources test.jsonl                     # nats a token, exact match, ROUGE
+    python recipes/evaluate.py runs/mine/base --tasks hellaswag.jsonl:hellaswag lambada.jsonl:lambada arc.jsonl:arc
+    python recipes/evaluate.py openai-community/gpt2 --output_dir runs/gpt2-evaluation --tasks lambada_openai --num_fewshot 0
+    python recipes/evaluate.py runs/mine/base --dataset runs/mine/data --memorization true       # what it says by heart
+
+MODEL is a folder or Hub id of any causal language model or classifier of texts: ours, a native twin, GPT-2, an adapter with its
+base. What is measured stands in evaluation.json beside it, in .eval_results/ in the Hub's format, and in the model's card. The same
+thing measured again takes the place of the earlier result. One command may measure several things.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import hfgpt  # noqa: F401  (registers the model)
+from hfgpt.data.chat import read_conversations
+from hfgpt.data.classification import load_examples
+from hfgpt.data.passport import Passport, sha256_of_file
+from hfgpt.data.records import identities, read_records
+from hfgpt.data.sources import Source, find_sources, read_documents
+from hfgpt.evaluation.arguments import EvaluateArguments, public_name
+from hfgpt.evaluation.benchmarks import Benchmark, run_benchmarks
+from hfgpt.evaluation.held_out import (
+    label_names,
+    label_options,
+    label_vectors,
+    prompt_style_of,
+    score_conversations,
+    score_labelled_texts,
+    score_prepared_rows,
+)
+from hfgpt.evaluation.loading import Loaded, load
+from hfgpt.evaluation.results import EVALUATION_FILE, Result, record_results
+from hfgpt.evaluation.strided import score_text
+from hfgpt.hub.card import write_card
+from hfgpt.training.arguments import launch, logger
+
+
+def main(args: EvaluateArguments) -> dict[str, float]:
+    # 1. What there is to do, and the model that does it
+    benchmarks = [Benchmark.parse(word) for word in args.tasks]
+    sources = find_sources(args.text) if args.text else []
+    loaded = load(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code, dtype=args.dtype)
+    check_task(loaded, args)
+    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    logger.info(
+        f"model: {args.model}, {type(loaded.model).__name__}, {parameters:,} parameters, {args.dtype} on {loaded.model.device.type}"
+    )
+    results: list[Result] = []
+
+    # 2. Any text, token by token
+    if sources:
+        results.append(evaluate_text(loaded, sources, args))
+
+    # 3. Prepared rows, as the training run tested itself
+    if args.dataset:
+        results.append(evaluate_rows(loaded, args))
+
+    # 4. Labelled texts for a classifier, conversations for an assistant
+    if args.test_sources:
+        evaluate_examples = evaluate_labels if loaded.task == "text-classification" else evaluate_conversations
+        results.append(evaluate_examples(loaded, args))
+
+    # 5. Benchmarks
+    results += evaluate_benchmarks(loaded, benchmarks, args)
+
+    # 6. Where others find it
+    output = Path(args.output_dir or args.model)
+    record_results(output, results, model=public_name(args.model))
+    if args.memorization:
+        memorization(loaded, output, args)
+    if output.resolve() == Path(args.model).resolve():
+        write_card(output)
+    for result in results:
+        logger.info(said(result))
+    logger.info(f"results: {output / EVALUATION_FILE}")
+    return {f"{result.dataset}: {name}": value for result in results for name, value in result.metrics.items()}
+
+
+def check_task(loaded: Loaded, args: EvaluateArguments) -> None:
+    """Raises: ValueError, before anything is read, where the model is not of the kind that an argument is for."""
+    if loaded.task == "text-classification":
+        given = [name for name in ("text", "dataset", "tasks") if getattr(args, name)]
+        if given:
+            raise ValueError(f"{args.model} is a classifier, which predicts no text, and {given[0]} is given; give --test_sources.")
+    elif args.test_sources:
+        prompt_style_of(loaded.tokenizer)
+
+
+def evaluate_text(loaded: Loaded, sources: list[Source], args: EvaluateArguments) -> Result:
+    """Loss, perplexity and bits per byte of any text."""
+    context_length = loaded.context(args.context_length)
+    stride = args.stride or max(context_length // 2, 1)
+    digest = hashlib.sha256()
+    documents = hashed(read_documents(sources, args.reading_options()), digest)
+    if args.join_with is not None:
+        text = args.join_with.join(document["text"] for document in documents)
+        documents = iter([{"text": text, "source": ", ".join(args.text), "row_id": "all"}])
+    score = score_text(
+        loaded.model,
+        loaded.tokenizer,
+        documents,
+        context_length=context_length,
+        stride=stride,
+        batch_size=args.batch_size,
+        show_progress=True,
+    )
+    logger.info(
+        f"text: {score.documents:,} documents, {score.num_bytes:,} bytes, {score.tokens:,} tokens; {score.policy}; windows of "
+        f"{context_length:,} tokens, {stride:,} scored in each"
+    )
+    if score.unspelled:
+        logger.warning(
+            f"{score.unspelled:,} documents are not given back by their tokens (an unknown word, lost spacing), so bits per byte "
+            "are left out: they would flatter."
+        )
+    is_file = len(sources) == 1 and sources[0].path is not None and args.max_documents is None
+    hub = [source.name.partition(":")[0] for source in sources if source.kind == "hub"]
+    return Result(
+        "language-modeling",
+        dataset=", ".join(public_name(source.name) for source in sources),
+        dataset_id=hub[0] if len(hub) == len(sources) == 1 else None,
+        sha256=sha256_of_file(sources[0].path) if is_file else digest.hexdigest(),
+        split=args.hub_split if hub else None,
+        metrics=score.metrics(),
+        settings={
+            "context_length": context_length,
+            "stride": stride,
+            "first_token": score.policy,
+            "text_documents": args.text_documents,
+            "dtype": args.dtype,
+        },
+        counts={"num_documents": score.documents, "num_tokens": score.tokens, "num_bytes": score.num_bytes},
+        command=args.command("text"),
+    )
+
+
+def hashed(documents: Iterable[dict[str, str]], digest) -> Iterator[dict[str, str]]:
+    """The documents as they come, their texts added to `digest`."""
+    for document in documents:
+        digest.update(document["text"].encode("utf-8") + b"\0")
+        yield document
+
+
+def evaluate_rows(loaded: Loaded, args: EvaluateArguments) -> Result:
+    """The rows that recipes/prepare_data.py held out."""
+    folder = Path(args.dataset)
+    metrics, counts = score_prepared_rows(loaded, folder, split=args.split, batch_size=args.batch_size)
+    passport = Passport.load(folder)
+    return Result(
+        "language-modeling",
+        dataset=", ".join(public_name(str(one["name"])) for one in passport.inputs) or public_name(args.dataset),
+        sha256=passport.inputs[0].get("sha256") if len(passport.inputs) == 1 else None,
+        split=args.split,
+        metrics=metrics,
+        settings={
+            "context_length": passport.settings["context_length"],
+            "first_token": "each document begins after its separator, which ends it, too, and is scored there",
+            "rows": "packed",
+            "dtype": args.dtype,
+        },
+        counts=counts,
+        command=args.command("dataset"),
+    )
+
+
+def evaluate_labels(loaded: Loaded, args: EvaluateArguments) -> Result:
+    """Labelled texts: what a classifier says of them."""
+    names = label_names(loaded.model)
+    passport = Passport()
+    examples = load_examples(
+        read_records(args.test_sources, args.record_options()),
+        label_options(names, args.text_column, args.label_column, args.label_delimiter),
+        passport,
+    )
+    labels = label_vectors(loaded.model, examples["label"][:])
+    metrics, counts = score_labelled_texts(
+        loaded, examples["text"][:], labels, max_length=args.max_length, batch_size=args.batch_size
+    )
+    return Result("text-classification", **described(args), metrics=metrics, counts=counts, settings={"dtype": args.dtype})
+
+
+def evaluate_conversations(loaded: Loaded, args: EvaluateArguments) -> Result:
+    """Conversations: what an assistant makes of their answers, and answers itself."""
+    style = prompt_style_of(loaded.tokenizer)
+    format = None if args.conversation_format == "auto" else args.conversation_format
+    read = read_conversations(read_records(args.test_sources, args.record_options()), style=style, format=format)
+    metrics, counts = score_conversations(
+        loaded,
+        read,
+        max_length=args.max_length,
+        max_new_tokens=args.max_new_tokens,
+        max_answers=args.max_answers,
+        batch_size=args.batch_size,
+    )
+    settings = {"prompt_style": style, "max_new_tokens": args.max_new_tokens, "decoding": "greedy", "dtype": args.dtype}
+    return Result("instructions", **described(args), metrics=metrics, counts=counts, settings=settings)
+
+
+def described(args: EvaluateArguments) -> dict:
+    """What a result says of `test_sources`."""
+    inputs = identities(args.test_sources, args.record_options())
+    only = inputs[0] if len(inputs) == 1 else {}
+    on_hub = only.get("kind") == "hub"
+    return {
+        "dataset": ", ".join(public_name(str(one["name"])) for one in inputs),
+        "dataset_id": only["name"].partition(":")[0] if on_hub else None,
+        "sha256": only.get("sha256"),
+        "split": args.hub_split if on_hub else None,
+        "command": args.command("test_sources"),
+    }
+
+
+def evaluate_benchmarks(loaded: Loaded, benchmarks: list[Benchmark], args: EvaluateArguments) -> list[Result]:
+    """Every task of `tasks`, as lm-evaluation-harness words and scores it."""
+    if not benchmarks:
+        return []
+    from importlib.metadata import version
+
+    found = run_benchmarks(loaded, benchmarks, num_fewshot=args.num_fewshot, limit=args.limit, batch_size=args.batch_size)
+    return [
+        Result(
+            "benchmark",
+            dataset=one.benchmark.path.name if one.benchmark.path else one.task,
+            dataset_id=one.dataset_id,
+            sha256=one.sha256,
+            split=one.split,
+            metrics=one.metrics,
+            settings={
+                "task": one.task,
+                "task_version": one.version,
+                "num_fewshot": one.num_fewshot,
+                **({"limit": args.limit} if args.limit else {}),
+                "lm_eval": version("lm_eval"),
+                "dtype": args.dtype,
+            },
+            counts={"num_examples": one.num_examples},
+            command=args.command("tasks"),
+        )
+        for one in found
+    ]
+
+
+def memorization(loaded: Loaded, output: Path, args: EvaluateArguments) -> None:
+    """What the model says by heart: memorization.json and .png beside the results."""
+    from hfgpt.evaluation.memorization import memorization_report
+
+    memorization_report(
+        loaded.model,
+        loaded.tokenizer,
+        Path(args.dataset),
+        output,
+        num_samples=args.num_samples,
+        sample_tokens=args.sample_tokens,
+        seed=args.seed,
+    )
+    logger.info(f"memorization: {output / 'memorization.json'}, {output / 'memorization.png'}")
+
+
+def said(result: Result) -> str:
+    """A result in one line."""
+    where = f"{result.dataset} ({result.split})" if result.split else result.dataset
+    task = result.settings["task"] if result.task == "benchmark" else result.task
+    errors = {name.removesuffix("_stderr"): value for name, value in result.metrics.items() if name.endswith("_stderr")}
+    figures = [
+        f"{name} {value:,.4f}" + (f" +- {errors[name]:,.4f}" if name in errors else "")
+        for name, value in result.metrics.items()
+        if not name.endswith("_stderr")
+    ]
+    return f"{task}, {where}: {', '.join(figures)}"
+
+
+if __name__ == "__main__":
+    launch(main, EvaluateArguments, positional="model")

@@ -1,0 +1,144 @@
+"""Publish a folder on the Hugging Face Hub: checked, clean, private first.
+
+    python recipes/publish.py runs/quickstart/base --repo USER/NAME                              # a dry run: nothing is sent
+    python recipes/publish.py runs/quickstart/base --repo USER/NAME --push true                  # sent, private, tagged
+    python recipes/publish.py runs/quickstart/base --repo USER/NAME --push true --public true --tag v1.0
+    python recipes/publish.py runs/quickstart/assistant --repo USER/NAME --push true             # base, adapter and merged twin
+    python recipes/publish.py runs/mine/lora --repo USER/NAME --push true --base_repo USER/BASE  # the base lies on the Hub already
+
+Models, adapters, native twins, GGUF files, tokenizers and prepared data. The gate of recipes/check.py has to be passed. The token
+comes from `hf auth login` or HF_TOKEN. After a broken upload the same command sends the rest.
+"""
+
+import shlex
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from hfgpt.hub.arguments import PublishArguments
+from hfgpt.hub.card import CARD_NAME, is_ours, write_card
+from hfgpt.hub.check import check_folder
+from hfgpt.hub.publish import Part, Prepared, check_base, check_tag, parts_of, prepare, publish
+from hfgpt.hub.upload import Repository, look_at, progress_bars_only_in_a_terminal, sign_in
+from hfgpt.training.arguments import launch, logger
+
+
+def main(args: PublishArguments) -> dict[str, float]:
+    # 1. Everything that can be wrong before work
+    parts = parts_of(args.folder, args.repo, names=args.parts, base_repo_id=args.base_repo or None)
+    tag = check_tag(args.tag) if args.tag else None
+    progress_bars_only_in_a_terminal()
+    api = HfApi()
+    base = None
+    if args.push:
+        user = sign_in(api, sorted({part.repo_id.split("/")[0] for part in parts}))
+        logger.info(f"publish: signed in at {api.endpoint} as {user}")
+        base = base_on_the_hub(api, args, parts)
+
+    # 2. The gate, for each part
+    renew_card(Path(args.folder))
+    gate(parts)
+
+    # 3. Clean folders, and what they hold
+    with export_folder(Path(args.folder)) as workspace:
+        base_repo_id = args.base_repo or next((part.repo_id for part in parts if part.name == "base"), None)
+        exports = [prepare(part, workspace / "first", tag=tag, base_repo_id=base_repo_id) for part in parts]
+        for prepared in exports:
+            show(prepared)
+        figures = {"files": sum(len(prepared.files) for prepared in exports), "bytes": sum(prepared.size for prepared in exports)}
+        if not args.push:
+            logger.info(f"dry run: nothing was sent. To send {figures['bytes']:,} bytes in {figures['files']} files:")
+            logger.info(f"next: {command(args)}")
+            return figures | {"sent": 0}
+
+        # 4. The Hub: the base first, since the adapter names its commit
+        done = publish(
+            exports, workspace, api=api, tag=tag, base=base, public=args.public, delete_others=args.delete_others
+        )  # fmt: skip
+
+    # 5. Report
+    for published in done:
+        kind = "" if published.part.repo_type == "model" else f"{published.part.repo_type}s/"
+        seen = "private" if published.repository.private else "public"
+        logger.info(f"published: {api.endpoint}/{kind}{published.part.repo_id} ({seen}), tag {published.tag}")
+    if not args.public and any(published.repository.private for published in done):
+        logger.info(f"next: look at it there, then {command(args, public=True)}")
+    return figures | {"sent": sum(len(published.sent) for published in done)}
+
+
+def base_on_the_hub(api: HfApi, args: PublishArguments, parts: list[Part]) -> Repository | None:
+    """The base that lies on the Hub already, compared with the one that the adapter was trained on."""
+    if not args.base_repo:
+        return None
+    base = look_at(api, args.base_repo, "model", revision=args.base_revision or None)
+    if base is None:
+        raise ValueError(
+            f"base_repo {args.base_repo} at {args.base_revision or 'main'} is not on {api.endpoint}, or this token may not see it; "
+            "check the spelling, or publish base/ by leaving it out."
+        )
+    for part in parts:
+        if part.name == "adapter":
+            logger.info(f"base: {base.repo_id} at {base.commit[:8]}: {check_base(api, part.artifact, base)}")
+    return base
+
+
+def renew_card(folder: Path) -> None:
+    """Write the folder's card anew, so that the gate judges what its files say today; one that a person wrote stays."""
+    path = folder / CARD_NAME
+    if not path.is_file() or is_ours(path.read_text(encoding="utf-8", errors="replace")):
+        write_card(folder)
+
+
+def gate(parts: list[Part]) -> None:
+    """Print what the check of each part found; publishing goes on only where nothing failed."""
+    reports = [check_folder(part.artifact.folder) for part in parts]
+    for report in reports:
+        logger.info(report.summary() if report.passed else report.table())
+    failed = [part.artifact.folder for part, report in zip(parts, reports) if not report.passed]
+    if failed:
+        raise ValueError(
+            f"{', '.join(map(str, failed))} did not pass the check above, so nothing was sent; cure what failed there, and run the "
+            f"same command again. `python recipes/check.py {shlex.quote(str(failed[0]))}` checks it alone."
+        )
+
+
+@contextmanager
+def export_folder(folder: Path) -> Iterator[Path]:
+    """A folder for the exports, beside `folder` where it can be: there weights are links and take no room; it vanishes again."""
+    try:
+        temporary = tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".hfgpt-publish-")
+    except OSError:
+        temporary = tempfile.TemporaryDirectory(prefix="hfgpt-publish-")
+    with temporary as path:
+        yield Path(path)
+
+
+def show(prepared: Prepared) -> None:
+    """Every file with its size."""
+    part = prepared.part
+    logger.info(f"{part.repo_id} ({part.name}, a {part.repo_type} repository), tag {prepared.tag}")
+    for file in prepared.files:
+        logger.info(f"{file.size:>16,}  {file.name}")
+    logger.info(f"{prepared.size:>16,}  bytes in {len(prepared.files)} files")
+
+
+def command(args: PublishArguments, *, public: bool = False) -> str:
+    """The command line that sends what `args` describe."""
+    words = ["python", "recipes/publish.py", args.folder, "--repo", args.repo, "--push", "true"]
+    if args.public or public:
+        words += ["--public", "true"]
+    for name in ("tag", "base_repo", "base_revision"):
+        if getattr(args, name):
+            words += [f"--{name}", getattr(args, name)]
+    if args.parts:
+        words += ["--parts", *args.parts]
+    if args.delete_others:
+        words += ["--delete_others", "true"]
+    return shlex.join(words)
+
+
+if __name__ == "__main__":
+    launch(main, PublishArguments, positional="folder")

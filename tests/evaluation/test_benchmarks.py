@@ -1,0 +1,121 @@
+"""Benchmarks of lm-evaluation-harness on files of the user's: asked as the harness asks them, offline, and checked by row."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from hfgpt.evaluation.benchmarks import Benchmark, check_rows, definition_of, run_benchmarks
+from hfgpt.evaluation.loading import load
+
+HELLASWAG = [
+    {"activity_label": "Files", "ctx_a": "Open the file.", "ctx_b": "then", "endings": ["read [x] it.", "zq zq", "qqq", "zzz"],
+     "label": "0"},
+    {"activity_label": "Paths", "ctx_a": "Join the paths.", "ctx_b": "", "endings": ["zq", "return the path"], "label": 1},
+]  # fmt: skip
+LAMBADA = [{"text": "Return the name of the file"}, {"text": "Return a list of the path"}]
+ARC = [
+    {"question": "What does it return?", "choices": {"text": ["a string", "zq9"], "label": ["A", "B"]}, "answerKey": "A"},
+    {"question": "Which module?", "choices": {"text": ["zzq zz", "the os module"], "label": ["1", "2"]}, "answerKey": "1"},
+]
+ROWS = {"hellaswag": HELLASWAG, "lambada": LAMBADA, "arc": ARC}
+
+
+def write(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@torch.no_grad()
+def nats(loaded, context: str, continuation: str) -> float:
+    """The log-likelihood of a continuation, by our own reckoning."""
+    start = len(loaded.tokenizer(context).input_ids)
+    ids = loaded.tokenizer(context + continuation, return_tensors="pt").input_ids
+    labels = ids.masked_fill(torch.arange(ids.shape[1]) < start, -100)
+    return loaded.model(ids, labels=labels).loss.double().item() * (ids.shape[1] - start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["book", "modern"])
+def test_local_rows_are_asked_and_scored_as_the_harness_does(small_families, tmp_path, family):
+    pytest.importorskip("lm_eval", minversion="0.4.9", reason="needs the package lm_eval[hf]")
+    loaded = load(str(small_families[family]))
+    benchmarks = [Benchmark(task, write(tmp_path / f"{task} [1].jsonl", rows)) for task, rows in ROWS.items()]
+    results = {result.task: result for result in run_benchmarks(loaded, benchmarks, num_fewshot=0, batch_size=2)}
+    assert list(results) == ["hellaswag", "lambada", "arc"]
+    assert [result.num_examples for result in results.values()] == [2, 2, 2]
+    assert all(len(result.sha256) == 64 and result.dataset_id is None for result in results.values())
+    # ARC is asked as "Question: ...\nAnswer:", the answers behind a space.
+    right, right_by_length = 0, 0
+    for row in ARC:
+        costs = [nats(loaded, f"Question: {row['question']}\nAnswer:", f" {text}") for text in row["choices"]["text"]]
+        by_length = [cost / len(text) for cost, text in zip(costs, row["choices"]["text"], strict=True)]
+        answer = row["choices"]["label"].index(row["answerKey"])
+        right += costs[answer] == min(costs)
+        right_by_length += by_length[answer] == min(by_length)
+    assert results["arc"].metrics["acc"] == right / 2
+    assert results["arc"].metrics["acc_norm"] == right_by_length / 2
+    assert right == 1  # of the two rows, one has its answers the wrong way round
+    # LAMBADA is the cost of the last word alone.
+    costs = [nats(loaded, *text.rsplit(" ", 1)[:1], " " + text.rsplit(" ", 1)[1]) for text in (row["text"] for row in LAMBADA)]
+    expected = torch.tensor(costs).mean().exp().item()
+    assert results["lambada"].metrics["perplexity"] == pytest.approx(expected, rel=1e-4)
+    # HellaSwag's own clean-up took "[x]" away: the definition of the harness was used, not one like it.
+    best = min(HELLASWAG[0]["endings"], key=lambda text: nats(loaded, "Files: Open the file. Then", " " + text.replace("[x] ", "")))
+    assert results["hellaswag"].metrics["acc"] >= 0.5 * (best == HELLASWAG[0]["endings"][0])
+    assert "acc_stderr" in results["hellaswag"].metrics
+    few = run_benchmarks(loaded, benchmarks[2:], num_fewshot=1, limit=1, batch_size=2)[0]
+    assert (few.num_examples, few.num_fewshot) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "sentence"),
+    [
+        ("arc", [ARC[0], "{"], r"rows.jsonl, line 2: no valid JSON"),
+        ("arc", [ARC[0], "[1]"], r"rows.jsonl, line 2: found a JSON list, an object is needed"),
+        ("arc", [{**ARC[0], "answerKey": "C"}], r"line 1: the answerKey is 'C', the choices are \['A', 'B'\]"),
+        ("arc", [{**ARC[0], "choices": {"text": ["a"], "label": []}}], r"line 1: choices need 'label' and 'text'"),
+        ("arc", [{"question": "?"}], r"line 1: 'choices' is missing; arc needs 'question', 'choices', 'answerKey' in every row"),
+        ("hellaswag", [HELLASWAG[0], {**HELLASWAG[1], "label": 2}], r"line 2: the label is 2, of 2 endings"),
+        ("hellaswag", [{**HELLASWAG[0], "endings": "one"}], r"line 1: 'endings' is string; hellaswag needs"),
+        ("lambada", [LAMBADA[0], {"text": " "}], r"line 2: 'text' is string; lambada needs 'text'"),
+        ("lambada", [{"text": "word"}], r"line 1: the text is one word"),
+        ("lambada", [], r"rows.jsonl is empty; one question a line"),
+    ],
+)
+def test_a_row_that_cannot_be_asked_is_named_with_file_and_line(tmp_path, task, rows, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_rows(Benchmark(task, write(tmp_path / "rows.jsonl", rows)))
+
+
+def test_what_is_right_passes(tmp_path):
+    for task, rows in ROWS.items():
+        assert check_rows(Benchmark(task, write(tmp_path / "rows.jsonl", rows))) == rows
+
+
+def test_a_task_is_named_alone_or_behind_its_file(tmp_path):
+    path = write(tmp_path / "rows.jsonl", ARC)
+    assert Benchmark.parse("arc_easy") == Benchmark("arc_easy")
+    assert Benchmark.parse(f"{path}:arc") == Benchmark("arc", path)
+    with pytest.raises(ValueError, match=r"names no task; write .*rows.jsonl:hellaswag"):
+        Benchmark.parse(str(path))
+    with pytest.raises(FileNotFoundError, match=r"no.jsonl does not exist"):
+        Benchmark.parse("no.jsonl:arc")
+
+
+def test_without_the_harness_the_command_that_installs_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(ValueError, match=r"lm_eval is not installed; pip install 'hfgpt\[benchmarks\]'"):
+        run_benchmarks(None, [Benchmark("arc")])
+
+
+@pytest.mark.slow
+def test_any_task_that_the_harness_finds_can_be_asked_of_a_file_and_no_other(tmp_path):
+    tasks = pytest.importorskip("lm_eval.tasks", reason="needs the package lm_eval[hf]")
+    (tmp_path / "mine.yaml").write_text("task: mine\ndataset_path: json\noutput_type: loglikelihood\n")
+    known = tasks.TaskManager(include_path=str(tmp_path), include_defaults=False)  # all of them would take half a minute
+    assert definition_of("mine", known) == tmp_path / "mine.yaml"
+    assert definition_of("arc", None).name == "arc_easy.yaml"
+    with pytest.raises(ValueError, match="lm_eval has no single task 'arc_hardest'"):
+        definition_of("arc_hardest", known)

@@ -1,0 +1,122 @@
+"""evaluation.json, the Hub's .eval_results and the model-index: one truth, three places."""
+
+import json
+import math
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
+
+from hfgpt.evaluation.arguments import EvaluateArguments, public_name
+from hfgpt.evaluation.results import Result, headline_of, model_index, read_evaluation, record_results
+
+TEXT = dict(task="language-modeling", dataset="test.txt", sha256="ab" * 32)
+
+
+def text_result(loss: float, **more) -> Result:
+    return Result(**{**TEXT, "metrics": {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": loss / 2}, **more})
+
+
+def benchmark_result(task: str, acc: float, dataset: str = "rows.jsonl") -> Result:
+    return Result("benchmark", dataset, {"acc": acc, "acc_stderr": 0.1}, settings={"task": task}, counts={"num_examples": 3})
+
+
+def test_the_same_thing_measured_again_takes_the_place_of_the_earlier_result(tmp_path):
+    record_results(tmp_path, [text_result(2.0, split="test"), text_result(3.0, split="validation")], model="base")
+    record_results(tmp_path, [text_result(1.0, split="test", counts={"num_tokens": 7}), benchmark_result("arc", 0.5)], model="base")
+    record_results(tmp_path, [benchmark_result("hellaswag", 0.25)], model="base")  # another task on the same file
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    assert evaluation == read_evaluation(tmp_path)
+    assert (evaluation["format"], evaluation["model"]) == (1, "base")
+    found = [(entry["task"], entry.get("split"), next(iter(entry["metrics"].values()))) for entry in evaluation["results"]]
+    assert found == [("language-modeling", "validation", 3.0), ("language-modeling", "test", 1.0),
+                     ("benchmark", None, 0.5), ("benchmark", None, 0.25)]  # fmt: skip
+    assert evaluation["results"][1]["num_tokens"] == 7
+    assert {"sha256", "date"} <= evaluation["results"][1].keys()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".eval_results", "evaluation.json"]
+
+
+def test_the_hubs_files_hold_one_headline_each_and_parse_as_the_hub_does(tmp_path):
+    record_results(tmp_path, [text_result(2.0, split="test", dataset_id="user/texts"), benchmark_result("arc", 0.5)], model="base")
+    files = sorted((tmp_path / ".eval_results").iterdir())
+    assert [path.name for path in files] == ["benchmark-arc-rows.jsonl.yaml", "language-modeling-test.txt-test.yaml"]
+    benchmark, text = (parse_eval_result_entries(yaml.safe_load(path.read_text()))[0] for path in files)
+    assert (text.dataset_id, text.task_id, text.value) == ("user/texts", "language-modeling", 1.0)
+    assert text.notes.startswith("bits_per_byte; loss 2; perplexity 7.38906; sha256 abab")
+    assert (benchmark.dataset_id, benchmark.task_id, benchmark.value) == ("rows.jsonl", "arc", 0.5)
+
+
+def test_a_number_that_is_none_is_left_out_of_every_file(tmp_path):
+    evaluation = record_results(tmp_path, [text_result(2.0, metrics={"loss": 2.0, "perplexity": math.inf}),
+                                           text_result(1.0, metrics={"loss": math.nan}, split="x")], model="base")  # fmt: skip
+    assert [entry["metrics"] for entry in evaluation["results"]] == [{"loss": 2.0}, {}]
+    json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert len(list((tmp_path / ".eval_results").iterdir())) == 1
+    assert [result.metric_type for result in model_index(evaluation)] == ["loss"]
+
+
+def test_the_headline_compares_across_models():
+    assert headline_of({"loss": 1, "perplexity": 2, "bits_per_byte": 3}) == "bits_per_byte"
+    assert headline_of({"perplexity": 2, "acc": 3}) == "acc"
+    assert headline_of({"perplexity": 2, "loss": 1}) == "perplexity"
+    assert headline_of({"odd": 1}) == "odd"
+
+
+def test_names_of_any_kind_come_back_out_of_the_card_and_the_files(tmp_path):
+    hostile = "a'b\"\n---\n{{ x }}<script>: | \\ ü.txt"
+    evaluation = record_results(tmp_path, [text_result(2.0, dataset=hostile), benchmark_result("arc", 0.5)], model="base")
+    (path,) = (tmp_path / ".eval_results").glob("language*")
+    (entry,) = parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert entry.dataset_id == hostile
+    data = ModelCardData(model_name="base", eval_results=model_index(evaluation))
+    card = ModelCard(f"---\n{data.to_yaml()}\n---\n# A card")
+    found = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
+    assert found == {
+        (hostile, "loss"): 2.0, (hostile, "perplexity"): math.exp(2), (hostile, "bits_per_byte"): 1.0, ("rows.jsonl", "acc"): 0.5,
+    }  # fmt: skip
+    assert card.text.strip() == "# A card"
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"format": 2, "results": []}', '{"format": 1, "results": [{"task": "x"}]}', "\xff"]
+)
+def test_another_file_of_this_name_is_never_overwritten(tmp_path, content):
+    (tmp_path / "evaluation.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"evaluation\.json is no"):
+        record_results(tmp_path, [text_result(1.0)], model="base")
+    assert (tmp_path / "evaluation.json").read_text(encoding="latin-1") == content
+
+
+def test_no_path_of_this_machine_is_in_the_command(tmp_path):
+    (tmp_path / "my model").mkdir()
+    (tmp_path / "test.txt").write_text("text")
+    args = EvaluateArguments(
+        model=str(tmp_path / "my model"), text=[str(tmp_path / "test.txt"), str(tmp_path / "*.md"), "user/data:en"], stride=4,
+        context_length=8, tasks=[f"{tmp_path / 'test.txt'}:arc"], num_fewshot=0, output_dir=str(tmp_path / "out"), limit=2,
+    )  # fmt: skip
+    text, tasks = args.command("text"), args.command("tasks")
+    assert str(tmp_path) not in text + tasks
+    assert text == (
+        "python recipes/evaluate.py 'my model' --text test.txt '*.md' user/data:en --context_length 8 --stride 4"
+    )  # fmt: skip
+    assert tasks == "python recipes/evaluate.py 'my model' --tasks test.txt:arc --num_fewshot 0 --limit 2"
+    assert public_name("openai-community/gpt2") == "openai-community/gpt2"
+    assert public_name("/home/me/x/base") == "base"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (dict(), "model is missing"),
+        (dict(model="."), "there is nothing to evaluate on; give --text"),
+        (dict(model="user/model", text=["a.txt"]), "model 'user/model' is no folder here .* --output_dir"),
+        (dict(model=".", text=["a.txt"], stride=0), "stride is 0, context_length not given; a stride from 1"),
+        (dict(model=".", text=["a.txt"], stride=9, context_length=8), "stride is 9, context_length 8"),
+        (dict(model=".", text=["a.txt"], batch_size=0), "batch_size is 0; 1 or more is needed"),
+        (dict(model=".", tasks=["arc"], num_fewshot=-1), "num_fewshot is -1"),
+        (dict(model=".", text=["a.txt"], memorization=True), "memorization is true, and dataset is missing"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_before_anything_is_loaded(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        EvaluateArguments(**arguments)

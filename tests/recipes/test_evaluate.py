@@ -1,0 +1,188 @@
+"""The recipe that measures: what a training run said of its test set, said again by the recipe, of every kind of model."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import yaml
+from conftest import run_python
+from huggingface_hub import ModelCard
+from recipes_in_process import recipe
+
+from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
+from hfgpt.evaluation.answers_page import read_answers
+
+ARC = {"question": "What is it?", "choices": {"text": ["a string", "zq9"], "label": ["A", "B"]}, "answerKey": "A"}
+pytestmark = pytest.mark.slow
+
+
+def results_of(folder) -> dict:
+    """The entries of evaluation.json by dataset."""
+    return {entry["dataset"]: entry for entry in json.loads((folder / "evaluation.json").read_text())["results"]}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "test.txt"
+    documents = list(read_documents(find_sources(["python-docs"]), ReadingOptions(max_documents=20)))
+    path.write_text("\n\n".join(document["text"] for document in documents)[:3000], encoding="utf-8")
+    return path
+
+
+def test_one_command_measures_rows_text_and_a_benchmark_and_writes_them_everywhere(
+    run_recipe, small_run, small_rows, text, tmp_path
+):
+    pytest.importorskip("lm_eval", minversion="0.4.9", reason="needs the package lm_eval[hf]")
+    folder = tmp_path / "base"
+    shutil.copytree(small_run, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    (tmp_path / "arc.jsonl").write_text(json.dumps(ARC) + "\n")
+    done = run_recipe(
+        "evaluate.py", folder, "--dataset", small_rows, "--text", text, "--stride", 16, "--tasks", f"{tmp_path}/arc.jsonl:arc",
+        "--num_fewshot", 0, env={"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "each document begins after <|endoftext|>; windows of 64 tokens, 16 scored in each" in done.stdout
+    results = results_of(folder)
+    assert set(results) == {"documents.jsonl", "test.txt", "arc.jsonl"}
+    trained = json.loads((folder / "metrics.json").read_text())
+    for name in ("loss", "perplexity", "bits_per_byte"):
+        assert results["documents.jsonl"]["metrics"][name] == pytest.approx(trained[f"test_{name}"], rel=1e-6)
+    assert results["test.txt"]["num_bytes"] == len(text.read_bytes())
+    assert results["test.txt"]["settings"]["stride"] == 16
+    assert results["arc.jsonl"]["settings"]["task"] == "arc"
+    assert len(list((folder / ".eval_results").glob("*.yaml"))) == 3
+    card = ModelCard.load(folder / "README.md")
+    said = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
+    assert said["test.txt", "bits_per_byte"] == results["test.txt"]["metrics"]["bits_per_byte"]
+    assert said["arc.jsonl", "acc"] == results["arc.jsonl"]["metrics"]["acc"]
+    for path in (folder / "evaluation.json", folder / "README.md", *(folder / ".eval_results").iterdir()):
+        assert str(tmp_path) not in path.read_text(encoding="utf-8"), path
+
+    # Again, with more context for each token: the entry is replaced, and the figure is better for it or no worse than noise.
+    before = results["test.txt"]["metrics"]["loss"]
+    recipe("evaluate", model=str(folder), text=[str(text)], stride=64)
+    again = results_of(folder)
+    assert set(again) == set(results)
+    assert again["test.txt"]["settings"]["stride"] == 64
+    assert again["test.txt"]["metrics"]["loss"] != before
+    assert again["test.txt"]["sha256"] == results["test.txt"]["sha256"]
+
+
+def test_a_native_twin_and_a_hub_id_give_the_numbers_of_their_model(small_run, small_rows, text, tmp_path):
+    recipe("convert", source=str(small_run), target="native", output_dir=str(tmp_path / "native"))
+    ours = recipe("evaluate", model=str(small_run), dataset=str(small_rows), text=[str(text)], output_dir=str(tmp_path / "ours"))
+    theirs = recipe("evaluate", model=str(tmp_path / "native"), dataset=str(small_rows), text=[str(text)],
+                    output_dir=str(tmp_path / "theirs"))  # fmt: skip
+    assert len(ours) == 7
+    assert theirs == pytest.approx(ours, rel=1e-5)
+    assert not (small_run / "evaluation.json").exists()
+    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == [".eval_results", "evaluation.json"]
+
+
+def test_joined_documents_are_one(small_run, small_corpus, tmp_path):
+    words = dict(model=str(small_run), text=[str(small_corpus)], max_documents=4, output_dir=str(tmp_path / "out"))
+    apart = recipe("evaluate", **words)
+    (entry,) = results_of(tmp_path / "out").values()
+    assert entry["num_documents"] == 4
+    together = recipe("evaluate", **words, join_with="\n")
+    (joined,) = results_of(tmp_path / "out").values()
+    assert joined["num_documents"] == 1
+    assert joined["num_bytes"] == entry["num_bytes"] + 3
+    assert joined["sha256"] == entry["sha256"]
+    assert "--join_with" in joined["command"]
+    assert apart != together
+
+
+@pytest.fixture(scope="module")
+def classifier(fine_tune, tmp_path_factory):
+    """A LoRA classifier, and the test set that its training was given."""
+    rows = [{"text": f"{word} the {thing}", "label": label} for label, word in (("read", "Return"), ("write", "Set"))
+            for thing in ("name", "path", "file", "list", "key", "line", "string", "value", "class", "module")]  # fmt: skip
+    test = tmp_path_factory.mktemp("test") / "test.csv"
+    with test.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [("text", "label"), ("Return a set", "read"), ("Set a list, then <|endoftext|>", "write"), ("Set it", "read")]
+        )
+    folder = fine_tune(
+        "finetune_classification", "modern", rows, "--test_sources", test, "--num_train_epochs", "2", "--validation_share", "0.2",
+        "--tfidf_baseline", "false", "--canaries", "false",
+    )  # fmt: skip
+    return folder, test
+
+
+def test_a_classifier_has_the_figures_of_its_training(classifier):
+    folder, test = classifier
+    assert (folder / "adapter_config.json").is_file()
+    found = recipe("evaluate", model=str(folder), test_sources=[str(test)], batch_size=2)
+    (entry,) = results_of(folder).values()
+    trained = json.loads((folder / "metrics.json").read_text())["test"]
+    assert entry["num_examples"] == 3
+    for name in ("accuracy", "macro_f1", "log_loss", "calibration_error"):
+        assert entry["metrics"][name] == pytest.approx(trained[name]["mean"], abs=1e-5)
+        assert found[f"test.csv: {name}"] == entry["metrics"][name]
+    merged = recipe("evaluate", model=str(folder / "merged"), test_sources=[str(test)])
+    assert merged["test.csv: log_loss"] == pytest.approx(entry["metrics"]["log_loss"], abs=1e-4)
+    (hub_file,) = (folder / ".eval_results").iterdir()
+    assert yaml.safe_load(hub_file.read_text())[0]["value"] == entry["metrics"]["accuracy"]
+
+
+def test_a_label_that_the_classifier_does_not_know_is_named(classifier, tmp_path):
+    folder, _ = classifier
+    (tmp_path / "test.csv").write_text("text,label\nReturn it,read\nDelete it,delete\n")
+    with pytest.raises(ValueError, match=r"test.csv, line 3: the label 'delete' is none of read, write"):
+        recipe("evaluate", model=str(folder), test_sources=[str(tmp_path / "test.csv")])
+    with pytest.raises(ValueError, match=r"is a classifier, which predicts no text, and text is given"):
+        recipe("evaluate", model=str(folder), text=["python-docs"])
+
+
+@pytest.mark.parametrize("base", ["book", "gpt2"])
+def test_an_assistant_has_the_figures_of_its_training(small_assistants, tmp_path, base):
+    folder = small_assistants[base]
+    rows = [
+        {"messages": [*row.messages, {"role": "assistant", "content": row.reference}]}
+        for row in read_answers(folder / "answers.json")
+    ]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe("evaluate", model=str(folder), test_sources=[str(tmp_path / "test.jsonl")], max_new_tokens=16, batch_size=2,
+           output_dir=str(tmp_path / "out"))  # fmt: skip
+    (entry,) = results_of(tmp_path / "out").values()
+    trained = json.loads((folder / "metrics.json").read_text())
+    assert entry["task"] == "instructions"
+    assert entry["num_examples"] == len(rows) > 1
+    assert entry["settings"]["prompt_style"] == "chat"
+    for name in ("loss", "perplexity", "exact_match", "token_f1", "rougeL", "stopped"):
+        assert entry["metrics"][name] == pytest.approx(trained[f"test_{name}"], rel=1e-5), name
+
+
+def test_what_cannot_be_measured_is_said_in_a_sentence(run_recipe, small_run, small_rows, small_families, text, tmp_path):
+    model, out = str(small_run), str(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"has no split 'tests', it has 'train', 'validation', 'test'"):
+        recipe("evaluate", model=model, dataset=str(small_rows), split="tests", output_dir=out)
+    with pytest.raises(ValueError, match=r"context_length is 65, the model reads at most 64 tokens at once"):
+        recipe("evaluate", model=model, text=[str(text)], context_length=65, output_dir=out)
+    with pytest.raises(ValueError, match=r"the model has no chat template, so it is no assistant"):
+        recipe("evaluate", model=model, test_sources=[str(text)], output_dir=out)
+    with pytest.raises(FileNotFoundError, match=r"passport.json does not exist"):
+        recipe("evaluate", model=model, dataset=str(tmp_path), output_dir=out)
+    (tmp_path / "empty.txt").write_text("")
+    done = run_recipe("evaluate.py", model, "--text", tmp_path / "empty.txt", "--output_dir", out)
+    assert done.returncode == 1
+    assert "error: the text has 0 tokens to score, in 0 documents; 2 or more are needed" in done.stderr
+    assert "Traceback" not in done.stderr
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"none' does not load with its tokenizer"):
+        recipe("evaluate", model=str(tmp_path / "none"), text=[str(text)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_recipe_does_not_hide_the_library_of_its_name(tmp_path):
+    """Fine-tuning imports the library `evaluate` while a file of this name lies beside its script."""
+    (tmp_path / "recipe.py").write_text(
+        "import sys\nfrom dataclasses import dataclass\nfrom hfgpt.training.arguments import launch\n@dataclass\nclass Nothing:\n"
+        "    x: int = 0\ndef main(args):\n    import evaluate\n    print(evaluate.load)\nlaunch(main, Nothing)\n"
+    )
+    (tmp_path / "evaluate.py").write_text("raise RuntimeError('the file beside the script')\n")
+    done = run_python(tmp_path / "recipe.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "<function load" in done.stdout

@@ -1,0 +1,122 @@
+"""recipes/publish.py as a user runs it: a dry run without token and network, the gate, a push, and what strangers then load."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_python
+from hub_server import HubServer
+
+TOKEN = "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4"
+
+
+def owned(folder, target):
+    """A copy of a folder whose owner has named a licence."""
+    copy = Path(shutil.copytree(folder, target))
+    (copy / "card.yaml").write_text("license: apache-2.0\nlanguage: en\n")
+    return copy
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with HubServer(tmp_path / "hub", tokens={TOKEN: "me"}) as server:
+        yield server
+
+
+def publish(hub, home, *words, token=TOKEN, **more):
+    environment = {**hub.environment(home=home, token=token), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0", **more}
+    done = run_python(ROOT / "recipes" / "publish.py", *words, cwd=home.parent, env=environment)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    return done
+
+
+def refused(done):
+    assert done.returncode == 1, done.stdout + done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return sentence
+
+
+@pytest.mark.slow
+def test_a_dry_run_lists_every_file_and_with_push_exactly_these_are_sent(hub, small_tokenizer, tmp_path):
+    folder = owned(small_tokenizer, tmp_path / "mine" / "words")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "README.md"}
+    dry = publish(hub, tmp_path / "home", folder, "--repo", "me/words", token=None, HF_HUB_OFFLINE="1")
+    assert dry.returncode == 0, dry.stdout + dry.stderr
+    assert hub.requests == []
+    listed = {name: int(size.replace(",", "")) for size, name in re.findall(r"^ +([\d,]+)  (\S+)$", dry.stdout, re.MULTILINE)}
+    tag = re.search(r"^me/words \(tokenizer, a model repository\), tag (tokenizer-[0-9a-f]{8})$", dry.stdout, re.MULTILINE)[1]
+    assert re.search(r"^passed: \d+, failed: 0", dry.stdout, re.MULTILINE)
+    assert f"dry run: nothing was sent. To send {sum(listed.values()):,} bytes in {len(listed)} files:" in dry.stdout
+    next_words = dry.stdout.splitlines()[-1].removeprefix("next: python recipes/publish.py ").split()
+    assert next_words == [str(folder), "--repo", "me/words", "--push", "true"]
+
+    # What it says comes next does what it says.
+    sent = publish(hub, tmp_path / "home", *next_words)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    files = hub.files("me/words")
+    assert {name: len(content) for name, content in files.items()} == listed
+    assert {"README.md", "tokenizer.json", "passport.json"} <= set(files)
+    assert hub.is_private("me/words")
+    assert list(hub.tags("me/words")) == [tag]
+    assert f"published: {hub.endpoint}/me/words (private), tag {tag}" in sent.stdout
+    assert not [name for name, content in files.items() if TOKEN.encode() in content or str(tmp_path).encode() in content]
+    assert {path: path.read_bytes() for path in before} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["words"]  # the export is gone
+
+
+@pytest.mark.slow
+def test_a_stranger_loads_by_its_tag_the_model_that_was_trained(hub, small_run, stranger, tmp_path):
+    folder = owned(small_run, tmp_path / "mine" / "base")
+    sent = publish(hub, tmp_path / "home", folder, "--repo", "me/gpt", "--push", "true", "--public", "true", "--tag", "v1.0")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert f"published: {hub.endpoint}/me/gpt (public), tag v1.0" in sent.stdout
+    assert {"config.json", "model.safetensors", "fingerprint.json", "modeling_hfgpt.py"} <= set(hub.files("me/gpt"))
+    assert not [name for name, content in hub.everything_received().items() if TOKEN.encode() in content]
+    code = (
+        "import sys, torch; from transformers import AutoModelForCausalLM as Auto\n"
+        "one = Auto.from_pretrained('me/gpt', revision='v1.0', trust_remote_code=True).eval()\n"
+        "two = Auto.from_pretrained(sys.argv[1], trust_remote_code=True).eval()\n"
+        "ids = torch.tensor([[5, 9, 11, 3]])\n"
+        "print((one(ids).logits - two(ids).logits).abs().max().item())"
+    )
+    environment = {**hub.environment(home=tmp_path / "stranger"), **stranger, "HF_HUB_OFFLINE": "0"}  # public: no token
+    loaded = run_python("-S", "-c", code, folder, cwd=tmp_path, env=environment)
+    assert loaded.returncode == 0, loaded.stderr
+    assert float(loaded.stdout.splitlines()[-1]) == 0.0
+
+
+@pytest.mark.slow
+def test_a_folder_that_fails_the_gate_is_not_sent(hub, small_tokenizer, tmp_path):
+    folder = owned(small_tokenizer, tmp_path / "words")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "note": "made in /home/jane/words"}))
+    done = publish(hub, tmp_path / "home", folder, "--repo", "me/words", "--push", "true")
+    assert "did not pass the check above, so nothing was sent" in refused(done)
+    assert re.search(r"^fail +no path of this machine +.*/home/jane", done.stdout, re.MULTILINE)
+    assert {request.method for request in hub.requests} == {"GET"}
+    assert hub.repos() == []
+
+
+@pytest.mark.slow
+def test_without_a_token_a_push_ends_at_once_in_one_sentence(hub, small_tokenizer, tmp_path):
+    sentence = refused(publish(hub, tmp_path / "home", small_tokenizer, "--repo", "me/words", "--push", "true", token=None))
+    assert "there is no token for" in sentence
+    assert "run `hf auth login`, or set HF_TOKEN" in sentence
+    assert hub.requests == []
+
+
+def test_a_token_anywhere_in_the_arguments_is_refused_without_saying_it():
+    from hfgpt.hub.arguments import PublishArguments
+    from hfgpt.training.arguments import parse_arguments
+
+    for words in ({"repo": f"me/{TOKEN}"}, {"tag": TOKEN}, {"parts": ["base", TOKEN]}, {"token": "anything"}, {"folder": TOKEN}):
+        with pytest.raises(ValueError, match=f"{next(iter(words))} holds a token, and none is taken") as refusal:
+            PublishArguments(**({"folder": "x", "repo": "me/gpt"} | words))
+        assert TOKEN not in str(refusal.value)
+    with pytest.raises(ValueError, match="token holds a token, .* use `hf auth login` or HF_TOKEN"):
+        parse_arguments(PublishArguments, ["x", "--repo", "me/gpt", "--token", TOKEN], positional="folder")
+    with pytest.raises(ValueError, match="base_revision is v1, but base_repo is missing"):
+        PublishArguments(folder="x", repo="me/gpt", base_revision="v1")
