@@ -24,12 +24,12 @@ def probe_rows(model: PreTrainedModel, *, seed: int = 0) -> list[torch.Tensor]:
 @torch.no_grad()
 def logits_of(model: PreTrainedModel, rows: list[torch.Tensor]) -> list[torch.Tensor]:
     """The logits of each row, without dropout; the model's mode is as before when this returns."""
-    with _evaluating(model):
+    with evaluating(model):
         return [model(row.to(model.device)).logits.float().cpu() for row in rows]
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-_LOOKS_LIKE_A_TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}")
+TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}")  # as the Hub makes them
 
 
 @dataclass
@@ -52,7 +52,7 @@ class PublishArguments:
 
     def __post_init__(self):
         given = {name: value for name, value in vars(self).items() if isinstance(value, str)} | {"parts": " ".join(self.parts)}
-        named = [name for name, value in given.items() if _LOOKS_LIKE_A_TOKEN.search(value)]
+        named = [name for name, value in given.items() if TOKEN.search(value)]
         if self.token or named:  # whatever was given is not repeated: logs keep what is printed
             raise ValueError(
                 f"{'token' if self.token else named[0]} holds a token, and none is taken on the command line or from a file, "

@@ -51,13 +51,14 @@ class Artifact:
         return [
             name
             for name in names
-            if _is_allowed(name, ALLOWED[self.kind])
+            if is_allowed(name, ALLOWED[self.kind])
             and (self.folder / name).is_file()
             and (self.folder / name).resolve().is_relative_to(inside)
         ]
 
 
-def _is_allowed(name: Path, patterns: tuple[str, ...]) -> bool:
+def is_allowed(name: Path, patterns: tuple[str, ...]) -> bool:
+    """Whether a file, relative to its folder, is among `patterns`; a pattern without a slash means the folder itself."""
     # fnmatch's star also matches slashes; a file of a folder below is meant only where the pattern names one.
     return any(len(name.parts) == pattern.count("/") + 1 and fnmatch(name.as_posix(), pattern) for pattern in patterns)
 

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, read_json
-from hfgpt.hub.export import _places, without_places
+from hfgpt.hub.export import places_of, without_places
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 PYTHON_DOCS = "python-docs"
@@ -65,7 +65,7 @@ def read_if_there(artifact: Artifact, name: str) -> dict:
     if not path.is_file():
         return {}
     # metrics.json holds numbers by the names of labels, which are to stay as they are: </b> is a label and no path.
-    return read_json(path) if name == "metrics.json" else without_places(read_json(path), places=_places(artifact))
+    return read_json(path) if name == "metrics.json" else without_places(read_json(path), places=places_of(artifact))
 
 
 def is_merged_twin(artifact: Artifact) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from huggingface_hub import get_token
 from huggingface_hub.constants import HF_TOKEN_PATH
 
-from hfgpt.hub.artifacts import ADAPTER_CONFIG, ALLOWED, Artifact, _is_allowed, read_json
+from hfgpt.hub.artifacts import ADAPTER_CONFIG, ALLOWED, Artifact, is_allowed, read_json
 
 # What our recipes write about a run; other texts (the card, evaluation figures in the Hub's format) are made without places.
 _ABOUT_THE_RUN = ("passport.json", "conversion.json", "evaluation.json", "metrics.json")
@@ -58,7 +58,7 @@ def export(
     names = artifact.files()
     _check_names(artifact, names)
     target.mkdir(parents=True, exist_ok=True)
-    places = _places(artifact)
+    places = places_of(artifact)
     for name in names:
         source, copy = (artifact.folder / name).resolve(), target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def _refuse_leading_out(artifact: Artifact) -> None:
     inside = artifact.folder.resolve()
     for path in sorted(artifact.folder.rglob("*")):
         name = path.relative_to(artifact.folder)
-        if path.is_symlink() and _is_allowed(name, ALLOWED[artifact.kind]):
+        if path.is_symlink() and is_allowed(name, ALLOWED[artifact.kind]):
             if not path.resolve().is_relative_to(inside):
                 raise ValueError(
                     f"{path} is a link that leads out of the folder, to {path.resolve()}; only files of the folder are published, "
@@ -122,7 +122,7 @@ def _with_base(settings: dict, places: list[str], repo_id: str | None, revision:
 # Places of this machine, out of the texts
 
 
-def _places(artifact: Artifact) -> list[str]:
+def places_of(artifact: Artifact) -> list[str]:
     """Folders of this machine that a text may begin a path with, the longest first."""
     folders = [artifact.folder.resolve(), Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
     everything = {str(place) for folder in folders for place in (folder, *folder.parents) if len(place.parts) > 1}

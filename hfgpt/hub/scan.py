@@ -14,17 +14,18 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from hfgpt.hub.arguments import TOKEN
 from hfgpt.hub.artifacts import Artifact
 from hfgpt.hub.report import CheckResult
 
 TEXT_SUFFIXES = (".json", ".jinja", ".md", ".py", ".txt", ".yaml", ".yml", "")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".msgpack", ".h5")
-# Words of the training data are in these; a path of somebody else may be what the data is about.
-_WORDS_OF_THE_DATA = ("tokenizer.json", "memorization.json")
+# Words of the training data are in it; a path of somebody else may be what the data is about.
+_WORDS_OF_THE_DATA = ("tokenizer.json",)
 _HEADER_BYTES = 1 << 26  # of binary files, what is searched: headers, not weights
 
 SECRETS = {
-    "a Hugging Face token": r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}",
+    "a Hugging Face token": TOKEN.pattern,
     "an API key (sk-...)": r"(?<![A-Za-z0-9])sk-(?=[A-Za-z0-9_-]*\d)[A-Za-z0-9_-]{20,}",
     "an AWS key": r"(?<![A-Za-z0-9])(AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Z])",
     "a GitHub token": r"(?<![A-Za-z0-9])(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})",

@@ -21,6 +21,7 @@ from typing import Literal, TypeVar
 import yaml
 from transformers import HfArgumentParser
 
+from hfgpt.hub.arguments import TOKEN
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 
 logger = logging.getLogger("hfgpt")
@@ -132,7 +133,7 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
         ours = PACKAGE in raised_in.parents or raised_in.parent == Path(sys.argv[0]).resolve().parent
         if not (ours or isinstance(error, PermissionError)):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {TOKEN.sub('hf_***', str(error))}", file=sys.stderr)  # a word at a wrong place may be one
         sys.exit(1)
 
 

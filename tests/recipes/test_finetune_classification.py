@@ -87,6 +87,8 @@ def test_a_run_leaves_an_adapter_that_is_complete_and_figures_that_agree(classif
                      "base", "merged", "seed-0", "seed-1", "errors.csv", "errors.md", "confusion.png", "metrics.json",
                      "report.txt", "run.yaml", "passport.json", "trigger_flips.json"}  # fmt: skip
     assert "training_args.bin" not in names
+    for place in (folder, folder / "base", folder / "merged"):
+        assert json.loads((place / "fingerprint.json").read_text())["recorded"] == "when it was saved"
     assert not list(folder.glob("seed-*/checkpoint-*"))
     for place in (folder, folder / "base", folder / "merged"):
         config = json.loads((place / "config.json").read_text())

@@ -85,6 +85,7 @@ def test_a_run_leaves_an_assistant_that_stops_and_figures_before_and_after(assis
     assert {"test_exact_match", "test_token_f1", "test_rougeL", "test_token_f1_before", "seen_token_f1"} <= set(metrics)
     assert 0 < metrics["trained_parameters"] < metrics["parameters"]
     for place in (folder, folder / "base", folder / "merged"):
+        assert json.loads((place / "fingerprint.json").read_text())["recorded"] == "when it was saved"
         tokenizer = AutoTokenizer.from_pretrained(place)
         assert "{% generation" in tokenizer.chat_template or "{%- generation" in tokenizer.chat_template
         ends = json.loads((place / "generation_config.json").read_text())["eos_token_id"]

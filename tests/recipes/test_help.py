@@ -10,6 +10,9 @@ from recipes_in_process import run_script
         ("pretrain", "optimizer"),
         ("generate", "top_p"),
         ("convert", "gguf_type"),
+        ("evaluate", "stride"),
+        ("check", "record"),
+        ("publish", "delete_others"),
     ],
 )
 def test_every_recipe_explains_its_keys(run_recipe, name, key):

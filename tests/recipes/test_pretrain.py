@@ -39,9 +39,10 @@ def test_a_run_leaves_all_that_a_model_needs_and_nothing_that_leaks(small_run):
     assert names >= {
         *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
         *("configuration_hfgpt.py", "modeling_hfgpt.py"),
-        *("loss.png", "metrics.json", "passport.json", "report.txt", "run.yaml", "samples.md"),
+        *("README.md", "loss.png", "metrics.json", "passport.json", "report.txt", "run.yaml", "samples.md"),
     }
     assert "training_args.bin" not in names
+    assert json.loads((small_run / "fingerprint.json").read_text())["recorded"] == "when it was saved"
     assert not [name for name in names if name.startswith(".")]
     config = json.loads((small_run / "config.json").read_text())
     assert config["use_cache"] is True

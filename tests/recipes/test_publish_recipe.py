@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_python
 from hub_server import HubServer
+from recipes_in_process import run_script
 
 TOKEN = "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4"
 
@@ -120,3 +121,6 @@ def test_a_token_anywhere_in_the_arguments_is_refused_without_saying_it():
         parse_arguments(PublishArguments, ["x", "--repo", "me/gpt", "--token", TOKEN], positional="folder")
     with pytest.raises(ValueError, match="base_revision is v1, but base_repo is missing"):
         PublishArguments(folder="x", repo="me/gpt", base_revision="v1")
+    astray = run_script("publish.py", "x", TOKEN, "--repo", "me/gpt")
+    assert (astray.returncode, astray.stdout) == (1, "")
+    assert astray.stderr.startswith("error: on the command line, 'hf_***' belongs to no key")
