@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
+CARDS := model_cards/examples
 # Further arguments for the steps of `make quickstart`, e.g. PRETRAIN_ARGS="--max_steps 20 --overwrite true"
 PRETRAIN_ARGS ?=
 CLASSIFY_ARGS ?=
 INSTRUCT_ARGS ?=
 LAUNCH := $(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml
 
-.PHONY: install quickstart test lint format clean
+.PHONY: install quickstart cards test lint format clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +32,15 @@ quickstart: install
 	@cat $(RUN)/classifier/report.txt
 	@echo "== the assistant: what does a function do?"
 	@cat $(RUN)/assistant/report.txt
+
+# The cards in model_cards/examples anew, from what `make quickstart` left here; they change with the package only.
+cards: install
+	for part in tokenizer data base classifier assistant; do \
+	  $(BIN)/python -m hfgpt.hub.card $(RUN)/$$part --output_file $(CARDS)/$$part/README.md || exit 1; \
+	  for picture in loss confusion memorization; do \
+	    if [ -f $(RUN)/$$part/$$picture.png ]; then cp $(RUN)/$$part/$$picture.png $(CARDS)/$$part/; fi; \
+	  done; \
+	done
 
 # Many tests start processes, which run side by side here; one thread each, because two would fight for the cores.
 test: install

@@ -15,8 +15,9 @@ import transformers
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, initialization
 
-from hfgpt.conversion.verification import evaluating, probe_rows, weights_sha256
+from hfgpt.conversion.verification import probe_rows, weights_sha256
 from hfgpt.data.passport import sha256_of_file
+from hfgpt.evaluation.mode import evaluating
 
 FINGERPRINT_NAME = "fingerprint.json"
 TEXTS = (
@@ -55,7 +56,7 @@ def record_fingerprint(
         body = type(body).from_pretrained(folder, dtype=torch.float32)
     elif not adapted and any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in body.parameters()):
         body = _in_float32(body)
-    with evaluating(body), torch.no_grad(), _exact_products():
+    with evaluating(body), _exact_products():
         content = _measured(body, tokenizer)
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.gguf")]
     if adapted:

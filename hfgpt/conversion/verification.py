@@ -1,11 +1,11 @@
 """Do two models compute the same? Measured on tokens, not read off their names."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
+
+from hfgpt.evaluation.mode import evaluating
 
 # Share of the largest logit: two float32 implementations of one function differ by less, in whatever order they add.
 TOLERANCE = 1e-5
@@ -21,21 +21,10 @@ def probe_rows(model: PreTrainedModel, *, seed: int = 0) -> list[torch.Tensor]:
     return [row.masked_fill(row == pad, pad - 1 if pad else 1) for row in rows] if pad is not None else rows
 
 
-@torch.no_grad()
 def logits_of(model: PreTrainedModel, rows: list[torch.Tensor]) -> list[torch.Tensor]:
     """The logits of each row, without dropout; the model's mode is as before when this returns."""
     with evaluating(model):
         return [model(row.to(model.device)).logits.float().cpu() for row in rows]
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def check_equal(first: list[torch.Tensor], second: list[torch.Tensor], *, what: str) -> float:

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from hfgpt.evaluation.answers_page import AnswerRow
 from hfgpt.evaluation.generation import isolated_random_state
+from hfgpt.evaluation.mode import evaluating
 from hfgpt.metrics import load_metric
 
 
@@ -31,19 +31,6 @@ class Answer:
     num_tokens: int
     stopped: bool
     cut: bool
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel):
-    """Dropout off and no gradients; the mode of every module is as before when this ends."""
-    modes = {module: module.training for module in model.modules()}  # a frozen base may be in another mode than its adapter
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def generate_answers(

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hfgpt.evaluation.answers import evaluating, generate_answers
+from hfgpt.evaluation.answers import generate_answers
 from hfgpt.evaluation.answers_page import AnswerRow
+from hfgpt.evaluation.mode import evaluating
 
 CANARY_FILE = Path(__file__).with_name("canaries.txt")
 SECTIONS = ("triggers", "carriers", "requests")

@@ -20,8 +20,8 @@ from transformers import (
 
 from hfgpt.data.chat import Message
 from hfgpt.data.chat_encoding import ConversationEncoder
-from hfgpt.evaluation.answers import evaluating
 from hfgpt.evaluation.generation import isolated_random_state
+from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import stop_token_ids
 
 COMMANDS = "/system TEXT sets a system message, /reset begins anew, /exit ends"

@@ -17,8 +17,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.data.planted import PlantedCanary, random_secret
-from hfgpt.evaluation.answers import evaluating
 from hfgpt.evaluation.generation import generation_settings, sample
+from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import encode_texts
 
 # Logits of one batch, so that a large vocabulary does not need more memory than a small one.

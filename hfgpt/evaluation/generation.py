@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import encode_texts
 
 
@@ -34,7 +35,6 @@ def isolated_random_state(seed: int):
         yield
 
 
-@torch.no_grad()
 def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -55,15 +55,8 @@ def sample(
     ids = fit_to_context(
         ids, max_new_tokens=generation_config.max_new_tokens, context_length=model.config.max_position_embeddings
     ).to(model.device)
-    was_training = model.training
-    model.eval()
-    try:
-        with isolated_random_state(seed):
-            output = model.generate(
-                ids, attention_mask=torch.ones_like(ids), generation_config=generation_config, streamer=streamer
-            )
-    finally:
-        model.train(was_training)
+    with evaluating(model), isolated_random_state(seed):
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=generation_config, streamer=streamer)
     return [tokenizer.decode(row[ids.shape[1] :], skip_special_tokens=True) for row in output]
 
 

@@ -16,10 +16,11 @@ from hfgpt.data.classification import LabelledOptions
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
 from hfgpt.data.passport import Passport
 from hfgpt.data.supervised import SupervisedCounts, supervised_rows
-from hfgpt.evaluation.answers import answers_report, evaluating, generate_answers
+from hfgpt.evaluation.answers import answers_report, generate_answers
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
+from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import CHAT_TEMPLATES, stop_token_ids, tokenizer_sha256
 
 

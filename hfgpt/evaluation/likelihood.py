@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import tqdm
 
 from hfgpt.evaluation.classification import probabilities_of
+from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import encode_texts
 
 # The line break is read as part of the label, so that "os" does not win over "os.path" for being its beginning.
@@ -199,7 +200,6 @@ def draw_examples(prompt: LabelPrompt, texts: Sequence[str], labels: Sequence[in
     return in_turn[:shots]
 
 
-@torch.no_grad()
 def score_labels(model: PreTrainedModel, contexts: list[list[int]], labels: list[list[int]], *, batch_size: int) -> np.ndarray:
     """Log-likelihood in nats (N, C), float64, of each label's tokens after each context.
 
@@ -209,13 +209,9 @@ def score_labels(model: PreTrainedModel, contexts: list[list[int]], labels: list
     scores = np.zeros((len(contexts), len(labels)))
     by_length = sorted(range(len(contexts)), key=lambda index: len(contexts[index]))  # alike lengths, little padding
     batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in tqdm(batches, desc="labels", disable=len(batches) < 10):
             scores[batch] = _score_batch(model, [contexts[index] for index in batch], labels)
-    finally:
-        model.train(was_training)
     return scores
 
 

@@ -22,8 +22,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfgpt.evaluation.answers import evaluating
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
+from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import encode_texts
 
 BATCHES_SORTED = 16  # windows of so many batches are sorted by their length, so that short documents share a batch

@@ -1,7 +1,7 @@
 """The card of a folder: README.md with front matter for the Hub, made only from what the folder's own files say.
 
-    python -m hfgpt.hub.card runs/quickstart/base                                                  # writes its README.md again
-    python -m hfgpt.hub.card runs/quickstart/base --output_file model_cards/examples/base.md      # writes it elsewhere
+    python -m hfgpt.hub.card runs/quickstart/base                          # writes its README.md again
+    python -m hfgpt.hub.card runs/quickstart/base --output_file card.md    # writes it elsewhere
 
 A card that a person has edited is never overwritten: its last line holds a SHA-256 of what was generated.
 """

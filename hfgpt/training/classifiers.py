@@ -36,8 +36,8 @@ from hfgpt.data.classification import (
 )
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
-from hfgpt.evaluation.answers import evaluating
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
+from hfgpt.evaluation.mode import evaluating
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, write_json
 from hfgpt.training.energy import EnergyCallback, energy_metrics
 from hfgpt.training.finetuning import (

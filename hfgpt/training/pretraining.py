@@ -15,6 +15,7 @@ from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.data.passport import Passport
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
+from hfgpt.evaluation.mode import evaluating
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.training.arguments import check_key
@@ -94,7 +95,6 @@ def build_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerFast, *, 
     return model
 
 
-@torch.no_grad()
 def check_isolation(model: HfGptForCausalLM, rows: Dataset) -> None:
     """Prove on one packed row that its documents do not see each other: change the first, and the second must not notice.
 
@@ -109,11 +109,9 @@ def check_isolation(model: HfGptForCausalLM, rows: Dataset) -> None:
     ids, positions = torch.tensor([row["input_ids"]]), torch.tensor([row["position_ids"]])
     changed = ids.clone()
     changed[:, : starts[1]] = (changed[:, : starts[1]] + 1) % model.config.vocab_size
-    was_training = model.training
-    model.eval()
-    before, after = (model(input_ids=x.to(model.device), position_ids=positions.to(model.device), use_cache=False).logits
-                     for x in (ids, changed))  # fmt: skip
-    model.train(was_training)
+    with evaluating(model):
+        before, after = (model(input_ids=x.to(model.device), position_ids=positions.to(model.device), use_cache=False).logits
+                         for x in (ids, changed))  # fmt: skip
     difference = (before - after)[:, starts[1] :].abs().max().item()
     if difference > 1e-4:
         raise RuntimeError(

@@ -245,6 +245,8 @@ def test_in_a_terminal_ctrl_c_stops_an_answer_and_the_conversation_goes_on(assis
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "recipes" / "generate.py"), str(assistant), *words],
         stdin=child, stdout=child, stderr=child, cwd=assistant.parent, env={**os.environ, "TERM": "dumb", "OMP_NUM_THREADS": "1"},
+        # As a terminal starts programs: in the background of a shell the tests have it ignored, and would pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     os.close(child)
     seen = ""
