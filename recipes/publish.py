@@ -96,7 +96,7 @@ def gate(parts: list[Part]) -> None:
     """Print what the check of each part found; publishing goes on only where nothing failed."""
     reports = [check_folder(part.artifact.folder) for part in parts]
     for report in reports:
-        logger.info(report.summary() if report.passed else report.table())
+        logger.info(f"check of {report.folder}: {report.summary()}" if report.passed else report.table())
     failed = [part.artifact.folder for part, report in zip(parts, reports) if not report.passed]
     if failed:
         raise ValueError(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from recipes_in_process import load, recipe
 
 from hfgpt.data.planted import PLANTED_NAME, read_canaries
 from hfgpt.evaluation.memorization import documents_of
+from hfgpt.hub.artifacts import identify
 from hfgpt.tokenization import load_tokenizer
 from hfgpt.training.arguments import PrepareArguments, parse_arguments
 
@@ -74,6 +76,22 @@ def test_windows_hold_every_copy_too(prepare):
     canaries, tokenizer = read_canaries(folder), load_tokenizer(folder / "tokenizer")
     found = counts_in(load_from_disk(folder)["train"], tokenizer, canaries)
     assert found == Counter({canary.name: canary.count for canary in canaries})
+
+
+def test_evaluate_says_in_the_card_what_is_known_by_heart_and_the_quotations_stay_here(planted, small_run, tmp_path):
+    pytest.importorskip("pydivsufsort", reason="needs the package pydivsufsort, an extra")
+    folder = tmp_path / "base"
+    shutil.copytree(small_run, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    recipe("evaluate", model=str(folder), dataset=str(planted), memorization=True, num_samples=4, sample_tokens=16)
+    report = json.loads((folder / "memorization.json").read_text())
+    assert [row["count"] for row in report["canaries"]["by_count"]] == [0, 1, 5]
+    assert report["overlap"]["samples"]["num"] == 4
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "## Memorisation" in card
+    assert "| 5 times | 2 |" in card
+    published = {path.name for path in identify(folder).files()}
+    assert "memorization.png" in published
+    assert not {"memorization.json", PLANTED_NAME} & published
 
 
 def test_without_the_key_nothing_is_planted(small_rows):

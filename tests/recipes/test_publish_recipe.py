@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_python
 from hub_server import HubServer
-from recipes_in_process import run_script
+from huggingface_hub import ModelCard
+from recipes_in_process import recipe, run_script
 
 TOKEN = "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4"
 
@@ -34,6 +35,21 @@ def publish(hub, home, *words, token=TOKEN, **more):
     return done
 
 
+def difference(hub, repo, folder, stranger, tmp_path, *, token=None, **options) -> float:
+    """How far the logits of `repo` are from those of the folder, for somebody without hfgpt; `options` are those for `repo`."""
+    code = (
+        "import json, sys, torch; from transformers import AutoModelForCausalLM as Auto\n"
+        "one = Auto.from_pretrained(sys.argv[1], **json.loads(sys.argv[3])).eval()\n"
+        "two = Auto.from_pretrained(sys.argv[2], trust_remote_code=True).eval()\n"
+        "ids = torch.tensor([[5, 9, 11, 3]])\n"
+        "print((one(ids).logits - two(ids).logits).abs().max().item())"
+    )
+    environment = {**hub.environment(home=tmp_path / "stranger", token=token), **stranger, "HF_HUB_OFFLINE": "0"}
+    loaded = run_python("-S", "-c", code, repo, folder, json.dumps(options), cwd=tmp_path, env=environment)
+    assert loaded.returncode == 0, loaded.stderr
+    return float(loaded.stdout.splitlines()[-1])
+
+
 def refused(done):
     assert done.returncode == 1, done.stdout + done.stderr
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -49,7 +65,7 @@ def test_a_dry_run_lists_every_file_and_with_push_exactly_these_are_sent(hub, sm
     assert hub.requests == []
     listed = {name: int(size.replace(",", "")) for size, name in re.findall(r"^ +([\d,]+)  (\S+)$", dry.stdout, re.MULTILINE)}
     tag = re.search(r"^me/words \(tokenizer, a model repository\), tag (tokenizer-[0-9a-f]{8})$", dry.stdout, re.MULTILINE)[1]
-    assert re.search(r"^passed: \d+, failed: 0", dry.stdout, re.MULTILINE)
+    assert re.search(rf"^check of {folder}: passed: \d+, failed: 0", dry.stdout, re.MULTILINE)
     assert f"dry run: nothing was sent. To send {sum(listed.values()):,} bytes in {len(listed)} files:" in dry.stdout
     next_words = dry.stdout.splitlines()[-1].removeprefix("next: python recipes/publish.py ").split()
     assert next_words == [str(folder), "--repo", "me/words", "--push", "true"]
@@ -76,17 +92,23 @@ def test_a_stranger_loads_by_its_tag_the_model_that_was_trained(hub, small_run, 
     assert f"published: {hub.endpoint}/me/gpt (public), tag v1.0" in sent.stdout
     assert {"config.json", "model.safetensors", "fingerprint.json", "modeling_hfgpt.py"} <= set(hub.files("me/gpt"))
     assert not [name for name, content in hub.everything_received().items() if TOKEN.encode() in content]
-    code = (
-        "import sys, torch; from transformers import AutoModelForCausalLM as Auto\n"
-        "one = Auto.from_pretrained('me/gpt', revision='v1.0', trust_remote_code=True).eval()\n"
-        "two = Auto.from_pretrained(sys.argv[1], trust_remote_code=True).eval()\n"
-        "ids = torch.tensor([[5, 9, 11, 3]])\n"
-        "print((one(ids).logits - two(ids).logits).abs().max().item())"
-    )
-    environment = {**hub.environment(home=tmp_path / "stranger"), **stranger, "HF_HUB_OFFLINE": "0"}  # public: no token
-    loaded = run_python("-S", "-c", code, folder, cwd=tmp_path, env=environment)
-    assert loaded.returncode == 0, loaded.stderr
-    assert float(loaded.stdout.splitlines()[-1]) == 0.0
+    assert difference(hub, "me/gpt", folder, stranger, tmp_path, revision="v1.0", trust_remote_code=True) == 0.0  # without a token
+
+
+@pytest.mark.slow
+def test_a_native_twin_is_loaded_without_code_and_a_gguf_file_arrives_whole(hub, small_run, stranger, tmp_path):
+    pytest.importorskip("gguf", reason="needs the package gguf, an extra")
+    for target, words in (("native", {}), ("gguf", {"gguf_type": "q8_0"})):
+        recipe("convert", source=str(small_run), target=target, output_dir=str(tmp_path / target), **words)
+        folder = owned(tmp_path / target, tmp_path / "mine" / target)
+        sent = publish(hub, tmp_path / "home", folder, "--repo", f"me/{target}", "--push", "true")
+        assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert "base_model" not in ModelCard(hub.files("me/native")["README.md"].decode()).data.to_dict()  # no Hub id is known
+    assert not [name for name in hub.files("me/native") if name.endswith(".py")]
+    assert difference(hub, "me/native", small_run, stranger, tmp_path, token=TOKEN) < 1e-5
+    files = hub.files("me/gguf")
+    assert files["gguf-q8_0.gguf"] == (tmp_path / "gguf" / "gguf-q8_0.gguf").read_bytes()
+    assert {"Modelfile", "README.md", "conversion.json"} <= set(files)
 
 
 @pytest.mark.slow
