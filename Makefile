@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 CARDS := model_cards/examples
+EXAMPLES := tokenizer data base classifier assistant
 # Further arguments for the steps of `make quickstart`, e.g. PRETRAIN_ARGS="--max_steps 20 --overwrite true"
 PRETRAIN_ARGS ?=
 CLASSIFY_ARGS ?=
@@ -33,9 +34,10 @@ quickstart: install
 	@echo "== the assistant: what does a function do?"
 	@cat $(RUN)/assistant/report.txt
 
-# The cards in model_cards/examples anew, from what `make quickstart` left here; they change with the package only.
+# The cards in model_cards/examples anew, from what `make quickstart` left here; those of the run with planted secrets:
+# make cards RUN=runs/memorization EXAMPLES=base CARDS=model_cards/examples/memorization
 cards: install
-	for part in tokenizer data base classifier assistant; do \
+	for part in $(EXAMPLES); do \
 	  $(BIN)/python -m hfgpt.hub.card $(RUN)/$$part --output_file $(CARDS)/$$part/README.md || exit 1; \
 	  for picture in loss confusion memorization; do \
 	    if [ -f $(RUN)/$$part/$$picture.png ]; then cp $(RUN)/$$part/$$picture.png $(CARDS)/$$part/; fi; \

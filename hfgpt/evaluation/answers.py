@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.evaluation.answers_page import AnswerRow
-from hfgpt.evaluation.generation import isolated_random_state
+from hfgpt.evaluation.generation import GREEDY, isolated_random_state
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.metrics import load_metric
 
@@ -107,10 +107,8 @@ def _continue(model, tokenizer, prompts, stop_token_ids, settings: dict, max_new
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_ids[0]
     input_ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    # What is not said here would come from the model's own generation_config.
-    greedy = dict(do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0, repetition_penalty=1.0)
     config = GenerationConfig(
-        **(greedy | dict(use_cache=True) | settings),
+        **(GREEDY | dict(use_cache=True) | settings),
         max_new_tokens=max_new_tokens,
         eos_token_id=list(stop_token_ids),
         pad_token_id=pad,

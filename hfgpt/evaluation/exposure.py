@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.data.planted import PlantedCanary, random_secret
-from hfgpt.evaluation.generation import generation_settings, sample
+from hfgpt.evaluation.generation import GREEDY, generation_settings, sample
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import encode_texts
 
@@ -124,6 +124,6 @@ def negative_log_likelihoods(model: PreTrainedModel, tokenizer: PreTrainedTokeni
 def is_extracted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, canary: PlantedCanary) -> bool:
     """Whether the greedy continuation of the prompt begins with the secret."""
     (whole, prompt) = encode_texts(tokenizer, [canary.text, canary.prompt])
-    settings = generation_settings(tokenizer, max_new_tokens=len(whole) - len(prompt) + 1, do_sample=False)
+    settings = generation_settings(tokenizer, max_new_tokens=len(whole) - len(prompt) + 1, **GREEDY)
     (continuation,) = sample(model, tokenizer, canary.prompt, generation_config=settings)
     return continuation.strip().startswith(canary.secret)

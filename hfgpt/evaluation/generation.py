@@ -8,6 +8,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import encode_texts
 
+# The likeliest token, each time. Written out, because what is not said would come from the model's own generation_config.
+GREEDY = dict(do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0, repetition_penalty=1.0)
+
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> torch.Tensor:
     """The ids (1, T) that a text begins with, as in training: the separator, then the prompt, in which nothing is special."""

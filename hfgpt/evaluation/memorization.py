@@ -111,7 +111,7 @@ def describe(report: dict) -> list[str]:
         canaries = report["canaries"]
         for row in canaries["by_count"]:
             lines.append(
-                f"canaries in the data {row['count']:,} times: exposure {row['exposure_mean']:.2f} bits (at most "
+                f"canaries in the data {_times(row['count'])}: exposure {row['exposure_mean']:.2f} bits (at most "
                 f"{canaries['maximum_exposure']:.2f}, by chance {canaries['chance_exposure']:.2f}), "
                 f"{100 * row['extraction_rate']:.0f} % of {row['num']} extracted"
             )
@@ -237,11 +237,15 @@ def _distribution(texts: Sequence[str], runs: Sequence[str], tokenizer: PreTrain
     }
 
 
-def _quantiles(values: Sequence[int]) -> dict[str, float]:
+def _times(count: int) -> str:
+    return {0: "never", 1: "once"}.get(count, f"{count:,} times")
+
+
+def _quantiles(values: Sequence[int]) -> dict[str, int | float]:
     return {
         "mean": float(np.mean(values)),
-        "median": float(np.quantile(values, 0.5)),
-        "p90": float(np.quantile(values, 0.9)),
+        "median": int(np.quantile(values, 0.5, method="inverted_cdf")),  # one of the values, as the maximum
+        "p90": int(np.quantile(values, 0.9, method="inverted_cdf")),
         "maximum": max(values),
     }
 
