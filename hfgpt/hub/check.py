@@ -39,6 +39,7 @@ _CURES = {
     "weights recorded": "restore the weights, or, where you changed them, record them anew: recipes/check.py FOLDER --record true",
     "base": "give the adapter its own base again; finetune_*.py writes it",
     "merged": "merge again: recipes/convert.py BASE --adapter FOLDER --output_dir MERGED",
+    "without network": "read the code in the folder: loading a model has nothing to send or to fetch",
     "apply_chat_template": "let the template end an answer with a token that generation_config.json has among its eos_token_id",
 }
 

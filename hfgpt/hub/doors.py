@@ -25,6 +25,28 @@ class NoHfgpt:
             raise ModuleNotFoundError("No module named 'hfgpt' (a stranger has none)", name=name)
 
 
+class NoNetwork:
+    """An audit hook: Python asks it before a socket goes anywhere. Who asked is remembered, since code may hide the refusal."""
+
+    ADDRESSED = ("socket.connect", "socket.sendto", "socket.sendmsg")
+    NAMED = ("socket.getaddrinfo", "socket.gethostbyname")
+
+    def __init__(self):
+        self.asked: list[str] = []
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        if event in self.ADDRESSED:
+            place = arguments[1]
+            if place is None or isinstance(place, (str, bytes)):  # within this machine
+                return
+        elif event in self.NAMED:
+            place = arguments[:2]
+        else:
+            return
+        self.asked.append(f"{event} {place}")
+        raise PermissionError(f"{event} {place}: a folder is opened without the network")
+
+
 class Failed(Exception):
     """A door that opens, but onto something else."""
 
@@ -344,6 +366,8 @@ def main() -> None:
     sys.path += job["path"]
     sys.meta_path.insert(0, NoHfgpt)
     os.environ["TQDM_DISABLE"] = "1"
+    network = NoNetwork()
+    sys.addaudithook(network)
     doors = Doors(job)
     if job["kind"] == "model":
         open_model(doors)
@@ -356,14 +380,21 @@ def main() -> None:
         import file_doors
 
         file_doors.open_files(doors)
+    doors.open("without network", lambda: _without_network(network.asked))
     doors.open("without hfgpt", _without_hfgpt)
+
+
+def _without_network(asked: list[str]) -> str:
+    if asked:
+        raise Failed(f"it asked for {'; '.join(sorted(set(asked))[:3])}")
+    return "nothing asked for an address, offline, without a token"
 
 
 def _without_hfgpt() -> str:
     found = sorted(name for name in sys.modules if name.partition(".")[0] == "hfgpt")
     if found:
         raise Failed(f"{', '.join(found)} was loaded")
-    return "nothing of it was loaded, offline, without a token"
+    return "nothing of it was loaded"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def named(report: CheckReport, status: str) -> set[str]:
 
 DOORS = {"AutoConfig", "AutoTokenizer", "AutoModel", "AutoModelForCausalLM", "weights recorded", "sharded", "one tied matrix",
          "generate", "AutoModelForSequenceClassification", "AutoModelForTokenClassification", "AutoModelForQuestionAnswering",
-         "apply_chat_template", "pipeline", "without hfgpt"}  # fmt: skip
+         "apply_chat_template", "pipeline", "without network", "without hfgpt"}  # fmt: skip
 
 
 def test_every_door_of_a_good_folder_opens(good, report_of_good):
@@ -94,6 +94,7 @@ def test_each_broken_thing_fails_and_nothing_else(good, tmp_path, monkeypatch):
         "path": {"no path of this machine"},
         "token": {"no secret"},
         "card": {"card", "licence", "card's figures"},
+        "code": {"without network"},
     }
     # A changed weight may leave the likeliest tokens what they were.
     assert named(report, "fail") - {"generate"} == set().union(*broken.values())
@@ -105,6 +106,7 @@ def test_each_broken_thing_fails_and_nothing_else(good, tmp_path, monkeypatch):
     # The code ran, in another process, without the token, offline, and in a home that is gone.
     visits = [json.loads(line) for line in seen.read_text().splitlines()]
     assert visits
+    assert "('127.0.0.1', 9)" in details["without network"]
     for pid, environment in visits:
         assert pid != os.getpid()
         assert "Zz9" not in json.dumps(environment)
