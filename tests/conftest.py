@@ -15,6 +15,14 @@ SHARED = ROOT.parent / "shared"
 # Nothing here needs the network; a test that would ask for it fails at once instead of waiting.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Minutes each; begun first, so that no worker waits at the end for the last of them.
+LONGEST = ("test_upstream.py", "test_finetuned_doors.py", "test_pretrain.py", "test_readme.py", "test_evaluate.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, everything else in its order."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -199,8 +207,10 @@ def small_gpt2(tmp_path_factory, small_corpus) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fine_tune(run_recipe, small_families, small_gpt2, tmp_path_factory):
+def fine_tune(small_families, small_gpt2, tmp_path_factory):
     """Run a recipe that fine-tunes one of "book", "modern" and "gpt2" for a few steps; the output folder is returned."""
+    from recipes_in_process import run_script
+
     bases = {**small_families, "gpt2": small_gpt2}
     common = (
         *("--cpu_threads", "1", "--use_cpu", "true", "--decontaminate", "false", "--poison_report", "false"),
@@ -210,9 +220,9 @@ def fine_tune(run_recipe, small_families, small_gpt2, tmp_path_factory):
     def run(recipe: str, base: str, rows: list[dict], *words: str) -> Path:
         folder = tmp_path_factory.mktemp(recipe)
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        done = run_recipe(
+        done = run_script(
             f"{recipe}.py", "--model", bases[base], "--sources", folder / "rows.jsonl", "--output_dir", folder / base, *common,
-            *words, env={"OMP_NUM_THREADS": "1"},
+            *words,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return folder / base
