@@ -24,6 +24,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    """A recipe that is run in this process chooses its number of threads; the next test has the one that it would have alone."""
+    import torch
+
+    threads = torch.get_num_threads()
+    result = yield
+    torch.set_num_threads(threads)
+    return result
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real data sets beside the project; a stranger's clone has none."""
