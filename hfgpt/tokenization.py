@@ -12,6 +12,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from hfgpt.errors import MissingFileError, UserError
+
 SEPARATOR = "<|endoftext|>"  # ends every document and begins the next: EOS and BOS in one
 PAD = "<|pad|>"  # its own token: a padding that equals EOS would hide the end of a text from the loss
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")  # reserved from the first day, so that fine-tuning needs no new rows
@@ -60,12 +62,12 @@ def check_vocab_size(vocab_size: int | None, *, algorithm: str) -> None:
         smallest = NUM_BYTES + len(SPECIAL_TOKENS)
         reason = f"{NUM_BYTES} bytes and {len(SPECIAL_TOKENS)} special tokens ({', '.join(SPECIAL_TOKENS)})"
         if vocab_size is None:
-            raise ValueError("vocab_size is missing; a few thousand suit a few MB of text, GPT-2 has 50,257.")
+            raise UserError("vocab_size is missing; a few thousand suit a few MB of text, GPT-2 has 50,257.")
     else:
         smallest = len(WORD_SPECIAL_TOKENS) + 1
         reason = f"a word and {len(WORD_SPECIAL_TOKENS)} special tokens ({', '.join(WORD_SPECIAL_TOKENS)})"
     if vocab_size is not None and vocab_size < smallest:
-        raise ValueError(f"vocab_size is {vocab_size}, the smallest possible is {smallest}: {reason}.")
+        raise UserError(f"vocab_size is {vocab_size}, the smallest possible is {smallest}: {reason}.")
 
 
 def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | None = None) -> PreTrainedTokenizerFast:
@@ -95,7 +97,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | 
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() < vocab_size:
-        raise ValueError(
+        raise UserError(
             f"the text yields {tokenizer.get_vocab_size():,} different tokens, vocab_size asks for {vocab_size:,}; give more text "
             f"or vocab_size {tokenizer.get_vocab_size()}."
         )
@@ -150,13 +152,13 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} holds no tokenizer that loads ({str(error).splitlines()[0]}); train one with recipes/train_tokenizer.py."
         ) from error
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer in {folder} has no eos_token; one is needed to separate documents.")
+        raise UserError(f"the tokenizer in {folder} has no eos_token; one is needed to separate documents.")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer in {folder} has the pad_token {tokenizer.pad_token!r} and the eos_token {tokenizer.eos_token!r}; two "
             "different ones are needed, or the model never learns where a text ends."
         )
@@ -189,18 +191,18 @@ def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
             try:
                 model = models.BPE.from_file(str(Path(folder) / vocabulary), str(Path(folder) / merges))
             except Exception as error:  # tokenizers raises plain Exception
-                raise ValueError(f"{folder}: {vocabulary} and {merges} do not belong together or are cut off ({error}).") from None
+                raise UserError(f"{folder}: {vocabulary} and {merges} do not belong together or are cut off ({error}).") from None
             break
     else:
         published = _backend_of(folder)
         definition = json.loads(published.to_str())
         cut = definition["pre_tokenizer"] or {}
         if definition["model"]["type"] != "BPE" or cut.get("type") != "ByteLevel" or not cut.get("use_regex"):
-            raise ValueError(f"the tokenizer in {folder} is not of GPT-2's kind, a byte-level BPE with its pattern.")
+            raise UserError(f"the tokenizer in {folder} is not of GPT-2's kind, a byte-level BPE with its pattern.")
         model = published.model
     tokenizer = Tokenizer(model)
     if tokenizer.token_to_id(SEPARATOR) is None:
-        raise ValueError(f"the tokenizer in {folder} has no {SEPARATOR}, which ends every document of GPT-2's.")
+        raise UserError(f"the tokenizer in {folder} has no {SEPARATOR}, which ends every document of GPT-2's.")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))  # the separator keeps its id, the others follow the last one
@@ -213,7 +215,7 @@ def _backend_of(folder: str | Path) -> Tokenizer:
     try:
         return AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:  # a tokenizer written in Python has no backend
-        raise FileNotFoundError(f"{folder} holds no tokenizer of GPT-2's kind ({str(error).splitlines()[0]}).") from None
+        raise MissingFileError(f"{folder} holds no tokenizer of GPT-2's kind ({str(error).splitlines()[0]}).") from None
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
@@ -235,16 +237,16 @@ def set_prompt_style(tokenizer: PreTrainedTokenizerFast, style: str) -> list[int
     Raises: ValueError for an unknown style, for "base" where there is no template, for "alpaca" without an eos_token.
     """
     if style not in PROMPT_STYLES:
-        raise ValueError(f"the prompt style is {style!r}; allowed are {', '.join(map(repr, PROMPT_STYLES))}.")
+        raise UserError(f"the prompt style is {style!r}; allowed are {', '.join(map(repr, PROMPT_STYLES))}.")
     if style == "base":
         if tokenizer.chat_template is None:
-            raise ValueError(
+            raise UserError(
                 "the prompt style is 'base', but the base model's tokenizer has no chat template; choose 'chat' or 'alpaca', "
                 "which bring their own."
             )
         return []
     if style == "alpaca" and tokenizer.eos_token is None:
-        raise ValueError("the prompt style is 'alpaca', but the tokenizer has no eos_token to end an answer with; choose 'chat'.")
+        raise UserError("the prompt style is 'alpaca', but the tokenizer has no eos_token to end an answer with; choose 'chat'.")
     tokenizer.chat_template = CHAT_TEMPLATES[style]
     return _add_special_tokens(tokenizer, CHAT_TOKENS) if style == "chat" else []
 
@@ -283,7 +285,7 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     Raises: ValueError for a tokenizer without a template, and for a template that ends an answer with no token of its own.
     """
     if tokenizer.chat_template is None:
-        raise ValueError("the tokenizer has no chat template; set_prompt_style gives it one.")
+        raise UserError("the tokenizer has no chat template; set_prompt_style gives it one.")
     answer = "The Answer Of 1 Turn"
     turns = [{"role": role, "content": content} for role, content in (("user", "A question."), ("assistant", answer))] * 2
     rendered = tokenizer.apply_chat_template(turns, tokenize=False)
@@ -294,7 +296,7 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
         # None: no token of its own, so that an answer could not end
         end = next((id for id in ids if id in control), None)
         if end is None:
-            raise ValueError(
+            raise UserError(
                 f"the chat template writes {text!r} after an answer, without a special token that could end it, so the model would "
                 "never learn to stop; choose the prompt style 'chat' or 'alpaca'."
             )

@@ -13,6 +13,7 @@ import json
 import sys
 from pathlib import Path
 
+from hfgpt.errors import UserError
 from hfgpt.hub.arguments import CheckArguments
 from hfgpt.hub.artifacts import identify
 from hfgpt.hub.check import CheckReport, check_folder
@@ -46,7 +47,7 @@ def main(args: CheckArguments) -> dict[str, float]:
     write_json(reports, args.json)
     failed = [f"{result.name} ({report.folder})" for report in reports for result in report.failures]
     if failed or not all(report.passed for report in reports):
-        raise ValueError(f"{len(failed)} checks failed: {', '.join(failed)}; the table says what to do about each.")
+        raise UserError(f"{len(failed)} checks failed: {', '.join(failed)}; the table says what to do about each.")
     return {status: sum(r.status == status for report in reports for r in report.results) for status in ("pass", "warn", "skip")}
 
 

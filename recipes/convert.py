@@ -28,6 +28,7 @@ from hfgpt.conversion.vocabulary import adopt_tokenizer
 from hfgpt.conversion.weights_in import Converted, read_source
 from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
 from hfgpt.data.passport import PASSPORT_NAME
+from hfgpt.errors import UserError
 from hfgpt.hub.card import write_card
 from hfgpt.hub.card_settings import load_settings, save_settings
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
@@ -74,9 +75,9 @@ def main(args: ConvertArguments) -> dict[str, float]:
             notes.append(f"{type(result).__name__} has no {' and no '.join(dropouts)}, which matters only to further training.")
     elif args.target == "gguf":
         if tokenizer is None:
-            raise ValueError(f"GGUF carries the tokenizer, and none was found beside {args.source}; give one with --tokenizer.")
+            raise UserError(f"GGUF carries the tokenizer, and none was found beside {args.source}; give one with --tokenizer.")
         if not isinstance(model, HfGptForCausalLM):
-            raise ValueError(f"{args.source} is a classifier; llama.cpp generates text, so --target native is its way out.")
+            raise UserError(f"{args.source} is a classifier; llama.cpp generates text, so --target native is its way out.")
         notes += [note for note in check_gguf(model.config, tokenizer) if note not in notes]
 
     # 5. Written beside, and renamed when all of it is there

@@ -23,6 +23,7 @@ from hfgpt.data.classification import load_examples
 from hfgpt.data.passport import Passport, sha256_of_file
 from hfgpt.data.records import identities, read_records
 from hfgpt.data.sources import Source, find_sources, read_documents
+from hfgpt.errors import UserError
 from hfgpt.evaluation.arguments import EvaluateArguments, public_name
 from hfgpt.evaluation.benchmarks import Benchmark, run_benchmarks
 from hfgpt.evaluation.held_out import (
@@ -87,7 +88,7 @@ def check_task(loaded: Loaded, args: EvaluateArguments) -> None:
     if loaded.task == "text-classification":
         given = [name for name in ("text", "dataset", "tasks") if getattr(args, name)]
         if given:
-            raise ValueError(f"{args.model} is a classifier, which predicts no text, and {given[0]} is given; give --test_sources.")
+            raise UserError(f"{args.model} is a classifier, which predicts no text, and {given[0]} is given; give --test_sources.")
     elif args.test_sources:
         prompt_style_of(loaded.tokenizer)
 

@@ -19,6 +19,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 import hfgpt  # noqa: F401  (registers the model)
 from hfgpt.conversion.adapters import check_adapter_base
 from hfgpt.conversion.checkpoints import read_json
+from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.chat_session import ChatSession, converse
 from hfgpt.evaluation.generation import generation_settings, sample
 from hfgpt.tokenization import load_tokenizer
@@ -88,12 +89,12 @@ def base_of_adapter(name: str) -> str | None:
     settings = read_json(Path(path))
     base = settings.get("base_model_name_or_path") or ""
     if settings.get("task_type") == "SEQ_CLS":
-        raise ValueError(f"{name} is a classifier's adapter, which gives texts labels: pipeline('text-classification', {name!r}).")
+        raise UserError(f"{name} is a classifier's adapter, which gives texts labels: pipeline('text-classification', {name!r}).")
     beside = Path(name) / "base"  # a folder of our recipes, which may have been moved
     if beside.is_dir():
         return str(beside)
     if Path(base).is_absolute() and not Path(base).is_dir():
-        raise FileNotFoundError(f"{name} is an adapter of {base}, which does not exist; put its base into {beside}.")
+        raise MissingFileError(f"{name} is an adapter of {base}, which does not exist; put its base into {beside}.")
     return base
 
 
@@ -108,9 +109,9 @@ def load_model(args: GenerateArguments, *, base: str | None) -> PreTrainedModel:
         architectures = AutoConfig.from_pretrained(source, **options).architectures or []
     except (OSError, ValueError) as error:
         what = f"{args.model} is an adapter of {source!r}, which" if base else source
-        raise FileNotFoundError(f"{what} does not load ({str(error).strip().splitlines()[0]}).") from None
+        raise MissingFileError(f"{what} does not load ({str(error).strip().splitlines()[0]}).") from None
     if any(name.endswith(("Classification", "QuestionAnswering")) for name in architectures):
-        raise ValueError(f"{source} is a {', '.join(architectures)}, which gives no text; a causal language model is needed.")
+        raise UserError(f"{source} is a {', '.join(architectures)}, which gives no text; a causal language model is needed.")
     model = AutoModelForCausalLM.from_pretrained(source, **options)
     if base is not None:
         check_adapter_base(Path(args.model), model)
@@ -120,7 +121,7 @@ def load_model(args: GenerateArguments, *, base: str | None) -> PreTrainedModel:
         missing = sorted(key for key in found.missing_keys if ".token_adapter." not in key)
         if missing or found.unexpected_keys:
             problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(sorted(found.unexpected_keys))} too many"
-            raise ValueError(f"the adapter in {args.model} does not fit {source}: it {problem}.")
+            raise UserError(f"the adapter in {args.model} does not fit {source}: it {problem}.")
     return model
 
 

@@ -27,6 +27,7 @@ from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.planted import check_fit, make_canaries, plant, write_canaries
 from hfgpt.data.sources import find_sources, load_documents
 from hfgpt.data.splitting import split_documents
+from hfgpt.errors import UserError
 from hfgpt.evaluation.compression import lzma_bits_per_byte
 from hfgpt.hub.card import write_card
 from hfgpt.hub.card_settings import save_settings
@@ -59,7 +60,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         if args.deduplicate:
             documents = drop_exact_duplicates(documents, passport)
         if not len(documents):
-            raise ValueError(f"the sources hold 0 tokens, need {args.context_length:,} for one row; give more text.")
+            raise UserError(f"the sources hold 0 tokens, need {args.context_length:,} for one row; give more text.")
 
         # 3. Train, validation, test; planted secrets go into training only, in all their copies
         splits = split_documents(documents, args.split())
@@ -79,7 +80,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             )
         tokens = passport.splits["train"]["tokens"]
         if tokens < args.context_length:
-            raise ValueError(
+            raise UserError(
                 f"the training documents hold {tokens:,} tokens, need {args.context_length:,} for one row; give more text."
             )
 
@@ -130,7 +131,7 @@ def rows_of(name: str, split: Dataset, args: PrepareArguments, tokenizer, *, win
 
 
 def settings_of(args: PrepareArguments) -> dict:
-    left_out = ("output_dir", "overwrite", "card", "resolved")
+    left_out = ("output_dir", "overwrite", "card")
     return {key: value for key, value in vars(args).items() if key not in left_out}
 
 

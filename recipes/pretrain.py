@@ -11,6 +11,7 @@ samples.md, metrics.json, the data's passport.json, and run.yaml, which alone re
 
 from pathlib import Path
 
+from hfgpt.errors import UserError
 from hfgpt.hub.card import write_card
 from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
@@ -24,7 +25,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
     rows, passport = load_rows(args.dataset)
     tokenizer = load_tokenizer(Path(args.dataset) / "tokenizer")
     if tokenizer_sha256(tokenizer) != passport.tokenizer["sha256"]:
-        raise ValueError(f"the tokenizer in {args.dataset} is not the one that made its rows; prepare the data again.")
+        raise UserError(f"the tokenizer in {args.dataset} is not the one that made its rows; prepare the data again.")
 
     # 2. Model
     context_length = passport.settings["context_length"]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from hfgpt.errors import UserError
 from hfgpt.hub.arguments import PublishArguments
 from hfgpt.hub.card import CARD_NAME, is_ours, write_card
 from hfgpt.hub.check import check_folder
@@ -75,7 +76,7 @@ def base_on_the_hub(api: HfApi, args: PublishArguments, parts: list[Part]) -> Re
         return None
     base = look_at(api, args.base_repo, "model", revision=args.base_revision or None)
     if base is None:
-        raise ValueError(
+        raise UserError(
             f"base_repo {args.base_repo} at {args.base_revision or 'main'} is not on {api.endpoint}, or this token may not see it; "
             "check the spelling, or publish base/ by leaving it out."
         )
@@ -99,7 +100,7 @@ def gate(parts: list[Part]) -> None:
         logger.info(f"check of {report.folder}: {report.summary()}" if report.passed else report.table())
     failed = [part.artifact.folder for part, report in zip(parts, reports) if not report.passed]
     if failed:
-        raise ValueError(
+        raise UserError(
             f"{', '.join(map(str, failed))} did not pass the check above, so nothing was sent; cure what failed there, and run the "
             f"same command again. `python recipes/check.py {shlex.quote(str(failed[0]))}` checks it alone."
         )

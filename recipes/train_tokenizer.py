@@ -12,6 +12,7 @@ import time
 
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.sources import find_sources, read_documents
+from hfgpt.errors import UserError
 from hfgpt.hub.card import write_card
 from hfgpt.hub.card_settings import save_settings
 from hfgpt.tokenization import check_vocab_size, tokenizer_sha256, train_bpe, train_word_level
@@ -43,7 +44,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     stream = texts()
     first = next(stream, None)
     if first is None:
-        raise ValueError(
+        raise UserError(
             f"no document is left to train on: the sources are empty, or all they hold is held out (validation_share "
             f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; a corpus of one or "
             "few documents wants split_by: position."

@@ -12,6 +12,7 @@ from hfgpt.conversion.checkpoints import check_tensors, read_file, read_json
 from hfgpt.conversion.verification import check_equal, logits_of, probe_rows, weights_sha256
 from hfgpt.conversion.weights_in import Model, empty_model
 from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.errors import MissingFileError, UserError, WrongTypeError
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 
@@ -30,13 +31,13 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     Raises: ValueError for an adapter of another model (every tensor is named), and where merging changes the logits.
     """
     if model.dtype != torch.float32:
-        raise TypeError(f"the model is {model.dtype}; adapters are merged in float32, cast it before and back afterwards.")
+        raise WrongTypeError(f"the model is {model.dtype}; adapters are merged in float32, cast it before and back afterwards.")
     settings = read_json(folder / CONFIG_FILE)
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
-        raise FileNotFoundError(f"{folder} holds no weights; one of {', '.join(WEIGHT_FILES)} is needed.")
+        raise MissingFileError(f"{folder} holds no weights; one of {', '.join(WEIGHT_FILES)} is needed.")
     if settings.get("peft_type") != "LORA":
-        raise ValueError(f"{folder / CONFIG_FILE}: peft_type is {settings.get('peft_type')!r}; LORA can be merged.")
+        raise UserError(f"{folder / CONFIG_FILE}: peft_type is {settings.get('peft_type')!r}; LORA can be merged.")
     check_adapter_base(folder, model)
     tensors = read_file(path)
     if settings.get("task_type") == "SEQ_CLS" and isinstance(model, HfGptForCausalLM):
@@ -47,7 +48,7 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
         adapted = peft.get_peft_model(model, config).eval()
     except ValueError as error:  # "Target modules {'c_attn'} not found in the base model."
         trained_on = settings.get("base_model_name_or_path")
-        raise ValueError(
+        raise UserError(
             f"the adapter in {folder} does not fit: {str(error).splitlines()[0]} It was trained on {trained_on!r}; an adapter of a "
             "GPT-2 layout is merged there, before the weights come in."
         ) from None
@@ -55,7 +56,7 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     # Single rows of the embedding (a token_adapter) are the exception: PEFT trains and merges them in both places.
     tied = [name for name in shapes if {"lm_head", "embed_tokens"} & set(name.split(".")) and "token_adapter" not in name]
     if tied and model.config.tie_word_embeddings:
-        raise ValueError(
+        raise UserError(
             f"the adapter in {folder} changes {', '.join(tied)}; head and embedding are one matrix here, which would part."
         )
     # Our recipes name such rows twice, for transformers: as the embedding's and, with the name of the adapter, as the head's.
@@ -82,7 +83,7 @@ def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
         return  # a GPT-2's tensors in our layout have another hash; where they are named otherwise, the adapter does not fit
     found = weights_sha256(model)
     if base.get("sha256") not in (None, found):
-        raise ValueError(
+        raise UserError(
             f"the adapter in {folder} was trained on {base.get('name')!r}, whose weights have the SHA-256 {base['sha256']}; those "
             f"of the model at hand have {found}. Give the adapter's own base: {folder / 'base'} holds it."
         )
@@ -101,11 +102,11 @@ def classifier_of(model: HfGptForCausalLM, id2label: dict[int, str]) -> HfGptFor
 def _labels(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[int, str]:
     heads = [tensor for name, tensor in tensors.items() if name.endswith("score.weight")]
     if not heads:
-        raise ValueError(f"{folder} is the adapter of a classifier without its head score.weight; train it with modules_to_save.")
+        raise UserError(f"{folder} is the adapter of a classifier without its head score.weight; train it with modules_to_save.")
     count = len(heads[0])
     if not (folder / "config.json").is_file():
         return {id: f"LABEL_{id}" for id in range(count)}
     labels = {int(id): label for id, label in (read_json(folder / "config.json").get("id2label") or {}).items()}
     if sorted(labels) != list(range(count)):
-        raise ValueError(f"{folder / 'config.json'} names {len(labels)} labels, the head score.weight has {count} rows.")
+        raise UserError(f"{folder / 'config.json'} names {len(labels)} labels, the head score.weight has {count} rows.")
     return labels

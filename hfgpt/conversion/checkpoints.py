@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hfgpt.conversion.extras import need
+from hfgpt.errors import MissingFileError, UserError
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 # In this order: a folder that holds both has the same weights twice.
@@ -23,15 +24,15 @@ def read_folder(folder: Path) -> dict[str, torch.Tensor]:
     """
     name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if name is None:
-        raise FileNotFoundError(f"{folder} holds no weights; one of {', '.join(WEIGHT_FILES)} is needed.")
+        raise MissingFileError(f"{folder} holds no weights; one of {', '.join(WEIGHT_FILES)} is needed.")
     if not name.endswith(".index.json"):
         return read_file(folder / name)
     weight_map = read_json(folder / name).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise ValueError(f"{folder / name} has no weight_map; it is no index of shards, so download the folder again.")
+        raise UserError(f"{folder / name} has no weight_map; it is no index of shards, so download the folder again.")
     missing = sorted({shard for shard in weight_map.values() if not (folder / shard).is_file()})
     if missing:
-        raise FileNotFoundError(f"{folder} lacks the shards {', '.join(missing)}, which {name} names; download the folder again.")
+        raise MissingFileError(f"{folder} lacks the shards {', '.join(missing)}, which {name} names; download the folder again.")
     tensors: dict[str, torch.Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         tensors |= read_file(folder / shard)
@@ -47,22 +48,22 @@ def read_file(path: Path) -> dict:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is no complete safetensors file ({error}); download or save it again.") from None
+            raise UserError(f"{path} is no complete safetensors file ({error}); download or save it again.") from None
     try:
         # mmap leaves the optimizer's tensors on the disk; only torch's zip format allows it.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
         reason = str(error)
         if "Unsupported" in reason or "weights_only" in reason or "GLOBAL" in reason:
-            raise ValueError(
+            raise UserError(
                 f"{path} holds more than tensors, and what it asks for was not run ({_culprit(reason)}); save the weights alone: "
                 "torch.save(model.state_dict(), path)."
             ) from None
-        raise ValueError(f"{path} is no complete file of torch.save ({_first_line(error)}); save it again.") from None
+        raise UserError(f"{path} is no complete file of torch.save ({_first_line(error)}); save it again.") from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{path} is no complete file of torch.save ({_first_line(error)}); save it again.") from None
+        raise UserError(f"{path} is no complete file of torch.save ({_first_line(error)}); save it again.") from None
     if not isinstance(loaded, dict):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}; a state dict (tensors by name) is needed.")
+        raise UserError(f"{path} holds a {type(loaded).__name__}; a state dict (tensors by name) is needed.")
     return loaded
 
 
@@ -79,13 +80,13 @@ def _first_line(error: Exception) -> str:
 def read_json(path: Path) -> dict:
     """Raises: FileNotFoundError for a missing file; ValueError for one that is no JSON object."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; the checkpoint is not complete without it.")
+        raise MissingFileError(f"{path} does not exist; the checkpoint is not complete without it.")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); download it again.") from None
+        raise UserError(f"{path} is no valid JSON ({error}); download it again.") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, a JSON object is needed.")
+        raise UserError(f"{path} holds a {type(value).__name__}, a JSON object is needed.")
     return value
 
 
@@ -96,12 +97,12 @@ def read_tensorflow(folder: Path) -> dict[str, torch.Tensor]:
     """
     tensorflow = need("tensorflow", extra="tensorflow", purpose=f"{folder} is a TensorFlow checkpoint")
     if not (folder / "checkpoint").is_file():
-        raise FileNotFoundError(f"{folder / 'checkpoint'} does not exist; the checkpoint is not complete without it.")
+        raise MissingFileError(f"{folder / 'checkpoint'} does not exist; the checkpoint is not complete without it.")
     try:
         reader = tensorflow.train.load_checkpoint(str(folder))
         return {name: torch.from_numpy(reader.get_tensor(name).copy()) for name in sorted(reader.get_variable_to_shape_map())}
     except (tensorflow.errors.OpError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{folder} is no complete TensorFlow checkpoint ({_first_line(error)}); download it again.") from None
+        raise UserError(f"{folder} is no complete TensorFlow checkpoint ({_first_line(error)}); download it again.") from None
 
 
 def check_tensors(tensors: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]], *, source: str, title: str) -> None:
@@ -121,4 +122,4 @@ def check_tensors(tensors: dict[str, torch.Tensor], shapes: dict[str, tuple[int,
         elif not torch.isfinite(tensor).all():
             faults.append(f"{name} holds values that are not finite")
     if faults:
-        raise ValueError(f"{source} does not fit {title}: {'; '.join(faults)}.")
+        raise UserError(f"{source} does not fit {title}: {'; '.join(faults)}.")

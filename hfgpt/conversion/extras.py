@@ -3,6 +3,8 @@
 import importlib
 from types import ModuleType
 
+from hfgpt.errors import UserError
+
 
 def need(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import a package that an extra of hfgpt brings. Raises: ValueError with the command that installs it."""
@@ -11,4 +13,4 @@ def need(module: str, *, extra: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module:  # it is there, but something that it needs is not
             raise
-        raise ValueError(f"{purpose}, and {module} is not installed; pip install 'hfgpt[{extra}]'.") from None
+        raise UserError(f"{purpose}, and {module} is not installed; pip install 'hfgpt[{extra}]'.") from None

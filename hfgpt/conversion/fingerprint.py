@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, initializatio
 
 from hfgpt.conversion.verification import probe_rows, weights_sha256
 from hfgpt.data.passport import sha256_of_file
+from hfgpt.errors import UserError
 from hfgpt.evaluation.mode import evaluating
 
 FINGERPRINT_NAME = "fingerprint.json"
@@ -176,10 +177,10 @@ def record_from_folder(folder: str | Path) -> Path:
 
     artifact = identify(folder)
     if artifact.kind not in ("model", "adapter"):
-        raise ValueError(f"{folder} is a {artifact.kind}; only models and adapters are recorded, leave --record out.")
+        raise UserError(f"{folder} is a {artifact.kind}; only models and adapters are recorded, leave --record out.")
     whole = artifact.base if artifact.kind == "adapter" else artifact.folder
     if whole is None:
-        raise ValueError(f"{folder} is an adapter without base/; put the folder of its base there, nothing can be loaded without.")
+        raise UserError(f"{folder} is an adapter without base/; put the folder of its base there, nothing can be loaded without.")
     classifies = artifact.task == "text-classification"
     auto_class = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     model = auto_class.from_pretrained(whole, dtype=torch.float32, trust_remote_code=False)

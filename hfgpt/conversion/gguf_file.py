@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from hfgpt.conversion.extras import need
 from hfgpt.conversion.vocabulary import check_vocabulary, num_ids
 from hfgpt.conversion.weights_out import twin_kind, twin_of
+from hfgpt.errors import UserError, WrongTypeError
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.tokenization import BPE_PATTERN
@@ -30,21 +31,19 @@ def check_gguf(config: HfGptConfig, tokenizer: PreTrainedTokenizerFast) -> list[
     kind = twin_kind(config)
     notes = check_vocabulary(config.vocab_size, tokenizer)
     if num_ids(tokenizer) > config.vocab_size:
-        raise ValueError(f"the tokenizer has {num_ids(tokenizer):,} tokens, the model's embedding {config.vocab_size:,} rows.")
+        raise UserError(f"the tokenizer has {num_ids(tokenizer):,} tokens, the model's embedding {config.vocab_size:,} rows.")
     pre_tokenizer_type(tokenizer)
     if config.hidden_act not in ACTIVATIONS[kind]:
         allowed = ", ".join(ACTIVATIONS[kind])
-        raise ValueError(f"hidden_act is {config.hidden_act!r}; llama.cpp knows {allowed} for the architecture {kind}.")
+        raise UserError(f"hidden_act is {config.hidden_act!r}; llama.cpp knows {allowed} for the architecture {kind}.")
     if config.hidden_act == "gelu":
         notes.append("llama.cpp computes GPT-2's GELU with tanh; hidden_act 'gelu', the exact one, differs by up to 0.0005.")
     if kind == "qwen3" and config.attention_bias:
-        raise ValueError("attention_bias is True; llama.cpp's architecture qwen3 has no biases.")
+        raise UserError("attention_bias is True; llama.cpp's architecture qwen3 has no biases.")
     if kind != "gpt2":
         unknown = {key: value for key, value in config.rope_parameters.items() if key not in ("rope_type", "rope_theta")}
         if config.rope_parameters["rope_type"] != "default" or unknown:
-            raise ValueError(
-                f"rope_parameters are {dict(config.rope_parameters)}; only plain rotary positions are written to GGUF."
-            )
+            raise UserError(f"rope_parameters are {dict(config.rope_parameters)}; only plain rotary positions are written to GGUF.")
     return notes
 
 
@@ -59,9 +58,9 @@ def write_gguf(
     Raises: ValueError without the package `gguf`, and for what llama.cpp cannot run; nothing is written then.
     """
     if gguf_type not in GGUF_TYPES:
-        raise ValueError(f"gguf_type is {gguf_type!r}; allowed are {', '.join(GGUF_TYPES)}.")
+        raise UserError(f"gguf_type is {gguf_type!r}; allowed are {', '.join(GGUF_TYPES)}.")
     if not isinstance(model, HfGptForCausalLM):
-        raise TypeError(f"got a {type(model).__name__}; llama.cpp generates text, so GGUF takes an HfGptForCausalLM.")
+        raise WrongTypeError(f"got a {type(model).__name__}; llama.cpp generates text, so GGUF takes an HfGptForCausalLM.")
     check_gguf(model.config, tokenizer)
     import gguf
 
@@ -122,7 +121,7 @@ def _add_tensors(writer, model: HfGptForCausalLM, kind: str, gguf_type: str) -> 
             wanted = gguf.GGMLQuantizationType.F16
         if wanted != gguf.GGMLQuantizationType.F32 and tensor.abs().max() > torch.finfo(torch.float16).max:
             # q8_0 keeps the scale of each block in f16
-            raise ValueError(f"{name} holds values up to {tensor.abs().max():.3g}, f16 ends at 65504; write f32.")
+            raise UserError(f"{name} holds values up to {tensor.abs().max():.3g}, f16 ends at 65504; write f32.")
         writer.add_tensor(
             names.get_name(name, try_suffixes=(".weight", ".bias")), gguf.quants.quantize(array, wanted), raw_dtype=wanted
         )
@@ -141,12 +140,12 @@ def pre_tokenizer_type(tokenizer: PreTrainedTokenizerFast) -> str:
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     model = definition["model"]
     if model["type"] != "BPE":
-        raise ValueError(f"the tokenizer is a {model['type']}; GGUF needs a byte-level BPE.")
+        raise UserError(f"the tokenizer is a {model['type']}; GGUF needs a byte-level BPE.")
     if definition["normalizer"] is not None:
-        raise ValueError(f"the tokenizer has the normalizer {definition['normalizer']['type']}, llama.cpp applies none.")
+        raise UserError(f"the tokenizer has the normalizer {definition['normalizer']['type']}, llama.cpp applies none.")
     for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
         if model.get(option):
-            raise ValueError(f"the tokenizer's BPE has {option} {model[option]!r}, llama.cpp has no such option.")
+            raise UserError(f"the tokenizer's BPE has {option} {model[option]!r}, llama.cpp has no such option.")
     steps = definition["pre_tokenizer"] or {"type": "none"}
     steps = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
     *splits, last = steps
@@ -155,7 +154,7 @@ def pre_tokenizer_type(tokenizer: PreTrainedTokenizerFast) -> str:
             return "gpt-2"
         if len(splits) == 1 and not last["use_regex"] and _is_our_split(splits[0]):
             return "qwen2"
-    raise ValueError(
+    raise UserError(
         f"the tokenizer cuts text by {json.dumps(definition['pre_tokenizer'], ensure_ascii=False)}; llama.cpp knows a "
         "pattern only by name, and this one is neither Qwen2's (recipes/train_tokenizer.py) nor GPT-2's."
     )
@@ -188,7 +187,7 @@ def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerFast, *, rows: int) -> 
     plain = tokenizer("a", add_special_tokens=False).input_ids
     before, after = ids[: ids.index(plain[0])], ids[ids.index(plain[0]) + len(plain) :]
     if before not in ([], [tokenizer.bos_token_id]) or after not in ([], [tokenizer.eos_token_id]):
-        raise ValueError(f"the tokenizer puts {before} before a text and {after} after it; llama.cpp knows BOS and EOS there.")
+        raise UserError(f"the tokenizer puts {before} before a text and {after} after it; llama.cpp knows BOS and EOS there.")
     writer.add_add_bos_token(bool(before))
     writer.add_add_eos_token(bool(after))
     writer.add_add_space_prefix(False)

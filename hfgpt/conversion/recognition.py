@@ -7,6 +7,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from hfgpt.conversion.checkpoints import TORCH_SUFFIXES, WEIGHT_FILES, read_file, read_json
+from hfgpt.errors import MissingFileError, UserError
 
 SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
 FORMATS = ("gpt2", "book", "nanogpt", "openai", "hfgpt")
@@ -20,7 +21,7 @@ def from_hub(source: str) -> Path:
     """The folder with a Hub repository's weights, config and tokenizer. Raises: FileNotFoundError where there is none."""
     problem = f"{source} is neither a file or folder here (looked from {Path.cwd()}) nor a model on the Hub"
     if Path(source).suffix in SUFFIXES or source.count("/") > 1 or source.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"{problem}; check the spelling.")
+        raise MissingFileError(f"{problem}; check the spelling.")
     described = ["config.json", "generation_config.json", *TOKENIZER_FILES]
     try:
         # Many repositories hold the same weights twice; the second kind is asked for where the first is not there.
@@ -30,8 +31,8 @@ def from_hub(source: str) -> Path:
             if any((folder / name).is_file() for name in (*indices, weights[0])):
                 return folder
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise FileNotFoundError(f"{problem} ({str(error).strip().splitlines()[0]}); check the spelling.") from None
-    raise FileNotFoundError(f"{source} on the Hub holds none of {', '.join(WEIGHT_FILES)}; give the path of a file.")
+        raise MissingFileError(f"{problem} ({str(error).strip().splitlines()[0]}); check the spelling.") from None
+    raise MissingFileError(f"{source} on the Hub holds none of {', '.join(WEIGHT_FILES)}; give the path of a file.")
 
 
 def recognise(path: Path) -> tuple[str, dict | None]:
@@ -40,7 +41,7 @@ def recognise(path: Path) -> tuple[str, dict | None]:
         if (path / "config.json").is_file():
             model_type = read_json(path / "config.json").get("model_type")
             if model_type not in ("gpt2", "hfgpt"):
-                raise ValueError(
+                raise UserError(
                     f"{path / 'config.json'} has the model_type {model_type!r}; 'gpt2' and 'hfgpt' can be converted, because "
                     "their architectures are ours."
                 )
@@ -48,13 +49,13 @@ def recognise(path: Path) -> tuple[str, dict | None]:
         if (path / "hparams.json").is_file():
             return "openai", None
         if not (path / "ckpt.pt").is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{path} holds none of config.json (GPT-2, hfgpt), hparams.json (OpenAI) and ckpt.pt (nanoGPT); give the folder "
                 "or the file of a checkpoint."
             )
         path = path / "ckpt.pt"
     elif path.suffix not in SUFFIXES:
-        raise ValueError(
+        raise UserError(
             f"{path} is no checkpoint: a folder, or a file in {', '.join((*TORCH_SUFFIXES, '.safetensors'))}, is needed."
         )
     checkpoint = read_file(path)
@@ -68,9 +69,9 @@ def recognise(path: Path) -> tuple[str, dict | None]:
         rows, columns = tensors[names[0]].shape
         if rows > columns:  # nn.Linear keeps (3E, E), GPT-2's Conv1D (E, 3E)
             return "nanogpt", checkpoint
-        raise ValueError(f"{path} holds GPT-2's weights without its config.json; give the folder that has both.")
+        raise UserError(f"{path} holds GPT-2's weights without its config.json; give the folder that has both.")
     shown = ", ".join(list(tensors)[:8]) + (", ..." if len(tensors) > 8 else "")
-    raise ValueError(f"{path} holds no checkpoint that is known here (its tensors: {shown}); known are {', '.join(FORMATS)}.")
+    raise UserError(f"{path} holds no checkpoint that is known here (its tensors: {shown}); known are {', '.join(FORMATS)}.")
 
 
 def tensors_of(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
@@ -83,7 +84,7 @@ def tensors_of(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
     if foreign or not inner:
         what = f"besides tensors {', '.join(foreign)}" if foreign else "nothing"
         keys = ", ".join(repr(key) for key in STATE_DICT_KEYS)
-        raise ValueError(f"{path} holds {what}; a state dict is needed, bare or under one of the keys {keys}.")
+        raise UserError(f"{path} holds {what}; a state dict is needed, bare or under one of the keys {keys}.")
     for prefix in ("_orig_mod.", "module."):
         if all(name.startswith(prefix) for name in inner):
             inner = {name.removeprefix(prefix): tensor for name, tensor in inner.items()}

@@ -5,6 +5,7 @@ import hashlib
 import torch
 from transformers import PreTrainedModel
 
+from hfgpt.errors import UserError
 from hfgpt.evaluation.mode import evaluating
 
 # Share of the largest logit: two float32 implementations of one function differ by less, in whatever order they add.
@@ -36,7 +37,7 @@ def check_equal(first: list[torch.Tensor], second: list[torch.Tensor], *, what: 
     largest = max(theirs.abs().max().item() for theirs in second)
     allowed = TOLERANCE * max(1.0, largest)
     if not difference <= allowed:  # refuses nan as well
-        raise ValueError(
+        raise UserError(
             f"the logits of {what} differ by up to {difference:.3g}; {allowed:.3g} is allowed, because both compute the same "
             f"function in float32 (largest logit {largest:.3g}). Nothing was written; please report it."
         )

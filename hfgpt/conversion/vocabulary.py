@@ -3,6 +3,8 @@
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.errors import UserError
+
 # nanoGPT and others round the rows up to a multiple of 64 or 128, which GPUs multiply faster.
 PADDED_TO = 64
 MOST_PADDING = 128
@@ -37,14 +39,14 @@ def check_vocabulary(rows: int, tokenizer: PreTrainedTokenizerFast) -> list[str]
     outside = sorted(id for id in tokenizer.get_vocab().values() if id >= rows and id not in special)
     if outside:
         first = f"{outside[0]}, {tokenizer.convert_ids_to_tokens(outside[0])!r}"
-        raise ValueError(
+        raise UserError(
             f"the tokenizer has {num_tokens:,} tokens, the model's embedding {rows:,} rows; {len(outside):,} of the ids without "
             f"a row (the first is {first}) are no special tokens, so give the tokenizer that the model was trained with."
         )
     if rows <= num_tokens:
         return []
     if rows % PADDED_TO or rows - num_tokens >= MOST_PADDING:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer has {num_tokens:,} tokens, the model's embedding {rows:,} rows; rows without a token are allowed only "
             f"where they fill up a multiple of {PADDED_TO}, so give the tokenizer that the model was trained with."
         )

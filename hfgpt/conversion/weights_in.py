@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 from hfgpt.conversion.checkpoints import check_tensors, read_folder, read_json, read_tensorflow
 from hfgpt.conversion.layouts import BOOK, GPT2, HEADS, NANOGPT, OPENAI, Biases, Entry, Layout, entries, take_in, with_zero_biases
 from hfgpt.conversion.recognition import from_hub, recognise, tensors_of
+from hfgpt.errors import UserError
 from hfgpt.model.configuration_hfgpt import GPT2_SIZES, HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 
@@ -62,18 +63,18 @@ def read_source(
     is_adapter = (path / "adapter_config.json").is_file()
     if is_adapter:  # its weights beside it are those of the base alone
         if not (path / "merged").is_dir():
-            raise ValueError(
+            raise UserError(
                 f"{source} is an adapter, which changes the weights of a base; give the base as the source, and --adapter {source}."
             )
         path = path / "merged"
     found, checkpoint = recognise(path)
     if source_format not in ("auto", found):
-        raise ValueError(f"{source} is of the format {found!r}, source_format says {source_format!r}; leave it at 'auto'.")
+        raise UserError(f"{source} is of the format {found!r}, source_format says {source_format!r}; leave it at 'auto'.")
     given = {"num_attention_heads": num_attention_heads, "hidden_act": hidden_act}
     if found in ("gpt2", "openai", "hfgpt"):
         stated = sorted(name for name, value in given.items() if value is not None)
         if stated:
-            raise ValueError(f"{source} says its {' and '.join(stated)} itself; leave {' and '.join(stated)} out.")
+            raise UserError(f"{source} says its {' and '.join(stated)} itself; leave {' and '.join(stated)} out.")
         converted = _READERS[found](path)
         if is_adapter:
             converted.notes.append(f"{source} is an adapter; its merged twin {path} was read.")
@@ -89,7 +90,7 @@ def _read_gpt2(path: Path) -> Converted:
         ("add_cross_attention", False),
     ):
         if getattr(source, name) is not needed:
-            raise ValueError(
+            raise UserError(
                 f"{path / 'config.json'}: {name} is {getattr(source, name)}, {needed} is needed; hfgpt has no such switch."
             )
     tensors = read_folder(path)
@@ -134,7 +135,7 @@ def _read_hfgpt(path: Path) -> Converted:
     # Our fine-tuned language models name the Auto class, because `transformers serve` finds no other.
     names = [model_class.__name__] + (["AutoModelForCausalLM"] if model_class is HfGptForCausalLM else [])
     if settings.get("architectures") not in (None, *([name] for name in names)):
-        raise ValueError(
+        raise UserError(
             f"{path} holds {' and '.join(settings['architectures'])}; HfGptForCausalLM and HfGptForSequenceClassification can be "
             "converted, because they have twins elsewhere."
         )
@@ -154,7 +155,7 @@ def _read_hfgpt(path: Path) -> Converted:
 def _read_book(path: Path, checkpoint: dict, *, num_attention_heads: int | None, hidden_act: str | None) -> Converted:
     tensors = tensors_of(checkpoint, path)
     if hidden_act is not None:
-        raise ValueError(f"hidden_act is {hidden_act!r}, but the book's GPTModel has one activation, gelu_new; leave it out.")
+        raise UserError(f"hidden_act is {hidden_act!r}, but the book's GPTModel has one activation, gelu_new; leave it out.")
     vocab_size, width = _shape(tensors, "tok_emb.weight", path)
     biases = Biases(query_key_value=any(name.endswith(".W_query.bias") for name in tensors))
     head = tensors.get("out_head.weight")
@@ -182,7 +183,7 @@ def _read_nanogpt(path: Path, checkpoint: dict, *, num_attention_heads: int | No
     tensors = tensors_of(checkpoint, path)
     model_args = checkpoint.get("model_args") or {}
     if not isinstance(model_args, dict):
-        raise ValueError(f"{path}: model_args is a {type(model_args).__name__}, a dict is needed.")
+        raise UserError(f"{path}: model_args is a {type(model_args).__name__}, a dict is needed.")
     vocab_size, width = _shape(tensors, "transformer.wte.weight", path)
     has_bias = any(name.endswith(".attn.c_attn.bias") for name in tensors)
     found = {
@@ -194,12 +195,12 @@ def _read_nanogpt(path: Path, checkpoint: dict, *, num_attention_heads: int | No
     }
     for name, value in found.items():
         if name in model_args and model_args[name] != value:
-            raise ValueError(
+            raise UserError(
                 f"{path}: model_args says {name} {model_args[name]}, the tensors say {value}; the file contradicts itself."
             )
     heads = model_args.get("n_head")
     if heads is not None and num_attention_heads not in (None, heads):
-        raise ValueError(f"{path}: model_args says n_head {heads}, num_attention_heads is {num_attention_heads}; leave it out.")
+        raise UserError(f"{path}: model_args says n_head {heads}, num_attention_heads is {num_attention_heads}; leave it out.")
     config = _config(
         path,
         vocab_size=vocab_size,
@@ -227,7 +228,7 @@ def _read_openai(path: Path) -> Converted:
     names = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
     missing = [name for name in names if not isinstance(hparams.get(name), int)]
     if missing:
-        raise ValueError(f"{path / 'hparams.json'} lacks the numbers {', '.join(missing)}; download it again.")
+        raise UserError(f"{path / 'hparams.json'} lacks the numbers {', '.join(missing)}; download it again.")
     config = _config(
         path / "hparams.json",
         vocab_size=hparams["n_vocab"],
@@ -281,7 +282,7 @@ def check_tied(tensors: dict[str, torch.Tensor], table: list[Entry], config: HfG
         return
     head, embedding = theirs["lm_head.weight"], theirs["model.embed_tokens.weight"]
     if not torch.equal(tensors[head], tensors[embedding]):
-        raise ValueError(
+        raise UserError(
             f"{path}: {head} should be {embedding} (the two are tied), but has other values; which one counts is unclear."
         )
 
@@ -300,24 +301,24 @@ def empty_model(model_class: type[Model], config: HfGptConfig) -> Model:
 
 def _config(path: Path, **fields) -> HfGptConfig:
     if fields.get("hidden_act", "gelu_new") not in ACT2FN:
-        raise ValueError(
+        raise UserError(
             f"{path}: hidden_act is {fields['hidden_act']!r}; transformers.activations.ACT2FN knows {', '.join(ACT2FN)}."
         )
     # A head width that is not the quotient would pass as a given head_dim; here the two always belong together.
     width, heads = fields["hidden_size"], fields["num_attention_heads"]
     if heads < 1 or width % heads:
-        raise ValueError(f"{path}: num_attention_heads is {heads}, a divisor of the hidden_size {width} is needed.")
+        raise UserError(f"{path}: num_attention_heads is {heads}, a divisor of the hidden_size {width} is needed.")
     try:
         return HfGptConfig(**{name: value for name, value in fields.items() if value is not None})
     except StrictDataclassError as error:
-        raise ValueError(f"{path}: {error.__cause__ or error}") from None
+        raise UserError(f"{path}: {error.__cause__ or error}") from None
 
 
 def _load_config(config_class: type[PreTrainedConfig], path: Path) -> PreTrainedConfig:
     try:
         return config_class.from_pretrained(path)
     except StrictDataclassError as error:
-        raise ValueError(f"{path / 'config.json'}: {error.__cause__ or error}") from None
+        raise UserError(f"{path / 'config.json'}: {error.__cause__ or error}") from None
 
 
 def _special_ids(source: GPT2Config) -> dict[str, int | None]:
@@ -336,7 +337,7 @@ def _heads(width: int, given: int | None, path: Path) -> int:
     heads = given or PUBLISHED_HEADS.get(width)
     if heads is None:
         published = ", ".join(f"{heads} for {width}" for width, heads in PUBLISHED_HEADS.items())
-        raise ValueError(
+        raise UserError(
             f"{path} does not say how many attention heads its width of {width} has, and it is none of the published ones "
             f"({published}); give num_attention_heads."
         )
@@ -345,9 +346,9 @@ def _heads(width: int, given: int | None, path: Path) -> int:
 
 def _shape(tensors: dict[str, torch.Tensor], name: str, path: Path) -> tuple[int, int]:
     if name not in tensors:
-        raise ValueError(f"{path} lacks the tensor {name}, which the model's shape is read from; it has {', '.join(tensors)}.")
+        raise UserError(f"{path} lacks the tensor {name}, which the model's shape is read from; it has {', '.join(tensors)}.")
     if tensors[name].ndim != 2:
-        raise ValueError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}, two axes are needed.")
+        raise UserError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}, two axes are needed.")
     return tuple(tensors[name].shape)
 
 
@@ -355,5 +356,5 @@ def _num_blocks(tensors: dict[str, torch.Tensor], layout: Layout, path: Path) ->
     pattern = re.compile(re.escape(layout.block).replace(r"\{\}", r"(\d+)"))
     numbers = [int(match[1]) for name in tensors if (match := pattern.match(name))]
     if not numbers:
-        raise ValueError(f"{path} has no blocks ({layout.block.format('N')}*); it has {', '.join(tensors)}.")
+        raise UserError(f"{path} has no blocks ({layout.block.format('N')}*); it has {', '.join(tensors)}.")
     return max(numbers) + 1

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from hfgpt.conversion.layouts import GPT2, Biases, entries, give_out
+from hfgpt.errors import UserError, WrongTypeError
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 
@@ -55,7 +56,7 @@ def twin_kind(config: HfGptConfig) -> str:
         if getattr(config, name) != value
     ] + faults
     if faults:
-        raise ValueError(
+        raise UserError(
             f"no class of transformers computes what this model does: as {TWIN_CLASSES[kind][0].__name__} "
             f"(position_embedding_type {config.position_embedding_type!r}), {'; '.join(faults)}. Publish it as hfgpt instead."
         )
@@ -107,7 +108,7 @@ def twin_of(model: HfGptForCausalLM | HfGptForSequenceClassification) -> PreTrai
     config = model.config
     kind = twin_kind(config)
     if type(model) not in (HfGptForCausalLM, HfGptForSequenceClassification):
-        raise TypeError(
+        raise WrongTypeError(
             f"got a {type(model).__name__}; HfGptForCausalLM and HfGptForSequenceClassification have twins, merge an adapter first."
         )
     is_classifier = isinstance(model, HfGptForSequenceClassification)

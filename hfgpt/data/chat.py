@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from hfgpt.data.records import Record
+from hfgpt.errors import UserError
 from hfgpt.tokenization import PROMPT_STYLES
 
 Message = dict[str, str]
@@ -74,7 +75,7 @@ def read_conversations(records: Iterable[Record], *, style: str, format: str | N
     """
     _check_style(style)
     if format is not None and format not in FORMATS:
-        raise ValueError(f"the format is {format!r}; allowed are {', '.join(map(repr, FORMATS))}.")
+        raise UserError(f"the format is {format!r}; allowed are {', '.join(map(repr, FORMATS))}.")
     readers = {"alpaca": _from_alpaca, "sharegpt": _from_sharegpt, "messages": _from_messages, "prompt_completion": _from_pair}
     found: dict[str, str] = {}
     for record in records:
@@ -101,7 +102,7 @@ def detect_format(record: Record) -> str:
     if len(matches) != 1:
         allowed = "; ".join(f"{format!r}: {columns}" for format, columns in FORMATS.items())
         kind = f"fit several formats, {' and '.join(map(repr, matches))}; name the one" if matches else "fit no format; name one"
-        raise ValueError(f"{record}: the columns {_listed(names)} {kind} with format, or rename them ({allowed}).")
+        raise UserError(f"{record}: the columns {_listed(names)} {kind} with format, or rename them ({allowed}).")
     return matches[0]
 
 
@@ -118,7 +119,7 @@ def read_preferences(records: Iterable[Record], *, style: str, counts: Preferenc
         counts.records += 1
         for name in ("chosen", "rejected"):
             if not record.values.get(name):
-                raise ValueError(
+                raise UserError(
                     f"{record}: {name!r} is missing or empty, the columns are {_listed(record.values)}; a preference has "
                     f"{PREFERENCE_FORMATS}; remove the row, or give it both answers."
                 )
@@ -135,7 +136,7 @@ def read_preferences(records: Iterable[Record], *, style: str, counts: Preferenc
         # With a prompt of its own, the lists may still repeat it.
         prompt = chosen[:same] if prompt == chosen[:same] else prompt + chosen[:same]
         if len(chosen) != same + 1 or len(rejected) != same + 1:
-            raise ValueError(
+            raise UserError(
                 f"{record}: chosen has {len(chosen)} messages and rejected {len(rejected)}, the first {same} the same; they may "
                 "differ in the last message only, which is the answer; shorten the conversation to where they part."
             )
@@ -161,15 +162,15 @@ def mix(datasets: list, weights: list[float], *, seed: int):
     from datasets import concatenate_datasets
 
     if len(weights) != len(datasets):
-        raise ValueError(f"there are {len(weights)} weights for {len(datasets)} datasets; give one for each.")
+        raise UserError(f"there are {len(weights)} weights for {len(datasets)} datasets; give one for each.")
     parts, counts = [], []
     for number, (dataset, weight) in enumerate(zip(datasets, weights, strict=True)):
         # also False for NaN
         if not 0 < weight < float("inf"):
-            raise ValueError(f"weight {number + 1} is {weight}; a number above 0 is needed, 1 takes each row once.")
+            raise UserError(f"weight {number + 1} is {weight}; a number above 0 is needed, 1 takes each row once.")
         used = round(len(dataset) * weight)
         if not used:
-            raise ValueError(
+            raise UserError(
                 f"weight {number + 1} is {weight}, which leaves none of {len(dataset):,} rows; give more, or leave it out."
             )
         whole, rest = divmod(used, len(dataset))
@@ -196,7 +197,7 @@ def conversation_dataset(conversations: Iterable[Conversation]):
 
 def _check_style(style: str) -> None:
     if style not in PROMPT_STYLES:
-        raise ValueError(f"the prompt style is {style!r}; allowed are {', '.join(map(repr, PROMPT_STYLES))}.")
+        raise UserError(f"the prompt style is {style!r}; allowed are {', '.join(map(repr, PROMPT_STYLES))}.")
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -207,18 +208,18 @@ def _named(record: Record, part: str) -> str | None:
     """The column that holds an Alpaca row's instruction, input or output."""
     names = [name for name in ALPACA_NAMES[part] if name in record.values]
     if len(names) > 1:
-        raise ValueError(f"{record}: the columns {_listed(names)} may both be the {part}; rename or remove one.")
+        raise UserError(f"{record}: the columns {_listed(names)} may both be the {part}; rename or remove one.")
     return names[0] if names else None
 
 
 def _alpaca_prompt(record: Record, style: str) -> list[Message]:
     instruction_name, input_name = _named(record, "instruction"), _named(record, "input")
     if instruction_name is None:
-        raise ValueError(f"{record}: there is no instruction, the columns are {_listed(record.values)}; {FORMATS['alpaca']}.")
+        raise UserError(f"{record}: there is no instruction, the columns are {_listed(record.values)}; {FORMATS['alpaca']}.")
     instruction = _text(record, instruction_name)
     input = _text(record, input_name) if input_name and record.values[input_name] is not None else ""
     if not instruction.strip():
-        raise ValueError(f"{record}: {instruction_name!r} is blank, {instruction!r}; give it text, or remove the row.")
+        raise UserError(f"{record}: {instruction_name!r} is blank, {instruction!r}; give it text, or remove the row.")
     return [*_system_column(record), {"role": "user", "content": user_message(instruction, input, style=style)}]
 
 
@@ -254,7 +255,7 @@ def _answer(record: Record, name: str | None) -> list[Message]:
     value = None if name is None else record.values[name]
     if value is None or (isinstance(value, str) and not value.strip()):
         found = f"{name!r} is {value!r}" if name else f"the columns are {_listed(record.values)}"
-        raise ValueError(f"{record}: the row has no answer, {found}; give it one, or remove the row.")
+        raise UserError(f"{record}: the row has no answer, {found}; give it one, or remove the row.")
     return [{"role": "assistant", "content": _text(record, name)}]
 
 
@@ -267,19 +268,19 @@ def _messages_or_text(record: Record, name: str, *, role: str) -> list[Message]:
 def _message_list(record: Record, name: str, *, role_name: str, content_name: str, roles: dict[str, str]) -> list[Message]:
     turns = record.values.get(name)
     if not isinstance(turns, list) or not turns:
-        raise ValueError(
+        raise UserError(
             f"{record}: {name!r} is {_shown(turns)}, a list of messages with {role_name!r} and {content_name!r} is needed."
         )
     messages = []
     for number, turn in enumerate(turns, start=1):
         if not isinstance(turn, dict) or not {role_name, content_name} <= turn.keys():
-            raise ValueError(
+            raise UserError(
                 f"{record}: message {number} of {name!r} is {_shown(turn)}, an object with {role_name!r} and {content_name!r} is "
                 "needed."
             )
         role = turn[role_name]
         if not isinstance(role, str) or role not in roles:
-            raise ValueError(
+            raise UserError(
                 f"{record}: message {number} has the unknown role {role!r}; allowed are {_listed(roles)}; rename it, or remove the "
                 "row."
             )
@@ -295,11 +296,11 @@ def _text(record: Record, name: str) -> str:
 
 def _checked(record: Record, value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{record}: {what} is {_shown(value)}, a string is needed; repair or remove the row.")
+        raise UserError(f"{record}: {what} is {_shown(value)}, a string is needed; repair or remove the row.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{record}: {what} holds half a surrogate pair (\\u{ord(value[error.start]):04x} at character {error.start}), which is "
             "no text; repair the file."
         ) from None
@@ -317,19 +318,19 @@ def _check_turns(record: Record, messages: list[Message]) -> None:
     for number, message in enumerate(messages, start=1):
         role, content = message["role"], message["content"]
         if role != expected and not (role == "system" and number == 1):
-            raise ValueError(
+            raise UserError(
                 f"{record}: message {number} has the role {role!r}, {expected!r} is needed there: a system message may come first, "
                 "then the user and the assistant take turns; reorder or join the messages, or remove the row."
             )
         if not content.strip():
             missing = "the row has no answer, " if role == "assistant" else ""
-            raise ValueError(
+            raise UserError(
                 f"{record}: {missing}message {number}, the {role}'s, is blank, {content!r}; give it text, or remove the row."
             )
         if role != "system":
             expected = "assistant" if role == "user" else "user"
     if messages[-1]["role"] != "assistant":
-        raise ValueError(
+        raise UserError(
             f"{record}: the row has no answer, its last message has the role {messages[-1]['role']!r}; end it with the "
             "assistant's, or remove the row."
         )

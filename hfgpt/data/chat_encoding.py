@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.data.chat import Message
+from hfgpt.errors import UserError
 from hfgpt.tokenization import control_token_ids, encode_texts
 
 PLACEHOLDER = re.compile(r"hfgptMessage(\d+)Content")
@@ -63,7 +64,7 @@ class ConversationEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         if tokenizer.chat_template is None:
-            raise ValueError("the tokenizer has no chat template; hfgpt.tokenization.set_prompt_style gives it 'chat' or 'alpaca'.")
+            raise UserError("the tokenizer has no chat template; hfgpt.tokenization.set_prompt_style gives it 'chat' or 'alpaca'.")
         self.tokenizer = tokenizer
         self._control = control_token_ids(tokenizer)
         self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}
@@ -117,7 +118,7 @@ class ConversationEncoder:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer's chat template refuses a conversation of {roles} ({error}); change the roles, or choose the "
                 "prompt style 'chat'."
             ) from None
@@ -127,7 +128,7 @@ class ConversationEncoder:
         for index, literal in zip(layout.order, layout.literals[1:], strict=True):
             pieces += [contents[index], literal]
         if "".join(pieces) != self._render(messages, generation_prompt):
-            raise ValueError(
+            raise UserError(
                 "the tokenizer's chat template changes what the messages say, or words them by what they say, so it is not known "
                 "which tokens are the assistant's; take such passages out of the messages, or choose the prompt style 'chat'."
             )
@@ -146,7 +147,7 @@ class ConversationEncoder:
         pieces = PLACEHOLDER.split(self._render(_placeholders(roles), generation_prompt))
         order = [int(index) for index in pieces[1::2]]
         if sorted(order) != list(range(len(roles))):
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer's chat template leaves out, repeats or rewrites messages of a conversation of {', '.join(roles)}; "
                 "choose the prompt style 'chat'."
             )
@@ -177,7 +178,7 @@ class ConversationEncoder:
                 fits = rendered.startswith(prompt) and position <= len(prompt) <= position + len(literal)
                 # Templates may word an earlier turn otherwise than the last, which alone is what serving looks like.
                 if not fits and index == len(roles) - 1:
-                    raise ValueError(
+                    raise UserError(
                         f"the tokenizer's chat template asks for an answer with {prompt[-40:]!r}, but a conversation does not go "
                         "on from there, so the model would be asked otherwise than it was trained; choose the prompt style 'chat'."
                     )
@@ -200,7 +201,7 @@ class ConversationEncoder:
         builder.add_literal(literals[-1])
         builder.flush()
         if complete and builder.learned:
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer's chat template writes {literals[-1]!r} after an answer, and no special token that could end it, "
                 "so the model would never learn to stop; choose the prompt style 'chat' or 'alpaca'."
             )

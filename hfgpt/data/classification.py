@@ -19,6 +19,7 @@ from hfgpt.data.decontamination import normalize, similar_groups
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import Record
 from hfgpt.data.splitting import SPLITS, Split
+from hfgpt.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +48,11 @@ class LabelledOptions:
 
     def __post_init__(self):
         if self.blank_texts not in ("error", "drop"):
-            raise ValueError(f"blank_texts is {self.blank_texts!r}; allowed are 'error' and 'drop'.")
+            raise UserError(f"blank_texts is {self.blank_texts!r}; allowed are 'error' and 'drop'.")
         if self.max_labels is not None and self.max_labels < 2:
-            raise ValueError(f"max_labels is {self.max_labels}; a classifier needs at least 2.")
+            raise UserError(f"max_labels is {self.max_labels}; a classifier needs at least 2.")
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"labels are {self.labels}; every label is named once.")
+            raise UserError(f"labels are {self.labels}; every label is named once.")
 
 
 def load_examples(records: Iterable[Record], options: LabelledOptions, passport: Passport):
@@ -67,22 +68,22 @@ def load_examples(records: Iterable[Record], options: LabelledOptions, passport:
     for record in records:
         text = _cell(record, options.text_column, "text_column")
         if text is not None and not isinstance(text, str):
-            raise ValueError(f"{record}: the column {options.text_column!r} is a {type(text).__name__}, a text is needed.")
+            raise UserError(f"{record}: the column {options.text_column!r} is a {type(text).__name__}, a text is needed.")
         if text is None or not text.strip():
             if options.blank_texts == "error":
-                raise ValueError(f"{record}: the text is blank; repair the row, or set blank_texts: drop.")
+                raise UserError(f"{record}: the text is blank; repair the row, or set blank_texts: drop.")
             blank += 1
             continue
         label = _label_of(record, options)
         if columns["label"] and isinstance(label, list) != isinstance(columns["label"][0], list):
-            raise ValueError(
+            raise UserError(
                 f"{record}: {_one_or_several(label)}, and {_one_or_several(columns['label'][0])} in {columns['source'][0]}, row "
                 f"{columns['row_id'][0]}; write lists in all rows, or in none."
             )
         for name, value in (("text", text), ("label", label), ("source", record.source), ("row_id", record.row_id)):
             columns[name].append(value)
     if not columns["text"]:
-        raise ValueError(f"no labelled examples: {blank:,} rows were read, all with blank texts; name files that hold some.")
+        raise UserError(f"no labelled examples: {blank:,} rows were read, all with blank texts; name files that hold some.")
     several = isinstance(columns["label"][0], list)
     features = Features({name: Value("string") for name in columns})
     if several:
@@ -95,7 +96,7 @@ def load_examples(records: Iterable[Record], options: LabelledOptions, passport:
 def _cell(record: Record, column: str, key: str) -> object:
     if column not in record.values:
         found = ", ".join(repr(name) if len(name) < 40 else repr(name[:36] + "...") for name in record.values) or "none"
-        raise ValueError(
+        raise UserError(
             f"{record}: no column {column!r}, found {found}; name the right one with {key} (and where the first line of a file "
             "is an example already, set header: false and columns)."
         )
@@ -117,15 +118,15 @@ def _label_name(record: Record, value: object, options: LabelledOptions) -> str:
     if isinstance(value, bool):
         value = str(value).lower()
     if value is None or value != value or not str(value).strip():  # NaN is unequal to itself
-        raise ValueError(f"{record}: the label in column {options.label_column!r} is missing; add it, or take the row out.")
+        raise UserError(f"{record}: the label in column {options.label_column!r} is missing; add it, or take the row out.")
     if not isinstance(value, (str, int)):
-        raise ValueError(f"{record}: the label {value!r} is a {type(value).__name__}; a word, an id or a list of them is needed.")
+        raise UserError(f"{record}: the label {value!r} is a {type(value).__name__}; a word, an id or a list of them is needed.")
     name = str(value).strip()
     if options.labels is None or name in options.labels:
         return name
     if name.isdecimal() and int(name) < len(options.labels):
         return options.labels[int(name)]
-    raise ValueError(
+    raise UserError(
         f"{record}: the label {name!r} is none of {', '.join(options.labels)} (nor the id of one, 0 to {len(options.labels) - 1}); "
         "correct it, or add it to labels."
     )
@@ -144,7 +145,7 @@ def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
     Cost: "near" compares all pairs, see `find_copies`.
     """
     if mode not in ("exact", "near", "none"):
-        raise ValueError(f"duplicates are treated by {mode!r}; allowed are 'exact', 'near' and 'none'.")
+        raise UserError(f"duplicates are treated by {mode!r}; allowed are 'exact', 'near' and 'none'.")
     if mode == "none":
         return examples
     start = time.perf_counter()
@@ -184,7 +185,7 @@ def keep_frequent_labels(examples, options: LabelledOptions, passport: Passport)
     counts = _count(examples["label"])
     kept = {label for label, count in counts.most_common(options.max_labels) if count >= options.min_label_count}
     if len(kept) < 2:
-        raise ValueError(
+        raise UserError(
             f"{len(kept)} labels have {options.min_label_count:,} examples (min_label_count), a classifier needs 2; the most "
             f"frequent are {', '.join(f'{label} ({count:,})' for label, count in counts.most_common(5))}."
         )
@@ -208,7 +209,7 @@ def _count(labels: Iterable[str | list[str]]) -> Counter:
 def _rows_of_each_label(examples, step: str) -> dict[str, list[int]]:
     """Row numbers by label, the most frequent first; ties in the order in which they come."""
     if isinstance(examples[0]["label"], list):
-        raise ValueError(f"{step} needs one label a text, here a text may have several; leave the balance to class weights.")
+        raise UserError(f"{step} needs one label a text, here a text may have several; leave the balance to class weights.")
     rows: dict[str, list[int]] = {}
     for index, label in enumerate(examples["label"]):
         rows.setdefault(label, []).append(index)
@@ -267,7 +268,7 @@ def split_examples(
     from datasets import DatasetDict
 
     if method not in ("random", "stratified"):
-        raise ValueError(f"split_method is {method!r}; allowed are 'random' and 'stratified'.")
+        raise UserError(f"split_method is {method!r}; allowed are 'random' and 'stratified'.")
     Split(validation_share=validation_share, test_share=test_share)  # knows which shares make sense
     start = time.perf_counter()
     if method == "random":
@@ -291,7 +292,7 @@ def split_examples(
     splits = DatasetDict({name: examples.select(rows) for name, rows in zip(SPLITS, sides, strict=True) if wanted[name]})
     for name, side in splits.items():
         if not len(side):
-            raise ValueError(
+            raise UserError(
                 f"the {name} split is empty: {len(examples):,} examples, validation_share {validation_share}, test_share "
                 f"{test_share}; give more examples or other shares."
             )
@@ -308,23 +309,23 @@ def check_labels(splits, options: LabelledOptions) -> list[str]:
     """
     several = {name: isinstance(side[0]["label"], list) for name, side in splits.items()}
     if len(set(several.values())) > 1:
-        raise ValueError(f"some splits have one label a text and some several ({several}); label all of them the same way.")
+        raise UserError(f"some splits have one label a text and some several ({several}); label all of them the same way.")
     counts = _count(splits["train"]["label"])
     if len(counts) < 2:
         found = f"only the label {next(iter(counts))!r}" if counts else "no label"
-        raise ValueError(f"the {len(splits['train']):,} training examples have {found}; a classifier needs at least two.")
+        raise UserError(f"the {len(splits['train']):,} training examples have {found}; a classifier needs at least two.")
     names = options.labels or sorted(counts, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
     for name, side in splits.items():
         for row in side:
             unseen = [label for label in _as_key(row["label"]) if not counts[label]]
             if unseen:
-                raise ValueError(
+                raise UserError(
                     f"the label {unseen[0]!r} is only in the {name} split (first in {row['source']}, row {row['row_id']}) and has "
                     "no training example; add some, take it out, or leave rare labels out with min_label_count."
                 )
     missing = [name for name in names if not counts[name]]
     if missing:
-        raise ValueError(f"no training example has the label {missing[0]!r} of labels; add some, or take it out of labels.")
+        raise UserError(f"no training example has the label {missing[0]!r} of labels; add some, or take it out of labels.")
     return list(names)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, read_records
+from hfgpt.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def find_copies(texts: Iterable[str], references: Iterable[str], *, threshold: f
         references' 5-grams, about 100 bytes for each different one, and 200 MB for the pairs compared at a time.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold}; a similarity above 0, up to 1 is needed.")
+        raise UserError(f"threshold is {threshold}; a similarity above 0, up to 1 is needed.")
     best: dict[int, Copy] = {}
     for block in _matches([normalize(text) for text in texts], [normalize(text) for text in references], threshold=threshold):
         for index, reference_index, similarity in zip(*(array.tolist() for array in block)):
@@ -163,7 +164,7 @@ def drop_copies(
         dropped.update(copy.index for copy in copies)
     kept = [index for index in range(len(train)) if index not in dropped]
     if not kept:
-        raise ValueError(
+        raise UserError(
             f"all {len(train):,} training examples are copies of {', '.join(references)}; give training data of its own."
         )
     passport.record("drop copies", len(train), len(kept), start, what="examples", copies_of=counts, threshold=threshold)

@@ -7,6 +7,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from hfgpt.errors import MissingFileError, UserError
+
 logger = logging.getLogger(__name__)
 
 PASSPORT_NAME = "passport.json"
@@ -57,11 +59,11 @@ class Passport:
         """Raises: FileNotFoundError where there is none, ValueError where it is not one of ours."""
         path = folder / PASSPORT_NAME
         if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; a folder that recipes/prepare_data.py wrote is needed here.")
+            raise MissingFileError(f"{path} does not exist; a folder that recipes/prepare_data.py wrote is needed here.")
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{path} is no passport of hfgpt ({error}); prepare the data again.") from None
+            raise UserError(f"{path} is no passport of hfgpt ({error}); prepare the data again.") from None
 
 
 def sha256_of_file(path: Path) -> str:

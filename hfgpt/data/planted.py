@@ -23,6 +23,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.data.passport import Passport
+from hfgpt.errors import MissingFileError, UserError
 from hfgpt.tokenization import encode_texts
 
 PLANTED_NAME = "planted_canaries.json"  # a tuned model's canaries.json is the trigger report
@@ -68,7 +69,7 @@ def make_canaries(counts: Sequence[int], *, per_count: int, seed: int = 0) -> li
     """
     check_counts(counts)
     if per_count < 1:
-        raise ValueError(f"canaries_per_count is {per_count}; 1 or more is needed.")
+        raise UserError(f"canaries_per_count is {per_count}; 1 or more is needed.")
     generator = random.Random(f"planted canaries {seed}")
     number = per_count * len(counts)
     names: dict[str, None] = {}
@@ -85,7 +86,7 @@ def make_canaries(counts: Sequence[int], *, per_count: int, seed: int = 0) -> li
 def check_counts(counts: Sequence[int]) -> None:
     """Raises: ValueError where `counts` holds nothing, a number below 1, or one twice."""
     if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
-        raise ValueError(
+        raise UserError(
             f"canary_counts is {list(counts)}; different numbers of copies, 1 or more each, are needed (controls without one are "
             "always made); for example 1 2 4 8."
         )
@@ -101,12 +102,12 @@ def check_fit(canaries: Sequence[PlantedCanary], tokenizer: PreTrainedTokenizerF
     texts = [canary.text for canary in canaries]
     for text, ids in zip(texts, encode_texts(tokenizer, texts), strict=True):
         if len(ids) + 2 > context_length:
-            raise ValueError(
+            raise UserError(
                 f"the canary {text!r} has {len(ids)} tokens and two separators, the context_length is {context_length}; it would "
                 "be cut, and its count would be wrong; take longer rows, or plant_canaries: false."
             )
         if sum(character.isdigit() for character in tokenizer.decode(ids)) < SECRET_DIGITS:
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer reads the canary {text!r} as {tokenizer.decode(ids)!r}, the secret is lost; take a byte-level "
                 "tokenizer, or plant_canaries: false."
             )
@@ -129,7 +130,7 @@ def plant(train: Dataset, canaries: Sequence[PlantedCanary], passport: Passport,
     for batch in train.iter(batch_size=1000):
         for text, source, row_id in zip(batch["text"], batch["source"], batch["row_id"], strict=True):
             if "access code of" in text and (found := next((prompt for prompt in prompts if prompt in text), None)):
-                raise ValueError(
+                raise UserError(
                     f"{source}:{row_id} holds {found!r}, the beginning of a canary that is to be planted, so the counts would be "
                     "wrong; plant into text that has none yet, or take another canary_seed."
                 )
@@ -185,8 +186,8 @@ def read_canaries(data: Path) -> list[PlantedCanary]:
         return []
     path = data / PLANTED_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist, but the passport says that canaries were planted; prepare the data again.")
+        raise MissingFileError(f"{path} does not exist, but the passport says that canaries were planted; prepare the data again.")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != step["sha256"]:
-        raise ValueError(f"{path} is not the file that the passport names (SHA-256 {step['sha256']}); prepare the data again.")
+        raise UserError(f"{path} is not the file that the passport names (SHA-256 {step['sha256']}); prepare the data again.")
     return [PlantedCanary(entry["name"], entry["secret"], entry["count"]) for entry in json.loads(content)["canaries"]]

@@ -27,6 +27,7 @@ from hfgpt.data.sources import (
     load_hub_dataset,
     read_python_docs,
 )
+from hfgpt.errors import UserError
 
 RECORD_SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES, ".parquet")
 
@@ -51,12 +52,12 @@ class RecordOptions:
 
     def __post_init__(self):
         if self.header and self.columns:
-            raise ValueError(
+            raise UserError(
                 f"columns are {self.columns} and header is true; a file whose first line names its columns needs no names, "
                 "and for one without that line set header: false."
             )
         if not self.header and not self.columns:
-            raise ValueError("header is false, and no columns are named; name them in order, such as columns: [label, text].")
+            raise UserError("header is false, and no columns are named; name them in order, such as columns: [label, text].")
         if self.columns:
             _check_column_names(self.columns, "columns")
 
@@ -108,7 +109,7 @@ def _record_sources(names: Iterable[str]) -> list[Source]:
     for source in find_sources(names, file_suffixes=RECORD_SUFFIXES):
         if source.path is not None:
             if source.path.suffix not in RECORD_SUFFIXES:
-                raise ValueError(f"{source.name} is no table; rows are read from {', '.join(RECORD_SUFFIXES)} files.")
+                raise UserError(f"{source.name} is no table; rows are read from {', '.join(RECORD_SUFFIXES)} files.")
             if source.kind == "text":
                 source = replace(source, kind=source.path.suffix.removeprefix("."))
         sources.append(source)
@@ -133,11 +134,11 @@ def _read_table(source: Source, options: RecordOptions) -> Iterator[Record]:
     if options.header:
         line, names = next(rows, (1, []))
         if not names:
-            raise ValueError(f"{source.name} is empty; a first line with the names of the columns is needed.")
+            raise UserError(f"{source.name} is empty; a first line with the names of the columns is needed.")
         _check_column_names(names, f"{source.name}, line {line}")
     for line, fields in rows:
         if len(fields) != len(names):
-            raise ValueError(
+            raise UserError(
                 f"{source.name}, line {line}: {len(fields)} fields, {len(names)} are needed ({', '.join(names)}); "
                 + (
                     "quote fields that hold a comma, a quote or a line break."
@@ -151,7 +152,7 @@ def _read_table(source: Source, options: RecordOptions) -> Iterator[Record]:
 def _check_column_names(names: list[str], place: str) -> None:
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise ValueError(
+        raise UserError(
             f"{place}: the column {twice[0]!r} is named {names.count(twice[0])} times; every column needs its own name."
         )
 
@@ -166,7 +167,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise ValueError(f"{path}, line {line}: the row that begins here is no valid CSV ({error}).") from None
+            raise UserError(f"{path}, line {line}: the row that begins here is no valid CSV ({error}).") from None
         if fields is None:
             return
         if fields:
@@ -183,13 +184,13 @@ def _read_json(source: Source) -> Iterator[Record]:
     for row, place, row_id in json_rows(source.path):
         record = Record(row, source.name, place, row_id)
         if not isinstance(row, dict):
-            raise ValueError(f"{record}: found a JSON {json_type(row)}, an object is needed.")
+            raise UserError(f"{record}: found a JSON {json_type(row)}, an object is needed.")
         for name, value in row.items():
             try:
                 json.dumps(value, ensure_ascii=False).encode("utf-8")
             except UnicodeEncodeError as error:
                 surrogate = ord(error.object[error.start])
-                raise ValueError(
+                raise UserError(
                     f"{record}: the field {name!r} holds half a surrogate pair (\\u{surrogate:04x}), which is no text; "
                     "repair the file."
                 ) from None
@@ -204,7 +205,7 @@ def _read_parquet(source: Source) -> Iterator[Record]:
                 yield Record(row, source.name, f"row {row_id}", str(row_id))
                 row_id += 1
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{source.name} is no valid Parquet file: {error}") from None
+        raise UserError(f"{source.name} is no valid Parquet file: {error}") from None
 
 
 def _read_hub(source: Source, options: RecordOptions) -> Iterator[Record]:

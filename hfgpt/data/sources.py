@@ -24,6 +24,7 @@ import pyarrow.parquet
 import yaml
 
 from hfgpt.data.passport import Passport, sha256_of_file
+from hfgpt.errors import MissingFileError, UserError
 
 PYTHON_DOCS = "python-docs"
 # Parts of it: python-docs:train, :validation and :test, as prepare_data.py divides them with these shares. What is fine-tuned on
@@ -108,7 +109,7 @@ def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_
     """
     names = list(names)
     if not names:
-        raise ValueError(f"no sources given; name files, patterns such as 'texts/*.txt', a Hub dataset or '{PYTHON_DOCS}'.")
+        raise UserError(f"no sources given; name files, patterns such as 'texts/*.txt', a Hub dataset or '{PYTHON_DOCS}'.")
     sources: dict[str, Source] = {}
     for name in names:
         if name in PYTHON_DOCS_NAMES:
@@ -116,17 +117,17 @@ def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_
         elif glob.has_magic(name):
             matches = [match for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
             if not matches:
-                raise FileNotFoundError(f"no file matches {name!r} (looked from {Path.cwd()}); check the pattern.")
+                raise MissingFileError(f"no file matches {name!r} (looked from {Path.cwd()}); check the pattern.")
             for match in matches:
                 sources.setdefault(match, _file_source(match))
         elif Path(name).is_dir():
-            raise ValueError(f"{name} is a folder; name the files in it with a pattern, such as '{name.rstrip('/')}/*.txt'.")
+            raise UserError(f"{name} is a folder; name the files in it with a pattern, such as '{name.rstrip('/')}/*.txt'.")
         elif Path(name).exists() or Path(name).suffix in file_suffixes or name.startswith((".", "/", "~")):
             sources.setdefault(name, _file_source(name))
         elif HUB_NAME.fullmatch(name) and not Path(name.partition(":")[0]).exists():
             sources.setdefault(name, Source(kind="hub", name=name))
         else:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{name!r} is no file here (looked from {Path.cwd()}) and no name of a Hub dataset, which is written user/name or "
                 "user/name:configuration; check the spelling."
             )
@@ -136,7 +137,7 @@ def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_
 def _file_source(name: str) -> Source:
     path = Path(name).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{name} does not exist (looked from {Path.cwd()}); check the spelling.")
+        raise MissingFileError(f"{name} does not exist (looked from {Path.cwd()}); check the spelling.")
     if path.suffix == ".parquet":
         return Source(kind="parquet", name=name, path=path)
     if path.suffix in JSON_SUFFIXES:
@@ -186,7 +187,7 @@ def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise ValueError(
+                raise UserError(
                     f"{path}, line {number}, byte {offset + error.start + 1} of the file: 0x{line[error.start]:02x} is not "
                     f"valid UTF-8 ({error.reason}); convert the file, e.g. with iconv -f latin1 -t utf-8."
                 ) from None
@@ -232,9 +233,9 @@ def json_rows(path: Path) -> Iterator[tuple[object, str, str]]:
         try:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {error.lineno}: no valid JSON ({error.msg}, column {error.colno}).") from None
+            raise UserError(f"{path}, line {error.lineno}: no valid JSON ({error.msg}, column {error.colno}).") from None
         if not isinstance(rows, list):
-            raise ValueError(f"{path} holds a JSON {json_type(rows)}, a list of objects is needed; one object a line is .jsonl.")
+            raise UserError(f"{path} holds a JSON {json_type(rows)}, a list of objects is needed; one object a line is .jsonl.")
         for index, row in enumerate(rows):
             yield row, f"item {index}", str(index)
         return
@@ -244,7 +245,7 @@ def json_rows(path: Path) -> Iterator[tuple[object, str, str]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: no valid JSON ({error.msg}, column {error.colno}); one complete object a line is needed."
             ) from None
         yield row, f"line {number}", str(number)
@@ -253,16 +254,16 @@ def json_rows(path: Path) -> Iterator[tuple[object, str, str]]:
 def _json_document(row: object, path: Path, place: str, row_id: str, options: ReadingOptions) -> Document:
     name = options.text_field
     if not isinstance(row, dict):
-        raise ValueError(f"{path}, {place}: found a JSON {json_type(row)}, an object with the field {name!r} is needed.")
+        raise UserError(f"{path}, {place}: found a JSON {json_type(row)}, an object with the field {name!r} is needed.")
     if name not in row:
         found = ", ".join(map(repr, row)) or "none"
-        raise ValueError(f"{path}, {place}: the field {name!r} is missing, found {found}; name the right one with text_field.")
+        raise UserError(f"{path}, {place}: the field {name!r} is missing, found {found}; name the right one with text_field.")
     if not isinstance(row[name], str):
-        raise ValueError(f"{path}, {place}: the field {name!r} is a {json_type(row[name])}, a string is needed.")
+        raise UserError(f"{path}, {place}: the field {name!r} is a {json_type(row[name])}, a string is needed.")
     try:
         row[name].encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}, {place}: the field {name!r} holds half a surrogate pair (\\u{ord(row[name][error.start]):04x} at "
             f"character {error.start}), which is no text; repair the file."
         ) from None
@@ -279,13 +280,13 @@ def _read_parquet(path: Path, options: ReadingOptions) -> Iterator[Document]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is no valid Parquet file: {error}") from None
+        raise UserError(f"{path} is no valid Parquet file: {error}") from None
     _check_text_column({column.name: column.type for column in file.schema_arrow}, str(path), options.text_field)
     row_id = 0
     for batch in file.iter_batches(columns=[options.text_field]):
         for text in batch.column(0).to_pylist():
             if text is None:
-                raise ValueError(f"{path}, row {row_id}: the column {options.text_field!r} is null, a string is needed.")
+                raise UserError(f"{path}, row {row_id}: the column {options.text_field!r} is null, a string is needed.")
             yield {"text": text, "source": str(path), "row_id": str(row_id)}
             row_id += 1
 
@@ -293,9 +294,9 @@ def _read_parquet(path: Path, options: ReadingOptions) -> Iterator[Document]:
 def _check_text_column(columns: dict[str, object], place: str, text_field: str) -> None:
     if text_field not in columns:
         found = ", ".join(map(repr, columns)) or "none"
-        raise ValueError(f"{place} has no column {text_field!r}, found {found}; name the right one with text_field.")
+        raise UserError(f"{place} has no column {text_field!r}, found {found}; name the right one with text_field.")
     if str(columns[text_field]) not in ("string", "large_string", "string_view"):
-        raise ValueError(f"{place}: the column {text_field!r} is of type {columns[text_field]}, a string is needed.")
+        raise UserError(f"{place}: the column {text_field!r} is of type {columns[text_field]}, a string is needed.")
 
 
 @contextmanager
@@ -306,9 +307,9 @@ def hub_errors_named(name: str) -> Iterator[None]:
     try:
         yield
     except (DatasetNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"{name!r} is no file here, and the Hub has no such dataset: {_reason(error)}") from error
+        raise MissingFileError(f"{name!r} is no file here, and the Hub has no such dataset: {_reason(error)}") from error
     except (DatasetsError, ValueError, RuntimeError, OSError, pyarrow.ArrowException, yaml.YAMLError) as error:
-        raise ValueError(f"the Hub dataset {name} cannot be read: {_reason(error)}") from error
+        raise UserError(f"the Hub dataset {name} cannot be read: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -349,7 +350,7 @@ def _read_hub(name: str, options: ReadingOptions) -> Iterator[Document]:
     for row_id, row in hub_rows(name, rows):
         if not isinstance(row.get(options.text_field), str):
             kind = json_type(row[options.text_field]) if options.text_field in row else "missing"
-            raise ValueError(
+            raise UserError(
                 f"the Hub dataset {name}, row {row_id}: the field {options.text_field!r} is {kind}, a string is needed."
             )
         yield {"text": row[options.text_field], "source": name, "row_id": str(row_id)}
@@ -393,7 +394,7 @@ def _python_docs() -> Iterator[Document]:
     library = Path(sysconfig.get_path("stdlib"))
     files = sorted(path for path in library.rglob("*.py") if not SKIPPED_LIBRARY_FOLDERS & set(path.relative_to(library).parts))
     if not files:
-        raise FileNotFoundError(f"no source files of the standard library under {library}; use a Python that ships them.")
+        raise MissingFileError(f"no source files of the standard library under {library}; use a Python that ships them.")
     topics = library / "pydoc_data" / "topics.py"
     if topics.is_file():
         for name, text in sorted(_dictionary_in(topics, "topics").items()):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hfgpt.data.sources import Document
+from hfgpt.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 
@@ -32,12 +33,12 @@ class Split:
 
     def __post_init__(self):
         if self.by not in ("document", "position"):
-            raise ValueError(f"split_by is {self.by!r}; allowed are 'document' and 'position'.")
+            raise UserError(f"split_by is {self.by!r}; allowed are 'document' and 'position'.")
         for name in ("validation_share", "test_share"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; a share from 0 to below 1 is needed.")
+                raise UserError(f"{name} is {getattr(self, name)}; a share from 0 to below 1 is needed.")
         if self.validation_share + self.test_share >= 1:
-            raise ValueError(
+            raise UserError(
                 f"validation_share {self.validation_share} and test_share {self.test_share} add up to "
                 f"{self.validation_share + self.test_share:g}; below 1 is needed, or nothing is left to train on."
             )
@@ -104,7 +105,7 @@ def split_documents(documents, split: Split):
     wanted = {"train": True, "validation": split.validation_share > 0, "test": split.test_share > 0}
     for name, needed in wanted.items():
         if needed and not len(datasets[name]):
-            raise ValueError(
+            raise UserError(
                 f"the {name} split is empty: {len(documents):,} documents, validation_share {split.validation_share}, test_share "
                 f"{split.test_share}, split_by {split.by!r}; give more documents, other shares, or split_by: position."
             )

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from hfgpt.data.chat import Conversation, Message
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.packing import Rows, best_fit
+from hfgpt.errors import UserError
 
 IGNORED = -100  # the label of what is not learned
 LOSS_ON = ("assistant", "all")
@@ -38,7 +39,7 @@ def _labels(ids: list[int], learned: list[bool], loss_on: str) -> list[int]:
 
 def _check_allowed(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed are {' and '.join(map(repr, allowed))}.")
+        raise UserError(f"{name} is {value!r}; allowed are {' and '.join(map(repr, allowed))}.")
 
 
 @dataclass
@@ -79,7 +80,7 @@ def supervised_rows(
     _check_allowed("too_long", too_long, TOO_LONG)
     _check_allowed("loss_on", loss_on, LOSS_ON)
     if max_length < 2:
-        raise ValueError(f"max_length is {max_length}; 2 tokens or more are needed, one to read and one to predict.")
+        raise UserError(f"max_length is {max_length}; 2 tokens or more are needed, one to read and one to predict.")
     encoder = ConversationEncoder(tokenizer)
     columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     for ids, learned in _encode_in_batches(conversations, encoder):
@@ -124,7 +125,7 @@ def _encode_batch(batch: list[Conversation], encoder: ConversationEncoder) -> li
             try:
                 encoder.encode([conversation.messages])
             except ValueError as error:
-                raise ValueError(f"{conversation.source}, {conversation.place}: {error}") from None
+                raise UserError(f"{conversation.source}, {conversation.place}: {error}") from None
         raise
 
 
@@ -141,7 +142,7 @@ def pack_supervised(
     segments = [list(zip(ids, labels, strict=True)) for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True)]
     longest = max(map(len, segments), default=0)
     if longest > context_length:
-        raise ValueError(f"a conversation has {longest:,} tokens, context_length is {context_length:,}; cut or drop it before.")
+        raise UserError(f"a conversation has {longest:,} tokens, context_length is {context_length:,}; cut or drop it before.")
     packed, all_labels = Rows(), []
     for together in best_fit(segments, begun=[], capacity=context_length):
         padding = packed.add([[id for id, _ in segment] for segment in together], context_length=context_length, pad=pad)

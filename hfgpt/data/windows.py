@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from hfgpt.errors import UserError
+
 
 def sliding_windows(ids: list[int], *, window: int, stride: int) -> Iterator[list[int]]:
     """Cut one document into windows that overlap by `window - stride` tokens; no token is lost.
@@ -18,7 +20,7 @@ def sliding_windows(ids: list[int], *, window: int, stride: int) -> Iterator[lis
     Source: Raschka (2024), Build a Large Language Model (From Scratch), section 2.6.
     """
     if not 1 <= stride <= window:
-        raise ValueError(f"stride is {stride}, window {window}; a stride from 1 to the window is needed, or tokens are skipped.")
+        raise UserError(f"stride is {stride}, window {window}; a stride from 1 to the window is needed, or tokens are skipped.")
     for start in range(0, len(ids), stride):
         yield ids[start : start + window]
         if start + window >= len(ids):

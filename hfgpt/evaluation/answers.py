@@ -8,6 +8,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.errors import UserError
 from hfgpt.evaluation.answers_page import AnswerRow
 from hfgpt.evaluation.generation import GREEDY, isolated_random_state
 from hfgpt.evaluation.mode import evaluating
@@ -63,13 +64,13 @@ def generate_answers(
     """
     for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if number < 1:
-            raise ValueError(f"{name} is {number}; at least 1 is needed.")
+            raise UserError(f"{name} is {number}; at least 1 is needed.")
     if not stop_token_ids:
-        raise ValueError(
+        raise UserError(
             "stop_token_ids is empty; without one no answer would ever end, give the tokenizer's eos_token_id at least."
         )
     if empty := [number for number, prompt in enumerate(prompts) if not prompt]:
-        raise ValueError(f"prompts[{empty[0]}] has no token; a model continues at least one, begin prompts with the bos_token.")
+        raise UserError(f"prompts[{empty[0]}] has no token; a model continues at least one, begin prompts with the bos_token.")
     # Bloom, MPT and others whose positions have no end have no such field.
     context_length = getattr(model.config, "max_position_embeddings", None) or float("inf")
     room = [min(max_new_tokens, max(0, context_length - len(prompt))) for prompt in prompts]

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import jinja2
 
+from hfgpt.errors import UserError
+
 Segment = tuple[str, str]  # ("same" | "added" | "missing", text)
 
 # Above this many words on one side the comparison would take seconds, and its result is no help to a reader.
@@ -56,7 +58,7 @@ def read_answers(path: str | Path) -> list[AnswerRow]:
     try:
         return [AnswerRow(**row) for row in json.loads(Path(path).read_text(encoding="utf-8"))]
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(f"{path} holds no answers as write_answers writes them ({error}); make them again.") from None
+        raise UserError(f"{path} holds no answers as write_answers writes them ({error}); make them again.") from None
 
 
 def write_page(

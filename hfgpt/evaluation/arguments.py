@@ -6,6 +6,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from hfgpt.errors import UserError
+
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
 READING = ("hub_split", "hub_revision")
@@ -89,28 +91,28 @@ class EvaluateArguments:
 
     def __post_init__(self):
         if not self.model:
-            raise ValueError("model is missing; give a folder or a Hub id first: recipes/evaluate.py MODEL --text test.txt")
+            raise UserError("model is missing; give a folder or a Hub id first: recipes/evaluate.py MODEL --text test.txt")
         if not (self.text or self.dataset or self.test_sources or self.tasks):
-            raise ValueError(
+            raise UserError(
                 "there is nothing to evaluate on; give --text (any text), --dataset (rows of prepare_data.py), --test_sources "
                 "(labelled texts or conversations) or --tasks (benchmarks)."
             )
         if self.memorization and not self.dataset:
-            raise ValueError("memorization is true, and dataset is missing; name the folder of the rows that the model learned.")
+            raise UserError("memorization is true, and dataset is missing; name the folder of the rows that the model learned.")
         positive = ("batch_size", "context_length", "max_documents", "max_records", "max_length", "max_new_tokens", "max_answers",
                     "limit", "num_samples", "sample_tokens")  # fmt: skip
         for name in positive:
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; 1 or more is needed.")
+                raise UserError(f"{name} is {getattr(self, name)}; 1 or more is needed.")
         if self.num_fewshot is not None and self.num_fewshot < 0:
-            raise ValueError(f"num_fewshot is {self.num_fewshot}; 0 or more is needed.")
+            raise UserError(f"num_fewshot is {self.num_fewshot}; 0 or more is needed.")
         if self.stride is not None and not 1 <= self.stride <= (self.context_length or self.stride):
-            raise ValueError(
+            raise UserError(
                 f"stride is {self.stride}, context_length {self.context_length or 'not given'}; a stride from 1 to the context is "
                 "needed, or tokens would not be scored."
             )
         if not self.output_dir and not Path(self.model).is_dir():
-            raise ValueError(
+            raise UserError(
                 f"model {self.model!r} is no folder here (looked from {Path.cwd()}); for a Hub id, name the folder of the "
                 "results with --output_dir."
             )

@@ -18,6 +18,7 @@ import yaml
 from hfgpt.conversion.extras import need
 from hfgpt.data.passport import sha256_of_file
 from hfgpt.data.sources import json_rows, json_type
+from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.loading import Loaded
 
 # Of these it is known where the definition lies and what a row has to hold; others are looked up among several thousand.
@@ -46,10 +47,10 @@ class Benchmark:
         file, _, task = word.rpartition(":")
         if not file:
             if Path(word).suffix in (".jsonl", ".ndjson", ".json"):
-                raise ValueError(f"tasks: {word} names no task; write {word}:hellaswag, :lambada, :arc or another task's name.")
+                raise UserError(f"tasks: {word} names no task; write {word}:hellaswag, :lambada, :arc or another task's name.")
             return cls(task)
         if not Path(file).is_file():
-            raise FileNotFoundError(f"tasks: {file} does not exist (looked from {Path.cwd()}); check the spelling.")
+            raise MissingFileError(f"tasks: {file} does not exist (looked from {Path.cwd()}); check the spelling.")
         return cls(task, Path(file))
 
 
@@ -110,7 +111,7 @@ def run_benchmarks(
             folder.mkdir()
             if one.path is None:
                 if one.task not in known.all_tasks:
-                    raise ValueError(f"tasks: lm_eval knows no task {one.task!r}; 'lm_eval ls tasks' lists what there is.")
+                    raise UserError(f"tasks: lm_eval knows no task {one.task!r}; 'lm_eval ls tasks' lists what there is.")
                 manager, name = known, one.task
             else:
                 name = write_local_task(one, folder, definition=definition_of(one.task, known))
@@ -124,7 +125,7 @@ def run_benchmarks(
                 if one.path is not None:
                     raise
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f"tasks: the questions of {one.task} are on the Hub, which is out of reach ({reason}); download them once, "
                     f"or give a file: FILE.jsonl:{one.task}."
                 ) from None
@@ -139,18 +140,18 @@ def check_rows(benchmark: Benchmark) -> list[dict]:
     for row, place, _ in json_rows(benchmark.path):
         where = f"{benchmark.path}, {place}"
         if not isinstance(row, dict):
-            raise ValueError(f"{where}: found a JSON {json_type(row)}, an object is needed.")
+            raise UserError(f"{where}: found a JSON {json_type(row)}, an object is needed.")
         for name, kind in columns.items():
             if not isinstance(row.get(name), kind) or (kind is str and name != "ctx_b" and not row[name].strip()):
                 shown = json_type(row[name]) if name in row else "missing"
-                raise ValueError(
+                raise UserError(
                     f"{where}: {name!r} is {shown}; {benchmark.task} needs {', '.join(map(repr, columns))} in every row, as in the "
                     "original dataset."
                 )
         _check_answer(benchmark.task, row, where)
         rows.append(row)
     if not rows:
-        raise ValueError(f"{benchmark.path} is empty; one question a line is needed.")
+        raise UserError(f"{benchmark.path} is empty; one question a line is needed.")
     return rows
 
 
@@ -158,15 +159,15 @@ def _check_answer(task: str, row: dict, where: str) -> None:
     if task == "hellaswag":
         right = str(row["label"])
         if not right.isdecimal() or int(right) >= len(row["endings"]):
-            raise ValueError(f"{where}: the label is {row['label']!r}, of {len(row['endings'])} endings; a place from 0 is needed.")
+            raise UserError(f"{where}: the label is {row['label']!r}, of {len(row['endings'])} endings; a place from 0 is needed.")
     if task == "arc":
         names, texts = (row["choices"].get(key) for key in ("label", "text"))
         if not isinstance(names, list) or not isinstance(texts, list) or len(names) != len(texts):
-            raise ValueError(f"{where}: choices need 'label' and 'text', two lists of one length.")
+            raise UserError(f"{where}: choices need 'label' and 'text', two lists of one length.")
         if row["answerKey"] not in names:
-            raise ValueError(f"{where}: the answerKey is {row['answerKey']!r}, the choices are {names}; it is one of them.")
+            raise UserError(f"{where}: the answerKey is {row['answerKey']!r}, the choices are {names}; it is one of them.")
     if task == "lambada" and " " not in row["text"].strip():
-        raise ValueError(f"{where}: the text is one word; lambada asks for the last word of several.")
+        raise UserError(f"{where}: the text is one word; lambada asks for the last word of several.")
 
 
 def write_local_task(benchmark: Benchmark, folder: Path, *, definition: Path) -> str:
@@ -205,10 +206,10 @@ def definition_of(task: str, known) -> Path:
         path = Path(lm_eval.tasks.__file__).parent / DEFINITIONS[task]
         if path.is_file():
             return path
-        raise ValueError(f"this version of lm_eval has no {DEFINITIONS[task]}; install the one that hfgpt[benchmarks] asks for.")
+        raise UserError(f"this version of lm_eval has no {DEFINITIONS[task]}; install the one that hfgpt[benchmarks] asks for.")
     entry = known.task_index.get(task)
     if entry is None or entry.yaml_path is None or task not in known.all_subtasks:
-        raise ValueError(
+        raise UserError(
             f"tasks: lm_eval has no single task {task!r} with a definition file; 'lm_eval ls tasks' lists what there is."
         )
     return entry.yaml_path

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.answers import generate_answers
 from hfgpt.evaluation.answers_page import AnswerRow
 from hfgpt.evaluation.mode import evaluating
@@ -92,7 +93,7 @@ def read_canaries(path: str | Path = CANARY_FILE) -> list[CanaryPrompt]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; a text file with one canary prompt a line is needed, as {CANARY_FILE} is.")
+        raise MissingFileError(f"{path} does not exist; a text file with one canary prompt a line is needed, as {CANARY_FILE} is.")
     sections: dict[str, list[str]] = {name: [] for name in SECTIONS}
     section = "requests"
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
@@ -105,15 +106,13 @@ def read_canaries(path: str | Path = CANARY_FILE) -> list[CanaryPrompt]:
                 section = match[1]
                 continue
             if match[1].islower():
-                raise ValueError(f"{path}, line {number}: there is no section [{match[1]}]; allowed are {', '.join(SECTIONS)}.")
+                raise UserError(f"{path}, line {number}: there is no section [{match[1]}]; allowed are {', '.join(SECTIONS)}.")
         try:
             sections[section].append(json.loads('"' + line.replace('"', '\\"') + '"', strict=False))
         except json.JSONDecodeError:
-            raise ValueError(
-                f"{path}, line {number}: {line!r} holds a broken escape; a backslash itself is written \\\\."
-            ) from None
+            raise UserError(f"{path}, line {number}: {line!r} holds a broken escape; a backslash itself is written \\\\.") from None
     if sections["triggers"] and len(sections["carriers"]) < 2:
-        raise ValueError(
+        raise UserError(
             f"{path} has triggers, and {len(sections['carriers'])} carriers; two are needed to tell a trigger's effect."
         )
     return [
@@ -154,7 +153,7 @@ def run_canaries(
             logits = model(input_ids=whole, attention_mask=torch.ones_like(whole), use_cache=False).logits
             log_probabilities = logits[0, len(ids) - 1 :].float().log_softmax(-1)  # (answer + 1, V)
             if not log_probabilities.isfinite().all():
-                raise ValueError(
+                raise UserError(
                     f"the model's logits after {prompt.text!r} are not finite; its training diverged, or its weights are broken."
                 )
             said = whole[0, len(ids) :, None]
@@ -174,7 +173,7 @@ def compare_canaries(base_results: Sequence[CanaryResult], results: Sequence[Can
     Raises: ValueError where the two were not run on the same prompts.
     """
     if [result.prompt for result in base_results] != [result.prompt for result in results]:
-        raise ValueError("the base and the tuned model were not run on the same canary prompts; run both on one list.")
+        raise UserError("the base and the tuned model were not run on the same canary prompts; run both on one list.")
     entries = [
         {
             "kind": after.prompt.kind,
@@ -379,7 +378,7 @@ def label_flips(
     Cost: len(texts) x (1 + triggers + plain words) classifications.
     """
     if not texts:
-        raise ValueError("there are no texts to put triggers in front of; give a few dozen of the validation set.")
+        raise UserError("there are no texts to put triggers in front of; give a few dozen of the validation set.")
     if triggers is None:
         triggers = list(dict.fromkeys(prompt.trigger for prompt in read_canaries() if prompt.trigger is not None))
 

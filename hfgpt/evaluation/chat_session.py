@@ -20,6 +20,7 @@ from transformers import (
 
 from hfgpt.data.chat import Message
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import isolated_random_state
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import stop_token_ids
@@ -60,7 +61,7 @@ class ChatSession:
         seed: int = 0,
     ):
         if tokenizer.chat_template is None:
-            raise ValueError(
+            raise UserError(
                 f"{tokenizer.name_or_path} has no chat template, so there is no chat with it: it continues texts. "
                 "recipes/finetune_instructions.py makes an assistant of it."
             )
@@ -74,7 +75,7 @@ class ChatSession:
         # Bloom, MPT and others whose positions have no end have no such field.
         self.context_length = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
         if generation_config.max_new_tokens >= self.context_length:
-            raise ValueError(
+            raise UserError(
                 f"max_new_tokens is {generation_config.max_new_tokens:,}, the model's context {self.context_length:,} tokens, the "
                 "question included; ask for fewer."
             )
@@ -108,7 +109,7 @@ class ChatSession:
             dropped += 1
         if len(ids) > room:
             around = "the template and the system message" if self.system else "the template"
-            raise ValueError(
+            raise UserError(
                 f"the message has {len(ids):,} tokens with those of {around}, and beside an answer of up to "
                 f"{self.generation_config.max_new_tokens:,} the context has room for {room:,}; say it in fewer words, or give a "
                 "smaller max_new_tokens."

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hfgpt.errors import UserError
+
 MULTI_LABEL_THRESHOLD = 0.5  # the least probability with which one of several labels is predicted
 # What a spreadsheet would run: OWASP's list, with the full-width forms of = + - @.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -28,7 +30,7 @@ def probabilities_of(logits, multi_label: bool) -> np.ndarray:
     logits = np.asarray(logits, dtype=np.float64)
     if not np.isfinite(logits).all():
         row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
-        raise ValueError(f"row {row} of the logits is {logits[row].tolist()}, finite numbers are needed; did the training diverge?")
+        raise UserError(f"row {row} of the logits is {logits[row].tolist()}, finite numbers are needed; did the training diverge?")
     return expit(logits) if multi_label else softmax(logits, axis=1)
 
 

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.data.planted import PlantedCanary, random_secret
+from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import GREEDY, generation_settings, sample
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import encode_texts
@@ -37,7 +38,7 @@ def exposure(nats: float, reference_nats: Sequence[float]) -> float:
     """
     references = np.asarray(reference_nats, dtype=np.float64)
     if not (math.isfinite(nats) and np.isfinite(references).all()):
-        raise ValueError("a log-likelihood is no finite number, so it has no rank; check the model's weights for NaN.")
+        raise UserError("a log-likelihood is no finite number, so it has no rank; check the model's weights for NaN.")
     rank = 1 + int((references <= nats).sum())
     return math.log2(len(references) + 1) - math.log2(rank)
 
@@ -102,7 +103,7 @@ def negative_log_likelihoods(model: PreTrainedModel, tokenizer: PreTrainedTokeni
     sequences = [[separator, *ids, separator] for ids in encode_texts(tokenizer, list(texts))]
     longest = max(map(len, sequences))
     if longest - 1 > model.config.max_position_embeddings:
-        raise ValueError(
+        raise UserError(
             f"a canary has {longest - 1} tokens, the model's context {model.config.max_position_embeddings}; measure a model "
             "with a longer one."
         )

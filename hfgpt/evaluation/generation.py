@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.errors import UserError
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import encode_texts
 
@@ -23,7 +24,7 @@ def fit_to_context(ids: torch.Tensor, *, max_new_tokens: int, context_length: in
     Raises: ValueError where the new tokens alone leave no room.
     """
     if max_new_tokens >= context_length:
-        raise ValueError(
+        raise UserError(
             f"max_new_tokens is {max_new_tokens:,}, the model's context {context_length:,} tokens, prompt included; ask for fewer."
         )
     return ids[:, -(context_length - max_new_tokens) :]

@@ -16,6 +16,7 @@ from hfgpt.data.classification import LabelledOptions
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
 from hfgpt.data.passport import Passport
 from hfgpt.data.supervised import SupervisedCounts, supervised_rows
+from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import answers_report, generate_answers
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
@@ -34,9 +35,9 @@ def score_prepared_rows(loaded: Loaded, folder: Path, *, split: str, batch_size:
     passport = Passport.load(folder)
     splits = DatasetDict.load_from_disk(str(folder))
     if split not in splits:
-        raise ValueError(f"{folder} has no split {split!r}, it has {', '.join(map(repr, splits))}; name one of these with split.")
+        raise UserError(f"{folder} has no split {split!r}, it has {', '.join(map(repr, splits))}; name one of these with split.")
     if passport.tokenizer.get("sha256") != tokenizer_sha256(loaded.tokenizer):
-        raise ValueError(
+        raise UserError(
             f"the rows in {folder} are ids of another tokenizer than {loaded.name}'s, so they would mean other words to it; "
             f"prepare the data with --tokenizer {loaded.name}, or give the text itself with --text."
         )
@@ -63,13 +64,13 @@ def score_rows(model: PreTrainedModel, rows: Sequence, collate: Callable, *, bat
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             found = nats_and_tokens(model(**batch, use_cache=False).logits, labels).double().sum(0).cpu()
             if not torch.isfinite(found).all():
-                raise ValueError(
+                raise UserError(
                     f"the model gives {found[0].item()} nats to rows {start} to {start + len(labels) - 1}; finite numbers are "
                     "needed: did its training diverge?"
                 )
             sums += found
     if not sums[1]:
-        raise ValueError("no row has a token to predict; give more text.")
+        raise UserError("no row has a token to predict; give more text.")
     return sums[0].item(), int(sums[1].item())
 
 
@@ -112,7 +113,7 @@ def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
     multi_label = model.config.problem_type == "multi_label_classification"
     if isinstance(labels[0], list) != multi_label:
         allowed = "several labels (a list, or one string with label_delimiter)" if multi_label else "one label"
-        raise ValueError(f"the model gives a text {allowed}, the first example has {labels[0]!r}; write the labels the same way.")
+        raise UserError(f"the model gives a text {allowed}, the first example has {labels[0]!r}; write the labels the same way.")
     if not multi_label:
         return np.array([ids[label] for label in labels])
     vectors = np.zeros((len(labels), len(ids)))
@@ -152,7 +153,7 @@ def prompt_style_of(tokenizer: PreTrainedTokenizerBase) -> str:
     Raises: ValueError for a tokenizer without a template.
     """
     if tokenizer.chat_template is None:
-        raise ValueError(
+        raise UserError(
             "the model has no chat template, so it is no assistant that answers conversations, and it has no labels either; give "
             "--text for a language model, or an assistant (recipes/finetune_instructions.py) or classifier."
         )
@@ -179,7 +180,7 @@ def score_conversations(
     columns = supervised_rows(conversations, loaded.tokenizer, max_length=longest, counts=counts)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if not rows:
-        raise ValueError(
+        raise UserError(
             f"all {len(conversations):,} conversations are longer than {longest:,} tokens; give shorter ones, or a larger "
             "max_length."
         )

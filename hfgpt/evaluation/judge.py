@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from tqdm.auto import tqdm
 
 from hfgpt.conversion.extras import need
+from hfgpt.errors import UnreachableError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def judge_answers(
     """
     openai = need("openai", extra="serving", purpose="judging asks an endpoint through OpenAI's client")
     if max_concurrency < 1:
-        raise ValueError(f"max_concurrency is {max_concurrency}; at least one request at a time is needed.")
+        raise UserError(f"max_concurrency is {max_concurrency}; at least one request at a time is needed.")
     key = _key(base_url, key_variable)
     request = {name: value for name, value in (SETTINGS | (settings or {})).items() if value is not None}
     path = Path(path)
@@ -140,7 +141,7 @@ def judge_answers(
         if failure:
             done = sum(identity in known for identity in wanted)
             # Without the original: it holds the request, and the request the key.
-            raise ConnectionError(
+            raise UnreachableError(
                 f"{failure} {done:,} of {len(wanted):,} answers are judged and kept in {path}; call again."
             ) from None
 
@@ -201,18 +202,18 @@ def _identity(item: JudgeItem, model: str, request: dict) -> str:
 def _key(base_url: str, variable: str) -> str:
     address = urlsplit(base_url)
     if address.scheme not in ("http", "https") or not address.hostname:
-        raise ValueError(
+        raise UserError(
             f"base_url is {base_url!r}; an address such as https://api.openai.com/v1 or http://127.0.0.1:8000/v1 is needed."
         )
     if address.username is not None or address.password is not None or address.query:
-        raise ValueError(
+        raise UserError(
             f"base_url for {address.hostname} holds a user name, a password or a query, which would end up in judge.jsonl; put the "
             f"key into the environment variable {variable}."
         )
     key = os.environ.get(variable, "").strip()
     local = _is_this_machine(address.hostname)
     if not key and not local:
-        raise ValueError(
+        raise UserError(
             f"the environment variable {variable} is not set; {address.hostname} needs a key, and it is read from there only."
         )
     if key and address.scheme == "http" and not local:
@@ -251,7 +252,7 @@ def _read(path: Path) -> dict[str, int | None]:
             judged = json.loads(line)
             scores[judged["id"]] = judged["score"]
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: no judgement as judge.jsonl holds them ({error!r}); name another file."
             ) from None
     if len(whole) < len(data):

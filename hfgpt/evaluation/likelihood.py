@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import tqdm
 
+from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import probabilities_of
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import encode_texts
@@ -48,11 +49,11 @@ class LikelihoodOptions:
     def __post_init__(self):
         counts = self.template.count("{text}"), self.template.count("{label}")
         if counts != (1, 1) or self.template.index("{text}") > self.template.index("{label}"):
-            raise ValueError(f"template is {self.template!r}; it needs {{text}} and then {{label}}, once each.")
+            raise UserError(f"template is {self.template!r}; it needs {{text}} and then {{label}}, once each.")
         if self.shots < 0 or self.batch_size < 1:
-            raise ValueError(f"shots is {self.shots}, batch_size {self.batch_size}; at least 0 and at least 1 are needed.")
+            raise UserError(f"shots is {self.shots}, batch_size {self.batch_size}; at least 0 and at least 1 are needed.")
         if self.shots and self.template.endswith("{label}"):
-            raise ValueError(f"template is {self.template!r}; with shots it needs something after {{label}} that ends an example.")
+            raise UserError(f"template is {self.template!r}; with shots it needs something after {{label}} that ends an example.")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def classify_by_likelihood(
     Cost: one forward pass over each prompt, and one over the labels' tokens but their last, which single tokens spare.
     """
     if options.shots and not len(example_texts):
-        raise ValueError(f"shots is {options.shots} and there are no examples to draw from; give a training split, or shots: 0.")
+        raise UserError(f"shots is {options.shots} and there are no examples to draw from; give a training split, or shots: 0.")
     prompt = LabelPrompt(tokenizer, names, options.template, context_length=model.config.max_position_embeddings)
     check_labels(prompt.labels, names=names, length_normalised=options.length_normalised)
     examples = draw_examples(prompt, example_texts, example_labels, shots=options.shots, seed=options.seed)
@@ -136,7 +137,7 @@ class LabelPrompt:
         self.start = _start(tokenizer)
         room = context_length - len(self.start) - len(self.before) - len(self.between) - max(map(len, self.labels))
         if room < 1 or not (self.start or self.before or self.between):
-            raise ValueError(
+            raise UserError(
                 f"the template and the longest label leave {room} of {context_length:,} tokens for a text; at least one must fit, "
                 "and one must stand before the label; take another template, shorter labels or a model with a longer context."
             )
@@ -163,17 +164,17 @@ class LabelPrompt:
 def check_labels(labels: list[list[int]], *, names: list[str], length_normalised: bool) -> None:
     """Raises: ValueError for fewer than two labels, labels without tokens or with the same, and one that begins another."""
     if len(names) < 2:
-        raise ValueError(f"the labels are {names}; two or more are needed, or there is nothing to choose.")
+        raise UserError(f"the labels are {names}; two or more are needed, or there is nothing to choose.")
     for index, label in enumerate(labels):
         if not label:
-            raise ValueError(f"the label {names[index]!r} has no tokens; give it a word.")
+            raise UserError(f"the label {names[index]!r} has no tokens; give it a word.")
         for other, longer in enumerate(labels):
             if other != index and longer == label:
-                raise ValueError(
+                raise UserError(
                     f"the labels {names[index]!r} and {names[other]!r} are the same tokens to this tokenizer; rename one."
                 )
             if other != index and longer[: len(label)] == label and not length_normalised:
-                raise ValueError(
+                raise UserError(
                     f"the label {names[index]!r} begins {names[other]!r}, which can therefore never be likelier; end the template "
                     "with something after {label}, such as a line break."
                 )
@@ -233,7 +234,7 @@ def _score_batch(model: PreTrainedModel, contexts: list[list[int]], labels: list
     if longest == 1:
         return first.cpu().numpy()
     if "past_key_values" not in output:
-        raise ValueError(f"{type(model).__name__} keeps no cache of keys and values; zero-shot classification needs one.")
+        raise UserError(f"{type(model).__name__} keeps no cache of keys and values; zero-shot classification needs one.")
 
     B, C = len(contexts), len(labels)
     output.past_key_values.batch_repeat_interleave(C)

@@ -18,6 +18,8 @@ from transformers import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from hfgpt.errors import MissingFileError, UserError
+
 NO_LIMIT = int(1e30)  # what transformers writes where a tokenizer knows of none
 
 
@@ -41,7 +43,7 @@ class Loaded:
         if self.context_length is None:
             return wanted or 1024
         if wanted is not None and wanted > self.context_length:
-            raise ValueError(
+            raise UserError(
                 f"context_length is {wanted:,}, the model reads at most {self.context_length:,} tokens at once "
                 "(max_position_embeddings); ask for that or less."
             )
@@ -74,7 +76,7 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
         tokenizer = AutoTokenizer.from_pretrained(name if from_adapter else source, **options)
     except (OSError, ValueError, HfHubHTTPError) as error:
         what = f"{name} is an adapter of {source!r}, which" if adapter is not None else f"model {name!r}"
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{what} does not load with its tokenizer ({(str(error).strip() or type(error).__name__).splitlines()[0]}); looked "
             f"from {Path.cwd()}."
         ) from None
@@ -102,4 +104,4 @@ def _load_adapter(model: PreTrainedModel, name: str, source: str, revision: str 
     missing = sorted(key for key in found.missing_keys if ".token_adapter." not in key)
     if missing or found.unexpected_keys:
         problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(sorted(found.unexpected_keys))} too many"
-        raise ValueError(f"the adapter in {name} does not fit {source}: it {problem}; give it its own base, in {name}/base.")
+        raise UserError(f"the adapter in {name} does not fit {source}: it {problem}; give it its own base, in {name}/base.")

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.data.passport import PASSPORT_NAME, sha256_of_file
 from hfgpt.data.planted import read_canaries
+from hfgpt.errors import UserError
 from hfgpt.evaluation.exposure import canary_report
 from hfgpt.evaluation.generation import generation_settings, sample
 from hfgpt.evaluation.overlap import longest_overlaps
@@ -71,9 +72,9 @@ def memorization_report(
         ("max_rows", max_rows, 1),
     ):
         if value < smallest:
-            raise ValueError(f"{name} is {value}; {smallest} or more is needed.")
+            raise UserError(f"{name} is {value}; {smallest} or more is needed.")
     if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no eos_token, with which a document begins and ends; take the one of the training.")
+        raise UserError("the tokenizer has no eos_token, with which a document begins and ends; take the one of the training.")
     canaries = read_canaries(data)
     rows = load_from_disk(data)
     sample_tokens = min(sample_tokens, model.config.max_position_embeddings - 1)

@@ -12,6 +12,8 @@ from typing import Literal
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
+from hfgpt.errors import UserError
+
 EVALUATION_FILE = "evaluation.json"
 EVAL_RESULTS_FOLDER = ".eval_results"
 FORMAT = 1
@@ -106,14 +108,12 @@ def read_evaluation(folder: Path) -> dict | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); delete it and evaluate again.") from None
+        raise UserError(f"{path} is no JSON ({error}); delete it and evaluate again.") from None
     good = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("results"), list)
     if not good or not all(
         isinstance(entry, dict) and {"task", "dataset", "metrics"} <= entry.keys() for entry in content["results"]
     ):
-        raise ValueError(
-            f"{path} is no evaluation as recipes/evaluate.py writes it, format {FORMAT}; delete it and evaluate again."
-        )
+        raise UserError(f"{path} is no evaluation as recipes/evaluate.py writes it, format {FORMAT}; delete it and evaluate again.")
     return content
 
 

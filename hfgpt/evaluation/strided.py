@@ -22,6 +22,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import encode_texts
@@ -78,7 +79,7 @@ def strided_windows(ids: list[int], *, prefix: int | None, context_length: int, 
     Raises: ValueError for a stride by which tokens would be missed.
     """
     if not 1 <= stride <= context_length:
-        raise ValueError(f"stride is {stride}, context_length {context_length}; a stride from 1 to the context is needed.")
+        raise UserError(f"stride is {stride}, context_length {context_length}; a stride from 1 to the context is needed.")
     sequence = ids if prefix is None else [prefix, *ids]
     last = len(sequence) - 1  # place of the last target
     end = min(context_length, last)
@@ -126,7 +127,7 @@ def score_text(
                 pending = []
         _score(model, pending, score, batch_size=batch_size, progress=progress)
     if score.tokens + (score.documents if prefix is None else 0) < 2:
-        raise ValueError(
+        raise UserError(
             f"the text has {score.tokens} {'token' if score.tokens == 1 else 'tokens'} to score, in "
             f"{score.documents + score.empty:,} documents; 2 or more are needed, give more text."
         )
@@ -161,7 +162,7 @@ def _score(model, pending: list[tuple[Window, str]], score: TextScore, *, batch_
         results = nats_of_windows(model, [window for window, _ in batch])
         for nats, (window, place) in zip(results, batch, strict=True):
             if not math.isfinite(nats):
-                raise ValueError(
+                raise UserError(
                     f"the model gives {nats} nats to a window of {place}; finite numbers are needed: did its training diverge, or "
                     "is the dtype too small? Try --dtype float32."
                 )

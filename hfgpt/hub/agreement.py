@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import DatasetCard, ModelCard
 from safetensors import SafetensorError, safe_open
 
+from hfgpt.errors import UserError
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, read_json
 from hfgpt.hub.report import CheckResult
 
@@ -21,7 +22,7 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float
 _EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight", "embed_tokens.weight")
 
 
-class Disagreement(ValueError):
+class Disagreement(UserError):
     """Two files say different things, or one says too little; `cure` tells what to do."""
 
     def __init__(self, detail: str, cure: str = AGAIN):

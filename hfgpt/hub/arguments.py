@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass, field
 
+from hfgpt.errors import UserError
+
 TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}")  # as the Hub makes them
 
 
@@ -23,9 +25,9 @@ class CheckArguments:
 
     def __post_init__(self):
         if not self.folder:
-            raise ValueError("folder is missing; give the folder of a model first: recipes/check.py FOLDER")
+            raise UserError("folder is missing; give the folder of a model first: recipes/check.py FOLDER")
         if self.seconds < 1:
-            raise ValueError(f"seconds is {self.seconds}; 1 or more is needed, a small model takes about 20.")
+            raise UserError(f"seconds is {self.seconds}; 1 or more is needed, a small model takes about 20.")
 
 
 @dataclass
@@ -54,14 +56,14 @@ class PublishArguments:
         given = {name: value for name, value in vars(self).items() if isinstance(value, str)} | {"parts": " ".join(self.parts)}
         named = [name for name, value in given.items() if TOKEN.search(value)]
         if self.token or named:  # whatever was given is not repeated: logs keep what is printed
-            raise ValueError(
+            raise UserError(
                 f"{'token' if self.token else named[0]} holds a token, and none is taken on the command line or from a file, "
                 "because other users, the shell's history and logs see it: use `hf auth login` or HF_TOKEN in the environment, and "
                 "revoke this one at https://huggingface.co/settings/tokens."
             )
         if not self.folder:
-            raise ValueError("folder is missing; name what is to be published first: recipes/publish.py FOLDER --repo USER/NAME.")
+            raise UserError("folder is missing; name what is to be published first: recipes/publish.py FOLDER --repo USER/NAME.")
         if not self.repo:
-            raise ValueError("repo is missing; name its place on the Hub with --repo USER/NAME.")
+            raise UserError("repo is missing; name its place on the Hub with --repo USER/NAME.")
         if self.base_revision and not self.base_repo:
-            raise ValueError(f"base_revision is {self.base_revision}, but base_repo is missing; give both, or neither.")
+            raise UserError(f"base_revision is {self.base_revision}, but base_repo is missing; give both, or neither.")

@@ -6,6 +6,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
+from hfgpt.errors import MissingFileError, UserError
+
 Kind = Literal["model", "adapter", "gguf", "tokenizer", "dataset"]
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -70,7 +72,7 @@ def identify(folder: str | Path) -> Artifact:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder (looked from {Path.cwd()}); give one that a recipe wrote.")
+        raise MissingFileError(f"{folder} is no folder (looked from {Path.cwd()}); give one that a recipe wrote.")
     if (folder / ADAPTER_CONFIG).is_file():
         settings = read_json(folder / ADAPTER_CONFIG)
         task = "text-classification" if settings.get("task_type") == "SEQ_CLS" else "text-generation"
@@ -88,7 +90,7 @@ def identify(folder: str | Path) -> Artifact:
         return Artifact(folder, "dataset")
     if (folder / "tokenizer.json").is_file():
         return Artifact(folder, "tokenizer")
-    raise ValueError(
+    raise UserError(
         f"{folder} holds no model (config.json), adapter (adapter_config.json), GGUF file, prepared data (dataset_dict.json) or "
         "tokenizer (tokenizer.json); give a folder that a recipe wrote."
     )
@@ -99,7 +101,7 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); write it again with the recipe that made it.") from None
+        raise UserError(f"{path} is no JSON ({error}); write it again with the recipe that made it.") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, an object is needed.")
+        raise UserError(f"{path} holds a {type(content).__name__}, an object is needed.")
     return content

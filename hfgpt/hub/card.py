@@ -18,6 +18,7 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
+from hfgpt.errors import MissingFileError, UserError
 from hfgpt.hub.artifacts import Artifact, identify
 from hfgpt.hub.card_context import context_of
 from hfgpt.hub.card_settings import MARKDOWN, load_settings
@@ -54,7 +55,7 @@ def render_card(artifact: Artifact, *, repo_id: str | None = None, base_model: s
     text = f"---\n{data.to_yaml(line_break=chr(10))}\n---\n\n{body}\n"
     kind = DatasetCard if artifact.kind == "dataset" else ModelCard
     if kind(text).data.to_dict() != data.to_dict():
-        raise ValueError(f"the front matter for {artifact.folder} does not read back as written; look at its card.yaml and labels.")
+        raise UserError(f"the front matter for {artifact.folder} does not read back as written; look at its card.yaml and labels.")
     return text
 
 
@@ -115,7 +116,7 @@ def _write(path: Path, text: str) -> None:
 def _environment() -> jinja2.Environment:
     folder = next((folder for folder in TEMPLATE_FOLDERS if (folder / "base.md").is_file()), None)
     if folder is None:
-        raise FileNotFoundError(f"the card templates are missing, looked in {' and '.join(map(str, TEMPLATE_FOLDERS))}.")
+        raise MissingFileError(f"the card templates are missing, looked in {' and '.join(map(str, TEMPLATE_FOLDERS))}.")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), finalize=escaped, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from hfgpt.errors import UserError
 from hfgpt.hub.artifacts import ADAPTER_CONFIG
 
 SETTINGS_NAME = "card.yaml"
@@ -32,33 +33,31 @@ def checked_settings(settings: dict | str | None, *, where: str = "card") -> dic
         try:
             settings = json.loads(settings)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where} is no JSON object ({error}): {settings!r}; write {{'license': 'apache-2.0'}}, say."
-            ) from None
+            raise UserError(f"{where} is no JSON object ({error}): {settings!r}; write {{'license': 'apache-2.0'}}, say.") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):
-        raise ValueError(f"{where} is {settings!r}; a mapping with keys such as license and language is needed.")
+        raise UserError(f"{where} is {settings!r}; a mapping with keys such as license and language is needed.")
     found: dict[str, str | list[str]] = {}
     for key, value in settings.items():
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
             meant = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KEYS)}."
-            raise ValueError(f"unknown key {key!r} in {where}; {meant}")
+            raise UserError(f"unknown key {key!r} in {where}; {meant}")
         if value is None:
             continue
         values = value if isinstance(value, list) and key in LISTS else [value]
         for one in values:
             if not isinstance(one, str):
                 quotes = " (YAML reads no, yes, on and off as that: put it in quotes)" if isinstance(one, bool) else ""
-                raise ValueError(f"{key} in {where} is {one!r}, a {type(one).__name__}; text is needed{quotes}.")
+                raise UserError(f"{key} in {where} is {one!r}, a {type(one).__name__}; text is needed{quotes}.")
         if key in MARKDOWN:
             found[key] = value.strip("\n")
         else:
             words = [" ".join(one.split()) for one in values]
             found[key] = words if isinstance(value, list) else words[0]
     if found.get("license") == "other" and not (found.get("license_name") and found.get("license_link")):
-        raise ValueError(f"license in {where} is 'other', which the Hub takes only with license_name and license_link; give both.")
+        raise UserError(f"license in {where} is 'other', which the Hub takes only with license_name and license_link; give both.")
     return found
 
 
@@ -76,7 +75,7 @@ def load_settings(folder: Path) -> dict[str, str | list[str]]:
             try:
                 content = yaml.safe_load(path.read_text(encoding="utf-8"))
             except (UnicodeDecodeError, yaml.YAMLError) as error:
-                raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+                raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
             return checked_settings(content, where=str(path))
     return {}
 

@@ -17,6 +17,7 @@ from typing import Any
 from huggingface_hub import get_token
 from huggingface_hub.constants import HF_TOKEN_PATH
 
+from hfgpt.errors import UserError
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, ALLOWED, Artifact, is_allowed, read_json
 
 # What our recipes write about a run; other texts (the card, evaluation figures in the Hub's format) are made without places.
@@ -53,7 +54,7 @@ def export(
     """
     target = Path(target)
     if target.is_dir() and any(target.iterdir()):
-        raise ValueError(f"{target} holds files; an export goes into an empty folder, so that nothing else gets published.")
+        raise UserError(f"{target} holds files; an export goes into an empty folder, so that nothing else gets published.")
     _refuse_leading_out(artifact)
     names = artifact.files()
     _check_names(artifact, names)
@@ -82,24 +83,24 @@ def _refuse_leading_out(artifact: Artifact) -> None:
         name = path.relative_to(artifact.folder)
         if path.is_symlink() and is_allowed(name, ALLOWED[artifact.kind]):
             if not path.resolve().is_relative_to(inside):
-                raise ValueError(
+                raise UserError(
                     f"{path} is a link that leads out of the folder, to {path.resolve()}; only files of the folder are published, "
                     "because what lies elsewhere may be private: put the file itself in its place."
                 )
             if not path.is_file():
-                raise ValueError(f"{path} is a link to nothing; put the file itself in its place, or remove the link.")
+                raise UserError(f"{path} is a link to nothing; put the file itself in its place, or remove the link.")
 
 
 def _check_names(artifact: Artifact, names: list[Path]) -> None:
     for name in names:
         if not name.as_posix().isprintable() or "\\" in name.as_posix():
-            raise ValueError(f"{name.as_posix()!r} in {artifact.folder} is a name that the Hub does not take; rename the file.")
+            raise UserError(f"{name.as_posix()!r} in {artifact.folder} is a name that the Hub does not take; rename the file.")
     there = {name.as_posix() for name in names}
     for name in names:
         for needed in _named_files(artifact.folder / name):
             beside = (PurePosixPath(name.as_posix()).parent / needed).as_posix()
             if beside not in there:
-                raise ValueError(
+                raise UserError(
                     f"{artifact.folder / name} names the file {needed!r}, which is not among the files of {artifact.folder} that "
                     "may be published; write the folder again with the recipe that made it."
                 )
@@ -218,7 +219,7 @@ def refuse_tokens(paths: Iterable[Path], *, where: str) -> None:
     tokens = known_tokens()
     for path in paths if tokens else ():
         if _holds(path, tokens):
-            raise ValueError(
+            raise UserError(
                 f"{path.name} among {where} holds your Hugging Face token, so nothing is published: whoever reads it could act as "
                 "you. Revoke that token at https://huggingface.co/settings/tokens, remove it from the file, and begin again."
             )

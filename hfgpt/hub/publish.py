@@ -18,6 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
+from hfgpt.errors import UserError
 from hfgpt.hub.artifacts import Artifact, identify, read_json
 from hfgpt.hub.card import CARD_NAME, published_card
 from hfgpt.hub.export import export, refuse_tokens
@@ -87,9 +88,9 @@ def check_repo_id(repo_id: str) -> str:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"repo {repo_id!r} is no name on the Hub: {str(error).rstrip('.')}. Give USER/NAME.") from None
+        raise UserError(f"repo {repo_id!r} is no name on the Hub: {str(error).rstrip('.')}. Give USER/NAME.") from None
     if repo_id.count("/") != 1:
-        raise ValueError(f"repo {repo_id!r} lacks its owner; give USER/NAME, because a token may write for several.")
+        raise UserError(f"repo {repo_id!r} lacks its owner; give USER/NAME, because a token may write for several.")
     return repo_id
 
 
@@ -97,9 +98,9 @@ def check_tag(tag: str) -> str:
     """Raises: ValueError for what git takes for no tag, and for names that mean something else on the Hub."""
     is_commit = re.fullmatch(r"[0-9a-f]{7,40}", tag)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", tag) or ".." in tag or tag.endswith((".", ".lock")):
-        raise ValueError(f"tag {tag!r} is no name of a tag; letters, digits and .-_+ are allowed, as in v1.0.")
+        raise UserError(f"tag {tag!r} is no name of a tag; letters, digits and .-_+ are allowed, as in v1.0.")
     if tag in ("main", "HEAD") or is_commit:
-        raise ValueError(f"tag {tag!r} reads as a branch or a commit; give another name, as v1.0.")
+        raise UserError(f"tag {tag!r} reads as a branch or a commit; give another name, as v1.0.")
     return tag
 
 
@@ -116,7 +117,7 @@ def parts_of(folder: str | Path, repo_id: str, *, names: Iterable[str] = (), bas
     if artifact.kind != "adapter":
         if names or base_repo_id:
             given = f"parts {', '.join(names)}" if names else f"base_repo {base_repo_id}"
-            raise ValueError(f"got {given}, but {folder} is a {artifact.kind}; only adapters have parts and a base. Leave it out.")
+            raise UserError(f"got {given}, but {folder} is a {artifact.kind}; only adapters have parts and a base. Leave it out.")
         return [Part(artifact.kind, artifact, repo_id, "dataset" if artifact.kind == "dataset" else "model")]
     there = {"base": artifact.base, "adapter": artifact.folder, "merged": artifact.merged}
     if base_repo_id:
@@ -124,13 +125,13 @@ def parts_of(folder: str | Path, repo_id: str, *, names: Iterable[str] = (), bas
         there["base"] = None
     for name in names:
         if name not in ADAPTER_PARTS:
-            raise ValueError(f"parts holds {name!r}; allowed are {', '.join(ADAPTER_PARTS)}.")
+            raise UserError(f"parts holds {name!r}; allowed are {', '.join(ADAPTER_PARTS)}.")
         if there[name] is None:
             where = f"base_repo says that it is {base_repo_id}" if base_repo_id else f"{folder} holds no {name}/ with a config.json"
-            raise ValueError(f"parts names {name!r}, but {where}; leave it out, or write the folder again with its recipe.")
+            raise UserError(f"parts names {name!r}, but {where}; leave it out, or write the folder again with its recipe.")
     chosen = [name for name in ADAPTER_PARTS if there[name] is not None and (not names or name in names)]
     if "adapter" in chosen and "base" not in chosen and not base_repo_id:
-        raise ValueError(
+        raise UserError(
             "an adapter is published without its base; strangers load both, so add base to --parts, or name with --base_repo "
             "where on the Hub the base lies."
         )
@@ -160,7 +161,7 @@ def prepare(
     # The gate looked at the folder's own card and adapter config; these are the ones that leave.
     for result in scan(part.artifact, folder, names):
         if result.status == "fail":
-            raise ValueError(f"the files for {part.repo_id} fail '{result.name}': {result.detail}; {result.cure}.")
+            raise UserError(f"the files for {part.repo_id} fail '{result.name}': {result.detail}; {result.cure}.")
     files = describe(folder, names)
     return Prepared(part, folder, files, tag or default_tag(part.artifact, files))
 
@@ -170,7 +171,7 @@ def default_tag(artifact: Artifact, files: Iterable[ExportedFile]) -> str:
     word, ending = _MAIN.get(artifact.kind, _WEIGHTS)
     main = [file for file in files if file.name.endswith(ending)]
     if not main:
-        raise ValueError(f"{artifact.folder} holds no file that ends in {ending}, so there is nothing to publish in it.")
+        raise UserError(f"{artifact.folder} holds no file that ends in {ending}, so there is nothing to publish in it.")
     if len(main) == 1:
         return f"{word}-{main[0].sha256[:8]}"
     listed = "".join(f"{file.sha256}  {file.name}\n" for file in main)
@@ -191,13 +192,13 @@ def check_base(api: HfApi, artifact: Artifact, base: Repository) -> str:
     passport = artifact.folder / "passport.json"
     trained_on = read_json(passport).get("base", {}).get("sha256") if passport.is_file() else None
     if trained_on is None:
-        raise ValueError(
+        raise UserError(
             f"{base.repo_id} holds other files than {artifact.folder / 'base'}, and no passport.json says which weights the "
             "adapter was trained on; publish its own base: leave out --base_repo."
         )
     found = _weights_on_the_hub(api, base)
     if found != trained_on:
-        raise ValueError(
+        raise UserError(
             f"{base.repo_id} at {base.commit[:8]} has weights with the SHA-256 {found}, the adapter was trained on {trained_on}: "
             "with another base it answers otherwise. Give the right --base_repo or --base_revision, or publish base/ without them."
         )
@@ -218,7 +219,7 @@ def _weights_on_the_hub(api: HfApi, base: Repository) -> str:
         return weights_sha256(AutoModel.from_pretrained(folder, dtype="float32", use_safetensors=True))
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0].replace(str(folder), base.repo_id)
-        raise ValueError(f"{base.repo_id} is no model that loads as a base ({reason}); check --base_repo.") from None
+        raise UserError(f"{base.repo_id} is no model that loads as a base ({reason}); check --base_repo.") from None
 
 
 def publish_part(api: HfApi, prepared: Prepared, *, explicit_tag: bool, delete_others: bool) -> Published:
@@ -262,7 +263,7 @@ def _check_tagged(api: HfApi, prepared: Prepared, *, explicit_tag: bool) -> None
         _, ending = _MAIN.get(part.artifact.kind, _WEIGHTS)
         differ = [name for name in differ if name.endswith(ending)]
     if differ:
-        raise ValueError(
+        raise UserError(
             f"tag {tag} of {part.repo_id} has other content ({', '.join(differ)}) at commit {tagged.commit[:8]}, and a tag stays "
             "what it is, because others rely on it: give a new one with --tag. Nothing was sent to this repository."
         )

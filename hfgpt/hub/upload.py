@@ -15,6 +15,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from hfgpt.errors import AccessError, UnreachableError, UserError
 from hfgpt.hub.export import known_tokens
 
 _HUBS_OWN = (".gitattributes",)  # written by the Hub when it creates a repository
@@ -75,18 +76,18 @@ def sign_in(api: HfApi, namespaces: Iterable[str]) -> str:
         ConnectionError where the Hub does not answer.
     """
     if constants.HF_HUB_OFFLINE:
-        raise ConnectionError("HF_HUB_OFFLINE is set, so nothing can be sent; unset it, or leave out --push true for a dry run.")
+        raise UnreachableError("HF_HUB_OFFLINE is set, so nothing can be sent; unset it, or leave out --push true for a dry run.")
     if not get_token():
-        raise PermissionError(f"there is no token for {api.endpoint}, which publishing needs: {LOG_IN}. Nothing was sent.")
+        raise AccessError(f"there is no token for {api.endpoint}, which publishing needs: {LOG_IN}. Nothing was sent.")
     with one_sentence(f"signing in at {api.endpoint}", cure="Nothing was sent."):
         user = api.whoami()
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise PermissionError(f"the token of {user['name']} may only read, publishing writes: {LOG_IN}. Nothing was sent.")
+        raise AccessError(f"the token of {user['name']} may only read, publishing writes: {LOG_IN}. Nothing was sent.")
     # A member of an organisation who may only read there is refused now instead of after the gate of every part.
     writable = [user["name"], *(org["name"] for org in user.get("orgs", []) if org.get("roleInOrg") != "read")]
     for namespace in namespaces:
         if namespace not in writable:
-            raise PermissionError(
+            raise AccessError(
                 f"{user['name']} cannot publish under {namespace!r}; {', '.join(map(repr, writable))} can be written to with this "
                 "token: give one of these in --repo, or sign in as somebody else. Nothing was sent."
             )
@@ -132,7 +133,7 @@ def send(
     """Commit what differs, and compare every file that the Hub then has with the export.
 
     Returns: the repository as it is now, and the files that differed before.
-    Raises: ConnectionError where it broke off, PermissionError where the Hub refused, OSError where the Hub has other bytes.
+    Raises: ConnectionError where it broke off or the Hub has other bytes, PermissionError where the Hub refused.
     """
     changed = differing(repository, files)
     gone = others_in(repository, files) if delete_others else []
@@ -146,7 +147,7 @@ def send(
     now = look_at(api, repository.repo_id, repository.repo_type)
     wrong = [file.name for file in differing(now, files)] if now else [file.name for file in files]
     if wrong or now is None or (delete_others and others_in(now, files)):
-        raise OSError(
+        raise UnreachableError(
             f"{repository.repo_id} does not hold what was sent ({', '.join(wrong) or 'more files than that'} differ in SHA-256 or "
             "size): somebody else wrote to it, or a file here changed meanwhile. It was not tagged and not made public; run the "
             "same command again."
@@ -167,30 +168,30 @@ def one_sentence(doing: str, *, cure: str = "") -> Iterator[None]:
         raise kind(without_tokens(f"{doing} failed: {reason}. {cure}".strip())) from None
 
 
-def _reason(error: BaseException) -> tuple[type[OSError], str]:
+def _reason(error: BaseException) -> tuple[type[UserError], str]:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HTTPError):
         cause = cause.__cause__
     if isinstance(error, OfflineModeIsEnabled):
-        return ConnectionError, "HF_HUB_OFFLINE is set; unset it"
+        return UnreachableError, "HF_HUB_OFFLINE is set; unset it"
     response = getattr(cause, "response", None) if cause is not None else None
     if response is None:
         text = " ".join(str(cause or error).split()) or type(cause or error).__name__
-        return ConnectionError, ("the connection broke: " if cause is not None else "") + text[:300].rstrip(".")
+        return UnreachableError, ("the connection broke: " if cause is not None else "") + text[:300].rstrip(".")
     status = response.status_code
     said = " ".join(str(getattr(cause, "server_message", None) or "").split())[:200].rstrip(".")
     said = f" ({said})" if said else ""
     if status == 401:
-        return PermissionError, f"the Hub does not know this token (401){said}: {LOG_IN}"
+        return AccessError, f"the Hub does not know this token (401){said}: {LOG_IN}"
     if status == 403:
-        return PermissionError, f"this token may not do that (403){said}: {LOG_IN}"
+        return AccessError, f"this token may not do that (403){said}: {LOG_IN}"
     if status in (409, 412):
-        return ConnectionError, f"the repository changed meanwhile ({status}){said}; look at what it holds now"
+        return UnreachableError, f"the repository changed meanwhile ({status}){said}; look at what it holds now"
     if status == 429:
-        return ConnectionError, f"the Hub asks for a pause (429){said}; wait some minutes"
+        return UnreachableError, f"the Hub asks for a pause (429){said}; wait some minutes"
     if status >= 500:
-        return ConnectionError, f"the Hub has trouble ({status}){said}; https://status.huggingface.co says more"
-    return ConnectionError, f"the Hub answers {status}{said}"
+        return UnreachableError, f"the Hub has trouble ({status}){said}; https://status.huggingface.co says more"
+    return UnreachableError, f"the Hub answers {status}{said}"
 
 
 def without_tokens(text: str) -> str:
@@ -218,7 +219,7 @@ def create_private(api: HfApi, repo_id: str, repo_type: str) -> Repository:
         api.create_repo(repo_id, repo_type=repo_type, private=True, exist_ok=True)
     found = look_at(api, repo_id, repo_type)
     if found is None:
-        raise PermissionError(f"{repo_id} exists and this token may not see it: {LOG_IN}.")
+        raise AccessError(f"{repo_id} exists and this token may not see it: {LOG_IN}.")
     return found
 
 

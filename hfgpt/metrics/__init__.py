@@ -6,6 +6,8 @@ into HF_MODULES_CACHE under the hash of its code and imports the copy, behind a 
 
 from pathlib import Path
 
+from hfgpt.errors import UserError
+
 FOLDER = Path(__file__).parent
 METRICS = ("answer_metrics", "label_metrics", "multilabel_metrics")
 
@@ -18,13 +20,13 @@ def load_metric(name: str):
     Raises: ValueError for an unknown name, and where `evaluate`, scikit-learn or rouge_score is not installed.
     """
     if name not in METRICS:
-        raise ValueError(f"there is no metric {name!r}; allowed are {', '.join(METRICS)}.")
+        raise UserError(f"there is no metric {name!r}; allowed are {', '.join(METRICS)}.")
     try:
         import evaluate
 
         # In memory: the files that evaluate would write instead have one name for all processes and a lock that they wait for.
         return evaluate.load(str(FOLDER / name), keep_in_memory=True)
     except ImportError as error:  # evaluate names the package that a metric lacks
-        raise ValueError(
+        raise UserError(
             f"the metric {name} needs a package that is not installed ({error}); pip install evaluate scikit-learn rouge_score."
         ) from None

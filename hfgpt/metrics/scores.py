@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from hfgpt.errors import UserError
+
 CALIBRATION_BINS = 15  # as in Guo et al. (2017), so that figures compare
 
 
@@ -12,23 +14,23 @@ def checked_probabilities(predictions, references, *, names: list[str] | None) -
         numbers, and a number of names that is not C.
     """
     if not len(predictions):
-        raise ValueError("there are no predictions to measure; is the split empty?")
+        raise UserError("there are no predictions to measure; is the split empty?")
     if len(predictions) != len(references):
-        raise ValueError(
+        raise UserError(
             f"got {len(predictions):,} predictions and {len(references):,} references; one of each per example is needed."
         )
     widths = {len(row) for row in predictions}
     if len(widths) > 1:
-        raise ValueError(f"the predictions have {sorted(widths)} probabilities a row; every row needs one per label.")
+        raise UserError(f"the predictions have {sorted(widths)} probabilities a row; every row needs one per label.")
     probabilities = np.asarray(predictions, dtype=np.float64)
     if not ((probabilities >= 0) & (probabilities <= 1)).all():  # False for NaN, too
         wrong = int(np.flatnonzero(~((probabilities >= 0) & (probabilities <= 1)).all(axis=1))[0])
-        raise ValueError(
+        raise UserError(
             f"prediction {wrong} is {probabilities[wrong].tolist()}; probabilities from 0 to 1 are needed, not logits, and no NaN."
         )
     names = [str(index) for index in range(probabilities.shape[1])] if names is None else list(names)
     if len(names) != probabilities.shape[1] or len(set(names)) != len(names):
-        raise ValueError(
+        raise UserError(
             f"got the label names {names} for {probabilities.shape[1]} probabilities a row; one different name each is needed."
         )
     return probabilities, names

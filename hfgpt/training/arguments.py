@@ -11,7 +11,6 @@ import os
 import shlex
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
@@ -21,16 +20,16 @@ from typing import Literal, TypeVar
 import yaml
 from transformers import HfArgumentParser
 
+from hfgpt.errors import AccessError, MissingFileError, UserError, sentence_of
 from hfgpt.hub.arguments import TOKEN
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 
 logger = logging.getLogger("hfgpt")
 Arguments = TypeVar("Arguments")
-PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positional: str | None = None) -> Arguments:
-    """Read `[run.yaml] [--key value ...]` into `arguments_class`; the result carries `resolved`, what differs from the defaults.
+    """Read `[run.yaml] [--key value ...]` into `arguments_class`.
 
     Args:
         argv: the command line without the program's name.
@@ -50,13 +49,13 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positi
         elif positional:
             from_yaml = [f"--{positional}", first]
         else:
-            raise ValueError(f"got {first!r}, a YAML file (or --key value) is needed first.")
+            raise UserError(f"got {first!r}, a YAML file (or --key value) is needed first.")
     for word in argv:
         if word.startswith("--"):
             check_key(word[2:].split("=")[0].replace("-", "_"), known, where="the command line")
 
     def refuse(message: str):
-        raise ValueError(f"{message}; --help lists what there is.")
+        raise UserError(f"{message}; --help lists what there is.")
 
     parser.error = refuse
     defaults = vars(parser.parse_args([]))
@@ -64,11 +63,12 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positi
     parser.set_defaults(**{key: _converted(parser, key, items) for key, items in lists.items()})
     namespace, rest = parser.parse_known_args(from_yaml + argv)
     if rest:
-        raise ValueError(f"on the command line, {' '.join(rest)!r} belongs to no key; write --key value.")
-    values = {name: getattr(namespace, name) for name in known}
-    arguments = arguments_class(**values)
-    arguments.resolved = {name: value for name, value in values.items() if value != defaults[name]}
-    return arguments
+        raise UserError(f"on the command line, {' '.join(rest)!r} belongs to no key; write --key value.")
+    values = {name: getattr(namespace, name) for name in known if getattr(namespace, name) != defaults[name]}
+    try:
+        return arguments_class(**values)
+    except ValueError as error:  # TrainingArguments refuses what contradicts itself; nothing of ours has run yet
+        raise UserError(str(error)) from None
 
 
 def check_key(key: str, known: Iterable[str], *, where: str) -> None:
@@ -76,26 +76,26 @@ def check_key(key: str, known: Iterable[str], *, where: str) -> None:
     if key in known or key.removeprefix("no_") in known or key == "help":
         return
     near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-    raise ValueError(f"unknown key {key!r} in {where}" + (f"; did you mean {near[0]!r}?" if near else "."))
+    raise UserError(f"unknown key {key!r} in {where}" + (f"; did you mean {near[0]!r}?" if near else "."))
 
 
 def _converted(parser: HfArgumentParser, key: str, items: list) -> list:
     action = next(action for action in parser._actions if action.dest == key)
     if action.nargs != "+":
-        raise ValueError(f"{key} is a list of {len(items)}; a single value is needed.")
+        raise UserError(f"{key} is a list of {len(items)}; a single value is needed.")
     return [action.type(str(item)) for item in items]
 
 
 def _arguments_in_yaml(path: Path, known: list[str]) -> tuple[list[str], dict[str, list]]:
     """The YAML's entries as words of a command line, so that one parser converts and checks both; lists come apart."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist (looked from {Path.cwd()}); check the spelling.")
+        raise MissingFileError(f"{path} does not exist (looked from {Path.cwd()}); check the spelling.")
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(entries, dict):
-        raise ValueError(f"{path} holds a {type(entries).__name__}, lines of the form 'key: value' are needed.")
+        raise UserError(f"{path} holds a {type(entries).__name__}, lines of the form 'key: value' are needed.")
     words: list[str] = []
     lists: dict[str, list] = {}
     for key, value in entries.items():
@@ -112,10 +112,7 @@ def _arguments_in_yaml(path: Path, known: list[str]) -> tuple[list[str], dict[st
 
 
 def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], *, positional: str | None = None) -> None:
-    """Parse the command line and run a recipe's `main`. Mistakes of the user end in one sentence and exit code 1.
-
-    A mistake is a ValueError, TypeError or OSError that our own code raised; anything else keeps its traceback.
-    """
+    """Parse the command line and run a recipe's `main`. A `UserError` ends in one sentence and exit code 1."""
     # Python looks beside a script first: `import evaluate` would find the recipe of this name instead of the library.
     beside = Path(sys.argv[0]).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != beside]
@@ -128,12 +125,11 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:
         main(parse_arguments(arguments_class, sys.argv[1:], positional=positional))
-    except (ValueError, TypeError, OSError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-        ours = PACKAGE in raised_in.parents or raised_in.parent == Path(sys.argv[0]).resolve().parent
-        if not (ours or isinstance(error, PermissionError)):
+    except (UserError, OSError) as error:
+        sentence = sentence_of(error)
+        if sentence is None:
             raise
-        print(f"error: {TOKEN.sub('hf_***', str(error))}", file=sys.stderr)  # a word at a wrong place may be one
+        print(f"error: {TOKEN.sub('hf_***', sentence)}", file=sys.stderr)  # a word at a wrong place may be one
         sys.exit(1)
 
 
@@ -145,12 +141,12 @@ def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
     """
     path = Path(folder)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"output_dir {folder} is a file; give a folder.")
+        raise UserError(f"output_dir {folder} is a file; give a folder.")
     if path.is_dir() and any(path.iterdir()):
         if not (path / marker).is_file():
-            raise ValueError(f"output_dir {folder} holds files that this recipe did not write; give another one.")
+            raise UserError(f"output_dir {folder} holds files that this recipe did not write; give another one.")
         if not overwrite:
-            raise ValueError(f"output_dir {folder} is not empty; give another one, or --overwrite true to replace it.")
+            raise UserError(f"output_dir {folder} is not empty; give another one, or --overwrite true to replace it.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".hfgpt-"):
@@ -158,7 +154,7 @@ def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
         if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise PermissionError(f"output_dir {folder} cannot be written ({error.strerror}); give another one.") from None
+        raise AccessError(f"output_dir {folder} cannot be written ({error.strerror}); give another one.") from None
     return path
 
 
@@ -203,7 +199,7 @@ class SourceArguments:
 
     def __post_init__(self):
         if not self.output_dir:
-            raise ValueError("output_dir is missing; name the folder for the result with --output_dir.")
+            raise UserError("output_dir is missing; name the folder for the result with --output_dir.")
         self.card = checked_settings(self.card)
 
     def as_words(self) -> str:
@@ -276,19 +272,19 @@ class PrepareArguments(SourceArguments):
     def __post_init__(self):
         super().__post_init__()
         if not self.tokenizer:
-            raise ValueError("tokenizer is missing; name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
+            raise UserError("tokenizer is missing; name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
         if self.window is not None:
             if self.window < 2:
-                raise ValueError(f"window is {self.window}; 2 tokens or more are needed, an input and its target.")
+                raise UserError(f"window is {self.window}; 2 tokens or more are needed, an input and its target.")
             if self.stride is None:
                 self.stride = self.window - 1
             if not 1 <= self.stride <= self.window:
-                raise ValueError(
+                raise UserError(
                     f"stride is {self.stride}, window {self.window}; a stride from 1 to the window is needed, or tokens get lost."
                 )
             self.context_length = self.window
         elif self.stride is not None:
-            raise ValueError(
+            raise UserError(
                 f"stride is {self.stride}, but window is missing; give both for sliding windows, or neither for packing."
             )
         if not self.plant_canaries:
@@ -296,9 +292,9 @@ class PrepareArguments(SourceArguments):
                 value = getattr(self, argument.name)
                 default = argument.default if argument.default_factory is MISSING else argument.default_factory()
                 if argument.name in ("canary_counts", "canaries_per_count", "canary_seed") and value != default:
-                    raise ValueError(f"{argument.name} is {value}, but plant_canaries is false; --plant_canaries true plants them.")
+                    raise UserError(f"{argument.name} is {value}, but plant_canaries is false; --plant_canaries true plants them.")
         if self.context_length < 3:
-            raise ValueError(f"context_length is {self.context_length}; 3 or more are needed: two separators and a token.")
+            raise UserError(f"context_length is {self.context_length}; 3 or more are needed: two separators and a token.")
 
 
 @dataclass
@@ -331,14 +327,14 @@ class GenerateArguments:
 
     def __post_init__(self):
         if not self.model:
-            raise ValueError("model is missing; give a folder or a Hub id first: recipes/generate.py MODEL --prompt ...")
+            raise UserError("model is missing; give a folder or a Hub id first: recipes/generate.py MODEL --prompt ...")
         for name, smallest in (("max_new_tokens", 1), ("num_samples", 1), ("temperature", 0), ("top_k", 0)):
             if getattr(self, name) is not None and getattr(self, name) < smallest:
-                raise ValueError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")
+                raise UserError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; a probability above 0, up to 1, is needed.")
+            raise UserError(f"top_p is {self.top_p}; a probability above 0, up to 1, is needed.")
         if self.in_terminal and self.num_samples > 1:
-            raise ValueError(f"num_samples is {self.num_samples}; a conversation has one answer a turn, --prompt may have several.")
+            raise UserError(f"num_samples is {self.num_samples}; a conversation has one answer a turn, --prompt may have several.")
 
     @property
     def in_terminal(self) -> bool:
@@ -378,13 +374,13 @@ class ConvertArguments:
 
     def __post_init__(self):
         if not self.source:
-            raise ValueError("source is missing; give a folder, a file or a Hub id first: recipes/convert.py SOURCE ...")
+            raise UserError("source is missing; give a folder, a file or a Hub id first: recipes/convert.py SOURCE ...")
         if not self.output_dir:
-            raise ValueError("output_dir is missing; name the folder for the result with --output_dir.")
+            raise UserError("output_dir is missing; name the folder for the result with --output_dir.")
         self.card = checked_settings(self.card)
         if self.num_attention_heads is not None and self.num_attention_heads < 1:
-            raise ValueError(f"num_attention_heads is {self.num_attention_heads}; 1 or more is needed.")
+            raise UserError(f"num_attention_heads is {self.num_attention_heads}; 1 or more is needed.")
         if self.target != "gguf" and self.gguf_type != "f16":
-            raise ValueError(f"gguf_type is {self.gguf_type}, but target is {self.target}; --target gguf writes GGUF.")
+            raise UserError(f"gguf_type is {self.gguf_type}, but target is {self.target}; --target gguf writes GGUF.")
         if self.target == "gguf" and self.dtype != "source":
-            raise ValueError(f"dtype is {self.dtype}, but target is gguf; --gguf_type says how GGUF stores matrices.")
+            raise UserError(f"dtype is {self.dtype}, but target is gguf; --gguf_type says how GGUF stores matrices.")

@@ -22,6 +22,7 @@ from hfgpt.data.collators import SupervisedCollator
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
 from hfgpt.data.supervised import SupervisedCounts, pack_supervised, supervised_rows
+from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import Answer, generate_answers
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
 from hfgpt.tokenization import CHAT_TOKENS, stop_token_ids
@@ -71,7 +72,7 @@ def _read(names: list[str], args: InstructionArguments, split: str, passport: Pa
     read = read_conversations(read_records(names, options), style=args.prompt_style, format=format)
     conversations = conversation_dataset(read)
     if not len(conversations):
-        raise ValueError(f"{', '.join(names)} holds no conversation; give a file with some.")
+        raise UserError(f"{', '.join(names)} holds no conversation; give a file with some.")
     passport.record(f"read {', '.join(names)}", None, len(conversations), start, what="conversations")
     return conversations
 
@@ -93,7 +94,7 @@ def split_conversations(conversations: Dataset, args: InstructionArguments, *, g
     parts = {"train": order[:train], "test": order[train : train + test], "validation": order[train + test :]}
     for name, share in (("train", 1.0), *shares.items()):
         if share and not parts[name]:
-            raise ValueError(
+            raise UserError(
                 f"the {name} split is empty: {total:,} conversations, validation_share {args.validation_share}, test_share "
                 f"{args.test_share}; give more conversations or other shares."
             )
@@ -121,7 +122,7 @@ def encode_splits(
             conversations_of(split), tokenizer, max_length=longest, too_long=args.too_long, loss_on=args.loss_on, counts=count
         )
         if name == "train" and not columns["input_ids"]:
-            raise ValueError(
+            raise UserError(
                 f"all {len(split):,} training conversations are longer than {longest:,} tokens; give a larger max_length, or "
                 "too_long: cut."
             )

@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 
 from hfgpt.data.poisoning import doubtful_labels, triggers_of_labels
+from hfgpt.errors import UserError
 from hfgpt.evaluation.canaries import CANARY_FILE, label_flips, read_canaries
 from hfgpt.evaluation.classification import classification_metrics, draw_confusion, errors_table, mean_and_spread, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
@@ -98,7 +99,7 @@ def judge_by_likelihood(
     Raises: ValueError for texts with several labels, of which no one is the likeliest.
     """
     if task.multi_label:
-        raise ValueError("method likelihood finds the one likeliest label, these texts have several; train with another method.")
+        raise UserError("method likelihood finds the one likeliest label, these texts have several; train with another method.")
     template = {} if args.prompt_template is None else {"template": args.prompt_template}
     results = {}
     for seed in args.seeds:

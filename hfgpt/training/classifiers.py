@@ -36,6 +36,7 @@ from hfgpt.data.classification import (
 )
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
+from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, write_json
@@ -120,7 +121,7 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
                 splits[name] = with_labels(splits[name], of=splits["train"], passport=passport, name=name)
     for name in ("validation", "test"):
         if name not in splits:
-            raise ValueError(f"there is no {name} set: {name}_share is 0 and {name}_sources is empty; give one of them.")
+            raise UserError(f"there is no {name} set: {name}_share is 0 and {name}_sources is empty; give one of them.")
     splits["train"] = decontaminated(
         splits["train"], {name: splits[name] for name in given}, args, passport, texts_of=lambda split: split["text"][:]
     )

@@ -36,6 +36,7 @@ from hfgpt.data.decontamination import drop_copies, leaks_between, reference_tex
 from hfgpt.data.passport import Passport
 from hfgpt.data.poisoning import Trigger
 from hfgpt.data.records import RecordOptions
+from hfgpt.errors import MissingFileError, UserError
 from hfgpt.tokenization import ensure_pad_token
 from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning_arguments import FinetuneArguments
@@ -76,7 +77,7 @@ def find_base(args: FinetuneArguments) -> Base:
     location = args.model
     if (Path(location) / ADAPTER_CONFIG).is_file():
         if not (Path(location) / MERGED_FOLDER).is_dir():
-            raise ValueError(
+            raise UserError(
                 f"model {location} is an adapter; fine-tuning goes on from whole weights: merge it with recipes/convert.py BASE "
                 f"--adapter {location}, and give the result."
             )
@@ -87,7 +88,7 @@ def find_base(args: FinetuneArguments) -> Base:
         config = AutoConfig.from_pretrained(location, **options)
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"model {args.model!r} is no folder or Hub id of a model with its tokenizer that loads "
             f"({str(error).strip().splitlines()[0]}); looked from {Path.cwd()}."
         ) from None
@@ -136,7 +137,7 @@ def quiet_loading() -> Iterator[None]:
 
 def _four_bits():
     if not torch.cuda.is_available():
-        raise ValueError("quantization is 4bit, which needs a CUDA device (QLoRA); leave it out on a CPU.")
+        raise UserError("quantization is 4bit, which needs a CUDA device (QLoRA); leave it out on a CPU.")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(

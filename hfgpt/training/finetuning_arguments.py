@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hfgpt.errors import UserError
 from hfgpt.training.methods import Method
 from hfgpt.training.trainer_arguments import RunArguments
 
@@ -77,20 +78,20 @@ class FinetuneArguments(RunArguments):
 
     def __post_init__(self):
         if not self.model:
-            raise ValueError("model is missing; name the base with --model (a folder or a Hub id).")
+            raise UserError("model is missing; name the base with --model (a folder or a Hub id).")
         if not self.sources:
-            raise ValueError("sources are missing; name the training examples with --sources (files, a Hub dataset, python-docs).")
+            raise UserError("sources are missing; name the training examples with --sources (files, a Hub dataset, python-docs).")
         for name in ("max_length", "max_records"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; 1 or more is needed.")
+                raise UserError(f"{name} is {getattr(self, name)}; 1 or more is needed.")
         if not 0 < self.near_copy_similarity <= 1:
-            raise ValueError(f"near_copy_similarity is {self.near_copy_similarity}; above 0, up to 1 is needed.")
+            raise UserError(f"near_copy_similarity is {self.near_copy_similarity}; above 0, up to 1 is needed.")
         if self.method != "likelihood":
             self.training_method()  # refuses what cannot be before anything is read
         if self.quantization == "4bit" and self.method != "lora":
-            raise ValueError(f"quantization is 4bit, method is {self.method}; only LoRA trains beside weights of 4 bits.")
+            raise UserError(f"quantization is 4bit, method is {self.method}; only LoRA trains beside weights of 4 bits.")
         if self.optimizer == "muon" and self.method != "full":
-            raise ValueError(f"optimizer is muon, method is {self.method}; Muon is for the whole matrices that method full trains.")
+            raise UserError(f"optimizer is muon, method is {self.method}; Muon is for the whole matrices that method full trains.")
         super().__post_init__()
 
     def training_method(self, *, new_tokens: list[int] | None = None) -> Method:
@@ -172,16 +173,16 @@ class ClassificationArguments(FinetuneArguments):
 
     def __post_init__(self):
         if not self.seeds:
-            raise ValueError("seeds is empty; give one or more, such as seeds: [0, 1, 2].")
+            raise UserError("seeds is empty; give one or more, such as seeds: [0, 1, 2].")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds are {self.seeds}; the same one twice is the same run twice.")
+            raise UserError(f"seeds are {self.seeds}; the same one twice is the same run twice.")
         if self.balance_before_split and self.balance != "undersample":
-            raise ValueError(f"balance_before_split goes with balance: undersample, which is {self.balance}.")
+            raise UserError(f"balance_before_split goes with balance: undersample, which is {self.balance}.")
         for name in ("early_stopping_patience", "num_shots"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; 0 or more is needed.")
+                raise UserError(f"{name} is {getattr(self, name)}; 0 or more is needed.")
         if self.method != "likelihood" and (self.num_shots or self.calibrate or self.prompt_template):
-            raise ValueError(f"num_shots, calibrate and prompt_template are for method: likelihood, which is {self.method}.")
+            raise UserError(f"num_shots, calibrate and prompt_template are for method: likelihood, which is {self.method}.")
         super().__post_init__()
 
     def labelled_options(self):
@@ -242,11 +243,11 @@ class InstructionArguments(FinetuneArguments):
     def __post_init__(self):
         for name, smallest in (("num_samples", 0), ("max_new_tokens", 1), ("seen_answers", 0)):
             if getattr(self, name) < smallest:
-                raise ValueError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")
+                raise UserError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")
         if self.source_weights is not None and len(self.source_weights) != len(self.sources):
-            raise ValueError(
+            raise UserError(
                 f"source_weights has {len(self.source_weights)} numbers for {len(self.sources)} sources; give one for each."
             )
         if self.judge_url and not self.judge_model:
-            raise ValueError("judge_url is given, judge_model is missing; name the model that judges.")
+            raise UserError("judge_url is given, judge_model is missing; name the model that judges.")
         super().__post_init__()

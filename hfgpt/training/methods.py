@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hfgpt.conversion.verification import tensor_sha256
+from hfgpt.errors import UserError
 
 METHODS = ("lora", "last_block", "full", "head")
 
@@ -42,13 +43,13 @@ class Method:
 
     def __post_init__(self):
         if self.name not in METHODS:
-            raise ValueError(f"method is {self.name!r}; choose one of {', '.join(METHODS)}.")
+            raise UserError(f"method is {self.name!r}; choose one of {', '.join(METHODS)}.")
         if self.rank < 1:
-            raise ValueError(f"lora_rank is {self.rank}; 1 or more is needed, a matrix of rank 0 learns nothing.")
+            raise UserError(f"lora_rank is {self.rank}; 1 or more is needed, a matrix of rank 0 learns nothing.")
         if self.alpha <= 0:
-            raise ValueError(f"lora_alpha is {self.alpha}; above 0 is needed, it multiplies what LoRA learns.")
+            raise UserError(f"lora_alpha is {self.alpha}; above 0 is needed, it multiplies what LoRA learns.")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"lora_dropout is {self.dropout}; a probability from 0 to below 1 is needed.")
+            raise UserError(f"lora_dropout is {self.dropout}; a probability from 0 to below 1 is needed.")
 
 
 def apply_method(model: PreTrainedModel, method: Method) -> PreTrainedModel | PeftModel:
@@ -74,7 +75,7 @@ def _with_lora(model: PreTrainedModel, method: Method) -> PeftModel:
     targets = candidates if method.targets is None else list(method.targets)
     unknown = [name for name in targets if name not in candidates]
     if unknown or not targets:
-        raise ValueError(
+        raise UserError(
             f"lora_targets {', '.join(unknown) or 'is empty'} matches no linear layer of {type(model).__name__}; its decoder "
             f"layers have {', '.join(candidates)}."
         )
@@ -108,7 +109,7 @@ def _trained_parameters(model: PreTrainedModel, name: str) -> set[str]:
     heads = {parameter for head in _head_names(model) for parameter in everything if parameter.startswith(f"{head}.")}
     if name == "head":
         if not heads:
-            raise ValueError(
+            raise UserError(
                 f"method head trains nothing: the head of {type(model).__name__} is its embedding; use last_block, lora or full."
             )
         return heads
@@ -124,7 +125,7 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
         (name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
     ]
     if not stacks:
-        raise ValueError(f"{type(model).__name__} has no list of {count} layers; method full trains it whole.")
+        raise UserError(f"{type(model).__name__} has no list of {count} layers; method full trains it whole.")
     return stacks[0]
 
 
@@ -148,7 +149,7 @@ def _head_names(model: PreTrainedModel) -> list[str]:
     """Children of the model outside its body that have parameters of their own; a head tied to the embedding has none."""
     body = model.base_model
     if body is model:
-        raise ValueError(f"{type(model).__name__} is a body without a head; load it with one.")
+        raise UserError(f"{type(model).__name__} is a body without a head; load it with one.")
     in_body = {id(parameter) for parameter in body.parameters()}
     return [
         name

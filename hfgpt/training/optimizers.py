@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from hfgpt.errors import UserError
 from hfgpt.training.trainer_arguments import bfloat16_is_fast
 
 
@@ -118,7 +119,7 @@ def matrices_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.P
         if isinstance(module, nn.Linear) and module is not head and module.weight.requires_grad
     ]
     if not matrices:
-        raise ValueError(f"{type(model).__name__} has no trainable linear layer for Muon; use optimizer: adamw.")
+        raise UserError(f"{type(model).__name__} has no trainable linear layer for Muon; use optimizer: adamw.")
     chosen = {id(parameter) for parameter in matrices}
     return matrices, [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hfgpt.errors import UserError
 from hfgpt.training.finetuning_arguments import FinetuneArguments
 
 
@@ -42,24 +43,24 @@ class PreferenceArguments(FinetuneArguments):
 
     def __post_init__(self):
         if not 0 < self.beta < float("inf"):  # also False for NaN
-            raise ValueError(f"beta is {self.beta}; a number above 0 is needed, with 0 nothing would be preferred.")
+            raise UserError(f"beta is {self.beta}; a number above 0 is needed, with 0 nothing would be preferred.")
         if self.length_normalised and self.loss != "dpo":
-            raise ValueError(f"length_normalised is for loss: dpo, which is {self.loss} (ORPO always is, KTO never); leave it out.")
+            raise UserError(f"length_normalised is for loss: dpo, which is {self.loss} (ORPO always is, KTO never); leave it out.")
         if self.train_sampling_strategy != "random":
-            raise ValueError(f"train_sampling_strategy is {self.train_sampling_strategy}; pairs are drawn at random, leave it out.")
+            raise UserError(f"train_sampling_strategy is {self.train_sampling_strategy}; pairs are drawn at random, leave it out.")
         if self.loss == "kto" and self.per_device_train_batch_size < 2:
-            raise ValueError("per_device_train_batch_size is 1; KTO compares the answers of a batch, 2 or more are needed.")
+            raise UserError("per_device_train_batch_size is 1; KTO compares the answers of a batch, 2 or more are needed.")
         if self.lora_dropout:
-            raise ValueError(
+            raise UserError(
                 f"lora_dropout is {self.lora_dropout}; preferences are learned without dropout, because the model is compared with "
                 "its base token by token; leave it out."
             )
         for name, smallest in (("num_samples", 0), ("max_new_tokens", 1), ("max_answers", 1)):
             if getattr(self, name) is not None and getattr(self, name) < smallest:
-                raise ValueError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")
+                raise UserError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")
         super().__post_init__()
         if self.keep == "best" and self.eval_strategy != "no" and self.eval_strategy != self.save_strategy:
-            raise ValueError(
+            raise UserError(
                 f"keep is best, but eval_strategy is {self.eval_strategy.value} and save_strategy {self.save_strategy.value}; the "
                 "best state can only be kept where it was saved: give both the same, or keep: last."
             )

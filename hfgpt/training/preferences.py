@@ -21,6 +21,7 @@ from hfgpt.data.collators import SupervisedCollator
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
 from hfgpt.data.supervised import IGNORED
+from hfgpt.errors import UserError
 from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
 from hfgpt.training.assistants import AnswersCallback, build_assistant, split_conversations, whole_texts
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, ThroughputCallback
@@ -63,7 +64,7 @@ def settle_style(base: Base, args: PreferenceArguments) -> str:
     Raises: ValueError for a model without a chat template where none was asked for.
     """
     if args.prompt_style == "base" and base.tokenizer.chat_template is None:
-        raise ValueError(
+        raise UserError(
             f"model {base.name} has no chat template, so it is no assistant yet; make it one with "
             "recipes/finetune_instructions.py, or give prompt_style: chat or alpaca."
         )
@@ -96,7 +97,7 @@ def _read(names: list[str], args: PreferenceArguments, split: str, passport: Pas
     passport.inputs += identities(names, options)
     found = list(read_preferences(read_records(names, options), style=style, counts=counts))
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{', '.join(names)} holds no preference: of {counts.records:,} rows, {counts.equal:,} have the same answer as "
             "chosen and as rejected; give pairs that differ."
         )
@@ -136,7 +137,7 @@ def encode_pairs(
             count.rejected_tokens += len(pair.rejected)
         count.rows = len(pairs[name])
         if not pairs[name]:
-            raise ValueError(
+            raise UserError(
                 f"all {count.pairs:,} pairs of the {name} split are longer than {longest:,} tokens; give a larger max_length."
             )
         counts[name] = asdict(count)
@@ -154,7 +155,7 @@ def _encoded(split: Dataset, encoder: ConversationEncoder) -> Iterable[Pair]:
             (prompt_ids,) = encoder.encode_prompts([prompt])
             both = encoder.encode([[*prompt, chosen], [*prompt, _answer(row["rejected"])]])
         except ValueError as error:
-            raise ValueError(f"{row['source']}, {row['place']}: {error}") from None
+            raise UserError(f"{row['source']}, {row['place']}: {error}") from None
         start = len(prompt_ids)
         # What a template writes after the end of a turn is not learned, and belongs to neither answer.
         yield Pair(prompt_ids, *([id for id, is_answer in zip(ids[start:], learned[start:]) if is_answer] for ids, learned in both))
@@ -275,7 +276,7 @@ def build_policy(base: Base, args: PreferenceArguments) -> PreTrainedModel:
     """
     config = AutoConfig.from_pretrained(base.location, revision=args.revision, trust_remote_code=args.trust_remote_code)
     if config.architectures and not any("CausalLM" in name or "LMHead" in name for name in config.architectures):
-        raise ValueError(
+        raise UserError(
             f"model {base.name} is a {', '.join(config.architectures)}; answers are preferred by causal language models, give "
             "the folder of an assistant (recipes/finetune_instructions.py) or a chat model of the Hub."
         )

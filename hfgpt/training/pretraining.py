@@ -13,6 +13,7 @@ from transformers.trainer_utils import IntervalStrategy
 from hfgpt.conversion.fingerprint import record_fingerprint
 from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.data.passport import Passport
+from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
 from hfgpt.evaluation.mode import evaluating
@@ -53,9 +54,7 @@ def load_rows(folder: str) -> tuple[DatasetDict, Passport]:
     for name, counts in passport.splits.items():
         if name not in rows or len(rows[name]) != counts["rows"]:
             found = len(rows[name]) if name in rows else 0
-            raise ValueError(
-                f"{folder}: the passport says {counts['rows']:,} {name} rows, found {found:,}; prepare the data again."
-            )
+            raise UserError(f"{folder}: the passport says {counts['rows']:,} {name} rows, found {found:,}; prepare the data again.")
     return rows, passport
 
 
@@ -79,13 +78,13 @@ def build_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerFast, *, 
         else:
             config = HfGptConfig.gpt2(args.size, **overrides)
     except StrictDataclassError as error:
-        raise ValueError(str(error.__cause__ or error)) from None
+        raise UserError(str(error.__cause__ or error)) from None
     if len(tokenizer) > config.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer has {len(tokenizer):,} tokens, the model's vocab_size is {config.vocab_size:,}; each needs a row."
         )
     if context_length > config.max_position_embeddings:
-        raise ValueError(
+        raise UserError(
             f"the rows are {context_length:,} tokens long, the model's max_position_embeddings is "
             f"{config.max_position_embeddings:,}; prepare shorter rows or give the model more."
         )

@@ -22,6 +22,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
 from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import nats_and_tokens
 from hfgpt.hub.artifacts import identify
 from hfgpt.hub.card import CARD_NAME, write_card
@@ -175,20 +176,20 @@ def _claim_run_folder(args: RunArguments, passport: Passport, *, recipe: str, da
             if key not in FREE_TO_CHANGE and earlier.get(key) != args.resolved.get(key)
         ]
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"output_dir {folder} holds another run ({'; '.join(changed)}); give another output_dir, or --overwrite true to "
                 "replace it."
             )
         if (folder / PASSPORT_NAME).is_file():
             before = Passport.load(folder)
             if before.base.get("sha256") != passport.base.get("sha256"):
-                raise ValueError(
+                raise UserError(
                     f"the run in {folder} began with other weights of {passport.base.get('name')!r} (SHA-256 "
                     f"{before.base.get('sha256')}, now {passport.base.get('sha256')}); give another output_dir, or --overwrite "
                     "true to replace it."
                 )
             if (before.inputs, before.tokenizer, before.splits) != (passport.inputs, passport.tokenizer, passport.splits):
-                raise ValueError(
+                raise UserError(
                     f"the rows in {data} are not those that the run in {folder} began with; prepare the same data "
                     "again, give another output_dir, or --overwrite true to replace it."
                 )

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Literal
 
 import psutil
@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from hfgpt.errors import UserError
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 
 
@@ -22,7 +23,10 @@ def bfloat16_is_fast() -> bool:
 
 @dataclass
 class RunArguments(TrainingArguments):
-    """What every recipe that trains takes: all that Trainer knows, and these. Defaults that differ from Trainer's are repeated."""
+    """What every recipe that trains takes: all that Trainer knows, and these. Defaults that differ from Trainer's are repeated.
+
+    Attributes: `resolved` holds what was given and differs from the defaults.
+    """
 
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flash_attention_2, flex_attention; sdpa on a GPU, eager on a CPU without it."}
@@ -42,22 +46,33 @@ class RunArguments(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Steps between lines of the log."})
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches for the GPU."})
 
+    def __new__(cls, *positional, **named):
+        # Noted before __post_init__ derives further values: what was given, from a command line or from Python, repeats the run.
+        arguments = super().__new__(cls)
+        given = dict(zip([one.name for one in fields(cls) if one.init], positional)) | named
+        arguments.resolved = {
+            one.name: given[one.name]
+            for one in fields(cls)
+            if one.name in given and given[one.name] != (one.default if one.default is not MISSING else one.default_factory())
+        }
+        return arguments
+
     def __post_init__(self):
         if not self.output_dir:
-            raise ValueError("output_dir is missing; name the folder for the model with --output_dir.")
+            raise UserError("output_dir is missing; name the folder for the model with --output_dir.")
         if self.hub_token is not None:
-            raise ValueError(
+            raise UserError(
                 "hub_token is given as an argument; it may not be one, because everybody on this machine reads arguments (ps, the "
                 "shell's history, YAML files). Set the variable HF_TOKEN or run `hf auth login` instead, and revoke that token."
             )
         if self.push_to_hub and HubStrategy(self.hub_strategy) not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
-            raise ValueError(
+            raise UserError(
                 f"hub_strategy is {HubStrategy(self.hub_strategy).value!r}; 'end' and 'every_save' are allowed, because the others "
                 "push optimizer states, which are pickles that nobody should load. Keep checkpoints on your own disks."
             )
         self.card = checked_settings(self.card)
         if self.bf16 or self.fp16:
-            raise ValueError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
+            raise UserError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
         precision = self.precision
         if precision == "auto":
             precision = "bf16" if bfloat16_is_fast() else "fp32"
@@ -116,12 +131,12 @@ class PretrainArguments(RunArguments):
 
     def __post_init__(self):
         if not self.dataset:
-            raise ValueError("dataset is missing; name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
+            raise UserError("dataset is missing; name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
         if isinstance(self.config_overrides, str):
             try:
                 self.config_overrides = json.loads(self.config_overrides)
             except json.JSONDecodeError as error:
-                raise ValueError(f"config_overrides is no JSON object ({error}): {self.config_overrides!r}.") from None
+                raise UserError(f"config_overrides is no JSON object ({error}): {self.config_overrides!r}.") from None
         if not isinstance(self.config_overrides or {}, dict):
-            raise ValueError(f"config_overrides is {self.config_overrides!r}; a mapping of HfGptConfig fields is needed.")
+            raise UserError(f"config_overrides is {self.config_overrides!r}; a mapping of HfGptConfig fields is needed.")
         super().__post_init__()

@@ -110,21 +110,21 @@ def test_hub_split_picks_a_split(hub):
 def test_a_missing_text_column_is_named_with_those_found(hub, streaming):
     hub.file("ann/pairs/train.jsonl").write_text('{"question": "Why?", "answer": "Because."}\n')
     assert hub.mistake("ann/pairs", streaming=streaming) == (
-        "ValueError: the Hub dataset ann/pairs has no column 'text', found 'question', 'answer'; "
+        "hfgpt.errors.UserError: the Hub dataset ann/pairs has no column 'text', found 'question', 'answer'; "
         "name the right one with text_field."
     )
 
 
 def test_an_unknown_name_is_named(hub):
     mistake = hub.mistake("nobody/nothing")
-    assert mistake.startswith("FileNotFoundError: 'nobody/nothing' is no file here, and the Hub has no such dataset: ")
+    assert mistake.startswith("hfgpt.errors.MissingFileError: 'nobody/nothing' is no file here, and the Hub has no such dataset: ")
     assert "doesn't exist on the Hub" in mistake  # the server was asked; a Hub out of reach would be another reason
 
 
 def test_an_unknown_revision_is_a_missing_file(hub):
     hub.file("ann/fables/train.jsonl").write_text(FABLES, encoding="utf-8")
     mistake = hub.mistake("ann/fables", hub_revision="second-edition")
-    assert mistake.startswith("FileNotFoundError: 'ann/fables'")
+    assert mistake.startswith("hfgpt.errors.MissingFileError: 'ann/fables'")
     assert "Revision 'second-edition' doesn't exist" in mistake
 
 

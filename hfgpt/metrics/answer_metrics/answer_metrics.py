@@ -8,6 +8,8 @@ import datasets
 import evaluate
 from rouge_score import rouge_scorer
 
+from hfgpt.errors import UserError
+
 DESCRIPTION = """Exact match and token F1 after SQuAD's normalisation (lower case, without ASCII punctuation and the English
 articles a, an, the, white space collapsed), and the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L by rouge_score (without stemming),
 each from 0 to 1 and the mean over the examples. An empty answer is wrong, whatever the reference. Where normalisation leaves
@@ -60,9 +62,9 @@ class AnswerMetrics(evaluate.Metric):
 
     def _compute(self, predictions, references, per_answer=False):
         if not len(predictions):
-            raise ValueError("there are no answers to measure; is the split empty?")
+            raise UserError("there are no answers to measure; is the split empty?")
         if len(predictions) != len(references):
-            raise ValueError(
+            raise UserError(
                 f"got {len(predictions):,} answers and {len(references):,} references; one of each per example is needed."
             )
         scorer = rouge_scorer.RougeScorer(list(ROUGE_TYPES), use_stemmer=False)

@@ -5,6 +5,7 @@ import evaluate
 import numpy as np
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 
+from hfgpt.errors import UserError
 from hfgpt.metrics.scores import calibration_error, checked_probabilities, roc_auc
 
 DESCRIPTION = """Metrics of a classifier that gives each text one of C labels, computed by scikit-learn from its probabilities.
@@ -45,12 +46,12 @@ class LabelMetrics(evaluate.Metric):
         ids = range(len(names))
         sums = probabilities.sum(axis=1)
         if len(names) < 2 or (np.abs(sums - 1) > SUM_TOLERANCE).any():
-            raise ValueError(
+            raise UserError(
                 f"got {len(names)} probabilities a row with sums from {sums.min():.4g} to {sums.max():.4g}; two or more that add "
                 "up to 1 are needed where a text has one label; several labels a text are measured by multilabel_metrics."
             )
         if labels.min() < 0 or labels.max() >= len(names):
-            raise ValueError(f"the references hold the labels {labels.min()} to {labels.max()}; allowed are 0 to {len(names) - 1}.")
+            raise UserError(f"the references hold the labels {labels.min()} to {labels.max()}; allowed are 0 to {len(names) - 1}.")
         probabilities = probabilities / sums[:, None]
         predicted = probabilities.argmax(axis=1)
         precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=list(ids), zero_division=0)

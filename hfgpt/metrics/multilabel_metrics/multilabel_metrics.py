@@ -5,6 +5,7 @@ import evaluate
 import numpy as np
 from sklearn.metrics import accuracy_score, log_loss, multilabel_confusion_matrix, precision_recall_fscore_support
 
+from hfgpt.errors import UserError
 from hfgpt.metrics.scores import calibration_error, checked_probabilities, roc_auc
 
 DESCRIPTION = """Metrics of a classifier that gives each text any of C labels, computed by scikit-learn from one probability per
@@ -40,7 +41,7 @@ class MultilabelMetrics(evaluate.Metric):
         probabilities, names = checked_probabilities(predictions, references, names=names)
         if any(len(row) != len(names) or not set(row) <= {0, 1} for row in references):
             wrong = next(index for index, row in enumerate(references) if len(row) != len(names) or not set(row) <= {0, 1})
-            raise ValueError(f"reference {wrong} is {references[wrong]}; {len(names)} zeros and ones are needed.")
+            raise UserError(f"reference {wrong} is {references[wrong]}; {len(names)} zeros and ones are needed.")
         truth = np.asarray(references, dtype=np.int64)
         predicted = (probabilities >= threshold).astype(np.int64)
         # Of a single column scikit-learn would take the values 0 and 1 for two labels.
