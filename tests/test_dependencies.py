@@ -83,7 +83,5 @@ def test_what_is_imported_at_the_top_of_a_file_is_no_extra():
 
 def test_every_dependency_has_a_pin():
     dependencies, _ = requirements()
-    pinned = {
-        canonical(line.partition("==")[0]) for line in Path(ROOT / "constraints.txt").read_text().splitlines() if "==" in line
-    }
-    assert dependencies <= pinned
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert dependencies <= {canonical(line.partition("==")[0]) for line in lines if "==" in line}
