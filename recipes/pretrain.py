@@ -12,11 +12,10 @@ samples.md, metrics.json, the data's passport.json, and run.yaml, which alone re
 from pathlib import Path
 
 from hfgpt.errors import UserError
-from hfgpt.hub.card import write_card
 from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
 from hfgpt.training.pretraining import build_model, build_trainer, check_isolation, finish, load_rows
-from hfgpt.training.run import finished_report, prepare_output, train_or_resume
+from hfgpt.training.run import close_run, finished_report, prepare_output, train_or_resume
 from hfgpt.training.trainer_arguments import PretrainArguments
 
 
@@ -43,13 +42,11 @@ def main(args: PretrainArguments) -> dict[str, float]:
     check_isolation(model, rows["train"])
 
     # 5. Train
-    if not train_or_resume(trainer, checkpoint):
-        return {}
+    train_or_resume(trainer, checkpoint)
 
     # 6. Test once, save, report, write the card
     metrics = finish(trainer, rows=rows, passport=passport)
-    if args.should_save:
-        write_card(args.output_dir)
+    close_run(args)
     return metrics
 
 
