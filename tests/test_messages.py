@@ -15,7 +15,7 @@ FILES = sorted([*(ROOT / "hfgpt").rglob("*.py"), *RECIPES.glob("*.py")])
 # English where a key could stand: "with it", "published: base, adapter, merged".
 NO_KEYS = {
     *("answers", "both", "code", "counts", "dashes", "each", "it", "nats", "none", "others", "published", "spaces", "stemming"),
-    *("code", "modules_to_save", "one", "set_prompt_style", "tanh", "that", "them", "this", "what", "zeros"),
+    *("bias", "modules_to_save", "one", "set_prompt_style", "several", "some", "tanh", "that", "them", "this", "what", "zeros"),
 }
 # Commands of others that messages name.
 OPTIONS_OF_OTHERS = {"key", "help", "quiet"}

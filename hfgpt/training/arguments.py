@@ -129,10 +129,13 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
     logger.handlers = [handler]
     logger.propagate = False  # a library that gives the root logger a handler would have every line printed twice
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    output_dir = ""
     try:
-        main(parse_arguments(arguments_class, sys.argv[1:], positional=positional))
-    except (UserError, OSError) as error:
-        sentence = sentence_of(error)
+        args = parse_arguments(arguments_class, sys.argv[1:], positional=positional)
+        output_dir = getattr(args, "output_dir", "")
+        main(args)
+    except Exception as error:
+        sentence = sentence_of(error, place=output_dir)
         if sentence is None:
             raise
         print(f"error: {TOKEN.sub('hf_***', sentence)}", file=sys.stderr)  # a word at a wrong place may be one
