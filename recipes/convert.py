@@ -29,7 +29,7 @@ from hfgpt.conversion.vocabulary import adopt_tokenizer
 from hfgpt.conversion.weights_in import Converted, read_source
 from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
 from hfgpt.data.passport import PASSPORT_NAME
-from hfgpt.errors import UserError
+from hfgpt.errors import UserError, require_space
 from hfgpt.hub.card import write_card
 from hfgpt.hub.card_settings import load_settings, save_settings
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
@@ -85,6 +85,8 @@ def main(args: ConvertArguments) -> dict[str, float]:
     # 5. Written beside, and renamed when all of it is there
     report = {"source": args.source, "commit": commit_of(converted), "format": converted.format, "target": args.target}
     report |= {**differences, "notes": notes}
+    itemsize = {"f32": 4, "f16": 2, "q8_0": 1}[args.gguf_type] if args.target == "gguf" else dtype.itemsize
+    require_space(output.parent, sum(parameter.numel() for parameter in result.parameters()) * itemsize)
     with replaced_folder(output) as folder:
         if args.target == "gguf":
             gguf_name = f"{output.name}-{args.gguf_type}.gguf"

@@ -3,6 +3,8 @@
 import dataclasses
 import errno
 import os
+import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -91,6 +93,33 @@ def test_what_the_machine_refuses_names_its_place():
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/base/model.safetensors")
     assert errors.sentence_of(full).startswith("runs/base/model.safetensors: No space left on device: the disk is full")
     assert errors.sentence_of(OSError(errno.EBADF, os.strerror(errno.EBADF))) is None
+
+
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence_and_nothing_stays(small_families, tmp_path):
+    """Every file is limited to 200 KB, which safetensors (Rust), numpy and torch report in words of their own."""
+    for number, target in enumerate(("native", "gguf")):
+        words = (small_families["book"], "--target", target, "--output_dir", tmp_path / str(number))
+        done = run_python("-c", LIMITED, ROOT / "recipes" / "convert.py", *words, cwd=tmp_path)
+        assert done.returncode == 1
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert re.search(r"File too large|No space left", line)
+        assert "Traceback" not in done.stderr
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_room_that_is_needed_is_asked_for_before(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    errors.require_space(tmp_path / "not" / "yet", 1)
+    with pytest.raises(errors.UserError, match=rf"not/yet needs {free * 2:,} bytes, [\d,]+ are free there"):
+        errors.require_space(tmp_path / "not" / "yet", free * 2)
 
 
 def test_a_console_that_lacks_a_character_shows_another(small_run):

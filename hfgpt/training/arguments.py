@@ -138,9 +138,12 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
     logger.handlers = [handler]
     logger.propagate = False  # a library that gives the root logger a handler would have every line printed twice
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    output_dir = ""
     try:
         with _signals_raised():
-            main(parse_arguments(arguments_class, sys.argv[1:], positional=positional))
+            args = parse_arguments(arguments_class, sys.argv[1:], positional=positional)
+            output_dir = getattr(args, "output_dir", "")
+            main(args)
     except RunStopped as stopped:
         logger.info(stopped)
         sys.exit(STOPPED_WITH_CHECKPOINT)
@@ -148,8 +151,8 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
         logger.info(f"stopped: by {signal.Signals(number).name}; the same command starts again, or goes on where it can.")
         sys.exit(128 + number)
-    except (UserError, OSError) as error:
-        sentence = sentence_of(error)
+    except Exception as error:
+        sentence = sentence_of(error, place=output_dir)
         if sentence is None:
             raise
         print(f"error: {TOKEN.sub('hf_***', sentence)}", file=sys.stderr)  # a word at a wrong place may be one

@@ -35,8 +35,8 @@ def refuse_missing_processes() -> None:
     number = asked if several else "N"
     raise UserError(
         f"accelerate launch was asked for {asked if several else 'several'} processes and started one: without several GPUs it "
-        f"starts no more (huggingface/accelerate#2741). Start them with: torchrun --nproc_per_node {number} {shlex.join(sys.argv)} ; "
-        f"or let accelerate launch read --config_file {TWO_PROCESSES} (with --num_processes {number}); or ask for 1."
+        f"starts no more (huggingface/accelerate#2741). Start them with: torchrun --nproc_per_node {number} {shlex.join(sys.argv)} "
+        f"(or let accelerate launch read --config_file {TWO_PROCESSES} and --num_processes {number}); or ask for 1."
     )
 
 

@@ -61,8 +61,8 @@ def examples(small_corpus, tmp_path):
 
 def test_classification(small_families, examples, tmp_path):
     """Two seeds, batches by length, evaluations within an epoch, and training that stops early, at whatever moment."""
-    words = (*FINETUNED, "--model", small_families["modern"], "--sources", examples, "--num_train_epochs", "40", "--seeds", "0", "1",
-             "--per_device_train_batch_size", "4", "--eval_strategy", "steps", "--eval_steps", "3", "--save_strategy", "steps",
+    words = (*FINETUNED, "--model", small_families["modern"], "--sources", examples, "--num_train_epochs", "40",
+             "--seeds", "0", "1", "--per_device_train_batch_size", "4", "--eval_strategy", "steps", "--eval_steps", "3", "--save_strategy", "steps",
              "--save_steps", "3", "--early_stopping_patience", "2", "--validation_share", "0.2", "--max_length", "32",
              "--tfidf_baseline", "false")  # fmt: skip
     moments = [
