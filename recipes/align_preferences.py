@@ -1,9 +1,9 @@
 """Teach an assistant which of two answers people prefer: DPO, KTO or ORPO (TRL), any file of chosen and rejected answers.
 
     pip install 'hfgpt[preferences]'
-    accelerate launch recipes/align_preferences.py recipes/configs/book/preferences.yaml
-    accelerate launch recipes/align_preferences.py --model runs/mine/assistant --sources pairs.jsonl --output_dir runs/mine/aligned
-    accelerate launch recipes/align_preferences.py --model HuggingFaceTB/SmolLM2-135M-Instruct --loss orpo \
+    python recipes/align_preferences.py recipes/configs/book/preferences.yaml
+    python recipes/align_preferences.py --model runs/mine/assistant --sources pairs.jsonl --output_dir runs/mine/aligned
+    python recipes/align_preferences.py --model HuggingFaceTB/SmolLM2-135M-Instruct --loss orpo \
         --sources argilla/distilabel-capybara-dpo-7k-binarized --output_dir runs/smol
 
 The assistant is a folder of recipes/finetune_instructions.py or any model with a chat template; its prompt style is kept. Pairs

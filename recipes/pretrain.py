@@ -1,8 +1,9 @@
 """Pretrain a GPT from zero on prepared rows.
 
-    accelerate launch recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml
-    accelerate launch recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml --learning_rate 2e-3 --output_dir runs/other
-    accelerate launch recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
+    python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml
+    python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml --learning_rate 2e-3 --output_dir runs/other
+    python recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
+    torchrun --nproc_per_node 2 recipes/pretrain.py ...        # several processes: one a GPU, or two on one processor
 
 Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. The output folder is a
 model that the Auto classes load; beside it lie its card (README.md; `card` says what only you know, as the licence), loss.png,
