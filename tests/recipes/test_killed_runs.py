@@ -101,7 +101,7 @@ def test_instructions(small_families, instructions, tmp_path):
     words = (*FINETUNED, "--model", small_families["modern"], "--sources", instructions, "--num_train_epochs", "2",
              "--per_device_train_batch_size", "2", "--save_strategy", "steps", "--save_steps", "3", "--eval_strategy", "steps",
              "--eval_steps", "3", "--max_new_tokens", "4", "--max_answers", "2", "--num_samples", "1", "--packing", "false",
-             "--max_length", "64", "--validation_share", "0.1")  # fmt: skip
+             "--max_length", "64", "--validation_share", "0.1", "--keep", "last")  # fmt: skip
     moments = [
         ("hfgpt.training.run.set_seed", 1),  # the base has been measured
         ("transformers.Trainer.training_step", 14),  # in the second epoch, with a checkpoint in its middle
@@ -112,6 +112,25 @@ def test_instructions(small_families, instructions, tmp_path):
     _, _, metrics = killed_and_straight("finetune_instructions", words, moments, tmp_path)
     assert metrics[0]["steps"] == metrics[1]["steps"]
     assert metrics[0]["test_loss"] == metrics[1]["test_loss"]
+
+
+def test_preferences(small_families, small_corpus, tmp_path):
+    pytest.importorskip("trl")
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"instruction": f"Say {n}.", "input": "", "chosen": text[:12], "rejected": text[12:20]}
+            for n, text in enumerate(rows_of(small_corpus, 24))]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = (*FINETUNED[:-2], "--model", small_families["modern"], "--sources", path, "--num_train_epochs", "2",
+             "--per_device_train_batch_size", "4", "--save_strategy", "steps", "--save_steps", "3", "--eval_strategy", "steps",
+             "--eval_steps", "3", "--max_new_tokens", "4", "--max_answers", "2", "--num_samples", "1")  # fmt: skip
+    moments = [
+        ("hfgpt.training.run.set_seed", 1),
+        ("transformers.Trainer.training_step", 8),
+        ("transformers.Trainer._finalize_training", 1),
+        ("hfgpt.training.preference_report.save_finetuned", 1),
+    ]
+    _, _, metrics = killed_and_straight("align_preferences", words, moments, tmp_path)
+    assert metrics[0]["test_reward_margin"] == metrics[1]["test_reward_margin"]
 
 
 def test_a_finished_run_that_is_damaged_is_finished_again(small_run, small_rows, tmp_path, caplog):
