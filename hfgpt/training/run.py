@@ -296,7 +296,7 @@ def _fault_of_result(folder: Path) -> str | None:
     """What is wrong with the result of a run that was finished; None where all of it is there."""
     try:
         sizes = json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))["bytes"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return f"{FINISHED_FILE} is unreadable"
     for name, size in sizes.items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else 0
