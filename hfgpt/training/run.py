@@ -70,6 +70,19 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
+def set_epoch_of_sampler(dataloader: object, epoch: int) -> None:
+    """Tell the innermost sampler the epoch.
+
+    Trainer's own way does not reach it below both the skipping of batches and their division among processes: with two, a run that
+    goes on within its second epoch would read the first one's order.
+    """
+    place = dataloader
+    while (inner := getattr(place, "batch_sampler", None) or getattr(place, "sampler", None)) is not None:
+        place = inner
+    if hasattr(place, "set_epoch"):
+        place.set_epoch(epoch)
+
+
 class DiscreetTrainer(Trainer):
     """Trainer that neither writes nor pushes what is nobody's business.
 
@@ -104,12 +117,7 @@ class DiscreetTrainer(Trainer):
             # Stopped after its last step, a run has none left; Trainer would train one more of every epoch that it is handed.
             self.control.should_training_stop = True
             return
-        # Trainer's set_epoch does not reach a sampler below both the skipping of batches and their division among processes.
-        sampler = train_dataloader
-        while (inner := getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)) is not None:
-            sampler = inner
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
+        set_epoch_of_sampler(train_dataloader, epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     def _issue_warnings_after_load(self, load_result):

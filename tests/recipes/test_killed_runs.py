@@ -133,6 +133,34 @@ def test_preferences(small_families, small_corpus, tmp_path):
     assert metrics[0]["test_reward_margin"] == metrics[1]["test_reward_margin"]
 
 
+def test_two_processes_that_go_on_within_an_epoch_read_its_order():
+    """Their shares of the batches, without the processes."""
+    from accelerate import PartialState
+    from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, SeedableRandomSampler, skip_first_batches
+    from torch.utils.data import BatchSampler
+
+    from hfgpt.training.run import EpochLengthGroupedSampler, set_epoch_of_sampler
+
+    PartialState()
+    rows = list(range(12))
+
+    def share(kind, *, skipped, epoch=1):
+        sampler = (
+            SeedableRandomSampler(rows, data_seed=0) if kind == "random" else EpochLengthGroupedSampler(2, lengths=rows, seed=0)
+        )
+        shard = DataLoaderShard(rows, batch_sampler=BatchSamplerShard(BatchSampler(sampler, 2, drop_last=False), 2, 1))
+        set_epoch_of_sampler(shard, epoch)
+        left = skip_first_batches(shard, skipped) if skipped else shard
+        left.set_epoch(epoch)
+        return [batch.tolist() for batch in left]
+
+    for kind in ("random", "by length"):
+        whole = share(kind, skipped=0)
+        assert share(kind, skipped=1) == whole[1:]
+        assert len(whole) == 3
+        assert share(kind, skipped=0, epoch=0) != whole
+
+
 def test_a_finished_run_that_is_damaged_is_finished_again(small_run, small_rows, tmp_path, caplog):
     """An empty report, a card that is gone, a model that was cut: not taken for a finished run, and no step is trained."""
     from conftest import SMALL_RUN
