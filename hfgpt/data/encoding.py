@@ -56,7 +56,7 @@ def encoding_of(path: Path) -> str:
             raise UserError(f"{path} is {kind}, not plain text; {cure}.")
     if (codec := _utf16_without_mark(start)) is not None:
         raise UserError(
-            f"{path} is not valid UTF-8: every other byte is NUL, as in UTF-16 without a byte order mark; {_conversion(path, codec)}."
+            f"{path} looks like UTF-16 without a byte order mark (every other byte is NUL): {_conversion(path, codec)}."
         )
     return "utf-8"
 

@@ -235,7 +235,8 @@ def json_rows(path: Path, *, on_invalid: Callable[[UserError], None] | None = No
             row = json.loads(line)
         except json.JSONDecodeError as problem:
             error = UserError(
-                f"{path}, line {number}: no valid JSON ({problem.msg}, column {problem.colno}); one complete object a line is needed."
+                f"{path}, line {number}: no valid JSON ({problem.msg}, column {problem.colno}); one complete object per line is "
+                "needed."
             )
             if on_invalid is None:
                 raise error from None

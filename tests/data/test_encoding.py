@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (curly quotes and dashes are what this is about)
 import shlex
 import subprocess
 
@@ -51,7 +52,8 @@ def test_the_command_that_a_refusal_names_makes_the_file_right(tmp_path, codec, 
     path = tmp_path / "it's a file.txt"
     path.write_bytes(text.encode(codec))
     message = advice_for(path)
-    assert str(path) in message and named in message
+    assert str(path) in message
+    assert named in message
     command = message[message.index("mv ") :].removesuffix(".")
     subprocess.run(command, shell=True, check=True)
     assert decoded_text(path) == text
@@ -78,7 +80,8 @@ def test_what_no_command_can_convert_gets_no_command(tmp_path, content, sentence
     path = tmp_path / "a.txt"
     path.write_bytes(content)
     message = advice_for(path)
-    assert sentence in message and "iconv" not in message
+    assert sentence in message
+    assert "iconv" not in message
 
 
 def test_line_and_byte_are_those_of_the_file(tmp_path):
