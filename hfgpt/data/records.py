@@ -15,11 +15,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from hfgpt.data.encoding import decoded_lines
 from hfgpt.data.sources import (
     JSON_SUFFIXES,
     ReadingOptions,
     Source,
-    decoded_lines,
     find_sources,
     hub_rows,
     json_rows,
@@ -108,10 +108,10 @@ def _record_sources(names: Iterable[str]) -> list[Source]:
     sources = []
     for source in find_sources(names, file_suffixes=RECORD_SUFFIXES):
         if source.path is not None:
-            if source.path.suffix not in RECORD_SUFFIXES:
+            if source.path.suffix.lower() not in RECORD_SUFFIXES:
                 raise UserError(f"{source.name} is no table; rows are read from {', '.join(RECORD_SUFFIXES)} files.")
             if source.kind == "text":
-                source = replace(source, kind=source.path.suffix.removeprefix("."))
+                source = replace(source, kind=source.path.suffix.lower().removeprefix("."))
         sources.append(source)
     return sources
 
