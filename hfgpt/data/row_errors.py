@@ -59,7 +59,8 @@ class RowErrors:
         Raises: the error itself where `on_error` is "stop".
         """
         if self.on_error == "stop":
-            raise RowError(f"{error} on_error: skip leaves such rows out.", reason=error.reason, source=error.source) from None
+            message = f"{error} To leave such rows out, set on_error: skip."
+            raise RowError(message, reason=error.reason, source=error.source) from None
         self.counts[error.reason] += 1
         self.firsts.setdefault(error.reason, str(error))
         self.sources[error.source] += 1
@@ -88,3 +89,10 @@ class RowErrors:
             )
         if passport is not None:
             passport.steps.append({"step": "skip rows that cannot be used", "rows": self.skipped, "reasons": dict(self.counts)})
+
+
+def refuse(error: RowError, errors: RowErrors | None) -> None:
+    """Hand the error to those who decide about it, or raise it where nobody does."""
+    if errors is None:
+        raise error from None
+    errors.handle(error)
