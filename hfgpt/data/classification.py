@@ -107,7 +107,7 @@ def _text_of(record: Record, options: LabelledOptions) -> str:
         return ""
     if not isinstance(text, str):
         raise record.error(
-            f"the column {options.text_column!r} is a {type(text).__name__}, a text is needed; put quotes around it, or remove the row.",
+            f"the column {options.text_column!r} is a {type(text).__name__}, a text is needed; quote it, or remove the row.",
             reason="the text is no string",
         )
     return text
