@@ -14,7 +14,7 @@ import re
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
+from hfgpt.data.encoding import decoded_lines, decoded_text
 from hfgpt.data.passport import Passport, sha256_of_file
 from hfgpt.errors import MissingFileError, UserError
 
@@ -122,7 +123,7 @@ def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_
                 sources.setdefault(match, _file_source(match))
         elif Path(name).is_dir():
             raise UserError(f"{name} is a folder; name the files in it with a pattern, such as '{name.rstrip('/')}/*.txt'.")
-        elif Path(name).exists() or Path(name).suffix in file_suffixes or name.startswith((".", "/", "~")):
+        elif Path(name).exists() or Path(name).suffix.lower() in file_suffixes or name.startswith((".", "/", "~")):
             sources.setdefault(name, _file_source(name))
         elif HUB_NAME.fullmatch(name) and not Path(name.partition(":")[0]).exists():
             sources.setdefault(name, Source(kind="hub", name=name))
@@ -138,9 +139,10 @@ def _file_source(name: str) -> Source:
     path = Path(name).expanduser()
     if not path.is_file():
         raise MissingFileError(f"{name} does not exist (looked from {Path.cwd()}); check the spelling.")
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()  # REVIEWS.JSONL is what REVIEWS.jsonl is
+    if suffix == ".parquet":
         return Source(kind="parquet", name=name, path=path)
-    if path.suffix in JSON_SUFFIXES:
+    if suffix in JSON_SUFFIXES:
         return Source(kind="json", name=name, path=path)
     return Source(kind="text", name=name, path=path)
 
@@ -179,22 +181,6 @@ def load_documents(sources: list[Source], options: ReadingOptions, passport: Pas
     return documents
 
 
-def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a UTF-8 file with their numbers from 1, line breaks kept as they are; a byte order mark is dropped."""
-    offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}, byte {offset + error.start + 1} of the file: 0x{line[error.start]:02x} is not "
-                    f"valid UTF-8 ({error.reason}); convert the file, e.g. with iconv -f latin1 -t utf-8."
-                ) from None
-            offset += len(line)
-            yield number, text.removeprefix("\ufeff") if number == 1 else text
-
-
 def _read_text(path: Path, options: ReadingOptions) -> Iterator[Document]:
     rule = options.text_documents
     start, lines = 1, []
@@ -222,14 +208,17 @@ def _read_json(path: Path, options: ReadingOptions) -> Iterator[Document]:
         yield _json_document(row, path, place, row_id, options)
 
 
-def json_rows(path: Path) -> Iterator[tuple[object, str, str]]:
+def json_rows(path: Path, *, on_invalid: Callable[[UserError], None] | None = None) -> Iterator[tuple[object, str, str]]:
     """The rows of a JSON file with their place ("line 3", "item 7") and id ("3", "7").
 
-    One JSON value a line, or, in a .json file, one list of them.
+    One JSON value a line, or, in a .json file, one list of them. Which of the two a .json file holds, it says itself: many are
+    written a value a line.
+
+    Args: `on_invalid` is called for a line that is no valid JSON or UTF-8, which is then left out; without it that is an error.
     Raises: ValueError for text that is no JSON, with file and line.
     """
-    if path.suffix == ".json":
-        text = "".join(line for _, line in decoded_lines(path))
+    if path.suffix.lower() == ".json" and not _holds_json_lines(path):
+        text = decoded_text(path)
         try:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
@@ -239,16 +228,30 @@ def json_rows(path: Path) -> Iterator[tuple[object, str, str]]:
         for index, row in enumerate(rows):
             yield row, f"item {index}", str(index)
         return
-    for number, line in decoded_lines(path):
+    for number, line in decoded_lines(path, on_invalid=on_invalid):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}, line {number}: no valid JSON ({error.msg}, column {error.colno}); one complete object a line is needed."
-            ) from None
+        except json.JSONDecodeError as problem:
+            error = UserError(
+                f"{path}, line {number}: no valid JSON ({problem.msg}, column {problem.colno}); one complete object per line is "
+                "needed."
+            )
+            if on_invalid is None:
+                raise error from None
+            on_invalid(error)
+            continue
         yield row, f"line {number}", str(number)
+
+
+def _holds_json_lines(path: Path) -> bool:
+    """Whether the first line is an object by itself, and more follows it."""
+    lines = (line for _, line in decoded_lines(path) if line.strip())
+    try:
+        return isinstance(json.loads(next(lines, "")), dict) and next(lines, None) is not None
+    except json.JSONDecodeError:
+        return False
 
 
 def _json_document(row: object, path: Path, place: str, row_id: str, options: ReadingOptions) -> Document:
