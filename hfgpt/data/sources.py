@@ -25,6 +25,7 @@ import yaml
 
 from hfgpt.data.encoding import decoded_lines, decoded_text
 from hfgpt.data.passport import Passport, sha256_of_file
+from hfgpt.data.patterns import TEXT_SUFFIXES, expand_home, files_in, files_matching
 from hfgpt.errors import MissingFileError, UserError
 
 PYTHON_DOCS = "python-docs"
@@ -33,7 +34,7 @@ PYTHON_DOCS = "python-docs"
 PYTHON_DOCS_SHARES = {"validation_share": 0.02, "test_share": 0.05}
 PYTHON_DOCS_NAMES = (PYTHON_DOCS, *(f"{PYTHON_DOCS}:{part}" for part in ("train", "validation", "test")))
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-FILE_SUFFIXES = (".txt", ".md", ".rst", ".text", *JSON_SUFFIXES, ".parquet")
+FILE_SUFFIXES = (*TEXT_SUFFIXES, *JSON_SUFFIXES, ".parquet")
 # Not documentation: the library's own tests, vendored packages, and folders that some distributions leave out.
 SKIPPED_LIBRARY_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "site-packages",
                            "dist-packages", "turtledemo", "__pycache__"}  # fmt: skip
@@ -102,7 +103,10 @@ class Source:
 
 
 def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_SUFFIXES) -> list[Source]:
-    """Turn what the user wrote into sources, in order; a file that two patterns match is read once.
+    """Turn what the user wrote into sources, in order; a file that is named twice is read once.
+
+    A name is, in this order: a part of `python-docs`; a file or folder that exists; a pattern; a Hub dataset. Of a folder, its
+    plain text files are read (patterns.py).
 
     Args:
         file_suffixes: endings by which a name that does not exist is known as a missing file, not as a name of the Hub.
@@ -111,40 +115,46 @@ def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_
     names = list(names)
     if not names:
         raise UserError(f"no sources given; name files, patterns such as 'texts/*.txt', a Hub dataset or '{PYTHON_DOCS}'.")
-    sources: dict[str, Source] = {}
+    sources: dict[str | Path, Source] = {}
     for name in names:
         if name in PYTHON_DOCS_NAMES:
             sources.setdefault(name, Source(kind=PYTHON_DOCS, name=name))
+            continue
+        path = expand_home(name)
+        looks_like_a_file = path.suffix.lower() in file_suffixes or name.startswith((".", "/", "~")) or name.endswith("/")
+        if path.is_dir():
+            # JSON in a folder of notes is rarely a corpus; where tables are read, all of them are.
+            suffixes = tuple(suffix for suffix in file_suffixes if suffix in TEXT_SUFFIXES) or file_suffixes
+            found = files_in(path, suffixes=suffixes)
+        elif path.is_file():
+            found = [path]
+        elif path.exists():
+            raise UserError(f"{name} is neither a file nor a folder (a pipe or a device?); save it as a file, which is read twice.")
         elif glob.has_magic(name):
-            matches = [match for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
-            if not matches:
-                raise MissingFileError(f"no file matches {name!r} (looked from {Path.cwd()}); check the pattern.")
-            for match in matches:
-                sources.setdefault(match, _file_source(match))
-        elif Path(name).is_dir():
-            raise UserError(f"{name} is a folder; name the files in it with a pattern, such as '{name.rstrip('/')}/*.txt'.")
-        elif Path(name).exists() or Path(name).suffix.lower() in file_suffixes or name.startswith((".", "/", "~")):
-            sources.setdefault(name, _file_source(name))
-        elif HUB_NAME.fullmatch(name) and not Path(name.partition(":")[0]).exists():
+            found = files_matching(name)
+        elif HUB_NAME.fullmatch(name) and not looks_like_a_file:
             sources.setdefault(name, Source(kind="hub", name=name))
+            continue
+        elif looks_like_a_file:
+            folder = "" if path.parent.is_dir() else f", nor does its folder {str(path.parent)!r}"
+            raise MissingFileError(f"{name} does not exist{folder} (looked from {Path.cwd()}); check the spelling.")
         else:
             raise MissingFileError(
-                f"{name!r} is no file here (looked from {Path.cwd()}) and no name of a Hub dataset, which is written user/name or "
-                "user/name:configuration; check the spelling."
+                f"{name!r} is neither a file or folder here (looked from {Path.cwd()}) nor the name of a Hub dataset, which is "
+                "written user/name or user/name:configuration; check the spelling."
             )
+        for file in found:
+            sources.setdefault(file.resolve(), _file_source(file, name))
     return list(sources.values())
 
 
-def _file_source(name: str) -> Source:
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise MissingFileError(f"{name} does not exist (looked from {Path.cwd()}); check the spelling.")
+def _file_source(path: Path, given: str) -> Source:
     suffix = path.suffix.lower()  # REVIEWS.JSONL is what REVIEWS.jsonl is
-    if suffix == ".parquet":
-        return Source(kind="parquet", name=name, path=path)
-    if suffix in JSON_SUFFIXES:
-        return Source(kind="json", name=name, path=path)
-    return Source(kind="text", name=name, path=path)
+    kind = "parquet" if suffix == ".parquet" else "json" if suffix in JSON_SUFFIXES else "text"
+    name = str(path)
+    if given.startswith("~/") and path.is_relative_to(Path.home()):
+        name = f"~/{path.relative_to(Path.home()).as_posix()}"  # as it was given: the passport need not say where a home lies
+    return Source(kind=kind, name=name, path=path)
 
 
 def read_documents(sources: Iterable[Source], options: ReadingOptions) -> Iterator[Document]:
