@@ -21,6 +21,7 @@ import numpy as np
 
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, read_records
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -191,14 +192,17 @@ def leaks_between(splits: dict[str, Iterable[str]], *, threshold: float = SIMILA
     return leaks
 
 
-def reference_texts(names: list[str], options: RecordOptions, *, min_characters: int = 20) -> dict[str, list[str]]:
+def reference_texts(
+    names: list[str], options: RecordOptions, errors: RowErrors | None = None, *, min_characters: int = 20
+) -> dict[str, list[str]]:
     """All texts of files or Hub datasets by their names, for `drop_copies`: each string in a row, whatever its column.
 
     Args:
+        errors: decides about rows that cannot be read; None raises.
         min_characters: shorter strings (labels, names, "yes") tell nothing apart and are left out.
     """
     texts: dict[str, list[str]] = {}
-    for record in read_records(names, options):
+    for record in read_records(names, options, errors):
         texts.setdefault(record.source, []).extend(text for text in _strings(record.values) if len(text.strip()) >= min_characters)
     return texts
 

@@ -36,6 +36,7 @@ from hfgpt.data.classification import (
 )
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
 from hfgpt.evaluation.mode import evaluating
@@ -103,7 +104,8 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
     def read(names: list[str], split: str) -> Dataset:
         record_options = args.record_options(split)
         passport.inputs += identities(names, record_options)
-        examples = load_examples(read_records(names, record_options), options, passport)
+        errors = RowErrors(args.on_error)
+        examples = load_examples(read_records(names, record_options, errors), options, passport, errors)
         return deduplicate(examples, passport, mode=args.deduplicate)
 
     examples = keep_frequent_labels(read(args.sources, "train"), options, passport)

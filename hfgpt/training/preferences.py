@@ -20,6 +20,7 @@ from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import IGNORED
 from hfgpt.errors import UserError
 from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
@@ -93,9 +94,11 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
 
 def _read(names: list[str], args: PreferenceArguments, split: str, passport: Passport, style: str) -> Dataset:
     start = time.perf_counter()
-    options, counts = args.record_options(split), PreferenceCounts()
+    options, counts, errors = args.record_options(split), PreferenceCounts(), RowErrors(args.on_error)
     passport.inputs += identities(names, options)
-    found = list(read_preferences(read_records(names, options), style=style, counts=counts))
+    records = read_records(names, options, errors)
+    found = list(read_preferences(records, style=style, counts=counts, unpaired=args.loss == "kto", errors=errors))
+    errors.finish([preference.source for preference in found], passport)
     if not found:
         raise UserError(
             f"{', '.join(names)} holds no preference: of {counts.records:,} rows, {counts.equal:,} have the same answer as "
