@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas
 
-from hfgpt.data.decontamination import normalize, similar_groups
+from hfgpt.data.decontamination import keep_copies_together, normalize, similar_groups
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import Record
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
@@ -283,12 +283,15 @@ def split_examples(
     test_share: float = 0.2,
     seed: int = 123,
     method: str = "random",
+    near_copy_similarity: float | None = None,
 ):
     """The `DatasetDict` of train, validation and test; a share of 0 leaves its side out.
 
     Args:
         method: "random" shuffles and cuts; "stratified" does so within each label, so that every side has the same shares of
             the labels, up to rounding, and every label at least one training example.
+        near_copy_similarity: texts that are this similar are put on one side, see `keep_copies_together`; None leaves them where
+            they are drawn.
     Source: "random" is random_split of Raschka's chapter 6: the same rows in the same order for the same seed.
     Raises: ValueError for shares that leave nothing to train on, and where a side that was asked for stays empty.
     """
@@ -313,6 +316,11 @@ def split_examples(
             sides[2].extend(shuffled[:test])
             sides[1].extend(shuffled[test : test + validation])
             sides[0].extend(shuffled[test + validation :])
+    if near_copy_similarity is not None:
+        labels = [_as_key(label) for label in examples["label"]]
+        named = dict(zip(SPLITS, sides, strict=True))
+        sides = keep_copies_together(named, examples["text"][:], threshold=near_copy_similarity, labels=labels).values()
+    if method == "stratified":
         for side in sides:
             side.sort()  # the file's order, not label by label
     wanted = {"train": True, "validation": validation_share > 0, "test": test_share > 0}
@@ -348,7 +356,8 @@ def check_labels(splits, options: LabelledOptions) -> list[str]:
             if unseen:
                 raise UserError(
                     f"the label {unseen[0]!r} is only in the {name} split (first in {row['source']}, row {row['row_id']}) and has "
-                    "no training example; add some, take it out, or leave rare labels out with min_label_count."
+                    "no training example; add some, take it out, leave rare labels out with min_label_count, or, where they "
+                    "were dropped as copies, keep those with decontaminate: false."
                 )
     missing = [name for name in names if not counts[name]]
     if missing:

@@ -19,6 +19,7 @@ from transformers import (
 from hfgpt.data.chat import Conversation, Message, conversation_dataset, mix, read_conversations
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
+from hfgpt.data.decontamination import keep_copies_together
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
 from hfgpt.data.row_errors import RowErrors
@@ -82,6 +83,8 @@ def _read(names: list[str], args: InstructionArguments, split: str, passport: Pa
 def split_conversations(conversations: Dataset, args: InstructionArguments, *, given: set[str] = frozenset()) -> DatasetDict:
     """Train, validation and test: drawn from `split_seed`, or cut in the file's order as the book does (train, test, validation).
 
+    Unless `decontaminate` is false, near copies are put on one side.
+
     Args: `given` names the splits that have files of their own, which take nothing from here.
     Raises: ValueError where a split that was asked for stays empty.
     """
@@ -100,6 +103,8 @@ def split_conversations(conversations: Dataset, args: InstructionArguments, *, g
                 f"the {name} split is empty: {total:,} conversations, validation_share {args.validation_share}, test_share "
                 f"{args.test_share}; give more conversations or other shares."
             )
+    if args.decontaminate:
+        parts = keep_copies_together(parts, whole_texts(conversations), threshold=args.near_copy_similarity)
     wanted = [name for name in ("train", "validation", "test") if parts[name]]
     return DatasetDict({name: conversations.select(parts[name]) for name in wanted})
 

@@ -115,7 +115,8 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
     shares = {f"{name}_share": 0.0 if sources else getattr(args, f"{name}_share") for name, sources in given.items()}
     # Strata are single labels; texts with several are drawn as they come.
     method = "random" if multi_label else args.split_method
-    splits = split_examples(examples, passport, seed=args.split_seed, method=method, **shares)
+    similarity = args.near_copy_similarity if args.decontaminate else None
+    splits = split_examples(examples, passport, seed=args.split_seed, method=method, near_copy_similarity=similarity, **shares)
     for name, sources in given.items():
         if sources:
             splits[name] = read(sources, name)
