@@ -6,6 +6,8 @@ first one, for learning; it loses spacing and unknown words.
 
 import hashlib
 import json
+import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.errors import MissingFileError, UserError
+
+logger = logging.getLogger(__name__)
 
 SEPARATOR = "<|endoftext|>"  # ends every document and begins the next: EOS and BOS in one
 PAD = "<|pad|>"  # its own token: a padding that equals EOS would hide the end of a text from the loss
@@ -61,13 +65,24 @@ def check_vocab_size(vocab_size: int | None, *, algorithm: str) -> None:
     if algorithm == "bpe":
         smallest = NUM_BYTES + len(SPECIAL_TOKENS)
         reason = f"{NUM_BYTES} bytes and {len(SPECIAL_TOKENS)} special tokens ({', '.join(SPECIAL_TOKENS)})"
-        if vocab_size is None:
-            raise UserError("vocab_size is missing; a few thousand suit a few MB of text, GPT-2 has 50,257.")
     else:
         smallest = len(WORD_SPECIAL_TOKENS) + 1
         reason = f"a word and {len(WORD_SPECIAL_TOKENS)} special tokens ({', '.join(WORD_SPECIAL_TOKENS)})"
     if vocab_size is not None and vocab_size < smallest:
         raise UserError(f"vocab_size is {vocab_size}, the smallest possible is {smallest}: {reason}.")
+
+
+def suitable_vocab_size(num_bytes: int) -> int:
+    """A vocabulary for a text of so many bytes: about 5 times the square root of them, a power of two or one and a half of it.
+
+    More tokens make the text shorter, which a short training feels most; but a token that stands in the text a few times only is a
+    row of the embedding that learns little, and words that recur grow with the square root of the text's length (Heaps' law).
+
+    Returns: 512 (up to 12 KB) to 32,768 (from 38 MB on).
+    """
+    wanted = min(max(5 * math.sqrt(num_bytes), 512), 32_768)
+    power = 2 ** int(math.log2(wanted))
+    return min((power, power * 3 // 2, power * 2), key=lambda size: abs(size - wanted))
 
 
 def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | None = None) -> PreTrainedTokenizerFast:
@@ -76,8 +91,9 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | 
     Args:
         texts: read once, one at a time; the counts of their distinct words stay in memory, so bound their size.
         vocab_size: rows of the model's embedding: 256 bytes, the special tokens and the merges.
+            Texts with fewer different tokens give a smaller one, which is said in the log.
         max_token_length: most characters of one token; None sets no bound.
-    Raises: ValueError for a vocabulary without room for bytes and special tokens, and for texts that cannot fill it.
+    Raises: ValueError for a vocabulary without room for bytes and special tokens.
     """
     check_vocab_size(vocab_size, algorithm="bpe")
     tokenizer = Tokenizer(models.BPE())
@@ -97,9 +113,9 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | 
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() < vocab_size:
-        raise UserError(
-            f"the text yields {tokenizer.get_vocab_size():,} different tokens, vocab_size asks for {vocab_size:,}; give more text "
-            f"or vocab_size {tokenizer.get_vocab_size()}."
+        logger.info(
+            f"tokenizer: the text yields {tokenizer.get_vocab_size():,} different tokens, fewer than vocab_size {vocab_size:,}; "
+            "the tokenizer has these."
         )
     return _wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=list(CHAT_TOKENS))
 
