@@ -26,6 +26,10 @@ GPT2_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 # to the letter, because engines outside Python (llama.cpp) know it by name and would refuse one that nobody has seen.
 # Source: transformers models/qwen2/tokenization_qwen2.py, PRETOKENIZE_REGEX.
 BPE_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# While the merges are learned, no word is longer than this: text without spaces (DNA, Chinese) would be one word of its whole
+# length, and training quadratic in it. The saved tokenizer keeps the pattern that engines know; encoding is fast without a bound.
+LONGEST_RUN = 256
+TRAINING_PATTERN = BPE_PATTERN.replace("+", f"{{1,{LONGEST_RUN}}}").replace("*", f"{{0,{LONGEST_RUN}}}")
 # Source: Raschka (2024), section 2.2: re.split(r'([,.:;?_!"()\']|--|\s)', text)
 WORD_PATTERN = r"""[,.:;?_!"()']|--|\s"""
 WORD_SPECIAL_TOKENS = ("[BOS]", "[EOS]", "[PAD]", "[UNK]")
@@ -78,15 +82,11 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | 
         vocab_size: rows of the model's embedding: 256 bytes, the special tokens and the merges.
         max_token_length: most characters of one token; None sets no bound.
     Raises: ValueError for a vocabulary without room for bytes and special tokens, and for texts that cannot fill it.
+    Cost: linear in the bytes, also where no space ever ends a word.
     """
     check_vocab_size(vocab_size, algorithm="bpe")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(BPE_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = _words_as_bytes(TRAINING_PATTERN)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -96,12 +96,22 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | 
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.pre_tokenizer = _words_as_bytes(BPE_PATTERN)
     if tokenizer.get_vocab_size() < vocab_size:
         raise UserError(
             f"the text yields {tokenizer.get_vocab_size():,} different tokens, vocab_size asks for {vocab_size:,}; give more text "
             f"or vocab_size {tokenizer.get_vocab_size()}."
         )
     return _wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=list(CHAT_TOKENS))
+
+
+def _words_as_bytes(pattern: str) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def train_word_level(texts: Iterable[str], *, vocab_size: int | None = None) -> PreTrainedTokenizerFast:
