@@ -6,7 +6,8 @@ first one, for learning; it loses spacing and unknown words.
 
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -33,6 +34,13 @@ TRAINING_PATTERN = BPE_PATTERN.replace("+", f"{{1,{LONGEST_RUN}}}").replace("*",
 # Source: Raschka (2024), section 2.2: re.split(r'([,.:;?_!"()\']|--|\s)', text)
 WORD_PATTERN = r"""[,.:;?_!"()']|--|\s"""
 WORD_SPECIAL_TOKENS = ("[BOS]", "[EOS]", "[PAD]", "[UNK]")
+
+# Where a text may be cut and each piece encoded by itself, with the same ids: what stands before such a place never shares a word
+# with what follows, under the pattern of that name. Of several line breaks in a row, Qwen2's makes one word, GPT-2's leaves the
+# last by itself.
+SAFE_CUTS = {"qwen2": re.compile(r"(?<=\n)(?=\S)"), "gpt-2": re.compile(r"(?=\n\S)")}
+PIECE_CHARACTERS = 2**15  # the library takes 475 bytes for each token of the text that it is at: a book of 20 MB would take 2.4 GB
+CALL_CHARACTERS = 2**20  # encoded by one call, on all cores
 
 # How a conversation is worded; each is a chat template that the tokenizer keeps. "base" is the one it came with.
 PROMPT_STYLES = ("chat", "alpaca", "base")
@@ -234,7 +242,54 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[l
     The saved tokenizer keeps the library's default (special tokens in text are special), because a chat template needs it;
     text from outside therefore always goes through here.
     """
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)["input_ids"]
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True  # as the characters that they are
+    # Added tokens that are not special are found in texts before words are, perhaps across a cut.
+    added_in_text = any(not token.special for token in tokenizer.added_tokens_decoder.values())
+    safe_cut = None if added_in_text else SAFE_CUTS.get(word_pattern(tokenizer))
+    ids: list[list[int]] = [[] for _ in texts]
+    pieces = ((index, piece) for index, text in enumerate(texts) for piece in cut_at(safe_cut, text, length=PIECE_CHARACTERS))
+    while call := _up_to(CALL_CHARACTERS, pieces):
+        encodings = backend.encode_batch_fast([piece for _, piece in call], add_special_tokens=False)  # fast: without offsets
+        for (index, _), encoding in zip(call, encodings):
+            ids[index] += encoding.ids
+    return ids
+
+
+def _up_to(characters: int, pieces: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
+    taken = []
+    for piece in pieces:
+        taken.append(piece)
+        characters -= len(piece[1])
+        if characters <= 0:
+            break
+    return taken
+
+
+def cut_at(place: re.Pattern | None, text: str, *, length: int) -> Iterator[str]:
+    """Pieces of `text` that end at the first `place` after `length` characters; the whole text where there is no such place."""
+    start = 0
+    while place and len(text) - start > length and (cut := place.search(text, start + length)):
+        yield text[start : cut.start()]
+        start = cut.start()
+    yield text[start:]
+
+
+def word_pattern(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """How a byte-level BPE cuts text into words before merging: by the pattern of "qwen2" (ours too) or "gpt-2"; None otherwise."""
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is not None or not isinstance(backend.model, models.BPE) or backend.pre_tokenizer is None:
+        return None
+    steps = json.loads(backend.pre_tokenizer.__getstate__())
+    *splits, last = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
+    if last["type"] != "ByteLevel" or last["add_prefix_space"]:
+        return None
+    ours = {"type": "Split", "pattern": {"Regex": BPE_PATTERN}, "behavior": "Isolated", "invert": False}
+    if last["use_regex"]:
+        return None if splits else "gpt-2"
+    return "qwen2" if splits == [ours] else None
 
 
 def set_prompt_style(tokenizer: PreTrainedTokenizerFast, style: str) -> list[int]:
