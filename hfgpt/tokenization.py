@@ -227,6 +227,34 @@ def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     return _wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=list(CHAT_TOKENS))
 
 
+def character_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
+    """A token for every character, with the ids that are given; `[UNK]` for all others, and nothing is put before a text.
+
+    The special tokens follow the last id, so a model needs rows for them.
+
+    Args: `ids` are nanoGPT's `stoi`: characters and their ids from 0 on.
+    Raises: ValueError for what is no such numbering.
+    """
+    if sorted(ids.values()) != list(range(len(ids))) or not ids or any(len(character) != 1 for character in ids):
+        raise UserError(f"the {len(ids):,} characters are not numbered from 0 to {len(ids) - 1:,}, each once; that is needed.")
+    unknown = WORD_SPECIAL_TOKENS[-1]
+    # As a BPE without merges: unlike a word-level vocabulary, it may have an unknown token that is added after the others.
+    tokenizer = Tokenizer(models.BPE(vocab=ids | {unknown: len(ids)}, merges=[], unk_token=unknown))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([unknown, *SPECIAL_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=SEPARATOR,
+        eos_token=SEPARATOR,
+        pad_token=PAD,
+        unk_token=unknown,
+        additional_special_tokens=list(CHAT_TOKENS),
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
 def _backend_of(folder: str | Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
