@@ -14,7 +14,7 @@ import re
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,9 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
+from hfgpt.data.encoding import decoded_lines, decoded_text
 from hfgpt.data.passport import Passport, sha256_of_file
+from hfgpt.data.patterns import TEXT_SUFFIXES, expand_home, files_in, files_matching
 from hfgpt.errors import MissingFileError, UserError
 
 PYTHON_DOCS = "python-docs"
@@ -32,7 +34,7 @@ PYTHON_DOCS = "python-docs"
 PYTHON_DOCS_SHARES = {"validation_share": 0.02, "test_share": 0.05}
 PYTHON_DOCS_NAMES = (PYTHON_DOCS, *(f"{PYTHON_DOCS}:{part}" for part in ("train", "validation", "test")))
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-FILE_SUFFIXES = (".txt", ".md", ".rst", ".text", *JSON_SUFFIXES, ".parquet")
+FILE_SUFFIXES = (*TEXT_SUFFIXES, *JSON_SUFFIXES, ".parquet")
 # Not documentation: the library's own tests, vendored packages, and folders that some distributions leave out.
 SKIPPED_LIBRARY_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "site-packages",
                            "dist-packages", "turtledemo", "__pycache__"}  # fmt: skip
@@ -101,7 +103,10 @@ class Source:
 
 
 def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_SUFFIXES) -> list[Source]:
-    """Turn what the user wrote into sources, in order; a file that two patterns match is read once.
+    """Turn what the user wrote into sources, in order; a file that is named twice is read once.
+
+    A name is, in this order: a part of `python-docs`; a file or folder that exists; a pattern; a Hub dataset. Of a folder, its
+    plain text files are read (patterns.py).
 
     Args:
         file_suffixes: endings by which a name that does not exist is known as a missing file, not as a name of the Hub.
@@ -110,39 +115,46 @@ def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_
     names = list(names)
     if not names:
         raise UserError(f"no sources given; name files, patterns such as 'texts/*.txt', a Hub dataset or '{PYTHON_DOCS}'.")
-    sources: dict[str, Source] = {}
+    sources: dict[str | Path, Source] = {}
     for name in names:
         if name in PYTHON_DOCS_NAMES:
             sources.setdefault(name, Source(kind=PYTHON_DOCS, name=name))
+            continue
+        path = expand_home(name)
+        looks_like_a_file = path.suffix.lower() in file_suffixes or name.startswith((".", "/", "~")) or name.endswith("/")
+        if path.is_dir():
+            # JSON in a folder of notes is rarely a corpus; where tables are read, all of them are.
+            suffixes = tuple(suffix for suffix in file_suffixes if suffix in TEXT_SUFFIXES) or file_suffixes
+            found = files_in(path, suffixes=suffixes)
+        elif path.is_file():
+            found = [path]
+        elif path.exists():
+            raise UserError(f"{name} is neither a file nor a folder (a pipe or a device?); save it as a file, which is read twice.")
         elif glob.has_magic(name):
-            matches = [match for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
-            if not matches:
-                raise MissingFileError(f"no file matches {name!r} (looked from {Path.cwd()}); check the pattern.")
-            for match in matches:
-                sources.setdefault(match, _file_source(match))
-        elif Path(name).is_dir():
-            raise UserError(f"{name} is a folder; name the files in it with a pattern, such as '{name.rstrip('/')}/*.txt'.")
-        elif Path(name).exists() or Path(name).suffix in file_suffixes or name.startswith((".", "/", "~")):
-            sources.setdefault(name, _file_source(name))
-        elif HUB_NAME.fullmatch(name) and not Path(name.partition(":")[0]).exists():
+            found = files_matching(name)
+        elif HUB_NAME.fullmatch(name) and not looks_like_a_file:
             sources.setdefault(name, Source(kind="hub", name=name))
+            continue
+        elif looks_like_a_file:
+            folder = "" if path.parent.is_dir() else f", nor does its folder {str(path.parent)!r}"
+            raise MissingFileError(f"{name} does not exist{folder} (looked from {Path.cwd()}); check the spelling.")
         else:
             raise MissingFileError(
-                f"{name!r} is no file here (looked from {Path.cwd()}) and no name of a Hub dataset, which is written user/name or "
-                "user/name:configuration; check the spelling."
+                f"{name!r} is neither a file or folder here (looked from {Path.cwd()}) nor the name of a Hub dataset, which is "
+                "written user/name or user/name:configuration; check the spelling."
             )
+        for file in found:
+            sources.setdefault(file.resolve(), _file_source(file, name))
     return list(sources.values())
 
 
-def _file_source(name: str) -> Source:
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise MissingFileError(f"{name} does not exist (looked from {Path.cwd()}); check the spelling.")
-    if path.suffix == ".parquet":
-        return Source(kind="parquet", name=name, path=path)
-    if path.suffix in JSON_SUFFIXES:
-        return Source(kind="json", name=name, path=path)
-    return Source(kind="text", name=name, path=path)
+def _file_source(path: Path, given: str) -> Source:
+    suffix = path.suffix.lower()  # REVIEWS.JSONL is what REVIEWS.jsonl is
+    kind = "parquet" if suffix == ".parquet" else "json" if suffix in JSON_SUFFIXES else "text"
+    name = str(path)
+    if given.startswith("~/") and path.is_relative_to(Path.home()):
+        name = f"~/{path.relative_to(Path.home()).as_posix()}"  # as it was given: the passport need not say where a home lies
+    return Source(kind=kind, name=name, path=path)
 
 
 def read_documents(sources: Iterable[Source], options: ReadingOptions) -> Iterator[Document]:
@@ -179,22 +191,6 @@ def load_documents(sources: list[Source], options: ReadingOptions, passport: Pas
     return documents
 
 
-def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a UTF-8 file with their numbers from 1, line breaks kept as they are; a byte order mark is dropped."""
-    offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}, byte {offset + error.start + 1} of the file: 0x{line[error.start]:02x} is not "
-                    f"valid UTF-8 ({error.reason}); convert the file, e.g. with iconv -f latin1 -t utf-8."
-                ) from None
-            offset += len(line)
-            yield number, text.removeprefix("\ufeff") if number == 1 else text
-
-
 def _read_text(path: Path, options: ReadingOptions) -> Iterator[Document]:
     rule = options.text_documents
     start, lines = 1, []
@@ -222,14 +218,17 @@ def _read_json(path: Path, options: ReadingOptions) -> Iterator[Document]:
         yield _json_document(row, path, place, row_id, options)
 
 
-def json_rows(path: Path) -> Iterator[tuple[object, str, str]]:
+def json_rows(path: Path, *, on_invalid: Callable[[UserError], None] | None = None) -> Iterator[tuple[object, str, str]]:
     """The rows of a JSON file with their place ("line 3", "item 7") and id ("3", "7").
 
-    One JSON value a line, or, in a .json file, one list of them.
+    One JSON value a line, or, in a .json file, one list of them. Which of the two a .json file holds, it says itself: many are
+    written a value a line.
+
+    Args: `on_invalid` is called for a line that is no valid JSON or UTF-8, which is then left out; without it that is an error.
     Raises: ValueError for text that is no JSON, with file and line.
     """
-    if path.suffix == ".json":
-        text = "".join(line for _, line in decoded_lines(path))
+    if path.suffix.lower() == ".json" and not _holds_json_lines(path):
+        text = decoded_text(path)
         try:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
@@ -239,16 +238,30 @@ def json_rows(path: Path) -> Iterator[tuple[object, str, str]]:
         for index, row in enumerate(rows):
             yield row, f"item {index}", str(index)
         return
-    for number, line in decoded_lines(path):
+    for number, line in decoded_lines(path, on_invalid=on_invalid):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}, line {number}: no valid JSON ({error.msg}, column {error.colno}); one complete object a line is needed."
-            ) from None
+        except json.JSONDecodeError as problem:
+            error = UserError(
+                f"{path}, line {number}: no valid JSON ({problem.msg}, column {problem.colno}); one complete object per line is "
+                "needed."
+            )
+            if on_invalid is None:
+                raise error from None
+            on_invalid(error)
+            continue
         yield row, f"line {number}", str(number)
+
+
+def _holds_json_lines(path: Path) -> bool:
+    """Whether the first line is an object by itself, and more follows it."""
+    lines = (line for _, line in decoded_lines(path) if line.strip())
+    try:
+        return isinstance(json.loads(next(lines, "")), dict) and next(lines, None) is not None
+    except json.JSONDecodeError:
+        return False
 
 
 def _json_document(row: object, path: Path, place: str, row_id: str, options: ReadingOptions) -> Document:

@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -15,8 +16,8 @@ READING = ("hub_split", "hub_revision")
 KEYS = {
     "text": ("text_field", "text_documents", "join_with", "max_documents", "streaming", "context_length", "stride", *READING),
     "dataset": ("split",),
-    "test_sources": ("header", "columns", "max_records", "text_column", "label_column", "label_delimiter", "max_length",
-                     "conversation_format", "max_new_tokens", "max_answers", *READING),
+    "test_sources": ("header", "columns", "separator", "on_error", "max_records", "text_column", "label_column", "label_delimiter",
+                     "max_length", "conversation_format", "max_new_tokens", "max_answers", *READING),
     "tasks": ("num_fewshot", "limit"),
 }  # fmt: skip
 
@@ -65,6 +66,11 @@ class EvaluateArguments:
     hub_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of these Hub datasets."})
     header: bool = field(default=True, metadata={"help": "The first line of CSV and TSV files names the columns."})
     columns: list[str] | None = field(default=None, metadata={"help": "Names of the columns where no header names them."})
+    separator: str | None = field(
+        default=None,
+        metadata={"help": "What separates columns: comma, semicolon, tab or a character; told from the header without it."},
+    )
+    on_error: Literal["stop", "skip"] = field(default="stop", metadata={"help": ON_ERROR_HELP})
     max_records: int | None = field(default=None, metadata={"help": "Read at most this many rows of test_sources."})
     text_column: str = field(default="text", metadata={"help": "Column of the texts."})
     label_column: str = field(default="label", metadata={"help": "Column of the labels, names or ids that the model knows."})
@@ -141,6 +147,7 @@ class EvaluateArguments:
             hub_revision=self.hub_revision,
             header=self.header,
             columns=self.columns,
+            separator=self.separator,
             max_records=self.max_records,
         )
 

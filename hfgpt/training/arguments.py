@@ -20,6 +20,7 @@ from typing import Literal, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from hfgpt.errors import AccessError, MissingFileError, UserError, sentence_of
 from hfgpt.files import expand_home, with_home
@@ -27,6 +28,7 @@ from hfgpt.hub.arguments import TOKEN
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 
 logger = logging.getLogger("hfgpt")
+ON_OFF = {"on": "true", "off": "false"}  # which YAML 1.1 has beside yes and no
 Arguments = TypeVar("Arguments")
 
 
@@ -46,8 +48,9 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positi
     lists: dict[str, list] = {}
     if argv and not argv[0].startswith("-"):
         first = with_home(argv.pop(0))
-        if Path(first).suffix in (".yaml", ".yml"):
-            from_yaml, lists = _arguments_in_yaml(Path(first), known)
+        if Path(first).suffix.lower() in (".yaml", ".yml"):
+            switches = {action.dest for action in parser._actions if action.type is string_to_bool}
+            from_yaml, lists = _arguments_in_yaml(Path(first), known, switches)
         elif positional:
             from_yaml = [f"--{positional}", first]
         else:
@@ -88,28 +91,46 @@ def _converted(parser: HfArgumentParser, key: str, items: list) -> list:
     return [action.type(str(item)) for item in items]
 
 
-def _arguments_in_yaml(path: Path, known: list[str]) -> tuple[list[str], dict[str, list]]:
-    """The YAML's entries as words of a command line, so that one parser converts and checks both; lists come apart."""
+class _AsWritten(yaml.SafeLoader):
+    """YAML whose single values stay what was written: the key's own type decides later what they mean.
+
+    YAML 1.1 makes a boolean of `no` and `on`, 1.1 of 1.10 and 70 of 1:10, whatever they are for. Only empty values and merge keys
+    mean here what they mean there.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tuple[list[str], dict[str, list]]:
+    """The YAML's entries as words of a command line, so that one parser converts and checks both; lists come apart.
+
+    Args: `switches` are the keys that are true or false, for which YAML has words that the parser does not know.
+    """
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist (looked from {Path.cwd()}); check the spelling.")
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8")
+        written = yaml.load(text, Loader=_AsWritten) or {}
+        resolved = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(entries, dict):
-        raise UserError(f"{path} holds a {type(entries).__name__}, lines of the form 'key: value' are needed.")
+    if not isinstance(written, dict):
+        raise UserError(f"{path} holds a {type(written).__name__}, lines of the form 'key: value' are needed.")
     words: list[str] = []
     lists: dict[str, list] = {}
-    for key, value in entries.items():
-        check_key(str(key), known, where=str(path))
+    for key, value in written.items():
+        check_key(key, known, where=str(path))
         if value is None:
             continue  # the default
         if isinstance(value, dict):
-            words += [f"--{key}={json.dumps(value)}"]
+            words += [f"--{key}={json.dumps(resolved[key])}"]  # no type of ours says what is in it
         elif isinstance(value, list):
             lists[key] = value
         else:
-            words += [f"--{key}={value}"]
+            words += [f"--{key}={ON_OFF.get(value.lower(), value) if key in switches else value}"]
     return words, lists
 
 

@@ -31,7 +31,7 @@ def test_a_missing_file_and_a_pattern_without_a_match(run_recipe, tmp_path):
     done = run_recipe(TOKENIZER, "--sources", "no/such.txt", "--vocab_size", 300, "--output_dir", out)
     refused(done, "no/such.txt does not exist")
     done = run_script(TOKENIZER, "--sources", "no/*.txt", "--vocab_size", 300, "--output_dir", out)
-    refused(done, "no file matches 'no/*.txt'")
+    refused(done, "the folder 'no' does not exist")
     assert left_behind(tmp_path) == []
 
 
