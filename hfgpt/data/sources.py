@@ -24,6 +24,7 @@ import pyarrow.parquet
 import yaml
 
 from hfgpt.data.encoding import decoded_lines, decoded_text
+from hfgpt.data.on_disk import write_documents
 from hfgpt.data.passport import Passport, sha256_of_file
 from hfgpt.data.patterns import TEXT_SUFFIXES, expand_home, files_in, files_matching
 from hfgpt.errors import MissingFileError, UserError
@@ -170,23 +171,9 @@ def read_documents(sources: Iterable[Source], options: ReadingOptions) -> Iterat
 
 def load_documents(sources: list[Source], options: ReadingOptions, passport: Passport, *, cache_dir: str):
     """All documents as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant."""
-    from datasets import Dataset, Features, Value
-    from datasets.exceptions import DatasetGenerationError
-
     start = time.perf_counter()
     passport.inputs = [source.identity(options) for source in sources]
-    features = Features({name: Value("string") for name in ("text", "source", "row_id")})
-    try:
-        documents = Dataset.from_generator(
-            read_documents, features=features, cache_dir=cache_dir, gen_kwargs={"sources": sources, "options": options}
-        )
-    except DatasetGenerationError as error:
-        raise error.__cause__ from None  # our own sentence about file and line, not the library's about itself
-    except ValueError as error:
-        if "corresponds to no data" not in str(error):
-            raise
-        # datasets cannot read back a dataset without a single row
-        documents = Dataset.from_dict({name: [] for name in features}, features=features)
+    documents = write_documents(read_documents(sources, options), Path(cache_dir) / "documents.arrow")
     passport.record("load", None, len(documents), start)
     return documents
 
