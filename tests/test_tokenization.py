@@ -1,9 +1,15 @@
+import json
+
 import pytest
 from hard_texts import HARD_TEXTS
+from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from hfgpt.tokenization import (
+    BPE_PATTERN,
+    LONGEST_RUN,
     SPECIAL_TOKENS,
+    TRAINING_PATTERN,
     encode_texts,
     load_tokenizer,
     suitable_vocab_size,
@@ -53,6 +59,23 @@ def test_training_is_deterministic_and_learns_merges():
     assert tokenizer_sha256(first) == tokenizer_sha256(second)
     assert len(first) == 270
     assert len(encode_texts(first, [" the"])[0]) == 1
+
+
+@pytest.mark.parametrize("run", ["ACGT" * 500, "天地玄黃" * 500, " " * 2000, "=" * 2000, "\n" * 2000, " \n" * 1000])
+def test_no_word_is_long_while_merges_are_learned(run):
+    words = pre_tokenizers.Split(Regex(TRAINING_PATTERN), behavior="isolated").pre_tokenize_str(f"a word {run} and another")
+    assert max(end - start for _, (start, end) in words) <= 2 * LONGEST_RUN + 1
+    assert "".join(word for word, _ in words) == f"a word {run} and another"
+
+
+def test_the_bound_on_words_changes_nothing_for_ordinary_text_and_is_not_saved(shared_data):
+    text = (shared_data / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
+    cut = [pre_tokenizers.Split(Regex(pattern), behavior="isolated").pre_tokenize_str(text)
+           for pattern in (TRAINING_PATTERN, BPE_PATTERN)]  # fmt: skip
+    assert cut[0] == cut[1]
+    assert len(cut[0]) > 200_000
+    saved = json.loads(train_bpe(["ACGT" * 500], vocab_size=262).backend_tokenizer.to_str())["pre_tokenizer"]
+    assert saved["pretokenizers"][0]["pattern"] == {"Regex": BPE_PATTERN}
 
 
 def test_a_vocabulary_below_bytes_and_specials_is_refused():
