@@ -13,6 +13,7 @@ from transformers.trainer_utils import HubStrategy
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
+from hfgpt.training.launching import refuse_missing_processes, refuse_several_gpus
 
 
 def bfloat16_is_fast() -> bool:
@@ -59,6 +60,7 @@ class RunArguments(TrainingArguments):
         return arguments
 
     def __post_init__(self):
+        refuse_missing_processes()
         expand_home(self, "output_dir")
         if not self.output_dir:
             raise UserError("output_dir is missing; name the folder for the model with --output_dir.")
@@ -85,6 +87,7 @@ class RunArguments(TrainingArguments):
             # Measured: at 256 tokens in bfloat16, sdpa's backward on a CPU takes 4x that of plain attention (torch 2.13).
             self.attn_implementation = "eager" if self.use_cpu else "sdpa"
         super().__post_init__()
+        refuse_several_gpus(self.n_gpu)
         if self.use_cpu:
             # `accelerate launch` gives a process one thread unless it is told otherwise, which halves the speed of two cores.
             cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
