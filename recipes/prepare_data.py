@@ -49,9 +49,10 @@ from hfgpt.training.arguments import (
     replaced_folder,
 )
 
-# A longer row sees more of a text; fewer than this many rows are few steps, and a poor choice of what stands in a batch.
-ENOUGH_ROWS = 128
+# A longer row sees more of a text; fewer rows than these are too few steps (16 rows each, where nothing else is asked for).
+ENOUGH_ROWS = 512
 LONGEST_ROW, SHORTEST_ROW = 1024, 64
+FEW_TOKENS = 500
 
 
 def main(args: PrepareArguments) -> dict[str, float]:
@@ -108,6 +109,8 @@ def main(args: PrepareArguments) -> dict[str, float]:
                 f"({counts.bytes / max(1, counts.tokens):.2f} bytes each) in {counts.rows:,} rows of {args.context_length:,}, "
                 f"{100 * counts.padding / (counts.rows * args.context_length):.1f} % padding"
             )
+            if name != "train" and counts.tokens < FEW_TOKENS:
+                logger.info(f"{name}: so few tokens give rough figures; a larger {name}_share holds out more")
         tokens = passport.splits["train"]["tokens"]
         if tokens < args.context_length:
             raise UserError(

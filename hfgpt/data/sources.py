@@ -201,7 +201,8 @@ def _read_text(path: Path, options: ReadingOptions, errors: RowErrors | None) ->
         """The one that ends here, if there is one; one with a damaged line is left out whole."""
         if damage:
             source = WHOLE_FILES if rule == "file" else str(path)
-            errors.handle(RowError(str(damage[0]), reason=damage[0].reason, source=source))
+            for error in damage if rule == "line" else damage[:1]:
+                errors.handle(RowError(str(error), reason=error.reason, source=source))
         elif lines:
             text = "".join(lines)
             if options.text_documents is None:
@@ -215,11 +216,13 @@ def _read_text(path: Path, options: ReadingOptions, errors: RowErrors | None) ->
         if (rule == "paragraph" and not line.strip()) or (separator is not None and line.strip() == separator):
             yield from documents()
             continue
-        if rule == "line":
+        if rule == "line" and damage:  # of the lines before this one
             yield from documents()
         if not lines:
             start = number
         lines.append(line)
+        if rule == "line":
+            yield from documents()
     yield from documents()
 
 
