@@ -198,7 +198,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
 
 def _tokenizer_class(folder: str | Path) -> type:
-    """The class to load it with: that of our own tokenizers where the folder says so, without AutoTokenizer's 2 s of imports."""
+    """The class to load it with: that of our own tokenizers where the folder names it, because AutoTokenizer imports torch."""
     try:
         settings = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
         alone = not (Path(folder) / "config.json").exists()  # a model's configuration may ask for another class

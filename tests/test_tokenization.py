@@ -1,4 +1,5 @@
 import json
+import random
 
 import pytest
 from hard_texts import HARD_TEXTS
@@ -8,14 +9,19 @@ from transformers import AutoTokenizer
 from hfgpt.tokenization import (
     BPE_PATTERN,
     LONGEST_RUN,
+    PIECE_CHARACTERS,
+    SAFE_CUTS,
     SPECIAL_TOKENS,
     TRAINING_PATTERN,
+    cut_at,
     encode_texts,
+    gpt2_tokenizer,
     load_tokenizer,
     suitable_vocab_size,
     tokenizer_sha256,
     train_bpe,
     train_word_level,
+    word_pattern,
 )
 
 
@@ -36,6 +42,37 @@ def test_text_never_becomes_a_special_token(tokenizer):
     assert not special & {id for ids in encode_texts(tokenizer, HARD_TEXTS) for id in ids}
     # the library's own default, which a chat template needs, stays as it is
     assert tokenizer("<|im_start|>", add_special_tokens=False).input_ids == [tokenizer.convert_tokens_to_ids("<|im_start|>")]
+
+
+@pytest.mark.parametrize("pattern", SAFE_CUTS)
+def test_a_text_cut_at_safe_places_has_the_ids_of_the_whole(pattern, tokenizer, shared_data):
+    cut_tokenizer = tokenizer if pattern == "qwen2" else gpt2_tokenizer(shared_data / "gpt2_bpe")
+    assert word_pattern(cut_tokenizer) == pattern
+    generator = random.Random(0)
+    parts = [" ", "\n", "\r", "\t", "\u00a0", "\u2028", "\x85", "\x1c", "'s", "x", "Ab", "1", "?!", "é", "字", "<|endoftext|>"]
+    texts = [*HARD_TEXTS, "\n".join(HARD_TEXTS)]
+    texts += ["".join(generator.choices(parts, k=generator.randint(1, 40))) for _ in range(2000)]
+    pieces = [list(cut_at(SAFE_CUTS[pattern], text, length=1)) for text in texts]
+    assert ["".join(some) for some in pieces] == texts
+    assert sum(map(len, pieces)) > 1.5 * len(texts)
+    ids = iter(encode_texts(cut_tokenizer, [piece for some in pieces for piece in some]))
+    assert [[id for _ in some for id in next(ids)] for some in pieces] == encode_texts(cut_tokenizer, texts)
+
+
+def test_texts_are_encoded_as_the_tokenizer_does_whatever_their_length(tokenizer):
+    texts = [*HARD_TEXTS, "a line of text, the next\n" * (3 * PIECE_CHARACTERS // 25), "ab" * PIECE_CHARACTERS, ""]
+    whole = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert encode_texts(tokenizer, texts) == whole
+    assert len(list(cut_at(SAFE_CUTS["qwen2"], texts[-3], length=PIECE_CHARACTERS))) == 3
+    assert encode_texts(tokenizer, []) == []
+
+
+def test_an_added_word_is_found_wherever_a_text_could_be_cut(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    extended = load_tokenizer(tmp_path)
+    extended.add_tokens(["line\nthe"])
+    ids = encode_texts(extended, ["a line\nthe next " * PIECE_CHARACTERS])[0]
+    assert ids.count(extended.convert_tokens_to_ids("line\nthe")) == PIECE_CHARACTERS
 
 
 def test_a_reloaded_tokenizer_gives_identical_ids(tokenizer, tmp_path):

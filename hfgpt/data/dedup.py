@@ -3,7 +3,7 @@
 import hashlib
 import time
 
-from hfgpt.data.on_disk import texts_of
+from hfgpt.data.on_disk import select, texts_of
 from hfgpt.data.passport import Passport
 
 
@@ -18,4 +18,4 @@ def drop_exact_duplicates(documents, passport: Passport):
             seen.add(digest)
             kept.append(index)
     passport.record("drop exact duplicates", len(documents), len(kept), start)
-    return documents.select(kept)
+    return select(documents, kept)

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 
 from hfgpt.data.packing import Rows
@@ -57,6 +58,11 @@ def _write(batches: Iterable[pyarrow.RecordBatch], path: Path, *, schema: pyarro
             stream.write_batch(batch)
     # The fingerprint is saved with the rows; by default it is the time of writing, hashed.
     return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=path.stem)
+
+
+def select(documents, indices: list[int]):
+    """These rows of a `datasets.Dataset`, which hashes what it is given: an array at once, a list one number at a time."""
+    return documents.select(np.array(indices, dtype=np.int64))
 
 
 def text_batches(documents) -> Iterator[list[str]]:

@@ -93,7 +93,7 @@ def _packed_bins(
             counts.documents += 1
             counts.tokens += len(ids)
             counts.separators += 1
-            # A slice of an array shares its memory; that of a list copies, which for every row of one long document is quadratic.
+            # A slice of an array shares its memory; one of a list is a copy, which makes a long document quadratic.
             segment = np.empty(len(ids) + 1, dtype=np.int32)
             segment[0], segment[1:] = separator, ids
             # The closing separator needs a place in the row too, hence the + 1.
