@@ -112,7 +112,7 @@ def finish(
         page = dict(title=f"Canaries of {folder.name}", facts=facts, alarms=report.alarms)
         write_page(folder / "canaries.html", canary_rows(report), **page)
         metrics["canary_alarms"] = len(report.alarms)
-    probe = [pair.prompt + pair.chosen for pair in pairs.get("validation", pairs["train"])[:3]]
+    probe = [pair.prompt + pair.answers[0] for pair in pairs.get("validation", pairs["train"])[:3]]
     if trainer.is_world_process_zero():
         difference = save_finetuned(model, tokenizer, folder, probe=probe)
         if difference is not None:
