@@ -193,8 +193,9 @@ def test_kto_learns_single_answers_with_their_labels(small_families, tmp_path):
     with pytest.raises(ValueError, match=r"mixed.jsonl, line 1: a single answer among pairs of chosen and rejected"):
         load_pairs(arguments(tmp_path, sources=[mixed], loss="kto"), Passport(), style="chat")
     tests = write_rows(tmp_path / "pairs.jsonl", [pair])
-    with pytest.raises(ValueError, match="the train, validation split has single answers, the others pairs"):
-        load_pairs(arguments(tmp_path, sources=[path], test_sources=[tests], loss="kto"), Passport(), style="chat")
+    for more in (dict(test_sources=[tests]), dict(sources=[path, write_rows(tmp_path / "more.jsonl", [pair] * 9)])):
+        with pytest.raises(ValueError, match="some of the files hold single answers, the others pairs"):
+            load_pairs(arguments(tmp_path, **(dict(sources=[path], loss="kto") | more)), Passport(), style="chat")
     with pytest.raises(ValueError, match="single.jsonl, line 1: the row has one answer .* loss: kto learns from such rows"):
         load_pairs(arguments(tmp_path, sources=[path], loss="dpo"), Passport(), style="chat")
 
