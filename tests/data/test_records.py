@@ -1,7 +1,9 @@
 import hashlib
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas
 import pyarrow
@@ -9,6 +11,7 @@ import pyarrow.parquet
 import pytest
 from hub_server import HubServer
 
+import hfgpt
 from hfgpt.data.records import RecordOptions, identities, read_records
 
 
@@ -132,6 +135,18 @@ def test_tables_are_read_as_spreadsheets_and_pandas_write_them(tmp_path, name, c
     path = tmp_path / name
     path.write_bytes(content)
     assert [(record.values, record.place) for record in read(path)] == REVIEWS
+
+
+def test_suffixes_are_compared_without_case_everywhere():
+    root = Path(hfgpt.__file__).parents[1]
+    lines = [
+        f"{path.relative_to(root)}:{number}"
+        for folder in ("hfgpt", "recipes")
+        for path in (root / folder).rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(r"\.suffix (in|not in|==|!=) ", line)
+    ]
+    assert lines == []
 
 
 def test_a_first_line_that_names_the_separator_is_no_row_and_a_key_names_any_other(tmp_path):
