@@ -194,8 +194,8 @@ def keep_copies_together(
             cure = "" if alike else f"raise near_copy_similarity ({threshold}), "
             raise UserError(
                 f"{len(apart):,} of {len(texts):,} texts are near copies of others (groups: {len(groups):,}{how}). A group is "
-                f"learned or tested, not both, so nothing is left for {name}: give more different texts, {cure}or set decontaminate: false, "
-                "which tests on copies, too."
+                f"learned or tested, not both, so nothing is left for {name}: give more different texts, {cure}or set "
+                "decontaminate: false, which tests on copies, too."
             )
     logger.info(f"near copies: {len(apart):,} rows that were drawn apart from a near copy now lie on its side")
     return together

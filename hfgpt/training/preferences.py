@@ -165,8 +165,12 @@ def encode_pairs(
                 f"all {count.pairs:,} pairs of the {name} split are longer than {longest:,} tokens; give a larger max_length."
             )
         counts[name] = asdict(count)
+        what = "pairs"
+        if unpaired_labels(pairs[name]) is not None:
+            counts[name] = {"examples": counts[name].pop("pairs"), **counts[name]}
+            what = "answers"
         logger.info(
-            f"{name}: {count.rows:,} pairs, {count.chosen_tokens:,} tokens chosen, {count.rejected_tokens:,} rejected"
+            f"{name}: {count.rows:,} {what}, {count.chosen_tokens:,} tokens chosen, {count.rejected_tokens:,} rejected"
             + (f"; {count.dropped_too_long:,} dropped, longer than {longest:,} tokens" if count.dropped_too_long else "")
         )
     return pairs, counts

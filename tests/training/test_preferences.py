@@ -179,6 +179,7 @@ def test_kto_learns_single_answers_with_their_labels(small_families, tmp_path):
     pairs, counts = encode_pairs(splits, tokenizer, args)
     assert [(pair.chosen is None, pair.rejected is None) for pair in pairs["train"][:2]] == [(False, True), (True, False)]
     assert tokenizer.decode(pairs["train"][1].rejected[:-1]) == "The rope is food."
+    assert counts["train"]["examples"] == 8
     assert counts["train"]["chosen_tokens"] > 0 < counts["train"]["rejected_tokens"]
     learned = training_rows(pairs["train"], args)
     assert sorted((tokenizer.decode(row["completion_ids"][:-1]), row["label"]) for row in learned) == sorted(
