@@ -68,7 +68,7 @@ def export(
         elif name.as_posix() in _ABOUT_THE_RUN or name.name in _ABOUT_THE_DATA:
             content = read_json(source)
             _write_json(copy, without_places(content, places=[*_folders_in(content), *places]))
-        elif name.suffix in _LINKED:
+        elif name.suffix.lower() in _LINKED:
             _link_or_copy(source, copy)
         else:
             shutil.copyfile(source, copy)

@@ -112,7 +112,7 @@ def finish(
         page = dict(title=f"Canaries of {folder.name}", facts=facts, alarms=report.alarms)
         write_page(folder / "canaries.html", canary_rows(report), **page)
         metrics["canary_alarms"] = len(report.alarms)
-    probe = [pair.prompt + pair.chosen for pair in pairs.get("validation", pairs["train"])[:3]]
+    probe = [pair.prompt + pair.answers[0] for pair in pairs.get("validation", pairs["train"])[:3]]
     if trainer.is_world_process_zero():
         difference = save_finetuned(model, tokenizer, folder, probe=probe)
         if difference is not None:
@@ -159,8 +159,8 @@ def describe_single_answers(metrics: dict[str, float], name: str) -> str:
     which = {"chosen_reward": "wanted", "rejected_reward": "unwanted"}
     rewards = [f"reward of {kind} answers {now[key]:.3f}" for key, kind in which.items() if key in now]
     return (
-        f"{name}, {now['answers']:,} answers: {', '.join(rewards)}, on the right side for {100 * now['reward_accuracy']:.1f} %; "
-        f"loss {now['loss_before']:.4f} -> {now['loss']:.4f}"
+        f"{name}, {now['answers']:,} answers: {', '.join(rewards)}, on the right side for "
+        f"{100 * now['reward_side_accuracy']:.1f} %; loss {now['loss_before']:.4f} -> {now['loss']:.4f}"
     )
 
 

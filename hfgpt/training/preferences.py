@@ -93,15 +93,11 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
     splits = {name: [part[name] for part in divided if name in part] for name in ("train", *given)}
     for name in with_files:
         splits[name] = [_read(given[name], args, name, passport, style)]
+    if len({"label" in part.column_names for parts in splits.values() for part in parts}) > 1:
+        raise UserError("some of the files hold single answers, the others pairs of chosen and rejected; give one kind a run.")
     held_out = {name: concatenate_datasets(splits[name]) for name in given if splits[name]}
     train = decontaminated(concatenate_datasets(splits["train"]), held_out, args, passport, texts_of=whole_texts)
-    splits = DatasetDict({"train": train, **held_out})
-    unpaired = {name for name, split in splits.items() if "label" in split.column_names}
-    if unpaired and len(unpaired) < len(splits):
-        raise UserError(
-            f"the {', '.join(sorted(unpaired))} split has single answers, the others pairs; give the same kind for all."
-        )
-    return splits
+    return DatasetDict({"train": train, **held_out})
 
 
 def _read(names: list[str], args: PreferenceArguments, split: str, passport: Passport, style: str) -> Dataset:
@@ -169,8 +165,12 @@ def encode_pairs(
                 f"all {count.pairs:,} pairs of the {name} split are longer than {longest:,} tokens; give a larger max_length."
             )
         counts[name] = asdict(count)
+        what = "pairs"
+        if unpaired_labels(pairs[name]) is not None:
+            counts[name] = {"examples": counts[name].pop("pairs"), **counts[name]}
+            what = "answers"
         logger.info(
-            f"{name}: {count.rows:,} pairs, {count.chosen_tokens:,} tokens chosen, {count.rejected_tokens:,} rejected"
+            f"{name}: {count.rows:,} {what}, {count.chosen_tokens:,} tokens chosen, {count.rejected_tokens:,} rejected"
             + (f"; {count.dropped_too_long:,} dropped, longer than {longest:,} tokens" if count.dropped_too_long else "")
         )
     return pairs, counts
