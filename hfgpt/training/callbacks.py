@@ -1,10 +1,9 @@
-"""What a run shows while it goes: speed, samples, and a picture of the loss."""
+"""What a run does between its steps: samples, a picture of the loss, the way to its best checkpoint and to an end on a signal."""
 
 import json
 import logging
 import signal
 import threading
-import time
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast, TrainerCallback
@@ -14,40 +13,21 @@ from hfgpt.evaluation.generation import generation_settings, sample
 logger = logging.getLogger(__name__)
 
 
-class ThroughputCallback(TrainerCallback):
-    """Adds `tokens_per_second` of the steps since the last line to every line of the log.
+class BestCheckpointCallback(TrainerCallback):
+    """Finds the best checkpoint of a run that goes on where it lies now: the folder may have moved, or be named another way.
 
-    Args: `tokens_per_step` counts all devices and accumulated batches. Evaluations and checkpoints are left out of the time.
+    Trainer notes a path and compares it as text: of the same folder by another name, it would delete the best checkpoint.
     """
 
-    def __init__(self, tokens_per_step: int):
-        self.tokens_per_step = tokens_per_step
-        self.seconds = 0.0
-        self.steps = 0
-        self.total_seconds = 0.0
-        self.total_steps = 0
-        self._started = 0.0
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._started = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        seconds = time.perf_counter() - self._started
-        self.seconds += seconds
-        self.steps += 1
-        self.total_seconds += seconds
-        self.total_steps += 1
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs and self.seconds:
-            logs["tokens_per_second"] = round(self.steps * self.tokens_per_step / self.seconds)
-            state.log_history[-1]["tokens_per_second"] = logs["tokens_per_second"]
-            self.seconds, self.steps = 0.0, 0
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Over the whole run so far; None before the first step."""
-        return self.total_steps * self.tokens_per_step / self.total_seconds if self.total_seconds else None
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not (args.load_best_model_at_end and state.best_global_step):
+            return
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
+        else:
+            logger.warning(f"{best}, the best checkpoint so far, is gone; the best from here on is kept.")
+            state.best_model_checkpoint = state.best_global_step = state.best_metric = None
 
 
 class StopOnSignalCallback(TrainerCallback):
