@@ -141,7 +141,7 @@ class TrainingMeter(TrainerCallback):
         for prefix in LEARNED_PREFIXES:
             ids, mask = batch.get(f"{prefix}input_ids"), batch.get(f"{prefix}attention_mask")
             if ids is not None:
-                real = mask if mask is not None else ids != pad_token_id
+                real = mask if mask is not None else ids != (-1 if pad_token_id is None else pad_token_id)
                 self._tokens = self._tokens + real.sum()  # stays on its device: reading it would wait for the GPU
                 self._rows += ids.shape[0]
 
