@@ -208,9 +208,7 @@ def keep_best(args: TrainingArguments, keep: str, *, metric: str = "eval_loss", 
     """
     if keep == "last":
         if args.save_strategy == "best":
-            raise UserError(
-                "save_strategy is best, keep is last, which needs the last checkpoint; give keep: best, or save_strategy: steps."
-            )
+            raise UserError("save_strategy is best, keep is last; give keep: best, or save_strategy: steps, which saves the last.")
         return
     for key in ("eval_strategy", "save_strategy"):
         if getattr(args, key) == "no":
