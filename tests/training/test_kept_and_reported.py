@@ -89,7 +89,7 @@ def test_speed_use_and_energy_reach_every_reporter_and_agree_with_the_files(run)
     assert [line["step"] for line in training] == list(range(1, 21))  # a share of few steps is every step
     for line in training:
         assert line["tokens_per_second"] > 0
-        assert 0 < line["mfu"]
+        assert line["mfu"] > 0
     joules = [line["energy_joules"] for line in training]
     assert joules == sorted(joules)
     assert joules[-1] > joules[0] > 0  # since training began
@@ -181,12 +181,8 @@ def test_a_warm_up_that_never_ends_is_said(tmp_path):
     (warning,) = warnings_of(args, 80, num_rows=5000, context_length=256)
     assert "the learning rate never reaches its peak: warmup_steps is 100, the run has 80 steps" in warning
     assert warnings_of(args, 101, num_rows=5000, context_length=256) == []
-    assert (
-        warnings_of(
-            pretrain_arguments(tmp_path, warmup_steps=100, lr_scheduler_type="constant"), 80, num_rows=5000, context_length=256
-        )
-        == []
-    )
+    args = pretrain_arguments(tmp_path, warmup_steps=100, lr_scheduler_type="constant")
+    assert warnings_of(args, 80, num_rows=5000, context_length=256) == []
 
 
 # Loss pictures
@@ -221,9 +217,8 @@ def history(steps: int, *, every: int = 1, best: int | None = None) -> list[dict
 
 @pytest.mark.parametrize("steps", [1, 3, 30, 400, 120_000])
 def test_the_axis_counts_whole_steps_and_no_word_lies_on_a_curve(drawn, steps):
-    figure = drawn(
-        history(steps, every=max(1, steps // 10)) if steps < 1000 else history(400)[::4] + [{"step": steps, "loss": 3.0}]
-    )
+    shown = history(min(steps, 400), every=max(1, min(steps, 400) // 10))
+    figure = drawn([*shown, {"step": steps, "loss": 3.0}])
     (axes,) = figure.axes
     ticks = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
     assert len(ticks) >= 2
@@ -236,7 +231,7 @@ def test_the_axis_counts_whole_steps_and_no_word_lies_on_a_curve(drawn, steps):
 
 def test_the_best_evaluation_is_ringed_and_named(drawn):
     figure = drawn(history(30, every=3, best=15))
-    training, validation, ring = figure.axes[0].lines
+    training, _, ring = figure.axes[0].lines
     assert len(training.get_xdata()) == 30
     assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([15], [5.0])
     assert figure.legends[0].get_texts()[-1].get_text() == "best: 5.000 at step 15, 2.000 bits per byte"
