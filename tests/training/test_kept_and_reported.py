@@ -259,7 +259,7 @@ def test_tensorboard_shows_them_too(small_rows, tmp_path):
 
     settings = dict(SETTINGS, max_steps=2, warmup_steps=0, eval_strategy="no", save_strategy="no")
     recipe("pretrain", **settings, dataset=str(small_rows), output_dir=str(tmp_path / "base"), report_to=["tensorboard"])
-    (events,) = (tmp_path / "base").rglob("events.out.tfevents.*")
+    events = next((tmp_path / "base").rglob("events.out.tfevents.*"))
     shown = EventAccumulator(str(events.parent)).Reload()
     for tag in ("train/tokens_per_second", "train/mfu"):
         assert [event.step for event in shown.Scalars(tag)] == [1, 2]
