@@ -33,12 +33,15 @@ class BestCheckpointCallback(TrainerCallback):
 class StopOnSignalCallback(TrainerCallback):
     """On SIGTERM or Ctrl-C the current step is finished, a checkpoint written, and training ended; a second signal kills.
 
+    Attributes: `received` is the number of the signal, or None; `stopped` is True where a checkpoint answered it.
+
     Trainer's own `enable_jit_checkpoint` saves within a step, when dropout has already drawn its random numbers; the step is
     then repeated with others. At the end of a step nothing is repeated, and the resumed run is the uninterrupted one.
     """
 
     def __init__(self):
-        self.received = False
+        self.received: int | None = None
+        self.stopped = False
         self._handlers: dict[int, object] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -46,7 +49,7 @@ class StopOnSignalCallback(TrainerCallback):
             self._handlers = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _receive(self, number, frame):
-        self.received = True
+        self.received = number
         logger.info("signal: finishing this step, then saving a checkpoint")
         self._restore()
 
@@ -57,8 +60,7 @@ class StopOnSignalCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.received:
-            control.should_save = True
-            control.should_training_stop = True
+            self.stopped = control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):
         self._restore()

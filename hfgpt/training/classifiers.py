@@ -53,6 +53,7 @@ from hfgpt.training.finetuning import (
 from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable, trainable_parameters
 from hfgpt.training.run import (
+    RESULT_FILE,
     DiscreetTrainer,
     keep_best,
     keep_freed_memory,
@@ -61,8 +62,6 @@ from hfgpt.training.run import (
 )
 
 logger = logging.getLogger(__name__)
-
-RESULT_FILE = "result.json"  # written last: a seed that has it is finished
 
 
 @dataclass(frozen=True)
@@ -213,13 +212,14 @@ def run_seed(
     task: Task,
     callbacks: list[TrainerCallback],
     args: ClassificationArguments,
-) -> dict | None:
-    """Train with one seed, measure, and save the model where it is the best so far; None where a signal stopped it.
+) -> dict:
+    """Train with one seed, measure, and save the model where it is the best so far.
 
     A seed that came to its end before is not run again: its result stands in its folder.
     """
     folder = seed_folder(args, seed)
     if (folder / RESULT_FILE).is_file():
+        _remove_checkpoints(folder, args)
         return json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     args = copy.copy(args)
     args.output_dir, args.seed = str(folder), seed
@@ -231,8 +231,7 @@ def run_seed(
         trainer.add_callback(callback)
     frozen = FrozenWeights(trainer.model)
     logger.info(f"seed {seed}: {args.said_of_machine()}")
-    if not train_or_resume(trainer, newest_complete_checkpoint(folder)):
-        return None
+    train_or_resume(trainer, newest_complete_checkpoint(folder))
     result = {
         "seed": seed,
         **trainer.training_metrics(),
@@ -252,10 +251,16 @@ def run_seed(
         if all(is_better(result, other, args) for other in earlier.values()):
             probe = rows["validation"].select(range(min(8, len(rows["validation"]))))["input_ids"][:]
             result["difference_of_merging"] = save_finetuned(trainer.model, base.tokenizer, folder.parent, probe=probe)
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)  # its result is kept, and the best one's model is saved
         write_json(folder / RESULT_FILE, result)
+    _remove_checkpoints(folder, args)
     return result
+
+
+def _remove_checkpoints(folder: Path, args: ClassificationArguments) -> None:
+    # After the result is written: killed before, the seed goes on from its last checkpoint and its best one, and needs both.
+    if args.process_index == 0:
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
 
 
 def is_better(result: dict, other: dict, args: ClassificationArguments) -> bool:

@@ -13,6 +13,7 @@ from transformers.trainer_utils import HubStrategy
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
+from hfgpt.training.launching import refuse_missing_processes
 
 
 def bfloat16_is_fast() -> bool:
@@ -63,6 +64,7 @@ class RunArguments(TrainingArguments):
         return arguments
 
     def __post_init__(self):
+        refuse_missing_processes()
         expand_home(self, "output_dir")
         if not self.output_dir:
             raise UserError("output_dir is missing; name the folder for the model with --output_dir.")
