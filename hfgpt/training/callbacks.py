@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 class BestCheckpointCallback(TrainerCallback):
-    """Finds the best checkpoint of a run that goes on where it lies now: the folder may have moved, or be named another way.
+    """Finds the best checkpoint of a run that goes on where it lies now: its folder may have moved, or be named another way.
 
-    Trainer notes a path and compares it as text: of the same folder by another name, it would delete the best checkpoint.
+    Trainer notes a path. Where nothing lies there and no step is left, it would end with the last weights and say nothing.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
