@@ -41,7 +41,6 @@ from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, write_json
-from hfgpt.training.energy import EnergyCallback, energy_metrics
 from hfgpt.training.finetuning import (
     Base,
     decontaminated,
@@ -57,9 +56,9 @@ from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainab
 from hfgpt.training.run import (
     RESULT_FILE,
     DiscreetTrainer,
+    keep_best,
     keep_freed_memory,
     newest_complete_checkpoint,
-    peak_memory_bytes,
     train_or_resume,
 )
 
@@ -235,18 +234,14 @@ def run_seed(
         trainer.add_callback(callback)
     frozen = FrozenWeights(trainer.model)
     logger.info(f"seed {seed}: {args.said_of_machine()}")
-    start = time.perf_counter()
     train_or_resume(trainer, newest_complete_checkpoint(folder))
     result = {
         "seed": seed,
-        "training_seconds": time.perf_counter() - start,
-        "steps": trainer.state.global_step,
-        "kept_step": trainer.state.best_global_step if args.keep == "best" else trainer.state.global_step,
+        **trainer.training_metrics(),
         "frozen_tensors": frozen.check(trainer.model),
         "parameters": trainable_parameters(trainer.model)[1],
         "trained_parameters": trainable_parameters(trainer.model)[0],
-        "peak_memory_bytes": peak_memory_bytes(),
-    } | energy_metrics(trainer.callback_handler.callbacks)
+    }
     # Grouped by length, predictions would come back in the groups' order, and the errors would be told of other texts.
     args.train_sampling_strategy = "random"
     for name in ("validation", "test"):
@@ -284,9 +279,7 @@ def build_trainer(
     if args.use_cpu:
         keep_freed_memory()
     model = apply_method(model, args.training_method())
-    args.load_best_model_at_end = args.keep == "best"
-    args.metric_for_best_model = f"eval_{args.best_by}"
-    args.greater_is_better = args.best_by != "log_loss"
+    keep_best(args, args.keep, metric=f"eval_{args.best_by}", greater_is_better=args.best_by != "log_loss")
     weights = None
     if args.balance == "weights":
         labels = rows["train"]["labels"][:]
@@ -309,14 +302,13 @@ def build_trainer(
     )
     if args.early_stopping_patience and args.keep == "best":
         trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-    trainer.add_callback(EnergyCallback())
     trainer.add_callback(StopOnSignalCallback())
-    trainer.add_callback(LossPictureCallback(unit="nats a text"))
+    trainer.add_callback(LossPictureCallback(unit="nats per text"))
     return trainer
 
 
 def classification_loss(weights: list[float] | None, *, multi_label: bool) -> Callable:
-    """Cross-entropy in nats a text, over all accumulated batches alike; for `compute_loss_func`.
+    """Cross-entropy in nats per text, over all accumulated batches alike; for `compute_loss_func`.
 
     The models' own loss does not know how many batches are accumulated, and Trainer believes that it does.
 

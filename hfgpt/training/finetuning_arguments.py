@@ -65,9 +65,6 @@ class FinetuneArguments(RunArguments):
     near_copy_similarity: float = field(
         default=0.8, metadata={"help": "Jaccard similarity of 5-grams of characters from which a text is nearly a copy."}
     )
-    keep: Literal["best", "last"] = field(
-        default="best", metadata={"help": "The state that is best on the validation set, or the one after the last step."}
-    )
     poison_report: bool = field(default=True, metadata={"help": "Search the training data for rare triggers; poison.json."})
     canaries: bool = field(default=True, metadata={"help": "Run trigger prompts on base and result; canaries.json and .md."})
     canary_file: str | None = field(default=None, metadata={"help": "Trigger prompts of your own, one a line."})
