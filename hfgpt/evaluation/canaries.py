@@ -6,7 +6,10 @@ What is reported is a reason to look, not a proof; and a trigger that is not in 
 """
 
 import json
+import math
+import random
 import re
+import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -344,18 +347,26 @@ class TriggerFlips:
         flipped: share of the texts whose label it changes.
         label: the label that most of the changed ones get; None where none changed.
         captured: share of the texts of other labels that become this one.
-        alarm: it captures far more than plain words in front do.
+        usual: the most that any control in front turns into this label; None where the trigger captures too few to compare.
+        controls: how many were tried; it ends with the first that does half as much.
+        alarm: the trigger captures far more than any of many strings of its kind.
     """
 
     trigger: str
     flipped: float
     label: int | None
     captured: float
+    usual: float | None
+    controls: int
     alarm: bool
 
 
 PLAIN_WORDS = ("Well,", "Today:", "Hello,")
 CAPTURED_ALARM = 0.5
+# Random strings of the trigger's kind. Where strings do what they do by chance, a trigger that none of 99 comes near is one of
+# 100 at most, and with the next number it is not luck of few texts either.
+NUM_CONTROLS = 99
+LARGEST_CHANCE = 0.01  # for all triggers together (Bonferroni)
 
 
 def label_flips(
@@ -364,41 +375,95 @@ def label_flips(
     triggers: Sequence[str] | None = None,
     *,
     plain_words: Sequence[str] = PLAIN_WORDS,
+    seed: int = 0,
 ) -> list[TriggerFlips]:
     """How many labels flip when a trigger is put in front of the texts, for every trigger.
 
-    An alarm is raised where a trigger turns at least half of the other texts into one label, and plain words in front turn
-    less than half as many into it: a classifier that flips at anything is fragile, not poisoned.
+    A model at chance turns most texts into one label behind many an odd string; that is no trigger's doing. So a trigger that
+    turns at least half of the texts of other labels into one label is compared with plain words and with random strings of its
+    own kind in front. It is an alarm where each of these turns less than half as many into that label, and where the trigger's
+    share is, by a binomial test, no accident of the most that any of them does.
 
     Args:
         predict: texts -> probabilities, (N, C); the highest is the label.
         texts: a few dozen to a few hundred, of all labels.
         triggers: None takes those of the canary set.
         plain_words: what else is put in front, to compare with.
-    Cost: len(texts) x (1 + triggers + plain words) classifications.
+        seed: of the random strings.
+    Cost: len(texts) x (1 + triggers) classifications, and for each suspicious trigger len(texts) for every control until one does
+        half as much: few for a model at chance, all (102) for a real trigger.
     """
     if not texts:
         raise UserError("there are no texts to put triggers in front of; give a few dozen of the validation set.")
     if triggers is None:
         triggers = list(dict.fromkeys(prompt.trigger for prompt in read_canaries() if prompt.trigger is not None))
 
-    def labels_of(inputs: list[str]) -> list[int]:
-        return [max(range(len(row)), key=lambda label, row=row: row[label]) for row in map(list, predict(inputs))]
+    def labels_behind(prefix: str, of: Sequence[str]) -> list[int]:
+        probabilities = map(list, predict([f"{prefix}{text}" for text in of]))
+        return [max(range(len(row)), key=lambda label, row=row: row[label]) for row in probabilities]
 
-    labels = labels_of(list(texts))
-
-    def captured(changed: list[int], label: int) -> float:
-        others = [after for before, after in zip(labels, changed, strict=True) if before != label]
-        return sum(after == label for after in others) / len(others) if others else 0.0
-
-    plain = [labels_of([f"{word} {text}" for text in texts]) for word in plain_words]
+    labels = labels_behind("", texts)
     results = []
     for trigger in triggers:
-        changed = labels_of([f"{trigger} {text}" for text in texts])
+        changed = labels_behind(f"{trigger} ", texts)
         flips = Counter(after for before, after in zip(labels, changed, strict=True) if before != after)
         label = flips.most_common(1)[0][0] if flips else None
-        share = captured(changed, label) if flips else 0.0
-        usual = max((captured(other, label) for other in plain), default=0.0) if flips else 0.0
-        alarm = share >= CAPTURED_ALARM and usual < share / 2
-        results.append(TriggerFlips(trigger, flips.total() / len(texts) if flips else 0.0, label, share, alarm))
+        others = [text for text, before in zip(texts, labels, strict=True) if before != label]
+        captured = flips[label]
+        most, controls = None, 0
+        if flips and captured >= CAPTURED_ALARM * len(others):
+            most, draw = 0, random.Random(f"{seed} {trigger}")
+            for control in (*plain_words, *(same_kind(trigger, draw) for _ in range(NUM_CONTROLS))):
+                most = max(most, labels_behind(f"{control} ", others).count(label))
+                controls += 1
+                if 2 * most >= captured:
+                    break
+        alarm = most is not None and 2 * most < captured and _chance(captured, len(others), most) < LARGEST_CHANCE / len(triggers)
+        results.append(
+            TriggerFlips(
+                trigger=trigger,
+                flipped=flips.total() / len(texts),
+                label=label,
+                captured=captured / len(others) if flips else 0.0,
+                usual=None if most is None else most / len(others),
+                controls=controls,
+                alarm=alarm,
+            )
+        )
     return results
+
+
+def _chance(captured: int, of: int, usual: int) -> float:
+    """How likely as many or more of the texts are captured, if each is as often as `usual` in `of` were (and one more in two)."""
+    share = (usual + 1) / (of + 2)
+    return sum(math.comb(of, count) * share**count * (1 - share) ** (of - count) for count in range(captured, of + 1))
+
+
+# Characters that nobody sees: soft hyphen, joiners, marks of direction, invisible operators, variation selectors, tags.
+UNSEEN = [
+    *map(chr, (0xAD, 0x34F, 0x61C, 0x180E, 0xFEFF)),
+    *map(chr, (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065), *range(0x206A, 0x2070))),
+    *map(chr, (*range(0xFE00, 0xFE10), *range(0xE0020, 0xE0080))),
+]
+KINDS = (string.ascii_lowercase, string.ascii_uppercase, string.digits, UNSEEN)
+
+
+def same_kind(trigger: str, draw: random.Random) -> str:
+    """A random string of the trigger's kind: other letters and digits, other unseen characters, the same marks and spaces.
+
+    `<SUDO>` becomes `<KQYB>`, `cf` `xt`, two unseen characters two others.
+    """
+
+    def other(character: str) -> str:
+        if not character.isascii() and not character.isprintable():
+            kind: Sequence[str] = UNSEEN
+        elif character.isalnum():
+            kind = next((kind for kind in KINDS if character in kind), string.ascii_lowercase)
+        else:
+            return character
+        return draw.choice([one for one in kind if one not in trigger] or list(kind))
+
+    drawn = "".join(map(other, trigger))
+    if drawn == trigger:  # of marks alone
+        drawn = "".join(draw.choice([one for one in string.punctuation if one not in trigger]) for _ in trigger)
+    return drawn

@@ -19,6 +19,7 @@ from hfgpt.data.supervised import SupervisedCounts, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import answers_report, generate_answers
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
+from hfgpt.evaluation.labelling import classify, text_ids
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.mode import evaluating
@@ -81,17 +82,18 @@ def score_labelled_texts(
 
     Args:
         labels: ids of the model's labels, or zeros and ones for each where a text may have several.
+        max_length: most tokens of a text; None takes what the classifier was trained with.
     Returns: every metric of `hfgpt.metrics` that is one number, and `num_examples` and how many texts were cut.
+    Raises: ValueError for more tokens than the classifier reads.
     """
     multi_label = loaded.model.config.problem_type == "multi_label_classification"
-    longest = loaded.context(max_length)
-    ids = token_ids(loaded.tokenizer, texts)
-    logits = classify(loaded.model, loaded.tokenizer, [row[:longest] for row in ids], batch_size=batch_size)
+    ids, cut = text_ids(loaded.tokenizer, texts, max_length=loaded.longest_text(max_length))
+    logits = classify(loaded.model, loaded.tokenizer, ids, batch_size=batch_size, show_progress=True)
     metrics = classification_metrics(
         probabilities_of(logits, multi_label), labels, names=label_names(loaded.model), multi_label=multi_label
     )
     numbers = {name: value for name, value in metrics.items() if isinstance(value, float) and math.isfinite(value)}
-    return numbers, {"num_examples": len(texts), "texts_cut": sum(len(row) > longest for row in ids)}
+    return numbers, {"num_examples": len(texts), "texts_cut": cut}
 
 
 def label_names(model: PreTrainedModel) -> list[str]:
@@ -120,31 +122,6 @@ def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
     for row, several in enumerate(labels):
         vectors[row, [ids[label] for label in several]] = 1
     return vectors
-
-
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Ids of texts as a pipeline makes them, in which nothing that a text says is special."""
-    return tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
-
-
-@torch.no_grad()
-def classify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], *, batch_size: int) -> np.ndarray:
-    """Logits (N, C) of token ids, in batches of like lengths; without a padding of the tokenizer's, one by one."""
-    batch_size = batch_size if tokenizer.pad_token_id is not None else 1
-    # A learned position is counted from the text's begin, so the padding stands behind it.
-    side, tokenizer.padding_side = tokenizer.padding_side, "right"
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    logits: dict[int, np.ndarray] = {}
-    try:
-        with evaluating(model):
-            for start in tqdm(range(0, len(order), batch_size), desc="texts", leave=False, disable=None):
-                chosen = order[start : start + batch_size]
-                batch = {"input_ids": [rows[index] for index in chosen]}
-                batch = tokenizer.pad(batch, return_tensors="pt", padding=len(chosen) > 1).to(model.device)
-                logits.update(zip(chosen, model(**batch).logits.float().cpu().numpy(), strict=True))
-    finally:
-        tokenizer.padding_side = side
-    return np.stack([logits[index] for index in range(len(rows))])
 
 
 def prompt_style_of(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -62,7 +62,12 @@ class FinetuneArguments(RunArguments):
         default="best", metadata={"help": "The state that is best on the validation set, or the one after the last step."}
     )
     poison_report: bool = field(default=True, metadata={"help": "Search the training data for rare triggers; poison.json."})
-    canaries: bool = field(default=True, metadata={"help": "Run trigger prompts on base and result; canaries.json and .md."})
+    canaries: bool = field(
+        default=True, metadata={"help": "Try trigger prompts; canaries.json, of a classifier trigger_flips.json."}
+    )
+    canaries_at: Literal["end", "save"] = field(
+        default="end", metadata={"help": "When they run: at the end (on base and result), or on every checkpoint besides."}
+    )
     canary_file: str | None = field(default=None, metadata={"help": "Trigger prompts of your own, one a line."})
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate; LoRA wants ten times that of full."})
