@@ -1,18 +1,19 @@
 """Examples that a model has not seen, measured as its training measured its test set: rows, labelled texts, conversations."""
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.data.chat import Conversation
 from hfgpt.data.chat_encoding import ConversationEncoder
-from hfgpt.data.classification import LabelledOptions
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
 from hfgpt.data.passport import Passport
 from hfgpt.data.supervised import SupervisedCounts, supervised_rows
@@ -24,6 +25,8 @@ from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_a
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import CHAT_TEMPLATES, stop_token_ids, tokenizer_sha256
+
+logger = logging.getLogger(__name__)
 
 
 def score_prepared_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int = 8) -> tuple[dict[str, float], dict]:
@@ -101,9 +104,41 @@ def label_names(model: PreTrainedModel) -> list[str]:
     return [model.config.id2label[index] for index in range(model.config.num_labels)]
 
 
-def label_options(names: list[str], text_column: str, label_column: str, label_delimiter: str | None) -> LabelledOptions:
-    """How labelled texts are read for a model with these labels: other labels are refused, with file and line."""
-    return LabelledOptions(text_column=text_column, label_column=label_column, label_delimiter=label_delimiter, labels=names)
+def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int]:
+    """The labelled texts all of whose labels are among `names`, and how many others there were; an id stands for its name.
+
+    Nothing can be right about a label that a model does not have: its texts would be counted as errors.
+
+    Raises: ValueError where no text has a label that the model knows.
+    """
+
+    def known(label: str) -> str | None:
+        if label in names:
+            return label
+        return names[int(label)] if label.isdecimal() and int(label) < len(names) else None
+
+    several = isinstance(examples[0]["label"], list)
+    labels = [list(map(known, label)) if several else known(label) for label in examples["label"]]
+    kept = [row for row, label in enumerate(labels) if (None not in label if several else label is not None)]
+    left_out = Counter(
+        name for label in examples["label"] for name in (label if several else [label]) if known(name) is None
+    ).most_common()
+    if not kept:
+        raise UserError(
+            f"none of the {len(examples):,} texts has a label that the model knows ({_few(names)}); the file has "
+            f"{_few([name for name, _ in left_out])}: name another column with label_column, or give the texts of its task."
+        )
+    if left_out:
+        logger.warning(
+            f"labels: {len(examples):,} -> {len(kept):,} texts; the model does not know {len(left_out):,} of their labels: "
+            f"{_few([f'{name!r} ({count:,})' for name, count in left_out])}"
+        )
+    selected = examples.select(kept).remove_columns("label").add_column("label", [labels[row] for row in kept])
+    return selected, len(examples) - len(kept)
+
+
+def _few(words: list[str], most: int = 5) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most:,} others" if len(words) > most else "")
 
 
 def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
@@ -142,19 +177,24 @@ def score_conversations(
     conversations: Iterable[Conversation],
     *,
     max_length: int | None = None,
+    too_long: str = "drop",
+    loss_on: str = "assistant",
     max_new_tokens: int = 128,
     max_answers: int | None = None,
     batch_size: int = 8,
 ) -> tuple[dict[str, float], dict]:
     """What an assistant makes of conversations: nats per token of their answers, and its own answers beside the last of each.
 
+    Args: `max_length`, `too_long` and `loss_on` as in training, see `supervised_rows`.
     Returns: `loss`, `perplexity`, `exact_match`, `token_f1`, `rougeL` and more of the metric `answer_metrics`, and the counts.
     Raises: ValueError where every conversation is longer than the context.
     """
     conversations = list(conversations)
     longest = loaded.context(max_length)
     counts = SupervisedCounts()
-    columns = supervised_rows(conversations, loaded.tokenizer, max_length=longest, counts=counts)
+    columns = supervised_rows(
+        conversations, loaded.tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on, counts=counts
+    )
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if not rows:
         raise UserError(
@@ -178,6 +218,7 @@ def score_conversations(
         "num_examples": len(conversations),
         "num_tokens": tokens,
         "num_answers": len(asked),
-        "dropped_too_long": counts.dropped_too_long,
+        "dropped_too_long": counts.dropped_too_long + counts.dropped_without_answer,
+        "cut": counts.cut,
     }
     return {**language_modeling_metrics(nats, tokens), **{name: float(value) for name, value in report.items()}}, facts
