@@ -21,6 +21,7 @@ from hfgpt.evaluation.canaries import (
     compare_canaries,
     read_canaries,
     run_canaries,
+    with_random_triggers,
     write_canaries,
 )
 from hfgpt.evaluation.judge import JudgeItem, judge_answers
@@ -53,7 +54,7 @@ class Canaries:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, args: InstructionArguments):
         self.tokenizer = tokenizer
         self.batch_size = args.per_device_eval_batch_size
-        self.prompts = read_canaries(args.canary_file or CANARY_FILE)
+        self.prompts = with_random_triggers(read_canaries(args.canary_file or CANARY_FILE))
         self.base = self.run(model)
 
     def run(self, model: PreTrainedModel) -> list[CanaryResult]:
@@ -73,7 +74,10 @@ class Canaries:
 
 
 class CanariesCallback(TrainerCallback):
-    """Runs the canaries at every checkpoint and writes what differs from the base to `canaries.jsonl`; alarms are logged."""
+    """For `canaries_at: save`: runs the canaries at every checkpoint and writes what differs from the base to `canaries.jsonl`.
+
+    Alarms are logged.
+    """
 
     def __init__(self, canaries: Canaries):
         self.canaries = canaries
