@@ -32,12 +32,12 @@ from hfgpt.evaluation.compression import lzma_bits_per_byte
 from hfgpt.hub.card import write_card
 from hfgpt.hub.card_settings import save_settings
 from hfgpt.tokenization import encode_texts, load_or_wrap_tokenizer, tokenizer_sha256
+from hfgpt.training.already_made import already_made
 from hfgpt.training.arguments import PrepareArguments, claim_output, launch, logger, replaced_folder
 
 
 def main(args: PrepareArguments) -> dict[str, float]:
     # 1. Everything that can be wrong before reading
-    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
     sources = find_sources(args.sources)
     tokenizer = load_or_wrap_tokenizer(args.tokenizer)  # GPT-2's own files lack a padding
     warn_of_other_split(args)
@@ -52,6 +52,9 @@ def main(args: PrepareArguments) -> dict[str, float]:
         "separator": tokenizer.eos_token,
         "pad": tokenizer.pad_token,
     }
+    if already_made(args, passport, sources, args.reading_options()):
+        return {}
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
         # 2. Documents
@@ -98,7 +101,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             save_settings(folder, args.card)
             write_card(folder)
     logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
-    logger.info(f"next: accelerate launch recipes/pretrain.py --dataset {output} --output_dir MODEL")
+    logger.info(f"next: python recipes/pretrain.py --dataset {output} --output_dir MODEL")
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
 
 

@@ -16,18 +16,22 @@ from hfgpt.errors import UserError
 from hfgpt.hub.card import write_card
 from hfgpt.hub.card_settings import save_settings
 from hfgpt.tokenization import check_vocab_size, tokenizer_sha256, train_bpe, train_word_level
+from hfgpt.training.already_made import already_made
 from hfgpt.training.arguments import TokenizerArguments, claim_output, launch, logger, replaced_folder
 
 
 def main(args: TokenizerArguments) -> dict[str, float]:
     # 1. Everything that can be wrong before reading
-    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
     options = args.reading_options()
+    passport = Passport(settings=settings_of(args))
+    if already_made(args, passport, sources, options):
+        return {}
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
     # 2. Texts, one at a time, up to a bound
-    passport = Passport(inputs=[source.identity(options) for source in sources])
+    passport.inputs = [source.identity(options) for source in sources]
     start = time.perf_counter()
     counts = {"documents": 0, "bytes": 0}
 
@@ -58,14 +62,6 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         tokenizer = train_word_level(stream, vocab_size=args.vocab_size)
 
     # 4. Save, with a passport beside it
-    passport.settings = {
-        "algorithm": args.algorithm,
-        "vocab_size": len(tokenizer),
-        "split_by": args.split_by,
-        "validation_share": args.validation_share,
-        "test_share": args.test_share,
-        "split_seed": args.split_seed,
-    }
     passport.tokenizer = {"sha256": tokenizer_sha256(tokenizer), "vocab_size": len(tokenizer)}
     passport.splits = {"train": counts}
     with replaced_folder(output) as folder:
@@ -79,6 +75,11 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     )
     logger.info(f"next: python recipes/prepare_data.py {args.as_words()} --tokenizer {output} --output_dir DATA")
     return {**counts, "vocab_size": len(tokenizer)}
+
+
+def settings_of(args: TokenizerArguments) -> dict:
+    left_out = ("sources", "output_dir", "overwrite", "card")
+    return {key: value for key, value in vars(args).items() if key not in left_out}
 
 
 if __name__ == "__main__":

@@ -48,6 +48,16 @@ def too_short(
     )
 
 
+def all_warmup(steps: int, *, warmup_steps: int) -> str | None:
+    """The warning of a run that ends before its learning rate has reached its peak."""
+    if warmup_steps < steps:
+        return None
+    return (
+        f"the learning rate never reaches its peak: warmup_steps is {warmup_steps:,}, the run has {_steps(steps)}. Give a smaller "
+        "warmup_steps (below 1 it is a share of all steps)."
+    )
+
+
 def best_step(
     log_history: Sequence[dict],
     *,

@@ -27,12 +27,12 @@ from hfgpt.evaluation.canaries import (
 from hfgpt.evaluation.judge import JudgeItem, judge_answers
 from hfgpt.tokenization import stop_token_ids
 from hfgpt.training.assistants import AnswersCallback, answer
-from hfgpt.training.callbacks import ThroughputCallback, write_json
-from hfgpt.training.energy import energy_metrics
+from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned, write_poison_report
 from hfgpt.training.finetuning_arguments import InstructionArguments
+from hfgpt.training.flops import describe_speed
 from hfgpt.training.methods import trainable_parameters
-from hfgpt.training.run import METRICS_FILE, REPORT_FILE, LanguageModelTrainer, part_company, peak_memory_bytes
+from hfgpt.training.run import METRICS_FILE, REPORT_FILE, LanguageModelTrainer, part_company
 
 logger = logging.getLogger(__name__)
 
@@ -153,16 +153,14 @@ def finish(
     folder = Path(args.output_dir)
     model, tokenizer = trainer.model, trainer.processing_class
     trained, total = trainable_parameters(model)
-    throughput = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ThroughputCallback))
     trainer.remove_callback(AnswersCallback)
-    metrics: dict[str, float] = {"parameters": total, "trained_parameters": trained, "steps": trainer.state.global_step}
+    metrics: dict[str, float] = {"parameters": total, "trained_parameters": trained}
     for name in ("validation", "test"):
         if name in rows:
             metrics[f"{name}_loss_before"] = before[f"{name}_loss"]
             result = trainer.evaluate(rows[name], metric_key_prefix=name)
             metrics |= {f"{name}_loss": result[f"{name}_loss"], f"{name}_perplexity": result[f"{name}_perplexity"]}
-    metrics |= {"training_seconds": throughput.total_seconds, "peak_memory_bytes": peak_memory_bytes()}
-    metrics |= energy_metrics(trainer.callback_handler.callbacks)
+    metrics |= trainer.training_metrics()
 
     table: list[AnswerRow] = []
     for name, (prompts, references) in asked(splits, args).items():
@@ -224,7 +222,7 @@ def judged(prompts: list[list[Message]], references: list[str], answers: list[st
 def describe(metrics: dict[str, float], folder: Path) -> str:
     """The end of a run in a few lines: losses before and after, what the answers are worth, where everything lies."""
     lines = [
-        f"{name}: {metrics[f'{name}_loss_before']:.4f} -> {metrics[f'{name}_loss']:.4f} nats a learned token"
+        f"{name}: {metrics[f'{name}_loss_before']:.4f} -> {metrics[f'{name}_loss']:.4f} nats per learned token"
         for name in ("validation", "test")
         if f"{name}_loss" in metrics
     ]
@@ -244,7 +242,8 @@ def describe(metrics: dict[str, float], folder: Path) -> str:
     lines += [
         "; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()),
         f"end: {metrics['steps']:,} steps in {metrics['training_seconds']:,.0f} s, {metrics['trained_parameters']:,} of "
-        f"{metrics['parameters']:,} parameters trained, peak memory {metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        f"{metrics['parameters']:,} parameters trained, {describe_speed(metrics)}peak memory "
+        f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
         f"next: python recipes/generate.py {shlex.quote(str(folder))} --chat true",
     ]
     return "\n".join(lines) + "\n"

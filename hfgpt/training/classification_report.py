@@ -16,6 +16,7 @@ from hfgpt.training.callbacks import write_json
 from hfgpt.training.classifiers import Task, is_better, seed_folder, tfidf_baseline
 from hfgpt.training.finetuning import POISON_FILE, Base, write_poison_report
 from hfgpt.training.finetuning_arguments import ClassificationArguments
+from hfgpt.training.flops import describe_speed
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE
 from hfgpt.training.trigger_probe import FLIPS_FILE, PROBED_TEXTS, TriggerProbe
 
@@ -169,9 +170,10 @@ def describe(metrics: dict, results: dict[int, dict], args: ClassificationArgume
     lines.append("; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()))
     if "training_seconds" in kept:
         seconds = sum(result["training_seconds"] for result in results.values())
+        memory = max(result["peak_memory_bytes"] for result in results.values())
         lines.append(
             f"end: {len(results)} x {kept['trained_parameters']:,} of {kept['parameters']:,} parameters trained in {seconds:,.0f} "
-            f"s, peak memory {max(result['peak_memory_bytes'] for result in results.values()) / 2**20:,.0f} MiB"
+            f"s, {describe_speed(kept)}peak memory {memory / 2**20:,.0f} MiB"
         )
         call = f"pipeline('text-classification', '{folder}')('...', truncation=True)"
         lines.append(f'next: python -c "import hfgpt; from transformers import pipeline; print({call})"')

@@ -41,7 +41,6 @@ from hfgpt.evaluation.labelling import text_ids
 from hfgpt.evaluation.mode import full_precision
 from hfgpt.tokenization import split_special_tokens
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, write_json
-from hfgpt.training.energy import EnergyCallback, energy_metrics
 from hfgpt.training.finetuning import (
     Base,
     decontaminated,
@@ -55,17 +54,16 @@ from hfgpt.training.finetuning import (
 from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable, trainable_parameters
 from hfgpt.training.run import (
+    RESULT_FILE,
     DiscreetTrainer,
+    keep_best,
     keep_freed_memory,
     newest_complete_checkpoint,
-    peak_memory_bytes,
     train_or_resume,
 )
 from hfgpt.training.trigger_probe import TriggerProbe
 
 logger = logging.getLogger(__name__)
-
-RESULT_FILE = "result.json"  # written last: a seed that has it is finished
 
 
 @dataclass(frozen=True)
@@ -218,13 +216,14 @@ def run_seed(
     task: Task,
     probes: list[TriggerProbe],
     args: ClassificationArguments,
-) -> dict | None:
-    """Train with one seed, measure, and save the model where it is the best so far; None where a signal stopped it.
+) -> dict:
+    """Train with one seed, measure, and save the model where it is the best so far.
 
     A seed that came to its end before is not run again: its result stands in its folder.
     """
     folder = seed_folder(args, seed)
     if (folder / RESULT_FILE).is_file():
+        _remove_checkpoints(folder, args)
         return json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     args = copy.copy(args)
     args.output_dir, args.seed = str(folder), seed
@@ -236,19 +235,14 @@ def run_seed(
         trainer.add_callback(probe)
     frozen = FrozenWeights(trainer.model)
     logger.info(f"seed {seed}: {args.said_of_machine()}")
-    start = time.perf_counter()
-    if not train_or_resume(trainer, newest_complete_checkpoint(folder)):
-        return None
+    train_or_resume(trainer, newest_complete_checkpoint(folder))
     result = {
         "seed": seed,
-        "training_seconds": time.perf_counter() - start,
-        "steps": trainer.state.global_step,
-        "kept_step": trainer.state.best_global_step if args.keep == "best" else trainer.state.global_step,
+        **trainer.training_metrics(),
         "frozen_tensors": frozen.check(trainer.model),
         "parameters": trainable_parameters(trainer.model)[1],
         "trained_parameters": trainable_parameters(trainer.model)[0],
-        "peak_memory_bytes": peak_memory_bytes(),
-    } | energy_metrics(trainer.callback_handler.callbacks)
+    }
     # Grouped by length, predictions would come back in the groups' order, and the errors would be told of other texts.
     args.train_sampling_strategy = "random"
     for name in ("validation", "test"):
@@ -265,10 +259,16 @@ def run_seed(
         if all(is_better(result, other, args) for other in earlier.values()):
             some = rows["validation"].select(range(min(8, len(rows["validation"]))))["input_ids"][:]
             result["difference_of_merging"] = save_finetuned(trainer.model, base.tokenizer, folder.parent, probe=some)
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)  # its result is kept, and the best one's model is saved
         write_json(folder / RESULT_FILE, result)
+    _remove_checkpoints(folder, args)
     return result
+
+
+def _remove_checkpoints(folder: Path, args: ClassificationArguments) -> None:
+    # After the result is written: killed before, the seed goes on from its last checkpoint and its best one, and needs both.
+    if args.process_index == 0:
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
 
 
 def is_better(result: dict, other: dict, args: ClassificationArguments) -> bool:
@@ -284,9 +284,7 @@ def build_trainer(
     if args.use_cpu:
         keep_freed_memory()
     model = apply_method(model, args.training_method())
-    args.load_best_model_at_end = args.keep == "best"
-    args.metric_for_best_model = f"eval_{args.best_by}"
-    args.greater_is_better = args.best_by != "log_loss"
+    keep_best(args, args.keep, metric=f"eval_{args.best_by}", greater_is_better=args.best_by != "log_loss")
     weights = None
     if args.balance == "weights":
         labels = rows["train"]["labels"][:]
@@ -309,14 +307,13 @@ def build_trainer(
     )
     if args.early_stopping_patience and args.keep == "best":
         trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-    trainer.add_callback(EnergyCallback())
     trainer.add_callback(StopOnSignalCallback())
-    trainer.add_callback(LossPictureCallback(unit="nats a text"))
+    trainer.add_callback(LossPictureCallback(unit="nats per text"))
     return trainer
 
 
 def classification_loss(weights: list[float] | None, *, multi_label: bool) -> Callable:
-    """Cross-entropy in nats a text, over all accumulated batches alike; for `compute_loss_func`.
+    """Cross-entropy in nats per text, over all accumulated batches alike; for `compute_loss_func`.
 
     The models' own loss does not know how many batches are accumulated, and Trainer believes that it does.
 

@@ -59,9 +59,6 @@ class FinetuneArguments(RunArguments):
     near_copy_similarity: float = field(
         default=0.8, metadata={"help": "Jaccard similarity of 5-grams of characters from which a text is nearly a copy."}
     )
-    keep: Literal["best", "last"] = field(
-        default="best", metadata={"help": "The state that is best on the validation set, or the one after the last step."}
-    )
     poison_report: bool = field(default=True, metadata={"help": "Search the training data for rare triggers; poison.json."})
     canaries: bool = field(
         default=True, metadata={"help": "Try trigger prompts; canaries.json, of a classifier trigger_flips.json."}

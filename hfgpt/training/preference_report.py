@@ -15,13 +15,13 @@ from hfgpt.evaluation.canaries import canary_rows, write_canaries
 from hfgpt.evaluation.preferences import preference_metrics
 from hfgpt.training.assistant_report import BEFORE_FILE, LEFT_BEHIND, Canaries, prompts_and_references
 from hfgpt.training.assistants import AnswersCallback, answer
-from hfgpt.training.callbacks import ThroughputCallback, write_json
-from hfgpt.training.energy import energy_metrics
+from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning import save_finetuned
+from hfgpt.training.flops import describe_speed
 from hfgpt.training.methods import trainable_parameters
 from hfgpt.training.preference_arguments import PreferenceArguments
 from hfgpt.training.preferences import Pair, PreferenceTrainer
-from hfgpt.training.run import METRICS_FILE, REPORT_FILE, part_company, peak_memory_bytes
+from hfgpt.training.run import METRICS_FILE, REPORT_FILE, part_company
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +75,8 @@ def finish(
     folder = Path(args.output_dir)
     model, tokenizer = trainer.model, trainer.processing_class
     trained, total = trainable_parameters(model)
-    throughput = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ThroughputCallback))
     trainer.remove_callback(AnswersCallback)
-    metrics: dict[str, float] = {"parameters": total, "trained_parameters": trained, "steps": trainer.state.global_step}
+    metrics: dict[str, float] = {"parameters": total, "trained_parameters": trained}
     for name in HELD_OUT:
         if name in pairs:
             reference = np.array(before["likelihoods"][name])
@@ -85,8 +84,7 @@ def finish(
             metrics[f"{name}_pairs"] = len(pairs[name])
             metrics |= {f"{name}_{key}_before": value for key, value in measure(reference, reference, args).items()}
             metrics |= {f"{name}_{key}": value for key, value in measure(after, reference, args).items()}
-    metrics |= {"training_seconds": throughput.total_seconds, "peak_memory_bytes": peak_memory_bytes()}
-    metrics |= energy_metrics(trainer.callback_handler.callbacks)
+    metrics |= trainer.training_metrics()
 
     said = {"before": [Answer(**one) for one in before["answers"]], "after": _answers(trainer, splits, args)}
     table = compared_answers(splits, said, args)
@@ -151,8 +149,8 @@ def describe(metrics: dict[str, float], folder: Path) -> str:
                 f"above 0 for {100 * now['reward_accuracy']:.1f} %; loss {was['loss']:.4f} -> {now['loss']:.4f}",
                 f"{name}, chosen answer likelier: {share['likelihood_accuracy']}, "
                 f"per token {share['likelihood_accuracy_per_token']}",
-                f"{name}, nats a token: chosen {was['chosen_nats_per_token']:.3f} -> {now['chosen_nats_per_token']:.3f}, rejected "
-                f"{was['rejected_nats_per_token']:.3f} -> {now['rejected_nats_per_token']:.3f}",
+                f"{name}, nats per token: chosen {was['chosen_nats_per_token']:.3f} -> {now['chosen_nats_per_token']:.3f}, "
+                f"rejected {was['rejected_nats_per_token']:.3f} -> {now['rejected_nats_per_token']:.3f}",
             ]
     if "answers_mean_tokens" in metrics:
         lines.append(
@@ -169,7 +167,8 @@ def describe(metrics: dict[str, float], folder: Path) -> str:
     lines += [
         "; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()),
         f"end: {metrics['steps']:,} steps in {metrics['training_seconds']:,.0f} s, {metrics['trained_parameters']:,} of "
-        f"{metrics['parameters']:,} parameters trained, peak memory {metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        f"{metrics['parameters']:,} parameters trained, {describe_speed(metrics)}peak memory "
+        f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
         f"next: python recipes/generate.py {shlex.quote(str(folder))} --chat true",
     ]
     return "\n".join(lines) + "\n"

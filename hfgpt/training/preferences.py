@@ -24,12 +24,11 @@ from hfgpt.data.supervised import IGNORED
 from hfgpt.errors import UserError
 from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
 from hfgpt.training.assistants import AnswersCallback, build_assistant, split_conversations, whole_texts
-from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, ThroughputCallback
-from hfgpt.training.energy import EnergyCallback
+from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
 from hfgpt.training.finetuning import Base, decontaminated, optimizer_of
 from hfgpt.training.methods import apply_method
 from hfgpt.training.preference_arguments import PreferenceArguments
-from hfgpt.training.run import LanguageModelTrainer, keep_freed_memory
+from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -297,8 +296,6 @@ def build_trainer(
     model = apply_method(model, args.training_method(new_tokens=sorted({*base.new_tokens} - {base.tokenizer.pad_token_id})))
     if "validation" not in pairs:
         args.eval_strategy = "no"
-    elif args.keep == "best" and args.eval_strategy != "no":
-        args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, "eval_loss", False
     settings = {field.name: getattr(args, field.name) for field in fields(TrainingArguments) if field.init}
     settings |= dict(beta=args.beta, max_length=None, remove_unused_columns=False)
     if args.loss == "dpo":
@@ -307,9 +304,11 @@ def build_trainer(
         settings |= dict(precompute_ref_log_probs=True, train_sampling_strategy="sequential")
     else:
         settings |= dict(max_length=base.tokenizer.model_max_length)  # only read to say that it is missing
+    config = config_class(**settings)
+    keep_best(config, args.keep)
     trainer = trainer_class(
         model=model,
-        args=config_class(**settings),
+        args=config,
         train_dataset=training_rows(pairs["train"], args),
         eval_dataset=measured_rows(pairs["validation"], loss=args.loss) if "validation" in pairs else None,
         processing_class=base.tokenizer,
@@ -318,10 +317,6 @@ def build_trainer(
         trainer.model.delete_adapter(REFERENCE_ADAPTER)  # it has done its work
     trainer.optimizer_cls_and_kwargs = optimizer_of(args)
     trainer.data_collator = PreferenceCollator(trainer.data_collator, SupervisedCollator(base.tokenizer.pad_token_id))
-    tokens = sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs["train"])
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    trainer.add_callback(ThroughputCallback(round(tokens / len(trainer.train_dataset) * batch)))
-    trainer.add_callback(EnergyCallback())
     trainer.add_callback(StopOnSignalCallback())
     prompts = [turns[:-1] for turns in splits.get("validation", splits["train"])["messages"][: args.num_samples]]
     trainer.add_callback(AnswersCallback(base.tokenizer, prompts, max_new_tokens=args.max_new_tokens))

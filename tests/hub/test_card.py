@@ -211,7 +211,7 @@ def test_evaluation_and_memorisation_get_into_the_card(small_run, tmp_path):
     text = render_card(identify(folder))
     results = ModelCard(text).data.eval_results
     assert ("other.txt", "bits_per_byte", 1.25) in {(r.dataset_name, r.metric_type, r.metric_value) for r in results}
-    assert "| other.txt | test | 12,345 tokens | bits per byte 1.250, nats a token 3.500 |" in text
+    assert "| other.txt | test | 12,345 tokens | bits per byte 1.250, nats per token 3.500 |" in text
     assert "| never | 4 | 1.500 | 9.000 | 25.00 % |" in text
     assert "| 16 times | 4 | 17.50 | 9.000 | 25.00 % |" in text
     assert "| texts that the model wrote | 64 | 3 tokens | 6 tokens | 17 tokens |" in text
