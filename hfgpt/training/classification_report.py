@@ -12,6 +12,7 @@ from hfgpt.data.poisoning import doubtful_labels, triggers_of_labels
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, draw_confusion, errors_table, mean_and_spread, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
+from hfgpt.training.advice import no_better_than_majority
 from hfgpt.training.callbacks import write_json
 from hfgpt.training.classifiers import Task, is_better, seed_folder, tfidf_baseline
 from hfgpt.training.finetuning import POISON_FILE, Base, write_poison_report
@@ -165,6 +166,11 @@ def describe(metrics: dict, results: dict[int, dict], args: ClassificationArgume
         )
     lines.append(f"the same test set: {'; '.join(compared)}")
     kept = results[metrics["kept_seed"]]
+    advice = (
+        no_better_than_majority(metrics["test"]["accuracy"]["mean"], metrics["majority"], trained=args.method != "likelihood"),
+        kept.get("best_step"),
+    )
+    lines += [sentence for sentence in advice if sentence]
     if kept.get("difference_of_merging") is not None:
         lines.append(f"merged: {folder / 'merged'}, its logits within {kept['difference_of_merging']:.1e} of the adapter's")
     lines.append("; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()))

@@ -40,6 +40,7 @@ from hfgpt.evaluation.classification import classification_metrics, probabilitie
 from hfgpt.evaluation.labelling import text_ids
 from hfgpt.evaluation.mode import full_precision
 from hfgpt.tokenization import split_special_tokens
+from hfgpt.training.advice import before_training, best_step
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, write_json
 from hfgpt.training.finetuning import (
     Base,
@@ -235,6 +236,9 @@ def run_seed(
         trainer.add_callback(probe)
     frozen = FrozenWeights(trainer.model)
     logger.info(f"seed {seed}: {args.said_of_machine()}")
+    if not earlier:
+        for warning in before_training(args, len(rows["train"]), unit="texts"):
+            logger.warning(warning)
     train_or_resume(trainer, newest_complete_checkpoint(folder))
     result = {
         "seed": seed,
@@ -243,6 +247,10 @@ def run_seed(
         "parameters": trainable_parameters(trainer.model)[1],
         "trained_parameters": trainable_parameters(trainer.model)[0],
     }
+    metric, kept = f"eval_{args.best_by}", "best" if args.load_best_model_at_end else "last"
+    result["best_step"] = best_step(
+        trainer.state.log_history, metric=metric, greater_is_better=args.best_by != "log_loss", kept=kept
+    )
     # Grouped by length, predictions would come back in the groups' order, and the errors would be told of other texts.
     args.train_sampling_strategy = "random"
     for name in ("validation", "test"):
