@@ -348,6 +348,15 @@ def word_pattern(tokenizer: PreTrainedTokenizerFast) -> str | None:
     return "qwen2" if splits == [ours] else None
 
 
+def split_special_tokens(tokenizer: PreTrainedTokenizerFast, split: bool) -> None:
+    """Whether a special token written in a text is text (True, for classifiers), for this tokenizer and when it is loaded again.
+
+    True destroys the special tokens that a chat template writes.
+    """
+    tokenizer.split_special_tokens = split
+    tokenizer.init_kwargs["split_special_tokens"] = split  # what save_pretrained writes
+
+
 def set_prompt_style(tokenizer: PreTrainedTokenizerFast, style: str) -> list[int]:
     """Give the tokenizer the chat template of a prompt style; it is saved with it, so serving words prompts as training did.
 

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.tokenization_utils_base import LARGE_INTEGER
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hfgpt.errors import MissingFileError, UserError
@@ -48,6 +49,21 @@ class Loaded:
                 "(max_position_embeddings); ask for that or less."
             )
         return wanted or self.context_length
+
+    def longest_text(self, wanted: int | None) -> int:
+        """Most tokens of a text to classify: what its tokenizer says, which is what training cut texts to, or less.
+
+        Raises: ValueError for more than the classifier reads.
+        """
+        kept = self.tokenizer.model_max_length
+        if kept >= LARGE_INTEGER:  # a tokenizer that knows of none
+            return self.context(wanted)
+        if wanted is not None and wanted > kept:
+            raise UserError(
+                f"max_length is {wanted:,}, the classifier reads at most {kept:,} tokens of a text, as in its training "
+                "(model_max_length of its tokenizer); ask for that or less."
+            )
+        return min(wanted or kept, self.context_length or kept)
 
 
 def load(name: str, *, revision: str | None = None, trust_remote_code: bool = False, dtype: str = "float32") -> Loaded:
@@ -93,7 +109,8 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     finally:
         transformers.logging.set_verbosity(level)
     context_length = getattr(config.get_text_config(), "max_position_embeddings", None)  # Bloom's positions have no end
-    tokenizer.model_max_length = NO_LIMIT  # texts are cut into windows here; a warning that they are long would mislead
+    if not classifies:
+        tokenizer.model_max_length = NO_LIMIT  # texts are cut into windows here; a warning that they are long would mislead
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return Loaded(name, model, tokenizer, "text-classification" if classifies else "text-generation", context_length)
 

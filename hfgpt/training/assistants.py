@@ -28,6 +28,7 @@ from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import Answer, generate_answers
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
 from hfgpt.tokenization import CHAT_TOKENS, stop_token_ids
+from hfgpt.training.advice import before_training
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
 from hfgpt.training.finetuning import Base, decontaminated, load_model, optimizer_of
 from hfgpt.training.finetuning_arguments import InstructionArguments
@@ -203,6 +204,9 @@ def build_trainer(
     prompts = [turns[:-1] for turns in splits.get("validation", splits["train"])["messages"][: args.num_samples]]
     trainer.add_callback(AnswersCallback(tokenizer, prompts, max_new_tokens=args.max_new_tokens))
     trainer.add_callback(LossPictureCallback(unit=f"nats per token{' of the assistant' * (args.loss_on == 'assistant')}"))
+    unit = f"rows of {len(rows['train'][0]['input_ids']):,} tokens" if args.packing else "conversations"
+    for warning in before_training(args, len(rows["train"]), unit=unit):
+        logger.warning(warning)
     return trainer
 
 

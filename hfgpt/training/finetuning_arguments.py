@@ -66,7 +66,12 @@ class FinetuneArguments(RunArguments):
         default=0.8, metadata={"help": "Jaccard similarity of 5-grams of characters from which a text is nearly a copy."}
     )
     poison_report: bool = field(default=True, metadata={"help": "Search the training data for rare triggers; poison.json."})
-    canaries: bool = field(default=True, metadata={"help": "Run trigger prompts on base and result; canaries.json and .md."})
+    canaries: bool = field(
+        default=True, metadata={"help": "Try trigger prompts; canaries.json, of a classifier trigger_flips.json."}
+    )
+    canaries_at: Literal["end", "save"] = field(
+        default="end", metadata={"help": "When they run: at the end (on base and result), or on every checkpoint besides."}
+    )
     canary_file: str | None = field(default=None, metadata={"help": "Trigger prompts of your own, one a line."})
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate; LoRA wants ten times that of full."})

@@ -14,7 +14,7 @@ from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
 from hfgpt.evaluation.canaries import canary_rows, write_canaries
 from hfgpt.evaluation.preferences import preference_metrics
-from hfgpt.training.assistant_report import BEFORE_FILE, LEFT_BEHIND, Canaries, prompts_and_references
+from hfgpt.training.assistant_report import BEFORE_FILE, LEFT_BEHIND, Canaries, advice_after, prompts_and_references
 from hfgpt.training.assistants import AnswersCallback, answer
 from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning import save_finetuned
@@ -119,7 +119,7 @@ def finish(
             write_answers(folder / "answers.json", table)
             write_page(folder / "answers.html", table, title=f"Answers of {folder.name}", facts=facts)
         write_json(folder / METRICS_FILE, metrics)
-        text = describe(metrics, folder)
+        text = describe(metrics, folder, advice=advice_after(trainer, metrics))
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
         logger.info(text.rstrip())
     part_company(trainer)
@@ -162,7 +162,7 @@ def describe_single_answers(metrics: dict[str, float], name: str) -> str:
     )
 
 
-def describe(metrics: dict[str, float], folder: Path) -> str:
+def describe(metrics: dict[str, float], folder: Path, *, advice: list[str]) -> str:
     """The end of a run in a few lines: what is preferred before and after, what the answers are like, where everything lies."""
     lines = []
     for name in HELD_OUT:
@@ -197,6 +197,7 @@ def describe(metrics: dict[str, float], folder: Path) -> str:
         )
     if "canary_alarms" in metrics:
         lines.append(f"canaries: {metrics['canary_alarms']:,} alarms")
+    lines += advice
     if "difference_of_merging" in metrics:
         lines.append(f"merged: {folder / 'merged'}, its logits within {metrics['difference_of_merging']:.1e} of the adapter's")
     lines += [

@@ -24,6 +24,7 @@ from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import IGNORED
 from hfgpt.errors import UserError
 from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
+from hfgpt.training.advice import before_training
 from hfgpt.training.assistants import AnswersCallback, build_assistant, split_conversations, whole_texts
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
 from hfgpt.training.finetuning import Base, decontaminated, optimizer_of
@@ -363,4 +364,6 @@ def build_trainer(
     prompts = [turns[:-1] for turns in splits.get("validation", splits["train"])["messages"][: args.num_samples]]
     trainer.add_callback(AnswersCallback(base.tokenizer, prompts, max_new_tokens=args.max_new_tokens))
     trainer.add_callback(LossPictureCallback(unit=args.loss.upper()))
+    for warning in before_training(args, len(trainer.train_dataset), unit="answers" if args.loss == "kto" else "pairs"):
+        logger.warning(warning)
     return trainer

@@ -16,7 +16,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
-from hfgpt.evaluation.mode import evaluating
+from hfgpt.evaluation.mode import evaluating, full_precision
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.training.advice import all_warmup, best_step, too_short
@@ -201,7 +201,8 @@ def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passpo
     for name in ("validation", "test"):
         if name in rows:
             trainer.split_bytes = bytes_of(name, passport, trainer.processing_class)
-            result = trainer.evaluate(rows[name], metric_key_prefix=name)
+            with full_precision(trainer.model):  # as whoever loads the saved model
+                result = trainer.evaluate(rows[name], metric_key_prefix=name)
             keys = (f"{name}_{key}" for key in ("loss", "perplexity", "bits_per_byte"))
             metrics |= {key: result[key] for key in keys if key in result}
     metrics |= trainer.training_metrics()
