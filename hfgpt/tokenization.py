@@ -209,6 +209,34 @@ def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     return _wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=list(CHAT_TOKENS))
 
 
+def character_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
+    """A token for every character, with the ids that are given; `[UNK]` for all others, and nothing is put before a text.
+
+    The special tokens follow the last id, so a model needs rows for them.
+
+    Args: `ids` are nanoGPT's `stoi`: characters and their ids from 0 on.
+    Raises: ValueError for what is no such numbering.
+    """
+    if sorted(ids.values()) != list(range(len(ids))) or not ids or any(len(character) != 1 for character in ids):
+        raise UserError(f"the {len(ids):,} characters are not numbered from 0 to {len(ids) - 1:,}, each once; that is needed.")
+    unknown = WORD_SPECIAL_TOKENS[-1]
+    # As a BPE without merges: unlike a word-level vocabulary, it may have an unknown token that is added after the others.
+    tokenizer = Tokenizer(models.BPE(vocab=ids | {unknown: len(ids)}, merges=[], unk_token=unknown))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([unknown, *SPECIAL_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=SEPARATOR,
+        eos_token=SEPARATOR,
+        pad_token=PAD,
+        unk_token=unknown,
+        additional_special_tokens=list(CHAT_TOKENS),
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
 def _backend_of(folder: str | Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
@@ -224,7 +252,10 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[l
     The saved tokenizer keeps the library's default (special tokens in text are special), because a chat template needs it;
     text from outside therefore always goes through here.
     """
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)["input_ids"]
+    # verbose=False: rows are cut and packed here; a warning that a text is longer than the context would mislead.
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False)[
+        "input_ids"
+    ]
 
 
 def set_prompt_style(tokenizer: PreTrainedTokenizerFast, style: str) -> list[int]:

@@ -120,11 +120,11 @@ def _encode_in_batches(
 def _encode_batch(batch: list[Conversation], encoder: ConversationEncoder) -> list[tuple[list[int], list[bool]]]:
     try:
         return encoder.encode([conversation.messages for conversation in batch])
-    except ValueError:
+    except UserError:
         for conversation in batch:  # which one was it?
             try:
                 encoder.encode([conversation.messages])
-            except ValueError as error:
+            except UserError as error:
                 raise UserError(f"{conversation.source}, {conversation.place}: {error}") from None
         raise
 

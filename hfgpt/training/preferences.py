@@ -154,7 +154,7 @@ def _encoded(split: Dataset, encoder: ConversationEncoder) -> Iterable[Pair]:
         try:
             (prompt_ids,) = encoder.encode_prompts([prompt])
             both = encoder.encode([[*prompt, chosen], [*prompt, _answer(row["rejected"])]])
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{row['source']}, {row['place']}: {error}") from None
         start = len(prompt_ids)
         # What a template writes after the end of a turn is not learned, and belongs to neither answer.
