@@ -182,7 +182,7 @@ def build_trainer(
         args.eval_strategy = "no"
     elif args.keep == "best":
         args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, "eval_loss", False
-    if args.packing:
+    if args.packing and args.train_sampling_strategy == "group_by_length":
         args.train_sampling_strategy = "random"  # packed rows are all of one length
     trainer = LanguageModelTrainer(
         model=model,
