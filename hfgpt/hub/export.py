@@ -18,6 +18,7 @@ from huggingface_hub import get_token
 from huggingface_hub.constants import HF_TOKEN_PATH
 
 from hfgpt.errors import UserError
+from hfgpt.hub.agreement import Disagreement, check_code
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, ALLOWED, Artifact, is_allowed, read_json
 
 # What our recipes write about a run; other texts (the card, evaluation figures in the Hub's format) are made without places.
@@ -50,7 +51,7 @@ def export(
             says the name of the base's folder.
     Returns: the files, relative to `target`, sorted.
     Raises: ValueError where a file that belongs to the artifact leads out of its folder, has a name that no Hub takes, is not
-        there though another one names it, or holds this machine's token.
+        there though another one names it, or holds this machine's token; and where config.json names code that is missing.
     """
     target = Path(target)
     if target.is_dir() and any(target.iterdir()):
@@ -72,6 +73,12 @@ def export(
             _link_or_copy(source, copy)
         else:
             shutil.copyfile(source, copy)
+    for name in names:
+        if name.name == "config.json":
+            try:
+                check_code(target / name.parent)  # of what is there now: a file that may not be published is missing
+            except Disagreement as error:
+                raise UserError(f"{artifact.folder / name}: {error}; nobody else could load it: {error.cure}.") from None
     refuse_tokens([target / name for name in names], where=f"the files for {repo_id}" if repo_id else str(artifact.folder))
     return names
 

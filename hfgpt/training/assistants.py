@@ -188,7 +188,7 @@ def build_trainer(
     if "validation" not in rows:
         args.eval_strategy = "no"
     keep_best(args, args.keep)
-    if args.packing:
+    if args.packing and args.train_sampling_strategy == "group_by_length":
         args.train_sampling_strategy = "random"  # packed rows are all of one length
     trainer = LanguageModelTrainer(
         model=model,

@@ -296,6 +296,11 @@ def build_trainer(
         keep_freed_memory()
     model = apply_method(model, args.training_method())
     keep_best(args, args.keep, metric=f"eval_{args.best_by}", greater_is_better=args.best_by != "log_loss")
+    if task.multi_label and args.label_smoothing_factor:
+        raise UserError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}; it spreads the one label of a text over the others, and "
+            "here a text may have several: leave it out."
+        )
     weights = None
     if args.balance == "weights":
         labels = rows["train"]["labels"][:]
@@ -313,7 +318,7 @@ def build_trainer(
             for name, value in task.metrics(prediction.predictions, prediction.label_ids).items()
             if isinstance(value, float)
         },
-        compute_loss_func=classification_loss(weights, multi_label=task.multi_label),
+        compute_loss_func=classification_loss(weights, multi_label=task.multi_label, label_smoothing=args.label_smoothing_factor),
         optimizer_cls_and_kwargs=optimizer_of(args),
     )
     if args.early_stopping_patience and args.keep == "best":
@@ -323,10 +328,11 @@ def build_trainer(
     return trainer
 
 
-def classification_loss(weights: list[float] | None, *, multi_label: bool) -> Callable:
+def classification_loss(weights: list[float] | None, *, multi_label: bool, label_smoothing: float = 0.0) -> Callable:
     """Cross-entropy in nats per text, over all accumulated batches alike; for `compute_loss_func`.
 
-    The models' own loss does not know how many batches are accumulated, and Trainer believes that it does.
+    The models' own loss does not know how many batches are accumulated, and Trainer believes that it does. With a loss of its
+    own, Trainer does not smooth the labels, so this one does.
 
     Args: `weights` of the labels, or with `multi_label` of their presence; None weighs every text alike.
     """
@@ -339,7 +345,9 @@ def classification_loss(weights: list[float] | None, *, multi_label: bool) -> Ca
             losses = losses.mean(-1).sum()
         else:
             # Summed: the weights have the mean 1 over the training set, a batch's own mean would undo them.
-            losses = torch.nn.functional.cross_entropy(logits, labels, weight=weight, reduction="sum")
+            losses = torch.nn.functional.cross_entropy(
+                logits, labels, weight=weight, label_smoothing=label_smoothing, reduction="sum"
+            )
         # Trainer counts labels: of several a text, all of them.
         num_texts = len(labels) if num_items_in_batch is None else num_items_in_batch * len(labels) / labels.numel()
         return losses / num_texts
