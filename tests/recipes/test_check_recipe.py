@@ -48,7 +48,7 @@ def test_a_failure_names_its_cure_and_ends_with_exit_code_1(run_recipe, folder):
     ("words", "sentence"),
     [
         ((), "folder is missing; give the folder of a model first"),
-        (("nowhere",), "nowhere is no folder"),
+        (("nowhere",), "nowhere does not exist"),
         ((".",), "holds no model (config.json), adapter"),
         ((".", "--jason", "x"), "did you mean 'json'?"),
         ((".", "--seconds", "0"), "seconds is 0; 1 or more is needed"),
