@@ -1,4 +1,4 @@
-"""What a model's folder holds, read off its files: the base of an adapter, a run that has no model yet. Nothing here imports torch."""
+"""What a model's folder holds, read off its files: an adapter's base, a run that has no model yet. Nothing here imports torch."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def stale_base(folder: str | Path) -> str | None:
     """The place that adapter_config.json names where the base lies elsewhere, beside the adapter; None where both agree."""
     settings, base = _adapter_settings(folder), base_beside(folder)
     named = settings.get("base_model_name_or_path") or ""
-    if base is None or HUB_ID.fullmatch(named) and not Path(named).exists():
+    if base is None or (HUB_ID.fullmatch(named) and not Path(named).exists()):
         return None
     return None if Path(named).is_absolute() and Path(named).resolve() == base.resolve() else named
 
@@ -122,7 +122,7 @@ def is_unfinished(folder: Path) -> bool:
 
 
 def _is_place(name: str) -> bool:
-    """Whether a name that is not here can only mean a folder: user/model may be on the Hub, unless there is a folder `user` here."""
+    """Whether a name that is not here can only mean a folder; user/model may be on the Hub, unless a folder `user` is here."""
     return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith(".") or ("/" in name and Path(name).parent.is_dir())
 
 

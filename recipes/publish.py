@@ -20,7 +20,7 @@ from huggingface_hub import HfApi
 
 from hfgpt.errors import UserError
 from hfgpt.hub.arguments import PublishArguments
-from hfgpt.hub.card import CARD_NAME, is_ours, write_card
+from hfgpt.hub.card import renew_card
 from hfgpt.hub.check import check_folder
 from hfgpt.hub.publish import Part, Prepared, check_base, check_tag, parts_of, prepare, publish
 from hfgpt.hub.upload import Repository, look_at, progress_bars_only_in_a_terminal, sign_in
@@ -40,7 +40,8 @@ def main(args: PublishArguments) -> dict[str, float]:
         base = base_on_the_hub(api, args, parts)
 
     # 2. The gate, for each part
-    renew_card(Path(args.folder))
+    for card in renew_card(args.folder):
+        logger.info(f"card: {card} written anew")
     gate(parts)
 
     # 3. Clean folders, and what they hold
@@ -84,13 +85,6 @@ def base_on_the_hub(api: HfApi, args: PublishArguments, parts: list[Part]) -> Re
         if part.name == "adapter":
             logger.info(f"base: {base.repo_id} at {base.commit[:8]}: {check_base(api, part.artifact, base)}")
     return base
-
-
-def renew_card(folder: Path) -> None:
-    """Write the folder's card anew, so that the gate judges what its files say today; one that a person wrote stays."""
-    path = folder / CARD_NAME
-    if not path.is_file() or is_ours(path.read_text(encoding="utf-8", errors="replace")):
-        write_card(folder)
 
 
 def gate(parts: list[Part]) -> None:

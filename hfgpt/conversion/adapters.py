@@ -72,7 +72,9 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
 def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
     """Refuse an adapter that was trained on other weights, though they have the same shapes.
 
-    Every door of ours that loads an adapter asks here. Our recipes note the weights' hash beside the adapter; without that note nothing is known, and nothing is refused.
+    Every door of ours that loads an adapter asks here. Our recipes note the weights' hash beside the adapter; without that note
+    nothing is known, and nothing is refused.
+
     Raises: ValueError that names both hashes.
     """
     if not (folder / PASSPORT_NAME).is_file():

@@ -18,7 +18,7 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
-from hfgpt.errors import MissingFileError, UserError
+from hfgpt.errors import MissingFileError, UserError, sentence_of
 from hfgpt.hub.artifacts import Artifact, identify
 from hfgpt.hub.card_context import context_of
 from hfgpt.hub.card_settings import MARKDOWN, load_settings
@@ -84,6 +84,30 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, base_model: st
         if twin is not None:
             write_card(twin)
     return path
+
+
+def renew_card(folder: str | Path) -> list[Path]:
+    """Write the cards of a folder, of an adapter also of its base/ and merged/, where its files or card.yaml say something new.
+
+    A card that a person has edited or written stays, and so does one where nothing may be written.
+
+    Returns: the cards that were written. Raises: as `identify` and `render_card`.
+    """
+    artifact = identify(folder)
+    written = []
+    for part in (artifact, *(identify(twin) for twin in (artifact.base, artifact.merged) if twin is not None)):
+        path = part.folder / CARD_NAME
+        before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        text = sealed(render_card(part))
+        if before == text or (before is not None and not is_ours(before)):
+            continue
+        try:
+            _write(path, text)
+        except OSError as error:
+            logger.warning(f"{path} stays as it is, because it cannot be written ({error.strerror})")
+            continue
+        written.append(path)
+    return written
 
 
 def published_card(artifact: Artifact, *, repo_id: str, base_model: str | None = None) -> str:
@@ -180,8 +204,11 @@ def main(words: list[str]) -> None:
             text = render_card(identify(args.folder), repo_id=args.repo_id, base_model=args.base_model)
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, text)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except (UserError, OSError) as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        sys.exit(f"error: {sentence}")
     print(f"card: {path}")
 
 

@@ -61,23 +61,29 @@ def checked_settings(settings: dict | str | None, *, where: str = "card") -> dic
     return found
 
 
+def settings_place(folder: Path) -> Path:
+    """Where the card.yaml of a folder is or belongs: one serves an adapter, its base and its merged twin.
+
+    Those two have one of their own only where somebody put it there, for words that differ.
+    """
+    is_part = folder.name in ("base", "merged") and (folder.parent / ADAPTER_CONFIG).is_file()
+    place = folder.parent if is_part and not (folder / SETTINGS_NAME).is_file() else folder
+    return place / SETTINGS_NAME
+
+
 def load_settings(folder: Path) -> dict[str, str | list[str]]:
     """What card.yaml says; the base and the merged twin of an adapter have their adapter's, where they have none of their own.
 
     Raises: ValueError for a file that is no such mapping.
     """
-    places = [folder]
-    if (folder.parent / ADAPTER_CONFIG).is_file() and folder.name in ("base", "merged"):
-        places.append(folder.parent)
-    for place in places:
-        path = place / SETTINGS_NAME
-        if path.is_file():
-            try:
-                content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (UnicodeDecodeError, yaml.YAMLError) as error:
-                raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-            return checked_settings(content, where=str(path))
-    return {}
+    path = settings_place(folder)
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    return checked_settings(content, where=str(path))
 
 
 def save_settings(folder: Path, settings: dict | None) -> None:
