@@ -17,6 +17,7 @@ from hfgpt.errors import UserError
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, read_json
 from hfgpt.hub.card import is_ours
 from hfgpt.hub.card_settings import settings_place
+from hfgpt.hub.file_names import is_file
 from hfgpt.hub.report import CheckResult
 
 CARD_NAME = "README.md"
@@ -276,9 +277,9 @@ def _license(artifact: Artifact, published: Path, card: str) -> str:
 def _data_named(artifact: Artifact, published: Path, card: str) -> str:
     if not (published / "passport.json").is_file():
         return "skip: no passport.json tells of data"
-    inputs = [str(entry.get("name")) for entry in read_json(published / "passport.json").get("inputs") or []]
+    inputs = [str(entry["name"]) for entry in read_json(published / "passport.json").get("inputs") or [] if not is_file(entry)]
     if not inputs:
-        return "skip: passport.json names no data"
+        return "skip: passport.json names no data of others; files of your own are published without their names"
     # A card escapes what Markdown would take for its own.
     plain = card.replace("\\", "")
     missing = [name for name in map(_last_part, inputs) if name not in plain]
