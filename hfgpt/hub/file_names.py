@@ -81,8 +81,12 @@ def _result_without_names(entry: dict) -> dict:
 
 
 def _command_without_names(command: str) -> str:
+    try:
+        given = shlex.split(command)
+    except ValueError:  # no line of ours
+        return ""
     words, of_sources, of_tasks = [], False, False
-    for word in shlex.split(command):
+    for word in given:
         if word.startswith("--"):
             of_sources, of_tasks = word in _SOURCE_KEYS, word == "--tasks"
         elif of_sources and not _is_public(word):
@@ -90,7 +94,7 @@ def _command_without_names(command: str) -> str:
             if file:  # a task without a file of its own is the benchmark's name
                 word = f"FILE{_ending(file)}" + (f":{task}" if of_tasks else "")
         words.append(word)
-    return shlex.join(words)
+    return command if words == given else shlex.join(words)
 
 
 def _is_public(name: str) -> bool:

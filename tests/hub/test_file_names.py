@@ -88,7 +88,7 @@ def test_the_card_and_the_evaluation_of_a_model_name_none_either(notes, rows, sm
     names = [entry["dataset"] for entry in evaluation["results"]]
     one = json.loads((folder / "evaluation.json").read_text())["results"][0]["sha256"]
     assert names[0] == f"file-{one[:8]}.md"
-    assert names[1].endswith(" files (.md 14)")
+    assert names[1].endswith(" files (.md 13)")
     assert names[2] == "50 files (.md 40, .txt 10)"
     assert evaluation["results"][0]["command"] == "python recipes/evaluate.py model --text FILE.md"
     results = sorted((tmp_path / "out" / ".eval_results").glob("*.yaml"))
