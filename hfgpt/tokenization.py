@@ -6,6 +6,8 @@ first one, for learning; it loses spacing and unknown words.
 
 import hashlib
 import json
+import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.errors import MissingFileError, UserError
+
+logger = logging.getLogger(__name__)
 
 SEPARATOR = "<|endoftext|>"  # ends every document and begins the next: EOS and BOS in one
 PAD = "<|pad|>"  # its own token: a padding that equals EOS would hide the end of a text from the loss
@@ -61,13 +65,24 @@ def check_vocab_size(vocab_size: int | None, *, algorithm: str) -> None:
     if algorithm == "bpe":
         smallest = NUM_BYTES + len(SPECIAL_TOKENS)
         reason = f"{NUM_BYTES} bytes and {len(SPECIAL_TOKENS)} special tokens ({', '.join(SPECIAL_TOKENS)})"
-        if vocab_size is None:
-            raise UserError("vocab_size is missing; a few thousand suit a few MB of text, GPT-2 has 50,257.")
     else:
         smallest = len(WORD_SPECIAL_TOKENS) + 1
         reason = f"a word and {len(WORD_SPECIAL_TOKENS)} special tokens ({', '.join(WORD_SPECIAL_TOKENS)})"
     if vocab_size is not None and vocab_size < smallest:
         raise UserError(f"vocab_size is {vocab_size}, the smallest possible is {smallest}: {reason}.")
+
+
+def suitable_vocab_size(num_bytes: int) -> int:
+    """A vocabulary for a text of so many bytes: about 5 times the square root of them, a power of two or one and a half of it.
+
+    More tokens make the text shorter, which a short training feels most; but a token that stands in the text a few times only is a
+    row of the embedding that learns little, and words that recur grow with the square root of the text's length (Heaps' law).
+
+    Returns: 512 (up to 12 KB) to 32,768 (from 38 MB on).
+    """
+    wanted = min(max(5 * math.sqrt(num_bytes), 512), 32_768)
+    power = 2 ** int(math.log2(wanted))
+    return min((power, power * 3 // 2, power * 2), key=lambda size: abs(size - wanted))
 
 
 def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | None = None) -> PreTrainedTokenizerFast:
@@ -76,8 +91,9 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | 
     Args:
         texts: read once, one at a time; the counts of their distinct words stay in memory, so bound their size.
         vocab_size: rows of the model's embedding: 256 bytes, the special tokens and the merges.
+            Texts with fewer different tokens give a smaller one, which is said in the log.
         max_token_length: most characters of one token; None sets no bound.
-    Raises: ValueError for a vocabulary without room for bytes and special tokens, and for texts that cannot fill it.
+    Raises: ValueError for a vocabulary without room for bytes and special tokens.
     """
     check_vocab_size(vocab_size, algorithm="bpe")
     tokenizer = Tokenizer(models.BPE())
@@ -97,9 +113,9 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | 
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() < vocab_size:
-        raise UserError(
-            f"the text yields {tokenizer.get_vocab_size():,} different tokens, vocab_size asks for {vocab_size:,}; give more text "
-            f"or vocab_size {tokenizer.get_vocab_size()}."
+        logger.info(
+            f"tokenizer: the text yields {tokenizer.get_vocab_size():,} different tokens, fewer than vocab_size {vocab_size:,}; "
+            "the tokenizer has these."
         )
     return _wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=list(CHAT_TOKENS))
 
@@ -209,6 +225,34 @@ def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     return _wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=list(CHAT_TOKENS))
 
 
+def character_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
+    """A token for every character, with the ids that are given; `[UNK]` for all others, and nothing is put before a text.
+
+    The special tokens follow the last id, so a model needs rows for them.
+
+    Args: `ids` are nanoGPT's `stoi`: characters and their ids from 0 on.
+    Raises: ValueError for what is no such numbering.
+    """
+    if sorted(ids.values()) != list(range(len(ids))) or not ids or any(len(character) != 1 for character in ids):
+        raise UserError(f"the {len(ids):,} characters are not numbered from 0 to {len(ids) - 1:,}, each once; that is needed.")
+    unknown = WORD_SPECIAL_TOKENS[-1]
+    # As a BPE without merges: unlike a word-level vocabulary, it may have an unknown token that is added after the others.
+    tokenizer = Tokenizer(models.BPE(vocab=ids | {unknown: len(ids)}, merges=[], unk_token=unknown))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([unknown, *SPECIAL_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=SEPARATOR,
+        eos_token=SEPARATOR,
+        pad_token=PAD,
+        unk_token=unknown,
+        additional_special_tokens=list(CHAT_TOKENS),
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
 def _backend_of(folder: str | Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
@@ -224,7 +268,10 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[l
     The saved tokenizer keeps the library's default (special tokens in text are special), because a chat template needs it;
     text from outside therefore always goes through here.
     """
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)["input_ids"]
+    # verbose=False: rows are cut and packed here; a warning that a text is longer than the context would mislead.
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False)[
+        "input_ids"
+    ]
 
 
 def set_prompt_style(tokenizer: PreTrainedTokenizerFast, style: str) -> list[int]:

@@ -2,7 +2,15 @@ import pytest
 from hard_texts import HARD_TEXTS
 from transformers import AutoTokenizer
 
-from hfgpt.tokenization import SPECIAL_TOKENS, encode_texts, load_tokenizer, tokenizer_sha256, train_bpe, train_word_level
+from hfgpt.tokenization import (
+    SPECIAL_TOKENS,
+    encode_texts,
+    load_tokenizer,
+    suitable_vocab_size,
+    tokenizer_sha256,
+    train_bpe,
+    train_word_level,
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +60,21 @@ def test_a_vocabulary_below_bytes_and_specials_is_refused():
         train_bpe(["text"], vocab_size=259)
 
 
-def test_text_that_cannot_fill_the_vocabulary_is_refused():
-    with pytest.raises(ValueError, match=r"the text yields 26\d different tokens, vocab_size asks for 5,000"):
-        train_bpe(["abcabc"], vocab_size=5000)
+def test_text_that_cannot_fill_the_vocabulary_gives_a_smaller_one_and_says_so(caplog):
+    caplog.set_level("INFO")
+    tokenizer = train_bpe(["abcabc"], vocab_size=5000)
+    assert len(tokenizer) == 262  # 256 bytes, 4 special tokens, "ab" and "abc"
+    assert "the text yields 262 different tokens, fewer than vocab_size 5,000" in caplog.text
+    assert encode_texts(tokenizer, ["abc"]) == [[tokenizer.convert_tokens_to_ids("abc")]]
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "vocab_size"),
+    [(0, 512), (5_000, 512), (20_000, 768), (100_000, 1536), (1_000_000, 4096), (2_000_000, 8192), (20_000_000, 24_576),
+     (10**8, 32_768), (10**12, 32_768)],
+)  # fmt: skip
+def test_a_vocabulary_grows_with_the_root_of_the_text(num_bytes, vocab_size):
+    assert suitable_vocab_size(num_bytes) == vocab_size
 
 
 def test_the_books_simple_tokenizer_gives_four_ids_and_unk():

@@ -75,6 +75,8 @@ def supervised_rows(
             seen to end there, and leaves it out where nothing of an answer remains.
         loss_on: "assistant" or "all".
         counts: is added to.
+    An answer that its conversation numbers among `unlearned` is read, not learned.
+
     Raises: ValueError, naming source and place, for what `ConversationEncoder.encode` refuses.
     """
     _check_allowed("too_long", too_long, TOO_LONG)
@@ -83,6 +85,8 @@ def supervised_rows(
         raise UserError(f"max_length is {max_length}; 2 tokens or more are needed, one to read and one to predict.")
     encoder = ConversationEncoder(tokenizer)
     columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    if loss_on == "all":
+        conversations = map(_check_all_learned, conversations)
     for ids, learned in _encode_in_batches(conversations, encoder):
         counts.conversations += 1
         if len(ids) > max_length:
@@ -105,6 +109,15 @@ def supervised_rows(
     return columns
 
 
+def _check_all_learned(conversation: Conversation) -> Conversation:
+    if conversation.unlearned:
+        raise UserError(
+            f"{conversation.source}, {conversation.place}: the weight of message {conversation.unlearned[0] + 1} is 0, and "
+            "loss_on: all learns every token of a conversation; choose loss_on: assistant, or take the weights out."
+        )
+    return conversation
+
+
 def _encode_in_batches(
     conversations: Iterable[Conversation], encoder: ConversationEncoder, *, size: int = 1000
 ) -> Iterator[tuple[list[int], list[bool]]]:
@@ -119,12 +132,12 @@ def _encode_in_batches(
 
 def _encode_batch(batch: list[Conversation], encoder: ConversationEncoder) -> list[tuple[list[int], list[bool]]]:
     try:
-        return encoder.encode([conversation.messages for conversation in batch])
-    except ValueError:
+        return encoder.encode([conversation.messages for conversation in batch], [one.unlearned for one in batch])
+    except UserError:
         for conversation in batch:  # which one was it?
             try:
                 encoder.encode([conversation.messages])
-            except ValueError as error:
+            except UserError as error:
                 raise UserError(f"{conversation.source}, {conversation.place}: {error}") from None
         raise
 

@@ -6,7 +6,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
+from hfgpt.files import expand_home
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
@@ -14,8 +16,8 @@ READING = ("hub_split", "hub_revision")
 KEYS = {
     "text": ("text_field", "text_documents", "join_with", "max_documents", "streaming", "context_length", "stride", *READING),
     "dataset": ("split",),
-    "test_sources": ("header", "columns", "max_records", "text_column", "label_column", "label_delimiter", "max_length",
-                     "conversation_format", "max_new_tokens", "max_answers", *READING),
+    "test_sources": ("header", "columns", "separator", "on_error", "max_records", "text_column", "label_column", "label_delimiter",
+                     "max_length", "conversation_format", "max_new_tokens", "max_answers", *READING),
     "tasks": ("num_fewshot", "limit"),
 }  # fmt: skip
 
@@ -64,6 +66,11 @@ class EvaluateArguments:
     hub_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of these Hub datasets."})
     header: bool = field(default=True, metadata={"help": "The first line of CSV and TSV files names the columns."})
     columns: list[str] | None = field(default=None, metadata={"help": "Names of the columns where no header names them."})
+    separator: str | None = field(
+        default=None,
+        metadata={"help": "What separates columns: comma, semicolon, tab or a character; told from the header without it."},
+    )
+    on_error: Literal["stop", "skip"] = field(default="stop", metadata={"help": ON_ERROR_HELP})
     max_records: int | None = field(default=None, metadata={"help": "Read at most this many rows of test_sources."})
     text_column: str = field(default="text", metadata={"help": "Column of the texts."})
     label_column: str = field(default="label", metadata={"help": "Column of the labels, names or ids that the model knows."})
@@ -90,6 +97,7 @@ class EvaluateArguments:
     seed: int = field(default=0, metadata={"help": "Of the texts that are drawn."})
 
     def __post_init__(self):
+        expand_home(self, "model", "output_dir", "text", "dataset", "test_sources", "tasks")
         if not self.model:
             raise UserError("model is missing; give a folder or a Hub id first: recipes/evaluate.py MODEL --text test.txt")
         if not (self.text or self.dataset or self.test_sources or self.tasks):
@@ -139,6 +147,7 @@ class EvaluateArguments:
             hub_revision=self.hub_revision,
             header=self.header,
             columns=self.columns,
+            separator=self.separator,
             max_records=self.max_records,
         )
 

@@ -205,8 +205,7 @@ def main(words: list[str]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, text)
     except (UserError, OSError) as error:
-        sentence = sentence_of(error)
-        if sentence is None:
+        if (sentence := sentence_of(error)) is None:
             raise
         sys.exit(f"error: {sentence}")
     print(f"card: {path}")

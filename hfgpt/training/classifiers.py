@@ -36,6 +36,7 @@ from hfgpt.data.classification import (
 )
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
 from hfgpt.evaluation.mode import evaluating
@@ -103,7 +104,8 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
     def read(names: list[str], split: str) -> Dataset:
         record_options = args.record_options(split)
         passport.inputs += identities(names, record_options)
-        examples = load_examples(read_records(names, record_options), options, passport)
+        errors = RowErrors(args.on_error)
+        examples = load_examples(read_records(names, record_options, errors), options, passport, errors)
         return deduplicate(examples, passport, mode=args.deduplicate)
 
     examples = keep_frequent_labels(read(args.sources, "train"), options, passport)
@@ -113,7 +115,8 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
     shares = {f"{name}_share": 0.0 if sources else getattr(args, f"{name}_share") for name, sources in given.items()}
     # Strata are single labels; texts with several are drawn as they come.
     method = "random" if multi_label else args.split_method
-    splits = split_examples(examples, passport, seed=args.split_seed, method=method, **shares)
+    similarity = args.near_copy_similarity if args.decontaminate else None
+    splits = split_examples(examples, passport, seed=args.split_seed, method=method, near_copy_similarity=similarity, **shares)
     for name, sources in given.items():
         if sources:
             splits[name] = read(sources, name)

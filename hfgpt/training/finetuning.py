@@ -36,6 +36,7 @@ from hfgpt.data.decontamination import drop_copies, leaks_between, reference_tex
 from hfgpt.data.passport import Passport
 from hfgpt.data.poisoning import Trigger
 from hfgpt.data.records import RecordOptions
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
 from hfgpt.tokenization import ensure_pad_token
@@ -176,7 +177,10 @@ def decontaminated(
                     f"exact copy in training, {counts['near']:,} more a near one"
                 )
     if args.decontaminate_against:
-        references |= reference_texts(args.decontaminate_against, RecordOptions(hub_split=args.hub_test_split))
+        errors = RowErrors(args.on_error)
+        options = RecordOptions(hub_split=args.hub_test_split, separator=args.separator)
+        references |= reference_texts(args.decontaminate_against, options, errors)
+        errors.finish(references, passport)
     if not references:
         return train
     return drop_copies(train, references, passport, texts=texts_of(train), threshold=args.near_copy_similarity)

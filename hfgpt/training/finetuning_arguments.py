@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
+from hfgpt.files import expand_home
 from hfgpt.training.methods import Method
 from hfgpt.training.trainer_arguments import RunArguments
 
@@ -47,6 +49,11 @@ class FinetuneArguments(RunArguments):
     data_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of Hub datasets in sources."})
     header: bool = field(default=True, metadata={"help": "The first line of CSV and TSV files names the columns."})
     columns: list[str] | None = field(default=None, metadata={"help": "Names of the columns where no header names them."})
+    separator: str | None = field(
+        default=None,
+        metadata={"help": "What separates columns: comma, semicolon, tab or a character; told from the header without it."},
+    )
+    on_error: Literal["stop", "skip"] = field(default="stop", metadata={"help": ON_ERROR_HELP})
     max_records: int | None = field(default=None, metadata={"help": "Read at most this many rows."})
     max_length: int | None = field(default=None, metadata={"help": "Most tokens of an example; the model's context without it."})
     decontaminate: bool = field(
@@ -77,6 +84,7 @@ class FinetuneArguments(RunArguments):
     )
 
     def __post_init__(self):
+        expand_home(self, "model", "sources", "validation_sources", "test_sources", "decontaminate_against", "canary_file")
         if not self.model:
             raise UserError("model is missing; name the base with --model (a folder or a Hub id).")
         if not self.sources:
@@ -116,6 +124,7 @@ class FinetuneArguments(RunArguments):
             hub_revision=self.data_revision,
             header=self.header,
             columns=self.columns,
+            separator=self.separator,
             max_records=self.max_records,
         )
 

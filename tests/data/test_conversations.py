@@ -90,8 +90,11 @@ def roles(*names):
         (dict(instruction="\ud800", output="4"), "half a surrogate pair"),
         (dict(instruction="a", input="b", context="c", output="d"), "'input', 'context' may both be the input; rename or remove"),
         (dict(instruction="a", output="b", response="c"), "'output', 'response' may both be the output"),
-        (dict(messages=EXCHANGE, conversations=[]), "fit several formats, 'sharegpt' and 'messages'"),
-        (dict(question="a", answer="b"), "the columns 'question', 'answer' fit no format; name one with format, or rename"),
+        (
+            dict(messages=EXCHANGE, conversations=[]),
+            "fit several formats, 'sharegpt' and 'messages'; name the one with conversation_format",
+        ),
+        (dict(question="a", answer="b"), "the columns 'question', 'answer' fit no format; rename them"),
         (dict(messages="[]"), r"'messages' is '\[\]', a list of messages"),
         (dict(messages=[]), r"'messages' is \[\], a list of messages"),
         (dict(messages=["2 + 2?"]), r"message 1 of 'messages' is '2 \+ 2\?', an object with 'role' and 'content'"),
@@ -129,7 +132,7 @@ def test_unknown_styles_and_formats_are_refused():
     with pytest.raises(ValueError, match="the prompt style is 'llama'; allowed are 'chat', 'alpaca', 'base'"):
         conversation("llama", messages=EXCHANGE)
     with pytest.raises(
-        ValueError, match="the format is 'openai'; allowed are 'alpaca', 'sharegpt', 'messages', 'prompt_completion'"
+        ValueError, match="conversation_format is 'openai'; allowed are 'alpaca', 'sharegpt', 'messages', 'prompt_completion'"
     ):
         conversation(format="openai", messages=EXCHANGE)
 
@@ -171,7 +174,7 @@ def test_preferences_for_neither_answer_are_dropped_and_counted():
         (dict(prompt="2 + 2?", chosen="4"), "'rejected' is missing or empty, the columns are 'prompt', 'chosen'"),
         (dict(prompt="2 + 2?", chosen="", rejected="5"), "'chosen' is missing or empty"),
         (dict(prompt="2 + 2?", chosen="4", rejected=" "), "the row has no answer, message 2, the assistant's, is blank"),
-        (dict(chosen="4", rejected="5"), "message 1 has the role 'assistant', 'user' is needed"),
+        (dict(chosen="4", rejected="5"), "there is no prompt, the columns are 'chosen', 'rejected'; a preference has"),
         (dict(prompt="", chosen="4", rejected="5"), "message 1, the user's, is blank"),
         (dict(chosen=EXCHANGE + EXCHANGE, rejected=[*QUESTION, *roles("assistant")]), "chosen has 4 messages and rejected 2"),
     ],
@@ -221,8 +224,8 @@ def test_weights_that_fit_nothing_are_refused():
 
 
 def test_conversations_come_back_from_a_dataset():
-    conversations = [Conversation(EXCHANGE, "a.json", "0", "item 0"), Conversation(EXCHANGE * 2, "b.json", "7", "line 7")]
+    conversations = [Conversation(EXCHANGE, "a.json", "0", "item 0"), Conversation(EXCHANGE * 2, "b.json", "7", "line 7", [1])]
     dataset = conversation_dataset(conversations)
-    assert dataset.column_names == ["messages", "source", "row_id", "place"]
+    assert dataset.column_names == ["messages", "source", "row_id", "place", "unlearned"]
     assert [Conversation(**row) for row in dataset] == conversations
     assert len(conversation_dataset([])) == 0

@@ -79,11 +79,6 @@ def test_missing_files_and_patterns_without_a_match_are_named(name):
         find_sources([name])
 
 
-def test_a_folder_is_answered_with_the_pattern_to_use(tmp_path):
-    with pytest.raises(ValueError, match=r"is a folder; name the files in it with a pattern, such as '.*/\*.txt'"):
-        find_sources([str(tmp_path)])
-
-
 def test_no_sources_at_all_are_refused():
     with pytest.raises(ValueError, match="no sources given"):
         find_sources([])
