@@ -160,6 +160,12 @@ def _unfinished(folder: Path) -> str:
     )
 
 
+def check_folder_is_there(name: str | Path) -> None:
+    """Raises: FileNotFoundError for a folder that does not exist; what may be a Hub id is let through."""
+    if not Path(name).exists() and _is_place(str(name)):
+        raise MissingFileError(f"{name} does not exist (looked from {Path.cwd()}); check the spelling.")
+
+
 def check_model_folder(name: str | Path) -> None:
     """Raises: FileNotFoundError, before anything is loaded, for a folder that is not there or holds no model."""
     if (problem := why_no_model(name)) is not None:

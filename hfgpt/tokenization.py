@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.folders import check_folder_is_there
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """
     from transformers import AutoTokenizer  # loads every model's registry, 3 s that training a tokenizer does not need
 
+    check_folder_is_there(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError) as error:

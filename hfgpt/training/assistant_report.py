@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from hfgpt.training.energy import energy_metrics
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned, write_poison_report
 from hfgpt.training.finetuning_arguments import InstructionArguments
 from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.next_steps import generate_command
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE, LanguageModelTrainer, part_company, peak_memory_bytes
 
 logger = logging.getLogger(__name__)
@@ -241,6 +241,6 @@ def describe(metrics: dict[str, float], folder: Path) -> str:
         "; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()),
         f"end: {metrics['steps']:,} steps in {metrics['training_seconds']:,.0f} s, {metrics['trained_parameters']:,} of "
         f"{metrics['parameters']:,} parameters trained, peak memory {metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        f"next: python recipes/generate.py {shlex.quote(str(folder))} --chat true",
+        f"next: {generate_command(folder, chat=True)}",
     ]
     return "\n".join(lines) + "\n"

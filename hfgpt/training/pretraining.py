@@ -28,6 +28,7 @@ from hfgpt.training.callbacks import (
     write_json,
 )
 from hfgpt.training.energy import EnergyCallback, energy_metrics
+from hfgpt.training.next_steps import generate_command, opening_of_rows
 from hfgpt.training.optimizers import muon_with_adamw
 from hfgpt.training.run import (
     METRICS_FILE,
@@ -201,15 +202,18 @@ def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passpo
         (folder / "training_args.bin").unlink(missing_ok=True)
         record_fingerprint(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, folder)
         write_json(folder / METRICS_FILE, metrics)
-        text = describe(metrics, passport, folder)
+        text = describe(metrics, passport, folder, prompt=opening_of_rows(rows, trainer.processing_class))
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
         logger.info(text.rstrip())
     part_company(trainer)
     return metrics
 
 
-def describe(metrics: dict[str, float], passport: Passport, folder: Path) -> str:
-    """The end of a run in a few lines: its numbers, next to lzma's where the passport has them, and where everything lies."""
+def describe(metrics: dict[str, float], passport: Passport, folder: Path, *, prompt: str | None = None) -> str:
+    """The end of a run in a few lines: its numbers, next to lzma's where the passport has them, and where everything lies.
+
+    Args: `prompt` is what the next command has the model continue.
+    """
     lines = [
         f"{name}: {metrics[f'{name}_loss']:.4f} nats a token, perplexity {metrics[f'{name}_perplexity']:,.2f}"
         + (f", {metrics[f'{name}_bits_per_byte']:.4f} bits per byte" if f"{name}_bits_per_byte" in metrics else "")
@@ -228,6 +232,6 @@ def describe(metrics: dict[str, float], passport: Passport, folder: Path) -> str
         "; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()),
         f"end: {metrics['steps']:,} steps{part} in {metrics['training_seconds']:,.0f} s, {speed}peak memory "
         f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        f"next: python recipes/generate.py {folder} --prompt 'class '",
+        f"next: {generate_command(folder, prompt=prompt)}",
     ]
     return "\n".join(lines) + "\n"
