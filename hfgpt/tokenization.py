@@ -16,6 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.folders import check_folder_is_there
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +182,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
     Raises: FileNotFoundError for a folder without one; ValueError where it lacks a separator or a padding of its own.
     """
+    check_folder_is_there(folder)
     try:
         tokenizer = _tokenizer_class(folder).from_pretrained(str(folder))
     except (OSError, ValueError) as error:

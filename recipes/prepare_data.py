@@ -14,7 +14,6 @@ which, so that recipes/evaluate.py can report how many of them a model gives awa
 """
 
 import platform
-import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -48,6 +47,7 @@ from hfgpt.training.arguments import (
     logger,
     replaced_folder,
 )
+from hfgpt.training.next_steps import command, free_folder
 
 # A longer row sees more of a text; fewer rows than these are too few steps (16 rows each, where nothing else is asked for).
 ENOUGH_ROWS = 512
@@ -131,7 +131,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             save_settings(folder, args.card)
             write_card(folder)
     logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
-    logger.info(f"next: python recipes/pretrain.py --dataset {shlex.quote(str(output))} --output_dir MODEL")
+    logger.info(f"next: {command('pretrain', '--dataset', output, '--output_dir', free_folder(output, 'base'))}")
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
 
 

@@ -9,7 +9,6 @@ prepare_data.py takes it from there.
 """
 
 import itertools
-import shlex
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -32,6 +31,7 @@ from hfgpt.training.arguments import (
     logger,
     replaced_folder,
 )
+from hfgpt.training.next_steps import command, free_folder
 
 
 def main(args: TokenizerArguments) -> dict[str, float]:
@@ -99,7 +99,8 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         f"tokenizer: {len(tokenizer):,} tokens from {amount.documents:,} documents, {amount.bytes:,} bytes, in "
         f"{time.perf_counter() - start:.1f} s; saved in {output}"
     )
-    logger.info(f"next: python recipes/prepare_data.py --tokenizer {shlex.quote(str(output))} --output_dir DATA")
+    how = ("--streaming", "true") if args.streaming else ()  # the rest of how texts are read is in the passport
+    logger.info(f"next: {command('prepare_data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
     return {"documents": amount.documents, "bytes": amount.bytes, "vocab_size": len(tokenizer)}
 
 

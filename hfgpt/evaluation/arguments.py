@@ -9,6 +9,7 @@ from typing import Literal
 from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
+from hfgpt.folders import check_model_folder
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
@@ -142,6 +143,7 @@ class EvaluateArguments:
                 f"stride is {self.stride}, context_length {self.context_length or 'not given'}; a stride from 1 to the context is "
                 "needed, or tokens would not be scored."
             )
+        check_model_folder(self.model)
         if not self.output_dir and not Path(self.model).is_dir():
             raise UserError(
                 f"model {self.model!r} is no folder here (looked from {Path.cwd()}); for a Hub id, name the folder of the "

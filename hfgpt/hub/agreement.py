@@ -6,6 +6,7 @@ config.json with the weights, the auto_map with the code, the generation config 
 import ast
 import math
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +15,9 @@ from safetensors import SafetensorError, safe_open
 
 from hfgpt.errors import UserError
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, read_json
+from hfgpt.hub.card import is_ours
+from hfgpt.hub.card_settings import settings_place
+from hfgpt.hub.file_names import is_file
 from hfgpt.hub.report import CheckResult
 
 CARD_NAME = "README.md"
@@ -238,13 +242,13 @@ def _adapter_config(artifact: Artifact, published: Path) -> str:
 
 def _card(artifact: Artifact, card: str | None) -> str:
     if card is None:
-        raise Disagreement(f"there is no {CARD_NAME}", f"write one: python -m hfgpt.hub.card {artifact.folder}")
+        raise Disagreement(f"there is no {CARD_NAME}", _again(artifact))
     data = _loaded(artifact, card).data
     if artifact.kind == "dataset":
         return "its front matter is what the Hub reads of a data set"
     libraries = {"model": ("transformers",), "tokenizer": ("transformers",), "adapter": ("peft",), "gguf": ("gguf", "llama.cpp")}
     allowed = libraries[artifact.kind]
-    cure = f"let it be written again: python -m hfgpt.hub.card {artifact.folder} (an edited one: change its front matter)"
+    cure = _again(artifact)
     if data.get("library_name") not in allowed:
         raise Disagreement(f"{CARD_NAME}: library_name is {data.get('library_name')}, {' or '.join(allowed)} is needed", cure)
     if artifact.task and data.get("pipeline_tag") != artifact.task:
@@ -254,8 +258,17 @@ def _card(artifact: Artifact, card: str | None) -> str:
     return f"its front matter is what the Hub reads; {data.get('library_name')}, {data.get('pipeline_tag') or artifact.kind}"
 
 
+def _again(artifact: Artifact, *, first: str = "") -> str:
+    """How a card gets right: an edited one by hand, any other by recipes/check.py, which writes it anew before it looks."""
+    path = artifact.folder / CARD_NAME
+    command = f"python recipes/check.py {shlex.quote(str(artifact.folder))}"
+    if path.is_file() and not is_ours(path.read_text(encoding="utf-8", errors="replace")):
+        return f"somebody edited {path}, so hfgpt leaves it alone: correct it there, or {first}delete it and run {command}"
+    return f"{first}run {command}, which writes the card anew"
+
+
 def _loaded(artifact: Artifact, card: str) -> ModelCard | DatasetCard:
-    cure = f"let it be written again: python -m hfgpt.hub.card {artifact.folder}"
+    cure = _again(artifact)
     try:
         loaded = (DatasetCard if artifact.kind == "dataset" else ModelCard)(card)
     except Exception as error:  # YAML's own errors, and what huggingface_hub raises where a model-index is odd
@@ -267,7 +280,8 @@ def _loaded(artifact: Artifact, card: str) -> ModelCard | DatasetCard:
 
 def _license(artifact: Artifact, published: Path, card: str) -> str:
     data = _loaded(artifact, card).data
-    cure = f"write card.yaml into {artifact.folder} with a line such as license: apache-2.0, and the card again"
+    place = settings_place(artifact.folder)
+    cure = _again(artifact, first=f"put a line such as license: apache-2.0 into {place} and ")
     license = data.get("license")
     if not license or not isinstance(license, (str, list)):
         raise Disagreement(f"{CARD_NAME} names no license; without one nobody may use what you publish", cure)
@@ -279,15 +293,16 @@ def _license(artifact: Artifact, published: Path, card: str) -> str:
 def _data_named(artifact: Artifact, published: Path, card: str) -> str:
     if not (published / "passport.json").is_file():
         return "skip: no passport.json tells of data"
-    inputs = [str(entry.get("name")) for entry in read_json(published / "passport.json").get("inputs") or []]
+    inputs = [str(entry["name"]) for entry in read_json(published / "passport.json").get("inputs") or [] if not is_file(entry)]
     if not inputs:
-        return "skip: passport.json names no data"
+        return "skip: passport.json names no data of others; files of your own are published without their names"
     # A card escapes what Markdown would take for its own.
     plain = card.replace("\\", "")
     missing = [name for name in map(_last_part, inputs) if name not in plain]
     if missing:
-        cure = f"let it be written again: python -m hfgpt.hub.card {artifact.folder}"
-        raise Disagreement(f"{CARD_NAME} does not name the data {', '.join(missing[:5])}, which passport.json does", cure)
+        raise Disagreement(
+            f"{CARD_NAME} does not name the data {', '.join(missing[:5])}, which passport.json does", _again(artifact)
+        )
     return ", ".join(map(_last_part, inputs[:5]))
 
 
@@ -310,7 +325,7 @@ def _figures(artifact: Artifact, published: Path, card: str) -> str:
             raise Disagreement(
                 f"{CARD_NAME} says {result.metric_type} {result.metric_value} on {result.dataset_name}, which is in neither "
                 "evaluation.json nor metrics.json",
-                f"let it be written again: python -m hfgpt.hub.card {artifact.folder}",
+                _again(artifact),
             )
     return f"{len(results)} figures of the model-index are in evaluation.json or metrics.json"
 

@@ -55,7 +55,7 @@ class CheckReport:
         for result in self.results:
             lines += _wrapped(f"{result.status}  {result.name:<{width}}  ", result.detail)
             if result.cure and result.status in ("fail", "warn"):
-                lines += _wrapped(" " * (width + 8) + "cure: ", result.cure)
+                lines.append(" " * (width + 8) + f"cure: {_printable(result.cure)}")  # in one line: commands get pasted
         return "\n".join([*lines, self.summary()])
 
     def to_json(self) -> dict:
@@ -70,8 +70,11 @@ class CheckReport:
 
 
 def _wrapped(start: str, text: str) -> list[str]:
+    whole = dict(break_long_words=False, break_on_hyphens=False)  # paths and commands stay in one piece
+    lines = textwrap.wrap(_printable(text), _WIDTH, initial_indent=start, subsequent_indent=" " * len(start), **whole)
+    return lines or [start.rstrip()]
+
+
+def _printable(text: str) -> str:
     # What came out of a foreign file must not steer the terminal.
-    text = "".join(character if character.isprintable() else " " for character in text)
-    return textwrap.wrap(text, _WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False) or [
-        start.rstrip()
-    ]
+    return "".join(character if character.isprintable() else " " for character in text)

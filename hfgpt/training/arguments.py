@@ -26,6 +26,7 @@ from transformers.hf_argparser import string_to_bool
 from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import AccessError, MissingFileError, RunStopped, UserError, sentence_of
 from hfgpt.files import expand_home, with_home
+from hfgpt.folders import check_model_folder
 from hfgpt.hub.arguments import TOKEN
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 
@@ -439,6 +440,7 @@ class GenerateArguments:
         expand_home(self, "model")
         if not self.model:
             raise UserError("model is missing; give a folder or a Hub id first: recipes/generate.py MODEL --prompt ...")
+        check_model_folder(self.model)
         for name, smallest in (("max_new_tokens", 1), ("num_samples", 1), ("temperature", 0), ("top_k", 0)):
             if getattr(self, name) is not None and getattr(self, name) < smallest:
                 raise UserError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")

@@ -6,6 +6,7 @@ from typing import Literal
 from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
+from hfgpt.folders import check_model_folder
 from hfgpt.training.methods import Method
 from hfgpt.training.options import REFUSED_BESIDE, REFUSED_WITH_KEEP, refuse_options
 from hfgpt.training.trainer_arguments import RunArguments
@@ -90,6 +91,7 @@ class FinetuneArguments(RunArguments):
         expand_home(self, "model", "sources", "validation_sources", "test_sources", "decontaminate_against", "canary_file")
         if not self.model:
             raise UserError("model is missing; name the base with --model (a folder or a Hub id).")
+        check_model_folder(self.model)
         if not self.sources:
             raise UserError("sources are missing; name the training examples with --sources (files, a Hub dataset, python-docs).")
         refuse_options(self, REFUSED_WITH_KEEP | REFUSED_BESIDE[self.optimizer])

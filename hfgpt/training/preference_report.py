@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shlex
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning import save_finetuned
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.next_steps import generate_command
 from hfgpt.training.preference_arguments import PreferenceArguments
 from hfgpt.training.preferences import Pair, PreferenceTrainer, unpaired_labels
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE, part_company
@@ -205,6 +205,6 @@ def describe(metrics: dict[str, float], folder: Path, *, advice: list[str]) -> s
         f"end: {metrics['steps']:,} steps in {metrics['training_seconds']:,.0f} s, {metrics['trained_parameters']:,} of "
         f"{metrics['parameters']:,} parameters trained, {describe_speed(metrics)}peak memory "
         f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        f"next: python recipes/generate.py {shlex.quote(str(folder))} --chat true",
+        f"next: {generate_command(folder, chat=True)}",
     ]
     return "\n".join(lines) + "\n"
