@@ -18,7 +18,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
-from transformers import EarlyStoppingCallback, Trainer, set_seed
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy
@@ -33,16 +33,20 @@ from hfgpt.hub.card import CARD_NAME, write_card
 from hfgpt.hub.card_settings import save_settings
 from hfgpt.hub.export import export
 from hfgpt.training.arguments import claim_output
-from hfgpt.training.callbacks import StopOnSignalCallback
+from hfgpt.training.callbacks import BestCheckpointCallback, StopOnSignalCallback
+from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywhere
+from hfgpt.training.flops import TrainingMeter
 from hfgpt.training.trainer_arguments import RunArguments
 
 logger = logging.getLogger(__name__)
 
 # May differ when a run goes on: they change what is shown or kept, not one bit of the model.
 FREE_TO_CHANGE = {
-    *("output_dir", "overwrite", "run_name", "report_to", "disable_tqdm", "logging_steps"),
+    *("output_dir", "overwrite", "run_name", "report_to", "disable_tqdm", "logging_steps", "logging_first_step"),
     *("save_steps", "save_total_limit", "eval_steps", "per_device_eval_batch_size", "sample_prompts", "sample_tokens", "card"),
 }
+# Places of what the passport knows by its hashes: that is compared, not how they are spelled.
+PLACES = {"dataset", "model", "sources", "validation_sources", "test_sources"}
 RUN_FILE = "run.yaml"
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.txt"
@@ -92,7 +96,72 @@ class DiscreetTrainer(Trainer):
     checkpoint while the run goes on, and the folder of the result at its end. Trainer's draft of a card is not written.
 
     A run that goes on is the run that was not stopped, also where it was stopped within an epoch or after its last step.
+
+    Its lines of the log have `tokens_per_second` and `mfu` since the line before (`hfgpt/training/flops.py`), and `energy_joules`
+    since training began; the line at the end has them of the whole training, as `train_tokens_per_second` and so on.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.meter = TrainingMeter()
+        self.energy = EnergyCallback()
+        for callback in (self.meter, self.energy, BestCheckpointCallback()):
+            self.add_callback(callback)
+
+    def train(self, *args, **kwargs):
+        self.accelerator.wait_for_everyone()  # processes that share a machine share what it can do
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else self.model.dtype
+        self.meter.prepare(self.model, device=self.args.device, dtype=dtype, num_devices=max(1, self.args.n_gpu))
+        return super().train(*args, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self.meter.count(inputs, pad_token_id=getattr(self.processing_class, "pad_token_id", None))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        if not (self.control.should_log or self.control.should_evaluate or self.control.should_save):
+            return super()._maybe_log_save_evaluate(*args, **kwargs)
+        with self.meter.paused():
+            return super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def log(self, logs, start_time=None):
+        # Here and not in a callback's on_log: reporters come before the callbacks that are added later, and would miss it.
+        if "loss" in logs:
+            logs.update(self.meter.lap() | self._energy())
+        elif "train_loss" in logs:
+            logs.update({f"train_{key}": value for key, value in (self.meter.total() | self._energy()).items()})
+        super().log(logs, start_time)
+
+    def _energy(self) -> dict[str, float]:
+        self.energy.read()
+        joules = joules_everywhere(self.energy)
+        return {"energy_joules": sum(joules.values())} if joules else {}
+
+    def training_metrics(self) -> dict[str, float | str | None]:
+        """What `metrics.json` says of the training just ended: which step is kept, time, speed, energy, memory and machine."""
+        return {
+            "steps": self.state.global_step,
+            "kept_step": self.kept_step,
+            "steps_timed": self.meter.steps,
+            "training_seconds": self.meter.seconds,
+            "tokens_per_second": None,
+            "mfu": None,
+            **self.meter.total(),
+            "peak_memory_bytes": peak_memory_bytes(),
+            **energy_metrics(self.callback_handler.callbacks),
+        }
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the model has once training is over."""
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        return int(best.rpartition("-")[2]) if best else self.state.global_step
+
+    def _determine_best_metric(self, metrics, trial):
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.load_best_model_at_end:
+            self.control.should_save = True  # whatever save_steps says: what is not on disk cannot be kept
+        return is_best
 
     def _init_training_state(self, max_steps, *args, **kwargs):
         # A checkpoint has the number of steps where a share of all was given, and Trainer would warn that the two differ.
@@ -208,6 +277,22 @@ class LanguageModelTrainer(DiscreetTrainer):
         config.use_cache = use_cache
 
 
+def keep_best(args: TrainingArguments, keep: str, *, metric: str = "eval_loss", greater_is_better: bool = False) -> None:
+    """Have training end with the weights that were best on the validation set, where `keep` asks for it and it can be known.
+
+    Trainer alone wants evaluations and checkpoints at the same steps; `DiscreetTrainer` saves the best state when it finds it.
+    """
+    if keep == "last":
+        if args.save_strategy == "best":
+            raise UserError("save_strategy is best, keep is last; give keep: best, or save_strategy: steps, which saves the last.")
+        return
+    for key in ("eval_strategy", "save_strategy"):
+        if getattr(args, key) == "no":
+            logger.info(f"keep: the last state, because {key} is no")
+            return
+    args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, metric, greater_is_better
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next step, where it would give large blocks back to the kernel and fault them in again.
 
@@ -245,10 +330,11 @@ def _claim_run_folder(args: RunArguments, passport: Passport, *, recipe: str, da
         _empty(folder)
     elif (folder / RUN_FILE).is_file():
         earlier = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8")) or {}
+        not_compared = FREE_TO_CHANGE | (PLACES if (folder / PASSPORT_NAME).is_file() else set())
         changed = [
             f"{key} was {earlier.get(key, 'the default')}, is {args.resolved.get(key, 'the default')}"
             for key in sorted(set(earlier) | set(args.resolved))
-            if key not in FREE_TO_CHANGE and earlier.get(key) != args.resolved.get(key)
+            if key not in not_compared and earlier.get(key) != args.resolved.get(key)
         ]
         if changed:
             raise UserError(
@@ -263,7 +349,7 @@ def _claim_run_folder(args: RunArguments, passport: Passport, *, recipe: str, da
                     f"{before.base.get('sha256')}, now {passport.base.get('sha256')}); give another output_dir, or --overwrite "
                     "true to replace it."
                 )
-            if (before.inputs, before.tokenizer, before.splits) != (passport.inputs, passport.tokenizer, passport.splits):
+            if _contents(before) != _contents(passport):
                 raise UserError(
                     f"the rows in {data} are not those that the run in {folder} began with; prepare the same data "
                     "again, give another output_dir, or --overwrite true to replace it."
@@ -312,6 +398,13 @@ def _fault_of_result(folder: Path) -> str | None:
         if found != size if name.endswith(".safetensors") else not found:
             return f"{name} has {found:,} bytes, it had {size:,}"
     return None
+
+
+def _contents(passport: Passport) -> tuple:
+    """What a passport says of the rows, without where their files lay."""
+    inputs = [{key: value for key, value in one.items() if key != "name" or "sha256" not in one} for one in passport.inputs]
+    settings = {key: value for key, value in passport.settings.items() if key not in ("sources", "tokenizer")}
+    return inputs, settings, passport.tokenizer, passport.splits
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:

@@ -95,7 +95,7 @@ def test_samples_are_written_once_at_each_evaluation(small_run):
 def test_start_and_end_are_one_line_each(again):
     lines = again[1].splitlines()
     (start,) = [line for line in lines if line.startswith("start: ")]
-    assert "tokens a step, 12 steps; muon, fp32 (as asked), eager attention, 1 x cpu" in start
+    assert "tokens per step, 12 steps; muon, fp32 (as asked), eager attention, 1 x cpu" in start
     (end,) = [line for line in lines if line.startswith("end: 12 steps in ")]
     assert "peak memory" in end
     assert lines[-1].startswith("next: python recipes/generate.py ")
@@ -107,6 +107,22 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(accelerate_lau
     assert done.returncode == 0, done.stderr
     assert "already done" in done.stdout
     assert (small_run / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_same_rows_by_another_path_are_the_same_run_and_others_by_the_same_path_are_not(small_run, small_rows, tmp_path):
+    shutil.copytree(small_run, tmp_path / "base")
+    shutil.copytree(small_rows, tmp_path / "moved")
+    words = (*SMALL_RUN, "--output_dir", tmp_path / "base", "--dataset")
+    for place, cwd in (("rows", small_rows.parent), (small_rows, tmp_path), ("moved", tmp_path)):
+        done = run_script("pretrain.py", *words, place, cwd=cwd)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "already done" in done.stdout
+    passport = json.loads((tmp_path / "moved" / "passport.json").read_text())
+    passport["inputs"][0]["sha256"] = "0" * 64
+    (tmp_path / "moved" / "passport.json").write_text(json.dumps(passport))
+    done = run_script("pretrain.py", *words, "moved", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the rows in moved are not those that the run in" in done.stderr
 
 
 def test_another_run_in_the_same_folder_is_refused_with_what_differs(small_run, small_rows):
