@@ -16,16 +16,18 @@ which, so that recipes/evaluate.py can report how many of them a model gives awa
 import platform
 import shlex
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import datasets
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, DatasetDict
+from datasets.utils import tqdm
 
 from hfgpt.data.cleaning import drop_blank
 from hfgpt.data.dedup import drop_exact_duplicates
+from hfgpt.data.on_disk import text_batches, texts_of, write_rows
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.planted import check_fit, make_canaries, plant, write_canaries
@@ -82,11 +84,11 @@ def main(args: PrepareArguments) -> dict[str, float]:
             raise UserError(f"the sources hold 0 tokens, need {args.context_length or SHORTEST_ROW:,} for one row; give more text.")
 
         # 3. Train, validation, test; planted secrets go into training only, in all their copies
-        split = args.split().settled(documents["text"])
+        split = args.split().settled(texts_of(documents))
         warn_of_other_text(args, split, passport, earlier)
         splits = split_documents(documents, split)
         if args.context_length is None:
-            args = replace(args, context_length=suitable_context_length(splits["train"]["text"], tokenizer))
+            args = replace(args, context_length=suitable_context_length(texts_of(splits["train"]), tokenizer))
         passport.settings = settings_of(args) | {"split_by": split.by}
         if canaries:
             check_fit(canaries, tokenizer, context_length=args.context_length)
@@ -96,7 +98,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         rows = DatasetDict()
         for name, part in splits.items():
             window = args.window if name == "train" else None
-            rows[name], counts = rows_of(name, part, args, tokenizer, window=window)
+            rows[name], counts = rows_of(name, part, args, tokenizer, window=window, cache_dir=cache_dir)
             passport.splits[name] = asdict(counts)
             logger.info(
                 f"{name}: {counts.documents:,} documents, {counts.bytes:,} bytes, {counts.tokens:,} tokens "
@@ -113,7 +115,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
 
         # 5. What a compressor makes of the same bytes
         if args.lzma_baseline and "test" in splits:
-            passport.lzma_bits_per_byte = lzma_bits_per_byte(splits["test"]["text"], splits["train"]["text"])
+            passport.lzma_bits_per_byte = lzma_bits_per_byte(texts_of(splits["test"]), texts_of(splits["train"]))
 
         # 6. Save
         with replaced_folder(output) as folder:
@@ -129,32 +131,25 @@ def main(args: PrepareArguments) -> dict[str, float]:
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
 
 
-def rows_of(name: str, split: Dataset, args: PrepareArguments, tokenizer, *, window: int | None) -> tuple[Dataset, PackingCounts]:
-    """Tokenise and pack, 10,000 documents at a time, so that memory stays constant."""
+def rows_of(
+    name: str, split: Dataset, args: PrepareArguments, tokenizer, *, window: int | None, cache_dir: str
+) -> tuple[Dataset, PackingCounts]:
+    """Tokenise on all cores and pack, a batch of texts at a time and straight to disk, so that memory stays constant."""
     counts = PackingCounts()
+
+    def documents() -> Iterator[list[int]]:
+        with tqdm(total=len(split), desc=f"rows of {name}", unit=" documents") as progress:
+            for texts in text_batches(split):
+                counts.bytes += sum(len(text.encode("utf-8")) for text in texts)
+                yield from encode_texts(tokenizer, texts)
+                progress.update(len(texts))
+
     special = dict(separator=tokenizer.eos_token_id, pad=tokenizer.pad_token_id, counts=counts)
-
-    def to_rows(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        counts.bytes += sum(len(text.encode("utf-8")) for text in batch["text"])
-        ids = encode_texts(tokenizer, batch["text"])
-        if window is None:
-            rows = pack(ids, context_length=args.context_length, **special)
-        else:
-            rows = cut_windows(ids, window=window, stride=args.stride, **special)
-        return {"input_ids": rows.input_ids, "position_ids": rows.position_ids}
-
-    columns = Features({name: List(Value("int32"), length=args.context_length) for name in ("input_ids", "position_ids")})
-    rows = split.map(
-        to_rows,
-        batched=True,
-        batch_size=10_000,
-        remove_columns=split.column_names,
-        features=columns,
-        load_from_cache_file=False,  # the counts come from running
-        new_fingerprint=f"rows-{name}",  # hashing the closure would take longer than running it
-        desc="rows",
-    )
-    return rows, counts
+    if window is None:
+        blocks = pack(documents(), context_length=args.context_length, **special)
+    else:
+        blocks = cut_windows(documents(), window=window, stride=args.stride, **special)
+    return write_rows(blocks, Path(cache_dir) / f"rows-{name}.arrow", context_length=args.context_length), counts
 
 
 def settings_of(args: PrepareArguments) -> dict:

@@ -5,6 +5,7 @@ Nothing here imports torch, so a mistake on the command line is answered at once
 
 import difflib
 import errno
+import io
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from transformers.hf_argparser import string_to_bool
 
 from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import AccessError, MissingFileError, UserError, sentence_of
+from hfgpt.files import expand_home, with_home
 from hfgpt.hub.arguments import TOKEN
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 
@@ -45,7 +47,7 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positi
     from_yaml: list[str] = []
     lists: dict[str, list] = {}
     if argv and not argv[0].startswith("-"):
-        first = argv.pop(0)
+        first = with_home(argv.pop(0))
         if Path(first).suffix.lower() in (".yaml", ".yml"):
             switches = {action.dest for action in parser._actions if action.type is string_to_bool}
             from_yaml, lists = _arguments_in_yaml(Path(first), known, switches)
@@ -137,6 +139,10 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
     # Python looks beside a script first: `import evaluate` would find the recipe of this name instead of the library.
     beside = Path(sys.argv[0]).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != beside]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A console in cp1252, or a pipe in ASCII, has no arrow and no Chinese: a question mark there, and the run goes on.
+            stream.reconfigure(errors="replace")
     # One plain line per message, from the main process: these are for the reader of a terminal. transformers and datasets keep
     # their own handlers; accelerate's logger would put its rank before every line.
     handler = logging.StreamHandler(sys.stdout)
@@ -144,10 +150,13 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
     logger.handlers = [handler]
     logger.propagate = False  # a library that gives the root logger a handler would have every line printed twice
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    output_dir = ""
     try:
-        main(parse_arguments(arguments_class, sys.argv[1:], positional=positional))
-    except (UserError, OSError) as error:
-        sentence = sentence_of(error)
+        args = parse_arguments(arguments_class, sys.argv[1:], positional=positional)
+        output_dir = getattr(args, "output_dir", "")
+        main(args)
+    except Exception as error:
+        sentence = sentence_of(error, place=output_dir)
         if sentence is None:
             raise
         print(f"error: {TOKEN.sub('hf_***', sentence)}", file=sys.stderr)  # a word at a wrong place may be one
@@ -246,6 +255,7 @@ class SourceArguments:
     card: dict | str | None = field(default=None, metadata={"help": CARD_HELP})
 
     def __post_init__(self):
+        expand_home(self, "output_dir", "sources")
         if not self.output_dir:
             raise UserError("output_dir is missing; name the folder for the result with --output_dir.")
         self.card = checked_settings(self.card)
@@ -329,6 +339,7 @@ class PrepareArguments(SourceArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        expand_home(self, "tokenizer")
         if not self.tokenizer:
             raise UserError("tokenizer is missing; name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
         if self.window is not None:
@@ -384,6 +395,7 @@ class GenerateArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that a foreign repository brings."})
 
     def __post_init__(self):
+        expand_home(self, "model")
         if not self.model:
             raise UserError("model is missing; give a folder or a Hub id first: recipes/generate.py MODEL --prompt ...")
         for name, smallest in (("max_new_tokens", 1), ("num_samples", 1), ("temperature", 0), ("top_k", 0)):
@@ -431,6 +443,7 @@ class ConvertArguments:
     card: dict | str | None = field(default=None, metadata={"help": CARD_HELP})
 
     def __post_init__(self):
+        expand_home(self, "source", "output_dir", "tokenizer", "adapter")
         if not self.source:
             raise UserError("source is missing; give a folder, a file or a Hub id first: recipes/convert.py SOURCE ...")
         if not self.output_dir:

@@ -4,7 +4,6 @@ import ctypes
 import json
 import logging
 import platform
-import resource
 import shutil
 import sys
 import tempfile
@@ -12,6 +11,7 @@ import zipfile
 from concurrent.futures import Future
 from pathlib import Path
 
+import psutil
 import torch
 import yaml
 from accelerate import PartialState
@@ -282,5 +282,9 @@ def peak_memory_bytes() -> int:
     """Most memory so far: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # Windows has no such module
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
