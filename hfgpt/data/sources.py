@@ -10,6 +10,7 @@ import glob
 import hashlib
 import itertools
 import json
+import logging
 import re
 import sys
 import sysconfig
@@ -30,6 +31,8 @@ from hfgpt.data.passport import Passport, sha256_of_file
 from hfgpt.data.patterns import TEXT_SUFFIXES, expand_home, files_in, files_matching
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
 from hfgpt.errors import MissingFileError, UserError
+
+logger = logging.getLogger(__name__)
 
 PYTHON_DOCS = "python-docs"
 # Parts of it: python-docs:train, :validation and :test, as prepare_data.py divides them with these shares. What is fine-tuned on
@@ -170,11 +173,27 @@ def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: R
     separates documents belongs to none of them. What looks like a separator and is read as text is warned about.
     """
     markers = MarkerCounts()
-    documents = itertools.chain.from_iterable(source.read(options, errors) for source in sources)
-    for document in itertools.islice(documents, options.max_documents):
+    empty: list[str] = []
+
+    def documents() -> Iterator[Document]:
+        for source in sources:
+            document = None
+            for document in source.read(options, errors):
+                yield document
+            if document is None:
+                empty.append(source.name)
+
+    for document in itertools.islice(documents(), options.max_documents):
         markers.add(document["text"])
         yield document
     markers.warn()
+    if empty:
+        _warn_once(f"warning: no document in {len(empty):,} of the sources, such as {empty[0]}")
+
+
+@functools.cache  # who reads the same sources twice is told once
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def load_documents(sources: list[Source], options: ReadingOptions, passport: Passport, *, cache_dir: str, on_error: str = "stop"):
