@@ -21,6 +21,7 @@ from hfgpt.errors import UserError
 from hfgpt.training.finetuning_arguments import ClassificationArguments, InstructionArguments
 from hfgpt.training.optimizers import muon_with_adamw
 from hfgpt.training.preference_arguments import PreferenceArguments
+from hfgpt.training.run import LanguageModelTrainer
 from hfgpt.training.trainer_arguments import PretrainArguments
 
 MODELS = {"book": book_model, "modern": modern_model}
@@ -205,7 +206,7 @@ class Renamed(HfGptForCausalLM):
 
 
 @pytest.mark.parametrize("family", MODELS)
-@pytest.mark.parametrize("kind", ["ours", "subclass", "LoRA", "LoRA on a subclass", "fully sharded"])
+@pytest.mark.parametrize("kind", ["ours", "in our trainer", "subclass", "LoRA", "LoRA on a subclass", "fully sharded"])
 def test_smoothed_labels_are_shifted(family, kind, tmp_path):
     from peft import LoraConfig, get_peft_model
 
@@ -217,7 +218,8 @@ def test_smoothed_labels_are_shifted(family, kind, tmp_path):
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False))
     if kind == "fully sharded":  # as FSDP2 does it
         model.__class__ = type(f"FSDP{type(model).__name__}", (type(model),), {})
-    trainer = Trainer(model, TrainingArguments(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, report_to="none"))
+    trainer_class = LanguageModelTrainer if kind == "in our trainer" else Trainer
+    trainer = trainer_class(model, TrainingArguments(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True))
     batch = batched(rows()[:4])
     loss = trainer.compute_loss(model, dict(batch))
     outputs = model(**{name: batch[name] for name in ("input_ids", "attention_mask")})
