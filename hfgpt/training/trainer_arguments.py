@@ -13,7 +13,7 @@ from transformers.trainer_utils import HubStrategy
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
-from hfgpt.training.options import REFUSED, REFUSED_BESIDE, check_attention, check_optimization, refuse_options
+from hfgpt.training.options import REFUSED, REFUSED_BESIDE, check_attention, check_training, refuse_options
 
 
 def bfloat16_is_fast() -> bool:
@@ -91,7 +91,7 @@ class RunArguments(TrainingArguments):
             super().__post_init__()
         except ImportError as error:  # of a package that an option asks for, such as deepspeed
             raise UserError(str(error)) from None
-        check_optimization(self)
+        check_training(self)
         if self.use_cpu:
             # `accelerate launch` gives a process one thread unless it is told otherwise, which halves the speed of two cores.
             cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

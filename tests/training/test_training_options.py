@@ -273,6 +273,12 @@ EVERYWHERE = {
     "attn_implementation": ("flex_attention", "no backward pass"),
     "lr_scheduler_type": ("warmup_stable_decay", "num_decay_steps"),
     "bf16": (True, "set by precision"),
+    "precision": ("fp16", "only a GPU"),
+    "fsdp": (True, "this run has one"),
+    "gradient_accumulation_steps": (0, "1 or more is needed"),
+    "per_device_train_batch_size": (0, "1 or more is needed"),
+    "learning_rate": (float("nan"), "0 or more is needed"),
+    "max_grad_norm": (-1.0, "0 or more is needed"),
 }
 FINE_TUNING = {
     "load_best_model_at_end": (True, "keep says"),
@@ -283,6 +289,9 @@ FINE_TUNING = {
 REFUSED = [(one, name, *case) for one in GIVEN for name, case in EVERYWHERE.items()]
 REFUSED += [(one, name, *case) for one in list(GIVEN)[1:] for name, case in FINE_TUNING.items()]
 REFUSED += [
+    (PretrainArguments, "save_strategy", "best", "metric_for_best_model is missing"),
+    (PretrainArguments, "label_smoothing_factor", 1.0, "a share below 1"),
+    (PretrainArguments, "label_smoothing_factor", -0.1, "0 or more is needed"),
     (PretrainArguments, "optim", "adafactor", "go with optimizer: adamw"),
     (PretrainArguments, "optim_args", "momentum=0.9", "go with optimizer: adamw"),
     (PretrainArguments, "optim_target_modules", ["q_proj"], "go with optimizer: adamw"),
