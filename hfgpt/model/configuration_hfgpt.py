@@ -111,6 +111,8 @@ class HfGptConfig(PreTrainedConfig):
         initializer_range: standard deviation of the normal initialisation; the projections that write into the residual
             stream get 1 / sqrt(2 x layers) of it.
         tie_word_embeddings: the head is the embedding, transposed.
+        max_text_length: most tokens of a text that a classifier reads, as in its training; it cuts off the others itself,
+            because a pipeline does not. None reads all.
         use_cache: return keys and values for generation.
         pad_token_id, bos_token_id, eos_token_id: ids of the special tokens; the padding is its own token.
 
@@ -143,6 +145,7 @@ class HfGptConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.1
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
+    max_text_length: int | None = None
     use_cache: bool = True
     pad_token_id: int | None = None
     bos_token_id: int | None = None

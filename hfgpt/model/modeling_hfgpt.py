@@ -501,6 +501,14 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
         )
 
 
+def first_columns(attention_mask: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the first `count` tokens of each text stand behind its padding on the left, and the mask (B, count) of these."""
+    columns = attention_mask.argmax(-1, keepdim=True) + torch.arange(count, device=attention_mask.device)  # (B, count)
+    last = attention_mask.shape[1] - 1
+    mask = attention_mask.gather(1, columns.clamp(max=last))
+    return columns.clamp(max=last), mask * (columns <= last)
+
+
 class HfGptForSequenceClassification(GenericForSequenceClassification, HfGptPreTrainedModel):
     """One label (or several) for a whole text, read off its last token that is not padding."""
 
@@ -521,13 +529,26 @@ class HfGptForSequenceClassification(GenericForSequenceClassification, HfGptPreT
         """Logits (B, num_labels), and with `labels` the loss.
 
         The `attention_mask` says where a text ends; without one, whatever is not `pad_token_id` is text. So a text has the
-        same logits alone and in a batch, padded left or right.
+        same logits alone and in a batch, padded left or right. A text is read up to the config's `max_text_length` tokens.
 
         Raises: ValueError for several texts where neither a mask nor a `pad_token_id` tells their ends.
         """
         pad = self.config.pad_token_id
         if attention_mask is None and input_ids is not None and pad is not None and past_key_values is None:
             attention_mask = (input_ids != pad).long()
+        longest = self.config.max_text_length
+        given = inputs_embeds if input_ids is None else input_ids  # (B, T) or (B, T, E)
+        if longest is not None and past_key_values is None and given is not None and given.shape[1] > longest:
+            if attention_mask is None:
+                attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
+            if attention_mask.dim() == 2:
+                columns, attention_mask = first_columns(attention_mask, longest)
+                if input_ids is not None:
+                    input_ids = input_ids.gather(1, columns)
+                if inputs_embeds is not None:
+                    inputs_embeds = inputs_embeds.gather(1, columns[..., None].expand(-1, -1, inputs_embeds.shape[-1]))
+                if position_ids is not None:
+                    position_ids = position_ids.expand(given.shape[:2]).gather(1, columns)
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
