@@ -48,11 +48,6 @@ REFUSED_BESIDE = {
     ),
     "adamw": {"muon_learning_rate": "it is for optimizer: muon; learning_rate is the rate of AdamW."},
 }
-# In the recipes that fine-tune.
-REFUSED_WITH_KEEP = dict.fromkeys(
-    ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
-    "keep says which state is kept, the best on the validation set or the last; leave it out.",
-)
 # The least that makes sense of a number.
 LEAST = {
     "per_device_train_batch_size": 1,
@@ -90,7 +85,6 @@ def check_training(args: TrainingArguments) -> None:
     """Refuse what the trainer would stumble over later, its optimizer and its schedule included. Raises: UserError."""
     import torch
     from transformers.optimization import get_scheduler
-    from transformers.trainer_utils import SaveStrategy
     from transformers.training_args import ParallelMode
 
     for name, least in LEAST.items():
@@ -108,8 +102,6 @@ def check_training(args: TrainingArguments) -> None:
         raise UserError("precision is fp16, which only a GPU computes in; on a CPU it can be bf16 or fp32.")
     if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
         raise UserError("fsdp divides a model among several processes, and this run has one; leave it out.")
-    if args.save_strategy == SaveStrategy.BEST and args.metric_for_best_model is None:
-        raise UserError("save_strategy is best, and metric_for_best_model is missing; give it, such as eval_loss.")
     steps = {"num_warmup_steps": 1, "num_training_steps": 4}
     try:
         if "optim" in args.resolved and args.optim_target_modules is None:  # with those, the optimizer asks for the model

@@ -273,6 +273,9 @@ EVERYWHERE = {
     "attn_implementation": ("flex_attention", "no backward pass"),
     "lr_scheduler_type": ("warmup_stable_decay", "num_decay_steps"),
     "bf16": (True, "set by precision"),
+    "load_best_model_at_end": (True, "set by keep"),
+    "metric_for_best_model": ("accuracy", "set by keep"),
+    "greater_is_better": (True, "set by keep"),
     "precision": ("fp16", "only a GPU"),
     "fsdp": (True, "this run has one"),
     "gradient_accumulation_steps": (0, "1 or more is needed"),
@@ -281,15 +284,11 @@ EVERYWHERE = {
     "max_grad_norm": (-1.0, "0 or more is needed"),
 }
 FINE_TUNING = {
-    "load_best_model_at_end": (True, "keep says"),
-    "metric_for_best_model": ("accuracy", "keep says"),
-    "greater_is_better": (True, "keep says"),
     "muon_learning_rate": (0.1, "is for optimizer: muon"),
 }
 REFUSED = [(one, name, *case) for one in GIVEN for name, case in EVERYWHERE.items()]
 REFUSED += [(one, name, *case) for one in list(GIVEN)[1:] for name, case in FINE_TUNING.items()]
 REFUSED += [
-    (PretrainArguments, "save_strategy", "best", "metric_for_best_model is missing"),
     (PretrainArguments, "label_smoothing_factor", 1.0, "a share below 1"),
     (PretrainArguments, "label_smoothing_factor", -0.1, "0 or more is needed"),
     (PretrainArguments, "optim", "adafactor", "go with optimizer: adamw"),
@@ -313,7 +312,7 @@ def test_a_recipe_refuses_what_would_do_nothing(arguments, name, value, reason, 
 def test_every_option_that_a_recipe_refuses_is_tried():
     from hfgpt.training import options
 
-    tables = (options.REFUSED, options.REFUSED_BESIDE["muon"], options.REFUSED_BESIDE["adamw"], options.REFUSED_WITH_KEEP)
+    tables = (options.REFUSED, options.REFUSED_BESIDE["muon"], options.REFUSED_BESIDE["adamw"])
     refused = {name for table in tables for name in table}
     # A ParallelismConfig needs as many processes as it says.
     assert refused - {name for _, name, _, _ in REFUSED} == {"parallelism_config"}
