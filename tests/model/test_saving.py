@@ -13,9 +13,9 @@ from twins import book_model, modern_model
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.errors import UserError
-from hfgpt.hub.agreement import check_code
 from hfgpt.hub.artifacts import identify
 from hfgpt.hub.export import export
+from hfgpt.hub.remote_code import check_code
 from hfgpt.model.modeling_hfgpt import HfGptModel, HfGptPreTrainedModel
 
 CODE = {"configuration_hfgpt.py", "loss_hfgpt.py", "modeling_hfgpt.py", "norms_hfgpt.py"}
