@@ -1,6 +1,10 @@
 """The errors that a recipe shows as one sentence: what a user can get wrong. All others keep their traceback: they are our bugs."""
 
 import errno
+import os
+import re
+import shutil
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -35,11 +39,42 @@ MACHINE_REFUSES = {
 }
 
 
-def sentence_of(error: BaseException) -> str | None:
-    """What a recipe says of an error instead of a traceback; None for a bug of ours."""
+# Libraries in Rust and C++ report a full disk in words of their own: safetensors and tokenizers, numpy's tofile, torch.save.
+_NO_SPACE = re.compile(r"requested and \d+ written|inline_container.*unexpected pos|PytorchStreamWriter failed writing")
+
+
+def sentence_of(error: BaseException, *, place: str = "") -> str | None:
+    """What a recipe says of an error instead of a traceback; None for a bug of ours.
+
+    Args: `place` is where the recipe writes, named with the bytes that are free there where the error names no file.
+    """
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in MACHINE_REFUSES:
-        place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}: {MACHINE_REFUSES[error.errno]}."
-    return None
+    number = _number_of(error)
+    if number is None:
+        return None
+    where = getattr(error, "filename", None) or place
+    free = ""
+    if place and number in (errno.ENOSPC, errno.EDQUOT):
+        existing = next(folder for folder in (Path(place).resolve(), *Path(place).resolve().parents) if folder.exists())
+        free = f" ({shutil.disk_usage(existing).free:,} bytes are free there)"
+    return f"{where}{': ' if where else ''}{os.strerror(number)}: {MACHINE_REFUSES[number]}{free}."
+
+
+def _number_of(error: BaseException) -> int | None:
+    """The errno of what the machine refused, also where a library says it in words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in MACHINE_REFUSES else None
+    said = str(error)
+    if _NO_SPACE.search(said):
+        return errno.ENOSPC
+    in_words = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    return next((number for number in in_words if os.strerror(number) in said), None)
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Raises: UserError where the file system of `folder`, which need not exist yet, has no room for this many bytes."""
+    existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if free < num_bytes:
+        raise UserError(f"{folder} needs {num_bytes:,} bytes, {free:,} are free there; free some space, or give another place.")

@@ -20,6 +20,7 @@ import torch
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from hfgpt.conversion.adapters import merge_adapter
+from hfgpt.conversion.checkpoints import read_characters
 from hfgpt.conversion.fingerprint import record_fingerprint
 from hfgpt.conversion.gguf_file import check_gguf, write_gguf
 from hfgpt.conversion.ollama import modelfile
@@ -28,14 +29,15 @@ from hfgpt.conversion.vocabulary import adopt_tokenizer
 from hfgpt.conversion.weights_in import Converted, read_source
 from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
 from hfgpt.data.passport import PASSPORT_NAME
-from hfgpt.errors import UserError
+from hfgpt.errors import UserError, require_space
 from hfgpt.hub.card import write_card
 from hfgpt.hub.card_settings import load_settings, save_settings
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
-from hfgpt.tokenization import load_or_wrap_tokenizer
+from hfgpt.tokenization import character_tokenizer, load_or_wrap_tokenizer
 from hfgpt.training.arguments import ConvertArguments, claim_output, launch, logger, replaced_folder
 
 REPORT_NAME = "conversion.json"
+CHARACTERS = "meta.pkl"  # nanoGPT's, of a model of characters
 
 
 def main(args: ConvertArguments) -> dict[str, float]:
@@ -83,6 +85,8 @@ def main(args: ConvertArguments) -> dict[str, float]:
     # 5. Written beside, and renamed when all of it is there
     report = {"source": args.source, "commit": commit_of(converted), "format": converted.format, "target": args.target}
     report |= {**differences, "notes": notes}
+    itemsize = {"f32": 4, "f16": 2, "q8_0": 1}[args.gguf_type] if args.target == "gguf" else dtype.itemsize
+    require_space(output.parent, sum(parameter.numel() for parameter in result.parameters()) * itemsize)
     with replaced_folder(output) as folder:
         if args.target == "gguf":
             gguf_name = f"{output.name}-{args.gguf_type}.gguf"
@@ -139,10 +143,13 @@ def passport_of(converted: Converted) -> Path | None:
 
 
 def find_tokenizer(args: ConvertArguments, converted: Converted) -> PreTrainedTokenizerFast | None:
-    """The tokenizer that was named, or the one beside the weights; GPT-2's own files get a padding."""
+    """The tokenizer that was named, or the one beside the weights; GPT-2's own files and nanoGPT's characters get a padding."""
+    folder = converted.source if converted.source.is_dir() else converted.source.parent
+    place = Path(args.tokenizer) if args.tokenizer else folder
+    if place.name == CHARACTERS or (place / CHARACTERS).is_file():
+        return character_tokenizer(read_characters(place if place.name == CHARACTERS else place / CHARACTERS))
     if args.tokenizer:
         return load_or_wrap_tokenizer(args.tokenizer)
-    folder = converted.source if converted.source.is_dir() else converted.source.parent
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "encoder.json")):
         return None
     return load_or_wrap_tokenizer(folder)

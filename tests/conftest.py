@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests" / "model"))  # tests/ecosystem compares with the native twins, too
+# tests/ecosystem compares with the native twins, too, and tests/recipes converts the published architectures.
+sys.path += [str(ROOT / "tests" / name) for name in ("model", "conversion")]
 SHARED = ROOT.parent / "shared"
 
 # Nothing here needs the network; a test that would ask for it fails at once instead of waiting.
@@ -97,7 +98,7 @@ def small_tokenizer(tmp_path_factory, small_corpus) -> Path:
     from recipes_in_process import recipe
 
     folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
-    recipe("train_tokenizer", sources=[str(small_corpus)], vocab_size=512, output_dir=str(folder))
+    recipe("train_tokenizer", sources=[str(small_corpus)], vocab_size=512, split_by="document", output_dir=str(folder))
     return folder
 
 

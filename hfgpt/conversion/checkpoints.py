@@ -90,6 +90,33 @@ def read_json(path: Path) -> dict:
     return value
 
 
+class _NothingButValues(pickle.Unpickler):
+    """Numbers, strings and containers: a pickle that names a class or a function, which could run code, is refused."""
+
+    def find_class(self, module: str, name: str):
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def read_characters(path: Path) -> dict[str, int]:
+    """The characters and their ids in nanoGPT's meta.pkl (`stoi`), read without running what the file may hold.
+
+    Raises: ValueError for a file of anything else.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist; check the spelling.")
+    try:
+        with path.open("rb") as file:
+            meta = _NothingButValues(file).load()
+        characters = {character: int(id) for character, id in meta["stoi"].items() if isinstance(character, str)}
+    except Exception as error:  # a damaged pickle may raise anything
+        if isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"{path} is no meta.pkl of nanoGPT, a dict with stoi ({_first_line(error)}); give another tokenizer."
+        ) from None
+    return characters
+
+
 def read_tensorflow(folder: Path) -> dict[str, torch.Tensor]:
     """The variables of a TensorFlow checkpoint folder, by name.
 

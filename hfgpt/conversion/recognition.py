@@ -13,6 +13,8 @@ SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
 FORMATS = ("gpt2", "book", "nanogpt", "openai", "hfgpt")
 # Keys under which checkpoints keep the weights beside an optimizer's state.
 STATE_DICT_KEYS = ("model_state_dict", "state_dict", "model")
+# What torch.compile, DDP, FSDP, activation checkpointing and Lightning put into the names of what they wrap.
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
                    "chat_template.jinja")  # fmt: skip
 
@@ -75,7 +77,7 @@ def recognise(path: Path) -> tuple[str, dict | None]:
 
 
 def tensors_of(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
-    """The state dict, bare or beside an optimizer's, without the prefixes that torch.compile and DDP put before every name.
+    """The state dict, bare or beside an optimizer's, without what wrappers put into the names.
 
     Raises: ValueError for anything that is no tensor by name.
     """
@@ -85,7 +87,5 @@ def tensors_of(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
         what = f"besides tensors {', '.join(foreign)}" if foreign else "nothing"
         keys = ", ".join(repr(key) for key in STATE_DICT_KEYS)
         raise UserError(f"{path} holds {what}; a state dict is needed, bare or under one of the keys {keys}.")
-    for prefix in ("_orig_mod.", "module."):
-        if all(name.startswith(prefix) for name in inner):
-            inner = {name.removeprefix(prefix): tensor for name, tensor in inner.items()}
-    return inner
+    # A compiled model in DDP has module._orig_mod. before its names, blocks that were wrapped one by one have it within them.
+    return {".".join(part for part in name.split(".") if part not in WRAPPERS): tensor for name, tensor in inner.items()}

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hfgpt.data.row_errors import RowError
 from hfgpt.errors import UserError
 
 # UTF-32 first: its little-endian mark begins with that of UTF-16. These codecs drop the mark.
@@ -61,7 +62,7 @@ def encoding_of(path: Path) -> str:
     return "utf-8"
 
 
-def decoded_lines(path: Path, *, on_invalid: Callable[[UserError], None] | None = None) -> Iterator[tuple[int, str]]:
+def decoded_lines(path: Path, *, on_invalid: Callable[[RowError], None] | None = None) -> Iterator[tuple[int, str]]:
     """The lines of a file with their numbers from 1, line breaks kept as they are.
 
     Args: `on_invalid` is called for a line that is not valid UTF-8, which is then left out; without it the line is an error.
@@ -94,7 +95,7 @@ def decoded_text(path: Path) -> str:
     return "".join(line for _, line in decoded_lines(path))
 
 
-def _invalid_line(path: Path, number: int, line: str) -> UserError:
+def _invalid_line(path: Path, number: int, line: str) -> RowError:
     raw = line.encode("utf-8", "surrogateescape")
     offset = len(codecs.BOM_UTF8) if encoding_of(path) == "utf-8-sig" else 0
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -106,10 +107,11 @@ def _invalid_line(path: Path, number: int, line: str) -> UserError:
         with path.open("rb") as file:
             file.seek(max(0, offset + error.start - SAMPLE_BYTES // 2))
             sample = file.read(SAMPLE_BYTES)
-        return UserError(
+        message = (
             f"{path}, line {number}, byte {offset + error.start + 1} of the file: 0x{raw[error.start]:02x} is not valid UTF-8 "
             f"({error.reason}); {_advice(path, sample)}."
         )
+        return RowError(message, reason="not valid UTF-8", source=str(path))
     raise AssertionError(f"{path}, line {number} is valid UTF-8 after all")
 
 

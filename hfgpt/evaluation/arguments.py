@@ -8,6 +8,7 @@ from typing import Literal
 
 from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
+from hfgpt.files import expand_home
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
@@ -96,6 +97,7 @@ class EvaluateArguments:
     seed: int = field(default=0, metadata={"help": "Of the texts that are drawn."})
 
     def __post_init__(self):
+        expand_home(self, "model", "output_dir", "text", "dataset", "test_sources", "tasks")
         if not self.model:
             raise UserError("model is missing; give a folder or a Hub id first: recipes/evaluate.py MODEL --text test.txt")
         if not (self.text or self.dataset or self.test_sources or self.tasks):

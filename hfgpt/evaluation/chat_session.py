@@ -195,7 +195,7 @@ def converse(session: ChatSession, *, stream: bool = True) -> list[tuple[str, st
                 if not stream:
                     print(reply.text, flush=True)
                 _comment(reply, session)
-        except ValueError as error:  # the conversation is as it was
+        except UserError as error:  # the conversation is as it was
             _note(str(error))
     return said
 

@@ -1,5 +1,6 @@
 """Text out of a model."""
 
+import logging
 from contextlib import contextmanager
 
 import torch
@@ -8,6 +9,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from hfgpt.errors import UserError
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import encode_texts
+
+logger = logging.getLogger(__name__)
 
 # The likeliest token, each time. Written out, because what is not said would come from the model's own generation_config.
 GREEDY = dict(do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0, repetition_penalty=1.0)
@@ -19,7 +22,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> torch.Tensor:
 
 
 def fit_to_context(ids: torch.Tensor, *, max_new_tokens: int, context_length: int) -> torch.Tensor:
-    """Keep the last ids (1, T) that leave room for `max_new_tokens`.
+    """Keep the last ids (1, T) that leave room for `max_new_tokens`; what is cut is said.
 
     Raises: ValueError where the new tokens alone leave no room.
     """
@@ -27,7 +30,13 @@ def fit_to_context(ids: torch.Tensor, *, max_new_tokens: int, context_length: in
         raise UserError(
             f"max_new_tokens is {max_new_tokens:,}, the model's context {context_length:,} tokens, prompt included; ask for fewer."
         )
-    return ids[:, -(context_length - max_new_tokens) :]
+    room = context_length - max_new_tokens
+    if ids.shape[1] > room:
+        logger.warning(
+            f"the prompt has {ids.shape[1]:,} tokens, and beside {max_new_tokens:,} new ones the context of {context_length:,} has "
+            f"room for {room:,}: its first {ids.shape[1] - room:,} are left out; fewer max_new_tokens leave more of it."
+        )
+    return ids[:, -room:]
 
 
 @contextmanager

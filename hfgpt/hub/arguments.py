@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from hfgpt.errors import UserError
+from hfgpt.files import expand_home
 
 TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}")  # as the Hub makes them
 
@@ -24,6 +25,7 @@ class CheckArguments:
     seconds: int = field(default=900, metadata={"help": "Most seconds for opening all the doors of one model."})
 
     def __post_init__(self):
+        expand_home(self, "folder", "json")
         if not self.folder:
             raise UserError("folder is missing; give the folder of a model first: recipes/check.py FOLDER")
         if self.seconds < 1:
@@ -61,6 +63,7 @@ class PublishArguments:
                 "because other users, the shell's history and logs see it: use `hf auth login` or HF_TOKEN in the environment, and "
                 "revoke this one at https://huggingface.co/settings/tokens."
             )
+        expand_home(self, "folder")
         if not self.folder:
             raise UserError("folder is missing; name what is to be published first: recipes/publish.py FOLDER --repo USER/NAME.")
         if not self.repo:

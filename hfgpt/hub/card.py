@@ -18,7 +18,7 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
-from hfgpt.errors import MissingFileError, UserError
+from hfgpt.errors import MissingFileError, UserError, sentence_of
 from hfgpt.hub.artifacts import Artifact, identify
 from hfgpt.hub.card_context import context_of
 from hfgpt.hub.card_settings import MARKDOWN, load_settings
@@ -180,8 +180,10 @@ def main(words: list[str]) -> None:
             text = render_card(identify(args.folder), repo_id=args.repo_id, base_model=args.base_model)
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, text)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except (UserError, OSError) as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        sys.exit(f"error: {sentence}")
     print(f"card: {path}")
 
 

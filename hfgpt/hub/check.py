@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from hfgpt.data.passport import sha256_of_file
+from hfgpt.errors import UserError
 from hfgpt.hub.agreement import CARD_NAME, Disagreement, check_agreement, judged, special_tokens
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, identify, read_json
 from hfgpt.hub.card import render_card
@@ -76,7 +77,7 @@ def check_folder(folder: str | Path, *, seconds: float = 900) -> CheckReport:
 def _exported(artifact: Artifact, target: Path) -> str:
     try:
         names = export(artifact, target)
-    except ValueError as error:
+    except UserError as error:
         raise Disagreement(str(error), "see the sentence; nothing can be published before") from None
     size = sum((target / name).stat().st_size for name in names)
     return f"{len(names)} files, {size:,} bytes"

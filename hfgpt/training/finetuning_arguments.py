@@ -5,6 +5,7 @@ from typing import Literal
 
 from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
+from hfgpt.files import expand_home
 from hfgpt.training.methods import Method
 from hfgpt.training.trainer_arguments import RunArguments
 
@@ -83,6 +84,7 @@ class FinetuneArguments(RunArguments):
     )
 
     def __post_init__(self):
+        expand_home(self, "model", "sources", "validation_sources", "test_sources", "decontaminate_against", "canary_file")
         if not self.model:
             raise UserError("model is missing; name the base with --model (a folder or a Hub id).")
         if not self.sources:

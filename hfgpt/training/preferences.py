@@ -183,7 +183,7 @@ def _encoded(split: Dataset, encoder: ConversationEncoder) -> Iterable[Pair]:
             (prompt_ids,) = encoder.encode_prompts([prompt])
             others = [] if row["rejected"] is None else [[*prompt, _answer(row["rejected"])]]
             encoded = encoder.encode([[*prompt, chosen], *others])
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{row['source']}, {row['place']}: {error}") from None
         start = len(prompt_ids)
         # What a template writes after the end of a turn is not learned, and belongs to neither answer.

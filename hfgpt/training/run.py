@@ -4,7 +4,6 @@ import ctypes
 import json
 import logging
 import platform
-import resource
 import shutil
 import sys
 import tempfile
@@ -12,6 +11,7 @@ import zipfile
 from concurrent.futures import Future
 from pathlib import Path
 
+import psutil
 import torch
 import yaml
 from accelerate import PartialState
@@ -38,6 +38,8 @@ FREE_TO_CHANGE = {
     *("output_dir", "overwrite", "run_name", "report_to", "disable_tqdm", "logging_steps"),
     *("save_steps", "save_total_limit", "eval_steps", "per_device_eval_batch_size", "sample_prompts", "sample_tokens", "card"),
 }
+# Places of what the passport knows by its hashes: that is compared, not how they are spelled.
+PLACES = {"dataset", "model", "sources", "validation_sources", "test_sources"}
 RUN_FILE = "run.yaml"
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.txt"  # written last: a folder that has it holds a finished run
@@ -170,10 +172,11 @@ def _claim_run_folder(args: RunArguments, passport: Passport, *, recipe: str, da
         shutil.rmtree(folder, ignore_errors=True)
     elif (folder / RUN_FILE).is_file():
         earlier = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8")) or {}
+        not_compared = FREE_TO_CHANGE | (PLACES if (folder / PASSPORT_NAME).is_file() else set())
         changed = [
             f"{key} was {earlier.get(key, 'the default')}, is {args.resolved.get(key, 'the default')}"
             for key in sorted(set(earlier) | set(args.resolved))
-            if key not in FREE_TO_CHANGE and earlier.get(key) != args.resolved.get(key)
+            if key not in not_compared and earlier.get(key) != args.resolved.get(key)
         ]
         if changed:
             raise UserError(
@@ -188,7 +191,7 @@ def _claim_run_folder(args: RunArguments, passport: Passport, *, recipe: str, da
                     f"{before.base.get('sha256')}, now {passport.base.get('sha256')}); give another output_dir, or --overwrite "
                     "true to replace it."
                 )
-            if (before.inputs, before.tokenizer, before.splits) != (passport.inputs, passport.tokenizer, passport.splits):
+            if _contents(before) != _contents(passport):
                 raise UserError(
                     f"the rows in {data} are not those that the run in {folder} began with; prepare the same data "
                     "again, give another output_dir, or --overwrite true to replace it."
@@ -201,6 +204,13 @@ def _claim_run_folder(args: RunArguments, passport: Passport, *, recipe: str, da
     save_settings(folder, args.card)
     if args.card and (folder / REPORT_FILE).is_file() and (folder / CARD_NAME).is_file():
         write_card(folder)  # of a run that is finished: its owner's words have changed
+
+
+def _contents(passport: Passport) -> tuple:
+    """What a passport says of the rows, without where their files lay."""
+    inputs = [{key: value for key, value in one.items() if key != "name" or "sha256" not in one} for one in passport.inputs]
+    settings = {key: value for key, value in passport.settings.items() if key not in ("sources", "tokenizer")}
+    return inputs, settings, passport.tokenizer, passport.splits
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
@@ -272,5 +282,9 @@ def peak_memory_bytes() -> int:
     """Most memory so far: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # Windows has no such module
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

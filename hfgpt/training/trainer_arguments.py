@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hfgpt.errors import UserError
+from hfgpt.files import expand_home
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 
 
@@ -58,6 +59,7 @@ class RunArguments(TrainingArguments):
         return arguments
 
     def __post_init__(self):
+        expand_home(self, "output_dir")
         if not self.output_dir:
             raise UserError("output_dir is missing; name the folder for the model with --output_dir.")
         if self.hub_token is not None:
@@ -130,6 +132,7 @@ class PretrainArguments(RunArguments):
     save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints; below 1 a share of all steps."})
 
     def __post_init__(self):
+        expand_home(self, "dataset")
         if not self.dataset:
             raise UserError("dataset is missing; name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
         if isinstance(self.config_overrides, str):

@@ -197,6 +197,22 @@ def test_nanogpts_checkpoint(tmp_path, bias, compiled):
     assert converted.model.config.attention_bias is bias
 
 
+@pytest.mark.parametrize("wrapped", ["module._orig_mod.{}", "_orig_mod.module.{}", "module.module._orig_mod.module.{}"])
+def test_what_wrappers_put_before_the_names_goes_in_any_order_and_depth(tmp_path, wrapped):
+    for number, model in enumerate((randomized(GPT()), randomized(GPTModel()))):
+        tensors = {wrapped.format(name): tensor for name, tensor in model.state_dict().items()}
+        converted = read_source(saved(tmp_path, tensors, f"{number}.pth"), num_attention_heads=4)
+        assert difference(converted, model) < 1e-5
+
+
+def test_blocks_that_were_wrapped_one_by_one(tmp_path):
+    model = randomized(GPT())
+    block, wrapped = "transformer.h.1.", "transformer.h.1._orig_mod._fsdp_wrapped_module."
+    tensors = {name.replace(block, wrapped): tensor for name, tensor in model.state_dict().items()}
+    assert any("_orig_mod" in name for name in tensors)
+    assert difference(read_source(saved(tmp_path, tensors), num_attention_heads=4), model) < 1e-5
+
+
 def test_nanogpts_padded_vocabulary_is_kept(tmp_path):
     model = randomized(GPT(vocab_size=50304, n_embd=8, n_head=2, n_layer=1))
     converted = read_source(saved(tmp_path, model.checkpoint(), "ckpt.pt"))

@@ -2,11 +2,13 @@
 
 import json
 import os
+import pickle
 
 import pytest
 import torch
 from conftest import ROOT, run_python
 from hub_server import HubServer
+from published import GPT
 from recipes_in_process import recipe, run_script
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -46,6 +48,44 @@ def through_the_door(folder, *, env, stranger=None):
     done = run_python(*words, code, folder, cwd=folder.parent, env={**env, **(stranger or {})})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_nanogpts_characters_become_a_tokenizer(tmp_path):
+    """A model of characters has its vocabulary in meta.pkl, beside it or in the folder of its data."""
+    text = "O God, I have an ill-divining soul!\nMethinks I see thee, now thou art below"
+    characters = sorted(set(text))
+    model = GPT(vocab_size=len(characters))
+    torch.save(model.checkpoint(compiled=True), tmp_path / "ckpt.pt")
+    stoi = {character: id for id, character in enumerate(characters)}
+    meta = {"vocab_size": len(stoi), "itos": dict(enumerate(characters)), "stoi": stoi}
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(meta))
+    recipe("convert", source=str(tmp_path), output_dir=str(tmp_path / "out"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer(text).input_ids
+    assert ids == [stoi[character] for character in text]
+    assert tokenizer.decode(ids) == text
+    assert tokenizer("Ω").input_ids == [tokenizer.unk_token_id] == [len(stoi)]
+    converted = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    rows = torch.tensor([ids[:32]])
+    assert (converted(rows).logits[..., : len(stoi)] - model(rows)).abs().max() < 1e-5
+    (tmp_path / "data").mkdir()
+    (tmp_path / "meta.pkl").rename(tmp_path / "data" / "meta.pkl")
+    for number, place in enumerate((tmp_path / "data", tmp_path / "data" / "meta.pkl")):
+        recipe("convert", source=str(tmp_path / "ckpt.pt"), tokenizer=str(place), output_dir=str(tmp_path / str(number)))
+        assert AutoTokenizer.from_pretrained(tmp_path / str(number))(text).input_ids == ids
+
+
+def test_a_meta_pkl_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save(GPT().checkpoint(), tmp_path / "ckpt.pt")
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"stoi": Evil()}))
+    with pytest.raises(ValueError, match=r"meta\.pkl is no meta\.pkl of nanoGPT.*it asks for posix\.system"):
+        recipe("convert", source=str(tmp_path), output_dir=str(tmp_path / "out"))
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_gpt2_passes_both_doors(run_recipe, gpt2_with_tokenizer, stranger, tmp_path):

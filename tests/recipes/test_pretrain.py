@@ -109,6 +109,22 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(accelerate_lau
     assert (small_run / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_the_same_rows_by_another_path_are_the_same_run_and_others_by_the_same_path_are_not(small_run, small_rows, tmp_path):
+    shutil.copytree(small_run, tmp_path / "base")
+    shutil.copytree(small_rows, tmp_path / "moved")
+    words = (*SMALL_RUN, "--output_dir", tmp_path / "base", "--dataset")
+    for place, cwd in (("rows", small_rows.parent), (small_rows, tmp_path), ("moved", tmp_path)):
+        done = run_script("pretrain.py", *words, place, cwd=cwd)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "already done" in done.stdout
+    passport = json.loads((tmp_path / "moved" / "passport.json").read_text())
+    passport["inputs"][0]["sha256"] = "0" * 64
+    (tmp_path / "moved" / "passport.json").write_text(json.dumps(passport))
+    done = run_script("pretrain.py", *words, "moved", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the rows in moved are not those that the run in" in done.stderr
+
+
 def test_another_run_in_the_same_folder_is_refused_with_what_differs(small_run, small_rows):
     done = run_script("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", small_run, "--learning_rate", "0.1")
     assert done.returncode == 1

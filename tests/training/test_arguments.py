@@ -151,6 +151,18 @@ def test_a_tokenizer_without_an_output_folder_is_refused():
         TokenizerArguments(sources=["python-docs"])
 
 
-def test_the_next_command_reads_the_same_documents_and_holds_out_the_same():
-    arguments = TokenizerArguments(sources=["a b/*.txt", "c"], split_by="position", test_share=0.0, vocab_size=300, output_dir="o")
-    assert arguments.as_words() == "--sources 'a b/*.txt' c --split_by position --test_share 0.0"
+def test_what_is_not_given_is_taken_from_the_tokenizers_passport():
+    earlier = dict(
+        sources=["a/*.txt"], text_documents="line", split_by="position", validation_share=0.1, test_share=0.0, split_seed=3
+    )
+    common = dict(tokenizer="t", output_dir="o")
+    filled = PrepareArguments(**common).filled(earlier)
+    taken = {name: getattr(filled, name) for name in earlier}
+    assert taken == earlier
+    told = PrepareArguments(sources=["a/*.txt"], split_by="document", test_share=0.2, **common).filled(earlier)
+    assert (told.split_by, told.test_share, told.validation_share, told.text_documents) == ("document", 0.2, 0.1, "line")
+    # how other texts are read and divided is not known from these, but how much of them is
+    other = PrepareArguments(sources=["b/*.txt"], **common).filled(earlier)
+    assert (other.split_by, other.test_share, other.validation_share, other.text_documents) == ("auto", 0.0, 0.1, None)
+    nothing = PrepareArguments(sources=["b/*.txt"], **common).filled({})
+    assert (nothing.split_by, nothing.test_share, nothing.validation_share, nothing.split_seed) == ("auto", 0.05, 0.05, 0)

@@ -1,0 +1,167 @@
+"""A user's mistake is one sentence; a bug of ours keeps its traceback; what the machine refuses names its place."""
+
+import dataclasses
+import errno
+import os
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT, run_python
+from recipes_in_process import RECIPES, load, recipe, run_script
+
+from hfgpt import errors
+
+NAMES = sorted(path.stem for path in RECIPES.glob("*.py"))
+# The least that each recipe accepts on its command line, none of it there.
+SMALLEST = {
+    "align_preferences": ("--model", "no/model", "--sources", "none.json", "--output_dir", "out"),
+    "check": ("no/folder",),
+    "convert": ("no/model.pth", "--output_dir", "out"),
+    "evaluate": ("no/model", "--text", "none.txt", "--output_dir", "out"),
+    "finetune_classification": ("--model", "no/model", "--sources", "none.csv", "--output_dir", "out"),
+    "finetune_instructions": ("--model", "no/model", "--sources", "none.json", "--output_dir", "out"),
+    "generate": ("no/model",),
+    "prepare_data": ("--sources", "none.txt", "--tokenizer", "no/tokenizer", "--output_dir", "out"),
+    "pretrain": ("--dataset", "no/rows", "--output_dir", "out"),
+    "publish": ("no/folder", "--repo", "ann/model"),
+    "train_tokenizer": ("--sources", "none.txt", "--vocab_size", "300", "--output_dir", "out"),
+}
+
+
+class Buggy(SimpleNamespace):
+    """Arguments by which the first thing that a recipe asks for hits a bug of ours."""
+
+    def __getattribute__(self, name):
+        if name.startswith("__"):
+            return super().__getattribute__(name)
+        return max([])
+
+
+def test_every_recipe_is_tried():
+    assert sorted(SMALLEST) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bug_keeps_its_traceback(name, monkeypatch):
+    monkeypatch.setattr("hfgpt.training.arguments.parse_arguments", lambda *_, **__: Buggy())
+    with pytest.raises(ValueError, match=r"empty|argument") as bug:  # max() arg is an empty sequence: raised, not printed
+        run_script(f"{name}.py", *SMALLEST[name])
+    assert not isinstance(bug.value, errors.UserError)
+    assert bug.traceback[-1].name == "__getattribute__"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(name, tmp_path):
+    done = run_script(f"{name}.py", *SMALLEST[name], cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_main_takes_arguments_that_were_built_in_python(name, tmp_path, monkeypatch):
+    """As far as the first thing that is not there: nothing that only the parser knows is needed."""
+    monkeypatch.chdir(tmp_path)
+    arguments_class = load(name).main.__annotations__["args"]
+    words = iter(SMALLEST[name])
+    values, positional = {}, {"check": "folder", "convert": "source", "evaluate": "model", "generate": "model", "publish": "folder"}
+    for word in words:
+        key = word.removeprefix("--") if word.startswith("--") else positional[name]
+        value = next(words) if word.startswith("--") else word
+        kind = {field.name: str(field.type) for field in dataclasses.fields(arguments_class)}[key]
+        values[key] = [value] if "list" in kind else int(value) if "int" in kind else value
+    with pytest.raises(errors.UserError):
+        recipe(name, **values)
+
+
+def test_kinds_of_errors_are_those_of_python_too():
+    for kind, builtin in (
+        (errors.MissingFileError, FileNotFoundError),
+        (errors.AccessError, PermissionError),
+        (errors.WrongTypeError, TypeError),
+        (errors.UnreachableError, ConnectionError),
+    ):
+        assert issubclass(kind, builtin)
+        assert errors.sentence_of(kind("no")) == "no"
+        assert errors.sentence_of(builtin("no")) is None
+
+
+def test_what_the_machine_refuses_names_its_place():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/base/model.safetensors")
+    assert errors.sentence_of(full).startswith("runs/base/model.safetensors: No space left on device: the disk is full")
+    assert errors.sentence_of(OSError(errno.EBADF, os.strerror(errno.EBADF))) is None
+
+
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence_and_nothing_stays(small_families, tmp_path):
+    """Every file is limited to 200 KB, which safetensors (Rust), numpy and torch report in words of their own."""
+    for number, target in enumerate(("native", "gguf")):
+        words = (small_families["book"], "--target", target, "--output_dir", tmp_path / str(number))
+        done = run_python("-c", LIMITED, ROOT / "recipes" / "convert.py", *words, cwd=tmp_path)
+        assert done.returncode == 1
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert re.search(r"File too large|No space left", line)
+        assert "Traceback" not in done.stderr
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_room_that_is_needed_is_asked_for_before(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    errors.require_space(tmp_path / "not" / "yet", 1)
+    with pytest.raises(errors.UserError, match=rf"not/yet needs {free * 2:,} bytes, [\d,]+ are free there"):
+        errors.require_space(tmp_path / "not" / "yet", free * 2)
+
+
+def test_a_console_that_lacks_a_character_shows_another(small_run):
+    environment = {"PYTHONIOENCODING": "cp1252"}
+    done = run_python(
+        ROOT / "recipes/generate.py", small_run, "--prompt", "→ 中文", "--max_new_tokens", 4, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("? ??")
+
+
+# What only some systems have, taken away once the libraries are there. A module that is None cannot be imported.
+ELSEWHERE = """
+import importlib, pkgutil, signal, sys
+import accelerate, datasets, huggingface_hub.hf_file_system, peft, transformers, transformers.trainer
+for name in ("resource", "fcntl", "termios", "pwd", "grp", "tty", "readline"):
+    sys.modules[name] = None
+for name in ("SIGKILL", "SIGXCPU", "SIGHUP", "SIGUSR1"):
+    delattr(signal, name)
+import hfgpt
+names = [module.name for module in pkgutil.walk_packages(hfgpt.__path__, "hfgpt.")]
+for name in names:
+    if name not in ("hfgpt.hub.doors", "hfgpt.hub.file_doors", "hfgpt.__main__"):  # programs
+        importlib.import_module(name)
+print(len(names))
+"""
+
+
+def test_no_module_of_one_system_is_needed_at_import(tmp_path):
+    done = run_python("-c", ELSEWHERE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 80
+
+
+def test_a_tilde_is_the_home_of_the_user(tmp_path, small_corpus):
+    """In a YAML and between quotes no shell expands it."""
+    home = tmp_path / "home"
+    (home / "texts").mkdir(parents=True)
+    (home / "texts" / "one.jsonl").write_bytes(small_corpus.read_bytes())
+    (tmp_path / "run.yaml").write_text("sources: ['~/texts/*.jsonl']\nvocab_size: 300\noutput_dir: ~/runs/tokenizer\n")
+    environment = {"HOME": str(home), "USERPROFILE": str(home)}
+    done = run_python(ROOT / "recipes" / "train_tokenizer.py", "run.yaml", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (home / "runs" / "tokenizer" / "tokenizer.json").is_file()
+    assert not (tmp_path / "~").exists()
