@@ -15,16 +15,18 @@ which, so that recipes/evaluate.py can report how many of them a model gives awa
 
 import platform
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import datasets
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, DatasetDict
+from datasets.utils import tqdm
 
 from hfgpt.data.cleaning import drop_blank
 from hfgpt.data.dedup import drop_exact_duplicates
+from hfgpt.data.on_disk import text_batches, texts_of, write_rows
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.planted import check_fit, make_canaries, plant, write_canaries
@@ -35,6 +37,7 @@ from hfgpt.evaluation.compression import lzma_bits_per_byte
 from hfgpt.hub.card import write_card
 from hfgpt.hub.card_settings import save_settings
 from hfgpt.tokenization import encode_texts, load_or_wrap_tokenizer, tokenizer_sha256
+from hfgpt.training.already_made import already_made, asked_of
 from hfgpt.training.arguments import (
     READING_DEFAULTS,
     SPLIT_DEFAULTS,
@@ -46,16 +49,16 @@ from hfgpt.training.arguments import (
 )
 from hfgpt.training.next_steps import command, free_folder
 
-# A longer row sees more of a text; fewer than this many rows are few steps, and a poor choice of what stands in a batch.
-ENOUGH_ROWS = 128
+# A longer row sees more of a text; fewer rows than these are too few steps (16 rows each, where nothing else is asked for).
+ENOUGH_ROWS = 512
 LONGEST_ROW, SHORTEST_ROW = 1024, 64
+FEW_TOKENS = 500
 
 
 def main(args: PrepareArguments) -> dict[str, float]:
     # 1. Everything that can be wrong before reading; what is not given is as it was for the tokenizer
     earlier = passport_of(args.tokenizer)
     given, args = args, args.filled(earlier.settings)
-    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
     sources = find_as_given(given, args)
     tokenizer = load_or_wrap_tokenizer(args.tokenizer)  # GPT-2's own files lack a padding
     canaries = []
@@ -70,6 +73,10 @@ def main(args: PrepareArguments) -> dict[str, float]:
         "separator": tokenizer.eos_token,
         "pad": tokenizer.pad_token,
     }
+    asked = asked_of(args)
+    if already_made(args, asked, passport, sources, args.reading_options()):
+        return {}
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
         # 2. Documents
@@ -81,12 +88,12 @@ def main(args: PrepareArguments) -> dict[str, float]:
             raise UserError(f"the sources hold 0 tokens, need {args.context_length or SHORTEST_ROW:,} for one row; give more text.")
 
         # 3. Train, validation, test; planted secrets go into training only, in all their copies
-        split = args.split().settled(documents["text"])
+        split = args.split().settled(texts_of(documents))
         warn_of_other_text(args, split, passport, earlier)
         splits = split_documents(documents, split)
         if args.context_length is None:
-            args = replace(args, context_length=suitable_context_length(splits["train"]["text"], tokenizer))
-        passport.settings = settings_of(args) | {"split_by": split.by}
+            args = replace(args, context_length=suitable_context_length(texts_of(splits["train"]), tokenizer))
+        passport.settings = settings_of(args) | {"split_by": split.by, "asked": asked}
         if canaries:
             check_fit(canaries, tokenizer, context_length=args.context_length)
             splits["train"] = plant(splits["train"], canaries, passport, seed=args.canary_seed)
@@ -95,13 +102,15 @@ def main(args: PrepareArguments) -> dict[str, float]:
         rows = DatasetDict()
         for name, part in splits.items():
             window = args.window if name == "train" else None
-            rows[name], counts = rows_of(name, part, args, tokenizer, window=window)
+            rows[name], counts = rows_of(name, part, args, tokenizer, window=window, cache_dir=cache_dir)
             passport.splits[name] = asdict(counts)
             logger.info(
                 f"{name}: {counts.documents:,} documents, {counts.bytes:,} bytes, {counts.tokens:,} tokens "
                 f"({counts.bytes / max(1, counts.tokens):.2f} bytes each) in {counts.rows:,} rows of {args.context_length:,}, "
                 f"{100 * counts.padding / (counts.rows * args.context_length):.1f} % padding"
             )
+            if name != "train" and counts.tokens < FEW_TOKENS:
+                logger.info(f"{name}: so few tokens give rough figures; a larger {name}_share holds out more")
         tokens = passport.splits["train"]["tokens"]
         if tokens < args.context_length:
             raise UserError(
@@ -110,7 +119,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
 
         # 5. What a compressor makes of the same bytes
         if args.lzma_baseline and "test" in splits:
-            passport.lzma_bits_per_byte = lzma_bits_per_byte(splits["test"]["text"], splits["train"]["text"])
+            passport.lzma_bits_per_byte = lzma_bits_per_byte(texts_of(splits["test"]), texts_of(splits["train"]))
 
         # 6. Save
         with replaced_folder(output) as folder:
@@ -126,32 +135,25 @@ def main(args: PrepareArguments) -> dict[str, float]:
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
 
 
-def rows_of(name: str, split: Dataset, args: PrepareArguments, tokenizer, *, window: int | None) -> tuple[Dataset, PackingCounts]:
-    """Tokenise and pack, 10,000 documents at a time, so that memory stays constant."""
+def rows_of(
+    name: str, split: Dataset, args: PrepareArguments, tokenizer, *, window: int | None, cache_dir: str
+) -> tuple[Dataset, PackingCounts]:
+    """Tokenise on all cores and pack, a batch of texts at a time and straight to disk, so that memory stays constant."""
     counts = PackingCounts()
+
+    def documents() -> Iterator[list[int]]:
+        with tqdm(total=len(split), desc=f"rows of {name}", unit=" documents") as progress:
+            for texts in text_batches(split):
+                counts.bytes += sum(len(text.encode("utf-8")) for text in texts)
+                yield from encode_texts(tokenizer, texts)
+                progress.update(len(texts))
+
     special = dict(separator=tokenizer.eos_token_id, pad=tokenizer.pad_token_id, counts=counts)
-
-    def to_rows(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        counts.bytes += sum(len(text.encode("utf-8")) for text in batch["text"])
-        ids = encode_texts(tokenizer, batch["text"])
-        if window is None:
-            rows = pack(ids, context_length=args.context_length, **special)
-        else:
-            rows = cut_windows(ids, window=window, stride=args.stride, **special)
-        return {"input_ids": rows.input_ids, "position_ids": rows.position_ids}
-
-    columns = Features({name: List(Value("int32"), length=args.context_length) for name in ("input_ids", "position_ids")})
-    rows = split.map(
-        to_rows,
-        batched=True,
-        batch_size=10_000,
-        remove_columns=split.column_names,
-        features=columns,
-        load_from_cache_file=False,  # the counts come from running
-        new_fingerprint=f"rows-{name}",  # hashing the closure would take longer than running it
-        desc="rows",
-    )
-    return rows, counts
+    if window is None:
+        blocks = pack(documents(), context_length=args.context_length, **special)
+    else:
+        blocks = cut_windows(documents(), window=window, stride=args.stride, **special)
+    return write_rows(blocks, Path(cache_dir) / f"rows-{name}.arrow", context_length=args.context_length), counts
 
 
 def settings_of(args: PrepareArguments) -> dict:

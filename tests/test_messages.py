@@ -18,7 +18,7 @@ NO_KEYS = {
     *("bias", "modules_to_save", "one", "set_prompt_style", "several", "some", "tanh", "that", "them", "this", "what", "zeros"),
 }
 # Commands of others that messages name.
-OPTIONS_OF_OTHERS = {"key", "help", "quiet"}
+OPTIONS_OF_OTHERS = {"key", "help", "quiet", "config_file", "nproc_per_node", "num_processes"}
 
 
 def words_of(node: ast.AST) -> str | None:

@@ -44,6 +44,7 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
         model = classifier_of(model, _labels(folder, tensors))
     config = peft.PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
+    is_tied = model.config.tie_word_embeddings  # no longer, once an adapter lies beside one of the two
     try:
         adapted = peft.get_peft_model(model, config).eval()
     except ValueError as error:  # "Target modules {'c_attn'} not found in the base model."
@@ -55,7 +56,7 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     shapes = {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(adapted).items()}
     # Single rows of the embedding (a token_adapter) are the exception: PEFT trains and merges them in both places.
     tied = [name for name in shapes if {"lm_head", "embed_tokens"} & set(name.split(".")) and "token_adapter" not in name]
-    if tied and model.config.tie_word_embeddings:
+    if tied and is_tied:
         raise UserError(
             f"the adapter in {folder} changes {', '.join(tied)}; head and embedding are one matrix here, which would part."
         )

@@ -106,6 +106,7 @@ def _exact_products() -> Iterator[None]:
 
 def _measured(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict:
     context_length = getattr(model.config, "max_position_embeddings", None) or POSITIONS
+    context_length = getattr(model.config, "max_text_length", None) or context_length  # of a classifier
     if tokenizer is None:
         texts = [{"text": None, "ids": row[0].tolist()} for row in probe_rows(model)]
     else:

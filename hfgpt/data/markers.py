@@ -18,6 +18,8 @@ MARKER = re.compile(r"<\|\w+\|>|</s>|<(?:eos|eot|sep)>|\[(?:EOS|SEP)\]")
 # Each of them ends so; a look that costs next to nothing beside the search.
 ENDINGS = ("|>", "</s>", "<eos>", "<eot>", "<sep>", "[EOS]", "[SEP]")
 
+OFTEN = 20
+
 
 def markers_in(text: str) -> tuple[Counter[str], Counter[str]]:
     """How often each marker stands on a line of its own, and how often in all."""
@@ -54,14 +56,16 @@ class MarkerCounts:
         self.documents.update(total.keys())
 
     def warn(self) -> None:
-        """One line for each marker; a file that only mentions it once or twice is not worth one."""
+        """One line for each marker that is no mere mention, as in a text about them: twice on a line of its own, or often."""
         for marker, count in self.total.most_common(3):
-            if count > 2:
-                _warn(
-                    f"warning: {marker!r} stands {count:,} times in the text ({self.documents[marker]:,} documents, "
-                    f"{self.alone[marker]:,} times on a line of its own). It is learned as any text is and ends no document. "
-                    f"Text files whose documents it separates are read with --text_documents '{marker}'."
-                )
+            alone = self.alone[marker]
+            if alone < 2 and count < OFTEN:
+                continue
+            cure = f" Text files whose documents it separates are read with --text_documents '{marker}'." if alone else ""
+            _warn(
+                f"warning: {marker!r} stands {count:,} times in the text ({self.documents[marker]:,} documents, {alone:,} times on "
+                f"a line of its own). It is learned as any text is and ends no document.{cure}"
+            )
 
 
 @functools.cache  # who reads the same sources twice is told once

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Passport:
         self.steps.append({"step": step, **counts, "seconds": round(seconds, 2), **details})
 
     def save(self, folder: Path) -> None:
-        (folder / PASSPORT_NAME).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(folder / PASSPORT_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Passport":

@@ -25,6 +25,7 @@ import yaml
 
 from hfgpt.data.encoding import decoded_lines, decoded_text
 from hfgpt.data.markers import MarkerCounts, refuse_unread_separators
+from hfgpt.data.on_disk import write_documents
 from hfgpt.data.passport import Passport, sha256_of_file
 from hfgpt.data.patterns import TEXT_SUFFIXES, expand_home, files_in, files_matching
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
@@ -181,27 +182,10 @@ def load_documents(sources: list[Source], options: ReadingOptions, passport: Pas
 
     Args: `on_error` is "stop" or "skip", for single rows that are no document (row_errors.py).
     """
-    from datasets import Dataset, Features, Value
-    from datasets.exceptions import DatasetGenerationError
-
     start = time.perf_counter()
     passport.inputs = [source.identity(options) for source in sources]
-    features = Features({name: Value("string") for name in ("text", "source", "row_id")})
     errors = RowErrors(on_error)
-    try:
-        documents = Dataset.from_generator(
-            lambda: read_documents(sources, options, errors),
-            features=features,
-            cache_dir=cache_dir,
-            fingerprint="documents",  # nothing is cached beyond this call, so nothing need be hashed
-        )
-    except DatasetGenerationError as error:
-        raise error.__cause__ from None  # our own sentence about file and line, not the library's about itself
-    except ValueError as error:
-        if "corresponds to no data" not in str(error):
-            raise
-        # datasets cannot read back a dataset without a single row
-        documents = Dataset.from_dict({name: [] for name in features}, features=features)
+    documents = write_documents(read_documents(sources, options, errors), Path(cache_dir) / "documents.arrow")
     passport.record("load", None, len(documents), start)
     errors.finish({*documents.unique("source"), WHOLE_FILES}, passport)
     return documents
@@ -217,7 +201,8 @@ def _read_text(path: Path, options: ReadingOptions, errors: RowErrors | None) ->
         """The one that ends here, if there is one; one with a damaged line is left out whole."""
         if damage:
             source = WHOLE_FILES if rule == "file" else str(path)
-            errors.handle(RowError(str(damage[0]), reason=damage[0].reason, source=source))
+            for error in damage if rule == "line" else damage[:1]:
+                errors.handle(RowError(str(error), reason=error.reason, source=source))
         elif lines:
             text = "".join(lines)
             if options.text_documents is None:
@@ -231,11 +216,13 @@ def _read_text(path: Path, options: ReadingOptions, errors: RowErrors | None) ->
         if (rule == "paragraph" and not line.strip()) or (separator is not None and line.strip() == separator):
             yield from documents()
             continue
-        if rule == "line":
+        if rule == "line" and damage:  # of the lines before this one
             yield from documents()
         if not lines:
             start = number
         lines.append(line)
+        if rule == "line":
+            yield from documents()
     yield from documents()
 
 

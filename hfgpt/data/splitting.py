@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from hfgpt.data.on_disk import select, texts_of
 from hfgpt.data.sources import Document
 from hfgpt.errors import UserError
 
@@ -139,9 +140,9 @@ def split_documents(documents, split: Split):
     sides: dict[str, list[Document]] = {name: [] for name in SPLITS}
     if split.by == "document":
         rows: dict[str, list[int]] = {name: [] for name in SPLITS}
-        for index, text in enumerate(documents["text"]):
+        for index, text in enumerate(texts_of(documents)):
             rows[split._side(text)].append(index)
-        datasets = {name: documents.select(indices) for name, indices in rows.items()}
+        datasets = {name: select(documents, indices) for name, indices in rows.items()}
     else:
         for name, part in split.assign(documents):
             sides[name].append(part)

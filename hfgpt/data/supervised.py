@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.data.chat import Conversation, Message
 from hfgpt.data.chat_encoding import ConversationEncoder
-from hfgpt.data.packing import Rows, best_fit
+from hfgpt.data.packing import best_fit, lay_out, restarting_positions
 from hfgpt.errors import UserError
 
 IGNORED = -100  # the label of what is not learned
@@ -152,16 +153,18 @@ def pack_supervised(
 
     Raises: ValueError for a conversation longer than `context_length`.
     """
-    segments = [list(zip(ids, labels, strict=True)) for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True)]
-    longest = max(map(len, segments), default=0)
+    longest = max(map(len, rows["input_ids"]), default=0)
     if longest > context_length:
         raise UserError(f"a conversation has {longest:,} tokens, context_length is {context_length:,}; cut or drop it before.")
-    packed, all_labels = Rows(), []
-    for together in best_fit(segments, begun=[], capacity=context_length):
-        padding = packed.add([[id for id, _ in segment] for segment in together], context_length=context_length, pad=pad)
-        labels = [label for (_, *rest) in together for label in (IGNORED, *(label for _, label in rest))]
-        all_labels.append(labels + [IGNORED] * padding)
-        if counts is not None:
-            counts.packed_rows += 1
-            counts.padding += padding
-    return {"input_ids": packed.input_ids, "labels": all_labels, "position_ids": packed.position_ids}
+    # (tokens, 2) each, ids beside labels; the first token of each is not learned
+    segments = [np.array([ids, [IGNORED, *labels[1:]]]).T for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True)]
+    bins = best_fit(segments, begun=[], capacity=context_length)
+    columns = {
+        "input_ids": lay_out([[segment[:, 0] for segment in together] for together in bins], length=context_length, fill=pad),
+        "labels": lay_out([[segment[:, 1] for segment in together] for together in bins], length=context_length, fill=IGNORED),
+        "position_ids": restarting_positions(bins, length=context_length),
+    }
+    if counts is not None:
+        counts.packed_rows += len(bins)
+        counts.padding += len(bins) * context_length - sum(map(len, segments))
+    return {name: column.tolist() for name, column in columns.items()}

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.tokenization_utils_base import LARGE_INTEGER
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -53,6 +54,21 @@ class Loaded:
                 "(max_position_embeddings); ask for that or less."
             )
         return wanted or self.context_length
+
+    def longest_text(self, wanted: int | None) -> int:
+        """Most tokens of a text to classify: what its tokenizer says, which is what training cut texts to, or less.
+
+        Raises: ValueError for more than the classifier reads.
+        """
+        kept = self.tokenizer.model_max_length
+        if kept >= LARGE_INTEGER:  # a tokenizer that knows of none
+            return self.context(wanted)
+        if wanted is not None and wanted > kept:
+            raise UserError(
+                f"max_length is {wanted:,}, the classifier reads at most {kept:,} tokens of a text, as in its training "
+                "(model_max_length of its tokenizer); ask for that or less."
+            )
+        return min(wanted or kept, self.context_length or kept)
 
 
 def load(
@@ -119,7 +135,8 @@ def load(
     finally:
         transformers.logging.set_verbosity(level)
     context_length = getattr(config.get_text_config(), "max_position_embeddings", None)  # Bloom's positions have no end
-    tokenizer.model_max_length = NO_LIMIT  # texts are cut into windows here; a warning that they are long would mislead
+    if not classifies:
+        tokenizer.model_max_length = NO_LIMIT  # texts are cut into windows here; a warning that they are long would mislead
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return Loaded(name, model, tokenizer, found, context_length)
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from hfgpt.errors import UserError
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, read_json
-from hfgpt.hub.card import is_ours
+from hfgpt.hub.card_seal import is_ours
 from hfgpt.hub.card_settings import settings_place
 from hfgpt.hub.file_names import is_file
 from hfgpt.hub.report import CheckResult
@@ -120,16 +120,32 @@ def _auto_map(artifact: Artifact, published: Path) -> str:
     missing = sorted(set(AUTO_MAP if config["model_type"] == "hfgpt" else ("AutoConfig",)) - set(auto_map or {}))
     if missing:
         raise Disagreement(f"config.json's auto_map lacks {', '.join(missing)}")
+    check_code(published)
+    return f"{len(auto_map)} Auto classes, each with its file and class"
+
+
+def check_code(folder: Path) -> None:
+    """Every class that config.json's auto_map names is in its file in `folder`, and the architecture is one of them.
+
+    Raises: Disagreement, for a folder that would not load with trust_remote_code.
+    """
+    config = read_json(folder / "config.json")
+    auto_map = config.get("auto_map") or {}
+    names = set()
     for auto_class, target in auto_map.items():
         for one in [target] if isinstance(target, str) else [part for part in target if part]:
             module, _, name = one.rpartition(".")
-            path = published / f"{module}.py"
+            path = folder / f"{module}.py"
             if not re.fullmatch(r"\w+", module) or not path.is_file():
                 raise Disagreement(f"auto_map: {auto_class} is {one}, and there is no {module}.py beside it")
             defined = {node.name for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)}
             if name not in defined:
                 raise Disagreement(f"auto_map: {auto_class} is {one}, and {module}.py defines no {name}")
-    return f"{len(auto_map)} Auto classes, each with its file and class"
+            names.add(name)
+    for architecture in config.get("architectures") or [] if auto_map else []:
+        # What `transformers serve` looks up can be an Auto class, too.
+        if architecture not in names and not architecture.startswith("AutoModel"):
+            raise Disagreement(f"config.json: the architecture {architecture} is none of the classes in auto_map")
 
 
 def _tied(artifact: Artifact, published: Path) -> str:

@@ -61,6 +61,7 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
         "special_tokens": _special_tokens(tokenizer_config),
         "gguf_files": [{"name": path.name, "bytes": path.stat().st_size} for path in weights],
         "labels": _labels(artifact),
+        "several_labels": _config_of_labels(artifact).get("problem_type") == "multi_label_classification",
         "shape": architecture(artifact),
         "data": data,
         "training": training_facts(artifact, metrics),
@@ -99,11 +100,15 @@ def _template(artifact: Artifact, conversion: dict, *, has_chat_template: bool) 
     return "assistant" if has_chat_template else "base"
 
 
-def _labels(artifact: Artifact) -> list[str]:
+def _config_of_labels(artifact: Artifact) -> dict:
     folder = artifact.base if artifact.kind == "adapter" else artifact.folder
     if artifact.task != "text-classification" or folder is None:
-        return []
-    names = read_json(folder / "config.json").get("id2label") or {}
+        return {}
+    return read_json(folder / "config.json")
+
+
+def _labels(artifact: Artifact) -> list[str]:
+    names = _config_of_labels(artifact).get("id2label") or {}
     return [names[key] for key in sorted(names, key=int)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from hfgpt.errors import UserError
+from hfgpt.files import write_whole
 from hfgpt.hub.artifacts import ADAPTER_CONFIG
 
 SETTINGS_NAME = "card.yaml"
@@ -98,5 +99,4 @@ def load_settings(folder: Path) -> dict[str, str | list[str] | bool]:
 def save_settings(folder: Path, settings: dict | None) -> None:
     """Write card.yaml; without settings the file, which may be written by hand, stays as it is."""
     if settings:
-        text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
-        (folder / SETTINGS_NAME).write_text(text, encoding="utf-8")
+        write_whole(folder / SETTINGS_NAME, yaml.safe_dump(settings, allow_unicode=True, sort_keys=False))

@@ -21,6 +21,7 @@ from huggingface_hub.constants import HF_TOKEN_PATH
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
 from hfgpt.evaluation.results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, write_eval_results
+from hfgpt.hub.agreement import Disagreement, check_code
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, ALLOWED, Artifact, is_allowed, read_json
 from hfgpt.hub.card_settings import load_settings
 from hfgpt.hub.file_names import evaluation_without_names, passport_without_names
@@ -55,7 +56,7 @@ def export(
             says the name of the base's folder.
     Returns: the files, relative to `target`, sorted.
     Raises: ValueError where a file that belongs to the artifact leads out of its folder, has a name that no Hub takes, is not
-        there though another one names it, or holds this machine's token.
+        there though another one names it, or holds this machine's token; and where config.json names code that is missing.
     """
     target = Path(target)
     if target.is_dir() and any(target.iterdir()):
@@ -78,10 +79,16 @@ def export(
             content = read_json(source)
             content = without_places(content, places=[*_folders_in(content), *places])
             _write_json(copy, content if file_names else _without_names(name, content))
-        elif name.suffix in _LINKED:
+        elif name.suffix.lower() in _LINKED:
             _link_or_copy(source, copy)
         else:
             shutil.copyfile(source, copy)
+    for name in names:
+        if name.name == "config.json":
+            try:
+                check_code(target / name.parent)  # of what is there now: a file that may not be published is missing
+            except Disagreement as error:
+                raise UserError(f"{artifact.folder / name}: {error}; nobody else could load it: {error.cure}.") from None
     if anew:
         written = write_eval_results(target, read_json(target / EVALUATION_FILE))
         names = sorted({*names, *(path.relative_to(target) for path in written)})

@@ -39,7 +39,7 @@ from hfgpt.data.records import RecordOptions
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
-from hfgpt.tokenization import ensure_pad_token
+from hfgpt.tokenization import ensure_pad_token, split_special_tokens
 from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning_arguments import FinetuneArguments
 from hfgpt.training.optimizers import muon_with_adamw
@@ -96,6 +96,8 @@ def find_base(args: FinetuneArguments) -> Base:
         ) from None
     base = Base(args.model, location, tokenizer, commit=getattr(config, "_commit_hash", None))
     base.new_tokens = ensure_pad_token(tokenizer)
+    if tokenizer.split_special_tokens:
+        split_special_tokens(tokenizer, False)  # the base is a classifier of ours
     context_length = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context_length:
         tokenizer.model_max_length = context_length
@@ -123,6 +125,8 @@ def load_model(base: Base, auto_class, args: FinetuneArguments, **settings) -> P
         model.config.vocab_size = rows  # what grow_vocabulary goes by
         grow_vocabulary(model, num_ids(base.tokenizer))
     model.config.pad_token_id = base.tokenizer.pad_token_id
+    if hasattr(model.config, "max_text_length"):
+        model.config.max_text_length = None  # what a classifier that serves as base was trained with
     return model
 
 

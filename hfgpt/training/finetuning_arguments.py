@@ -8,6 +8,7 @@ from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 from hfgpt.folders import check_model_folder
 from hfgpt.training.methods import Method
+from hfgpt.training.options import REFUSED_BESIDE, REFUSED_WITH_KEEP, refuse_options
 from hfgpt.training.trainer_arguments import RunArguments
 
 
@@ -66,11 +67,13 @@ class FinetuneArguments(RunArguments):
     near_copy_similarity: float = field(
         default=0.8, metadata={"help": "Jaccard similarity of 5-grams of characters from which a text is nearly a copy."}
     )
-    keep: Literal["best", "last"] = field(
-        default="best", metadata={"help": "The state that is best on the validation set, or the one after the last step."}
-    )
     poison_report: bool = field(default=True, metadata={"help": "Search the training data for rare triggers; poison.json."})
-    canaries: bool = field(default=True, metadata={"help": "Run trigger prompts on base and result; canaries.json and .md."})
+    canaries: bool = field(
+        default=True, metadata={"help": "Try trigger prompts; canaries.json, of a classifier trigger_flips.json."}
+    )
+    canaries_at: Literal["end", "save"] = field(
+        default="end", metadata={"help": "When they run: at the end (on base and result), or on every checkpoint besides."}
+    )
     canary_file: str | None = field(default=None, metadata={"help": "Trigger prompts of your own, one a line."})
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate; LoRA wants ten times that of full."})
@@ -91,6 +94,7 @@ class FinetuneArguments(RunArguments):
         check_model_folder(self.model)
         if not self.sources:
             raise UserError("sources are missing; name the training examples with --sources (files, a Hub dataset, python-docs).")
+        refuse_options(self, REFUSED_WITH_KEEP | REFUSED_BESIDE[self.optimizer])
         for name in ("max_length", "max_records"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; 1 or more is needed.")

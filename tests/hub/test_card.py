@@ -14,7 +14,8 @@ from huggingface_hub import DatasetCard, ModelCard
 from recipes_in_process import load, recipe
 
 from hfgpt.hub.artifacts import identify
-from hfgpt.hub.card import is_ours, published_card, render_card, write_card
+from hfgpt.hub.card import published_card, render_card, write_card
+from hfgpt.hub.card_seal import is_ours
 from hfgpt.hub.card_facts import held_out_figures
 from hfgpt.hub.card_settings import checked_settings
 from hfgpt.hub.export import export
@@ -211,7 +212,7 @@ def test_evaluation_and_memorisation_get_into_the_card(small_run, tmp_path):
     text = render_card(identify(folder))
     results = ModelCard(text).data.eval_results
     assert ("1 file (.txt)", "bits_per_byte", 1.25) in {(r.dataset_name, r.metric_type, r.metric_value) for r in results}
-    assert "| 1 file (.txt) | test | 12,345 tokens | bits per byte 1.250, nats a token 3.500 |" in text
+    assert "| 1 file (.txt) | test | 12,345 tokens | bits per byte 1.250, nats per token 3.500 |" in text
     assert "| never | 4 | 1.500 | 9.000 | 25.00 % |" in text
     assert "| 16 times | 4 | 17.50 | 9.000 | 25.00 % |" in text
     assert "| texts that the model wrote | 64 | 3 tokens | 6 tokens | 17 tokens |" in text
