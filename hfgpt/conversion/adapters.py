@@ -13,7 +13,7 @@ from hfgpt.conversion.verification import check_equal, logits_of, probe_rows, we
 from hfgpt.conversion.weights_in import Model, empty_model
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import MissingFileError, UserError, WrongTypeError
-from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER
+from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER, run_folders
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 
@@ -78,9 +78,10 @@ def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
 
     Raises: ValueError that names both hashes.
     """
-    if not (folder / PASSPORT_NAME).is_file():
+    noted = next((place for place in run_folders(folder) if (place / PASSPORT_NAME).is_file()), None)
+    if noted is None:
         return
-    base = Passport.load(folder).base
+    base = Passport.load(noted).base
     layouts = [re.split("For|LMHead", name)[0] for name in (base.get("class", type(model).__name__), type(model).__name__)]
     if layouts[0] != layouts[1]:
         return  # a GPT-2's tensors in our layout have another hash; where they are named otherwise, the adapter does not fit
@@ -89,7 +90,7 @@ def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
         raise UserError(
             f"the adapter in {folder} was trained on {base.get('name')!r}, whose weights have the SHA-256 {base['sha256']}; those "
             f"of the model at hand have {found}, and with other weights it answers otherwise. Give it its own base, which its "
-            f"recipe wrote into {folder / BASE_FOLDER}."
+            f"recipe wrote into {noted / BASE_FOLDER}."
         )
 
 

@@ -143,7 +143,8 @@ class EvaluateArguments:
                 f"stride is {self.stride}, context_length {self.context_length or 'not given'}; a stride from 1 to the context is "
                 "needed, or tokens would not be scored."
             )
-        check_model_folder(self.model)
+        if not Path(self.model).is_dir():
+            check_model_folder(self.model)
         if not self.output_dir and not Path(self.model).is_dir():
             raise UserError(
                 f"model {self.model!r} is no folder here (looked from {Path.cwd()}); for a Hub id, name the folder of the "

@@ -24,7 +24,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from hfgpt.conversion.adapters import check_adapter_base
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.folders import base_beside, check_model_folder, run_folders, why_no_model
+from hfgpt.folders import base_beside, check_model_folder, why_no_model
 
 NO_LIMIT = int(1e30)  # what transformers writes where a tokenizer knows of none
 
@@ -153,7 +153,7 @@ def _check_task(name: str, config: PreTrainedConfig, found: str, task: str | Non
 def _folder_of_passport(name: str, adapter_config: Path, revision: str | None) -> Path:
     """The folder whose passport.json says which weights an adapter was trained on; a repository's is fetched."""
     if Path(name).is_dir():
-        return next((place for place in run_folders(name) if (place / PASSPORT_NAME).is_file()), Path(name))
+        return Path(name)
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
     found = cached_file(name, PASSPORT_NAME, revision=revision, **quiet)
     return Path(found).parent if found else adapter_config.parent

@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from safetensors import SafetensorError, safe_open
 
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, read_json
-from hfgpt.hub.card import is_ours
+from hfgpt.hub.card_seal import is_ours
 from hfgpt.hub.card_settings import settings_place
 from hfgpt.hub.file_names import is_file
 from hfgpt.hub.remote_code import check_code

@@ -7,7 +7,6 @@ A card that a person has edited is never overwritten: its last line holds a SHA-
 """
 
 import argparse
-import hashlib
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, M
 from hfgpt.errors import MissingFileError, UserError, sentence_of
 from hfgpt.hub.artifacts import Artifact, identify
 from hfgpt.hub.card_context import context_of
+from hfgpt.hub.card_seal import is_ours, sealed
 from hfgpt.hub.card_settings import MARKDOWN, load_settings
 from hfgpt.hub.markdown import FILTERS, Markdown, escaped
 
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 CARD_NAME, GENERATED_NAME = "README.md", "README.generated.md"
 # At the repository's top level; in an installed wheel beside this file.
 TEMPLATE_FOLDERS = (Path(__file__).parents[2] / "model_cards", Path(__file__).parent / "model_cards")
-_SEAL = re.compile(r"\n<!-- hfgpt card, SHA-256 ([0-9a-f]{64}) -->\n?\Z")
 
 
 def render_card(artifact: Artifact, *, repo_id: str | None = None, base_model: str | None = None) -> str:
@@ -116,18 +115,6 @@ def published_card(artifact: Artifact, *, repo_id: str, base_model: str | None =
     if path.is_file() and not is_ours(text := path.read_text(encoding="utf-8", errors="replace")):
         return text
     return sealed(render_card(artifact, repo_id=repo_id, base_model=base_model))
-
-
-def sealed(text: str) -> str:
-    """The text with a last line by which `is_ours` knows it."""
-    return f"{text}\n<!-- hfgpt card, SHA-256 {hashlib.sha256(text.encode()).hexdigest()} -->\n"
-
-
-def is_ours(text: str) -> bool:
-    """Whether hfgpt wrote this card and nobody has changed it since; line endings do not count."""
-    text = text.replace("\r\n", "\n")
-    seal = _SEAL.search(text)
-    return seal is not None and hashlib.sha256(text[: seal.start()].encode()).hexdigest() == seal[1]
 
 
 def _write(path: Path, text: str) -> None:

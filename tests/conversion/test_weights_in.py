@@ -455,7 +455,7 @@ def test_foreign_folders(tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="holds none of config.json"):
         read_source(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="is neither a file or folder here"):
+    with pytest.raises(FileNotFoundError, match="nothing does not exist"):
         read_source(str(tmp_path / "nothing"))
 
 

@@ -14,8 +14,9 @@ from huggingface_hub import DatasetCard, ModelCard
 from recipes_in_process import load, recipe
 
 from hfgpt.hub.artifacts import identify
-from hfgpt.hub.card import is_ours, published_card, render_card, write_card
+from hfgpt.hub.card import published_card, render_card, write_card
 from hfgpt.hub.card_facts import held_out_figures
+from hfgpt.hub.card_seal import is_ours
 from hfgpt.hub.card_settings import checked_settings
 from hfgpt.hub.export import export
 from hfgpt.training.arguments import parse_arguments

@@ -12,7 +12,8 @@ from markdown_it import MarkdownIt
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.hub.artifacts import identify
-from hfgpt.hub.card import _SEAL, is_ours, published_card, render_card, sealed
+from hfgpt.hub.card import published_card, render_card
+from hfgpt.hub.card_seal import SEAL, is_ours, sealed
 from hfgpt.hub.card_settings import load_settings
 from hfgpt.hub.markdown import escaped, literal
 
@@ -152,7 +153,7 @@ def test_a_card_full_of_hostile_texts_is_valid_and_shows_them(hostile, task):
     assert seen[0] == shown(NAME)  # the title
     assert not [text for text in seen if "49" in text]  # no template was evaluated
     ours = {"confusion.png", "loss.png", "memorization.png"}
-    assert [one for one in active(card) if one not in ours] == [_SEAL.search(card)[0].strip()]
+    assert [one for one in active(card) if one not in ours] == [SEAL.search(card)[0].strip()]
     assert "/home/ann" not in card
     assert is_ours(card)
 

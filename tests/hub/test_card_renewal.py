@@ -10,7 +10,8 @@ from gate_folders import good_adapter, good_model
 from huggingface_hub import ModelCard
 from recipes_in_process import run_script
 
-from hfgpt.hub.card import is_ours, renew_card
+from hfgpt.hub.card import renew_card
+from hfgpt.hub.card_seal import is_ours
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def test_gpt2_passes_both_doors(run_recipe, gpt2_with_tokenizer, stranger, tmp_p
     assert done.returncode == 0, done.stdout + done.stderr
     assert "difference from source: " in done.stdout
     assert "note: 3 rows were added to the embedding (50,257 -> 50,260)" in done.stdout
-    assert f"next: python recipes/generate.py {tmp_path / 'out'} --prompt 'The '" in done.stdout
+    assert f"next: python recipes/generate.py {tmp_path / 'out'}\n" in done.stdout
     env = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     ours = through_the_door(tmp_path / "out", env=env)
     theirs = through_the_door(tmp_path / "out", env=env, stranger=stranger)
@@ -226,7 +226,10 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing(run_recipe, tmp_path):
     torch.save({"tok_emb.weight": torch.zeros(97, 48), "pos_emb.weight": torch.zeros(8, 48)}, tmp_path / "cut.pth")
     done = run_recipe("convert.py", tmp_path / "cut.pth", "--output_dir", tmp_path / "out")
     refused(done, "lacks the tensor trf_blocks.0.ff.layers.0.weight")
-    refused(run_script("convert.py", tmp_path / "nothing.pth", "--output_dir", tmp_path / "out"), "nothing.pth is neither a file")
+    refused(
+        run_script("convert.py", tmp_path / "nothing.pth", "--output_dir", tmp_path / "out"),
+        "nothing.pth does not exist (looked from",
+    )
     refused(run_script("convert.py", "--output_dir", tmp_path / "out"), "source is missing")
     refused(run_script("convert.py", tmp_path, "--output_dir", tmp_path / "out", "--taget", "gguf"), "did you mean 'target'?")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.pth"]

@@ -1,4 +1,4 @@
-"""What a recipe prints behind `next:` works when it is pasted, with the user's own text; and folders that hold no model yet."""
+"""What stands behind `next:` works when it is pasted, with the user's own text in it; and folders that hold no model yet."""
 
 import io
 import json
@@ -71,7 +71,7 @@ def test_a_classifiers_line_labels_one_of_its_own_texts(small_families, tmp_path
     assert said[0][0]["label"] in ("good", "bad")
 
 
-def test_an_assistants_line_opens_a_conversation(small_assistants, tmp_path, monkeypatch):
+def test_an_assistants_line_opens_a_conversation(small_assistants, monkeypatch):
     report = (small_assistants["book"] / "report.txt").read_text()
     assert next_of(report) == shlex.join(["python", "recipes/generate.py", str(small_assistants["book"]), "--chat", "true"])
     monkeypatch.setattr("sys.stdin", io.StringIO())
@@ -87,10 +87,8 @@ def test_the_line_of_a_conversion_suits_what_was_converted(small_families, small
     again = shlex.split(said.partition(" in this: ")[2])
     assert again[:3] == ["python", "recipes/convert.py", str(bare)]
     given = dict(zip(again[3::2], again[4::2], strict=True))
-    assert given == {
-        "--output_dir": str(tmp_path / "again"), "--target": "native", "--dtype": "bfloat16", "--tokenizer": "TOKENIZER",
-        "--overwrite": "true",
-    }  # fmt: skip
+    chosen = {"--output_dir": str(tmp_path / "again"), "--target": "native", "--dtype": "bfloat16"}
+    assert given == chosen | {"--tokenizer": "TOKENIZER", "--overwrite": "true"}
     said = pasted(shlex.join([str(small_gpt2) if word == "TOKENIZER" else word for word in again]))
     assert pasted(next_of(said), "--max_new_tokens", "3")
 
