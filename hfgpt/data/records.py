@@ -281,10 +281,8 @@ def _table_lines(path: Path) -> Iterator[str]:
 
 
 def _read_json(source: Source, errors: RowErrors | None) -> Iterator[Record]:
-    def invalid(error: UserError) -> None:
-        if not isinstance(error, RowError):
-            error = RowError(str(error), reason="no valid JSON or UTF-8", source=source.name)
-        refuse(error, errors)
+    def invalid(error: RowError) -> None:
+        refuse(RowError(str(error), reason=error.reason, source=source.name), errors)  # as its other rows are named
 
     for row, place, row_id in json_rows(source.path, on_invalid=invalid):
         record = Record(row, source.name, place, row_id)

@@ -107,6 +107,8 @@ def test_identities_name_the_kind_and_the_hash_of_a_file(tmp_path):
         ("a.csv", "text,label\na\0,b\n", r"a.csv, line 2: a NUL character"),
         ("a.csv", "text\0,label\n", r"a.csv, line 1: a NUL character"),
         ("a.csv", "text,label,\na,b,c\n", r"a.csv, line 2: 3 fields, 2 are needed"),
+        ("a.jsonl", '{"a": ' + "9" * 5000 + "}\n", r"a.jsonl, line 1: no valid JSON \(Exceeds the limit"),
+        ("a.json", '[{"a": ' + "9" * 5000 + "}]", r"a.json: no valid JSON \(Exceeds the limit"),
         ("a.parquet", "no parquet", r"a.parquet is no valid Parquet file"),
         ("a.txt", "text", r"a.txt is no table; rows are read from .csv, .tsv"),
     ],
