@@ -58,6 +58,8 @@ class Passport:
     def load(cls, folder: Path) -> "Passport":
         """Raises: FileNotFoundError where there is none, ValueError where it is not one of ours."""
         path = folder / PASSPORT_NAME
+        if not folder.exists():
+            raise MissingFileError(f"the folder {str(folder)!r} does not exist (looked from {Path.cwd()}); check the spelling.")
         if not path.is_file():
             raise MissingFileError(f"{path} does not exist; a folder that recipes/prepare_data.py wrote is needed here.")
         try:
