@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 RUN := runs/quickstart
 CARDS := model_cards/examples
 EXAMPLES := tokenizer data base classifier assistant
-# Further arguments for the steps of `make quickstart`, e.g. PRETRAIN_ARGS="--max_steps 20 --overwrite true"
+# Further arguments for the steps of `make quickstart`, e.g. PRETRAIN_ARGS="--max_steps 20 --overwrite true". What is done already is
+# not done again; where another base has been trained, the steps after it are refused until they get "--overwrite true" too.
+TOKENIZE_ARGS ?=
+PREPARE_ARGS ?=
 PRETRAIN_ARGS ?=
 CLASSIFY_ARGS ?=
 INSTRUCT_ARGS ?=
-LAUNCH := $(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml
 
 .PHONY: install quickstart cards test lint format clean
 
@@ -22,11 +24,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 quickstart: install
-	$(BIN)/python recipes/train_tokenizer.py recipes/configs/quickstart/tokenizer.yaml
-	$(BIN)/python recipes/prepare_data.py recipes/configs/quickstart/data.yaml
-	$(LAUNCH) recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml $(PRETRAIN_ARGS)
-	$(LAUNCH) recipes/finetune_classification.py recipes/configs/quickstart/classification.yaml $(CLASSIFY_ARGS)
-	$(LAUNCH) recipes/finetune_instructions.py recipes/configs/quickstart/instructions.yaml $(INSTRUCT_ARGS)
+	$(BIN)/python recipes/train_tokenizer.py recipes/configs/quickstart/tokenizer.yaml $(TOKENIZE_ARGS)
+	$(BIN)/python recipes/prepare_data.py recipes/configs/quickstart/data.yaml $(PREPARE_ARGS)
+	$(BIN)/python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml $(PRETRAIN_ARGS)
+	$(BIN)/python recipes/finetune_classification.py recipes/configs/quickstart/classification.yaml $(CLASSIFY_ARGS)
+	$(BIN)/python recipes/finetune_instructions.py recipes/configs/quickstart/instructions.yaml $(INSTRUCT_ARGS)
 	@echo "== the base model"
 	@cat $(RUN)/base/report.txt
 	@echo "== the classifier: which part of the standard library does a docstring belong to?"

@@ -27,6 +27,10 @@ class UnreachableError(ConnectionError, UserError):
     """A server that does not answer, or may not be asked."""
 
 
+class RunStopped(Exception):
+    """Training ended at a signal, with a checkpoint to go on from: neither a mistake nor a bug, but no result either."""
+
+
 # What the machine refuses, whoever asks: no line of ours can know it in advance or do better than to say it.
 MACHINE_REFUSES = {
     errno.ENOSPC: "the disk is full; free some space",

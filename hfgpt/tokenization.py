@@ -16,6 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.folders import check_folder_is_there
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
     Raises: FileNotFoundError for a folder without one; ValueError where it lacks a separator or a padding of its own.
     """
+    check_folder_is_there(folder)
     try:
         tokenizer = _tokenizer_class(folder).from_pretrained(str(folder))
     except (OSError, ValueError) as error:
@@ -349,6 +351,15 @@ def word_pattern(tokenizer: PreTrainedTokenizerFast) -> str | None:
     if last["use_regex"]:
         return None if splits else "gpt-2"
     return "qwen2" if splits == [ours] else None
+
+
+def split_special_tokens(tokenizer: PreTrainedTokenizerFast, split: bool) -> None:
+    """Whether a special token written in a text is text (True, for classifiers), for this tokenizer and when it is loaded again.
+
+    True destroys the special tokens that a chat template writes.
+    """
+    tokenizer.split_special_tokens = split
+    tokenizer.init_kwargs["split_special_tokens"] = split  # what save_pretrained writes
 
 
 def set_prompt_style(tokenizer: PreTrainedTokenizerFast, style: str) -> list[int]:

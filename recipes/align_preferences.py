@@ -1,9 +1,9 @@
 """Teach an assistant which of two answers people prefer: DPO, KTO or ORPO (TRL), any file of chosen and rejected answers.
 
     pip install 'hfgpt[preferences]'
-    accelerate launch recipes/align_preferences.py recipes/configs/book/preferences.yaml
-    accelerate launch recipes/align_preferences.py --model runs/mine/assistant --sources pairs.jsonl --output_dir runs/mine/aligned
-    accelerate launch recipes/align_preferences.py --model HuggingFaceTB/SmolLM2-135M-Instruct --loss orpo \
+    python recipes/align_preferences.py recipes/configs/book/preferences.yaml
+    python recipes/align_preferences.py --model runs/mine/assistant --sources pairs.jsonl --output_dir runs/mine/aligned
+    python recipes/align_preferences.py --model HuggingFaceTB/SmolLM2-135M-Instruct --loss orpo \
         --sources argilla/distilabel-capybara-dpo-7k-binarized --output_dir runs/smol
 
 The assistant is a folder of recipes/finetune_instructions.py or any model with a chat template; its prompt style is kept. Pairs
@@ -17,7 +17,6 @@ margin rises, too, where a model forgets how to speak; then a smaller learning r
 from pathlib import Path
 
 from hfgpt.data.passport import Passport
-from hfgpt.hub.card import write_card
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
 from hfgpt.training.assistant_report import Canaries, CanariesCallback, search_for_poison
@@ -26,7 +25,7 @@ from hfgpt.training.methods import FrozenWeights, describe_trainable
 from hfgpt.training.preference_arguments import PreferenceArguments
 from hfgpt.training.preference_report import finish, measure_base
 from hfgpt.training.preferences import build_policy, build_trainer, encode_pairs, load_pairs, preference_classes, settle_style
-from hfgpt.training.run import finished_report, prepare_output, train_or_resume
+from hfgpt.training.run import close_run, finished_report, prepare_output, train_or_resume
 
 
 def main(args: PreferenceArguments) -> dict[str, float]:
@@ -59,17 +58,15 @@ def main(args: PreferenceArguments) -> dict[str, float]:
 
     # 5. What the base prefers and says, then training
     before = measure_base(trainer, pairs, splits, args)
-    if canaries is not None:
+    if canaries is not None and args.canaries_at == "save":
         trainer.add_callback(CanariesCallback(canaries))
-    if not train_or_resume(trainer, checkpoint):
-        return {}
+    train_or_resume(trainer, checkpoint)
     frozen.check(trainer.model)
 
     # 6. Measure, answer, save, report, write the card
     facts = {"base": base.name, "loss": args.loss, "beta": args.beta, "method": args.method, "data": ", ".join(args.sources)}
     metrics = finish(trainer, pairs=pairs, splits=splits, before=before, canaries=canaries, facts=facts, args=args)
-    if args.should_save:
-        write_card(args.output_dir)
+    close_run(args)
     return metrics
 
 

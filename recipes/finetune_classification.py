@@ -1,9 +1,9 @@
 """Fine-tune a classifier of texts: any causal language model, any table of texts and labels.
 
-    accelerate launch recipes/finetune_classification.py recipes/configs/quickstart/classification.yaml
-    accelerate launch recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --text_column review \
+    python recipes/finetune_classification.py recipes/configs/quickstart/classification.yaml
+    python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --text_column review \
         --label_column stars --output_dir runs/mine/classifier
-    accelerate launch recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --method likelihood \
+    python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --method likelihood \
         --num_shots 4 --output_dir runs/mine/few-shot          # no training: which label does the model find likeliest?
 
 Several seeds make several runs (seed-0/, seed-1/, ...); the one that is best on the validation set is kept, and the test set is
@@ -14,14 +14,13 @@ metrics.json, report.txt, poison.json, trigger_flips.json and the data's passpor
 """
 
 from hfgpt.data.passport import Passport
-from hfgpt.hub.card import write_card
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
-from hfgpt.training.classification_report import finish, judge_by_likelihood, search_for_poison, trigger_callbacks
-from hfgpt.training.classifiers import load_splits, prepare_base, run_seed, tokenize
+from hfgpt.training.classification_report import finish, judge_by_likelihood, search_for_poison, trigger_probes
+from hfgpt.training.classifiers import fit_tokenizer, load_splits, prepare_base, run_seed, tokenize
 from hfgpt.training.finetuning import find_base
 from hfgpt.training.finetuning_arguments import ClassificationArguments
-from hfgpt.training.run import finished_report, prepare_output
+from hfgpt.training.run import close_run, finished_report, prepare_output
 
 
 def main(args: ClassificationArguments) -> dict[str, float]:
@@ -31,7 +30,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
 
     # 2. The base and its tokenizer
     base = find_base(args)
-    base.tokenizer.padding_side = "right"  # a learned position is counted from the text's begin
+    fit_tokenizer(base.tokenizer, args)
     passport.tokenizer = {"sha256": tokenizer_sha256(base.tokenizer)}
     rows = tokenize(splits, base.tokenizer, args, passport)
     model = prepare_base(base, task, args, passport)
@@ -45,20 +44,19 @@ def main(args: ClassificationArguments) -> dict[str, float]:
 
     # 4. No training at all
     if args.method == "likelihood":
-        return judge_by_likelihood(model, base, splits, task=task, args=args)
+        metrics = judge_by_likelihood(model, base, splits, task=task, args=args)
+        close_run(args, card=False)  # there is no model to describe
+        return metrics
 
     # 5. One run a seed; the best on validation is saved
-    callbacks = trigger_callbacks(splits, task=task, base=base, args=args)
+    probes = trigger_probes(splits, task=task, base=base, args=args)
     results = {}
     for seed in args.seeds:
-        results[seed] = run_seed(seed, results, base=base, rows=rows, task=task, callbacks=callbacks, args=args)
-        if results[seed] is None:  # stopped by a signal
-            return {}
+        results[seed] = run_seed(seed, results, base=base, rows=rows, task=task, probes=probes, args=args)
 
     # 6. Figures over the seeds, errors to read, report, card
     metrics = finish(results, splits=splits, base=base, task=task, args=args)
-    if args.should_save:
-        write_card(args.output_dir)
+    close_run(args)
     return metrics
 
 

@@ -1,8 +1,8 @@
 """Fine-tune an assistant that follows instructions: any causal language model, any file of instructions or conversations.
 
-    accelerate launch recipes/finetune_instructions.py recipes/configs/quickstart/instructions.yaml
-    accelerate launch recipes/finetune_instructions.py --model runs/mine/base --sources mine.json --output_dir runs/mine/assistant
-    accelerate launch recipes/finetune_instructions.py --model openai-community/gpt2-medium --sources tatsu-lab/alpaca \
+    python recipes/finetune_instructions.py recipes/configs/quickstart/instructions.yaml
+    python recipes/finetune_instructions.py --model runs/mine/base --sources mine.json --output_dir runs/mine/assistant
+    python recipes/finetune_instructions.py --model openai-community/gpt2-medium --sources tatsu-lab/alpaca \
         --prompt_style alpaca --method full --learning_rate 5e-5 --output_dir runs/alpaca
 
 Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. With LoRA the output folder
@@ -14,7 +14,6 @@ loss.png, metrics.json, canaries.md, poison.json and the data's passport.json.
 from pathlib import Path
 
 from hfgpt.data.passport import Passport
-from hfgpt.hub.card import write_card
 from hfgpt.tokenization import set_prompt_style, tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
 from hfgpt.training.assistant_report import Canaries, CanariesCallback, finish, measure_base, search_for_poison
@@ -23,7 +22,7 @@ from hfgpt.training.finetuning import find_base, identify_base, save_base
 from hfgpt.training.finetuning_arguments import InstructionArguments
 from hfgpt.training.methods import FrozenWeights, describe_trainable
 from hfgpt.training.pretraining import check_isolation
-from hfgpt.training.run import finished_report, prepare_output, train_or_resume
+from hfgpt.training.run import close_run, finished_report, prepare_output, train_or_resume
 
 
 def main(args: InstructionArguments) -> dict[str, float]:
@@ -58,17 +57,15 @@ def main(args: InstructionArguments) -> dict[str, float]:
 
     # 5. The base's own losses and answers, then training
     before = measure_base(trainer, rows, splits, args)
-    if canaries is not None:
+    if canaries is not None and args.canaries_at == "save":
         trainer.add_callback(CanariesCallback(canaries))
-    if not train_or_resume(trainer, checkpoint):
-        return {}
+    train_or_resume(trainer, checkpoint)
     frozen.check(trainer.model)
 
     # 6. Test once, answer, save, report, write the card
     facts = {"base": base.name, "method": args.method, "prompt style": args.prompt_style, "data": ", ".join(args.sources)}
     metrics = finish(trainer, rows=rows, splits=splits, before=before, canaries=canaries, facts=facts, args=args)
-    if args.should_save:
-        write_card(args.output_dir)
+    close_run(args)
     return metrics
 
 

@@ -14,7 +14,6 @@ which, so that recipes/evaluate.py can report how many of them a model gives awa
 """
 
 import platform
-import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -38,6 +37,7 @@ from hfgpt.evaluation.compression import lzma_bits_per_byte
 from hfgpt.hub.card import write_card
 from hfgpt.hub.card_settings import save_settings
 from hfgpt.tokenization import encode_texts, load_or_wrap_tokenizer, tokenizer_sha256
+from hfgpt.training.already_made import already_made, asked_of
 from hfgpt.training.arguments import (
     READING_DEFAULTS,
     SPLIT_DEFAULTS,
@@ -47,6 +47,7 @@ from hfgpt.training.arguments import (
     logger,
     replaced_folder,
 )
+from hfgpt.training.next_steps import command, free_folder
 
 # A longer row sees more of a text; fewer rows than these are too few steps (16 rows each, where nothing else is asked for).
 ENOUGH_ROWS = 512
@@ -58,7 +59,6 @@ def main(args: PrepareArguments) -> dict[str, float]:
     # 1. Everything that can be wrong before reading; what is not given is as it was for the tokenizer
     earlier = passport_of(args.tokenizer)
     given, args = args, args.filled(earlier.settings)
-    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
     sources = find_as_given(given, args)
     tokenizer = load_or_wrap_tokenizer(args.tokenizer)  # GPT-2's own files lack a padding
     canaries = []
@@ -73,6 +73,10 @@ def main(args: PrepareArguments) -> dict[str, float]:
         "separator": tokenizer.eos_token,
         "pad": tokenizer.pad_token,
     }
+    asked = asked_of(args)
+    if already_made(args, asked, passport, sources, args.reading_options()):
+        return {}
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
         # 2. Documents
@@ -89,7 +93,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         splits = split_documents(documents, split)
         if args.context_length is None:
             args = replace(args, context_length=suitable_context_length(texts_of(splits["train"]), tokenizer))
-        passport.settings = settings_of(args) | {"split_by": split.by}
+        passport.settings = settings_of(args) | {"split_by": split.by, "asked": asked}
         if canaries:
             check_fit(canaries, tokenizer, context_length=args.context_length)
             splits["train"] = plant(splits["train"], canaries, passport, seed=args.canary_seed)
@@ -127,7 +131,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             save_settings(folder, args.card)
             write_card(folder)
     logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
-    logger.info(f"next: accelerate launch recipes/pretrain.py --dataset {shlex.quote(str(output))} --output_dir MODEL")
+    logger.info(f"next: {command('pretrain', '--dataset', output, '--output_dir', free_folder(output, 'base'))}")
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
 
 

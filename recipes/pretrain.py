@@ -1,8 +1,9 @@
 """Pretrain a GPT from zero on prepared rows.
 
-    accelerate launch recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml
-    accelerate launch recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml --learning_rate 2e-3 --output_dir runs/other
-    accelerate launch recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
+    python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml
+    python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml --learning_rate 2e-3 --output_dir runs/other
+    python recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
+    torchrun --nproc_per_node 2 recipes/pretrain.py ...        # several processes: one a GPU, or two on one processor
 
 Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. The output folder is a
 model that the Auto classes load; beside it lie its card (README.md; `card` says what only you know, as the licence), loss.png,
@@ -12,11 +13,10 @@ samples.md, metrics.json, the data's passport.json, and run.yaml, which alone re
 from pathlib import Path
 
 from hfgpt.errors import UserError
-from hfgpt.hub.card import write_card
 from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
 from hfgpt.training.pretraining import build_model, build_trainer, check_isolation, finish, load_rows
-from hfgpt.training.run import finished_report, prepare_output, train_or_resume
+from hfgpt.training.run import close_run, finished_report, prepare_output, train_or_resume
 from hfgpt.training.trainer_arguments import PretrainArguments
 
 
@@ -43,13 +43,11 @@ def main(args: PretrainArguments) -> dict[str, float]:
     check_isolation(model, rows["train"])
 
     # 5. Train
-    if not train_or_resume(trainer, checkpoint):
-        return {}
+    train_or_resume(trainer, checkpoint)
 
     # 6. Test once, save, report, write the card
     metrics = finish(trainer, rows=rows, passport=passport)
-    if args.should_save:
-        write_card(args.output_dir)
+    close_run(args)
     return metrics
 
 

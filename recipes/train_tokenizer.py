@@ -9,7 +9,6 @@ prepare_data.py takes it from there.
 """
 
 import itertools
-import shlex
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from hfgpt.errors import UserError
 from hfgpt.hub.card import write_card
 from hfgpt.hub.card_settings import save_settings
 from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
+from hfgpt.training.already_made import already_made, asked_of
 from hfgpt.training.arguments import (
     READING_DEFAULTS,
     SPLIT_DEFAULTS,
@@ -31,15 +31,19 @@ from hfgpt.training.arguments import (
     logger,
     replaced_folder,
 )
+from hfgpt.training.next_steps import command, free_folder
 
 
 def main(args: TokenizerArguments) -> dict[str, float]:
     # 1. Everything that can be wrong before reading
     args = args.filled({})
-    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
     options = args.reading_options()
+    passport, asked = Passport(), asked_of(args)
+    if already_made(args, asked, passport, sources, options):
+        return {}
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
     # 2. How much text there is, where that decides something: it is read once more for this
     amount = TextAmount(args.max_bytes)
@@ -55,7 +59,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         logger.info(f"tokenizer: vocab_size {vocab_size:,}, which suits {num_bytes:,} bytes of text; --vocab_size sets another")
 
     # 3. Texts, one at a time, up to a bound
-    passport = Passport(inputs=[source.identity(options) for source in sources])
+    passport.inputs = [source.identity(options) for source in sources]
     start = time.perf_counter()
     errors, amount, used = RowErrors(args.on_error), TextAmount(args.max_bytes), {WHOLE_FILES}
     stream = amount.count(split.train_documents(noting_sources(read_documents(sources, options, errors), used)))
@@ -82,6 +86,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         "vocab_size": len(tokenizer),
         **{name: getattr(args, name) for name in ("sources", *READING_DEFAULTS, *SPLIT_DEFAULTS)},
         "split_by": split.by,
+        "asked": asked,
     }
     passport.tokenizer = {"sha256": tokenizer_sha256(tokenizer), "vocab_size": len(tokenizer)}
     passport.splits = {"train": {"documents": amount.documents, "bytes": amount.bytes}}
@@ -94,7 +99,8 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         f"tokenizer: {len(tokenizer):,} tokens from {amount.documents:,} documents, {amount.bytes:,} bytes, in "
         f"{time.perf_counter() - start:.1f} s; saved in {output}"
     )
-    logger.info(f"next: python recipes/prepare_data.py --tokenizer {shlex.quote(str(output))} --output_dir DATA")
+    how = ("--streaming", "true") if args.streaming else ()  # the rest of how texts are read is in the passport
+    logger.info(f"next: {command('prepare_data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
     return {"documents": amount.documents, "bytes": amount.bytes, "vocab_size": len(tokenizer)}
 
 

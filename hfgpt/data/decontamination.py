@@ -193,7 +193,7 @@ def keep_copies_together(
             how = " whose texts differ only in digits, case and punctuation" if alike else ""
             cure = "" if alike else f"raise near_copy_similarity ({threshold}), "
             raise UserError(
-                f"{len(apart):,} of {len(texts):,} texts are near copies of others, in {len(groups):,} groups{how}; a group is "
+                f"{len(apart):,} of {len(texts):,} texts are near copies of others (groups: {len(groups):,}{how}). A group is "
                 f"learned or tested, not both, so nothing is left for {name}: give more different texts, {cure}or set "
                 "decontaminate: false, which tests on copies, too."
             )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,13 @@ class Passport:
         self.steps.append({"step": step, **counts, "seconds": round(seconds, 2), **details})
 
     def save(self, folder: Path) -> None:
-        (folder / PASSPORT_NAME).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(folder / PASSPORT_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Passport":
         """Raises: FileNotFoundError where there is none, ValueError where it is not one of ours."""
+        if not folder.is_dir():
+            raise MissingFileError(f"{folder} does not exist (looked from {Path.cwd()}); recipes/prepare_data.py writes one.")
         path = folder / PASSPORT_NAME
         if not folder.exists():
             raise MissingFileError(f"the folder {str(folder)!r} does not exist (looked from {Path.cwd()}); check the spelling.")

@@ -130,7 +130,9 @@ def _record_sources(names: Iterable[str]) -> list[Source]:
     for source in find_sources(names, file_suffixes=RECORD_SUFFIXES):
         if source.path is not None:
             if source.path.suffix.lower() not in RECORD_SUFFIXES:
-                raise UserError(f"{source.name} is no table; rows are read from {', '.join(RECORD_SUFFIXES)} files.")
+                raise UserError(
+                    f"{source.name} is no table; rows are read from {', '.join(RECORD_SUFFIXES)} files; save it as one of them."
+                )
             if source.kind == "text":
                 source = replace(source, kind=source.path.suffix.lower().removeprefix("."))
         sources.append(source)

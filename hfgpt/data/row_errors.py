@@ -78,7 +78,7 @@ class RowErrors:
         if not self.counts:
             return
         for reason, count in self.counts.most_common():
-            logger.warning(f"skipped {count:,} {'row' if count == 1 else 'rows'} ({reason}); the first: {self.firsts[reason]}")
+            logger.info(f"skipped {count:,} {'row' if count == 1 else 'rows'} ({reason}); the first: {self.firsts[reason]}")
         empty = self.sources.keys() - set(used)
         if empty:
             source = min(empty)

@@ -8,6 +8,7 @@ training text is published with it.
 
 import json
 import logging
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -252,11 +253,16 @@ def _quantiles(values: Sequence[int]) -> dict[str, int | float]:
 
 
 def draw_memorization(report: dict, overlaps: Overlaps, path: Path) -> None:
-    """Draw exposure and extraction over the number of copies, where canaries were planted, and the two overlaps."""
+    """Draw exposure and extraction over the number of copies, where canaries were planted, and the two overlaps.
+
+    Legends stand below the axes, where they cover nothing.
+    """
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    from matplotlib.ticker import MaxNLocator
 
     canaries = report["canaries"]
-    figure = Figure(figsize=(11 if canaries else 6, 4.5), layout="constrained")
+    figure = Figure(figsize=(11 if canaries else 6, 5), layout="constrained")
+    below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, fontsize=8, frameon=False)
     plots = figure.subplots(1, 2 if canaries else 1, squeeze=False)[0]
     if canaries:
         axes = plots[0]
@@ -276,16 +282,20 @@ def draw_memorization(report: dict, overlaps: Overlaps, path: Path) -> None:
         rates.plot(counts, [100 * row["extraction_rate"] for row in planted], color="#2c6fbb", marker="s", label="extracted")
         rates.set(ylim=(-3, 130), yticks=range(0, 101, 20), ylabel="extracted (%)")  # 100 % apart from the highest exposure
         lines = [*axes.get_legend_handles_labels()[0], *rates.get_legend_handles_labels()[0]]
-        axes.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="center right")
+        axes.legend(lines, [line.get_label() for line in lines], **below)
     axes = plots[-1]
     highest = max([*overlaps.samples, *overlaps.held_out, 1])
-    bins = np.linspace(0, highest, 25)
+    bins = np.arange(-0.5, highest + 1, max(1, math.ceil(highest / 24)))  # bytes are whole
+    if bins[-1] < highest:
+        bins = np.append(bins, 2 * bins[-1] - bins[-2])
     drawn = ((overlaps.held_out, "#9db4cf", "held-out text"), (overlaps.samples, "#c0392b", "sampled by the model"))
     for values, color, label in drawn:
         if values:
             axes.hist(values, bins=bins, color=color, alpha=0.6, label=label)
     axes.set(xlabel="longest run in the training rows (bytes)", ylabel="texts", title="Verbatim overlap")
-    axes.legend(fontsize=8)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.legend(**below)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=120, format="png")
     temporary.replace(path)

@@ -31,8 +31,8 @@ def preference_metrics(
         likelihood_accuracy, likelihood_accuracy_per_token: share of pairs whose chosen answer is likelier than the rejected, as a
             whole and per token, whatever the base says.
         chosen_nats_per_token, rejected_nats_per_token: token-weighted negative log-likelihoods.
-        Of single answers, chosen are the wanted ones, reward_accuracy is the share of answers whose reward lies on its side of the
-        drift (how much likelier the answers became after wrong prompts), and there is no likelihood_accuracy; what needs a kind of
+        Of single answers, chosen are the wanted ones; reward_side_accuracy is the share of all whose reward lies on its side of
+        the drift (how much likelier answers became after wrong prompts); no two answers are compared, and what needs a kind of
         answer that is not there is left out.
     Source: Rafailov et al. (2023), DPO, eq. 7; Ethayarajh et al. (2024), KTO, eq. 7; Hong et al. (2024), ORPO, eq. 6.
     """
@@ -71,7 +71,7 @@ def preference_metrics(
 def _of_single_answers(rewards: np.ndarray, nats: np.ndarray, tokens: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
     drift = max(0.0, rewards[1].mean())
     gains = np.where(wanted, rewards[0] - drift, drift - rewards[0])
-    values = {"loss": 1 - _sigmoid(gains).mean(), "reward_accuracy": (gains > 0).mean()}
+    values = {"loss": 1 - _sigmoid(gains).mean(), "reward_side_accuracy": (gains > 0).mean()}
     for name, chosen in (("chosen", wanted), ("rejected", ~wanted)):
         if chosen.any():
             values[f"{name}_reward"] = rewards[0][chosen].mean()

@@ -9,8 +9,10 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -22,8 +24,9 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from hfgpt.data.row_errors import ON_ERROR_HELP
-from hfgpt.errors import AccessError, MissingFileError, UserError, sentence_of
+from hfgpt.errors import AccessError, MissingFileError, RunStopped, UserError, sentence_of
 from hfgpt.files import expand_home, with_home
+from hfgpt.folders import check_model_folder
 from hfgpt.hub.arguments import TOKEN
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 
@@ -134,8 +137,15 @@ def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tupl
     return words, lists
 
 
+STOPPED_WITH_CHECKPOINT = 75  # sysexits.h calls it a temporary failure: the same command goes on
+
+
 def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], *, positional: str | None = None) -> None:
-    """Parse the command line and run a recipe's `main`. A `UserError` ends in one sentence and exit code 1."""
+    """Parse the command line and run a recipe's `main`.
+
+    Whatever a user can bring about ends in one line and an exit code: a `UserError` in 1, a training that a signal stopped at a
+    checkpoint in 75, Ctrl-C at any other time in 130 and SIGTERM in 143 (128 and the signal's number, as shells have it).
+    """
     # Python looks beside a script first: `import evaluate` would find the recipe of this name instead of the library.
     beside = Path(sys.argv[0]).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != beside]
@@ -152,15 +162,46 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     output_dir = ""
     try:
-        args = parse_arguments(arguments_class, sys.argv[1:], positional=positional)
-        output_dir = getattr(args, "output_dir", "")
-        main(args)
+        with _signals_raised():
+            args = parse_arguments(arguments_class, sys.argv[1:], positional=positional)
+            output_dir = getattr(args, "output_dir", "")
+            main(args)
+    except RunStopped as stopped:
+        logger.info(stopped)
+        sys.exit(STOPPED_WITH_CHECKPOINT)
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        logger.info(f"stopped: by {signal.Signals(number).name}; the same command starts again, or goes on where it can.")
+        sys.exit(128 + number)
     except Exception as error:
         sentence = sentence_of(error, place=output_dir)
         if sentence is None:
             raise
         print(f"error: {TOKEN.sub('hf_***', sentence)}", file=sys.stderr)  # a word at a wrong place may be one
         sys.exit(1)
+
+
+@contextmanager
+def _signals_raised() -> Iterator[None]:
+    """SIGTERM leaves as Ctrl-C does, by an exception: what is half made is removed on the way out."""
+    owner = os.getpid()
+
+    def receive(number, frame):
+        if os.getpid() == owner:
+            raise KeyboardInterrupt(number)
+        signal.signal(number, signal.SIG_DFL)  # a process that was forked from this one has nothing to remove or to say
+        os.kill(os.getpid(), number)
+
+    earlier = {}
+    if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # what runs in the background of a script ignores Ctrl-C
+                earlier[number] = signal.signal(number, receive)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
@@ -172,7 +213,8 @@ def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise UserError(f"output_dir {folder} is a file; give a folder.")
-    if path.is_dir() and any(path.iterdir()):
+    # A folder that was just claimed when its process was killed may hold the marker under its temporary name alone.
+    if path.is_dir() and any(entry.name != f".{marker}" for entry in path.iterdir()):
         if not (path / marker).is_file():
             raise UserError(f"output_dir {folder} holds files that this recipe did not write; give another one.")
         if not overwrite:
@@ -398,6 +440,7 @@ class GenerateArguments:
         expand_home(self, "model")
         if not self.model:
             raise UserError("model is missing; give a folder or a Hub id first: recipes/generate.py MODEL --prompt ...")
+        check_model_folder(self.model)
         for name, smallest in (("max_new_tokens", 1), ("num_samples", 1), ("temperature", 0), ("top_k", 0)):
             if getattr(self, name) is not None and getattr(self, name) < smallest:
                 raise UserError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")

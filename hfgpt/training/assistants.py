@@ -28,12 +28,12 @@ from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import Answer, generate_answers
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
 from hfgpt.tokenization import CHAT_TOKENS, stop_token_ids
-from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, ThroughputCallback
-from hfgpt.training.energy import EnergyCallback
+from hfgpt.training.advice import before_training
+from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
 from hfgpt.training.finetuning import Base, decontaminated, load_model, optimizer_of
 from hfgpt.training.finetuning_arguments import InstructionArguments
 from hfgpt.training.methods import apply_method
-from hfgpt.training.run import LanguageModelTrainer, keep_freed_memory
+from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -187,9 +187,8 @@ def build_trainer(
     model = apply_method(model, args.training_method(new_tokens=new_tokens))
     if "validation" not in rows:
         args.eval_strategy = "no"
-    elif args.keep == "best":
-        args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, "eval_loss", False
-    if args.packing:
+    keep_best(args, args.keep)
+    if args.packing and args.train_sampling_strategy == "group_by_length":
         args.train_sampling_strategy = "random"  # packed rows are all of one length
     trainer = LanguageModelTrainer(
         model=model,
@@ -201,14 +200,13 @@ def build_trainer(
         optimizer_cls_and_kwargs=optimizer_of(args),
         compute_metrics=lambda prediction: language_modeling_metrics(*prediction.predictions.astype("float64").sum(axis=0)),
     )
-    tokens_per_row = sum(map(len, rows["train"]["input_ids"])) / len(rows["train"])
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    trainer.add_callback(ThroughputCallback(round(tokens_per_row * batch)))
-    trainer.add_callback(EnergyCallback())
     trainer.add_callback(StopOnSignalCallback())
     prompts = [turns[:-1] for turns in splits.get("validation", splits["train"])["messages"][: args.num_samples]]
     trainer.add_callback(AnswersCallback(tokenizer, prompts, max_new_tokens=args.max_new_tokens))
-    trainer.add_callback(LossPictureCallback(unit=f"nats a token{' of the assistant' * (args.loss_on == 'assistant')}"))
+    trainer.add_callback(LossPictureCallback(unit=f"nats per token{' of the assistant' * (args.loss_on == 'assistant')}"))
+    unit = f"rows of {len(rows['train'][0]['input_ids']):,} tokens" if args.packing else "conversations"
+    for warning in before_training(args, len(rows["train"]), unit=unit):
+        logger.warning(warning)
     return trainer
 
 

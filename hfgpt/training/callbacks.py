@@ -1,10 +1,10 @@
-"""What a run shows while it goes: speed, samples, and a picture of the loss."""
+"""What a run does between its steps: samples, a picture of the loss, the way to its best checkpoint and to an end on a signal."""
 
 import json
 import logging
+import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast, TrainerCallback
@@ -14,59 +14,47 @@ from hfgpt.evaluation.generation import generation_settings, sample
 logger = logging.getLogger(__name__)
 
 
-class ThroughputCallback(TrainerCallback):
-    """Adds `tokens_per_second` of the steps since the last line to every line of the log.
+class BestCheckpointCallback(TrainerCallback):
+    """Finds the best checkpoint of a run that goes on where it lies now: its folder may have moved, or be named another way.
 
-    Args: `tokens_per_step` counts all devices and accumulated batches. Evaluations and checkpoints are left out of the time.
+    Trainer notes a path. Where nothing lies there and no step is left, it would end with the last weights and say nothing.
     """
 
-    def __init__(self, tokens_per_step: int):
-        self.tokens_per_step = tokens_per_step
-        self.seconds = 0.0
-        self.steps = 0
-        self.total_seconds = 0.0
-        self.total_steps = 0
-        self._started = 0.0
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._started = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        seconds = time.perf_counter() - self._started
-        self.seconds += seconds
-        self.steps += 1
-        self.total_seconds += seconds
-        self.total_steps += 1
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs and self.seconds:
-            logs["tokens_per_second"] = round(self.steps * self.tokens_per_step / self.seconds)
-            state.log_history[-1]["tokens_per_second"] = logs["tokens_per_second"]
-            self.seconds, self.steps = 0.0, 0
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Over the whole run so far; None before the first step."""
-        return self.total_steps * self.tokens_per_step / self.total_seconds if self.total_seconds else None
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not (args.load_best_model_at_end and state.best_global_step):
+            return
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
+        else:
+            logger.warning(f"{best}, the best checkpoint so far, is gone; the best from here on is kept.")
+            state.best_model_checkpoint = state.best_global_step = state.best_metric = None
 
 
 class StopOnSignalCallback(TrainerCallback):
     """On SIGTERM or Ctrl-C the current step is finished, a checkpoint written, and training ended; a second signal kills.
+
+    Attributes: `received` is the number of the signal, or None; `stopped` is True where a checkpoint answered it.
 
     Trainer's own `enable_jit_checkpoint` saves within a step, when dropout has already drawn its random numbers; the step is
     then repeated with others. At the end of a step nothing is repeated, and the resumed run is the uninterrupted one.
     """
 
     def __init__(self):
-        self.received = False
+        self.received: int | None = None
+        self.stopped = False
         self._handlers: dict[int, object] = {}
+        self._process = os.getpid()
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
             self._handlers = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _receive(self, number, frame):
-        self.received = True
+        if os.getpid() != self._process:
+            return  # Ctrl-C reaches the workers that read rows, too; the step that is finished needs them
+        self.received = number
         logger.info("signal: finishing this step, then saving a checkpoint")
         self._restore()
 
@@ -77,8 +65,7 @@ class StopOnSignalCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.received:
-            control.should_save = True
-            control.should_training_stop = True
+            self.stopped = control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):
         self._restore()
@@ -114,39 +101,67 @@ class LossPictureCallback(TrainerCallback):
     Args: `unit` of the loss, as the axis names it.
     """
 
-    def __init__(self, unit: str = "nats a token"):
+    def __init__(self, unit: str = "nats per token"):
         self.unit = unit
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
+            control.should_log = True  # or the curve would end before the run
 
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            draw_loss(state.log_history, Path(args.output_dir) / "loss.png", unit=self.unit)
+            by = f"eval_{(args.metric_for_best_model or 'loss').removeprefix('eval_')}"
+            path = Path(args.output_dir) / "loss.png"
+            draw_loss(state.log_history, path, unit=self.unit, by=by, greater_is_better=bool(args.greater_is_better))
 
     on_train_end = on_evaluate
 
 
-def draw_loss(log_history: list[dict], path: Path, *, unit: str = "nats a token") -> None:
-    """Draw the losses of `trainer.state.log_history` over the steps; the last validation loss is written beside its point."""
+def draw_loss(
+    log_history: list[dict],
+    path: Path,
+    *,
+    unit: str = "nats per token",
+    by: str = "eval_loss",
+    greater_is_better: bool = False,
+) -> None:
+    """Draw the losses of `trainer.state.log_history` over the steps, a ring around the best evaluation.
+
+    Words stand above the curves, never on them.
+
+    Args: `by` is the key of the history that says which evaluation is best.
+    """
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     training = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
-    validation = [(entry["step"], entry["eval_loss"]) for entry in log_history if "eval_loss" in entry]
-    if not training and not validation:
+    evaluations = [entry for entry in log_history if "eval_loss" in entry]
+    if not training and not evaluations:
         return
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     if training:
-        axes.plot(*zip(*training, strict=True), color="#9db4cf", linewidth=1.2, label="training")
-    if validation:
+        # A curve of few points shows them: a run of one step is a point.
+        marker = "." if len(training) <= 50 else None
+        axes.plot(*zip(*training, strict=True), color="#7f9fc4", linewidth=1.2, marker=marker, label="training")
+    if evaluations:
+        validation = [(entry["step"], entry["eval_loss"]) for entry in evaluations]
         axes.plot(*zip(*validation, strict=True), color="#c0392b", marker="o", markersize=4, label="validation")
-        last = next(entry for entry in reversed(log_history) if "eval_loss" in entry)
-        note = f"{last['eval_loss']:.3f} {unit}"
-        if "eval_bits_per_byte" in last:
-            note += f"\n{last['eval_bits_per_byte']:.3f} bits a byte"
-        axes.annotate(note, (last["step"], last["eval_loss"]), xytext=(-8, 24), textcoords="offset points", ha="right")
+        best = (max if greater_is_better else min)(evaluations, key=lambda entry: entry[by])
+        metric = by.removeprefix("eval_").replace("_", " ").replace("f1", "F1")
+        what = "best" if metric == "loss" else f"best {metric}"
+        note = f"{what}: {best[by]:.3f} at step {best['step']:,}"
+        if "eval_bits_per_byte" in best:
+            note += f", {best['eval_bits_per_byte']:.3f} bits per byte"
+        ring = dict(marker="o", markersize=11, markerfacecolor="none", markeredgecolor="#2c3e50", markeredgewidth=1.4)
+        axes.plot(best["step"], best["eval_loss"], linestyle="none", label=note, **ring)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("step")
     axes.set_ylabel(f"loss ({unit})")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=120, format="png")
     temporary.replace(path)

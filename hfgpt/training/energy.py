@@ -33,7 +33,7 @@ class Counter:
 
 
 class EnergyCallback(TrainerCallback):
-    """Adds up what the counters say between the begin and the end of training; evaluations and checkpoints are in it.
+    """Adds up what the counters say from the beginning of training to its last line; evaluations and checkpoints are in it.
 
     Counters are of whole devices: what else ran on them is in the number. A run that went on has measured its own part alone.
 
@@ -52,7 +52,10 @@ class EnergyCallback(TrainerCallback):
         self._last = [counter.read() for counter in self.counters]
 
     def on_step_end(self, args, state, control, **kwargs):
-        # At every step: a processor's counter begins again after some minutes at full power.
+        self.read()  # at every step: a processor's counter begins again after some minutes at full power
+
+    def read(self) -> None:
+        """Add what was used since the last reading."""
         for index, counter in enumerate(self.counters):
             now = counter.read()
             difference = now - self._last[index]
@@ -60,8 +63,6 @@ class EnergyCallback(TrainerCallback):
                 difference += counter.period or 0.0
             self.joules[counter.source] += max(0.0, difference)
             self._last[index] = now
-
-    on_train_end = on_step_end
 
 
 def find_counters(device: torch.device, *, counts_processors: bool, powercap: Path = POWERCAP) -> list[Counter]:
@@ -105,16 +106,22 @@ def _rapl_counters(powercap: Path) -> list[Counter]:
     return counters
 
 
+def joules_everywhere(meter: EnergyCallback) -> dict[str, float]:
+    """Joules of every source, of all processes together; called in each of them."""
+    joules: dict[str, float] = {}
+    for of_one in gather_object([meter.joules]):
+        for source, value in of_one.items():
+            joules[source] = joules.get(source, 0.0) + value
+    return joules
+
+
 def energy_metrics(callbacks: list[TrainerCallback]) -> dict[str, float | str | None]:
     """What `metrics.json` says of energy and machine; called in every process, the sums are of all.
 
     Returns: `energy_joules` and `energy_source` (None where no counter can be read), `device` and `num_devices`.
     """
     callback = next(callback for callback in callbacks if isinstance(callback, EnergyCallback))
-    joules: dict[str, float] = {}
-    for of_one in gather_object([callback.joules]):
-        for source, value in of_one.items():
-            joules[source] = joules.get(source, 0.0) + value
+    joules = joules_everywhere(callback)
     state = PartialState()
     return {
         "energy_joules": sum(joules.values()) if joules else None,

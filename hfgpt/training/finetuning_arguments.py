@@ -6,7 +6,9 @@ from typing import Literal
 from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
+from hfgpt.folders import check_model_folder
 from hfgpt.training.methods import Method
+from hfgpt.training.options import REFUSED_BESIDE, REFUSED_WITH_KEEP, refuse_options
 from hfgpt.training.trainer_arguments import RunArguments
 
 
@@ -65,11 +67,13 @@ class FinetuneArguments(RunArguments):
     near_copy_similarity: float = field(
         default=0.8, metadata={"help": "Jaccard similarity of 5-grams of characters from which a text is nearly a copy."}
     )
-    keep: Literal["best", "last"] = field(
-        default="best", metadata={"help": "The state that is best on the validation set, or the one after the last step."}
-    )
     poison_report: bool = field(default=True, metadata={"help": "Search the training data for rare triggers; poison.json."})
-    canaries: bool = field(default=True, metadata={"help": "Run trigger prompts on base and result; canaries.json and .md."})
+    canaries: bool = field(
+        default=True, metadata={"help": "Try trigger prompts; canaries.json, of a classifier trigger_flips.json."}
+    )
+    canaries_at: Literal["end", "save"] = field(
+        default="end", metadata={"help": "When they run: at the end (on base and result), or on every checkpoint besides."}
+    )
     canary_file: str | None = field(default=None, metadata={"help": "Trigger prompts of your own, one a line."})
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate; LoRA wants ten times that of full."})
@@ -87,8 +91,10 @@ class FinetuneArguments(RunArguments):
         expand_home(self, "model", "sources", "validation_sources", "test_sources", "decontaminate_against", "canary_file")
         if not self.model:
             raise UserError("model is missing; name the base with --model (a folder or a Hub id).")
+        check_model_folder(self.model)
         if not self.sources:
             raise UserError("sources are missing; name the training examples with --sources (files, a Hub dataset, python-docs).")
+        refuse_options(self, REFUSED_WITH_KEEP | REFUSED_BESIDE[self.optimizer])
         for name in ("max_length", "max_records"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; 1 or more is needed.")

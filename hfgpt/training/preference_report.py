@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shlex
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -14,15 +13,16 @@ from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
 from hfgpt.evaluation.canaries import canary_rows, write_canaries
 from hfgpt.evaluation.preferences import preference_metrics
-from hfgpt.training.assistant_report import BEFORE_FILE, LEFT_BEHIND, Canaries, prompts_and_references
+from hfgpt.training.assistant_report import BEFORE_FILE, LEFT_BEHIND, Canaries, advice_after, prompts_and_references
 from hfgpt.training.assistants import AnswersCallback, answer
-from hfgpt.training.callbacks import ThroughputCallback, write_json
-from hfgpt.training.energy import energy_metrics
+from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning import save_finetuned
+from hfgpt.training.flops import describe_speed
 from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.next_steps import generate_command
 from hfgpt.training.preference_arguments import PreferenceArguments
 from hfgpt.training.preferences import Pair, PreferenceTrainer, unpaired_labels
-from hfgpt.training.run import METRICS_FILE, REPORT_FILE, part_company, peak_memory_bytes
+from hfgpt.training.run import METRICS_FILE, REPORT_FILE, part_company
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +79,8 @@ def finish(
     folder = Path(args.output_dir)
     model, tokenizer = trainer.model, trainer.processing_class
     trained, total = trainable_parameters(model)
-    throughput = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ThroughputCallback))
     trainer.remove_callback(AnswersCallback)
-    metrics: dict[str, float] = {"parameters": total, "trained_parameters": trained, "steps": trainer.state.global_step}
+    metrics: dict[str, float] = {"parameters": total, "trained_parameters": trained}
     for name in HELD_OUT:
         if name in pairs:
             reference = np.array(before["likelihoods"][name])
@@ -90,8 +89,7 @@ def finish(
             metrics[f"{name}_{what}"] = len(pairs[name])
             metrics |= {f"{name}_{key}_before": value for key, value in measure(reference, reference, pairs[name], args).items()}
             metrics |= {f"{name}_{key}": value for key, value in measure(after, reference, pairs[name], args).items()}
-    metrics |= {"training_seconds": throughput.total_seconds, "peak_memory_bytes": peak_memory_bytes()}
-    metrics |= energy_metrics(trainer.callback_handler.callbacks)
+    metrics |= trainer.training_metrics()
 
     said = {"before": [Answer(**one) for one in before["answers"]], "after": _answers(trainer, splits, args)}
     table = compared_answers(splits, said, args)
@@ -112,7 +110,7 @@ def finish(
         page = dict(title=f"Canaries of {folder.name}", facts=facts, alarms=report.alarms)
         write_page(folder / "canaries.html", canary_rows(report), **page)
         metrics["canary_alarms"] = len(report.alarms)
-    probe = [pair.prompt + pair.chosen for pair in pairs.get("validation", pairs["train"])[:3]]
+    probe = [pair.prompt + pair.answers[0] for pair in pairs.get("validation", pairs["train"])[:3]]
     if trainer.is_world_process_zero():
         difference = save_finetuned(model, tokenizer, folder, probe=probe)
         if difference is not None:
@@ -121,7 +119,7 @@ def finish(
             write_answers(folder / "answers.json", table)
             write_page(folder / "answers.html", table, title=f"Answers of {folder.name}", facts=facts)
         write_json(folder / METRICS_FILE, metrics)
-        text = describe(metrics, folder)
+        text = describe(metrics, folder, advice=advice_after(trainer, metrics))
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
         logger.info(text.rstrip())
     part_company(trainer)
@@ -159,12 +157,12 @@ def describe_single_answers(metrics: dict[str, float], name: str) -> str:
     which = {"chosen_reward": "wanted", "rejected_reward": "unwanted"}
     rewards = [f"reward of {kind} answers {now[key]:.3f}" for key, kind in which.items() if key in now]
     return (
-        f"{name}, {now['answers']:,} answers: {', '.join(rewards)}, on the right side for {100 * now['reward_accuracy']:.1f} %; "
-        f"loss {now['loss_before']:.4f} -> {now['loss']:.4f}"
+        f"{name}, {now['answers']:,} answers: {', '.join(rewards)}, on the right side for "
+        f"{100 * now['reward_side_accuracy']:.1f} %; loss {now['loss_before']:.4f} -> {now['loss']:.4f}"
     )
 
 
-def describe(metrics: dict[str, float], folder: Path) -> str:
+def describe(metrics: dict[str, float], folder: Path, *, advice: list[str]) -> str:
     """The end of a run in a few lines: what is preferred before and after, what the answers are like, where everything lies."""
     lines = []
     for name in HELD_OUT:
@@ -182,8 +180,8 @@ def describe(metrics: dict[str, float], folder: Path) -> str:
                 f"above 0 for {100 * now['reward_accuracy']:.1f} %; loss {was['loss']:.4f} -> {now['loss']:.4f}",
                 f"{name}, chosen answer likelier: {share['likelihood_accuracy']}, "
                 f"per token {share['likelihood_accuracy_per_token']}",
-                f"{name}, nats a token: chosen {was['chosen_nats_per_token']:.3f} -> {now['chosen_nats_per_token']:.3f}, rejected "
-                f"{was['rejected_nats_per_token']:.3f} -> {now['rejected_nats_per_token']:.3f}",
+                f"{name}, nats per token: chosen {was['chosen_nats_per_token']:.3f} -> {now['chosen_nats_per_token']:.3f}, "
+                f"rejected {was['rejected_nats_per_token']:.3f} -> {now['rejected_nats_per_token']:.3f}",
             ]
     if "answers_mean_tokens" in metrics:
         compared = [
@@ -199,12 +197,14 @@ def describe(metrics: dict[str, float], folder: Path) -> str:
         )
     if "canary_alarms" in metrics:
         lines.append(f"canaries: {metrics['canary_alarms']:,} alarms")
+    lines += advice
     if "difference_of_merging" in metrics:
         lines.append(f"merged: {folder / 'merged'}, its logits within {metrics['difference_of_merging']:.1e} of the adapter's")
     lines += [
         "; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()),
         f"end: {metrics['steps']:,} steps in {metrics['training_seconds']:,.0f} s, {metrics['trained_parameters']:,} of "
-        f"{metrics['parameters']:,} parameters trained, peak memory {metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        f"next: python recipes/generate.py {shlex.quote(str(folder))} --chat true",
+        f"{metrics['parameters']:,} parameters trained, {describe_speed(metrics)}peak memory "
+        f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        f"next: {generate_command(folder, chat=True)}",
     ]
     return "\n".join(lines) + "\n"

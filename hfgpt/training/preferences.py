@@ -24,13 +24,13 @@ from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import IGNORED
 from hfgpt.errors import UserError
 from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
+from hfgpt.training.advice import before_training
 from hfgpt.training.assistants import AnswersCallback, build_assistant, split_conversations, whole_texts
-from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, ThroughputCallback
-from hfgpt.training.energy import EnergyCallback
+from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
 from hfgpt.training.finetuning import Base, decontaminated, optimizer_of
 from hfgpt.training.methods import apply_method
 from hfgpt.training.preference_arguments import PreferenceArguments
-from hfgpt.training.run import LanguageModelTrainer, keep_freed_memory
+from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -93,15 +93,11 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
     splits = {name: [part[name] for part in divided if name in part] for name in ("train", *given)}
     for name in with_files:
         splits[name] = [_read(given[name], args, name, passport, style)]
+    if len({"label" in part.column_names for parts in splits.values() for part in parts}) > 1:
+        raise UserError("some of the files hold single answers, the others pairs of chosen and rejected; give one kind a run.")
     held_out = {name: concatenate_datasets(splits[name]) for name in given if splits[name]}
     train = decontaminated(concatenate_datasets(splits["train"]), held_out, args, passport, texts_of=whole_texts)
-    splits = DatasetDict({"train": train, **held_out})
-    unpaired = {name for name, split in splits.items() if "label" in split.column_names}
-    if unpaired and len(unpaired) < len(splits):
-        raise UserError(
-            f"the {', '.join(sorted(unpaired))} split has single answers, the others pairs; give the same kind for all."
-        )
-    return splits
+    return DatasetDict({"train": train, **held_out})
 
 
 def _read(names: list[str], args: PreferenceArguments, split: str, passport: Passport, style: str) -> Dataset:
@@ -169,8 +165,12 @@ def encode_pairs(
                 f"all {count.pairs:,} pairs of the {name} split are longer than {longest:,} tokens; give a larger max_length."
             )
         counts[name] = asdict(count)
+        what = "pairs"
+        if unpaired_labels(pairs[name]) is not None:
+            counts[name] = {"examples": counts[name].pop("pairs"), **counts[name]}
+            what = "answers"
         logger.info(
-            f"{name}: {count.rows:,} pairs, {count.chosen_tokens:,} tokens chosen, {count.rejected_tokens:,} rejected"
+            f"{name}: {count.rows:,} {what}, {count.chosen_tokens:,} tokens chosen, {count.rejected_tokens:,} rejected"
             + (f"; {count.dropped_too_long:,} dropped, longer than {longest:,} tokens" if count.dropped_too_long else "")
         )
     return pairs, counts
@@ -339,8 +339,6 @@ def build_trainer(
     model = apply_method(model, args.training_method(new_tokens=sorted({*base.new_tokens} - {base.tokenizer.pad_token_id})))
     if "validation" not in pairs:
         args.eval_strategy = "no"
-    elif args.keep == "best" and args.eval_strategy != "no":
-        args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, "eval_loss", False
     settings = {field.name: getattr(args, field.name) for field in fields(TrainingArguments) if field.init}
     settings |= dict(beta=args.beta, max_length=None, remove_unused_columns=False)
     if args.loss == "dpo":
@@ -349,9 +347,11 @@ def build_trainer(
         settings |= dict(precompute_ref_log_probs=True, train_sampling_strategy="sequential")
     else:
         settings |= dict(max_length=base.tokenizer.model_max_length)  # only read to say that it is missing
+    config = config_class(**settings)
+    keep_best(config, args.keep)
     trainer = trainer_class(
         model=model,
-        args=config_class(**settings),
+        args=config,
         train_dataset=training_rows(pairs["train"], args),
         eval_dataset=measured_rows(pairs["validation"], loss=args.loss) if "validation" in pairs else None,
         processing_class=base.tokenizer,
@@ -360,12 +360,10 @@ def build_trainer(
         trainer.model.delete_adapter(REFERENCE_ADAPTER)  # it has done its work
     trainer.optimizer_cls_and_kwargs = optimizer_of(args)
     trainer.data_collator = PreferenceCollator(trainer.data_collator, SupervisedCollator(base.tokenizer.pad_token_id))
-    tokens = sum(len(pair.prompt) + len(answer) for pair in pairs["train"] for answer in pair.answers)
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    trainer.add_callback(ThroughputCallback(round(tokens / len(trainer.train_dataset) * batch)))
-    trainer.add_callback(EnergyCallback())
     trainer.add_callback(StopOnSignalCallback())
     prompts = [turns[:-1] for turns in splits.get("validation", splits["train"])["messages"][: args.num_samples]]
     trainer.add_callback(AnswersCallback(base.tokenizer, prompts, max_new_tokens=args.max_new_tokens))
     trainer.add_callback(LossPictureCallback(unit=args.loss.upper()))
+    for warning in before_training(args, len(trainer.train_dataset), unit="answers" if args.loss == "kto" else "pairs"):
+        logger.warning(warning)
     return trainer

@@ -16,26 +16,27 @@ from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
-from hfgpt.evaluation.mode import evaluating
+from hfgpt.evaluation.mode import evaluating, full_precision
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
+from hfgpt.training.advice import all_warmup, best_step, too_short
 from hfgpt.training.arguments import check_key
 from hfgpt.training.callbacks import (
     LossPictureCallback,
     SamplesCallback,
     StopOnSignalCallback,
-    ThroughputCallback,
     write_json,
 )
-from hfgpt.training.energy import EnergyCallback, energy_metrics
+from hfgpt.training.flops import describe_speed
+from hfgpt.training.next_steps import generate_command, opening_of_rows
 from hfgpt.training.optimizers import muon_with_adamw
 from hfgpt.training.run import (
     METRICS_FILE,
     REPORT_FILE,
     LanguageModelTrainer,
+    keep_best,
     keep_freed_memory,
     part_company,
-    peak_memory_bytes,
 )
 from hfgpt.training.trainer_arguments import PretrainArguments
 
@@ -129,6 +130,7 @@ def build_trainer(
         keep_freed_memory()
     if "validation" not in rows:
         args.eval_strategy = IntervalStrategy.NO  # Trainer would refuse to start
+    keep_best(args, args.keep)
     trainer = LanguageModelTrainer(
         model=model,
         args=args,
@@ -142,8 +144,6 @@ def build_trainer(
     trainer.compute_metrics = lambda prediction: language_modeling_metrics(
         *prediction.predictions.astype("float64").sum(axis=0), num_bytes=trainer.split_bytes
     )
-    trainer.add_callback(ThroughputCallback(tokens_per_step))
-    trainer.add_callback(EnergyCallback())
     trainer.add_callback(StopOnSignalCallback())
     # Half the context at most: the other half is for the prompt.
     sample_tokens = min(args.sample_tokens, context_length // 2)
@@ -155,10 +155,28 @@ def build_trainer(
         batches = math.ceil(len(rows["train"]) / (args.train_batch_size * args.world_size))
         steps = math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
     logger.info(
-        f"start: {parameters:,} parameters, all trained; {tokens_per_step:,} tokens a step, {steps:,} steps; {args.optimizer}, "
+        f"start: {parameters:,} parameters, all trained; {tokens_per_step:,} tokens per step, {steps:,} steps; {args.optimizer}, "
         f"{args.said_of_machine()}"
     )
+    for warning in warnings_of(args, steps, num_rows=len(rows["train"]), context_length=context_length):
+        logger.warning(warning)
     return trainer
+
+
+def warnings_of(args: PretrainArguments, steps: int, *, num_rows: int, context_length: int) -> list[str]:
+    """What should be said of a run before it trains for nothing."""
+    short = too_short(
+        steps,
+        rows=num_rows,
+        rows_per_step=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        unit=f"rows of {context_length:,} tokens",
+        max_steps=args.max_steps,
+    )
+    if short and args.max_steps <= 0:
+        short += " A smaller context_length of prepare_data.py makes more rows of the same text."
+    # The schedule "constant" has no warm-up, whatever warmup_steps says.
+    warmup_steps = 0 if args.lr_scheduler_type == "constant" else args.get_warmup_steps(steps)
+    return [warning for warning in (short, all_warmup(steps, warmup_steps=warmup_steps)) if warning]
 
 
 def bytes_of(split: str, passport: Passport, tokenizer: PreTrainedTokenizerFast) -> int | None:
@@ -178,40 +196,48 @@ def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passpo
     folder = Path(args.output_dir)
     metrics: dict[str, float] = {
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-        "steps": state.global_step,
         "epochs": state.epoch,
     }
     trainer.remove_callback(SamplesCallback)  # the last evaluation of the training has drawn them
     for name in ("validation", "test"):
         if name in rows:
             trainer.split_bytes = bytes_of(name, passport, trainer.processing_class)
-            result = trainer.evaluate(rows[name], metric_key_prefix=name)
+            with full_precision(trainer.model):  # as whoever loads the saved model
+                result = trainer.evaluate(rows[name], metric_key_prefix=name)
             keys = (f"{name}_{key}" for key in ("loss", "perplexity", "bits_per_byte"))
             metrics |= {key: result[key] for key in keys if key in result}
-    throughput = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ThroughputCallback))
-    metrics |= {
-        "tokens_per_second": throughput.tokens_per_second,
-        "training_seconds": throughput.total_seconds,
-        "steps_timed": throughput.total_steps,
-        "peak_memory_bytes": peak_memory_bytes(),
-    } | energy_metrics(trainer.callback_handler.callbacks)
+    metrics |= trainer.training_metrics()
     trainer.save_model()
     if trainer.is_world_process_zero():
         # It pickles every argument, a Hub token included, and nobody needs it to load the model.
         (folder / "training_args.bin").unlink(missing_ok=True)
         record_fingerprint(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, folder)
         write_json(folder / METRICS_FILE, metrics)
-        text = describe(metrics, passport, folder)
+        kept = "best" if trainer.kept_step < state.global_step else "last"
+        text = describe(
+            metrics,
+            passport,
+            folder,
+            best=best_step(state.log_history, kept=kept),
+            prompt=opening_of_rows(rows, trainer.processing_class),
+        )
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
         logger.info(text.rstrip())
     part_company(trainer)
     return metrics
 
 
-def describe(metrics: dict[str, float], passport: Passport, folder: Path) -> str:
-    """The end of a run in a few lines: its numbers, next to lzma's where the passport has them, and where everything lies."""
+def describe(
+    metrics: dict[str, float], passport: Passport, folder: Path, *, best: str | None = None, prompt: str | None = None
+) -> str:
+    """The end of a run in a few lines: its numbers, next to lzma's where the passport has them, and where everything lies.
+
+    Args:
+        best: says where validation was best, if that was not at the end.
+        prompt: what the next command has the model continue.
+    """
     lines = [
-        f"{name}: {metrics[f'{name}_loss']:.4f} nats a token, perplexity {metrics[f'{name}_perplexity']:,.2f}"
+        f"{name}: {metrics[f'{name}_loss']:.4f} nats per token, perplexity {metrics[f'{name}_perplexity']:,.2f}"
         + (f", {metrics[f'{name}_bits_per_byte']:.4f} bits per byte" if f"{name}_bits_per_byte" in metrics else "")
         for name in ("validation", "test")
         if f"{name}_loss" in metrics
@@ -221,13 +247,16 @@ def describe(metrics: dict[str, float], passport: Passport, folder: Path) -> str
             f"lzma on the same test bytes: {passport.lzma_bits_per_byte['alone']:.4f} bits per byte alone, "
             f"{passport.lzma_bits_per_byte['after_training']:.4f} after reading the training documents"
         )
-    speed = f"{metrics['tokens_per_second']:,.0f} tokens/s, " if metrics["tokens_per_second"] else ""
+    if best:
+        lines.append(best)
+    elif metrics["kept_step"] < metrics["steps"]:
+        lines.append(f"kept: step {metrics['kept_step']:,} of {metrics['steps']:,}, the best on the validation set")
     # A run that went on knows only its own part of the time.
     part = f" ({metrics['steps_timed']:,} of them since it went on)" if metrics["steps_timed"] < metrics["steps"] else ""
     lines += [
         "; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()),
-        f"end: {metrics['steps']:,} steps{part} in {metrics['training_seconds']:,.0f} s, {speed}peak memory "
+        f"end: {metrics['steps']:,} steps{part} in {metrics['training_seconds']:,.0f} s, {describe_speed(metrics)}peak memory "
         f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        f"next: python recipes/generate.py {folder} --prompt 'class '",
+        f"next: {generate_command(folder, prompt=prompt)}",
     ]
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from hfgpt.training.arguments import (
     parse_arguments,
     replaced_folder,
 )
+from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.trainer_arguments import PretrainArguments
 
 
@@ -37,6 +38,23 @@ def test_lists_mappings_and_nulls_come_through(yaml_file):
     arguments = parse_arguments(PretrainArguments, [path])
     assert arguments.sample_prompts == ["a b", "", "c\n", "--x"]
     assert arguments.config_overrides == {"head_dim": 32}
+
+
+def test_what_is_written_in_yaml_is_what_a_key_gets(yaml_file):
+    path = yaml_file(
+        "model: m\nsources: [s.csv]\noutput_dir: 1.10\nlabels: [no, yes, on, 1.10, 007, 1:30, 2024-01-02, null_]\n"
+        "label_column: yes\neval_strategy: no\nsave_strategy: no\ntfidf_baseline: off\ndecontaminate: no\ncanaries: on\n"
+        "learning_rate: 1e-3\nactivation_checkpointing_kwargs: {use_reentrant: no, early: 2}\n"
+    )
+    arguments = parse_arguments(ClassificationArguments, [path])
+    assert arguments.labels == ["no", "yes", "on", "1.10", "007", "1:30", "2024-01-02", "null_"]
+    assert (arguments.label_column, arguments.output_dir, arguments.eval_strategy) == ("yes", "1.10", "no")
+    assert (arguments.tfidf_baseline, arguments.decontaminate, arguments.canaries) == (False, False, True)
+    assert arguments.learning_rate == 1e-3
+    assert arguments.activation_checkpointing_kwargs == {
+        "use_reentrant": False,
+        "early": 2,
+    }  # no type of ours says what is in a mapping
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,192 @@
+"""How fast a training is: its tokens per second, and its MFU (model FLOPs utilization).
+
+MFU is the arithmetic that the model itself asks for, per second, as a share of the matrix products per second that this machine
+was measured to reach in the run's precision, before the run. What is computed twice to save memory (gradient checkpointing) does
+not count, nor does the optimizer: a lower MFU is time spent on them, on norms, on casts, on waiting.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
+
+# What a preference trainer of TRL learns from has its names with these prefixes; a prompt or a KL term counted apart does not.
+LEARNED_PREFIXES = ("", "chosen_", "rejected_")
+
+
+@dataclass(frozen=True)
+class ModelFlops:
+    """FLOPs of a training step: `matrices` for each token, and `attention` for each token and each token of its row.
+
+    Source: Chowdhery et al. (2022), PaLM, appendix B: 6 N + 12 L H Q T for a token, with N parameters, L layers, H heads of width
+    Q and rows of T tokens; a multiplication and an addition are two. Attention counts as if every token saw its whole row.
+    The input embedding is looked up, not multiplied, so N is without it; the head is in it, also where both are one matrix.
+    Of the 6, 2 are the pass forward, 2 the gradient of the activations, 2 that of the weights. A frozen weight needs no gradient
+    (4), and below the first weight that is trained nothing is passed back at all (2): LoRA costs 4 N + 6 N_trained.
+    """
+
+    matrices: int
+    attention: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "ModelFlops":
+        """Count the parameters of `model`, frozen or adapted as it is, before anything is wrapped around it."""
+        head = model.get_output_embeddings()
+        in_head = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+        tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
+        looked_up = {id(parameter) for table in tables for parameter in table.parameters()} - in_head
+        matrices, first_trained, names = 0, None, []
+        for name, parameter in model.named_parameters():  # in the order of the pass forward, but for a tied head
+            names.append(name)
+            if parameter.requires_grad and first_trained is None:
+                first_trained = name
+            if id(parameter) not in looked_up:
+                passed_back = first_trained is not None or id(parameter) in in_head
+                matrices += (6 if parameter.requires_grad else 4 if passed_back else 2) * _numel(parameter)
+        config = model.config.get_text_config()
+        layers = config.num_hidden_layers
+        # Models without attention have no heads.
+        heads = getattr(config, "num_attention_heads", None) or 0
+        width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+        below = _layers_before(first_trained, names, layers)
+        return cls(matrices, (4 * below + 12 * (layers - below)) * heads * width)
+
+    def per_token(self, row_tokens: float) -> float:
+        """FLOPs per token of rows that are `row_tokens` long."""
+        return self.matrices + self.attention * row_tokens
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    count = getattr(parameter, "ds_numel", parameter.numel())  # DeepSpeed's ZeRO 3 leaves an empty tensor behind
+    if type(parameter).__name__ == "Params4bit":  # bitsandbytes: two weights per byte, as PEFT counts them
+        count *= 2 * parameter.quant_storage.itemsize
+    return count
+
+
+def _layers_before(first_trained: str | None, names: list[str], layers: int) -> int:
+    """How many layers lie below the first weight that is trained; all of them where only the head or nothing is."""
+    numbers = {name: int(part) for name in names if (part := next((p for p in name.split(".") if p.isdigit()), None)) is not None}
+    if first_trained is None:
+        return layers
+    if first_trained in numbers:
+        return numbers[first_trained]
+    in_layers = [names.index(name) for name in numbers]
+    return layers if in_layers and names.index(first_trained) > max(in_layers) else 0
+
+
+@torch.no_grad()
+def measured_ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOPs per second of the fastest square matrix product here, with the threads of this process.
+
+    The product is doubled in width until it takes 5 ms, or 8,192; the global random state is left alone.
+
+    Cost: a tenth of a second on a CPU and 3 matrices of that width.
+    """
+    generator = torch.Generator(device).manual_seed(0)  # random, because a GPU is faster on constant numbers
+    best, width, seconds = 0.0, 128, 0.0
+    while seconds < 0.005 and width < 8192:
+        width *= 2
+        left, right = (torch.randn(width, width, generator=generator, device=device).to(dtype) for _ in range(2))
+        product = left @ right  # also prepares the kernel
+        for _ in range(5):
+            _synchronize(device)
+            start = time.perf_counter()
+            torch.matmul(left, right, out=product)
+            _synchronize(device)
+            seconds = time.perf_counter() - start
+            best = max(best, 2 * width**3 / seconds)
+    return best
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+class TrainingMeter(TrainerCallback):
+    """Tokens and seconds of a training, without the time of evaluations, checkpoints and log lines, with that of loading data.
+
+    Padding is not counted. `lap` and `total` are called in every process; the tokens are those of all of them. A run that went on
+    has measured its own part alone.
+    """
+
+    def __init__(self):
+        self.steps = 0
+        self.seconds = 0.0
+        self._tokens: torch.Tensor | int = 0
+        self._rows = 0
+        self._lap_start = (0, 0, 0.0)
+        self._running_since: float | None = None
+        self._flops: ModelFlops | None = None
+        self._ceiling = 0.0
+        self._device = torch.device("cpu")
+
+    def prepare(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype, num_devices: int = 1) -> None:
+        """Count what a token costs, and measure what this machine can do; every process does so at the same time.
+
+        Args: `num_devices` of this process; more than one where torch's DataParallel shares out its batches.
+        """
+        self._flops, self._device = ModelFlops.of(model), device
+        self._ceiling = measured_ceiling(device, dtype) * num_devices
+
+    def count(self, batch: dict, *, pad_token_id: int | None) -> None:
+        """A batch of training begins; the clock runs from the first one on."""
+        if self._running_since is None:
+            self._running_since = time.perf_counter()
+        for prefix in LEARNED_PREFIXES:
+            ids, mask = batch.get(f"{prefix}input_ids"), batch.get(f"{prefix}attention_mask")
+            if ids is not None:
+                real = mask if mask is not None else ids != (-1 if pad_token_id is None else pad_token_id)
+                self._tokens = self._tokens + real.sum()  # stays on its device: reading it would wait for the GPU
+                self._rows += ids.shape[0]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps += 1
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The clock stands still; what the device still has to do of the training is waited for."""
+        self._stop()
+        yield
+        if self._flops is not None:
+            self._running_since = time.perf_counter()
+
+    def _stop(self) -> None:
+        if self._running_since is not None:
+            _synchronize(self._device)
+            self.seconds += time.perf_counter() - self._running_since
+            self._running_since = None
+
+    def lap(self) -> dict[str, float]:
+        """`tokens_per_second` and `mfu` since the last lap."""
+        start, self._lap_start = self._lap_start, (int(self._tokens), self._rows, self.seconds)
+        return self._speed(*(now - before for now, before in zip(self._lap_start, start)))
+
+    def total(self) -> dict[str, float]:
+        """`tokens_per_second` and `mfu` of the whole training so far."""
+        self._stop()
+        return self._speed(int(self._tokens), self._rows, self.seconds)
+
+    def _speed(self, tokens: int, rows: int, seconds: float) -> dict[str, float]:
+        everywhere = gather_object([(tokens, rows, self._ceiling)])
+        tokens, rows, ceiling = (sum(column) for column in zip(*everywhere))
+        if not (tokens and seconds):
+            return {}
+        per_second = tokens / seconds
+        flops = per_second * self._flops.per_token(tokens / rows)
+        return {"tokens_per_second": round(per_second, 1), "mfu": round(flops / ceiling, 4)}
+
+
+def describe_speed(metrics: dict) -> str:
+    """The speed of a run for the last line of its report, or nothing where it is not known."""
+    parts = []
+    if metrics.get("tokens_per_second"):
+        parts.append(f"{metrics['tokens_per_second']:,.0f} tokens per second (MFU {100 * metrics['mfu']:.1f} %), ")
+    if metrics.get("energy_joules") is not None:
+        parts.append(f"{metrics['energy_joules'] / 3600:,.3g} Wh, ")
+    return "".join(parts)

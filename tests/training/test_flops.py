@@ -1,0 +1,99 @@
+"""What a token of training costs, against torch's own counter, and the speed of a run."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+from hfgpt import HfGptConfig, HfGptForCausalLM
+from hfgpt.training.flops import ModelFlops, TrainingMeter, describe_speed, measured_ceiling
+from hfgpt.training.methods import Method, apply_method
+
+ROWS, TOKENS = 2, 48
+SHAPE = dict(vocab_size=300, num_hidden_layers=3, hidden_size=64, num_attention_heads=4, max_position_embeddings=64)
+
+
+def built(family: str, auto_class=AutoModelForCausalLM, **more):
+    if family == "gpt2 of transformers":
+        return GPT2LMHeadModel(GPT2Config(vocab_size=300, n_layer=3, n_embd=64, n_head=4, n_positions=64), **more)
+    config = HfGptConfig.modern(3, **SHAPE, head_dim=16) if family == "modern" else HfGptConfig.gpt2("124M", **SHAPE)
+    for name, value in more.items():
+        setattr(config, name, value)
+    return auto_class.from_config(config, attn_implementation="eager")
+
+
+def counted(model) -> float:
+    """FLOPs per token of a pass forward and back, as torch counts those of matrix products."""
+    ids = torch.arange(ROWS * TOKENS).view(ROWS, TOKENS) % 299 + 1
+    with FlopCounterMode(display=False) as counter:
+        model.train()(ids).logits.sum().backward()
+    return counter.get_total_flops() / ids.numel()
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "last_block"])
+@pytest.mark.parametrize("family", ["modern", "book", "gpt2 of transformers"])
+def test_a_token_costs_what_torch_counts(family, method):
+    model = built(family)
+    if method != "full":
+        model = apply_method(model, Method(method, rank=4))
+    # Biases and norms are parameters, too; and three layers are so few that what the first need not pass back shows.
+    assert ModelFlops.of(model).per_token(TOKENS) == pytest.approx(counted(model), rel=0.05)
+
+
+def test_a_frozen_body_is_only_passed_forward():
+    model = built("modern", AutoModelForSequenceClassification, num_labels=5, pad_token_id=0)
+    whole = ModelFlops.of(model).per_token(TOKENS)
+    head = ModelFlops.of(apply_method(model, Method("head"))).per_token(TOKENS)
+    assert whole == pytest.approx(3 * head, rel=0.01)
+
+
+def test_the_embedding_is_not_multiplied_and_the_head_is():
+    config = dict(SHAPE, vocab_size=5000)
+    tied = ModelFlops.of(HfGptForCausalLM(HfGptConfig.modern(3, **config, head_dim=16, tie_word_embeddings=True)))
+    untied = ModelFlops.of(HfGptForCausalLM(HfGptConfig.modern(3, **config, head_dim=16, tie_word_embeddings=False)))
+    assert tied == untied
+    assert tied.matrices > 6 * 5000 * 64
+
+
+def test_the_ceiling_is_measured_without_drawing_from_the_global_random_state():
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    assert measured_ceiling(torch.device("cpu"), torch.float32) > 1e8
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_padding_is_no_token_whatever_the_batch_looks_like():
+    meter = TrainingMeter()
+    meter.prepare(built("modern"), device=torch.device("cpu"), dtype=torch.float32)
+    ids = torch.tensor([[5, 6, 7, 0], [5, 0, 0, 0]])
+    meter.count({"input_ids": ids, "attention_mask": (ids != 0).long()}, pad_token_id=0)  # 4 tokens
+    meter.count({"input_ids": ids, "position_ids": ids}, pad_token_id=0)  # packed rows have no mask: 4
+    meter.count({"input_ids": ids}, pad_token_id=None)  # 8
+    pair = {
+        f"{name}_{what}": (ids != 0).long() for name in ("chosen", "rejected", "prompt") for what in ("input_ids", "attention_mask")
+    }
+    meter.count(pair, pad_token_id=0)  # ORPO's: the prompt is in both answers, 4 + 4
+    meter._stop()
+    meter.seconds = 2.0
+    assert meter.lap()["tokens_per_second"] == 12.0
+    assert meter.lap() == {}  # nothing since
+    assert meter.total()["tokens_per_second"] == 12.0
+
+
+def test_the_clock_stands_still_while_it_is_paused():
+    meter = TrainingMeter()
+    meter.prepare(built("modern"), device=torch.device("cpu"), dtype=torch.float32)
+    meter.count({"input_ids": torch.ones(1, 4)}, pad_token_id=None)
+    with meter.paused():
+        before = meter.seconds
+        meter.lap()
+        meter.total()
+        assert meter.seconds == before > 0
+    meter.total()
+    assert meter.seconds > before
+
+
+def test_a_run_without_figures_says_nothing_of_its_speed():
+    assert describe_speed({"tokens_per_second": None, "mfu": None, "energy_joules": None}) == ""
+    measured = {"tokens_per_second": 3154.2, "mfu": 0.234, "energy_joules": 7200.0}
+    assert describe_speed(measured) == "3,154 tokens per second (MFU 23.4 %), 2 Wh, "

@@ -1,0 +1,275 @@
+"""What a run keeps, and what it tells of itself: to reporters, in its files, in its picture."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from recipes_in_process import recipe
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from hfgpt.errors import UserError
+from hfgpt.training import energy
+from hfgpt.training.callbacks import draw_loss
+from hfgpt.training.pretraining import warnings_of
+from hfgpt.training.run import keep_best
+from hfgpt.training.trainer_arguments import PretrainArguments
+
+# The rate rises to the very end, far too high: validation is best somewhere in between.
+SETTINGS = dict(
+    depth=2, config_overrides={"hidden_size": 32, "num_attention_heads": 2, "residual_dropout": 0.1}, optimizer="adamw",
+    learning_rate=0.5, max_steps=20, warmup_steps=20, per_device_train_batch_size=4, eval_steps=0.2, save_steps=7,
+    save_total_limit=1, precision="fp32", cpu_threads=1, use_cpu=True, disable_tqdm=True, sample_prompts=[],
+)  # fmt: skip
+
+
+class Recorder(TrainerCallback):
+    """A reporter as Trainer's own are: known by name, put in front of all other callbacks."""
+
+    lines: list[dict]
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        Recorder.lines = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        Recorder.lines.append({**logs, "step": state.global_step})
+
+
+class Crash(TrainerCallback):
+    """The end of a process in step 15, or after its last."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 15:
+            raise RuntimeError("crash")
+
+
+class LateCrash(TrainerCallback):
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "train_loss" in logs:
+            raise RuntimeError("crash")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reporters():
+    ours = {"recorder": Recorder, "crash": Crash, "late crash": LateCrash}
+    INTEGRATION_TO_CALLBACK.update(ours)
+    yield
+    for name in ours:
+        del INTEGRATION_TO_CALLBACK[name]
+
+
+@pytest.fixture(scope="module")
+def run(small_rows, tmp_path_factory):
+    """The folder of a run, and what it told a reporter; this machine's energy counter is the time that its processor worked."""
+    folder = tmp_path_factory.mktemp("kept") / "base"
+    with pytest.MonkeyPatch.context() as patch:
+        counter = energy.Counter("CPU (RAPL)", lambda: 20 * time.process_time())
+        patch.setattr(energy, "find_counters", lambda *args, **kwargs: [counter])
+        recipe("pretrain", dataset=str(small_rows), output_dir=str(folder), report_to=["recorder"], **SETTINGS)
+    return folder, Recorder.lines
+
+
+def metrics_of(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def evaluations(lines: list[dict]) -> dict[int, float]:
+    return {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(first: Path, second: Path):
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_speed_use_and_energy_reach_every_reporter_and_agree_with_the_files(run):
+    folder, lines = run
+    training = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in training] == list(range(1, 21))  # a share of few steps is every step
+    for line in training:
+        assert line["tokens_per_second"] > 0
+        assert line["mfu"] > 0
+    joules = [line["energy_joules"] for line in training]
+    assert joules == sorted(joules)
+    assert joules[-1] > joules[0] > 0  # since training began
+    (end,) = [line for line in lines if "train_loss" in line]
+    metrics = metrics_of(folder)
+    for key in ("tokens_per_second", "mfu", "energy_joules"):
+        assert metrics[key] == end[f"train_{key}"]
+    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    history = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    assert history == [line for line in lines if line["step"] <= history[-1]["step"]][: len(history)]
+    report, card = ((folder / name).read_text() for name in ("report.txt", "README.md"))
+    assert f"{metrics['tokens_per_second']:,.0f} tokens per second (MFU {100 * metrics['mfu']:.1f} %), " in report
+    assert f"{100 * metrics['mfu']:.2f} % of the matrix products" in card
+    assert metrics["energy_source"] == "CPU (RAPL)"
+    assert "Wh, counted by CPU (RAPL)" in card
+
+
+def test_the_best_weights_are_kept_wherever_checkpoints_fall(run):
+    """Evaluated every 4 steps, saved every 7: what was best at an evaluation is on disk all the same."""
+    folder, lines = run
+    by_step = evaluations(lines)
+    best = min(by_step, key=by_step.get)
+    assert list(by_step) == [4, 8, 12, 16, 20]
+    assert 4 <= best < 20
+    metrics = metrics_of(folder)
+    assert (metrics["steps"], metrics["kept_step"]) == (20, best)
+    assert metrics["validation_loss"] == pytest.approx(by_step[best], rel=1e-6)
+    assert_same_weights(folder, folder / f"checkpoint-{best}")
+    assert f"validation was best at step {best} of 20" in (folder / "report.txt").read_text()
+    assert f"The weights are those of step {best}, the best on the validation set." in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("crash", ["crash", "late crash"])
+def test_a_run_that_crashed_and_moved_keeps_the_very_same_weights(run, small_rows, tmp_path, monkeypatch, crash):
+    settings = dict(SETTINGS, dataset=str(small_rows))
+    with pytest.raises(RuntimeError, match="crash"):
+        recipe("pretrain", **settings, output_dir=str(tmp_path / "before"), report_to=[crash])
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    monkeypatch.chdir(tmp_path)
+    recipe("pretrain", **settings, output_dir="after")
+    assert_same_weights(run[0], tmp_path / "after")
+    same = ("validation_loss", "test_loss", "kept_step")
+    assert [metrics_of(tmp_path / "after")[key] for key in same] == [metrics_of(run[0])[key] for key in same]
+    assert metrics_of(tmp_path / "after")["steps_timed"] < 20
+
+
+def test_the_last_weights_are_kept_where_they_are_asked_for(run, small_rows, tmp_path):
+    settings = dict(SETTINGS, dataset=str(small_rows), output_dir=str(tmp_path / "base"))
+    recipe("pretrain", **settings, keep="last")
+    metrics = metrics_of(tmp_path / "base")
+    assert metrics["kept_step"] == metrics["steps"] == 20
+    assert metrics["validation_loss"] == pytest.approx(evaluations(run[1])[20], rel=1e-6)
+    assert "the end is kept (keep: best keeps that state)" in (tmp_path / "base" / "report.txt").read_text()
+
+
+def pretrain_arguments(tmp_path, **settings) -> PretrainArguments:
+    return PretrainArguments(dataset="rows", output_dir=str(tmp_path / "base"), **settings)
+
+
+@pytest.mark.parametrize("key", ["eval_strategy", "save_strategy"])
+def test_without_evaluations_or_checkpoints_the_last_is_kept_and_that_is_said(tmp_path, key, caplog):
+    args = pretrain_arguments(tmp_path, **{key: "no"})
+    with caplog.at_level("INFO", logger="hfgpt"):
+        keep_best(args, args.keep)
+    assert not args.load_best_model_at_end
+    assert f"keep: the last state, because {key} is no" in caplog.text
+
+
+def test_trainers_own_keys_for_the_best_model_are_refused_with_the_one_to_use(tmp_path):
+    with pytest.raises(UserError, match="are set by keep here; write keep: best or keep: last"):
+        pretrain_arguments(tmp_path, load_best_model_at_end=True)
+    args = pretrain_arguments(tmp_path, keep="last", save_strategy="best")
+    with pytest.raises(UserError, match="save_strategy is best, keep is last; give keep: best"):
+        keep_best(args, args.keep)
+
+
+def test_a_run_that_is_too_short_says_so_before_it_trains(tmp_path):
+    args = pretrain_arguments(tmp_path, per_device_train_batch_size=8)
+    (warning,) = warnings_of(args, 3, num_rows=20, context_length=1024)
+    for words in ("3 steps on 20 rows of 1,024 tokens", "num_train_epochs 17", "per_device_train_batch_size", "context_length"):
+        assert words in warning
+    assert warnings_of(args, 50, num_rows=400, context_length=1024) == []
+    (warning,) = warnings_of(pretrain_arguments(tmp_path, max_steps=12), 12, num_rows=5000, context_length=256)
+    assert "max_steps 50" in warning
+    assert "context_length" not in warning  # would make no more steps
+
+
+def test_a_warm_up_that_never_ends_is_said(tmp_path):
+    args = pretrain_arguments(tmp_path, warmup_steps=100)
+    (warning,) = warnings_of(args, 80, num_rows=5000, context_length=256)
+    assert "the learning rate never reaches its peak: warmup_steps is 100, the run has 80 steps" in warning
+    assert warnings_of(args, 101, num_rows=5000, context_length=256) == []
+    args = pretrain_arguments(tmp_path, warmup_steps=100, lr_scheduler_type="constant")
+    assert warnings_of(args, 80, num_rows=5000, context_length=256) == []
+
+
+# Loss pictures
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """Draw a history of losses and return matplotlib's figure, as it was when it was saved."""
+    from matplotlib.figure import Figure
+
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: (figures.append(figure), save(figure, *args, **kwargs)))
+
+    def draw(history, **settings) -> Figure:
+        draw_loss(history, tmp_path / "loss.png", **settings)
+        assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+        assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
+        return figures[-1]
+
+    return draw
+
+
+def history(steps: int, *, every: int = 1, best: int | None = None) -> list[dict]:
+    training = [{"step": step, "loss": 5 - step / steps} for step in range(1, steps + 1)]
+    validation = [
+        {"step": step, "eval_loss": 5 + abs(step - (best or steps)) / steps, "eval_bits_per_byte": 2.0}
+        for step in range(every, steps + 1, every)
+    ]
+    return training + validation
+
+
+@pytest.mark.parametrize("steps", [1, 3, 30, 400, 120_000])
+def test_the_axis_counts_whole_steps_and_no_word_lies_on_a_curve(drawn, steps):
+    shown = history(min(steps, 400), every=max(1, min(steps, 400) // 10))
+    figure = drawn([*shown, {"step": steps, "loss": 3.0}])
+    (axes,) = figure.axes
+    ticks = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    assert len(ticks) >= 2
+    assert all(tick == int(tick) for tick in ticks)
+    assert not axes.texts
+    assert axes.get_legend() is None
+    (legend,) = figure.legends
+    assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
+
+
+def test_the_best_evaluation_is_ringed_and_named(drawn):
+    figure = drawn(history(30, every=3, best=15))
+    training, _, ring = figure.axes[0].lines
+    assert len(training.get_xdata()) == 30
+    assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([15], [5.0])
+    assert figure.legends[0].get_texts()[-1].get_text() == "best: 5.000 at step 15, 2.000 bits per byte"
+    assert figure.axes[0].get_ylabel() == "loss (nats per token)"
+
+
+def test_the_ring_is_where_the_kept_weights_are(drawn):
+    """A classifier's best may be by another figure than its loss."""
+    entries = [
+        {"step": step, "eval_loss": loss, "eval_macro_f1": f1} for step, loss, f1 in ((3, 0.6, 0.4), (6, 0.7, 0.9), (9, 0.5, 0.8))
+    ]
+    figure = drawn(entries, unit="nats per text", by="eval_macro_f1", greater_is_better=True)
+    *_, ring = figure.axes[0].lines
+    assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([6], [0.7])
+    assert figure.legends[0].get_texts()[-1].get_text() == "best macro F1: 0.900 at step 6"
+
+
+def test_the_picture_of_a_run_has_all_its_steps(run):
+    assert (run[0] / "loss.png").stat().st_size > 10_000
+
+
+def test_tensorboard_shows_them_too(small_rows, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs tensorboard, of the dev extra")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = dict(SETTINGS, max_steps=2, warmup_steps=0, eval_strategy="no", save_strategy="no")
+    recipe("pretrain", **settings, dataset=str(small_rows), output_dir=str(tmp_path / "base"), report_to=["tensorboard"])
+    events = next((tmp_path / "base").rglob("events.out.tfevents.*"))
+    shown = EventAccumulator(str(events.parent)).Reload()
+    for tag in ("train/tokens_per_second", "train/mfu"):
+        assert [event.step for event in shown.Scalars(tag)] == [1, 2]
+        assert all(event.value > 0 for event in shown.Scalars(tag))
