@@ -91,8 +91,10 @@ def test_sources_that_changed_or_are_gone_since_are_named(one_file, monkeypatch,
 
 def test_a_tokenizer_that_is_not_ours_names_no_sources(small_tokenizer, tmp_path):
     shutil.copytree(small_tokenizer, tmp_path / "t", ignore=shutil.ignore_patterns("passport.json"))
-    with pytest.raises(ValueError, match="no sources given, and no passport beside the tokenizer .* names its own; give --sources"):
+    with pytest.raises(ValueError, match="no sources given, and no passport beside the tokenizer .* names any; give --sources"):
         recipe("prepare_data", tokenizer=str(tmp_path / "t"), output_dir=str(tmp_path / "data"))
+    with pytest.raises(ValueError, match="beside the tokenizer nowhere .there is no such folder here. names any"):
+        recipe("prepare_data", tokenizer="nowhere", output_dir=str(tmp_path / "data"))
 
 
 def test_a_folder_of_notes_is_read_and_what_the_recipes_wrote_in_it_is_not(tmp_path, monkeypatch, caplog):
