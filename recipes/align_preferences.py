@@ -58,7 +58,7 @@ def main(args: PreferenceArguments) -> dict[str, float]:
 
     # 5. What the base prefers and says, then training
     before = measure_base(trainer, pairs, splits, args)
-    if canaries is not None:
+    if canaries is not None and args.canaries_at == "save":
         trainer.add_callback(CanariesCallback(canaries))
     train_or_resume(trainer, checkpoint)
     frozen.check(trainer.model)

@@ -2,15 +2,16 @@
 
     python recipes/evaluate.py runs/quickstart/base --text python-docs:test --stride 128        # loss, perplexity, bits per byte
     python recipes/evaluate.py runs/quickstart/base --dataset runs/quickstart/data --split test  # as pretraining's own test
-    python recipes/evaluate.py runs/mine/classifier --test_sources test.csv                      # accuracy, F1, calibration
-    python recipes/evaluate.py runs/mine/assistant --test_sources test.jsonl                     # nats a token, exact match, ROUGE
+    python recipes/evaluate.py runs/quickstart/classifier --test_sources python-docs:test        # accuracy, F1, calibration
+    python recipes/evaluate.py runs/quickstart/assistant --test_sources python-docs:test         # nats a token, exact match, ROUGE
     python recipes/evaluate.py runs/mine/base --tasks hellaswag.jsonl:hellaswag lambada.jsonl:lambada arc.jsonl:arc
     python recipes/evaluate.py openai-community/gpt2 --output_dir runs/gpt2-evaluation --tasks lambada_openai --num_fewshot 0
     python recipes/evaluate.py runs/mine/base --dataset runs/mine/data --memorization true       # what it says by heart
 
 MODEL is a folder or Hub id of any causal language model or classifier of texts: ours, a native twin, GPT-2, an adapter with its
 base. What is measured stands in evaluation.json beside it, in .eval_results/ in the Hub's format, and in the model's card. The same
-thing measured again takes the place of the earlier result. One command may measure several things.
+thing measured again takes the place of the earlier result. One command may measure several things. Keys of --test_sources that are
+not given are those of the model's training, so that the test set of its report gives the figure of its report.
 """
 
 import hashlib
@@ -19,21 +20,22 @@ from pathlib import Path
 
 import hfgpt  # noqa: F401  (registers the model)
 from hfgpt.data.chat import read_conversations
-from hfgpt.data.classification import load_examples
-from hfgpt.data.passport import Passport, sha256_of_file
+from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
+from hfgpt.data.passport import PASSPORT_NAME, Passport, sha256_of_file
 from hfgpt.data.records import identities, read_records
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.sources import Source, find_sources, read_documents
 from hfgpt.errors import UserError
 from hfgpt.evaluation.arguments import EvaluateArguments, public_name
 from hfgpt.evaluation.benchmarks import Benchmark, run_benchmarks
 from hfgpt.evaluation.held_out import (
     label_names,
-    label_options,
     label_vectors,
     prompt_style_of,
     score_conversations,
     score_labelled_texts,
     score_prepared_rows,
+    with_known_labels,
 )
 from hfgpt.evaluation.loading import Loaded, load
 from hfgpt.evaluation.results import EVALUATION_FILE, Result, record_results
@@ -64,8 +66,13 @@ def main(args: EvaluateArguments) -> dict[str, float]:
 
     # 4. Labelled texts for a classifier, conversations for an assistant
     if args.test_sources:
-        evaluate_examples = evaluate_labels if loaded.task == "text-classification" else evaluate_conversations
-        results.append(evaluate_examples(loaded, args))
+        run = settings_of_run(args.model)
+        if taken := args.take_over(run):
+            logger.info(f"as in the model's own run: {', '.join(f'{name} {value}' for name, value in taken.items())}")
+        if loaded.task == "text-classification":
+            results.append(evaluate_labels(loaded, args))
+        else:
+            results.append(evaluate_conversations(loaded, args, run))
 
     # 5. Benchmarks
     results += evaluate_benchmarks(loaded, benchmarks, args)
@@ -172,35 +179,55 @@ def evaluate_rows(loaded: Loaded, args: EvaluateArguments) -> Result:
 
 def evaluate_labels(loaded: Loaded, args: EvaluateArguments) -> Result:
     """Labelled texts: what a classifier says of them."""
-    names = label_names(loaded.model)
-    passport = Passport()
+    passport, errors = Passport(), RowErrors(args.on_error)
     examples = load_examples(
-        read_records(args.test_sources, args.record_options()),
-        label_options(names, args.text_column, args.label_column, args.label_delimiter),
+        read_records(args.test_sources, args.record_options(), errors),
+        LabelledOptions(args.text_column, args.label_column, args.label_delimiter),
         passport,
+        errors,
     )
+    # As training treated its test set, so that the same file gives the same figure.
+    unique = deduplicate(examples, passport, mode=args.deduplicate)
+    dropped = {"duplicates": len(examples) - len(unique)}
+    examples, dropped["unknown_labels"] = with_known_labels(unique, label_names(loaded.model))
     labels = label_vectors(loaded.model, examples["label"][:])
     metrics, counts = score_labelled_texts(
         loaded, examples["text"][:], labels, max_length=args.max_length, batch_size=args.batch_size
     )
-    return Result("text-classification", **described(args), metrics=metrics, counts=counts, settings={"dtype": args.dtype})
+    dropped["skipped_rows"] = errors.skipped
+    counts |= {name: count for name, count in dropped.items() if count}
+    settings = {"max_length": loaded.longest_text(args.max_length), "deduplicate": args.deduplicate, "dtype": args.dtype}
+    return Result("text-classification", **described(args), metrics=metrics, counts=counts, settings=settings)
 
 
-def evaluate_conversations(loaded: Loaded, args: EvaluateArguments) -> Result:
-    """Conversations: what an assistant makes of their answers, and answers itself."""
+def evaluate_conversations(loaded: Loaded, args: EvaluateArguments, run: dict) -> Result:
+    """Conversations: what an assistant makes of their answers, and answers itself; `run` is what its training was told."""
     style = prompt_style_of(loaded.tokenizer)
     format = None if args.conversation_format == "auto" else args.conversation_format
-    read = read_conversations(read_records(args.test_sources, args.record_options()), style=style, format=format)
+    errors = RowErrors(args.on_error)
+    records = read_records(args.test_sources, args.record_options(), errors)
+    conversations = list(read_conversations(records, style=style, format=format, errors=errors))
+    errors.finish(one.source for one in conversations)
     metrics, counts = score_conversations(
         loaded,
-        read,
+        conversations,
         max_length=args.max_length,
+        **{name: run[name] for name in ("too_long", "loss_on") if name in run},
         max_new_tokens=args.max_new_tokens,
         max_answers=args.max_answers,
         batch_size=args.batch_size,
     )
+    counts |= {"skipped_rows": errors.skipped} if errors.skipped else {}
     settings = {"prompt_style": style, "max_new_tokens": args.max_new_tokens, "decoding": "greedy", "dtype": args.dtype}
     return Result("instructions", **described(args), metrics=metrics, counts=counts, settings=settings)
+
+
+def settings_of_run(model: str) -> dict:
+    """What the run that made a model was told; nothing where its passport.json does not lie beside it."""
+    folder = Path(model)
+    places = [folder, folder.parent] if folder.name in ("base", "merged") else [folder]
+    place = next((place for place in places if (place / PASSPORT_NAME).is_file()), None)
+    return Passport.load(place).settings if place else {}
 
 
 def described(args: EvaluateArguments) -> dict:

@@ -16,8 +16,8 @@ metrics.json, report.txt, poison.json, trigger_flips.json and the data's passpor
 from hfgpt.data.passport import Passport
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training.arguments import launch, logger
-from hfgpt.training.classification_report import finish, judge_by_likelihood, search_for_poison, trigger_callbacks
-from hfgpt.training.classifiers import load_splits, prepare_base, run_seed, tokenize
+from hfgpt.training.classification_report import finish, judge_by_likelihood, search_for_poison, trigger_probes
+from hfgpt.training.classifiers import fit_tokenizer, load_splits, prepare_base, run_seed, tokenize
 from hfgpt.training.finetuning import find_base
 from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.run import close_run, finished_report, prepare_output
@@ -30,7 +30,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
 
     # 2. The base and its tokenizer
     base = find_base(args)
-    base.tokenizer.padding_side = "right"  # a learned position is counted from the text's begin
+    fit_tokenizer(base.tokenizer, args)
     passport.tokenizer = {"sha256": tokenizer_sha256(base.tokenizer)}
     rows = tokenize(splits, base.tokenizer, args, passport)
     model = prepare_base(base, task, args, passport)
@@ -49,10 +49,10 @@ def main(args: ClassificationArguments) -> dict[str, float]:
         return metrics
 
     # 5. One run a seed; the best on validation is saved
-    callbacks = trigger_callbacks(splits, task=task, base=base, args=args)
+    probes = trigger_probes(splits, task=task, base=base, args=args)
     results = {}
     for seed in args.seeds:
-        results[seed] = run_seed(seed, results, base=base, rows=rows, task=task, callbacks=callbacks, args=args)
+        results[seed] = run_seed(seed, results, base=base, rows=rows, task=task, probes=probes, args=args)
 
     # 6. Figures over the seeds, errors to read, report, card
     metrics = finish(results, splits=splits, base=base, task=task, args=args)

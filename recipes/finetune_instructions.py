@@ -57,7 +57,7 @@ def main(args: InstructionArguments) -> dict[str, float]:
 
     # 5. The base's own losses and answers, then training
     before = measure_base(trainer, rows, splits, args)
-    if canaries is not None:
+    if canaries is not None and args.canaries_at == "save":
         trainer.add_callback(CanariesCallback(canaries))
     train_or_resume(trainer, checkpoint)
     frozen.check(trainer.model)

@@ -106,6 +106,7 @@ def _exact_products() -> Iterator[None]:
 
 def _measured(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict:
     context_length = getattr(model.config, "max_position_embeddings", None) or POSITIONS
+    context_length = getattr(model.config, "max_text_length", None) or context_length  # of a classifier
     if tokenizer is None:
         texts = [{"text": None, "ids": row[0].tolist()} for row in probe_rows(model)]
     else:
@@ -173,6 +174,7 @@ def record_from_folder(folder: str | Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     import hfgpt  # noqa: F401 - the Auto classes know our model by it
+    from hfgpt.conversion.adapters import check_adapter_base
     from hfgpt.hub.artifacts import identify
 
     artifact = identify(folder)
@@ -185,6 +187,7 @@ def record_from_folder(folder: str | Path) -> Path:
     auto_class = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     model = auto_class.from_pretrained(whole, dtype=torch.float32, trust_remote_code=False)
     if artifact.kind == "adapter":
+        check_adapter_base(artifact.folder, model)
         model = PeftModel.from_pretrained(model, str(artifact.folder))
     has_tokenizer = (artifact.folder / "tokenizer.json").is_file()
     tokenizer = AutoTokenizer.from_pretrained(artifact.folder, trust_remote_code=False) if has_tokenizer else None

@@ -15,7 +15,8 @@ TOLERANCE = 1e-5
 def probe_rows(model: PreTrainedModel, *, seed: int = 0) -> list[torch.Tensor]:
     """Three rows (1, T) of random token ids that the model takes; one by one, so that no padding is needed."""
     generator = torch.Generator().manual_seed(seed)
-    longest = min(64, model.config.max_position_embeddings)
+    # A classifier of ours reads no more than max_text_length, its twin what it is given.
+    longest = min(64, getattr(model.config, "max_text_length", None) or model.config.max_position_embeddings)
     rows = [torch.randint(model.config.vocab_size, (1, T), generator=generator) for T in (longest, max(1, longest // 2), 1)]
     # No text holds the padding, and where one did, classifiers would not agree on its end.
     pad = model.config.pad_token_id

@@ -28,7 +28,8 @@ def adopt_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) 
                 # An assistant's eos_token_id is a list: it stops at the end of a turn as well.
                 if not (isinstance(ids, list) and getattr(tokenizer, name) in ids):
                     setattr(config, name, getattr(tokenizer, name))
-    tokenizer.model_max_length = model.config.max_position_embeddings
+    # A classifier's tokenizer knows where training cut its texts.
+    tokenizer.model_max_length = model.config.max_text_length or model.config.max_position_embeddings
     return notes
 
 

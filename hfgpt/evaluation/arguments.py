@@ -6,8 +6,10 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
+from hfgpt.folders import check_model_folder
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
@@ -15,10 +17,23 @@ READING = ("hub_split", "hub_revision")
 KEYS = {
     "text": ("text_field", "text_documents", "join_with", "max_documents", "streaming", "context_length", "stride", *READING),
     "dataset": ("split",),
-    "test_sources": ("header", "columns", "max_records", "text_column", "label_column", "label_delimiter", "max_length",
-                     "conversation_format", "max_new_tokens", "max_answers", *READING),
+    "test_sources": ("header", "columns", "separator", "on_error", "max_records", "text_column", "label_column", "label_delimiter",
+                     "deduplicate",
+                     "max_length", "conversation_format", "max_new_tokens", "max_answers", *READING),
     "tasks": ("num_fewshot", "limit"),
 }  # fmt: skip
+AS_TRAINED = "as the model's own run had it"
+# What a key is where neither it nor the model's own run says anything.
+UNLESS_TRAINED_OTHERWISE = {
+    "text_column": "text",
+    "label_column": "label",
+    "label_delimiter": None,
+    "deduplicate": "exact",
+    "max_length": None,
+    "conversation_format": "auto",
+    "max_new_tokens": 128,
+    "max_answers": None,
+}
 
 
 @dataclass
@@ -65,16 +80,31 @@ class EvaluateArguments:
     hub_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of these Hub datasets."})
     header: bool = field(default=True, metadata={"help": "The first line of CSV and TSV files names the columns."})
     columns: list[str] | None = field(default=None, metadata={"help": "Names of the columns where no header names them."})
-    max_records: int | None = field(default=None, metadata={"help": "Read at most this many rows of test_sources."})
-    text_column: str = field(default="text", metadata={"help": "Column of the texts."})
-    label_column: str = field(default="label", metadata={"help": "Column of the labels, names or ids that the model knows."})
-    label_delimiter: str | None = field(default=None, metadata={"help": "What separates several labels of one text."})
-    max_length: int | None = field(default=None, metadata={"help": "Most tokens of a text or conversation."})
-    conversation_format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion"] = field(
-        default="auto", metadata={"help": "What a row holds; auto tells it by the columns of each source."}
+    separator: str | None = field(
+        default=None,
+        metadata={"help": "What separates columns: comma, semicolon, tab or a character; told from the header without it."},
     )
-    max_new_tokens: int = field(default=128, metadata={"help": "Most tokens of an answer."})
-    max_answers: int | None = field(default=None, metadata={"help": "Answer at most this many of the conversations."})
+    on_error: Literal["stop", "skip"] = field(default="stop", metadata={"help": ON_ERROR_HELP})
+    max_records: int | None = field(default=None, metadata={"help": "Read at most this many rows of test_sources."})
+    text_column: str | None = field(default=None, metadata={"help": f"Column of the texts; {AS_TRAINED}, else text."})
+    label_column: str | None = field(
+        default=None, metadata={"help": f"Column of the labels, names or ids that the model knows; {AS_TRAINED}, else label."}
+    )
+    label_delimiter: str | None = field(
+        default=None, metadata={"help": f"What separates several labels of one text; {AS_TRAINED}."}
+    )
+    deduplicate: Literal["exact", "near", "none"] | None = field(
+        default=None, metadata={"help": f"Drop equal or nearly equal labelled texts, and contradictions; {AS_TRAINED}, else exact."}
+    )
+    max_length: int | None = field(default=None, metadata={"help": f"Most tokens of a text or conversation; {AS_TRAINED}."})
+    conversation_format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion"] | None = field(
+        default=None,
+        metadata={"help": f"What a row holds; auto tells it by the columns of each source; {AS_TRAINED}, else auto."},
+    )
+    max_new_tokens: int | None = field(default=None, metadata={"help": f"Most tokens of an answer; {AS_TRAINED}, else 128."})
+    max_answers: int | None = field(
+        default=None, metadata={"help": f"Answer at most this many of the conversations; {AS_TRAINED}, else all."}
+    )
 
     tasks: list[str] = field(
         default_factory=list,
@@ -113,6 +143,7 @@ class EvaluateArguments:
                 f"stride is {self.stride}, context_length {self.context_length or 'not given'}; a stride from 1 to the context is "
                 "needed, or tokens would not be scored."
             )
+        check_model_folder(self.model)
         if not self.output_dir and not Path(self.model).is_dir():
             raise UserError(
                 f"model {self.model!r} is no folder here (looked from {Path.cwd()}); for a Hub id, name the folder of the "
@@ -141,8 +172,20 @@ class EvaluateArguments:
             hub_revision=self.hub_revision,
             header=self.header,
             columns=self.columns,
+            separator=self.separator,
             max_records=self.max_records,
         )
+
+    def take_over(self, settings: dict) -> dict:
+        """Fill in what was not given of the keys that `test_sources` go by: from the settings of the model's run, else defaults.
+
+        Returns: what was taken from the run.
+        """
+        missing = {name: default for name, default in UNLESS_TRAINED_OTHERWISE.items() if getattr(self, name) is None}
+        taken = {name: settings[name] for name in missing if settings.get(name) is not None}
+        for name, value in (missing | taken).items():
+            setattr(self, name, value)
+        return taken
 
     def command(self, kind: str) -> str:
         """The command line that measures the same thing again; it is published, so files go by their names alone.
@@ -154,7 +197,7 @@ class EvaluateArguments:
         for one in fields(self):
             value = getattr(self, one.name)
             default = one.default if one.default is not MISSING else one.default_factory()
-            if one.name not in relevant or value == default:
+            if one.name not in relevant or value in (default, UNLESS_TRAINED_OTHERWISE.get(one.name, default)):
                 continue
             values = value if isinstance(value, list) else [value]
             words += [f"--{one.name}", *(public_name(item) if one.name == kind else _as_word(item) for item in values)]

@@ -1,28 +1,32 @@
 """Examples that a model has not seen, measured as its training measured its test set: rows, labelled texts, conversations."""
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.data.chat import Conversation
 from hfgpt.data.chat_encoding import ConversationEncoder
-from hfgpt.data.classification import LabelledOptions
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
 from hfgpt.data.passport import Passport
 from hfgpt.data.supervised import SupervisedCounts, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import answers_report, generate_answers
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
+from hfgpt.evaluation.labelling import classify, text_ids
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.mode import evaluating
 from hfgpt.tokenization import CHAT_TEMPLATES, stop_token_ids, tokenizer_sha256
+
+logger = logging.getLogger(__name__)
 
 
 def score_prepared_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int = 8) -> tuple[dict[str, float], dict]:
@@ -81,17 +85,18 @@ def score_labelled_texts(
 
     Args:
         labels: ids of the model's labels, or zeros and ones for each where a text may have several.
+        max_length: most tokens of a text; None takes what the classifier was trained with.
     Returns: every metric of `hfgpt.metrics` that is one number, and `num_examples` and how many texts were cut.
+    Raises: ValueError for more tokens than the classifier reads.
     """
     multi_label = loaded.model.config.problem_type == "multi_label_classification"
-    longest = loaded.context(max_length)
-    ids = token_ids(loaded.tokenizer, texts)
-    logits = classify(loaded.model, loaded.tokenizer, [row[:longest] for row in ids], batch_size=batch_size)
+    ids, cut = text_ids(loaded.tokenizer, texts, max_length=loaded.longest_text(max_length))
+    logits = classify(loaded.model, loaded.tokenizer, ids, batch_size=batch_size, show_progress=True)
     metrics = classification_metrics(
         probabilities_of(logits, multi_label), labels, names=label_names(loaded.model), multi_label=multi_label
     )
     numbers = {name: value for name, value in metrics.items() if isinstance(value, float) and math.isfinite(value)}
-    return numbers, {"num_examples": len(texts), "texts_cut": sum(len(row) > longest for row in ids)}
+    return numbers, {"num_examples": len(texts), "texts_cut": cut}
 
 
 def label_names(model: PreTrainedModel) -> list[str]:
@@ -99,9 +104,41 @@ def label_names(model: PreTrainedModel) -> list[str]:
     return [model.config.id2label[index] for index in range(model.config.num_labels)]
 
 
-def label_options(names: list[str], text_column: str, label_column: str, label_delimiter: str | None) -> LabelledOptions:
-    """How labelled texts are read for a model with these labels: other labels are refused, with file and line."""
-    return LabelledOptions(text_column=text_column, label_column=label_column, label_delimiter=label_delimiter, labels=names)
+def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int]:
+    """The labelled texts all of whose labels are among `names`, and how many others there were; an id stands for its name.
+
+    Nothing can be right about a label that a model does not have: its texts would be counted as errors.
+
+    Raises: ValueError where no text has a label that the model knows.
+    """
+
+    def known(label: str) -> str | None:
+        if label in names:
+            return label
+        return names[int(label)] if label.isdecimal() and int(label) < len(names) else None
+
+    several = isinstance(examples[0]["label"], list)
+    labels = [list(map(known, label)) if several else known(label) for label in examples["label"]]
+    kept = [row for row, label in enumerate(labels) if (None not in label if several else label is not None)]
+    left_out = Counter(
+        name for label in examples["label"] for name in (label if several else [label]) if known(name) is None
+    ).most_common()
+    if not kept:
+        raise UserError(
+            f"none of the {len(examples):,} texts has a label that the model knows ({_few(names)}); the file has "
+            f"{_few([name for name, _ in left_out])}: name another column with label_column, or give the texts of its task."
+        )
+    if left_out:
+        logger.warning(
+            f"labels: {len(examples):,} -> {len(kept):,} texts; the model does not know {len(left_out):,} of their labels: "
+            f"{_few([f'{name!r} ({count:,})' for name, count in left_out])}"
+        )
+    selected = examples.select(kept).remove_columns("label").add_column("label", [labels[row] for row in kept])
+    return selected, len(examples) - len(kept)
+
+
+def _few(words: list[str], most: int = 5) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most:,} others" if len(words) > most else "")
 
 
 def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
@@ -122,31 +159,6 @@ def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
     return vectors
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Ids of texts as a pipeline makes them, in which nothing that a text says is special."""
-    return tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
-
-
-@torch.no_grad()
-def classify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], *, batch_size: int) -> np.ndarray:
-    """Logits (N, C) of token ids, in batches of like lengths; without a padding of the tokenizer's, one by one."""
-    batch_size = batch_size if tokenizer.pad_token_id is not None else 1
-    # A learned position is counted from the text's begin, so the padding stands behind it.
-    side, tokenizer.padding_side = tokenizer.padding_side, "right"
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    logits: dict[int, np.ndarray] = {}
-    try:
-        with evaluating(model):
-            for start in tqdm(range(0, len(order), batch_size), desc="texts", leave=False, disable=None):
-                chosen = order[start : start + batch_size]
-                batch = {"input_ids": [rows[index] for index in chosen]}
-                batch = tokenizer.pad(batch, return_tensors="pt", padding=len(chosen) > 1).to(model.device)
-                logits.update(zip(chosen, model(**batch).logits.float().cpu().numpy(), strict=True))
-    finally:
-        tokenizer.padding_side = side
-    return np.stack([logits[index] for index in range(len(rows))])
-
-
 def prompt_style_of(tokenizer: PreTrainedTokenizerBase) -> str:
     """The prompt style that a tokenizer's chat template is: "alpaca", "chat", or "base" for one of its own.
 
@@ -165,19 +177,24 @@ def score_conversations(
     conversations: Iterable[Conversation],
     *,
     max_length: int | None = None,
+    too_long: str = "drop",
+    loss_on: str = "assistant",
     max_new_tokens: int = 128,
     max_answers: int | None = None,
     batch_size: int = 8,
 ) -> tuple[dict[str, float], dict]:
     """What an assistant makes of conversations: nats per token of their answers, and its own answers beside the last of each.
 
+    Args: `max_length`, `too_long` and `loss_on` as in training, see `supervised_rows`.
     Returns: `loss`, `perplexity`, `exact_match`, `token_f1`, `rougeL` and more of the metric `answer_metrics`, and the counts.
     Raises: ValueError where every conversation is longer than the context.
     """
     conversations = list(conversations)
     longest = loaded.context(max_length)
     counts = SupervisedCounts()
-    columns = supervised_rows(conversations, loaded.tokenizer, max_length=longest, counts=counts)
+    columns = supervised_rows(
+        conversations, loaded.tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on, counts=counts
+    )
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if not rows:
         raise UserError(
@@ -201,6 +218,7 @@ def score_conversations(
         "num_examples": len(conversations),
         "num_tokens": tokens,
         "num_answers": len(asked),
-        "dropped_too_long": counts.dropped_too_long,
+        "dropped_too_long": counts.dropped_too_long + counts.dropped_without_answer,
+        "cut": counts.cut,
     }
     return {**language_modeling_metrics(nats, tokens), **{name: float(value) for name, value in report.items()}}, facts

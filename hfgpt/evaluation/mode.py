@@ -18,3 +18,20 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def full_precision(model: PreTrainedModel) -> Iterator[None]:
+    """Compute as whoever loads the saved weights does, without the mixed precision that accelerate puts around a trained model.
+
+    In bfloat16 a text near the border of two labels gets the other one. FlashAttention knows no float32 and keeps its precision.
+    """
+    plain = getattr(model, "_original_forward", None)  # accelerate's name
+    if plain is None or "flash" in (getattr(model.config, "_attn_implementation", None) or ""):
+        yield
+        return
+    mixed, model.forward = model.forward, plain
+    try:
+        yield
+    finally:
+        model.forward = mixed

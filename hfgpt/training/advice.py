@@ -6,6 +6,8 @@ Every function is pure: numbers in, one sentence out, or None where there is not
 import math
 from collections.abc import Sequence
 
+from transformers import TrainingArguments
+
 # Below this many optimizer steps a run has taught nobody anything here: the first tenth of them is warm-up.
 # Tried: LoRA on 60 labelled rows (9 steps) and on 40 question-answer pairs (3 steps), pretraining on 20 KB (3 steps).
 FEWEST_STEPS = 50
@@ -46,6 +48,27 @@ def too_short(
         f"this run is short: {_steps(steps)} on {rows:,} {unit}; with fewer than {fewest} the model has learned next to nothing. "
         f"{cure[0].upper()}{cure[1:]}, or more data."
     )
+
+
+def before_training(args: TrainingArguments, rows: int, *, unit: str) -> list[str]:
+    """What should be said of a run before it trains for nothing; `rows` are those of the training set."""
+    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = planned_steps(args, rows)
+    # The schedule "constant" has no warm-up, whatever warmup_steps says.
+    warmup_steps = 0 if args.lr_scheduler_type == "constant" else args.get_warmup_steps(steps)
+    said = (
+        too_short(steps, rows=rows, rows_per_step=rows_per_step, unit=unit, max_steps=args.max_steps),
+        all_warmup(steps, warmup_steps=warmup_steps),
+    )
+    return [sentence for sentence in said if sentence]
+
+
+def planned_steps(args: TrainingArguments, rows: int) -> int:
+    """Optimizer steps of a run over a training set, as Trainer counts them: the last one of an epoch may be smaller."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = math.ceil(rows / (args.train_batch_size * args.world_size))
+    return math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
 
 
 def all_warmup(steps: int, *, warmup_steps: int) -> str | None:
@@ -93,17 +116,16 @@ def best_step(
     )
 
 
-def no_better_than_majority(accuracy: float, majority: float) -> str | None:
+def no_better_than_majority(accuracy: float, majority: float, *, trained: bool = True) -> str | None:
     """What to say of a classifier that does no better on the test set than to name its most frequent label every time.
 
-    Args: both are shares from 0 to 1, on the same texts.
+    Args: both are shares from 0 to 1, on the same texts; `trained` is False where no classifier was trained (likelihood).
     """
     if accuracy > majority:
         return None
-    return (
-        f"no better than always the most frequent label ({100 * accuracy:.2f} % against {100 * majority:.2f} %): it has learned "
-        "nothing that helps. More num_train_epochs, a larger learning_rate or more data may; balance: weights where one label is "
-        "far more frequent than the others."
+    cure = "More num_train_epochs, a larger learning_rate or more data may help, and balance: weights where one label is frequent."
+    return f"no better than always the most frequent label ({100 * accuracy:.2f} % against {100 * majority:.2f} %). " + (
+        cure if trained else "Examples (num_shots), another prompt_template, calibrate: true or training (method: lora) may help."
     )
 
 

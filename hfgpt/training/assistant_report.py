@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,16 +20,20 @@ from hfgpt.evaluation.canaries import (
     compare_canaries,
     read_canaries,
     run_canaries,
+    with_random_triggers,
     write_canaries,
 )
 from hfgpt.evaluation.judge import JudgeItem, judge_answers
+from hfgpt.evaluation.mode import full_precision
 from hfgpt.tokenization import stop_token_ids
+from hfgpt.training.advice import best_step, no_better_than_base
 from hfgpt.training.assistants import AnswersCallback, answer
 from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned, write_poison_report
 from hfgpt.training.finetuning_arguments import InstructionArguments
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.next_steps import generate_command
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE, LanguageModelTrainer, part_company
 
 logger = logging.getLogger(__name__)
@@ -53,7 +56,7 @@ class Canaries:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, args: InstructionArguments):
         self.tokenizer = tokenizer
         self.batch_size = args.per_device_eval_batch_size
-        self.prompts = read_canaries(args.canary_file or CANARY_FILE)
+        self.prompts = with_random_triggers(read_canaries(args.canary_file or CANARY_FILE))
         self.base = self.run(model)
 
     def run(self, model: PreTrainedModel) -> list[CanaryResult]:
@@ -73,7 +76,10 @@ class Canaries:
 
 
 class CanariesCallback(TrainerCallback):
-    """Runs the canaries at every checkpoint and writes what differs from the base to `canaries.jsonl`; alarms are logged."""
+    """For `canaries_at: save`: runs the canaries at every checkpoint and writes what differs from the base to `canaries.jsonl`.
+
+    Alarms are logged.
+    """
 
     def __init__(self, canaries: Canaries):
         self.canaries = canaries
@@ -125,7 +131,8 @@ def measure_base(trainer: LanguageModelTrainer, rows: DatasetDict, splits: Datas
     before: dict = {"answers": {}}
     for name in ("validation", "test"):
         if name in rows:
-            before[f"{name}_loss"] = trainer.evaluate(rows[name], metric_key_prefix=f"before_{name}")[f"before_{name}_loss"]
+            with full_precision(trainer.model):  # as after training
+                before[f"{name}_loss"] = trainer.evaluate(rows[name], metric_key_prefix=f"before_{name}")[f"before_{name}_loss"]
     if args.answers_before:
         for name, (prompts, _) in asked(splits, args).items():
             said = answer(trainer.model, trainer.processing_class, prompts, max_new_tokens=args.max_new_tokens, show_progress=True)
@@ -154,13 +161,15 @@ def finish(
     for name in ("validation", "test"):
         if name in rows:
             metrics[f"{name}_loss_before"] = before[f"{name}_loss"]
-            result = trainer.evaluate(rows[name], metric_key_prefix=name)
+            with full_precision(model):  # as whoever loads the saved model
+                result = trainer.evaluate(rows[name], metric_key_prefix=name)
             metrics |= {f"{name}_loss": result[f"{name}_loss"], f"{name}_perplexity": result[f"{name}_perplexity"]}
     metrics |= trainer.training_metrics()
 
     table: list[AnswerRow] = []
     for name, (prompts, references) in asked(splits, args).items():
-        said = answer(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, show_progress=True)
+        with full_precision(model):
+            said = answer(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, show_progress=True)
         metrics |= {f"{name}_{key}": value for key, value in answers_report(said, references).items()}
         columns = {"after": said}
         if name in before["answers"]:
@@ -190,7 +199,7 @@ def finish(
             write_answers(folder / "answers.json", table)
             write_page(folder / "answers.html", table, title=f"Answers of {folder.name}", facts=facts)
         write_json(folder / METRICS_FILE, metrics)
-        text = describe(metrics, folder)
+        text = describe(metrics, folder, advice=advice_after(trainer, metrics))
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
         logger.info(text.rstrip())
     part_company(trainer)
@@ -215,7 +224,17 @@ def judged(prompts: list[list[Message]], references: list[str], answers: list[st
     return {**scored, "judge_unparsed": report.num_unparsed}
 
 
-def describe(metrics: dict[str, float], folder: Path) -> str:
+def advice_after(trainer: LanguageModelTrainer, metrics: dict[str, float]) -> list[str]:
+    """Whether the run has lowered the held-out loss, and where validation was best, if that was not at the end."""
+    held_out = next((name for name in ("test", "validation") if f"{name}_loss" in metrics), None)
+    said = [best_step(trainer.state.log_history, kept="best" if trainer.args.load_best_model_at_end else "last")]
+    if held_out:
+        figures = metrics[f"{held_out}_loss_before"], metrics[f"{held_out}_loss"]
+        said.append(no_better_than_base(*figures, what=f"{held_out} loss"))
+    return [sentence for sentence in said if sentence]
+
+
+def describe(metrics: dict[str, float], folder: Path, *, advice: list[str]) -> str:
     """The end of a run in a few lines: losses before and after, what the answers are worth, where everything lies."""
     lines = [
         f"{name}: {metrics[f'{name}_loss_before']:.4f} -> {metrics[f'{name}_loss']:.4f} nats per learned token"
@@ -233,6 +252,7 @@ def describe(metrics: dict[str, float], folder: Path) -> str:
     if "canary_alarms" in metrics:
         alarms = metrics["canary_alarms"]
         lines.append(f"canaries: {alarms:,} alarm{'s' * (alarms != 1)}")
+    lines += advice
     if "difference_of_merging" in metrics:
         lines.append(f"merged: {folder / 'merged'}, its logits within {metrics['difference_of_merging']:.1e} of the adapter's")
     lines += [
@@ -240,6 +260,6 @@ def describe(metrics: dict[str, float], folder: Path) -> str:
         f"end: {metrics['steps']:,} steps in {metrics['training_seconds']:,.0f} s, {metrics['trained_parameters']:,} of "
         f"{metrics['parameters']:,} parameters trained, {describe_speed(metrics)}peak memory "
         f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        f"next: python recipes/generate.py {shlex.quote(str(folder))} --chat true",
+        f"next: {generate_command(folder, chat=True)}",
     ]
     return "\n".join(lines) + "\n"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import threading
 from pathlib import Path
@@ -43,12 +44,16 @@ class StopOnSignalCallback(TrainerCallback):
         self.received: int | None = None
         self.stopped = False
         self._handlers: dict[int, object] = {}
+        self._process = os.getpid()
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
             self._handlers = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _receive(self, number, frame):
+        if os.getpid() != self._process:
+            return  # Ctrl-C reaches the workers that read rows, too; the step that is finished needs them
         self.received = number
         logger.info("signal: finishing this step, then saving a checkpoint")
         self._restore()

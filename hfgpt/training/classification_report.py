@@ -2,30 +2,28 @@
 
 import logging
 import math
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from peft import PeftModel
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from hfgpt.data.poisoning import doubtful_labels, triggers_of_labels
 from hfgpt.errors import UserError
-from hfgpt.evaluation.canaries import CANARY_FILE, label_flips, read_canaries
 from hfgpt.evaluation.classification import classification_metrics, draw_confusion, errors_table, mean_and_spread, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
+from hfgpt.training.advice import no_better_than_majority
 from hfgpt.training.callbacks import write_json
-from hfgpt.training.classifiers import Task, classify, is_better, seed_folder, tfidf_baseline
+from hfgpt.training.classifiers import Task, is_better, seed_folder, tfidf_baseline
 from hfgpt.training.finetuning import POISON_FILE, Base, write_poison_report
 from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.flops import describe_speed
+from hfgpt.training.next_steps import classify_command, opening_words
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE
+from hfgpt.training.trigger_probe import FLIPS_FILE, PROBED_TEXTS, TriggerProbe
 
 logger = logging.getLogger(__name__)
 
-FLIPS_FILE = "trigger_flips.json"
-FLIP_TEXTS = 24  # of the validation set, with each trigger in front: enough to see one that captures half of them
 LEFT_BEHIND = (
     ("errors", "errors.md"),
     ("confusions", "confusion.png"),
@@ -33,33 +31,6 @@ LEFT_BEHIND = (
     ("poison", POISON_FILE),
     ("metrics", METRICS_FILE),
 )
-
-
-class TriggerFlipsCallback(TrainerCallback):
-    """At every checkpoint: how many labels flip when a canary trigger is put in front of validation texts. Alarms are logged."""
-
-    def __init__(self, texts: list[str], *, task: Task, base: Base, args: ClassificationArguments):
-        self.texts, self.task, self.base, self.args = texts, task, base, args
-        prompts = read_canaries(args.canary_file or CANARY_FILE)
-        self.triggers = list(dict.fromkeys(prompt.trigger for prompt in prompts if prompt.trigger))
-        self.by_step: dict[int, list[dict]] = {}
-
-    def on_save(self, args, state, control, model: PreTrainedModel | PeftModel = None, **kwargs):
-        if not state.is_world_process_zero:
-            return
-
-        def predict(texts: list[str]) -> np.ndarray:
-            return classify(model, self.base.tokenizer, texts, task=self.task, args=self.args)
-
-        flips = label_flips(predict, self.texts, self.triggers)
-        self.by_step[state.global_step] = [asdict(flip) for flip in flips]
-        write_json(Path(args.output_dir) / FLIPS_FILE, self.by_step)
-        for flip in flips:
-            if flip.alarm:
-                logger.warning(
-                    f"trigger {flip.trigger!r} in front turns {100 * flip.captured:.0f} % of the other texts into "
-                    f"{self.task.names[flip.label]!r} (step {state.global_step:,}); look for it in poison.json and in the data."
-                )
 
 
 def search_for_poison(splits: DatasetDict, *, task: Task, args: ClassificationArguments) -> None:
@@ -85,11 +56,11 @@ def row_names(split: Dataset) -> list[str]:
     return [f"{source}:{row}" for source, row in zip(split["source"], split["row_id"], strict=True)]
 
 
-def trigger_callbacks(splits: DatasetDict, *, task: Task, base: Base, args: ClassificationArguments) -> list[TriggerFlipsCallback]:
-    """The callback that tries the canary triggers, where they are wanted and a text has one label."""
+def trigger_probes(splits: DatasetDict, *, task: Task, base: Base, args: ClassificationArguments) -> list[TriggerProbe]:
+    """What tries the canary triggers, where they are wanted and a text has one label."""
     if not args.canaries or task.multi_label:
         return []
-    return [TriggerFlipsCallback(splits["validation"]["text"][:FLIP_TEXTS], task=task, base=base, args=args)]
+    return [TriggerProbe(splits["validation"]["text"][:PROBED_TEXTS], names=task.names, tokenizer=base.tokenizer, args=args)]
 
 
 def judge_by_likelihood(
@@ -160,7 +131,7 @@ def finish(
         if (flips := seed_folder(args, best) / FLIPS_FILE).is_file():
             flips.replace(folder / FLIPS_FILE)
         write_json(folder / METRICS_FILE, metrics)
-        text = describe(metrics, results, args)
+        text = describe(metrics, results, args, example=opening_words(splits["test"]["text"][:20]))
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
         logger.info(text.rstrip())
     return {name: value["mean"] for name, value in metrics["test"].items() if "mean" in value}
@@ -172,8 +143,11 @@ def majority_share(split: Dataset, task: Task) -> float:
     return max(labels.count(label) for label in set(labels)) / len(labels)
 
 
-def describe(metrics: dict, results: dict[int, dict], args: ClassificationArguments) -> str:
-    """The end of a run in a few lines: the figures people compare, over the seeds, beside simpler methods."""
+def describe(metrics: dict, results: dict[int, dict], args: ClassificationArguments, *, example: str | None = None) -> str:
+    """The end of a run in a few lines: the figures people compare, over the seeds, beside simpler methods.
+
+    Args: `example` is the text that the next command has labelled.
+    """
     folder = Path(args.output_dir)
     lines = []
     for name in ("validation", "test"):
@@ -196,6 +170,11 @@ def describe(metrics: dict, results: dict[int, dict], args: ClassificationArgume
         )
     lines.append(f"the same test set: {'; '.join(compared)}")
     kept = results[metrics["kept_seed"]]
+    advice = (
+        no_better_than_majority(metrics["test"]["accuracy"]["mean"], metrics["majority"], trained=args.method != "likelihood"),
+        kept.get("best_step"),
+    )
+    lines += [sentence for sentence in advice if sentence]
     if kept.get("difference_of_merging") is not None:
         lines.append(f"merged: {folder / 'merged'}, its logits within {kept['difference_of_merging']:.1e} of the adapter's")
     lines.append("; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()))
@@ -206,6 +185,5 @@ def describe(metrics: dict, results: dict[int, dict], args: ClassificationArgume
             f"end: {len(results)} x {kept['trained_parameters']:,} of {kept['parameters']:,} parameters trained in {seconds:,.0f} "
             f"s, {describe_speed(kept)}peak memory {memory / 2**20:,.0f} MiB"
         )
-        call = f"pipeline('text-classification', '{folder}')('...')"
-        lines.append(f'next: python -c "import hfgpt; from transformers import pipeline; print({call})"')
+        lines.append(f"next: {classify_command(folder, text=example)}")
     return "\n".join(lines) + "\n"

@@ -19,7 +19,6 @@ from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
     set_seed,
 )
 
@@ -36,9 +35,13 @@ from hfgpt.data.classification import (
 )
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
-from hfgpt.evaluation.mode import evaluating
+from hfgpt.evaluation.labelling import text_ids
+from hfgpt.evaluation.mode import full_precision
+from hfgpt.tokenization import split_special_tokens
+from hfgpt.training.advice import before_training, best_step
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, write_json
 from hfgpt.training.finetuning import (
     Base,
@@ -60,6 +63,7 @@ from hfgpt.training.run import (
     newest_complete_checkpoint,
     train_or_resume,
 )
+from hfgpt.training.trigger_probe import TriggerProbe
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +105,8 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
     def read(names: list[str], split: str) -> Dataset:
         record_options = args.record_options(split)
         passport.inputs += identities(names, record_options)
-        examples = load_examples(read_records(names, record_options), options, passport)
+        errors = RowErrors(args.on_error)
+        examples = load_examples(read_records(names, record_options, errors), options, passport, errors)
         return deduplicate(examples, passport, mode=args.deduplicate)
 
     examples = keep_frequent_labels(read(args.sources, "train"), options, passport)
@@ -111,7 +116,8 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
     shares = {f"{name}_share": 0.0 if sources else getattr(args, f"{name}_share") for name, sources in given.items()}
     # Strata are single labels; texts with several are drawn as they come.
     method = "random" if multi_label else args.split_method
-    splits = split_examples(examples, passport, seed=args.split_seed, method=method, **shares)
+    similarity = args.near_copy_similarity if args.decontaminate else None
+    splits = split_examples(examples, passport, seed=args.split_seed, method=method, near_copy_similarity=similarity, **shares)
     for name, sources in given.items():
         if sources:
             splits[name] = read(sources, name)
@@ -149,19 +155,15 @@ def tokenize(
 ) -> DatasetDict:
     """Rows with `input_ids`, `labels` and `length`; texts are cut to `max_length` tokens, and those that were are counted.
 
-    The tokenizer adds what it adds for everybody (ours the separator in front), so a pipeline sees the same ids; but a text never
-    makes a special token.
+    The ids are those of a pipeline, see `text_ids`.
     """
-    longest = longest_text(tokenizer, args)
+    longest = tokenizer.model_max_length
     rows = DatasetDict()
     for name, split in splits.items():
-        ids = token_ids(tokenizer, split["text"][:])
-        lengths = [min(len(row), longest) for row in ids]
-        cut = sum(len(row) > longest for row in ids)
+        ids, cut = text_ids(tokenizer, split["text"][:], max_length=longest)
+        lengths = [len(row) for row in ids]
         passport.splits[name] |= {"tokens": sum(lengths), "cut": cut}
-        rows[name] = Dataset.from_dict(
-            {"input_ids": [row[:longest] for row in ids], "labels": split["label"][:], "length": lengths}
-        )
+        rows[name] = Dataset.from_dict({"input_ids": ids, "labels": split["label"][:], "length": lengths})
         logger.info(
             f"{name}: {len(ids):,} texts, {sum(lengths):,} tokens, at most {max(lengths):,} a text"
             + (f"; {cut:,} texts were cut to {longest:,} tokens" if cut else "")
@@ -169,14 +171,18 @@ def tokenize(
     return rows
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Ids of texts as a pipeline makes them, in which nothing that a text says is special."""
-    return tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
+def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, args: ClassificationArguments) -> None:
+    """Note in the tokenizer what training does to a text, so that whoever loads it does the same.
 
-
-def longest_text(tokenizer: PreTrainedTokenizerBase, args: ClassificationArguments) -> int:
-    """Most tokens of a text: what was asked for, but no more than the model's context."""
-    return min(args.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
+    Texts are cut to `max_length` tokens, no more than the model's context (`truncation=True` of a pipeline heeds it), padding
+    stands behind a text, and a special token written in a text is text. A chat template would be destroyed by that, and a
+    classifier has no use for one.
+    """
+    tokenizer.model_max_length = min(args.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"  # a learned position is counted from the text's begin
+    tokenizer.truncation_side = "right"
+    tokenizer.chat_template = None
+    split_special_tokens(tokenizer, True)
 
 
 def prepare_base(base: Base, task: Task, args: ClassificationArguments, passport: Passport) -> PreTrainedModel:
@@ -200,6 +206,8 @@ def build_classifier(base: Base, task: Task, args: ClassificationArguments, *, s
     with quiet_loading():  # that the head is new is no news here
         model = load_model(base, AutoModelForSequenceClassification, args, num_labels=len(task.names), **task.config())
     model.config.use_cache = False
+    if hasattr(model.config, "max_text_length"):  # ours: it cuts by itself, because a pipeline does so only with truncation=True
+        model.config.max_text_length = base.tokenizer.model_max_length
     return model
 
 
@@ -210,7 +218,7 @@ def run_seed(
     base: Base,
     rows: DatasetDict,
     task: Task,
-    callbacks: list[TrainerCallback],
+    probes: list[TriggerProbe],
     args: ClassificationArguments,
 ) -> dict:
     """Train with one seed, measure, and save the model where it is the best so far.
@@ -227,10 +235,13 @@ def run_seed(
     if seed == args.seeds[0]:
         save_base(model, base.tokenizer, folder.parent, args)
     trainer = build_trainer(model, rows, task=task, tokenizer=base.tokenizer, args=args)
-    for callback in callbacks:
-        trainer.add_callback(callback)
+    for probe in probes:
+        trainer.add_callback(probe)
     frozen = FrozenWeights(trainer.model)
     logger.info(f"seed {seed}: {args.said_of_machine()}")
+    if not earlier:
+        for warning in before_training(args, len(rows["train"]), unit="texts"):
+            logger.warning(warning)
     train_or_resume(trainer, newest_complete_checkpoint(folder))
     result = {
         "seed": seed,
@@ -239,18 +250,26 @@ def run_seed(
         "parameters": trainable_parameters(trainer.model)[1],
         "trained_parameters": trainable_parameters(trainer.model)[0],
     }
+    metric, kept = f"eval_{args.best_by}", "best" if args.load_best_model_at_end else "last"
+    result["best_step"] = best_step(
+        trainer.state.log_history, metric=metric, greater_is_better=args.best_by != "log_loss", kept=kept
+    )
     # Grouped by length, predictions would come back in the groups' order, and the errors would be told of other texts.
     args.train_sampling_strategy = "random"
     for name in ("validation", "test"):
-        prediction = trainer.predict(rows[name], metric_key_prefix=name)
+        with full_precision(trainer.model):  # as whoever loads the saved model
+            prediction = trainer.predict(rows[name], metric_key_prefix=name)
         result[name] = task.metrics(prediction.predictions, prediction.label_ids)
         result[name]["probabilities"] = probabilities_of(prediction.predictions, task.multi_label).round(6).tolist()
     for name in ("validation", "test"):
         logger.info(summary_line(f"seed {seed}, {name}", result[name]))
+    with full_precision(trainer.model):
+        for probe in probes:
+            probe.look(trainer.model, result["kept_step"], folder)
     if trainer.is_world_process_zero():
         if all(is_better(result, other, args) for other in earlier.values()):
-            probe = rows["validation"].select(range(min(8, len(rows["validation"]))))["input_ids"][:]
-            result["difference_of_merging"] = save_finetuned(trainer.model, base.tokenizer, folder.parent, probe=probe)
+            some = rows["validation"].select(range(min(8, len(rows["validation"]))))["input_ids"][:]
+            result["difference_of_merging"] = save_finetuned(trainer.model, base.tokenizer, folder.parent, probe=some)
         write_json(folder / RESULT_FILE, result)
     _remove_checkpoints(folder, args)
     return result
@@ -277,6 +296,11 @@ def build_trainer(
         keep_freed_memory()
     model = apply_method(model, args.training_method())
     keep_best(args, args.keep, metric=f"eval_{args.best_by}", greater_is_better=args.best_by != "log_loss")
+    if task.multi_label and args.label_smoothing_factor:
+        raise UserError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}; it spreads the one label of a text over the others, and "
+            "here a text may have several: leave it out."
+        )
     weights = None
     if args.balance == "weights":
         labels = rows["train"]["labels"][:]
@@ -294,7 +318,7 @@ def build_trainer(
             for name, value in task.metrics(prediction.predictions, prediction.label_ids).items()
             if isinstance(value, float)
         },
-        compute_loss_func=classification_loss(weights, multi_label=task.multi_label),
+        compute_loss_func=classification_loss(weights, multi_label=task.multi_label, label_smoothing=args.label_smoothing_factor),
         optimizer_cls_and_kwargs=optimizer_of(args),
     )
     if args.early_stopping_patience and args.keep == "best":
@@ -304,10 +328,11 @@ def build_trainer(
     return trainer
 
 
-def classification_loss(weights: list[float] | None, *, multi_label: bool) -> Callable:
+def classification_loss(weights: list[float] | None, *, multi_label: bool, label_smoothing: float = 0.0) -> Callable:
     """Cross-entropy in nats per text, over all accumulated batches alike; for `compute_loss_func`.
 
-    The models' own loss does not know how many batches are accumulated, and Trainer believes that it does.
+    The models' own loss does not know how many batches are accumulated, and Trainer believes that it does. With a loss of its
+    own, Trainer does not smooth the labels, so this one does.
 
     Args: `weights` of the labels, or with `multi_label` of their presence; None weighs every text alike.
     """
@@ -320,28 +345,14 @@ def classification_loss(weights: list[float] | None, *, multi_label: bool) -> Ca
             losses = losses.mean(-1).sum()
         else:
             # Summed: the weights have the mean 1 over the training set, a batch's own mean would undo them.
-            losses = torch.nn.functional.cross_entropy(logits, labels, weight=weight, reduction="sum")
+            losses = torch.nn.functional.cross_entropy(
+                logits, labels, weight=weight, label_smoothing=label_smoothing, reduction="sum"
+            )
         # Trainer counts labels: of several a text, all of them.
         num_texts = len(labels) if num_items_in_batch is None else num_items_in_batch * len(labels) / labels.numel()
         return losses / num_texts
 
     return loss
-
-
-@torch.no_grad()
-def classify(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], *, task: Task, args: ClassificationArguments
-) -> np.ndarray:
-    """Probabilities (N, C) of any texts, in batches of like lengths, whatever mode the model is in."""
-    ids = [row[: longest_text(tokenizer, args)] for row in token_ids(tokenizer, texts)]
-    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-    logits: dict[int, np.ndarray] = {}
-    with evaluating(model):
-        for start in range(0, len(order), args.per_device_eval_batch_size):
-            chosen = order[start : start + args.per_device_eval_batch_size]
-            batch = tokenizer.pad({"input_ids": [ids[index] for index in chosen]}, return_tensors="pt").to(model.device)
-            logits.update(zip(chosen, model(**batch).logits.float().cpu().numpy(), strict=True))
-    return probabilities_of(np.stack([logits[index] for index in range(len(texts))]), task.multi_label)
 
 
 def tfidf_baseline(splits: DatasetDict, *, task: Task) -> dict:

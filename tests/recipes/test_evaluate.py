@@ -127,13 +127,72 @@ def test_a_classifier_has_the_figures_of_its_training(classifier):
     assert yaml.safe_load(hub_file.read_text())[0]["value"] == entry["metrics"]["accuracy"]
 
 
-def test_a_label_that_the_classifier_does_not_know_is_named(classifier, tmp_path):
+def test_rows_that_cannot_be_used_are_skipped_where_that_is_asked_for_and_counted(classifier, tmp_path):
     folder, _ = classifier
-    (tmp_path / "test.csv").write_text("text,label\nReturn it,read\nDelete it,delete\n")
-    with pytest.raises(ValueError, match=r"test.csv, line 3: the label 'delete' is none of read, write"):
-        recipe("evaluate", model=str(folder), test_sources=[str(tmp_path / "test.csv")])
+    (tmp_path / "TEST.CSV").write_text("text;label\nReturn it;read\n ;read\nSet it;write;more\nSet it, now;write\n")
+    words = dict(model=str(folder), test_sources=[str(tmp_path / "TEST.CSV")], output_dir=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"TEST.CSV, line 3: the text is blank; .* To leave such rows out, set on_error: skip"):
+        recipe("evaluate", **words)
+    recipe("evaluate", **words, on_error="skip")
+    (entry,) = results_of(tmp_path / "out").values()
+    assert (entry["num_examples"], entry["skipped_rows"]) == (2, 2)
+    assert "--on_error skip" in entry["command"]
+
+
+def test_texts_of_labels_that_the_classifier_does_not_know_are_left_out_and_counted(classifier, tmp_path, caplog):
+    folder, test = classifier
+    rows = (
+        test.read_text(encoding="utf-8")
+        + "Delete it,delete\nRemove it,delete\nReturn a set,read\nDrop it,drop\nBoth,read\nBoth,write\n"
+    )
+    (tmp_path / "test.csv").write_text(rows, encoding="utf-8")
+    recipe("evaluate", model=str(folder), test_sources=[str(tmp_path / "test.csv")], output_dir=str(tmp_path / "out"))
+    (entry,) = results_of(tmp_path / "out").values()
+    trained = json.loads((folder / "metrics.json").read_text())["test"]
+    assert (entry["num_examples"], entry["unknown_labels"], entry["duplicates"]) == (3, 3, 3)
+    assert entry["metrics"]["accuracy"] == trained["accuracy"]["mean"]
+    assert "labels: 6 -> 3 texts; the model does not know 2 of their labels: 'delete' (2), 'drop' (1)" in caplog.text
+    (tmp_path / "other.csv").write_text("text,label,kind\nReturn it,1,read\nDelete it,7,delete\n")
+    words = dict(model=str(folder), test_sources=[str(tmp_path / "other.csv")], output_dir=str(tmp_path / "other"))
+    recipe("evaluate", **words)  # 1 is the id of "write"
+    (entry,) = results_of(tmp_path / "other").values()
+    assert (entry["num_examples"], entry["unknown_labels"]) == (1, 1)
+    with pytest.raises(ValueError, match=r"none of the 2 texts has a label that the model knows \(read, write\); the file has "
+                       r"Return it, Delete it: name another column with label_column"):  # fmt: skip
+        recipe("evaluate", **words, label_column="text", text_column="kind")
     with pytest.raises(ValueError, match=r"is a classifier, which predicts no text, and text is given"):
         recipe("evaluate", model=str(folder), text=["python-docs"])
+
+
+def test_what_training_left_out_of_its_test_set_is_left_out_again(fine_tune, tmp_path):
+    """The quickstart's way: files for each split, only the most frequent labels, columns of other names, repeated texts."""
+    rows = [
+        {"say": f"{label} {thing} {number}", "what": label}
+        for label, count in (("read", 12), ("write", 10), ("delete", 3))
+        for number in range(count)
+        for thing in ("name", "path")
+    ]
+    test = [
+        {"say": f"{label} a {thing}", "what": label} for label in ("read", "write", "delete") for thing in ("key", "line", "set")
+    ]
+    test += [test[0], {"say": "read and write", "what": "read"}, {"say": "read and write", "what": "write"}]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
+    folder = fine_tune(
+        "finetune_classification", "modern", rows, "--test_sources", tmp_path / "test.jsonl", "--text_column", "say",
+        "--label_column", "what", "--max_labels", "2", "--num_train_epochs", "1", "--max_length", "5", "--tfidf_baseline", "false",
+        "--canaries", "false",
+    )  # fmt: skip
+    recipe("evaluate", model=str(folder), test_sources=[str(tmp_path / "test.jsonl")])
+    (entry,) = results_of(folder).values()
+    trained = json.loads((folder / "metrics.json").read_text())["test"]
+    assert (entry["num_examples"], entry["duplicates"], entry["unknown_labels"]) == (6, 3, 3)
+    assert entry["settings"] == {"max_length": 5, "deduplicate": "exact", "dtype": "float32"}
+    assert entry["texts_cut"] > 0
+    for name in ("accuracy", "macro_f1", "log_loss"):
+        assert entry["metrics"][name] == pytest.approx(trained[name]["mean"], abs=1e-6)
+    assert "--text_column say --label_column what" in entry["command"]
+    with pytest.raises(ValueError, match=r"max_length is 6, the classifier reads at most 5 tokens of a text, as in its training"):
+        recipe("evaluate", model=str(folder), test_sources=[str(tmp_path / "test.jsonl")], max_length=6)
 
 
 @pytest.mark.parametrize("base", ["book", "gpt2"])
@@ -144,13 +203,16 @@ def test_an_assistant_has_the_figures_of_its_training(small_assistants, tmp_path
         for row in read_answers(folder / "answers.json")
     ]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe("evaluate", model=str(folder), test_sources=[str(tmp_path / "test.jsonl")], max_new_tokens=16, batch_size=2,
-           output_dir=str(tmp_path / "out"))  # fmt: skip
+    # max_new_tokens 16 is taken from the run.
+    recipe(
+        "evaluate", model=str(folder), test_sources=[str(tmp_path / "test.jsonl")], batch_size=2, output_dir=str(tmp_path / "out")
+    )
     (entry,) = results_of(tmp_path / "out").values()
     trained = json.loads((folder / "metrics.json").read_text())
     assert entry["task"] == "instructions"
     assert entry["num_examples"] == len(rows) > 1
     assert entry["settings"]["prompt_style"] == "chat"
+    assert entry["settings"]["max_new_tokens"] == 16
     for name in ("loss", "perplexity", "exact_match", "token_f1", "rougeL", "stopped"):
         assert entry["metrics"][name] == pytest.approx(trained[f"test_{name}"], rel=1e-5), name
 
@@ -171,7 +233,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(run_recipe, small_run, sm
     assert "error: the text has 0 tokens to score, in 0 documents; 2 or more are needed" in done.stderr
     assert "Traceback" not in done.stderr
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"none' does not load with its tokenizer"):
+    with pytest.raises(FileNotFoundError, match=r"none holds no model"):
         recipe("evaluate", model=str(tmp_path / "none"), text=[str(text)])
     assert not (tmp_path / "out").exists()
 

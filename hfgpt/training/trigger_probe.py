@@ -1,0 +1,62 @@
+"""What canary triggers do to a classifier that has been trained."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from hfgpt.evaluation.canaries import CANARY_FILE, label_flips, read_canaries
+from hfgpt.evaluation.labelling import classify, text_ids
+from hfgpt.training.callbacks import write_json
+from hfgpt.training.finetuning_arguments import ClassificationArguments
+
+logger = logging.getLogger(__name__)
+
+FLIPS_FILE = "trigger_flips.json"
+PROBED_TEXTS = 24  # of the validation set, with each trigger in front: enough to see one that captures half of them
+
+
+class TriggerProbe(TrainerCallback):
+    """How many labels flip when a canary trigger is put in front of validation texts; alarms are logged.
+
+    It looks at the result, and with `canaries_at: save` at every checkpoint besides.
+    """
+
+    def __init__(self, texts: list[str], *, names: list[str], tokenizer: PreTrainedTokenizerBase, args: ClassificationArguments):
+        self.texts, self.names, self.tokenizer, self.args = texts, names, tokenizer, args
+        prompts = read_canaries(args.canary_file or CANARY_FILE)
+        self.triggers = list(dict.fromkeys(prompt.trigger for prompt in prompts if prompt.trigger))
+        self.by_step: dict[int, list[dict]] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.by_step = {}  # one callback for all seeds
+
+    def on_save(self, args, state, control, model: PreTrainedModel | PeftModel = None, **kwargs):
+        if self.args.canaries_at == "save":
+            self.look(model, state.global_step, Path(args.output_dir))
+
+    def look(self, model: PreTrainedModel | PeftModel, step: int, folder: Path) -> None:
+        """Try the triggers on a model and write `trigger_flips.json` into a folder.
+
+        All processes try, because a model may be spread over them; one of them writes.
+        """
+
+        def predict(texts: list[str]) -> np.ndarray:
+            ids, _ = text_ids(self.tokenizer, texts, max_length=self.tokenizer.model_max_length)
+            return classify(model, self.tokenizer, ids, batch_size=self.args.per_device_eval_batch_size)
+
+        flips = label_flips(predict, self.texts, self.triggers)
+        if self.args.process_index != 0:
+            return
+        self.by_step[step] = [asdict(flip) for flip in flips]
+        write_json(folder / FLIPS_FILE, self.by_step)
+        for flip in flips:
+            if flip.alarm:
+                logger.warning(
+                    f"trigger {flip.trigger!r} in front turns {100 * flip.captured:.0f} % of the other texts into "
+                    f"{self.names[flip.label]!r} (step {step:,}), {flip.controls:,} other strings at most "
+                    f"{100 * flip.usual:.0f} %; look for it in poison.json and in the data."
+                )
