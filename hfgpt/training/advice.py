@@ -13,6 +13,8 @@ from transformers import TrainingArguments
 FEWEST_STEPS = 50
 # A validation figure that is worse by less at the end is noise.
 NOTEWORTHY_SHARE = 0.01
+# More right answers than naming one label gives by luck, by a binomial test.
+LARGEST_CHANCE = 0.05
 
 
 def too_short(
@@ -116,16 +118,24 @@ def best_step(
     )
 
 
-def no_better_than_majority(accuracy: float, majority: float, *, trained: bool = True) -> str | None:
+def no_better_than_majority(accuracy: float, majority: float, *, texts: int, trained: bool = True) -> str | None:
     """What to say of a classifier that does no better on the test set than to name its most frequent label every time.
 
-    Args: both are shares from 0 to 1, on the same texts; `trained` is False where no classifier was trained (likelihood).
+    Args:
+        accuracy, majority: shares from 0 to 1 of the same `texts`.
+        trained: False where no classifier was trained (likelihood).
     """
-    if accuracy > majority:
+    right = round(accuracy * texts)
+    by_chance = sum(
+        math.comb(texts, count) * majority**count * (1 - majority) ** (texts - count) for count in range(right, texts + 1)
+    )
+    if accuracy > majority and by_chance < LARGEST_CHANCE:
         return None
     cure = "More num_train_epochs, a larger learning_rate or more data may help, and balance: weights where one label is frequent."
-    return f"no better than always the most frequent label ({100 * accuracy:.2f} % against {100 * majority:.2f} %). " + (
-        cure if trained else "Examples (num_shots), another prompt_template, calibrate: true or training (method: lora) may help."
+    return (
+        f"{'hardly' if accuracy > majority else 'no'} better than always the most frequent label ({100 * accuracy:.2f} % against "
+        f"{100 * majority:.2f} % of {texts:,} texts). "
+        + (cure if trained else "Examples (num_shots), another prompt_template, calibrate: true or method: lora may help.")
     )
 
 

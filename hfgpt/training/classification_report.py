@@ -176,7 +176,12 @@ def describe(metrics: dict, results: dict[int, dict], args: ClassificationArgume
     lines.append(f"the same test set: {'; '.join(compared)}")
     kept = results[metrics["kept_seed"]]
     advice = (
-        no_better_than_majority(metrics["test"]["accuracy"]["mean"], metrics["majority"], trained=args.method != "likelihood"),
+        no_better_than_majority(
+            metrics["test"]["accuracy"]["mean"],
+            metrics["majority"],
+            texts=len(kept["test"]["probabilities"]),
+            trained=args.method != "likelihood",
+        ),
         kept.get("best_step"),
     )
     lines += [sentence for sentence in advice if sentence]

@@ -49,11 +49,14 @@ def test_the_best_step_is_named_where_it_was_noticeably_before_the_end():
 
 
 def test_what_has_learned_nothing_is_told_so():
-    assert no_better_than_majority(0.5, 0.5).startswith(
-        "no better than always the most frequent label (50.00 % against 50.00 %). More num_train_epochs"
+    assert no_better_than_majority(0.5, 0.5, texts=40).startswith(
+        "no better than always the most frequent label (50.00 % against 50.00 % of 40 texts). More num_train_epochs"
     )
-    assert "num_shots" in no_better_than_majority(0.4, 0.5, trained=False)
-    assert no_better_than_majority(0.51, 0.5) is None
+    assert no_better_than_majority(8 / 12, 7 / 12, texts=12).startswith(
+        "hardly better than always the most frequent label (66.67 %"
+    )
+    assert "num_shots" in no_better_than_majority(0.4, 0.5, texts=40, trained=False)
+    assert no_better_than_majority(0.6, 0.5, texts=145) is None
     assert no_better_than_base(2.0, 2.5).startswith("no better than the base: test loss 2.0000 before, 2.5000 after.")
     assert no_better_than_base(2.0, 1.9) is None
 
@@ -71,7 +74,7 @@ def test_a_classifier_at_chance_says_so_before_and_after_and_raises_no_alarm(sma
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"this run is short: 9 steps on 4\d texts; with fewer than 50", done.stdout)
     report = (tmp_path / "out" / "report.txt").read_text()
-    assert "no better than always the most frequent label (" in report
+    assert re.search(r"^(no|hardly) better than always the most frequent label \(", report, flags=re.MULTILINE)
     assert "in front turns" not in done.stdout
     assert json.loads((tmp_path / "out" / "poison.json").read_text())["triggers"] == []
     # Tried once, at the end; among 18 triggers some would have been suspicious.
