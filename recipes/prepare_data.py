@@ -28,7 +28,7 @@ from hfgpt.data.cleaning import drop_blank
 from hfgpt.data.dedup import drop_exact_duplicates
 from hfgpt.data.on_disk import text_batches, texts_of, write_rows
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
-from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.data.planted import check_fit, make_canaries, plant, write_canaries
 from hfgpt.data.sources import Source, find_sources, load_documents
 from hfgpt.data.splitting import Split, split_documents
@@ -222,7 +222,7 @@ def warn_of_other_text(args: PrepareArguments, split: Split, passport: Passport,
                 f"warning: the tokenizer was trained with {key} {earlier.settings[key]}, here it is {value}: it has seen documents "
                 "that are held out now; use the same value in both recipes."
             )
-    if args.sources == earlier.settings.get("sources") and passport.inputs != earlier.inputs:
+    if args.sources == earlier.settings.get("sources") and contents_of(passport.inputs) != contents_of(earlier.inputs):
         logger.warning(
             "warning: the sources are not what they were when the tokenizer was trained; it may have seen text that is held out "
             "now. Train it again if that matters."

@@ -71,6 +71,11 @@ class Passport:
             raise UserError(f"{path} is no passport of hfgpt ({error}); prepare the data again.") from None
 
 
+def contents_of(inputs: list[dict]) -> list[dict]:
+    """Inputs by what they hold: without the names of those whose SHA-256 is known, which may be spelled in many ways."""
+    return [{key: value for key, value in one.items() if key != "name" or "sha256" not in one} for one in inputs]
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

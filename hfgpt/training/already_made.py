@@ -4,7 +4,7 @@ import json
 import logging
 from pathlib import Path
 
-from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.data.sources import ReadingOptions, Source
 from hfgpt.errors import UserError
 from hfgpt.hub.card import write_card
@@ -41,7 +41,8 @@ def already_made(args: SourceArguments, asked: dict, passport: Passport, sources
     ]
     if passport.tokenizer and passport.tokenizer != earlier.tokenizer:
         changed.append("the tokenizer is another one")
-    if earlier.inputs != json.loads(json.dumps([source.identity(options) for source in sources])):
+    inputs = json.loads(json.dumps([source.identity(options) for source in sources]))
+    if contents_of(earlier.inputs) != contents_of(inputs):
         changed.append("the texts of the sources are others")
     if changed:
         raise UserError(

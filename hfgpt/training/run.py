@@ -24,7 +24,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
-from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.errors import RunStopped, UserError
 from hfgpt.evaluation.language_modeling import nats_and_tokens
 from hfgpt.files import write_whole
@@ -402,9 +402,8 @@ def _fault_of_result(folder: Path) -> str | None:
 
 def _contents(passport: Passport) -> tuple:
     """What a passport says of the rows, without where their files lay."""
-    inputs = [{key: value for key, value in one.items() if key != "name" or "sha256" not in one} for one in passport.inputs]
-    settings = {key: value for key, value in passport.settings.items() if key not in ("sources", "tokenizer")}
-    return inputs, settings, passport.tokenizer, passport.splits
+    settings = {key: value for key, value in passport.settings.items() if key not in ("sources", "tokenizer", "asked")}
+    return contents_of(passport.inputs), settings, passport.tokenizer, passport.splits
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
