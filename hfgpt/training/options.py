@@ -6,9 +6,7 @@ All others do what transformers documents, as tests/training/test_training_optio
 from collections.abc import Mapping
 from importlib.util import find_spec
 
-import torch
 from transformers import TrainingArguments
-from transformers.optimization import get_scheduler
 
 from hfgpt.errors import UserError
 
@@ -80,6 +78,9 @@ def check_optimization(args: TrainingArguments) -> None:
         raise UserError(
             "accelerator_config has split_batches; per_device_train_batch_size counts the rows of one process here, leave it out."
         )
+    import torch
+    from transformers.optimization import get_scheduler
+
     steps = {"num_warmup_steps": 1, "num_training_steps": 4}
     try:
         if "optim" in args.resolved and args.optim_target_modules is None:  # with those, the optimizer asks for the model
