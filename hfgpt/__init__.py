@@ -6,6 +6,7 @@ names below until they are used (PEP 562).
 """
 
 import importlib
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from wrapt import register_post_import_hook
@@ -25,6 +26,9 @@ _MODULE_OF = {
 }
 __all__ = ["__version__", *_MODULE_OF]
 
+_AUTO, _LAYERS = "transformers.models.auto.modeling_auto", "transformers.modeling_layers"
+_imported: set[str] = set()
+
 
 def __getattr__(name: str):
     if name not in _MODULE_OF:
@@ -43,8 +47,12 @@ def _register_config(auto_module) -> None:
     auto_module.AutoConfig.register(HfGptConfig.model_type, HfGptConfig, exist_ok=True)
 
 
-def _load_models(auto_module) -> None:
-    importlib.import_module("hfgpt.model.modeling_hfgpt")
+def _load_models(module) -> None:
+    # `from transformers import GPT2LMHeadModel` imports modeling_layers, which imports modeling_auto before it is whole itself.
+    # Our models need both: they wait for the second, unless nobody has begun to import it.
+    _imported.add(module.__name__)
+    if _AUTO in _imported and (_LAYERS in _imported or _LAYERS not in sys.modules):
+        importlib.import_module("hfgpt.model.modeling_hfgpt")
 
 
 def _let_peft_find_bases(config_module) -> None:
@@ -55,5 +63,6 @@ def _let_peft_find_bases(config_module) -> None:
 
 # A hook runs when its module has been imported, or at once if it was before. The models register themselves.
 register_post_import_hook(_register_config, "transformers.models.auto.configuration_auto")
-register_post_import_hook(_load_models, "transformers.models.auto.modeling_auto")
+register_post_import_hook(_load_models, _AUTO)
+register_post_import_hook(_load_models, _LAYERS)
 register_post_import_hook(_let_peft_find_bases, "peft.config")

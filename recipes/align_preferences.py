@@ -14,6 +14,11 @@ and rejected side by side), samples.md, loss.png, canaries.md, poison.json and t
 margin rises, too, where a model forgets how to speak; then a smaller learning rate, fewer epochs or a larger beta is needed.
 """
 
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.training.arguments import check_command_line
+
+    check_command_line("hfgpt.training.preference_arguments:PreferenceArguments")
+
 from pathlib import Path
 
 from hfgpt.data.passport import Passport

@@ -11,6 +11,11 @@ that, what no person wrote is brought up to date: the card README.md with what c
 the base in the folder of an adapter that was moved.
 """
 
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.training.arguments import check_command_line
+
+    check_command_line("hfgpt.hub.arguments:CheckArguments", positional="folder")
+
 import json
 import sys
 from collections.abc import Callable

@@ -11,6 +11,11 @@ What is written has been measured: the logits in float32 of what came in, of wha
 merging. conversion.json in the result says by how much they differ.
 """
 
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.training.arguments import check_command_line
+
+    check_command_line("hfgpt.training.arguments:ConvertArguments", positional="source")
+
 import json
 import re
 import shlex

@@ -14,6 +14,11 @@ thing measured again takes the place of the earlier result. One command may meas
 not given are those of the model's training, so that the test set of its report gives the figure of its report.
 """
 
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.training.arguments import check_command_line
+
+    check_command_line("hfgpt.evaluation.arguments:EvaluateArguments", positional="model")
+
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -13,6 +13,11 @@ adapter) in it. Beside them lie the model card README.md, errors.md and errors.c
 metrics.json, report.txt, poison.json, trigger_flips.json and the data's passport.json.
 """
 
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.training.arguments import check_command_line
+
+    check_command_line("hfgpt.training.finetuning_arguments:ClassificationArguments")
+
 from hfgpt.data.passport import Passport
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training.arguments import launch, logger

@@ -11,6 +11,11 @@ them lie the model card README.md, answers.json and answers.html (the test set's
 loss.png, metrics.json, canaries.md, poison.json and the data's passport.json.
 """
 
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.training.arguments import check_command_line
+
+    check_command_line("hfgpt.training.finetuning_arguments:InstructionArguments")
+
 from pathlib import Path
 
 from hfgpt.data.passport import Passport

@@ -10,6 +10,11 @@ The text is printed while it is made and stops at the document separator, an ans
 an adapter: its base is found beside it or by the name that it bears.
 """
 
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.training.arguments import check_command_line
+
+    check_command_line("hfgpt.training.arguments:GenerateArguments", positional="model")
+
 from transformers import TextStreamer
 
 import hfgpt  # noqa: F401  (registers the model)

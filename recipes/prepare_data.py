@@ -13,6 +13,11 @@ made them, and `passport.json`: every input with its SHA-256, every step with it
 which, so that recipes/evaluate.py can report how many of them a model gives away.
 """
 
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.training.arguments import check_command_line
+
+    check_command_line("hfgpt.training.arguments:PrepareArguments")
+
 import platform
 import tempfile
 from collections.abc import Iterable, Iterator

@@ -10,6 +10,11 @@ model that the Auto classes load; beside it lie its card (README.md; `card` says
 samples.md, metrics.json, the data's passport.json, and run.yaml, which alone repeats the run.
 """
 
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.training.arguments import check_command_line
+
+    check_command_line("hfgpt.training.trainer_arguments:PretrainArguments")
+
 from pathlib import Path
 
 from hfgpt.errors import UserError

@@ -10,6 +10,11 @@ Models, adapters, native twins, GGUF files, tokenizers and prepared data. The ga
 comes from `hf auth login` or HF_TOKEN. After a broken upload the same command sends the rest.
 """
 
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.training.arguments import check_command_line
+
+    check_command_line("hfgpt.hub.arguments:PublishArguments", positional="folder")
+
 import shlex
 import tempfile
 from collections.abc import Iterator

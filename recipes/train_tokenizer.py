@@ -8,6 +8,11 @@ that its model is tested on. What is read, how, and how it is split goes into th
 prepare_data.py takes it from there.
 """
 
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.training.arguments import check_command_line
+
+    check_command_line("hfgpt.training.arguments:TokenizerArguments")
+
 import itertools
 import time
 from collections import deque

@@ -5,6 +5,7 @@ Nothing here imports torch, so a mistake on the command line is answered at once
 
 import difflib
 import errno
+import importlib
 import io
 import json
 import logging
@@ -22,6 +23,7 @@ from typing import Literal, TypeVar
 import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
+from transformers.utils import import_utils
 
 from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import AccessError, MissingFileError, RunStopped, UserError, sentence_of
@@ -137,6 +139,74 @@ def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tupl
     return words, lists
 
 
+GO_ON, GO_ON_TRAINING = 98, 99  # exit codes of the process that reads the command line first
+# Packages that transformers' core imports where they are installed, though it needs them for kinds of models and caches that no
+# recipe makes; hqq takes torch's inductor along, which costs a second.
+NEEDLESS = ("hqq", "scipy")
+
+
+def check_command_line(arguments_class: str, *, positional: str | None = None) -> None:
+    """Answer `--help` and mistakes at once; the first statement of a recipe, before imports that take seconds.
+
+    The command line is read by a fork of this process in which torch cannot be imported: without it, transformers defines
+    TrainingArguments in no time. Where nothing is found, the process goes on, and `launch` reads the command line again, with all
+    that torch knows of it.
+
+    Args:
+        arguments_class: "module:Class".
+        positional: as for `parse_arguments`.
+    """
+    if "torch" in sys.modules or not hasattr(os, "fork"):
+        return  # nothing to save, or no way to: Windows
+    child = os.fork()
+    if child:
+        exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if exit_code == GO_ON_TRAINING:
+            _import_core_without(NEEDLESS)
+        elif exit_code != GO_ON:
+            sys.exit(exit_code)
+        return
+    exit_code = GO_ON
+    try:
+        sys.modules["torch"] = None  # an import of it fails, and is_torch_available is False
+        import_utils.is_torch_available.cache_clear()
+        import_utils.is_accelerate_available.cache_clear()  # it needs torch
+        module_name, _, class_name = arguments_class.partition(":")
+        found = getattr(importlib.import_module(module_name), class_name)
+        if issubclass(found, importlib.import_module("transformers.training_args").TrainingArguments):
+            exit_code = GO_ON_TRAINING
+        parse_arguments(found, sys.argv[1:], positional=positional)
+    except SystemExit as answered:  # --help
+        exit_code = answered.code or 0
+    except UserError as error:
+        _say_error(str(error))
+        exit_code = 1
+    except BaseException:
+        pass  # torch is needed for more, or it is a bug, which shows itself again
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+def _import_core_without(packages: Iterable[str]) -> None:
+    """Import the core of transformers while some packages seem not to be installed; afterwards they are."""
+    hidden = [package for package in packages if package not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        importlib.import_module("transformers.cache_utils")
+        importlib.import_module("transformers.loss.loss_utils")
+    finally:
+        for package in hidden:
+            del sys.modules[package]
+        import_utils.is_hqq_available.cache_clear()
+        import_utils.is_scipy_available.cache_clear()
+
+
+def _say_error(sentence: str) -> None:
+    print(f"error: {TOKEN.sub('hf_***', sentence)}", file=sys.stderr)  # a word at a wrong place may be one
+
+
 STOPPED_WITH_CHECKPOINT = 75  # sysexits.h calls it a temporary failure: the same command goes on
 
 
@@ -177,7 +247,7 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
         sentence = sentence_of(error, place=output_dir)
         if sentence is None:
             raise
-        print(f"error: {TOKEN.sub('hf_***', sentence)}", file=sys.stderr)  # a word at a wrong place may be one
+        _say_error(sentence)
         sys.exit(1)
 
 

@@ -7,7 +7,7 @@ from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 from hfgpt.folders import check_model_folder
-from hfgpt.training.methods import Method
+from hfgpt.training.method import Method
 from hfgpt.training.options import REFUSED_BESIDE, refuse_options
 from hfgpt.training.trainer_arguments import RunArguments
 

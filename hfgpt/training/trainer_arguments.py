@@ -1,4 +1,7 @@
-"""The arguments of recipes that train: Trainer's own, and ours beside them."""
+"""The arguments of recipes that train: Trainer's own, and ours beside them.
+
+Nothing here imports torch before it is needed: `check_command_line` in arguments.py reads a command line without it.
+"""
 
 import json
 import os
@@ -6,7 +9,6 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Literal
 
 import psutil
-import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
@@ -19,6 +21,8 @@ from hfgpt.training.options import REFUSED, REFUSED_BESIDE, check_attention, che
 
 def bfloat16_is_fast() -> bool:
     """True where the processor multiplies matrices in bfloat16: CUDA from Ampere on, AVX512-BF16 or AMX on a CPU."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -51,7 +55,7 @@ class RunArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept, the best among them."})
     logging_steps: float = field(default=0.01, metadata={"help": "Steps between lines of the log; below 1 a share of all steps."})
     logging_first_step: bool = field(default=True, metadata={"help": "The first step has a line of its own."})
-    dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches for the GPU."})
+    dataloader_pin_memory: bool = field(default=True, metadata={"help": "Pin batches for the GPU, where there is one."})
 
     def __new__(cls, *positional, **named):
         # Noted before __post_init__ derives further values: what was given, from a command line or from Python, repeats the run.
@@ -88,12 +92,15 @@ class RunArguments(TrainingArguments):
                 "load_best_model_at_end, metric_for_best_model and greater_is_better are set by keep here; write keep: best or "
                 "keep: last (a classifier's best is by best_by)."
             )
+        import torch  # from here on; what is refused above is refused without it
+
         precision = self.precision
         if precision == "auto":
             precision = "bf16" if bfloat16_is_fast() else "fp32"
         self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
         if not torch.cuda.is_available():
             self.use_cpu = True  # Trainer refuses bf16 on a CPU that nobody asked for
+            self.dataloader_pin_memory = False
         if self.attn_implementation is None:
             # Measured: at 256 tokens in bfloat16, sdpa's backward on a CPU takes 4x that of plain attention (torch 2.13).
             self.attn_implementation = "eager" if self.use_cpu else "sdpa"
@@ -112,6 +119,8 @@ class RunArguments(TrainingArguments):
 
     def said_of_machine(self) -> str:
         """Precision, attention and devices, as the line at a run's start says them."""
+        import torch
+
         precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
         return (
             f"{precision} ({'chosen for this processor' if self.precision == 'auto' else 'as asked'}), {self.attn_implementation} "
