@@ -88,8 +88,11 @@ def check_vocab_size(vocab_size: int | None, *, algorithm: str) -> None:
 def suitable_vocab_size(num_bytes: int) -> int:
     """A vocabulary for a text of so many bytes: about 5 times the square root of them, a power of two or one and a half of it.
 
-    More tokens make the text shorter, which a short training feels most; but a token that stands in the text a few times only is a
-    row of the embedding that learns little, and words that recur grow with the square root of the text's length (Heaps' law).
+    More tokens make the text shorter, which short trainings gain from; but a token that stands in it only a few times is a row of
+    the embedding that learns little, and what recurs grows with the square root of the text (Heaps' law). Nine of ten learned
+    tokens are seen 20 times or more up to about 2.5 times that root, and bits per byte fell up to 7 to 9 times that root.
+    Measured: BPE of 20 KB to 2 MB of novels, Shakespeare and documentation; depth 2 on 20 KB and on 200 KB, validation bits per
+    byte 3.34, 2.86 and 2.84 at 512, 1,024 and 2,048 tokens, and 2.45, 2.42 and 2.31 at 768, 1,536 and 4,096; 2026-11-26.
 
     Returns: 512 (up to 12 KB) to 32,768 (from 38 MB on).
     """

@@ -180,7 +180,8 @@ def find_as_given(given: PrepareArguments, args: PrepareArguments) -> list[Sourc
     if given.sources:
         return find_sources(args.sources)
     if not args.sources:
-        raise UserError(f"no sources given, and no passport beside the tokenizer {args.tokenizer} names its own; give --sources.")
+        here = "" if Path(args.tokenizer).exists() else " (there is no such folder here)"
+        raise UserError(f"no sources given, and no passport beside the tokenizer {args.tokenizer}{here} names any; give --sources.")
     defaults = READING_DEFAULTS | dict.fromkeys(SPLIT_DEFAULTS)
     taken = {key: getattr(args, key) for key, default in defaults.items() if getattr(given, key) != getattr(args, key) != default}
     said = ", ".join([f"sources {' '.join(args.sources)}", *(f"{key} {value}" for key, value in taken.items())])

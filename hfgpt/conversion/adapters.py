@@ -41,7 +41,7 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     check_adapter_base(folder, model)
     tensors = read_file(path)
     if settings.get("task_type") == "SEQ_CLS" and isinstance(model, HfGptForCausalLM):
-        model = classifier_of(model, _labels(folder, tensors))
+        model = classifier_of(model, _labels(folder, tensors), **_head_settings(folder))
     config = peft.PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
     is_tied = model.config.tie_word_embeddings  # no longer, once an adapter lies beside one of the two
@@ -94,14 +94,23 @@ def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
         )
 
 
-def classifier_of(model: HfGptForCausalLM, id2label: dict[int, str]) -> HfGptForSequenceClassification:
-    """A classifier on the body of a language model; its head is zero until an adapter brings one."""
-    fields = copy.deepcopy(model.config.to_dict())
+def classifier_of(model: HfGptForCausalLM, id2label: dict[int, str], **settings) -> HfGptForSequenceClassification:
+    """A classifier on the body of a language model; its head is zero until an adapter brings one.
+
+    Args: `settings` go into the config, such as `problem_type`.
+    """
+    fields = copy.deepcopy(model.config.to_dict()) | settings
     fields |= {"id2label": id2label, "label2id": {label: id for id, label in id2label.items()}}
     classifier = empty_model(HfGptForSequenceClassification, HfGptConfig.from_dict(fields))
     classifier.model.load_state_dict(model.model.state_dict(), strict=True)
     torch.nn.init.zeros_(classifier.score.weight)
     return classifier
+
+
+def _head_settings(folder: Path) -> dict:
+    """Whether a text may have several labels, and how much of it is read, as the config.json beside an adapter says."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return {name: config[name] for name in ("problem_type", "max_text_length") if config.get(name) is not None}
 
 
 def _labels(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[int, str]:

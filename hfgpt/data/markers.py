@@ -51,6 +51,8 @@ class MarkerCounts:
 
     def add(self, text: str) -> None:
         alone, total = markers_in(text)
+        if not total:
+            return
         self.alone += alone
         self.total += total
         self.documents.update(total.keys())

@@ -152,6 +152,7 @@ def _read(source: Source, options: RecordOptions, errors: RowErrors | None) -> I
 
 
 def _read_table(source: Source, options: RecordOptions, errors: RowErrors | None) -> Iterator[Record]:
+    csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is less than a long text; C's long on Windows ends here
     separator, begin = _separator(source, options)
     settings: dict = {"separator": separator, "begin": begin}
     if separator == "\t" and not _quotes_enclose_fields(source.path, begin):
@@ -171,7 +172,7 @@ def _read_table(source: Source, options: RecordOptions, errors: RowErrors | None
             raise UserError(f"{source.name} is empty; a first line with the names of the columns is needed.")
         _check_column_names(names, f"{source.name}, line {line}")
     for line, fields in rows:
-        if len(fields) > 1 and not any(map(str.strip, fields)):
+        if not any(map(str.strip, fields)) and max(len(fields), len(names)) > 1:
             continue  # an empty row of a spreadsheet
         values, beyond = fields[: len(names)], fields[len(names) :]
         record = Record(dict(zip(names, values)), source.name, f"line {line}", str(line))
@@ -196,7 +197,7 @@ def _check_column_names(names: list[str], place: str) -> None:
 
 def _separator(source: Source, options: RecordOptions) -> tuple[str, int]:
     """The separator of a table's columns, and how many lines precede the table: one, where that line only names the separator."""
-    lines = (line.rstrip("\r\n") for _, line in decoded_lines(source.path))
+    lines = (line.rstrip("\r\n") for line in _table_lines(source.path))
     first = next(lines, "")
     named = SEPARATOR_LINE.fullmatch(first)
     begin = 1 if named else 0
@@ -255,7 +256,6 @@ def _table_rows(path: Path, *, separator: str, begin: int, **settings) -> Iterat
 
     Args: `begin` lines are left out first; `settings` are more of `csv.reader`.
     """
-    csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is less than a long text; C's long on Windows ends here
     # strict: otherwise a quote that nobody closes silently swallows the rest of the file
     reader = csv.reader(itertools.islice(_table_lines(path), begin, None), delimiter=separator, strict=True, **settings)
     while True:
@@ -281,10 +281,8 @@ def _table_lines(path: Path) -> Iterator[str]:
 
 
 def _read_json(source: Source, errors: RowErrors | None) -> Iterator[Record]:
-    def invalid(error: UserError) -> None:
-        if not isinstance(error, RowError):
-            error = RowError(str(error), reason="no valid JSON or UTF-8", source=source.name)
-        refuse(error, errors)
+    def invalid(error: RowError) -> None:
+        refuse(RowError(str(error), reason=error.reason, source=source.name), errors)  # as its other rows are named
 
     for row, place, row_id in json_rows(source.path, on_invalid=invalid):
         record = Record(row, source.name, place, row_id)

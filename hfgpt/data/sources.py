@@ -10,6 +10,7 @@ import glob
 import hashlib
 import itertools
 import json
+import logging
 import re
 import sys
 import sysconfig
@@ -30,6 +31,8 @@ from hfgpt.data.passport import Passport, sha256_of_file
 from hfgpt.data.patterns import TEXT_SUFFIXES, expand_home, files_in, files_matching
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
 from hfgpt.errors import MissingFileError, UserError
+
+logger = logging.getLogger(__name__)
 
 PYTHON_DOCS = "python-docs"
 # Parts of it: python-docs:train, :validation and :test, as prepare_data.py divides them with these shares. What is fine-tuned on
@@ -170,11 +173,27 @@ def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: R
     separates documents belongs to none of them. What looks like a separator and is read as text is warned about.
     """
     markers = MarkerCounts()
-    documents = itertools.chain.from_iterable(source.read(options, errors) for source in sources)
-    for document in itertools.islice(documents, options.max_documents):
+    empty: list[str] = []
+
+    def documents() -> Iterator[Document]:
+        for source in sources:
+            document = None
+            for document in source.read(options, errors):
+                yield document
+            if document is None:
+                empty.append(source.name)
+
+    for document in itertools.islice(documents(), options.max_documents):
         markers.add(document["text"])
         yield document
     markers.warn()
+    if empty:
+        _warn_once(f"warning: no document in {len(empty):,} of the sources, such as {empty[0]}")
+
+
+@functools.cache  # who reads the same sources twice is told once
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def load_documents(sources: list[Source], options: ReadingOptions, passport: Passport, *, cache_dir: str, on_error: str = "stop"):
@@ -251,6 +270,8 @@ def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = Non
             rows = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {error.lineno}: no valid JSON ({error.msg}, column {error.colno}).") from None
+        except ValueError as error:  # a number of thousands of digits
+            raise UserError(f"{path}: no valid JSON ({error}).") from None
         if not isinstance(rows, list):
             raise UserError(f"{path} holds a JSON {json_type(rows)}, a list of objects is needed; one object a line is .jsonl.")
         for index, row in enumerate(rows):
@@ -261,8 +282,9 @@ def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = Non
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as problem:
-            message = f"{path}, line {number}: no valid JSON ({problem.msg}, column {problem.colno}); "
+        except ValueError as problem:
+            what = f"{problem.msg}, column {problem.colno}" if isinstance(problem, json.JSONDecodeError) else str(problem)
+            message = f"{path}, line {number}: no valid JSON ({what}); "
             error = RowError(message + "one complete object per line is needed.", reason="not valid JSON", source=str(path))
             if on_invalid is None:
                 raise error from None
@@ -276,7 +298,7 @@ def _holds_json_lines(path: Path) -> bool:
     lines = (line for _, line in decoded_lines(path) if line.strip())
     try:
         return isinstance(json.loads(next(lines, "")), dict) and next(lines, None) is not None
-    except json.JSONDecodeError:
+    except ValueError:
         return False
 
 

@@ -36,6 +36,7 @@ class LikelihoodOptions:
         calibrated: subtract each label's log-likelihood after an empty text, which is its head start. Source: Zhao et al. (2021),
             Calibrate Before Use, section 5, with the empty text as the content-free input.
         batch_size: labels after texts computed at once; with 4 labels, 64 are 16 texts.
+        max_length: most tokens of a text, also of an example's; None cuts only what the context has no room for.
     Raises: ValueError for a template without its fields or with them in another order, and for numbers out of range.
     """
 
@@ -45,6 +46,7 @@ class LikelihoodOptions:
     length_normalised: bool = False
     calibrated: bool = False
     batch_size: int = 64
+    max_length: int | None = None
 
     def __post_init__(self):
         counts = self.template.count("{text}"), self.template.count("{label}")
@@ -92,7 +94,13 @@ def classify_by_likelihood(
     """
     if options.shots and not len(example_texts):
         raise UserError(f"shots is {options.shots} and there are no examples to draw from; give a training split, or shots: 0.")
-    prompt = LabelPrompt(tokenizer, names, options.template, context_length=model.config.max_position_embeddings)
+    prompt = LabelPrompt(
+        tokenizer,
+        names,
+        options.template,
+        context_length=model.config.max_position_embeddings,
+        max_length=options.max_length,
+    )
     check_labels(prompt.labels, names=names, length_normalised=options.length_normalised)
     examples = draw_examples(prompt, example_texts, example_labels, shots=options.shots, seed=options.seed)
 
@@ -123,7 +131,15 @@ class LabelPrompt:
     A space before a field belongs to the field's first word, as the tokenizer saw it in training.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, names: list[str], template: str, *, context_length: int):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        names: list[str],
+        template: str,
+        *,
+        context_length: int,
+        max_length: int | None = None,
+    ):
         before, rest = template.split("{text}")
         between, after = rest.split("{label}")
         before, self._text_space = _without_last_space(before)
@@ -142,22 +158,23 @@ class LabelPrompt:
                 "and one must stand before the label; take another template, shorter labels or a model with a longer context."
             )
         self.room = room  # tokens for a text and the examples in front of it
+        self.longest = min(max_length or room, room)  # of a text
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return encode_texts(self._tokenizer, [self._text_space + text for text in texts]) if len(texts) else []
 
     def example(self, text: list[int], label: int) -> list[int]:
-        return [*self.before, *text, *self.between, *self.labels[label]]
+        return [*self.before, *text[: self.longest], *self.between, *self.labels[label]]
 
     def fitting(self, examples: list[list[int]], text: list[int]) -> int:
-        """How many of the examples, from the first on, fit in front of the whole text."""
-        taken = np.cumsum([len(text), *map(len, examples)])
+        """How many of the examples, from the first on, fit in front of the whole text, or what is read of it."""
+        taken = np.cumsum([min(len(text), self.longest), *map(len, examples)])
         return max(int(np.searchsorted(taken, self.room, side="right")) - 1, 0)
 
     def context(self, examples: list[list[int]], text: list[int]) -> tuple[list[int], bool]:
         """What the model reads before a label, and whether the text's end had to go."""
         in_front = [token for example in examples for token in example]
-        room = self.room - len(in_front)
+        room = min(self.room - len(in_front), self.longest)
         return [*self.start, *in_front, *self.before, *text[:room], *self.between], len(text) > room
 
 

@@ -3,7 +3,6 @@
 config.json with the weights, the auto_map with the code, the generation config with the tokenizer, the card with the figures.
 """
 
-import ast
 import math
 import re
 import shlex
@@ -13,25 +12,16 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import DatasetCard, ModelCard
 from safetensors import SafetensorError, safe_open
 
-from hfgpt.errors import UserError
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, read_json
 from hfgpt.hub.card_seal import is_ours
 from hfgpt.hub.card_settings import settings_place
 from hfgpt.hub.file_names import is_file
-from hfgpt.hub.report import CheckResult
+from hfgpt.hub.remote_code import check_code
+from hfgpt.hub.report import AGAIN, CheckResult, Disagreement
 
 CARD_NAME = "README.md"
-AGAIN = "write the folder again with the recipe that made it"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight", "embed_tokens.weight")
-
-
-class Disagreement(UserError):
-    """Two files say different things, or one says too little; `cure` tells what to do."""
-
-    def __init__(self, detail: str, cure: str = AGAIN):
-        super().__init__(detail)
-        self.cure = cure
 
 
 def check_agreement(artifact: Artifact, published: Path, *, card: str | None = None) -> Iterator[CheckResult]:
@@ -122,30 +112,6 @@ def _auto_map(artifact: Artifact, published: Path) -> str:
         raise Disagreement(f"config.json's auto_map lacks {', '.join(missing)}")
     check_code(published)
     return f"{len(auto_map)} Auto classes, each with its file and class"
-
-
-def check_code(folder: Path) -> None:
-    """Every class that config.json's auto_map names is in its file in `folder`, and the architecture is one of them.
-
-    Raises: Disagreement, for a folder that would not load with trust_remote_code.
-    """
-    config = read_json(folder / "config.json")
-    auto_map = config.get("auto_map") or {}
-    names = set()
-    for auto_class, target in auto_map.items():
-        for one in [target] if isinstance(target, str) else [part for part in target if part]:
-            module, _, name = one.rpartition(".")
-            path = folder / f"{module}.py"
-            if not re.fullmatch(r"\w+", module) or not path.is_file():
-                raise Disagreement(f"auto_map: {auto_class} is {one}, and there is no {module}.py beside it")
-            defined = {node.name for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)}
-            if name not in defined:
-                raise Disagreement(f"auto_map: {auto_class} is {one}, and {module}.py defines no {name}")
-            names.add(name)
-    for architecture in config.get("architectures") or [] if auto_map else []:
-        # What `transformers serve` looks up can be an Auto class, too.
-        if architecture not in names and not architecture.startswith("AutoModel"):
-            raise Disagreement(f"config.json: the architecture {architecture} is none of the classes in auto_map")
 
 
 def _tied(artifact: Artifact, published: Path) -> str:

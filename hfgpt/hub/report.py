@@ -4,8 +4,19 @@ import textwrap
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from hfgpt.errors import UserError
+
+AGAIN = "write the folder again with the recipe that made it"
 Status = Literal["pass", "fail", "warn", "skip"]
 _WIDTH = 132
+
+
+class Disagreement(UserError):
+    """Two files say different things, or one says too little; `cure` tells what to do."""
+
+    def __init__(self, detail: str, cure: str = AGAIN):
+        super().__init__(detail)
+        self.cure = cure
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,12 @@ def judge_by_likelihood(
     results = {}
     for seed in args.seeds:
         options = LikelihoodOptions(
-            shots=args.num_shots, seed=seed, calibrated=args.calibrate, batch_size=args.per_device_eval_batch_size, **template
+            shots=args.num_shots,
+            seed=seed,
+            calibrated=args.calibrate,
+            batch_size=args.per_device_eval_batch_size,
+            max_length=args.max_length,
+            **template,
         )
         results[seed] = {"seed": seed}
         for name in ("validation", "test"):

@@ -8,7 +8,7 @@ from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 from hfgpt.folders import check_model_folder
 from hfgpt.training.methods import Method
-from hfgpt.training.options import REFUSED_BESIDE, REFUSED_WITH_KEEP, refuse_options
+from hfgpt.training.options import REFUSED_BESIDE, refuse_options
 from hfgpt.training.trainer_arguments import RunArguments
 
 
@@ -94,7 +94,7 @@ class FinetuneArguments(RunArguments):
         check_model_folder(self.model)
         if not self.sources:
             raise UserError("sources are missing; name the training examples with --sources (files, a Hub dataset, python-docs).")
-        refuse_options(self, REFUSED_WITH_KEEP | REFUSED_BESIDE[self.optimizer])
+        refuse_options(self, REFUSED_BESIDE[self.optimizer])
         for name in ("max_length", "max_records"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; 1 or more is needed.")

@@ -3,14 +3,16 @@
 All others do what transformers documents, as tests/training/test_training_options.py shows of each.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from importlib.util import find_spec
-
-import torch
-from transformers import TrainingArguments
-from transformers.optimization import get_scheduler
+from typing import TYPE_CHECKING
 
 from hfgpt.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 _ROUNDED = (
     "an evaluation would round the weights in place, which are saved after it; precision says how all is computed, leave it out."
@@ -46,11 +48,16 @@ REFUSED_BESIDE = {
     ),
     "adamw": {"muon_learning_rate": "it is for optimizer: muon; learning_rate is the rate of AdamW."},
 }
-# In the recipes that fine-tune.
-REFUSED_WITH_KEEP = dict.fromkeys(
-    ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
-    "keep says which state is kept, the best on the validation set or the last; leave it out.",
-)
+# The least that makes sense of a number.
+LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "label_smoothing_factor": 0,
+}
 
 
 def refuse_options(args: TrainingArguments, table: Mapping[str, str]) -> None:
@@ -74,12 +81,27 @@ def check_attention(name: str, *, on_cpu: bool) -> None:
         raise UserError(f"attn_implementation is {name!r}, which needs {' or '.join(packages)} installed; sdpa needs neither.")
 
 
-def check_optimization(args: TrainingArguments) -> None:
-    """Try the optimizer and the schedule that were asked for, before anything is read. Raises: UserError with their own reason."""
+def check_training(args: TrainingArguments) -> None:
+    """Refuse what the trainer would stumble over later, its optimizer and its schedule included. Raises: UserError."""
+    import torch
+    from transformers.optimization import get_scheduler
+    from transformers.training_args import ParallelMode
+
+    for name, least in LEAST.items():
+        if not getattr(args, name) >= least:  # also True for NaN
+            raise UserError(f"{name} is {getattr(args, name)}; {least} or more is needed.")
+    if args.label_smoothing_factor >= 1:
+        raise UserError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}; a share below 1 is spread over the other tokens."
+        )
     if args.accelerator_config.split_batches:
         raise UserError(
             "accelerator_config has split_batches; per_device_train_batch_size counts the rows of one process here, leave it out."
         )
+    if args.fp16 and args.use_cpu:
+        raise UserError("precision is fp16, which only a GPU computes in; on a CPU it can be bf16 or fp32.")
+    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise UserError("fsdp divides a model among several processes, and this run has one; leave it out.")
     steps = {"num_warmup_steps": 1, "num_training_steps": 4}
     try:
         if "optim" in args.resolved and args.optim_target_modules is None:  # with those, the optimizer asks for the model

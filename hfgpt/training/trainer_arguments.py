@@ -14,7 +14,7 @@ from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 from hfgpt.training.launching import refuse_missing_processes, refuse_several_gpus
-from hfgpt.training.options import REFUSED, REFUSED_BESIDE, check_attention, check_optimization, refuse_options
+from hfgpt.training.options import REFUSED, REFUSED_BESIDE, check_attention, check_training, refuse_options
 
 
 def bfloat16_is_fast() -> bool:
@@ -103,7 +103,7 @@ class RunArguments(TrainingArguments):
         except ImportError as error:  # of a package that an option asks for, such as deepspeed
             raise UserError(str(error)) from None
         refuse_several_gpus(self.n_gpu)
-        check_optimization(self)
+        check_training(self)
         if self.use_cpu:
             # `accelerate launch` gives a process one thread unless it is told otherwise, which halves the speed of two cores.
             cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

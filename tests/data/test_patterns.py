@@ -130,3 +130,8 @@ def test_a_pattern_without_a_match_says_what_is_there():
     Path("empty").mkdir()
     assert refusal("empty/*.txt").endswith("; the folder 'empty' is empty.")
     assert "this folder holds 2 folders" in refusal("*.txt")
+
+
+def test_of_a_folder_of_tables_the_tables_are_read():
+    write("tables/a.CSV", "tables/b.jsonl", "tables/notes.txt")
+    assert found("tables", file_suffixes=(".csv", ".jsonl", ".json")) == ["tables/a.CSV", "tables/b.jsonl"]

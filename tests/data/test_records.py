@@ -1,3 +1,4 @@
+import csv
 import hashlib
 import json
 import re
@@ -37,6 +38,9 @@ def test_csv_fields_may_be_longer_than_the_limit_of_the_csv_module(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text\n" + "x" * 200_000 + "\n")
     assert [len(record.values["text"]) for record in read(path)] == [200_000]
+    csv.field_size_limit(131_072)  # as in a new process
+    path.write_text("x" * 200_000 + ",ham\n")
+    assert len(read(path, header=False, columns=["text", "label"])[0].values["text"]) == 200_000
 
 
 def test_a_quote_in_tsv_is_a_character_like_any_other(tmp_path):
@@ -101,7 +105,10 @@ def test_identities_name_the_kind_and_the_hash_of_a_file(tmp_path):
         ("a.json", '[{"a": 1},\n{"b" 2}]', r"a.json, line 2: no valid JSON"),
         ("a.jsonl", '[{"a": 1}]', r"a.jsonl, line 1: found a JSON list, .* is one list, let its name end in .json"),
         ("a.csv", "text,label\na\0,b\n", r"a.csv, line 2: a NUL character"),
+        ("a.csv", "text\0,label\n", r"a.csv, line 1: a NUL character"),
         ("a.csv", "text,label,\na,b,c\n", r"a.csv, line 2: 3 fields, 2 are needed"),
+        ("a.jsonl", '{"a": ' + "9" * 5000 + "}\n", r"a.jsonl, line 1: no valid JSON \(Exceeds the limit"),
+        ("a.json", '[{"a": ' + "9" * 5000 + "}]", r"a.json: no valid JSON \(Exceeds the limit"),
         ("a.parquet", "no parquet", r"a.parquet is no valid Parquet file"),
         ("a.txt", "text", r"a.txt is no table; rows are read from .csv, .tsv"),
     ],

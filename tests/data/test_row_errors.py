@@ -40,7 +40,7 @@ def test_skipped_rows_are_counted_by_reason_with_the_first_of_each(tmp_path, cap
     caplog.set_level("INFO", "hfgpt")
     assert [each.place for each in conversations(path, errors)] == ["line 1", "line 7"]
     errors.finish([path], passport)
-    counts = {"no answer": 2, "no valid JSON or UTF-8": 1, "no JSON object": 1, "no string": 1}
+    counts = {"no answer": 2, "not valid JSON": 1, "no JSON object": 1, "no string": 1}
     assert dict(errors.counts) == counts
     assert errors.skipped == 5
     assert passport.steps == [{"step": "skip rows that cannot be used", "rows": 5, "reasons": counts}]

@@ -224,9 +224,10 @@ def test_a_document_with_an_invalid_line_is_skipped_whole(tmp_path, rule, kept, 
     assert skipping(path, text_documents=rule) == (kept, {"not valid UTF-8": skipped})
 
 
-def test_files_that_are_empty_blank_or_one_line_are_read_beside_others(tmp_path):
+def test_files_that_are_empty_blank_or_one_line_are_read_beside_others(tmp_path, caplog):
     for name, content in (("a", ""), ("b", " \n\n"), ("c", "one line"), ("d", "x" * 3_000_000), ("e", "\n")):
         (tmp_path / f"{name}.txt").write_text(content)
     assert [len(text) for text in texts(tmp_path)] == [3, 8, 3_000_000, 1]
+    assert f"no document in 1 of the sources, such as {tmp_path / 'a.txt'}" in caplog.text
     assert texts(tmp_path / "c.txt", text_documents="line") == ["one line"]
     assert texts(tmp_path / "a.txt", text_documents="paragraph") == []

@@ -230,3 +230,24 @@ def test_documents_come_out_of_rows_without_padding_and_separators(small_rows):
     one, two, rest = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", "two words", " the rest"))
     rows = DatasetDict(train=Dataset.from_dict({"input_ids": [[*rest, end, *one, end, *two, end, pad, pad], [end, *two, end]]}))
     assert list(documents_of(rows["train"], tokenizer)) == [" the rest", "one", "two words", "two words"]
+
+
+@pytest.mark.parametrize("planted", [True, False])
+def test_the_picture_counts_whole_bytes_and_no_legend_covers_a_line(tmp_path, monkeypatch, planted):
+    from matplotlib.figure import Figure
+
+    from hfgpt.evaluation.memorization import Overlaps, draw_memorization
+
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: (figures.append(figure), save(figure, *args, **kwargs)))
+    by_count = [{"count": n, "exposure_mean": n / 8, "exposure_max": n / 4, "extraction_rate": n / 32} for n in (0, 1, 8, 32)]
+    canaries = {"maximum_exposure": 8.0, "by_count": by_count} if planted else None
+    draw_memorization({"canaries": canaries}, Overlaps([3, 1, 2, 3], [2]), tmp_path / "memorization.png")
+    (figure,) = figures
+    drawn = [axes for axes in figure.axes if axes.get_legend() is not None]
+    assert len(drawn) == 1 + planted
+    for axes in drawn:
+        assert axes.get_legend().get_window_extent().y1 <= axes.get_window_extent().y0
+    for ticks in (drawn[-1].get_xticks(), drawn[-1].get_yticks()):
+        assert all(tick == int(tick) for tick in ticks)

@@ -13,9 +13,9 @@ from twins import book_model, modern_model
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.errors import UserError
-from hfgpt.hub.agreement import check_code
 from hfgpt.hub.artifacts import identify
 from hfgpt.hub.export import export
+from hfgpt.hub.remote_code import check_code
 from hfgpt.model.modeling_hfgpt import HfGptModel, HfGptPreTrainedModel
 
 CODE = {"configuration_hfgpt.py", "loss_hfgpt.py", "modeling_hfgpt.py", "norms_hfgpt.py"}
@@ -41,14 +41,21 @@ Registered.register_for_auto_class("AutoModelForCausalLM")
 TRAVELLING_FILE = USERS_FILE.replace("from hfgpt import", "from .modeling_hfgpt import")
 LOAD = """
 import json, pathlib, sys, torch
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LabelSmoother
 found = {}
+settings = TrainingArguments("trainer", label_smoothing_factor=0.1, use_cpu=True)
 for folder in sys.argv[1:]:
     auto_class = AutoModel if folder.endswith("own_head") else AutoModelForCausalLM
     model = auto_class.from_pretrained(folder, trust_remote_code=True).eval()
     with torch.no_grad():
         output = model(torch.arange(9).unsqueeze(0))
     found[folder] = [type(model).__name__, output[0].tolist()]
+    if auto_class is AutoModelForCausalLM:
+        ids = torch.arange(20).view(2, 10)
+        smoothed = Trainer(model, settings).compute_loss(model, {"input_ids": ids, "labels": ids})
+        expected = LabelSmoother(0.1)(model(ids), ids, shift_labels=True)
+        torch.testing.assert_close(smoothed, expected)
 pathlib.Path("found.json").write_text(json.dumps(found))
 """
 
@@ -152,7 +159,7 @@ def test_every_folder_holds_our_code_and_names_what_it_holds(saved):
         assert config["auto_map"]["AutoModel"] == "modeling_hfgpt.HfGptModel"
 
 
-def test_a_stranger_loads_every_folder(saved, stranger, tmp_path):
+def test_a_stranger_loads_every_folder_and_trains_it_with_smoothed_labels(saved, stranger, tmp_path):
     (tmp_path / "load.py").write_text(LOAD)
     environment = {**stranger, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     done = run_python("-S", "load.py", *(folder for folder, _ in saved.values()), cwd=tmp_path, env=environment)

@@ -133,6 +133,8 @@ def test_a_folder_that_is_no_prepared_data_and_one_whose_rows_are_gone(small_row
     import shutil
 
     arguments = dict(depth=2, output_dir=str(tmp_path / "out"))
+    with pytest.raises(FileNotFoundError, match="the folder '.*/nothing' does not exist"):
+        recipe("pretrain", dataset=str(tmp_path / "nothing"), **arguments)
     with pytest.raises(FileNotFoundError, match="passport.json does not exist"):
         recipe("pretrain", dataset=str(tmp_path), **arguments)
     shutil.copytree(small_rows, tmp_path / "rows")

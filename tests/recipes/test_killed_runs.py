@@ -64,6 +64,7 @@ def examples(small_corpus, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_classification(small_families, examples, tmp_path):
     """Two seeds, batches by length, evaluations within an epoch, and training that stops early, at whatever moment."""
     words = (*FINETUNED, "--model", small_families["modern"], "--sources", examples, "--num_train_epochs", "40", "--tfidf_baseline",
@@ -73,10 +74,8 @@ def test_classification(small_families, examples, tmp_path):
     moments = [
         ("transformers.Trainer.training_step", 11),  # in the second epoch, with a checkpoint in its middle
         ("transformers.Trainer._finalize_training", 1),  # of the first seed, after it was stopped early
-        ("hfgpt.training.classifiers.save_finetuned", 1),
         ("hfgpt.training.classifiers._remove_checkpoints", 1),  # its result is written
         ("transformers.Trainer.training_step", 2),  # in the second seed
-        ("hfgpt.training.classification_report.write_errors", 1),
         ("hfgpt.training.run.write_card", 1),
     ]
     killed, straight, metrics = killed_and_straight("finetune_classification", words, moments, tmp_path)
@@ -97,6 +96,7 @@ def instructions(small_corpus, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_instructions(small_families, instructions, tmp_path):
     words = (*FINETUNED, "--model", small_families["modern"], "--sources", instructions, "--num_train_epochs", "2",
              "--per_device_train_batch_size", "2", "--save_strategy", "steps", "--save_steps", "3", "--eval_strategy", "steps",
@@ -105,15 +105,14 @@ def test_instructions(small_families, instructions, tmp_path):
     moments = [
         ("hfgpt.training.run.set_seed", 1),  # the base has been measured
         ("transformers.Trainer.training_step", 14),  # in the second epoch, with a checkpoint in its middle
-        ("transformers.Trainer._finalize_training", 1),
-        ("hfgpt.training.assistant_report.save_finetuned", 1),
-        ("hfgpt.training.run.write_card", 1),
+        ("hfgpt.training.assistant_report.save_finetuned", 1),  # after the last step
     ]
     _, _, metrics = killed_and_straight("finetune_instructions", words, moments, tmp_path)
     assert metrics[0]["steps"] == metrics[1]["steps"]
     assert metrics[0]["test_loss"] == metrics[1]["test_loss"]
 
 
+@pytest.mark.slow
 def test_preferences(small_families, small_corpus, tmp_path):
     pytest.importorskip("trl")
     path = tmp_path / "pairs.jsonl"
@@ -127,7 +126,6 @@ def test_preferences(small_families, small_corpus, tmp_path):
         ("hfgpt.training.run.set_seed", 1),
         ("transformers.Trainer.training_step", 8),
         ("transformers.Trainer._finalize_training", 1),
-        ("hfgpt.training.preference_report.save_finetuned", 1),
     ]
     _, _, metrics = killed_and_straight("align_preferences", words, moments, tmp_path)
     assert metrics[0]["test_reward_margin"] == metrics[1]["test_reward_margin"]

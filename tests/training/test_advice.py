@@ -25,11 +25,11 @@ def test_a_short_run_is_told_the_keys_that_help():
 
 
 @pytest.mark.parametrize(
-    ("rows", "epochs", "accumulation", "steps"), [(42, 3, 1, 9), (42, 3, 2, 6), (33, 1.5, 4, 2), (7, 17, 1, 17)]
+    ("rows", "epochs", "accumulated", "steps"), [(42, 3, 1, 9), (42, 3, 2, 6), (33, 1.5, 4, 2), (7, 17, 1, 17)]
 )
-def test_steps_are_counted_as_trainer_counts_them(rows, epochs, accumulation, steps, tmp_path):
+def test_steps_are_counted_as_trainer_counts_them(rows, epochs, accumulated, steps, tmp_path):
     words = dict(model="m", sources=["s"], output_dir=str(tmp_path / "out"), use_cpu=True)
-    args = ClassificationArguments(**words, num_train_epochs=epochs, gradient_accumulation_steps=accumulated)
+    args = ClassificationArguments(**words, num_train_epochs=epochs, gradient_accumulation_steps=accumulation)
     assert planned_steps(args, rows) == steps
     assert planned_steps(ClassificationArguments(**words, max_steps=5), rows) == 5
 

@@ -44,14 +44,17 @@ def test_what_is_written_in_yaml_is_what_a_key_gets(yaml_file):
     path = yaml_file(
         "model: m\nsources: [s.csv]\noutput_dir: 1.10\nlabels: [no, yes, on, 1.10, 007, 1:30, 2024-01-02, null_]\n"
         "label_column: yes\neval_strategy: no\nsave_strategy: no\ntfidf_baseline: off\ndecontaminate: no\ncanaries: on\n"
-        "learning_rate: 1e-3\nlr_scheduler_kwargs: {num_cycles: 2, flag: yes}\n"
+        "learning_rate: 1e-3\nactivation_checkpointing_kwargs: {use_reentrant: no, early: 2}\n"
     )
     arguments = parse_arguments(ClassificationArguments, [path])
     assert arguments.labels == ["no", "yes", "on", "1.10", "007", "1:30", "2024-01-02", "null_"]
     assert (arguments.label_column, arguments.output_dir, arguments.eval_strategy) == ("yes", "1.10", "no")
     assert (arguments.tfidf_baseline, arguments.decontaminate, arguments.canaries) == (False, False, True)
     assert arguments.learning_rate == 1e-3
-    assert arguments.lr_scheduler_kwargs == {"num_cycles": 2, "flag": True}  # no type of ours says what is in a mapping
+    assert arguments.activation_checkpointing_kwargs == {
+        "use_reentrant": False,
+        "early": 2,
+    }  # no type of ours says what is in a mapping
 
 
 @pytest.mark.parametrize(

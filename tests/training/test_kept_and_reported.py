@@ -110,7 +110,7 @@ def test_speed_use_and_energy_reach_every_reporter_and_agree_with_the_files(run)
     assert history == [line for line in lines if line["step"] <= history[-1]["step"]][: len(history)]
     report, card = ((folder / name).read_text() for name in ("report.txt", "README.md"))
     assert f"{metrics['tokens_per_second']:,.0f} tokens per second (MFU {100 * metrics['mfu']:.1f} %), " in report
-    assert f"{100 * metrics['mfu']:.2f} % of the matrix products" in card
+    assert f"tokens per second, with an MFU of {100 * metrics['mfu']:.2f} %: the model's arithmetic" in card
     assert metrics["energy_source"] == "CPU (RAPL)"
     assert "Wh, counted by CPU (RAPL)" in card
 

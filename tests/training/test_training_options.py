@@ -21,6 +21,7 @@ from hfgpt.errors import UserError
 from hfgpt.training.finetuning_arguments import ClassificationArguments, InstructionArguments
 from hfgpt.training.optimizers import muon_with_adamw
 from hfgpt.training.preference_arguments import PreferenceArguments
+from hfgpt.training.run import LanguageModelTrainer
 from hfgpt.training.trainer_arguments import PretrainArguments
 
 MODELS = {"book": book_model, "modern": modern_model}
@@ -205,7 +206,7 @@ class Renamed(HfGptForCausalLM):
 
 
 @pytest.mark.parametrize("family", MODELS)
-@pytest.mark.parametrize("kind", ["ours", "subclass", "LoRA", "LoRA on a subclass", "fully sharded"])
+@pytest.mark.parametrize("kind", ["ours", "in our trainer", "subclass", "LoRA", "LoRA on a subclass", "fully sharded"])
 def test_smoothed_labels_are_shifted(family, kind, tmp_path):
     from peft import LoraConfig, get_peft_model
 
@@ -217,7 +218,8 @@ def test_smoothed_labels_are_shifted(family, kind, tmp_path):
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False))
     if kind == "fully sharded":  # as FSDP2 does it
         model.__class__ = type(f"FSDP{type(model).__name__}", (type(model),), {})
-    trainer = Trainer(model, TrainingArguments(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, report_to="none"))
+    trainer_class = LanguageModelTrainer if kind == "in our trainer" else Trainer
+    trainer = trainer_class(model, TrainingArguments(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True))
     batch = batched(rows()[:4])
     loss = trainer.compute_loss(model, dict(batch))
     outputs = model(**{name: batch[name] for name in ("input_ids", "attention_mask")})
@@ -271,16 +273,24 @@ EVERYWHERE = {
     "attn_implementation": ("flex_attention", "no backward pass"),
     "lr_scheduler_type": ("warmup_stable_decay", "num_decay_steps"),
     "bf16": (True, "set by precision"),
+    "load_best_model_at_end": (True, "set by keep"),
+    "metric_for_best_model": ("accuracy", "set by keep"),
+    "greater_is_better": (True, "set by keep"),
+    "precision": ("fp16", "only a GPU"),
+    "fsdp": (True, "this run has one"),
+    "gradient_accumulation_steps": (0, "1 or more is needed"),
+    "per_device_train_batch_size": (0, "1 or more is needed"),
+    "learning_rate": (float("nan"), "0 or more is needed"),
+    "max_grad_norm": (-1.0, "0 or more is needed"),
 }
 FINE_TUNING = {
-    "load_best_model_at_end": (True, "keep says"),
-    "metric_for_best_model": ("accuracy", "keep says"),
-    "greater_is_better": (True, "keep says"),
     "muon_learning_rate": (0.1, "is for optimizer: muon"),
 }
 REFUSED = [(one, name, *case) for one in GIVEN for name, case in EVERYWHERE.items()]
 REFUSED += [(one, name, *case) for one in list(GIVEN)[1:] for name, case in FINE_TUNING.items()]
 REFUSED += [
+    (PretrainArguments, "label_smoothing_factor", 1.0, "a share below 1"),
+    (PretrainArguments, "label_smoothing_factor", -0.1, "0 or more is needed"),
     (PretrainArguments, "optim", "adafactor", "go with optimizer: adamw"),
     (PretrainArguments, "optim_args", "momentum=0.9", "go with optimizer: adamw"),
     (PretrainArguments, "optim_target_modules", ["q_proj"], "go with optimizer: adamw"),
@@ -302,7 +312,7 @@ def test_a_recipe_refuses_what_would_do_nothing(arguments, name, value, reason, 
 def test_every_option_that_a_recipe_refuses_is_tried():
     from hfgpt.training import options
 
-    tables = (options.REFUSED, options.REFUSED_BESIDE["muon"], options.REFUSED_BESIDE["adamw"], options.REFUSED_WITH_KEEP)
+    tables = (options.REFUSED, options.REFUSED_BESIDE["muon"], options.REFUSED_BESIDE["adamw"])
     refused = {name for table in tables for name in table}
     # A ParallelismConfig needs as many processes as it says.
     assert refused - {name for _, name, _, _ in REFUSED} == {"parallelism_config"}
