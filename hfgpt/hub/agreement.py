@@ -259,9 +259,12 @@ def _license(artifact: Artifact, published: Path, card: str) -> str:
 def _data_named(artifact: Artifact, published: Path, card: str) -> str:
     if not (published / "passport.json").is_file():
         return "skip: no passport.json tells of data"
-    inputs = [str(entry["name"]) for entry in read_json(published / "passport.json").get("inputs") or [] if not is_file(entry)]
+    entries = read_json(published / "passport.json").get("inputs") or []
+    if not entries:
+        return "skip: passport.json names no data"
+    inputs = [str(entry.get("name")) for entry in entries if not is_file(entry)]
     if not inputs:
-        return "skip: passport.json names no data of others; files of your own are published without their names"
+        return "files of one's own, which need no name in the card"
     # A card escapes what Markdown would take for its own.
     plain = card.replace("\\", "")
     missing = [name for name in map(_last_part, inputs) if name not in plain]
