@@ -25,6 +25,7 @@ def too_short(
     unit: str = "examples",
     max_steps: int = -1,
     fewest: int = FEWEST_STEPS,
+    also: str = "",
 ) -> str | None:
     """The warning of a run with fewer than `fewest` optimizer steps, with the keys and values that give it enough.
 
@@ -34,6 +35,7 @@ def too_short(
         rows_per_step: over all devices and accumulated batches.
         unit: what the rows are called.
         max_steps: the key's value; above 0 it decides the steps, and the epochs don't.
+        also: what else makes more steps of the same data.
     """
     if steps >= fewest:
         return None
@@ -46,20 +48,22 @@ def too_short(
         cure = f"give num_train_epochs {epochs:,} or more"
         if smaller < rows_per_step:
             cure += f", a smaller per_device_train_batch_size (now {rows_per_step:,} {unit} per step)"
+        if also:
+            cure += f", {also}"
     return (
         f"this run is short: {_steps(steps)} on {rows:,} {unit}; with fewer than {fewest} the model has learned next to nothing. "
         f"{cure[0].upper()}{cure[1:]}, or more data."
     )
 
 
-def before_training(args: TrainingArguments, rows: int, *, unit: str) -> list[str]:
+def before_training(args: TrainingArguments, rows: int, *, unit: str, also: str = "") -> list[str]:
     """What should be said of a run before it trains for nothing; `rows` are those of the training set."""
     rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps = planned_steps(args, rows)
     # The schedule "constant" has no warm-up, whatever warmup_steps says.
     warmup_steps = 0 if args.lr_scheduler_type == "constant" else args.get_warmup_steps(steps)
     said = (
-        too_short(steps, rows=rows, rows_per_step=rows_per_step, unit=unit, max_steps=args.max_steps),
+        too_short(steps, rows=rows, rows_per_step=rows_per_step, unit=unit, max_steps=args.max_steps, also=also),
         all_warmup(steps, warmup_steps=warmup_steps),
     )
     return [sentence for sentence in said if sentence]

@@ -1,7 +1,6 @@
 """Pretraining from its parts to its report: rows, a new model, the trainer, the numbers at the end."""
 
 import logging
-import math
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from hfgpt.evaluation.language_modeling import language_modeling_metrics
 from hfgpt.evaluation.mode import evaluating, full_precision
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
-from hfgpt.training.advice import all_warmup, best_step, too_short
+from hfgpt.training.advice import before_training, best_step, planned_steps
 from hfgpt.training.arguments import check_key
 from hfgpt.training.callbacks import (
     LossPictureCallback,
@@ -150,33 +149,15 @@ def build_trainer(
     trainer.add_callback(SamplesCallback(tokenizer, args.sample_prompts, max_new_tokens=sample_tokens))
     trainer.add_callback(LossPictureCallback())
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    steps = args.max_steps
-    if steps <= 0:
-        batches = math.ceil(len(rows["train"]) / (args.train_batch_size * args.world_size))
-        steps = math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
+    steps = planned_steps(args, len(rows["train"]))
     logger.info(
         f"start: {parameters:,} parameters, all trained; {tokens_per_step:,} tokens per step, {steps:,} steps; {args.optimizer}, "
         f"{args.said_of_machine()}"
     )
-    for warning in warnings_of(args, steps, num_rows=len(rows["train"]), context_length=context_length):
+    unit, shorter = f"rows of {context_length:,} tokens", "a smaller context_length of prepare_data.py"
+    for warning in before_training(args, len(rows["train"]), unit=unit, also=shorter):
         logger.warning(warning)
     return trainer
-
-
-def warnings_of(args: PretrainArguments, steps: int, *, num_rows: int, context_length: int) -> list[str]:
-    """What should be said of a run before it trains for nothing."""
-    short = too_short(
-        steps,
-        rows=num_rows,
-        rows_per_step=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        unit=f"rows of {context_length:,} tokens",
-        max_steps=args.max_steps,
-    )
-    if short and args.max_steps <= 0:
-        short += " A smaller context_length of prepare_data.py makes more rows of the same text."
-    # The schedule "constant" has no warm-up, whatever warmup_steps says.
-    warmup_steps = 0 if args.lr_scheduler_type == "constant" else args.get_warmup_steps(steps)
-    return [warning for warning in (short, all_warmup(steps, warmup_steps=warmup_steps)) if warning]
 
 
 def bytes_of(split: str, passport: Passport, tokenizer: PreTrainedTokenizerFast) -> int | None:

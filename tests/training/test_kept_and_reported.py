@@ -1,6 +1,7 @@
 """What a run keeps, and what it tells of itself: to reporters, in its files, in its picture."""
 
 import json
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -14,8 +15,8 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from hfgpt.errors import UserError
 from hfgpt.training import energy
+from hfgpt.training.advice import before_training
 from hfgpt.training.callbacks import draw_loss
-from hfgpt.training.pretraining import warnings_of
 from hfgpt.training.run import keep_best
 from hfgpt.training.trainer_arguments import PretrainArguments
 
@@ -64,13 +65,21 @@ def reporters():
 
 @pytest.fixture(scope="module")
 def run(small_rows, tmp_path_factory):
-    """The folder of a run, and what it told a reporter; this machine's energy counter is the time that its processor worked."""
+    """The folder of a run, what it told a reporter, and its warnings.
+
+    This machine's energy counter is the time that its processor worked.
+    """
     folder = tmp_path_factory.mktemp("kept") / "base"
+    warnings: list[str] = []
+    handler = logging.Handler("WARNING")
+    handler.emit = lambda record: warnings.append(record.getMessage())
+    logging.getLogger("hfgpt.training.pretraining").addHandler(handler)
     with pytest.MonkeyPatch.context() as patch:
         counter = energy.Counter("CPU (RAPL)", lambda: 20 * time.process_time())
         patch.setattr(energy, "find_counters", lambda *args, **kwargs: [counter])
         recipe("pretrain", dataset=str(small_rows), output_dir=str(folder), report_to=["recorder"], **SETTINGS)
-    return folder, Recorder.lines
+    logging.getLogger("hfgpt.training.pretraining").removeHandler(handler)
+    return folder, Recorder.lines, warnings
 
 
 def metrics_of(folder: Path) -> dict:
@@ -92,7 +101,7 @@ def assert_same_weights(first: Path, second: Path):
 
 
 def test_speed_use_and_energy_reach_every_reporter_and_agree_with_the_files(run):
-    folder, lines = run
+    folder, lines, _ = run
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == list(range(1, 21))  # a share of few steps is every step
     for line in training:
@@ -117,7 +126,7 @@ def test_speed_use_and_energy_reach_every_reporter_and_agree_with_the_files(run)
 
 def test_the_best_weights_are_kept_wherever_checkpoints_fall(run):
     """Evaluated every 4 steps, saved every 7: what was best at an evaluation is on disk all the same."""
-    folder, lines = run
+    folder, lines, _ = run
     by_step = evaluations(lines)
     best = min(by_step, key=by_step.get)
     assert list(by_step) == [4, 8, 12, 16, 20]
@@ -174,24 +183,29 @@ def test_trainers_own_keys_for_the_best_model_are_refused_with_the_one_to_use(tm
         keep_best(args, args.keep)
 
 
-def test_a_run_that_is_too_short_says_so_before_it_trains(tmp_path):
+def test_a_run_that_is_too_short_says_so_before_it_trains(run):
+    """With the words of the recipe: how many steps on what, and each key that helps."""
+    (short, warm) = run[2]
+    assert "this run is short: 20 steps on 274 rows of 64 tokens; with fewer than 50" in short
+    assert "Give max_steps 50 or more" in short
+    assert "the learning rate never reaches its peak: warmup_steps is 20, the run has 20 steps" in warm
+
+
+def test_the_cures_of_a_short_run_are_keys_that_make_more_steps(tmp_path):
     args = pretrain_arguments(tmp_path, per_device_train_batch_size=8)
-    (warning,) = warnings_of(args, 3, num_rows=20, context_length=1024)
+    (warning,) = before_training(args, 20, unit="rows of 1,024 tokens", also="a smaller context_length of prepare_data.py")
     for words in ("3 steps on 20 rows of 1,024 tokens", "num_train_epochs 17", "per_device_train_batch_size", "context_length"):
         assert words in warning
-    assert warnings_of(args, 50, num_rows=400, context_length=1024) == []
-    (warning,) = warnings_of(pretrain_arguments(tmp_path, max_steps=12), 12, num_rows=5000, context_length=256)
+    assert before_training(args, 400, unit="rows") == []
+    (warning,) = before_training(pretrain_arguments(tmp_path, max_steps=12), 5000, unit="rows", also="a smaller context_length")
     assert "max_steps 50" in warning
     assert "context_length" not in warning  # would make no more steps
 
 
 def test_a_warm_up_that_never_ends_is_said(tmp_path):
-    args = pretrain_arguments(tmp_path, warmup_steps=100)
-    (warning,) = warnings_of(args, 80, num_rows=5000, context_length=256)
-    assert "the learning rate never reaches its peak: warmup_steps is 100, the run has 80 steps" in warning
-    assert warnings_of(args, 101, num_rows=5000, context_length=256) == []
-    args = pretrain_arguments(tmp_path, warmup_steps=100, lr_scheduler_type="constant")
-    assert warnings_of(args, 80, num_rows=5000, context_length=256) == []
+    for steps, schedule, said in ((80, "linear", 1), (101, "linear", 0), (80, "constant", 0)):
+        args = pretrain_arguments(tmp_path, warmup_steps=100, max_steps=steps, lr_scheduler_type=schedule)
+        assert len(before_training(args, 5000, unit="rows")) == said
 
 
 # Loss pictures
