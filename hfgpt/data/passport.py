@@ -61,8 +61,6 @@ class Passport:
         if not folder.is_dir():
             raise MissingFileError(f"{folder} does not exist (looked from {Path.cwd()}); recipes/prepare_data.py writes one.")
         path = folder / PASSPORT_NAME
-        if not folder.exists():
-            raise MissingFileError(f"the folder {str(folder)!r} does not exist (looked from {Path.cwd()}); check the spelling.")
         if not path.is_file():
             raise MissingFileError(f"{path} does not exist; a folder that recipes/prepare_data.py wrote is needed here.")
         try:

@@ -367,7 +367,7 @@ class SourceArguments:
     card: dict | str | None = field(default=None, metadata={"help": CARD_HELP})
 
     def __post_init__(self):
-        expand_home(self, "output_dir", "sources")
+        expand_home(self, "output_dir")  # of sources, patterns.py does: the passport keeps the tilde
         if not self.output_dir:
             raise UserError("output_dir is missing; name the folder for the result with --output_dir.")
         self.card = checked_settings(self.card)
