@@ -140,7 +140,7 @@ def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tupl
 
 
 GO_ON, GO_ON_TRAINING = 98, 99  # exit codes of the process that reads the command line first
-# Packages that transformers' core imports where they are installed, though it needs them for kinds of models and caches that no
+# Packages that transformers' core and PEFT import where they are installed, though they need them for models and caches that no
 # recipe makes; hqq takes torch's inductor along, which costs a second.
 NEEDLESS = ("hqq", "scipy")
 
@@ -162,7 +162,7 @@ def check_command_line(arguments_class: str, *, positional: str | None = None) -
     if child:
         exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if exit_code == GO_ON_TRAINING:
-            _import_core_without(NEEDLESS)
+            _import_core_without_needless_packages()
         elif exit_code != GO_ON:
             sys.exit(exit_code)
         return
@@ -189,18 +189,21 @@ def check_command_line(arguments_class: str, *, positional: str | None = None) -
         os._exit(exit_code)
 
 
-def _import_core_without(packages: Iterable[str]) -> None:
-    """Import the core of transformers while some packages seem not to be installed; afterwards they are."""
-    hidden = [package for package in packages if package not in sys.modules]
+def _import_core_without_needless_packages() -> None:
+    """Import transformers' core and PEFT while `NEEDLESS` packages seem not to be installed; afterwards they are."""
+    answers = (import_utils.is_hqq_available, import_utils.is_scipy_available)
+    hidden = [package for package in NEEDLESS if package not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))
+    for answer in answers:
+        answer.cache_clear()
     try:
-        importlib.import_module("transformers.cache_utils")
-        importlib.import_module("transformers.loss.loss_utils")
+        for core in ("transformers.cache_utils", "transformers.loss.loss_utils", "peft"):
+            importlib.import_module(core)
     finally:
         for package in hidden:
             del sys.modules[package]
-        import_utils.is_hqq_available.cache_clear()
-        import_utils.is_scipy_available.cache_clear()
+        for answer in answers:
+            answer.cache_clear()
 
 
 def _say_error(sentence: str) -> None:
