@@ -9,7 +9,7 @@ from typing import Literal
 from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
-from hfgpt.folders import check_model_folder
+from hfgpt.folders import check_model_folder, is_unfinished
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
@@ -143,7 +143,7 @@ class EvaluateArguments:
                 f"stride is {self.stride}, context_length {self.context_length or 'not given'}; a stride from 1 to the context is "
                 "needed, or tokens would not be scored."
             )
-        if not Path(self.model).is_dir():
+        if not Path(self.model).is_dir() or is_unfinished(Path(self.model)):
             check_model_folder(self.model)
         if not self.output_dir and not Path(self.model).is_dir():
             raise UserError(

@@ -90,7 +90,7 @@ def test_the_card_and_the_evaluation_of_a_model_name_none_either(notes, rows, sm
     assert names[0] == f"file-{one[:8]}.md"
     assert names[1].endswith(" files (.md 13)")
     assert names[2] == "50 files (.md 40, .txt 10)"
-    assert evaluation["results"][0]["command"] == "python recipes/evaluate.py model --text FILE.md"
+    assert evaluation["results"][0]["command"] == "python evaluate.py model --text FILE.md"
     results = sorted((tmp_path / "out" / ".eval_results").glob("*.yaml"))
     assert len(results) == 3
     assert {yaml.safe_load(path.read_text())[0]["dataset"]["id"] for path in results} == set(names)
