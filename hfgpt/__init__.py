@@ -1,8 +1,8 @@
 """hfgpt: your text in, your own GPT on the Hub out.
 
-Importing this package registers the model with the Auto classes of transformers and does nothing else. It stays as cheap as
-`import transformers`: the registration waits until the Auto classes themselves are loaded, and the names below until they
-are used (PEP 562).
+Importing this package registers the model with the Auto classes of transformers, tells PEFT to look for an adapter's base beside
+it, and does nothing else. It stays as cheap as `import transformers`: both wait until those classes themselves are loaded, and the
+names below until they are used (PEP 562).
 """
 
 import importlib
@@ -47,6 +47,13 @@ def _load_models(auto_module) -> None:
     importlib.import_module("hfgpt.model.modeling_hfgpt")
 
 
+def _let_peft_find_bases(config_module) -> None:
+    from hfgpt.folders import let_peft_find_bases
+
+    let_peft_find_bases(config_module)
+
+
 # A hook runs when its module has been imported, or at once if it was before. The models register themselves.
 register_post_import_hook(_register_config, "transformers.models.auto.configuration_auto")
 register_post_import_hook(_load_models, "transformers.models.auto.modeling_auto")
+register_post_import_hook(_let_peft_find_bases, "peft.config")

@@ -6,13 +6,19 @@ first one, for learning; it loses spacing and unknown words.
 
 import hashlib
 import json
-from collections.abc import Iterable
+import logging
+import math
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.folders import check_folder_is_there
+
+logger = logging.getLogger(__name__)
 
 SEPARATOR = "<|endoftext|>"  # ends every document and begins the next: EOS and BOS in one
 PAD = "<|pad|>"  # its own token: a padding that equals EOS would hide the end of a text from the loss
@@ -26,9 +32,20 @@ GPT2_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 # to the letter, because engines outside Python (llama.cpp) know it by name and would refuse one that nobody has seen.
 # Source: transformers models/qwen2/tokenization_qwen2.py, PRETOKENIZE_REGEX.
 BPE_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# While the merges are learned, no word is longer than this: text without spaces (DNA, Chinese) would be one word of its whole
+# length, and training quadratic in it. The saved tokenizer keeps the pattern that engines know; encoding is fast without a bound.
+LONGEST_RUN = 256
+TRAINING_PATTERN = BPE_PATTERN.replace("+", f"{{1,{LONGEST_RUN}}}").replace("*", f"{{0,{LONGEST_RUN}}}")
 # Source: Raschka (2024), section 2.2: re.split(r'([,.:;?_!"()\']|--|\s)', text)
 WORD_PATTERN = r"""[,.:;?_!"()']|--|\s"""
 WORD_SPECIAL_TOKENS = ("[BOS]", "[EOS]", "[PAD]", "[UNK]")
+
+# Where a text may be cut and each piece encoded by itself, with the same ids: what stands before such a place never shares a word
+# with what follows, under the pattern of that name. Of several line breaks in a row, Qwen2's makes one word, GPT-2's leaves the
+# last by itself.
+SAFE_CUTS = {"qwen2": re.compile(r"(?<=\n)(?=\S)"), "gpt-2": re.compile(r"(?=\n\S)")}
+PIECE_CHARACTERS = 2**15  # the library takes 475 bytes for each token of the text that it is at: a book of 20 MB would take 2.4 GB
+CALL_CHARACTERS = 2**20  # encoded by one call, on all cores
 
 # How a conversation is worded; each is a chat template that the tokenizer keeps. "base" is the one it came with.
 PROMPT_STYLES = ("chat", "alpaca", "base")
@@ -61,13 +78,24 @@ def check_vocab_size(vocab_size: int | None, *, algorithm: str) -> None:
     if algorithm == "bpe":
         smallest = NUM_BYTES + len(SPECIAL_TOKENS)
         reason = f"{NUM_BYTES} bytes and {len(SPECIAL_TOKENS)} special tokens ({', '.join(SPECIAL_TOKENS)})"
-        if vocab_size is None:
-            raise UserError("vocab_size is missing; a few thousand suit a few MB of text, GPT-2 has 50,257.")
     else:
         smallest = len(WORD_SPECIAL_TOKENS) + 1
         reason = f"a word and {len(WORD_SPECIAL_TOKENS)} special tokens ({', '.join(WORD_SPECIAL_TOKENS)})"
     if vocab_size is not None and vocab_size < smallest:
         raise UserError(f"vocab_size is {vocab_size}, the smallest possible is {smallest}: {reason}.")
+
+
+def suitable_vocab_size(num_bytes: int) -> int:
+    """A vocabulary for a text of so many bytes: about 5 times the square root of them, a power of two or one and a half of it.
+
+    More tokens make the text shorter, which a short training feels most; but a token that stands in the text a few times only is a
+    row of the embedding that learns little, and words that recur grow with the square root of the text's length (Heaps' law).
+
+    Returns: 512 (up to 12 KB) to 32,768 (from 38 MB on).
+    """
+    wanted = min(max(5 * math.sqrt(num_bytes), 512), 32_768)
+    power = 2 ** int(math.log2(wanted))
+    return min((power, power * 3 // 2, power * 2), key=lambda size: abs(size - wanted))
 
 
 def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | None = None) -> PreTrainedTokenizerFast:
@@ -76,17 +104,14 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | 
     Args:
         texts: read once, one at a time; the counts of their distinct words stay in memory, so bound their size.
         vocab_size: rows of the model's embedding: 256 bytes, the special tokens and the merges.
+            Texts with fewer different tokens give a smaller one, which is said in the log.
         max_token_length: most characters of one token; None sets no bound.
-    Raises: ValueError for a vocabulary without room for bytes and special tokens, and for texts that cannot fill it.
+    Raises: ValueError for a vocabulary without room for bytes and special tokens.
+    Cost: linear in the bytes, also where no space ever ends a word.
     """
     check_vocab_size(vocab_size, algorithm="bpe")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(BPE_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = _words_as_bytes(TRAINING_PATTERN)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -96,12 +121,22 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | 
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.pre_tokenizer = _words_as_bytes(BPE_PATTERN)
     if tokenizer.get_vocab_size() < vocab_size:
-        raise UserError(
-            f"the text yields {tokenizer.get_vocab_size():,} different tokens, vocab_size asks for {vocab_size:,}; give more text "
-            f"or vocab_size {tokenizer.get_vocab_size()}."
+        logger.info(
+            f"tokenizer: the text yields {tokenizer.get_vocab_size():,} different tokens, fewer than vocab_size {vocab_size:,}; "
+            "the tokenizer has these."
         )
     return _wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=list(CHAT_TOKENS))
+
+
+def _words_as_bytes(pattern: str) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def train_word_level(texts: Iterable[str], *, vocab_size: int | None = None) -> PreTrainedTokenizerFast:
@@ -147,10 +182,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
     Raises: FileNotFoundError for a folder without one; ValueError where it lacks a separator or a padding of its own.
     """
-    from transformers import AutoTokenizer  # loads every model's registry, 3 s that training a tokenizer does not need
-
+    check_folder_is_there(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = _tokenizer_class(folder).from_pretrained(str(folder))
     except (OSError, ValueError) as error:
         raise MissingFileError(
             f"{folder} holds no tokenizer that loads ({str(error).splitlines()[0]}); train one with recipes/train_tokenizer.py."
@@ -163,6 +197,20 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
             "different ones are needed, or the model never learns where a text ends."
         )
     return tokenizer
+
+
+def _tokenizer_class(folder: str | Path) -> type:
+    """The class to load it with: that of our own tokenizers where the folder names it, because AutoTokenizer imports torch."""
+    try:
+        settings = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
+        alone = not (Path(folder) / "config.json").exists()  # a model's configuration may ask for another class
+        if alone and settings.get("tokenizer_class") == PreTrainedTokenizerFast.__name__ and "auto_map" not in settings:
+            return PreTrainedTokenizerFast
+    except (OSError, ValueError, AttributeError):
+        pass  # a name on the Hub, or something that AutoTokenizer has a better word for
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def load_or_wrap_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
@@ -252,10 +300,54 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[l
     The saved tokenizer keeps the library's default (special tokens in text are special), because a chat template needs it;
     text from outside therefore always goes through here.
     """
-    # verbose=False: rows are cut and packed here; a warning that a text is longer than the context would mislead.
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False)[
-        "input_ids"
-    ]
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True  # as the characters that they are
+    # Added tokens that are not special are found in texts before words are, perhaps across a cut.
+    added_in_text = any(not token.special for token in tokenizer.added_tokens_decoder.values())
+    safe_cut = None if added_in_text else SAFE_CUTS.get(word_pattern(tokenizer))
+    ids: list[list[int]] = [[] for _ in texts]
+    pieces = ((index, piece) for index, text in enumerate(texts) for piece in cut_at(safe_cut, text, length=PIECE_CHARACTERS))
+    while call := _up_to(CALL_CHARACTERS, pieces):
+        encodings = backend.encode_batch_fast([piece for _, piece in call], add_special_tokens=False)  # fast: without offsets
+        for (index, _), encoding in zip(call, encodings):
+            ids[index] += encoding.ids
+    return ids
+
+
+def _up_to(characters: int, pieces: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
+    taken = []
+    for piece in pieces:
+        taken.append(piece)
+        characters -= len(piece[1])
+        if characters <= 0:
+            break
+    return taken
+
+
+def cut_at(place: re.Pattern | None, text: str, *, length: int) -> Iterator[str]:
+    """Pieces of `text` that end at the first `place` after `length` characters; the whole text where there is no such place."""
+    start = 0
+    while place and len(text) - start > length and (cut := place.search(text, start + length)):
+        yield text[start : cut.start()]
+        start = cut.start()
+    yield text[start:]
+
+
+def word_pattern(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """How a byte-level BPE cuts text into words before merging: by the pattern of "qwen2" (ours too) or "gpt-2"; None otherwise."""
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is not None or not isinstance(backend.model, models.BPE) or backend.pre_tokenizer is None:
+        return None
+    steps = json.loads(backend.pre_tokenizer.__getstate__())
+    *splits, last = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
+    if last["type"] != "ByteLevel" or last["add_prefix_space"]:
+        return None
+    ours = {"type": "Split", "pattern": {"Regex": BPE_PATTERN}, "behavior": "Isolated", "invert": False}
+    if last["use_regex"]:
+        return None if splits else "gpt-2"
+    return "qwen2" if splits == [ours] else None
 
 
 def split_special_tokens(tokenizer: PreTrainedTokenizerFast, split: bool) -> None:

@@ -6,42 +6,46 @@
     python recipes/check.py runs/older/base --record true                 # a folder from before fingerprints
 
 A table of what passes, and the cure of what does not; the exit code is 1 where something failed. The doors are opened in a
-process of their own, offline, without hfgpt and without a token, and see nothing but the files that would be published.
+process of their own, offline, without hfgpt and without a token, and see nothing but the files that would be published. Before
+that, what no person wrote is brought up to date: the card README.md with what card.yaml and the other files say, and the place of
+the base in the folder of an adapter that was moved.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from hfgpt.errors import UserError
+from hfgpt.folders import ADAPTER_CONFIG, name_base_beside
 from hfgpt.hub.arguments import CheckArguments
 from hfgpt.hub.artifacts import identify
+from hfgpt.hub.card import renew_card
 from hfgpt.hub.check import CheckReport, check_folder
 from hfgpt.training.arguments import launch, logger
 
 
 def main(args: CheckArguments) -> dict[str, float]:
     # 1. What it is, and its parts
+    say = say_beside_json if args.json == "-" else logger.info
     artifact = identify(args.folder)
     folders = [artifact.folder]
     if args.parts:
         folders += [part for part in (artifact.base, artifact.merged) if part is not None]
 
-    # 2. A fingerprint on demand
+    # 2. A fingerprint, on demand; then what says where the folder lies and what its files hold, brought up to date
     if args.record:
         from hfgpt.conversion.fingerprint import record_from_folder
 
         for folder in folders:
-            logger.info(f"recorded: {record_from_folder(folder)}")
+            say(f"recorded: {record_from_folder(folder)}")
+    bring_up_to_date(artifact.folder, say)
 
     # 3. Check, and say at once what came of it
     reports = []
     for folder in folders:
         reports.append(check_folder(folder, seconds=args.seconds))
-        if args.json == "-":
-            print(reports[-1].table(), file=sys.stderr)
-        else:
-            logger.info(reports[-1].table())
+        say(reports[-1].table())
 
     # 4. For machines
     write_json(reports, args.json)
@@ -49,6 +53,22 @@ def main(args: CheckArguments) -> dict[str, float]:
     if failed or not all(report.passed for report in reports):
         raise UserError(f"{len(failed)} checks failed: {', '.join(failed)}; the table says what to do about each.")
     return {status: sum(r.status == status for report in reports for r in report.results) for status in ("pass", "warn", "skip")}
+
+
+def say_beside_json(text: str) -> None:
+    """Where the JSON goes to stdout, nothing else does."""
+    print(text, file=sys.stderr)
+
+
+def bring_up_to_date(folder: Path, say: Callable[[str], None]) -> None:
+    """Name the base of a moved adapter where it lies now, and write the cards anew; whatever a person wrote stays."""
+    try:
+        if (stale := name_base_beside(folder)) is not None:
+            say(f"base: {folder / ADAPTER_CONFIG} named it at {stale}; it lies beside the adapter, and is named there now")
+    except OSError as error:
+        say(f"base: {folder / ADAPTER_CONFIG} cannot be written ({error.strerror})")  # the table says what is wrong
+    for card in renew_card(folder):
+        say(f"card: {card} written anew")
 
 
 def write_json(reports: list[CheckReport], place: str) -> None:

@@ -12,6 +12,7 @@ merging. conversion.json in the result says by how much they differ.
 """
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -26,7 +27,7 @@ from hfgpt.conversion.gguf_file import check_gguf, write_gguf
 from hfgpt.conversion.ollama import modelfile
 from hfgpt.conversion.verification import check_equal, logits_of, probe_rows
 from hfgpt.conversion.vocabulary import adopt_tokenizer
-from hfgpt.conversion.weights_in import Converted, read_source
+from hfgpt.conversion.weights_in import Converted, Model, read_source
 from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError, require_space
@@ -35,6 +36,7 @@ from hfgpt.hub.card_settings import load_settings, save_settings
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.tokenization import character_tokenizer, load_or_wrap_tokenizer
 from hfgpt.training.arguments import ConvertArguments, claim_output, launch, logger, replaced_folder
+from hfgpt.training.next_steps import classify_command, command, generate_command, words_of
 
 REPORT_NAME = "conversion.json"
 CHARACTERS = "meta.pkl"  # nanoGPT's, of a model of characters
@@ -118,7 +120,7 @@ def main(args: ConvertArguments) -> dict[str, float]:
         logger.info(f"{name.replace('_', ' ')}: {difference:.2e} (largest of all logits, float32)")
     for note in notes:
         logger.info(f"note: {note}")
-    logger.info(f"next: {next_command(args, output, has_tokenizer=tokenizer is not None)}")
+    logger.info(next_line(args, output, model, tokenizer=tokenizer))
     return {"parameters": parameters, **differences}
 
 
@@ -155,13 +157,21 @@ def find_tokenizer(args: ConvertArguments, converted: Converted) -> PreTrainedTo
     return load_or_wrap_tokenizer(folder)
 
 
-def next_command(args: ConvertArguments, output: Path, *, has_tokenizer: bool) -> str:
-    folder = shlex.quote(str(output))
+def next_line(args: ConvertArguments, output: Path, model: Model, *, tokenizer: PreTrainedTokenizerFast | None) -> str:
+    """What can be done with the result; where its tokenizer is missing, the same conversion with one."""
     if args.target == "gguf":
-        return f"cd {folder} && ollama create {output.name} -f Modelfile"
-    if not has_tokenizer:
-        return f"python recipes/convert.py {shlex.quote(args.source)} --tokenizer TOKENIZER --output_dir {folder} --overwrite true"
-    return f"python recipes/generate.py {folder} --prompt 'The '"
+        return f"next: cd {shlex.quote(str(output))} && ollama create {shlex.quote(ollama_name(output.name))} -f Modelfile"
+    if tokenizer is None:
+        again = command("convert", *words_of(args, positional="source", tokenizer="TOKENIZER", overwrite=True))
+        return f"to generate text, put the folder or Hub id of its tokenizer for TOKENIZER in this: {again}"
+    if not isinstance(model, HfGptForCausalLM):
+        return f"next: {classify_command(output)}"
+    return f"next: {generate_command(output, chat=tokenizer.chat_template is not None)}"
+
+
+def ollama_name(name: str) -> str:
+    """A folder's name as Ollama takes it for a model."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"
 
 
 if __name__ == "__main__":

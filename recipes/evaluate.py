@@ -23,6 +23,7 @@ from hfgpt.data.chat import read_conversations
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
 from hfgpt.data.passport import PASSPORT_NAME, Passport, sha256_of_file
 from hfgpt.data.records import identities, read_records
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.sources import Source, find_sources, read_documents
 from hfgpt.errors import UserError
 from hfgpt.evaluation.arguments import EvaluateArguments, public_name
@@ -178,11 +179,12 @@ def evaluate_rows(loaded: Loaded, args: EvaluateArguments) -> Result:
 
 def evaluate_labels(loaded: Loaded, args: EvaluateArguments) -> Result:
     """Labelled texts: what a classifier says of them."""
-    passport = Passport()
+    passport, errors = Passport(), RowErrors(args.on_error)
     examples = load_examples(
-        read_records(args.test_sources, args.record_options()),
+        read_records(args.test_sources, args.record_options(), errors),
         LabelledOptions(args.text_column, args.label_column, args.label_delimiter),
         passport,
+        errors,
     )
     # As training treated its test set, so that the same file gives the same figure.
     unique = deduplicate(examples, passport, mode=args.deduplicate)
@@ -192,6 +194,7 @@ def evaluate_labels(loaded: Loaded, args: EvaluateArguments) -> Result:
     metrics, counts = score_labelled_texts(
         loaded, examples["text"][:], labels, max_length=args.max_length, batch_size=args.batch_size
     )
+    dropped["skipped_rows"] = errors.skipped
     counts |= {name: count for name, count in dropped.items() if count}
     settings = {"max_length": loaded.longest_text(args.max_length), "deduplicate": args.deduplicate, "dtype": args.dtype}
     return Result("text-classification", **described(args), metrics=metrics, counts=counts, settings=settings)
@@ -201,16 +204,20 @@ def evaluate_conversations(loaded: Loaded, args: EvaluateArguments, run: dict) -
     """Conversations: what an assistant makes of their answers, and answers itself; `run` is what its training was told."""
     style = prompt_style_of(loaded.tokenizer)
     format = None if args.conversation_format == "auto" else args.conversation_format
-    read = read_conversations(read_records(args.test_sources, args.record_options()), style=style, format=format)
+    errors = RowErrors(args.on_error)
+    records = read_records(args.test_sources, args.record_options(), errors)
+    conversations = list(read_conversations(records, style=style, format=format, errors=errors))
+    errors.finish(one.source for one in conversations)
     metrics, counts = score_conversations(
         loaded,
-        read,
+        conversations,
         max_length=args.max_length,
         **{name: run[name] for name in ("too_long", "loss_on") if name in run},
         max_new_tokens=args.max_new_tokens,
         max_answers=args.max_answers,
         batch_size=args.batch_size,
     )
+    counts |= {"skipped_rows": errors.skipped} if errors.skipped else {}
     settings = {"prompt_style": style, "max_new_tokens": args.max_new_tokens, "decoding": "greedy", "dtype": args.dtype}
     return Result("instructions", **described(args), metrics=metrics, counts=counts, settings=settings)
 

@@ -20,11 +20,12 @@ from huggingface_hub import HfApi
 
 from hfgpt.errors import UserError
 from hfgpt.hub.arguments import PublishArguments
-from hfgpt.hub.card import CARD_NAME, is_ours, write_card
+from hfgpt.hub.card import renew_card
 from hfgpt.hub.check import check_folder
 from hfgpt.hub.publish import Part, Prepared, check_base, check_tag, parts_of, prepare, publish
 from hfgpt.hub.upload import Repository, look_at, progress_bars_only_in_a_terminal, sign_in
 from hfgpt.training.arguments import launch, logger
+from hfgpt.training.next_steps import command, words_of
 
 
 def main(args: PublishArguments) -> dict[str, float]:
@@ -40,7 +41,8 @@ def main(args: PublishArguments) -> dict[str, float]:
         base = base_on_the_hub(api, args, parts)
 
     # 2. The gate, for each part
-    renew_card(Path(args.folder))
+    for card in renew_card(args.folder):
+        logger.info(f"card: {card} written anew")
     gate(parts)
 
     # 3. Clean folders, and what they hold
@@ -52,7 +54,7 @@ def main(args: PublishArguments) -> dict[str, float]:
         figures = {"files": sum(len(prepared.files) for prepared in exports), "bytes": sum(prepared.size for prepared in exports)}
         if not args.push:
             logger.info(f"dry run: nothing was sent. To send {figures['bytes']:,} bytes in {figures['files']} files:")
-            logger.info(f"next: {command(args)}")
+            logger.info(f"next: {send_command(args)}")
             return figures | {"sent": 0}
 
         # 4. The Hub: the base first, since the adapter names its commit
@@ -66,7 +68,8 @@ def main(args: PublishArguments) -> dict[str, float]:
         seen = "private" if published.repository.private else "public"
         logger.info(f"published: {api.endpoint}/{kind}{published.part.repo_id} ({seen}), tag {published.tag}")
     if not args.public and any(published.repository.private for published in done):
-        logger.info(f"next: look at it there, then {command(args, public=True)}")
+        logger.info("It is seen by nobody else yet: look at it there. To make it public:")
+        logger.info(f"next: {send_command(args, public=True)}")
     return figures | {"sent": sum(len(published.sent) for published in done)}
 
 
@@ -84,13 +87,6 @@ def base_on_the_hub(api: HfApi, args: PublishArguments, parts: list[Part]) -> Re
         if part.name == "adapter":
             logger.info(f"base: {base.repo_id} at {base.commit[:8]}: {check_base(api, part.artifact, base)}")
     return base
-
-
-def renew_card(folder: Path) -> None:
-    """Write the folder's card anew, so that the gate judges what its files say today; one that a person wrote stays."""
-    path = folder / CARD_NAME
-    if not path.is_file() or is_ours(path.read_text(encoding="utf-8", errors="replace")):
-        write_card(folder)
 
 
 def gate(parts: list[Part]) -> None:
@@ -126,19 +122,9 @@ def show(prepared: Prepared) -> None:
     logger.info(f"{prepared.size:>16,}  bytes in {len(prepared.files)} files")
 
 
-def command(args: PublishArguments, *, public: bool = False) -> str:
+def send_command(args: PublishArguments, **changes: bool) -> str:
     """The command line that sends what `args` describe."""
-    words = ["python", "recipes/publish.py", args.folder, "--repo", args.repo, "--push", "true"]
-    if args.public or public:
-        words += ["--public", "true"]
-    for name in ("tag", "base_repo", "base_revision"):
-        if getattr(args, name):
-            words += [f"--{name}", getattr(args, name)]
-    if args.parts:
-        words += ["--parts", *args.parts]
-    if args.delete_others:
-        words += ["--delete_others", "true"]
-    return shlex.join(words)
+    return command("publish", *words_of(args, positional="folder", push=True, **changes))
 
 
 if __name__ == "__main__":

@@ -1,53 +1,71 @@
 """Train a tokenizer on any text.
 
     python recipes/train_tokenizer.py recipes/configs/quickstart/tokenizer.yaml
-    python recipes/train_tokenizer.py --sources 'texts/*.txt' --vocab_size 8192 --output_dir runs/mine/tokenizer
+    python recipes/train_tokenizer.py --sources 'texts/*.txt' --output_dir runs/mine/tokenizer
 
-The documents that prepare_data.py will hold out for validation and test (same shares, same seed) are left out here too, so a
-tokenizer has never seen the text that its model is tested on.
+The text that prepare_data.py will hold out for validation and test is left out here too, so a tokenizer has never seen the text
+that its model is tested on. What is read, how, and how it is split goes into the passport beside the tokenizer, and
+prepare_data.py takes it from there.
 """
 
 import itertools
 import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from hfgpt.data.passport import PASSPORT_NAME, Passport
-from hfgpt.data.sources import find_sources, read_documents
+from hfgpt.data.row_errors import RowErrors
+from hfgpt.data.sources import WHOLE_FILES, find_sources, read_documents
 from hfgpt.errors import UserError
 from hfgpt.hub.card import write_card
 from hfgpt.hub.card_settings import save_settings
-from hfgpt.tokenization import check_vocab_size, tokenizer_sha256, train_bpe, train_word_level
-from hfgpt.training.already_made import already_made
-from hfgpt.training.arguments import TokenizerArguments, claim_output, launch, logger, replaced_folder
+from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
+from hfgpt.training.already_made import already_made, asked_of
+from hfgpt.training.arguments import (
+    READING_DEFAULTS,
+    SPLIT_DEFAULTS,
+    TokenizerArguments,
+    claim_output,
+    launch,
+    logger,
+    replaced_folder,
+)
+from hfgpt.training.next_steps import command, free_folder
 
 
 def main(args: TokenizerArguments) -> dict[str, float]:
     # 1. Everything that can be wrong before reading
+    args = args.filled({})
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
     options = args.reading_options()
-    passport = Passport(settings=settings_of(args))
-    if already_made(args, passport, sources, options):
+    passport, asked = Passport(), asked_of(args)
+    if already_made(args, asked, passport, sources, options):
         return {}
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
-    # 2. Texts, one at a time, up to a bound
+    # 2. How much text there is, where that decides something: it is read once more for this
+    amount = TextAmount(args.max_bytes)
+    split, vocab_size = args.split(), args.vocab_size
+    chooses_vocabulary = vocab_size is None and args.algorithm == "bpe"
+    if split.by == "auto" or chooses_vocabulary:
+        texts = amount.count(read_documents(sources, options, RowErrors(args.on_error)))
+        split = split.settled(texts)
+        deque(texts, maxlen=0)  # the rest of them
+    if chooses_vocabulary:
+        num_bytes = round(amount.bytes * (1 - split.validation_share - split.test_share))
+        vocab_size = suitable_vocab_size(num_bytes)
+        logger.info(f"tokenizer: vocab_size {vocab_size:,}, which suits {num_bytes:,} bytes of text; --vocab_size sets another")
+
+    # 3. Texts, one at a time, up to a bound
     passport.inputs = [source.identity(options) for source in sources]
     start = time.perf_counter()
-    counts = {"documents": 0, "bytes": 0}
-
-    def texts():
-        for document in args.split().train_documents(read_documents(sources, options)):
-            size = len(document["text"].encode("utf-8"))
-            if counts["bytes"] + size > args.max_bytes:
-                logger.info(f"tokenizer: stopped reading at max_bytes {args.max_bytes:,}")
-                return
-            counts["documents"] += 1
-            counts["bytes"] += size
-            yield document["text"]
-
-    stream = texts()
+    errors, amount, used = RowErrors(args.on_error), TextAmount(args.max_bytes), {WHOLE_FILES}
+    stream = amount.count(split.train_documents(noting_sources(read_documents(sources, options, errors), used)))
     first = next(stream, None)
     if first is None:
+        errors.finish(used)
         raise UserError(
             f"no document is left to train on: the sources are empty, or all they hold is held out (validation_share "
             f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; a corpus of one or "
@@ -55,31 +73,61 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         )
     stream = itertools.chain([first], stream)
 
-    # 3. Train
+    # 4. Train
     if args.algorithm == "bpe":
-        tokenizer = train_bpe(stream, vocab_size=args.vocab_size, max_token_length=args.max_token_length)
+        tokenizer = train_bpe(stream, vocab_size=vocab_size, max_token_length=args.max_token_length)
     else:
-        tokenizer = train_word_level(stream, vocab_size=args.vocab_size)
+        tokenizer = train_word_level(stream, vocab_size=vocab_size)
+    errors.finish(used, passport)
 
-    # 4. Save, with a passport beside it
+    # 5. Save, with a passport beside it that says what prepare_data.py should read, and how
+    passport.settings = {
+        "algorithm": args.algorithm,
+        "vocab_size": len(tokenizer),
+        **{name: getattr(args, name) for name in ("sources", *READING_DEFAULTS, *SPLIT_DEFAULTS)},
+        "split_by": split.by,
+        "asked": asked,
+    }
     passport.tokenizer = {"sha256": tokenizer_sha256(tokenizer), "vocab_size": len(tokenizer)}
-    passport.splits = {"train": counts}
+    passport.splits = {"train": {"documents": amount.documents, "bytes": amount.bytes}}
     with replaced_folder(output) as folder:
         tokenizer.save_pretrained(folder)
         passport.save(folder)
         save_settings(folder, args.card)
         write_card(folder)
     logger.info(
-        f"tokenizer: {len(tokenizer):,} tokens from {counts['documents']:,} documents, {counts['bytes']:,} bytes, in "
+        f"tokenizer: {len(tokenizer):,} tokens from {amount.documents:,} documents, {amount.bytes:,} bytes, in "
         f"{time.perf_counter() - start:.1f} s; saved in {output}"
     )
-    logger.info(f"next: python recipes/prepare_data.py {args.as_words()} --tokenizer {output} --output_dir DATA")
-    return {**counts, "vocab_size": len(tokenizer)}
+    how = ("--streaming", "true") if args.streaming else ()  # the rest of how texts are read is in the passport
+    logger.info(f"next: {command('prepare_data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
+    return {"documents": amount.documents, "bytes": amount.bytes, "vocab_size": len(tokenizer)}
 
 
-def settings_of(args: TokenizerArguments) -> dict:
-    left_out = ("sources", "output_dir", "overwrite", "card")
-    return {key: value for key, value in vars(args).items() if key not in left_out}
+@dataclass
+class TextAmount:
+    """Counts what goes through, and stops before there are more than `max_bytes`."""
+
+    max_bytes: int
+    documents: int = 0
+    bytes: int = 0
+
+    def count(self, documents: Iterable[dict[str, str]]) -> Iterator[str]:
+        for document in documents:
+            size = len(document["text"].encode("utf-8"))
+            if self.bytes + size > self.max_bytes:
+                logger.info(f"tokenizer: stopped reading at max_bytes {self.max_bytes:,}")
+                return
+            self.documents += 1
+            self.bytes += size
+            yield document["text"]
+
+
+def noting_sources(documents: Iterable[dict[str, str]], used: set[str]) -> Iterator[dict[str, str]]:
+    """The documents as they come, with the source of each added to `used`."""
+    for document in documents:
+        used.add(document["source"])
+        yield document
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def small_tokenizer(tmp_path_factory, small_corpus) -> Path:
     from recipes_in_process import recipe
 
     folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
-    recipe("train_tokenizer", sources=[str(small_corpus)], vocab_size=512, output_dir=str(folder))
+    recipe("train_tokenizer", sources=[str(small_corpus)], vocab_size=512, split_by="document", output_dir=str(folder))
     return folder
 
 

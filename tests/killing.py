@@ -12,7 +12,7 @@ from recipes_in_process import load
 # One process imports what all recipes need, and each run is forked from it: the imports would cost more than the runs.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["hfgpt.training.pretraining", "hfgpt.training.assistant_report", "hfgpt.training.classification_report"]
+    ["hfgpt.training.pretraining", "hfgpt.training.classification_report", "hfgpt.training.preference_report"]
 )
 
 

@@ -68,7 +68,7 @@ def choices() -> frozenset[str]:
 def test_the_strings_were_read():
     texts = [text for _, text in strings()]
     assert len(texts) > 3000
-    assert any("--tokenizer TOKENIZER --output_dir {}" in text for text in texts)
+    assert any("python recipes/check.py {}" in text for text in texts)
 
 
 def test_every_option_is_a_key_of_the_recipe_that_it_stands_with():

@@ -1,8 +1,28 @@
+import json
+import random
+
 import pytest
 from hard_texts import HARD_TEXTS
+from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
-from hfgpt.tokenization import SPECIAL_TOKENS, encode_texts, load_tokenizer, tokenizer_sha256, train_bpe, train_word_level
+from hfgpt.tokenization import (
+    BPE_PATTERN,
+    LONGEST_RUN,
+    PIECE_CHARACTERS,
+    SAFE_CUTS,
+    SPECIAL_TOKENS,
+    TRAINING_PATTERN,
+    cut_at,
+    encode_texts,
+    gpt2_tokenizer,
+    load_tokenizer,
+    suitable_vocab_size,
+    tokenizer_sha256,
+    train_bpe,
+    train_word_level,
+    word_pattern,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +42,37 @@ def test_text_never_becomes_a_special_token(tokenizer):
     assert not special & {id for ids in encode_texts(tokenizer, HARD_TEXTS) for id in ids}
     # the library's own default, which a chat template needs, stays as it is
     assert tokenizer("<|im_start|>", add_special_tokens=False).input_ids == [tokenizer.convert_tokens_to_ids("<|im_start|>")]
+
+
+@pytest.mark.parametrize("pattern", SAFE_CUTS)
+def test_a_text_cut_at_safe_places_has_the_ids_of_the_whole(pattern, tokenizer, shared_data):
+    cut_tokenizer = tokenizer if pattern == "qwen2" else gpt2_tokenizer(shared_data / "gpt2_bpe")
+    assert word_pattern(cut_tokenizer) == pattern
+    generator = random.Random(0)
+    parts = [" ", "\n", "\r", "\t", "\u00a0", "\u2028", "\x85", "\x1c", "'s", "x", "Ab", "1", "?!", "é", "字", "<|endoftext|>"]
+    texts = [*HARD_TEXTS, "\n".join(HARD_TEXTS)]
+    texts += ["".join(generator.choices(parts, k=generator.randint(1, 40))) for _ in range(2000)]
+    pieces = [list(cut_at(SAFE_CUTS[pattern], text, length=1)) for text in texts]
+    assert ["".join(some) for some in pieces] == texts
+    assert sum(map(len, pieces)) > 1.5 * len(texts)
+    ids = iter(encode_texts(cut_tokenizer, [piece for some in pieces for piece in some]))
+    assert [[id for _ in some for id in next(ids)] for some in pieces] == encode_texts(cut_tokenizer, texts)
+
+
+def test_texts_are_encoded_as_the_tokenizer_does_whatever_their_length(tokenizer):
+    texts = [*HARD_TEXTS, "a line of text, the next\n" * (3 * PIECE_CHARACTERS // 25), "ab" * PIECE_CHARACTERS, ""]
+    whole = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert encode_texts(tokenizer, texts) == whole
+    assert len(list(cut_at(SAFE_CUTS["qwen2"], texts[-3], length=PIECE_CHARACTERS))) == 3
+    assert encode_texts(tokenizer, []) == []
+
+
+def test_an_added_word_is_found_wherever_a_text_could_be_cut(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    extended = load_tokenizer(tmp_path)
+    extended.add_tokens(["line\nthe"])
+    ids = encode_texts(extended, ["a line\nthe next " * PIECE_CHARACTERS])[0]
+    assert ids.count(extended.convert_tokens_to_ids("line\nthe")) == PIECE_CHARACTERS
 
 
 def test_a_reloaded_tokenizer_gives_identical_ids(tokenizer, tmp_path):
@@ -47,14 +98,42 @@ def test_training_is_deterministic_and_learns_merges():
     assert len(encode_texts(first, [" the"])[0]) == 1
 
 
+@pytest.mark.parametrize("run", ["ACGT" * 500, "天地玄黃" * 500, " " * 2000, "=" * 2000, "\n" * 2000, " \n" * 1000])
+def test_no_word_is_long_while_merges_are_learned(run):
+    words = pre_tokenizers.Split(Regex(TRAINING_PATTERN), behavior="isolated").pre_tokenize_str(f"a word {run} and another")
+    assert max(end - start for _, (start, end) in words) <= 2 * LONGEST_RUN + 1
+    assert "".join(word for word, _ in words) == f"a word {run} and another"
+
+
+def test_the_bound_on_words_changes_nothing_for_ordinary_text_and_is_not_saved(shared_data):
+    text = (shared_data / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
+    cut = [pre_tokenizers.Split(Regex(pattern), behavior="isolated").pre_tokenize_str(text)
+           for pattern in (TRAINING_PATTERN, BPE_PATTERN)]  # fmt: skip
+    assert cut[0] == cut[1]
+    assert len(cut[0]) > 200_000
+    saved = json.loads(train_bpe(["ACGT" * 500], vocab_size=262).backend_tokenizer.to_str())["pre_tokenizer"]
+    assert saved["pretokenizers"][0]["pattern"] == {"Regex": BPE_PATTERN}
+
+
 def test_a_vocabulary_below_bytes_and_specials_is_refused():
     with pytest.raises(ValueError, match="vocab_size is 259, the smallest possible is 260"):
         train_bpe(["text"], vocab_size=259)
 
 
-def test_text_that_cannot_fill_the_vocabulary_is_refused():
-    with pytest.raises(ValueError, match=r"the text yields 26\d different tokens, vocab_size asks for 5,000"):
-        train_bpe(["abcabc"], vocab_size=5000)
+def test_text_that_cannot_fill_the_vocabulary_gives_a_smaller_one_and_says_so(caplog):
+    caplog.set_level("INFO")
+    tokenizer = train_bpe(["abcabc"], vocab_size=5000)
+    assert len(tokenizer) == 263  # 256 bytes, 4 special tokens, "ab", "abc" and "abcabc"
+    assert "the text yields 263 different tokens, fewer than vocab_size 5,000" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "vocab_size"),
+    [(0, 512), (5_000, 512), (20_000, 768), (100_000, 1536), (1_000_000, 4096), (2_000_000, 6144), (20_000_000, 24_576),
+     (10**8, 32_768), (10**12, 32_768)],
+)  # fmt: skip
+def test_a_vocabulary_grows_with_the_root_of_the_text(num_bytes, vocab_size):
+    assert suitable_vocab_size(num_bytes) == vocab_size
 
 
 def test_the_books_simple_tokenizer_gives_four_ids_and_unk():

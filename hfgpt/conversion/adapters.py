@@ -13,10 +13,10 @@ from hfgpt.conversion.verification import check_equal, logits_of, probe_rows, we
 from hfgpt.conversion.weights_in import Model, empty_model
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import MissingFileError, UserError, WrongTypeError
+from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -32,18 +32,19 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     """
     if model.dtype != torch.float32:
         raise WrongTypeError(f"the model is {model.dtype}; adapters are merged in float32, cast it before and back afterwards.")
-    settings = read_json(folder / CONFIG_FILE)
+    settings = read_json(folder / ADAPTER_CONFIG)
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
         raise MissingFileError(f"{folder} holds no weights; one of {', '.join(WEIGHT_FILES)} is needed.")
     if settings.get("peft_type") != "LORA":
-        raise UserError(f"{folder / CONFIG_FILE}: peft_type is {settings.get('peft_type')!r}; LORA can be merged.")
+        raise UserError(f"{folder / ADAPTER_CONFIG}: peft_type is {settings.get('peft_type')!r}; LORA can be merged.")
     check_adapter_base(folder, model)
     tensors = read_file(path)
     if settings.get("task_type") == "SEQ_CLS" and isinstance(model, HfGptForCausalLM):
         model = classifier_of(model, _labels(folder, tensors), **_head_settings(folder))
     config = peft.PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
+    is_tied = model.config.tie_word_embeddings  # no longer, once an adapter lies beside one of the two
     try:
         adapted = peft.get_peft_model(model, config).eval()
     except ValueError as error:  # "Target modules {'c_attn'} not found in the base model."
@@ -55,13 +56,13 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     shapes = {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(adapted).items()}
     # Single rows of the embedding (a token_adapter) are the exception: PEFT trains and merges them in both places.
     tied = [name for name in shapes if {"lm_head", "embed_tokens"} & set(name.split(".")) and "token_adapter" not in name]
-    if tied and model.config.tie_word_embeddings:
+    if tied and is_tied:
         raise UserError(
             f"the adapter in {folder} changes {', '.join(tied)}; head and embedding are one matrix here, which would part."
         )
     # Our recipes name such rows twice, for transformers: as the embedding's and, with the name of the adapter, as the head's.
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".trainable_tokens_delta.default")}
-    check_tensors(tensors, shapes, source=str(path), title=f"{type(model).__name__} and its {CONFIG_FILE}")
+    check_tensors(tensors, shapes, source=str(path), title=f"{type(model).__name__} and its {ADAPTER_CONFIG}")
     peft.set_peft_model_state_dict(adapted, tensors)
     rows = probe_rows(model)
     beside = logits_of(adapted, rows)
@@ -72,7 +73,9 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
 def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
     """Refuse an adapter that was trained on other weights, though they have the same shapes.
 
-    Our recipes note the weights' hash beside the adapter; without that note nothing is known, and nothing is refused.
+    Every door of ours that loads an adapter asks here. Our recipes note the weights' hash beside the adapter; without that note
+    nothing is known, and nothing is refused.
+
     Raises: ValueError that names both hashes.
     """
     if not (folder / PASSPORT_NAME).is_file():
@@ -85,7 +88,8 @@ def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
     if base.get("sha256") not in (None, found):
         raise UserError(
             f"the adapter in {folder} was trained on {base.get('name')!r}, whose weights have the SHA-256 {base['sha256']}; those "
-            f"of the model at hand have {found}. Give the adapter's own base: {folder / 'base'} holds it."
+            f"of the model at hand have {found}, and with other weights it answers otherwise. Give it its own base, which its "
+            f"recipe wrote into {folder / BASE_FOLDER}."
         )
 
 

@@ -44,7 +44,7 @@ def read_file(path: Path) -> dict:
 
     Raises: ValueError for a file that is cut off, is of another kind, or holds code.
     """
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         try:
             return load_file(path)
         except SafetensorError as error:

@@ -174,6 +174,7 @@ def record_from_folder(folder: str | Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     import hfgpt  # noqa: F401 - the Auto classes know our model by it
+    from hfgpt.conversion.adapters import check_adapter_base
     from hfgpt.hub.artifacts import identify
 
     artifact = identify(folder)
@@ -186,6 +187,7 @@ def record_from_folder(folder: str | Path) -> Path:
     auto_class = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     model = auto_class.from_pretrained(whole, dtype=torch.float32, trust_remote_code=False)
     if artifact.kind == "adapter":
+        check_adapter_base(artifact.folder, model)
         model = PeftModel.from_pretrained(model, str(artifact.folder))
     has_tokenizer = (artifact.folder / "tokenizer.json").is_file()
     tokenizer = AutoTokenizer.from_pretrained(artifact.folder, trust_remote_code=False) if has_tokenizer else None

@@ -15,7 +15,7 @@ from hfgpt.conversion.weights_out import twin_kind, twin_of
 from hfgpt.errors import UserError, WrongTypeError
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
-from hfgpt.tokenization import BPE_PATTERN
+from hfgpt.tokenization import word_pattern
 
 GGUF_TYPES = ("f32", "f16", "q8_0")
 # What llama.cpp computes for each architecture, whatever the file says.
@@ -146,22 +146,12 @@ def pre_tokenizer_type(tokenizer: PreTrainedTokenizerFast) -> str:
     for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
         if model.get(option):
             raise UserError(f"the tokenizer's BPE has {option} {model[option]!r}, llama.cpp has no such option.")
-    steps = definition["pre_tokenizer"] or {"type": "none"}
-    steps = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
-    *splits, last = steps
-    if last["type"] == "ByteLevel" and not last["add_prefix_space"]:
-        if not splits and last["use_regex"]:
-            return "gpt-2"
-        if len(splits) == 1 and not last["use_regex"] and _is_our_split(splits[0]):
-            return "qwen2"
+    if (pattern := word_pattern(tokenizer)) is not None:
+        return pattern
     raise UserError(
         f"the tokenizer cuts text by {json.dumps(definition['pre_tokenizer'], ensure_ascii=False)}; llama.cpp knows a "
         "pattern only by name, and this one is neither Qwen2's (recipes/train_tokenizer.py) nor GPT-2's."
     )
-
-
-def _is_our_split(step: dict) -> bool:
-    return step == {"type": "Split", "pattern": {"Regex": BPE_PATTERN}, "behavior": "Isolated", "invert": False}
 
 
 def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerFast, *, rows: int) -> None:

@@ -22,7 +22,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "mer
 def from_hub(source: str) -> Path:
     """The folder with a Hub repository's weights, config and tokenizer. Raises: FileNotFoundError where there is none."""
     problem = f"{source} is neither a file or folder here (looked from {Path.cwd()}) nor a model on the Hub"
-    if Path(source).suffix in SUFFIXES or source.count("/") > 1 or source.startswith((".", "/", "~")):
+    if Path(source).suffix.lower() in SUFFIXES or source.count("/") > 1 or source.startswith((".", "/", "~")):
         raise MissingFileError(f"{problem}; check the spelling.")
     described = ["config.json", "generation_config.json", *TOKENIZER_FILES]
     try:
@@ -56,7 +56,7 @@ def recognise(path: Path) -> tuple[str, dict | None]:
                 "or the file of a checkpoint."
             )
         path = path / "ckpt.pt"
-    elif path.suffix not in SUFFIXES:
+    elif path.suffix.lower() not in SUFFIXES:
         raise UserError(
             f"{path} is no checkpoint: a folder, or a file in {', '.join((*TORCH_SUFFIXES, '.safetensors'))}, is needed."
         )

@@ -17,6 +17,7 @@ from hfgpt.conversion.checkpoints import check_tensors, read_folder, read_json, 
 from hfgpt.conversion.layouts import BOOK, GPT2, HEADS, NANOGPT, OPENAI, Biases, Entry, Layout, entries, take_in, with_zero_biases
 from hfgpt.conversion.recognition import from_hub, recognise, tensors_of
 from hfgpt.errors import UserError
+from hfgpt.folders import check_model_folder, is_unfinished
 from hfgpt.model.configuration_hfgpt import GPT2_SIZES, HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 
@@ -58,7 +59,8 @@ def read_source(
     Raises: FileNotFoundError and ValueError for what is missing, cut off, foreign or contradicts itself.
     """
     path = Path(source)
-    if not path.exists():
+    if not path.exists() or (path.is_dir() and is_unfinished(path)):
+        check_model_folder(source)
         path = from_hub(source)
     is_adapter = (path / "adapter_config.json").is_file()
     if is_adapter:  # its weights beside it are those of the base alone

@@ -36,9 +36,12 @@ TRIMMERS: tuple[Callable[[str], str], ...] = (
 
 @dataclass(frozen=True)
 class Segment:
-    """A special token of the template (`token`), or a run of text: literal strings and indices of messages."""
+    """A special token of the template (`token`), or a run of text: literal strings and indices of messages.
 
-    learned: bool
+    `answer` is the index of the answer that it belongs to and that is learned with it, None of what is no answer.
+    """
+
+    answer: int | None
     token: int | None = None
     parts: tuple[str | int, ...] = ()
     follows: str = "start"  # "start" of everything, a "token", or "text" that was cut here
@@ -78,18 +81,23 @@ class ConversationEncoder:
         eos = tokenizer.eos_token or ""
         self._prefix_after_token = self._prefix_at_start and self._plain(eos + "a")[-len(self._plain("a")) :] == self._plain("a")
 
-    def encode(self, conversations: list[list[Message]]) -> list[tuple[list[int], list[bool]]]:
+    def encode(
+        self, conversations: list[list[Message]], unlearned: list[list[int]] | None = None
+    ) -> list[tuple[list[int], list[bool]]]:
         """Ids of each conversation, and which of them are learned: answers with the token that ends them.
 
+        Args: `unlearned` numbers, for each conversation, the messages that are not learned although they are answers.
         Raises: ValueError for a conversation that the template refuses or changes, and for a template whose answers do not end.
         """
-        return self._encode(conversations, generation_prompt=False)
+        return self._encode(conversations, unlearned or [[]] * len(conversations), generation_prompt=False)
 
     def encode_prompts(self, conversations: list[list[Message]]) -> list[list[int]]:
         """Ids of conversations that end before an answer; what the model goes on with is what `encode` has after them."""
-        return [ids for ids, _ in self._encode(conversations, generation_prompt=True)]
+        return [ids for ids, _ in self._encode(conversations, [[]] * len(conversations), generation_prompt=True)]
 
-    def _encode(self, conversations: list[list[Message]], *, generation_prompt: bool) -> list[tuple[list[int], list[bool]]]:
+    def _encode(
+        self, conversations: list[list[Message]], unlearned: list[list[int]], *, generation_prompt: bool
+    ) -> list[tuple[list[int], list[bool]]]:
         runs: dict[str, list[str]] = {"start": [], "token": [], "text": []}
         layouts = []
         for messages in conversations:
@@ -103,13 +111,13 @@ class ConversationEncoder:
                     runs[segment.follows].append(text)
         encoded = {follows: iter(self._encode_runs(texts, follows)) for follows, texts in runs.items()}
         results = []
-        for layout in layouts:
+        for layout, not_learned in zip(layouts, unlearned, strict=True):
             ids: list[int] = []
             learned: list[bool] = []
             for segment in layout.segments:
                 piece = [segment.token] if segment.token is not None else next(encoded[segment.follows])
                 ids += piece
-                learned += [segment.learned] * len(piece)
+                learned += [segment.answer is not None and segment.answer not in not_learned] * len(piece)
             results.append((ids, learned))
         return results
 
@@ -191,7 +199,7 @@ class ConversationEncoder:
         for index, literal in zip(order, literals, strict=False):
             if roles[index] == "assistant":
                 builder.add_literal(literal[: starts[index]])
-                builder.begin_answer()
+                builder.begin_answer(index)
                 builder.add_literal(literal[starts[index] :])
                 builder.add_content(index)
                 builder.answered = True
@@ -200,7 +208,7 @@ class ConversationEncoder:
                 builder.add_content(index)
         builder.add_literal(literals[-1])
         builder.flush()
-        if complete and builder.learned:
+        if complete and builder.answer is not None:
             raise UserError(
                 f"the tokenizer's chat template writes {literals[-1]!r} after an answer, and no special token that could end it, "
                 "so the model would never learn to stop; choose the prompt style 'chat' or 'alpaca'."
@@ -233,26 +241,27 @@ class ConversationEncoder:
 
 
 class SegmentBuilder:
-    """Collects literals and contents into segments; `learned` is true from the start of an answer to its first special token."""
+    """Collects literals and contents into segments; `answer` is set from the start of one to its first special token."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, control: set[int]):
         self.tokenizer, self.control = tokenizer, control
         self.segments: list[Segment] = []
-        self.learned = self.answered = False
+        self.answer: int | None = None
+        self.answered = False
         self._parts: list[str | int] = []
         self._follows = "start"
 
     def flush(self, *, before: str = "text") -> None:
         if self._parts:
-            self.segments.append(Segment(self.learned, parts=tuple(self._parts), follows=self._follows))
+            self.segments.append(Segment(self.answer, parts=tuple(self._parts), follows=self._follows))
             self._follows = "text"
         self._parts = []
         if before == "token":
             self._follows = "token"
 
-    def begin_answer(self) -> None:
+    def begin_answer(self, index: int) -> None:
         self.flush()
-        self.learned, self.answered = True, False
+        self.answer, self.answered = index, False
 
     def add_content(self, index: int) -> None:
         self._parts.append(index)
@@ -266,9 +275,9 @@ class SegmentBuilder:
             if start > done:
                 self._parts.append(text[done:start])
             self.flush(before="token")
-            self.segments.append(Segment(self.learned, token=id))
+            self.segments.append(Segment(self.answer, token=id))
             if self.answered:
-                self.learned = self.answered = False
+                self.answer, self.answered = None, False
             done = end
         if done < len(text):
             self._parts.append(text[done:])

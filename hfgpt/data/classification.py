@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import pandas
 
-from hfgpt.data.decontamination import normalize, similar_groups
+from hfgpt.data.decontamination import keep_copies_together, normalize, similar_groups
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import Record
+from hfgpt.data.row_errors import RowError, RowErrors, refuse
 from hfgpt.data.splitting import SPLITS, Split
 from hfgpt.errors import UserError
 
@@ -55,9 +56,10 @@ class LabelledOptions:
             raise UserError(f"labels are {self.labels}; every label is named once.")
 
 
-def load_examples(records: Iterable[Record], options: LabelledOptions, passport: Passport):
+def load_examples(records: Iterable[Record], options: LabelledOptions, passport: Passport, errors: RowErrors | None = None):
     """The records as a `Dataset` with the columns text, label (a name, or a list of names), source and row_id.
 
+    Args: `errors` decides about rows that are no examples; None raises.
     Raises: ValueError for a missing column, a blank text, a missing or unknown label and for no examples, with file and line.
     """
     from datasets import Dataset, Features, List, Value
@@ -66,24 +68,30 @@ def load_examples(records: Iterable[Record], options: LabelledOptions, passport:
     columns: dict[str, list] = {"text": [], "label": [], "source": [], "row_id": []}
     blank = 0
     for record in records:
-        text = _cell(record, options.text_column, "text_column")
-        if text is not None and not isinstance(text, str):
-            raise UserError(f"{record}: the column {options.text_column!r} is a {type(text).__name__}, a text is needed.")
-        if text is None or not text.strip():
-            if options.blank_texts == "error":
-                raise UserError(f"{record}: the text is blank; repair the row, or set blank_texts: drop.")
-            blank += 1
+        try:
+            text = _text_of(record, options)
+            if not text.strip() and options.blank_texts == "drop":
+                blank += 1
+                continue
+            if not text.strip():
+                raise record.error("the text is blank; repair the row, or set blank_texts: drop.", reason="blank text")
+            label = _label_of(record, options)
+            if columns["label"] and isinstance(label, list) != isinstance(columns["label"][0], list):
+                raise record.error(
+                    f"{_one_or_several(label)}, and {_one_or_several(columns['label'][0])} in {columns['source'][0]}, row "
+                    f"{columns['row_id'][0]}; write lists in all rows, or in none.",
+                    reason="one label among lists of labels, or the other way round",
+                )
+        except RowError as error:
+            refuse(error, errors)
             continue
-        label = _label_of(record, options)
-        if columns["label"] and isinstance(label, list) != isinstance(columns["label"][0], list):
-            raise UserError(
-                f"{record}: {_one_or_several(label)}, and {_one_or_several(columns['label'][0])} in {columns['source'][0]}, row "
-                f"{columns['row_id'][0]}; write lists in all rows, or in none."
-            )
         for name, value in (("text", text), ("label", label), ("source", record.source), ("row_id", record.row_id)):
             columns[name].append(value)
+    if errors is not None:
+        errors.finish(columns["source"], passport)
     if not columns["text"]:
-        raise UserError(f"no labelled examples: {blank:,} rows were read, all with blank texts; name files that hold some.")
+        found = f"{blank:,} rows were read, all with blank texts" if blank else "0 rows were read"
+        raise UserError(f"no labelled examples: {found}; name files that hold some.")
     several = isinstance(columns["label"][0], list)
     features = Features({name: Value("string") for name in columns})
     if several:
@@ -93,12 +101,25 @@ def load_examples(records: Iterable[Record], options: LabelledOptions, passport:
     return examples
 
 
+def _text_of(record: Record, options: LabelledOptions) -> str:
+    text = _cell(record, options.text_column, "text_column")
+    if text is None or text != text:  # NaN, which is unequal to itself, is how pandas writes an empty cell into JSON
+        return ""
+    if not isinstance(text, str):
+        raise record.error(
+            f"the column {options.text_column!r} is a {type(text).__name__}, a text is needed; quote it, or remove the row.",
+            reason="the text is no string",
+        )
+    return text
+
+
 def _cell(record: Record, column: str, key: str) -> object:
     if column not in record.values:
         found = ", ".join(repr(name) if len(name) < 40 else repr(name[:36] + "...") for name in record.values) or "none"
-        raise UserError(
-            f"{record}: no column {column!r}, found {found}; name the right one with {key} (and where the first line of a file "
-            "is an example already, set header: false and columns)."
+        raise record.error(
+            f"no column {column!r}, found {found}; name the right one with {key} (and where the first line of a file "
+            "is an example already, set header: false and columns).",
+            reason=f"no column {column!r}",
         )
     return record.values[column]
 
@@ -118,17 +139,23 @@ def _label_name(record: Record, value: object, options: LabelledOptions) -> str:
     if isinstance(value, bool):
         value = str(value).lower()
     if value is None or value != value or not str(value).strip():  # NaN is unequal to itself
-        raise UserError(f"{record}: the label in column {options.label_column!r} is missing; add it, or take the row out.")
+        raise record.error(
+            f"the label in column {options.label_column!r} is missing; add it, or take the row out.", reason="no label"
+        )
     if not isinstance(value, (str, int)):
-        raise UserError(f"{record}: the label {value!r} is a {type(value).__name__}; a word, an id or a list of them is needed.")
+        raise record.error(
+            f"the label {value!r} is a {type(value).__name__}; a word, an id or a list of them is needed.",
+            reason="the label is neither a word nor an id",
+        )
     name = str(value).strip()
     if options.labels is None or name in options.labels:
         return name
     if name.isdecimal() and int(name) < len(options.labels):
         return options.labels[int(name)]
-    raise UserError(
-        f"{record}: the label {name!r} is none of {', '.join(options.labels)} (nor the id of one, 0 to {len(options.labels) - 1}); "
-        "correct it, or add it to labels."
+    raise record.error(
+        f"the label {name!r} is none of {', '.join(options.labels)} (nor the id of one, 0 to {len(options.labels) - 1}); "
+        "correct it, or add it to labels.",
+        reason=f"the label {name!r} is not among the known ones",
     )
 
 
@@ -256,12 +283,15 @@ def split_examples(
     test_share: float = 0.2,
     seed: int = 123,
     method: str = "random",
+    near_copy_similarity: float | None = None,
 ):
     """The `DatasetDict` of train, validation and test; a share of 0 leaves its side out.
 
     Args:
         method: "random" shuffles and cuts; "stratified" does so within each label, so that every side has the same shares of
             the labels, up to rounding, and every label at least one training example.
+        near_copy_similarity: texts that are this similar are put on one side, see `keep_copies_together`; None leaves them where
+            they are drawn.
     Source: "random" is random_split of Raschka's chapter 6: the same rows in the same order for the same seed.
     Raises: ValueError for shares that leave nothing to train on, and where a side that was asked for stays empty.
     """
@@ -286,6 +316,11 @@ def split_examples(
             sides[2].extend(shuffled[:test])
             sides[1].extend(shuffled[test : test + validation])
             sides[0].extend(shuffled[test + validation :])
+    if near_copy_similarity is not None:
+        labels = [_as_key(label) for label in examples["label"]]
+        named = dict(zip(SPLITS, sides, strict=True))
+        sides = keep_copies_together(named, examples["text"][:], threshold=near_copy_similarity, labels=labels).values()
+    if method == "stratified":
         for side in sides:
             side.sort()  # the file's order, not label by label
     wanted = {"train": True, "validation": validation_share > 0, "test": test_share > 0}
@@ -321,7 +356,8 @@ def check_labels(splits, options: LabelledOptions) -> list[str]:
             if unseen:
                 raise UserError(
                     f"the label {unseen[0]!r} is only in the {name} split (first in {row['source']}, row {row['row_id']}) and has "
-                    "no training example; add some, take it out, or leave rare labels out with min_label_count."
+                    "no training example; add some, take it out, leave rare labels out with min_label_count, or, where they "
+                    "were dropped as copies, keep those with decontaminate: false."
                 )
     missing = [name for name in names if not counts[name]]
     if missing:

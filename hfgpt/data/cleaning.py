@@ -2,12 +2,13 @@
 
 import time
 
+from hfgpt.data.on_disk import select, texts_of
 from hfgpt.data.passport import Passport
 
 
 def drop_blank(documents, passport: Passport):
     """Drop documents without a single visible character."""
     start = time.perf_counter()
-    kept = documents.select([index for index, text in enumerate(documents["text"]) if text.strip()])
+    kept = select(documents, [index for index, text in enumerate(texts_of(documents)) if text.strip()])
     passport.record("drop blank", len(documents), len(kept), start)
     return kept

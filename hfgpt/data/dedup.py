@@ -3,6 +3,7 @@
 import hashlib
 import time
 
+from hfgpt.data.on_disk import select, texts_of
 from hfgpt.data.passport import Passport
 
 
@@ -11,10 +12,10 @@ def drop_exact_duplicates(documents, passport: Passport):
     start = time.perf_counter()
     seen: set[bytes] = set()
     kept = []
-    for index, text in enumerate(documents["text"]):
+    for index, text in enumerate(texts_of(documents)):
         digest = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
         if digest not in seen:
             seen.add(digest)
             kept.append(index)
     passport.record("drop exact duplicates", len(documents), len(kept), start)
-    return documents.select(kept)
+    return select(documents, kept)

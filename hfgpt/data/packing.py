@@ -11,10 +11,18 @@ is predicted exactly once, which is what makes bits per byte right, and the empt
 `position_ids` restart with each document; the attention masks of transformers keep the documents apart by them.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import bisect
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from hfgpt.data.windows import sliding_windows
+
+DOCUMENTS_TOGETHER = 10_000  # short documents and ends of long ones that are sorted and packed as one
+ROWS_AT_ONCE = 4_096  # of a block, so that memory stays constant however long a document is
 
 
 @dataclass
@@ -32,97 +40,148 @@ class PackingCounts:
 
 @dataclass
 class Rows:
-    """Fixed-length rows; `input_ids` and `position_ids` are lists of `context_length` ids each."""
+    """A block of fixed-length rows: `input_ids` and `position_ids` are int32 arrays, (rows, context_length)."""
 
-    input_ids: list[list[int]] = field(default_factory=list)
-    position_ids: list[list[int]] = field(default_factory=list)
-
-    def add(self, segments: Iterable[list[int]], *, context_length: int, pad: int) -> int:
-        """Lay segments side by side, positions restarting with each, and fill up; returns the padding's length."""
-        ids: list[int] = []
-        positions: list[int] = []
-        for segment in segments:
-            ids += segment
-            positions += range(len(segment))
-        padding = context_length - len(ids)
-        self.input_ids.append(ids + [pad] * padding)
-        self.position_ids.append(positions + list(range(padding)))
-        return padding
+    input_ids: np.ndarray
+    position_ids: np.ndarray
 
 
-def pack(documents: Iterable[list[int]], *, context_length: int, separator: int, pad: int, counts: PackingCounts) -> Rows:
+def pack(
+    documents: Iterable[Sequence[int]],
+    *,
+    context_length: int,
+    separator: int,
+    pad: int,
+    counts: PackingCounts,
+    together: int = DOCUMENTS_TOGETHER,
+) -> Iterator[Rows]:
     """Pack documents into rows by best fit; nothing is lost and no document is cut that fits into one row.
 
     A document too long for one row is continued in another that repeats its last token, so that the token after it is still
     predicted from something. Only its end shares a row with others, and comes first there.
 
     Args:
-        documents: token ids of each document, without separators.
+        documents: token ids of each document, without separators; read one at a time.
         context_length: tokens a row, 3 or more.
         separator, pad: ids of the two special tokens; they differ, or the end of a document would not be learned.
         counts: is added to.
-    Cost: sorts the documents it is given, O(n log n), in memory; call it on batches of a large corpus.
+        together: number of documents whose rows are filled up with each other.
+    Yields: the rows in blocks of `ROWS_AT_ONCE`; the last is smaller.
+    Cost: linear in the tokens, O(n log n) in the documents that are packed together; of each of these, at most a row is kept.
     Source: the best-fit-decreasing heuristic of bin packing; Ding et al. (2024), Fewer Truncations Improve Language Modeling.
     """
-    rows = Rows()
-    openings: list[list[int]] = []
-    tails: list[list[int]] = []
+    bins = _packed_bins(documents, context_length=context_length, separator=separator, counts=counts, together=together)
+    return _in_blocks(bins, context_length=context_length, pad=pad, counts=counts)
+
+
+def cut_windows(
+    documents: Iterable[Sequence[int]], *, window: int, stride: int, separator: int, pad: int, counts: PackingCounts
+) -> Iterator[Rows]:
+    """The book's rows: each document, closed by its separator, in sliding windows; one window a row, in blocks as `pack`'s."""
+    bins = _window_bins(documents, window=window, stride=stride, separator=separator, counts=counts)
+    return _in_blocks(bins, context_length=window, pad=pad, counts=counts)
+
+
+def _packed_bins(
+    documents: Iterable[Sequence[int]], *, context_length: int, separator: int, counts: PackingCounts, together: int
+) -> Iterator[list[np.ndarray]]:
+    documents = iter(documents)
+    while True:
+        openings: list[np.ndarray] = []
+        tails: list[np.ndarray] = []
+        for ids in itertools.islice(documents, together):
+            counts.documents += 1
+            counts.tokens += len(ids)
+            counts.separators += 1
+            # A slice of an array shares its memory; one of a list is a copy, which makes a long document quadratic.
+            segment = np.empty(len(ids) + 1, dtype=np.int32)
+            segment[0], segment[1:] = separator, ids
+            # The closing separator needs a place in the row too, hence the + 1.
+            if len(segment) + 1 <= context_length:
+                openings.append(segment)
+                continue
+            while len(segment) + 1 > context_length:
+                yield [segment[:context_length]]
+                segment = segment[context_length - 1 :]
+                counts.repeated += 1
+            tails.append(segment.copy())  # by itself, or the whole document would stay in memory
+        if not openings and not tails:
+            return
+        for segments in best_fit(openings, begun=[[tail] for tail in tails], capacity=context_length - 1):
+            segments[-1] = np.append(segments[-1], np.int32(separator))
+            counts.separators += 1
+            yield segments
+
+
+def _window_bins(
+    documents: Iterable[Sequence[int]], *, window: int, stride: int, separator: int, counts: PackingCounts
+) -> Iterator[list[np.ndarray]]:
     for ids in documents:
         counts.documents += 1
         counts.tokens += len(ids)
         counts.separators += 1
-        segment = [separator, *ids]
-        # The closing separator needs a place in the row too, hence the + 1.
-        while len(segment) + 1 > context_length:
-            rows.add([segment[:context_length]], context_length=context_length, pad=pad)
-            segment = segment[context_length - 1 :]
-            counts.repeated += 1
-        # A text never holds the separator, so only a document that was not cut begins with it.
-        (openings if segment[0] == separator else tails).append(segment)
-    for segments in best_fit(openings, begun=[[tail] for tail in tails], capacity=context_length - 1):
-        segments[-1] = [*segments[-1], separator]
-        counts.separators += 1
-        counts.padding += rows.add(segments, context_length=context_length, pad=pad)
-    counts.rows += len(rows.input_ids)
+        closed = np.empty(len(ids) + 1, dtype=np.int32)
+        closed[:-1], closed[-1] = ids, separator
+        used = 0
+        for piece in sliding_windows(closed, window=window, stride=stride):
+            used += len(piece)
+            yield [piece]
+        counts.repeated += used - len(closed)
+
+
+def _in_blocks(bins: Iterator[list[np.ndarray]], *, context_length: int, pad: int, counts: PackingCounts) -> Iterator[Rows]:
+    while block := list(itertools.islice(bins, ROWS_AT_ONCE)):
+        counts.rows += len(block)
+        counts.padding += len(block) * context_length - sum(len(segment) for segments in block for segment in segments)
+        yield Rows(
+            lay_out(block, length=context_length, fill=pad),
+            restarting_positions(block, length=context_length),
+        )
+
+
+def lay_out(bins: list[list[Sequence[int]]], *, length: int, fill: int) -> np.ndarray:
+    """Segments side by side, one bin a row, filled up at the right: (bins, length)."""
+    rows = np.full((len(bins), length), fill, dtype=np.int32)
+    if bins:
+        used = np.array([sum(map(len, segments)) for segments in bins])
+        rows[np.arange(length) < used[:, None]] = np.concatenate([segment for segments in bins for segment in segments])
     return rows
 
 
-def best_fit(segments: list[list[int]], *, begun: list[list[list[int]]], capacity: int) -> list[list[list[int]]]:
+def restarting_positions(bins: list[list[Sequence[int]]], *, length: int) -> np.ndarray:
+    """Positions from 0 for each segment, and for the padding at the end of a row: (bins, length)."""
+    sizes = [size for segments in bins for size in (*map(len, segments), length - sum(map(len, segments)))]
+    sizes = np.array(sizes, dtype=np.int64)
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return (np.arange(len(starts)) - starts).astype(np.int32).reshape(len(bins), length)
+
+
+def best_fit(segments: list[Sequence[int]], *, begun: list[list[Sequence[int]]], capacity: int) -> list[list[Sequence[int]]]:
     """Put each segment, longest first, where the least room is left behind; equal lengths keep their order.
 
     `begun` are bins that hold something already: the end of a cut document. It stays first in its row, and alone of its kind,
     because it does not begin with the separator that closes the document before.
+
+    Cost: O(n log n) for n segments, whatever the capacity.
     """
     bins = begun
-    bins_with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
+    bins_with_room: dict[int, list[int]] = defaultdict(list)
     for index, begun_bin in enumerate(bins):
         bins_with_room[capacity - sum(map(len, begun_bin))].append(index)
+    rooms = sorted(bins_with_room)  # those that a bin has, so that the next larger one is found by bisection
     for segment in sorted(segments, key=len, reverse=True):
-        for room in range(len(segment), capacity + 1):
-            if bins_with_room[room]:
-                index = bins_with_room[room].pop()
-                break
+        place = bisect.bisect_left(rooms, len(segment))
+        if place < len(rooms):
+            room = rooms[place]
+            index = bins_with_room[room].pop()
+            if not bins_with_room[room]:
+                del rooms[place]
         else:
+            room, index = capacity, len(bins)
             bins.append([])
-            index, room = len(bins) - 1, capacity
         bins[index].append(segment)
-        bins_with_room[room - len(segment)].append(index)
+        left = room - len(segment)
+        if not bins_with_room[left]:
+            bisect.insort(rooms, left)
+        bins_with_room[left].append(index)
     return bins
-
-
-def cut_windows(
-    documents: Iterable[list[int]], *, window: int, stride: int, separator: int, pad: int, counts: PackingCounts
-) -> Rows:
-    """The book's rows: each document, closed by its separator, in sliding windows; one window a row."""
-    rows = Rows()
-    for ids in documents:
-        counts.documents += 1
-        counts.tokens += len(ids)
-        counts.separators += 1
-        used = 0
-        for piece in sliding_windows([*ids, separator], window=window, stride=stride):
-            used += len(piece)
-            counts.padding += rows.add([piece], context_length=window, pad=pad)
-        counts.repeated += used - len(ids) - 1
-    counts.rows += len(rows.input_ids)
-    return rows

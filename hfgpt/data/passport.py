@@ -58,6 +58,8 @@ class Passport:
     @classmethod
     def load(cls, folder: Path) -> "Passport":
         """Raises: FileNotFoundError where there is none, ValueError where it is not one of ours."""
+        if not folder.is_dir():
+            raise MissingFileError(f"{folder} does not exist (looked from {Path.cwd()}); recipes/prepare_data.py writes one.")
         path = folder / PASSPORT_NAME
         if not path.is_file():
             raise MissingFileError(f"{path} does not exist; a folder that recipes/prepare_data.py wrote is needed here.")

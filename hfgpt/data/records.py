@@ -5,9 +5,9 @@ record only knows its values and its place, so that every complaint about it can
 """
 
 import csv
+import itertools
 import json
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +15,12 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from hfgpt.data.encoding import decoded_lines
+from hfgpt.data.row_errors import RowError, RowErrors, refuse
 from hfgpt.data.sources import (
     JSON_SUFFIXES,
     ReadingOptions,
     Source,
-    decoded_lines,
     find_sources,
     hub_rows,
     json_rows,
@@ -30,6 +31,11 @@ from hfgpt.data.sources import (
 from hfgpt.errors import UserError
 
 RECORD_SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES, ".parquet")
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
+# Excel writes, and reads, a first line that only names the separator.
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?')
+FIELD_BEGINS_WITH_QUOTE = re.compile(r'(?:^|\t)"')
+FIELD_HOLDS_DOUBLED_QUOTE = re.compile(r'(?:^|\t)"[^\t]*""[^\t]*"')
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class RecordOptions:
         hub_split, hub_revision: split, and branch, tag or commit, of a Hub dataset; None is its default branch.
         header: whether the first line of a CSV or TSV file names its columns.
         columns: names of the columns of CSV and TSV files without that line, in order.
+        separator: what separates the columns of CSV and TSV files, one of `SEPARATORS` or a character; None tells it from the first
+            line.
         max_records: stop after this many records in all; None reads everything.
     Raises: ValueError where header and columns contradict each other.
     """
@@ -48,9 +56,16 @@ class RecordOptions:
     hub_revision: str | None = None
     header: bool = True
     columns: list[str] | None = None
+    separator: str | None = None
     max_records: int | None = None
 
     def __post_init__(self):
+        if self.separator is not None and (
+            self.separator not in (*SEPARATORS, "\\t") and (len(self.separator) != 1 or self.separator in '"\r\n')
+        ):
+            raise UserError(
+                f"separator is {self.separator!r}; allowed are {', '.join(SEPARATORS)} and single characters such as '|'."
+            )
         if self.header and self.columns:
             raise UserError(
                 f"columns are {self.columns} and header is true; a file whose first line names its columns needs no names, "
@@ -79,19 +94,25 @@ class Record:
         """Where it is, for messages: "reviews.csv, line 3"."""
         return f"{self.source}, {self.place}"
 
+    def error(self, message: str, *, reason: str) -> RowError:
+        """That this row cannot be used: `message` says why and what to do, `reason` the kind of it, without names or values."""
+        return RowError(f"{self}: {message}", reason=reason, source=self.source)
 
-def read_records(names: Iterable[str], options: RecordOptions) -> Iterator[Record]:
+
+def read_records(names: Iterable[str], options: RecordOptions, errors: RowErrors | None = None) -> Iterator[Record]:
     """The rows of .csv, .tsv, .json, .jsonl, .ndjson and .parquet files, Hub datasets and `python-docs`, one after the other.
 
-    Names may be patterns. CSV is read with quotes, which may hold line breaks; in TSV a quote is a character like any other.
-    A value is a string in CSV and TSV, otherwise what the file has there; class ids of a Hub dataset become their names.
+    Names may be patterns. Tables are read as pandas and Excel write them, with quotes that may hold separators and line breaks; in
+    a TSV file whose quotes enclose no fields they are characters like any other. A value is a string in CSV and TSV, otherwise
+    what the file has there; class ids of a Hub dataset become their names.
 
+    Args: `errors` decides about rows that cannot be used; None raises.
     Memory: one row (CSV, TSV, JSON lines, Hub) or one row group (Parquet); a .json list is read whole.
     Raises: FileNotFoundError for a missing file or dataset, ValueError for what cannot be read, with file and line.
     """
     count = 0
     for source in _record_sources(names):
-        for record in _read(source, options):
+        for record in _read(source, options, errors):
             if options.max_records is not None and count >= options.max_records:
                 return
             count += 1
@@ -108,19 +129,21 @@ def _record_sources(names: Iterable[str]) -> list[Source]:
     sources = []
     for source in find_sources(names, file_suffixes=RECORD_SUFFIXES):
         if source.path is not None:
-            if source.path.suffix not in RECORD_SUFFIXES:
-                raise UserError(f"{source.name} is no table; rows are read from {', '.join(RECORD_SUFFIXES)} files.")
+            if source.path.suffix.lower() not in RECORD_SUFFIXES:
+                raise UserError(
+                    f"{source.name} is no table; rows are read from {', '.join(RECORD_SUFFIXES)} files; save it as one of them."
+                )
             if source.kind == "text":
-                source = replace(source, kind=source.path.suffix.removeprefix("."))
+                source = replace(source, kind=source.path.suffix.lower().removeprefix("."))
         sources.append(source)
     return sources
 
 
-def _read(source: Source, options: RecordOptions) -> Iterator[Record]:
+def _read(source: Source, options: RecordOptions, errors: RowErrors | None) -> Iterator[Record]:
     if source.kind in ("csv", "tsv"):
-        return _read_table(source, options)
+        return _read_table(source, options, errors)
     if source.kind == "json":
-        return _read_json(source)
+        return _read_json(source, errors)
     if source.kind == "parquet":
         return _read_parquet(source)
     if source.kind == "hub":
@@ -128,25 +151,39 @@ def _read(source: Source, options: RecordOptions) -> Iterator[Record]:
     return _read_python_docs(source.name)
 
 
-def _read_table(source: Source, options: RecordOptions) -> Iterator[Record]:
-    rows = _csv_rows(source.path) if source.kind == "csv" else _tsv_rows(source.path)
+def _read_table(source: Source, options: RecordOptions, errors: RowErrors | None) -> Iterator[Record]:
+    separator, begin = _separator(source, options)
+    settings: dict = {"separator": separator, "begin": begin}
+    if separator == "\t" and not _quotes_enclose_fields(source.path, begin):
+        settings["quoting"] = csv.QUOTE_NONE
+    rows = _table_rows(source.path, **settings)
     names = options.columns
     if options.header:
         line, names = next(rows, (1, []))
+        if len(names) > 1 and all(name.startswith(" ") for name in names[1:]):
+            # written as "a, b": a quote after such a space encloses a field, too
+            rows = _table_rows(source.path, **settings, skipinitialspace=True)
+            next(rows)
+        names = [name.strip() for name in names]
+        while names and not names[-1]:
+            names.pop()  # separators at the end of the line, of which spreadsheets write many
         if not names:
             raise UserError(f"{source.name} is empty; a first line with the names of the columns is needed.")
         _check_column_names(names, f"{source.name}, line {line}")
     for line, fields in rows:
-        if len(fields) != len(names):
-            raise UserError(
-                f"{source.name}, line {line}: {len(fields)} fields, {len(names)} are needed ({', '.join(names)}); "
-                + (
-                    "quote fields that hold a comma, a quote or a line break."
-                    if source.kind == "csv"
-                    else "no text may hold a tab."
-                )
+        if len(fields) > 1 and not any(map(str.strip, fields)):
+            continue  # an empty row of a spreadsheet
+        values, beyond = fields[: len(names)], fields[len(names) :]
+        record = Record(dict(zip(names, values)), source.name, f"line {line}", str(line))
+        if len(values) < len(names) or any(map(str.strip, beyond)):
+            name = next((name for name, character in SEPARATORS.items() if character == separator), repr(separator))
+            message = (
+                f"{len(fields)} fields, {len(names)} are needed ({', '.join(names)}), separated by {name}; quote fields that hold "
+                f"a {name}, a quote or a line break, or give the right separator."
             )
-        yield Record(dict(zip(names, fields, strict=True)), source.name, f"line {line}", str(line))
+            refuse(record.error(message, reason="wrong number of fields"), errors)
+        else:
+            yield record
 
 
 def _check_column_names(names: list[str], place: str) -> None:
@@ -157,50 +194,129 @@ def _check_column_names(names: list[str], place: str) -> None:
         )
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the number of the line they begin on; empty lines between them are none."""
-    csv.field_size_limit(sys.maxsize)  # the default of 131,072 characters is less than a long text
+def _separator(source: Source, options: RecordOptions) -> tuple[str, int]:
+    """The separator of a table's columns, and how many lines precede the table: one, where that line only names the separator."""
+    lines = (line.rstrip("\r\n") for _, line in decoded_lines(source.path))
+    first = next(lines, "")
+    named = SEPARATOR_LINE.fullmatch(first)
+    begin = 1 if named else 0
+    if options.separator is not None:
+        return SEPARATORS.get(options.separator, "\t" if options.separator == "\\t" else options.separator), begin
+    if named:
+        return named[1], begin
+    while not first.strip():
+        first = next(lines, None)
+        if first is None:
+            break
+    usual = "\t" if source.kind == "tsv" else ","
+    widths = {
+        separator: len(next(csv.reader([first or ""], delimiter=separator), [])) for separator in (usual, *SEPARATORS.values())
+    }
+    wanted = len(options.columns) if options.columns else max(widths.values())
+    return next((separator for separator, width in widths.items() if width == wanted), usual), begin
+
+
+def _quotes_enclose_fields(path: Path, begin: int) -> bool:
+    """Whether the quotes of a tab-separated file enclose fields, as pandas and Excel write them, or belong to the texts.
+
+    The reading that gives more rows the header's number of fields is right. Where both fit, quotes enclose fields if the first
+    row's all are enclosed, or if quotes within them are doubled; not where they would swallow lines that are rows by themselves.
+    """
+    if not any(FIELD_BEGINS_WITH_QUOTE.search(line) for _, line in decoded_lines(path)):
+        return False
+    shapes = {}
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
+        try:
+            shapes[quoting] = _shape(_table_rows(path, separator="\t", begin=begin, quoting=quoting))
+        except UserError:
+            return False  # a quote that is never closed, or text after one
+    (width, rows, wrong), (_, plain_rows, plain_wrong) = shapes[csv.QUOTE_MINIMAL], shapes[csv.QUOTE_NONE]
+    if wrong != plain_wrong:
+        return wrong < plain_wrong
+    if rows < plain_rows:
+        return width == 1
+    _, first = next(_table_rows(path, separator="\t", begin=begin, quoting=csv.QUOTE_NONE))
+    all_enclosed = all(len(field) > 1 and field[0] == field[-1] == '"' for field in first)
+    return all_enclosed or any(FIELD_HOLDS_DOUBLED_QUOTE.search(line) for _, line in decoded_lines(path))
+
+
+def _shape(rows: Iterator[tuple[int, list[str]]]) -> tuple[int, int, int]:
+    """How many fields the first row has, how many rows there are, and how many of them have another number of fields."""
+    width = count = wrong = 0
+    for _, fields in rows:
+        count += 1
+        width = width or len(fields)
+        wrong += len(fields) != width
+    return width, count, wrong
+
+
+def _table_rows(path: Path, *, separator: str, begin: int, **settings) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the number of the line they begin on; empty lines between them are none.
+
+    Args: `begin` lines are left out first; `settings` are more of `csv.reader`.
+    """
+    csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is less than a long text; C's long on Windows ends here
     # strict: otherwise a quote that nobody closes silently swallows the rest of the file
-    reader = csv.reader((line for _, line in decoded_lines(path)), strict=True)
+    reader = csv.reader(itertools.islice(_table_lines(path), begin, None), delimiter=separator, strict=True, **settings)
     while True:
-        line = reader.line_num + 1
+        line = begin + reader.line_num + 1
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise UserError(f"{path}, line {line}: the row that begins here is no valid CSV ({error}).") from None
+            raise UserError(
+                f"{path}, line {line}: the row that begins here is no valid CSV ({error}); close each quote that opens a field, "
+                "and double those within."
+            ) from None
         if fields is None:
             return
         if fields:
             yield line, fields
 
 
-def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _table_lines(path: Path) -> Iterator[str]:
     for number, line in decoded_lines(path):
-        if content := line.rstrip("\r\n"):
-            yield number, content.split("\t")
+        if "\0" in line:
+            raise UserError(f"{path}, line {number}: a NUL character, which no table holds; save the file again as UTF-8 text.")
+        yield line
 
 
-def _read_json(source: Source) -> Iterator[Record]:
-    for row, place, row_id in json_rows(source.path):
+def _read_json(source: Source, errors: RowErrors | None) -> Iterator[Record]:
+    def invalid(error: UserError) -> None:
+        if not isinstance(error, RowError):
+            error = RowError(str(error), reason="no valid JSON or UTF-8", source=source.name)
+        refuse(error, errors)
+
+    for row, place, row_id in json_rows(source.path, on_invalid=invalid):
         record = Record(row, source.name, place, row_id)
-        if not isinstance(row, dict):
-            raise UserError(f"{record}: found a JSON {json_type(row)}, an object is needed.")
-        for name, value in row.items():
-            try:
-                json.dumps(value, ensure_ascii=False).encode("utf-8")
-            except UnicodeEncodeError as error:
-                surrogate = ord(error.object[error.start])
-                raise UserError(
-                    f"{record}: the field {name!r} holds half a surrogate pair (\\u{surrogate:04x}), which is no text; "
-                    "repair the file."
-                ) from None
-        yield record
+        if error := _json_error(record):
+            refuse(error, errors)
+        else:
+            yield record
+
+
+def _json_error(record: Record) -> RowError | None:
+    """What makes a JSON value no row."""
+    if not isinstance(record.values, dict):
+        cure = "; where the whole file is one list, let its name end in .json" if isinstance(record.values, list) else ""
+        return record.error(f"found a JSON {json_type(record.values)}, an object is needed{cure}.", reason="no JSON object")
+    for name, value in record.values.items():
+        try:
+            json.dumps([name, value], ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            surrogate = ord(error.object[error.start])
+            return record.error(
+                f"the field {name!r} holds half a surrogate pair (\\u{surrogate:04x}), which is no text; repair the file.",
+                reason="half a surrogate pair",
+            )
+    return None
 
 
 def _read_parquet(source: Source) -> Iterator[Record]:
     row_id = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(source.path).iter_batches():
+        file = pyarrow.parquet.ParquetFile(source.path)
+        _check_column_names(file.schema_arrow.names, source.name)
+        for batch in file.iter_batches():
             for row in batch.to_pylist():
                 yield Record(row, source.name, f"row {row_id}", str(row_id))
                 row_id += 1

@@ -14,7 +14,7 @@ import re
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,12 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
+from hfgpt.data.encoding import decoded_lines, decoded_text
+from hfgpt.data.markers import MarkerCounts, refuse_unread_separators
+from hfgpt.data.on_disk import write_documents
 from hfgpt.data.passport import Passport, sha256_of_file
+from hfgpt.data.patterns import TEXT_SUFFIXES, expand_home, files_in, files_matching
+from hfgpt.data.row_errors import RowError, RowErrors, refuse
 from hfgpt.errors import MissingFileError, UserError
 
 PYTHON_DOCS = "python-docs"
@@ -32,7 +37,7 @@ PYTHON_DOCS = "python-docs"
 PYTHON_DOCS_SHARES = {"validation_share": 0.02, "test_share": 0.05}
 PYTHON_DOCS_NAMES = (PYTHON_DOCS, *(f"{PYTHON_DOCS}:{part}" for part in ("train", "validation", "test")))
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-FILE_SUFFIXES = (".txt", ".md", ".rst", ".text", *JSON_SUFFIXES, ".parquet")
+FILE_SUFFIXES = (*TEXT_SUFFIXES, *JSON_SUFFIXES, ".parquet")
 # Not documentation: the library's own tests, vendored packages, and folders that some distributions leave out.
 SKIPPED_LIBRARY_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "site-packages",
                            "dist-packages", "turtledemo", "__pycache__"}  # fmt: skip
@@ -41,6 +46,7 @@ SKIPPED_LIBRARY_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 Document = dict[str, str]
+WHOLE_FILES = "the text files"  # as the source of rows that are a file each, of which a single one is no source of its own
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class ReadingOptions:
     Args:
         text_field: column of JSON, Parquet and Hub rows that holds the text.
         text_documents: what is one document in a plain text file: "file", "paragraph" (blank lines between), "line", or
-            any other string, which then separates documents as a line of its own.
+            any other string, which then separates documents as a line of its own. None is "file", but refuses a file whose
+            lines look like separators.
         hub_split: split of a Hub dataset.
         hub_revision: branch, tag or commit of a Hub dataset; None is its default branch.
         streaming: read a Hub dataset over the network as it goes, without storing it.
@@ -58,7 +65,7 @@ class ReadingOptions:
     """
 
     text_field: str = "text"
-    text_documents: str = "file"
+    text_documents: str | None = None
     hub_split: str = "train"
     hub_revision: str | None = None
     streaming: bool = False
@@ -73,15 +80,16 @@ class Source:
     name: str
     path: Path | None = None
 
-    def read(self, options: ReadingOptions) -> Iterator[Document]:
+    def read(self, options: ReadingOptions, errors: RowErrors | None = None) -> Iterator[Document]:
+        """Its documents; single rows that are none go to `errors`, or are raised where nobody decides about them."""
         if self.kind == "text":
-            return _read_text(self.path, options)
+            return _read_text(self.path, options, errors)
         if self.kind == "json":
-            return _read_json(self.path, options)
+            return _read_json(self.path, options, errors)
         if self.kind == "parquet":
-            return _read_parquet(self.path, options)
+            return _read_parquet(self.path, options, errors)
         if self.kind == "hub":
-            return _read_hub(self.name, options)
+            return _read_hub(self.name, options, errors)
         return iter(read_python_docs(self.name))
 
     def identity(self, options: ReadingOptions) -> dict[str, object]:
@@ -101,7 +109,10 @@ class Source:
 
 
 def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_SUFFIXES) -> list[Source]:
-    """Turn what the user wrote into sources, in order; a file that two patterns match is read once.
+    """Turn what the user wrote into sources, in order; a file that is named twice is read once.
+
+    A name is, in this order: a part of `python-docs`; a file or folder that exists; a pattern; a Hub dataset. Of a folder, its
+    plain text files are read (patterns.py).
 
     Args:
         file_suffixes: endings by which a name that does not exist is known as a missing file, not as a name of the Hub.
@@ -110,126 +121,132 @@ def find_sources(names: Iterable[str], *, file_suffixes: tuple[str, ...] = FILE_
     names = list(names)
     if not names:
         raise UserError(f"no sources given; name files, patterns such as 'texts/*.txt', a Hub dataset or '{PYTHON_DOCS}'.")
-    sources: dict[str, Source] = {}
+    sources: dict[str | Path, Source] = {}
     for name in names:
         if name in PYTHON_DOCS_NAMES:
             sources.setdefault(name, Source(kind=PYTHON_DOCS, name=name))
+            continue
+        path = expand_home(name)
+        looks_like_a_file = path.suffix.lower() in file_suffixes or name.startswith((".", "/", "~")) or name.endswith("/")
+        if path.is_dir():
+            # JSON in a folder of notes is rarely a corpus; where tables are read, all of them are.
+            suffixes = tuple(suffix for suffix in file_suffixes if suffix in TEXT_SUFFIXES) or file_suffixes
+            found = files_in(path, suffixes=suffixes)
+        elif path.is_file():
+            found = [path]
+        elif path.exists():
+            raise UserError(f"{name} is neither a file nor a folder (a pipe or a device?); save it as a file, which is read twice.")
         elif glob.has_magic(name):
-            matches = [match for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
-            if not matches:
-                raise MissingFileError(f"no file matches {name!r} (looked from {Path.cwd()}); check the pattern.")
-            for match in matches:
-                sources.setdefault(match, _file_source(match))
-        elif Path(name).is_dir():
-            raise UserError(f"{name} is a folder; name the files in it with a pattern, such as '{name.rstrip('/')}/*.txt'.")
-        elif Path(name).exists() or Path(name).suffix in file_suffixes or name.startswith((".", "/", "~")):
-            sources.setdefault(name, _file_source(name))
-        elif HUB_NAME.fullmatch(name) and not Path(name.partition(":")[0]).exists():
+            found = files_matching(name)
+        elif HUB_NAME.fullmatch(name) and not looks_like_a_file:
             sources.setdefault(name, Source(kind="hub", name=name))
+            continue
+        elif looks_like_a_file:
+            folder = "" if path.parent.is_dir() else f", nor does its folder {str(path.parent)!r}"
+            raise MissingFileError(f"{name} does not exist{folder} (looked from {Path.cwd()}); check the spelling.")
         else:
             raise MissingFileError(
-                f"{name!r} is no file here (looked from {Path.cwd()}) and no name of a Hub dataset, which is written user/name or "
-                "user/name:configuration; check the spelling."
+                f"{name!r} is neither a file or folder here (looked from {Path.cwd()}) nor the name of a Hub dataset, which is "
+                "written user/name or user/name:configuration; check the spelling."
             )
+        for file in found:
+            sources.setdefault(file.resolve(), _file_source(file, name))
     return list(sources.values())
 
 
-def _file_source(name: str) -> Source:
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise MissingFileError(f"{name} does not exist (looked from {Path.cwd()}); check the spelling.")
-    if path.suffix == ".parquet":
-        return Source(kind="parquet", name=name, path=path)
-    if path.suffix in JSON_SUFFIXES:
-        return Source(kind="json", name=name, path=path)
-    return Source(kind="text", name=name, path=path)
+def _file_source(path: Path, given: str) -> Source:
+    suffix = path.suffix.lower()  # REVIEWS.JSONL is what REVIEWS.jsonl is
+    kind = "parquet" if suffix == ".parquet" else "json" if suffix in JSON_SUFFIXES else "text"
+    name = str(path)
+    if given.startswith("~/") and path.is_relative_to(Path.home()):
+        name = f"~/{path.relative_to(Path.home()).as_posix()}"  # as it was given: the passport need not say where a home lies
+    return Source(kind=kind, name=name, path=path)
 
 
-def read_documents(sources: Iterable[Source], options: ReadingOptions) -> Iterator[Document]:
-    """The documents of all sources, one source after the other."""
-    count = 0
-    for source in sources:
-        for document in source.read(options):
-            if options.max_documents is not None and count >= options.max_documents:
-                return
-            count += 1
-            yield document
+def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: RowErrors | None = None) -> Iterator[Document]:
+    """The documents of all sources, one source after the other.
+
+    A text is kept as the file has it: every character and every line break, but for a byte order mark (encoding.py); the line that
+    separates documents belongs to none of them. What looks like a separator and is read as text is warned about.
+    """
+    markers = MarkerCounts()
+    documents = itertools.chain.from_iterable(source.read(options, errors) for source in sources)
+    for document in itertools.islice(documents, options.max_documents):
+        markers.add(document["text"])
+        yield document
+    markers.warn()
 
 
-def load_documents(sources: list[Source], options: ReadingOptions, passport: Passport, *, cache_dir: str):
-    """All documents as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant."""
-    from datasets import Dataset, Features, Value
-    from datasets.exceptions import DatasetGenerationError
+def load_documents(sources: list[Source], options: ReadingOptions, passport: Passport, *, cache_dir: str, on_error: str = "stop"):
+    """All documents as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant.
 
+    Args: `on_error` is "stop" or "skip", for single rows that are no document (row_errors.py).
+    """
     start = time.perf_counter()
     passport.inputs = [source.identity(options) for source in sources]
-    features = Features({name: Value("string") for name in ("text", "source", "row_id")})
-    try:
-        documents = Dataset.from_generator(
-            read_documents, features=features, cache_dir=cache_dir, gen_kwargs={"sources": sources, "options": options}
-        )
-    except DatasetGenerationError as error:
-        raise error.__cause__ from None  # our own sentence about file and line, not the library's about itself
-    except ValueError as error:
-        if "corresponds to no data" not in str(error):
-            raise
-        # datasets cannot read back a dataset without a single row
-        documents = Dataset.from_dict({name: [] for name in features}, features=features)
+    errors = RowErrors(on_error)
+    documents = write_documents(read_documents(sources, options, errors), Path(cache_dir) / "documents.arrow")
     passport.record("load", None, len(documents), start)
+    errors.finish({*documents.unique("source"), WHOLE_FILES}, passport)
     return documents
 
 
-def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a UTF-8 file with their numbers from 1, line breaks kept as they are; a byte order mark is dropped."""
-    offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}, byte {offset + error.start + 1} of the file: 0x{line[error.start]:02x} is not "
-                    f"valid UTF-8 ({error.reason}); convert the file, e.g. with iconv -f latin1 -t utf-8."
-                ) from None
-            offset += len(line)
-            yield number, text.removeprefix("\ufeff") if number == 1 else text
-
-
-def _read_text(path: Path, options: ReadingOptions) -> Iterator[Document]:
-    rule = options.text_documents
+def _read_text(path: Path, options: ReadingOptions, errors: RowErrors | None) -> Iterator[Document]:
+    rule = options.text_documents or "file"
+    separator = None if rule in ("file", "paragraph", "line") else rule.strip()
     start, lines = 1, []
+    damage: list[RowError] = []
 
-    def document() -> Document:
-        return {"text": "".join(lines), "source": str(path), "row_id": str(start)}
+    def documents() -> Iterator[Document]:
+        """The one that ends here, if there is one; one with a damaged line is left out whole."""
+        if damage:
+            source = WHOLE_FILES if rule == "file" else str(path)
+            for error in damage if rule == "line" else damage[:1]:
+                errors.handle(RowError(str(error), reason=error.reason, source=source))
+        elif lines:
+            text = "".join(lines)
+            if options.text_documents is None:
+                refuse_unread_separators(text, path)
+            yield {"text": text, "source": str(path), "row_id": str(start)}
+        damage.clear()
+        lines.clear()
 
-    for number, line in decoded_lines(path):
-        content = line.rstrip("\r\n")
-        is_break = (rule == "paragraph" and not content.strip()) or (rule not in ("file", "paragraph", "line") and content == rule)
-        if is_break or (rule == "line" and lines):
-            if lines:
-                yield document()
-            lines = []
-        if not is_break:
-            if not lines:
-                start = number
-            lines.append(line)
-    if lines:
-        yield document()
+    skips = errors is not None and errors.on_error == "skip"
+    for number, line in decoded_lines(path, on_invalid=damage.append if skips else None):
+        if (rule == "paragraph" and not line.strip()) or (separator is not None and line.strip() == separator):
+            yield from documents()
+            continue
+        if rule == "line" and damage:  # of the lines before this one
+            yield from documents()
+        if not lines:
+            start = number
+        lines.append(line)
+        if rule == "line":
+            yield from documents()
+    yield from documents()
 
 
-def _read_json(path: Path, options: ReadingOptions) -> Iterator[Document]:
-    for row, place, row_id in json_rows(path):
-        yield _json_document(row, path, place, row_id, options)
+def _read_json(path: Path, options: ReadingOptions, errors: RowErrors | None) -> Iterator[Document]:
+    for row, place, row_id in json_rows(path, on_invalid=None if errors is None else errors.handle):
+        try:
+            document = _json_document(row, path, place, row_id, options)
+        except RowError as error:
+            refuse(error, errors)
+            continue
+        yield document
 
 
-def json_rows(path: Path) -> Iterator[tuple[object, str, str]]:
+def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = None) -> Iterator[tuple[object, str, str]]:
     """The rows of a JSON file with their place ("line 3", "item 7") and id ("3", "7").
 
-    One JSON value a line, or, in a .json file, one list of them.
+    One JSON value a line, or, in a .json file, one list of them. Which of the two a .json file holds, it says itself: many are
+    written a value a line.
+
+    Args: `on_invalid` is called for a line that is no valid JSON or UTF-8, which is then left out; without it that is an error.
     Raises: ValueError for text that is no JSON, with file and line.
     """
-    if path.suffix == ".json":
-        text = "".join(line for _, line in decoded_lines(path))
+    if path.suffix.lower() == ".json" and not _holds_json_lines(path):
+        text = decoded_text(path)
         try:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
@@ -239,35 +256,56 @@ def json_rows(path: Path) -> Iterator[tuple[object, str, str]]:
         for index, row in enumerate(rows):
             yield row, f"item {index}", str(index)
         return
-    for number, line in decoded_lines(path):
+    for number, line in decoded_lines(path, on_invalid=on_invalid):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}, line {number}: no valid JSON ({error.msg}, column {error.colno}); one complete object a line is needed."
-            ) from None
+        except json.JSONDecodeError as problem:
+            message = f"{path}, line {number}: no valid JSON ({problem.msg}, column {problem.colno}); "
+            error = RowError(message + "one complete object per line is needed.", reason="not valid JSON", source=str(path))
+            if on_invalid is None:
+                raise error from None
+            on_invalid(error)
+            continue
         yield row, f"line {number}", str(number)
+
+
+def _holds_json_lines(path: Path) -> bool:
+    """Whether the first line is an object by itself, and more follows it."""
+    lines = (line for _, line in decoded_lines(path) if line.strip())
+    try:
+        return isinstance(json.loads(next(lines, "")), dict) and next(lines, None) is not None
+    except json.JSONDecodeError:
+        return False
 
 
 def _json_document(row: object, path: Path, place: str, row_id: str, options: ReadingOptions) -> Document:
     name = options.text_field
     if not isinstance(row, dict):
-        raise UserError(f"{path}, {place}: found a JSON {json_type(row)}, an object with the field {name!r} is needed.")
+        raise _row_error(
+            path, place, f"found a JSON {json_type(row)}, an object with the field {name!r} is needed.", "no JSON object"
+        )
     if name not in row:
         found = ", ".join(map(repr, row)) or "none"
-        raise UserError(f"{path}, {place}: the field {name!r} is missing, found {found}; name the right one with text_field.")
+        message = f"the field {name!r} is missing, found {found}; name the right one with text_field."
+        raise _row_error(path, place, message, f"no field {name!r}")
     if not isinstance(row[name], str):
-        raise UserError(f"{path}, {place}: the field {name!r} is a {json_type(row[name])}, a string is needed.")
+        message = f"the field {name!r} is a {json_type(row[name])}, a string is needed."
+        raise _row_error(path, place, message, f"the text is a {json_type(row[name])}")
     try:
         row[name].encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(
-            f"{path}, {place}: the field {name!r} holds half a surrogate pair (\\u{ord(row[name][error.start]):04x} at "
-            f"character {error.start}), which is no text; repair the file."
-        ) from None
+        message = (
+            f"the field {name!r} holds half a surrogate pair (\\u{ord(row[name][error.start]):04x} at character {error.start}), "
+            "which is no text; repair the file."
+        )
+        raise _row_error(path, place, message, "half a surrogate pair") from None
     return {"text": row[name], "source": str(path), "row_id": row_id}
+
+
+def _row_error(source: str | Path, place: str, message: str, reason: str) -> RowError:
+    return RowError(f"{source}, {place}: {message}", reason=reason, source=str(source))
 
 
 def json_type(value: object) -> str:
@@ -276,19 +314,19 @@ def json_type(value: object) -> str:
     return names[type(value)]
 
 
-def _read_parquet(path: Path, options: ReadingOptions) -> Iterator[Document]:
+def _read_parquet(path: Path, options: ReadingOptions, errors: RowErrors | None) -> Iterator[Document]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path} is no valid Parquet file: {error}") from None
     _check_text_column({column.name: column.type for column in file.schema_arrow}, str(path), options.text_field)
-    row_id = 0
-    for batch in file.iter_batches(columns=[options.text_field]):
-        for text in batch.column(0).to_pylist():
-            if text is None:
-                raise UserError(f"{path}, row {row_id}: the column {options.text_field!r} is null, a string is needed.")
-            yield {"text": text, "source": str(path), "row_id": str(row_id)}
-            row_id += 1
+    texts = itertools.chain.from_iterable(batch.column(0).to_pylist() for batch in file.iter_batches(columns=[options.text_field]))
+    for row_id, text in enumerate(texts):
+        if text is None:
+            message = f"the column {options.text_field!r} is null, a string is needed."
+            refuse(_row_error(path, f"row {row_id}", message, "the text is a null"), errors)
+            continue
+        yield {"text": text, "source": str(path), "row_id": str(row_id)}
 
 
 def _check_text_column(columns: dict[str, object], place: str, text_field: str) -> None:
@@ -341,7 +379,7 @@ def hub_rows(name: str, rows: Iterable[dict]) -> Iterator[tuple[int, dict]]:
         yield row_id, row
 
 
-def _read_hub(name: str, options: ReadingOptions) -> Iterator[Document]:
+def _read_hub(name: str, options: ReadingOptions, errors: RowErrors | None) -> Iterator[Document]:
     rows = load_hub_dataset(name, split=options.hub_split, revision=options.hub_revision, streaming=options.streaming)
     if rows.features is not None:
         columns = {column: getattr(feature, "dtype", type(feature).__name__) for column, feature in rows.features.items()}
@@ -350,9 +388,9 @@ def _read_hub(name: str, options: ReadingOptions) -> Iterator[Document]:
     for row_id, row in hub_rows(name, rows):
         if not isinstance(row.get(options.text_field), str):
             kind = json_type(row[options.text_field]) if options.text_field in row else "missing"
-            raise UserError(
-                f"the Hub dataset {name}, row {row_id}: the field {options.text_field!r} is {kind}, a string is needed."
-            )
+            message = f"the field {options.text_field!r} is {kind}, a string is needed."
+            refuse(_row_error(f"the Hub dataset {name}", f"row {row_id}", message, f"the text is {kind}"), errors)
+            continue
         yield {"text": row[options.text_field], "source": name, "row_id": str(row_id)}
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.data.chat import Conversation, Message
 from hfgpt.data.chat_encoding import ConversationEncoder
-from hfgpt.data.packing import Rows, best_fit
+from hfgpt.data.packing import best_fit, lay_out, restarting_positions
 from hfgpt.errors import UserError
 
 IGNORED = -100  # the label of what is not learned
@@ -75,6 +76,8 @@ def supervised_rows(
             seen to end there, and leaves it out where nothing of an answer remains.
         loss_on: "assistant" or "all".
         counts: is added to.
+    An answer that its conversation numbers among `unlearned` is read, not learned.
+
     Raises: ValueError, naming source and place, for what `ConversationEncoder.encode` refuses.
     """
     _check_allowed("too_long", too_long, TOO_LONG)
@@ -83,6 +86,8 @@ def supervised_rows(
         raise UserError(f"max_length is {max_length}; 2 tokens or more are needed, one to read and one to predict.")
     encoder = ConversationEncoder(tokenizer)
     columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    if loss_on == "all":
+        conversations = map(_check_all_learned, conversations)
     for ids, learned in _encode_in_batches(conversations, encoder):
         counts.conversations += 1
         if len(ids) > max_length:
@@ -105,6 +110,15 @@ def supervised_rows(
     return columns
 
 
+def _check_all_learned(conversation: Conversation) -> Conversation:
+    if conversation.unlearned:
+        raise UserError(
+            f"{conversation.source}, {conversation.place}: the weight of message {conversation.unlearned[0] + 1} is 0, and "
+            "loss_on: all learns every token of a conversation; choose loss_on: assistant, or take the weights out."
+        )
+    return conversation
+
+
 def _encode_in_batches(
     conversations: Iterable[Conversation], encoder: ConversationEncoder, *, size: int = 1000
 ) -> Iterator[tuple[list[int], list[bool]]]:
@@ -119,7 +133,7 @@ def _encode_in_batches(
 
 def _encode_batch(batch: list[Conversation], encoder: ConversationEncoder) -> list[tuple[list[int], list[bool]]]:
     try:
-        return encoder.encode([conversation.messages for conversation in batch])
+        return encoder.encode([conversation.messages for conversation in batch], [one.unlearned for one in batch])
     except UserError:
         for conversation in batch:  # which one was it?
             try:
@@ -139,16 +153,18 @@ def pack_supervised(
 
     Raises: ValueError for a conversation longer than `context_length`.
     """
-    segments = [list(zip(ids, labels, strict=True)) for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True)]
-    longest = max(map(len, segments), default=0)
+    longest = max(map(len, rows["input_ids"]), default=0)
     if longest > context_length:
         raise UserError(f"a conversation has {longest:,} tokens, context_length is {context_length:,}; cut or drop it before.")
-    packed, all_labels = Rows(), []
-    for together in best_fit(segments, begun=[], capacity=context_length):
-        padding = packed.add([[id for id, _ in segment] for segment in together], context_length=context_length, pad=pad)
-        labels = [label for (_, *rest) in together for label in (IGNORED, *(label for _, label in rest))]
-        all_labels.append(labels + [IGNORED] * padding)
-        if counts is not None:
-            counts.packed_rows += 1
-            counts.padding += padding
-    return {"input_ids": packed.input_ids, "labels": all_labels, "position_ids": packed.position_ids}
+    # (tokens, 2) each, ids beside labels; the first token of each is not learned
+    segments = [np.array([ids, [IGNORED, *labels[1:]]]).T for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True)]
+    bins = best_fit(segments, begun=[], capacity=context_length)
+    columns = {
+        "input_ids": lay_out([[segment[:, 0] for segment in together] for together in bins], length=context_length, fill=pad),
+        "labels": lay_out([[segment[:, 1] for segment in together] for together in bins], length=context_length, fill=IGNORED),
+        "position_ids": restarting_positions(bins, length=context_length),
+    }
+    if counts is not None:
+        counts.packed_rows += len(bins)
+        counts.padding += len(bins) * context_length - sum(map(len, segments))
+    return {name: column.tolist() for name, column in columns.items()}

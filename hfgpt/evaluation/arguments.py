@@ -6,8 +6,10 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
+from hfgpt.folders import check_model_folder
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
@@ -15,7 +17,8 @@ READING = ("hub_split", "hub_revision")
 KEYS = {
     "text": ("text_field", "text_documents", "join_with", "max_documents", "streaming", "context_length", "stride", *READING),
     "dataset": ("split",),
-    "test_sources": ("header", "columns", "max_records", "text_column", "label_column", "label_delimiter", "deduplicate",
+    "test_sources": ("header", "columns", "separator", "on_error", "max_records", "text_column", "label_column", "label_delimiter",
+                     "deduplicate",
                      "max_length", "conversation_format", "max_new_tokens", "max_answers", *READING),
     "tasks": ("num_fewshot", "limit"),
 }  # fmt: skip
@@ -77,6 +80,11 @@ class EvaluateArguments:
     hub_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of these Hub datasets."})
     header: bool = field(default=True, metadata={"help": "The first line of CSV and TSV files names the columns."})
     columns: list[str] | None = field(default=None, metadata={"help": "Names of the columns where no header names them."})
+    separator: str | None = field(
+        default=None,
+        metadata={"help": "What separates columns: comma, semicolon, tab or a character; told from the header without it."},
+    )
+    on_error: Literal["stop", "skip"] = field(default="stop", metadata={"help": ON_ERROR_HELP})
     max_records: int | None = field(default=None, metadata={"help": "Read at most this many rows of test_sources."})
     text_column: str | None = field(default=None, metadata={"help": f"Column of the texts; {AS_TRAINED}, else text."})
     label_column: str | None = field(
@@ -135,6 +143,7 @@ class EvaluateArguments:
                 f"stride is {self.stride}, context_length {self.context_length or 'not given'}; a stride from 1 to the context is "
                 "needed, or tokens would not be scored."
             )
+        check_model_folder(self.model)
         if not self.output_dir and not Path(self.model).is_dir():
             raise UserError(
                 f"model {self.model!r} is no folder here (looked from {Path.cwd()}); for a Hub id, name the folder of the "
@@ -163,6 +172,7 @@ class EvaluateArguments:
             hub_revision=self.hub_revision,
             header=self.header,
             columns=self.columns,
+            separator=self.separator,
             max_records=self.max_records,
         )
 

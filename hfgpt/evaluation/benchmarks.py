@@ -46,7 +46,7 @@ class Benchmark:
         """`FILE:TASK` or `TASK`. Raises: FileNotFoundError for a missing file; ValueError for a file without a task."""
         file, _, task = word.rpartition(":")
         if not file:
-            if Path(word).suffix in (".jsonl", ".ndjson", ".json"):
+            if Path(word).suffix.lower() in (".jsonl", ".ndjson", ".json"):
                 raise UserError(f"tasks: {word} names no task; write {word}:hellaswag, :lambada, :arc or another task's name.")
             return cls(task)
         if not Path(file).is_file():

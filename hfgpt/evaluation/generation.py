@@ -74,10 +74,16 @@ def sample(
 
 
 def generation_settings(tokenizer: PreTrainedTokenizerFast, **settings) -> GenerationConfig:
-    """A `GenerationConfig` that stops at the document separator and pads with the padding token."""
+    """A `GenerationConfig` that stops at the document separator and pads with the padding token.
+
+    Raises: ValueError for a tokenizer without a separator, with which a text begins and ends.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no eos_token, with which a text begins and ends; take the one of the training.")
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        # GPT-2's own tokenizer has no padding, and a single text needs none.
+        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         **settings,
     )

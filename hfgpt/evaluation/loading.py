@@ -13,13 +13,18 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.tokenization_utils_base import LARGE_INTEGER
+from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from hfgpt.conversion.adapters import check_adapter_base
+from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.folders import base_beside, check_model_folder, run_folders, why_no_model
 
 NO_LIMIT = int(1e30)  # what transformers writes where a tokenizer knows of none
 
@@ -66,13 +71,26 @@ class Loaded:
         return min(wanted or kept, self.context_length or kept)
 
 
-def load(name: str, *, revision: str | None = None, trust_remote_code: bool = False, dtype: str = "float32") -> Loaded:
+def load(
+    name: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: str = "float32",
+    task: Literal["text-generation", "text-classification"] | None = None,
+) -> Loaded:
     """The model of a folder or Hub id with its tokenizer: ours, a native twin, any other; an adapter on its base.
 
-    The base of an adapter is the folder base/ in its own, where our recipes put it, else what it names.
+    The base of an adapter lies in base/ in its folder, where our recipes put it, else where it says. Every recipe that reads a
+    trained model comes through here.
 
-    Raises: FileNotFoundError for a model that is not there; ValueError for an adapter that does not fit its base.
+    Args:
+        dtype: what the weights are held in; "auto" as they are stored.
+        task: what is needed; None takes both.
+    Raises: FileNotFoundError for a model that is not there; ValueError for one of another kind, and for an adapter that does not
+        fit its base or was trained on other weights.
     """
+    check_model_folder(name)
     options = {"trust_remote_code": trust_remote_code}
     try:
         adapter = find_adapter_config_file(name, revision=revision)
@@ -81,9 +99,11 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     source, settings = name, {}
     if adapter is not None:
         settings = json.loads(Path(adapter).read_text(encoding="utf-8"))
-        beside = Path(name) / "base"
-        source = str(beside) if beside.is_dir() else settings.get("base_model_name_or_path") or ""
-        options["revision"] = settings.get("revision") if not beside.is_dir() else None
+        beside = base_beside(name)
+        source = str(beside or settings.get("base_model_name_or_path") or "")
+        options["revision"] = None if beside else settings.get("revision")
+        if beside is None and (problem := why_no_model(source)) is not None:
+            raise MissingFileError(f"{name} is an adapter without its base: {problem} Or put the base into {Path(name) / 'base'}.")
     else:
         options["revision"] = revision
     try:
@@ -99,12 +119,18 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     classifies = settings.get("task_type") == "SEQ_CLS" or any(
         architecture.endswith("ForSequenceClassification") for architecture in config.architectures or []
     )
+    found = "text-classification" if classifies else "text-generation"
+    _check_task(name, config, found, task, is_adapter=adapter is not None)
     auto_class = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # that the head comes with the adapter and not with the base is no news
     try:
-        model = auto_class.from_pretrained(source, dtype=getattr(torch, dtype), **options)
+        model = auto_class.from_pretrained(source, dtype=dtype if adapter is None else "auto", **options)
         if adapter is not None:
+            # Compared as they are stored: rounded to fewer bits, the right weights have another hash.
+            check_adapter_base(_folder_of_passport(name, Path(adapter), revision), model)
+            if dtype not in ("auto", str(model.dtype).removeprefix("torch.")):
+                model = auto_class.from_pretrained(source, dtype=dtype, **options)
             _load_adapter(model, name, source, revision)
     finally:
         transformers.logging.set_verbosity(level)
@@ -112,7 +138,25 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     if not classifies:
         tokenizer.model_max_length = NO_LIMIT  # texts are cut into windows here; a warning that they are long would mislead
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return Loaded(name, model, tokenizer, "text-classification" if classifies else "text-generation", context_length)
+    return Loaded(name, model, tokenizer, found, context_length)
+
+
+def _check_task(name: str, config: PreTrainedConfig, found: str, task: str | None, *, is_adapter: bool) -> None:
+    """Raises: ValueError for a classifier where text is needed, and for a model with a head that nobody here reads."""
+    what = "classifier's adapter" if is_adapter and found == "text-classification" else ", ".join(config.architectures or [])
+    if any(one.endswith(("TokenClassification", "QuestionAnswering")) for one in config.architectures or []):
+        raise UserError(f"{name} is a {what}, which gives no text; a causal language model is needed.")
+    if task == "text-generation" and found != task:
+        raise UserError(f"{name} is a {what}, which gives no text but labels: pipeline({found!r}, {name!r}) tells them.")
+
+
+def _folder_of_passport(name: str, adapter_config: Path, revision: str | None) -> Path:
+    """The folder whose passport.json says which weights an adapter was trained on; a repository's is fetched."""
+    if Path(name).is_dir():
+        return next((place for place in run_folders(name) if (place / PASSPORT_NAME).is_file()), Path(name))
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    found = cached_file(name, PASSPORT_NAME, revision=revision, **quiet)
+    return Path(found).parent if found else adapter_config.parent
 
 
 def _load_adapter(model: PreTrainedModel, name: str, source: str, revision: str | None) -> None:
@@ -121,4 +165,4 @@ def _load_adapter(model: PreTrainedModel, name: str, source: str, revision: str 
     missing = sorted(key for key in found.missing_keys if ".token_adapter." not in key)
     if missing or found.unexpected_keys:
         problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(sorted(found.unexpected_keys))} too many"
-        raise UserError(f"the adapter in {name} does not fit {source}: it {problem}; give it its own base, in {name}/base.")
+        raise UserError(f"the adapter in {name} does not fit {source}: it {problem}. Its own base belongs into {name}/base.")

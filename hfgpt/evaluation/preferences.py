@@ -4,16 +4,24 @@ import numpy as np
 
 
 def preference_metrics(
-    policy: np.ndarray, reference: np.ndarray, *, loss: str, beta: float, length_normalised: bool = False
+    policy: np.ndarray,
+    reference: np.ndarray,
+    *,
+    loss: str,
+    beta: float,
+    length_normalised: bool = False,
+    labels: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """What a model prefers, measured on N pairs; every pair weighs alike.
+    """What a model prefers, measured on N pairs, or on N single answers (KTO); each weighs alike.
 
     Args:
         policy, reference: (K, N, 2), nats and tokens of answers to N prompts, of the model and of its base; K is the chosen answer,
-            the rejected, and for KTO a chosen and a rejected one after another prompt than theirs.
+            the rejected, and for KTO a chosen and a rejected one after another prompt than theirs. Of single answers K is each, and
+            each after another prompt than its own.
         loss: "dpo", "kto" or "orpo".
         beta: what it is trained with.
         length_normalised: log-likelihoods per token instead of their sums.
+        labels: (N,), of single answers whether each is wanted; None for pairs.
     Returns:
         loss: the one that is trained; of ORPO with the likelihood of chosen answers alone, where TRL trains that of prompts too.
         reward_margin: mean of the reward of the chosen answer less that of the rejected; a reward is beta times the logarithm of
@@ -23,6 +31,9 @@ def preference_metrics(
         likelihood_accuracy, likelihood_accuracy_per_token: share of pairs whose chosen answer is likelier than the rejected, as a
             whole and per token, whatever the base says.
         chosen_nats_per_token, rejected_nats_per_token: token-weighted negative log-likelihoods.
+        Of single answers, chosen are the wanted ones; reward_side_accuracy is the share of all whose reward lies on its side of
+        the drift (how much likelier answers became after wrong prompts); no two answers are compared, and what needs a kind of
+        answer that is not there is left out.
     Source: Rafailov et al. (2023), DPO, eq. 7; Ethayarajh et al. (2024), KTO, eq. 7; Hong et al. (2024), ORPO, eq. 6.
     """
     nats, tokens = policy[..., 0].astype(np.float64), policy[..., 1].astype(np.float64)
@@ -30,6 +41,8 @@ def preference_metrics(
     if length_normalised:
         log_ratios = log_ratios / tokens
     rewards = beta * log_ratios
+    if labels is not None:
+        return _of_single_answers(rewards, nats[0], tokens[0], np.asarray(labels, dtype=bool))
     margins = rewards[0] - rewards[1]
     chosen_nats, rejected_nats = nats[:2].sum(axis=1) / tokens[:2].sum(axis=1)
     per_token = -nats[:2] / tokens[:2]
@@ -52,6 +65,19 @@ def preference_metrics(
         "chosen_nats_per_token": chosen_nats,
         "rejected_nats_per_token": rejected_nats,
     }
+    return {name: float(value) for name, value in values.items()}
+
+
+def _of_single_answers(rewards: np.ndarray, nats: np.ndarray, tokens: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
+    drift = max(0.0, rewards[1].mean())
+    gains = np.where(wanted, rewards[0] - drift, drift - rewards[0])
+    values = {"loss": 1 - _sigmoid(gains).mean(), "reward_side_accuracy": (gains > 0).mean()}
+    for name, chosen in (("chosen", wanted), ("rejected", ~wanted)):
+        if chosen.any():
+            values[f"{name}_reward"] = rewards[0][chosen].mean()
+            values[f"{name}_nats_per_token"] = nats[chosen].sum() / tokens[chosen].sum()
+    if wanted.any() and not wanted.all():
+        values["reward_margin"] = values["chosen_reward"] - values["rejected_reward"]
     return {name: float(value) for name, value in values.items()}
 
 

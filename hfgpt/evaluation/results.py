@@ -91,13 +91,21 @@ def record_results(folder: Path, results: Sequence[Result], *, model: str) -> di
     evaluation["results"] = list(entries.values())
     folder.mkdir(parents=True, exist_ok=True)
     _write_whole(folder / EVALUATION_FILE, json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_eval_results(folder, evaluation)
+    return evaluation
+
+
+def write_eval_results(folder: Path, evaluation: dict) -> list[Path]:
+    """Write each result that has figures in the Hub's format into the folder's `.eval_results/`, and return the files."""
+    paths = []
     for entry in evaluation["results"]:
         if not entry["metrics"]:
             continue
         path = folder / EVAL_RESULTS_FOLDER / f"{_file_name(entry)}.yaml"
         path.parent.mkdir(exist_ok=True)
         _write_whole(path, eval_results_yaml(entry))
-    return evaluation
+        paths.append(path)
+    return paths
 
 
 def read_evaluation(folder: Path) -> dict | None:

@@ -3,31 +3,25 @@
 config.json with the weights, the auto_map with the code, the generation config with the tokenizer, the card with the figures.
 """
 
-import ast
 import math
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import DatasetCard, ModelCard
 from safetensors import SafetensorError, safe_open
 
-from hfgpt.errors import UserError
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, read_json
-from hfgpt.hub.report import CheckResult
+from hfgpt.hub.card import is_ours
+from hfgpt.hub.card_settings import settings_place
+from hfgpt.hub.file_names import is_file
+from hfgpt.hub.remote_code import check_code
+from hfgpt.hub.report import AGAIN, CheckResult, Disagreement
 
 CARD_NAME = "README.md"
-AGAIN = "write the folder again with the recipe that made it"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight", "embed_tokens.weight")
-
-
-class Disagreement(UserError):
-    """Two files say different things, or one says too little; `cure` tells what to do."""
-
-    def __init__(self, detail: str, cure: str = AGAIN):
-        super().__init__(detail)
-        self.cure = cure
 
 
 def check_agreement(artifact: Artifact, published: Path, *, card: str | None = None) -> Iterator[CheckResult]:
@@ -116,15 +110,7 @@ def _auto_map(artifact: Artifact, published: Path) -> str:
     missing = sorted(set(AUTO_MAP if config["model_type"] == "hfgpt" else ("AutoConfig",)) - set(auto_map or {}))
     if missing:
         raise Disagreement(f"config.json's auto_map lacks {', '.join(missing)}")
-    for auto_class, target in auto_map.items():
-        for one in [target] if isinstance(target, str) else [part for part in target if part]:
-            module, _, name = one.rpartition(".")
-            path = published / f"{module}.py"
-            if not re.fullmatch(r"\w+", module) or not path.is_file():
-                raise Disagreement(f"auto_map: {auto_class} is {one}, and there is no {module}.py beside it")
-            defined = {node.name for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)}
-            if name not in defined:
-                raise Disagreement(f"auto_map: {auto_class} is {one}, and {module}.py defines no {name}")
+    check_code(published)
     return f"{len(auto_map)} Auto classes, each with its file and class"
 
 
@@ -222,13 +208,13 @@ def _adapter_config(artifact: Artifact, published: Path) -> str:
 
 def _card(artifact: Artifact, card: str | None) -> str:
     if card is None:
-        raise Disagreement(f"there is no {CARD_NAME}", f"write one: python -m hfgpt.hub.card {artifact.folder}")
+        raise Disagreement(f"there is no {CARD_NAME}", _again(artifact))
     data = _loaded(artifact, card).data
     if artifact.kind == "dataset":
         return "its front matter is what the Hub reads of a data set"
     libraries = {"model": ("transformers",), "tokenizer": ("transformers",), "adapter": ("peft",), "gguf": ("gguf", "llama.cpp")}
     allowed = libraries[artifact.kind]
-    cure = f"let it be written again: python -m hfgpt.hub.card {artifact.folder} (an edited one: change its front matter)"
+    cure = _again(artifact)
     if data.get("library_name") not in allowed:
         raise Disagreement(f"{CARD_NAME}: library_name is {data.get('library_name')}, {' or '.join(allowed)} is needed", cure)
     if artifact.task and data.get("pipeline_tag") != artifact.task:
@@ -238,8 +224,17 @@ def _card(artifact: Artifact, card: str | None) -> str:
     return f"its front matter is what the Hub reads; {data.get('library_name')}, {data.get('pipeline_tag') or artifact.kind}"
 
 
+def _again(artifact: Artifact, *, first: str = "") -> str:
+    """How a card gets right: an edited one by hand, any other by recipes/check.py, which writes it anew before it looks."""
+    path = artifact.folder / CARD_NAME
+    command = f"python recipes/check.py {shlex.quote(str(artifact.folder))}"
+    if path.is_file() and not is_ours(path.read_text(encoding="utf-8", errors="replace")):
+        return f"somebody edited {path}, so hfgpt leaves it alone: correct it there, or {first}delete it and run {command}"
+    return f"{first}run {command}, which writes the card anew"
+
+
 def _loaded(artifact: Artifact, card: str) -> ModelCard | DatasetCard:
-    cure = f"let it be written again: python -m hfgpt.hub.card {artifact.folder}"
+    cure = _again(artifact)
     try:
         loaded = (DatasetCard if artifact.kind == "dataset" else ModelCard)(card)
     except Exception as error:  # YAML's own errors, and what huggingface_hub raises where a model-index is odd
@@ -251,7 +246,8 @@ def _loaded(artifact: Artifact, card: str) -> ModelCard | DatasetCard:
 
 def _license(artifact: Artifact, published: Path, card: str) -> str:
     data = _loaded(artifact, card).data
-    cure = f"write card.yaml into {artifact.folder} with a line such as license: apache-2.0, and the card again"
+    place = settings_place(artifact.folder)
+    cure = _again(artifact, first=f"put a line such as license: apache-2.0 into {place} and ")
     license = data.get("license")
     if not license or not isinstance(license, (str, list)):
         raise Disagreement(f"{CARD_NAME} names no license; without one nobody may use what you publish", cure)
@@ -263,15 +259,16 @@ def _license(artifact: Artifact, published: Path, card: str) -> str:
 def _data_named(artifact: Artifact, published: Path, card: str) -> str:
     if not (published / "passport.json").is_file():
         return "skip: no passport.json tells of data"
-    inputs = [str(entry.get("name")) for entry in read_json(published / "passport.json").get("inputs") or []]
+    inputs = [str(entry["name"]) for entry in read_json(published / "passport.json").get("inputs") or [] if not is_file(entry)]
     if not inputs:
-        return "skip: passport.json names no data"
+        return "skip: passport.json names no data of others; files of your own are published without their names"
     # A card escapes what Markdown would take for its own.
     plain = card.replace("\\", "")
     missing = [name for name in map(_last_part, inputs) if name not in plain]
     if missing:
-        cure = f"let it be written again: python -m hfgpt.hub.card {artifact.folder}"
-        raise Disagreement(f"{CARD_NAME} does not name the data {', '.join(missing[:5])}, which passport.json does", cure)
+        raise Disagreement(
+            f"{CARD_NAME} does not name the data {', '.join(missing[:5])}, which passport.json does", _again(artifact)
+        )
     return ", ".join(map(_last_part, inputs[:5]))
 
 
@@ -294,7 +291,7 @@ def _figures(artifact: Artifact, published: Path, card: str) -> str:
             raise Disagreement(
                 f"{CARD_NAME} says {result.metric_type} {result.metric_value} on {result.dataset_name}, which is in neither "
                 "evaluation.json nor metrics.json",
-                f"let it be written again: python -m hfgpt.hub.card {artifact.folder}",
+                _again(artifact),
             )
     return f"{len(results)} figures of the model-index are in evaluation.json or metrics.json"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.folders import ADAPTER_CONFIG, is_unfinished, why_no_model
 
 Kind = Literal["model", "adapter", "gguf", "tokenizer", "dataset"]
 
-ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _ABOUT = ("README.md", "LICENSE", "LICENSE.txt", "passport.json", "evaluation.json", ".eval_results/*.yaml",
           "memorization.png", "metrics.json", "loss.png", "confusion.png", "fingerprint.json", "conversion.json")  # fmt: skip
@@ -72,7 +72,8 @@ def identify(folder: str | Path) -> Artifact:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise MissingFileError(f"{folder} is no folder (looked from {Path.cwd()}); give one that a recipe wrote.")
+        problem = "is a file" if folder.is_file() else "does not exist"
+        raise MissingFileError(f"{folder} {problem} (looked from {Path.cwd()}); give a folder that a recipe wrote.")
     if (folder / ADAPTER_CONFIG).is_file():
         settings = read_json(folder / ADAPTER_CONFIG)
         task = "text-classification" if settings.get("task_type") == "SEQ_CLS" else "text-generation"
@@ -90,6 +91,8 @@ def identify(folder: str | Path) -> Artifact:
         return Artifact(folder, "dataset")
     if (folder / "tokenizer.json").is_file():
         return Artifact(folder, "tokenizer")
+    if is_unfinished(folder):
+        raise UserError(why_no_model(folder))
     raise UserError(
         f"{folder} holds no model (config.json), adapter (adapter_config.json), GGUF file, prepared data (dataset_dict.json) or "
         "tokenizer (tokenizer.json); give a folder that a recipe wrote."

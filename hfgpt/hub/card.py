@@ -86,6 +86,30 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, base_model: st
     return path
 
 
+def renew_card(folder: str | Path) -> list[Path]:
+    """Write the cards of a folder, of an adapter also of its base/ and merged/, where its files or card.yaml say something new.
+
+    A card that a person has edited or written stays, and so does one where nothing may be written.
+
+    Returns: the cards that were written. Raises: as `identify` and `render_card`.
+    """
+    artifact = identify(folder)
+    written = []
+    for part in (artifact, *(identify(twin) for twin in (artifact.base, artifact.merged) if twin is not None)):
+        path = part.folder / CARD_NAME
+        before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        text = sealed(render_card(part))
+        if before == text or (before is not None and not is_ours(before)):
+            continue
+        try:
+            _write(path, text)
+        except OSError as error:
+            logger.warning(f"{path} stays as it is, because it cannot be written ({error.strerror})")
+            continue
+        written.append(path)
+    return written
+
+
 def published_card(artifact: Artifact, *, repo_id: str, base_model: str | None = None) -> str:
     """The text of README.md in the repository `repo_id`: the card that a person wrote or edited, else a new one for that place."""
     path = artifact.folder / CARD_NAME

@@ -20,6 +20,7 @@ from hfgpt.hub.card_facts import (
     training_facts,
 )
 from hfgpt.hub.card_settings import MARKDOWN
+from hfgpt.hub.file_names import evaluation_without_names, passport_without_names
 from hfgpt.hub.markdown import Markdown, escaped, one_line, size
 
 USUAL_PROMPT = "The "
@@ -38,7 +39,9 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
     fingerprint, run = read_if_there(artifact, "fingerprint.json"), run_settings(artifact)
     tokenizer_config = read_if_there(artifact, "tokenizer_config.json")
     has_chat_template = (folder / "chat_template.jinja").is_file() or bool(tokenizer_config.get("chat_template"))
-    data, files = data_facts(passport), {path.as_posix() for path in artifact.files()}
+    if not settings.get("file_names"):
+        passport, evaluation = passport_without_names(passport), evaluation_without_names(evaluation) if evaluation else {}
+    data, files = data_facts(passport, file_names=bool(settings.get("file_names"))), {path.as_posix() for path in artifact.files()}
     slug = re.sub(r"[^\w.-]+", "-", folder.resolve().name, flags=re.ASCII).strip("-.") or "model"
     weights = sorted(folder.glob("*.gguf"))
     context = {

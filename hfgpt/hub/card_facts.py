@@ -8,11 +8,11 @@ import yaml
 from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
+from hfgpt.folders import HUB_ID
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, read_json
 from hfgpt.hub.export import places_of, without_places
+from hfgpt.hub.file_names import PYTHON_DOCS, is_file, summed_up
 
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-PYTHON_DOCS = "python-docs"
 # Of run.yaml only these are told: whatever else a run had is of its machine.
 TOLD_SETTINGS = (
     *("family", "depth", "size", "method", "loss", "beta", "optimizer", "learning_rate", "muon_learning_rate", "adam_beta2"),
@@ -110,15 +110,30 @@ def count_parameters(folder: Path) -> int | None:
     return total or None
 
 
-def data_facts(passport: dict) -> dict:
-    """The passport as tables: inputs with what is known of their licence, steps, and the splits with all their counts."""
-    inputs = []
+def data_facts(passport: dict, *, file_names: bool = False) -> dict:
+    """The passport as tables: inputs with what is known of their licence, steps, and the splits with all their counts.
+
+    Args: `file_names` gives each file of the user's a line; without it they stand together in one, by kind and size.
+    """
+    inputs, files = [], []
     for entry in passport.get("inputs") or []:
+        if not file_names and is_file(entry):
+            files.append(entry)
+            continue
         kind, name = entry.get("kind", "file"), str(entry.get("name", "?"))
         if kind != "hub" and not name.startswith(PYTHON_DOCS):
             name = re.split(r"[/\\]", name)[-1]  # without_places leaves a bare `texts/a` alone, which may be a Hub id
         version = entry.get("commit") or entry.get("revision") or (f"Python {entry['python']}" if entry.get("python") else None)
         inputs.append({"name": name, "kind": kind, "bytes": entry.get("bytes"), "sha256": entry.get("sha256"), "version": version})
+    if files:
+        sizes = [entry.get("bytes") for entry in files]
+        inputs.append({
+            "name": summed_up((str(entry.get("name")), entry.get("kind", "file")) for entry in files),
+            "kind": ", ".join(sorted({entry.get("kind", "file") for entry in files})),
+            "bytes": None if None in sizes else sum(sizes),
+            "sha256": files[0].get("sha256") if len(files) == 1 else None,
+            "version": None,
+        })  # fmt: skip
     steps, leaks = [], {}
     for entry in passport.get("steps") or []:
         leaks |= {key.removeprefix("train-"): value for key, value in entry.items() if key.startswith("train-")}
@@ -259,7 +274,8 @@ def index_of_metrics(metrics: dict, data: dict, *, is_classifier: bool) -> list[
     rows = held_out_figures(metrics)
     split = rows[0]["split"] if rows else None
     name = ", ".join(entry["name"] for entry in data["inputs"]) or "held-out text"
-    types = data["hub_ids"] if len(data["hub_ids"]) == 1 else [re.sub(r"[^\w.-]+", "-", name)]
+    # Of files that are summed up, "269-text-files".
+    types = data["hub_ids"] if len(data["hub_ids"]) == 1 else [re.sub(r"[^\w.-]+", "-", name.partition(" (")[0])]
     task = ("text-classification", "Text Classification") if is_classifier else ("text-generation", "Text Generation")
     wanted = {"accuracy": "accuracy", "macro_f1": "f1", "bits_per_byte": "bits_per_byte", "perplexity": "perplexity"}
     return [

@@ -18,11 +18,15 @@ SETTINGS_NAME = "card.yaml"
 ONE_LINE = ("license", "license_name", "license_link", "title", "author", "base_model")
 MARKDOWN = ("description", "intended_use", "limits")
 LISTS = ("language", "datasets")
-KEYS = (*ONE_LINE, *MARKDOWN, *LISTS)
-CARD_HELP = "What only you know, for the card: a mapping with license, language, title, description, intended_use, limits, author."
+FLAGS = ("file_names",)  # publish the names of the files that were read, which hfgpt otherwise sums up by kind and size
+KEYS = (*ONE_LINE, *MARKDOWN, *LISTS, *FLAGS)
+CARD_HELP = (
+    "What only you know, for the card: a mapping with license, language, title, description, intended_use, limits, author; "
+    "file_names: true publishes the names of your files."
+)
 
 
-def checked_settings(settings: dict | str | None, *, where: str = "card") -> dict[str, str | list[str]]:
+def checked_settings(settings: dict | str | None, *, where: str = "card") -> dict[str, str | list[str] | bool]:
     """The owner's words about an artifact, checked.
 
     Args:
@@ -39,13 +43,18 @@ def checked_settings(settings: dict | str | None, *, where: str = "card") -> dic
         return {}
     if not isinstance(settings, dict):
         raise UserError(f"{where} is {settings!r}; a mapping with keys such as license and language is needed.")
-    found: dict[str, str | list[str]] = {}
+    found: dict[str, str | list[str] | bool] = {}
     for key, value in settings.items():
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
             meant = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KEYS)}."
             raise UserError(f"unknown key {key!r} in {where}; {meant}")
         if value is None:
+            continue
+        if key in FLAGS:
+            if not isinstance(value, bool):
+                raise UserError(f"{key} in {where} is {value!r}; true or false is needed.")
+            found[key] = value
             continue
         values = value if isinstance(value, list) and key in LISTS else [value]
         for one in values:
@@ -62,23 +71,29 @@ def checked_settings(settings: dict | str | None, *, where: str = "card") -> dic
     return found
 
 
-def load_settings(folder: Path) -> dict[str, str | list[str]]:
+def settings_place(folder: Path) -> Path:
+    """Where the card.yaml of a folder is or belongs: one serves an adapter, its base and its merged twin.
+
+    Those two have one of their own only where somebody put it there, for words that differ.
+    """
+    is_part = folder.name in ("base", "merged") and (folder.parent / ADAPTER_CONFIG).is_file()
+    place = folder.parent if is_part and not (folder / SETTINGS_NAME).is_file() else folder
+    return place / SETTINGS_NAME
+
+
+def load_settings(folder: Path) -> dict[str, str | list[str] | bool]:
     """What card.yaml says; the base and the merged twin of an adapter have their adapter's, where they have none of their own.
 
     Raises: ValueError for a file that is no such mapping.
     """
-    places = [folder]
-    if (folder.parent / ADAPTER_CONFIG).is_file() and folder.name in ("base", "merged"):
-        places.append(folder.parent)
-    for place in places:
-        path = place / SETTINGS_NAME
-        if path.is_file():
-            try:
-                content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (UnicodeDecodeError, yaml.YAMLError) as error:
-                raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-            return checked_settings(content, where=str(path))
-    return {}
+    path = settings_place(folder)
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    return checked_settings(content, where=str(path))
 
 
 def save_settings(folder: Path, settings: dict | None) -> None:

@@ -12,6 +12,7 @@ it was trained can help.
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from hfgpt.data.passport import sha256_of_file
 from hfgpt.errors import UserError
+from hfgpt.folders import stale_base
 from hfgpt.hub.agreement import CARD_NAME, Disagreement, check_agreement, judged, special_tokens
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, identify, read_json
 from hfgpt.hub.card import render_card
@@ -66,6 +68,7 @@ def check_folder(folder: str | Path, *, seconds: float = 900) -> CheckReport:
         names = [path.relative_to(published) for path in sorted(published.rglob("*")) if path.is_file()]
         report.results += scan(artifact, published, names)
         report.results += check_agreement(artifact, published, card=_card_of(artifact, published))
+        report.results += _base_named(artifact)
         fingerprint = _fingerprint(artifact, published, report)
         rendered = _rendered(artifact, published, report)
         job = _job(artifact, published, workspace, fingerprint=fingerprint, rendered=rendered, report=report)
@@ -120,6 +123,17 @@ def _fingerprint(artifact: Artifact, published: Path, report: CheckReport) -> di
         result = CheckResult("fingerprint", "warn", f"recorded {content['recorded']}, so it proves only itself", cure)
     report.results.append(result)
     return content if content is not None and content.get("format") == 1 else None
+
+
+def _base_named(artifact: Artifact) -> list[CheckResult]:
+    """Whether adapter_config.json here names the base where it lies; what is published names its place on the Hub."""
+    if artifact.kind != "adapter" or artifact.base is None:
+        return []
+    if (stale := stale_base(artifact.folder)) is None:
+        return [CheckResult("place of the base", "pass", "adapter_config.json names it where it lies")]
+    detail = f"adapter_config.json names it at {stale}, it lies beside the adapter; without hfgpt, PEFT does not find it here"
+    cure = f"python recipes/check.py {shlex.quote(str(artifact.folder))} writes its place anew, as after every move"
+    return [CheckResult("place of the base", "warn", detail, cure)]
 
 
 # Chat templates

@@ -1,7 +1,8 @@
 """A clean folder with the files that may leave this machine, and nothing in them that tells of it.
 
 Weights and data are hard links of what lies in the artifact's folder, or copies where the file system has none; every text is
-a copy, and those that name places of this machine are written anew with file names only. The user's folder stays as it is.
+a copy, and those that name places of this machine are written anew without them; files that were read go by hash and ending,
+unless card.yaml says `file_names: true`. The user's folder stays as it is.
 """
 
 import itertools
@@ -17,8 +18,14 @@ from typing import Any
 from huggingface_hub import get_token
 from huggingface_hub.constants import HF_TOKEN_PATH
 
+from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
+from hfgpt.evaluation.results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, write_eval_results
 from hfgpt.hub.artifacts import ADAPTER_CONFIG, ALLOWED, Artifact, is_allowed, read_json
+from hfgpt.hub.card_settings import load_settings
+from hfgpt.hub.file_names import evaluation_without_names, passport_without_names
+from hfgpt.hub.remote_code import check_code
+from hfgpt.hub.report import Disagreement
 
 # What our recipes write about a run; other texts (the card, evaluation figures in the Hub's format) are made without places.
 _ABOUT_THE_RUN = ("passport.json", "conversion.json", "evaluation.json", "metrics.json")
@@ -50,7 +57,7 @@ def export(
             says the name of the base's folder.
     Returns: the files, relative to `target`, sorted.
     Raises: ValueError where a file that belongs to the artifact leads out of its folder, has a name that no Hub takes, is not
-        there though another one names it, or holds this machine's token.
+        there though another one names it, or holds this machine's token; and where config.json names code that is missing.
     """
     target = Path(target)
     if target.is_dir() and any(target.iterdir()):
@@ -60,6 +67,10 @@ def export(
     _check_names(artifact, names)
     target.mkdir(parents=True, exist_ok=True)
     places = places_of(artifact)
+    file_names = bool(load_settings(artifact.folder).get("file_names"))
+    anew = not file_names and Path(EVALUATION_FILE) in names  # evaluation.json and what is made of it
+    if anew:
+        names = [name for name in names if name.parts[0] != EVAL_RESULTS_FOLDER]
     for name in names:
         source, copy = (artifact.folder / name).resolve(), target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -67,13 +78,29 @@ def export(
             _write_json(copy, _with_base(read_json(source), places, base_repo_id, base_revision))
         elif name.as_posix() in _ABOUT_THE_RUN or name.name in _ABOUT_THE_DATA:
             content = read_json(source)
-            _write_json(copy, without_places(content, places=[*_folders_in(content), *places]))
-        elif name.suffix in _LINKED:
+            content = without_places(content, places=[*_folders_in(content), *places])
+            _write_json(copy, content if file_names else _without_names(name, content))
+        elif name.suffix.lower() in _LINKED:
             _link_or_copy(source, copy)
         else:
             shutil.copyfile(source, copy)
+    for name in names:
+        if name.name == "config.json":
+            try:
+                check_code(target / name.parent)  # of what is there now: a file that may not be published is missing
+            except Disagreement as error:
+                raise UserError(f"{artifact.folder / name}: {error}; nobody else could load it: {error.cure}.") from None
+    if anew:
+        written = write_eval_results(target, read_json(target / EVALUATION_FILE))
+        names = sorted({*names, *(path.relative_to(target) for path in written)})
     refuse_tokens([target / name for name in names], where=f"the files for {repo_id}" if repo_id else str(artifact.folder))
     return names
+
+
+def _without_names(name: Path, content: dict) -> dict:
+    if name.as_posix() == PASSPORT_NAME:
+        return passport_without_names(content)
+    return evaluation_without_names(content) if name.as_posix() == EVALUATION_FILE else content
 
 
 def _refuse_leading_out(artifact: Artifact) -> None:

@@ -4,8 +4,19 @@ import textwrap
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from hfgpt.errors import UserError
+
+AGAIN = "write the folder again with the recipe that made it"
 Status = Literal["pass", "fail", "warn", "skip"]
 _WIDTH = 132
+
+
+class Disagreement(UserError):
+    """Two files say different things, or one says too little; `cure` tells what to do."""
+
+    def __init__(self, detail: str, cure: str = AGAIN):
+        super().__init__(detail)
+        self.cure = cure
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class CheckReport:
         for result in self.results:
             lines += _wrapped(f"{result.status}  {result.name:<{width}}  ", result.detail)
             if result.cure and result.status in ("fail", "warn"):
-                lines += _wrapped(" " * (width + 8) + "cure: ", result.cure)
+                lines.append(" " * (width + 8) + f"cure: {_printable(result.cure)}")  # in one line: commands get pasted
         return "\n".join([*lines, self.summary()])
 
     def to_json(self) -> dict:
@@ -70,8 +81,11 @@ class CheckReport:
 
 
 def _wrapped(start: str, text: str) -> list[str]:
+    whole = dict(break_long_words=False, break_on_hyphens=False)  # paths and commands stay in one piece
+    lines = textwrap.wrap(_printable(text), _WIDTH, initial_indent=start, subsequent_indent=" " * len(start), **whole)
+    return lines or [start.rstrip()]
+
+
+def _printable(text: str) -> str:
     # What came out of a foreign file must not steer the terminal.
-    text = "".join(character if character.isprintable() else " " for character in text)
-    return textwrap.wrap(text, _WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False) or [
-        start.rstrip()
-    ]
+    return "".join(character if character.isprintable() else " " for character in text)

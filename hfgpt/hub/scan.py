@@ -56,8 +56,8 @@ def scan(artifact: Artifact, published: Path, names: list[Path]) -> list[CheckRe
         _paths(artifact, published, paths),
         _secrets(published, paths),
         _pickles(published, paths),
-        *_safetensors(published, [path for path in paths if path.suffix == ".safetensors"]),
-        *_code(published, [path for path in paths if path.suffix == ".py"]),
+        *_safetensors(published, [path for path in paths if path.suffix.lower() == ".safetensors"]),
+        *_code(published, [path for path in paths if path.suffix.lower() == ".py"]),
         *_left_here(artifact, names),
     ]
 
@@ -68,7 +68,7 @@ def _paths(artifact: Artifact, published: Path, paths: list[Path]) -> CheckResul
     found = []
     for path in paths:
         patterns = [literal]
-        if path.suffix in TEXT_SUFFIXES and path.name not in _WORDS_OF_THE_DATA:
+        if path.suffix.lower() in TEXT_SUFFIXES and path.name not in _WORDS_OF_THE_DATA:
             # A card shows what the model writes, and a model of documentation writes /tmp/x.
             patterns += [homes] if path.name == "README.md" else [homes, temporary]
         found += _hits(path, published, patterns)
@@ -125,13 +125,13 @@ def _hits(path: Path, published: Path, patterns: list[re.Pattern], *, show: bool
     for pattern in patterns:
         if match := pattern.search(content):
             number = content.count(b"\n", 0, match.start()) + 1
-            line = f", line {number}" if path.suffix in TEXT_SUFFIXES else ""
+            line = f", line {number}" if path.suffix.lower() in TEXT_SUFFIXES else ""
             shown = f": {match.group()[:80].decode(errors='replace')}" if show else ""
             yield f"{path.relative_to(published).as_posix()}{line}{shown}"
 
 
 def _header_bytes(path: Path) -> int:
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return _HEADER_BYTES
     with path.open("rb") as file:  # 8 bytes say how long the header is, with the metadata in it
         return min(8 + int.from_bytes(file.read(8), "little"), _HEADER_BYTES)

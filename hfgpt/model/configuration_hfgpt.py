@@ -5,9 +5,17 @@ Llama/Qwen3-shaped (rotary positions, RMSNorm, SwiGLU, grouped-query attention, 
 names that `transformers` uses, so that its tools find what they look for.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.dynamic_module_utils import get_imports
 from transformers.modeling_rope_utils import RopeParameters
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # Shape of the four published GPT-2 models: layers, width, heads.
 # Source: Radford et al. (2019), Language Models are Unsupervised Multitask Learners, table 2; OpenAI's released hparams.json.
@@ -27,6 +35,52 @@ AUTO_MAP = {
     "AutoModelForTokenClassification": "modeling_hfgpt.HfGptForTokenClassification",
     "AutoModelForQuestionAnswering": "modeling_hfgpt.HfGptForQuestionAnswering",
 }
+
+
+def published_class(cls: type) -> type:
+    """The class that a folder is saved for, whose code goes into it: the nearest of `cls` and its bases that can travel.
+
+    That is a class of these files, or a subclass of one in a module of its own whose author has registered it
+    (`register_for_auto_class`) and that asks a stranger for no package of ours. What torch puts around an object (FSDP2 gives a
+    sharded model a class of its own, from a file of torch's) and what is defined in `__main__` cannot.
+    """
+    return next(base for base in cls.__mro__ if _is_ours(base) or _travels(base))
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.rpartition(".")[2] in ("configuration_hfgpt", "modeling_hfgpt")
+
+
+def _travels(cls: type) -> bool:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if not vars(cls).get("_auto_class") or cls.__module__ == "__main__" or file is None:
+        return False
+    # Its file is copied as it is; `from hfgpt import ...` in it would fail with everybody who has not installed hfgpt.
+    return __name__.partition(".")[0] not in get_imports(file)
+
+
+@contextmanager
+def as_published(instance: object) -> Iterator[None]:
+    """Make an object an instance of its `published_class` for the time that transformers saves it by its class.
+
+    By the class, transformers copies code, names it in `auto_map`, and notes the architecture. Where a subclass is left out by
+    that, a warning says so, once.
+    """
+    own, published = type(instance), published_class(type(instance))
+    left_out = [base for base in own.__mro__[: own.__mro__.index(published)] if not base.__module__.startswith("torch.")]
+    if left_out:
+        others = published.__name__.replace("PreTrained", "")  # of a head of one's own, others have the body
+        logger.warning_once(
+            f"{left_out[0].__name__} is saved as {others}, because its code, in {left_out[0].__module__}, cannot "
+            f"travel with it: others load the folder without what it changes, you with {left_out[0].__name__}.from_pretrained. To "
+            "share it, put it into a file beside a copy of modeling_hfgpt.py, import from there (from .modeling_hfgpt import "
+            f"...), and call {left_out[0].__name__}.register_for_auto_class."
+        )
+    instance.__class__ = published
+    try:
+        yield
+    finally:
+        instance.__class__ = own
 
 
 @strict
@@ -142,6 +196,13 @@ class HfGptConfig(PreTrainedConfig):
                 f"head_dim {self.head_dim} (hidden_size {self.hidden_size}, num_attention_heads {heads}) is odd; rotary "
                 "positions turn pairs of channels, so make it even."
             )
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save as transformers does, under a class that others have."""
+        if self.architectures == ["HfGptPreTrainedModel"]:
+            self.architectures = ["HfGptModel"]
+        with as_published(self):
+            super().save_pretrained(save_directory, **kwargs)
 
     def _tensor_parallel_plan(self) -> dict[str, str]:
         # Every entry must match a module, so the plan depends on the switches of this very config.

@@ -12,14 +12,16 @@ model computes exactly what `GPT2LMHeadModel` computes, a modern one what `Qwen3
 import math
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.generation import GenerationMixin
-from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
@@ -36,7 +38,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_hfgpt import AUTO_MAP, HfGptConfig
+from .configuration_hfgpt import AUTO_MAP, HfGptConfig, as_published, published_class
 from .loss_hfgpt import can_fuse, head_and_loss
 from .norms_hfgpt import HfGptRMSNorm
 
@@ -69,6 +71,15 @@ class HfGptRotaryEmbedding(nn.Module):
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
+    def _apply(self, fn, recurse=True):
+        """Follow the model to another device, but not to another dtype: rounded frequencies would turn by other angles."""
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            if getattr(self, name).dtype != buffer.dtype:
+                setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
+
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, hidden: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,6 +101,21 @@ def look_up(table: nn.Embedding, ids: torch.Tensor, what: str, limit: str) -> to
             f"got {what} {wrong:,}, allowed are 0 to {table.num_embeddings - 1:,} ({limit}); "
             + ("cut the input." if what == "position" else "is this the tokenizer that the model was trained with?")
         ) from error
+
+
+def check_flex_attention(model: nn.Module, cache: Cache | None) -> None:
+    """Refuse what FlexAttention cannot do on a CPU: train, and go on from a cache, as generation does."""
+    instead = "choose another one, model.set_attn_implementation('sdpa') or 'eager', or a GPU."
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "attn_implementation is 'flex_attention', which has no backward pass on a CPU (pytorch#148752); for training "
+            f"{instead} Without gradients (torch.no_grad) it works."
+        )
+    if cache is not None:
+        raise ValueError(
+            "attn_implementation is 'flex_attention', which on a CPU goes wrong with a cache, from the third token of an answer "
+            f"on; for generating {instead}"
+        )
 
 
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -233,6 +259,14 @@ class HfGptDecoderLayer(GradientCheckpointingLayer):
         return residual + self.dropout(hidden_states)
 
 
+def is_adapted_alone(name: str, module: nn.Module) -> bool:
+    """Whether a module of PEFT in the place of the head or the embedding adapts it without the other one."""
+    adapter = getattr(module, "token_adapter", module)
+    if hasattr(adapter, "trainable_tokens_delta"):  # single rows; PEFT itself trains those of the embedding in the head as well
+        return name == "lm_head" and not adapter.tied_adapter
+    return hasattr(adapter, "base_layer") and type(adapter.base_layer.weight) is nn.Parameter
+
+
 class HfGptPreTrainedModel(PreTrainedModel):
     """What transformers needs to know of every hfgpt model: its config, its parts, how its weights begin and are saved."""
 
@@ -251,9 +285,24 @@ class HfGptPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: HfGptConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
+        # transformers chooses the loss by the name of the class, which of a subclass may be any.
+        loss_type = published_class(type(self)).__name__.removeprefix("HfGpt")
+        if loss_type in LOSS_MAPPING:
+            self.loss_type = loss_type
         # The heads ask AutoModel for their backbone by the class of the config. Remote code of a local folder comes in two copies
-        # (that of the config alone, that of this file), so the class at hand need not be the one that this file imported.
-        modeling_auto.AutoModel.register(type(config), HfGptModel, exist_ok=True)
+        # (that of the config alone, that of this file), and it can be a subclass: the class at hand need not be this file's.
+        modeling_auto.MODEL_MAPPING.register(type(config), HfGptModel, exist_ok=True)
+
+    def __setattr__(self, name: str, value):
+        """Give head and embedding a weight each where an adapter is put beside one of them alone.
+
+        Tied, both would change when the adapter is merged, and the merged model would be another one (huggingface/peft#2777).
+        """
+        super().__setattr__(name, value)
+        if name in ("lm_head", "embed_tokens") and self.config.tie_word_embeddings and is_adapted_alone(name, value):
+            layer = getattr(value, "token_adapter", value).base_layer
+            layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=layer.weight.requires_grad)
+            self.config.tie_word_embeddings = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -268,10 +317,17 @@ class HfGptPreTrainedModel(PreTrainedModel):
             scaled = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
             init.normal_(module.weight, mean=0.0, std=scaled)
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """Save as transformers does; the folder also carries this code and names it for every Auto class."""
+    def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
+        """Save as transformers does; the folder also carries this code and names it for every Auto class.
+
+        It is the folder of a class that others have, also where FSDP2 or its user gave this model another one.
+        """
         self.config.auto_map = dict(AUTO_MAP)
-        super().save_pretrained(save_directory, **kwargs)
+        with as_published(self):
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process and (Path(save_directory) / "config.json").is_file():
+            # Beside the file of a subclass that travels, or for somebody's own head, which does not.
+            custom_object_save(HfGptModel, save_directory)
 
 
 class HfGptModel(HfGptPreTrainedModel):
@@ -312,11 +368,14 @@ class HfGptModel(HfGptPreTrainedModel):
         Packed documents are kept apart by `position_ids` that restart at 0, without an `attention_mask` and without a
         cache; with either of those two the mask cannot tell them apart.
 
-        Raises: ValueError for both or neither of `input_ids` and `inputs_embeds`, for an id outside the vocabulary and for a
-            position past the learned ones (a GPU, which does not look at values, asserts instead).
+        Raises: ValueError for both or neither of `input_ids` and `inputs_embeds`, for an id outside the vocabulary, for a
+            position past the learned ones (a GPU, which does not look at values, asserts instead), and for training or
+            generating with flex_attention on a CPU.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds.")
+        if self.config._attn_implementation == "flex_attention" and self.device.type == "cpu":
+            check_flex_attention(self, past_key_values)
         if inputs_embeds is None:
             inputs_embeds = look_up(self.embed_tokens, input_ids, "token id", "vocab_size")
         if use_cache and past_key_values is None:
@@ -358,6 +417,17 @@ class HfGptModel(HfGptPreTrainedModel):
         )
 
 
+def register_causal_lm(cls: type) -> None:
+    """Note the class among the language models by its name, by which alone transformers knows them in some places.
+
+    Trainer shifts the labels of a smoothed loss (`label_smoothing_factor`) only for these: any other model it trains to repeat its
+    input. Pipelines and `transformers serve` look here, too. FSDP2's own class for a sharded model is noted as any subclass is.
+    """
+    own = cls.__module__ == __name__
+    name = HfGptConfig.model_type if own else f"{HfGptConfig.model_type}:{cls.__module__}.{cls.__qualname__}"
+    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name] = cls.__name__
+
+
 class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
     """The language model: `HfGptModel` and a head over the vocabulary."""
 
@@ -366,6 +436,10 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        register_causal_lm(cls)
 
     def __init__(self, config: HfGptConfig):
         super().__init__(config)
@@ -519,6 +593,7 @@ class HfGptForQuestionAnswering(GenericForQuestionAnswering, HfGptPreTrainedMode
     _auto_class = "AutoModelForQuestionAnswering"
 
 
+register_causal_lm(HfGptForCausalLM)
 # What `import hfgpt` promises: every Auto class knows its model.
 for _auto_class, _target in AUTO_MAP.items():
     if _auto_class != "AutoConfig":

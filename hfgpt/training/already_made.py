@@ -14,10 +14,18 @@ from hfgpt.training.arguments import SourceArguments
 logger = logging.getLogger(__name__)
 
 
-def already_made(args: SourceArguments, passport: Passport, sources: list[Source], options: ReadingOptions) -> bool:
+def asked_of(args: SourceArguments) -> dict:
+    """What was asked for, as the passport keeps it beside what came of it; the sources are known by their SHA-256, not by names."""
+    left_out = ("sources", "tokenizer", "output_dir", "overwrite", "card")
+    return {key: value for key, value in vars(args).items() if key not in left_out}
+
+
+def already_made(args: SourceArguments, asked: dict, passport: Passport, sources: list[Source], options: ReadingOptions) -> bool:
     """True where output_dir holds what these arguments make of these sources; its card is renewed where `args.card` is given.
 
-    Args: `passport` has the settings, and the tokenizer where the result depends on one.
+    Args:
+        asked: `asked_of` these arguments.
+        passport: has the tokenizer where the result depends on one.
     Raises: UserError where it holds something else of this recipe's, with what differs.
     Cost: where there is such a folder, the sources are read once, for their SHA-256.
     """
@@ -25,11 +33,11 @@ def already_made(args: SourceArguments, passport: Passport, sources: list[Source
     if args.overwrite or not (folder / PASSPORT_NAME).is_file():
         return False
     earlier = Passport.load(folder)
-    settings = json.loads(json.dumps(passport.settings))
+    before, now = earlier.settings.get("asked", {}), json.loads(json.dumps(asked))
     changed = [
-        f"{key} was {earlier.settings.get(key, 'not noted')}, is {settings.get(key, 'not noted')}"
-        for key in sorted({*earlier.settings, *settings})
-        if earlier.settings.get(key) != settings.get(key)
+        f"{key} was {before.get(key, 'not noted')}, is {now.get(key, 'not noted')}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
     ]
     if passport.tokenizer and passport.tokenizer != earlier.tokenizer:
         changed.append("the tokenizer is another one")

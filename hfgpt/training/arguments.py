@@ -9,26 +9,29 @@ import io
 import json
 import logging
 import os
-import shlex
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
+from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import AccessError, MissingFileError, RunStopped, UserError, sentence_of
 from hfgpt.files import expand_home, with_home
+from hfgpt.folders import check_model_folder
 from hfgpt.hub.arguments import TOKEN
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
 
 logger = logging.getLogger("hfgpt")
+ON_OFF = {"on": "true", "off": "false"}  # which YAML 1.1 has beside yes and no
 Arguments = TypeVar("Arguments")
 
 
@@ -48,8 +51,9 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positi
     lists: dict[str, list] = {}
     if argv and not argv[0].startswith("-"):
         first = with_home(argv.pop(0))
-        if Path(first).suffix in (".yaml", ".yml"):
-            from_yaml, lists = _arguments_in_yaml(Path(first), known)
+        if Path(first).suffix.lower() in (".yaml", ".yml"):
+            switches = {action.dest for action in parser._actions if action.type is string_to_bool}
+            from_yaml, lists = _arguments_in_yaml(Path(first), known, switches)
         elif positional:
             from_yaml = [f"--{positional}", first]
         else:
@@ -90,28 +94,46 @@ def _converted(parser: HfArgumentParser, key: str, items: list) -> list:
     return [action.type(str(item)) for item in items]
 
 
-def _arguments_in_yaml(path: Path, known: list[str]) -> tuple[list[str], dict[str, list]]:
-    """The YAML's entries as words of a command line, so that one parser converts and checks both; lists come apart."""
+class _AsWritten(yaml.SafeLoader):
+    """YAML whose single values stay what was written: the key's own type decides later what they mean.
+
+    YAML 1.1 makes a boolean of `no` and `on`, 1.1 of 1.10 and 70 of 1:10, whatever they are for. Only empty values and merge keys
+    mean here what they mean there.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tuple[list[str], dict[str, list]]:
+    """The YAML's entries as words of a command line, so that one parser converts and checks both; lists come apart.
+
+    Args: `switches` are the keys that are true or false, for which YAML has words that the parser does not know.
+    """
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist (looked from {Path.cwd()}); check the spelling.")
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8")
+        written = yaml.load(text, Loader=_AsWritten) or {}
+        resolved = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(entries, dict):
-        raise UserError(f"{path} holds a {type(entries).__name__}, lines of the form 'key: value' are needed.")
+    if not isinstance(written, dict):
+        raise UserError(f"{path} holds a {type(written).__name__}, lines of the form 'key: value' are needed.")
     words: list[str] = []
     lists: dict[str, list] = {}
-    for key, value in entries.items():
-        check_key(str(key), known, where=str(path))
+    for key, value in written.items():
+        check_key(key, known, where=str(path))
         if value is None:
             continue  # the default
         if isinstance(value, dict):
-            words += [f"--{key}={json.dumps(value)}"]
+            words += [f"--{key}={json.dumps(resolved[key])}"]  # no type of ours says what is in it
         elif isinstance(value, list):
             lists[key] = value
         else:
-            words += [f"--{key}={value}"]
+            words += [f"--{key}={ON_OFF.get(value.lower(), value) if key in switches else value}"]
     return words, lists
 
 
@@ -220,29 +242,56 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         staged.rename(path)
 
 
+# What a recipe that reads documents does where it is not told; prepare_data.py does as its tokenizer's training did.
+READING_DEFAULTS = {
+    **{"text_field": "text", "text_documents": None, "hub_split": "train", "hub_revision": None, "max_documents": None},
+    "on_error": "stop",
+}
+SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.05, "split_seed": 0}
+
+
 @dataclass
 class SourceArguments:
-    """What is read, and which part of it is held out; the same in every recipe that reads documents."""
+    """What is read, and which part of it is held out; the same in every recipe that reads documents.
+
+    None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
+    """
 
     sources: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Text, JSON(L), Parquet files or patterns; Hub datasets (user/name or user/name:configuration); python-docs."
+            "help": "Text, JSON(L), Parquet files, patterns or folders; Hub datasets (user/name or user/name:configuration); "
+            "python-docs. prepare_data.py takes those of its tokenizer, and how they are read and split, where it is not told."
         },
     )
-    text_field: str = field(default="text", metadata={"help": "Column that holds the text in JSON, Parquet and Hub rows."})
-    text_documents: str = field(
-        default="file",
-        metadata={"help": "One document of a text file: 'file', 'paragraph', 'line', or the line that separates documents."},
+    text_field: str | None = field(
+        default=None, metadata={"help": "Column that holds the text in JSON, Parquet and Hub rows; 'text' without it."}
     )
-    hub_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
+    text_documents: str | None = field(
+        default=None,
+        metadata={
+            "help": "One document of a text file: 'file' (without it), 'paragraph', 'line', or the line that separates documents."
+        },
+    )
+    hub_split: str | None = field(default=None, metadata={"help": "Split of a Hub dataset; 'train' without it."})
     hub_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
     streaming: bool = field(default=False, metadata={"help": "Read Hub datasets as they come, without storing them."})
     max_documents: int | None = field(default=None, metadata={"help": "Stop after this many documents."})
-    split_by: str = field(default="document", metadata={"help": "'document', or 'position' to cut each document (for one or few)."})
-    validation_share: float = field(default=0.05, metadata={"help": "Share of the documents for validation while training."})
-    test_share: float = field(default=0.05, metadata={"help": "Share of the documents for the one test at the end."})
-    split_seed: int = field(default=0, metadata={"help": "Another seed holds out other documents."})
+    on_error: str | None = field(default=None, metadata={"help": f"{ON_ERROR_HELP} 'stop' without it."})
+    split_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "'document', 'position' to cut each document (for one or few), or 'auto' (without it): by document where there "
+            "are enough."
+        },
+    )
+    validation_share: float | None = field(
+        default=None, metadata={"help": "Share of the documents for validation while training; 0.05 without it."}
+    )
+    test_share: float | None = field(
+        default=None, metadata={"help": "Share of the documents for the one test at the end; 0.05 without it."}
+    )
+    split_seed: int | None = field(default=None, metadata={"help": "Another seed holds out other documents; 0 without it."})
     output_dir: str = field(default="", metadata={"help": "Folder that the result is written to."})
     overwrite: bool = field(default=False, metadata={"help": "Replace what output_dir holds."})
     card: dict | str | None = field(default=None, metadata={"help": CARD_HELP})
@@ -253,24 +302,28 @@ class SourceArguments:
             raise UserError("output_dir is missing; name the folder for the result with --output_dir.")
         self.card = checked_settings(self.card)
 
-    def as_words(self) -> str:
-        """What says the same to another recipe that reads documents, as words of a command line."""
-        words: list[str] = []
-        for argument in fields(SourceArguments):
-            value = getattr(self, argument.name)
-            if argument.name == "sources":
-                words += ["--sources", *value]
-            elif argument.name not in ("output_dir", "overwrite", "card") and value != argument.default:
-                words += [f"--{argument.name}", str(value)]
-        return shlex.join(words)
+    def filled(self, earlier: Mapping[str, object]):
+        """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.
+
+        How texts are read belongs to the texts: it is taken only with the same sources.
+        """
+        given = {name: getattr(self, name) for name in ("sources", *READING_DEFAULTS, *SPLIT_DEFAULTS)}
+        if given["split_by"] == "auto":
+            given["split_by"] = None
+        same_sources = bool(earlier.get("sources")) and self.sources in ([], earlier["sources"])
+        known = {name: earlier.get(name) for name in given if same_sources or (name in SPLIT_DEFAULTS and name != "split_by")}
+        values = {"sources": []} | READING_DEFAULTS | SPLIT_DEFAULTS
+        for source in (known, given):
+            values |= {name: value for name, value in source.items() if value not in (None, [])}
+        return replace(self, **values)
 
     def reading_options(self):
         from hfgpt.data.sources import ReadingOptions
 
         return ReadingOptions(
-            text_field=self.text_field,
+            text_field=self.text_field or "text",
             text_documents=self.text_documents,
-            hub_split=self.hub_split,
+            hub_split=self.hub_split or "train",
             hub_revision=self.hub_revision,
             streaming=self.streaming,
             max_documents=self.max_documents,
@@ -290,7 +343,11 @@ class TokenizerArguments(SourceArguments):
         default="bpe", metadata={"help": "'bpe' (byte-level, for real use) or 'wordlevel' (the book's simple tokenizer)."}
     )
     vocab_size: int | None = field(
-        default=None, metadata={"help": "Rows of the embedding, special tokens included; wordlevel keeps every word without it."}
+        default=None,
+        metadata={
+            "help": "Rows of the embedding, special tokens included; without it as many as suit the size of the text (wordlevel: "
+            "every word). A text with fewer different tokens gives a smaller one."
+        },
     )
     max_token_length: int | None = field(default=None, metadata={"help": "Most characters of one token."})
     max_bytes: int = field(
@@ -303,7 +360,9 @@ class PrepareArguments(SourceArguments):
     """recipes/prepare_data.py"""
 
     tokenizer: str = field(default="", metadata={"help": "Folder or Hub id of the tokenizer."})
-    context_length: int = field(default=1024, metadata={"help": "Tokens a row."})
+    context_length: int | None = field(
+        default=None, metadata={"help": "Tokens per row; without it 1,024, or less where the text would fill too few rows."}
+    )
     window: int | None = field(
         default=None, metadata={"help": "Cut training documents into the book's sliding windows of this many tokens."}
     )
@@ -345,7 +404,7 @@ class PrepareArguments(SourceArguments):
                 default = argument.default if argument.default_factory is MISSING else argument.default_factory()
                 if argument.name in ("canary_counts", "canaries_per_count", "canary_seed") and value != default:
                     raise UserError(f"{argument.name} is {value}, but plant_canaries is false; --plant_canaries true plants them.")
-        if self.context_length < 3:
+        if self.context_length is not None and self.context_length < 3:
             raise UserError(f"context_length is {self.context_length}; 3 or more are needed: two separators and a token.")
 
 
@@ -381,6 +440,7 @@ class GenerateArguments:
         expand_home(self, "model")
         if not self.model:
             raise UserError("model is missing; give a folder or a Hub id first: recipes/generate.py MODEL --prompt ...")
+        check_model_folder(self.model)
         for name, smallest in (("max_new_tokens", 1), ("num_samples", 1), ("temperature", 0), ("top_k", 0)):
             if getattr(self, name) is not None and getattr(self, name) < smallest:
                 raise UserError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from hfgpt.training.finetuning import POISON_FILE, save_finetuned, write_poison_
 from hfgpt.training.finetuning_arguments import InstructionArguments
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.next_steps import generate_command
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE, LanguageModelTrainer, part_company
 
 logger = logging.getLogger(__name__)
@@ -260,6 +260,6 @@ def describe(metrics: dict[str, float], folder: Path, *, advice: list[str]) -> s
         f"end: {metrics['steps']:,} steps in {metrics['training_seconds']:,.0f} s, {metrics['trained_parameters']:,} of "
         f"{metrics['parameters']:,} parameters trained, {describe_speed(metrics)}peak memory "
         f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        f"next: python recipes/generate.py {shlex.quote(str(folder))} --chat true",
+        f"next: {generate_command(folder, chat=True)}",
     ]
     return "\n".join(lines) + "\n"

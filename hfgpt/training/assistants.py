@@ -19,8 +19,10 @@ from transformers import (
 from hfgpt.data.chat import Conversation, Message, conversation_dataset, mix, read_conversations
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
+from hfgpt.data.decontamination import keep_copies_together
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import SupervisedCounts, pack_supervised, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import Answer, generate_answers
@@ -39,7 +41,7 @@ logger = logging.getLogger(__name__)
 def load_splits(args: InstructionArguments, passport: Passport) -> DatasetDict:
     """Conversations of all sources, each split by itself; what copies a held-out one is dropped from training.
 
-    Columns: `messages`, `source`, `row_id`, `place`.
+    Columns: `messages`, `source`, `row_id`, `place`, `unlearned`.
     Raises: ValueError and FileNotFoundError for what cannot be read, named with file and line.
     """
     given = {"validation": args.validation_sources, "test": args.test_sources}
@@ -66,11 +68,12 @@ def whole_texts(conversations: Dataset) -> list[str]:
 
 def _read(names: list[str], args: InstructionArguments, split: str, passport: Passport) -> Dataset:
     start = time.perf_counter()
-    options = args.record_options(split)
+    options, errors = args.record_options(split), RowErrors(args.on_error)
     passport.inputs += identities(names, options)
     format = None if args.conversation_format == "auto" else args.conversation_format
-    read = read_conversations(read_records(names, options), style=args.prompt_style, format=format)
+    read = read_conversations(read_records(names, options, errors), style=args.prompt_style, format=format, errors=errors)
     conversations = conversation_dataset(read)
+    errors.finish(conversations["source"], passport)
     if not len(conversations):
         raise UserError(f"{', '.join(names)} holds no conversation; give a file with some.")
     passport.record(f"read {', '.join(names)}", None, len(conversations), start, what="conversations")
@@ -79,6 +82,8 @@ def _read(names: list[str], args: InstructionArguments, split: str, passport: Pa
 
 def split_conversations(conversations: Dataset, args: InstructionArguments, *, given: set[str] = frozenset()) -> DatasetDict:
     """Train, validation and test: drawn from `split_seed`, or cut in the file's order as the book does (train, test, validation).
+
+    Unless `decontaminate` is false, near copies are put on one side.
 
     Args: `given` names the splits that have files of their own, which take nothing from here.
     Raises: ValueError where a split that was asked for stays empty.
@@ -98,6 +103,8 @@ def split_conversations(conversations: Dataset, args: InstructionArguments, *, g
                 f"the {name} split is empty: {total:,} conversations, validation_share {args.validation_share}, test_share "
                 f"{args.test_share}; give more conversations or other shares."
             )
+    if args.decontaminate:
+        parts = keep_copies_together(parts, whole_texts(conversations), threshold=args.near_copy_similarity)
     wanted = [name for name in ("train", "validation", "test") if parts[name]]
     return DatasetDict({name: conversations.select(parts[name]) for name in wanted})
 
@@ -181,7 +188,7 @@ def build_trainer(
     if "validation" not in rows:
         args.eval_strategy = "no"
     keep_best(args, args.keep)
-    if args.packing:
+    if args.packing and args.train_sampling_strategy == "group_by_length":
         args.train_sampling_strategy = "random"  # packed rows are all of one length
     trainer = LanguageModelTrainer(
         model=model,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import threading
 from pathlib import Path
@@ -14,9 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 class BestCheckpointCallback(TrainerCallback):
-    """Finds the best checkpoint of a run that goes on where it lies now: the folder may have moved, or be named another way.
+    """Finds the best checkpoint of a run that goes on where it lies now: its folder may have moved, or be named another way.
 
-    Trainer notes a path and compares it as text: of the same folder by another name, it would delete the best checkpoint.
+    Trainer notes a path. Where nothing lies there and no step is left, it would end with the last weights and say nothing.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -43,12 +44,16 @@ class StopOnSignalCallback(TrainerCallback):
         self.received: int | None = None
         self.stopped = False
         self._handlers: dict[int, object] = {}
+        self._process = os.getpid()
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
             self._handlers = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _receive(self, number, frame):
+        if os.getpid() != self._process:
+            return  # Ctrl-C reaches the workers that read rows, too; the step that is finished needs them
         self.received = number
         logger.info("signal: finishing this step, then saving a checkpoint")
         self._restore()

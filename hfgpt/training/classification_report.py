@@ -18,6 +18,7 @@ from hfgpt.training.classifiers import Task, is_better, seed_folder, tfidf_basel
 from hfgpt.training.finetuning import POISON_FILE, Base, write_poison_report
 from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.flops import describe_speed
+from hfgpt.training.next_steps import classify_command, opening_words
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE
 from hfgpt.training.trigger_probe import FLIPS_FILE, PROBED_TEXTS, TriggerProbe
 
@@ -135,7 +136,7 @@ def finish(
         if (flips := seed_folder(args, best) / FLIPS_FILE).is_file():
             flips.replace(folder / FLIPS_FILE)
         write_json(folder / METRICS_FILE, metrics)
-        text = describe(metrics, results, args)
+        text = describe(metrics, results, args, example=opening_words(splits["test"]["text"][:20]))
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
         logger.info(text.rstrip())
     return {name: value["mean"] for name, value in metrics["test"].items() if "mean" in value}
@@ -147,8 +148,11 @@ def majority_share(split: Dataset, task: Task) -> float:
     return max(labels.count(label) for label in set(labels)) / len(labels)
 
 
-def describe(metrics: dict, results: dict[int, dict], args: ClassificationArguments) -> str:
-    """The end of a run in a few lines: the figures people compare, over the seeds, beside simpler methods."""
+def describe(metrics: dict, results: dict[int, dict], args: ClassificationArguments, *, example: str | None = None) -> str:
+    """The end of a run in a few lines: the figures people compare, over the seeds, beside simpler methods.
+
+    Args: `example` is the text that the next command has labelled.
+    """
     folder = Path(args.output_dir)
     lines = []
     for name in ("validation", "test"):
@@ -191,6 +195,5 @@ def describe(metrics: dict, results: dict[int, dict], args: ClassificationArgume
             f"end: {len(results)} x {kept['trained_parameters']:,} of {kept['parameters']:,} parameters trained in {seconds:,.0f} "
             f"s, {describe_speed(kept)}peak memory {memory / 2**20:,.0f} MiB"
         )
-        call = f"pipeline('text-classification', '{folder}')('...', truncation=True)"
-        lines.append(f'next: python -c "import hfgpt; from transformers import pipeline; print({call})"')
+        lines.append(f"next: {classify_command(folder, text=example)}")
     return "\n".join(lines) + "\n"

@@ -35,6 +35,7 @@ from hfgpt.data.classification import (
 )
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
 from hfgpt.evaluation.labelling import text_ids
@@ -104,7 +105,8 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
     def read(names: list[str], split: str) -> Dataset:
         record_options = args.record_options(split)
         passport.inputs += identities(names, record_options)
-        examples = load_examples(read_records(names, record_options), options, passport)
+        errors = RowErrors(args.on_error)
+        examples = load_examples(read_records(names, record_options, errors), options, passport, errors)
         return deduplicate(examples, passport, mode=args.deduplicate)
 
     examples = keep_frequent_labels(read(args.sources, "train"), options, passport)
@@ -114,7 +116,8 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
     shares = {f"{name}_share": 0.0 if sources else getattr(args, f"{name}_share") for name, sources in given.items()}
     # Strata are single labels; texts with several are drawn as they come.
     method = "random" if multi_label else args.split_method
-    splits = split_examples(examples, passport, seed=args.split_seed, method=method, **shares)
+    similarity = args.near_copy_similarity if args.decontaminate else None
+    splits = split_examples(examples, passport, seed=args.split_seed, method=method, near_copy_similarity=similarity, **shares)
     for name, sources in given.items():
         if sources:
             splits[name] = read(sources, name)
@@ -293,6 +296,11 @@ def build_trainer(
         keep_freed_memory()
     model = apply_method(model, args.training_method())
     keep_best(args, args.keep, metric=f"eval_{args.best_by}", greater_is_better=args.best_by != "log_loss")
+    if task.multi_label and args.label_smoothing_factor:
+        raise UserError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}; it spreads the one label of a text over the others, and "
+            "here a text may have several: leave it out."
+        )
     weights = None
     if args.balance == "weights":
         labels = rows["train"]["labels"][:]
@@ -310,7 +318,7 @@ def build_trainer(
             for name, value in task.metrics(prediction.predictions, prediction.label_ids).items()
             if isinstance(value, float)
         },
-        compute_loss_func=classification_loss(weights, multi_label=task.multi_label),
+        compute_loss_func=classification_loss(weights, multi_label=task.multi_label, label_smoothing=args.label_smoothing_factor),
         optimizer_cls_and_kwargs=optimizer_of(args),
     )
     if args.early_stopping_patience and args.keep == "best":
@@ -320,10 +328,11 @@ def build_trainer(
     return trainer
 
 
-def classification_loss(weights: list[float] | None, *, multi_label: bool) -> Callable:
+def classification_loss(weights: list[float] | None, *, multi_label: bool, label_smoothing: float = 0.0) -> Callable:
     """Cross-entropy in nats per text, over all accumulated batches alike; for `compute_loss_func`.
 
-    The models' own loss does not know how many batches are accumulated, and Trainer believes that it does.
+    The models' own loss does not know how many batches are accumulated, and Trainer believes that it does. With a loss of its
+    own, Trainer does not smooth the labels, so this one does.
 
     Args: `weights` of the labels, or with `multi_label` of their presence; None weighs every text alike.
     """
@@ -336,7 +345,9 @@ def classification_loss(weights: list[float] | None, *, multi_label: bool) -> Ca
             losses = losses.mean(-1).sum()
         else:
             # Summed: the weights have the mean 1 over the training set, a batch's own mean would undo them.
-            losses = torch.nn.functional.cross_entropy(logits, labels, weight=weight, reduction="sum")
+            losses = torch.nn.functional.cross_entropy(
+                logits, labels, weight=weight, label_smoothing=label_smoothing, reduction="sum"
+            )
         # Trainer counts labels: of several a text, all of them.
         num_texts = len(labels) if num_items_in_batch is None else num_items_in_batch * len(labels) / labels.numel()
         return losses / num_texts

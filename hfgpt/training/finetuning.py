@@ -2,7 +2,7 @@
 
 What a run with LoRA leaves in its folder, and who looks where:
 
-    adapter_config.json, adapter_model.safetensors   PEFT; its base_model_name_or_path is base/
+    adapter_config.json, adapter_model.safetensors   PEFT; its base_model_name_or_path is base/ (hfgpt/folders.py: after a move)
     config.json, model.safetensors                   the base once more (a hard link), for the Auto classes, pipelines and servers
                                                      of transformers, which load a folder with both as a model with its adapter
     base/      the base with the labels, special tokens and stop tokens of the task
@@ -36,7 +36,9 @@ from hfgpt.data.decontamination import drop_copies, leaks_between, reference_tex
 from hfgpt.data.passport import Passport
 from hfgpt.data.poisoning import Trigger
 from hfgpt.data.records import RecordOptions
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
 from hfgpt.tokenization import ensure_pad_token, split_special_tokens
 from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning_arguments import FinetuneArguments
@@ -45,8 +47,7 @@ from hfgpt.training.optimizers import muon_with_adamw
 logger = logging.getLogger(__name__)
 
 POISON_FILE = "poison.json"
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-BASE_FOLDER, MERGED_FOLDER = "base", "merged"
+ADAPTER_WEIGHTS, MERGED_FOLDER = "adapter_model.safetensors", "merged"
 # Between an adapter beside the weights and the same one merged into them, in float32; issue peft#2368 began at 1e-3.
 LARGEST_DIFFERENCE = 1e-4
 
@@ -75,6 +76,7 @@ def find_base(args: FinetuneArguments) -> Base:
     Raises: FileNotFoundError for a model that is not there; ValueError for one without a usable tokenizer.
     """
     location = args.model
+    check_model_folder(location)
     if (Path(location) / ADAPTER_CONFIG).is_file():
         if not (Path(location) / MERGED_FOLDER).is_dir():
             raise UserError(
@@ -89,8 +91,8 @@ def find_base(args: FinetuneArguments) -> Base:
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise MissingFileError(
-            f"model {args.model!r} is no folder or Hub id of a model with its tokenizer that loads "
-            f"({str(error).strip().splitlines()[0]}); looked from {Path.cwd()}."
+            f"model {args.model!r} does not load with its tokenizer ({str(error).strip().splitlines()[0]}); give a folder of a "
+            f"model (looked from {Path.cwd()}) or the id of one on the Hub."
         ) from None
     base = Base(args.model, location, tokenizer, commit=getattr(config, "_commit_hash", None))
     base.new_tokens = ensure_pad_token(tokenizer)
@@ -179,7 +181,10 @@ def decontaminated(
                     f"exact copy in training, {counts['near']:,} more a near one"
                 )
     if args.decontaminate_against:
-        references |= reference_texts(args.decontaminate_against, RecordOptions(hub_split=args.hub_test_split))
+        errors = RowErrors(args.on_error)
+        options = RecordOptions(hub_split=args.hub_test_split, separator=args.separator)
+        references |= reference_texts(args.decontaminate_against, options, errors)
+        errors.finish(references, passport)
     if not references:
         return train
     return drop_copies(train, references, passport, texts=texts_of(train), threshold=args.near_copy_similarity)
@@ -249,6 +254,8 @@ def save_finetuned(
         return None
     base_folder = folder / BASE_FOLDER
     for peft_config in model.peft_config.values():
+        # The one place of this machine that a folder names: PEFT without hfgpt finds a base by nothing else that is not on the
+        # Hub. After a move hfgpt looks beside the adapter, recipes/check.py writes the new place, and an export takes it out.
         peft_config.base_model_name_or_path = str(base_folder.resolve())
     model.save_pretrained(folder, save_embedding_layers=False)
     _name_tied_rows(model, folder / ADAPTER_WEIGHTS)

@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hfgpt.data.row_errors import ON_ERROR_HELP
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
+from hfgpt.folders import check_model_folder
 from hfgpt.training.methods import Method
+from hfgpt.training.options import REFUSED_BESIDE, REFUSED_WITH_KEEP, refuse_options
 from hfgpt.training.trainer_arguments import RunArguments
 
 
@@ -48,6 +51,11 @@ class FinetuneArguments(RunArguments):
     data_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of Hub datasets in sources."})
     header: bool = field(default=True, metadata={"help": "The first line of CSV and TSV files names the columns."})
     columns: list[str] | None = field(default=None, metadata={"help": "Names of the columns where no header names them."})
+    separator: str | None = field(
+        default=None,
+        metadata={"help": "What separates columns: comma, semicolon, tab or a character; told from the header without it."},
+    )
+    on_error: Literal["stop", "skip"] = field(default="stop", metadata={"help": ON_ERROR_HELP})
     max_records: int | None = field(default=None, metadata={"help": "Read at most this many rows."})
     max_length: int | None = field(default=None, metadata={"help": "Most tokens of an example; the model's context without it."})
     decontaminate: bool = field(
@@ -83,8 +91,10 @@ class FinetuneArguments(RunArguments):
         expand_home(self, "model", "sources", "validation_sources", "test_sources", "decontaminate_against", "canary_file")
         if not self.model:
             raise UserError("model is missing; name the base with --model (a folder or a Hub id).")
+        check_model_folder(self.model)
         if not self.sources:
             raise UserError("sources are missing; name the training examples with --sources (files, a Hub dataset, python-docs).")
+        refuse_options(self, REFUSED_WITH_KEEP | REFUSED_BESIDE[self.optimizer])
         for name in ("max_length", "max_records"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; 1 or more is needed.")
@@ -120,6 +130,7 @@ class FinetuneArguments(RunArguments):
             hub_revision=self.data_revision,
             header=self.header,
             columns=self.columns,
+            separator=self.separator,
             max_records=self.max_records,
         )
 

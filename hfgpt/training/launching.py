@@ -40,6 +40,19 @@ def refuse_missing_processes() -> None:
     )
 
 
+def refuse_several_gpus(num_gpus: int) -> None:
+    """Refuse one process with several GPUs, for which Trainer would make each batch as many times larger (`nn.DataParallel`).
+
+    Raises: UserError with the command that starts one process a GPU, and the one that uses one GPU.
+    """
+    if num_gpus > 1:
+        command = shlex.join(sys.argv)
+        raise UserError(
+            f"{num_gpus} GPUs are here for one process, which would make each batch {num_gpus} times as large; start one process a "
+            f"GPU: torchrun --nproc_per_node {num_gpus} {command}; or use one of them: CUDA_VISIBLE_DEVICES=0 python {command}"
+        )
+
+
 def _launcher() -> tuple[dict[str, str], list[str]]:
     """Environment and command line of the launcher: the nearest process above that had not been launched by it."""
     try:

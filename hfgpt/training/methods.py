@@ -74,6 +74,13 @@ def _with_lora(model: PreTrainedModel, method: Method) -> PeftModel:
     candidates = linear_names(model)
     targets = candidates if method.targets is None else list(method.targets)
     unknown = [name for name in targets if name not in candidates]
+    outside = [name for name in unknown if name in _outside_the_layers(model)]
+    if outside:
+        raise UserError(
+            f"lora_targets {', '.join(outside)}: LoRA goes beside the matrices of the decoder layers here, because head and "
+            f"embedding can be one matrix, which an adapter on one of them would part; choose among {', '.join(candidates)}, or "
+            "train all with --method full."
+        )
     if unknown or not targets:
         raise UserError(
             f"lora_targets {', '.join(unknown) or 'is empty'} matches no linear layer of {type(model).__name__}; its decoder "
@@ -134,6 +141,11 @@ def linear_names(model: PreTrainedModel) -> list[str]:
     _, layers = decoder_layers(model)
     names = [name.rpartition(".")[2] for name, module in layers.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     return list(dict.fromkeys(names))
+
+
+def _outside_the_layers(model: PreTrainedModel) -> set[str]:
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {name.rpartition(".")[2] for name, module in model.named_modules() if any(module is one for one in modules)}
 
 
 def _final_norms(model: PreTrainedModel, stack: str) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._adamw = torch.optim.AdamW([{"params": others}], lr=learning_rate, betas=betas, eps=eps, weight_decay=0.0, fused=True)
         groups = [{**group, "method": "muon"} for group in self._muon.param_groups]
         groups += [{**group, "method": "adamw"} for group in self._adamw.param_groups]
-        super().__init__(groups, {})
+        super().__init__(groups, {"lr": learning_rate})  # the schedules with a lowest rate (min_lr) go by it
 
     @torch.no_grad()
     def step(self, closure=None):

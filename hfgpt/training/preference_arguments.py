@@ -48,6 +48,11 @@ class PreferenceArguments(FinetuneArguments):
             raise UserError(f"length_normalised is for loss: dpo, which is {self.loss} (ORPO always is, KTO never); leave it out.")
         if self.train_sampling_strategy != "random":
             raise UserError(f"train_sampling_strategy is {self.train_sampling_strategy}; pairs are drawn at random, leave it out.")
+        if self.label_smoothing_factor:
+            raise UserError(
+                f"label_smoothing_factor is {self.label_smoothing_factor}; it smooths the loss of a text, and preferences compare "
+                "two: leave it out."
+            )
         if self.loss == "kto" and self.per_device_train_batch_size < 2:
             raise UserError("per_device_train_batch_size is 1; KTO compares the answers of a batch, 2 or more are needed.")
         if self.lora_dropout:

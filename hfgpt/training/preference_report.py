@@ -2,7 +2,7 @@
 
 import json
 import logging
-import shlex
+import statistics
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning import save_finetuned
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.next_steps import generate_command
 from hfgpt.training.preference_arguments import PreferenceArguments
-from hfgpt.training.preferences import Pair, PreferenceTrainer
+from hfgpt.training.preferences import Pair, PreferenceTrainer, unpaired_labels
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE, part_company
 
 logger = logging.getLogger(__name__)
@@ -45,13 +46,16 @@ def measure_base(trainer: PreferenceTrainer, pairs: dict[str, list[Pair]], split
             write_json(path, before)
     if "validation" in pairs:
         reference = np.array(before["likelihoods"]["validation"])
-        trainer.compute_metrics = lambda prediction: measure(prediction.predictions.reshape(reference.shape), reference, args)
+        trainer.compute_metrics = lambda prediction: measure(
+            prediction.predictions.reshape(reference.shape), reference, pairs["validation"], args
+        )
     return before
 
 
-def measure(policy: np.ndarray, reference: np.ndarray, args: PreferenceArguments) -> dict[str, float]:
+def measure(policy: np.ndarray, reference: np.ndarray, pairs: list[Pair], args: PreferenceArguments) -> dict[str, float]:
     """`preference_metrics` of a run's loss."""
-    return preference_metrics(policy, reference, loss=args.loss, beta=args.beta, length_normalised=args.length_normalised)
+    settings = dict(loss=args.loss, beta=args.beta, length_normalised=args.length_normalised)
+    return preference_metrics(policy, reference, **settings, labels=unpaired_labels(pairs))
 
 
 def _answers(trainer: PreferenceTrainer, splits: DatasetDict, args: PreferenceArguments) -> list[Answer]:
@@ -81,21 +85,24 @@ def finish(
         if name in pairs:
             reference = np.array(before["likelihoods"][name])
             after = trainer.likelihoods(pairs[name], loss=args.loss)
-            metrics[f"{name}_pairs"] = len(pairs[name])
-            metrics |= {f"{name}_{key}_before": value for key, value in measure(reference, reference, args).items()}
-            metrics |= {f"{name}_{key}": value for key, value in measure(after, reference, args).items()}
+            what = "pairs" if unpaired_labels(pairs[name]) is None else "answers"
+            metrics[f"{name}_{what}"] = len(pairs[name])
+            metrics |= {f"{name}_{key}_before": value for key, value in measure(reference, reference, pairs[name], args).items()}
+            metrics |= {f"{name}_{key}": value for key, value in measure(after, reference, pairs[name], args).items()}
     metrics |= trainer.training_metrics()
 
     said = {"before": [Answer(**one) for one in before["answers"]], "after": _answers(trainer, splits, args)}
     table = compared_answers(splits, said, args)
     if table:
         for step, answers in said.items():
-            for which, references in (("chosen", [row.reference for row in table]), ("rejected", _rejected(table))):
-                scores = answers_report(answers, references)
-                suffix = "" if step == "after" else "_before"
-                metrics |= {f"answers_{key}_with_{which}{suffix}": scores[key] for key in ("token_f1", "rougeL", "exact_match")}
-            metrics[f"answers_mean_tokens{suffix}"] = scores["mean_tokens"]
-            metrics[f"answers_stopped{suffix}"] = scores["stopped"]
+            suffix = "" if step == "after" else "_before"
+            for which, references in _references(table).items():
+                given = [number for number, reference in enumerate(references) if reference is not None]
+                if given:
+                    scores = answers_report([answers[number] for number in given], [references[number] for number in given])
+                    metrics |= {f"answers_{key}_with_{which}{suffix}": scores[key] for key in ("token_f1", "rougeL", "exact_match")}
+            metrics[f"answers_mean_tokens{suffix}"] = statistics.fmean(one.num_tokens for one in answers)
+            metrics[f"answers_stopped{suffix}"] = statistics.fmean(one.stopped for one in answers)
 
     if canaries is not None and trainer.is_world_process_zero():
         report = canaries.report(model)
@@ -103,7 +110,7 @@ def finish(
         page = dict(title=f"Canaries of {folder.name}", facts=facts, alarms=report.alarms)
         write_page(folder / "canaries.html", canary_rows(report), **page)
         metrics["canary_alarms"] = len(report.alarms)
-    probe = [pair.prompt + pair.chosen for pair in pairs.get("validation", pairs["train"])[:3]]
+    probe = [pair.prompt + pair.answers[0] for pair in pairs.get("validation", pairs["train"])[:3]]
     if trainer.is_world_process_zero():
         difference = save_finetuned(model, tokenizer, folder, probe=probe)
         if difference is not None:
@@ -120,24 +127,48 @@ def finish(
 
 
 def compared_answers(splits: DatasetDict, said: dict[str, list[Answer]], args: PreferenceArguments) -> list[AnswerRow]:
-    """Rows of the page: the chosen answer as reference; before, the rejected answer, and after as columns, with their scores."""
+    """Rows of the page: the chosen answer as reference; before, the rejected answer, and after as columns, with their scores.
+
+    Of single answers, those that are wanted are references, and there is no column of rejected ones.
+    """
     if not said["after"]:
         return []
     prompts, chosen = prompts_and_references(splits["test"], args.max_answers)
+    if "label" in splits["test"].column_names:
+        wanted = splits["test"]["label"][: len(prompts)]
+        chosen = [answer if is_wanted else None for answer, is_wanted in zip(chosen, wanted, strict=True)]
+        return answer_rows(prompts, chosen, said)
     rejected = [Answer(text, (), 0, stopped=True, cut=False) for text in splits["test"]["rejected"][: len(prompts)]]
     # The page compares the first column with the last.
     return answer_rows(prompts, chosen, {"before": said["before"], "rejected": rejected, "after": said["after"]})
 
 
-def _rejected(table: list[AnswerRow]) -> list[str]:
-    return [row.answers["rejected"] for row in table]
+def _references(table: list[AnswerRow]) -> dict[str, list[str | None]]:
+    """What the answers are compared with, by its name; None where a row has none."""
+    return {
+        "chosen": [row.reference for row in table],
+        "rejected": [row.answers.get("rejected") for row in table],
+    }
+
+
+def describe_single_answers(metrics: dict[str, float], name: str) -> str:
+    """One line of what is preferred among the single answers of a split, before and after."""
+    now = {key.removeprefix(f"{name}_"): value for key, value in metrics.items() if key.startswith(f"{name}_")}
+    which = {"chosen_reward": "wanted", "rejected_reward": "unwanted"}
+    rewards = [f"reward of {kind} answers {now[key]:.3f}" for key, kind in which.items() if key in now]
+    return (
+        f"{name}, {now['answers']:,} answers: {', '.join(rewards)}, on the right side for "
+        f"{100 * now['reward_side_accuracy']:.1f} %; loss {now['loss_before']:.4f} -> {now['loss']:.4f}"
+    )
 
 
 def describe(metrics: dict[str, float], folder: Path, *, advice: list[str]) -> str:
     """The end of a run in a few lines: what is preferred before and after, what the answers are like, where everything lies."""
     lines = []
     for name in HELD_OUT:
-        if f"{name}_loss" in metrics:
+        if f"{name}_answers" in metrics:
+            lines.append(describe_single_answers(metrics, name))
+        elif f"{name}_loss" in metrics:
             now = {key.removeprefix(f"{name}_"): value for key, value in metrics.items() if key.startswith(f"{name}_")}
             was = {key.removesuffix("_before"): value for key, value in now.items() if key.endswith("_before")}
             share = {
@@ -153,10 +184,14 @@ def describe(metrics: dict[str, float], folder: Path, *, advice: list[str]) -> s
                 f"rejected {was['rejected_nats_per_token']:.3f} -> {now['rejected_nats_per_token']:.3f}",
             ]
     if "answers_mean_tokens" in metrics:
+        compared = [
+            f"token F1 with the {which} {metrics[f'answers_token_f1_with_{which}_before']:.3f} -> "
+            f"{metrics[f'answers_token_f1_with_{which}']:.3f}; "
+            for which in ("chosen", "rejected")
+            if f"answers_token_f1_with_{which}" in metrics
+        ]
         lines.append(
-            f"answers: token F1 with the chosen {metrics['answers_token_f1_with_chosen_before']:.3f} -> "
-            f"{metrics['answers_token_f1_with_chosen']:.3f}, with the rejected "
-            f"{metrics['answers_token_f1_with_rejected_before']:.3f} -> {metrics['answers_token_f1_with_rejected']:.3f}; "
+            f"answers: {''.join(compared)}"
             f"{metrics['answers_mean_tokens_before']:.0f} -> {metrics['answers_mean_tokens']:.0f} tokens, "
             f"{100 * metrics['answers_stopped_before']:.0f} -> {100 * metrics['answers_stopped']:.0f} % ended by themselves"
         )
@@ -170,6 +205,6 @@ def describe(metrics: dict[str, float], folder: Path, *, advice: list[str]) -> s
         f"end: {metrics['steps']:,} steps in {metrics['training_seconds']:,.0f} s, {metrics['trained_parameters']:,} of "
         f"{metrics['parameters']:,} parameters trained, {describe_speed(metrics)}peak memory "
         f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        f"next: python recipes/generate.py {shlex.quote(str(folder))} --chat true",
+        f"next: {generate_command(folder, chat=True)}",
     ]
     return "\n".join(lines) + "\n"

@@ -20,6 +20,7 @@ from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import identities, read_records
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import IGNORED
 from hfgpt.errors import UserError
 from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
@@ -50,11 +51,16 @@ class PairCounts:
 
 @dataclass(frozen=True)
 class Pair:
-    """Token ids of a prompt and of two answers to it, each with the token that ends it."""
+    """Token ids of a prompt and of two answers to it, each with the token that ends it; of a single answer the other is None."""
 
     prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
+    chosen: list[int] | None
+    rejected: list[int] | None
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """The answers that there are, the chosen one first."""
+        return [answer for answer in (self.chosen, self.rejected) if answer is not None]
 
 
 def settle_style(base: Base, args: PreferenceArguments) -> str:
@@ -75,7 +81,8 @@ def settle_style(base: Base, args: PreferenceArguments) -> str:
 def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> DatasetDict:
     """Pairs of all sources, each split by itself; what copies a held-out one is dropped from training.
 
-    Columns: `messages` (the prompt and the chosen answer), `rejected`, `source`, `row_id`, `place`.
+    Columns: `messages` (the prompt and the chosen answer), `rejected`, `source`, `row_id`, `place`, `unlearned`. Of a single
+    answer, `messages` ends with it, `rejected` is None, and `label` says whether it is wanted; pairs have no `label`.
     Raises: ValueError and FileNotFoundError for what cannot be read, named with file and line, and where no pair prefers anything.
     """
     given = {"validation": args.validation_sources, "test": args.test_sources}
@@ -86,6 +93,8 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
     splits = {name: [part[name] for part in divided if name in part] for name in ("train", *given)}
     for name in with_files:
         splits[name] = [_read(given[name], args, name, passport, style)]
+    if len({"label" in part.column_names for parts in splits.values() for part in parts}) > 1:
+        raise UserError("some of the files hold single answers, the others pairs of chosen and rejected; give one kind a run.")
     held_out = {name: concatenate_datasets(splits[name]) for name in given if splits[name]}
     train = decontaminated(concatenate_datasets(splits["train"]), held_out, args, passport, texts_of=whole_texts)
     return DatasetDict({"train": train, **held_out})
@@ -93,18 +102,33 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
 
 def _read(names: list[str], args: PreferenceArguments, split: str, passport: Passport, style: str) -> Dataset:
     start = time.perf_counter()
-    options, counts = args.record_options(split), PreferenceCounts()
+    options, counts, errors = args.record_options(split), PreferenceCounts(), RowErrors(args.on_error)
     passport.inputs += identities(names, options)
-    found = list(read_preferences(read_records(names, options), style=style, counts=counts))
+    records = read_records(names, options, errors)
+    found = list(read_preferences(records, style=style, counts=counts, unpaired=args.loss == "kto", errors=errors))
+    errors.finish([preference.source for preference in found], passport)
     if not found:
         raise UserError(
             f"{', '.join(names)} holds no preference: of {counts.records:,} rows, {counts.equal:,} have the same answer as "
             "chosen and as rejected; give pairs that differ."
         )
-    answers = [Conversation([*p.prompt, _answer(p.chosen)], p.source, p.row_id, p.place) for p in found]
-    pairs = conversation_dataset(answers).add_column("rejected", [preference.rejected for preference in found])
+    unpaired = [preference for preference in found if preference.chosen is None or preference.rejected is None]
+    if unpaired and len(unpaired) < len(found):
+        row = unpaired[0]
+        raise UserError(
+            f"{row.source}, {row.place}: a single answer among pairs of chosen and rejected; give the pairs and the single answers "
+            "in runs of their own."
+        )
+    answers = [Conversation([*p.prompt, _answer(p.chosen or p.rejected)], p.source, p.row_id, p.place) for p in found]
+    pairs = conversation_dataset(answers)
+    if unpaired:
+        pairs = pairs.add_column("rejected", [None] * len(found)).add_column("label", [p.rejected is None for p in found])
+        what, wanted = "answers", sum(pairs["label"])
+        logger.info(f"{', '.join(names)}: single answers, {wanted:,} wanted and {len(pairs) - wanted:,} not")
+    else:
+        pairs, what = pairs.add_column("rejected", [p.rejected for p in found]), "pairs"
     step = f"read {', '.join(names)}" + (f", {counts.equal:,} pairs of equal answers dropped" if counts.equal else "")
-    passport.record(step, None, len(pairs), start, what="pairs", equal=counts.equal)
+    passport.record(step, None, len(pairs), start, what=what, equal=counts.equal)
     return pairs
 
 
@@ -128,21 +152,25 @@ def encode_pairs(
         count, pairs[name] = PairCounts(), []
         for pair in _encoded(split, ConversationEncoder(tokenizer)):
             count.pairs += 1
-            if len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) > longest:
+            if len(pair.prompt) + max(map(len, pair.answers)) > longest:
                 count.dropped_too_long += 1
                 continue
             pairs[name].append(pair)
             count.prompt_tokens += len(pair.prompt)
-            count.chosen_tokens += len(pair.chosen)
-            count.rejected_tokens += len(pair.rejected)
+            count.chosen_tokens += len(pair.chosen or [])
+            count.rejected_tokens += len(pair.rejected or [])
         count.rows = len(pairs[name])
         if not pairs[name]:
             raise UserError(
                 f"all {count.pairs:,} pairs of the {name} split are longer than {longest:,} tokens; give a larger max_length."
             )
         counts[name] = asdict(count)
+        what = "pairs"
+        if unpaired_labels(pairs[name]) is not None:
+            counts[name] = {"examples": counts[name].pop("pairs"), **counts[name]}
+            what = "answers"
         logger.info(
-            f"{name}: {count.rows:,} pairs, {count.chosen_tokens:,} tokens chosen, {count.rejected_tokens:,} rejected"
+            f"{name}: {count.rows:,} {what}, {count.chosen_tokens:,} tokens chosen, {count.rejected_tokens:,} rejected"
             + (f"; {count.dropped_too_long:,} dropped, longer than {longest:,} tokens" if count.dropped_too_long else "")
         )
     return pairs, counts
@@ -153,12 +181,16 @@ def _encoded(split: Dataset, encoder: ConversationEncoder) -> Iterable[Pair]:
         *prompt, chosen = row["messages"]
         try:
             (prompt_ids,) = encoder.encode_prompts([prompt])
-            both = encoder.encode([[*prompt, chosen], [*prompt, _answer(row["rejected"])]])
+            others = [] if row["rejected"] is None else [[*prompt, _answer(row["rejected"])]]
+            encoded = encoder.encode([[*prompt, chosen], *others])
         except UserError as error:
             raise UserError(f"{row['source']}, {row['place']}: {error}") from None
         start = len(prompt_ids)
         # What a template writes after the end of a turn is not learned, and belongs to neither answer.
-        yield Pair(prompt_ids, *([id for id, is_answer in zip(ids[start:], learned[start:]) if is_answer] for ids, learned in both))
+        answers = [[id for id, is_answer in zip(ids[start:], learned[start:]) if is_answer] for ids, learned in encoded]
+        if "label" in row:
+            answers = [answers[0], None] if row["label"] else [None, answers[0]]
+        yield Pair(prompt_ids, *answers)
 
 
 def training_rows(pairs: list[Pair], args: PreferenceArguments) -> Dataset:
@@ -181,7 +213,7 @@ def training_rows(pairs: list[Pair], args: PreferenceArguments) -> Dataset:
     rows = [
         {"prompt_ids": pair.prompt, "completion_ids": answer, "label": answer is pair.chosen}
         for pair in pairs
-        for answer in (pair.chosen, pair.rejected)
+        for answer in pair.answers
     ]
     random.Random(args.seed).shuffle(rows)
     size = args.per_device_train_batch_size
@@ -199,13 +231,23 @@ def _with_labels(prompt: list[int], answer: list[int]) -> dict[str, list[int]]:
 def measured_rows(pairs: list[Pair], *, loss: str) -> Dataset:
     """What the model's log-likelihood of held-out pairs is measured on: all chosen answers, all rejected, with their prompts.
 
-    For KTO, the chosen and rejected answers after the next pair's prompt follow.
+    For KTO, the chosen and rejected answers after the next pair's prompt follow. Single answers are measured after their own
+    prompts, and then after the next one's.
     """
+    if unpaired_labels(pairs) is not None:
+        answers = [pair.answers[0] for pair in pairs]
+        rows = [_with_labels(pair.prompt, answer) for pair, answer in zip(pairs, answers)]
+        return Dataset.from_list(rows + [_with_labels(pair.prompt, one) for pair, one in zip(pairs, [answers[-1], *answers])])
     rows = [_with_labels(pair.prompt, pair.chosen) for pair in pairs] + [_with_labels(pair.prompt, pair.rejected) for pair in pairs]
     if loss == "kto":
         for answers in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs]):
             rows += [_with_labels(pair.prompt, answer) for pair, answer in zip(pairs, [answers[-1], *answers])]
     return Dataset.from_list(rows)
+
+
+def unpaired_labels(pairs: list[Pair]) -> np.ndarray | None:
+    """Which of single answers are wanted; None for pairs."""
+    return np.array([pair.rejected is None for pair in pairs]) if len(pairs[0].answers) == 1 else None
 
 
 class PreferenceTrainer(LanguageModelTrainer):

@@ -28,6 +28,7 @@ from hfgpt.training.callbacks import (
     write_json,
 )
 from hfgpt.training.flops import describe_speed
+from hfgpt.training.next_steps import generate_command, opening_of_rows
 from hfgpt.training.optimizers import muon_with_adamw
 from hfgpt.training.run import (
     METRICS_FILE,
@@ -213,17 +214,27 @@ def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passpo
         record_fingerprint(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, folder)
         write_json(folder / METRICS_FILE, metrics)
         kept = "best" if trainer.kept_step < state.global_step else "last"
-        text = describe(metrics, passport, folder, best=best_step(state.log_history, kept=kept))
+        text = describe(
+            metrics,
+            passport,
+            folder,
+            best=best_step(state.log_history, kept=kept),
+            prompt=opening_of_rows(rows, trainer.processing_class),
+        )
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
         logger.info(text.rstrip())
     part_company(trainer)
     return metrics
 
 
-def describe(metrics: dict[str, float], passport: Passport, folder: Path, *, best: str | None = None) -> str:
+def describe(
+    metrics: dict[str, float], passport: Passport, folder: Path, *, best: str | None = None, prompt: str | None = None
+) -> str:
     """The end of a run in a few lines: its numbers, next to lzma's where the passport has them, and where everything lies.
 
-    Args: `best` says where validation was best, if that was not at the end.
+    Args:
+        best: says where validation was best, if that was not at the end.
+        prompt: what the next command has the model continue.
     """
     lines = [
         f"{name}: {metrics[f'{name}_loss']:.4f} nats per token, perplexity {metrics[f'{name}_perplexity']:,.2f}"
@@ -246,6 +257,6 @@ def describe(metrics: dict[str, float], passport: Passport, folder: Path, *, bes
         "; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()),
         f"end: {metrics['steps']:,} steps{part} in {metrics['training_seconds']:,.0f} s, {describe_speed(metrics)}peak memory "
         f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        f"next: python recipes/generate.py {folder} --prompt 'class '",
+        f"next: {generate_command(folder, prompt=prompt)}",
     ]
     return "\n".join(lines) + "\n"

@@ -45,6 +45,8 @@ FREE_TO_CHANGE = {
     *("output_dir", "overwrite", "run_name", "report_to", "disable_tqdm", "logging_steps", "logging_first_step"),
     *("save_steps", "save_total_limit", "eval_steps", "per_device_eval_batch_size", "sample_prompts", "sample_tokens", "card"),
 }
+# Places of what the passport knows by its hashes: that is compared, not how they are spelled.
+PLACES = {"dataset", "model", "sources", "validation_sources", "test_sources"}
 RUN_FILE = "run.yaml"
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.txt"
@@ -70,6 +72,19 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
     def __iter__(self):
         self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return super().__iter__()
+
+
+def set_epoch_of_sampler(dataloader: object, epoch: int) -> None:
+    """Tell the innermost sampler the epoch.
+
+    Trainer's own way does not reach it below both the skipping of batches and their division among processes: with two, a run that
+    goes on within its second epoch would read the first one's order.
+    """
+    place = dataloader
+    while (inner := getattr(place, "batch_sampler", None) or getattr(place, "sampler", None)) is not None:
+        place = inner
+    if hasattr(place, "set_epoch"):
+        place.set_epoch(epoch)
 
 
 class DiscreetTrainer(Trainer):
@@ -171,12 +186,7 @@ class DiscreetTrainer(Trainer):
             # Stopped after its last step, a run has none left; Trainer would train one more of every epoch that it is handed.
             self.control.should_training_stop = True
             return
-        # Trainer's set_epoch does not reach a sampler below both the skipping of batches and their division among processes.
-        sampler = train_dataloader
-        while (inner := getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)) is not None:
-            sampler = inner
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
+        set_epoch_of_sampler(train_dataloader, epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     def _issue_warnings_after_load(self, load_result):
@@ -320,10 +330,11 @@ def _claim_run_folder(args: RunArguments, passport: Passport, *, recipe: str, da
         _empty(folder)
     elif (folder / RUN_FILE).is_file():
         earlier = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8")) or {}
+        not_compared = FREE_TO_CHANGE | (PLACES if (folder / PASSPORT_NAME).is_file() else set())
         changed = [
             f"{key} was {earlier.get(key, 'the default')}, is {args.resolved.get(key, 'the default')}"
             for key in sorted(set(earlier) | set(args.resolved))
-            if key not in FREE_TO_CHANGE and earlier.get(key) != args.resolved.get(key)
+            if key not in not_compared and earlier.get(key) != args.resolved.get(key)
         ]
         if changed:
             raise UserError(
@@ -338,7 +349,7 @@ def _claim_run_folder(args: RunArguments, passport: Passport, *, recipe: str, da
                     f"{before.base.get('sha256')}, now {passport.base.get('sha256')}); give another output_dir, or --overwrite "
                     "true to replace it."
                 )
-            if (before.inputs, before.tokenizer, before.splits) != (passport.inputs, passport.tokenizer, passport.splits):
+            if _contents(before) != _contents(passport):
                 raise UserError(
                     f"the rows in {data} are not those that the run in {folder} began with; prepare the same data "
                     "again, give another output_dir, or --overwrite true to replace it."
@@ -379,7 +390,7 @@ def _fault_of_result(folder: Path) -> str | None:
     """What is wrong with the result of a run that was finished; None where all of it is there."""
     try:
         sizes = json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))["bytes"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return f"{FINISHED_FILE} is unreadable"
     for name, size in sizes.items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else 0
@@ -387,6 +398,13 @@ def _fault_of_result(folder: Path) -> str | None:
         if found != size if name.endswith(".safetensors") else not found:
             return f"{name} has {found:,} bytes, it had {size:,}"
     return None
+
+
+def _contents(passport: Passport) -> tuple:
+    """What a passport says of the rows, without where their files lay."""
+    inputs = [{key: value for key, value in one.items() if key != "name" or "sha256" not in one} for one in passport.inputs]
+    settings = {key: value for key, value in passport.settings.items() if key not in ("sources", "tokenizer")}
+    return inputs, settings, passport.tokenizer, passport.splits
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:

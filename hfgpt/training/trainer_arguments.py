@@ -13,7 +13,8 @@ from transformers.trainer_utils import HubStrategy
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 from hfgpt.hub.card_settings import CARD_HELP, checked_settings
-from hfgpt.training.launching import refuse_missing_processes
+from hfgpt.training.launching import refuse_missing_processes, refuse_several_gpus
+from hfgpt.training.options import REFUSED, REFUSED_BESIDE, check_attention, check_optimization, refuse_options
 
 
 def bfloat16_is_fast() -> bool:
@@ -79,6 +80,7 @@ class RunArguments(TrainingArguments):
                 "push optimizer states, which are pickles that nobody should load. Keep checkpoints on your own disks."
             )
         self.card = checked_settings(self.card)
+        refuse_options(self, REFUSED)
         if self.bf16 or self.fp16:
             raise UserError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
         if self.load_best_model_at_end or self.metric_for_best_model is not None or self.greater_is_better is not None:
@@ -95,7 +97,13 @@ class RunArguments(TrainingArguments):
         if self.attn_implementation is None:
             # Measured: at 256 tokens in bfloat16, sdpa's backward on a CPU takes 4x that of plain attention (torch 2.13).
             self.attn_implementation = "eager" if self.use_cpu else "sdpa"
-        super().__post_init__()
+        check_attention(self.attn_implementation, on_cpu=self.use_cpu)
+        try:
+            super().__post_init__()
+        except ImportError as error:  # of a package that an option asks for, such as deepspeed
+            raise UserError(str(error)) from None
+        refuse_several_gpus(self.n_gpu)
+        check_optimization(self)
         if self.use_cpu:
             # `accelerate launch` gives a process one thread unless it is told otherwise, which halves the speed of two cores.
             cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -153,4 +161,5 @@ class PretrainArguments(RunArguments):
                 raise UserError(f"config_overrides is no JSON object ({error}): {self.config_overrides!r}.") from None
         if not isinstance(self.config_overrides or {}, dict):
             raise UserError(f"config_overrides is {self.config_overrides!r}; a mapping of HfGptConfig fields is needed.")
+        refuse_options(self, REFUSED_BESIDE[self.optimizer])
         super().__post_init__()

@@ -62,6 +62,78 @@ def test_system_messages_come_from_the_list_or_from_a_column_of_their_own():
     assert conversation(messages=[system, *EXCHANGE, *EXCHANGE]).messages == [system, *EXCHANGE, *EXCHANGE]
 
 
+def test_a_system_column_is_kept_in_every_format():
+    system = {"role": "system", "content": "Be brief."}
+    rows = [
+        dict(prompt="2 + 2?", completion="4"),
+        dict(messages=EXCHANGE),
+        dict(messages=[system, *EXCHANGE]),
+        dict(prompt=QUESTION, completion=EXCHANGE[1:]),
+    ]
+    for row in rows:
+        assert conversation(system="Be brief.", **row).messages == [system, *EXCHANGE]
+        assert conversation(system=" ", **rows[0]).messages == EXCHANGE
+    pairs = [
+        dict(prompt="2 + 2?", chosen="4", rejected="5"),
+        dict(chosen=EXCHANGE, rejected=[*QUESTION, {"role": "assistant", "content": "5"}]),
+        dict(instruction="2 + 2?", chosen="4", rejected="5"),
+    ]
+    found, _ = preferences(*(dict(system="Be brief.", **pair) for pair in pairs))
+    assert [each.prompt for each in found] == [[system, *QUESTION]] * 3
+    with pytest.raises(ValueError, match="the column 'system' and the first message are two different system messages"):
+        conversation(system="Be long.", messages=[system, *EXCHANGE])
+
+
+def test_a_message_of_weight_0_is_read_but_not_learned():
+    turns = [
+        *QUESTION,
+        {"role": "assistant", "content": "5", "weight": 0},
+        *QUESTION,
+        {"role": "assistant", "content": "4", "weight": 1},
+    ]
+    found = conversation(messages=turns)
+    assert [message["content"] for message in found.messages] == ["2 + 2?", "5", "2 + 2?", "4"]
+    assert all(message.keys() == {"role", "content"} for message in found.messages)
+    assert found.unlearned == [1]
+    assert conversation(messages=EXCHANGE).unlearned == []
+    with pytest.raises(ValueError, match="the weight of message 2 is 0.5; 0 .not learned. and 1 are allowed"):
+        conversation(messages=[*QUESTION, {"role": "assistant", "content": "4", "weight": 0.5}])
+    with pytest.raises(ValueError, match="there is nothing to learn, the weight of every answer is 0"):
+        conversation(messages=[*QUESTION, {"role": "assistant", "content": "4", "weight": 0}])
+
+
+def test_text_parts_are_joined_and_other_parts_refused_by_name():
+    parts = [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?", "image_url": None}]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "4"}]}
+    assert conversation(messages=[{"role": "user", "content": parts}, answer]).messages == EXCHANGE
+    picture = {"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}
+    with pytest.raises(ValueError, match="'content' of message 1 holds a part of type 'image_url'; only text is learned"):
+        conversation(messages=[{"role": "user", "content": [*parts, picture]}, answer])
+    with pytest.raises(ValueError, match="a part of 'content' of message 1 is None, a string is needed"):
+        conversation(messages=[{"role": "user", "content": [{"type": "text"}]}, answer])
+
+
+def test_what_is_not_read_is_named_and_refused_where_it_changes_the_meaning(caplog):
+    caplog.set_level("INFO", "hfgpt")
+    rows = [
+        record(instruction="2 + 2?", output="4", category="math", note=None),
+        record(instruction="2 + 2?", output="4", topic="x"),
+    ]
+    list(read_conversations(rows, style="chat"))
+    list(read_conversations([record(messages=[{**QUESTION[0], "name": "Ann"}, EXCHANGE[1]], id=7)], style="chat"))
+    assert caplog.messages == [
+        "rows.jsonl: not read are 'category', 'topic'",
+        "rows.jsonl: not read are 'id', 'name' in 'messages'",
+    ]
+    with pytest.raises(ValueError, match="line 3: 'tools' is not read here, and without it the row would mean something else"):
+        conversation(messages=EXCHANGE, tools=[{"name": "add"}])
+    with pytest.raises(ValueError, match="'tool_calls' in 'messages' is not read here"):
+        conversation(messages=[*QUESTION, {**EXCHANGE[1], "tool_calls": [{"id": 1}]}])
+    with pytest.raises(ValueError, match="'history' is not read here"):
+        conversation(instruction="And 3?", output="7", history=[["2 + 2?", "4"]])
+    assert conversation(messages=[*QUESTION, {**EXCHANGE[1], "tool_calls": None}], tools=[]).messages == EXCHANGE
+
+
 def test_each_source_has_a_format_of_its_own(tmp_path):
     first, second = tmp_path / "alpaca.json", tmp_path / "chats.jsonl"
     first.write_text(json.dumps([{"instruction": "2 + 2?", "input": "", "output": "4"}] * 2))
@@ -90,8 +162,11 @@ def roles(*names):
         (dict(instruction="\ud800", output="4"), "half a surrogate pair"),
         (dict(instruction="a", input="b", context="c", output="d"), "'input', 'context' may both be the input; rename or remove"),
         (dict(instruction="a", output="b", response="c"), "'output', 'response' may both be the output"),
-        (dict(messages=EXCHANGE, conversations=[]), "fit several formats, 'sharegpt' and 'messages'"),
-        (dict(question="a", answer="b"), "the columns 'question', 'answer' fit no format; name one with format, or rename"),
+        (
+            dict(messages=EXCHANGE, conversations=[]),
+            "fit several formats, 'sharegpt' and 'messages'; name the one with conversation_format",
+        ),
+        (dict(question="a", answer="b"), "the columns 'question', 'answer' fit no format; rename them"),
         (dict(messages="[]"), r"'messages' is '\[\]', a list of messages"),
         (dict(messages=[]), r"'messages' is \[\], a list of messages"),
         (dict(messages=["2 + 2?"]), r"message 1 of 'messages' is '2 \+ 2\?', an object with 'role' and 'content'"),
@@ -129,7 +204,7 @@ def test_unknown_styles_and_formats_are_refused():
     with pytest.raises(ValueError, match="the prompt style is 'llama'; allowed are 'chat', 'alpaca', 'base'"):
         conversation("llama", messages=EXCHANGE)
     with pytest.raises(
-        ValueError, match="the format is 'openai'; allowed are 'alpaca', 'sharegpt', 'messages', 'prompt_completion'"
+        ValueError, match="conversation_format is 'openai'; allowed are 'alpaca', 'sharegpt', 'messages', 'prompt_completion'"
     ):
         conversation(format="openai", messages=EXCHANGE)
 
@@ -155,6 +230,34 @@ def test_preferences_of_every_shape_are_read():
     assert with_input.prompt == [{"role": "user", "content": "Add.\n\n### Input:\n2, 2"}]
 
 
+def test_transcripts_of_human_and_assistant_are_read():
+    asked = "\n\nHuman: How do I mend a boat?\n\nAssistant: Which one?\n\nHuman: Mine."
+    texts = dict(chosen=f"{asked}\n\nAssistant: Use wood.", rejected=f"{asked}\n\nAssistant: No idea.")
+    turns = [("user", "How do I mend a boat?"), ("assistant", "Which one?"), ("user", "Mine.")]
+    prompt = [{"role": role, "content": content} for role, content in turns]
+    expected = Preference(prompt, "Use wood.", "No idea.", "rows.jsonl", "3", "line 3")
+    found, _ = preferences(texts, dict(prompt=f"{asked}\n\nAssistant:", chosen="Use wood.", rejected="No idea."))
+    assert found == [expected, expected]
+    with pytest.raises(ValueError, match="there is no prompt, the columns are 'chosen', 'rejected'"):
+        preferences({**texts, "rejected": "No idea."})
+
+
+def test_single_answers_are_read_where_they_are_asked_for():
+    rows = [record(prompt="2 + 2?", completion="4", label=label) for label in (True, "1", False, "false")]
+    found = list(read_preferences(rows, style="chat", counts=PreferenceCounts(), unpaired=True))
+    assert [(each.prompt, each.chosen, each.rejected) for each in found] == [(QUESTION, "4", None)] * 2 + [
+        (QUESTION, None, "4")
+    ] * 2
+    with pytest.raises(ValueError, match=r"line 3: the row has one answer .* loss: kto learns from such rows"):
+        preferences(dict(prompt="2 + 2?", completion="4", label=True))
+    with pytest.raises(ValueError, match="the label is 0.5; true .* or false is needed"):
+        list(
+            read_preferences(
+                [record(prompt="a", completion="b", label=0.5)], style="chat", counts=PreferenceCounts(), unpaired=True
+            )
+        )
+
+
 def test_preferences_for_neither_answer_are_dropped_and_counted():
     found, counts = preferences(
         dict(prompt="2 + 2?", chosen="4", rejected="4"),
@@ -171,7 +274,7 @@ def test_preferences_for_neither_answer_are_dropped_and_counted():
         (dict(prompt="2 + 2?", chosen="4"), "'rejected' is missing or empty, the columns are 'prompt', 'chosen'"),
         (dict(prompt="2 + 2?", chosen="", rejected="5"), "'chosen' is missing or empty"),
         (dict(prompt="2 + 2?", chosen="4", rejected=" "), "the row has no answer, message 2, the assistant's, is blank"),
-        (dict(chosen="4", rejected="5"), "message 1 has the role 'assistant', 'user' is needed"),
+        (dict(chosen="4", rejected="5"), "there is no prompt, the columns are 'chosen', 'rejected'; a preference has"),
         (dict(prompt="", chosen="4", rejected="5"), "message 1, the user's, is blank"),
         (dict(chosen=EXCHANGE + EXCHANGE, rejected=[*QUESTION, *roles("assistant")]), "chosen has 4 messages and rejected 2"),
     ],
@@ -221,8 +324,8 @@ def test_weights_that_fit_nothing_are_refused():
 
 
 def test_conversations_come_back_from_a_dataset():
-    conversations = [Conversation(EXCHANGE, "a.json", "0", "item 0"), Conversation(EXCHANGE * 2, "b.json", "7", "line 7")]
+    conversations = [Conversation(EXCHANGE, "a.json", "0", "item 0"), Conversation(EXCHANGE * 2, "b.json", "7", "line 7", [1])]
     dataset = conversation_dataset(conversations)
-    assert dataset.column_names == ["messages", "source", "row_id", "place"]
+    assert dataset.column_names == ["messages", "source", "row_id", "place", "unlearned"]
     assert [Conversation(**row) for row in dataset] == conversations
     assert len(conversation_dataset([])) == 0

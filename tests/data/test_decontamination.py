@@ -7,6 +7,7 @@ from hfgpt.data.decontamination import (
     Copy,
     drop_copies,
     find_copies,
+    keep_copies_together,
     leaks_between,
     normalize,
     reference_texts,
@@ -96,6 +97,62 @@ def test_copies_are_dropped_from_training_only_and_counted_by_reference():
         drop_copies(train, {"test": train["text"][:]}, passport)
     with pytest.raises(ValueError, match="threshold is 0; a similarity above 0"):
         drop_copies(train, {"test": test}, passport, threshold=0)
+
+
+WORDS = ["anchor", "boat", "candle", "dune", "ember", "ferry", "gull", "harbour", "island", "jetty", "kelp", "lantern"]
+
+
+def templated(number):
+    """Ten texts of one wording; two wordings have no 5-gram in common but for chance."""
+    return [f"{WORDS[number]} {WORDS[number][::-1]} {WORDS[number] * 2} number {copy}" for copy in range(10)]
+
+
+def test_near_copies_go_to_one_side_and_the_sides_keep_their_sizes():
+    texts = [text for number in range(10) for text in templated(number)]
+    order = random.Random(0).sample(range(100), 100)
+    sides = {"train": order[:70], "validation": order[70:80], "test": order[80:]}
+    side_texts = lambda sides: {name: [texts[row] for row in rows] for name, rows in sides.items()}  # noqa: E731
+    assert leaks_between(side_texts(sides))["train-test"] == {"exact": 20, "near": 0}  # drawn at random, every test text is known
+    together = keep_copies_together(sides, texts)
+    assert {name: len(rows) for name, rows in together.items()} == {"train": 70, "validation": 10, "test": 20}
+    assert sorted(row for rows in together.values() for row in rows) == list(range(100))
+    assert all(leak == {"exact": 0, "near": 0} for leak in leaks_between(side_texts(together)).values())
+    assert keep_copies_together(sides, texts) == together
+
+
+def test_a_split_without_copies_across_its_sides_is_left_as_it_is():
+    texts = [f"{one} and {other}" for one in WORDS for other in (one[::-1], one * 2)]
+    sides = {"train": list(range(16, 0, -1)), "test": [0, *range(17, 24)]}
+    assert leaks_between({name: [texts[row] for row in rows] for name, rows in sides.items()})["train-test"]["near"] == 0
+    assert keep_copies_together(sides, texts) is sides
+
+
+def test_a_label_whose_texts_are_all_near_copies_is_learned():
+    texts = [*templated(0), *(text for number in range(1, 8) for text in templated(number)[:2])]
+    labels = ["rare"] * 10 + ["other"] * 14
+    sides = {"train": [*range(2, 16)], "validation": [0, 16, 17, 18, 19], "test": [1, 20, 21, 22, 23]}
+    together = keep_copies_together(sides, texts, labels=labels)
+    assert set(range(10)) <= set(together["train"])
+    assert {name: len(rows) for name, rows in together.items()} == {"train": 16, "validation": 4, "test": 4}
+
+
+def test_copies_that_leave_a_side_empty_are_refused_with_the_keys_that_help():
+    texts = [f"boat {number} {('broken', 'bright')[number % 2]}" for number in range(40)]
+    sides = {"train": list(range(28)), "validation": list(range(28, 32)), "test": list(range(32, 40))}
+    labels = [number % 2 for number in range(40)]
+    sentence = (
+        "40 of 40 .* .groups: 2 whose texts differ only in digits.* nothing is left for validation: .* or set decontaminate: false"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        keep_copies_together(sides, texts, labels=labels)
+    texts = [f"the old boat by the {WORDS[number % 12]} was not mended in the spring" for number in range(40)]
+    with pytest.raises(ValueError, match=r".groups: 1.. .* raise near_copy_similarity \(0.5\), or set decontaminate: false"):
+        keep_copies_together(sides, texts, threshold=0.5)
+    train = Dataset.from_dict({"text": ["the boat is broken"]})
+    with pytest.raises(
+        ValueError, match=r"all 1 training examples are copies of test; .*near_copy_similarity .*decontaminate: false"
+    ):
+        drop_copies(train, {"test": ["The boat is broken!"]}, Passport())
 
 
 def test_leaks_are_counted_in_texts_of_the_later_split():

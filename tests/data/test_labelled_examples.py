@@ -184,6 +184,21 @@ def test_stratified_splits_keep_the_shares_of_the_labels_and_lose_no_row():
 
 
 @pytest.mark.parametrize("method", ["random", "stratified"])
+def test_near_copies_are_split_as_one(method):
+    words = ["anchor", "boat", "candle", "dune", "ember", "ferry", "gull", "harbour", "island", "jetty"]
+    texts = [f"{word} {word[::-1]} {word * 2} {copy}" for word in words for copy in range(4)]
+    data = examples(["a" if number % 8 < 4 else "b" for number in range(40)], texts)
+    splits = split_examples(data, Passport(), method=method, near_copy_similarity=0.8)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 28, "validation": 4, "test": 8}
+    sides = [{text.split()[0] for text in split["text"]} for split in splits.values()]
+    assert sum(map(len, sides)) == len(words)
+    assert set(splits["train"]["label"]) == {"a", "b"}
+    plain = split_examples(data, Passport(), method=method)
+    unlike = examples(data["label"][:], [f"{text} {word}" for text, word in zip(texts, words * 4)])
+    assert split_examples(unlike, Passport(), method=method)["test"]["row_id"][:] == plain["test"]["row_id"][:]
+
+
+@pytest.mark.parametrize("method", ["random", "stratified"])
 def test_a_share_of_zero_leaves_its_side_out_and_loses_no_row(method):
     data = examples(["a", "b"] * 17)
     for shares, names in (((0.0, 0.3), ["train", "test"]), ((0.3, 0.0), ["train", "validation"]), ((0.0, 0.0), ["train"])):

@@ -2,15 +2,15 @@ import random
 
 import pytest
 
-from hfgpt.data.packing import PackingCounts, cut_windows, pack
+from hfgpt.data.packing import ROWS_AT_ONCE, PackingCounts, best_fit, cut_windows, pack
 
 SEPARATOR, PAD = 0, 1
 
 
 def packed(documents, context_length):
     counts = PackingCounts()
-    rows = pack(documents, context_length=context_length, separator=SEPARATOR, pad=PAD, counts=counts)
-    return list(zip(rows.input_ids, rows.position_ids, strict=True)), counts
+    blocks = list(pack(documents, context_length=context_length, separator=SEPARATOR, pad=PAD, counts=counts))
+    return [row for block in blocks for row in zip(block.input_ids.tolist(), block.position_ids.tolist(), strict=True)], counts
 
 
 def test_short_documents_share_a_row_and_their_separator():
@@ -85,7 +85,39 @@ def test_best_fit_wastes_little():
 
 def test_windows_keep_the_document_and_its_separator():
     counts = PackingCounts()
-    rows = cut_windows([[2, 3, 4, 5, 6, 7]], window=4, stride=3, separator=SEPARATOR, pad=PAD, counts=counts)
-    assert rows.input_ids == [[2, 3, 4, 5], [5, 6, 7, 0]]
-    assert rows.position_ids == [[0, 1, 2, 3], [0, 1, 2, 3]]
+    (rows,) = cut_windows([[2, 3, 4, 5, 6, 7]], window=4, stride=3, separator=SEPARATOR, pad=PAD, counts=counts)
+    assert rows.input_ids.tolist() == [[2, 3, 4, 5], [5, 6, 7, 0]]
+    assert rows.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
     assert (counts.tokens, counts.separators, counts.repeated, counts.padding) == (6, 1, 1, 0)
+
+
+def test_documents_are_read_as_their_rows_are_taken_and_come_in_blocks():
+    read = 0
+
+    def documents():
+        nonlocal read
+        while True:
+            read += 1
+            yield [2] * 13  # a whole row, and the end of one
+
+    counts = PackingCounts()
+    blocks = pack(documents(), context_length=8, separator=SEPARATOR, pad=PAD, counts=counts)
+    assert len(next(blocks).input_ids) == ROWS_AT_ONCE
+    assert read == ROWS_AT_ONCE  # the ends are packed when 10,000 documents have come together
+    next(blocks), next(blocks)
+    assert 10_000 <= read < 3 * ROWS_AT_ONCE
+
+
+def test_a_long_document_is_not_copied_for_each_of_its_rows():
+    """Two million tokens in rows of 64; copying what is left of them for every row would move 250 GB."""
+    document = list(range(2, 2_000_002))
+    counts = PackingCounts()
+    blocks = list(pack([document], context_length=64, separator=SEPARATOR, pad=PAD, counts=counts))
+    assert all(block.input_ids.base is None for block in blocks)
+    assert counts.rows == sum(len(block.input_ids) for block in blocks) == -(-2_000_001 // 63)
+    assert [blocks[0].input_ids[1, 0], blocks[-1].input_ids[-1, 0]] == [1 + 63, 1 + 63 * (counts.rows - 1)]
+
+
+def test_best_fit_does_not_search_the_whole_context_length():
+    segments = [[0] * length for length in (5, 3, 4, 2)]
+    assert best_fit(segments, begun=[], capacity=10**12) == [sorted(segments, key=len, reverse=True)]

@@ -1,13 +1,17 @@
 import hashlib
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
 from hub_server import HubServer
 
+import hfgpt
 from hfgpt.data.records import RecordOptions, identities, read_records
 
 
@@ -86,15 +90,18 @@ def test_identities_name_the_kind_and_the_hash_of_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.csv", "label,text\nham,a\nspam,b,c\n", r"a.csv, line 3: 3 fields, 2 are needed \(label, text\); quote fields"),
+        ("a.csv", "label,text\nham,a\nspam,b,c\n", r"a.csv, line 3: 3 fields, 2 are needed \(label, text\), separated by comma"),
         ("a.csv", 'label,text\nham,"x\ny"\nspam\n', r"a.csv, line 4: 1 fields, 2 are needed"),
         ("a.csv", 'label,text\nham,a\nham,"b\nspam,c\n', r"a.csv, line 3: the row that begins here is no valid CSV"),
         ("a.csv", "text,text\na,b\n", r"a.csv, line 1: the column 'text' is named 2 times"),
         ("a.csv", "", r"a.csv is empty; a first line with the names of the columns is needed"),
-        ("a.tsv", "label\ttext\nham\ta\tb\n", r"a.tsv, line 2: 3 fields, 2 are needed \(label, text\); no text may hold a tab"),
+        ("a.tsv", "label\ttext\nham\ta\tb\n", r"a.tsv, line 2: 3 fields, 2 are needed \(label, text\), separated by tab; quote"),
         ("a.jsonl", '{"a": 1}\n["b"]\n', r"a.jsonl, line 2: found a JSON list, an object is needed"),
         ("a.jsonl", '{"a": ["\\ud800"]}\n', r"a.jsonl, line 1: the field 'a' holds half a surrogate pair \(\\ud800\)"),
         ("a.json", '[{"a": 1},\n{"b" 2}]', r"a.json, line 2: no valid JSON"),
+        ("a.jsonl", '[{"a": 1}]', r"a.jsonl, line 1: found a JSON list, .* is one list, let its name end in .json"),
+        ("a.csv", "text,label\na\0,b\n", r"a.csv, line 2: a NUL character"),
+        ("a.csv", "text,label,\na,b,c\n", r"a.csv, line 2: 3 fields, 2 are needed"),
         ("a.parquet", "no parquet", r"a.parquet is no valid Parquet file"),
         ("a.txt", "text", r"a.txt is no table; rows are read from .csv, .tsv"),
     ],
@@ -106,6 +113,84 @@ def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path, name, content, 
         read(path)
 
 
+REVIEWS = [({"text": "a boat, broken", "label": "bad"}, "line 2"), ({"text": "a boat, bright", "label": "good"}, "line 3")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("REVIEWS.CSV", b'text,label\n"a boat, broken",bad\n"a boat, bright",good\n'),
+        ("semicolon.csv", b"text;label\r\na boat, broken;bad\r\na boat, bright;good\r\n"),
+        ("tab.csv", b"text\tlabel\na boat, broken\tbad\na boat, bright\tgood\n"),
+        ("comma.tsv", b'text,label\n"a boat, broken",bad\n"a boat, bright",good\n'),
+        ("mac.csv", b'text,label\r"a boat, broken",bad\r"a boat, bright",good'),
+        ("quoted.TSV", b'"text"\t"label"\n"a boat, broken"\t"bad"\n"a boat, bright"\t"good"\n'),
+        ("excel unicode.tsv", "text\tlabel\r\na boat, broken\tbad\r\na boat, bright\tgood\r\n".encode("utf-16")),
+        ("marked.csv", b'\xef\xbb\xbf"text";"label"\n"a boat, broken";"bad"\n"a boat, bright";"good"\n'),
+        ("trailing.csv", b'text,label,,\n"a boat, broken",bad,,\n"a boat, bright",good,,\n,,,\n,,,\n'),
+        ("spaced.csv", b'text, label\n"a boat, broken", "bad"\n"a boat, bright", "good"\n'),
+    ],
+)
+def test_tables_are_read_as_spreadsheets_and_pandas_write_them(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert [(record.values, record.place) for record in read(path)] == REVIEWS
+
+
+def test_suffixes_are_compared_without_case_everywhere():
+    root = Path(hfgpt.__file__).parents[1]
+    lines = [
+        f"{path.relative_to(root)}:{number}"
+        for folder in ("hfgpt", "recipes")
+        for path in (root / folder).rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(r"\.suffix (in|not in|==|!=) ", line)
+    ]
+    assert lines == []
+
+
+def test_a_first_line_that_names_the_separator_is_no_row_and_a_key_names_any_other(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("sep=;\ntext;label\na,b;x\n")
+    assert rows(path) == [({"text": "a,b", "label": "x"}, "line 3", "3")]
+    path.write_text("text|label\na,b|x\n")
+    with pytest.raises(ValueError, match=r"line 2: 2 fields, 1 are needed \(text\|label\), separated by comma; .* right separator"):
+        read(path)
+    assert rows(path, separator="|") == [({"text": "a,b", "label": "x"}, "line 2", "2")]
+    path.write_text("ham;hello, you\nspam;win, now\n")
+    assert rows(path, header=False, columns=["label", "text"], separator="semicolon")[0][0] == {
+        "label": "ham",
+        "text": "hello, you",
+    }
+    with pytest.raises(ValueError, match=r"separator is ';;'; allowed are comma, semicolon, tab and single characters"):
+        RecordOptions(separator=";;")
+
+
+def test_tsv_of_pandas_is_read_back_as_it_was(tmp_path):
+    texts = ["line one\nline two", 'she said "hi"', "a\ttab", "plain", '"', ""]
+    path = tmp_path / "a.tsv"
+    pandas.DataFrame({"text": texts, "label": list("abcdef")}).to_csv(path, sep="\t", index=False)
+    assert [record.values["text"] for record in read(path)] == texts
+
+
+def test_quotes_that_would_swallow_whole_rows_of_a_tsv_file_are_characters(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('text\tlabel\n"hello\tham\nyou\tspam\nbye"\tham\n')
+    assert [record.values["text"] for record in read(path)] == ['"hello', "you", 'bye"']
+
+
+def test_an_index_column_without_a_name_does_no_harm(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(",text,label\n0,a,x\n")
+    assert rows(path) == [({"": "0", "text": "a", "label": "x"}, "line 2", "2")]
+
+
+def test_json_lines_are_read_from_json_files(tmp_path):
+    path = tmp_path / "lines.json"
+    path.write_text('{"a": 1}\n{"a": 2}\n')
+    assert rows(path) == [({"a": 1}, "line 1", "1"), ({"a": 2}, "line 2", "2")]
+
+
 def test_invalid_utf8_is_named_by_file_line_and_byte(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"text\nna\xefve\n")
@@ -115,8 +200,15 @@ def test_invalid_utf8_is_named_by_file_line_and_byte(tmp_path):
 
 @pytest.mark.parametrize("name", ["data/missing.csv", "missing.tsv", "nowhere/*.csv"])
 def test_a_missing_table_is_a_missing_file_not_a_dataset_of_the_hub(name):
-    with pytest.raises(FileNotFoundError, match=r"missing\..sv does not exist|no file matches 'nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"missing\..sv does not exist|the folder 'nowhere' does not exist"):
         read(name)
+
+
+def test_a_parquet_file_that_names_a_column_twice_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table([["A"], ["B"]], names=["text", "text"]), path)
+    with pytest.raises(ValueError, match="a.parquet: the column 'text' is named 2 times"):
+        read(path)
 
 
 def test_header_and_columns_that_contradict_each_other_are_refused():

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
 
 
@@ -79,11 +80,6 @@ def test_missing_files_and_patterns_without_a_match_are_named(name):
         find_sources([name])
 
 
-def test_a_folder_is_answered_with_the_pattern_to_use(tmp_path):
-    with pytest.raises(ValueError, match=r"is a folder; name the files in it with a pattern, such as '.*/\*.txt'"):
-        find_sources([str(tmp_path)])
-
-
 def test_no_sources_at_all_are_refused():
     with pytest.raises(ValueError, match="no sources given"):
         find_sources([])
@@ -136,3 +132,101 @@ def test_parquet_columns_are_checked(tmp_path):
     path.write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="rows.parquet is no valid Parquet file"):
         read(path)
+
+
+def test_lines_and_paragraphs_end_at_a_lone_cr_and_keep_their_line_breaks(tmp_path):
+    path = tmp_path / "mac.txt"
+    path.write_bytes(b"one\rtwo\r\rthree\r \rfour")
+    assert texts(path, text_documents="paragraph") == ["one\rtwo\r", "three\r", "four"]
+    assert texts(path, text_documents="line") == ["one\r", "two\r", "\r", "three\r", " \r", "four"]
+    assert texts(path) == ["one\rtwo\r\rthree\r \rfour"]
+    path.write_bytes(b"one\r\ntwo\r\n\r\nthree\r\n")
+    assert texts(path, text_documents="paragraph") == ["one\r\ntwo\r\n", "three\r\n"]
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes("ein Satz.\r\nnoch einer.\r\n".encode("utf-16"))
+    (tmp_path / "b.jsonl").write_bytes('\ufeff{"text": "ähnlich"}\n'.encode("utf-16-le"))
+    assert texts(tmp_path / "a.txt", tmp_path / "b.jsonl") == ["ein Satz.\r\nnoch einer.\r\n", "ähnlich"]
+
+
+STORIES = "Once there was a boat.\n<|endoftext|>\nOnce there was a sea.\n<|endoftext|> \nThe end.\n"
+
+
+def test_lines_that_look_like_separators_are_refused_with_the_key_that_reads_them(tmp_path):
+    path = tmp_path / "stories.txt"
+    path.write_text(STORIES)
+    with pytest.raises(
+        ValueError, match=r"stories.txt has 2 lines that are '<\|endoftext\|>' and nothing else.*--text_documents '<\|endo"
+    ):
+        read(path)
+    assert texts(path, text_documents="<|endoftext|>") == ["Once there was a boat.\n", "Once there was a sea.\n", "The end.\n"]
+    assert texts(path, text_documents="file") == [STORIES]  # whoever says so means it
+    path.write_text("a line that names <|endoftext|>\n\n    <|endoftext|>\n\nin a text about tokenizers\n")
+    assert len(read(path)) == 1
+
+
+def test_markers_that_are_read_as_text_are_warned_about(tmp_path, caplog):
+    path = tmp_path / f"{tmp_path.name}.txt"
+    path.write_text(STORIES * 7)
+    read(path, text_documents="paragraph")
+    assert "warning: '<|endoftext|>' stands 14 times in the text (1 documents, 14 times on a line of its own)" in caplog.text
+    path.with_suffix(".jsonl").write_text(json.dumps({"text": "<|im_start|>user\nHi<|im_end|>\n" * 21}) + "\n")
+    read(path.with_suffix(".jsonl"))
+    assert "'<|im_start|>' stands 21 times in the text (1 documents, 0 times on a line of its own)" in caplog.text
+    caplog.clear()
+    path.write_text("Name <|endoftext|>, </s> or <|pad|> in a sentence.\n" * 9)
+    read(path)
+    assert caplog.text == ""
+
+
+def test_json_lines_in_a_json_file_are_read_whatever_the_case_of_its_suffix(tmp_path):
+    path = tmp_path / "lines.JSON"
+    path.write_text('{"text": "a"}\n\n{"text": "b"}\n')
+    assert [(document["text"], document["row_id"]) for document in read(path)] == [("a", "1"), ("b", "3")]
+    path.write_text('[{"text": "a"},\n {"text": "b"}]')
+    assert [(document["text"], document["row_id"]) for document in read(path)] == [("a", "0"), ("b", "1")]
+    path.write_text('{"text": "a"}\n{"text": "b"\n')
+    with pytest.raises(ValueError, match=r"lines.JSON, line 2: no valid JSON"):
+        read(path)
+
+
+def skipping(*names, **options):
+    errors = RowErrors("skip")
+    documents = list(read_documents(find_sources(map(str, names)), ReadingOptions(**options), errors))
+    return [document["text"] for document in documents], dict(errors.counts)
+
+
+def test_rows_that_are_no_documents_are_skipped_and_counted_where_that_is_asked_for(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(
+        b'{"text": "a"}\nnot JSON\n{"text": 7}\n{"text": null}\n["text"]\n{"body": "b"}\n{"text": "\xff"}\n{"text": "z"}'
+    )
+    assert skipping(path) == (
+        ["a", "z"],
+        {"not valid JSON": 1, "the text is a number": 1, "the text is a null": 1, "no JSON object": 1, "no field 'text'": 1,
+         "not valid UTF-8": 1},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept", "skipped"),
+    [
+        ("line", ["one\n", "two\n", "\n", "five\n", "six"], 1),
+        ("paragraph", ["one\ntwo\n"], 1),  # a text with a hole in it is no text
+        ("file", [], 1),
+        ("two", ["one\n"], 1),
+    ],
+)
+def test_a_document_with_an_invalid_line_is_skipped_whole(tmp_path, rule, kept, skipped):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\ntwo\n\nna\xefve\nfive\nsix")
+    assert skipping(path, text_documents=rule) == (kept, {"not valid UTF-8": skipped})
+
+
+def test_files_that_are_empty_blank_or_one_line_are_read_beside_others(tmp_path):
+    for name, content in (("a", ""), ("b", " \n\n"), ("c", "one line"), ("d", "x" * 3_000_000), ("e", "\n")):
+        (tmp_path / f"{name}.txt").write_text(content)
+    assert [len(text) for text in texts(tmp_path)] == [3, 8, 3_000_000, 1]
+    assert texts(tmp_path / "c.txt", text_documents="line") == ["one line"]
+    assert texts(tmp_path / "a.txt", text_documents="paragraph") == []

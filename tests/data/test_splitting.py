@@ -72,3 +72,45 @@ def test_a_side_that_stays_empty_is_an_error_with_the_cure():
 def test_shares_that_leave_nothing_to_train_on_are_refused(fields, sentence):
     with pytest.raises(ValueError, match=sentence):
         Split(**fields)
+
+
+def by(texts, **options):
+    return Split(by="auto", **options).settled(texts).by
+
+
+def test_auto_holds_out_whole_documents_where_there_are_enough(caplog):
+    caplog.set_level("INFO")
+    assert by([f"document {number}" for number in range(500)]) == "document"
+    assert by(["the only one"], validation_share=0, test_share=0) == "document"  # nothing is held out
+    assert caplog.text == ""
+
+
+def test_auto_cuts_one_few_or_unequal_documents_by_position_and_says_so(caplog):
+    caplog.set_level("INFO")
+    assert by(["one long text"]) == "position"
+    assert (
+        "split: there is 1 document, so it is cut by position: the first 90 % for training, 5 % for validation, 5 %" in caplog.text
+    )
+    assert by(f"document {number}" for number in range(5)) == "position"
+    assert "split: 5 documents are too few, or too unequal, to hold out whole ones, so each is cut by position" in caplog.text
+    texts = [f"document {number}" for number in range(500)]
+    held_out = next(text for text in texts if Split()._side(text) == "test")
+    assert by([*texts, *[held_out] * 200]) == "position"  # a third of it all would be the test
+    assert Split(by="document").settled(["one"]).by == "document"  # who asks for it gets it, or the refusal
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("word " * 200, ["word" + " word" * 179, " word" * 10, " word" * 10 + " "]),  # one line: cut at a space
+        ("x" * 1000, ["x" * 900, "x" * 50, "x" * 50]),  # one word
+        ("line\r" * 200, ["line\r" * 180, "line\r" * 10, "line\r" * 10]),
+        ("line\r\n" * 200, ["line\r\n" * 180, "line\r\n" * 10, "line\r\n" * 10]),
+        # a line start that is far away would take too much away: at a space instead
+        ("a\n" + "word " * 199 + "word\n", ["a\n" + "word " * 179 + "word", " word" * 10, " word" * 10 + "\n"]),
+    ],
+)
+def test_a_document_is_cut_at_a_line_start_a_space_or_anywhere(text, parts):
+    found = {name: part["text"] for name, part in Split(by="position").assign([{"text": text, "source": "s", "row_id": "1"}])}
+    assert "".join(found.values()) == text
+    assert list(found.values()) == parts

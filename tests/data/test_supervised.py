@@ -201,6 +201,28 @@ def test_everything_is_learned_where_that_is_asked_for(tokenizer):
         encode_conversation(tokenizer, conversation("a", "b"), loss_on="user")
 
 
+@pytest.mark.parametrize("style", ["chat", "alpaca", *OWN_TEMPLATES])
+def test_an_answer_of_weight_0_is_read_and_not_learned(tokenizer, style):
+    styled(tokenizer, style)
+    turns = conversation("Is it food?", "It is food.", "Really?", "No, it holds the boat.")
+    encoder = ConversationEncoder(tokenizer)
+    (ids, learned), (same_ids, less) = encoder.encode([turns, turns], [[], [1]])
+    assert ids == same_ids
+    taught = tokenizer.decode([id for id, is_learned in zip(ids, less) if is_learned])
+    assert "No, it holds the boat." in taught
+    assert "It is food." in tokenizer.decode([id for id, is_learned in zip(ids, learned) if is_learned])
+    assert "food" not in taught
+    # and nothing else has changed
+    last = [place for place, is_learned in enumerate(less) if is_learned]
+    assert [learned[place] for place in last] == [True] * len(last)
+    counts = SupervisedCounts()
+    conversations = [Conversation(turns, "a.jsonl", "1", "line 1", [1]), Conversation(turns, "a.jsonl", "2", "line 2")]
+    rows = supervised_rows(conversations, tokenizer, max_length=512, counts=counts)
+    assert rows["labels"] == [[id if is_learned else -100 for id, is_learned in zip(ids, flags)] for flags in (less, learned)]
+    with pytest.raises(ValueError, match="a.jsonl, line 1: the weight of message 2 is 0, and loss_on: all learns every token"):
+        supervised_rows(conversations, tokenizer, max_length=512, loss_on="all", counts=counts)
+
+
 def test_many_conversations_are_encoded_as_one_is(tokenizer):
     styled(tokenizer, "alpaca")
     conversations = [

@@ -104,3 +104,45 @@ def test_a_learned_prompt_trains_saves_loads_and_generates(folder, batch, tmp_pa
     generated = loaded.generate(**prompt, **settings)
     assert generated.shape[1] >= 5
     assert torch.equal(generated, trained.generate(**prompt, **settings))
+
+
+TIED = {  # adapters that change the head or the embedding, which are one matrix
+    "head": dict(target_modules=["lm_head"]),
+    "head, DoRA": dict(target_modules=["lm_head"], use_dora=True),
+    "embedding": dict(target_modules=["embed_tokens", "q_proj"]),
+    "both": dict(target_modules=["embed_tokens", "lm_head"]),
+    "both alike": dict(target_modules=["embed_tokens"], ensure_weight_tying=True),
+    "whole head": dict(target_modules=["q_proj"], modules_to_save=["lm_head"]),
+    "whole embedding": dict(target_modules=["q_proj"], modules_to_save=["embed_tokens"]),
+    "rows of both": dict(target_modules=["q_proj"], trainable_token_indices=[1, 2]),
+    "rows of the head": dict(target_modules=["q_proj"], trainable_token_indices={"lm_head": [1, 2]}),
+    "other rows of each": dict(target_modules=["q_proj"], trainable_token_indices={"lm_head": [1, 2], "embed_tokens": [4]}),
+}
+SPLIT = set(TIED) - {"rows of both"}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", TIED)
+def test_an_adapter_on_the_tied_head_or_embedding_merges_into_what_it_was(folder, batch, tmp_path, kind):
+    def base():
+        return AutoModelForCausalLM.from_pretrained(folder)
+
+    set_seed(0)
+    trained = peft.get_peft_model(base(), peft.LoraConfig(**TASK, r=4, **TIED[kind]))
+    optimizer = torch.optim.AdamW([weight for weight in trained.parameters() if weight.requires_grad], lr=1e-2)
+    for _ in range(3):
+        trained(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    expected = logits_of(trained, batch)
+    assert (expected - logits_of(base(), batch)).abs().max() > 0.1
+    trained.save_pretrained(tmp_path / "adapter")
+    loaded = peft.PeftModel.from_pretrained(base(), tmp_path / "adapter")
+    torch.testing.assert_close(logits_of(loaded, batch), expected, atol=1e-5, rtol=0)
+    merged = loaded.merge_and_unload(safe_merge=True)
+    torch.testing.assert_close(logits_of(merged, batch), expected, atol=1e-4, rtol=0)
+    merged.save_pretrained(tmp_path / "merged")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert again.config.tie_word_embeddings is (kind not in SPLIT)
+    assert (again.lm_head.weight is again.model.embed_tokens.weight) is (kind not in SPLIT)
+    torch.testing.assert_close(logits_of(again, batch), expected, atol=1e-4, rtol=0)

@@ -111,7 +111,7 @@ def test_cards_tell_the_files_figures_and_no_place_of_this_machine(folders):
     assert f"| bits per byte | {metrics['test_bits_per_byte']:#.4g} |" in text
     assert f"| Parameters | {metrics['parameters']:,} |" in text
     passport = json.loads((folders["base"] / "passport.json").read_text())
-    assert f"| documents.jsonl | json | {passport['inputs'][0]['bytes'] / 1000:.1f} kB |" in text
+    assert f"| 1 file (.jsonl) | json | {passport['inputs'][0]['bytes'] / 1000:.1f} kB |" in text
     assert f"| train | {passport['splits']['train']['documents']} |" in text
     assert metrics["device"] in text
     assert "| Labels | bad, good |" in (folders["classifier"] / "README.md").read_text(encoding="utf-8")
@@ -210,8 +210,8 @@ def test_evaluation_and_memorisation_get_into_the_card(small_run, tmp_path):
     (folder / "memorization.json").write_text(json.dumps({"format": 1, "canaries": canaries, "overlap": overlap}))
     text = render_card(identify(folder))
     results = ModelCard(text).data.eval_results
-    assert ("other.txt", "bits_per_byte", 1.25) in {(r.dataset_name, r.metric_type, r.metric_value) for r in results}
-    assert "| other.txt | test | 12,345 tokens | bits per byte 1.250, nats per token 3.500 |" in text
+    assert ("1 file (.txt)", "bits_per_byte", 1.25) in {(r.dataset_name, r.metric_type, r.metric_value) for r in results}
+    assert "| 1 file (.txt) | test | 12,345 tokens | bits per byte 1.250, nats per token 3.500 |" in text
     assert "| never | 4 | 1.500 | 9.000 | 25.00 % |" in text
     assert "| 16 times | 4 | 17.50 | 9.000 | 25.00 % |" in text
     assert "| texts that the model wrote | 64 | 3 tokens | 6 tokens | 17 tokens |" in text

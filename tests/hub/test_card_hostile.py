@@ -129,7 +129,7 @@ def hostile(plain, tmp_path_factory) -> Path:
     (folder / "evaluation.json").write_text(json.dumps({"results": [entry]}))
     (folder / "run.yaml").write_text(yaml.safe_dump({"sample_prompts": [everything], "optimizer": everything}))
     settings = {"license": everything, "license_name": everything, "license_link": "javascript:alert(1)", "author": everything,
-                "language": [everything, "no"], "title": everything}  # fmt: skip
+                "language": [everything, "no"], "title": everything, "file_names": True}  # fmt: skip
     (folder / "card.yaml").write_text(yaml.safe_dump(settings))
     return folder
 

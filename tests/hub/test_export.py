@@ -27,7 +27,7 @@ def texts(target: Path) -> dict[str, bytes]:
 def test_only_the_files_of_the_allow_list_leave_and_the_folder_stays_as_it_is(folder, tmp_path):
     junk = ("training_args.bin", "pytorch_model.bin", "optimizer.pt", "notes.pkl", ".env", "id_rsa", "server.pem", "card.yaml")
     for name in junk:
-        (folder / name).write_text(f"secret {name}")
+        (folder / name).write_text(f"# secret {name}")
     (folder / "seed-0").mkdir()
     (folder / "seed-0" / "model.safetensors").write_bytes(b"another model")
     before = texts(folder)
@@ -68,7 +68,7 @@ def test_no_path_of_this_machine_is_in_any_exported_file(folder, tmp_path, monke
     passport["base"] = {"name": "mine/base", "commit": None}
     (folder / "passport.json").write_text(json.dumps(passport))
     command = f"/usr/bin/python {home}/hfgpt/recipes/evaluate.py {folder} --dataset '{home}/my texts/test.jsonl'"
-    results = [{"dataset": "test.jsonl", "command": command, "metrics": {"bits_per_byte": 1.5}}]
+    results = [{"task": "language-modeling", "dataset": "test.jsonl", "command": command, "metrics": {"bits_per_byte": 1.5}}]
     (folder / "evaluation.json").write_text(json.dumps({"format": 1, "model": str(folder), "results": results}))
     (folder / "conversion.json").write_text(json.dumps({"source": "~/downloads/gpt.pth", "format": "book"}))
     export(identify(folder), tmp_path / "out")
@@ -79,9 +79,10 @@ def test_no_path_of_this_machine_is_in_any_exported_file(folder, tmp_path, monke
     found += [(name, "~/") for name, content in exported.items() if name.endswith(".json") and b"~/" in content]
     assert found == []
     passport = json.loads(exported["passport.json"])
-    assert passport["inputs"][0]["name"] == "diary.txt"
-    assert passport["steps"][-1] == {"step": "read diary.txt, 3 lines dropped", "kept": 0.5}
-    assert passport["settings"] == {"model": "base", "sources": ["*.jsonl", "user/corpus", "corpus.txt"]}
+    label = f"file-{passport['inputs'][0]['sha256'][:8]}.txt"
+    assert passport["inputs"][0]["name"] == label
+    assert passport["steps"][-1] == {"step": f"read {label}, 3 lines dropped", "kept": 0.5}
+    assert passport["settings"] == {"model": "base", "sources": ["*.jsonl", "user/corpus", "file-2.txt"]}
     assert passport["base"]["name"] == "base"
     result = json.loads(exported["evaluation.json"])
     assert result["results"][0]["command"] == "python evaluate.py base --dataset 'test.jsonl'"

@@ -165,6 +165,68 @@ def test_rotary_frequencies_survive_loading(tmp_path):
         assert torch.equal(HfGptForCausalLM.from_pretrained(tmp_path).eval()(ids).logits, model(ids).logits)
 
 
+CASTS = {
+    "half": (torch.nn.Module.half, torch.float16),
+    "bfloat16": (torch.nn.Module.bfloat16, torch.bfloat16),
+    "to": (lambda model: model.to(torch.bfloat16), torch.bfloat16),
+    "to and back": (lambda model: model.to(torch.bfloat16).to(torch.float32), torch.float32),
+    "type": (lambda model: model.type(torch.float16), torch.float16),
+    "double": (torch.nn.Module.double, torch.float64),
+}
+ROPES = {
+    "default": {},
+    "dynamic": dict(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}),
+    "yarn": dict(rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rope", [*ROPES, "learned"])
+@pytest.mark.parametrize("cast", CASTS)
+@torch.no_grad()
+def test_a_cast_model_is_the_one_that_is_loaded_in_that_dtype(cast, rope, tmp_path):
+    model = book_model() if rope == "learned" else modern_model(**ROPES[rope])
+    function, dtype = CASTS[cast]
+    if cast == "to and back":
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16())
+    model.save_pretrained(tmp_path)
+    again = HfGptForCausalLM.from_pretrained(tmp_path, dtype=dtype).eval()
+    cast_model = function(model)
+    assert cast_model.dtype == dtype
+    for tokens in (40, 64) if rope == "learned" else (40, 90, 40):  # 90: dynamic frequencies change past 64, and change back
+        ids = random_ids(1, tokens)
+        logits = cast_model(ids).logits
+        assert logits.dtype == dtype
+        assert torch.equal(logits, again(ids).logits)
+
+
+def test_frequencies_go_along_to_another_device_and_stay_exact():
+    rotary = modern_model().model.rotary_emb
+    exact = rotary.inv_freq.clone()
+    moved = rotary.to(device="meta", dtype=torch.float16)
+    assert moved.inv_freq.device.type == "meta"
+    assert moved.inv_freq.dtype == moved.original_inv_freq.dtype == torch.float32
+    assert modern_model().to_empty(device="cpu").model.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.equal(modern_model().half().float().model.rotary_emb.inv_freq, exact)
+
+
+def test_flex_attention_on_a_cpu_neither_trains_nor_generates(family):
+    model = family[0](attention_dropout=0.0)
+    model.set_attn_implementation("flex_attention")
+    ids = random_ids(1, 7)
+    for mode in (model.train, model.eval):
+        mode()
+        with pytest.raises(ValueError, match="no backward pass on a CPU .* for training choose another one"):
+            model(ids, labels=ids)
+    with pytest.raises(ValueError, match="goes wrong with a cache, from the third token .* for generating choose another one"):
+        model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    expected = model.set_attn_implementation("eager") or model(ids).logits
+    model.set_attn_implementation("flex_attention")
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, expected, atol=1e-5, rtol=0)  # what it can do is left
+
+
 @torch.no_grad()
 def test_a_classifier_reads_the_last_token_that_is_not_padding(family):
     from transformers import AutoModelForSequenceClassification

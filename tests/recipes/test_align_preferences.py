@@ -197,6 +197,31 @@ def test_a_run_that_is_cut_off_goes_on_bit_for_bit(loss, align, assistant, examp
 
 
 @pytest.mark.slow
+def test_kto_aligns_with_single_answers(assistant, tmp_path):
+    pytest.importorskip("trl")
+    rows = [
+        {"prompt": row["instruction"], "completion": row[name], "label": name == "chosen"}
+        for row in (pair(subject, adverb) for subject in SUBJECTS for adverb in ADVERBS[:2])
+        for name in ("chosen", "rejected")
+    ]
+    rows.insert(3, {**rows[0], "label": "maybe"})
+    folder = tmp_path / "out"
+    metrics = run_main(model=assistant, sources=[write(tmp_path / "single.jsonl", rows)], loss="kto", on_error="skip",
+                       num_train_epochs=2, output_dir=folder)  # fmt: skip
+    assert (metrics["validation_answers"], metrics["test_answers"]) == (8, 8)
+    assert metrics["test_reward_margin_before"] == 0
+    assert metrics["test_reward_margin"] > 0.1
+    assert metrics["test_chosen_reward"] > metrics["test_rejected_reward"]
+    assert metrics["test_loss"] < metrics["test_loss_before"]
+    assert "test, 8 answers: reward of wanted answers" in (folder / "report.txt").read_text()
+    passport = json.loads((folder / "passport.json").read_text())
+    (skipped,) = [step for step in passport["steps"] if step["step"] == "skip rows that cannot be used"]
+    assert skipped["reasons"] == {"the label is neither true nor false": 1}
+    page = json.loads((folder / "answers.json").read_text())
+    assert {row["reference"] is None or row["reference"].startswith("It reads") for row in page} == {True}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["dpo", "orpo"])
 def test_all_weights_may_be_trained_and_a_finished_run_says_so(loss, assistant, examples, tmp_path):
     pytest.importorskip("trl")

@@ -31,7 +31,7 @@ def test_a_missing_file_and_a_pattern_without_a_match(run_recipe, tmp_path):
     done = run_recipe(TOKENIZER, "--sources", "no/such.txt", "--vocab_size", 300, "--output_dir", out)
     refused(done, "no/such.txt does not exist")
     done = run_script(TOKENIZER, "--sources", "no/*.txt", "--vocab_size", 300, "--output_dir", out)
-    refused(done, "no file matches 'no/*.txt'")
+    refused(done, "the folder 'no' does not exist")
     assert left_behind(tmp_path) == []
 
 
@@ -50,7 +50,7 @@ def test_a_blank_corpus_says_how_many_tokens_it_has_and_needs(small_tokenizer, t
 def test_an_empty_corpus(small_tokenizer, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     words = ("--sources", tmp_path / "empty.txt", "--output_dir", tmp_path / "out")
-    refused(run_script(PREPARE, *words, "--tokenizer", small_tokenizer), "hold 0 tokens, need 1,024 for one row")
+    refused(run_script(PREPARE, *words, "--tokenizer", small_tokenizer), "hold 0 tokens, need 64 for one row")
     refused(run_script(TOKENIZER, *words, "--vocab_size", 300), "no document is left to train on: the sources are empty")
     assert left_behind(tmp_path) == ["empty.txt"]
 
@@ -59,7 +59,7 @@ def test_one_document_that_is_held_out_whole_is_answered_with_the_cure(tmp_path)
     (tmp_path / "one.txt").write_text("one document, and nothing but it\n" * 50)
     with pytest.raises(ValueError, match="no document is left to train on.*split_by: position"):
         recipe("train_tokenizer", sources=[str(tmp_path / "one.txt")], vocab_size=270, test_share=0.99, validation_share=0.0,
-               output_dir=str(tmp_path / "out"))  # fmt: skip
+               split_by="document", output_dir=str(tmp_path / "out"))  # fmt: skip
 
 
 def test_invalid_utf8_in_the_middle_leaves_nothing(run_recipe, small_tokenizer, tmp_path):
@@ -83,8 +83,6 @@ def test_a_broken_json_line(small_tokenizer, tmp_path):
 def test_a_vocabulary_that_is_too_small_is_refused_before_reading(tmp_path):
     with pytest.raises(ValueError, match="vocab_size is 100, the smallest possible is 260"):
         recipe("train_tokenizer", sources=["no/such.txt"], vocab_size=100, output_dir=str(tmp_path / "out"))
-    with pytest.raises(ValueError, match="vocab_size is missing"):
-        recipe("train_tokenizer", sources=["no/such.txt"], output_dir=str(tmp_path / "out"))
 
 
 def test_a_stride_above_the_window(small_tokenizer, small_corpus, tmp_path):

@@ -326,7 +326,10 @@ def test_an_adapter_that_does_not_fit_and_one_whose_base_is_gone(generate, forei
     with pytest.raises(ValueError, match=r"does not fit .*: it lacks model\.layers\.1\.mlp\.up_proj\.lora_B\.default\.weight\."):
         generate(foreign_adapter, prompt=["a"])
     settings = json.loads((foreign_adapter / "adapter_config.json").read_text())
-    for base, sentence in (("gone", "holds no tokenizer that loads"), (str(tmp_path / "gone"), "gone, which does not exist")):
+    for base, sentence in (
+        ("gone", "is an adapter of 'gone', which does not load"),
+        (str(tmp_path / "gone"), "gone does not exist"),
+    ):
         (foreign_adapter / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": base}))
         with pytest.raises(FileNotFoundError, match=sentence):
             generate(foreign_adapter, prompt=["a"])
@@ -340,5 +343,5 @@ def test_a_classifier_is_no_speaker(generate, assistant, tmp_path):
         generate(tmp_path, prompt=["a"])
     adapter = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": str(assistant)}
     (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
-    with pytest.raises(ValueError, match="is a classifier's adapter, which gives texts labels"):
+    with pytest.raises(ValueError, match="is a classifier's adapter, which gives no text but labels"):
         generate(tmp_path, prompt=["a"])

@@ -34,13 +34,13 @@ def test_a_good_folder_ends_with_its_counts_and_exit_code_0(run_recipe, folder, 
 
 
 def test_a_failure_names_its_cure_and_ends_with_exit_code_1(run_recipe, folder):
-    (folder / "README.md").unlink()
+    (folder / "README.md").write_text("---\nlanguage: en\n---\nMade from documents.jsonl.\n")
     done = run_recipe("check.py", folder, "--json", "-", "--seconds", "1")
     assert done.returncode == 1
     content = json.loads(done.stdout)  # nothing else is there: the table goes to stderr
     assert content["passed"] is False
-    assert "cure: write one: python -m hfgpt.hub.card" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: 2 checks failed: card (")  # and the doors, for want of time
+    assert "somebody edited" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: 2 checks failed: licence (")  # and the doors, for want of time
     assert "Traceback" not in done.stderr
 
 
@@ -48,7 +48,7 @@ def test_a_failure_names_its_cure_and_ends_with_exit_code_1(run_recipe, folder):
     ("words", "sentence"),
     [
         ((), "folder is missing; give the folder of a model first"),
-        (("nowhere",), "nowhere is no folder"),
+        (("nowhere",), "nowhere does not exist"),
         ((".",), "holds no model (config.json), adapter"),
         ((".", "--jason", "x"), "did you mean 'json'?"),
         ((".", "--seconds", "0"), "seconds is 0; 1 or more is needed"),

@@ -127,6 +127,18 @@ def test_a_classifier_has_the_figures_of_its_training(classifier):
     assert yaml.safe_load(hub_file.read_text())[0]["value"] == entry["metrics"]["accuracy"]
 
 
+def test_rows_that_cannot_be_used_are_skipped_where_that_is_asked_for_and_counted(classifier, tmp_path):
+    folder, _ = classifier
+    (tmp_path / "TEST.CSV").write_text("text;label\nReturn it;read\n ;read\nSet it;write;more\nSet it, now;write\n")
+    words = dict(model=str(folder), test_sources=[str(tmp_path / "TEST.CSV")], output_dir=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"TEST.CSV, line 3: the text is blank; .* To leave such rows out, set on_error: skip"):
+        recipe("evaluate", **words)
+    recipe("evaluate", **words, on_error="skip")
+    (entry,) = results_of(tmp_path / "out").values()
+    assert (entry["num_examples"], entry["skipped_rows"]) == (2, 2)
+    assert "--on_error skip" in entry["command"]
+
+
 def test_texts_of_labels_that_the_classifier_does_not_know_are_left_out_and_counted(classifier, tmp_path, caplog):
     folder, test = classifier
     rows = (
@@ -221,7 +233,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(run_recipe, small_run, sm
     assert "error: the text has 0 tokens to score, in 0 documents; 2 or more are needed" in done.stderr
     assert "Traceback" not in done.stderr
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"none' does not load with its tokenizer"):
+    with pytest.raises(FileNotFoundError, match=r"none holds no model"):
         recipe("evaluate", model=str(tmp_path / "none"), text=[str(text)])
     assert not (tmp_path / "out").exists()
 

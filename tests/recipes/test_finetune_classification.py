@@ -112,10 +112,11 @@ def test_a_run_leaves_an_adapter_that_is_complete_and_figures_that_agree(classif
     splits = passport["splits"]
     (copies,) = [step for step in passport["steps"] if step["step"] == "drop copies"]
     assert copies["examples_in"] == 63
-    assert {name: split["examples"] for name, split in splits.items()} == {
-        "train": copies["examples_out"], "validation": 9, "test": 18,
-    }  # fmt: skip
-    assert splits["test"]["labels"] == dict.fromkeys(LABELS, 6)  # stratified
+    assert splits["train"]["examples"] == copies["examples_out"]
+    # Shares of each label: 63, 9 and 18 texts, but for near copies, which are kept on one side.
+    assert splits["validation"]["examples"] + splits["test"]["examples"] == 27
+    assert splits["test"]["labels"].keys() == set(LABELS)
+    assert all(5 <= count <= 7 for count in splits["test"]["labels"].values())
 
 
 def test_the_kept_model_gives_the_probabilities_that_were_reported(classifier, examples):
@@ -354,7 +355,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, small_ru
 
 
 def test_a_model_that_is_not_there_and_an_adapter_without_its_merged_twin(small_run, examples, tmp_path):
-    with pytest.raises(FileNotFoundError, match="model 'no/such' is no folder or Hub id of a model"):
+    with pytest.raises(FileNotFoundError, match="model 'no/such' does not load with its tokenizer"):
         run_main(model="no/such", sources=[examples], output_dir=tmp_path / "out")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")

@@ -1,10 +1,15 @@
 """Killed at any moment and started again, a run of every recipe ends with the very weights of one that nothing stopped."""
 
 import csv
+import errno
 import json
+import os
+import shutil
 
 import pytest
+import yaml
 from killing import kill, run_main, sha256_of_weights
+from recipes_in_process import RECIPES
 
 COMMON = (
     *("--precision", "fp32", "--cpu_threads", "1", "--use_cpu", "true", "--disable_tqdm", "true", "--logging_steps", "2"),
@@ -61,10 +66,10 @@ def examples(small_corpus, tmp_path):
 
 def test_classification(small_families, examples, tmp_path):
     """Two seeds, batches by length, evaluations within an epoch, and training that stops early, at whatever moment."""
-    words = (*FINETUNED, "--model", small_families["modern"], "--sources", examples, "--num_train_epochs", "40",
-             "--seeds", "0", "1", "--per_device_train_batch_size", "4", "--eval_strategy", "steps", "--eval_steps", "3", "--save_strategy", "steps",
-             "--save_steps", "3", "--early_stopping_patience", "2", "--validation_share", "0.2", "--max_length", "32",
-             "--tfidf_baseline", "false")  # fmt: skip
+    words = (*FINETUNED, "--model", small_families["modern"], "--sources", examples, "--num_train_epochs", "40", "--tfidf_baseline",
+             "false", "--seeds", "0", "1", "--per_device_train_batch_size", "4", "--eval_strategy", "steps", "--eval_steps", "3",
+             "--save_strategy", "steps", "--save_steps", "3", "--early_stopping_patience", "2", "--validation_share", "0.2",
+             "--max_length", "32")  # fmt: skip
     moments = [
         ("transformers.Trainer.training_step", 11),  # in the second epoch, with a checkpoint in its middle
         ("transformers.Trainer._finalize_training", 1),  # of the first seed, after it was stopped early
@@ -92,22 +97,149 @@ def instructions(small_corpus, tmp_path):
     return path
 
 
-@pytest.mark.parametrize("packing", [True, False], ids=["packed", "by length"])
-def test_instructions(packing, small_families, instructions, tmp_path):
-    words = (*FINETUNED, "--model", small_families["modern"], "--sources", instructions, "--num_train_epochs", "4",
+def test_instructions(small_families, instructions, tmp_path):
+    words = (*FINETUNED, "--model", small_families["modern"], "--sources", instructions, "--num_train_epochs", "2",
              "--per_device_train_batch_size", "2", "--save_strategy", "steps", "--save_steps", "3", "--eval_strategy", "steps",
-             "--eval_steps", "3", "--max_new_tokens", "4", "--max_answers", "2", "--num_samples", "1", "--packing", packing,
-             "--max_length", "64", "--validation_share", "0.1")  # fmt: skip
+             "--eval_steps", "3", "--max_new_tokens", "4", "--max_answers", "2", "--num_samples", "1", "--packing", "false",
+             "--max_length", "64", "--validation_share", "0.1", "--keep", "last")  # fmt: skip
     moments = [
         ("hfgpt.training.run.set_seed", 1),  # the base has been measured
-        ("transformers.Trainer.training_step", 2),
-        ("transformers.Trainer.training_step", 11),
+        ("transformers.Trainer.training_step", 14),  # in the second epoch, with a checkpoint in its middle
         ("transformers.Trainer._finalize_training", 1),
         ("hfgpt.training.assistant_report.save_finetuned", 1),
         ("hfgpt.training.run.write_card", 1),
     ]
-    if packing:
-        moments = [*moments[:2], *moments[3:]]  # five rows, three steps an epoch
     _, _, metrics = killed_and_straight("finetune_instructions", words, moments, tmp_path)
     assert metrics[0]["steps"] == metrics[1]["steps"]
     assert metrics[0]["test_loss"] == metrics[1]["test_loss"]
+
+
+def test_preferences(small_families, small_corpus, tmp_path):
+    pytest.importorskip("trl")
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"instruction": f"Say {n}.", "input": "", "chosen": text[:12], "rejected": text[12:20]}
+            for n, text in enumerate(rows_of(small_corpus, 24))]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = (*FINETUNED[:-2], "--model", small_families["modern"], "--sources", path, "--num_train_epochs", "2",
+             "--per_device_train_batch_size", "4", "--save_strategy", "steps", "--save_steps", "3", "--eval_strategy", "steps",
+             "--eval_steps", "3", "--max_new_tokens", "4", "--max_answers", "2", "--num_samples", "1")  # fmt: skip
+    moments = [
+        ("hfgpt.training.run.set_seed", 1),
+        ("transformers.Trainer.training_step", 8),
+        ("transformers.Trainer._finalize_training", 1),
+        ("hfgpt.training.preference_report.save_finetuned", 1),
+    ]
+    _, _, metrics = killed_and_straight("align_preferences", words, moments, tmp_path)
+    assert metrics[0]["test_reward_margin"] == metrics[1]["test_reward_margin"]
+
+
+def test_two_processes_that_go_on_within_an_epoch_read_its_order():
+    """Their shares of the batches, without the processes."""
+    from accelerate import PartialState
+    from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, SeedableRandomSampler, skip_first_batches
+    from torch.utils.data import BatchSampler
+
+    from hfgpt.training.run import EpochLengthGroupedSampler, set_epoch_of_sampler
+
+    PartialState()
+    rows = list(range(12))
+
+    def share(kind, *, skipped, epoch=1):
+        sampler = (
+            SeedableRandomSampler(rows, data_seed=0) if kind == "random" else EpochLengthGroupedSampler(2, lengths=rows, seed=0)
+        )
+        shard = DataLoaderShard(rows, batch_sampler=BatchSamplerShard(BatchSampler(sampler, 2, drop_last=False), 2, 1))
+        set_epoch_of_sampler(shard, epoch)
+        left = skip_first_batches(shard, skipped) if skipped else shard
+        left.set_epoch(epoch)
+        return [batch.tolist() for batch in left]
+
+    for kind in ("random", "by length"):
+        whole = share(kind, skipped=0)
+        assert share(kind, skipped=1) == whole[1:]
+        assert len(whole) == 3
+        assert share(kind, skipped=0, epoch=0) != whole
+
+
+def test_a_finished_run_that_is_damaged_is_finished_again(small_run, small_rows, tmp_path, caplog):
+    """An empty report, a card that is gone, a model that was cut: not taken for a finished run, and no step is trained."""
+    from conftest import SMALL_RUN
+
+    folder = tmp_path / "base"
+    shutil.copytree(small_run, folder)
+    words = (*SMALL_RUN, "--dataset", small_rows, "--output_dir", folder)
+    expected = sha256_of_weights(folder)
+    assert run_main("pretrain", words) == {}
+    for damage in (
+        lambda: (folder / "report.txt").write_text(""),
+        lambda: (folder / "README.md").unlink(),
+        lambda: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1000]),
+        lambda: (folder / "finished.json").write_text("{"),
+    ):
+        damage()
+        caplog.clear()
+        assert run_main("pretrain", words)["steps"] == 12
+        assert any("finished but damaged since" in message for message in caplog.messages)
+        assert sha256_of_weights(folder) == expected
+        assert json.loads((folder / "metrics.json").read_text())["steps_timed"] == 0
+        assert run_main("pretrain", words) == {}
+
+
+def test_overwriting_goes_through_a_link_and_says_what_it_cannot_remove(small_run, small_rows, tmp_path, monkeypatch):
+    from conftest import SMALL_RUN
+
+    words = (*SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "link", "--overwrite", "true", "--max_steps", "2")
+    shutil.copytree(small_run, tmp_path / "base")
+    (tmp_path / "link").symlink_to("base")
+    assert run_main("pretrain", words)["steps"] == 2
+    assert json.loads((tmp_path / "base" / "metrics.json").read_text())["steps"] == 2
+    assert (tmp_path / "link").is_symlink()
+    assert not (tmp_path / "base" / "checkpoint-12").exists()
+
+    remove = shutil.rmtree
+
+    def refuse(path, *args, **kwargs):
+        if "checkpoint-" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        remove(path, *args, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(PermissionError, match="checkpoint-"):
+        run_main("pretrain", words)
+    assert (tmp_path / "base" / "run.yaml").is_file()  # still known as a run's folder
+    assert not (tmp_path / "base" / "finished.json").exists()
+
+
+def test_a_folder_that_was_just_claimed_is_a_runs(small_rows, tmp_path):
+    """Killed while the first file was written under its temporary name."""
+    from conftest import SMALL_RUN
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".run.yaml").write_text("# pyth")
+    words = (*SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "out", "--max_steps", "1", "--sample_tokens", "1")
+    assert run_main("pretrain", words)["steps"] == 1
+
+
+def test_a_run_of_another_base_is_refused_with_the_cure(small_families, examples, tmp_path):
+    """`make quickstart` after its base was trained anew: the old classifier is neither kept in silence nor deleted unasked."""
+    from safetensors.torch import load_file, save_file
+
+    base = tmp_path / "base"
+    shutil.copytree(small_families["modern"], base)
+    words = (*FINETUNED, "--model", base, "--sources", examples, "--num_train_epochs", "1", "--tfidf_baseline", "false",
+             "--method", "head", "--output_dir", tmp_path / "out")  # fmt: skip
+    assert run_main("finetune_classification", words) != {}
+    assert run_main("finetune_classification", words) == {}
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"] += 0.01
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="began with other weights of .*--overwrite true to replace it"):
+        run_main("finetune_classification", words)
+    assert run_main("finetune_classification", [*words, "--overwrite", "true"]) != {}
+
+
+def test_no_configuration_replaces_what_lies_there():
+    """`overwrite: true` in a file deletes the checkpoints of a run that was killed, and results that took hours."""
+    paths = sorted((RECIPES / "configs").rglob("*.yaml"))
+    assert len(paths) > 15
+    assert [path for path in paths if "overwrite" in yaml.safe_load(path.read_text(encoding="utf-8"))] == []

@@ -8,6 +8,7 @@ from hfgpt.training.arguments import (
     parse_arguments,
     replaced_folder,
 )
+from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.trainer_arguments import PretrainArguments
 
 
@@ -37,6 +38,23 @@ def test_lists_mappings_and_nulls_come_through(yaml_file):
     arguments = parse_arguments(PretrainArguments, [path])
     assert arguments.sample_prompts == ["a b", "", "c\n", "--x"]
     assert arguments.config_overrides == {"head_dim": 32}
+
+
+def test_what_is_written_in_yaml_is_what_a_key_gets(yaml_file):
+    path = yaml_file(
+        "model: m\nsources: [s.csv]\noutput_dir: 1.10\nlabels: [no, yes, on, 1.10, 007, 1:30, 2024-01-02, null_]\n"
+        "label_column: yes\neval_strategy: no\nsave_strategy: no\ntfidf_baseline: off\ndecontaminate: no\ncanaries: on\n"
+        "learning_rate: 1e-3\nactivation_checkpointing_kwargs: {use_reentrant: no, early: 2}\n"
+    )
+    arguments = parse_arguments(ClassificationArguments, [path])
+    assert arguments.labels == ["no", "yes", "on", "1.10", "007", "1:30", "2024-01-02", "null_"]
+    assert (arguments.label_column, arguments.output_dir, arguments.eval_strategy) == ("yes", "1.10", "no")
+    assert (arguments.tfidf_baseline, arguments.decontaminate, arguments.canaries) == (False, False, True)
+    assert arguments.learning_rate == 1e-3
+    assert arguments.activation_checkpointing_kwargs == {
+        "use_reentrant": False,
+        "early": 2,
+    }  # no type of ours says what is in a mapping
 
 
 @pytest.mark.parametrize(
@@ -136,6 +154,18 @@ def test_a_tokenizer_without_an_output_folder_is_refused():
         TokenizerArguments(sources=["python-docs"])
 
 
-def test_the_next_command_reads_the_same_documents_and_holds_out_the_same():
-    arguments = TokenizerArguments(sources=["a b/*.txt", "c"], split_by="position", test_share=0.0, vocab_size=300, output_dir="o")
-    assert arguments.as_words() == "--sources 'a b/*.txt' c --split_by position --test_share 0.0"
+def test_what_is_not_given_is_taken_from_the_tokenizers_passport():
+    earlier = dict(
+        sources=["a/*.txt"], text_documents="line", split_by="position", validation_share=0.1, test_share=0.0, split_seed=3
+    )
+    common = dict(tokenizer="t", output_dir="o")
+    filled = PrepareArguments(**common).filled(earlier)
+    taken = {name: getattr(filled, name) for name in earlier}
+    assert taken == earlier
+    told = PrepareArguments(sources=["a/*.txt"], split_by="document", test_share=0.2, **common).filled(earlier)
+    assert (told.split_by, told.test_share, told.validation_share, told.text_documents) == ("document", 0.2, 0.1, "line")
+    # how other texts are read and divided is not known from these, but how much of them is
+    other = PrepareArguments(sources=["b/*.txt"], **common).filled(earlier)
+    assert (other.split_by, other.test_share, other.validation_share, other.text_documents) == ("auto", 0.0, 0.1, None)
+    nothing = PrepareArguments(sources=["b/*.txt"], **common).filled({})
+    assert (nothing.split_by, nothing.test_share, nothing.validation_share, nothing.split_seed) == ("auto", 0.05, 0.05, 0)

@@ -40,18 +40,26 @@ class Recorder(TrainerCallback):
 
 
 class Crash(TrainerCallback):
-    """The end of a process in the middle of step 15."""
+    """The end of a process in step 15, or after its last."""
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 15:
             raise RuntimeError("crash")
 
 
+class LateCrash(TrainerCallback):
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "train_loss" in logs:
+            raise RuntimeError("crash")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def reporters():
-    INTEGRATION_TO_CALLBACK.update(recorder=Recorder, crash=Crash)
+    ours = {"recorder": Recorder, "crash": Crash, "late crash": LateCrash}
+    INTEGRATION_TO_CALLBACK.update(ours)
     yield
-    del INTEGRATION_TO_CALLBACK["recorder"], INTEGRATION_TO_CALLBACK["crash"]
+    for name in ours:
+        del INTEGRATION_TO_CALLBACK[name]
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +130,11 @@ def test_the_best_weights_are_kept_wherever_checkpoints_fall(run):
     assert f"The weights are those of step {best}, the best on the validation set." in (folder / "README.md").read_text()
 
 
-def test_a_run_that_crashed_and_moved_keeps_the_very_same_weights(run, small_rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize("crash", ["crash", "late crash"])
+def test_a_run_that_crashed_and_moved_keeps_the_very_same_weights(run, small_rows, tmp_path, monkeypatch, crash):
     settings = dict(SETTINGS, dataset=str(small_rows))
     with pytest.raises(RuntimeError, match="crash"):
-        recipe("pretrain", **settings, output_dir=str(tmp_path / "before"), report_to=["crash"])
+        recipe("pretrain", **settings, output_dir=str(tmp_path / "before"), report_to=[crash])
     shutil.move(tmp_path / "before", tmp_path / "after")
     monkeypatch.chdir(tmp_path)
     recipe("pretrain", **settings, output_dir="after")

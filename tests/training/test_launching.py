@@ -8,7 +8,7 @@ from conftest import ACCELERATE, ROOT, run_python
 from recipes_in_process import recipe, run_script
 
 from hfgpt.errors import UserError
-from hfgpt.training.launching import ONE_OF_SEVERAL, refuse_missing_processes
+from hfgpt.training.launching import ONE_OF_SEVERAL, refuse_missing_processes, refuse_several_gpus
 
 SIMPLE = {"ACCELERATE_DYNAMO_BACKEND": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
@@ -40,6 +40,13 @@ def test_nothing_is_refused_without_a_launcher_or_without_an_address(launched):
     launched.setenv("MASTER_PORT", "29500")
     launched.delenv("ACCELERATE_DYNAMO_BACKEND")
     refuse_missing_processes()
+
+
+def test_one_process_with_several_gpus_is_refused():
+    refuse_several_gpus(0)
+    refuse_several_gpus(1)
+    with pytest.raises(UserError, match="^4 GPUs are here for one process.*torchrun --nproc_per_node 4 .*CUDA_VISIBLE_DEVICES=0"):
+        refuse_several_gpus(4)
 
 
 @pytest.mark.slow

@@ -149,3 +149,10 @@ def test_targets_that_match_nothing_are_answered_with_the_candidates():
         apply_method(classifier("book"), Method(targets=["q_proj", "q_projj"]))
     with pytest.raises(ValueError, match="lora_targets is empty matches no linear layer"):
         apply_method(classifier("book"), Method(targets=[]))
+
+
+@pytest.mark.parametrize(("make", "name"), [(modern_model, "lm_head"), (modern_model, "embed_tokens"), (book_model, "lm_head"),
+                                            (lambda: GPT2LMHeadModel(GPT2Config(**GPT2)), "wte")])  # fmt: skip
+def test_lora_beside_head_or_embedding_is_refused_with_the_reason(make, name):
+    with pytest.raises(ValueError, match=rf"lora_targets {name}: .* head and embedding can be one matrix, .* --method full"):
+        apply_method(make(), Method(targets=["mlp.up_proj", name]))

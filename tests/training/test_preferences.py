@@ -74,6 +74,23 @@ def test_the_losses_of_kto_and_orpo_by_hand():
     assert orpo["loss"] == pytest.approx(2.0 + 0.5 * math.log(1 + odds(3.5) / odds(2.0)))
 
 
+def test_the_measures_of_single_answers_by_hand():
+    # after their own prompts and after the wrong ones: a wanted answer became likelier by 2 nats, an unwanted one by 1, drift 1
+    reference = np.array([[[10, 4], [6, 2]], [[9, 4], [5, 2]]], dtype=np.float64)
+    policy = np.array([[[8, 4], [5, 2]], [[8, 4], [4, 2]]], dtype=np.float64)
+    found = preference_metrics(policy, reference, loss="kto", beta=0.5, labels=[True, False])
+    sigmoid = lambda value: 1 / (1 + math.exp(-value))  # noqa: E731
+    assert found.pop("loss") == pytest.approx((1 - sigmoid(1.0 - 0.5) + 1 - sigmoid(0.5 - 0.5)) / 2)
+    assert found == {
+        "chosen_reward": 1.0, "rejected_reward": 0.5, "reward_margin": 0.5, "reward_side_accuracy": 0.5,
+        "chosen_nats_per_token": 2.0, "rejected_nats_per_token": 2.5,
+    }  # fmt: skip
+    wanted = preference_metrics(policy, reference, loss="kto", beta=0.5, labels=[True, True])
+    assert wanted.keys() == {"loss", "reward_side_accuracy", "chosen_reward", "chosen_nats_per_token"}
+    base = preference_metrics(reference, reference, loss="kto", beta=0.5, labels=[True, False])
+    assert (base["loss"], base["reward_margin"], base["reward_side_accuracy"]) == (0.5, 0, 0)
+
+
 def test_the_base_itself_has_no_margin():
     reference = numbers((10.1, 4), (6.2, 2), (9.3, 4), (5.4, 2))
     for loss, least in (("dpo", math.log(2)), ("kto", 0.5)):
@@ -134,6 +151,54 @@ def test_kto_sees_every_answer_once_and_beside_another_of_its_batch(tmp_path):
     measured = measured_rows(pairs, loss="kto")
     assert len(measured) == 20
     assert measured[10] == {"input_ids": [0, 14], "labels": [-100, 14]}
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_kto_learns_single_answers_with_their_labels(small_families, tmp_path):
+    words = ["rope", "boat", "anchor", "candle", "harbour", "lantern", "island", "ferry"]
+    rows = [
+        {"prompt": f"What is a {word}?", "completion": f"The {word} {what}.", "label": label, "system": "Be a sailor."}
+        for word in words
+        for what, label in (("holds the ship", True), ("is food", False))
+    ]
+    path = write_rows(tmp_path / "single.jsonl", rows)
+    args = arguments(tmp_path, sources=[path], loss="kto", split_method="order")
+    splits = load_pairs(args, Passport(), style="chat")
+    assert {name: len(split) for name, split in splits.items()} == {"train": 8, "validation": 4, "test": 4}
+    assert splits["train"]["label"][:] == [True, False] * 4
+    assert splits["train"]["messages"][1] == [
+        {"role": "system", "content": "Be a sailor."},
+        {"role": "user", "content": "What is a rope?"},
+        {"role": "assistant", "content": "The rope is food."},
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(small_families["modern"])
+    pairs, counts = encode_pairs(splits, tokenizer, args)
+    assert [(pair.chosen is None, pair.rejected is None) for pair in pairs["train"][:2]] == [(False, True), (True, False)]
+    assert tokenizer.decode(pairs["train"][1].rejected[:-1]) == "The rope is food."
+    assert counts["train"]["examples"] == 8
+    assert counts["train"]["chosen_tokens"] > 0 < counts["train"]["rejected_tokens"]
+    learned = training_rows(pairs["train"], args)
+    assert sorted((tokenizer.decode(row["completion_ids"][:-1]), row["label"]) for row in learned) == sorted(
+        (row["completion"], row["label"]) for row in rows[:8]
+    )
+    measured = measured_rows(pairs["test"], loss="kto")
+    assert len(measured) == 8
+    first, last = pairs["test"][0], pairs["test"][-1]
+    assert measured[4]["input_ids"] == first.prompt + last.rejected  # another one's answer
+    pair = {"prompt": "What is a sea?", "chosen": "Water.", "rejected": "Food."}
+    mixed = write_rows(tmp_path / "mixed.jsonl", [*rows, pair])
+    with pytest.raises(ValueError, match=r"mixed.jsonl, line 1: a single answer among pairs of chosen and rejected"):
+        load_pairs(arguments(tmp_path, sources=[mixed], loss="kto"), Passport(), style="chat")
+    tests = write_rows(tmp_path / "pairs.jsonl", [pair])
+    for more in (dict(test_sources=[tests]), dict(sources=[path, write_rows(tmp_path / "more.jsonl", [pair] * 9)])):
+        with pytest.raises(ValueError, match="some of the files hold single answers, the others pairs"):
+            load_pairs(arguments(tmp_path, **(dict(sources=[path], loss="kto") | more)), Passport(), style="chat")
+    with pytest.raises(ValueError, match="single.jsonl, line 1: the row has one answer .* loss: kto learns from such rows"):
+        load_pairs(arguments(tmp_path, sources=[path], loss="dpo"), Passport(), style="chat")
 
 
 def test_no_dropout_is_left_between_a_model_and_its_base(small_families, tmp_path):

@@ -1,0 +1,150 @@
+"""Text out of the bytes of a file: UTF-8, or what a byte order mark says; all else is refused with the way to convert it.
+
+What is kept: every character, NUL and control characters too, and every line break as it is, be it LF, CRLF or a lone CR. What
+is dropped: a byte order mark at the beginning. A line ends at LF, CRLF or CR and nowhere else (not at U+2028, not at a form
+feed). So the text of a file is the same whichever of these encodings it has, and decode(encode(text)) == text.
+"""
+
+import codecs
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hfgpt.data.row_errors import RowError
+from hfgpt.errors import UserError
+
+# UTF-32 first: its little-endian mark begins with that of UTF-16. These codecs drop the mark.
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# What people name as text and is none. Some of it is valid UTF-8 and would be trained on in silence.
+NOT_TEXT = {
+    b"%PDF-": ("a PDF file", "write its text out first, e.g. with pdftotext"),
+    b"{\\rtf": ("a file of a word processor (RTF)", "save it as plain text in UTF-8 there"),
+    b"\xd0\xcf\x11\xe0": ("a file of Word or Excel", "save it as plain text or CSV in UTF-8 there"),
+    b"PK\x03\x04": ("a zip archive, as .docx, .xlsx, .odt and .epub are", "unpack it, or save it as plain text in UTF-8"),
+    b"\x1f\x8b": ("compressed with gzip", "unpack it with gunzip"),
+    b"BZh": ("compressed with bzip2", "unpack it with bunzip2"),
+    b"\x28\xb5\x2f\xfd": ("compressed with Zstandard", "unpack it with unzstd"),
+    b"\xfd7zXZ": ("compressed with xz", "unpack it with unxz"),
+    b"PAR1": ("a Parquet file", "let its name end in .parquet"),
+}
+SAMPLE_BYTES = 1 << 20
+# Bytes that windows-1252 uses for quotes, dashes and the euro sign; in latin1 they are control characters that no text holds.
+WINDOWS_1252_ONLY = re.compile(rb"[\x80-\x9f]")
+UNDEFINED_IN_WINDOWS_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
+CONTROL_CHARACTERS = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
+ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte that is not UTF-8
+
+
+def encoding_of(path: Path) -> str:
+    """The codec that reads a file, by its first bytes: "utf-8", or what its byte order mark says.
+
+    Raises: ValueError for UTF-16 without a mark (most of it would pass as UTF-8 full of NULs), and for files that are no text.
+    """
+    with path.open("rb") as file:
+        start = file.read(4096)
+    for mark, codec in BYTE_ORDER_MARKS.items():
+        if start.startswith(mark):
+            return codec
+    for mark, (kind, cure) in NOT_TEXT.items():
+        if start.startswith(mark):
+            raise UserError(f"{path} is {kind}, not plain text; {cure}.")
+    if (codec := _utf16_without_mark(start)) is not None:
+        raise UserError(
+            f"{path} looks like UTF-16 without a byte order mark (every other byte is NUL): {_conversion(path, codec)}."
+        )
+    return "utf-8"
+
+
+def decoded_lines(path: Path, *, on_invalid: Callable[[RowError], None] | None = None) -> Iterator[tuple[int, str]]:
+    """The lines of a file with their numbers from 1, line breaks kept as they are.
+
+    Args: `on_invalid` is called for a line that is not valid UTF-8, which is then left out; without it the line is an error.
+    Raises: ValueError for such a line, with its place and the way to convert the file.
+    Memory: one line.
+    """
+    codec = encoding_of(path)
+    utf8 = codec.startswith("utf-8")
+    number = 0
+    # newline="" ends lines at LF, CRLF and CR and leaves them as they are; surrogateescape lets the lines after a bad one through.
+    with path.open(encoding=codec, errors="surrogateescape" if utf8 else "strict", newline="") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if utf8 and not line.isascii() and ESCAPED_BYTE.search(line):
+                    error = _invalid_line(path, number, line)
+                    if on_invalid is None:
+                        raise error
+                    on_invalid(error)
+                    continue
+                yield number, line
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}, at or after line {number + 1}: not valid {codec.upper()}, which its byte order mark says it is "
+                f"({error.reason}); it may be cut off or mixed: save it again, as UTF-8."
+            ) from None
+
+
+def decoded_text(path: Path) -> str:
+    """All of a file's text. Raises as `decoded_lines` does."""
+    return "".join(line for _, line in decoded_lines(path))
+
+
+def _invalid_line(path: Path, number: int, line: str) -> RowError:
+    raw = line.encode("utf-8", "surrogateescape")
+    offset = len(codecs.BOM_UTF8) if encoding_of(path) == "utf-8-sig" else 0
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        for _ in range(number - 1):
+            offset += len(file.readline().encode("utf-8", "surrogateescape"))
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        with path.open("rb") as file:
+            file.seek(max(0, offset + error.start - SAMPLE_BYTES // 2))
+            sample = file.read(SAMPLE_BYTES)
+        message = (
+            f"{path}, line {number}, byte {offset + error.start + 1} of the file: 0x{raw[error.start]:02x} is not valid UTF-8 "
+            f"({error.reason}); {_advice(path, sample)}."
+        )
+        return RowError(message, reason="not valid UTF-8", source=str(path))
+    raise AssertionError(f"{path}, line {number} is valid UTF-8 after all")
+
+
+def _advice(path: Path, sample: bytes) -> str:
+    """How to make UTF-8 of the file that `sample` is from; never a conversion that would write garbage."""
+    text = sample.decode("utf-8", "surrogateescape")
+    escaped = len(ESCAPED_BYTE.findall(text))
+    not_ascii = sum(not character.isascii() for character in text) - escaped
+    if (codec := _utf16_without_mark(sample)) is not None:
+        return f"it looks like UTF-16 without a byte order mark: {_conversion(path, codec)}"
+    if len(CONTROL_CHARACTERS.findall(sample)) > len(sample) / 100:
+        return "it holds many control characters, so it is hardly a text; leave it out, or write its text out first"
+    if not_ascii >= escaped:
+        # Reading it all in another encoding would break what is right.
+        return "the text around it is UTF-8, so that place is damaged: repair or delete it"
+    # Most letters of a language that these two can write are ASCII.
+    if escaped < len(sample.translate(None, b" \t\r\n")) / 2:
+        if not WINDOWS_1252_ONLY.search(sample):
+            return f"it looks like latin1 (western languages): {_conversion(path, 'ISO-8859-1')}"
+        if not UNDEFINED_IN_WINDOWS_1252.search(sample):
+            return f"it looks like windows-1252 (western languages): {_conversion(path, 'WINDOWS-1252')}"
+    return "its bytes do not say which encoding it has: save it as UTF-8 in the program that wrote it"
+
+
+def _utf16_without_mark(sample: bytes) -> str | None:
+    """UTF-16's byte order where a text is in it: each ASCII character, a space at least, has a NUL on the same side."""
+    first, second = sample[::2].count(0), sample[1::2].count(0)
+    share = 2 * max(first, second) / max(1, len(sample))
+    if len(sample) % 2 or max(first, second) < 2 or share < 0.05 or min(first, second) > 0.05 * max(first, second):
+        return None
+    return "UTF-16LE" if second > first else "UTF-16BE"
+
+
+def _conversion(path: Path, codec: str) -> str:
+    name, backup = shlex.quote(str(path)), shlex.quote(f"{path}.bak")
+    return f"mv {name} {backup} && iconv -f {codec} -t UTF-8 {backup} > {name}"

@@ -1,0 +1,124 @@
+"""Names of a user's files tell of what is in them: without being asked, hfgpt publishes their kinds, sizes and hashes only.
+
+card.yaml with `file_names: true` has them published as they are. What lies in the user's own folder names them always.
+"""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from glob import has_magic
+from pathlib import PurePosixPath
+from typing import Any
+
+PYTHON_DOCS = "python-docs"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+# Of a run's settings, those that name what was read.
+_SOURCES = re.compile(r"(^|_)sources$|^decontaminate_against$")
+# Of the command line in evaluation.json, the keys whose values name what was read.
+_SOURCE_KEYS = ("--text", "--test_sources", "--tasks")
+
+
+def summed_up(files: Iterable[tuple[str, str]]) -> str:
+    """Files by their kind and ending, as "269 text files (.md 200, .py 69)".
+
+    Args: `files` are pairs of name and kind, as in a passport.
+    """
+    files = list(files)
+    endings = Counter(_ending(name) or "no ending" for name, _ in files)
+    what = "text file" if {kind for _, kind in files} == {"text"} else "file"
+    if len(files) == 1:
+        return f"1 {what} ({next(iter(endings))})"
+    return f"{len(files):,} {what}s ({', '.join(f'{ending} {count:,}' for ending, count in endings.most_common())})"
+
+
+def is_file(entry: dict) -> bool:
+    """Whether an input of a passport is a file of the user's, and not on the Hub or Python's own documentation."""
+    return entry.get("kind", "file") not in ("hub", PYTHON_DOCS) and not str(entry.get("name")).startswith(PYTHON_DOCS)
+
+
+def passport_without_names(passport: dict) -> dict:
+    """The same passport with `file-1a2b3c4d.md` in place of the names of files, by their hash and ending."""
+    named: dict[str, str] = {}
+    inputs = []
+    for number, entry in enumerate(passport.get("inputs") or [], start=1):
+        if is_file(entry):
+            name = str(entry.get("name", ""))
+            label = f"file-{str(entry.get('sha256') or number)[:8]}{_ending(name)}"
+            named |= {name: label, PurePosixPath(name.replace("\\", "/")).name: label}
+            entry = entry | {"name": label}
+        inputs.append(entry)
+    public = {str(entry.get("name")) for entry in inputs if not is_file(entry)}
+    settings = {}
+    for key, value in (passport.get("settings") or {}).items():
+        if _SOURCES.search(key) and isinstance(value, (str, list)):
+            for one in [value] if isinstance(value, str) else value:
+                if isinstance(one, str) and one not in public and not _is_public(one):
+                    named.setdefault(one, f"*{_ending(one)}" if has_magic(one) else f"file-{len(named)}{_ending(one)}")
+            value = _replaced(value, named)
+        settings[key] = value
+    changed = {"inputs": inputs, "settings": settings, "steps": _replaced(passport.get("steps") or [], named)}
+    return passport | {key: value for key, value in changed.items() if key in passport}
+
+
+def evaluation_without_names(evaluation: dict) -> dict:
+    """The same evaluation.json with hash and ending in place of the names of files that were evaluated on."""
+    return evaluation | {"results": [_result_without_names(entry) for entry in evaluation.get("results") or []]}
+
+
+def _result_without_names(entry: dict) -> dict:
+    names = str(entry.get("dataset", "")).split(", ")
+    is_task = entry.get("task") == "benchmark" and "sha256" not in entry
+    files = [] if entry.get("dataset_id") or is_task else [name for name in names if not _is_public(name)]
+    if files:
+        label = summed_up((name, "file") for name in files)
+        if len(names) == 1 and entry.get("sha256"):
+            label = f"file-{entry['sha256'][:8]}{_ending(names[0])}"
+        entry = entry | {"dataset": ", ".join([*(name for name in names if name not in files), label])}
+    if entry.get("command"):
+        entry = entry | {"command": _command_without_names(entry["command"])}
+    return entry
+
+
+def _command_without_names(command: str) -> str:
+    try:
+        given = shlex.split(command)
+    except ValueError:  # no line of ours
+        return ""
+    words, of_sources, of_tasks = [], False, False
+    for word in given:
+        if word.startswith("--"):
+            of_sources, of_tasks = word in _SOURCE_KEYS, word == "--tasks"
+        elif of_sources and not _is_public(word):
+            file, _, task = word.rpartition(":") if of_tasks else (word, "", "")
+            if file:  # a task without a file of its own is the benchmark's name
+                word = f"FILE{_ending(file)}" + (f":{task}" if of_tasks else "")
+        words.append(word)
+    return command if words == given else shlex.join(words)
+
+
+def _is_public(name: str) -> bool:
+    return name.startswith(PYTHON_DOCS) or (bool(_HUB_NAME.fullmatch(name)) and not _ending(name) and not name.startswith("."))
+
+
+def _ending(name: str) -> str:
+    """The ending of a file's name, in lower case; one that is no plain word is left out."""
+    suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,10}", suffix) else ""
+
+
+def _replaced(content: Any, named: dict[str, str]) -> Any:
+    """The content with the names in all its texts and keys replaced."""
+    names = sorted((name for name in named if name), key=len, reverse=True)
+    if not names:
+        return content
+    pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, names))})(?![\w-])")
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {walk(key): walk(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [walk(inner) for inner in value]
+        return pattern.sub(lambda match: named[match.group()], value) if isinstance(value, str) else value
+
+    return walk(content)

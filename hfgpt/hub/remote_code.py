@@ -1,0 +1,32 @@
+"""The code that travels with a model: what config.json names is there, and defines what is named. Nothing of it is run."""
+
+import ast
+import re
+from pathlib import Path
+
+from hfgpt.hub.artifacts import read_json
+from hfgpt.hub.report import Disagreement
+
+
+def check_code(folder: Path) -> None:
+    """Every class that config.json's auto_map names is in its file in `folder`, and the architecture is one of them.
+
+    Raises: Disagreement, for a folder that would not load with trust_remote_code.
+    """
+    config = read_json(folder / "config.json")
+    auto_map = config.get("auto_map") or {}
+    names = set()
+    for auto_class, target in auto_map.items():
+        for one in [target] if isinstance(target, str) else [part for part in target if part]:
+            module, _, name = one.rpartition(".")
+            path = folder / f"{module}.py"
+            if not re.fullmatch(r"\w+", module) or not path.is_file():
+                raise Disagreement(f"auto_map: {auto_class} is {one}, and there is no {module}.py beside it")
+            defined = {node.name for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)}
+            if name not in defined:
+                raise Disagreement(f"auto_map: {auto_class} is {one}, and {module}.py defines no {name}")
+            names.add(name)
+    for architecture in config.get("architectures") or [] if auto_map else []:
+        # What `transformers serve` looks up can be an Auto class, too.
+        if architecture not in names and not architecture.startswith("AutoModel"):
+            raise Disagreement(f"config.json: the architecture {architecture} is none of the classes in auto_map")

@@ -1,0 +1,86 @@
+"""What a recipe says to do next: commands that work when they are pasted, with what was chosen and with the user's own text."""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+_MOST_WORDS, _MOST_CHARACTERS = 4, 40
+_FIRST_TOKENS = 48  # of a document, enough for a line
+
+
+def command(recipe: str, *words: object) -> str:
+    """A recipe's command line, quoted for a shell."""
+    return shlex.join(["python", f"recipes/{recipe}.py", *map(str, words)])
+
+
+def words_of(args: object, *, positional: str, **changes: object) -> list[str]:
+    """What `args` of a recipe were given, as words of its command line: what differs from the defaults, with `changes`."""
+    words = [str(getattr(args, positional))]
+    for one in fields(args):
+        default = one.default if one.default is not MISSING else one.default_factory()
+        value = changes.get(one.name, getattr(args, one.name))
+        if one.name == positional or value in (default, None, {}):
+            continue
+        if isinstance(value, list):
+            words += [f"--{one.name}", *map(str, value)]
+        else:
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+            words += [f"--{one.name}", text.lower() if isinstance(value, bool) else text]
+    return words
+
+
+def generate_command(model: str | Path, *, prompt: str | None = None, chat: bool = False) -> str:
+    """Have a model write, or an assistant answer; without a prompt it begins a text by itself."""
+    if chat:
+        return command("generate", model, "--chat", "true")
+    return command("generate", model, *(["--prompt", prompt] if prompt else []))
+
+
+def classify_command(model: str | Path, *, text: str | None = None) -> str:
+    """Have a classifier label a text; the path is a Python string within a word of the shell."""
+    call = f"pipeline('text-classification', {str(model)!r})({text or 'a text'!r})"
+    return shlex.join(["python", "-c", f"import hfgpt; from transformers import pipeline; print({call})"])
+
+
+def free_folder(beside: Path, name: str) -> Path:
+    """A folder of this name beside another one, numbered where that is taken."""
+    folder, number = beside.parent / name, 2
+    while folder.exists():
+        folder, number = beside.parent / f"{name}-{number}", number + 1
+    return folder
+
+
+def opening_words(texts: Iterable[str]) -> str | None:
+    """The first words of the first text that has some: one to four in one line, to be continued or sorted; None without any."""
+    for text in texts:
+        for line in text.splitlines():
+            # Half a character at the end of a cut text, and what would steer a terminal.
+            words = "".join(one if one.isprintable() and one != "\ufffd" else " " for one in line).split()
+            if not any(one.isalnum() for one in "".join(words)):
+                continue
+            chosen = words[:1]
+            for word in words[1:_MOST_WORDS]:
+                if len(" ".join([*chosen, word])) > _MOST_CHARACTERS:
+                    break
+                chosen.append(word)
+            return " ".join(chosen)[:_MOST_CHARACTERS]
+    return None
+
+
+def opening_of_rows(rows: Mapping, tokenizer) -> str | None:
+    """The first words of a held-out document, or of a training one where nothing is held out, read back from packed rows."""
+    split = next((rows[name] for name in ("test", "validation", "train") if name in rows and len(rows[name])), None)
+    return opening_words(_openings(split, tokenizer)) if split is not None else None
+
+
+def _openings(split, tokenizer) -> Iterable[str]:
+    """How the documents of the first rows begin."""
+    for row in split.select(range(min(len(split), 20))):
+        ids = row["input_ids"]
+        starts = [place + 1 for place, token in enumerate(ids) if token == tokenizer.eos_token_id]
+        for start in starts:
+            text = tokenizer.decode(ids[start : start + _FIRST_TOKENS], skip_special_tokens=True)
+            if text.strip():
+                yield text

@@ -1,0 +1,145 @@
+"""Names of a user's files stay here: cards and exports sum them up by kind and size, unless card.yaml asks for them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import DatasetCard, ModelCard
+from recipes_in_process import recipe
+
+from hfgpt.hub.artifacts import identify
+from hfgpt.hub.card import render_card, write_card
+from hfgpt.hub.export import export
+from hfgpt.hub.file_names import evaluation_without_names, passport_without_names, summed_up
+
+SECRET = ("diagnosis", "anna", "payroll")
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory, small_corpus) -> Path:
+    """A folder of notes and code, whose names tell what nobody should know."""
+    folder = tmp_path_factory.mktemp("texts") / "notes"
+    for number, line in enumerate(small_corpus.read_text(encoding="utf-8").splitlines()[:50]):
+        path = folder / SECRET[number % 3] / f"{SECRET[number % 2]} of {number}.{'md' if number < 40 else 'txt'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.loads(line)["text"], encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(notes, small_tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("rows") / "rows"
+    recipe(
+        "prepare_data", sources=[f"{notes}/**/*.md", f"{notes}/**/*.txt"], tokenizer=str(small_tokenizer), context_length=32,
+        validation_share=0.1, test_share=0.1, output_dir=str(folder), card={"license": "mit"},
+    )  # fmt: skip
+    return folder
+
+
+def told(folder: Path) -> list[tuple[str, str]]:
+    """Where a name of SECRET stands in the files of a folder, or in their names; the rows themselves are the text."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".arrow", ".safetensors")]
+    files = [path for path in files if path.name not in ("tokenizer.json", "vocab.json", "merges.txt")]
+    texts = {path.relative_to(folder).as_posix(): path.read_bytes().decode(errors="replace").lower() for path in files}
+    return [(name, word) for name, text in texts.items() for word in SECRET if word in name.lower() or word in text]
+
+
+def test_what_is_published_of_a_folder_of_files_names_none_of_them(rows, tmp_path):
+    assert ("passport.json", "diagnosis") in told(rows)  # here they are named
+    assert export(identify(rows), tmp_path / "out")
+    assert told(tmp_path / "out") == []
+    passport = json.loads((tmp_path / "out" / "passport.json").read_text())
+    assert len(passport["inputs"]) == 50
+    ours = json.loads((rows / "passport.json").read_text())
+    for one, other in zip(passport["inputs"], ours["inputs"], strict=True):
+        assert (one["sha256"], one["bytes"]) == (other["sha256"], other["bytes"])
+        assert one["name"] == f"file-{one['sha256'][:8]}{Path(other['name']).suffix}"
+    assert passport["settings"]["sources"] == ["*.md", "*.txt"]
+    card = (rows / "README.md").read_text()
+    size = sum(entry["bytes"] for entry in ours["inputs"]) / 1000
+    assert f"| 50 text files (.md 40, .txt 10) | text | {size:.1f} kB |" in card
+    DatasetCard(card)
+
+
+def test_whoever_asks_for_them_gets_them(rows, tmp_path):
+    folder = Path(shutil.copytree(rows, tmp_path / "rows"))
+    (folder / "card.yaml").write_text("license: mit\nfile_names: true\n")
+    write_card(folder)
+    export(identify(folder), tmp_path / "out")
+    assert {name for name, _ in told(tmp_path / "out")} == {"README.md", "passport.json"}
+    assert (tmp_path / "out" / "README.md").read_text().count("| text |") == 50
+    (folder / "card.yaml").write_text("file_names: some\n")
+    with pytest.raises(ValueError, match="file_names in .* is 'some'; true or false is needed"):
+        write_card(folder)
+
+
+def test_the_card_and_the_evaluation_of_a_model_name_none_either(notes, rows, small_run, tmp_path):
+    folder = Path(shutil.copytree(small_run, tmp_path / "model", ignore=shutil.ignore_patterns("checkpoint-*")))
+    shutil.copyfile(rows / "passport.json", folder / "passport.json")
+    (secret,) = notes.glob("anna/*of 1.md")
+    for words in ({"text": [str(secret)]}, {"text": [f"{notes}/anna/*.md"]}, {"dataset": str(rows)}):
+        recipe("evaluate", model=str(folder), **words)
+    assert ("evaluation.json", "diagnosis") in told(folder)
+    assert export(identify(folder), tmp_path / "out")
+    assert told(tmp_path / "out") == []
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    names = [entry["dataset"] for entry in evaluation["results"]]
+    one = json.loads((folder / "evaluation.json").read_text())["results"][0]["sha256"]
+    assert names[0] == f"file-{one[:8]}.md"
+    assert names[1].endswith(" files (.md 13)")
+    assert names[2] == "50 files (.md 40, .txt 10)"
+    assert evaluation["results"][0]["command"] == "python recipes/evaluate.py model --text FILE.md"
+    results = sorted((tmp_path / "out" / ".eval_results").glob("*.yaml"))
+    assert len(results) == 3
+    assert {yaml.safe_load(path.read_text())[0]["dataset"]["id"] for path in results} == set(names)
+    data = ModelCard(render_card(identify(folder))).data
+    assert {result.dataset_name for result in data.eval_results} == {*names, "50 text files (.md 40, .txt 10)"}
+    assert not [word for word in SECRET if word in render_card(identify(folder)).lower()]
+
+
+def test_tables_weights_and_steps_of_a_fine_tuned_models_passport(tmp_path):
+    passport = {
+        "inputs": [
+            {"name": "anna.csv", "kind": "csv", "sha256": "ab" * 32},
+            {"name": "user/texts.v2", "kind": "hub", "commit": "c" * 40},
+            {"name": "python-docs:test", "kind": "python-docs"},
+        ],
+        "steps": [{"step": "read anna.csv", "examples_out": 3}, {"step": "mix", "sources": {"anna.csv": 1, "user/texts.v2": 2}},
+                  {"step": "drop copies", "copies_of": {"payroll.jsonl": 1, "diagnosis.jsonl": 2, "test": 3}}],
+        "settings": {"sources": ["anna.csv", "user/texts.v2"], "decontaminate_against": ["payroll.jsonl", "diagnosis.jsonl"],
+                     "model": "base", "split": None},
+        "base": {"name": "base"},
+    }  # fmt: skip
+    public = passport_without_names(passport)
+    assert not [word for word in SECRET if word in json.dumps(public)]
+    assert [entry["name"] for entry in public["inputs"]] == ["file-abababab.csv", "user/texts.v2", "python-docs:test"]
+    assert public["steps"][0]["step"] == "read file-abababab.csv"
+    assert public["steps"][1]["sources"] == {"file-abababab.csv": 1, "user/texts.v2": 2}
+    assert sorted(public["steps"][2]["copies_of"].values()) == [1, 2, 3]
+    assert public["settings"]["sources"] == ["file-abababab.csv", "user/texts.v2"]
+    assert public["base"] == {"name": "base"}
+    assert passport_without_names({}) == {}
+
+
+def test_what_is_not_a_file_of_the_users_keeps_its_name():
+    results = [
+        {"task": "benchmark", "dataset": "hellaswag", "metrics": {}, "command": "python recipes/evaluate.py m --tasks hellaswag"},
+        {"task": "language-modeling", "dataset": "user/texts", "dataset_id": "user/texts", "metrics": {}},
+        {"task": "language-modeling", "dataset": "python-docs:test", "sha256": "0" * 64, "metrics": {},
+         "command": "python recipes/evaluate.py base --text python-docs:test --stride 64"},
+    ]  # fmt: skip
+    assert evaluation_without_names({"model": "base", "results": results}) == {"model": "base", "results": results}
+    file = {"task": "benchmark", "dataset": "anna.jsonl", "sha256": "cd" * 32, "metrics": {},
+            "command": "python recipes/evaluate.py m --tasks anna.jsonl:hellaswag --limit 5"}  # fmt: skip
+    (entry,) = evaluation_without_names({"results": [file]})["results"]
+    assert entry["dataset"] == "file-cdcdcdcd.jsonl"
+    assert entry["command"] == "python recipes/evaluate.py m --tasks FILE.jsonl:hellaswag --limit 5"
+
+
+def test_files_are_summed_up_by_kind_and_ending():
+    files = [(f"{n}.md", "text") for n in range(1200)] + [("a.PY", "text"), ("LICENSE", "text"), ("odd.näme", "text")]
+    assert summed_up(files) == "1,203 text files (.md 1,200, no ending 2, .py 1)"
+    assert summed_up([("a.csv", "csv")]) == "1 file (.csv)"
+    assert summed_up([("a.csv", "csv"), ("b.txt", "text")]) == "2 files (.csv 1, .txt 1)"
