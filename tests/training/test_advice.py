@@ -29,7 +29,7 @@ def test_a_short_run_is_told_the_keys_that_help():
 )
 def test_steps_are_counted_as_trainer_counts_them(rows, epochs, accumulated, steps, tmp_path):
     words = dict(model="m", sources=["s"], output_dir=str(tmp_path / "out"), use_cpu=True)
-    args = ClassificationArguments(**words, num_train_epochs=epochs, gradient_accumulation_steps=accumulation)
+    args = ClassificationArguments(**words, num_train_epochs=epochs, gradient_accumulation_steps=accumulated)
     assert planned_steps(args, rows) == steps
     assert planned_steps(ClassificationArguments(**words, max_steps=5), rows) == 5
 
