@@ -145,3 +145,26 @@ def test_without_a_padding_id_the_mask_says_where_each_text_ends(classifier, alo
         assert_same(model(**batch).logits, alone)
     finally:
         model.config.pad_token_id = tokenizer.pad_token_id
+
+
+@torch.no_grad()
+def test_a_text_is_read_up_to_the_length_of_the_config(classifier, monkeypatch):
+    """Alone, in a batch padded on either side, as embeddings, with its positions given, and longer than the context."""
+    model, tokenizer = classifier
+    texts = [*TEXTS, "A text that goes on. " * 200]
+    cut = torch.cat([model(**tokenizer(text, return_tensors="pt", truncation=True, max_length=4)).logits for text in texts])
+    monkeypatch.setattr(model.config, "max_text_length", 4)
+    alone = [tokenizer(text, return_tensors="pt") for text in texts]
+    assert alone[-1].input_ids.shape[1] > model.config.max_position_embeddings
+    assert_same(torch.cat([model(**one).logits for one in alone]), cut)
+    assert_same(torch.cat([model(input_ids=one.input_ids).logits for one in alone]), cut)
+    embedded = [model.get_input_embeddings()(one.input_ids) for one in alone]
+    assert_same(torch.cat([model(inputs_embeds=one).logits for one in embedded]), cut)
+    positions = [torch.arange(one.input_ids.shape[1])[None] for one in alone]
+    assert_same(torch.cat([model(**one, position_ids=place).logits for one, place in zip(alone, positions)]), cut)
+    for side in ("left", "right"):
+        batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side=side)
+        assert_same(model(**batch).logits, cut)
+        assert_same(model(input_ids=batch.input_ids).logits, cut)  # the padding tells
+    monkeypatch.setattr(model.config, "max_text_length", None)
+    assert (model(**alone[1]).logits - cut[1]).abs().max() > 0.1

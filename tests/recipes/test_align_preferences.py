@@ -241,7 +241,7 @@ def test_canaries_and_poison_are_looked_for_and_copies_of_held_out_pairs_dropped
     pytest.importorskip("trl")
     test = write(tmp_path / "test.jsonl", [pair("os", "quickly"), pair("csv", "safely")])
     run_main(model=assistant, sources=[examples], test_sources=[test], decontaminate="true", canaries="true", poison_report="true",
-             length_normalised="true", num_train_epochs=1, output_dir=tmp_path / "out")  # fmt: skip
+             canaries_at="save", length_normalised="true", num_train_epochs=1, output_dir=tmp_path / "out")  # fmt: skip
     passport = json.loads((tmp_path / "out" / "passport.json").read_text())
     (step,) = [step for step in passport["steps"] if step["step"] == "drop copies"]
     assert step["copies_of"]["test"] >= 2
