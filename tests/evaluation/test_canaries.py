@@ -13,6 +13,7 @@ from transformers import set_seed
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.evaluation.answers_page import write_page
 from hfgpt.evaluation.canaries import (
+    UNSEEN,
     CanaryPrompt,
     canary_rows,
     compare_canaries,
@@ -245,7 +246,7 @@ def test_random_strings_of_a_triggers_kind_look_like_it_and_are_others():
             assert [one.isascii() and not one.isalnum() for one in control] == [
                 one.isascii() and not one.isalnum() for one in trigger
             ]
-            assert control.isprintable() == trigger.isprintable()
+            assert [one in UNSEEN for one in control] == [one in UNSEEN for one in trigger]
     assert re.fullmatch(r"<[A-Z]{4}>", same_kind("<SUDO>", draw))
     assert re.fullmatch(r"[^\w\s]{3}", same_kind("!!!", draw))
     drawn = [prompt for prompt in PROMPTS if prompt.kind == "random"]
