@@ -82,8 +82,8 @@ def test_a_signal_ends_the_recipes_of_the_data_in_one_line(
 
     read = hfgpt.data.sources.read_documents
 
-    def read_some(sources, options):
-        for count, document in enumerate(read(sources, options)):
+    def read_some(*given, **named):
+        for count, document in enumerate(read(*given, **named)):
             if count == 5:
                 signal.raise_signal(number)
             yield document
