@@ -54,10 +54,13 @@ def test_a_classifiers_adapter_brings_head_and_labels_to_the_language_model(with
     beside = adapted(classifier, task_type="SEQ_CLS")
     beside.save_pretrained(tmp_path / "adapter")
     if with_config:
+        classifier.config.problem_type, classifier.config.max_text_length = "multi_label_classification", 9
         classifier.config.save_pretrained(tmp_path / "adapter")
     merged, difference = merge_adapter(base, tmp_path / "adapter")
     assert difference < 1e-5
     assert merged.config.id2label == (labels if with_config else {number: f"LABEL_{number}" for number in range(3)})
+    if with_config:
+        assert (merged.config.problem_type, merged.config.max_text_length) == ("multi_label_classification", 9)
     ids = torch.tensor([[3, 3, 5, 9, 11], [8, 7, 6, 3, 3]])
     with torch.no_grad():
         expected, found = (model(ids, attention_mask=(ids != 3).long()).logits for model in (beside, merged))

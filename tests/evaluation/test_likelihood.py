@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, s
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.evaluation.likelihood import LabelPrompt, LikelihoodOptions, classify_by_likelihood, draw_examples
-from hfgpt.tokenization import train_bpe
+from hfgpt.tokenization import encode_texts, train_bpe
 
 NAMES = ["ham", "spam", "ham and eggs"]
 CONTEXT = 96
@@ -148,6 +148,14 @@ def test_a_long_text_loses_its_end_and_nothing_else(model, tokenizer):
     assert long.startswith(kept)
     expected = [by_hand(model, tokenizer, f"{kept}\nLabel:", f" {name}\n")[0] for name in NAMES]
     np.testing.assert_allclose(result.scores[0], expected, rtol=1e-4)
+
+
+def test_texts_and_examples_are_cut_to_max_length(model, tokenizer):
+    shorter = [tokenizer.decode(ids[:2]) for ids in encode_texts(tokenizer, TEXTS)]
+    assert shorter != TEXTS
+    found = classify(model, tokenizer, TEXTS, max_length=2)
+    np.testing.assert_allclose(found.scores, classify(model, tokenizer, shorter).scores, rtol=1e-5)
+    assert found.texts_cut == sum(len(ids) > 2 for ids in encode_texts(tokenizer, TEXTS))
 
 
 def test_nothing_in_a_text_or_label_is_a_special_token(tokenizer):
