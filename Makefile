@@ -1,5 +1,5 @@
 # make quickstart   a tokenizer, data, a GPT, a classifier and an assistant, from nothing but this folder
-# make test         the same installation, and the tests
+# make test         the same installation with what the tests need, and the tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -14,12 +14,18 @@ PRETRAIN_ARGS ?=
 CLASSIFY_ARGS ?=
 INSTRUCT_ARGS ?=
 
-.PHONY: install quickstart cards test lint format clean
+.PHONY: install install-dev quickstart cards test lint format clean
 
 install: $(VENV)/.installed
 
+install-dev: $(VENV)/.installed-dev
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
@@ -47,14 +53,14 @@ cards: install
 	done
 
 # Many tests start processes, which run side by side here; one thread each, because two would fight for the cores.
-test: install
+test: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-lint: install
+lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: install
+format: install-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

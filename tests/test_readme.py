@@ -104,7 +104,8 @@ def test_every_key_and_path_that_the_readme_names_exists():
                PublishArguments)  # fmt: skip
     known = {field.name for arguments in classes for field in fields(arguments)} | {"help"}
     # Without other programs, which have options of their own.
-    ours = re.sub(r"```console\n.*?```|`--trust-remote-code`|python benchmarks[^\n]*", "", README, flags=re.DOTALL)
+    launchers = r"`torchrun [^`]*`|`accelerate launch[^`]*`|`--cpu --num_processes 2`"
+    ours = re.sub(rf"```console\n.*?```|`--trust-remote-code`|{launchers}|python benchmarks[^\n]*", "", README, flags=re.DOTALL)
     named = set(re.findall(r"--([a-z_]+)", ours))
     assert len(named) > 12
     assert named <= known
