@@ -402,7 +402,8 @@ def _fault_of_result(folder: Path) -> str | None:
 
 def _contents(passport: Passport) -> tuple:
     """What a passport says of the rows, without where their files lay."""
-    settings = {key: value for key, value in passport.settings.items() if key not in ("sources", "tokenizer", "asked")}
+    elsewhere = {"sources", "tokenizer", "asked", *PLACES, *FREE_TO_CHANGE}  # compared by what they hold, or not at all
+    settings = {key: value for key, value in passport.settings.items() if key not in elsewhere}
     return contents_of(passport.inputs), settings, passport.tokenizer, passport.splits
 
 

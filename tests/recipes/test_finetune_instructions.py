@@ -216,7 +216,7 @@ def test_an_adapter_of_another_base_is_refused_with_both_hashes(assistant, tmp_p
     assert done.returncode == 1, done.stdout
     assert json.loads((folder / "passport.json").read_text())["base"]["sha256"] in done.stderr
     assert done.stderr.count("SHA-256") == 1
-    assert "Give the adapter's own base" in done.stderr
+    assert "Give it its own base" in done.stderr
     done = run_script("convert.py", folder / "base", "--adapter", folder, "--output_dir", tmp_path / "merged")
     assert done.returncode == 0, done.stderr
 
