@@ -40,8 +40,10 @@ def generate_command(model: str | Path, *, prompt: str | None = None, chat: bool
 
 def classify_command(model: str | Path, *, text: str | None = None) -> str:
     """Have a classifier label a text; the path is a Python string within a word of the shell."""
-    call = f"pipeline('text-classification', {str(model)!r})({text or 'a text'!r})"
-    return shlex.join(["python", "-c", f"import hfgpt; from transformers import pipeline; print({call})"])
+    call = f"pipeline('text-classification', {str(model)!r})({text or 'a text'!r}, truncation=True)"
+    code = f"import hfgpt; from transformers import pipeline; print({call})"
+    # Between double quotes Python's own read as they are, unless something in it means more to a shell.
+    return shlex.join(["python", "-c", code]) if set('"$`\\!') & set(code) else f'python -c "{code}"'
 
 
 def free_folder(beside: Path, name: str) -> Path:
