@@ -96,8 +96,8 @@ def test_broken_yaml_is_named(yaml_file):
 
 
 def test_the_model_may_stand_first_without_dashes():
-    arguments = parse_arguments(GenerateArguments, ["runs/base", "--prompt", "a", "b"], positional="model")
-    assert (arguments.model, arguments.prompt) == ("runs/base", ["a", "b"])
+    arguments = parse_arguments(GenerateArguments, ["somebody/base", "--prompt", "a", "b"], positional="model")
+    assert (arguments.model, arguments.prompt) == ("somebody/base", ["a", "b"])
 
 
 @pytest.mark.parametrize(
