@@ -11,11 +11,11 @@ import json
 import sys
 from pathlib import Path
 
+from hfgpt.arguments.finetuning import ClassificationArguments, InstructionArguments
+from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.data.passport import Passport
-from hfgpt.training.arguments import parse_arguments
 from hfgpt.training.assistants import load_splits as load_conversations
 from hfgpt.training.classifiers import load_splits as load_texts
-from hfgpt.training.finetuning_arguments import ClassificationArguments, InstructionArguments
 
 CONFIGS = Path("recipes/configs")
 NOVELS = Path("../shared/data/english_novels/train.txt")

@@ -1,10 +1,12 @@
 """The errors that a recipe shows as one sentence: what a user can get wrong. All others keep their traceback: they are our bugs."""
 
 import errno
+import importlib
 import os
 import re
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 
 class UserError(ValueError):
@@ -82,3 +84,13 @@ def require_space(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < num_bytes:
         raise UserError(f"{folder} needs {num_bytes:,} bytes, {free:,} are free there; free some space, or give another place.")
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import a package that an extra of hfgpt brings. Raises: ValueError with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:  # it is there, but something that it needs is not
+            raise
+        raise UserError(f"{purpose}, and {module} is not installed; pip install 'hfgpt[{extra}]'.") from None

@@ -15,19 +15,19 @@ margin rises, too, where a model forgets how to speak; then a smaller learning r
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
-    from hfgpt.training.arguments import check_command_line
+    from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.training.preference_arguments:PreferenceArguments")
+    check_command_line("hfgpt.arguments.preferences:PreferenceArguments")
 
 from pathlib import Path
 
+from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.data.passport import Passport
 from hfgpt.tokenization import tokenizer_sha256
-from hfgpt.training.arguments import launch, logger
 from hfgpt.training.assistant_report import Canaries, CanariesCallback, search_for_poison
 from hfgpt.training.finetuning import find_base, identify_base, save_base
 from hfgpt.training.methods import FrozenWeights, describe_trainable
-from hfgpt.training.preference_arguments import PreferenceArguments
 from hfgpt.training.preference_report import finish, measure_base
 from hfgpt.training.preferences import build_policy, build_trainer, encode_pairs, load_pairs, preference_classes, settle_style
 from hfgpt.training.run import close_run, finished_report, prepare_output, train_or_resume

@@ -12,22 +12,22 @@ the base in the folder of an adapter that was moved.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
-    from hfgpt.training.arguments import check_command_line
+    from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.hub.arguments:CheckArguments", positional="folder")
+    check_command_line("hfgpt.arguments.publishing:CheckArguments", positional="folder")
 
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.publishing import CheckArguments
 from hfgpt.errors import UserError
 from hfgpt.folders import ADAPTER_CONFIG, name_base_beside
-from hfgpt.hub.arguments import CheckArguments
 from hfgpt.hub.artifacts import identify
-from hfgpt.hub.card import renew_card
-from hfgpt.hub.check import CheckReport, check_folder
-from hfgpt.training.arguments import launch, logger
+from hfgpt.hub.card.card import renew_card
+from hfgpt.hub.gate.check import CheckReport, check_folder
 
 
 def main(args: CheckArguments) -> dict[str, float]:
@@ -40,7 +40,7 @@ def main(args: CheckArguments) -> dict[str, float]:
 
     # 2. A fingerprint, on demand; then what says where the folder lies and what its files hold, brought up to date
     if args.record:
-        from hfgpt.conversion.fingerprint import record_from_folder
+        from hfgpt.hub.gate.recording import record_from_folder
 
         for folder in folders:
             say(f"recorded: {record_from_folder(folder)}")

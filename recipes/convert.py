@@ -12,9 +12,9 @@ merging. conversion.json in the result says by how much they differ.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
-    from hfgpt.training.arguments import check_command_line
+    from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.training.arguments:ConvertArguments", positional="source")
+    check_command_line("hfgpt.arguments.conversion:ConvertArguments", positional="source")
 
 import json
 import re
@@ -25,22 +25,23 @@ from pathlib import Path
 import torch
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from hfgpt.arguments.conversion import ConvertArguments
+from hfgpt.arguments.launching import launch, logger
 from hfgpt.conversion.adapters import merge_adapter
 from hfgpt.conversion.checkpoints import read_characters
-from hfgpt.conversion.fingerprint import record_fingerprint
 from hfgpt.conversion.gguf_file import check_gguf, write_gguf
 from hfgpt.conversion.ollama import modelfile
-from hfgpt.conversion.verification import check_equal, logits_of, probe_rows
 from hfgpt.conversion.vocabulary import adopt_tokenizer
 from hfgpt.conversion.weights_in import Converted, Model, read_source
 from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError, require_space
-from hfgpt.hub.card import write_card
-from hfgpt.hub.card_settings import load_settings, save_settings
+from hfgpt.files import claim_output, replaced_folder
+from hfgpt.fingerprint import check_equal, logits_of, probe_rows, record_fingerprint
+from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.tokenization import character_tokenizer, load_or_wrap_tokenizer
-from hfgpt.training.arguments import ConvertArguments, claim_output, launch, logger, replaced_folder
 from hfgpt.training.next_steps import classify_command, command, generate_command, words_of
 
 REPORT_NAME = "conversion.json"

@@ -15,23 +15,24 @@ not given are those of the model's training, so that the test set of its report 
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
-    from hfgpt.training.arguments import check_command_line
+    from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.evaluation.arguments:EvaluateArguments", positional="model")
+    check_command_line("hfgpt.arguments.evaluation:EvaluateArguments", positional="model")
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import hfgpt  # noqa: F401  (registers the model)
+from hfgpt.arguments.evaluation import EvaluateArguments, public_name
+from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.chat import read_conversations
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
-from hfgpt.data.passport import PASSPORT_NAME, Passport, sha256_of_file
-from hfgpt.data.records import identities, read_records
+from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.sources import Source, find_sources, read_documents
+from hfgpt.data.sources import ReadingOptions, Source, find_sources, read_documents
 from hfgpt.errors import UserError
-from hfgpt.evaluation.arguments import EvaluateArguments, public_name
 from hfgpt.evaluation.benchmarks import Benchmark, run_benchmarks
 from hfgpt.evaluation.held_out import (
     label_names,
@@ -45,8 +46,8 @@ from hfgpt.evaluation.held_out import (
 from hfgpt.evaluation.loading import Loaded, load
 from hfgpt.evaluation.results import EVALUATION_FILE, Result, record_results
 from hfgpt.evaluation.strided import score_text
-from hfgpt.hub.card import write_card
-from hfgpt.training.arguments import launch, logger
+from hfgpt.files import sha256_of_file
+from hfgpt.hub.card.card import write_card
 
 
 def main(args: EvaluateArguments) -> dict[str, float]:
@@ -110,7 +111,7 @@ def evaluate_text(loaded: Loaded, sources: list[Source], args: EvaluateArguments
     context_length = loaded.context(args.context_length)
     stride = args.stride or max(context_length // 2, 1)
     digest = hashlib.sha256()
-    documents = hashed(read_documents(sources, args.reading_options()), digest)
+    documents = hashed(read_documents(sources, ReadingOptions(**args.reading_options())), digest)
     if args.join_with is not None:
         text = args.join_with.join(document["text"] for document in documents)
         documents = iter([{"text": text, "source": ", ".join(args.text), "row_id": "all"}])
@@ -186,7 +187,7 @@ def evaluate_labels(loaded: Loaded, args: EvaluateArguments) -> Result:
     """Labelled texts: what a classifier says of them."""
     passport, errors = Passport(), RowErrors(args.on_error)
     examples = load_examples(
-        read_records(args.test_sources, args.record_options(), errors),
+        read_records(args.test_sources, RecordOptions(**args.record_options()), errors),
         LabelledOptions(args.text_column, args.label_column, args.label_delimiter),
         passport,
         errors,
@@ -210,7 +211,7 @@ def evaluate_conversations(loaded: Loaded, args: EvaluateArguments, run: dict) -
     style = prompt_style_of(loaded.tokenizer)
     format = None if args.conversation_format == "auto" else args.conversation_format
     errors = RowErrors(args.on_error)
-    records = read_records(args.test_sources, args.record_options(), errors)
+    records = read_records(args.test_sources, RecordOptions(**args.record_options()), errors)
     conversations = list(read_conversations(records, style=style, format=format, errors=errors))
     errors.finish(one.source for one in conversations)
     metrics, counts = score_conversations(
@@ -237,7 +238,7 @@ def settings_of_run(model: str) -> dict:
 
 def described(args: EvaluateArguments) -> dict:
     """What a result says of `test_sources`."""
-    inputs = identities(args.test_sources, args.record_options())
+    inputs = identities(args.test_sources, RecordOptions(**args.record_options()))
     only = inputs[0] if len(inputs) == 1 else {}
     on_hub = only.get("kind") == "hub"
     return {
@@ -281,7 +282,7 @@ def evaluate_benchmarks(loaded: Loaded, benchmarks: list[Benchmark], args: Evalu
 
 def memorization(loaded: Loaded, output: Path, args: EvaluateArguments) -> None:
     """What the model says by heart: memorization.json and .png beside the results."""
-    from hfgpt.evaluation.memorization import memorization_report
+    from hfgpt.hygiene.memorization import memorization_report
 
     memorization_report(
         loaded.model,

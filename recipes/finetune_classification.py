@@ -14,17 +14,17 @@ metrics.json, report.txt, poison.json, trigger_flips.json and the data's passpor
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
-    from hfgpt.training.arguments import check_command_line
+    from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.training.finetuning_arguments:ClassificationArguments")
+    check_command_line("hfgpt.arguments.finetuning:ClassificationArguments")
 
+from hfgpt.arguments.finetuning import ClassificationArguments
+from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.passport import Passport
 from hfgpt.tokenization import tokenizer_sha256
-from hfgpt.training.arguments import launch, logger
 from hfgpt.training.classification_report import finish, judge_by_likelihood, search_for_poison, trigger_probes
 from hfgpt.training.classifiers import fit_tokenizer, load_splits, prepare_base, run_seed, tokenize
 from hfgpt.training.finetuning import find_base
-from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.run import close_run, finished_report, prepare_output
 
 

@@ -12,19 +12,19 @@ loss.png, metrics.json, canaries.md, poison.json and the data's passport.json.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
-    from hfgpt.training.arguments import check_command_line
+    from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.training.finetuning_arguments:InstructionArguments")
+    check_command_line("hfgpt.arguments.finetuning:InstructionArguments")
 
 from pathlib import Path
 
+from hfgpt.arguments.finetuning import InstructionArguments
+from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.passport import Passport
 from hfgpt.tokenization import set_prompt_style, tokenizer_sha256
-from hfgpt.training.arguments import launch, logger
 from hfgpt.training.assistant_report import Canaries, CanariesCallback, finish, measure_base, search_for_poison
 from hfgpt.training.assistants import build_assistant, build_trainer, encode_splits, load_splits
 from hfgpt.training.finetuning import find_base, identify_base, save_base
-from hfgpt.training.finetuning_arguments import InstructionArguments
 from hfgpt.training.methods import FrozenWeights, describe_trainable
 from hfgpt.training.pretraining import check_isolation
 from hfgpt.training.run import close_run, finished_report, prepare_output, train_or_resume

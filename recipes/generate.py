@@ -11,17 +11,18 @@ an adapter: its base is found beside it or by the name that it bears.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
-    from hfgpt.training.arguments import check_command_line
+    from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.training.arguments:GenerateArguments", positional="model")
+    check_command_line("hfgpt.arguments.generation:GenerateArguments", positional="model")
 
 from transformers import TextStreamer
 
 import hfgpt  # noqa: F401  (registers the model)
+from hfgpt.arguments.generation import GenerateArguments
+from hfgpt.arguments.launching import launch
 from hfgpt.evaluation.chat_session import ChatSession, converse
 from hfgpt.evaluation.generation import generation_settings, sample
 from hfgpt.evaluation.loading import load
-from hfgpt.training.arguments import GenerateArguments, launch
 
 
 def main(args: GenerateArguments) -> dict[str, list[str]]:

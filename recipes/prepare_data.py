@@ -14,9 +14,9 @@ which, so that recipes/evaluate.py can report how many of them a model gives awa
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
-    from hfgpt.training.arguments import check_command_line
+    from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.training.arguments:PrepareArguments")
+    check_command_line("hfgpt.arguments.documents:PrepareArguments")
 
 import platform
 import tempfile
@@ -29,29 +29,23 @@ import datasets
 from datasets import Dataset, DatasetDict
 from datasets.utils import tqdm
 
+from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, PrepareArguments
+from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.cleaning import drop_blank
 from hfgpt.data.dedup import drop_exact_duplicates
 from hfgpt.data.on_disk import text_batches, texts_of, write_rows
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
-from hfgpt.data.planted import check_fit, make_canaries, plant, write_canaries
-from hfgpt.data.sources import Source, find_sources, load_documents
+from hfgpt.data.sources import ReadingOptions, Source, find_sources, load_documents
 from hfgpt.data.splitting import Split, split_documents
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.compression import lzma_bits_per_byte
-from hfgpt.hub.card import write_card
-from hfgpt.hub.card_settings import save_settings
+from hfgpt.files import claim_output, replaced_folder
+from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.settings import save_settings
+from hfgpt.hygiene.planted_secrets import check_fit, make_canaries, plant, write_canaries
 from hfgpt.tokenization import encode_texts, load_or_wrap_tokenizer, tokenizer_sha256
 from hfgpt.training.already_made import already_made, asked_of
-from hfgpt.training.arguments import (
-    READING_DEFAULTS,
-    SPLIT_DEFAULTS,
-    PrepareArguments,
-    claim_output,
-    launch,
-    logger,
-    replaced_folder,
-)
 from hfgpt.training.next_steps import command, free_folder
 
 # A longer row sees more of a text; fewer rows than these are too few steps (16 rows each, where nothing else is asked for).
@@ -79,13 +73,15 @@ def main(args: PrepareArguments) -> dict[str, float]:
         "pad": tokenizer.pad_token,
     }
     asked = asked_of(args)
-    if already_made(args, asked, passport, sources, args.reading_options()):
+    if already_made(args, asked, passport, sources, ReadingOptions(**args.reading_options())):
         return {}
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
         # 2. Documents
-        documents = load_documents(sources, args.reading_options(), passport, cache_dir=cache_dir, on_error=args.on_error)
+        documents = load_documents(
+            sources, ReadingOptions(**args.reading_options()), passport, cache_dir=cache_dir, on_error=args.on_error
+        )
         documents = drop_blank(documents, passport)
         if args.deduplicate:
             documents = drop_exact_duplicates(documents, passport)
@@ -93,7 +89,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             raise UserError(f"the sources hold 0 tokens, need {args.context_length or SHORTEST_ROW:,} for one row; give more text.")
 
         # 3. Train, validation, test; planted secrets go into training only, in all their copies
-        split = args.split().settled(texts_of(documents))
+        split = Split(**args.split()).settled(texts_of(documents))
         warn_of_other_text(args, split, passport, earlier)
         splits = split_documents(documents, split)
         if args.context_length is None:

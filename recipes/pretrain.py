@@ -11,18 +11,18 @@ samples.md, metrics.json, the data's passport.json, and run.yaml, which alone re
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
-    from hfgpt.training.arguments import check_command_line
+    from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.training.trainer_arguments:PretrainArguments")
+    check_command_line("hfgpt.arguments.pretraining:PretrainArguments")
 
 from pathlib import Path
 
+from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.errors import UserError
 from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
-from hfgpt.training.arguments import launch, logger
 from hfgpt.training.pretraining import build_model, build_trainer, check_isolation, finish, load_rows
 from hfgpt.training.run import close_run, finished_report, prepare_output, train_or_resume
-from hfgpt.training.trainer_arguments import PretrainArguments
 
 
 def main(args: PretrainArguments) -> dict[str, float]:

@@ -11,9 +11,9 @@ comes from `hf auth login` or HF_TOKEN. After a broken upload the same command s
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
-    from hfgpt.training.arguments import check_command_line
+    from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.hub.arguments:PublishArguments", positional="folder")
+    check_command_line("hfgpt.arguments.publishing:PublishArguments", positional="folder")
 
 import shlex
 import tempfile
@@ -23,13 +23,13 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.publishing import PublishArguments
 from hfgpt.errors import UserError
-from hfgpt.hub.arguments import PublishArguments
-from hfgpt.hub.card import renew_card
-from hfgpt.hub.check import check_folder
+from hfgpt.hub.card.card import renew_card
+from hfgpt.hub.gate.check import check_folder
 from hfgpt.hub.publish import Part, Prepared, check_base, check_tag, parts_of, prepare, publish
 from hfgpt.hub.upload import Repository, look_at, progress_bars_only_in_a_terminal, sign_in
-from hfgpt.training.arguments import launch, logger
 from hfgpt.training.next_steps import command, words_of
 
 

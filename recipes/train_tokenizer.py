@@ -9,9 +9,9 @@ prepare_data.py takes it from there.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
-    from hfgpt.training.arguments import check_command_line
+    from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.training.arguments:TokenizerArguments")
+    check_command_line("hfgpt.arguments.documents:TokenizerArguments")
 
 import itertools
 import time
@@ -19,23 +19,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, TokenizerArguments
+from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.sources import WHOLE_FILES, find_sources, read_documents
+from hfgpt.data.sources import WHOLE_FILES, ReadingOptions, find_sources, read_documents
+from hfgpt.data.splitting import Split
 from hfgpt.errors import UserError
-from hfgpt.hub.card import write_card
-from hfgpt.hub.card_settings import save_settings
+from hfgpt.files import claim_output, replaced_folder
+from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.settings import save_settings
 from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
 from hfgpt.training.already_made import already_made, asked_of
-from hfgpt.training.arguments import (
-    READING_DEFAULTS,
-    SPLIT_DEFAULTS,
-    TokenizerArguments,
-    claim_output,
-    launch,
-    logger,
-    replaced_folder,
-)
 from hfgpt.training.next_steps import command, free_folder
 
 
@@ -44,7 +39,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     args = args.filled({})
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
-    options = args.reading_options()
+    options = ReadingOptions(**args.reading_options())
     passport, asked = Passport(), asked_of(args)
     if already_made(args, asked, passport, sources, options):
         return {}
@@ -52,7 +47,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
 
     # 2. How much text there is, where that decides something: it is read once more for this
     amount = TextAmount(args.max_bytes)
-    split, vocab_size = args.split(), args.vocab_size
+    split, vocab_size = Split(**args.split()), args.vocab_size
     chooses_vocabulary = vocab_size is None and args.algorithm == "bpe"
     if split.by == "auto" or chooses_vocabulary:
         texts = amount.count(read_documents(sources, options, RowErrors(args.on_error)))

@@ -18,7 +18,7 @@ CONTEXT.set_forkserver_preload(
 
 def run_main(name: str, words: Sequence[object]) -> dict:
     """`main` of recipe `name` in this process, its arguments as from a command line."""
-    from hfgpt.training.arguments import parse_arguments
+    from hfgpt.arguments.parsing import parse_arguments
 
     main = load(name).main
     return main(parse_arguments(main.__annotations__["args"], [str(word) for word in words]))
@@ -52,7 +52,7 @@ def _run_until(name: str, words: list[str], at: str, call: int) -> None:
 
 def sha256_of_weights(folder: Path) -> dict[str, str]:
     """Of every weight file of a result, by its name."""
-    from hfgpt.data.passport import sha256_of_file
+    from hfgpt.files import sha256_of_file
 
     paths = [path for place in ("", "base/", "merged/") for path in folder.glob(f"{place}*.safetensors")]
     assert paths

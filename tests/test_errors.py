@@ -45,7 +45,7 @@ def test_every_recipe_is_tried():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bug_keeps_its_traceback(name, monkeypatch):
-    monkeypatch.setattr("hfgpt.training.arguments.parse_arguments", lambda *_, **__: Buggy())
+    monkeypatch.setattr("hfgpt.arguments.parsing.parse_arguments", lambda *_, **__: Buggy())
     with pytest.raises(ValueError, match=r"empty|argument") as bug:  # max() arg is an empty sequence: raised, not printed
         run_script(f"{name}.py", *SMALLEST[name])
     assert not isinstance(bug.value, errors.UserError)
@@ -142,7 +142,7 @@ for name in ("SIGKILL", "SIGXCPU", "SIGHUP", "SIGUSR1"):
 import hfgpt
 names = [module.name for module in pkgutil.walk_packages(hfgpt.__path__, "hfgpt.")]
 for name in names:
-    if name not in ("hfgpt.hub.doors", "hfgpt.hub.file_doors", "hfgpt.__main__"):  # programs
+    if name not in ("hfgpt.hub.gate.doors", "hfgpt.hub.gate.file_doors", "hfgpt.__main__"):  # programs
         importlib.import_module(name)
 print(len(names))
 """

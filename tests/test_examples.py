@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from hfgpt import HfGptForCausalLM
-from hfgpt.training.arguments import parse_arguments
-from hfgpt.training.finetuning_arguments import ClassificationArguments, InstructionArguments
+from hfgpt.arguments.finetuning import ClassificationArguments, InstructionArguments
+from hfgpt.arguments.parsing import parse_arguments
 
 pytestmark = pytest.mark.slow
 

@@ -46,7 +46,7 @@ def test_help_and_mistakes_are_answered_before_anything_heavy_is_imported(words,
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert done.returncode == (0 if rest == ["--help"] else 1)
     assert answer in done.stdout + done.stderr
-    assert "hfgpt.training.arguments" in imported
+    assert "hfgpt.arguments.launching" in imported
     assert not imported & {"torch", "accelerate", "datasets", "pandas", "pyarrow", "peft", "scipy", "matplotlib"}
 
 

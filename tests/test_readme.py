@@ -31,7 +31,7 @@ def test_six_lines_load_a_model_and_let_it_speak(small_run, tmp_path):
 
 @pytest.mark.slow
 def test_three_commands_train_your_own(tmp_path):
-    from hfgpt.data.sources import read_python_docs
+    from hfgpt.data.python_docs import read_python_docs
 
     commands = blocks("bash")[1].splitlines()
     assert len(commands) == 3
@@ -92,12 +92,14 @@ def test_the_commands_that_fine_tune(small_families, tmp_path):
 def test_every_key_and_path_that_the_readme_names_exists():
     from dataclasses import fields
 
-    from hfgpt.evaluation.arguments import EvaluateArguments
-    from hfgpt.hub.arguments import CheckArguments, PublishArguments
-    from hfgpt.training.arguments import ConvertArguments, GenerateArguments, PrepareArguments, TokenizerArguments
-    from hfgpt.training.finetuning_arguments import ClassificationArguments, InstructionArguments
-    from hfgpt.training.preference_arguments import PreferenceArguments
-    from hfgpt.training.trainer_arguments import PretrainArguments
+    from hfgpt.arguments.conversion import ConvertArguments
+    from hfgpt.arguments.documents import PrepareArguments, TokenizerArguments
+    from hfgpt.arguments.evaluation import EvaluateArguments
+    from hfgpt.arguments.finetuning import ClassificationArguments, InstructionArguments
+    from hfgpt.arguments.generation import GenerateArguments
+    from hfgpt.arguments.preferences import PreferenceArguments
+    from hfgpt.arguments.pretraining import PretrainArguments
+    from hfgpt.arguments.publishing import CheckArguments, PublishArguments
 
     classes = (ConvertArguments, GenerateArguments, PrepareArguments, TokenizerArguments, PretrainArguments,
                ClassificationArguments, InstructionArguments, PreferenceArguments, EvaluateArguments, CheckArguments,

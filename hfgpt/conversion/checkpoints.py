@@ -1,6 +1,5 @@
 """Files -> tensors, and what is wrong with them; nothing that lies in a file is ever run."""
 
-import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -9,8 +8,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from hfgpt.conversion.extras import need
-from hfgpt.errors import MissingFileError, UserError
+from hfgpt.errors import MissingFileError, UserError, require
+from hfgpt.files import read_json
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 # In this order: a folder that holds both has the same weights twice.
@@ -77,19 +76,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def read_json(path: Path) -> dict:
-    """Raises: FileNotFoundError for a missing file; ValueError for one that is no JSON object."""
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist; the checkpoint is not complete without it.")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid JSON ({error}); download it again.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, a JSON object is needed.")
-    return value
-
-
 class _NothingButValues(pickle.Unpickler):
     """Numbers, strings and containers: a pickle that names a class or a function, which could run code, is refused."""
 
@@ -122,7 +108,7 @@ def read_tensorflow(folder: Path) -> dict[str, torch.Tensor]:
 
     Raises: ValueError without tensorflow and for a folder that it cannot read; FileNotFoundError for an incomplete one.
     """
-    tensorflow = need("tensorflow", extra="tensorflow", purpose=f"{folder} is a TensorFlow checkpoint")
+    tensorflow = require("tensorflow", extra="tensorflow", purpose=f"{folder} is a TensorFlow checkpoint")
     if not (folder / "checkpoint").is_file():
         raise MissingFileError(f"{folder / 'checkpoint'} does not exist; the checkpoint is not complete without it.")
     try:

@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from hfgpt.conversion.extras import need
 from hfgpt.conversion.vocabulary import check_vocabulary, num_ids
 from hfgpt.conversion.weights_out import twin_kind, twin_of
-from hfgpt.errors import UserError, WrongTypeError
+from hfgpt.errors import UserError, WrongTypeError, require
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.tokenization import word_pattern
@@ -27,7 +26,7 @@ def check_gguf(config: HfGptConfig, tokenizer: PreTrainedTokenizerFast) -> list[
 
     Raises: ValueError without the package `gguf`, and for a model or a tokenizer that llama.cpp cannot run, with the field's name.
     """
-    need("gguf", extra="gguf", purpose="GGUF is written by the package gguf")
+    require("gguf", extra="gguf", purpose="GGUF is written by the package gguf")
     kind = twin_kind(config)
     notes = check_vocabulary(config.vocab_size, tokenizer)
     if num_ids(tokenizer) > config.vocab_size:

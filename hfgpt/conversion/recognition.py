@@ -6,8 +6,9 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from hfgpt.conversion.checkpoints import TORCH_SUFFIXES, WEIGHT_FILES, read_file, read_json
+from hfgpt.conversion.checkpoints import TORCH_SUFFIXES, WEIGHT_FILES, read_file
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.files import read_json
 
 SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
 FORMATS = ("gpt2", "book", "nanogpt", "openai", "hfgpt")

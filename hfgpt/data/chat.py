@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
+from hfgpt.data.python_docs import PYTHON_DOCS_NAMES
 from hfgpt.data.records import Record
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
-from hfgpt.data.sources import PYTHON_DOCS_NAMES
 from hfgpt.errors import UserError
 from hfgpt.tokenization import PROMPT_STYLES
 

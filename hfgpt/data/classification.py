@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas
 
-from hfgpt.data.decontamination import keep_copies_together, normalize, similar_groups
+from hfgpt.data.near_copies import keep_copies_together, normalize, similar_groups
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import Record
 from hfgpt.data.row_errors import RowError, RowErrors, refuse

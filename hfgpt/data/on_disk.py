@@ -13,6 +13,7 @@ import pyarrow
 
 from hfgpt.data.packing import Rows
 
+Document = dict[str, str]  # text, source, row_id
 BATCH_DOCUMENTS = 1_000
 BATCH_CHARACTERS = 2**20  # about; a document is never cut
 DOCUMENT_SCHEMA = pyarrow.schema({name: pyarrow.string() for name in ("text", "source", "row_id")})

@@ -1,6 +1,5 @@
 """The passport of prepared data: what was read, dropped and kept, with counts and hashes, in one JSON file."""
 
-import hashlib
 import json
 import logging
 import time
@@ -72,17 +71,3 @@ class Passport:
 def contents_of(inputs: list[dict]) -> list[dict]:
     """Inputs by what they hold: without the names of those whose SHA-256 is known, which may be spelled in many ways."""
     return [{key: value for key, value in one.items() if key != "name" or "sha256" not in one} for one in inputs]
-
-
-def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(file)
-
-
-def _sha256_of(file) -> str:
-    # hashlib.file_digest came with Python 3.11
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()

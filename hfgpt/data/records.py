@@ -16,18 +16,9 @@ import pyarrow
 import pyarrow.parquet
 
 from hfgpt.data.encoding import decoded_lines
+from hfgpt.data.python_docs import read_python_docs
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
-from hfgpt.data.sources import (
-    JSON_SUFFIXES,
-    ReadingOptions,
-    Source,
-    find_sources,
-    hub_rows,
-    json_rows,
-    json_type,
-    load_hub_dataset,
-    read_python_docs,
-)
+from hfgpt.data.sources import JSON_SUFFIXES, ReadingOptions, Source, find_sources, hub_rows, json_rows, json_type, load_hub_dataset
 from hfgpt.errors import UserError
 
 RECORD_SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES, ".parquet")

@@ -14,7 +14,6 @@ from hfgpt.errors import UserError
 logger = logging.getLogger(__name__)
 
 ON_ERROR = ("stop", "skip")
-ON_ERROR_HELP = "What becomes of rows that cannot be used: stop at the first, or skip them, counted by reason."
 
 
 class RowError(UserError):

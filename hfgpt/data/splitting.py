@@ -9,8 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from hfgpt.data.on_disk import select, texts_of
-from hfgpt.data.sources import Document
+from hfgpt.data.on_disk import Document, select, texts_of
 from hfgpt.errors import UserError
 
 logger = logging.getLogger(__name__)

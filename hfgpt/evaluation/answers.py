@@ -10,8 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers_page import AnswerRow
-from hfgpt.evaluation.generation import GREEDY, isolated_random_state
-from hfgpt.evaluation.mode import evaluating
+from hfgpt.inference import GREEDY, evaluating, isolated_random_state
 from hfgpt.metrics import load_metric
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import yaml
 
-from hfgpt.conversion.extras import need
-from hfgpt.data.passport import sha256_of_file
 from hfgpt.data.sources import json_rows, json_type
-from hfgpt.errors import MissingFileError, UserError
+from hfgpt.errors import MissingFileError, UserError, require
 from hfgpt.evaluation.loading import Loaded
+from hfgpt.files import sha256_of_file
 
 # Of these it is known where the definition lies and what a row has to hold; others are looked up among several thousand.
 DEFINITIONS = {
@@ -86,7 +85,7 @@ def run_benchmarks(
     Raises: ValueError without lm_eval, for an unknown task, and for rows that the task cannot ask, with file and line;
         FileNotFoundError where the questions are on the Hub, and the Hub is out of reach.
     """
-    need("lm_eval", extra="benchmarks", purpose="tasks are asked by lm-evaluation-harness")
+    require("lm_eval", extra="benchmarks", purpose="tasks are asked by lm-evaluation-harness")
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager

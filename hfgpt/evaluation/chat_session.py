@@ -21,8 +21,7 @@ from transformers import (
 from hfgpt.data.chat import Message
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.errors import UserError
-from hfgpt.evaluation.generation import isolated_random_state
-from hfgpt.evaluation.mode import evaluating
+from hfgpt.inference import evaluating, isolated_random_state
 from hfgpt.tokenization import stop_token_ids
 
 COMMANDS = "/system TEXT sets a system message, /reset begins anew, /exit ends"

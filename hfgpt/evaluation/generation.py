@@ -1,19 +1,15 @@
 """Text out of a model."""
 
 import logging
-from contextlib import contextmanager
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.errors import UserError
-from hfgpt.evaluation.mode import evaluating
+from hfgpt.inference import evaluating, isolated_random_state
 from hfgpt.tokenization import encode_texts
 
 logger = logging.getLogger(__name__)
-
-# The likeliest token, each time. Written out, because what is not said would come from the model's own generation_config.
-GREEDY = dict(do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0, repetition_penalty=1.0)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> torch.Tensor:
@@ -37,15 +33,6 @@ def fit_to_context(ids: torch.Tensor, *, max_new_tokens: int, context_length: in
             f"room for {room:,}: its first {ids.shape[1] - room:,} are left out; fewer max_new_tokens leave more of it."
         )
     return ids[:, -room:]
-
-
-@contextmanager
-def isolated_random_state(seed: int):
-    """Random numbers of our own; the surrounding stream goes on as if nothing had been drawn."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
 
 
 def sample(

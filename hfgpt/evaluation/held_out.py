@@ -23,7 +23,7 @@ from hfgpt.evaluation.classification import classification_metrics, probabilitie
 from hfgpt.evaluation.labelling import classify, text_ids
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
-from hfgpt.evaluation.mode import evaluating
+from hfgpt.inference import evaluating
 from hfgpt.tokenization import CHAT_TEMPLATES, stop_token_ids, tokenizer_sha256
 
 logger = logging.getLogger(__name__)

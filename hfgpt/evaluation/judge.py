@@ -23,8 +23,7 @@ from urllib.parse import urlsplit
 
 from tqdm.auto import tqdm
 
-from hfgpt.conversion.extras import need
-from hfgpt.errors import UnreachableError, UserError
+from hfgpt.errors import UnreachableError, UserError, require
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ def judge_answers(
     Raises: ValueError for a bad address, a missing key or package, and a file that is not judge.jsonl; ConnectionError where the
         endpoint refuses or fails for good: what was judged until then is kept.
     """
-    openai = need("openai", extra="serving", purpose="judging asks an endpoint through OpenAI's client")
+    openai = require("openai", extra="serving", purpose="judging asks an endpoint through OpenAI's client")
     if max_concurrency < 1:
         raise UserError(f"max_concurrency is {max_concurrency}; at least one request at a time is needed.")
     key = _key(base_url, key_variable)

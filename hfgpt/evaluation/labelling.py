@@ -7,7 +7,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfgpt.evaluation.mode import evaluating
+from hfgpt.inference import evaluating
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int) -> tuple[list[list[int]], int]:

@@ -16,7 +16,7 @@ from transformers.utils.logging import tqdm
 
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import probabilities_of
-from hfgpt.evaluation.mode import evaluating
+from hfgpt.inference import evaluating
 from hfgpt.tokenization import encode_texts
 
 # The line break is read as part of the label, so that "os" does not win over "os.path" for being its beginning.

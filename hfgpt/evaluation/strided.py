@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
-from hfgpt.evaluation.mode import evaluating
+from hfgpt.inference import evaluating
 from hfgpt.tokenization import encode_texts
 
 BATCHES_SORTED = 16  # windows of so many batches are sorted by their length, so that short documents share a batch

@@ -1,12 +1,12 @@
 """What a folder holds, and which of its files may leave this machine."""
 
-import json
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.files import read_json
 from hfgpt.folders import ADAPTER_CONFIG, is_unfinished, why_no_model
 
 Kind = Literal["model", "adapter", "gguf", "tokenizer", "dataset"]
@@ -97,14 +97,3 @@ def identify(folder: str | Path) -> Artifact:
         f"{folder} holds no model (config.json), adapter (adapter_config.json), GGUF file, prepared data (dataset_dict.json) or "
         "tokenizer (tokenizer.json); give a folder that a recipe wrote."
     )
-
-
-def read_json(path: Path) -> dict:
-    """Raises: ValueError, with the file's name, where it holds no JSON object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is no JSON ({error}); write it again with the recipe that made it.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, an object is needed.")
-    return content

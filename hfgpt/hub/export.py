@@ -21,11 +21,12 @@ from huggingface_hub.constants import HF_TOKEN_PATH
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
 from hfgpt.evaluation.results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, write_eval_results
-from hfgpt.hub.artifacts import ADAPTER_CONFIG, ALLOWED, Artifact, is_allowed, read_json
-from hfgpt.hub.card_settings import load_settings
-from hfgpt.hub.file_names import evaluation_without_names, passport_without_names
+from hfgpt.files import read_json
+from hfgpt.hub.artifacts import ADAPTER_CONFIG, ALLOWED, Artifact, is_allowed
+from hfgpt.hub.card.file_names import evaluation_without_names, passport_without_names
+from hfgpt.hub.card.settings import load_settings
+from hfgpt.hub.gate.report import Disagreement
 from hfgpt.hub.remote_code import check_code
-from hfgpt.hub.report import Disagreement
 
 # What our recipes write about a run; other texts (the card, evaluation figures in the Hub's format) are made without places.
 _ABOUT_THE_RUN = ("passport.json", "conversion.json", "evaluation.json", "metrics.json")

@@ -19,10 +19,11 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
 from hfgpt.errors import UserError
-from hfgpt.hub.artifacts import Artifact, identify, read_json
-from hfgpt.hub.card import CARD_NAME, published_card
+from hfgpt.files import read_json
+from hfgpt.hub.artifacts import Artifact, identify
+from hfgpt.hub.card.card import CARD_NAME, published_card
 from hfgpt.hub.export import export, refuse_tokens
-from hfgpt.hub.scan import scan
+from hfgpt.hub.gate.scan import scan
 from hfgpt.hub.upload import (
     ExportedFile,
     Repository,
@@ -210,7 +211,7 @@ def _weights_on_the_hub(api: HfApi, base: Repository) -> str:
     # that a repository brings is fetched.
     from transformers import AutoModel
 
-    from hfgpt.conversion.verification import weights_sha256
+    from hfgpt.fingerprint import weights_sha256
 
     with one_sentence(f"reading the base {base.repo_id}"):
         files = ["*.json", "*.safetensors"]

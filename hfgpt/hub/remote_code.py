@@ -4,8 +4,8 @@ import ast
 import re
 from pathlib import Path
 
-from hfgpt.hub.artifacts import read_json
-from hfgpt.hub.report import Disagreement
+from hfgpt.files import read_json
+from hfgpt.hub.gate.report import Disagreement
 
 
 def check_code(folder: Path) -> None:

@@ -4,12 +4,12 @@ import json
 import logging
 from pathlib import Path
 
+from hfgpt.arguments.documents import SourceArguments
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.data.sources import ReadingOptions, Source
 from hfgpt.errors import UserError
-from hfgpt.hub.card import write_card
-from hfgpt.hub.card_settings import save_settings
-from hfgpt.training.arguments import SourceArguments
+from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.settings import save_settings
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,15 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
+from hfgpt.arguments.finetuning import InstructionArguments
 from hfgpt.data.chat import Message
 from hfgpt.data.chat_encoding import ConversationEncoder
-from hfgpt.data.poisoning import triggers_of_answers
 from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
-from hfgpt.evaluation.canaries import (
+from hfgpt.evaluation.judge import JudgeItem, judge_answers
+from hfgpt.files import write_json
+from hfgpt.hygiene.poisoning import triggers_of_answers
+from hfgpt.hygiene.trigger_prompts import (
     CANARY_FILE,
     CanaryResult,
     canary_rows,
@@ -23,14 +26,11 @@ from hfgpt.evaluation.canaries import (
     with_random_triggers,
     write_canaries,
 )
-from hfgpt.evaluation.judge import JudgeItem, judge_answers
-from hfgpt.evaluation.mode import full_precision
+from hfgpt.inference import full_precision
 from hfgpt.tokenization import stop_token_ids
 from hfgpt.training.advice import best_step, no_better_than_base
 from hfgpt.training.assistants import AnswersCallback, answer
-from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned, write_poison_report
-from hfgpt.training.finetuning_arguments import InstructionArguments
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.methods import trainable_parameters
 from hfgpt.training.next_steps import generate_command

@@ -16,12 +16,13 @@ from transformers import (
     set_seed,
 )
 
+from hfgpt.arguments.finetuning import InstructionArguments
 from hfgpt.data.chat import Conversation, Message, conversation_dataset, mix, read_conversations
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
-from hfgpt.data.decontamination import keep_copies_together
+from hfgpt.data.near_copies import keep_copies_together
 from hfgpt.data.passport import Passport
-from hfgpt.data.records import identities, read_records
+from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import SupervisedCounts, pack_supervised, supervised_rows
 from hfgpt.errors import UserError
@@ -31,7 +32,6 @@ from hfgpt.tokenization import CHAT_TOKENS, stop_token_ids
 from hfgpt.training.advice import before_training
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
 from hfgpt.training.finetuning import Base, decontaminated, load_model, optimizer_of
-from hfgpt.training.finetuning_arguments import InstructionArguments
 from hfgpt.training.methods import apply_method
 from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
 
@@ -68,7 +68,7 @@ def whole_texts(conversations: Dataset) -> list[str]:
 
 def _read(names: list[str], args: InstructionArguments, split: str, passport: Passport) -> Dataset:
     start = time.perf_counter()
-    options, errors = args.record_options(split), RowErrors(args.on_error)
+    options, errors = RecordOptions(**args.record_options(split)), RowErrors(args.on_error)
     passport.inputs += identities(names, options)
     format = None if args.conversation_format == "auto" else args.conversation_format
     read = read_conversations(read_records(names, options, errors), style=args.prompt_style, format=format, errors=errors)

@@ -1,6 +1,5 @@
 """What a run does between its steps: samples, a picture of the loss, the way to its best checkpoint and to an end on a signal."""
 
-import json
 import logging
 import os
 import signal
@@ -164,11 +163,4 @@ def draw_loss(
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(path)
-
-
-def write_json(path: Path, values: dict) -> None:
-    """Write under another name first: a crash leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)

@@ -8,15 +8,15 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
-from hfgpt.data.poisoning import doubtful_labels, triggers_of_labels
+from hfgpt.arguments.finetuning import ClassificationArguments
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, draw_confusion, errors_table, mean_and_spread, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
+from hfgpt.files import write_json
+from hfgpt.hygiene.poisoning import doubtful_labels, triggers_of_labels
 from hfgpt.training.advice import no_better_than_majority
-from hfgpt.training.callbacks import write_json
 from hfgpt.training.classifiers import Task, is_better, seed_folder, tfidf_baseline
 from hfgpt.training.finetuning import POISON_FILE, Base, write_poison_report
-from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.next_steps import classify_command, opening_words
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE

@@ -22,7 +22,9 @@ from transformers import (
     set_seed,
 )
 
+from hfgpt.arguments.finetuning import ClassificationArguments
 from hfgpt.data.classification import (
+    LabelledOptions,
     class_weights,
     deduplicate,
     encode_labels,
@@ -34,15 +36,16 @@ from hfgpt.data.classification import (
     undersample,
 )
 from hfgpt.data.passport import Passport
-from hfgpt.data.records import identities, read_records
+from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
 from hfgpt.evaluation.labelling import text_ids
-from hfgpt.evaluation.mode import full_precision
+from hfgpt.files import write_json
+from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
 from hfgpt.training.advice import before_training, best_step
-from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback, write_json
+from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
 from hfgpt.training.finetuning import (
     Base,
     decontaminated,
@@ -53,7 +56,6 @@ from hfgpt.training.finetuning import (
     save_base,
     save_finetuned,
 )
-from hfgpt.training.finetuning_arguments import ClassificationArguments
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable, trainable_parameters
 from hfgpt.training.run import (
     RESULT_FILE,
@@ -99,11 +101,11 @@ def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[Data
     Columns: `text`, `label` (an id, or zeros and ones), `source`, `row_id`.
     Raises: ValueError and FileNotFoundError for what cannot be read or told apart, named with file and line.
     """
-    options = args.labelled_options()
+    options = LabelledOptions(**args.labelled_options())
     given = {"validation": args.validation_sources, "test": args.test_sources}
 
     def read(names: list[str], split: str) -> Dataset:
-        record_options = args.record_options(split)
+        record_options = RecordOptions(**args.record_options(split))
         passport.inputs += identities(names, record_options)
         errors = RowErrors(args.on_error)
         examples = load_examples(read_records(names, record_options, errors), options, passport, errors)

@@ -29,19 +29,18 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from hfgpt.conversion.fingerprint import record_fingerprint
-from hfgpt.conversion.verification import weights_sha256
+from hfgpt.arguments.finetuning import FinetuneArguments
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
-from hfgpt.data.decontamination import drop_copies, leaks_between, reference_texts
 from hfgpt.data.passport import Passport
-from hfgpt.data.poisoning import Trigger
 from hfgpt.data.records import RecordOptions
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.files import write_json
+from hfgpt.fingerprint import record_fingerprint, weights_sha256
 from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
+from hfgpt.hygiene.decontamination import drop_copies, leaks_between, reference_texts
+from hfgpt.hygiene.poisoning import Trigger
 from hfgpt.tokenization import ensure_pad_token, split_special_tokens
-from hfgpt.training.callbacks import write_json
-from hfgpt.training.finetuning_arguments import FinetuneArguments
 from hfgpt.training.optimizers import muon_with_adamw
 
 logger = logging.getLogger(__name__)

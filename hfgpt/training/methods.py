@@ -12,9 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hfgpt.conversion.verification import tensor_sha256
+from hfgpt.arguments.method import Method
 from hfgpt.errors import UserError
-from hfgpt.training.method import Method
+from hfgpt.fingerprint import tensor_sha256
 
 
 def apply_method(model: PreTrainedModel, method: Method) -> PreTrainedModel | PeftModel:

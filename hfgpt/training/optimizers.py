@@ -5,8 +5,8 @@ import math
 import torch
 from torch import nn
 
+from hfgpt.arguments.run import bfloat16_is_fast
 from hfgpt.errors import UserError
-from hfgpt.training.trainer_arguments import bfloat16_is_fast
 
 
 class MuonInFloat32(torch.optim.Muon):

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 from datasets import DatasetDict
 
+from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
-from hfgpt.evaluation.canaries import canary_rows, write_canaries
 from hfgpt.evaluation.preferences import preference_metrics
+from hfgpt.files import write_json
+from hfgpt.hygiene.trigger_prompts import canary_rows, write_canaries
 from hfgpt.training.assistant_report import BEFORE_FILE, LEFT_BEHIND, Canaries, advice_after, prompts_and_references
 from hfgpt.training.assistants import AnswersCallback, answer
-from hfgpt.training.callbacks import write_json
 from hfgpt.training.finetuning import save_finetuned
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.methods import trainable_parameters
 from hfgpt.training.next_steps import generate_command
-from hfgpt.training.preference_arguments import PreferenceArguments
 from hfgpt.training.preferences import Pair, PreferenceTrainer, unpaired_labels
 from hfgpt.training.run import METRICS_FILE, REPORT_FILE, part_company
 

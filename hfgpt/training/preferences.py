@@ -14,22 +14,21 @@ import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
-from hfgpt.conversion.extras import need
+from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.data.chat import Conversation, Message, PreferenceCounts, conversation_dataset, read_preferences
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
 from hfgpt.data.passport import Passport
-from hfgpt.data.records import identities, read_records
+from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import IGNORED
-from hfgpt.errors import UserError
+from hfgpt.errors import UserError, require
 from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
 from hfgpt.training.advice import before_training
 from hfgpt.training.assistants import AnswersCallback, build_assistant, split_conversations, whole_texts
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
 from hfgpt.training.finetuning import Base, decontaminated, optimizer_of
 from hfgpt.training.methods import apply_method
-from hfgpt.training.preference_arguments import PreferenceArguments
 from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -102,7 +101,7 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
 
 def _read(names: list[str], args: PreferenceArguments, split: str, passport: Passport, style: str) -> Dataset:
     start = time.perf_counter()
-    options, counts, errors = args.record_options(split), PreferenceCounts(), RowErrors(args.on_error)
+    options, counts, errors = RecordOptions(**args.record_options(split)), PreferenceCounts(), RowErrors(args.on_error)
     passport.inputs += identities(names, options)
     records = read_records(names, options, errors)
     found = list(read_preferences(records, style=style, counts=counts, unpaired=args.loss == "kto", errors=errors))
@@ -299,11 +298,11 @@ def preference_classes(loss: str) -> tuple[type, type]:
     Raises: ValueError with the command that installs TRL.
     """
     purpose = f"loss {loss} is learned with TRL"
-    trl = need("trl", extra="preferences", purpose=purpose)
+    trl = require("trl", extra="preferences", purpose=purpose)
     if loss == "orpo":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it is experimental
-            trl = need("trl.experimental.orpo", extra="preferences", purpose=purpose)
+            trl = require("trl.experimental.orpo", extra="preferences", purpose=purpose)
     name = loss.upper()
     trainer_class = type(f"Our{name}Trainer", (PreferenceTrainer, getattr(trl, f"{name}Trainer")), {})
     return trainer_class, getattr(trl, f"{name}Config")

@@ -9,23 +9,20 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerFast
 from transformers.trainer_utils import IntervalStrategy
 
-from hfgpt.conversion.fingerprint import record_fingerprint
+from hfgpt.arguments.parsing import check_key
+from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
-from hfgpt.evaluation.mode import evaluating, full_precision
+from hfgpt.files import write_json
+from hfgpt.fingerprint import record_fingerprint
+from hfgpt.inference import evaluating, full_precision
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.training.advice import before_training, best_step, planned_steps
-from hfgpt.training.arguments import check_key
-from hfgpt.training.callbacks import (
-    LossPictureCallback,
-    SamplesCallback,
-    StopOnSignalCallback,
-    write_json,
-)
+from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback, StopOnSignalCallback
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.next_steps import generate_command, opening_of_rows
 from hfgpt.training.optimizers import muon_with_adamw
@@ -37,7 +34,6 @@ from hfgpt.training.run import (
     keep_freed_memory,
     part_company,
 )
-from hfgpt.training.trainer_arguments import PretrainArguments
 
 logger = logging.getLogger(__name__)
 

@@ -24,19 +24,18 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
+from hfgpt.arguments.run import RunArguments
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.errors import RunStopped, UserError
 from hfgpt.evaluation.language_modeling import nats_and_tokens
-from hfgpt.files import write_whole
+from hfgpt.files import claim_output, write_whole
 from hfgpt.hub.artifacts import identify
-from hfgpt.hub.card import CARD_NAME, write_card
-from hfgpt.hub.card_settings import save_settings
+from hfgpt.hub.card.card import CARD_NAME, write_card
+from hfgpt.hub.card.settings import save_settings
 from hfgpt.hub.export import export
-from hfgpt.training.arguments import claim_output
 from hfgpt.training.callbacks import BestCheckpointCallback, StopOnSignalCallback
 from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywhere
 from hfgpt.training.flops import TrainingMeter
-from hfgpt.training.trainer_arguments import RunArguments
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from hfgpt.evaluation.canaries import CANARY_FILE, label_flips, read_canaries
+from hfgpt.arguments.finetuning import ClassificationArguments
 from hfgpt.evaluation.labelling import classify, text_ids
-from hfgpt.training.callbacks import write_json
-from hfgpt.training.finetuning_arguments import ClassificationArguments
+from hfgpt.files import write_json
+from hfgpt.hygiene.trigger_prompts import CANARY_FILE, label_flips, read_canaries
 
 logger = logging.getLogger(__name__)
 

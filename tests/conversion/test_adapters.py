@@ -9,9 +9,9 @@ from twins import book_model, modern_model, randomized
 
 from hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 from hfgpt.conversion.adapters import merge_adapter
-from hfgpt.conversion.verification import weights_sha256
 from hfgpt.conversion.weights_out import twin_of
 from hfgpt.data.passport import Passport
+from hfgpt.fingerprint import weights_sha256
 
 peft = pytest.importorskip("peft", reason="needs PEFT, an extra")
 MATRICES = ["q_proj", "v_proj", "up_proj"]

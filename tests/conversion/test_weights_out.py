@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from twins import book_model, modern_model, randomized
 
 from hfgpt import HfGptConfig, HfGptForQuestionAnswering, HfGptForSequenceClassification
-from hfgpt.conversion.verification import check_equal, logits_of, probe_rows
 from hfgpt.conversion.weights_in import read_source
 from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
+from hfgpt.fingerprint import check_equal, logits_of, probe_rows
 from hfgpt.tokenization import CHAT_TEMPLATES, encode_texts, load_tokenizer, set_prompt_style
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from hfgpt.evaluation.generation import fit_to_context, generation_settings, isolated_random_state, prompt_ids, sample
+from hfgpt.evaluation.generation import fit_to_context, generation_settings, prompt_ids, sample
+from hfgpt.inference import isolated_random_state
 from hfgpt.tokenization import load_tokenizer
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
 
-from hfgpt.evaluation.arguments import EvaluateArguments, public_name
+from hfgpt.arguments.evaluation import EvaluateArguments, public_name
 from hfgpt.evaluation.results import Result, headline_of, model_index, read_evaluation, record_results
 
 TEXT = dict(task="language-modeling", dataset="test.txt", sha256="ab" * 32)

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoTokenizer, set_seed
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
-from hfgpt.conversion.fingerprint import record_fingerprint
 from hfgpt.evaluation.generation import generation_settings
-from hfgpt.hub.card import write_card
+from hfgpt.fingerprint import record_fingerprint
+from hfgpt.hub.card.card import write_card
 from hfgpt.tokenization import set_prompt_style, stop_token_ids
 
 

@@ -7,8 +7,8 @@ import pytest
 from gate_folders import change_json, copy_of, good_model, replace
 from safetensors.torch import load_file, save_file
 
-from hfgpt.hub.agreement import check_agreement
 from hfgpt.hub.artifacts import identify
+from hfgpt.hub.gate.agreement import check_agreement
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from hub_server import HubServer
 from huggingface_hub import DatasetCard, ModelCard
 from recipes_in_process import load, recipe
 
+from hfgpt.arguments.card import checked_settings
+from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.hub.artifacts import identify
-from hfgpt.hub.card import published_card, render_card, write_card
-from hfgpt.hub.card_facts import held_out_figures
-from hfgpt.hub.card_seal import is_ours
-from hfgpt.hub.card_settings import checked_settings
+from hfgpt.hub.card.card import published_card, render_card, write_card
+from hfgpt.hub.card.facts import held_out_figures
+from hfgpt.hub.card.seal import is_ours
 from hfgpt.hub.export import export
-from hfgpt.training.arguments import parse_arguments
 
 CARD = {"license": "other", "license_name": "psf-2.0", "license_link": "https://docs.python.org/3/license.html", "language": "en"}
 SMALL = (

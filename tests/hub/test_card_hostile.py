@@ -12,10 +12,10 @@ from markdown_it import MarkdownIt
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.hub.artifacts import identify
-from hfgpt.hub.card import published_card, render_card
-from hfgpt.hub.card_seal import SEAL, is_ours, sealed
-from hfgpt.hub.card_settings import load_settings
-from hfgpt.hub.markdown import escaped, literal
+from hfgpt.hub.card.card import published_card, render_card
+from hfgpt.hub.card.markdown import escaped, literal
+from hfgpt.hub.card.seal import SEAL, is_ours, sealed
+from hfgpt.hub.card.settings import load_settings
 
 HOSTILE = {
     "yaml": "a: \"b\", 'c' #d & *e !f %g @h - [i] {j: k}\n---\nlicense: mit",

@@ -12,9 +12,9 @@ from gate_folders import change_json, copy_of, good_adapter, good_model, replace
 from recipes_in_process import recipe
 from safetensors.torch import load_file, save_file
 
-from hfgpt.hub.check import check_folder
-from hfgpt.hub.doors import NoHfgpt
-from hfgpt.hub.report import CheckReport, CheckResult
+from hfgpt.hub.gate.check import check_folder
+from hfgpt.hub.gate.doors import NoHfgpt
+from hfgpt.hub.gate.report import CheckReport, CheckResult
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ from recipes_in_process import recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hfgpt import HfGptConfig, HfGptForSequenceClassification
-from hfgpt.conversion.fingerprint import TEXTS, record_fingerprint, record_from_folder
-from hfgpt.conversion.verification import weights_sha256
+from hfgpt.fingerprint import TEXTS, record_fingerprint, weights_sha256
+from hfgpt.hub.gate.recording import record_from_folder
 
 
 @pytest.fixture(scope="module")

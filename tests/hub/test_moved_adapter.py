@@ -18,8 +18,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 from hfgpt.data.passport import Passport
 from hfgpt.evaluation.loading import load
 from hfgpt.folders import base_beside, name_base_beside, stale_base
-from hfgpt.hub.check import check_folder
-from hfgpt.hub.report import CheckReport
+from hfgpt.hub.gate.check import check_folder
+from hfgpt.hub.gate.report import CheckReport
 
 IDS = torch.tensor([[0, 5, 6, 7]])
 
@@ -140,7 +140,7 @@ def test_our_recipes_open_it_and_the_gate_says_and_mends_it(moved, tmp_path, mon
     assert warning.status == "warn"
     assert warning.cure.startswith(f"python recipes/check.py {folder} ")
     with monkeypatch.context() as patched:
-        patched.setattr("hfgpt.hub.check._job", lambda *args, **kwargs: None)
+        patched.setattr("hfgpt.hub.gate.check._job", lambda *args, **kwargs: None)
         done = run_script("check.py", folder, "--parts", "false")
     assert f"base: {folder / 'adapter_config.json'} named it at" in done.stdout
     settings = json.loads((folder / "adapter_config.json").read_text())
@@ -158,7 +158,7 @@ def test_our_recipes_open_it_and_the_gate_says_and_mends_it(moved, tmp_path, mon
 def without_doors(folder: Path, monkeypatch) -> CheckReport:
     """The gate's report without the process that opens the doors."""
     with monkeypatch.context() as patched:
-        patched.setattr("hfgpt.hub.check._job", lambda *args, **kwargs: None)
+        patched.setattr("hfgpt.hub.gate.check._job", lambda *args, **kwargs: None)
         return check_folder(folder)
 
 

@@ -18,11 +18,11 @@ from small_adapter import write_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer, default_data_collator
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
+from hfgpt.arguments.run import RunArguments
 from hfgpt.hub.artifacts import identify
 from hfgpt.hub.export import export
 from hfgpt.training.preferences import preference_classes
 from hfgpt.training.run import DiscreetTrainer
-from hfgpt.training.trainer_arguments import RunArguments
 
 TOKEN = "hf_onlyAnnMayKnowThis0123456789abcd"
 IDS = [[5, 9, 11, 3, 96, 40, 41, 7]]

@@ -14,8 +14,8 @@ from gate_folders import change_json, copy_of, good_model, replace
 from safetensors.torch import load_file, save_file
 
 from hfgpt.hub.artifacts import identify
-from hfgpt.hub.check import check_folder
-from hfgpt.hub.scan import is_pickle, scan
+from hfgpt.hub.gate.check import check_folder
+from hfgpt.hub.gate.scan import is_pickle, scan
 
 
 @pytest.fixture(scope="module")

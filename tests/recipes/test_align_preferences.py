@@ -51,8 +51,8 @@ def run_main(**arguments):
     """The recipe's main in this process, its arguments as from a command line."""
     from recipes_in_process import load
 
-    from hfgpt.training.arguments import parse_arguments
-    from hfgpt.training.preference_arguments import PreferenceArguments
+    from hfgpt.arguments.parsing import parse_arguments
+    from hfgpt.arguments.preferences import PreferenceArguments
 
     words = list(SMALL)
     for key, value in arguments.items():

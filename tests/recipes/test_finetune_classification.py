@@ -71,8 +71,8 @@ def run_main(**arguments):
     """The recipe's main in this process, its arguments as from a command line."""
     from recipes_in_process import load
 
-    from hfgpt.training.arguments import parse_arguments
-    from hfgpt.training.finetuning_arguments import ClassificationArguments
+    from hfgpt.arguments.finetuning import ClassificationArguments
+    from hfgpt.arguments.parsing import parse_arguments
 
     words = [str(word) for word in SMALL]
     for key, value in arguments.items():

@@ -60,8 +60,8 @@ def run_main(**arguments):
     """The recipe's main in this process, its arguments as from a command line."""
     from recipes_in_process import load
 
-    from hfgpt.training.arguments import parse_arguments
-    from hfgpt.training.finetuning_arguments import InstructionArguments
+    from hfgpt.arguments.finetuning import InstructionArguments
+    from hfgpt.arguments.parsing import parse_arguments
 
     words = [str(word) for word in SMALL]
     for key, value in arguments.items():
@@ -114,10 +114,10 @@ def test_the_validation_loss_is_that_of_the_saved_model_over_the_assistants_toke
     """By other means: transformers' own template and mask, one conversation at a time."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from hfgpt.arguments.finetuning import InstructionArguments
+    from hfgpt.arguments.parsing import parse_arguments
     from hfgpt.data.passport import Passport
-    from hfgpt.training.arguments import parse_arguments
     from hfgpt.training.assistants import load_splits
-    from hfgpt.training.finetuning_arguments import InstructionArguments
 
     folder, _ = assistant
     splits = load_splits(

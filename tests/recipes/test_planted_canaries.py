@@ -10,11 +10,12 @@ import pytest
 from datasets import load_from_disk
 from recipes_in_process import load, recipe
 
-from hfgpt.data.planted import PLANTED_NAME, read_canaries
-from hfgpt.evaluation.memorization import documents_of
+from hfgpt.arguments.documents import PrepareArguments
+from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.hub.artifacts import identify
+from hfgpt.hygiene.memorization import documents_of
+from hfgpt.hygiene.planted_secrets import PLANTED_NAME, read_canaries
 from hfgpt.tokenization import load_tokenizer
-from hfgpt.training.arguments import PrepareArguments, parse_arguments
 
 
 @pytest.fixture(scope="module")

@@ -132,8 +132,8 @@ def test_without_a_token_a_push_ends_at_once_in_one_sentence(hub, small_tokenize
 
 
 def test_a_token_anywhere_in_the_arguments_is_refused_without_saying_it():
-    from hfgpt.hub.arguments import PublishArguments
-    from hfgpt.training.arguments import parse_arguments
+    from hfgpt.arguments.parsing import parse_arguments
+    from hfgpt.arguments.publishing import PublishArguments
 
     for words in ({"repo": f"me/{TOKEN}"}, {"tag": TOKEN}, {"parts": ["base", TOKEN]}, {"token": "anything"}, {"folder": TOKEN}):
         with pytest.raises(ValueError, match=f"{next(iter(words))} holds a token, and none is taken") as refusal:

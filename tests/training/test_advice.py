@@ -7,8 +7,8 @@ import re
 import pytest
 from recipes_in_process import run_script
 
+from hfgpt.arguments.finetuning import ClassificationArguments
 from hfgpt.training.advice import best_step, no_better_than_base, no_better_than_majority, planned_steps, too_short
-from hfgpt.training.finetuning_arguments import ClassificationArguments
 
 LOSSES = [{"step": 5, "eval_loss": 0.6}, {"step": 10, "loss": 0.1}, {"step": 10, "eval_loss": 0.5}, {"step": 15, "eval_loss": 0.8}]
 

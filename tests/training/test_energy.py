@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hfgpt.hub.artifacts import identify
-from hfgpt.hub.card import render_card
+from hfgpt.hub.card.card import render_card
 from hfgpt.training.energy import Counter, EnergyCallback, device_name, find_counters
 
 

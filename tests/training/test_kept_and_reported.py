@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.errors import UserError
 from hfgpt.training import energy
 from hfgpt.training.advice import before_training
 from hfgpt.training.callbacks import draw_loss
 from hfgpt.training.run import keep_best
-from hfgpt.training.trainer_arguments import PretrainArguments
 
 # The rate rises to the very end, far too high: validation is best somewhere in between.
 SETTINGS = dict(

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.data.passport import Passport
 from hfgpt.evaluation.preferences import preference_metrics
 from hfgpt.training.finetuning import find_base
-from hfgpt.training.preference_arguments import PreferenceArguments
 from hfgpt.training.preferences import (
     Pair,
     build_policy,

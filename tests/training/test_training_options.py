@@ -15,14 +15,14 @@ from transformers.trainer_pt_utils import LabelSmoother
 from twins import book_model, modern_model
 
 from hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
+from hfgpt.arguments.finetuning import ClassificationArguments, InstructionArguments
+from hfgpt.arguments.preferences import PreferenceArguments
+from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.conversion.layouts import GPT2, Biases, entries, take_in
 from hfgpt.conversion.weights_out import twin_of
 from hfgpt.errors import UserError
-from hfgpt.training.finetuning_arguments import ClassificationArguments, InstructionArguments
 from hfgpt.training.optimizers import muon_with_adamw
-from hfgpt.training.preference_arguments import PreferenceArguments
 from hfgpt.training.run import LanguageModelTrainer
-from hfgpt.training.trainer_arguments import PretrainArguments
 
 MODELS = {"book": book_model, "modern": modern_model}
 NO_DROPOUT = dict(embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0)
@@ -310,7 +310,7 @@ def test_a_recipe_refuses_what_would_do_nothing(arguments, name, value, reason, 
 
 
 def test_every_option_that_a_recipe_refuses_is_tried():
-    from hfgpt.training import options
+    from hfgpt.arguments import options
 
     tables = (options.REFUSED, options.REFUSED_BESIDE["muon"], options.REFUSED_BESIDE["adamw"])
     refused = {name for table in tables for name in table}

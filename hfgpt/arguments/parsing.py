@@ -1,0 +1,122 @@
+"""The recipes' arguments from their words: dataclass default < YAML < command line, and no typo passes."""
+
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+from hfgpt.errors import MissingFileError, UserError
+from hfgpt.files import with_home
+
+ON_OFF = {"on": "true", "off": "false"}  # which YAML 1.1 has beside yes and no
+
+
+Arguments = TypeVar("Arguments")
+
+
+def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positional: str | None = None) -> Arguments:
+    """Read `[run.yaml] [--key value ...]` into `arguments_class`.
+
+    Args:
+        argv: the command line without the program's name.
+        positional: the key that a leading value without dashes is for, where it names no YAML file.
+    Raises: FileNotFoundError for a missing YAML file; ValueError for unknown keys (with the nearest known one), values of the
+        wrong type, and missing ones.
+    """
+    parser = HfArgumentParser(arguments_class, allow_abbrev=False)
+    known = [name.name for name in fields(arguments_class) if name.init]
+    argv = list(argv)
+    from_yaml: list[str] = []
+    lists: dict[str, list] = {}
+    if argv and not argv[0].startswith("-"):
+        first = with_home(argv.pop(0))
+        if Path(first).suffix.lower() in (".yaml", ".yml"):
+            switches = {action.dest for action in parser._actions if action.type is string_to_bool}
+            from_yaml, lists = _arguments_in_yaml(Path(first), known, switches)
+        elif positional:
+            from_yaml = [f"--{positional}", first]
+        else:
+            raise UserError(f"got {first!r}, a YAML file (or --key value) is needed first.")
+    for word in argv:
+        if word.startswith("--"):
+            check_key(word[2:].split("=")[0].replace("-", "_"), known, where="the command line")
+
+    def refuse(message: str):
+        raise UserError(f"{message}; --help lists what there is.")
+
+    parser.error = refuse
+    defaults = vars(parser.parse_args([]))
+    # A list goes in as the default of its key: as words of a command line, an item such as "--x" would be taken for a key.
+    parser.set_defaults(**{key: _converted(parser, key, items) for key, items in lists.items()})
+    namespace, rest = parser.parse_known_args(from_yaml + argv)
+    if rest:
+        raise UserError(f"on the command line, {' '.join(rest)!r} belongs to no key; write --key value.")
+    values = {name: getattr(namespace, name) for name in known if getattr(namespace, name) != defaults[name]}
+    try:
+        return arguments_class(**values)
+    except ValueError as error:  # TrainingArguments refuses what contradicts itself; nothing of ours has run yet
+        raise UserError(str(error)) from None
+
+
+def check_key(key: str, known: Iterable[str], *, where: str) -> None:
+    """Raises: ValueError for a key that nobody knows, with the nearest known one."""
+    if key in known or key.removeprefix("no_") in known or key == "help":
+        return
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    raise UserError(f"unknown key {key!r} in {where}" + (f"; did you mean {near[0]!r}?" if near else "."))
+
+
+def _converted(parser: HfArgumentParser, key: str, items: list) -> list:
+    action = next(action for action in parser._actions if action.dest == key)
+    if action.nargs != "+":
+        raise UserError(f"{key} is a list of {len(items)}; a single value is needed.")
+    return [action.type(str(item)) for item in items]
+
+
+class _AsWritten(yaml.SafeLoader):
+    """YAML whose single values stay what was written: the key's own type decides later what they mean.
+
+    YAML 1.1 makes a boolean of `no` and `on`, 1.1 of 1.10 and 70 of 1:10, whatever they are for. Only empty values and merge keys
+    mean here what they mean there.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tuple[list[str], dict[str, list]]:
+    """The YAML's entries as words of a command line, so that one parser converts and checks both; lists come apart.
+
+    Args: `switches` are the keys that are true or false, for which YAML has words that the parser does not know.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist (looked from {Path.cwd()}); check the spelling.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        written = yaml.load(text, Loader=_AsWritten) or {}
+        resolved = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(written, dict):
+        raise UserError(f"{path} holds a {type(written).__name__}, lines of the form 'key: value' are needed.")
+    words: list[str] = []
+    lists: dict[str, list] = {}
+    for key, value in written.items():
+        check_key(key, known, where=str(path))
+        if value is None:
+            continue  # the default
+        if isinstance(value, dict):
+            words += [f"--{key}={json.dumps(resolved[key])}"]  # no type of ours says what is in it
+        elif isinstance(value, list):
+            lists[key] = value
+        else:
+            words += [f"--{key}={ON_OFF.get(value.lower(), value) if key in switches else value}"]
+    return words, lists

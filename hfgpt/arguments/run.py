@@ -1,0 +1,128 @@
+"""The arguments of recipes that train: Trainer's own, and ours beside them.
+
+Nothing here imports torch before it is needed: `check_command_line` in arguments.py reads a command line without it.
+"""
+
+import os
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Literal
+
+import psutil
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+from hfgpt.arguments.card import CARD_HELP, checked_settings
+from hfgpt.arguments.options import REFUSED, check_attention, check_training, refuse_options
+from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus
+from hfgpt.errors import UserError
+from hfgpt.files import expand_home
+
+
+def bfloat16_is_fast() -> bool:
+    """True where the processor multiplies matrices in bfloat16: CUDA from Ampere on, AVX512-BF16 or AMX on a CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """What every recipe that trains takes: all that Trainer knows, and these. Defaults that differ from Trainer's are repeated.
+
+    Attributes: `resolved` holds what was given and differs from the defaults.
+    """
+
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa, flash_attention_2, flex_attention; sdpa on a GPU, eager on a CPU without it."}
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = field(
+        default="auto", metadata={"help": "Of the matrix products; auto is bf16 where the processor is fast in it, else fp32."}
+    )
+    cpu_threads: int | None = field(
+        default=None, metadata={"help": "Threads a process on a CPU; all cores, shared out, without it."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Forget what output_dir holds and start again."})
+    keep: Literal["best", "last"] = field(
+        default="best", metadata={"help": "The state that is best on the validation set, or the one after the last step."}
+    )
+    card: dict | str | None = field(default=None, metadata={"help": CARD_HELP})
+
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows per device and step."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows per device and evaluation step."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept, the best among them."})
+    logging_steps: float = field(default=0.01, metadata={"help": "Steps between lines of the log; below 1 a share of all steps."})
+    logging_first_step: bool = field(default=True, metadata={"help": "The first step has a line of its own."})
+    dataloader_pin_memory: bool = field(default=True, metadata={"help": "Pin batches for the GPU, where there is one."})
+
+    def __new__(cls, *positional, **named):
+        # Noted before __post_init__ derives further values: what was given, from a command line or from Python, repeats the run.
+        arguments = super().__new__(cls)
+        given = dict(zip([one.name for one in fields(cls) if one.init], positional)) | named
+        arguments.resolved = {
+            one.name: given[one.name]
+            for one in fields(cls)
+            if one.name in given and given[one.name] != (one.default if one.default is not MISSING else one.default_factory())
+        }
+        return arguments
+
+    def __post_init__(self):
+        refuse_missing_processes()
+        expand_home(self, "output_dir")
+        if not self.output_dir:
+            raise UserError("output_dir is missing; name the folder for the model with --output_dir.")
+        if self.hub_token is not None:
+            raise UserError(
+                "hub_token is given as an argument; it may not be one, because everybody on this machine reads arguments (ps, the "
+                "shell's history, YAML files). Set the variable HF_TOKEN or run `hf auth login` instead, and revoke that token."
+            )
+        if self.push_to_hub and HubStrategy(self.hub_strategy) not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+            raise UserError(
+                f"hub_strategy is {HubStrategy(self.hub_strategy).value!r}; 'end' and 'every_save' are allowed, because the others "
+                "push optimizer states, which are pickles that nobody should load. Keep checkpoints on your own disks."
+            )
+        self.card = checked_settings(self.card)
+        refuse_options(self, REFUSED)
+        if self.bf16 or self.fp16:
+            raise UserError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
+        if self.load_best_model_at_end or self.metric_for_best_model is not None or self.greater_is_better is not None:
+            raise UserError(
+                "load_best_model_at_end, metric_for_best_model and greater_is_better are set by keep here; write keep: best or "
+                "keep: last (a classifier's best is by best_by)."
+            )
+        import torch  # from here on; what is refused above is refused without it
+
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if bfloat16_is_fast() else "fp32"
+        self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
+        if not torch.cuda.is_available():
+            self.use_cpu = True  # Trainer refuses bf16 on a CPU that nobody asked for
+            self.dataloader_pin_memory = False
+        if self.attn_implementation is None:
+            # Measured: at 256 tokens in bfloat16, sdpa's backward on a CPU takes 4x that of plain attention (torch 2.13).
+            self.attn_implementation = "eager" if self.use_cpu else "sdpa"
+        check_attention(self.attn_implementation, on_cpu=self.use_cpu)
+        try:
+            super().__post_init__()
+        except ImportError as error:  # of a package that an option asks for, such as deepspeed
+            raise UserError(str(error)) from None
+        refuse_several_gpus(self.n_gpu)
+        check_training(self)
+        if self.use_cpu:
+            # `accelerate launch` gives a process one thread unless it is told otherwise, which halves the speed of two cores.
+            cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+                        psutil.cpu_count(logical=False) or os.cpu_count())  # fmt: skip
+            torch.set_num_threads(self.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+    def said_of_machine(self) -> str:
+        """Precision, attention and devices, as the line at a run's start says them."""
+        import torch
+
+        precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+        return (
+            f"{precision} ({'chosen for this processor' if self.precision == 'auto' else 'as asked'}), {self.attn_implementation} "
+            f"attention, {self.world_size} x {self.device.type}"
+            + (f", {torch.get_num_threads()} CPU threads a process" if self.device.type == "cpu" else "")
+        )

@@ -1,0 +1,199 @@
+"""The card of a folder: README.md with front matter for the Hub, made only from what the folder's own files say.
+
+    python -m hfgpt.hub.card runs/quickstart/base                          # writes its README.md again
+    python -m hfgpt.hub.card runs/quickstart/base --output_file card.md    # writes it elsewhere
+
+A card that a person has edited is never overwritten: its last line holds a SHA-256 of what was generated.
+"""
+
+import argparse
+import logging
+import os
+import re
+import secrets
+import sys
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, ModelCardData
+
+from hfgpt.arguments.card import MARKDOWN
+from hfgpt.errors import MissingFileError, UserError, sentence_of
+from hfgpt.hub.artifacts import Artifact, identify
+from hfgpt.hub.card.context import context_of
+from hfgpt.hub.card.markdown import FILTERS, Markdown, escaped
+from hfgpt.hub.card.seal import is_ours, sealed
+from hfgpt.hub.card.settings import load_settings
+
+logger = logging.getLogger(__name__)
+
+CARD_NAME, GENERATED_NAME = "README.md", "README.generated.md"
+# At the repository's top level; in an installed wheel beside this file.
+TEMPLATE_FOLDERS = (Path(__file__).parents[3] / "model_cards", Path(__file__).parents[1] / "model_cards")
+
+
+def render_card(artifact: Artifact, *, repo_id: str | None = None, base_model: str | None = None) -> str:
+    """The text of the card, front matter first.
+
+    Args:
+        repo_id: where it is or will be published, for the commands that load it; a placeholder stands there without it.
+        base_model: Hub id of what an adapter, a fine-tuned or a converted model came from, where the files do not say it.
+    Raises: ValueError for a file of the folder that holds no JSON, and for a card.yaml that is not understood.
+    """
+    settings = load_settings(artifact.folder)
+    if base_model:
+        settings["base_model"] = base_model
+    context = context_of(artifact, settings, repo_id=repo_id)
+    texts = {key: settings[key] for key in MARKDOWN if settings.get(key)}
+    # The owner's Markdown goes in last: neither Jinja nor the tidying of blank lines sees it.
+    marks = {key: f"owner{secrets.token_hex(16)}" for key in texts}
+    body = _environment().get_template(f"{context['template']}.md").render(context | {k: Markdown(m) for k, m in marks.items()})
+    body = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in body.splitlines())).strip()
+    for key, mark in marks.items():
+        body = body.replace(mark, texts[key])
+    data = _front_matter(artifact, settings, context)
+    text = f"---\n{data.to_yaml(line_break=chr(10))}\n---\n\n{body}\n"
+    kind = DatasetCard if artifact.kind == "dataset" else ModelCard
+    if kind(text).data.to_dict() != data.to_dict():
+        raise UserError(f"the front matter for {artifact.folder} does not read back as written; look at its card.yaml and labels.")
+    return text
+
+
+def write_card(folder: str | Path, *, repo_id: str | None = None, base_model: str | None = None) -> Path:
+    """Write README.md; of an adapter also those of base/ and merged/ in it.
+
+    A card that a person has edited or written stays as it is, and the new one is written beside it as README.generated.md.
+
+    Returns: where the folder's card lies.
+    Raises: as `identify` and `render_card`.
+    """
+    artifact = identify(folder)
+    path = artifact.folder / CARD_NAME
+    text = sealed(render_card(artifact, repo_id=repo_id, base_model=base_model))
+    if path.is_file() and not is_ours(path.read_text(encoding="utf-8", errors="replace")):
+        generated = artifact.folder / GENERATED_NAME
+        _write(generated, text)
+        logger.warning(
+            f"{path} was edited or written by somebody, so it stays; the card that hfgpt would write is {generated}. What shall be "
+            "in every card of this folder belongs into its card.yaml; delete README.md to have it written again."
+        )
+    else:
+        _write(path, text)
+        (artifact.folder / GENERATED_NAME).unlink(missing_ok=True)
+    for twin in (artifact.base, artifact.merged):
+        if twin is not None:
+            write_card(twin)
+    return path
+
+
+def renew_card(folder: str | Path) -> list[Path]:
+    """Write the cards of a folder, of an adapter also of its base/ and merged/, where its files or card.yaml say something new.
+
+    A card that a person has edited or written stays, and so does one where nothing may be written.
+
+    Returns: the cards that were written. Raises: as `identify` and `render_card`.
+    """
+    artifact = identify(folder)
+    written = []
+    for part in (artifact, *(identify(twin) for twin in (artifact.base, artifact.merged) if twin is not None)):
+        path = part.folder / CARD_NAME
+        before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        text = sealed(render_card(part))
+        if before == text or (before is not None and not is_ours(before)):
+            continue
+        try:
+            _write(path, text)
+        except OSError as error:
+            logger.warning(f"{path} stays as it is, because it cannot be written ({error.strerror})")
+            continue
+        written.append(path)
+    return written
+
+
+def published_card(artifact: Artifact, *, repo_id: str, base_model: str | None = None) -> str:
+    """The text of README.md in the repository `repo_id`: the card that a person wrote or edited, else a new one for that place."""
+    path = artifact.folder / CARD_NAME
+    if path.is_file() and not is_ours(text := path.read_text(encoding="utf-8", errors="replace")):
+        return text
+    return sealed(render_card(artifact, repo_id=repo_id, base_model=base_model))
+
+
+def _write(path: Path, text: str) -> None:
+    # Another name first: a crash leaves the old card or the new one, and a hard link to a card elsewhere is not written through.
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    temporary.replace(path)
+
+
+def _environment() -> jinja2.Environment:
+    folder = next((folder for folder in TEMPLATE_FOLDERS if (folder / "base.md").is_file()), None)
+    if folder is None:
+        raise MissingFileError(f"the card templates are missing, looked in {' and '.join(map(str, TEMPLATE_FOLDERS))}.")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), finalize=escaped, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
+    environment.filters |= FILTERS
+    return environment
+
+
+def _front_matter(artifact: Artifact, settings: dict, context: dict) -> CardData:
+    data, base = context["data"], context["base"]
+    common = {key: settings[key] for key in ("language", "license", "license_name", "license_link") if settings.get(key)}
+    if artifact.kind == "dataset":
+        rows = sum(counts.get("rows", 0) for counts in data["splits"].values())
+        splits = [name for name in ("train", "validation", "test") if any((artifact.folder / name).glob("data-*.arrow"))]
+        files = [{"split": name, "path": f"{name}/data-*.arrow"} for name in splits]
+        return DatasetCardData(
+            **common, pretty_name=context["title"], task_categories=["text-generation"], size_categories=[_size_category(rows)],
+            source_datasets=data["hub_ids"] or None, tags=["hfgpt"], configs=[{"config_name": "default", "data_files": files}],
+        )  # fmt: skip
+    if artifact.kind == "tokenizer":
+        return ModelCardData(**common, library_name="transformers", tags=["hfgpt", "tokenizer"])
+    conversion = context["conversion"]
+    origin = base["hub_id"] or (conversion["hub_id"] if conversion else None)
+    relation = {"adapter": "adapter", "gguf": "quantized"}.get(artifact.kind)
+    if relation is None and origin and not conversion:
+        relation = "finetune"
+    datasets = settings.get("datasets") or data["hub_ids"] or None
+    return ModelCardData(
+        **common,
+        base_model=origin,
+        base_model_relation=relation if origin else None,
+        datasets=[datasets] if isinstance(datasets, str) else datasets,
+        library_name={"adapter": "peft", "gguf": "gguf"}.get(artifact.kind, "transformers"),
+        pipeline_tag=artifact.task,
+        tags=["hfgpt", *(["custom_code"] if artifact.custom_code else []), *(["lora"] if artifact.kind == "adapter" else [])],
+        model_name=context["title"] if context["index"] else None,
+        eval_results=context["index"] or None,
+    )
+
+
+def _size_category(rows: int) -> str:
+    """The Hub's word for a number of rows."""
+    bounds = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+    return next((name for bound, name in bounds if rows < bound), "n>10M")
+
+
+def main(words: list[str]) -> None:
+    """Write the card of a folder, or with `--output_file` elsewhere."""
+    parser = argparse.ArgumentParser(prog="python -m hfgpt.hub.card", description="Write the card of a folder.")
+    parser.add_argument("folder", help="what a recipe wrote: a model, adapter, GGUF, tokenizer or prepared data")
+    parser.add_argument("--repo_id", help="user/name on the Hub, for the commands that load it")
+    parser.add_argument("--base_model", help="Hub id of what it came from")
+    parser.add_argument("--output_file", type=Path, help="write the card there instead of the folder's README.md")
+    args = parser.parse_args(words)
+    logging.basicConfig(format="%(message)s", level=os.environ.get("LOGLEVEL", "WARNING"))
+    try:
+        if args.output_file is None:
+            path = write_card(args.folder, repo_id=args.repo_id, base_model=args.base_model)
+        else:
+            path = args.output_file
+            text = render_card(identify(args.folder), repo_id=args.repo_id, base_model=args.base_model)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, text)
+    except (UserError, OSError) as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        sys.exit(f"error: {sentence}")
+    print(f"card: {path}")

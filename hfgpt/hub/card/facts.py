@@ -1,0 +1,289 @@
+"""What the files of a folder say of what lies in it: the facts that its card tells, without places of the machine."""
+
+import math
+import re
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult
+from safetensors import SafetensorError, safe_open
+
+from hfgpt.files import read_json
+from hfgpt.folders import HUB_ID
+from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact
+from hfgpt.hub.card.file_names import PYTHON_DOCS, is_file, summed_up
+from hfgpt.hub.export import places_of, without_places
+
+# Of run.yaml only these are told: whatever else a run had is of its machine.
+TOLD_SETTINGS = (
+    *("family", "depth", "size", "method", "loss", "beta", "optimizer", "learning_rate", "muon_learning_rate", "adam_beta2"),
+    *("weight_decay", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "quantization", "precision"),
+    *("max_length", "packing", "prompt_style", "loss_on", "keep", "balance", "early_stopping_patience", "seed", "seeds"),
+)
+SETTING_NAMES = {
+    "num_train_epochs": "epochs",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "rows per device and step",
+    "gradient_accumulation_steps": "batches per step",
+    "lr_scheduler_type": "course of the learning rate",
+    "muon_learning_rate": "learning rate of Muon",
+    "loss_on": "loss on the tokens of",
+}
+# What a figure of metrics.json and evaluation.json is called, and whether it is a share of 1, in the order of the card.
+FIGURES = {
+    "bits_per_byte": ("bits per byte", False),
+    "perplexity": ("perplexity", False),
+    "loss": ("nats per token", False),
+    "accuracy": ("accuracy", True),
+    "acc": ("accuracy", True),
+    "acc_norm": ("accuracy, normalised by length", True),
+    "subset_accuracy": ("all labels of a text right", True),
+    "macro_f1": ("F1, mean of the labels", False),
+    "micro_f1": ("F1, all labels together", False),
+    "macro_precision": ("precision, mean of the labels", False),
+    "macro_recall": ("recall, mean of the labels", False),
+    "roc_auc": ("ROC-AUC", False),
+    "log_loss": ("log loss", False),
+    "calibration_error": ("calibration error", False),
+    "exact_match": ("exact match with the reference", True),
+    "token_f1": ("token F1 with the reference", False),
+    "rougeL": ("ROUGE-L", False),
+    "mean_tokens": ("tokens per answer", False),
+    "stopped": ("answers that end by themselves", True),
+    "reward_margin": ("reward margin", False),
+    "reward_accuracy": ("reward margin above 0", True),
+    "likelihood_accuracy": ("chosen answer likelier", True),
+    "likelihood_accuracy_per_token": ("chosen answer likelier, per token", True),
+}
+
+
+def read_if_there(artifact: Artifact, name: str) -> dict:
+    """A JSON file of the folder without places of this machine, or an empty dict. An adapter's merged twin has its adapter's."""
+    path = artifact.folder / name
+    if not path.is_file() and name in ("metrics.json", "passport.json", "memorization.json") and is_merged_twin(artifact):
+        path = artifact.folder.parent / name
+    if not path.is_file():
+        return {}
+    # metrics.json holds numbers by the names of labels, which are to stay as they are: </b> is a label and no path.
+    return read_json(path) if name == "metrics.json" else without_places(read_json(path), places=places_of(artifact))
+
+
+def is_merged_twin(artifact: Artifact) -> bool:
+    """Whether this is the folder `merged` that lies within the folder of its adapter."""
+    return artifact.folder.name == "merged" and (artifact.folder.parent / ADAPTER_CONFIG).is_file()
+
+
+def is_adapter_base(artifact: Artifact) -> bool:
+    """Whether this is the folder `base` that lies within the folder of an adapter: nothing of the task is learned yet."""
+    return artifact.folder.name == "base" and (artifact.folder.parent / ADAPTER_CONFIG).is_file()
+
+
+def architecture(artifact: Artifact) -> dict:
+    """Shape and size of a model, by config.json and the headers of its weights; of an adapter, those of its base."""
+    folder = artifact.base if artifact.kind == "adapter" else artifact.folder
+    if folder is None or not (folder / "config.json").is_file():
+        return {}
+    config = read_json(folder / "config.json")
+    names = {
+        "layers": ("num_hidden_layers", "n_layer"), "width": ("hidden_size", "n_embd"), "heads": ("num_attention_heads", "n_head"),
+        "context": ("max_position_embeddings", "n_positions"), "vocabulary": ("vocab_size",), "dtype": ("dtype",),
+    }  # fmt: skip
+    shape = {name: next((config[key] for key in keys if config.get(key)), None) for name, keys in names.items()}
+    groups = config.get("num_key_value_heads")
+    shape["key_value_heads"] = groups if groups and groups != shape["heads"] else None
+    is_ours = config.get("model_type") == "hfgpt"
+    shape["family"] = ("modern" if config.get("position_embedding_type") == "rotary" else "GPT-2") if is_ours else None
+    head = "SequenceClassification" if artifact.task == "text-classification" else "CausalLM"
+    shape["class"] = f"HfGptFor{head}" if is_ours else (config.get("architectures") or ["a model"])[0]
+    return shape | {"parameters": count_parameters(folder)}
+
+
+def count_parameters(folder: Path) -> int | None:
+    """Numbers in the safetensors files of a folder, by their headers; None where there is none or one is unreadable."""
+    total = 0
+    for path in [*folder.glob("model.safetensors"), *folder.glob("model-*-of-*.safetensors")]:
+        try:
+            with safe_open(path, framework="np") as tensors:
+                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        except (SafetensorError, OSError):
+            return None
+    return total or None
+
+
+def data_facts(passport: dict, *, file_names: bool = False) -> dict:
+    """The passport as tables: inputs with what is known of their licence, steps, and the splits with all their counts.
+
+    Args: `file_names` gives each file of the user's a line; without it they stand together in one, by kind and size.
+    """
+    inputs, files = [], []
+    for entry in passport.get("inputs") or []:
+        if not file_names and is_file(entry):
+            files.append(entry)
+            continue
+        kind, name = entry.get("kind", "file"), str(entry.get("name", "?"))
+        if kind != "hub" and not name.startswith(PYTHON_DOCS):
+            name = re.split(r"[/\\]", name)[-1]  # without_places leaves a bare `texts/a` alone, which may be a Hub id
+        version = entry.get("commit") or entry.get("revision") or (f"Python {entry['python']}" if entry.get("python") else None)
+        inputs.append({"name": name, "kind": kind, "bytes": entry.get("bytes"), "sha256": entry.get("sha256"), "version": version})
+    if files:
+        sizes = [entry.get("bytes") for entry in files]
+        inputs.append({
+            "name": summed_up((str(entry.get("name")), entry.get("kind", "file")) for entry in files),
+            "kind": ", ".join(sorted({entry.get("kind", "file") for entry in files})),
+            "bytes": None if None in sizes else sum(sizes),
+            "sha256": files[0].get("sha256") if len(files) == 1 else None,
+            "version": None,
+        })  # fmt: skip
+    steps, leaks = [], {}
+    for entry in passport.get("steps") or []:
+        leaks |= {key.removeprefix("train-"): value for key, value in entry.items() if key.startswith("train-")}
+        unit = next((key.removesuffix("_out") for key in entry if key.endswith("_out")), None)
+        if unit is not None:
+            steps.append({"name": entry["step"], "unit": unit, "in": entry.get(f"{unit}_in"), "out": entry[f"{unit}_out"]})
+    splits = {}
+    for name, counts in (passport.get("splits") or {}).items():
+        plain = {key.replace("_", " "): value for key, value in counts.items() if isinstance(value, int) and value}
+        splits[name] = plain | {f"label {label}": value for label, value in (counts.get("labels") or {}).items()}
+    train = (passport.get("splits") or {}).get("train") or {}
+    return {
+        "inputs": inputs,
+        "steps": steps,
+        "splits": splits,
+        "columns": list(dict.fromkeys(column for counts in splits.values() for column in counts)),
+        "leaks": {split: leak for split, leak in leaks.items() if leak.get("exact") or leak.get("near")},
+        "tokenizer_sha256": (passport.get("tokenizer") or {}).get("sha256"),
+        "hub_ids": [entry["name"].partition(":")[0] for entry in inputs if entry["kind"] == "hub"],
+        "python_docs": any(entry["name"].startswith(PYTHON_DOCS) for entry in inputs),
+        "training_bytes": train.get("bytes"),
+        "examples": next((f"{train[key]:,} {key}" for key in ("pairs", "conversations", "examples") if train.get(key)), None),
+    }
+
+
+def base_facts(artifact: Artifact, passport: dict, settings: dict) -> dict:
+    """Which weights this began with: a Hub id where they are on the Hub, else the name of their folder."""
+    base = passport.get("base") or {}
+    hub_id = settings.get("base_model")
+    if not hub_id and artifact.kind == "adapter":
+        named = str(read_json(artifact.folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+        hub_id = named if HUB_ID.fullmatch(named) and not Path(named).exists() else None
+    if not hub_id and base.get("commit"):
+        hub_id = base["name"]
+    name = hub_id or (re.split(r"[/\\]", str(base["name"]).rstrip("/\\"))[-1] if base.get("name") else None)
+    return {"name": name, "hub_id": hub_id, "commit": base.get("commit"), "sha256": base.get("sha256")}
+
+
+def run_settings(artifact: Artifact) -> dict:
+    """What run.yaml says: the run's settings that are not the defaults."""
+    path = artifact.folder / "run.yaml"
+    if not path.is_file() and is_merged_twin(artifact):
+        path = artifact.folder.parent / "run.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def training_facts(artifact: Artifact, metrics: dict) -> dict:
+    """How it was trained: settings, steps, time, energy and machine."""
+    runs = list((metrics.get("seeds") or {}).values()) or ([metrics] if metrics else [])
+    kept = (metrics.get("seeds") or {}).get(str(metrics.get("kept_seed")), metrics)
+    settings = run_settings(artifact)
+    seconds = [run["training_seconds"] for run in runs if run.get("training_seconds") is not None]
+    joules = [run.get("energy_joules") for run in runs]
+    return {
+        "settings": [
+            (SETTING_NAMES.get(key, key.replace("_", " ")), ", ".join(map(str, value)) if isinstance(value, list) else value)
+            for key in TOLD_SETTINGS
+            if (value := settings.get(key)) is not None
+        ],
+        "steps": kept.get("steps"),
+        "kept_step": kept.get("kept_step"),
+        "steps_timed": kept.get("steps_timed"),
+        "tokens_per_second": kept.get("tokens_per_second"),
+        "mfu": kept.get("mfu"),
+        "parameters": kept.get("parameters"),
+        "trained_parameters": kept.get("trained_parameters"),
+        "seconds": sum(seconds) if seconds else None,
+        "num_runs": len(runs),
+        "kept_seed": metrics.get("kept_seed"),
+        "joules": sum(joules) if joules and None not in joules else None,
+        "energy_source": kept.get("energy_source"),
+        "has_meter": "energy_joules" in kept,
+        "device": kept.get("device"),
+        "num_devices": kept.get("num_devices"),
+        "peak_memory_bytes": max((run["peak_memory_bytes"] for run in runs if run.get("peak_memory_bytes")), default=None),
+        "difference_of_merging": kept.get("difference_of_merging"),
+        "canary_alarms": metrics.get("canary_alarms"),
+    }
+
+
+def named_figure(key: str, value: object) -> dict | None:
+    """A figure with its name, and whether it is a share of 1; None for what is no number or counts something."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or key.startswith("num_"):
+        return None
+    name, is_share = FIGURES.get(key, (key.replace("_", " "), False))
+    return {"key": key, "name": name, "value": value, "is_share": is_share}
+
+
+def held_out_figures(metrics: dict) -> list[dict]:
+    """Rows of the table of the run's own held-out figures, of the test split where there is one, before and after the training."""
+    seeds = metrics.get("seeds")
+    for split in ("test", "validation"):
+        spread = metrics.get(split) or {} if seeds else {}
+        if seeds:
+            measured = seeds[str(metrics["kept_seed"])].get(split) or {}
+        else:
+            measured = {key.removeprefix(f"{split}_"): value for key, value in metrics.items() if key.startswith(f"{split}_")}
+            if "reward_margin" in measured:  # answers are compared with the chosen ones
+                answers = {key.removeprefix("answers_"): value for key, value in metrics.items() if key.startswith("answers_")}
+                measured |= {key.replace("_with_chosen", ""): value for key, value in answers.items()}
+            if "perplexity" in measured and "loss_before" in measured:
+                measured["perplexity_before"] = math.exp(measured["loss_before"])
+        names = {"loss": "loss of the training on pairs"} if "reward_margin" in measured else {}
+        rows = []
+        for key in FIGURES:
+            if found := named_figure(key, measured.get(key)):
+                over_seeds = spread.get(key) if isinstance(spread.get(key), dict) and spread[key].get("runs", 0) > 1 else None
+                more = {"split": split, "before": measured.get(f"{key}_before"), "over_seeds": over_seeds}
+                rows.append(found | more | {"name": names.get(key, found["name"])})
+        if rows:
+            return rows
+    return []
+
+
+def label_figures(metrics: dict) -> list[dict]:
+    """Precision, recall and F1 of each label on the test split, of the weights that were kept."""
+    kept = (metrics.get("seeds") or {}).get(str(metrics.get("kept_seed"))) or {}
+    return [{"label": label, **figures} for label, figures in ((kept.get("test") or {}).get("per_class") or {}).items()]
+
+
+def evaluation_facts(evaluation: dict) -> list[dict]:
+    """The entries of evaluation.json with their figures named and what counts something left out."""
+    order = list(FIGURES)
+    entries = []
+    for entry in evaluation.get("results") or []:
+        figures = [found for key, value in (entry.get("metrics") or {}).items() if (found := named_figure(key, value))]
+        figures.sort(key=lambda one: order.index(one["key"]) if one["key"] in order else len(order))
+        counts = {key.removeprefix("num_"): entry.get(key) for key in ("num_examples", "num_documents", "num_tokens", "num_bytes")}
+        amount = next((f"{count:,} {what}" for what, count in counts.items() if isinstance(count, int)), None)
+        told = {key: entry.get(key) for key in ("task", "dataset", "split")}
+        entries.append({**told, "figures": figures, "amount": amount})
+    return entries
+
+
+def index_of_metrics(metrics: dict, data: dict, *, is_classifier: bool) -> list[EvalResult]:
+    """The run's own figures on its held-out text as the Hub's model-index has them; test where there is one."""
+    rows = held_out_figures(metrics)
+    split = rows[0]["split"] if rows else None
+    name = ", ".join(entry["name"] for entry in data["inputs"]) or "held-out text"
+    # Of files that are summed up, "269-text-files".
+    types = data["hub_ids"] if len(data["hub_ids"]) == 1 else [re.sub(r"[^\w.-]+", "-", name.partition(" (")[0])]
+    task = ("text-classification", "Text Classification") if is_classifier else ("text-generation", "Text Generation")
+    wanted = {"accuracy": "accuracy", "macro_f1": "f1", "bits_per_byte": "bits_per_byte", "perplexity": "perplexity"}
+    return [
+        EvalResult(
+            task_type=task[0], task_name=task[1], dataset_type=types[0], dataset_name=name, dataset_split=split,
+            metric_type=wanted[row["key"]], metric_name=row["name"], metric_value=row["value"],
+        )
+        for row in rows
+        if row["split"] == split and row["key"] in wanted
+    ]  # fmt: skip

@@ -1,0 +1,308 @@
+"""Do the files of a folder agree with each other? Read as data, in this process: nothing of the folder is run or loaded.
+
+config.json with the weights, the auto_map with the code, the generation config with the tokenizer, the card with the figures.
+"""
+
+import math
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import DatasetCard, ModelCard
+from safetensors import SafetensorError, safe_open
+
+from hfgpt.files import read_json
+from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact
+from hfgpt.hub.card.file_names import is_file
+from hfgpt.hub.card.seal import is_ours
+from hfgpt.hub.card.settings import settings_place
+from hfgpt.hub.gate.report import AGAIN, CheckResult, Disagreement
+from hfgpt.hub.remote_code import check_code
+
+CARD_NAME = "README.md"
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight", "embed_tokens.weight")
+
+
+def check_agreement(artifact: Artifact, published: Path, *, card: str | None = None) -> Iterator[CheckResult]:
+    """Compare the files in `published`, the export of `artifact`; `card` is the text of its card, None where it has none."""
+    checks = {
+        "model": (("JSON files", _json_files), ("config", _config), ("auto_map", _auto_map), ("tied weights", _tied),
+                  ("special tokens", _special_tokens), ("generation config", _generation)),
+        "adapter": (("JSON files", _json_files), ("adapter config", _adapter_config)),
+    }.get(artifact.kind, (("JSON files", _json_files),))  # fmt: skip
+    for name, check in checks:
+        yield judged(name, lambda check=check: check(artifact, published))
+    yield judged("card", lambda: _card(artifact, card))
+    if card is not None:
+        for name, check in (("licence", _license), ("data named", _data_named), ("card's figures", _figures)):
+            yield judged(name, lambda check=check: check(artifact, published, card))
+
+
+def judged(name: str, check) -> CheckResult:
+    """What `check` says: its text for a pass, None for nothing to check, a Disagreement for a failure."""
+    try:
+        detail = check()
+    except Disagreement as error:
+        return CheckResult(name, "fail", str(error), error.cure)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
+        # Whatever lies in a foreign file, reading it ends in a line of the table.
+        return CheckResult(name, "fail", f"{type(error).__name__}: {error}", AGAIN)
+    return (
+        CheckResult(name, "skip", detail.removeprefix("skip: "))
+        if detail.startswith("skip: ")
+        else CheckResult(name, "pass", detail)
+    )
+
+
+def _json_files(artifact: Artifact, published: Path) -> str:
+    paths = [path for path in sorted(published.rglob("*.json")) if path.is_file()]
+    for path in paths:
+        read_json(path)
+    return f"{len(paths)} files, each a JSON object"
+
+
+def stored_tensors(published: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (dtype, shape) of every tensor in the safetensors files of a folder, from their headers."""
+    found = {}
+    for path in sorted(published.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                part = tensors.get_slice(name)
+                found[name] = (part.get_dtype(), tuple(part.get_shape()))
+    return found
+
+
+def _config(artifact: Artifact, published: Path) -> str:
+    config, tensors = read_json(published / "config.json"), stored_tensors(published)
+    if not config.get("architectures") or not config.get("model_type"):
+        raise Disagreement("config.json lacks architectures or model_type, by which the Auto classes choose")
+    if not tensors:
+        raise Disagreement("no weights are published with it", "save them as safetensors: model.save_pretrained(folder)")
+    if (published / "model.safetensors.index.json").is_file():
+        named = set(read_json(published / "model.safetensors.index.json").get("weight_map") or {})
+        if named != set(tensors):
+            raise Disagreement(f"model.safetensors.index.json names {len(named):,} tensors, the shards hold {len(tensors):,}")
+    dtypes = sorted({_DTYPES.get(dtype, dtype) for dtype, _ in tensors.values()})
+    declared = config.get("dtype", config.get("torch_dtype"))
+    if declared not in dtypes:
+        raise Disagreement(f"config.json says dtype {declared}, the weights are {', '.join(dtypes)}")
+    rows = next((tensors[name][1][0] for name in _EMBEDDINGS if name in tensors), None)
+    if rows not in (None, config.get("vocab_size")):
+        raise Disagreement(f"config.json says vocab_size {config.get('vocab_size')}, the embedding has {rows} rows")
+    if artifact.task == "text-classification":
+        labels = config.get("id2label") or {}
+        (outputs,) = [shape[0] for name, (_, shape) in tensors.items() if name.endswith("score.weight")]
+        if len(labels) != outputs or all(re.fullmatch(r"LABEL_\d+", str(label)) for label in labels.values()):
+            raise Disagreement(
+                f"config.json names the labels {', '.join(map(str, labels.values()))}; {outputs} real names are needed"
+            )
+    return f"{config['architectures'][0]}, {declared}, {len(tensors):,} tensors"
+
+
+def _auto_map(artifact: Artifact, published: Path) -> str:
+    from hfgpt.model.configuration_hfgpt import AUTO_MAP  # imports torch, and a mistake on the command line should not wait for it
+
+    config = read_json(published / "config.json")
+    auto_map = config.get("auto_map")
+    if config.get("model_type") != "hfgpt" and not auto_map:
+        return "skip: a class of transformers, which needs no code"
+    missing = sorted(set(AUTO_MAP if config["model_type"] == "hfgpt" else ("AutoConfig",)) - set(auto_map or {}))
+    if missing:
+        raise Disagreement(f"config.json's auto_map lacks {', '.join(missing)}")
+    check_code(published)
+    return f"{len(auto_map)} Auto classes, each with its file and class"
+
+
+def _tied(artifact: Artifact, published: Path) -> str:
+    if artifact.task != "text-generation":
+        return "skip: a classifier has no head that could be tied"
+    config, tensors = read_json(published / "config.json"), stored_tensors(published)
+    tied, head = bool(config.get("tie_word_embeddings", True)), "lm_head.weight" in tensors
+    if tied and head:
+        embedding = next(name for name in _EMBEDDINGS if name in tensors)
+        if not _equal(published, embedding, "lm_head.weight"):
+            raise Disagreement(f"tie_word_embeddings is true, but lm_head.weight and {embedding} are stored and differ")
+        return "tied, and stored twice with the same values"
+    if not tied and not head:
+        raise Disagreement("tie_word_embeddings is false, but no lm_head.weight is stored; it would be random")
+    return "the head is the embedding and stored once" if tied else "the head has weights of its own"
+
+
+def _equal(published: Path, first: str, second: str) -> bool:
+    import torch
+
+    found = {}
+    for path in published.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            found |= {name: tensors.get_tensor(name) for name in (first, second) if name in tensors.keys()}  # noqa: SIM118
+    return torch.equal(found[first], found[second])
+
+
+def _ids(published: Path) -> dict[str, int | None]:
+    """The ids of the tokenizer's special tokens, by "bos_token" and so on, read off its two files."""
+    settings, definition = read_json(published / "tokenizer_config.json"), read_json(published / "tokenizer.json")
+    ids = {entry["content"]: entry["id"] for entry in definition.get("added_tokens") or []}
+    ids = {**definition["model"]["vocab"], **ids} if isinstance(definition["model"].get("vocab"), dict) else ids
+    return {name: ids.get(text) for name, text in special_tokens(settings).items()}
+
+
+def special_tokens(settings: dict) -> dict[str, str]:
+    """What a tokenizer_config.json calls bos_token, eos_token, pad_token and unk_token."""
+    names = [name for name in ("bos_token", "eos_token", "pad_token", "unk_token") if settings.get(name)]
+    return {name: settings[name]["content"] if isinstance(settings[name], dict) else settings[name] for name in names}
+
+
+def _special_tokens(artifact: Artifact, published: Path) -> str:
+    if not (published / "tokenizer.json").is_file() or not (published / "tokenizer_config.json").is_file():
+        raise Disagreement(
+            "no tokenizer.json and tokenizer_config.json are beside the weights; nobody can use the model without its tokenizer",
+            "give convert.py --tokenizer, or save it: tokenizer.save_pretrained(folder)",
+        )
+    config, ids = read_json(published / "config.json"), _ids(published)
+    for name, id in ids.items():
+        declared = config.get(f"{name}_id", id)
+        if id is None:
+            raise Disagreement(f"tokenizer_config.json names a {name} that tokenizer.json does not have")
+        if declared is not None and id not in (declared if isinstance(declared, list) else [declared]):
+            raise Disagreement(f"{name} has the id {id} in the tokenizer and {declared} in config.json")
+    if ids.get("pad_token") is None or ids.get("pad_token") == ids.get("eos_token"):
+        raise Disagreement(
+            "the tokenizer has no pad_token other than its eos_token; a model fine-tuned on it never learns to stop",
+            "convert.py and the recipes give a tokenizer one; write the folder with them",
+        )
+    return ", ".join(f"{name.removesuffix('_token')} {id}" for name, id in ids.items())
+
+
+def _generation(artifact: Artifact, published: Path) -> str:
+    if artifact.task != "text-generation":
+        return "skip: a classifier generates nothing"
+    path, config = published / "generation_config.json", read_json(published / "config.json")
+    if not path.is_file():
+        raise Disagreement("there is no generation_config.json, so generate does not know where a text ends")
+    settings = read_json(path)
+    stops = settings.get("eos_token_id")
+    stops = stops if isinstance(stops, list) else [stops]
+    if not stops or not all(isinstance(stop, int) and 0 <= stop < config["vocab_size"] for stop in stops):
+        raise Disagreement(f"generation_config.json: eos_token_id is {settings.get('eos_token_id')}; generation would never end")
+    if not isinstance(settings.get("pad_token_id"), int) or not 0 <= settings["pad_token_id"] < config["vocab_size"]:
+        raise Disagreement(f"generation_config.json: pad_token_id is {settings.get('pad_token_id')}; batches could not be padded")
+    if (published / "tokenizer.json").is_file() and (eos := _ids(published).get("eos_token")) not in (None, *stops):
+        raise Disagreement(f"generation_config.json: eos_token_id is {stops}; the tokenizer's eos_token {eos} is not among them")
+    return f"stops at {', '.join(map(str, stops))}"
+
+
+def _adapter_config(artifact: Artifact, published: Path) -> str:
+    settings = read_json(published / ADAPTER_CONFIG)
+    if not (published / "adapter_model.safetensors").is_file():
+        raise Disagreement("there is no adapter_model.safetensors", "save it with PEFT: model.save_pretrained(folder)")
+    if not settings.get("base_model_name_or_path"):
+        raise Disagreement(f"{ADAPTER_CONFIG} does not name its base model")
+    if settings.get("task_type") not in ("CAUSAL_LM", "SEQ_CLS"):
+        raise Disagreement(f"{ADAPTER_CONFIG}: task_type is {settings.get('task_type')}; CAUSAL_LM or SEQ_CLS is needed")
+    return f"{settings.get('peft_type')} of rank {settings.get('r')} on {settings['base_model_name_or_path']}"
+
+
+# The card
+
+
+def _card(artifact: Artifact, card: str | None) -> str:
+    if card is None:
+        raise Disagreement(f"there is no {CARD_NAME}", _again(artifact))
+    data = _loaded(artifact, card).data
+    if artifact.kind == "dataset":
+        return "its front matter is what the Hub reads of a data set"
+    libraries = {"model": ("transformers",), "tokenizer": ("transformers",), "adapter": ("peft",), "gguf": ("gguf", "llama.cpp")}
+    allowed = libraries[artifact.kind]
+    cure = _again(artifact)
+    if data.get("library_name") not in allowed:
+        raise Disagreement(f"{CARD_NAME}: library_name is {data.get('library_name')}, {' or '.join(allowed)} is needed", cure)
+    if artifact.task and data.get("pipeline_tag") != artifact.task:
+        raise Disagreement(f"{CARD_NAME}: pipeline_tag is {data.get('pipeline_tag')}, the files say {artifact.task}", cure)
+    if artifact.custom_code and artifact.kind == "model" and "custom_code" not in (data.get("tags") or []):
+        raise Disagreement(f"{CARD_NAME}: the tag custom_code is missing, and the model comes with code", cure)
+    return f"its front matter is what the Hub reads; {data.get('library_name')}, {data.get('pipeline_tag') or artifact.kind}"
+
+
+def _again(artifact: Artifact, *, first: str = "") -> str:
+    """How a card gets right: an edited one by hand, any other by recipes/check.py, which writes it anew before it looks."""
+    path = artifact.folder / CARD_NAME
+    command = f"python recipes/check.py {shlex.quote(str(artifact.folder))}"
+    if path.is_file() and not is_ours(path.read_text(encoding="utf-8", errors="replace")):
+        return f"somebody edited {path}, so hfgpt leaves it alone: correct it there, or {first}delete it and run {command}"
+    return f"{first}run {command}, which writes the card anew"
+
+
+def _loaded(artifact: Artifact, card: str) -> ModelCard | DatasetCard:
+    cure = _again(artifact)
+    try:
+        loaded = (DatasetCard if artifact.kind == "dataset" else ModelCard)(card)
+    except Exception as error:  # YAML's own errors, and what huggingface_hub raises where a model-index is odd
+        raise Disagreement(f"the front matter of {CARD_NAME} cannot be read ({' '.join(str(error).split())[:200]})", cure) from None
+    if not loaded.data.to_dict():
+        raise Disagreement(f"{CARD_NAME} has no front matter between two lines ---", cure)
+    return loaded
+
+
+def _license(artifact: Artifact, published: Path, card: str) -> str:
+    data = _loaded(artifact, card).data
+    place = settings_place(artifact.folder)
+    cure = _again(artifact, first=f"put a line such as license: apache-2.0 into {place} and ")
+    license = data.get("license")
+    if not license or not isinstance(license, (str, list)):
+        raise Disagreement(f"{CARD_NAME} names no license; without one nobody may use what you publish", cure)
+    if license == "other" and not (data.get("license_name") and data.get("license_link")):
+        raise Disagreement(f"{CARD_NAME}: the license is 'other', which needs license_name and license_link", cure)
+    return str(data.get("license_name") or license)
+
+
+def _data_named(artifact: Artifact, published: Path, card: str) -> str:
+    if not (published / "passport.json").is_file():
+        return "skip: no passport.json tells of data"
+    entries = read_json(published / "passport.json").get("inputs") or []
+    if not entries:
+        return "skip: passport.json names no data"
+    inputs = [str(entry.get("name")) for entry in entries if not is_file(entry)]
+    if not inputs:
+        return "files of one's own, which need no name in the card"
+    # A card escapes what Markdown would take for its own.
+    plain = card.replace("\\", "")
+    missing = [name for name in map(_last_part, inputs) if name not in plain]
+    if missing:
+        raise Disagreement(
+            f"{CARD_NAME} does not name the data {', '.join(missing[:5])}, which passport.json does", _again(artifact)
+        )
+    return ", ".join(map(_last_part, inputs[:5]))
+
+
+def _last_part(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).name
+
+
+def _figures(artifact: Artifact, published: Path, card: str) -> str:
+    results = _loaded(artifact, card).data.get("eval_results") or []
+    if not results:
+        return "skip: the card's front matter has no model-index"
+    known: list[float] = []
+    # The merged twin in an adapter's folder has the adapter's figures.
+    is_part = (artifact.folder.resolve().parent / ADAPTER_CONFIG).is_file()
+    for place in (published, *([artifact.folder.resolve().parent] if is_part else [])):
+        for name in ("evaluation.json", "metrics.json"):
+            known += _numbers(read_json(place / name)) if (place / name).is_file() else []
+    for result in results:
+        if not any(math.isclose(result.metric_value, number, rel_tol=1e-6, abs_tol=1e-9) for number in known):
+            raise Disagreement(
+                f"{CARD_NAME} says {result.metric_type} {result.metric_value} on {result.dataset_name}, which is in neither "
+                "evaluation.json nor metrics.json",
+                _again(artifact),
+            )
+    return f"{len(results)} figures of the model-index are in evaluation.json or metrics.json"
+
+
+def _numbers(content: object) -> list[float]:
+    if isinstance(content, dict):
+        content = list(content.values())
+    if isinstance(content, list):
+        return [number for part in content for number in _numbers(part)]
+    return [content] if isinstance(content, (int, float)) and not isinstance(content, bool) else []

@@ -1,0 +1,92 @@
+"""Held-out texts and their copies do not meet in training: what is dropped, and what leaks where nothing is."""
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+
+from hfgpt.data.near_copies import SIMILARITY, find_copies, normalize, similar_pairs
+from hfgpt.data.passport import Passport
+from hfgpt.data.records import RecordOptions, read_records
+from hfgpt.data.row_errors import RowErrors
+from hfgpt.errors import UserError
+
+
+def drop_copies(
+    train,
+    references: dict[str, Iterable[str]],
+    passport: Passport,
+    *,
+    texts: list[str] | None = None,
+    threshold: float = SIMILARITY,
+):
+    """Drop from the training examples what is a copy of a reference, or contains one, counted by reference in the passport.
+
+    Args:
+        train: a `Dataset`.
+        references: texts by name, such as {"validation": ..., "test": ..., "benchmark.jsonl": ...}; they are never changed.
+        texts: what is compared of each training example; its column "text" without them.
+    Raises: ValueError where nothing is left to train on.
+    Cost: see `find_copies`.
+    """
+    start = time.perf_counter()
+    texts = list(train["text"]) if texts is None else texts
+    dropped: set[int] = set()
+    counts = {}
+    for name, reference in references.items():
+        copies = find_copies(texts, reference, threshold=threshold)
+        counts[name] = len(copies)
+        dropped.update(copy.index for copy in copies)
+    kept = [index for index in range(len(train)) if index not in dropped]
+    if not kept:
+        raise UserError(
+            f"all {len(train):,} training examples are copies of {', '.join(references)}; give training data of its own, raise "
+            f"near_copy_similarity ({threshold}) where they only look alike, or keep them with decontaminate: false."
+        )
+    passport.record("drop copies", len(train), len(kept), start, what="examples", copies_of=counts, threshold=threshold)
+    return train.select(kept)
+
+
+def leaks_between(splits: dict[str, Iterable[str]], *, threshold: float = SIMILARITY) -> dict[str, dict[str, int]]:
+    """How many texts of each later split have a copy in an earlier one; drops nothing.
+
+    Args:
+        splits: texts by the name of their split, training first.
+    Returns: such as {"train-test": {"exact": 3, "near": 5}}, counted in texts of the later split; "exact" is the same but for what
+        is folded, and not counted in "near".
+    """
+    normalized = {name: [normalize(text) for text in texts] for name, texts in splits.items()}
+    leaks = {}
+    for earlier, later in combinations(normalized, 2):
+        exact = set(normalized[earlier])
+        copied: set[int] = set()
+        for _, indices, _ in similar_pairs(normalized[earlier], normalized[later], threshold=threshold):
+            copied.update(indices.tolist())
+        same = sum(text in exact for text in normalized[later])
+        leaks[f"{earlier}-{later}"] = {"exact": same, "near": len(copied) - same}
+    return leaks
+
+
+def reference_texts(
+    names: list[str], options: RecordOptions, errors: RowErrors | None = None, *, min_characters: int = 20
+) -> dict[str, list[str]]:
+    """All texts of files or Hub datasets by their names, for `drop_copies`: each string in a row, whatever its column.
+
+    Args:
+        errors: decides about rows that cannot be read; None raises.
+        min_characters: shorter strings (labels, names, "yes") tell nothing apart and are left out.
+    """
+    texts: dict[str, list[str]] = {}
+    for record in read_records(names, options, errors):
+        texts.setdefault(record.source, []).extend(text for text in _strings(record.values) if len(text.strip()) >= min_characters)
+    return texts
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)

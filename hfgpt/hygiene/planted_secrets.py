@@ -1,0 +1,193 @@
+"""Planted canaries: made-up secrets that are put into the training text a known number of times.
+
+What a model later gives away of them (`hfgpt/hygiene/memorization.py`) says how often a text must stand in the data until the
+model knows it by heart. They have nothing to do with the trigger canaries of `hfgpt/hygiene/trigger_prompts.py`, which look for
+backdoors in tuned models and are never in any training text.
+
+    The access code of Bakudofe is 48213907.
+    |-------- prompt ----------| |-secret-|
+
+Source: Carlini et al. (2019), The Secret Sharer: a format, a space of random fillings, copies of some of them.
+"""
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerFast
+
+from hfgpt.data.passport import Passport
+from hfgpt.errors import MissingFileError, UserError
+from hfgpt.tokenization import encode_texts
+
+PLANTED_NAME = "planted_canaries.json"  # a tuned model's canaries.json is the trigger report
+PLANTED_STEP = "plant canaries"
+PROMPT = "The access code of {name} is"
+SECRET_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class PlantedCanary:
+    """One made-up secret.
+
+    Args:
+        name: whose secret it is; no two share it, so the prompt alone tells which secret is asked for.
+        secret: random digits.
+        count: copies in the training text; 0 for a control that is nowhere in the data.
+    """
+
+    name: str
+    secret: str
+    count: int
+
+    @property
+    def prompt(self) -> str:
+        return PROMPT.format(name=self.name)
+
+    @property
+    def text(self) -> str:
+        return self.with_secret(self.secret)
+
+    def with_secret(self, secret: str) -> str:
+        """The same sentence with another secret: what this one is compared with."""
+        return f"{self.prompt} {secret}."
+
+
+def make_canaries(counts: Sequence[int], *, per_count: int, seed: int = 0) -> list[PlantedCanary]:
+    """Canaries for every count, and as many controls that are never planted; the same seed, the same canaries.
+
+    Args:
+        counts: how many copies; each once, 1 or more.
+        per_count: canaries with each count.
+    Raises: ValueError for counts that cannot be planted, or too few.
+    """
+    check_counts(counts)
+    if per_count < 1:
+        raise UserError(f"canaries_per_count is {per_count}; 1 or more is needed.")
+    generator = random.Random(f"planted canaries {seed}")
+    number = per_count * len(counts)
+    names: dict[str, None] = {}
+    while len(names) < 2 * number:
+        syllables = (generator.choice("bdfgklmnprstvz") + generator.choice("aeiou") for _ in range(4))
+        names["".join(syllables).capitalize()] = None
+    secrets: dict[str, None] = {}
+    while len(secrets) < 2 * number:
+        secrets[random_secret(generator)] = None
+    copies = [count for count in sorted(counts) for _ in range(per_count)] + [0] * number
+    return [PlantedCanary(*parts) for parts in zip(names, secrets, copies, strict=True)]
+
+
+def check_counts(counts: Sequence[int]) -> None:
+    """Raises: ValueError where `counts` holds nothing, a number below 1, or one twice."""
+    if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
+        raise UserError(
+            f"canary_counts is {list(counts)}; different numbers of copies, 1 or more each, are needed (controls without one are "
+            "always made); for example 1 2 4 8."
+        )
+
+
+def random_secret(generator: random.Random) -> str:
+    """One of the 10 ** `SECRET_DIGITS` secrets, all alike likely."""
+    return f"{generator.randrange(10**SECRET_DIGITS):0{SECRET_DIGITS}d}"
+
+
+def check_fit(canaries: Sequence[PlantedCanary], tokenizer: PreTrainedTokenizerFast, *, context_length: int) -> None:
+    """Raises: ValueError where a canary does not fit into a row with its separators, or the tokenizer cannot spell it."""
+    texts = [canary.text for canary in canaries]
+    for text, ids in zip(texts, encode_texts(tokenizer, texts), strict=True):
+        if len(ids) + 2 > context_length:
+            raise UserError(
+                f"the canary {text!r} has {len(ids)} tokens and two separators, the context_length is {context_length}; it would "
+                "be cut, and its count would be wrong; take longer rows, or plant_canaries: false."
+            )
+        if sum(character.isdigit() for character in tokenizer.decode(ids)) < SECRET_DIGITS:
+            raise UserError(
+                f"the tokenizer reads the canary {text!r} as {tokenizer.decode(ids)!r}, the secret is lost; take a byte-level "
+                "tokenizer, or plant_canaries: false."
+            )
+
+
+def plant(train: Dataset, canaries: Sequence[PlantedCanary], passport: Passport, *, seed: int = 0) -> Dataset:
+    """Put the copies among the training documents, each a document of its own, at random places; the others keep their order.
+
+    It comes after the removal of duplicates, or one copy would be left, and after the split, or some would be held out.
+
+    Args:
+        train: documents with the columns `text`, `source` and `row_id`.
+        passport: gets a step with the counts and the SHA-256 of the file that `write_canaries` writes.
+        seed: of the places.
+    Raises: ValueError where a canary stands in the text already.
+    Cost: one pass over the texts, and 8 bytes a document.
+    """
+    start = time.perf_counter()
+    prompts = [canary.prompt for canary in canaries]
+    for batch in train.iter(batch_size=1000):
+        for text, source, row_id in zip(batch["text"], batch["source"], batch["row_id"], strict=True):
+            if "access code of" in text and (found := next((prompt for prompt in prompts if prompt in text), None)):
+                raise UserError(
+                    f"{source}:{row_id} holds {found!r}, the beginning of a canary that is to be planted, so the counts would be "
+                    "wrong; plant into text that has none yet, or take another canary_seed."
+                )
+    copies = [canary for canary in canaries for _ in range(canary.count)]
+    added = Dataset.from_dict(
+        {
+            "text": [canary.text for canary in copies],
+            "source": ["planted canary"] * len(copies),
+            "row_id": [canary.name for canary in copies],
+        },
+        features=train.features,
+    )
+    generator = np.random.default_rng(seed)
+    total = len(train) + len(copies)
+    order = np.empty(total, dtype=np.int64)
+    is_copy = np.zeros(total, dtype=bool)
+    is_copy[generator.choice(total, len(copies), replace=False)] = True
+    order[is_copy] = len(train) + generator.permutation(len(copies))
+    order[~is_copy] = np.arange(len(train))
+    planted = concatenate_datasets([train, added]).select(order)
+    passport.record(
+        PLANTED_STEP,
+        len(train),
+        len(planted),
+        start,
+        canaries=sum(canary.count > 0 for canary in canaries),
+        controls=sum(canary.count == 0 for canary in canaries),
+        copies=len(copies),
+        file=PLANTED_NAME,
+        sha256=hashlib.sha256(_content(canaries)).hexdigest(),
+    )
+    return planted
+
+
+def write_canaries(canaries: Sequence[PlantedCanary], folder: Path) -> None:
+    """Write them beside the passport: with the controls, for the report on what a model has memorized."""
+    (folder / PLANTED_NAME).write_bytes(_content(canaries))
+
+
+def _content(canaries: Sequence[PlantedCanary]) -> bytes:
+    content = {"format": 1, "canaries": [{**asdict(canary), "text": canary.text} for canary in canaries]}
+    return (json.dumps(content, indent=2) + "\n").encode("ascii")
+
+
+def read_canaries(data: Path) -> list[PlantedCanary]:
+    """The canaries that were planted in the prepared data of this folder; none where none were.
+
+    Raises: FileNotFoundError without a passport, or without the file that it names; ValueError where that file is another one.
+    """
+    passport = Passport.load(data)
+    step = next((step for step in passport.steps if step["step"] == PLANTED_STEP), None)
+    if step is None:
+        return []
+    path = data / PLANTED_NAME
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist, but the passport says that canaries were planted; prepare the data again.")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != step["sha256"]:
+        raise UserError(f"{path} is not the file that the passport names (SHA-256 {step['sha256']}); prepare the data again.")
+    return [PlantedCanary(entry["name"], entry["secret"], entry["count"]) for entry in json.loads(content)["canaries"]]

@@ -1,0 +1,167 @@
+import pytest
+
+from hfgpt.arguments.documents import PrepareArguments, TokenizerArguments
+from hfgpt.arguments.finetuning import ClassificationArguments
+from hfgpt.arguments.generation import GenerateArguments
+from hfgpt.arguments.parsing import parse_arguments
+from hfgpt.arguments.pretraining import PretrainArguments
+from hfgpt.files import claim_output, replaced_folder
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    def write(text):
+        path = tmp_path / "run.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_the_command_line_beats_the_yaml_and_the_yaml_the_default(yaml_file):
+    path = yaml_file("dataset: rows\noutput_dir: out\nlearning_rate: 2e-4\nmax_steps: 7\n")
+    arguments = parse_arguments(PretrainArguments, [path, "--max_steps", "9", "--seed=5"])
+    assert arguments.learning_rate == 2e-4  # YAML alone would leave a string
+    assert (arguments.max_steps, arguments.seed, arguments.depth) == (9, 5, 12)
+    assert arguments.resolved == dict(dataset="rows", output_dir="out", learning_rate=2e-4, max_steps=9, seed=5)
+
+
+def test_lists_mappings_and_nulls_come_through(yaml_file):
+    path = yaml_file(
+        "dataset: d\noutput_dir: o\nsample_prompts: ['a b', '', \"c\\n\", '--x']\n"
+        "config_overrides: {head_dim: 32}\nwarmup_steps: null\n"
+    )
+    arguments = parse_arguments(PretrainArguments, [path])
+    assert arguments.sample_prompts == ["a b", "", "c\n", "--x"]
+    assert arguments.config_overrides == {"head_dim": 32}
+
+
+def test_what_is_written_in_yaml_is_what_a_key_gets(yaml_file):
+    path = yaml_file(
+        "model: m\nsources: [s.csv]\noutput_dir: 1.10\nlabels: [no, yes, on, 1.10, 007, 1:30, 2024-01-02, null_]\n"
+        "label_column: yes\neval_strategy: no\nsave_strategy: no\ntfidf_baseline: off\ndecontaminate: no\ncanaries: on\n"
+        "learning_rate: 1e-3\nactivation_checkpointing_kwargs: {use_reentrant: no, early: 2}\n"
+    )
+    arguments = parse_arguments(ClassificationArguments, [path])
+    assert arguments.labels == ["no", "yes", "on", "1.10", "007", "1:30", "2024-01-02", "null_"]
+    assert (arguments.label_column, arguments.output_dir, arguments.eval_strategy) == ("yes", "1.10", "no")
+    assert (arguments.tfidf_baseline, arguments.decontaminate, arguments.canaries) == (False, False, True)
+    assert arguments.learning_rate == 1e-3
+    assert arguments.activation_checkpointing_kwargs == {
+        "use_reentrant": False,
+        "early": 2,
+    }  # no type of ours says what is in a mapping
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("learning_rat", "learning_rate"), ("warmup_ratio", "warmup_steps"), ("dept", "depth"), ("sample_prompt", "sample_prompts")],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(yaml_file, key, nearest):
+    path = yaml_file(f"dataset: d\noutput_dir: o\n{key}: 1\n")
+    with pytest.raises(ValueError, match=f"unknown key '{key}' in .*run.yaml; did you mean '{nearest}'"):
+        parse_arguments(PretrainArguments, [path])
+    with pytest.raises(ValueError, match=f"unknown key '{key}' in the command line; did you mean '{nearest}'"):
+        parse_arguments(PretrainArguments, ["--dataset", "d", "--output_dir", "o", f"--{key}", "1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--max_steps", "many"], "max_steps.*invalid int value: 'many'"),
+        (["--family", "llama"], "family"),
+        (["--depth"], "expected one argument"),
+        (["nonsense"], "got 'nonsense', a YAML file"),
+        (["missing.yaml"], "missing.yaml does not exist"),
+        (["--dataset", "d"], "output_dir is missing"),
+        (["--output_dir", "o"], "dataset is missing"),
+        (["--dataset", "d", "--output_dir", "o", "--bf16", "true"], "bf16 and fp16 are set by precision"),
+        (["--dataset", "d", "--output_dir", "o", "--config_overrides", "{x"], "config_overrides is no JSON object"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(words, sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        parse_arguments(PretrainArguments, words)
+
+
+def test_broken_yaml_is_named(yaml_file):
+    with pytest.raises(ValueError, match="run.yaml is no valid YAML.*line 1"):
+        parse_arguments(PretrainArguments, [yaml_file("a: [1\n")])
+    with pytest.raises(ValueError, match="run.yaml holds a list"):
+        parse_arguments(PretrainArguments, [yaml_file("- a\n")])
+
+
+def test_the_model_may_stand_first_without_dashes():
+    arguments = parse_arguments(GenerateArguments, ["somebody/base", "--prompt", "a", "b"], positional="model")
+    assert (arguments.model, arguments.prompt) == ("somebody/base", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (dict(window=4, stride=5), "stride is 5, window 4"),
+        (dict(window=4, stride=0), "stride is 0, window 4"),
+        (dict(stride=2), "stride is 2, but window is missing"),
+        (dict(window=1), "window is 1"),
+        (dict(context_length=2), "context_length is 2"),
+        (dict(tokenizer=""), "tokenizer is missing"),
+    ],
+)
+def test_rows_that_cannot_be_cut_are_refused(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        PrepareArguments(**dict(sources=["python-docs"], tokenizer="t", output_dir="o") | fields)
+
+
+def test_an_output_folder_is_replaced_only_when_asked_and_only_when_ours(tmp_path):
+    folder = tmp_path / "deep" / "out"
+    assert claim_output(str(folder), overwrite=False, marker="passport.json") == folder
+    folder.mkdir()
+    (folder / "precious.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds files that this recipe did not write"):
+        claim_output(str(folder), overwrite=True, marker="passport.json")
+    (folder / "passport.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not empty; give another one, or --overwrite true"):
+        claim_output(str(folder), overwrite=False, marker="passport.json")
+    claim_output(str(folder), overwrite=True, marker="passport.json")
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        claim_output(str(folder / "precious.txt"), overwrite=True, marker="passport.json")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "old").write_text("1")
+
+    def write_and_fail():
+        with replaced_folder(folder) as staged:
+            (staged / "new").write_text("2")
+            raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        write_and_fail()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
+    with replaced_folder(folder) as staged:
+        (staged / "new").write_text("2")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
+
+
+def test_a_tokenizer_without_an_output_folder_is_refused():
+    with pytest.raises(ValueError, match="output_dir is missing"):
+        TokenizerArguments(sources=["python-docs"])
+
+
+def test_what_is_not_given_is_taken_from_the_tokenizers_passport():
+    earlier = dict(
+        sources=["a/*.txt"], text_documents="line", split_by="position", validation_share=0.1, test_share=0.0, split_seed=3
+    )
+    common = dict(tokenizer="t", output_dir="o")
+    filled = PrepareArguments(**common).filled(earlier)
+    taken = {name: getattr(filled, name) for name in earlier}
+    assert taken == earlier
+    told = PrepareArguments(sources=["a/*.txt"], split_by="document", test_share=0.2, **common).filled(earlier)
+    assert (told.split_by, told.test_share, told.validation_share, told.text_documents) == ("document", 0.2, 0.1, "line")
+    # how other texts are read and divided is not known from these, but how much of them is
+    other = PrepareArguments(sources=["b/*.txt"], **common).filled(earlier)
+    assert (other.split_by, other.test_share, other.validation_share, other.text_documents) == ("auto", 0.0, 0.1, None)
+    nothing = PrepareArguments(sources=["b/*.txt"], **common).filled({})
+    assert (nothing.split_by, nothing.test_share, nothing.validation_share, nothing.split_seed) == ("auto", 0.05, 0.05, 0)

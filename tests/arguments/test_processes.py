@@ -1,0 +1,139 @@
+"""How a recipe is started and how it ends: processes that are missing, signals, exit codes."""
+
+import os
+import signal
+
+import pytest
+from conftest import ACCELERATE, ROOT, run_python
+from recipes_in_process import recipe, run_script
+
+from hfgpt.arguments.processes import ONE_OF_SEVERAL, refuse_missing_processes, refuse_several_gpus
+from hfgpt.errors import UserError
+
+SIMPLE = {"ACCELERATE_DYNAMO_BACKEND": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """This process as accelerate's simple launcher would have started it: all that it sets when it was asked for several."""
+    for name in (*SIMPLE, *ONE_OF_SEVERAL):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in SIMPLE.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def test_one_process_where_several_were_asked_for_is_refused(launched):
+    with pytest.raises(UserError, match="asked for several processes and started one.*torchrun --nproc_per_node N"):
+        refuse_missing_processes()
+
+
+@pytest.mark.parametrize("name", ONE_OF_SEVERAL)
+def test_one_of_several_processes_is_not_refused(launched, name):
+    launched.setenv(name, "1")
+    refuse_missing_processes()
+
+
+def test_nothing_is_refused_without_a_launcher_or_without_an_address(launched):
+    launched.delenv("MASTER_PORT")
+    refuse_missing_processes()
+    launched.setenv("MASTER_PORT", "29500")
+    launched.delenv("ACCELERATE_DYNAMO_BACKEND")
+    refuse_missing_processes()
+
+
+def test_one_process_with_several_gpus_is_refused():
+    refuse_several_gpus(0)
+    refuse_several_gpus(1)
+    with pytest.raises(UserError, match="^4 GPUs are here for one process.*torchrun --nproc_per_node 4 .*CUDA_VISIBLE_DEVICES=0"):
+        refuse_several_gpus(4)
+
+
+@pytest.mark.slow
+def test_accelerate_launch_with_two_processes_ends_in_one_line_with_the_command_that_works(tmp_path):
+    launcher = ("-m", "accelerate.commands.launch", "--quiet", "--config_file", ROOT / "recipes" / "accelerate" / "cpu.yaml")
+    words = ("--num_processes", "2", ROOT / "recipes" / "pretrain.py", "--dataset", "rows", "--output_dir", "out")
+    done = run_python(*launcher, *words, cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: accelerate launch was asked for 2 processes and started one")
+    assert f"torchrun --nproc_per_node 2 {ROOT / 'recipes' / 'pretrain.py'} --dataset rows --output_dir out" in line
+    assert "recipes/accelerate/two_cpu_processes.yaml" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_an_address_from_a_cluster_is_not_taken_for_a_wish(tmp_path):
+    """`accelerate launch --num_processes 1` hands on what it was given."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from hfgpt.arguments.processes import refuse_missing_processes\nrefuse_missing_processes()\nprint('alone')\n"
+    )
+    environment = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234", "PYTHONPATH": str(ROOT)}
+    done = run_python(*ACCELERATE, script, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stdout) == (0, "alone\n"), done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("name", ["train_tokenizer", "prepare_data"])
+def test_a_signal_ends_the_recipes_of_the_data_in_one_line(
+    name, number, code, small_corpus, small_tokenizer, tmp_path, monkeypatch
+):
+    """In the middle of reading, which the tokenizer's trainer and datasets drive."""
+    import hfgpt.data.sources
+
+    read = hfgpt.data.sources.read_documents
+
+    def read_some(*given, **named):
+        for count, document in enumerate(read(*given, **named)):
+            if count == 5:
+                signal.raise_signal(number)
+            yield document
+
+    monkeypatch.setattr(hfgpt.data.sources, "read_documents", read_some)
+    words = ["--sources", small_corpus, "--output_dir", tmp_path / "out"]
+    words += ["--vocab_size", "512"] if name == "train_tokenizer" else ["--tokenizer", small_tokenizer, "--context_length", "64"]
+    before = signal.getsignal(number)
+    done = run_script(f"{name}.py", *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == (
+        f"stopped: by {signal.Signals(number).name}; the same command starts again, or goes on where it can."
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []  # neither a result nor a temporary folder
+    assert signal.getsignal(number) is before
+
+
+def test_a_process_that_was_forked_dies_of_a_signal_without_a_word(tmp_path):
+    """Workers that read and encode inherit the handlers; what they would raise and print is nobody's business."""
+    from hfgpt.arguments.documents import _signals_raised
+
+    with _signals_raised():
+        child = os.fork()
+        if not child:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_made_data_is_not_made_again_and_other_data_not_replaced(small_corpus, tmp_path):
+    tokenizer, rows = tmp_path / "tokenizer", tmp_path / "rows"
+    corpus = tmp_path / "documents.jsonl"
+    corpus.write_bytes(small_corpus.read_bytes())
+    one = dict(sources=[str(corpus)], vocab_size=400, output_dir=str(tokenizer))
+    two = dict(sources=[str(corpus)], tokenizer=str(tokenizer), context_length=64, output_dir=str(rows))
+    assert recipe("train_tokenizer", **one) != {}
+    assert recipe("prepare_data", **two) != {}
+    made = {path: path.stat().st_mtime_ns for path in (*tokenizer.iterdir(), *rows.rglob("*"))}
+    assert recipe("train_tokenizer", **one) == recipe("prepare_data", **two) == {}  # already done
+    assert {path: path.stat().st_mtime_ns for path in (*tokenizer.iterdir(), *rows.rglob("*"))} == made
+    with pytest.raises(UserError, match=r"holds what was made otherwise \(vocab_size was 400, is 500\).*--overwrite true"):
+        recipe("train_tokenizer", **{**one, "vocab_size": 500})
+    with pytest.raises(UserError, match=r"holds what was made otherwise \(context_length was 64, is 32\)"):
+        recipe("prepare_data", **{**two, "context_length": 32})
+    with corpus.open("a") as file:
+        file.write('{"text": "One more document."}\n')
+    with pytest.raises(UserError, match="the texts of the sources are others"):
+        recipe("train_tokenizer", **one)
+    assert recipe("train_tokenizer", **one, overwrite=True)["vocab_size"] == 400
+    assert recipe("prepare_data", **two, overwrite=True) != {}
