@@ -45,7 +45,7 @@ def test_every_recipe_is_tried():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bug_keeps_its_traceback(name, monkeypatch):
-    monkeypatch.setattr("hfgpt.arguments.parsing.parse_arguments", lambda *_, **__: Buggy())
+    monkeypatch.setattr("hfgpt.arguments.launching.parse_arguments", lambda *_, **__: Buggy())
     with pytest.raises(ValueError, match=r"empty|argument") as bug:  # max() arg is an empty sequence: raised, not printed
         run_script(f"{name}.py", *SMALLEST[name])
     assert not isinstance(bug.value, errors.UserError)

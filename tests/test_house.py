@@ -10,13 +10,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hfgpt"
 # From the ground up; what stands on one floor may see its neighbours, in one direction.
 FLOORS = (
-    {"errors", "files", "inference", "folders"},
+    {"errors", "files", "inference", "folders", "tables"},
     {"model", "tokenization", "chat_templates", "metrics", "arguments"},
     {"data", "fingerprint"},
     {"evaluation", "conversion"},
     {"hub", "hygiene"},
     {"training"},
-    {"cli", "__main__", "__init__"},
+    {"cli", "__main__", "api", "recipes", "__init__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -106,7 +106,7 @@ def test_a_signal_ends_the_recipes_of_the_data_in_one_line(
 
 def test_a_process_that_was_forked_dies_of_a_signal_without_a_word(tmp_path):
     """Workers that read and encode inherit the handlers; what they would raise and print is nobody's business."""
-    from hfgpt.arguments.documents import _signals_raised
+    from hfgpt.arguments.launching import _signals_raised
 
     with _signals_raised():
         child = os.fork()

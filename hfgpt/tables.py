@@ -1,0 +1,24 @@
+"""Tables instead of ifs: what depends on a name stands in one entry, and a new entry is all that an addition needs."""
+
+from typing import TypeVar
+
+from hfgpt.errors import UserError
+
+Entry = TypeVar("Entry")
+
+
+class Table(dict[str, Entry]):
+    """Entries by their names, in the order in which they were added; `TABLE["name"] = entry` adds one, from any package.
+
+    Args: `key` is what the user wrote the name for, as the sentence about an unknown one calls it.
+    """
+
+    def __init__(self, key: str, entries: dict[str, Entry]):
+        super().__init__(entries)
+        self.key = key
+
+    def find(self, name: str) -> Entry:
+        """The entry of this name. Raises: UserError with the names that there are."""
+        if name not in self:
+            raise UserError(f"{self.key} is {name!r}; it can be {', '.join(self)}.")
+        return self[name]
