@@ -17,7 +17,7 @@ not given are those of the model's training, so that the test set of its report 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.arguments.evaluation:EvaluateArguments", positional="model")
+    check_command_line("hfgpt.arguments.evaluation:EvaluateArguments")
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -310,4 +310,4 @@ def said(result: Result) -> str:
 
 
 if __name__ == "__main__":
-    launch(main, EvaluateArguments, positional="model")
+    launch(main, EvaluateArguments)

@@ -29,6 +29,7 @@ import datasets
 from datasets import Dataset, DatasetDict
 from datasets.utils import tqdm
 
+from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, PrepareArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.cleaning import drop_blank
@@ -46,7 +47,7 @@ from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.planted_secrets import check_fit, make_canaries, plant, write_canaries
 from hfgpt.tokenization import encode_texts, load_or_wrap_tokenizer, tokenizer_sha256
 from hfgpt.training.already_made import already_made, asked_of
-from hfgpt.training.next_steps import command, free_folder
+from hfgpt.training.next_steps import free_folder
 
 # A longer row sees more of a text; fewer rows than these are too few steps (16 rows each, where nothing else is asked for).
 ENOUGH_ROWS = 512
@@ -132,7 +133,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             save_settings(folder, args.card)
             write_card(folder)
     logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
-    logger.info(f"next: {command('pretrain', '--dataset', output, '--output_dir', free_folder(output, 'base'))}")
+    logger.info(f"next: {command_line('pretrain', '--dataset', output, '--output_dir', free_folder(output, 'base'))}")
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
 
 

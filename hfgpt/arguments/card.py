@@ -1,9 +1,9 @@
 """What the key `card` of a recipe takes: what only the owner of a model knows of it."""
 
-import difflib
 import json
 
 from hfgpt.errors import UserError
+from hfgpt.tables import nearest
 
 SETTINGS_NAME = "card.yaml"
 
@@ -50,8 +50,8 @@ def checked_settings(settings: dict | str | None, *, where: str = "card") -> dic
     found: dict[str, str | list[str] | bool] = {}
     for key, value in settings.items():
         if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
-            meant = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KEYS)}."
+            near = nearest(str(key), KEYS)
+            meant = f"did you mean {near!r}?" if near else f"known are {', '.join(KEYS)}."
             raise UserError(f"unknown key {key!r} in {where}; {meant}")
         if value is None:
             continue

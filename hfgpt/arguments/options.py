@@ -5,7 +5,7 @@ All others do what transformers documents, as tests/training/test_training_optio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -60,11 +60,11 @@ LEAST = {
 }
 
 
-def refuse_options(args: TrainingArguments, table: Mapping[str, str]) -> None:
+def refuse_options(given: Mapping[str, object], table: Mapping[str, str]) -> None:
     """Refuse what was given of `table`, with its reason. Raises: UserError."""
     for name, reason in table.items():
-        if name in args.resolved:
-            raise UserError(f"{name} is {args.resolved[name]!r}; {reason}")
+        if name in given:
+            raise UserError(f"{name} is {given[name]!r}; {reason}")
 
 
 def check_attention(name: str, *, on_cpu: bool) -> None:
@@ -81,15 +81,16 @@ def check_attention(name: str, *, on_cpu: bool) -> None:
         raise UserError(f"attn_implementation is {name!r}, which needs {' or '.join(packages)} installed; sdpa needs neither.")
 
 
-def check_training(args: TrainingArguments) -> None:
-    """Refuse what the trainer would stumble over later, its optimizer and its schedule included. Raises: UserError."""
+def check_training(args: TrainingArguments, *, given: Collection[str]) -> None:
+    """Refuse what the trainer would stumble over later, its optimizer and its schedule included.
+
+    Args: `given` are the keys that differ from their defaults.
+    Raises: UserError.
+    """
     import torch
     from transformers.optimization import get_scheduler
     from transformers.training_args import ParallelMode
 
-    for name, least in LEAST.items():
-        if not getattr(args, name) >= least:  # also True for NaN
-            raise UserError(f"{name} is {getattr(args, name)}; {least} or more is needed.")
     if args.label_smoothing_factor >= 1:
         raise UserError(
             f"label_smoothing_factor is {args.label_smoothing_factor}; a share below 1 is spread over the other tokens."
@@ -104,11 +105,11 @@ def check_training(args: TrainingArguments) -> None:
         raise UserError("fsdp divides a model among several processes, and this run has one; leave it out.")
     steps = {"num_warmup_steps": 1, "num_training_steps": 4}
     try:
-        if "optim" in args.resolved and args.optim_target_modules is None:  # with those, the optimizer asks for the model
+        if "optim" in given and args.optim_target_modules is None:  # with those, the optimizer asks for the model
             from transformers import Trainer
 
             Trainer.get_optimizer_cls_and_kwargs(args)
-        if "lr_scheduler_type" in args.resolved or "lr_scheduler_kwargs" in args.resolved:
+        if "lr_scheduler_type" in given or "lr_scheduler_kwargs" in given:
             stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
             get_scheduler(args.lr_scheduler_type, stand_in, **steps, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
     except (ImportError, TypeError, ValueError, KeyError) as error:
