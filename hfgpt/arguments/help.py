@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import is_dataclass
+from typing import Any, cast
 
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
@@ -20,10 +20,9 @@ class KeyParser(HfArgumentParser):
     """Reads the keys of a class of arguments, and explains them in their groups."""
 
     def __init__(self, arguments_class: type[RecipeArguments]):
-        assert is_dataclass(arguments_class)
         self.positional = arguments_class.positional
         self.shown: dict[str, list[argparse.Action]] = {}
-        super().__init__(arguments_class, allow_abbrev=False, add_help=False, formatter_class=_KeyFormatter)
+        super().__init__(cast(Any, arguments_class), allow_abbrev=False, add_help=False, formatter_class=_KeyFormatter)
 
     def add_argument(self, *options, group: str = TRAINER, **settings) -> argparse.Action:
         """As of every parser; HfArgumentParser hands on the metadata of a field, which has the group."""

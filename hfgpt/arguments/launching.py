@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
+from typing import TypeVar, cast
 
 from transformers.utils import import_utils
 
@@ -24,6 +25,7 @@ logger = logging.getLogger("hfgpt")
 Arguments = TypeVar("Arguments", bound=RecipeArguments)
 
 
+_modules = cast("dict[str, ModuleType | None]", sys.modules)  # an import of a name that is None there fails
 GO_ON, GO_ON_TRAINING = 98, 99  # exit codes of the process that reads the command line first
 
 
@@ -53,7 +55,7 @@ def check_command_line(arguments_class: str) -> None:
         return
     exit_code = GO_ON
     try:
-        sys.modules["torch"] = None  # an import of it fails, and is_torch_available is False
+        _modules["torch"] = None  # an import of it fails, and is_torch_available is False
         import_utils.is_torch_available.cache_clear()
         import_utils.is_accelerate_available.cache_clear()  # it needs torch
         module_name, _, class_name = arguments_class.partition(":")
@@ -78,7 +80,7 @@ def _import_core_without_needless_packages() -> None:
     """Import transformers' core and PEFT while `NEEDLESS` packages seem not to be installed; afterwards they are."""
     answers = (import_utils.is_hqq_available, import_utils.is_scipy_available)
     hidden = [package for package in NEEDLESS if package not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))
+    _modules.update(dict.fromkeys(hidden))
     for answer in answers:
         answer.cache_clear()
     try:

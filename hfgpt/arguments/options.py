@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hfgpt.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
+    from transformers.trainer_pt_utils import AcceleratorConfig
 
 _ROUNDED = (
     "an evaluation would round the weights in place, which are saved after it; precision says how all is computed, leave it out."
@@ -89,13 +90,14 @@ def check_training(args: TrainingArguments, *, given: Collection[str]) -> None:
     """
     import torch
     from transformers.optimization import get_scheduler
-    from transformers.training_args import ParallelMode
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames, ParallelMode
 
     if args.label_smoothing_factor >= 1:
         raise UserError(
             f"label_smoothing_factor is {args.label_smoothing_factor}; a share below 1 is spread over the other tokens."
         )
-    if args.accelerator_config.split_batches:
+    if cast("AcceleratorConfig", args.accelerator_config).split_batches:  # which __post_init__ makes of whatever was given
         raise UserError(
             "accelerator_config has split_batches; per_device_train_batch_size counts the rows of one process here, leave it out."
         )
@@ -111,9 +113,11 @@ def check_training(args: TrainingArguments, *, given: Collection[str]) -> None:
             Trainer.get_optimizer_cls_and_kwargs(args)
         if "lr_scheduler_type" in given or "lr_scheduler_kwargs" in given:
             stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
-            get_scheduler(args.lr_scheduler_type, stand_in, **steps, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
+            settings = cast("dict | None", args.lr_scheduler_kwargs)
+            get_scheduler(args.lr_scheduler_type, stand_in, **steps, scheduler_specific_kwargs=settings)
     except (ImportError, TypeError, ValueError, KeyError) as error:
+        optimizer, schedule = OptimizerNames(args.optim).value, SchedulerType(args.lr_scheduler_type).value
         raise UserError(
-            f"optim {args.optim.value} with optim_args {args.optim_args}, lr_scheduler_type {args.lr_scheduler_type.value} with "
-            f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: {' '.join(str(error).split())}"
+            f"optim {optimizer} with optim_args {args.optim_args}, lr_scheduler_type {schedule} with lr_scheduler_kwargs "
+            f"{args.lr_scheduler_kwargs}: {' '.join(str(error).split())}"
         ) from None

@@ -1,9 +1,9 @@
 """The recipes' arguments from their words: dataclass default < YAML < command line, and no typo passes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from transformers.hf_argparser import string_to_bool
@@ -75,7 +75,8 @@ def _converted(parser: KeyParser, key: str, items: list) -> list:
     action = next(action for action in parser._actions if action.dest == key)
     if action.nargs != "+":
         raise UserError(f"{key} is a list of {len(items)}; a single value is needed.")
-    return [action.type(str(item)) for item in items]
+    convert = cast(Callable[[str], Any], action.type)  # a function, as HfArgumentParser has them for lists
+    return [convert(str(item)) for item in items]
 
 
 class _AsWritten(yaml.SafeLoader):

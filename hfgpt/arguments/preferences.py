@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
 from hfgpt.arguments.finetuning import AssistantArguments
 from hfgpt.arguments.keys import data_key, method_key, training_key
 from hfgpt.errors import UserError
@@ -51,7 +53,8 @@ class PreferenceArguments(AssistantArguments):
         self.check_least(num_samples=0, max_new_tokens=1, max_answers=1)
         super().__post_init__()
         if self.keep == "best" and self.eval_strategy != "no" and self.eval_strategy != self.save_strategy:
+            evaluated, saved = IntervalStrategy(self.eval_strategy).value, SaveStrategy(self.save_strategy).value
             raise UserError(
-                f"keep is best, but eval_strategy is {self.eval_strategy.value} and save_strategy {self.save_strategy.value}; the "
-                "best state can only be kept where it was saved: give both the same, or keep: last."
+                f"keep is best, but eval_strategy is {evaluated} and save_strategy {saved}; the best state can only be kept where "
+                "it was saved: give both the same, or keep: last."
             )
