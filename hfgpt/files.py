@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hfgpt.errors import AccessError, UserError
+from hfgpt.errors import AccessError, MissingFileError, UserError
 
 
 def expand_home(arguments: object, *keys: str) -> None:
@@ -83,13 +83,15 @@ def write_json(path: Path, values: dict) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Raises: ValueError, with the file's name, where it holds no JSON object."""
+    """Raises: FileNotFoundError for a missing file; ValueError, with the file's name, where it does not hold a JSON object."""
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist; what it belongs to is not complete without it.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is no JSON ({error}); write it again with the recipe that made it.") from None
+        raise UserError(f"{path} is not valid JSON ({error}); make or download it again.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, an object is needed.")
+        raise UserError(f"{path} holds a {type(content).__name__}; a JSON object is needed.")
     return content
 
 
