@@ -31,8 +31,8 @@ def write(path, rows):
 def nats(loaded, context: str, continuation: str) -> float:
     """The log-likelihood of a continuation, by our own reckoning."""
     start = len(loaded.tokenizer(context).input_ids)
-    ids = loaded.tokenizer(context + continuation, return_tensors="pt").input_ids
-    labels = ids.masked_fill(torch.arange(ids.shape[1]) < start, -100)
+    ids = loaded.tokenizer(context + continuation, return_tensors="pt").input_ids.to(loaded.model.device)
+    labels = ids.masked_fill(torch.arange(ids.shape[1], device=ids.device) < start, -100)
     return loaded.model(ids, labels=labels).loss.double().item() * (ids.shape[1] - start)
 
 
