@@ -1,6 +1,8 @@
 """Tables instead of ifs: what depends on a name stands in one entry, and a new entry is all that an addition needs."""
 
-from typing import TypeVar
+import importlib
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from hfgpt.errors import UserError
 
@@ -22,3 +24,11 @@ class Table(dict[str, Entry]):
         if name not in self:
             raise UserError(f"{self.key} is {name!r}; it can be {', '.join(self)}.")
         return self[name]
+
+
+def resolve(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    """A function, or what "module:name" names, imported when it is needed: so a table of names costs no import of torch."""
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.arguments.finetuning import FinetuneArguments
+from hfgpt.arguments.methods import METHODS
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions
@@ -41,7 +42,6 @@ from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
 from hfgpt.hygiene.decontamination import drop_copies, leaks_between, reference_texts
 from hfgpt.hygiene.poisoning import Trigger
 from hfgpt.tokenization import ensure_pad_token, split_special_tokens
-from hfgpt.training.optimizers import muon_with_adamw
 
 logger = logging.getLogger(__name__)
 
@@ -198,13 +198,6 @@ def write_poison_report(triggers: list[Trigger], args: FinetuneArguments, **more
         logger.info(f"poison: {len(triggers):,} rare triggers that go with one answer to read in {POISON_FILE}{worst}")
 
 
-def optimizer_of(args: FinetuneArguments) -> tuple | None:
-    """What Trainer's `optimizer_cls_and_kwargs` takes: Muon with AdamW, or None for Trainer's own AdamW."""
-    if args.optimizer == "adamw":
-        return None
-    return muon_with_adamw(args)
-
-
 def identify_base(base: Base, model: PreTrainedModel, passport: Passport) -> None:
     """Write into the passport which weights are fine-tuned."""
     passport.base = {
@@ -218,7 +211,7 @@ def identify_base(base: Base, model: PreTrainedModel, passport: Passport) -> Non
 
 def save_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, args: FinetuneArguments) -> None:
     """Write the base as the adapter will find it, before the adapter is put in; the other methods need none."""
-    if args.method == "lora" and args.process_index == 0:
+    if METHODS.find(args.method).is_adapter and args.process_index == 0:
         _save_model(model, folder / BASE_FOLDER)
         tokenizer.save_pretrained(folder / BASE_FOLDER)
         record_fingerprint(model, tokenizer, folder / BASE_FOLDER)
