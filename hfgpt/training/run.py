@@ -147,7 +147,7 @@ class DiscreetTrainer(Trainer):
             "mfu": None,
             **self.meter.total(),
             "peak_memory_bytes": peak_memory_bytes(),
-            **energy_metrics(self.callback_handler.callbacks),
+            **energy_metrics(self.energy),
         }
 
     @property
