@@ -12,7 +12,6 @@ The base is written out because an adapter alone cannot say how many labels its 
 turn, nor which rows a vocabulary has gained.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -36,7 +35,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.files import write_json
+from hfgpt.files import read_json, write_json
 from hfgpt.fingerprint import record_fingerprint, weights_sha256
 from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
 from hfgpt.hygiene.decontamination import drop_copies, leaks_between, reference_texts
@@ -223,9 +222,9 @@ def _save_model(model: PreTrainedModel, folder: Path) -> None:
     model.config.use_cache = use_cache
     if not hasattr(transformers, type(model).__name__) and model.can_generate():
         # `transformers serve` looks the architecture up in the module transformers, where only the Auto class finds code of ours.
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         config["architectures"] = ["AutoModelForCausalLM"]
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "config.json", config)
 
 
 @torch.no_grad()

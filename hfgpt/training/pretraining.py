@@ -16,7 +16,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
-from hfgpt.files import write_json
+from hfgpt.files import write_json, write_whole
 from hfgpt.fingerprint import record_fingerprint
 from hfgpt.inference import evaluating, full_precision
 from hfgpt.model.configuration_hfgpt import HfGptConfig
@@ -198,7 +198,7 @@ def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passpo
             best=best_step(state.log_history, kept=kept),
             prompt=opening_of_rows(rows, trainer.processing_class),
         )
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        write_whole(folder / REPORT_FILE, text)
         logger.info(text.rstrip())
     part_company(trainer)
     return metrics
