@@ -7,6 +7,7 @@ from pathlib import Path
 from wrapt import wrap_function_wrapper
 
 from hfgpt.errors import MissingFileError
+from hfgpt.files import write_whole
 
 ADAPTER_CONFIG = "adapter_config.json"
 BASE_FOLDER = "base"
@@ -63,9 +64,7 @@ def name_base_beside(folder: str | Path) -> str | None:
     if stale is not None:
         path = Path(folder) / ADAPTER_CONFIG
         settings = _adapter_settings(folder) | {"base_model_name_or_path": str(base_beside(folder).resolve())}
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False))  # as PEFT writes it
     return stale
 
 

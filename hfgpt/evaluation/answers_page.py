@@ -18,6 +18,7 @@ from pathlib import Path
 import jinja2
 
 from hfgpt.errors import UserError
+from hfgpt.files import write_whole
 
 Segment = tuple[str, str]  # ("same" | "added" | "missing", text)
 
@@ -50,7 +51,8 @@ def write_answers(path: str | Path, rows: Sequence[AnswerRow]) -> None:
     """Write the rows as one JSON file: a list of objects with the fields of `AnswerRow`."""
     text = json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False) + "\n"
     # Half a surrogate pair is no text that UTF-8 can hold; written as \ud83d it is the JSON that it came from.
-    _write_whole(Path(path), text.encode("utf-8", errors="backslashreplace"))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(Path(path), text.encode("utf-8", errors="backslashreplace"))
 
 
 def read_answers(path: str | Path) -> list[AnswerRow]:
@@ -113,7 +115,8 @@ def write_page(
         judged=judged if has_references else None,
         against="the reference" if has_references else "the first answer",
     )
-    _write_whole(Path(path), page.encode("utf-8", errors="replace"))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(Path(path), page.encode("utf-8", errors="replace"))
 
 
 def word_differences(reference: str, answer: str) -> list[Segment]:
@@ -229,10 +232,3 @@ def _policy_hash(text: str) -> str:
     # Safe in an attribute: base64 and single quotes that the template writes around it.
     digest = base64.b64encode(hashlib.sha256(str(text).encode("utf-8")).digest()).decode("ascii")
     return jinja2.utils.markupsafe.Markup(f"'sha256-{digest}'")
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)

@@ -1,6 +1,7 @@
 """How well a classifier does: its metrics, the picture of its confusions, its errors to read, and the spread over seeds."""
 
 import csv
+import io
 import re
 import statistics
 import unicodedata
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hfgpt.errors import UserError
+from hfgpt.files import write_picture, write_whole
 
 MULTI_LABEL_THRESHOLD = 0.5  # the least probability with which one of several labels is predicted
 # What a spreadsheet would run: OWASP's list, with the full-width forms of = + - @.
@@ -88,9 +90,7 @@ def draw_confusion(labels, predictions, *, names: list[str], path: Path) -> None
     axes.set_ylabel("label")
     axes.set_title(f"{int(np.trace(counts)):,} of {int(counts.sum()):,} right", fontsize=11)
     figure.colorbar(image, ax=axes, label="share of the label's texts", fraction=0.046, pad=0.03)
-    temporary = Path(path).with_name(f".{Path(path).name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(path)
+    write_picture(Path(path), figure)
 
 
 def errors_table(
@@ -139,13 +139,12 @@ def write_errors(rows: list[dict[str, str | float]], path: Path) -> None:
     every text is code (no link or picture of it comes alive), control characters are spelled out, and long texts are shortened.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}")
+    content = io.StringIO()
+    writer = csv.writer(content)
+    writer.writerow(COLUMNS)
+    writer.writerows([_safe_cell(row[name]) for name in COLUMNS] for row in rows)
     # Half of a surrogate pair, which JSON can spell, has no UTF-8.
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([_safe_cell(row[name]) for name in COLUMNS] for row in rows)
-    temporary.replace(path)
+    write_whole(path, content.getvalue().encode("utf-8", errors="backslashreplace"))
 
     lines = [f"# {len(rows):,} wrongly classified texts, the surest mistake first", ""]
     if len(rows) > TABLE_ROWS:
@@ -156,10 +155,7 @@ def write_errors(rows: list[dict[str, str | float]], path: Path) -> None:
         cells = [_code(str(row[name]), length=80) for name in ("row_id", "label", "predicted")]
         cells += [f"{100 * row[name]:.1f} %" for name in ("probability", "probability_of_right")]
         lines.append(f"| {' | '.join([*cells, _code(row['text'], length=TEXT_LENGTH)])} |")
-    page = path.with_suffix(".md")
-    temporary = page.with_name(f".{page.name}")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(page)
+    write_whole(path.with_suffix(".md"), "\n".join(lines) + "\n")
 
 
 def mean_and_spread(runs: list[dict]) -> dict[str, dict]:

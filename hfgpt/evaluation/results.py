@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
 from hfgpt.errors import UserError
+from hfgpt.files import write_json, write_whole
 
 EVALUATION_FILE = "evaluation.json"
 EVAL_RESULTS_FOLDER = ".eval_results"
@@ -90,7 +91,7 @@ def record_results(folder: Path, results: Sequence[Result], *, model: str) -> di
         entries[_key(result.entry())] = result.entry()
     evaluation["results"] = list(entries.values())
     folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(folder / EVALUATION_FILE, json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_json(folder / EVALUATION_FILE, evaluation, ensure_ascii=False, allow_nan=False)
     write_eval_results(folder, evaluation)
     return evaluation
 
@@ -103,7 +104,7 @@ def write_eval_results(folder: Path, evaluation: dict) -> list[Path]:
             continue
         path = folder / EVAL_RESULTS_FOLDER / f"{_file_name(entry)}.yaml"
         path.parent.mkdir(exist_ok=True)
-        _write_whole(path, eval_results_yaml(entry))
+        write_whole(path, eval_results_yaml(entry))
         paths.append(path)
     return paths
 
@@ -189,9 +190,3 @@ def _file_name(entry: dict) -> str:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or "dataset"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

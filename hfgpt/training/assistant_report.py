@@ -14,7 +14,7 @@ from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
 from hfgpt.evaluation.judge import JudgeItem, judge_answers
-from hfgpt.files import write_json
+from hfgpt.files import write_json, write_whole
 from hfgpt.hygiene.poisoning import triggers_of_answers
 from hfgpt.hygiene.trigger_prompts import (
     CANARY_FILE,
@@ -200,7 +200,7 @@ def finish(
             write_page(folder / "answers.html", table, title=f"Answers of {folder.name}", facts=facts)
         write_json(folder / METRICS_FILE, metrics)
         text = describe(metrics, folder, advice=advice_after(trainer, metrics))
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        write_whole(folder / REPORT_FILE, text)
         logger.info(text.rstrip())
     part_company(trainer)
     return metrics

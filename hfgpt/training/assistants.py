@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from hfgpt.arguments.finetuning import InstructionArguments
+from hfgpt.arguments.methods import Method
 from hfgpt.data.chat import Conversation, Message, conversation_dataset, mix, read_conversations
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
@@ -31,8 +32,9 @@ from hfgpt.evaluation.language_modeling import language_modeling_metrics
 from hfgpt.tokenization import CHAT_TOKENS, stop_token_ids
 from hfgpt.training.advice import before_training
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
-from hfgpt.training.finetuning import Base, decontaminated, load_model, optimizer_of
+from hfgpt.training.finetuning import Base, decontaminated, load_model
 from hfgpt.training.methods import apply_method
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -184,7 +186,7 @@ def build_trainer(
     new_tokens = sorted({*base.new_tokens, *reserved_chat_tokens(tokenizer, args.prompt_style)} - {tokenizer.pad_token_id})
     if args.use_cpu:
         keep_freed_memory()
-    model = apply_method(model, args.training_method(new_tokens=new_tokens))
+    model = apply_method(model, Method(**args.method_settings(), new_tokens=new_tokens))
     if "validation" not in rows:
         args.eval_strategy = "no"
     keep_best(args, args.keep)
@@ -197,7 +199,7 @@ def build_trainer(
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         data_collator=SupervisedCollator(tokenizer.pad_token_id),
-        optimizer_cls_and_kwargs=optimizer_of(args),
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
         compute_metrics=lambda prediction: language_modeling_metrics(*prediction.predictions.astype("float64").sum(axis=0)),
     )
     trainer.add_callback(StopOnSignalCallback())

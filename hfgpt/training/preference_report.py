@@ -13,7 +13,7 @@ from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
 from hfgpt.evaluation.preferences import preference_metrics
-from hfgpt.files import write_json
+from hfgpt.files import write_json, write_whole
 from hfgpt.hygiene.trigger_prompts import canary_rows, write_canaries
 from hfgpt.training.assistant_report import BEFORE_FILE, LEFT_BEHIND, Canaries, advice_after, prompts_and_references
 from hfgpt.training.assistants import AnswersCallback, answer
@@ -120,7 +120,7 @@ def finish(
             write_page(folder / "answers.html", table, title=f"Answers of {folder.name}", facts=facts)
         write_json(folder / METRICS_FILE, metrics)
         text = describe(metrics, folder, advice=advice_after(trainer, metrics))
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        write_whole(folder / REPORT_FILE, text)
         logger.info(text.rstrip())
     part_company(trainer)
     return metrics

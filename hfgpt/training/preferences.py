@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from peft import PeftModel
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
+from hfgpt.arguments.methods import Method
 from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.data.chat import Conversation, Message, PreferenceCounts, conversation_dataset, read_preferences
 from hfgpt.data.chat_encoding import ConversationEncoder
@@ -27,8 +29,9 @@ from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
 from hfgpt.training.advice import before_training
 from hfgpt.training.assistants import AnswersCallback, build_assistant, split_conversations, whole_texts
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
-from hfgpt.training.finetuning import Base, decontaminated, optimizer_of
+from hfgpt.training.finetuning import Base, decontaminated
 from hfgpt.training.methods import apply_method
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -335,7 +338,9 @@ def build_trainer(
     trainer_class, config_class = preference_classes(args.loss)
     if args.use_cpu:
         keep_freed_memory()
-    model = apply_method(model, args.training_method(new_tokens=sorted({*base.new_tokens} - {base.tokenizer.pad_token_id})))
+    model = apply_method(
+        model, Method(**args.method_settings(), new_tokens=sorted({*base.new_tokens} - {base.tokenizer.pad_token_id}))
+    )
     if "validation" not in pairs:
         args.eval_strategy = "no"
     settings = {field.name: getattr(args, field.name) for field in fields(TrainingArguments) if field.init}
@@ -355,9 +360,9 @@ def build_trainer(
         eval_dataset=measured_rows(pairs["validation"], loss=args.loss) if "validation" in pairs else None,
         processing_class=base.tokenizer,
     )
-    if args.method == "lora" and args.loss != "orpo":
+    if isinstance(model, PeftModel) and args.loss != "orpo":
         trainer.model.delete_adapter(REFERENCE_ADAPTER)  # it has done its work
-    trainer.optimizer_cls_and_kwargs = optimizer_of(args)
+    trainer.optimizer_cls_and_kwargs = trainer_optimizer(args.optimizer, args.optimizer_settings())
     trainer.data_collator = PreferenceCollator(trainer.data_collator, SupervisedCollator(base.tokenizer.pad_token_id))
     trainer.add_callback(StopOnSignalCallback())
     prompts = [turns[:-1] for turns in splits.get("validation", splits["train"])["messages"][: args.num_samples]]
