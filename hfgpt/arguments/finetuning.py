@@ -7,9 +7,9 @@ from hfgpt.arguments.documents import ON_ERROR_HELP
 from hfgpt.arguments.method import Method
 from hfgpt.arguments.options import REFUSED_BESIDE, refuse_options
 from hfgpt.arguments.run import RunArguments
+from hfgpt.artifacts import check_model_folder
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
-from hfgpt.folders import check_model_folder
 
 
 @dataclass
