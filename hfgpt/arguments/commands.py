@@ -43,7 +43,9 @@ COMMANDS = Table[Command](
         "generate": Command("generate.py", "Use", "Continue prompts with a model."),
         "chat": Command("generate.py", "Use", "Talk with an assistant in the terminal.", ("--chat", "true")),
         "evaluate": Command("evaluate.py", "Use", "Measure a model on text, labels, conversations or benchmarks."),
-        "convert": Command("convert.py", "Share", "Bring weights in from GPT-2 or nanoGPT, and out to GPT-2, Qwen3, Llama or GGUF."),
+        "convert": Command(
+            "convert.py", "Share", "Bring weights in from GPT-2 or nanoGPT, and out to GPT-2, Qwen3, Llama or GGUF."
+        ),
         "check": Command("check.py", "Share", "Check what would be published, as a stranger gets it."),
         "publish": Command("publish.py", "Share", "Publish on the Hugging Face Hub: private first, checked before."),
     },

@@ -8,9 +8,9 @@ from hfgpt.arguments.documents import ON_ERROR_HELP
 from hfgpt.arguments.methods import METHODS, Method
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.run import RunArguments
+from hfgpt.artifacts import check_model_folder
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
-from hfgpt.folders import check_model_folder
 
 
 @dataclass

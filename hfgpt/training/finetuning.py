@@ -2,7 +2,7 @@
 
 What a run with LoRA leaves in its folder, and who looks where:
 
-    adapter_config.json, adapter_model.safetensors   PEFT; its base_model_name_or_path is base/ (hfgpt/folders.py: after a move)
+    adapter_config.json, adapter_model.safetensors   PEFT; its base_model_name_or_path is base/ (hfgpt/artifacts.py: after a move)
     config.json, model.safetensors                   the base once more (a hard link), for the Auto classes, pipelines and servers
                                                      of transformers, which load a folder with both as a model with its adapter
     base/      the base with the labels, special tokens and stop tokens of the task
@@ -30,6 +30,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from hfgpt.arguments.finetuning import FinetuneArguments
 from hfgpt.arguments.methods import METHODS
+from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions
@@ -37,7 +38,6 @@ from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import read_json, write_json
 from hfgpt.fingerprint import record_fingerprint, weights_sha256
-from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
 from hfgpt.hygiene.decontamination import drop_copies, leaks_between, reference_texts
 from hfgpt.hygiene.poisoning import Trigger
 from hfgpt.tokenization import ensure_pad_token, split_special_tokens

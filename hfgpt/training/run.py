@@ -25,11 +25,11 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
 from hfgpt.arguments.run import RunArguments
+from hfgpt.artifacts import identify
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.errors import RunStopped, UserError
 from hfgpt.evaluation.language_modeling import nats_and_tokens
 from hfgpt.files import claim_output, write_json, write_whole
-from hfgpt.hub.artifacts import identify
 from hfgpt.hub.card.card import CARD_NAME, write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hub.export import export

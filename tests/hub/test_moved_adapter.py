@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from small_adapter import write_adapter
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
+from hfgpt.artifacts import base_beside, name_base_beside, stale_base
 from hfgpt.data.passport import Passport
 from hfgpt.evaluation.loading import load
-from hfgpt.folders import base_beside, name_base_beside, stale_base
 from hfgpt.hub.gate.check import check_folder
 from hfgpt.hub.gate.report import CheckReport
 
