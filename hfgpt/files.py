@@ -2,14 +2,19 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hfgpt.errors import AccessError, UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def expand_home(arguments: object, *keys: str) -> None:
@@ -27,11 +32,11 @@ def with_home(place: str) -> str:
     return os.path.expanduser(place)  # noqa: PTH111  (Path's fails for a user that is not there, and folds slashes)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a small file under another name first: killed at any moment, it is the old one or the new one, never half of one."""
     temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())  # a name that outlives a power cut names text that does
     temporary.replace(path)
@@ -75,11 +80,16 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         staged.rename(path)
 
 
-def write_json(path: Path, values: dict) -> None:
-    """Write under another name first: a crash leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+def write_json(path: Path, values: dict | list, **settings) -> None:
+    """Write JSON as `write_whole` writes. Args: `settings` of `json.dumps`, for example `ensure_ascii=False`."""
+    write_whole(path, json.dumps(values, indent=2, **settings) + "\n")
+
+
+def write_figure(path: Path, figure: "Figure") -> None:
+    """Draw a figure of matplotlib as a PNG, written as `write_whole` writes."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    write_whole(path, drawn.getvalue())
 
 
 def read_json(path: Path) -> dict:

@@ -222,7 +222,7 @@ def test_only_what_a_metric_refuses_itself_is_shown_without_a_traceback():
     assert not isinstance(caught.value, UserError)
 
 
-TOY = '''
+TOY = """
 import datasets
 import evaluate
 
@@ -233,7 +233,7 @@ class Longest(evaluate.Metric):
 
     def _compute(self, predictions, references):
         return {"longest": max(map(len, predictions))}
-'''
+"""
 
 
 def test_another_package_adds_a_metric_of_its_own(tmp_path, monkeypatch):

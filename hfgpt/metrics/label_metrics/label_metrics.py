@@ -154,7 +154,9 @@ def of_several_labels(probabilities: np.ndarray, references, names: list[str], t
     }
 
 
-def label_figures(truth: np.ndarray, predicted: np.ndarray, *, labels: list[int], average: str | None = None) -> dict[str, np.ndarray]:
+def label_figures(
+    truth: np.ndarray, predicted: np.ndarray, *, labels: list[int], average: str | None = None
+) -> dict[str, np.ndarray]:
     """Precision, recall, F1 and support of each label, (C,); 0 without examples. With `average`, one number each."""
     figures = precision_recall_fscore_support(
         truth,
