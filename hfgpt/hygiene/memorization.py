@@ -99,7 +99,7 @@ def memorization_report(
     output.mkdir(parents=True, exist_ok=True)
     draw_memorization(report, found, output / FIGURE_NAME)
     write_json(output / REPORT_NAME, report, ensure_ascii=False, allow_nan=False)
-    for line in describe(report):
+    for line in [*describe(report), f"memorization: {output / REPORT_NAME}, {output / FIGURE_NAME}"]:
         logger.info(line)
     return report
 

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from hfgpt.arguments.finetuning import ClassificationArguments
 from hfgpt.errors import UserError
-from hfgpt.evaluation.classification import classification_metrics, draw_confusion, errors_table, mean_and_spread, write_errors
+from hfgpt.evaluation.classification import classification_metrics, mean_and_spread
+from hfgpt.evaluation.classification_errors import draw_confusion, errors_table, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
 from hfgpt.files import write_json, write_whole
 from hfgpt.hygiene.poisoning import doubtful_labels, triggers_of_labels
@@ -57,7 +58,7 @@ def row_names(split: Dataset) -> list[str]:
 
 
 def trigger_probes(splits: DatasetDict, *, task: Task, base: Base, args: ClassificationArguments) -> list[TriggerProbe]:
-    """What tries the canary triggers, where they are wanted and a text has one label."""
+    """What tries the triggers, where they are wanted and a text has one label."""
     if not args.canaries or task.multi_label:
         return []
     return [TriggerProbe(splits["validation"]["text"][:PROBED_TEXTS], names=task.names, tokenizer=base.tokenizer, args=args)]

@@ -40,8 +40,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
-from hfgpt.evaluation.classification import classification_metrics, probabilities_of
-from hfgpt.evaluation.labelling import text_ids
+from hfgpt.evaluation.classification import classification_metrics, probabilities_of, text_ids
 from hfgpt.files import write_json
 from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
