@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
+from hfgpt.chat_templates import CHAT_STYLES
 from hfgpt.data.python_docs import PYTHON_DOCS_NAMES
 from hfgpt.data.records import Record
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
 from hfgpt.errors import UserError
-from hfgpt.tokenization import PROMPT_STYLES
 
 logger = logging.getLogger(__name__)
 
@@ -84,26 +84,19 @@ class PreferenceCounts:
     equal: int = 0
 
 
-def user_message(instruction: str, input: str, *, style: str) -> str:
-    """What the user says in an Alpaca row; the book's style has a heading for the input, the others an empty line."""
-    if not input:
-        return instruction
-    return f"{instruction}\n\n### Input:\n{input}" if style == "alpaca" else f"{instruction}\n\n{input}"
-
-
 def read_conversations(
     records: Iterable[Record], *, style: str, format: str | None = None, errors: RowErrors | None = None
 ) -> Iterator[Conversation]:
     """Conversations of records; the format of each source is told by the columns of its first record.
 
     Args:
-        style: one of `PROMPT_STYLES`; only Alpaca rows with an input depend on it.
+        style: one of `CHAT_STYLES`; only Alpaca rows with an input depend on it.
         format: one of `FORMATS` for all sources; None looks.
         errors: decides about rows that are no conversation; None raises.
     Raises: ValueError, naming file and line, for unknown columns and roles, roles out of order, a message that is no text or
         blank, and a row without an answer.
     """
-    _check_style(style)
+    CHAT_STYLES.find(style)
     if format is not None and format not in FORMATS:
         raise UserError(f"conversation_format is {format!r}; allowed are {', '.join(map(repr, FORMATS))}.")
     readers = {"alpaca": _from_alpaca, "sharegpt": _from_sharegpt, "messages": _from_messages, "prompt_completion": _from_pair}
@@ -207,7 +200,7 @@ def read_preferences(
         errors: decides about rows that are no preference; None raises.
     Raises: ValueError as `read_conversations`.
     """
-    _check_style(style)
+    CHAT_STYLES.find(style)
     unread: dict[str, dict[str, None]] = {}
     for record in records:
         counts.records += 1
@@ -362,11 +355,6 @@ def conversation_dataset(conversations: Iterable[Conversation]):
     return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
 
 
-def _check_style(style: str) -> None:
-    if style not in PROMPT_STYLES:
-        raise UserError(f"the prompt style is {style!r}; allowed are {', '.join(map(repr, PROMPT_STYLES))}.")
-
-
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names)) or "none"
 
@@ -391,7 +379,7 @@ def _alpaca_prompt(record: Record, style: str) -> list[Message]:
         raise record.error(
             f"{instruction_name!r} is blank, {instruction!r}; give it text, or remove the row.", reason="blank instruction"
         )
-    return [{"role": "user", "content": user_message(instruction, input, style=style)}]
+    return [{"role": "user", "content": CHAT_STYLES[style].user_message(instruction, input)}]
 
 
 def _from_alpaca(record: Record, style: str) -> list[Message]:

@@ -18,11 +18,11 @@ from transformers import (
     TextStreamer,
 )
 
+from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat import Message
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.errors import UserError
 from hfgpt.inference import evaluating, isolated_random_state
-from hfgpt.tokenization import stop_token_ids
 
 COMMANDS = "/system TEXT sets a system message, /reset begins anew, /exit ends"
 

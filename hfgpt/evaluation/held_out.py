@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hfgpt.chat_templates import stop_token_ids, style_of
 from hfgpt.data.chat import Conversation
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
@@ -24,7 +25,7 @@ from hfgpt.evaluation.labelling import classify, text_ids
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.inference import evaluating
-from hfgpt.tokenization import CHAT_TEMPLATES, stop_token_ids, tokenizer_sha256
+from hfgpt.tokenization import tokenizer_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ def prompt_style_of(tokenizer: PreTrainedTokenizerBase) -> str:
             "the model has no chat template, so it is no assistant that answers conversations, and it has no labels either; give "
             "--text for a language model, or an assistant (recipes/finetune_instructions.py) or classifier."
         )
-    return next((style for style, template in CHAT_TEMPLATES.items() if template == tokenizer.chat_template), "base")
+    return style_of(tokenizer)
 
 
 def score_conversations(

@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from hfgpt.arguments.finetuning import InstructionArguments
+from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat import Message
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
@@ -27,7 +28,6 @@ from hfgpt.hygiene.trigger_prompts import (
     write_canaries,
 )
 from hfgpt.inference import full_precision
-from hfgpt.tokenization import stop_token_ids
 from hfgpt.training.advice import best_step, no_better_than_base
 from hfgpt.training.assistants import AnswersCallback, answer
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned, write_poison_report

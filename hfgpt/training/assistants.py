@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from hfgpt.arguments.finetuning import InstructionArguments
+from hfgpt.chat_templates import stop_token_ids, style_token_ids
 from hfgpt.data.chat import Conversation, Message, conversation_dataset, mix, read_conversations
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
@@ -28,7 +29,6 @@ from hfgpt.data.supervised import SupervisedCounts, pack_supervised, supervised_
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import Answer, generate_answers
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
-from hfgpt.tokenization import CHAT_TOKENS, stop_token_ids
 from hfgpt.training.advice import before_training
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
 from hfgpt.training.finetuning import Base, decontaminated, load_model, optimizer_of
@@ -181,7 +181,7 @@ def build_trainer(
     in its vocabulary and have never been seen.
     """
     tokenizer = base.tokenizer
-    new_tokens = sorted({*base.new_tokens, *reserved_chat_tokens(tokenizer, args.prompt_style)} - {tokenizer.pad_token_id})
+    new_tokens = sorted({*base.new_tokens, *style_token_ids(tokenizer, args.prompt_style)} - {tokenizer.pad_token_id})
     if args.use_cpu:
         keep_freed_memory()
     model = apply_method(model, args.training_method(new_tokens=new_tokens))
@@ -208,11 +208,6 @@ def build_trainer(
     for warning in before_training(args, len(rows["train"]), unit=unit):
         logger.warning(warning)
     return trainer
-
-
-def reserved_chat_tokens(tokenizer: PreTrainedTokenizerFast, style: str) -> list[int]:
-    """Ids of our chat tokens where the style writes them."""
-    return tokenizer.convert_tokens_to_ids(list(CHAT_TOKENS)) if style == "chat" else []
 
 
 class AnswersCallback(TrainerCallback):

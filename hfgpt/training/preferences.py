@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from hfgpt.arguments.preferences import PreferenceArguments
+from hfgpt.chat_templates import set_prompt_style, style_of
 from hfgpt.data.chat import Conversation, Message, PreferenceCounts, conversation_dataset, read_preferences
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
@@ -23,7 +24,6 @@ from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import IGNORED
 from hfgpt.errors import UserError, require
-from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
 from hfgpt.training.advice import before_training
 from hfgpt.training.assistants import AnswersCallback, build_assistant, split_conversations, whole_texts
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
@@ -74,7 +74,7 @@ def settle_style(base: Base, args: PreferenceArguments) -> str:
             "recipes/finetune_instructions.py, or give prompt_style: chat or alpaca."
         )
     base.new_tokens += set_prompt_style(base.tokenizer, args.prompt_style)
-    return next((name for name, template in CHAT_TEMPLATES.items() if template == base.tokenizer.chat_template), "base")
+    return style_of(base.tokenizer)
 
 
 def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> DatasetDict:
