@@ -340,6 +340,11 @@ def mix(datasets: list, weights: list[float], *, seed: int):
     return concatenate_datasets(parts), counts
 
 
+def whole_texts(conversations) -> list[str]:
+    """Question and answer as one text each: what a copy of a held-out conversation would repeat."""
+    return ["\n".join(turn["content"] for turn in turns) for turns in conversations["messages"]]
+
+
 def conversation_dataset(conversations: Iterable[Conversation]):
     """The `datasets.Dataset` of conversations; `Conversation(**row)` is one of them again."""
     from datasets import Dataset, Features, List, Value

@@ -68,8 +68,6 @@ class ConversationEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         if tokenizer.chat_template is None:
             raise UserError("the tokenizer has no chat template; hfgpt.chat_templates.set_prompt_style gives it one.")
-                "the tokenizer has no chat template; hfgpt.chat_templates.set_prompt_style gives it 'chat' or 'alpaca'."
-            )
         self.tokenizer = tokenizer
         self._control = control_token_ids(tokenizer)
         self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}

@@ -16,16 +16,17 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, T
 
 from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.chat_templates import set_prompt_style, style_of
-from hfgpt.data.chat import Conversation, Message, PreferenceCounts, conversation_dataset, read_preferences
+from hfgpt.data.chat import Conversation, Message, PreferenceCounts, conversation_dataset, read_preferences, whole_texts
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
+from hfgpt.data.splitting import split_conversations
 from hfgpt.data.supervised import IGNORED
 from hfgpt.errors import UserError, require
 from hfgpt.training.advice import before_training
-from hfgpt.training.assistants import AnswersCallback, build_assistant, split_conversations, whole_texts
+from hfgpt.training.assistants import AnswersCallback, build_assistant
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
 from hfgpt.training.finetuning import Base, decontaminated, optimizer_of
 from hfgpt.training.methods import apply_method
@@ -86,8 +87,19 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
     """
     given = {"validation": args.validation_sources, "test": args.test_sources}
     with_files = {name for name, sources in given.items() if sources}
+    parts = [_read([source], args, "train", passport, style) for source in args.sources]
     divided = [
-        split_conversations(_read([source], args, "train", passport, style), args, given=with_files) for source in args.sources
+        split_conversations(
+            part,
+            texts=whole_texts(part),
+            validation_share=args.validation_share,
+            test_share=args.test_share,
+            seed=args.split_seed,
+            method=args.split_method,
+            near_copy_similarity=args.near_copy_similarity if args.decontaminate else None,
+            given=with_files,
+        )
+        for part in parts
     ]
     splits = {name: [part[name] for part in divided if name in part] for name in ("train", *given)}
     for name in with_files:
