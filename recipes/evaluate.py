@@ -29,9 +29,10 @@ from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.chat import read_conversations
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
 from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.reading import Source
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.sources import ReadingOptions, Source, find_sources, read_documents
+from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
 from hfgpt.errors import UserError
 from hfgpt.evaluation.benchmarks import Benchmark, run_benchmarks
 from hfgpt.evaluation.held_out import (

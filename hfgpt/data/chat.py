@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 from hfgpt.chat_templates import CHAT_STYLES
 from hfgpt.data.python_docs import PYTHON_DOCS_NAMES
-from hfgpt.data.records import Record
+from hfgpt.data.reading import Record
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
 from hfgpt.errors import UserError
 

@@ -17,7 +17,7 @@ import pandas
 
 from hfgpt.data.near_copies import normalize, similar_groups
 from hfgpt.data.passport import Passport
-from hfgpt.data.records import Record
+from hfgpt.data.reading import Record
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
 from hfgpt.data.splitting import label_names, rows_of_each_label
 from hfgpt.errors import UserError

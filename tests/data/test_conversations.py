@@ -13,7 +13,8 @@ from hfgpt.data.chat import (
     read_conversations,
     read_preferences,
 )
-from hfgpt.data.records import Record, RecordOptions, read_records
+from hfgpt.data.reading import Record
+from hfgpt.data.records import RecordOptions, read_records
 
 QUESTION = [{"role": "user", "content": "2 + 2?"}]
 EXCHANGE = [*QUESTION, {"role": "assistant", "content": "4"}]
