@@ -26,8 +26,8 @@ from pathlib import Path
 import hfgpt  # noqa: F401  (registers the model)
 from hfgpt.arguments.evaluation import EvaluateArguments, public_name
 from hfgpt.arguments.launching import launch, logger
-from hfgpt.data.chat import read_conversations
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
+from hfgpt.data.conversations import read_conversations
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.reading import Source
 from hfgpt.data.records import RecordOptions, identities, read_records

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from hfgpt.data.chat import Message
+from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
 from hfgpt.tokenization import control_token_ids, encode_texts
 

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from hfgpt.chat_templates import stop_token_ids
-from hfgpt.data.chat import Message
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
 from hfgpt.inference import evaluating, isolated_random_state
 

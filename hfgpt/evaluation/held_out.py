@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.chat_templates import stop_token_ids, style_of
-from hfgpt.data.chat import Conversation
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
+from hfgpt.data.conversations import Conversation
 from hfgpt.data.passport import Passport
 from hfgpt.data.supervised import SupervisedCounts, supervised_rows
 from hfgpt.errors import UserError

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallba
 
 from hfgpt.arguments.finetuning import InstructionArguments
 from hfgpt.chat_templates import stop_token_ids
-from hfgpt.data.chat import Message
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.messages import Message
 from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
 from hfgpt.evaluation.judge import JudgeItem, judge_answers

@@ -17,9 +17,10 @@ from transformers import (
 
 from hfgpt.arguments.finetuning import InstructionArguments
 from hfgpt.chat_templates import stop_token_ids, style_token_ids
-from hfgpt.data.chat import Conversation, Message, conversation_dataset, mix, read_conversations, whole_texts
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
+from hfgpt.data.conversations import Conversation, conversation_dataset, mix, read_conversations, whole_texts
+from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
@@ -87,7 +88,7 @@ def _read(names: list[str], args: InstructionArguments, split: str, passport: Pa
 
 
 def conversations_of(dataset: Dataset) -> list[Conversation]:
-    """The rows of `hfgpt.data.chat.conversation_dataset` as what they were made of."""
+    """The rows of `hfgpt.data.conversations.conversation_dataset` as what they were made of."""
     return [Conversation(**row) for row in dataset]
 
 

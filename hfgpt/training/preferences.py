@@ -16,10 +16,12 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, T
 
 from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.chat_templates import set_prompt_style, style_of
-from hfgpt.data.chat import Conversation, Message, PreferenceCounts, conversation_dataset, read_preferences, whole_texts
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
+from hfgpt.data.conversations import Conversation, conversation_dataset, whole_texts
+from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
+from hfgpt.data.preferences import read_preferences
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.splitting import split_conversations
@@ -113,10 +115,10 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
 
 def _read(names: list[str], args: PreferenceArguments, split: str, passport: Passport, style: str) -> Dataset:
     start = time.perf_counter()
-    options, counts, errors = RecordOptions(**args.record_options(split)), PreferenceCounts(), RowErrors(args.on_error)
+    options, errors = RecordOptions(**args.record_options(split)), RowErrors(args.on_error)
     passport.inputs += identities(names, options)
     records = read_records(names, options, errors)
-    found = list(read_preferences(records, style=style, counts=counts, unpaired=args.loss == "kto", errors=errors))
+    found, counts = read_preferences(records, style=style, unpaired=args.loss == "kto", errors=errors)
     errors.finish([preference.source for preference in found], passport)
     if not found:
         raise UserError(

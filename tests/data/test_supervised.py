@@ -8,9 +8,9 @@ from transformers import AddedToken, GPT2Config, GPT2LMHeadModel, PreTrainedToke
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.chat_templates import set_prompt_style, stop_token_ids
-from hfgpt.data.chat import Conversation
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
+from hfgpt.data.conversations import Conversation
 from hfgpt.data.supervised import (
     SupervisedCounts,
     encode_conversation,
