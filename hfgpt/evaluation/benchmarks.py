@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from hfgpt.data.sources import json_rows, json_type
+from hfgpt.data.json_files import json_rows
+from hfgpt.data.reading import json_type
 from hfgpt.errors import MissingFileError, UserError, require
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result

@@ -18,12 +18,12 @@ from transformers import (
     TextStreamer,
 )
 
-from hfgpt.data.chat import Message
+from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import context_length_of, generate
 from hfgpt.inference import evaluating, isolated_random_state
-from hfgpt.tokenization import stop_token_ids
 
 COMMANDS = "/system TEXT sets a system message, /reset begins anew, /exit ends"
 

@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.arguments.evaluation import public_name
-from hfgpt.data.chat import read_conversations
+from hfgpt.chat_templates import stop_token_ids, style_of
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
+from hfgpt.data.conversations import read_conversations
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
@@ -28,7 +29,7 @@ from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_a
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
 from hfgpt.inference import evaluating
-from hfgpt.tokenization import CHAT_TEMPLATES, stop_token_ids, tokenizer_sha256
+from hfgpt.tokenization import tokenizer_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -291,4 +292,4 @@ def prompt_style_of(tokenizer: PreTrainedTokenizerBase) -> str:
             "the model has no chat template, so it is no assistant that answers conversations, and it has no labels either; give "
             "--text for a language model, or an assistant (recipes/finetune_instructions.py) or classifier."
         )
-    return next((style for style, template in CHAT_TEMPLATES.items() if template == tokenizer.chat_template), "base")
+    return style_of(tokenizer)

@@ -9,8 +9,9 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from hfgpt.arguments.finetuning import InstructionArguments
-from hfgpt.data.chat import Message
+from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.messages import Message
 from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
 from hfgpt.evaluation.judge import JudgeItem, judge_answers
@@ -19,7 +20,6 @@ from hfgpt.hygiene.poisoning import triggers_of_answers
 from hfgpt.hygiene.trigger_answers import TriggerResult, compare_triggers, run_triggers, write_triggers
 from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, with_random_triggers
 from hfgpt.inference import full_precision
-from hfgpt.tokenization import stop_token_ids
 from hfgpt.training.advice import best_step, no_better_than_base
 from hfgpt.training.assistants import AnswersCallback, answer
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned, write_poison_report

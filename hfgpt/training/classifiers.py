@@ -33,12 +33,12 @@ from hfgpt.data.classification import (
     load_examples,
     oversample,
     positive_weights,
-    split_examples,
     undersample,
 )
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
+from hfgpt.data.splitting import split_examples
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of, text_ids
 from hfgpt.files import write_json

@@ -17,17 +17,20 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, T
 
 from hfgpt.arguments.methods import Method
 from hfgpt.arguments.preferences import PreferenceArguments
-from hfgpt.data.chat import Conversation, Message, PreferenceCounts, conversation_dataset, read_preferences
+from hfgpt.chat_templates import set_prompt_style, style_of
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
+from hfgpt.data.conversations import Conversation, conversation_dataset, whole_texts
+from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
+from hfgpt.data.preferences import read_preferences
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
+from hfgpt.data.splitting import split_conversations
 from hfgpt.data.supervised import IGNORED
 from hfgpt.errors import UserError, require
-from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
 from hfgpt.training.advice import before_training
-from hfgpt.training.assistants import AnswersCallback, build_assistant, split_conversations, whole_texts
+from hfgpt.training.assistants import AnswersCallback, build_assistant
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
 from hfgpt.training.finetuning import Base, decontaminated
 from hfgpt.training.methods import apply_method
@@ -77,7 +80,7 @@ def settle_style(base: Base, args: PreferenceArguments) -> str:
             "recipes/finetune_instructions.py, or give prompt_style: chat or alpaca."
         )
     base.new_tokens += set_prompt_style(base.tokenizer, args.prompt_style)
-    return next((name for name, template in CHAT_TEMPLATES.items() if template == base.tokenizer.chat_template), "base")
+    return style_of(base.tokenizer)
 
 
 def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> DatasetDict:
@@ -89,8 +92,19 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
     """
     given = {"validation": args.validation_sources, "test": args.test_sources}
     with_files = {name for name, sources in given.items() if sources}
+    parts = [_read([source], args, "train", passport, style) for source in args.sources]
     divided = [
-        split_conversations(_read([source], args, "train", passport, style), args, given=with_files) for source in args.sources
+        split_conversations(
+            part,
+            texts=whole_texts(part),
+            validation_share=args.validation_share,
+            test_share=args.test_share,
+            seed=args.split_seed,
+            method=args.split_method,
+            near_copy_similarity=args.near_copy_similarity if args.decontaminate else None,
+            given=with_files,
+        )
+        for part in parts
     ]
     splits = {name: [part[name] for part in divided if name in part] for name in ("train", *given)}
     for name in with_files:
@@ -104,10 +118,10 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
 
 def _read(names: list[str], args: PreferenceArguments, split: str, passport: Passport, style: str) -> Dataset:
     start = time.perf_counter()
-    options, counts, errors = RecordOptions(**args.record_options(split)), PreferenceCounts(), RowErrors(args.on_error)
+    options, errors = RecordOptions(**args.record_options(split)), RowErrors(args.on_error)
     passport.inputs += identities(names, options)
     records = read_records(names, options, errors)
-    found = list(read_preferences(records, style=style, counts=counts, unpaired=args.loss == "kto", errors=errors))
+    found, counts = read_preferences(records, style=style, unpaired=args.loss == "kto", errors=errors)
     errors.finish([preference.source for preference in found], passport)
     if not found:
         raise UserError(
