@@ -1,15 +1,16 @@
 """The arguments of the recipes that fine-tune."""
 
+from collections import ChainMap
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfgpt.arguments.keys import RecordKeys, data_key, evaluation_key, hygiene_key, method_key, model_key, output_key, training_key
-from hfgpt.arguments.method import Method
-from hfgpt.arguments.options import REFUSED_BESIDE, refuse_options
+from hfgpt.arguments.methods import METHODS, Method
+from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.run import RunArguments
+from hfgpt.artifacts import check_model_folder
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
-from hfgpt.folders import check_model_folder
 
 
 @dataclass
@@ -19,8 +20,10 @@ class FinetuneArguments(RecordKeys, RunArguments):
     model: str = model_key("", "Folder or Hub id of the base: any causal language model.")
     revision: str | None = model_key(None, "Branch, tag or commit of a base on the Hub.")
     trust_remote_code: bool = model_key(False, "Run the code that a foreign repository brings.")
-    method: Literal["lora", "last_block", "full", "head"] = method_key(
-        "lora", "What is trained: a LoRA, the last block with the final norm and the head, everything, the head alone."
+    method: str = method_key(
+        "lora",
+        "What is trained: a LoRA, the last block with the final norm and the head, everything, the head alone.",
+        choices=METHODS,
     )
     lora_rank: int = method_key(16, "Rank of LoRA's matrices.")
     lora_alpha: float = method_key(32, "LoRA's update is multiplied by alpha / rank.")
@@ -31,8 +34,6 @@ class FinetuneArguments(RecordKeys, RunArguments):
     dora: bool = method_key(False, "DoRA: learn the length of each output row apart from its direction.")
     rslora: bool = method_key(False, "rsLoRA: alpha / sqrt(rank) instead of alpha / rank.")
     quantization: Literal["none", "4bit"] = model_key("none", "4bit (QLoRA, needs a GPU) keeps the frozen weights in 4 bits.")
-    optimizer: Literal["adamw", "muon"] = method_key("adamw", "AdamW, or Muon for the blocks' matrices beside it (method full).")
-    muon_learning_rate: float = method_key(0.002, "Peak learning rate of the matrices under Muon.")
 
     sources: list[str] = data_key(
         [], "CSV, TSV, JSON(L), Parquet files or patterns; Hub datasets (user/name[:configuration]); python-docs."
@@ -77,21 +78,24 @@ class FinetuneArguments(RecordKeys, RunArguments):
         check_model_folder(self.model)
         if not self.sources:
             raise UserError("sources are missing; name the training examples with --sources (files, a Hub dataset, python-docs).")
-        refuse_options(self.resolved, REFUSED_BESIDE[self.optimizer])
         self.check_least(max_length=1, max_records=1)
         if not 0 < self.near_copy_similarity <= 1:
             raise UserError(f"near_copy_similarity is {self.near_copy_similarity}; above 0, up to 1 is needed.")
         if self.method != "likelihood":
-            self.training_method()  # refuses what cannot be before anything is read
-        if self.quantization == "4bit" and self.method != "lora":
+            Method(**self.method_settings())  # refuses what cannot be before anything is read
+        method = METHODS.get(self.method)  # None: likelihood trains nothing
+        if self.quantization == "4bit" and not (method and method.is_adapter):
             raise UserError(f"quantization is 4bit, method is {self.method}; only LoRA trains beside weights of 4 bits.")
-        if self.optimizer == "muon" and self.method != "full":
-            raise UserError(f"optimizer is muon, method is {self.method}; Muon is for the whole matrices that method full trains.")
+        if OPTIMIZERS.find(self.optimizer).whole_matrices and not (method and method.trains_everything):
+            raise UserError(
+                f"optimizer is {self.optimizer}, method is {self.method}; {self.optimizer.capitalize()} is for the whole matrices "
+                "that method full trains."
+            )
         super().__post_init__()
 
-    def training_method(self, *, new_tokens: list[int] | None = None) -> Method:
-        """What is trained; `new_tokens` are rows of the embedding that the base does not know. Raises: UserError."""
-        return Method(
+    def method_settings(self) -> dict[str, Any]:
+        """The fields of a `Method`."""
+        return dict(
             name=self.method,
             rank=self.lora_rank,
             alpha=self.lora_alpha,
@@ -99,7 +103,6 @@ class FinetuneArguments(RecordKeys, RunArguments):
             targets=self.lora_targets,
             dora=self.dora,
             rslora=self.rslora,
-            new_tokens=new_tokens or [],
         )
 
     def record_options(self, split: str = "train") -> dict[str, Any]:
@@ -112,10 +115,11 @@ class FinetuneArguments(RecordKeys, RunArguments):
 class ClassificationArguments(FinetuneArguments):
     """recipes/finetune_classification.py"""
 
-    method: Literal["lora", "last_block", "full", "head", "likelihood"] = method_key(
+    method: str = method_key(
         "lora",
-        "What is trained: a LoRA, the last block with the final norm and the head, everything, the head alone; or "
-        "nothing: likelihood asks the language model itself which label it finds likeliest.",
+        "What is trained: a LoRA, the last block with the final norm and the head, everything, the head alone; or nothing: "
+        "likelihood asks the language model itself which label it finds likeliest.",
+        choices=ChainMap({"likelihood": None}, METHODS),
     )
     text_column: str = data_key("text", "Column of the texts.")
     label_column: str = data_key("label", "Column of the labels, words or numbers.")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from hfgpt.arguments.keys import ModelKeys, RecipeArguments, generation_key
+from hfgpt.artifacts import check_model_folder
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
-from hfgpt.folders import check_model_folder
 
 
 @dataclass

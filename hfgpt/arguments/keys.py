@@ -12,9 +12,12 @@ from hfgpt.errors import UserError
 ON_ERROR_HELP = "What becomes of rows that cannot be used: stop at the first, or skip them, counted by reason."
 
 
-def key(default: object, help: str, *, group: str) -> Any:
-    """A field of a dataclass of arguments; a list as default is copied for each instance."""
-    metadata = {"help": help, "group": group}
+def key(default: object, help: str, *, group: str, **settings: object) -> Any:
+    """A field of a dataclass of arguments; a list as default is copied for each instance.
+
+    Args: `settings` are further ones of `ArgumentParser.add_argument`, such as the table of its choices.
+    """
+    metadata = {"help": help, "group": group, **settings}
     if isinstance(default, list):
         return field(default_factory=partial(copy.copy, default), metadata=metadata)
     return field(default=default, metadata=metadata)

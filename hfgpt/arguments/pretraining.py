@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hfgpt.arguments.keys import data_key, evaluation_key, method_key, model_key, output_key, training_key
-from hfgpt.arguments.options import REFUSED_BESIDE, refuse_options
+from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.run import RunArguments
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -20,9 +20,7 @@ class PretrainArguments(RunArguments):
     depth: int = model_key(12, "Layers of a modern model; the rest of its shape follows.")
     size: str = model_key("124M", "Published size of a gpt2 model: 124M, 355M, 774M, 1558M.")
     config_overrides: dict | str | None = model_key(None, "Fields of HfGptConfig to set otherwise, as JSON or a YAML mapping.")
-    optimizer: Literal["muon", "adamw"] = method_key(
-        "muon", "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone."
-    )
+    optimizer: str = method_key("muon", "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone.", choices=OPTIMIZERS)
     muon_learning_rate: float = method_key(0.02, "Peak learning rate of the matrices under Muon.")
     sample_prompts: list[str] = evaluation_key(
         [""], "Prompts continued at every evaluation, into samples.md; an empty one starts a text."
@@ -47,5 +45,4 @@ class PretrainArguments(RunArguments):
                 raise UserError(f"config_overrides is not a JSON object ({error}): {self.config_overrides!r}.") from None
         if not isinstance(self.config_overrides or {}, dict):
             raise UserError(f"config_overrides is {self.config_overrides!r}; a mapping of HfGptConfig fields is needed.")
-        refuse_options(self.resolved, REFUSED_BESIDE[self.optimizer])
         super().__post_init__()

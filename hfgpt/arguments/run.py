@@ -12,7 +12,8 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hfgpt.arguments.card import CARD_HELP, checked_settings
-from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, output_key, training_key
+from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, method_key, output_key, training_key
+from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus
 from hfgpt.errors import UserError
@@ -57,6 +58,9 @@ class RunArguments(RecipeArguments, TrainingArguments):
     cpu_threads: int | None = machine_key(None, "Threads per process on a CPU; all cores, shared out, without it.")
     dataloader_pin_memory: bool = machine_key(True, "Pin batches for the GPU, where there is one.")
 
+    optimizer: str = method_key("adamw", "AdamW, or Muon for the blocks' matrices beside it (method full).", choices=OPTIMIZERS)
+    muon_learning_rate: float = method_key(0.002, "Peak learning rate of the matrices under Muon.")
+
     per_device_train_batch_size: int = training_key(16, "Rows per device and step.")
     per_device_eval_batch_size: int = training_key(16, "Rows per device and evaluation step.")
 
@@ -86,6 +90,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
             )
         self.card = checked_settings(self.card)
         refuse_options(self.resolved, REFUSED)
+        refuse_options(self.resolved, OPTIMIZERS.find(self.optimizer).refuses)
         if self.bf16 or self.fp16:
             raise UserError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
         if self.load_best_model_at_end or self.metric_for_best_model is not None or self.greater_is_better is not None:
@@ -118,6 +123,16 @@ class RunArguments(RecipeArguments, TrainingArguments):
             usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             cores = min(usable, psutil.cpu_count(logical=False) or usable)
             torch.set_num_threads(self.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+    def optimizer_settings(self) -> OptimizerSettings:
+        """What the entries of `OPTIMIZERS` are made of."""
+        return OptimizerSettings(
+            learning_rate=self.learning_rate,
+            muon_learning_rate=self.muon_learning_rate,
+            weight_decay=self.weight_decay,
+            betas=(self.adam_beta1, self.adam_beta2),
+            eps=self.adam_epsilon,
+        )
 
     def describe_hardware(self) -> str:
         """Precision, attention and devices, as the line at a run's start says them."""
