@@ -17,7 +17,7 @@ from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
 from hfgpt.data.conversations import Conversation
 from hfgpt.data.passport import Passport
-from hfgpt.data.supervised import SupervisedCounts, supervised_rows
+from hfgpt.data.supervised import supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import answers_report, generate_answers
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of
@@ -192,10 +192,7 @@ def score_conversations(
     """
     conversations = list(conversations)
     longest = loaded.context(max_length)
-    counts = SupervisedCounts()
-    columns = supervised_rows(
-        conversations, loaded.tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on, counts=counts
-    )
+    columns, counts = supervised_rows(conversations, loaded.tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if not rows:
         raise UserError(
