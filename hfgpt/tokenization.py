@@ -15,8 +15,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from hfgpt.artifacts import check_folder_is_there
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.folders import check_folder_is_there
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,12 @@
 """The passport of prepared data: what was read, dropped and kept, with counts and hashes, in one JSON file."""
 
-import json
 import logging
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.files import write_whole
+from hfgpt.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Passport:
         self.steps.append({"step": step, **counts, "seconds": round(seconds, 2), **details})
 
     def save(self, folder: Path) -> None:
-        write_whole(folder / PASSPORT_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_json(folder / PASSPORT_NAME, asdict(self), ensure_ascii=False)
 
     @classmethod
     def load(cls, folder: Path) -> "Passport":
@@ -63,9 +62,9 @@ class Passport:
         if not path.is_file():
             raise MissingFileError(f"{path} does not exist; a folder that recipes/prepare_data.py wrote is needed here.")
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise UserError(f"{path} is no passport of hfgpt ({error}); prepare the data again.") from None
+            return cls(**read_json(path))
+        except TypeError as error:
+            raise UserError(f"{path} is not a passport of hfgpt ({error}); prepare the data again.") from None
 
 
 def contents_of(inputs: list[dict]) -> list[dict]:

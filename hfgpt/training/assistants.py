@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from hfgpt.arguments.finetuning import InstructionArguments
+from hfgpt.arguments.methods import Method
 from hfgpt.chat_templates import stop_token_ids, style_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
@@ -31,8 +32,9 @@ from hfgpt.evaluation.answers import Answer, generate_answers
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
 from hfgpt.training.advice import before_training
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
-from hfgpt.training.finetuning import Base, decontaminated, load_model, optimizer_of
+from hfgpt.training.finetuning import Base, decontaminated, load_model
 from hfgpt.training.methods import apply_method
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -163,7 +165,7 @@ def build_trainer(
     new_tokens = sorted({*base.new_tokens, *style_token_ids(tokenizer, args.prompt_style)} - {tokenizer.pad_token_id})
     if args.use_cpu:
         keep_freed_memory()
-    model = apply_method(model, args.training_method(new_tokens=new_tokens))
+    model = apply_method(model, Method(**args.method_settings(), new_tokens=new_tokens))
     if "validation" not in rows:
         args.eval_strategy = "no"
     keep_best(args, args.keep)
@@ -176,7 +178,7 @@ def build_trainer(
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         data_collator=SupervisedCollator(tokenizer.pad_token_id),
-        optimizer_cls_and_kwargs=optimizer_of(args),
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
         compute_metrics=lambda prediction: language_modeling_metrics(*prediction.predictions.astype("float64").sum(axis=0)),
     )
     trainer.add_callback(StopOnSignalCallback())

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from peft import PeftModel
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
+from hfgpt.arguments.methods import Method
 from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.chat_templates import set_prompt_style, style_of
 from hfgpt.data.chat_encoding import ConversationEncoder
@@ -30,8 +32,9 @@ from hfgpt.errors import UserError, require
 from hfgpt.training.advice import before_training
 from hfgpt.training.assistants import AnswersCallback, build_assistant
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
-from hfgpt.training.finetuning import Base, decontaminated, optimizer_of
+from hfgpt.training.finetuning import Base, decontaminated
 from hfgpt.training.methods import apply_method
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -349,7 +352,9 @@ def build_trainer(
     trainer_class, config_class = preference_classes(args.loss)
     if args.use_cpu:
         keep_freed_memory()
-    model = apply_method(model, args.training_method(new_tokens=sorted({*base.new_tokens} - {base.tokenizer.pad_token_id})))
+    model = apply_method(
+        model, Method(**args.method_settings(), new_tokens=sorted({*base.new_tokens} - {base.tokenizer.pad_token_id}))
+    )
     if "validation" not in pairs:
         args.eval_strategy = "no"
     settings = {field.name: getattr(args, field.name) for field in fields(TrainingArguments) if field.init}
@@ -369,9 +374,9 @@ def build_trainer(
         eval_dataset=measured_rows(pairs["validation"], loss=args.loss) if "validation" in pairs else None,
         processing_class=base.tokenizer,
     )
-    if args.method == "lora" and args.loss != "orpo":
+    if isinstance(model, PeftModel) and args.loss != "orpo":
         trainer.model.delete_adapter(REFERENCE_ADAPTER)  # it has done its work
-    trainer.optimizer_cls_and_kwargs = optimizer_of(args)
+    trainer.optimizer_cls_and_kwargs = trainer_optimizer(args.optimizer, args.optimizer_settings())
     trainer.data_collator = PreferenceCollator(trainer.data_collator, SupervisedCollator(base.tokenizer.pad_token_id))
     trainer.add_callback(StopOnSignalCallback())
     prompts = [turns[:-1] for turns in splits.get("validation", splits["train"])["messages"][: args.num_samples]]

@@ -78,7 +78,7 @@ def learned_text(tokenizer, labels):
 
 def encoded(tokenizer, messages, loss_on="assistant"):
     """Ids and labels of one conversation."""
-    rows, _ = supervised_rows([Conversation(messages, "a.json", "1", "item 1")], tokenizer, max_length=10_000, loss_on=loss_on)
+    rows, _ = supervised_rows([Conversation(messages, "a.json", "1", "item 1")], tokenizer, max_length=10**6, loss_on=loss_on)
     return rows["input_ids"][0], rows["labels"][0]
 
 
@@ -282,7 +282,7 @@ def test_rows_too_long_are_dropped_and_counted(tokenizer):
 def test_rows_too_long_are_cut_without_learning_an_end_that_is_none(tokenizer):
     styled(tokenizer, "chat")
     contents = [("a", "b"), ("a", "word " * 200), ("word " * 200, "b")]
-    whole, _ = make_rows(tokenizer, contents, max_length=10_000)
+    whole, _ = make_rows(tokenizer, contents, max_length=10**6)
     rows, counts = make_rows(tokenizer, contents, max_length=64, too_long="cut")
     assert rows["input_ids"] == [whole["input_ids"][0], whole["input_ids"][1][:64]]
     assert learned_text(tokenizer, rows["labels"][1]) == ("word " * 200)[: len(learned_text(tokenizer, rows["labels"][1]))]
