@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.files import write_json
+from hfgpt.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
