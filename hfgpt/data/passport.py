@@ -1,8 +1,10 @@
 """The passport of prepared data: what was read, dropped and kept, with counts and hashes, in one JSON file."""
 
 import logging
+import platform
 import time
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from hfgpt.errors import MissingFileError, UserError
@@ -70,3 +72,9 @@ class Passport:
 def contents_of(inputs: list[dict]) -> list[dict]:
     """Inputs by what they hold: without the names of those whose SHA-256 is known, which may be spelled in many ways."""
     return [{key: value for key, value in one.items() if key != "name" or "sha256" not in one} for one in inputs]
+
+
+def library_versions() -> dict[str, str]:
+    """Python and the packages on which the prepared data depends."""
+    names = ("hfgpt", "datasets", "tokenizers", "transformers")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
