@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from hfgpt.errors import AccessError, UserError
+from hfgpt.errors import AccessError, MissingFileError, UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,11 +52,13 @@ def write_picture(path: Path, figure: "Figure") -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises: ValueError, with the file's name, where it holds no JSON object."""
+    """The object that a JSON file holds. Raises: FileNotFoundError; ValueError, with the file's name, for any other content."""
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist; its folder is not complete without it.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is no JSON ({error}); write it again with the recipe that made it.") from None
+        raise UserError(f"{path} is not valid JSON ({error}); download it again, or write it again with its recipe.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, an object is needed.")
     return content

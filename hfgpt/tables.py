@@ -1,7 +1,6 @@
 """Tables instead of ifs: what depends on a name stands in one entry, and a new entry is all that an addition needs."""
 
 import importlib
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from hfgpt.errors import UserError
@@ -26,9 +25,9 @@ class Table(dict[str, Entry]):
         return self[name]
 
 
-def resolve(function: Callable[..., Any] | str) -> Callable[..., Any]:
-    """A function, or what "module:name" names, imported when it is needed: so a table of names costs no import of torch."""
-    if not isinstance(function, str):
-        return function
-    module, _, name = function.partition(":")
+def resolve(named: Any) -> Any:
+    """What "module:object" names, imported now, so that a table of names costs no import of torch; any other object as it is."""
+    if not isinstance(named, str):
+        return named
+    module, _, name = named.partition(":")
     return getattr(importlib.import_module(module), name)
