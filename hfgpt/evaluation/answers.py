@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers_page import AnswerRow
 from hfgpt.evaluation.generation import context_length_of, generate
-from hfgpt.evaluation.language_modeling import padded
+from hfgpt.evaluation.language_modeling import padded, padding_id
 from hfgpt.inference import GREEDY, evaluating, isolated_random_state
 from hfgpt.metrics import measure
 
@@ -102,8 +102,7 @@ def _batches(prompts, room: list[int], *, batch_size: int) -> list[list[int]]:
 
 
 def _continue(model, tokenizer, prompts, stop_token_ids, settings: dict, max_new_tokens: int) -> list[list[int]]:
-    # Under the mask any id will do, so a tokenizer without a padding token of its own is no obstacle.
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_ids[0]
+    pad = padding_id(tokenizer, otherwise=stop_token_ids[0])  # under the mask any id will do
     input_ids, mask = padded(prompts, left=True, value=pad, device=model.device)
     config = GenerationConfig(
         **(GREEDY | dict(use_cache=True) | settings),

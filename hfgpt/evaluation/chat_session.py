@@ -2,11 +2,13 @@
 
 import contextlib
 import copy
+import io
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from transformers import (
@@ -125,7 +127,7 @@ class ChatSession:
             )[0, len(ids) :].tolist()
         self.seed += 1
         stopped = bool(output) and output[-1] in self.stops
-        answer = self.tokenizer.decode(output[:-1] if stopped else output, skip_special_tokens=True)
+        answer = cast(str, self.tokenizer.decode(output[:-1] if stopped else output, skip_special_tokens=True))
         self.turns = [*turns, {"role": "assistant", "content": answer}]
         return Reply(answer, "stopped" if stopped else "interrupted" if interruption.noted else "cut", dropped)
 
@@ -213,7 +215,7 @@ def _comment(reply: Reply, session: ChatSession) -> None:
 
 def _lines() -> Iterator[str]:
     """The lines of standard input; in a terminal with a prompt, the arrow keys' history, and Ctrl-C taking back the line."""
-    if hasattr(sys.stdin, "reconfigure"):
+    if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # half a character is no text
     if not sys.stdin.isatty():
         for line in sys.stdin:

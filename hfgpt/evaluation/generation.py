@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.errors import UserError
+from hfgpt.evaluation.language_modeling import padding_id
 from hfgpt.inference import evaluating, isolated_random_state
 from hfgpt.tokenization import encode_texts
 
@@ -82,7 +83,6 @@ def generation_settings(tokenizer: PreTrainedTokenizerFast, **settings) -> Gener
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        # GPT-2's own tokenizer has no padding, and a single text needs none.
-        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        pad_token_id=padding_id(tokenizer, otherwise=cast(int, tokenizer.eos_token_id)),
         **settings,
     )

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from hfgpt.data.supervised import SupervisedCounts, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import answers_report, generate_answers
 from hfgpt.evaluation.classification import classification_metrics, classify, probabilities_of, text_ids
-from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
+from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens, padding_id
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
 from hfgpt.inference import evaluating
@@ -59,7 +60,7 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
         )
     rows = splits[split]
     context_length = loaded.context(passport.settings["context_length"])
-    nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(loaded.tokenizer.pad_token_id), batch_size=batch_size)
+    nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(padding_id(loaded.tokenizer)), batch_size=batch_size)
     # A tokenizer with an unknown token loses what it does not know, and bits per byte of the rest would flatter it.
     num_bytes = passport.splits[split]["bytes"] if loaded.tokenizer.unk_token_id is None else None
     return Result(
@@ -151,8 +152,7 @@ def evaluate_conversations(
             f"all {len(conversations):,} conversations are longer than {longest:,} tokens; give shorter ones, or a larger "
             "max_length."
         )
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # hidden by the mask
-    nats, tokens = score_rows(loaded.model, rows, SupervisedCollator(pad), batch_size=batch_size)
+    nats, tokens = score_rows(loaded.model, rows, SupervisedCollator(padding_id(tokenizer)), batch_size=batch_size)
     asked = conversations[:max_answers]
     answers = generate_answers(
         loaded.model,
@@ -194,7 +194,7 @@ def _described(sources: Sequence[str], reading: RecordOptions) -> dict:
 
 
 @torch.no_grad()
-def score_rows(model: PreTrainedModel, rows: Sequence, collate: Callable, *, batch_size: int) -> tuple[float, int]:
+def score_rows(model: PreTrainedModel, rows: Sequence | Dataset, collate: Callable, *, batch_size: int) -> tuple[float, int]:
     """Nats in float64 and number of the labels of `rows` (dicts), which `collate` makes into batches with `labels`.
 
     Raises: ValueError for logits that are not finite, and for rows without a label.
@@ -219,7 +219,8 @@ def score_rows(model: PreTrainedModel, rows: Sequence, collate: Callable, *, bat
 
 def label_names(model: PreTrainedModel) -> list[str]:
     """The names of a classifier's labels, in the order of their ids."""
-    return [model.config.id2label[index] for index in range(model.config.num_labels)]
+    names = cast("dict[int, str]", model.config.id2label)
+    return [names[index] for index in range(len(names))]
 
 
 def gives_several_labels(model: PreTrainedModel) -> bool:
@@ -241,11 +242,10 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
         return names[int(label)] if label.isdecimal() and int(label) < len(names) else None
 
     several = isinstance(examples[0]["label"], list)
-    labels = [list(map(known, label)) if several else known(label) for label in examples["label"]]
-    kept = [row for row, label in enumerate(labels) if (None not in label if several else label is not None)]
-    left_out = Counter(
-        name for label in examples["label"] for name in (label if several else [label]) if known(name) is None
-    ).most_common()
+    given: list[list[str]] = [label if several else [label] for label in examples["label"]]
+    found = [list(map(known, names_of_text)) for names_of_text in given]
+    kept = [row for row, labels in enumerate(found) if None not in labels]
+    left_out = Counter(name for labels in given for name in labels if known(name) is None).most_common()
     if not kept:
         raise UserError(
             f"none of the {len(examples):,} texts has a label that the model knows ({_few(names)}); the file has "
@@ -256,8 +256,8 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
             f"labels: {len(examples):,} -> {len(kept):,} texts; the model does not know {len(left_out):,} of their labels: "
             f"{_few([f'{name!r} ({count:,})' for name, count in left_out])}"
         )
-    selected = examples.select(kept).remove_columns("label").add_column("label", [labels[row] for row in kept])
-    return selected, len(examples) - len(kept)
+    labels = [found[row] if several else found[row][0] for row in kept]
+    return examples.select(kept).remove_columns("label").add_column("label", labels), len(examples) - len(kept)
 
 
 def _few(words: list[str], most: int = 5) -> str:

@@ -6,10 +6,10 @@ Nats are summed over tokens and divided once, whatever the batches were.
 import inspect
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Window(NamedTuple):
@@ -91,7 +91,12 @@ def padded(
     return ids.to(device), mask.to(device)
 
 
+def padding_id(tokenizer: PreTrainedTokenizerBase, *, otherwise: int = 0) -> int:
+    """What rows are filled up with: the padding token, or `otherwise` where a tokenizer (GPT-2's own) has none."""
+    return cast(int, otherwise if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
 def takes(model: PreTrainedModel, argument: str) -> bool:
     """Whether the model's `forward` takes this argument; that of a PEFT adapter does not say, its base's does."""
-    innermost = model.get_base_model() if hasattr(model, "get_base_model") else model
+    innermost = getattr(model, "get_base_model", lambda: model)()
     return argument in inspect.signature(innermost.forward).parameters

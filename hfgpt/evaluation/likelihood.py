@@ -7,6 +7,7 @@ will do that keeps a cache of keys and values, because the prompt is computed on
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -280,5 +281,5 @@ def _continuation(tokenizer: PreTrainedTokenizerFast, before: str, piece: str) -
 
 def _start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """What a text begins with: what the tokenizer puts there itself, else its BOS, else its EOS, else nothing."""
-    added = tokenizer("")["input_ids"]
-    return added[:1] or [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]
+    begins = [*cast("list[int]", tokenizer("")["input_ids"])[:1], tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return [cast(int, token) for token in begins if token is not None][:1]

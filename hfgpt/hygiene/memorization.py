@@ -12,9 +12,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.data.passport import PASSPORT_NAME
@@ -77,7 +78,7 @@ def memorization_report(
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no eos_token, with which a document begins and ends; take the one of the training.")
     canaries = read_canaries(data)
-    rows = load_from_disk(data)
+    rows = DatasetDict.load_from_disk(str(data))
     sample_tokens = min(sample_tokens, model.config.max_position_embeddings - 1)
     report = {
         "format": 1,
@@ -144,7 +145,7 @@ def documents_of(rows: Dataset, tokenizer: PreTrainedTokenizerFast) -> Iterator[
     Args: `tokenizer` is the one that prepared the data.
     """
     special = np.array([tokenizer.eos_token_id, tokenizer.pad_token_id])
-    for batch in rows.with_format("numpy").iter(batch_size=500):
+    for batch in cast("Iterator[dict]", rows.with_format("numpy").iter(batch_size=500)):
         pieces = []
         for ids in batch["input_ids"]:
             pieces += [piece[piece != special[0]] for piece in np.split(ids, np.flatnonzero(np.isin(ids, special)))]
@@ -163,7 +164,7 @@ class Overlaps:
 
 def overlap_report(
     samples: list[str],
-    rows: dict[str, Dataset],
+    rows: DatasetDict,
     *,
     tokenizer: PreTrainedTokenizerFast,
     data_tokenizer: PreTrainedTokenizerFast,
