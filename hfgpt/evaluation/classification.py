@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit, softmax
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.errors import UserError
-from hfgpt.evaluation.language_modeling import batches_by_length, padded, padding_id
+from hfgpt.evaluation.batches import batches_by_length, padded, padding_id, progress_bar
 from hfgpt.inference import evaluating
 from hfgpt.metrics import measure
 
@@ -56,7 +55,7 @@ def classify(
     batches = batches_by_length(rows, batch_size=batch_size if tokenizer.pad_token_id is not None else 1)
     logits: dict[int, np.ndarray] = {}
     with evaluating(model):
-        for chosen in tqdm(batches, desc="texts", leave=False, disable=None if show_progress else True):
+        for chosen in progress_bar(batches, desc="texts", show=show_progress):
             # A learned position is counted from the text's beginning, so padding stands behind the text.
             ids, mask = padded([rows[index] for index in chosen], value=padding_id(tokenizer), device=model.device)
             found = model(input_ids=ids, attention_mask=mask).logits

@@ -10,12 +10,10 @@ from typing import cast
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.arguments.evaluation import public_name
-from hfgpt.chat_templates import stop_token_ids, style_of
-from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.chat_templates import style_of
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
 from hfgpt.data.conversations import read_conversations
@@ -24,9 +22,10 @@ from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import SupervisedCounts, supervised_rows
 from hfgpt.errors import UserError
-from hfgpt.evaluation.answers import answers_report, generate_answers
+from hfgpt.evaluation.answers import answer_conversations, answers_report
+from hfgpt.evaluation.batches import padding_id, progress_bar
 from hfgpt.evaluation.classification import classification_metrics, classify, probabilities_of, text_ids
-from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens, padding_id
+from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
 from hfgpt.inference import evaluating
@@ -154,14 +153,9 @@ def evaluate_conversations(
         )
     nats, tokens = score_rows(loaded.model, rows, SupervisedCollator(padding_id(tokenizer)), batch_size=batch_size)
     asked = conversations[:max_answers]
-    answers = generate_answers(
-        loaded.model,
-        tokenizer,
-        ConversationEncoder(tokenizer).encode_prompts([list(one.messages[:-1]) for one in asked]),
-        max_new_tokens=max_new_tokens,
-        stop_token_ids=stop_token_ids(tokenizer),
-        batch_size=batch_size,
-        show_progress=True,
+    prompts = [list(one.messages[:-1]) for one in asked]
+    answers = answer_conversations(
+        loaded.model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, show_progress=True
     )
     report = answers_report(answers, [one.messages[-1]["content"] for one in asked])
     return Result(
@@ -201,7 +195,7 @@ def score_rows(model: PreTrainedModel, rows: Sequence | Dataset, collate: Callab
     """
     sums = torch.zeros(2, dtype=torch.float64)
     with evaluating(model):
-        for start in tqdm(range(0, len(rows), batch_size), desc="rows", leave=False, disable=None):
+        for start in progress_bar(range(0, len(rows), batch_size), desc="rows", show=True):
             batch = collate([rows[index] for index in range(start, min(start + batch_size, len(rows)))])
             labels = batch.pop("labels").to(model.device)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}

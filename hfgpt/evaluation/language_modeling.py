@@ -6,10 +6,12 @@ Nats are summed over tokens and divided once, whatever the batches were.
 import inspect
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
+
+from hfgpt.evaluation.batches import padded
 
 
 class Window(NamedTuple):
@@ -69,31 +71,6 @@ def language_modeling_metrics(nats: float, tokens: int, *, num_bytes: int | None
     if num_bytes is not None:
         metrics["bits_per_byte"] = nats / math.log(2) / num_bytes
     return metrics
-
-
-def batches_by_length(rows: Sequence[Sequence], *, batch_size: int) -> list[list[int]]:
-    """The places of the rows in batches of like lengths, which need little padding; the shortest first."""
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def padded(
-    rows: Sequence[Sequence[int]], *, device: torch.device, left: bool = False, value: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask (rows, longest row), filled up on the right, or on the `left`, with `value` (every vocabulary has the id 0)."""
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), value)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(rows):
-        place = slice(longest - len(tokens), None) if left else slice(len(tokens))
-        ids[row, place] = torch.tensor(tokens, dtype=torch.long)
-        mask[row, place] = 1
-    return ids.to(device), mask.to(device)
-
-
-def padding_id(tokenizer: PreTrainedTokenizerBase, *, otherwise: int = 0) -> int:
-    """What rows are filled up with: the padding token, or `otherwise` where a tokenizer (GPT-2's own) has none."""
-    return cast(int, otherwise if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
 def takes(model: PreTrainedModel, argument: str) -> bool:

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import tqdm
 
 from hfgpt.errors import UserError
+from hfgpt.evaluation.batches import batches_by_length, padded
 from hfgpt.evaluation.classification import probabilities_of
-from hfgpt.evaluation.language_modeling import batches_by_length, padded, takes
+from hfgpt.evaluation.language_modeling import takes
 from hfgpt.inference import evaluating
 from hfgpt.tokenization import encode_texts
 
