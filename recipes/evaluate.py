@@ -17,7 +17,7 @@ not given are those of the model's training, so that the test set of its report 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.arguments.evaluation:EvaluateArguments", positional="model")
+    check_command_line("hfgpt.arguments.evaluation:EvaluateArguments")
 
 from dataclasses import replace
 from pathlib import Path
@@ -126,4 +126,4 @@ def check_task(loaded: Loaded, args: EvaluateArguments) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, EvaluateArguments, positional="model")
+    launch(main, EvaluateArguments)

@@ -20,7 +20,7 @@ from hfgpt.data.conversations import read_conversations
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.supervised import SupervisedCounts, supervised_rows
+from hfgpt.data.supervised import supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import answer_conversations, answers_report
 from hfgpt.evaluation.batches import padding_id, progress_bar
@@ -143,8 +143,7 @@ def evaluate_conversations(
     conversations = list(read_conversations(records, style=style, format=format, errors=errors))
     errors.finish(one.source for one in conversations)
     longest = loaded.context(max_length)
-    counts = SupervisedCounts()
-    columns = supervised_rows(conversations, tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on, counts=counts)
+    columns, counts = supervised_rows(conversations, tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if not rows:
         raise UserError(
