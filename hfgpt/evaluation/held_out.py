@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.arguments.evaluation import public_name
+from hfgpt.artifacts import adapter_around
 from hfgpt.chat_templates import style_of
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
@@ -37,9 +38,10 @@ logger = logging.getLogger(__name__)
 def settings_of_run(model: str) -> dict:
     """What the run that made a model was told; nothing where its passport.json does not lie beside it."""
     folder = Path(model)
-    places = [folder, folder.parent] if folder.name in ("base", "merged") else [folder]
-    place = next((place for place in places if (place / PASSPORT_NAME).is_file()), None)
-    return Passport.load(place).settings if place else {}
+    for place in filter(None, (folder, adapter_around(folder))):
+        if (place / PASSPORT_NAME).is_file():
+            return Passport.load(place).settings
+    return {}
 
 
 def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int = 8) -> Result:
