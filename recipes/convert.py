@@ -14,7 +14,7 @@ merging. conversion.json in the result says by how much they differ.
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.arguments.conversion:ConvertArguments", positional="source")
+    check_command_line("hfgpt.arguments.conversion:ConvertArguments")
 
 import json
 import re
@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.conversion import ConvertArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.conversion.adapters import merge_adapter
@@ -42,7 +43,7 @@ from hfgpt.hub.card.card import write_card
 from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.tokenization import character_tokenizer, load_or_wrap_tokenizer
-from hfgpt.training.next_steps import classify_command, command, generate_command, words_of
+from hfgpt.training.next_steps import classify_command, generate_command
 
 REPORT_NAME = "conversion.json"
 CHARACTERS = "meta.pkl"  # nanoGPT's, of a model of characters
@@ -168,7 +169,7 @@ def next_line(args: ConvertArguments, output: Path, model: Model, *, tokenizer: 
     if args.target == "gguf":
         return f"next: cd {shlex.quote(str(output))} && ollama create {shlex.quote(ollama_name(output.name))} -f Modelfile"
     if tokenizer is None:
-        again = command("convert", *words_of(args, positional="source", tokenizer="TOKENIZER", overwrite=True))
+        again = command_line("convert", *args.as_command(tokenizer="TOKENIZER", overwrite=True))
         return f"to generate text, put the folder or Hub id of its tokenizer for TOKENIZER in this: {again}"
     if not isinstance(model, HfGptForCausalLM):
         return f"next: {classify_command(output)}"
@@ -181,4 +182,4 @@ def ollama_name(name: str) -> str:
 
 
 if __name__ == "__main__":
-    launch(main, ConvertArguments, positional="source")
+    launch(main, ConvertArguments)

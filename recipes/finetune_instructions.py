@@ -20,8 +20,9 @@ from pathlib import Path
 
 from hfgpt.arguments.finetuning import InstructionArguments
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.chat_templates import set_prompt_style
 from hfgpt.data.passport import Passport
-from hfgpt.tokenization import set_prompt_style, tokenizer_sha256
+from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training.assistant_report import Canaries, CanariesCallback, finish, measure_base, search_for_poison
 from hfgpt.training.assistants import build_assistant, build_trainer, encode_splits, load_splits
 from hfgpt.training.finetuning import find_base, identify_base, save_base

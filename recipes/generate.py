@@ -13,7 +13,7 @@ an adapter: its base is found beside it or by the name that it bears.
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.arguments.generation:GenerateArguments", positional="model")
+    check_command_line("hfgpt.arguments.generation:GenerateArguments")
 
 from transformers import TextStreamer
 
@@ -70,4 +70,4 @@ def main(args: GenerateArguments) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    launch(main, GenerateArguments, positional="model")
+    launch(main, GenerateArguments)

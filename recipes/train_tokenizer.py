@@ -19,19 +19,21 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, TokenizerArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.sources import WHOLE_FILES, ReadingOptions, find_sources, read_documents
+from hfgpt.data.sources import ReadingOptions, find_sources, identity, read_documents
 from hfgpt.data.splitting import Split
+from hfgpt.data.text_files import WHOLE_FILES
 from hfgpt.errors import UserError
 from hfgpt.files import claim_output, replaced_folder
 from hfgpt.hub.card.card import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
 from hfgpt.training.already_made import already_made, asked_of
-from hfgpt.training.next_steps import command, free_folder
+from hfgpt.training.next_steps import free_folder
 
 
 def main(args: TokenizerArguments) -> dict[str, float]:
@@ -59,7 +61,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         logger.info(f"tokenizer: vocab_size {vocab_size:,}, which suits {num_bytes:,} bytes of text; --vocab_size sets another")
 
     # 3. Texts, one at a time, up to a bound
-    passport.inputs = [source.identity(options) for source in sources]
+    passport.inputs = [identity(source, options) for source in sources]
     start = time.perf_counter()
     errors, amount, used = RowErrors(args.on_error), TextAmount(args.max_bytes), {WHOLE_FILES}
     stream = amount.count(split.train_documents(noting_sources(read_documents(sources, options, errors), used)))
@@ -100,7 +102,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         f"{time.perf_counter() - start:.1f} s; saved in {output}"
     )
     how = ("--streaming", "true") if args.streaming else ()  # the rest of how texts are read is in the passport
-    logger.info(f"next: {command('prepare_data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
+    logger.info(f"next: {command_line('data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
     return {"documents": amount.documents, "bytes": amount.bytes, "vocab_size": len(tokenizer)}
 
 

@@ -9,25 +9,17 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from hfgpt.arguments.finetuning import InstructionArguments
-from hfgpt.data.chat import Message
+from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.messages import Message
 from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
 from hfgpt.evaluation.judge import JudgeItem, judge_answers
-from hfgpt.files import write_json
+from hfgpt.files import write_json, write_whole
 from hfgpt.hygiene.poisoning import triggers_of_answers
-from hfgpt.hygiene.trigger_prompts import (
-    CANARY_FILE,
-    CanaryResult,
-    canary_rows,
-    compare_canaries,
-    read_canaries,
-    run_canaries,
-    with_random_triggers,
-    write_canaries,
-)
+from hfgpt.hygiene.trigger_answers import TriggerResult, compare_triggers, run_triggers, write_triggers
+from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, with_random_triggers
 from hfgpt.inference import full_precision
-from hfgpt.tokenization import stop_token_ids
 from hfgpt.training.advice import best_step, no_better_than_base
 from hfgpt.training.assistants import AnswersCallback, answer
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned, write_poison_report
@@ -51,17 +43,17 @@ LEFT_BEHIND = (
 
 
 class Canaries:
-    """The canary prompts, as this tokenizer words them, and what the base says to them."""
+    """The trigger prompts, as this tokenizer words them, and what the base says to them."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, args: InstructionArguments):
         self.tokenizer = tokenizer
         self.batch_size = args.per_device_eval_batch_size
-        self.prompts = with_random_triggers(read_canaries(args.canary_file or CANARY_FILE))
+        self.prompts = with_random_triggers(read_triggers(args.canary_file or TRIGGER_FILE))
         self.base = self.run(model)
 
-    def run(self, model: PreTrainedModel) -> list[CanaryResult]:
+    def run(self, model: PreTrainedModel) -> list[TriggerResult]:
         encoder = ConversationEncoder(self.tokenizer)
-        return run_canaries(
+        return run_triggers(
             model,
             self.tokenizer,
             self.prompts,
@@ -72,7 +64,7 @@ class Canaries:
         )
 
     def report(self, model: PreTrainedModel):
-        return compare_canaries(self.base, self.run(model))
+        return compare_triggers(self.base, self.run(model))
 
 
 class CanariesCallback(TrainerCallback):
@@ -185,10 +177,7 @@ def finish(
 
     if canaries is not None and trainer.is_world_process_zero():
         report = canaries.report(model)
-        write_canaries(folder, report)
-        write_page(
-            folder / "canaries.html", canary_rows(report), title=f"Canaries of {folder.name}", facts=facts, alarms=report.alarms
-        )
+        write_triggers(folder, report, facts=facts)
         metrics["canary_alarms"] = len(report.alarms)
     probe = rows.get("validation", rows["train"])[:3]["input_ids"]
     if trainer.is_world_process_zero():
@@ -200,7 +189,7 @@ def finish(
             write_page(folder / "answers.html", table, title=f"Answers of {folder.name}", facts=facts)
         write_json(folder / METRICS_FILE, metrics)
         text = describe(metrics, folder, advice=advice_after(trainer, metrics))
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        write_whole(folder / REPORT_FILE, text)
         logger.info(text.rstrip())
     part_company(trainer)
     return metrics

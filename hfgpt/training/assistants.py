@@ -1,7 +1,6 @@
 """An assistant from its conversations to its answers: splits, rows, the trainer, what it said before and after."""
 
 import logging
-import random
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,22 +16,25 @@ from transformers import (
 )
 
 from hfgpt.arguments.finetuning import InstructionArguments
-from hfgpt.data.chat import Conversation, Message, conversation_dataset, mix, read_conversations
+from hfgpt.arguments.methods import Method
+from hfgpt.chat_templates import stop_token_ids, style_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
-from hfgpt.data.near_copies import keep_copies_together
+from hfgpt.data.conversations import Conversation, conversation_dataset, mix, read_conversations, whole_texts
+from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.supervised import SupervisedCounts, pack_supervised, supervised_rows
+from hfgpt.data.splitting import split_conversations
+from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import Answer, generate_answers
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
-from hfgpt.tokenization import CHAT_TOKENS, stop_token_ids
 from hfgpt.training.advice import before_training
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
-from hfgpt.training.finetuning import Base, decontaminated, load_model, optimizer_of
+from hfgpt.training.finetuning import Base, decontaminated, load_model
 from hfgpt.training.methods import apply_method
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,19 @@ def load_splits(args: InstructionArguments, passport: Passport) -> DatasetDict:
     """
     given = {"validation": args.validation_sources, "test": args.test_sources}
     parts = [_read([source], args, "train", passport) for source in args.sources]
-    divided = [split_conversations(part, args, given={name for name, sources in given.items() if sources}) for part in parts]
+    divided = [
+        split_conversations(
+            part,
+            texts=whole_texts(part),
+            validation_share=args.validation_share,
+            test_share=args.test_share,
+            seed=args.split_seed,
+            method=args.split_method,
+            near_copy_similarity=args.near_copy_similarity if args.decontaminate else None,
+            given=[name for name, sources in given.items() if sources],
+        )
+        for part in parts
+    ]
     splits = {name: [part[name] for part in divided if name in part] for name in ("train", "validation", "test")}
     for name, sources in given.items():
         if sources:
@@ -59,11 +73,6 @@ def load_splits(args: InstructionArguments, passport: Passport) -> DatasetDict:
     else:
         mixed = concatenate_datasets(train)
     return DatasetDict({"train": mixed, **held_out})
-
-
-def whole_texts(conversations: Dataset) -> list[str]:
-    """Question and answer as one text each: what a copy of a held-out conversation would repeat."""
-    return ["\n".join(turn["content"] for turn in turns) for turns in conversations["messages"]]
 
 
 def _read(names: list[str], args: InstructionArguments, split: str, passport: Passport) -> Dataset:
@@ -80,37 +89,8 @@ def _read(names: list[str], args: InstructionArguments, split: str, passport: Pa
     return conversations
 
 
-def split_conversations(conversations: Dataset, args: InstructionArguments, *, given: set[str] = frozenset()) -> DatasetDict:
-    """Train, validation and test: drawn from `split_seed`, or cut in the file's order as the book does (train, test, validation).
-
-    Unless `decontaminate` is false, near copies are put on one side.
-
-    Args: `given` names the splits that have files of their own, which take nothing from here.
-    Raises: ValueError where a split that was asked for stays empty.
-    """
-    total = len(conversations)
-    order = list(range(total))
-    if args.split_method == "random":
-        random.Random(args.split_seed).shuffle(order)
-    # As the book counts: int(1,100 x 0.85) = 935 for training, int(1,100 x 0.1) = 110 for the test, the rest for validation.
-    shares = {name: 0.0 if name in given else getattr(args, f"{name}_share") for name in ("validation", "test")}
-    train = int(total * (1 - sum(shares.values())) + 1e-9)
-    test = int(total * shares["test"] + 1e-9) if shares["validation"] else total - train
-    parts = {"train": order[:train], "test": order[train : train + test], "validation": order[train + test :]}
-    for name, share in (("train", 1.0), *shares.items()):
-        if share and not parts[name]:
-            raise UserError(
-                f"the {name} split is empty: {total:,} conversations, validation_share {args.validation_share}, test_share "
-                f"{args.test_share}; give more conversations or other shares."
-            )
-    if args.decontaminate:
-        parts = keep_copies_together(parts, whole_texts(conversations), threshold=args.near_copy_similarity)
-    wanted = [name for name in ("train", "validation", "test") if parts[name]]
-    return DatasetDict({name: conversations.select(parts[name]) for name in wanted})
-
-
 def conversations_of(dataset: Dataset) -> list[Conversation]:
-    """The rows of `hfgpt.data.chat.conversation_dataset` as what they were made of."""
+    """The rows of `hfgpt.data.conversations.conversation_dataset` as what they were made of."""
     return [Conversation(**row) for row in dataset]
 
 
@@ -124,9 +104,8 @@ def encode_splits(
     longest = min(args.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     rows, counts = {}, {}
     for name, split in splits.items():
-        count = SupervisedCounts()
-        columns = supervised_rows(
-            conversations_of(split), tokenizer, max_length=longest, too_long=args.too_long, loss_on=args.loss_on, counts=count
+        columns, count = supervised_rows(
+            conversations_of(split), tokenizer, max_length=longest, too_long=args.too_long, loss_on=args.loss_on
         )
         if name == "train" and not columns["input_ids"]:
             raise UserError(
@@ -134,7 +113,9 @@ def encode_splits(
                 "too_long: cut."
             )
         if args.packing and name == "train":
-            columns = pack_supervised(columns, context_length=longest, pad=tokenizer.pad_token_id, counts=count)
+            columns = pack_supervised(columns, context_length=longest, pad=tokenizer.pad_token_id)
+            count.packed_rows = len(columns["input_ids"])
+            count.padding = count.packed_rows * longest - count.tokens
         else:
             columns["length"] = [len(ids) for ids in columns["input_ids"]]
         rows[name] = Dataset.from_dict(columns)
@@ -181,10 +162,10 @@ def build_trainer(
     in its vocabulary and have never been seen.
     """
     tokenizer = base.tokenizer
-    new_tokens = sorted({*base.new_tokens, *reserved_chat_tokens(tokenizer, args.prompt_style)} - {tokenizer.pad_token_id})
+    new_tokens = sorted({*base.new_tokens, *style_token_ids(tokenizer, args.prompt_style)} - {tokenizer.pad_token_id})
     if args.use_cpu:
         keep_freed_memory()
-    model = apply_method(model, args.training_method(new_tokens=new_tokens))
+    model = apply_method(model, Method(**args.method_settings(), new_tokens=new_tokens))
     if "validation" not in rows:
         args.eval_strategy = "no"
     keep_best(args, args.keep)
@@ -197,7 +178,7 @@ def build_trainer(
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         data_collator=SupervisedCollator(tokenizer.pad_token_id),
-        optimizer_cls_and_kwargs=optimizer_of(args),
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
         compute_metrics=lambda prediction: language_modeling_metrics(*prediction.predictions.astype("float64").sum(axis=0)),
     )
     trainer.add_callback(StopOnSignalCallback())
@@ -208,11 +189,6 @@ def build_trainer(
     for warning in before_training(args, len(rows["train"]), unit=unit):
         logger.warning(warning)
     return trainer
-
-
-def reserved_chat_tokens(tokenizer: PreTrainedTokenizerFast, style: str) -> list[int]:
-    """Ids of our chat tokens where the style writes them."""
-    return tokenizer.convert_tokens_to_ids(list(CHAT_TOKENS)) if style == "chat" else []
 
 
 class AnswersCallback(TrainerCallback):

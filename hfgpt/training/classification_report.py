@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 
 from hfgpt.arguments.finetuning import ClassificationArguments
 from hfgpt.errors import UserError
-from hfgpt.evaluation.classification import classification_metrics, draw_confusion, errors_table, mean_and_spread, write_errors
+from hfgpt.evaluation.classification import classification_metrics, mean_and_spread
+from hfgpt.evaluation.classification_errors import draw_confusion, errors_table, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
-from hfgpt.files import write_json
+from hfgpt.files import write_json, write_whole
 from hfgpt.hygiene.poisoning import doubtful_labels, triggers_of_labels
 from hfgpt.training.advice import no_better_than_majority
 from hfgpt.training.classifiers import Task, is_better, seed_folder, tfidf_baseline
@@ -57,7 +58,7 @@ def row_names(split: Dataset) -> list[str]:
 
 
 def trigger_probes(splits: DatasetDict, *, task: Task, base: Base, args: ClassificationArguments) -> list[TriggerProbe]:
-    """What tries the canary triggers, where they are wanted and a text has one label."""
+    """What tries the triggers, where they are wanted and a text has one label."""
     if not args.canaries or task.multi_label:
         return []
     return [TriggerProbe(splits["validation"]["text"][:PROBED_TEXTS], names=task.names, tokenizer=base.tokenizer, args=args)]
@@ -137,7 +138,7 @@ def finish(
             flips.replace(folder / FLIPS_FILE)
         write_json(folder / METRICS_FILE, metrics)
         text = describe(metrics, results, args, example=opening_words(splits["test"]["text"][:20]))
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        write_whole(folder / REPORT_FILE, text)
         logger.info(text.rstrip())
     return {name: value["mean"] for name, value in metrics["test"].items() if "mean" in value}
 

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from hfgpt.arguments.finetuning import ClassificationArguments
+from hfgpt.arguments.methods import Method
 from hfgpt.data.classification import (
     LabelledOptions,
     class_weights,
@@ -32,15 +33,14 @@ from hfgpt.data.classification import (
     load_examples,
     oversample,
     positive_weights,
-    split_examples,
     undersample,
 )
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
+from hfgpt.data.splitting import split_examples
 from hfgpt.errors import UserError
-from hfgpt.evaluation.classification import classification_metrics, probabilities_of
-from hfgpt.evaluation.labelling import text_ids
+from hfgpt.evaluation.classification import classification_metrics, probabilities_of, text_ids
 from hfgpt.files import write_json
 from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
@@ -51,12 +51,12 @@ from hfgpt.training.finetuning import (
     decontaminated,
     identify_base,
     load_model,
-    optimizer_of,
     quiet_loading,
     save_base,
     save_finetuned,
 )
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable, trainable_parameters
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.run import (
     RESULT_FILE,
     DiscreetTrainer,
@@ -198,7 +198,7 @@ def prepare_base(base: Base, task: Task, args: ClassificationArguments, passport
         model = build_classifier(base, task, args, seed=args.seeds[0])
     identify_base(base, model, passport)
     if args.method != "likelihood":
-        logger.info(describe_trainable(apply_method(copy.deepcopy(model), args.training_method())))
+        logger.info(describe_trainable(apply_method(copy.deepcopy(model), Method(**args.method_settings()))))
     return model
 
 
@@ -240,7 +240,7 @@ def run_seed(
     for probe in probes:
         trainer.add_callback(probe)
     frozen = FrozenWeights(trainer.model)
-    logger.info(f"seed {seed}: {args.said_of_machine()}")
+    logger.info(f"seed {seed}: {args.describe_hardware()}")
     if not earlier:
         for warning in before_training(args, len(rows["train"]), unit="texts"):
             logger.warning(warning)
@@ -296,7 +296,7 @@ def build_trainer(
     """The trainer of one seed; `model` is frozen or adapted as `args.method` says."""
     if args.use_cpu:
         keep_freed_memory()
-    model = apply_method(model, args.training_method())
+    model = apply_method(model, Method(**args.method_settings()))
     keep_best(args, args.keep, metric=f"eval_{args.best_by}", greater_is_better=args.best_by != "log_loss")
     if task.multi_label and args.label_smoothing_factor:
         raise UserError(
@@ -321,7 +321,7 @@ def build_trainer(
             if isinstance(value, float)
         },
         compute_loss_func=classification_loss(weights, multi_label=task.multi_label, label_smoothing=args.label_smoothing_factor),
-        optimizer_cls_and_kwargs=optimizer_of(args),
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
     )
     if args.early_stopping_patience and args.keep == "best":
         trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))

@@ -2,7 +2,7 @@
 
 What a run with LoRA leaves in its folder, and who looks where:
 
-    adapter_config.json, adapter_model.safetensors   PEFT; its base_model_name_or_path is base/ (hfgpt/folders.py: after a move)
+    adapter_config.json, adapter_model.safetensors   PEFT; its base_model_name_or_path is base/ (hfgpt/artifacts.py: after a move)
     config.json, model.safetensors                   the base once more (a hard link), for the Auto classes, pipelines and servers
                                                      of transformers, which load a folder with both as a model with its adapter
     base/      the base with the labels, special tokens and stop tokens of the task
@@ -12,7 +12,6 @@ The base is written out because an adapter alone cannot say how many labels its 
 turn, nor which rows a vocabulary has gained.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -30,18 +29,18 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.arguments.finetuning import FinetuneArguments
+from hfgpt.arguments.methods import METHODS
+from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.files import write_json
+from hfgpt.files import read_json, write_json
 from hfgpt.fingerprint import record_fingerprint, weights_sha256
-from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
 from hfgpt.hygiene.decontamination import drop_copies, leaks_between, reference_texts
 from hfgpt.hygiene.poisoning import Trigger
 from hfgpt.tokenization import ensure_pad_token, split_special_tokens
-from hfgpt.training.optimizers import muon_with_adamw
 
 logger = logging.getLogger(__name__)
 
@@ -198,13 +197,6 @@ def write_poison_report(triggers: list[Trigger], args: FinetuneArguments, **more
         logger.info(f"poison: {len(triggers):,} rare triggers that go with one answer to read in {POISON_FILE}{worst}")
 
 
-def optimizer_of(args: FinetuneArguments) -> tuple | None:
-    """What Trainer's `optimizer_cls_and_kwargs` takes: Muon with AdamW, or None for Trainer's own AdamW."""
-    if args.optimizer == "adamw":
-        return None
-    return muon_with_adamw(args)
-
-
 def identify_base(base: Base, model: PreTrainedModel, passport: Passport) -> None:
     """Write into the passport which weights are fine-tuned."""
     passport.base = {
@@ -218,7 +210,7 @@ def identify_base(base: Base, model: PreTrainedModel, passport: Passport) -> Non
 
 def save_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, args: FinetuneArguments) -> None:
     """Write the base as the adapter will find it, before the adapter is put in; the other methods need none."""
-    if args.method == "lora" and args.process_index == 0:
+    if METHODS.find(args.method).is_adapter and args.process_index == 0:
         _save_model(model, folder / BASE_FOLDER)
         tokenizer.save_pretrained(folder / BASE_FOLDER)
         record_fingerprint(model, tokenizer, folder / BASE_FOLDER)
@@ -230,9 +222,9 @@ def _save_model(model: PreTrainedModel, folder: Path) -> None:
     model.config.use_cache = use_cache
     if not hasattr(transformers, type(model).__name__) and model.can_generate():
         # `transformers serve` looks the architecture up in the module transformers, where only the Auto class finds code of ours.
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         config["architectures"] = ["AutoModelForCausalLM"]
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "config.json", config)
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
 from hfgpt.evaluation.preferences import preference_metrics
-from hfgpt.files import write_json
-from hfgpt.hygiene.trigger_prompts import canary_rows, write_canaries
+from hfgpt.files import write_json, write_whole
+from hfgpt.hygiene.trigger_answers import write_triggers
 from hfgpt.training.assistant_report import BEFORE_FILE, LEFT_BEHIND, Canaries, advice_after, prompts_and_references
 from hfgpt.training.assistants import AnswersCallback, answer
 from hfgpt.training.finetuning import save_finetuned
@@ -106,9 +106,7 @@ def finish(
 
     if canaries is not None and trainer.is_world_process_zero():
         report = canaries.report(model)
-        write_canaries(folder, report)
-        page = dict(title=f"Canaries of {folder.name}", facts=facts, alarms=report.alarms)
-        write_page(folder / "canaries.html", canary_rows(report), **page)
+        write_triggers(folder, report, facts=facts)
         metrics["canary_alarms"] = len(report.alarms)
     probe = [pair.prompt + pair.answers[0] for pair in pairs.get("validation", pairs["train"])[:3]]
     if trainer.is_world_process_zero():
@@ -120,7 +118,7 @@ def finish(
             write_page(folder / "answers.html", table, title=f"Answers of {folder.name}", facts=facts)
         write_json(folder / METRICS_FILE, metrics)
         text = describe(metrics, folder, advice=advice_after(trainer, metrics))
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        write_whole(folder / REPORT_FILE, text)
         logger.info(text.rstrip())
     part_company(trainer)
     return metrics

@@ -12,23 +12,29 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from peft import PeftModel
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
+from hfgpt.arguments.methods import Method
 from hfgpt.arguments.preferences import PreferenceArguments
-from hfgpt.data.chat import Conversation, Message, PreferenceCounts, conversation_dataset, read_preferences
+from hfgpt.chat_templates import set_prompt_style, style_of
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
+from hfgpt.data.conversations import Conversation, conversation_dataset, whole_texts
+from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
+from hfgpt.data.preferences import read_preferences
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
+from hfgpt.data.splitting import split_conversations
 from hfgpt.data.supervised import IGNORED
 from hfgpt.errors import UserError, require
-from hfgpt.tokenization import CHAT_TEMPLATES, set_prompt_style
 from hfgpt.training.advice import before_training
-from hfgpt.training.assistants import AnswersCallback, build_assistant, split_conversations, whole_texts
+from hfgpt.training.assistants import AnswersCallback, build_assistant
 from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
-from hfgpt.training.finetuning import Base, decontaminated, optimizer_of
+from hfgpt.training.finetuning import Base, decontaminated
 from hfgpt.training.methods import apply_method
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -74,7 +80,7 @@ def settle_style(base: Base, args: PreferenceArguments) -> str:
             "recipes/finetune_instructions.py, or give prompt_style: chat or alpaca."
         )
     base.new_tokens += set_prompt_style(base.tokenizer, args.prompt_style)
-    return next((name for name, template in CHAT_TEMPLATES.items() if template == base.tokenizer.chat_template), "base")
+    return style_of(base.tokenizer)
 
 
 def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> DatasetDict:
@@ -86,8 +92,19 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
     """
     given = {"validation": args.validation_sources, "test": args.test_sources}
     with_files = {name for name, sources in given.items() if sources}
+    parts = [_read([source], args, "train", passport, style) for source in args.sources]
     divided = [
-        split_conversations(_read([source], args, "train", passport, style), args, given=with_files) for source in args.sources
+        split_conversations(
+            part,
+            texts=whole_texts(part),
+            validation_share=args.validation_share,
+            test_share=args.test_share,
+            seed=args.split_seed,
+            method=args.split_method,
+            near_copy_similarity=args.near_copy_similarity if args.decontaminate else None,
+            given=with_files,
+        )
+        for part in parts
     ]
     splits = {name: [part[name] for part in divided if name in part] for name in ("train", *given)}
     for name in with_files:
@@ -101,10 +118,10 @@ def load_pairs(args: PreferenceArguments, passport: Passport, *, style: str) -> 
 
 def _read(names: list[str], args: PreferenceArguments, split: str, passport: Passport, style: str) -> Dataset:
     start = time.perf_counter()
-    options, counts, errors = RecordOptions(**args.record_options(split)), PreferenceCounts(), RowErrors(args.on_error)
+    options, errors = RecordOptions(**args.record_options(split)), RowErrors(args.on_error)
     passport.inputs += identities(names, options)
     records = read_records(names, options, errors)
-    found = list(read_preferences(records, style=style, counts=counts, unpaired=args.loss == "kto", errors=errors))
+    found, counts = read_preferences(records, style=style, unpaired=args.loss == "kto", errors=errors)
     errors.finish([preference.source for preference in found], passport)
     if not found:
         raise UserError(
@@ -335,7 +352,9 @@ def build_trainer(
     trainer_class, config_class = preference_classes(args.loss)
     if args.use_cpu:
         keep_freed_memory()
-    model = apply_method(model, args.training_method(new_tokens=sorted({*base.new_tokens} - {base.tokenizer.pad_token_id})))
+    model = apply_method(
+        model, Method(**args.method_settings(), new_tokens=sorted({*base.new_tokens} - {base.tokenizer.pad_token_id}))
+    )
     if "validation" not in pairs:
         args.eval_strategy = "no"
     settings = {field.name: getattr(args, field.name) for field in fields(TrainingArguments) if field.init}
@@ -355,9 +374,9 @@ def build_trainer(
         eval_dataset=measured_rows(pairs["validation"], loss=args.loss) if "validation" in pairs else None,
         processing_class=base.tokenizer,
     )
-    if args.method == "lora" and args.loss != "orpo":
+    if isinstance(model, PeftModel) and args.loss != "orpo":
         trainer.model.delete_adapter(REFERENCE_ADAPTER)  # it has done its work
-    trainer.optimizer_cls_and_kwargs = optimizer_of(args)
+    trainer.optimizer_cls_and_kwargs = trainer_optimizer(args.optimizer, args.optimizer_settings())
     trainer.data_collator = PreferenceCollator(trainer.data_collator, SupervisedCollator(base.tokenizer.pad_token_id))
     trainer.add_callback(StopOnSignalCallback())
     prompts = [turns[:-1] for turns in splits.get("validation", splits["train"])["messages"][: args.num_samples]]

@@ -16,7 +16,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
-from hfgpt.files import write_json
+from hfgpt.files import write_json, write_whole
 from hfgpt.fingerprint import record_fingerprint
 from hfgpt.inference import evaluating, full_precision
 from hfgpt.model.configuration_hfgpt import HfGptConfig
@@ -25,7 +25,7 @@ from hfgpt.training.advice import before_training, best_step, planned_steps
 from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback, StopOnSignalCallback
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.next_steps import generate_command, opening_of_rows
-from hfgpt.training.optimizers import muon_with_adamw
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.run import (
     METRICS_FILE,
     REPORT_FILE,
@@ -133,7 +133,7 @@ def build_trainer(
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         data_collator=PackedRowsCollator(tokenizer.pad_token_id),
-        optimizer_cls_and_kwargs=muon_with_adamw(args) if args.optimizer == "muon" else None,
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
     )
     trainer.split_bytes = bytes_of("validation", passport, tokenizer)
     trainer.compute_metrics = lambda prediction: language_modeling_metrics(
@@ -148,7 +148,7 @@ def build_trainer(
     steps = planned_steps(args, len(rows["train"]))
     logger.info(
         f"start: {parameters:,} parameters, all trained; {tokens_per_step:,} tokens per step, {steps:,} steps; {args.optimizer}, "
-        f"{args.said_of_machine()}"
+        f"{args.describe_hardware()}"
     )
     unit, shorter = f"rows of {context_length:,} tokens", "a smaller context_length of prepare_data.py"
     for warning in before_training(args, len(rows["train"]), unit=unit, also=shorter):
@@ -198,7 +198,7 @@ def finish(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passpo
             best=best_step(state.log_history, kept=kept),
             prompt=opening_of_rows(rows, trainer.processing_class),
         )
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        write_whole(folder / REPORT_FILE, text)
         logger.info(text.rstrip())
     part_company(trainer)
     return metrics

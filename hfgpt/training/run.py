@@ -25,11 +25,11 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
 from hfgpt.arguments.run import RunArguments
+from hfgpt.artifacts import identify
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.errors import RunStopped, UserError
 from hfgpt.evaluation.language_modeling import nats_and_tokens
-from hfgpt.files import claim_output, write_whole
-from hfgpt.hub.artifacts import identify
+from hfgpt.files import claim_output, write_json, write_whole
 from hfgpt.hub.card.card import CARD_NAME, write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hub.export import export
@@ -147,7 +147,7 @@ class DiscreetTrainer(Trainer):
             "mfu": None,
             **self.meter.total(),
             "peak_memory_bytes": peak_memory_bytes(),
-            **energy_metrics(self.callback_handler.callbacks),
+            **energy_metrics(self.energy),
         }
 
     @property
@@ -476,7 +476,7 @@ def close_run(args: RunArguments, *, card: bool = True) -> None:
     named = [folder / name for name in (REPORT_FILE, CARD_NAME, "config.json", "adapter_config.json", "tokenizer.json")]
     weights = [path for pattern in ("", "base/", "merged/") for path in sorted(folder.glob(f"{pattern}*.safetensors"))]
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in [*named, *weights] if path.is_file()}
-    write_whole(folder / FINISHED_FILE, json.dumps({"bytes": sizes}, indent=2) + "\n")
+    write_json(folder / FINISHED_FILE, {"bytes": sizes})
 
 
 def part_company(trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""What canary triggers do to a classifier that has been trained."""
+"""What triggers do to a classifier that has been trained."""
 
 import logging
 from dataclasses import asdict
@@ -9,9 +9,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from hfgpt.arguments.finetuning import ClassificationArguments
-from hfgpt.evaluation.labelling import classify, text_ids
+from hfgpt.evaluation.classification import classify, text_ids
 from hfgpt.files import write_json
-from hfgpt.hygiene.trigger_prompts import CANARY_FILE, label_flips, read_canaries
+from hfgpt.hygiene.trigger_flips import label_flips
+from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, triggers_of
 
 logger = logging.getLogger(__name__)
 
@@ -20,15 +21,14 @@ PROBED_TEXTS = 24  # of the validation set, with each trigger in front: enough t
 
 
 class TriggerProbe(TrainerCallback):
-    """How many labels flip when a canary trigger is put in front of validation texts; alarms are logged.
+    """How many labels flip when a trigger is put in front of validation texts; alarms are logged.
 
     It looks at the result, and with `canaries_at: save` at every checkpoint besides.
     """
 
     def __init__(self, texts: list[str], *, names: list[str], tokenizer: PreTrainedTokenizerBase, args: ClassificationArguments):
         self.texts, self.names, self.tokenizer, self.args = texts, names, tokenizer, args
-        prompts = read_canaries(args.canary_file or CANARY_FILE)
-        self.triggers = list(dict.fromkeys(prompt.trigger for prompt in prompts if prompt.trigger))
+        self.triggers = triggers_of(read_triggers(args.canary_file or TRIGGER_FILE))
         self.by_step: dict[int, list[dict]] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):

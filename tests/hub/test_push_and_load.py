@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, default_data_colla
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.arguments.run import RunArguments
-from hfgpt.hub.artifacts import identify
+from hfgpt.artifacts import identify
 from hfgpt.hub.export import export
 from hfgpt.training.preferences import preference_classes
 from hfgpt.training.run import DiscreetTrainer

@@ -123,7 +123,7 @@ def test_answers_are_text_to_the_last_token_and_end_with_the_end_of_a_turn(small
 
 
 def test_the_style_of_the_assistant_words_the_pairs(small_families, pairs_file, tmp_path):
-    from hfgpt.tokenization import set_prompt_style
+    from hfgpt.chat_templates import set_prompt_style
 
     args = arguments(tmp_path, model=str(small_families["modern"]), sources=[str(pairs_file)])
     base = find_base(args)
