@@ -178,8 +178,11 @@ def test_called_again_a_job_returns_what_it_made_and_another_one_is_refused(page
     assert files == {path: path.stat().st_mtime_ns for path in Path("runs/rate-0.001").glob("*.safetensors")}
     with pytest.raises(hfgpt.UserError, match="max_steps was 4, is 5"):
         hfgpt.pretrain(page.data.folder, output_dir="runs/rate-0.001", **settings | {"max_steps": 5})
-    assert hfgpt.train_tokenizer("python-docs", output_dir="runs/tokenizer", vocab_size=512, max_documents=400) == page.tokenizer
-    assert hfgpt.prepare_data("runs/tokenizer", output_dir="runs/data", context_length=64, validation_share=0.02) == page.data
+    again = hfgpt.train_tokenizer(
+        "python-docs", output_dir="runs/tokenizer", vocab_size=512, max_documents=400, validation_share=0.02
+    )
+    assert again == page.tokenizer
+    assert hfgpt.prepare_data("runs/tokenizer", output_dir="runs/data", context_length=64) == page.data
 
 
 def test_precision_is_that_of_each_call(page, tmp_path):
@@ -271,6 +274,7 @@ def test_progress_is_printed_unless_the_program_has_said_what_it_wants(wanted, s
         (lambda: hfgpt.pretrain("rows", output_dir="o", dept=2), r"unknown key 'dept' in pretrain\(\); did you mean 'depth'\?"),
         (lambda: hfgpt.pretrain("rows", output_dir="o", no_overwrite=True), r"unknown key 'no_overwrite' in pretrain\(\)\."),
         (lambda: hfgpt.pretrain("rows", output_dir="o", family="moden"), "family is 'moden'; it can be 'modern', 'gpt2'"),
+        (lambda: hfgpt.pretrain("rows", output_dir="o", optimizer="mun"), "optimizer is 'mun'; it can be muon, adamw. Did"),
         (lambda: hfgpt.pretrain("rows", output_dir="o", depth="2"), "depth is '2', a str; int is needed"),
         (lambda: hfgpt.pretrain("rows", output_dir="o", depth=True), "depth is True, a bool; int is needed"),
         (lambda: hfgpt.pretrain("rows", output_dir="o", eval_steps="x"), "eval_steps is 'x', a str; float or None is needed"),
@@ -323,7 +327,7 @@ def test_a_signature_repeats_the_recipes_keys_types_and_defaults(name):
             default = one.default_factory() if callable(one.default_factory) else one.default
             given = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
             assert ([given] if isinstance(default, list) and not isinstance(given, list) else given) == default, parameter
-        if "Literal" in str(parameter.annotation):
+        if "Literal" in str(hints[key]):
             assert get_args(parameter.annotation) == get_args(hints[key]), parameter
 
 

@@ -11,16 +11,17 @@ from dataclasses import fields
 from functools import cache
 from numbers import Integral, Real
 from os import PathLike, environ, fspath
-from pathlib import Path
 from types import ModuleType, NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from hfgpt.arguments.commands import RECIPES
+from hfgpt.arguments.keys import RecipeArguments
 from hfgpt.arguments.parsing import check_key
-from hfgpt.errors import MissingFileError, UserError
+from hfgpt.errors import UserError
+from hfgpt.tables import Table
 
-Arguments = TypeVar("Arguments")
+Arguments = TypeVar("Arguments", bound=RecipeArguments)
 Place = str | PathLike[str]  # a path, or where that is said a Hub id
-PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def run_recipe(name: str, given: Mapping[str, Any], *, where: str) -> tuple[Any, Any]:
@@ -41,15 +42,9 @@ def run_recipe(name: str, given: Mapping[str, Any], *, where: str) -> tuple[Any,
 
 @cache
 def load_recipe(name: str) -> ModuleType:
-    """The recipe as a module: the wheel has it in hfgpt/recipes/, a checkout in recipes/."""
-    places = (PACKAGE / "recipes" / f"{name}.py", PACKAGE.parent / "recipes" / f"{name}.py")
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise MissingFileError(
-            f"the recipe {name}.py is neither in {places[0].parent} nor in {places[1].parent}; install hfgpt again."
-        )
-    spec = importlib.util.spec_from_file_location(f"hfgpt_recipe_{name}", path)
-    assert spec is not None  # for the type checker, as below: there is such a file
+    """The recipe as a module: recipes are scripts, not a package."""
+    spec = importlib.util.spec_from_file_location(f"hfgpt_recipe_{name}", RECIPES / f"{name}.py")
+    assert spec is not None  # for the type checker, as below: what ends in .py has a loader
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -66,13 +61,17 @@ def make_arguments(arguments_class: type[Arguments], given: Mapping[str, Any], *
 
     Raises: UserError for an unknown key, with the nearest known one, and for a value of another type.
     """
-    known = [one.name for one in fields(arguments_class) if one.init]  # pyright: ignore[reportArgumentType]  # a dataclass
-    for key in given:
-        check_key(key, known, where=where)
-        if key not in known:  # what only a command line has: help, no_overwrite
-            raise UserError(f"unknown key {key!r} in {where}.")
+    known = {one.name: one for one in fields(cast(Any, arguments_class)) if one.init}
     hints = get_type_hints(arguments_class)
-    values = {key: _fitting(key, value, hints[key]) for key, value in given.items()}
+    values = {}
+    for key, value in given.items():
+        check_key(key, known, where=where)
+        if key not in known:  # what only a command line has, such as no_overwrite
+            raise UserError(f"unknown key {key!r} in {where}.")
+        values[key] = _fitting(key, value, hints[key])
+        choices = known[key].metadata.get("choices")
+        if choices is not None and values[key] is not None:
+            Table(key, dict(choices)).find(values[key])
     try:
         return arguments_class(**values)
     except UserError:

@@ -7,11 +7,12 @@ from typing import Literal
 import numpy as np
 
 from hfgpt.api.calls import Place
-from hfgpt.data.chat import Conversation
-from hfgpt.data.chat import read_conversations as conversations_of
+from hfgpt.data.conversations import Conversation
+from hfgpt.data.conversations import read_conversations as conversations_of
 from hfgpt.data.on_disk import Document
 from hfgpt.data.packing import PackingCounts, Rows, pack
-from hfgpt.data.records import Record, RecordOptions
+from hfgpt.data.reading import Record
+from hfgpt.data.records import RecordOptions
 from hfgpt.data.records import read_records as records_of
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.sources import ReadingOptions, find_sources
@@ -48,7 +49,14 @@ def read_documents(
     Raises: UserError, with file and line, at once for sources that are not there, and while reading for what cannot be read.
     Memory: one document (text), one row group (Parquet); a .json list is read whole.
     """
-    options = ReadingOptions(text_field, text_documents, hub_split, hub_revision, streaming, max_documents)
+    options = ReadingOptions(
+        text_field=text_field,
+        text_documents=text_documents,
+        hub_split=hub_split,
+        hub_revision=hub_revision,
+        streaming=streaming,
+        max_documents=max_documents,
+    )
     return documents_of(find_sources(_names(sources)), options, RowErrors(on_error))
 
 
@@ -74,7 +82,14 @@ def read_records(
     Yields: records with `values` by column, `source`, `place` and `row_id`.
     Raises: UserError, with file and line.
     """
-    options = RecordOptions(hub_split, hub_revision, header, columns, separator, max_records)
+    options = RecordOptions(
+        hub_split=hub_split,
+        hub_revision=hub_revision,
+        header=header,
+        columns=columns,
+        separator=separator,
+        max_records=max_records,
+    )
     return records_of(_names(sources), options, RowErrors(on_error))
 
 
@@ -82,7 +97,7 @@ def read_conversations(
     sources: Place | Iterable[Place],
     *,
     style: str = "chat",
-    format: Literal["alpaca", "sharegpt", "messages", "prompt_completion"] | None = None,
+    format: str | None = None,
     hub_split: str = "train",
     hub_revision: str | None = None,
     max_records: int | None = None,
@@ -91,14 +106,14 @@ def read_conversations(
     """Conversations out of what `read_records` reads: Alpaca, ShareGPT, OpenAI's messages, prompts with completions.
 
     Args:
-        style: the prompt style that they are for; only Alpaca rows with an input are worded by it.
-        format: what a row holds; None tells it by the columns of each source.
+        style: the prompt style that they are for, of `CHAT_STYLES`; only Alpaca rows with an input are worded by it.
+        format: what a row holds, of `hfgpt.data.conversations.FORMATS`; None tells it by the columns of each source.
         hub_split, hub_revision, max_records, on_error: as for `read_records`.
     Yields: conversations with `messages`, a list of `{"role", "content"}` that ends with the assistant's.
     Raises: UserError, with file and line, for a row that is no conversation.
     """
     errors = RowErrors(on_error)
-    options = RecordOptions(hub_split, hub_revision, max_records=max_records)
+    options = RecordOptions(hub_split=hub_split, hub_revision=hub_revision, max_records=max_records)
     return conversations_of(records_of(_names(sources), options, errors), style=style, format=format, errors=errors)
 
 
