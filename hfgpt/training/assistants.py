@@ -26,7 +26,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.splitting import split_conversations
-from hfgpt.data.supervised import SupervisedCounts, pack_supervised, supervised_rows
+from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import Answer, generate_answers
 from hfgpt.evaluation.language_modeling import language_modeling_metrics
@@ -104,9 +104,8 @@ def encode_splits(
     longest = min(args.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     rows, counts = {}, {}
     for name, split in splits.items():
-        count = SupervisedCounts()
-        columns = supervised_rows(
-            conversations_of(split), tokenizer, max_length=longest, too_long=args.too_long, loss_on=args.loss_on, counts=count
+        columns, count = supervised_rows(
+            conversations_of(split), tokenizer, max_length=longest, too_long=args.too_long, loss_on=args.loss_on
         )
         if name == "train" and not columns["input_ids"]:
             raise UserError(
@@ -114,7 +113,9 @@ def encode_splits(
                 "too_long: cut."
             )
         if args.packing and name == "train":
-            columns = pack_supervised(columns, context_length=longest, pad=tokenizer.pad_token_id, counts=count)
+            columns = pack_supervised(columns, context_length=longest, pad=tokenizer.pad_token_id)
+            count.packed_rows = len(columns["input_ids"])
+            count.padding = count.packed_rows * longest - count.tokens
         else:
             columns["length"] = [len(ids) for ids in columns["input_ids"]]
         rows[name] = Dataset.from_dict(columns)
