@@ -120,16 +120,26 @@ class FinetuneArguments(RunArguments):
             new_tokens=new_tokens or [],
         )
 
-    def record_options(self, split: str = "train") -> dict:
-        """How the sources of a split ("train", "validation", "test") are read."""
-        hub_split = {"train": self.hub_split, "validation": self.hub_validation_split, "test": self.hub_test_split}[split]
-        return dict(
-            hub_split=hub_split,
+    def example_files(self) -> dict:
+        """Where the examples of each split come from, what must not be trained on, and how all of it is read."""
+        table = dict(
             hub_revision=self.data_revision,
             header=self.header,
             columns=self.columns,
             separator=self.separator,
             max_records=self.max_records,
+        )
+        hub_splits = {"train": self.hub_split, "validation": self.hub_validation_split, "test": self.hub_test_split}
+        options = {split: dict(table, hub_split=hub_split) for split, hub_split in hub_splits.items()}
+        return dict(
+            names={
+                "train": self.sources,
+                "validation": self.validation_sources,
+                "test": self.test_sources,
+                "against": self.decontaminate_against,
+            },
+            options=options | {"against": dict(hub_split=self.hub_test_split, separator=self.separator)},
+            on_error=self.on_error,
         )
 
 
@@ -198,6 +208,20 @@ class ClassificationArguments(FinetuneArguments):
             raise UserError(f"num_shots, calibrate and prompt_template are for method: likelihood, which is {self.method}.")
         super().__post_init__()
 
+    def probe_settings(self) -> dict:
+        """How trigger prompts are tried on a classifier."""
+        return dict(file=self.canary_file, every_save=self.canaries_at == "save", batch_size=self.per_device_eval_batch_size)
+
+    def likelihood_options(self) -> dict:
+        """How method likelihood asks for labels, but for the seed."""
+        template = {} if self.prompt_template is None else {"template": self.prompt_template}
+        return template | dict(
+            shots=self.num_shots,
+            calibrated=self.calibrate,
+            batch_size=self.per_device_eval_batch_size,
+            max_length=self.max_length,
+        )
+
     def labelled_options(self) -> dict:
         """What in a record is the text and what its label."""
         return dict(
@@ -261,4 +285,6 @@ class InstructionArguments(FinetuneArguments):
             )
         if self.judge_url and not self.judge_model:
             raise UserError("judge_url is given, judge_model is missing; name the model that judges.")
+        if self.packing and self.train_sampling_strategy == "group_by_length":
+            self.train_sampling_strategy = "random"  # packed rows are all of one length
         super().__post_init__()

@@ -5,6 +5,7 @@ Nothing here imports torch before it is needed: `check_command_line` in argument
 
 import os
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -116,8 +117,17 @@ class RunArguments(TrainingArguments):
                         psutil.cpu_count(logical=False) or os.cpu_count())  # fmt: skip
             torch.set_num_threads(self.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
-    def said_of_machine(self) -> str:
-        """Precision, attention and devices, as the line at a run's start says them."""
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(str(self.output_dir))
+
+    def run_settings(self) -> dict:
+        """By what a run is known, for `hfgpt.training.run.Run`."""
+        return dict(folder=self.folder, settings=self.resolved, overwrite=self.overwrite, card=self.card)
+
+    def describe_hardware(self) -> str:
+        """Precision, attention and devices, for the line at a run's start."""
         import torch
 
         precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
