@@ -56,7 +56,7 @@ def _load_models(module) -> None:
 
 
 def _let_peft_find_bases(config_module) -> None:
-    from hfgpt.folders import let_peft_find_bases
+    from hfgpt.artifacts import let_peft_find_bases
 
     let_peft_find_bases(config_module)
 

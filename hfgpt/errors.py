@@ -43,8 +43,6 @@ MACHINE_REFUSES = {
     errno.EPERM: "this user may not do that; give another place, or change its permissions",
     errno.ENAMETOOLONG: "the name is too long for this file system; give a shorter one",
 }
-
-
 # Libraries in Rust and C++ report a full disk in words of their own: safetensors and tokenizers, numpy's tofile, torch.save.
 _NO_SPACE = re.compile(r"requested and \d+ written|inline_container.*unexpected pos|PytorchStreamWriter failed writing")
 
@@ -62,8 +60,7 @@ def sentence_of(error: BaseException, *, place: str = "") -> str | None:
     where = getattr(error, "filename", None) or place
     free = ""
     if place and number in (errno.ENOSPC, errno.EDQUOT):
-        existing = next(folder for folder in (Path(place).resolve(), *Path(place).resolve().parents) if folder.exists())
-        free = f" ({shutil.disk_usage(existing).free:,} bytes are free there)"
+        free = f" ({_free_bytes(Path(place)):,} bytes are free there)"
     return f"{where}{': ' if where else ''}{os.strerror(number)}: {MACHINE_REFUSES[number]}{free}."
 
 
@@ -78,14 +75,6 @@ def _number_of(error: BaseException) -> int | None:
     return next((number for number in in_words if os.strerror(number) in said), None)
 
 
-def require_space(folder: Path, num_bytes: int) -> None:
-    """Raises: UserError where the file system of `folder`, which need not exist yet, has no room for this many bytes."""
-    existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
-    free = shutil.disk_usage(existing).free
-    if free < num_bytes:
-        raise UserError(f"{folder} needs {num_bytes:,} bytes, {free:,} are free there; free some space, or give another place.")
-
-
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import a package that an extra of hfgpt brings. Raises: ValueError with the command that installs it."""
     try:
@@ -94,3 +83,15 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         if error.name != module:  # it is there, but something that it needs is not
             raise
         raise UserError(f"{purpose}, and {module} is not installed; pip install 'hfgpt[{extra}]'.") from None
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Raises: UserError where the file system of `folder`, which need not exist yet, has no room for this many bytes."""
+    free = _free_bytes(folder)
+    if free < num_bytes:
+        raise UserError(f"{folder} needs {num_bytes:,} bytes, {free:,} are free there; free some space, or give another place.")
+
+
+def _free_bytes(folder: Path) -> int:
+    existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+    return shutil.disk_usage(existing).free

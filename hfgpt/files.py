@@ -1,40 +1,84 @@
-"""Places on this machine, as users write them, and files that are whole or not there."""
+"""Files that are whole or not there, folders that are claimed and replaced, and places as users write them."""
 
 import errno
 import hashlib
+import io
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from hfgpt.errors import AccessError, UserError
+from hfgpt.errors import AccessError, MissingFileError, UserError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def expand_home(arguments: object, *keys: str) -> None:
-    """Replace a leading `~` or `~user` in these attributes, strings or lists of strings, as a shell does with an unquoted word."""
-    for key in keys:
-        value = getattr(arguments, key)
-        if isinstance(value, str):
-            setattr(arguments, key, with_home(value))
-        elif value:
-            setattr(arguments, key, [with_home(item) for item in value])
+# Files
 
 
-def with_home(place: str) -> str:
-    """`~/texts` as `/home/ann/texts`; whatever has no such beginning, a Hub id or a pattern, stays as it is written."""
-    return os.path.expanduser(place)  # noqa: PTH111  (Path's fails for a user that is not there, and folds slashes)
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file under another name first: killed at any moment, it is the old one or the new one, never half of one.
 
+    A hard link to a file elsewhere is replaced, not written through.
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file under another name first: killed at any moment, it is the old one or the new one, never half of one."""
+    Args: `content` is text, written in UTF-8 with its line breaks as they are, or bytes.
+    """
     temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # a name that outlives a power cut names text that does
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # a name that outlives a power cut names content that does
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the error at hand is the one to tell
+            temporary.unlink()
+        raise
+
+
+def write_json(path: Path, values: Any, **options: Any) -> None:
+    """`write_whole`, of values as JSON; `options` are those of `json.dumps`."""
+    write_whole(path, json.dumps(values, **{"indent": 2, **options}) + "\n")
+
+
+def write_picture(path: Path, figure: "Figure") -> None:
+    """`write_whole`, of a figure of matplotlib as PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    write_whole(path, content.getvalue())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises: FileNotFoundError for a missing file; ValueError, with the file's name, where it does not hold a JSON object."""
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist; what it belongs to is not complete without it.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); make or download it again.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; a JSON object is needed.")
+    return content
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(file)
+
+
+def _sha256_of(file: BinaryIO) -> str:
+    # hashlib.file_digest came with Python 3.11
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+# Folders
 
 
 def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
@@ -75,33 +119,19 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         staged.rename(path)
 
 
-def write_json(path: Path, values: dict) -> None:
-    """Write under another name first: a crash leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+# Places as users write them
 
 
-def read_json(path: Path) -> dict:
-    """Raises: ValueError, with the file's name, where it holds no JSON object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is no JSON ({error}); write it again with the recipe that made it.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, an object is needed.")
-    return content
+def expand_home(arguments: object, *keys: str) -> None:
+    """Replace a leading `~` or `~user` in these attributes, strings or lists of strings, as a shell does with an unquoted word."""
+    for key in keys:
+        value = getattr(arguments, key)
+        if isinstance(value, str):
+            setattr(arguments, key, with_home(value))
+        elif value:
+            setattr(arguments, key, [with_home(item) for item in value])
 
 
-def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(file)
-
-
-def _sha256_of(file) -> str:
-    # hashlib.file_digest came with Python 3.11
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+def with_home(place: str) -> str:
+    """`~/texts` as `/home/ann/texts`; whatever has no such beginning, a Hub id or a pattern, stays as it is written."""
+    return os.path.expanduser(place)  # noqa: PTH111  (Path's fails for a user that is not there, and folds slashes)

@@ -5,7 +5,6 @@ class that computes something else shows in the difference. recipes/check.py com
 """
 
 import hashlib
-import json
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, initialization
 
 from hfgpt.errors import UserError
-from hfgpt.files import sha256_of_file
+from hfgpt.files import sha256_of_file, write_json
 from hfgpt.inference import evaluating
 
 FINGERPRINT_NAME = "fingerprint.json"
@@ -80,9 +79,8 @@ def record_fingerprint(
         },
     }
     path = folder / FINGERPRINT_NAME
-    # A link may lie there: the one that an adapter's folder has of its base's files. Writing into it would change both.
-    path.unlink(missing_ok=True)
-    path.write_text(json.dumps(fingerprint, ensure_ascii=False) + "\n", encoding="utf-8")
+    # A link may lie there, the one that an adapter's folder has of its base's files; a new file takes its place.
+    write_json(path, fingerprint, ensure_ascii=False, indent=None)
     return path
 
 

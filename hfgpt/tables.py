@@ -1,6 +1,9 @@
 """Tables instead of ifs: what depends on a name stands in one entry, and a new entry is all that an addition needs."""
 
-from typing import TypeVar
+import difflib
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from hfgpt.errors import UserError
 
@@ -20,5 +23,19 @@ class Table(dict[str, Entry]):
     def find(self, name: str) -> Entry:
         """The entry of this name. Raises: UserError with the names that there are."""
         if name not in self:
-            raise UserError(f"{self.key} is {name!r}; it can be {', '.join(self)}.")
+            near = nearest(name, self)
+            raise UserError(f"{self.key} is {name!r}; it can be {', '.join(self)}" + (f". Did you mean {near!r}?" if near else "."))
         return self[name]
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant by a misspelled one; None where none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+
+
+def resolve(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    """A function, or what "module:name" names, imported when it is needed: so a table of names costs no import of torch."""
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)

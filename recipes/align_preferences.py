@@ -22,17 +22,18 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 from functools import partial
 
 from hfgpt.arguments.launching import launch
+from hfgpt.arguments.methods import METHODS, Method
 from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.data.passport import Passport
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training.assistant_report import search_for_poison
-from hfgpt.training.assistants import AnswersCallback, sample_questions, split_conversations
+from hfgpt.training.assistants import AnswersCallback, sample_questions
 from hfgpt.training.callbacks import LossPictureCallback
-from hfgpt.training.comparison import Canaries, CanariesCallback, measured_once, save_assistant
-from hfgpt.training.examples import Decontamination, ExampleFiles
+from hfgpt.training.comparison import Canaries, measured_once, save_assistant
+from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
 from hfgpt.training.finetuning import find_base, identify_base, save_base
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
-from hfgpt.training.optimizers import muon_with_adamw
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.preference_losses import LOSSES, measured_rows, preference_classes, preference_config
 from hfgpt.training.preference_report import build_report, final_metrics, measure_against, measure_base, measure_of
 from hfgpt.training.preferences import build_policy, encode_pairs, load_pairs, settle_style
@@ -59,7 +60,7 @@ def main(args: PreferenceArguments) -> dict[str, float]:
         passport,
         style=style,
         unpaired=loss.unpaired,
-        divide=lambda part: split_conversations(part, args, given=set(files.given)),
+        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
         decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
     )
     pairs, passport.splits = encode_pairs(splits, tokenizer, max_length=args.max_length)
@@ -72,14 +73,13 @@ def main(args: PreferenceArguments) -> dict[str, float]:
         return {}
     if args.poison_report:
         search_for_poison(splits, args.folder)
-    if args.method == "lora":
+    if METHODS[args.method].is_adapter:
         save_base(model, tokenizer, args.folder, sha256=passport.base["sha256"])
-    canaries = None
-    if args.canaries:
-        canaries = Canaries(model, tokenizer, file=args.canary_file, batch_size=args.per_device_eval_batch_size)
+    canaries = Canaries(model, tokenizer, **args.trigger_settings()) if args.canaries else None
 
     # 4. TRL's trainer
-    model = apply_method(model, args.training_method(new_tokens=sorted({*base.new_tokens} - {tokenizer.pad_token_id})))
+    new_tokens = sorted({*base.new_tokens} - {tokenizer.pad_token_id})
+    model = apply_method(model, Method(**args.method_settings(), new_tokens=new_tokens))
     trainer = trainer_class(
         model=model,
         args=preference_config(
@@ -93,11 +93,11 @@ def main(args: PreferenceArguments) -> dict[str, float]:
         train_dataset=loss.rows(pairs["train"], seed=args.seed, batch_size=args.per_device_train_batch_size),
         eval_dataset=measured_rows(pairs["validation"], loss=args.loss) if "validation" in pairs else None,
         processing_class=tokenizer,
-        optimizer_cls_and_kwargs=muon_with_adamw(args) if args.optimizer == "muon" else None,
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
         callbacks=[
             AnswersCallback(tokenizer, sample_questions(splits, args.num_samples), max_new_tokens=args.max_new_tokens),
             LossPictureCallback(unit=args.loss.upper()),
-            *([CanariesCallback(canaries)] if canaries and args.canaries_at == "save" else []),
+            *(canaries.callbacks if canaries else []),
         ],
     )
     announce(trainer, describe_trainable(trainer.trained), unit=loss.unit)

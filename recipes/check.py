@@ -23,9 +23,8 @@ from pathlib import Path
 
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.publishing import CheckArguments
+from hfgpt.artifacts import ADAPTER_CONFIG, identify, name_base_beside
 from hfgpt.errors import UserError
-from hfgpt.folders import ADAPTER_CONFIG, name_base_beside
-from hfgpt.hub.artifacts import identify
 from hfgpt.hub.card.card import renew_card
 from hfgpt.hub.gate.check import CheckReport, check_folder
 

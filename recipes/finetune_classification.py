@@ -25,16 +25,17 @@ from transformers import DataCollatorWithPadding
 
 from hfgpt.arguments.finetuning import ClassificationArguments
 from hfgpt.arguments.launching import launch
+from hfgpt.arguments.methods import METHODS, Method
 from hfgpt.data.classification import LabelledOptions
 from hfgpt.data.passport import Passport
 from hfgpt.evaluation.likelihood import LikelihoodOptions
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training import classification_report, classifiers
 from hfgpt.training.callbacks import LossPictureCallback
-from hfgpt.training.examples import Decontamination, ExampleFiles
+from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
 from hfgpt.training.finetuning import find_base, identify_base, save_base
 from hfgpt.training.methods import apply_method
-from hfgpt.training.optimizers import muon_with_adamw
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run
 from hfgpt.training.trainer import HfGptTrainer, changed
 from hfgpt.training.trigger_probe import TriggerProbe
@@ -54,9 +55,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
         files,
         passport,
         options=LabelledOptions(**args.labelled_options()),
-        shares={"validation": args.validation_share, "test": args.test_share},
-        split_method=args.split_method,
-        split_seed=args.split_seed,
+        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
         deduplicate=args.deduplicate,
         balance=args.balance,
         balance_before_split=args.balance_before_split,
@@ -73,8 +72,9 @@ def main(args: ClassificationArguments) -> dict[str, float]:
     if labeller is not None:
         passport.base = identify_base(base, labeller)
     else:
+        method = Method(**args.method_settings())
         classifier = classifiers.build_classifier(base, task, seed=args.seeds[0], **loading)
-        passport.base = classifiers.inspect_base(base, classifier, args.training_method())
+        passport.base = classifiers.inspect_base(base, classifier, method)
         del classifier  # every seed loads its own
     weights = classifiers.label_weights(rows["train"], task) if args.balance == "weights" else None
     loss = classifiers.classification_loss(weights, multi_label=task.multi_label, label_smoothing=args.label_smoothing_factor)
@@ -96,14 +96,14 @@ def main(args: ClassificationArguments) -> dict[str, float]:
     # 5. Or one training per seed; the best on validation is saved
     probes = []
     if args.canaries and labeller is None and not task.multi_label:
-        probes = [TriggerProbe(splits["validation"]["text"], names=task.names, tokenizer=tokenizer, **args.probe_settings())]
+        probes = [TriggerProbe(splits["validation"]["text"], names=task.names, tokenizer=tokenizer, **args.trigger_settings())]
 
     def train(seed: int) -> dict:
         model = classifiers.build_classifier(base, task, seed=seed, **loading)
-        if args.method == "lora" and seed == args.seeds[0]:
+        if METHODS[args.method].is_adapter and seed == args.seeds[0]:
             save_base(model, tokenizer, args.folder, sha256=passport.base["sha256"])
         trainer = HfGptTrainer(
-            model=apply_method(model, args.training_method()),
+            model=apply_method(model, method),
             args=changed(args, output_dir=str(classifiers.seed_folder(args.folder, seed)), seed=seed),
             keep=args.keep,
             best_by=f"eval_{args.best_by}",
@@ -115,7 +115,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
             data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if torch.cuda.is_available() else None),
             compute_metrics=task.compute_metrics,
             compute_loss_func=loss,
-            optimizer_cls_and_kwargs=muon_with_adamw(args) if args.optimizer == "muon" else None,
+            optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
             callbacks=[LossPictureCallback(unit="nats per text"), *probes],
         )
         announce(trainer, f"seed {seed}: {args.describe_hardware()}", unit="texts", warn=not results)

@@ -20,26 +20,19 @@ from functools import partial
 
 from hfgpt.arguments.finetuning import InstructionArguments
 from hfgpt.arguments.launching import launch
+from hfgpt.arguments.methods import METHODS, Method
+from hfgpt.chat_templates import style_token_ids
 from hfgpt.data.collators import SupervisedCollator
 from hfgpt.data.passport import Passport
 from hfgpt.evaluation.judge import judge_answers
 from hfgpt.tokenization import tokenizer_sha256
-from hfgpt.training.assistant_report import build_report, choose_questions, final_metrics, measure_base, search_for_poison
-from hfgpt.training.assistants import (
-    AnswersCallback,
-    build_assistant,
-    encode_splits,
-    load_splits,
-    reserved_chat_tokens,
-    sample_questions,
-    split_conversations,
-)
+from hfgpt.training import assistant_report, assistants
 from hfgpt.training.callbacks import LossPictureCallback
-from hfgpt.training.comparison import Canaries, CanariesCallback, measured_once, save_assistant
-from hfgpt.training.examples import Decontamination, ExampleFiles
+from hfgpt.training.comparison import Canaries, measured_once, save_assistant
+from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
 from hfgpt.training.finetuning import adopt_style, find_base, identify_base, save_base
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
-from hfgpt.training.optimizers import muon_with_adamw
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.pretraining import check_isolation
 from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run, train_or_resume
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
@@ -55,42 +48,41 @@ def main(args: InstructionArguments) -> dict[str, float]:
 
     # 2. Conversations: read, checked, split, copies of held-out ones dropped from training; one style in training and serving
     passport = Passport(settings=dict(args.resolved))
-    splits = load_splits(
+    splits = assistants.load_splits(
         files,
         passport,
         style=args.prompt_style,
         format=None if args.conversation_format == "auto" else args.conversation_format,
-        divide=lambda part: split_conversations(part, args, given=set(files.given)),
+        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
         decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
         weights=args.source_weights,
-        seed=args.split_seed,
     )
     base = adopt_style(base, args.prompt_style)
     tokenizer = base.tokenizer
     passport.tokenizer = {"sha256": tokenizer_sha256(tokenizer), "prompt_style": args.prompt_style}
-    rows, passport.splits = encode_splits(
+    rows, passport.splits = assistants.encode_splits(
         splits, tokenizer, max_length=args.max_length, too_long=args.too_long, loss_on=args.loss_on, packing=args.packing
     )
 
     # 3. Model, and the output folder: new, or a run to go on with
-    model = build_assistant(base, seed=args.seed, attn_implementation=args.attn_implementation, quantization=args.quantization)
+    model = assistants.build_assistant(
+        base, seed=args.seed, attn_implementation=args.attn_implementation, quantization=args.quantization
+    )
     passport.base = identify_base(base, model)
     claim = claim_run(run, passport)
     if claim.finished:
         return {}
     if args.poison_report:
-        search_for_poison(splits, args.folder)
+        assistant_report.search_for_poison(splits, args.folder)
     if args.packing:
         check_isolation(model, rows["train"])
-    if args.method == "lora":
+    if METHODS[args.method].is_adapter:
         save_base(model, tokenizer, args.folder, sha256=passport.base["sha256"])
-    canaries = None
-    if args.canaries:
-        canaries = Canaries(model, tokenizer, file=args.canary_file, batch_size=args.per_device_eval_batch_size)
+    canaries = Canaries(model, tokenizer, **args.trigger_settings()) if args.canaries else None
 
     # 4. Trainer
-    new_tokens = sorted({*base.new_tokens, *reserved_chat_tokens(tokenizer, args.prompt_style)} - {tokenizer.pad_token_id})
-    model = apply_method(model, args.training_method(new_tokens=new_tokens))
+    new_tokens = sorted({*base.new_tokens, *style_token_ids(tokenizer, args.prompt_style)} - {tokenizer.pad_token_id})
+    model = apply_method(model, Method(**args.method_settings(), new_tokens=new_tokens))
     trainer = LanguageModelTrainer(
         model=model,
         args=args,
@@ -99,12 +91,14 @@ def main(args: InstructionArguments) -> dict[str, float]:
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         data_collator=SupervisedCollator(tokenizer.pad_token_id),
-        optimizer_cls_and_kwargs=muon_with_adamw(args) if args.optimizer == "muon" else None,
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
         compute_metrics=token_metrics(),
         callbacks=[
-            AnswersCallback(tokenizer, sample_questions(splits, args.num_samples), max_new_tokens=args.max_new_tokens),
+            assistants.AnswersCallback(
+                tokenizer, assistants.sample_questions(splits, args.num_samples), max_new_tokens=args.max_new_tokens
+            ),
             LossPictureCallback(unit=f"nats per token{' of the assistant' * (args.loss_on == 'assistant')}"),
-            *([CanariesCallback(canaries)] if canaries and args.canaries_at == "save" else []),
+            *(canaries.callbacks if canaries else []),
         ],
     )
     unit = f"rows of {len(rows['train'][0]['input_ids']):,} tokens" if args.packing else "conversations"
@@ -112,25 +106,24 @@ def main(args: InstructionArguments) -> dict[str, float]:
     frozen = FrozenWeights(model)
 
     # 5. The base's own losses and answers, then training
-    questions = choose_questions(splits, max_answers=args.max_answers, seen_answers=args.seen_answers)
+    questions = assistant_report.choose_questions(splits, max_answers=args.max_answers, seen_answers=args.seen_answers)
     asked_before = questions if args.answers_before else {}
-    measure = partial(measure_base, trainer, rows, questions=asked_before, max_new_tokens=args.max_new_tokens)
+    measure = partial(assistant_report.measure_base, trainer, rows, questions=asked_before, max_new_tokens=args.max_new_tokens)
     before = measured_once(args.folder, measure)
     train_or_resume(trainer, claim.checkpoint)
     frozen.check(trainer.trained)
 
     # 6. Test once, answer, save, report
-    judge = None
-    if args.judge_url:
-        judge = partial(judge_answers, path=args.folder / "judge.jsonl", model=args.judge_model, base_url=args.judge_url,
-                        key_variable=args.judge_key_variable, show_progress=True)  # fmt: skip
-    metrics, table = final_metrics(
+    judge = args.judge_settings()
+    if judge is not None:
+        judge = partial(judge_answers, path=args.folder / "judge.jsonl", show_progress=True, **judge)
+    metrics, table = assistant_report.final_metrics(
         trainer, rows, before=before, questions=questions, max_new_tokens=args.max_new_tokens, judge=judge
     )
     facts = {"base": base.name, "method": args.method, "prompt style": args.prompt_style, "data": ", ".join(args.sources)}
     probe = rows.get("validation", rows["train"])[:3]["input_ids"]
     metrics |= save_assistant(trainer, probe=probe, table=table, canaries=canaries, facts=facts)
-    finish_run(run, build_report(trainer, metrics), trainer)
+    finish_run(run, assistant_report.build_report(trainer, metrics), trainer)
     return metrics
 
 

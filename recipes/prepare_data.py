@@ -36,7 +36,8 @@ from hfgpt.data.dedup import drop_exact_duplicates
 from hfgpt.data.on_disk import text_batches, texts_of, write_rows
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
-from hfgpt.data.sources import ReadingOptions, Source, find_sources, load_documents
+from hfgpt.data.reading import Source
+from hfgpt.data.sources import ReadingOptions, find_sources, load_documents
 from hfgpt.data.splitting import Split, split_documents
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.compression import lzma_bits_per_byte

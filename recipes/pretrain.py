@@ -25,7 +25,7 @@ from hfgpt.errors import UserError
 from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
 from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
 from hfgpt.training.next_steps import opening_of_rows
-from hfgpt.training.optimizers import muon_with_adamw
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.pretraining import (
     build_model,
     build_report,
@@ -79,7 +79,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         data_collator=PackedRowsCollator(tokenizer.pad_token_id),
-        optimizer_cls_and_kwargs=muon_with_adamw(args) if args.optimizer == "muon" else None,
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
         compute_metrics=token_metrics(bytes_of("validation", passport, tokenizer)),
         callbacks=[SamplesCallback(tokenizer, args.sample_prompts, max_new_tokens=sample_tokens), LossPictureCallback()],
     )

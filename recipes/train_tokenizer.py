@@ -23,8 +23,9 @@ from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, Tokenize
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.sources import WHOLE_FILES, ReadingOptions, find_sources, read_documents
+from hfgpt.data.sources import ReadingOptions, find_sources, identity, read_documents
 from hfgpt.data.splitting import Split
+from hfgpt.data.text_files import WHOLE_FILES
 from hfgpt.errors import UserError
 from hfgpt.files import claim_output, replaced_folder
 from hfgpt.hub.card.card import write_card
@@ -59,7 +60,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         logger.info(f"tokenizer: vocab_size {vocab_size:,}, which suits {num_bytes:,} bytes of text; --vocab_size sets another")
 
     # 3. Texts, one at a time, up to a bound
-    passport.inputs = [source.identity(options) for source in sources]
+    passport.inputs = [identity(source, options) for source in sources]
     start = time.perf_counter()
     errors, amount, used = RowErrors(args.on_error), TextAmount(args.max_bytes), {WHOLE_FILES}
     stream = amount.count(split.train_documents(noting_sources(read_documents(sources, options, errors), used)))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from hfgpt.arguments.documents import ON_ERROR_HELP
+from hfgpt.artifacts import check_model_folder, is_unfinished
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
-from hfgpt.folders import check_model_folder, is_unfinished
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.

@@ -1,15 +1,16 @@
 """The arguments of the recipes that fine-tune."""
 
+from collections import ChainMap
 from dataclasses import dataclass, field
 from typing import Literal
 
 from hfgpt.arguments.documents import ON_ERROR_HELP
-from hfgpt.arguments.method import Method
-from hfgpt.arguments.options import REFUSED_BESIDE, refuse_options
+from hfgpt.arguments.methods import METHODS, Method
+from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.run import RunArguments
+from hfgpt.artifacts import check_model_folder
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
-from hfgpt.folders import check_model_folder
 
 
 @dataclass
@@ -19,9 +20,12 @@ class FinetuneArguments(RunArguments):
     model: str = field(default="", metadata={"help": "Folder or Hub id of the base: any causal language model."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a base on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that a foreign repository brings."})
-    method: Literal["lora", "last_block", "full", "head"] = field(
+    method: str = field(
         default="lora",
-        metadata={"help": "What is trained: a LoRA, the last block with the final norm and the head, everything, the head alone."},
+        metadata={
+            "choices": METHODS,
+            "help": "What is trained: a LoRA, the last block with the final norm and the head, everything, the head alone.",
+        },
     )
     lora_rank: int = field(default=16, metadata={"help": "Rank of LoRA's matrices."})
     lora_alpha: float = field(default=32, metadata={"help": "LoRA's update is multiplied by alpha / rank."})
@@ -34,11 +38,6 @@ class FinetuneArguments(RunArguments):
     quantization: Literal["none", "4bit"] = field(
         default="none", metadata={"help": "4bit (QLoRA, needs a GPU) keeps the frozen weights in 4 bits."}
     )
-    optimizer: Literal["adamw", "muon"] = field(
-        default="adamw", metadata={"help": "AdamW, or Muon for the blocks' matrices beside it (method full)."}
-    )
-    muon_learning_rate: float = field(default=0.002, metadata={"help": "Peak learning rate of the matrices under Muon."})
-
     sources: list[str] = field(
         default_factory=list,
         metadata={"help": "CSV, TSV, JSON(L), Parquet files or patterns; Hub datasets (user/name[:configuration]); python-docs."},
@@ -94,22 +93,26 @@ class FinetuneArguments(RunArguments):
         check_model_folder(self.model)
         if not self.sources:
             raise UserError("sources are missing; name the training examples with --sources (files, a Hub dataset, python-docs).")
-        refuse_options(self, REFUSED_BESIDE[self.optimizer])
         for name in ("max_length", "max_records"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; 1 or more is needed.")
         if not 0 < self.near_copy_similarity <= 1:
             raise UserError(f"near_copy_similarity is {self.near_copy_similarity}; above 0, up to 1 is needed.")
         if self.method != "likelihood":
-            self.training_method()  # refuses what cannot be before anything is read
-        if self.quantization == "4bit" and self.method != "lora":
+            Method(**self.method_settings())  # refuses what cannot be before anything is read
+        method = METHODS.get(self.method)  # None: likelihood trains nothing
+        if self.quantization == "4bit" and not (method and method.is_adapter):
             raise UserError(f"quantization is 4bit, method is {self.method}; only LoRA trains beside weights of 4 bits.")
-        if self.optimizer == "muon" and self.method != "full":
-            raise UserError(f"optimizer is muon, method is {self.method}; Muon is for the whole matrices that method full trains.")
+        if OPTIMIZERS.find(self.optimizer).whole_matrices and not (method and method.trains_everything):
+            raise UserError(
+                f"optimizer is {self.optimizer}, method is {self.method}; {self.optimizer.capitalize()} is for the whole matrices "
+                "that method full trains."
+            )
         super().__post_init__()
 
-    def training_method(self, *, new_tokens: list[int] | None = None) -> Method:
-        return Method(
+    def method_settings(self) -> dict:
+        """The fields of a `Method`."""
+        return dict(
             name=self.method,
             rank=self.lora_rank,
             alpha=self.lora_alpha,
@@ -117,8 +120,11 @@ class FinetuneArguments(RunArguments):
             targets=self.lora_targets,
             dora=self.dora,
             rslora=self.rslora,
-            new_tokens=new_tokens or [],
         )
+
+    def trigger_settings(self) -> dict:
+        """Which trigger prompts are tried, and when."""
+        return dict(file=self.canary_file, every_save=self.canaries_at == "save", batch_size=self.per_device_eval_batch_size)
 
     def example_files(self) -> dict:
         """Where the examples of each split come from, what must not be trained on, and how all of it is read."""
@@ -147,11 +153,12 @@ class FinetuneArguments(RunArguments):
 class ClassificationArguments(FinetuneArguments):
     """recipes/finetune_classification.py"""
 
-    method: Literal["lora", "last_block", "full", "head", "likelihood"] = field(
+    method: str = field(
         default="lora",
         metadata={
+            "choices": ChainMap({"likelihood": None}, METHODS),
             "help": "What is trained: a LoRA, the last block with the final norm and the head, everything, the head alone; or "
-            "nothing: likelihood asks the language model itself which label it finds likeliest."
+            "nothing: likelihood asks the language model itself which label it finds likeliest.",
         },
     )
     text_column: str = field(default="text", metadata={"help": "Column of the texts."})
@@ -207,10 +214,6 @@ class ClassificationArguments(FinetuneArguments):
         if self.method != "likelihood" and (self.num_shots or self.calibrate or self.prompt_template):
             raise UserError(f"num_shots, calibrate and prompt_template are for method: likelihood, which is {self.method}.")
         super().__post_init__()
-
-    def probe_settings(self) -> dict:
-        """How trigger prompts are tried on a classifier."""
-        return dict(file=self.canary_file, every_save=self.canaries_at == "save", batch_size=self.per_device_eval_batch_size)
 
     def likelihood_options(self) -> dict:
         """How method likelihood asks for labels, but for the seed."""
@@ -288,3 +291,9 @@ class InstructionArguments(FinetuneArguments):
         if self.packing and self.train_sampling_strategy == "group_by_length":
             self.train_sampling_strategy = "random"  # packed rows are all of one length
         super().__post_init__()
+
+    def judge_settings(self) -> dict | None:
+        """Who judges the answers; None where nobody does."""
+        if not self.judge_url:
+            return None
+        return dict(model=self.judge_model, base_url=self.judge_url, key_variable=self.judge_key_variable)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from hfgpt.artifacts import check_model_folder
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
-from hfgpt.folders import check_model_folder
 
 
 @dataclass

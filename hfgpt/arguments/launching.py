@@ -105,8 +105,9 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
     checkpoint in 75, Ctrl-C at any other time in 130 and SIGTERM in 143 (128 and the signal's number, as shells have it).
     """
     # Python looks beside a script first: `import evaluate` would find the recipe of this name instead of the library.
-    beside = Path(sys.argv[0]).resolve().parent
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != beside]
+    script = Path(sys.argv[0])
+    if script.is_file():
+        sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != script.resolve().parent]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A console in cp1252, or a pipe in ASCII, has no arrow and no Chinese: a question mark there, and the run goes on.

@@ -41,13 +41,6 @@ REFUSED = {
     "do_predict": _ALWAYS,
     "resume_from_checkpoint": "a run goes on by itself from the newest checkpoint in its output_dir; leave it out.",
 }
-# Of the optimizers, the options that are for the other one.
-REFUSED_BESIDE = {
-    "muon": dict.fromkeys(
-        ("optim", "optim_args", "optim_target_modules"), "it chooses among Trainer's optimizers, which go with optimizer: adamw."
-    ),
-    "adamw": {"muon_learning_rate": "it is for optimizer: muon; learning_rate is the rate of AdamW."},
-}
 # The least that makes sense of a number.
 LEAST = {
     "per_device_train_batch_size": 1,

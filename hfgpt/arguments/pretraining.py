@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hfgpt.arguments.options import REFUSED_BESIDE, refuse_options
+from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.run import RunArguments
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -23,8 +23,9 @@ class PretrainArguments(RunArguments):
     config_overrides: dict | str | None = field(
         default=None, metadata={"help": "Fields of HfGptConfig to set otherwise, as JSON or a YAML mapping."}
     )
-    optimizer: Literal["muon", "adamw"] = field(
-        default="muon", metadata={"help": "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone."}
+    optimizer: str = field(
+        default="muon",
+        metadata={"choices": OPTIMIZERS, "help": "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone."},
     )
     muon_learning_rate: float = field(default=0.02, metadata={"help": "Peak learning rate of the matrices under Muon."})
     sample_prompts: list[str] = field(
@@ -51,5 +52,4 @@ class PretrainArguments(RunArguments):
                 raise UserError(f"config_overrides is no JSON object ({error}): {self.config_overrides!r}.") from None
         if not isinstance(self.config_overrides or {}, dict):
             raise UserError(f"config_overrides is {self.config_overrides!r}; a mapping of HfGptConfig fields is needed.")
-        refuse_options(self, REFUSED_BESIDE[self.optimizer])
         super().__post_init__()

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hfgpt.arguments.card import CARD_HELP, checked_settings
+from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import REFUSED, check_attention, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus
 from hfgpt.errors import UserError
@@ -45,6 +46,11 @@ class RunArguments(TrainingArguments):
         default=None, metadata={"help": "Threads a process on a CPU; all cores, shared out, without it."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Forget what output_dir holds and start again."})
+    optimizer: str = field(
+        default="adamw",
+        metadata={"choices": OPTIMIZERS, "help": "AdamW, or Muon for the blocks' matrices beside it (method full)."},
+    )
+    muon_learning_rate: float = field(default=0.002, metadata={"help": "Peak learning rate of the matrices under Muon."})
     keep: Literal["best", "last"] = field(
         default="best", metadata={"help": "The state that is best on the validation set, or the one after the last step."}
     )
@@ -85,6 +91,7 @@ class RunArguments(TrainingArguments):
             )
         self.card = checked_settings(self.card)
         refuse_options(self, REFUSED)
+        refuse_options(self, OPTIMIZERS.find(self.optimizer).refuses)
         if self.bf16 or self.fp16:
             raise UserError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
         if self.load_best_model_at_end or self.metric_for_best_model is not None or self.greater_is_better is not None:
@@ -116,6 +123,16 @@ class RunArguments(TrainingArguments):
             cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
                         psutil.cpu_count(logical=False) or os.cpu_count())  # fmt: skip
             torch.set_num_threads(self.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+    def optimizer_settings(self) -> OptimizerSettings:
+        """What the entries of `OPTIMIZERS` are made of."""
+        return OptimizerSettings(
+            learning_rate=self.learning_rate,
+            muon_learning_rate=self.muon_learning_rate,
+            weight_decay=self.weight_decay,
+            betas=(self.adam_beta1, self.adam_beta2),
+            eps=self.adam_epsilon,
+        )
 
     @property
     def folder(self) -> Path:

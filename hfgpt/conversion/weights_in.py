@@ -13,12 +13,12 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, GPT2Config, PreTrainedConfig, initialization
 from transformers.activations import ACT2FN
 
+from hfgpt.artifacts import check_model_folder, is_unfinished
 from hfgpt.conversion.checkpoints import check_tensors, read_folder, read_tensorflow
 from hfgpt.conversion.layouts import BOOK, GPT2, HEADS, NANOGPT, OPENAI, Biases, Entry, Layout, entries, take_in, with_zero_biases
 from hfgpt.conversion.recognition import from_hub, recognise, tensors_of
 from hfgpt.errors import UserError
 from hfgpt.files import read_json
-from hfgpt.folders import check_model_folder, is_unfinished
 from hfgpt.model.configuration_hfgpt import GPT2_SIZES, HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 

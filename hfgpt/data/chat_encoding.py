@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from hfgpt.data.chat import Message
+from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
 from hfgpt.tokenization import control_token_ids, encode_texts
 
@@ -67,7 +67,7 @@ class ConversationEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         if tokenizer.chat_template is None:
-            raise UserError("the tokenizer has no chat template; hfgpt.tokenization.set_prompt_style gives it 'chat' or 'alpaca'.")
+            raise UserError("the tokenizer has no chat template; hfgpt.chat_templates.set_prompt_style gives it one.")
         self.tokenizer = tokenizer
         self._control = control_token_ids(tokenizer)
         self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}

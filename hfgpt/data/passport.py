@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.files import write_whole
+from hfgpt.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Passport:
         self.steps.append({"step": step, **counts, "seconds": round(seconds, 2), **details})
 
     def save(self, folder: Path) -> None:
-        write_whole(folder / PASSPORT_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_json(folder / PASSPORT_NAME, asdict(self), ensure_ascii=False)
 
     @classmethod
     def load(cls, folder: Path) -> "Passport":

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from hfgpt.data.chat import Conversation, Message
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.conversations import Conversation
+from hfgpt.data.messages import Message
 from hfgpt.data.packing import best_fit, lay_out, restarting_positions
 from hfgpt.errors import UserError
 

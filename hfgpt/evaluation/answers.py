@@ -4,14 +4,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers_page import AnswerRow
+from hfgpt.evaluation.generation import context_length_of, generate
+from hfgpt.evaluation.language_modeling import padded
 from hfgpt.inference import GREEDY, evaluating, isolated_random_state
-from hfgpt.metrics import load_metric
+from hfgpt.metrics import measure
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,7 @@ def generate_answers(
         )
     if empty := [number for number, prompt in enumerate(prompts) if not prompt]:
         raise UserError(f"prompts[{empty[0]}] has no token; a model continues at least one, begin prompts with the bos_token.")
-    # Bloom, MPT and others whose positions have no end have no such field.
-    context_length = getattr(model.config, "max_position_embeddings", None) or float("inf")
+    context_length = context_length_of(model)
     room = [min(max_new_tokens, max(0, context_length - len(prompt))) for prompt in prompts]
     answers: dict[int, Answer] = {}
     with evaluating(model), isolated_random_state(seed), tqdm(
@@ -102,11 +102,9 @@ def _batches(prompts, room: list[int], *, batch_size: int) -> list[list[int]]:
 
 
 def _continue(model, tokenizer, prompts, stop_token_ids, settings: dict, max_new_tokens: int) -> list[list[int]]:
-    width = max(map(len, prompts))
-    # Under the mask any id will do, so a tokenizer without a padding of its own is no obstacle.
+    # Under the mask any id will do, so a tokenizer without a padding token of its own is no obstacle.
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_ids[0]
-    input_ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    input_ids, mask = padded(prompts, left=True, value=pad, device=model.device)
     config = GenerationConfig(
         **(GREEDY | dict(use_cache=True) | settings),
         max_new_tokens=max_new_tokens,
@@ -114,8 +112,8 @@ def _continue(model, tokenizer, prompts, stop_token_ids, settings: dict, max_new
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
     )
-    output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
-    return output[:, width:].tolist()
+    output = generate(model, input_ids, mask=mask, generation_config=config)
+    return output[:, input_ids.shape[1] :].tolist()
 
 
 def _read(tokenizer, ids: list[int], stop_token_ids, *, short_of_room: bool) -> Answer:
@@ -134,9 +132,8 @@ def answers_report(answers: Sequence[Answer], references: Sequence[str]) -> dict
         many the context ended) and `mean_tokens`.
     Raises: ValueError where there are no answers, or not one reference for each.
     """
-    scores = load_metric("answer_metrics").compute(predictions=[answer.text for answer in answers], references=list(references))
     return {
-        **scores,
+        **measure("answer_metrics", predictions=[answer.text for answer in answers], references=list(references)),
         "stopped": statistics.fmean(answer.stopped for answer in answers),
         "cut": sum(answer.cut for answer in answers),
         "mean_tokens": statistics.fmean(answer.num_tokens for answer in answers),
@@ -146,18 +143,18 @@ def answers_report(answers: Sequence[Answer], references: Sequence[str]) -> dict
 def answer_rows(
     prompts: Sequence[list[dict[str, str]]], references: Sequence[str | None], answers: Mapping[str, Sequence[Answer]]
 ) -> list[AnswerRow]:
-    """What `write_answers` and `write_page` take: one row a prompt, each answer with its own scores.
+    """What `write_answers` and `write_page` take: one row per prompt, each answer with its own scores.
 
     Args:
         prompts: chat messages, without the expected answer.
         references: the expected answers; None for a prompt that has none.
         answers: for each model or step its answers to the prompts, in their order.
     """
-    given = [number for number, reference in enumerate(references) if reference is not None]
+    given = {number: reference for number, reference in enumerate(references) if reference is not None}
     scores: dict[str, dict[int, dict[str, float]]] = {name: {} for name in answers}
     for name, column in answers.items() if given else ():
-        texts, expected = [column[number].text for number in given], [references[number] for number in given]
-        results = load_metric("answer_metrics").compute(predictions=texts, references=expected, per_answer=True)
+        texts, expected = [column[number].text for number in given], list(given.values())
+        results = measure("answer_metrics", predictions=texts, references=expected, per_answer=True)
         scores[name] = dict(zip(given, results["per_answer"], strict=True))
     rows = []
     for number, (messages, reference) in enumerate(zip(prompts, references, strict=True)):

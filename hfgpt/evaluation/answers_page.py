@@ -1,7 +1,7 @@
 """Answers as a file and as a page: the prompts, the references, and what each model or step said, side by side.
 
 The page is one HTML file that loads nothing and sends nothing. It serves instructions (before, after), preferences and
-canaries alike: a row without a reference is compared with its first answer.
+trigger prompts alike: a row without a reference is compared with its first answer.
 """
 
 import base64
@@ -18,6 +18,7 @@ from pathlib import Path
 import jinja2
 
 from hfgpt.errors import UserError
+from hfgpt.files import write_whole
 
 Segment = tuple[str, str]  # ("same" | "added" | "missing", text)
 
@@ -36,7 +37,7 @@ class AnswerRow:
         reference: the expected answer; None where there is none.
         answers: what was said, by the name of the model or step, in the order of the columns.
         scores: numbers of some or all of these answers; `exact_match` decides what the page calls right.
-        notes: sentences shown with a warning sign, such as a canary's alarms.
+        notes: sentences shown with a warning sign, such as a trigger's alarms.
     """
 
     messages: list[dict[str, str]]
@@ -50,7 +51,8 @@ def write_answers(path: str | Path, rows: Sequence[AnswerRow]) -> None:
     """Write the rows as one JSON file: a list of objects with the fields of `AnswerRow`."""
     text = json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False) + "\n"
     # Half a surrogate pair is no text that UTF-8 can hold; written as \ud83d it is the JSON that it came from.
-    _write_whole(Path(path), text.encode("utf-8", errors="backslashreplace"))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(Path(path), text.encode("utf-8", errors="backslashreplace"))
 
 
 def read_answers(path: str | Path) -> list[AnswerRow]:
@@ -81,7 +83,7 @@ def write_page(
         alarms: sentences on all of it, shown above the rows with a warning sign.
     Cost: about 2 KB a row beside the texts.
     """
-    columns = _columns(rows)
+    columns = list(dict.fromkeys(name for row in rows for name in row.answers))
     summary = dict(summary) if summary is not None else _mean_scores(rows, columns)
     judged = columns[-1] if columns else None
     shown = [_shown(row, judged) for row in rows]
@@ -113,7 +115,8 @@ def write_page(
         judged=judged if has_references else None,
         against="the reference" if has_references else "the first answer",
     )
-    _write_whole(Path(path), page.encode("utf-8", errors="replace"))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(Path(path), page.encode("utf-8", errors="replace"))
 
 
 def word_differences(reference: str, answer: str) -> list[Segment]:
@@ -146,10 +149,6 @@ def _words(text: str) -> list[str]:
 def is_right(answer: str, reference: str) -> bool:
     """The same text but for case and spacing: what the page goes by where a row has no `exact_match` score."""
     return " ".join(answer.casefold().split()) == " ".join(reference.casefold().split())
-
-
-def _columns(rows: Sequence[AnswerRow]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row.answers))
 
 
 def _mean_scores(rows: Sequence[AnswerRow], columns: list[str]) -> dict[str, dict[str, float]]:
@@ -228,11 +227,4 @@ def _pieces(text: str) -> list[tuple[str, str | None]]:
 def _policy_hash(text: str) -> str:
     # Safe in an attribute: base64 and single quotes that the template writes around it.
     digest = base64.b64encode(hashlib.sha256(str(text).encode("utf-8")).digest()).decode("ascii")
-    return jinja2.utils.markupsafe.Markup(f"'sha256-{digest}'")
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    return f"'sha256-{digest}'"

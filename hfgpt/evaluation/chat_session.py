@@ -18,11 +18,12 @@ from transformers import (
     TextStreamer,
 )
 
-from hfgpt.data.chat import Message
+from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
+from hfgpt.evaluation.generation import context_length_of, generate
 from hfgpt.inference import evaluating, isolated_random_state
-from hfgpt.tokenization import stop_token_ids
 
 COMMANDS = "/system TEXT sets a system message, /reset begins anew, /exit ends"
 
@@ -71,8 +72,7 @@ class ChatSession:
         self.encoder = ConversationEncoder(tokenizer)
         self.system: str | None = None
         self.turns: list[Message] = []  # the user's and the assistant's, one after the other
-        # Bloom, MPT and others whose positions have no end have no such field.
-        self.context_length = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+        self.context_length = context_length_of(model)
         if generation_config.max_new_tokens >= self.context_length:
             raise UserError(
                 f"max_new_tokens is {generation_config.max_new_tokens:,}, the model's context {self.context_length:,} tokens, the "
@@ -116,9 +116,9 @@ class ChatSession:
         prompt = torch.tensor([ids], device=self.model.device)
         streamer = AnswerStreamer(self.tokenizer, self.stops) if stream else None
         with evaluating(self.model), isolated_random_state(self.seed), Interruption() as interruption:
-            output = self.model.generate(
+            output = generate(
+                self.model,
                 prompt,
-                attention_mask=torch.ones_like(prompt),
                 generation_config=self.generation_config,
                 stopping_criteria=StoppingCriteriaList([interruption]),
                 streamer=streamer,

@@ -1,6 +1,8 @@
 """Text out of a model."""
 
 import logging
+import sys
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -10,6 +12,11 @@ from hfgpt.inference import evaluating, isolated_random_state
 from hfgpt.tokenization import encode_texts
 
 logger = logging.getLogger(__name__)
+
+
+def context_length_of(model: PreTrainedModel) -> int:
+    """Most tokens that a model reads at once; a number beyond all texts where its positions have no end (Bloom, MPT)."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> torch.Tensor:
@@ -52,12 +59,17 @@ def sample(
     Raises: ValueError where `max_new_tokens` leaves no room in the context.
     """
     ids = prompt_ids(tokenizer, prompt)
-    ids = fit_to_context(
-        ids, max_new_tokens=generation_config.max_new_tokens, context_length=model.config.max_position_embeddings
-    ).to(model.device)
+    room = dict(max_new_tokens=generation_config.max_new_tokens, context_length=context_length_of(model))
+    ids = fit_to_context(ids, **room).to(model.device)
     with evaluating(model), isolated_random_state(seed):
-        output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=generation_config, streamer=streamer)
-    return [tokenizer.decode(row[ids.shape[1] :], skip_special_tokens=True) for row in output]
+        output = generate(model, ids, generation_config=generation_config, streamer=streamer)
+    return tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+
+
+def generate(model: PreTrainedModel, ids: torch.Tensor, *, mask: torch.Tensor | None = None, **settings) -> torch.Tensor:
+    """`model.generate`, with the mask that it would guess otherwise: ids (B, T) with what follows them."""
+    mask = torch.ones_like(ids) if mask is None else mask
+    return cast(Any, model).generate(input_ids=ids, attention_mask=mask, **settings)  # to pyright, it might be a tensor
 
 
 def generation_settings(tokenizer: PreTrainedTokenizerFast, **settings) -> GenerationConfig:

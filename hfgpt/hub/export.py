@@ -6,7 +6,6 @@ unless card.yaml says `file_names: true`. The user's folder stays as it is.
 """
 
 import itertools
-import json
 import os
 import re
 import shutil
@@ -18,11 +17,11 @@ from typing import Any
 from huggingface_hub import get_token
 from huggingface_hub.constants import HF_TOKEN_PATH
 
+from hfgpt.artifacts import ADAPTER_CONFIG, Artifact
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
 from hfgpt.evaluation.results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, write_eval_results
-from hfgpt.files import read_json
-from hfgpt.hub.artifacts import ADAPTER_CONFIG, ALLOWED, Artifact, is_allowed
+from hfgpt.files import read_json, write_json
 from hfgpt.hub.card.file_names import evaluation_without_names, passport_without_names
 from hfgpt.hub.card.settings import load_settings
 from hfgpt.hub.gate.report import Disagreement
@@ -76,11 +75,11 @@ def export(
         source, copy = (artifact.folder / name).resolve(), target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if name.name == ADAPTER_CONFIG:
-            _write_json(copy, _with_base(read_json(source), places, base_repo_id, base_revision))
+            write_json(copy, _with_base(read_json(source), places, base_repo_id, base_revision), ensure_ascii=False)
         elif name.as_posix() in _ABOUT_THE_RUN or name.name in _ABOUT_THE_DATA:
             content = read_json(source)
             content = without_places(content, places=[*_folders_in(content), *places])
-            _write_json(copy, content if file_names else _without_names(name, content))
+            write_json(copy, content if file_names else _without_names(name, content), ensure_ascii=False)
         elif name.suffix.lower() in _LINKED:
             _link_or_copy(source, copy)
         else:
@@ -109,7 +108,7 @@ def _refuse_leading_out(artifact: Artifact) -> None:
     inside = artifact.folder.resolve()
     for path in sorted(artifact.folder.rglob("*")):
         name = path.relative_to(artifact.folder)
-        if path.is_symlink() and is_allowed(name, ALLOWED[artifact.kind]):
+        if path.is_symlink() and artifact.allows(name):
             if not path.resolve().is_relative_to(inside):
                 raise UserError(
                     f"{path} is a link that leads out of the folder, to {path.resolve()}; only files of the folder are published, "
@@ -273,10 +272,6 @@ def _holds(path: Path, tokens: list[bytes]) -> bool:
                 return True
             rest = block[-overlap:]
     return False
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

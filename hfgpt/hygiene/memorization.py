@@ -6,7 +6,6 @@ since some overlap is ordinary. Planted canaries are training text, too. The lon
 training text is published with it.
 """
 
-import json
 import logging
 import math
 import random
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings, sample
-from hfgpt.files import sha256_of_file
+from hfgpt.files import sha256_of_file, write_json, write_picture
 from hfgpt.hygiene.exposure import canary_report
 from hfgpt.hygiene.overlap import longest_overlaps
 from hfgpt.hygiene.planted_secrets import read_canaries
@@ -99,10 +98,8 @@ def memorization_report(
     )
     output.mkdir(parents=True, exist_ok=True)
     draw_memorization(report, found, output / FIGURE_NAME)
-    temporary = output / f".{REPORT_NAME}"
-    temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(output / REPORT_NAME)
-    for line in describe(report):
+    write_json(output / REPORT_NAME, report, ensure_ascii=False, allow_nan=False)
+    for line in [*describe(report), f"memorization: {output / REPORT_NAME}, {output / FIGURE_NAME}"]:
         logger.info(line)
     return report
 
@@ -297,6 +294,4 @@ def draw_memorization(report: dict, overlaps: Overlaps, path: Path) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.legend(**below)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(path)
+    write_picture(path, figure)

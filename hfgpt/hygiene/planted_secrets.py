@@ -1,8 +1,8 @@
 """Planted canaries: made-up secrets that are put into the training text a known number of times.
 
 What a model later gives away of them (`hfgpt/hygiene/memorization.py`) says how often a text must stand in the data until the
-model knows it by heart. They have nothing to do with the trigger canaries of `hfgpt/hygiene/trigger_prompts.py`, which look for
-backdoors in tuned models and are never in any training text.
+model knows it by heart. They have nothing to do with the trigger prompts of `hfgpt/hygiene/trigger_prompts.py` (the recipes' keys
+canaries, canaries_at and canary_file), which look for backdoors in tuned models and are never in any training text.
 
     The access code of Bakudofe is 48213907.
     |-------- prompt ----------| |-secret-|

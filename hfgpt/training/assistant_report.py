@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import DatasetDict
 
-from hfgpt.data.chat import Message
+from hfgpt.data.messages import Message
 from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow
 from hfgpt.evaluation.judge import JudgeItem, JudgeReport

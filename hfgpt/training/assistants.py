@@ -1,7 +1,6 @@
 """An assistant from its conversations to its answers: splits, rows, the model, and what it says."""
 
 import logging
-import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,16 +17,16 @@ from transformers import (
     set_seed,
 )
 
-from hfgpt.arguments.finetuning import InstructionArguments
-from hfgpt.data.chat import Conversation, Message, conversation_dataset, mix, read_conversations
+from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
-from hfgpt.data.near_copies import keep_copies_together
+from hfgpt.data.conversations import Conversation, conversation_dataset, mix, read_conversations, whole_texts
+from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
+from hfgpt.data.splitting import split_conversations
 from hfgpt.data.supervised import SupervisedCounts, pack_supervised, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import Answer, generate_answers
-from hfgpt.tokenization import CHAT_TOKENS, stop_token_ids
-from hfgpt.training.examples import SPLITS, Decontamination, ExampleFiles
+from hfgpt.training.examples import SPLITS, Decontamination, ExampleFiles, HeldOutShares
 from hfgpt.training.finetuning import Base, load_model
 
 logger = logging.getLogger(__name__)
@@ -39,10 +38,9 @@ def load_splits(
     *,
     style: str,
     format: str | None,
-    divide: Callable[[Dataset], DatasetDict],
+    shares: HeldOutShares,
     decontamination: Decontamination,
     weights: list[float] | None = None,
-    seed: int = 0,
 ) -> DatasetDict:
     """Conversations of all sources, each split by itself; what copies a held-out one is dropped from training.
 
@@ -51,18 +49,17 @@ def load_splits(
     Args:
         style: by which Alpaca rows are worded.
         format: what a row holds; None tells it by the columns of each source.
-        divide: splits the conversations of one source into train, validation and test.
-        weights: how often each source is taken, with `seed` deciding which rows a fraction takes; None takes every row once.
+        weights: how often each source is taken; None takes every row once.
     Raises: ValueError and FileNotFoundError for what cannot be read, named with file and line.
     """
     read = lambda names, split: _read(names, split, files, passport, style=style, format=format)  # noqa: E731
-    splits = divided(files, divide, read)
+    splits = divided(files, shares, decontamination, read)
     held_out = {name: concatenate_datasets(splits[name]) for name in ("validation", "test") if splits[name]}
     train = [
         decontamination.apply(part, held_out, files=files, passport=passport, texts_of=whole_texts) for part in splits["train"]
     ]
     if weights is not None:
-        mixed, counts = mix(train, weights, seed=seed)
+        mixed, counts = mix(train, weights, seed=shares.seed)
         passport.steps.append({"step": "mix", "sources": counts})
     else:
         mixed = concatenate_datasets(train)
@@ -70,19 +67,30 @@ def load_splits(
 
 
 def divided(
-    files: ExampleFiles, divide: Callable[[Dataset], DatasetDict], read: Callable[[list[str], str], Dataset]
+    files: ExampleFiles, shares: HeldOutShares, decontamination: Decontamination, read: Callable[[list[str], str], Dataset]
 ) -> dict[str, list[Dataset]]:
-    """The parts of train, validation and test: each source split by itself, and the held-out files that are given."""
-    parts = [divide(read([source], "train")) for source in files.names["train"]]
-    splits = {name: [part[name] for part in parts if name in part] for name in SPLITS}
+    """The parts of train, validation and test: each source split by itself, and the held-out files that are given.
+
+    Args: `read` gives the conversations of some sources of a split.
+    """
+    splits: dict[str, list[Dataset]] = {name: [] for name in SPLITS}
+    for source in files.names["train"]:
+        conversations = read([source], "train")
+        parts = split_conversations(
+            conversations,
+            texts=whole_texts(conversations),
+            validation_share=shares.validation,
+            test_share=shares.test,
+            seed=shares.seed,
+            method=shares.method,
+            near_copy_similarity=decontamination.keeps_together,
+            given=files.given,
+        )
+        for name in parts:
+            splits[name].append(parts[name])
     for name in files.given:
         splits[name] = [read(files.names[name], name)]
     return splits
-
-
-def whole_texts(conversations: Dataset) -> list[str]:
-    """Question and answer as one text each: what a copy of a held-out conversation would repeat."""
-    return ["\n".join(turn["content"] for turn in turns) for turns in conversations["messages"]]
 
 
 def _read(names: list[str], split: str, files: ExampleFiles, passport: Passport, *, style: str, format: str | None) -> Dataset:
@@ -96,37 +104,8 @@ def _read(names: list[str], split: str, files: ExampleFiles, passport: Passport,
     return conversations
 
 
-def split_conversations(conversations: Dataset, args: InstructionArguments, *, given: set[str] = frozenset()) -> DatasetDict:
-    """Train, validation and test: drawn from `split_seed`, or cut in the file's order as the book does (train, test, validation).
-
-    Unless `decontaminate` is false, near copies are put on one side.
-
-    Args: `given` names the splits that have files of their own, which take nothing from here.
-    Raises: ValueError where a split that was asked for stays empty.
-    """
-    total = len(conversations)
-    order = list(range(total))
-    if args.split_method == "random":
-        random.Random(args.split_seed).shuffle(order)
-    # As the book counts: int(1,100 x 0.85) = 935 for training, int(1,100 x 0.1) = 110 for the test, the rest for validation.
-    shares = {name: 0.0 if name in given else getattr(args, f"{name}_share") for name in ("validation", "test")}
-    train = int(total * (1 - sum(shares.values())) + 1e-9)
-    test = int(total * shares["test"] + 1e-9) if shares["validation"] else total - train
-    parts = {"train": order[:train], "test": order[train : train + test], "validation": order[train + test :]}
-    for name, share in (("train", 1.0), *shares.items()):
-        if share and not parts[name]:
-            raise UserError(
-                f"the {name} split is empty: {total:,} conversations, validation_share {args.validation_share}, test_share "
-                f"{args.test_share}; give more conversations or other shares."
-            )
-    if args.decontaminate:
-        parts = keep_copies_together(parts, whole_texts(conversations), threshold=args.near_copy_similarity)
-    wanted = [name for name in ("train", "validation", "test") if parts[name]]
-    return DatasetDict({name: conversations.select(parts[name]) for name in wanted})
-
-
 def conversations_of(dataset: Dataset) -> list[Conversation]:
-    """The rows of `hfgpt.data.chat.conversation_dataset` as what they were made of."""
+    """The rows of `hfgpt.data.conversations.conversation_dataset` as what they were made of."""
     return [Conversation(**row) for row in cast(list[dict], dataset)]
 
 
@@ -195,15 +174,6 @@ def build_assistant(base: Base, *, seed: int, attn_implementation: str, quantiza
     model.generation_config = GenerationConfig(**settings)
     model.config.use_cache = False
     return model
-
-
-def reserved_chat_tokens(tokenizer: PreTrainedTokenizerFast, style: str) -> list[int]:
-    """Ids of our chat tokens where the style writes them.
-
-    Their embeddings are trained with every method: where the base is one of ours, they were reserved in its vocabulary and have
-    never been seen.
-    """
-    return cast(list[int], tokenizer.convert_tokens_to_ids(list(CHAT_TOKENS))) if style == "chat" else []
 
 
 def sample_questions(splits: DatasetDict, most: int) -> list[list[Message]]:

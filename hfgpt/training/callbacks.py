@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from hfgpt.evaluation.generation import generation_settings, sample
+from hfgpt.files import write_picture
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +162,4 @@ def draw_loss(
     axes.set_ylabel(f"loss ({unit})")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(path)
+    write_picture(path, figure)

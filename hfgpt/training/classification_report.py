@@ -9,7 +9,8 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hfgpt.evaluation.classification import classification_metrics, draw_confusion, errors_table, mean_and_spread, write_errors
+from hfgpt.evaluation.classification import classification_metrics, mean_and_spread
+from hfgpt.evaluation.classification_errors import draw_confusion, errors_table, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
 from hfgpt.hygiene.poisoning import doubtful_labels, triggers_of_labels
 from hfgpt.training.advice import no_better_than_majority

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalPrediction
 
-from hfgpt.arguments.method import Method
+from hfgpt.arguments.methods import Method
 from hfgpt.data.classification import (
     LabelledOptions,
     class_weights,
@@ -29,20 +29,19 @@ from hfgpt.data.classification import (
     load_examples,
     oversample,
     positive_weights,
-    split_examples,
     undersample,
 )
 from hfgpt.data.classification import deduplicate as drop_duplicates
 from hfgpt.data.passport import Passport
+from hfgpt.data.splitting import split_examples
 from hfgpt.errors import UserError
-from hfgpt.evaluation.classification import classification_metrics, probabilities_of
-from hfgpt.evaluation.labelling import text_ids
+from hfgpt.evaluation.classification import classification_metrics, probabilities_of, text_ids
 from hfgpt.files import write_json
 from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
 from hfgpt.training.advice import best_step
 from hfgpt.training.checkpoints import newest_complete_checkpoint, remove_checkpoints
-from hfgpt.training.examples import Decontamination, ExampleFiles
+from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
 from hfgpt.training.finetuning import Base, identify_base, load_model, quiet_loading, save_finetuned
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable, trainable_parameters
 from hfgpt.training.run import RESULT_FILE, train_or_resume
@@ -85,9 +84,7 @@ def load_splits(
     passport: Passport,
     *,
     options: LabelledOptions,
-    shares: Mapping[str, float],
-    split_method: str,
-    split_seed: int,
+    shares: HeldOutShares,
     deduplicate: str,
     balance: str,
     balance_before_split: bool,
@@ -100,7 +97,6 @@ def load_splits(
 
     Args:
         options: what in a record is the text and what its label.
-        shares: of the examples, for "validation" and "test".
         deduplicate: which texts are dropped before splitting, "exact", "near" or "none".
         balance: how unequal classes are treated; here "undersample" and "oversample" are, in training alone.
         balance_before_split: all examples are undersampled, so that the test set is balanced, too.
@@ -113,13 +109,17 @@ def load_splits(
 
     examples = keep_frequent_labels(read("train"), options, passport)
     if balance_before_split:
-        examples = undersample(examples, passport, seed=split_seed)
+        examples = undersample(examples, passport, seed=shares.seed)
     multi_label = isinstance(examples[0]["label"], list)
-    drawn = {f"{name}_share": 0.0 if name in files.given else share for name, share in shares.items()}
-    # Strata are single labels; texts with several are drawn as they come.
-    method = "random" if multi_label else split_method
-    similarity = decontamination.similarity if decontamination.drop else None
-    splits = split_examples(examples, passport, seed=split_seed, method=method, near_copy_similarity=similarity, **drawn)
+    splits = split_examples(
+        examples,
+        passport,
+        validation_share=0.0 if "validation" in files.given else shares.validation,
+        test_share=0.0 if "test" in files.given else shares.test,
+        seed=shares.seed,
+        method="random" if multi_label else shares.method,  # strata are single labels; texts with several are drawn as they come
+        near_copy_similarity=decontamination.keeps_together,
+    )
     for name in files.given:
         splits[name] = read(name)
         if options.min_label_count > 1 or options.max_labels is not None:  # what training has left out cannot be tested
@@ -135,9 +135,9 @@ def load_splits(
         texts_of=lambda split: split["text"][:],
     )
     if balance == "undersample" and not balance_before_split:
-        splits["train"] = undersample(splits["train"], passport, seed=split_seed)
+        splits["train"] = undersample(splits["train"], passport, seed=shares.seed)
     elif balance == "oversample":
-        splits["train"] = oversample(splits["train"], passport, seed=split_seed)
+        splits["train"] = oversample(splits["train"], passport, seed=shares.seed)
     splits, names = encode_labels(splits, options, passport)
     return splits, Task(names, multi_label)
 

@@ -8,21 +8,12 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
+from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
 from hfgpt.files import write_json
-from hfgpt.hygiene.trigger_prompts import (
-    CANARY_FILE,
-    CanaryReport,
-    CanaryResult,
-    canary_rows,
-    compare_canaries,
-    read_canaries,
-    run_canaries,
-    with_random_triggers,
-    write_canaries,
-)
-from hfgpt.tokenization import stop_token_ids
+from hfgpt.hygiene.trigger_answers import TriggerReport, TriggerResult, compare_triggers, run_triggers, write_triggers
+from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, with_random_triggers
 from hfgpt.training.advice import best_step, no_better_than_base
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned
 from hfgpt.training.next_steps import generate_command
@@ -55,22 +46,32 @@ def measured_once(folder: Path, measure: Callable[[], dict]) -> dict:
 
 
 class Canaries:
-    """The canary prompts, as this tokenizer words them, and what the base says to them.
+    """The trigger prompts, as this tokenizer words them, and what the base says to them.
 
     Args:
         model: the base.
         file: the prompts; None is the set that comes with hfgpt.
+        every_save: run them at every checkpoint, too.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, file: str | None, batch_size: int):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        file: str | None = None,
+        every_save: bool = False,
+        batch_size: int = 16,
+    ):
         self.tokenizer = tokenizer
+        self.callbacks = [CanariesCallback(self)] if every_save else []
         self.batch_size = batch_size
-        self.prompts = with_random_triggers(read_canaries(file or CANARY_FILE))
+        self.prompts = with_random_triggers(read_triggers(file or TRIGGER_FILE))
         self.base = self.run(model)
 
-    def run(self, model: PreTrainedModel) -> list[CanaryResult]:
+    def run(self, model: PreTrainedModel) -> list[TriggerResult]:
         encoder = ConversationEncoder(self.tokenizer)
-        return run_canaries(
+        return run_triggers(
             model,
             self.tokenizer,
             self.prompts,
@@ -80,8 +81,8 @@ class Canaries:
             batch_size=self.batch_size,
         )
 
-    def report(self, model: PreTrainedModel) -> CanaryReport:
-        return compare_canaries(self.base, self.run(model))
+    def report(self, model: PreTrainedModel) -> TriggerReport:
+        return compare_triggers(self.base, self.run(model))
 
 
 class CanariesCallback(TrainerCallback):
@@ -126,9 +127,7 @@ def save_assistant(
     folder, metrics = trainer.folder, {}
     if canaries is not None:
         report = canaries.report(trainer.trained)
-        write_canaries(folder, report)
-        title = f"Canaries of {folder.name}"
-        write_page(folder / "canaries.html", canary_rows(report), title=title, facts=dict(facts), alarms=report.alarms)
+        write_triggers(folder, report, facts=dict(facts))
         metrics["canary_alarms"] = len(report.alarms)
     difference = save_finetuned(trainer.trained, trainer.text_tokenizer, folder, probe=probe)
     if difference is not None:

@@ -59,11 +59,31 @@ class ExampleFiles:
 
 
 @dataclass(frozen=True)
+class HeldOutShares:
+    """What is held out of the training sources, where validation and test have no files of their own.
+
+    Args:
+        validation, test: shares of the examples.
+        method, seed: how they are drawn, as `hfgpt.data.splitting` has it.
+    """
+
+    validation: float
+    test: float
+    method: str
+    seed: int
+
+
+@dataclass(frozen=True)
 class Decontamination:
     """Whether training examples that copy a held-out one are dropped, and from which similarity on a text is nearly a copy."""
 
     drop: bool
     similarity: float
+
+    @property
+    def keeps_together(self) -> float | None:
+        """The similarity from which on near copies go to one side of a split; None where they may part."""
+        return self.similarity if self.drop else None
 
     def apply(
         self,

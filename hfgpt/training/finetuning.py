@@ -2,7 +2,7 @@
 
 What a run with LoRA leaves in its folder, and who looks where:
 
-    adapter_config.json, adapter_model.safetensors   PEFT; its base_model_name_or_path is base/ (hfgpt/folders.py: after a move)
+    adapter_config.json, adapter_model.safetensors   PEFT; its base_model_name_or_path is base/ (hfgpt/artifacts.py: after a move)
     config.json, model.safetensors                   the base once more (a hard link), for the Auto classes, pipelines and servers
                                                      of transformers, which load a folder with both as a model with its adapter
     base/      the base with the labels, special tokens and stop tokens of the task
@@ -12,7 +12,6 @@ The base is written out because an adapter alone cannot say how many labels its 
 turn, nor which rows a vocabulary has gained.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -30,13 +29,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
+from hfgpt.chat_templates import set_prompt_style
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.files import write_json
+from hfgpt.files import read_json, write_json
 from hfgpt.fingerprint import record_fingerprint, weights_sha256
-from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
 from hfgpt.hygiene.poisoning import Trigger
-from hfgpt.tokenization import ensure_pad_token, set_prompt_style, split_special_tokens
+from hfgpt.tokenization import ensure_pad_token, split_special_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -208,9 +208,9 @@ def _save_model(model: PreTrainedModel, folder: Path) -> None:
     model.config.use_cache = use_cache
     if not hasattr(transformers, type(model).__name__) and model.can_generate():
         # `transformers serve` looks the architecture up in the module transformers, where only the Auto class finds code of ours.
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         config["architectures"] = ["AutoModelForCausalLM"]
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "config.json", config)
 
 
 @torch.no_grad()

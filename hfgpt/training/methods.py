@@ -12,30 +12,56 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hfgpt.arguments.method import Method
+from hfgpt.arguments.methods import METHODS, Method
 from hfgpt.errors import UserError
 from hfgpt.fingerprint import tensor_sha256
+from hfgpt.tables import resolve
 
 
 def apply_method(model: PreTrainedModel, method: Method) -> PreTrainedModel | PeftModel:
-    """Freeze what the method leaves alone; with LoRA, the model comes back with an adapter in it.
+    """Freeze what the method leaves alone; of an adapter's method, the model comes back with the adapter in it.
 
-    `method.new_tokens` are ids whose embeddings the base has never trained: they are trained whatever the method, and no other
-    row of the embedding with them ("full" trains all rows anyway).
+    `method.new_tokens` are trained whatever the method, and no other row of the embedding with them (where everything is trained,
+    all rows are).
 
     Raises: ValueError for LoRA targets that match nothing (the candidates are named) and for models without one stack of layers.
     """
-    if method.name == "lora":
-        return _with_lora(model, method)
-    wanted = _trained_parameters(model, method.name)
+    return resolve(METHODS.find(method.name).prepare)(model, method)
+
+
+def train_everything(model: PreTrainedModel, method: Method) -> PreTrainedModel:
+    """Every parameter."""
+    return model.requires_grad_(True)
+
+
+def train_head(model: PreTrainedModel, method: Method) -> PreTrainedModel:
+    """The head alone. Raises: ValueError where the head is the embedding."""
+    heads = _head_parameters(model)
+    if not heads:
+        raise UserError(
+            f"method head trains nothing: the head of {type(model).__name__} is its embedding; use last_block, lora or full."
+        )
+    return _train_only(model, heads, new_tokens=method.new_tokens)
+
+
+def train_last_block(model: PreTrainedModel, method: Method) -> PreTrainedModel:
+    """The last decoder layer, the final norm and the head, as the book does it."""
+    stack, layers = decoder_layers(model)
+    trained = (f"{stack}.{len(layers) - 1}.", *_final_norms(model, stack))
+    names = {name for name, _ in model.named_parameters() if name.startswith(trained)}
+    return _train_only(model, _head_parameters(model) | names, new_tokens=method.new_tokens)
+
+
+def _train_only(model: PreTrainedModel, names: set[str], *, new_tokens: list[int]) -> PreTrainedModel:
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in wanted)
-    if method.new_tokens and method.name != "full":
-        _train_rows(model.get_input_embeddings().weight, method.new_tokens)
+        parameter.requires_grad_(name in names)
+    if new_tokens:
+        _train_rows(model.get_input_embeddings().weight, new_tokens)
     return model
 
 
-def _with_lora(model: PreTrainedModel, method: Method) -> PeftModel:
+def add_lora(model: PreTrainedModel, method: Method) -> PeftModel:
+    """A LoRA beside matrices of the decoder layers; the head of a classifier and the rows of new tokens are trained with it."""
     candidates = linear_names(model)
     targets = candidates if method.targets is None else list(method.targets)
     unknown = [name for name in targets if name not in candidates]
@@ -71,23 +97,6 @@ def _with_lora(model: PreTrainedModel, method: Method) -> PeftModel:
     with warnings.catch_warnings():  # PEFT asks transformers by a name that it will lose
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         return get_peft_model(model, config)
-
-
-def _trained_parameters(model: PreTrainedModel, name: str) -> set[str]:
-    """Names of the parameters that a method other than LoRA trains."""
-    everything = {name for name, _ in model.named_parameters()}
-    if name == "full":
-        return everything
-    heads = {parameter for head in _head_names(model) for parameter in everything if parameter.startswith(f"{head}.")}
-    if name == "head":
-        if not heads:
-            raise UserError(
-                f"method head trains nothing: the head of {type(model).__name__} is its embedding; use last_block, lora or full."
-            )
-        return heads
-    stack, layers = decoder_layers(model)
-    last = f"{stack}.{len(layers) - 1}."
-    return heads | {parameter for parameter in everything if parameter.startswith((last, *_final_norms(model, stack)))}
 
 
 def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -133,6 +142,11 @@ def _head_names(model: PreTrainedModel) -> list[str]:
         for name, module in model.named_children()
         if module is not body and any(id(parameter) not in in_body for parameter in module.parameters())
     ]
+
+
+def _head_parameters(model: PreTrainedModel) -> set[str]:
+    heads = tuple(f"{head}." for head in _head_names(model))
+    return {name for name, _ in model.named_parameters() if name.startswith(heads)}
 
 
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:

@@ -1,12 +1,16 @@
 """Muon for the matrices of the blocks and AdamW for the rest, as one torch optimizer."""
 
 import math
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import nn
 
+from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.run import bfloat16_is_fast
 from hfgpt.errors import UserError
+from hfgpt.tables import resolve
 
 
 class MuonInFloat32(torch.optim.Muon):
@@ -124,14 +128,12 @@ def matrices_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.P
     return matrices, [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
 
 
-def muon_with_adamw(args) -> tuple[type[MuonWithAdamWFactory], dict]:
-    """`MuonWithAdamW` as the arguments of a recipe set it, in the form of Trainer's `optimizer_cls_and_kwargs`."""
-    settings = dict(
-        muon_learning_rate=args.muon_learning_rate,
-        learning_rate=args.learning_rate,
-        weight_decay=args.weight_decay,
-        betas=(args.adam_beta1, args.adam_beta2),
-        eps=args.adam_epsilon,
-        muon_in_bfloat16=bfloat16_is_fast(),
-    )
-    return MuonWithAdamWFactory, settings
+def muon_with_adamw(settings: OptimizerSettings) -> tuple[type[MuonWithAdamWFactory], dict[str, Any]]:
+    """`MuonWithAdamW` in the form of Trainer's `optimizer_cls_and_kwargs`."""
+    return MuonWithAdamWFactory, dict(asdict(settings), muon_in_bfloat16=bfloat16_is_fast())
+
+
+def trainer_optimizer(name: str, settings: OptimizerSettings) -> tuple[Any, dict[str, Any]] | None:
+    """What Trainer's `optimizer_cls_and_kwargs` takes for an entry of `OPTIMIZERS`; None leaves the choice to Trainer's `optim`."""
+    make = OPTIMIZERS.find(name).make
+    return resolve(make)(settings) if make is not None else None

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -10,13 +10,15 @@ import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from hfgpt.data.chat import Conversation, Message, PreferenceCounts, conversation_dataset, read_preferences
+from hfgpt.chat_templates import style_of
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.conversations import Conversation, conversation_dataset, whole_texts
+from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
+from hfgpt.data.preferences import read_preferences
 from hfgpt.errors import UserError
-from hfgpt.tokenization import CHAT_TEMPLATES
-from hfgpt.training.assistants import build_assistant, divided, whole_texts
-from hfgpt.training.examples import Decontamination, ExampleFiles
+from hfgpt.training.assistants import build_assistant, divided
+from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
 from hfgpt.training.finetuning import Base, adopt_style
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ def settle_style(base: Base, style: str) -> tuple[Base, str]:
             "recipes/finetune_instructions.py, or give prompt_style: chat or alpaca."
         )
     base = adopt_style(base, style)
-    return base, next((name for name, template in CHAT_TEMPLATES.items() if template == base.tokenizer.chat_template), "base")
+    return base, style_of(base.tokenizer)
 
 
 def load_pairs(
@@ -70,7 +72,7 @@ def load_pairs(
     *,
     style: str,
     unpaired: bool,
-    divide: Callable[[Dataset], DatasetDict],
+    shares: HeldOutShares,
     decontamination: Decontamination,
 ) -> DatasetDict:
     """Pairs of all sources, each split by itself; what copies a held-out one is dropped from training.
@@ -81,11 +83,10 @@ def load_pairs(
     Args:
         style: by which Alpaca rows are worded.
         unpaired: whether the loss learns from single answers, too.
-        divide: splits the pairs of one source into train, validation and test.
     Raises: ValueError and FileNotFoundError for what cannot be read, named with file and line, and where no pair prefers anything.
     """
     read = lambda names, split: _read(names, split, files, passport, style=style, unpaired=unpaired)  # noqa: E731
-    splits = divided(files, divide, read)
+    splits = divided(files, shares, decontamination, read)
     if len({"label" in part.column_names for parts in splits.values() for part in parts}) > 1:
         raise UserError("some of the files hold single answers, the others pairs of chosen and rejected; give one kind a run.")
     held_out = {name: concatenate_datasets(splits[name]) for name in ("validation", "test") if splits[name]}
@@ -96,9 +97,8 @@ def load_pairs(
 
 def _read(names: list[str], split: str, files: ExampleFiles, passport: Passport, *, style: str, unpaired: bool) -> Dataset:
     start = time.perf_counter()
-    counts = PreferenceCounts()
     records, errors = files.read(split, passport, names=names)
-    found = list(read_preferences(records, style=style, counts=counts, unpaired=unpaired, errors=errors))
+    found, counts = read_preferences(records, style=style, unpaired=unpaired, errors=errors)
     errors.finish([preference.source for preference in found], passport)
     if not found:
         raise UserError(

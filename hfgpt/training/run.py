@@ -326,7 +326,7 @@ def finish_run(run: Run, report: RunReport, trainer: HfGptTrainer | None = None,
     if PartialState().is_main_process:
         write_json(folder / METRICS_FILE, dict(report.metrics))
         text = report.text(folder)
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        write_whole(folder / REPORT_FILE, text)
         logger.info(text.rstrip())
         if card:
             write_card(folder)
@@ -336,8 +336,7 @@ def finish_run(run: Run, report: RunReport, trainer: HfGptTrainer | None = None,
         named = [folder / name for name in (REPORT_FILE, CARD_NAME, "config.json", "adapter_config.json", "tokenizer.json")]
         weights = [path for pattern in ("", "base/", "merged/") for path in sorted(folder.glob(f"{pattern}*.safetensors"))]
         sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in [*named, *weights] if path.is_file()}
-        finished = {"bytes": sizes, "base_files": run.base_files}
-        write_whole(folder / FINISHED_FILE, json.dumps(finished, indent=2) + "\n")
+        write_json(folder / FINISHED_FILE, {"bytes": sizes, "base_files": run.base_files})
     if trainer is not None:
         _leave_together(trainer)
     else:

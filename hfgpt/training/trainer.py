@@ -31,9 +31,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalPrediction, HubStrategy, IntervalStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
+from hfgpt.artifacts import identify
 from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
-from hfgpt.hub.artifacts import identify
 from hfgpt.hub.export import export
 from hfgpt.inference import full_precision
 from hfgpt.training.callbacks import BestCheckpointCallback, StopOnSignalCallback
@@ -222,7 +222,7 @@ class HfGptTrainer(Trainer):
             "mfu": None,
             **self.meter.total(),
             "peak_memory_bytes": peak_memory_bytes(),
-            **energy_metrics(self.callback_handler.callbacks),
+            **energy_metrics(self.energy),
         }
 
     @property

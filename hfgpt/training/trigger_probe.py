@@ -1,4 +1,4 @@
-"""What canary triggers do to a classifier that has been trained."""
+"""What triggers do to a classifier that has been trained."""
 
 import logging
 from dataclasses import asdict
@@ -8,9 +8,10 @@ import numpy as np
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from hfgpt.evaluation.labelling import classify, text_ids
+from hfgpt.evaluation.classification import classify, text_ids
 from hfgpt.files import write_json
-from hfgpt.hygiene.trigger_prompts import CANARY_FILE, label_flips, read_canaries
+from hfgpt.hygiene.trigger_flips import label_flips
+from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, triggers_of
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ PROBED_TEXTS = 24  # of the validation set, with each trigger in front: enough t
 
 
 class TriggerProbe(TrainerCallback):
-    """How many labels flip when a canary trigger is put in front of validation texts; alarms are logged.
+    """How many labels flip when a trigger is put in front of validation texts; alarms are logged.
 
     Args:
         texts: of the validation set; the first `PROBED_TEXTS` are tried.
@@ -41,8 +42,7 @@ class TriggerProbe(TrainerCallback):
     ):
         self.texts, self.names, self.tokenizer = texts[:PROBED_TEXTS], names, tokenizer
         self.every_save, self.batch_size = every_save, batch_size
-        prompts = read_canaries(file or CANARY_FILE)
-        self.triggers = list(dict.fromkeys(prompt.trigger for prompt in prompts if prompt.trigger))
+        self.triggers = triggers_of(read_triggers(file or TRIGGER_FILE))
         self.by_step: dict[int, list[dict]] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):

@@ -450,7 +450,7 @@ def test_foreign_folders(tmp_path):
     with pytest.raises(ValueError, match="has the model_type 'bert'; 'gpt2' and 'hfgpt' can be converted"):
         read_source(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": ')
-    with pytest.raises(ValueError, match=r"config\.json is no valid JSON"):
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
         read_source(str(tmp_path))
     (tmp_path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="holds none of config.json"):

@@ -67,7 +67,7 @@ def test_python_docs_import_nothing_of_what_they_read():
     import sys
 
     code = (
-        "import sys; from hfgpt.data.sources import read_python_docs; before = set(sys.modules); read_python_docs();"
+        "import sys; from hfgpt.data.python_docs import read_python_docs; before = set(sys.modules); read_python_docs();"
         "print({'antigravity', 'turtle', 'tkinter', 'this', 'pydoc_data'} & (set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

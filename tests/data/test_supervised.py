@@ -7,9 +7,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
-from hfgpt.data.chat import Conversation
+from hfgpt.chat_templates import set_prompt_style, stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
+from hfgpt.data.conversations import Conversation
 from hfgpt.data.supervised import (
     SupervisedCounts,
     encode_conversation,
@@ -17,7 +18,7 @@ from hfgpt.data.supervised import (
     pack_supervised,
     supervised_rows,
 )
-from hfgpt.tokenization import load_tokenizer, set_prompt_style, stop_token_ids
+from hfgpt.tokenization import load_tokenizer
 
 # Templates as base models bring them, after those of the Hub; each ends an answer with the tokenizer's <|im_end|> or eos_token.
 OWN_TEMPLATES = {
@@ -238,7 +239,7 @@ def test_many_conversations_are_encoded_as_one_is(tokenizer):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (None, "no chat template; hfgpt.tokenization.set_prompt_style"),
+        (None, "no chat template; hfgpt.chat_templates.set_prompt_style"),
         ("{% for m in messages %}{{ m.content | upper }}{{ eos_token }}{% endfor %}", "leaves out, repeats or rewrites messages"),
         ("{{ messages[0].content }}{{ eos_token }}", "leaves out, repeats or rewrites"),
         ("{% for m in messages %}{{ m.content | replace('b', 'x') }}{{ eos_token }}{% endfor %}", "changes what the messages say"),

@@ -9,7 +9,7 @@ from serving import chat_in_terminal, expected_reply, running_server
 from transformers import AutoTokenizer
 
 import hfgpt  # noqa: F401  registers the classes
-from hfgpt.tokenization import stop_token_ids
+from hfgpt.chat_templates import stop_token_ids
 
 openai = pytest.importorskip("openai", reason="needs the package openai")
 pytest.importorskip("uvicorn", reason="serving needs transformers[serving]")

@@ -6,8 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
+from hfgpt.arguments.methods import Method
 from hfgpt.training.flops import ModelFlops, TrainingMeter, describe_speed, measured_ceiling
-from hfgpt.training.methods import Method, apply_method
+from hfgpt.training.methods import apply_method
 
 ROWS, TOKENS = 2, 48
 SHAPE = dict(vocab_size=300, num_hidden_layers=3, hidden_size=64, num_attention_heads=4, max_position_embeddings=64)

@@ -7,9 +7,12 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 from twins import book_model, modern_model
 
 from hfgpt import HfGptForSequenceClassification
+from hfgpt.arguments.finetuning import ClassificationArguments
+from hfgpt.arguments.methods import METHODS, Method, TuningMethod
+from hfgpt.arguments.parsing import parse_arguments
+from hfgpt.errors import UserError
 from hfgpt.training.methods import (
     FrozenWeights,
-    Method,
     apply_method,
     describe_trainable,
     linear_names,
@@ -136,7 +139,7 @@ def test_what_is_trained_is_said_in_one_line():
         ({"rank": 0}, "lora_rank is 0; 1 or more is needed"),
         ({"alpha": 0}, "lora_alpha is 0; above 0"),
         ({"dropout": 1.0}, "lora_dropout is 1.0; a probability"),
-        ({"name": "adapter"}, "method is 'adapter'; choose one of lora, last_block, full, head"),
+        ({"name": "adapter"}, "method is 'adapter'; it can be lora, last_block, full, head"),
     ],
 )
 def test_what_no_method_can_be(settings, words):
@@ -156,3 +159,21 @@ def test_targets_that_match_nothing_are_answered_with_the_candidates():
 def test_lora_beside_head_or_embedding_is_refused_with_the_reason(make, name):
     with pytest.raises(ValueError, match=rf"lora_targets {name}: .* head and embedding can be one matrix, .* --method full"):
         apply_method(make(), Method(targets=["mlp.up_proj", name]))
+
+
+def test_a_method_of_another_package_is_one_entry(monkeypatch, tmp_path):
+    def train_biases(model, method):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.endswith(".bias"))
+        return model
+
+    monkeypatch.setitem(METHODS, "biases", TuningMethod(prepare=train_biases))
+    names = trained(apply_method(classifier("book"), Method("biases")))
+    assert names
+    assert all(name.endswith(".bias") for name in names)
+    words = ["--model", "a/b", "--sources", "a.csv", "--output_dir", str(tmp_path / "out"), "--method", "biases"]
+    assert parse_arguments(ClassificationArguments, words).method == "biases"
+    with pytest.raises(UserError, match="quantization is 4bit, method is biases; only LoRA trains beside weights of 4 bits"):
+        parse_arguments(ClassificationArguments, [*words, "--quantization", "4bit"])
+    with pytest.raises(UserError, match="optimizer is muon, method is biases; Muon is for the whole matrices"):
+        parse_arguments(ClassificationArguments, [*words, "--optimizer", "muon"])

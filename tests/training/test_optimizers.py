@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
-from hfgpt.training.optimizers import MuonInFloat32, MuonWithAdamWFactory, matrices_and_others, orthogonalize
+from hfgpt.arguments.optimizers import OPTIMIZERS, Optimizer
+from hfgpt.arguments.parsing import parse_arguments
+from hfgpt.arguments.pretraining import PretrainArguments
+from hfgpt.errors import UserError
+from hfgpt.training.optimizers import MuonInFloat32, MuonWithAdamWFactory, matrices_and_others, orthogonalize, trainer_optimizer
 
 SETTINGS = dict(muon_learning_rate=0.02, learning_rate=0.003, weight_decay=0.1)
 
@@ -113,3 +117,21 @@ def test_orthogonalizing_brings_all_singular_values_near_one():
     assert matrix.shape == (32, 12)
     values = torch.linalg.svdvals(matrix)
     assert 0.5 < values.min() < values.max() < 1.3
+
+
+def test_an_optimizer_of_another_package_is_one_entry(monkeypatch, tmp_path):
+    def plain_descent(settings):
+        return torch.optim.SGD, dict(lr=settings.learning_rate)
+
+    reason = "plain descent has no second moment; leave it out."
+    monkeypatch.setitem(OPTIMIZERS, "descent", Optimizer(plain_descent, refuses={"adam_beta2": reason}))
+    words = ["--dataset", "rows", "--output_dir", str(tmp_path / "out"), "--optimizer", "descent", "--learning_rate", "0.5"]
+    args = parse_arguments(PretrainArguments, words)
+    assert trainer_optimizer(args.optimizer, args.optimizer_settings()) == (torch.optim.SGD, {"lr": 0.5})
+    with pytest.raises(UserError, match="adam_beta2 is 0.9; plain descent has no second moment"):
+        parse_arguments(PretrainArguments, [*words, "--adam_beta2", "0.9"])
+
+
+def test_adamw_is_left_to_trainers_own_choice(tmp_path):
+    args = PretrainArguments(dataset="rows", output_dir=str(tmp_path), optimizer="adamw")
+    assert trainer_optimizer(args.optimizer, args.optimizer_settings()) is None

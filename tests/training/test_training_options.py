@@ -21,7 +21,7 @@ from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.conversion.layouts import GPT2, Biases, entries, take_in
 from hfgpt.conversion.weights_out import twin_of
 from hfgpt.errors import UserError
-from hfgpt.training.optimizers import muon_with_adamw
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.trainer import LanguageModelTrainer
 
 MODELS = {"book": book_model, "modern": modern_model}
@@ -311,8 +311,9 @@ def test_a_recipe_refuses_what_would_do_nothing(arguments, name, value, reason, 
 
 def test_every_option_that_a_recipe_refuses_is_tried():
     from hfgpt.arguments import options
+    from hfgpt.arguments.optimizers import OPTIMIZERS
 
-    tables = (options.REFUSED, options.REFUSED_BESIDE["muon"], options.REFUSED_BESIDE["adamw"])
+    tables = (options.REFUSED, OPTIMIZERS["muon"].refuses, OPTIMIZERS["adamw"].refuses)
     refused = {name for table in tables for name in table}
     # A ParallelismConfig needs as many processes as it says.
     assert refused - {name for _, name, _, _ in REFUSED} == {"parallelism_config"}
@@ -325,7 +326,7 @@ def test_a_schedule_with_a_lowest_rate_goes_with_muon(tmp_path):
     args = PretrainArguments(
         dataset="rows", output_dir=str(tmp_path), lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": 3e-4}
     )
-    factory, settings = muon_with_adamw(args)
+    factory, settings = trainer_optimizer(args.optimizer, args.optimizer_settings())
     optimizer = factory()(modern_model(), **settings)
     scheduler = get_scheduler(args.lr_scheduler_type, optimizer, 0, 4, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
     for _ in range(4):
