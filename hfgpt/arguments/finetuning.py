@@ -125,7 +125,7 @@ class ClassificationArguments(FinetuneArguments):
         "lora",
         "What is trained: a LoRA, the last block with the final norm and the head, everything, the head alone; or nothing: "
         "likelihood asks the language model itself which label it finds likeliest.",
-        choices=ChainMap({"likelihood": None}, METHODS),
+        choices=ChainMap[str, Any]({"likelihood": None}, METHODS),
     )
     text_column: str = data_key("text", "Column of the texts.")
     label_column: str = data_key("label", "Column of the labels, words or numbers.")
