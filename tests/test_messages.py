@@ -16,25 +16,9 @@ from hfgpt.arguments.commands import COMMANDS, STARTED_AS, as_started
 FILES = sorted([*(ROOT / "hfgpt").rglob("*.py"), *RECIPES.glob("*.py")])
 # English where a key could stand: "with it", "published: base, adapter, merged".
 NO_KEYS = {
-    *(
-        "answers",
-        "both",
-        "code",
-        "completions",
-        "counts",
-        "dashes",
-        "each",
-        "it",
-        "nats",
-        "none",
-        "others",
-        "published",
-        "spaces",
-        "stemming",
-        "theirs",
-    ),
+    *("answers", "both", "code", "counts", "dashes", "each", "it", "nats", "none", "others", "published", "spaces", "stemming"),
     *("bias", "modules_to_save", "one", "set_prompt_style", "several", "some", "tanh", "that", "them", "this", "what", "zeros"),
-    *("hfgpt", "transformers"),
+    *("completions", "hfgpt", "theirs", "transformers"),
     *("bunzip2", "bzip2", "gunzip", "gzip", "pdftotext", "unxz", "unzstd", "xz"),
 }
 # Commands of others that messages name.
