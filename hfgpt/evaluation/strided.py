@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.arguments.evaluation import public_name
-from hfgpt.data.sources import ReadingOptions, Source, read_documents
+from hfgpt.data.reading import Source
+from hfgpt.data.sources import ReadingOptions, read_documents
 from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import Window, language_modeling_metrics, nats_of_windows
 from hfgpt.evaluation.loading import Loaded

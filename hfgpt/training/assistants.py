@@ -23,7 +23,7 @@ from hfgpt.data.conversations import Conversation, conversation_dataset, mix, re
 from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
 from hfgpt.data.splitting import split_conversations
-from hfgpt.data.supervised import SupervisedCounts, pack_supervised, supervised_rows
+from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import Answer, generate_answers
 from hfgpt.training.examples import SPLITS, Decontamination, ExampleFiles, HeldOutShares
@@ -129,11 +129,8 @@ def encode_splits(
     longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     rows, counts = {}, {}
     for name, split in splits.items():
-        count = SupervisedCounts()
-        columns: dict[str, list] = dict(
-            supervised_rows(
-                conversations_of(split), tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on, counts=count
-            )
+        columns, count = supervised_rows(
+            conversations_of(split), tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on
         )
         if name == "train" and not columns["input_ids"]:
             raise UserError(
@@ -141,7 +138,9 @@ def encode_splits(
                 "too_long: cut."
             )
         if packing and name == "train":
-            columns = dict(pack_supervised(columns, context_length=longest, pad=cast(int, tokenizer.pad_token_id), counts=count))
+            columns = pack_supervised(columns, context_length=longest, pad=cast(int, tokenizer.pad_token_id))
+            count.packed_rows = len(columns["input_ids"])
+            count.padding = count.packed_rows * longest - count.tokens
         else:
             columns["length"] = [len(ids) for ids in columns["input_ids"]]
         rows[name] = Dataset.from_dict(columns)
