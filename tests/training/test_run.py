@@ -17,11 +17,11 @@ def test_a_report_names_what_is_there_and_what_to_do_next(tmp_path):
         files=(("picture", "loss.png"), ("samples", "samples.md")),
         end=describe_training(METRICS),
         next_command="python recipes/generate.py out",
-        difference_of_merging=1.25e-6,
+        difference_of_merging=1.5e-6,
     )
     assert report.text(tmp_path).splitlines() == [
         "test: 2.5000 nats per token",
-        f"merged: {tmp_path / 'merged'}, its logits within 1.2e-06 of the adapter's",
+        f"merged: {tmp_path / 'merged'}, its logits within 1.5e-06 of the adapter's",
         f"picture: {tmp_path / 'loss.png'}",
         "end: 1,200 steps in 61 s, peak memory 512 MiB",
         "next: python recipes/generate.py out",
