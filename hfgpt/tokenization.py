@@ -241,7 +241,7 @@ def character_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
     The special tokens follow the last id, so a model needs rows for them.
 
     Args: `ids` are nanoGPT's `stoi`: characters and their ids from 0 on.
-    Raises: ValueError for what is no such numbering.
+    Raises: ValueError for any other numbering.
     """
     if sorted(ids.values()) != list(range(len(ids))) or not ids or any(len(character) != 1 for character in ids):
         raise UserError(f"the {len(ids):,} characters are not numbered from 0 to {len(ids) - 1:,}, each once; that is needed.")

@@ -39,7 +39,7 @@ TRIMMERS: tuple[Callable[[str], str], ...] = (
 class Segment:
     """A special token of the template (`token`), or a run of text: literal strings and indices of messages.
 
-    `answer` is the index of the answer that it belongs to and that is learned with it, None of what is no answer.
+    `answer` is the index of the answer that it belongs to and that is learned with it, None for what is not an answer.
     """
 
     answer: int | None
