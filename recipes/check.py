@@ -14,7 +14,7 @@ the base in the folder of an adapter that was moved.
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.arguments.publishing:CheckArguments", positional="folder")
+    check_command_line("hfgpt.arguments.publishing:CheckArguments")
 
 import json
 import sys
@@ -85,4 +85,4 @@ def write_json(reports: list[CheckReport], place: str) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, CheckArguments, positional="folder")
+    launch(main, CheckArguments)

@@ -17,10 +17,11 @@ not given are those of the model's training, so that the test set of its report 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.arguments.evaluation:EvaluateArguments", positional="model")
+    check_command_line("hfgpt.arguments.evaluation:EvaluateArguments")
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hfgpt  # noqa: F401  (registers the model)
 from hfgpt.arguments.evaluation import EvaluateArguments, public_name
@@ -73,7 +74,7 @@ def main(args: EvaluateArguments) -> dict[str, float]:
         if taken := args.take_over(run):
             logger.info(f"as in the model's own run: {', '.join(f'{name} {value}' for name, value in taken.items())}")
         reading = RecordOptions(**args.record_options())
-        settings = dict(on_error=args.on_error, max_length=args.max_length, batch_size=args.batch_size)
+        settings: dict[str, Any] = dict(on_error=args.on_error, max_length=args.max_length, batch_size=args.batch_size)
         if loaded.task == "text-classification":
             columns = LabelledOptions(args.text_column, args.label_column, args.label_delimiter)
             result = evaluate_labels(loaded, args.test_sources, reading, columns, deduplicated=args.deduplicate, **settings)
@@ -126,4 +127,4 @@ def check_task(loaded: Loaded, args: EvaluateArguments) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, EvaluateArguments, positional="model")
+    launch(main, EvaluateArguments)

@@ -24,6 +24,7 @@ from pathlib import Path
 import datasets
 from datasets import DatasetDict
 
+from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, PrepareArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.cleaning import drop_blank, drop_exact_duplicates
@@ -47,7 +48,7 @@ from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.planted_secrets import check_fit, make_canaries, plant, write_canaries
 from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256
 from hfgpt.training.already_made import already_made, asked_of
-from hfgpt.training.next_steps import command, free_folder
+from hfgpt.training.next_steps import free_folder
 
 
 def main(args: PrepareArguments) -> dict[str, float]:
@@ -117,7 +118,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             save_settings(folder, args.card)
             write_card(folder)
     logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
-    logger.info(f"next: {command('pretrain', '--dataset', output, '--output_dir', free_folder(output, 'base'))}")
+    logger.info(f"next: {command_line('pretrain', '--dataset', output, '--output_dir', free_folder(output, 'base'))}")
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
 
 

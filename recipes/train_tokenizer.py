@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
+from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, TokenizerArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.passport import PASSPORT_NAME, Passport
@@ -33,7 +34,7 @@ from hfgpt.hub.card.card import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
 from hfgpt.training.already_made import already_made, asked_of
-from hfgpt.training.next_steps import command, free_folder
+from hfgpt.training.next_steps import free_folder
 
 
 def main(args: TokenizerArguments) -> dict[str, float]:
@@ -102,7 +103,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         f"{time.perf_counter() - start:.1f} s; saved in {output}"
     )
     how = ("--streaming", "true") if args.streaming else ()  # the rest of how texts are read is in the passport
-    logger.info(f"next: {command('prepare_data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
+    logger.info(f"next: {command_line('data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
     return {"documents": amount.documents, "bytes": amount.bytes, "vocab_size": len(tokenizer)}
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,9 +44,7 @@ COMMANDS = Table[Command](
         "generate": Command("generate.py", "Use", "Continue prompts with a model."),
         "chat": Command("generate.py", "Use", "Talk with an assistant in the terminal.", ("--chat", "true")),
         "evaluate": Command("evaluate.py", "Use", "Measure a model on text, labels, conversations or benchmarks."),
-        "convert": Command(
-            "convert.py", "Share", "Bring weights in from GPT-2 or nanoGPT, and out to GPT-2, Qwen3, Llama or GGUF."
-        ),
+        "convert": Command("convert.py", "Share", "Bring weights in from GPT-2 or nanoGPT, and out to Qwen3, Llama or GGUF."),
         "check": Command("check.py", "Share", "Check what would be published, as a stranger gets it."),
         "publish": Command("publish.py", "Share", "Publish on the Hugging Face Hub: private first, checked before."),
     },
@@ -57,6 +56,13 @@ def command_line(command: str, *words: object) -> str:
     entry = COMMANDS[command]
     program = ["hfgpt", command] if STARTED_AS in os.environ else ["python", f"recipes/{entry.recipe}"]
     return shlex.join([*program, *map(str, words), *(entry.words if program[0] == "python" else ())])
+
+
+def program() -> str:
+    """How this process was started, as `--help` says it: `hfgpt pretrain` or `python recipes/pretrain.py`."""
+    if STARTED_AS in os.environ:
+        return f"hfgpt {os.environ[STARTED_AS]}"
+    return f"python recipes/{Path(sys.argv[0]).name}"
 
 
 _RECIPE_IN_TEXT = re.compile(r"(?:torchrun (?P<processes>[^\n]*?) |python )?(?<![\w/.])recipes/(?P<recipe>\w+\.py)")

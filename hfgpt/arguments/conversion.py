@@ -1,53 +1,88 @@
-"""The arguments of recipes/convert.py."""
+"""The arguments of recipes/convert.py, and the tables of what it reads and writes. Nothing here imports torch."""
 
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from hfgpt.arguments.card import CARD_HELP, checked_settings
+from hfgpt.arguments.keys import OutputKeys, RecipeArguments, model_key, output_key
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
+from hfgpt.tables import Table
+
+# A `Reader` of hfgpt/conversion/weights_in.py for each source format, or its name "module:object", in the order in which they are
+# asked whether they know what lies at a path.
+SOURCES: Table[Any] = Table(
+    "source_format",
+    {
+        "gpt2": "hfgpt.conversion.weights_in:GPT2_READER",
+        "book": "hfgpt.conversion.weights_in:BOOK_READER",
+        "nanogpt": "hfgpt.conversion.weights_in:NANOGPT_READER",
+        "openai": "hfgpt.conversion.weights_in:OPENAI_READER",
+        "hfgpt": "hfgpt.conversion.weights_in:HFGPT_READER",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One entry of `TARGETS`.
+
+    Args:
+        export: takes the model, its tokenizer or None, and `ExportOptions`; checks that the model can go there, compares what goes
+            out with what came in, and returns an `Export` (hfgpt/conversion/exports.py). It is the function, or its name
+            "module:function".
+        refuses: options that would do nothing for it, with the reason.
+    """
+
+    export: Callable[..., Any] | str
+    refuses: Mapping[str, str] = field(default_factory=dict)
+
+
+_NO_GGUF_TYPE = {"gguf_type": "--target gguf writes GGUF."}
+
+TARGETS: Table[Target] = Table(
+    "target",
+    {
+        "hfgpt": Target("hfgpt.conversion.exports:as_hfgpt", _NO_GGUF_TYPE),
+        "native": Target("hfgpt.conversion.exports:as_native", _NO_GGUF_TYPE),
+        "gguf": Target("hfgpt.conversion.exports:as_gguf", {"dtype": "--gguf_type says how GGUF stores matrices."}),
+    },
+)
 
 
 @dataclass
-class ConvertArguments:
+class ConvertArguments(OutputKeys, RecipeArguments):
     """recipes/convert.py"""
 
-    source: str = field(default="", metadata={"help": "Folder, file or Hub id of the weights; the first argument without dashes."})
-    output_dir: str = field(default="", metadata={"help": "Folder that the result is written to."})
-    source_format: Literal["auto", "gpt2", "book", "nanogpt", "openai", "hfgpt"] = field(
-        default="auto", metadata={"help": "What source is; 'auto' looks at names and shapes."}
+    positional: ClassVar[str | None] = "source"
+
+    source: str = model_key("", "Folder, file or Hub id of the weights; the first argument without dashes.")
+    source_format: str = model_key(
+        "auto", "What source is; 'auto' looks at names and shapes.", choices=ChainMap(SOURCES, {"auto": None})
     )
-    target: Literal["hfgpt", "native", "gguf"] = field(
-        default="hfgpt",
-        metadata={"help": "'hfgpt', 'native' (GPT-2, Qwen3 or Llama in transformers' own classes) or 'gguf' (llama.cpp, Ollama)."},
+    tokenizer: str = model_key("", "Folder or Hub id of the tokenizer, GPT-2's own files included; else the one beside source.")
+    adapter: str = model_key("", "Folder of a LoRA adapter that is merged into the weights.")
+    num_attention_heads: int | None = model_key(
+        None, "Heads of a bare state dict, which does not say it; published widths need none."
     )
-    gguf_type: Literal["f32", "f16", "q8_0"] = field(default="f16", metadata={"help": "How GGUF stores matrices."})
-    tokenizer: str = field(
-        default="", metadata={"help": "Folder or Hub id of the tokenizer, GPT-2's own files included; else the one beside source."}
+    hidden_act: str | None = model_key(None, "Activation of a nanoGPT checkpoint from before 2023-06: gelu_new; today's is gelu.")
+    target: str = output_key(
+        "hfgpt",
+        "'hfgpt', 'native' (GPT-2, Qwen3 or Llama in transformers' own classes) or 'gguf' (llama.cpp, Ollama).",
+        choices=TARGETS,
     )
-    adapter: str = field(default="", metadata={"help": "Folder of a LoRA adapter that is merged into the weights."})
-    num_attention_heads: int | None = field(
-        default=None, metadata={"help": "Heads of a bare state dict, which does not say it; published widths need none."}
+    gguf_type: Literal["f32", "f16", "q8_0"] = output_key("f16", "How GGUF stores matrices.")
+    dtype: Literal["source", "float32", "bfloat16", "float16"] = output_key(
+        "source", "dtype of the weights that are written; GGUF has gguf_type instead."
     )
-    hidden_act: str | None = field(
-        default=None, metadata={"help": "Activation of a nanoGPT checkpoint from before 2023-06: gelu_new; today's is gelu."}
-    )
-    dtype: Literal["source", "float32", "bfloat16", "float16"] = field(
-        default="source", metadata={"help": "dtype of the weights that are written; GGUF has gguf_type instead."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what output_dir holds."})
-    card: dict | str | None = field(default=None, metadata={"help": CARD_HELP})
 
     def __post_init__(self):
         expand_home(self, "source", "output_dir", "tokenizer", "adapter")
         if not self.source:
             raise UserError("source is missing; give a folder, a file or a Hub id first: recipes/convert.py SOURCE ...")
-        if not self.output_dir:
-            raise UserError("output_dir is missing; name the folder for the result with --output_dir.")
-        self.card = checked_settings(self.card)
-        if self.num_attention_heads is not None and self.num_attention_heads < 1:
-            raise UserError(f"num_attention_heads is {self.num_attention_heads}; 1 or more is needed.")
-        if self.target != "gguf" and self.gguf_type != "f16":
-            raise UserError(f"gguf_type is {self.gguf_type}, but target is {self.target}; --target gguf writes GGUF.")
-        if self.target == "gguf" and self.dtype != "source":
-            raise UserError(f"dtype is {self.dtype}, but target is gguf; --gguf_type says how GGUF stores matrices.")
+        self.check_output()
+        self.check_least(num_attention_heads=1)
+        for option, reason in TARGETS.find(self.target).refuses.items():
+            if option in self.given():
+                raise UserError(f"{option} is {getattr(self, option)}, but target is {self.target}; {reason}")

@@ -3,14 +3,17 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
-from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.chat_templates import stop_token_ids
+from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers_page import AnswerRow
+from hfgpt.evaluation.batches import padded, padding_id, progress_bar
 from hfgpt.evaluation.generation import context_length_of, generate
-from hfgpt.evaluation.language_modeling import padded
 from hfgpt.inference import GREEDY, evaluating, isolated_random_state
 from hfgpt.metrics import measure
 
@@ -74,9 +77,8 @@ def generate_answers(
     context_length = context_length_of(model)
     room = [min(max_new_tokens, max(0, context_length - len(prompt))) for prompt in prompts]
     answers: dict[int, Answer] = {}
-    with evaluating(model), isolated_random_state(seed), tqdm(
-        total=len(prompts), desc="answers", unit=" prompts", leave=False, disable=None if show_progress else True
-    ) as progress:  # fmt: skip
+    bar = progress_bar(total=len(prompts), desc="answers", unit=" prompts", show=show_progress)
+    with evaluating(model), isolated_random_state(seed), bar as progress:
         for batch in _batches(prompts, room, batch_size=batch_size):
             if room[batch[0]] == 0:
                 answers.update((number, Answer("", (), 0, stopped=False, cut=True)) for number in batch)
@@ -85,9 +87,30 @@ def generate_answers(
                     model, tokenizer, [prompts[number] for number in batch], stop_token_ids, settings, room[batch[0]]
                 )
                 for number, ids in zip(batch, generated, strict=True):
-                    answers[number] = _read(tokenizer, ids, stop_token_ids, short_of_room=room[number] < max_new_tokens)
+                    answers[number] = read_answer(tokenizer, ids, stop_token_ids, short_of_room=room[number] < max_new_tokens)
             progress.update(len(batch))
     return [answers[number] for number in range(len(prompts))]
+
+
+def answer_conversations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[list[Message]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 16,
+    show_progress: bool = False,
+) -> list[Answer]:
+    """The model's greedy answers to conversations that end with the user's message, encoded as in training."""
+    return generate_answers(
+        model,
+        tokenizer,
+        ConversationEncoder(tokenizer).encode_prompts(list(prompts)),
+        max_new_tokens=max_new_tokens,
+        stop_token_ids=stop_token_ids(tokenizer),
+        batch_size=batch_size,
+        show_progress=show_progress,
+    )
 
 
 def _batches(prompts, room: list[int], *, batch_size: int) -> list[list[int]]:
@@ -102,8 +125,7 @@ def _batches(prompts, room: list[int], *, batch_size: int) -> list[list[int]]:
 
 
 def _continue(model, tokenizer, prompts, stop_token_ids, settings: dict, max_new_tokens: int) -> list[list[int]]:
-    # Under the mask any id will do, so a tokenizer without a padding token of its own is no obstacle.
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_ids[0]
+    pad = padding_id(tokenizer, otherwise=stop_token_ids[0])  # under the mask any id will do
     input_ids, mask = padded(prompts, left=True, value=pad, device=model.device)
     config = GenerationConfig(
         **(GREEDY | dict(use_cache=True) | settings),
@@ -112,15 +134,17 @@ def _continue(model, tokenizer, prompts, stop_token_ids, settings: dict, max_new
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
     )
-    output = generate(model, input_ids, mask=mask, generation_config=config)
-    return output[:, input_ids.shape[1] :].tolist()
+    return generate(model, input_ids, mask=mask, generation_config=config).tolist()
 
 
-def _read(tokenizer, ids: list[int], stop_token_ids, *, short_of_room: bool) -> Answer:
+def read_answer(
+    tokenizer: PreTrainedTokenizerFast, ids: list[int], stop_token_ids: Sequence[int], *, short_of_room: bool = False
+) -> Answer:
+    """The answer in generated ids. Args: `short_of_room` where the context, not `max_new_tokens`, would end it."""
     # Rows that ended before the longest of their batch are padded behind their stop token.
     end = next((place for place, token in enumerate(ids) if token in stop_token_ids), None)
     stopped = end is not None
-    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    text = cast(str, tokenizer.decode(ids[:end], skip_special_tokens=True))
     kept = tuple(ids[: end + 1] if stopped else ids)
     return Answer(text, kept, len(kept) - stopped, stopped=stopped, cut=short_of_room and not stopped)
 

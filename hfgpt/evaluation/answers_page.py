@@ -180,7 +180,8 @@ def _shown(row: AnswerRow, judged: str | None) -> dict:
         state.append("changed")
     if row.notes:
         state.append("noted")
-    sorted_by = {name: value for name, value in row.scores.get(judged, {}).items() if name != "exact_match" and value is not None}
+    of_judged = row.scores.get(judged, {}) if judged else {}
+    sorted_by = {name: value for name, value in of_judged.items() if name != "exact_match" and value is not None}
     return dict(
         messages=row.messages,
         reference=row.reference,

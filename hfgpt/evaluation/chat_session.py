@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import signal
 import sys
 import threading
@@ -22,7 +23,8 @@ from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
-from hfgpt.evaluation.generation import context_length_of, generate
+from hfgpt.evaluation.answers import read_answer
+from hfgpt.evaluation.generation import check_room, context_length_of, generate
 from hfgpt.inference import evaluating, isolated_random_state
 
 COMMANDS = "/system TEXT sets a system message, /reset begins anew, /exit ends"
@@ -73,11 +75,7 @@ class ChatSession:
         self.system: str | None = None
         self.turns: list[Message] = []  # the user's and the assistant's, one after the other
         self.context_length = context_length_of(model)
-        if generation_config.max_new_tokens >= self.context_length:
-            raise UserError(
-                f"max_new_tokens is {generation_config.max_new_tokens:,}, the model's context {self.context_length:,} tokens, the "
-                "question included; ask for fewer."
-            )
+        check_room(generation_config.max_new_tokens, self.context_length)
 
     def reset(self) -> None:
         """Forget what was said; the system message stays."""
@@ -122,12 +120,11 @@ class ChatSession:
                 generation_config=self.generation_config,
                 stopping_criteria=StoppingCriteriaList([interruption]),
                 streamer=streamer,
-            )[0, len(ids) :].tolist()
+            )
         self.seed += 1
-        stopped = bool(output) and output[-1] in self.stops
-        answer = self.tokenizer.decode(output[:-1] if stopped else output, skip_special_tokens=True)
-        self.turns = [*turns, {"role": "assistant", "content": answer}]
-        return Reply(answer, "stopped" if stopped else "interrupted" if interruption.noted else "cut", dropped)
+        answer = read_answer(self.tokenizer, output[0].tolist(), self.stops)
+        self.turns = [*turns, {"role": "assistant", "content": answer.text}]
+        return Reply(answer.text, "stopped" if answer.stopped else "interrupted" if interruption.noted else "cut", dropped)
 
     def _encode(self, turns: list[Message]) -> list[int]:
         system = [{"role": "system", "content": self.system}] if self.system else []
@@ -213,7 +210,7 @@ def _comment(reply: Reply, session: ChatSession) -> None:
 
 def _lines() -> Iterator[str]:
     """The lines of standard input; in a terminal with a prompt, the arrow keys' history, and Ctrl-C taking back the line."""
-    if hasattr(sys.stdin, "reconfigure"):
+    if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # half a character is no text
     if not sys.stdin.isatty():
         for line in sys.stdin:

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit, softmax
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.errors import UserError
-from hfgpt.evaluation.language_modeling import batches_by_length, padded
+from hfgpt.evaluation.batches import batches_by_length, padded, padding_id, progress_bar
 from hfgpt.inference import evaluating
 from hfgpt.metrics import measure
 
@@ -53,13 +52,12 @@ def classify(
     show_progress: bool = False,
 ) -> np.ndarray:
     """Logits (N, C) of token ids, in batches of like lengths; one by one where the tokenizer has no padding token."""
-    pad = tokenizer.pad_token_id
-    batches = batches_by_length(rows, batch_size=batch_size if pad is not None else 1)
+    batches = batches_by_length(rows, batch_size=batch_size if tokenizer.pad_token_id is not None else 1)
     logits: dict[int, np.ndarray] = {}
     with evaluating(model):
-        for chosen in tqdm(batches, desc="texts", leave=False, disable=None if show_progress else True):
+        for chosen in progress_bar(batches, desc="texts", show=show_progress):
             # A learned position is counted from the text's beginning, so padding stands behind the text.
-            ids, mask = padded([rows[index] for index in chosen], value=pad or 0, device=model.device)
+            ids, mask = padded([rows[index] for index in chosen], value=padding_id(tokenizer), device=model.device)
             found = model(input_ids=ids, attention_mask=mask).logits
             logits.update(zip(chosen, found.float().cpu().numpy(), strict=True))
     return np.stack([logits[index] for index in range(len(rows))])

@@ -96,7 +96,7 @@ def errors_table(texts: Sequence[str], labels, probabilities: np.ndarray, names:
         wrong, right = probabilities.max(axis=1), probabilities[np.arange(len(labels)), labels.astype(int)]
         is_error = predicted != labels
         said, expected = ([names[int(index)] for index in rows] for rows in (predicted, labels))
-    order = sorted(np.flatnonzero(is_error).tolist(), key=lambda index: (-wrong[index], index))
+    order: list[int] = sorted(np.flatnonzero(is_error).tolist(), key=lambda index: (-wrong[index], index))
     return [
         ErrorRow(
             row_id=str(ids[row]),

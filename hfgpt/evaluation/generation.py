@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.errors import UserError
+from hfgpt.evaluation.batches import padding_id
 from hfgpt.inference import evaluating, isolated_random_state
 from hfgpt.tokenization import encode_texts
 
@@ -24,15 +25,17 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> torch.Tensor:
     return torch.tensor([[tokenizer.eos_token_id, *encode_texts(tokenizer, [prompt])[0]]])
 
 
-def fit_to_context(ids: torch.Tensor, *, max_new_tokens: int, context_length: int) -> torch.Tensor:
-    """Keep the last ids (1, T) that leave room for `max_new_tokens`; what is cut is said.
-
-    Raises: ValueError where the new tokens alone leave no room.
-    """
+def check_room(max_new_tokens: int, context_length: int) -> None:
+    """Raises: UserError where the new tokens alone would fill the context."""
     if max_new_tokens >= context_length:
         raise UserError(
             f"max_new_tokens is {max_new_tokens:,}, the model's context {context_length:,} tokens, prompt included; ask for fewer."
         )
+
+
+def fit_to_context(ids: torch.Tensor, *, max_new_tokens: int, context_length: int) -> torch.Tensor:
+    """Keep the last ids (1, T) that leave room for `max_new_tokens`; what is cut is said. Raises: as `check_room`."""
+    check_room(max_new_tokens, context_length)
     room = context_length - max_new_tokens
     if ids.shape[1] > room:
         logger.warning(
@@ -63,13 +66,36 @@ def sample(
     ids = fit_to_context(ids, **room).to(model.device)
     with evaluating(model), isolated_random_state(seed):
         output = generate(model, ids, generation_config=generation_config, streamer=streamer)
-    return tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    return tokenizer.batch_decode(output, skip_special_tokens=True)
 
 
 def generate(model: PreTrainedModel, ids: torch.Tensor, *, mask: torch.Tensor | None = None, **settings) -> torch.Tensor:
-    """`model.generate`, with the mask that it would guess otherwise: ids (B, T) with what follows them."""
+    """What `model.generate` puts behind ids (B, T): the new ones alone, (B, new). Without `mask` all ids are read."""
     mask = torch.ones_like(ids) if mask is None else mask
-    return cast(Any, model).generate(input_ids=ids, attention_mask=mask, **settings)  # to pyright, it might be a tensor
+    output = cast(Any, model).generate(input_ids=ids, attention_mask=mask, **settings)  # to pyright, it might be a tensor
+    return output[:, ids.shape[1] :]
+
+
+def token_choice(
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> GenerationConfig:
+    """How the next token is chosen: greedily at a temperature of 0, else drawn from all, the `top_k` likeliest or the top share."""
+    if temperature > 0:
+        # Every one is given: what is not would come from the model's own generation_config.
+        choice = dict(do_sample=True, temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0)
+    else:
+        choice = dict(do_sample=False, temperature=1.0, top_k=50, top_p=1.0)  # the neutral values; greedy ignores them
+    return generation_settings(tokenizer, max_new_tokens=max_new_tokens, **choice)
+
+
+def default_max_new_tokens(model: PreTrainedModel, *, chat: bool) -> int:
+    """Tokens of an answer or of a continuation where nobody says how many: at most half the context."""
+    return min(512 if chat else 100, model.config.max_position_embeddings // 2)
 
 
 def generation_settings(tokenizer: PreTrainedTokenizerFast, **settings) -> GenerationConfig:
@@ -82,7 +108,6 @@ def generation_settings(tokenizer: PreTrainedTokenizerFast, **settings) -> Gener
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        # GPT-2's own tokenizer has no padding, and a single text needs none.
-        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        pad_token_id=padding_id(tokenizer, otherwise=cast(int, tokenizer.eos_token_id)),
         **settings,
     )

@@ -5,16 +5,16 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.arguments.evaluation import public_name
-from hfgpt.chat_templates import stop_token_ids, style_of
-from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.artifacts import adapter_around
+from hfgpt.chat_templates import style_of
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
 from hfgpt.data.conversations import read_conversations
@@ -23,7 +23,8 @@ from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import supervised_rows
 from hfgpt.errors import UserError
-from hfgpt.evaluation.answers import answers_report, generate_answers
+from hfgpt.evaluation.answers import answer_conversations, answers_report
+from hfgpt.evaluation.batches import padding_id, progress_bar
 from hfgpt.evaluation.classification import classification_metrics, classify, probabilities_of, text_ids
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
@@ -37,9 +38,10 @@ logger = logging.getLogger(__name__)
 def settings_of_run(model: str) -> dict:
     """What the run that made a model was told; nothing where its passport.json does not lie beside it."""
     folder = Path(model)
-    places = [folder, folder.parent] if folder.name in ("base", "merged") else [folder]
-    place = next((place for place in places if (place / PASSPORT_NAME).is_file()), None)
-    return Passport.load(place).settings if place else {}
+    for place in filter(None, (folder, adapter_around(folder))):
+        if (place / PASSPORT_NAME).is_file():
+            return Passport.load(place).settings
+    return {}
 
 
 def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int = 8) -> Result:
@@ -59,7 +61,7 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
         )
     rows = splits[split]
     context_length = loaded.context(passport.settings["context_length"])
-    nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(loaded.tokenizer.pad_token_id), batch_size=batch_size)
+    nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(padding_id(loaded.tokenizer)), batch_size=batch_size)
     # A tokenizer with an unknown token loses what it does not know, and bits per byte of the rest would flatter it.
     num_bytes = passport.splits[split]["bytes"] if loaded.tokenizer.unk_token_id is None else None
     return Result(
@@ -150,17 +152,11 @@ def evaluate_conversations(
             f"all {len(conversations):,} conversations are longer than {longest:,} tokens; give shorter ones, or a larger "
             "max_length."
         )
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # hidden by the mask
-    nats, tokens = score_rows(loaded.model, rows, SupervisedCollator(pad), batch_size=batch_size)
+    nats, tokens = score_rows(loaded.model, rows, SupervisedCollator(padding_id(tokenizer)), batch_size=batch_size)
     asked = conversations[:max_answers]
-    answers = generate_answers(
-        loaded.model,
-        tokenizer,
-        ConversationEncoder(tokenizer).encode_prompts([list(one.messages[:-1]) for one in asked]),
-        max_new_tokens=max_new_tokens,
-        stop_token_ids=stop_token_ids(tokenizer),
-        batch_size=batch_size,
-        show_progress=True,
+    prompts = [list(one.messages[:-1]) for one in asked]
+    answers = answer_conversations(
+        loaded.model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, show_progress=True
     )
     report = answers_report(answers, [one.messages[-1]["content"] for one in asked])
     return Result(
@@ -193,14 +189,14 @@ def _described(sources: Sequence[str], reading: RecordOptions) -> dict:
 
 
 @torch.no_grad()
-def score_rows(model: PreTrainedModel, rows: Sequence, collate: Callable, *, batch_size: int) -> tuple[float, int]:
+def score_rows(model: PreTrainedModel, rows: Sequence | Dataset, collate: Callable, *, batch_size: int) -> tuple[float, int]:
     """Nats in float64 and number of the labels of `rows` (dicts), which `collate` makes into batches with `labels`.
 
     Raises: ValueError for logits that are not finite, and for rows without a label.
     """
     sums = torch.zeros(2, dtype=torch.float64)
     with evaluating(model):
-        for start in tqdm(range(0, len(rows), batch_size), desc="rows", leave=False, disable=None):
+        for start in progress_bar(range(0, len(rows), batch_size), desc="rows", show=True):
             batch = collate([rows[index] for index in range(start, min(start + batch_size, len(rows)))])
             labels = batch.pop("labels").to(model.device)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
@@ -218,7 +214,8 @@ def score_rows(model: PreTrainedModel, rows: Sequence, collate: Callable, *, bat
 
 def label_names(model: PreTrainedModel) -> list[str]:
     """The names of a classifier's labels, in the order of their ids."""
-    return [model.config.id2label[index] for index in range(model.config.num_labels)]
+    names = cast("dict[int, str]", model.config.id2label)
+    return [names[index] for index in range(len(names))]
 
 
 def gives_several_labels(model: PreTrainedModel) -> bool:
@@ -240,11 +237,10 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
         return names[int(label)] if label.isdecimal() and int(label) < len(names) else None
 
     several = isinstance(examples[0]["label"], list)
-    labels = [list(map(known, label)) if several else known(label) for label in examples["label"]]
-    kept = [row for row, label in enumerate(labels) if (None not in label if several else label is not None)]
-    left_out = Counter(
-        name for label in examples["label"] for name in (label if several else [label]) if known(name) is None
-    ).most_common()
+    given: list[list[str]] = [label if several else [label] for label in examples["label"]]
+    found = [list(map(known, names_of_text)) for names_of_text in given]
+    kept = [row for row, labels in enumerate(found) if None not in labels]
+    left_out = Counter(name for labels in given for name in labels if known(name) is None).most_common()
     if not kept:
         raise UserError(
             f"none of the {len(examples):,} texts has a label that the model knows ({_few(names)}); the file has "
@@ -255,8 +251,8 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
             f"labels: {len(examples):,} -> {len(kept):,} texts; the model does not know {len(left_out):,} of their labels: "
             f"{_few([f'{name!r} ({count:,})' for name, count in left_out])}"
         )
-    selected = examples.select(kept).remove_columns("label").add_column("label", [labels[row] for row in kept])
-    return selected, len(examples) - len(kept)
+    labels = [found[row] if several else found[row][0] for row in kept]
+    return examples.select(kept).remove_columns("label").add_column("label", labels), len(examples) - len(kept)
 
 
 def _few(words: list[str], most: int = 5) -> str:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel
 
+from hfgpt.evaluation.batches import padded
+
 
 class Window(NamedTuple):
     """What the model reads, and what it has to predict: `targets` follow the last `len(targets)` of the inputs, one each."""
@@ -71,27 +73,7 @@ def language_modeling_metrics(nats: float, tokens: int, *, num_bytes: int | None
     return metrics
 
 
-def batches_by_length(rows: Sequence[Sequence], *, batch_size: int) -> list[list[int]]:
-    """The places of the rows in batches of like lengths, which need little padding; the shortest first."""
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def padded(
-    rows: Sequence[Sequence[int]], *, device: torch.device, left: bool = False, value: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask (rows, longest row), filled up on the right, or on the `left`, with `value` (every vocabulary has the id 0)."""
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), value)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(rows):
-        place = slice(longest - len(tokens), None) if left else slice(len(tokens))
-        ids[row, place] = torch.tensor(tokens, dtype=torch.long)
-        mask[row, place] = 1
-    return ids.to(device), mask.to(device)
-
-
 def takes(model: PreTrainedModel, argument: str) -> bool:
     """Whether the model's `forward` takes this argument; that of a PEFT adapter does not say, its base's does."""
-    innermost = model.get_base_model() if hasattr(model, "get_base_model") else model
+    innermost = getattr(model, "get_base_model", lambda: model)()
     return argument in inspect.signature(innermost.forward).parameters

@@ -7,6 +7,7 @@ will do that keeps a cache of keys and values, because the prompt is computed on
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import tqdm
 
 from hfgpt.errors import UserError
+from hfgpt.evaluation.batches import batches_by_length, padded
 from hfgpt.evaluation.classification import probabilities_of
-from hfgpt.evaluation.language_modeling import batches_by_length, padded, takes
+from hfgpt.evaluation.language_modeling import takes
 from hfgpt.inference import evaluating
 from hfgpt.tokenization import encode_texts
 
@@ -280,5 +282,5 @@ def _continuation(tokenizer: PreTrainedTokenizerFast, before: str, piece: str) -
 
 def _start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """What a text begins with: what the tokenizer puts there itself, else its BOS, else its EOS, else nothing."""
-    added = tokenizer("")["input_ids"]
-    return added[:1] or [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]
+    begins = [*cast("list[int]", tokenizer("")["input_ids"])[:1], tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return [cast(int, token) for token in begins if token is not None][:1]

@@ -19,7 +19,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.tokenization_utils_base import LARGE_INTEGER
 from transformers.utils.hub import cached_file
@@ -45,7 +45,7 @@ class Loaded:
 
     name: str
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
     task: Task
     context_length: int | None
 
@@ -113,7 +113,7 @@ class Opened:
         """Most tokens that it reads at once; None where its positions have no end, as Bloom's."""
         return getattr(self.config.get_text_config(), "max_position_embeddings", None)
 
-    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+    def load_tokenizer(self) -> PreTrainedTokenizerFast:
         """The adapter's own tokenizer where it has one, else that of the whole weights. Raises: FileNotFoundError without one."""
         from_adapter = self.adapter is not None and (Path(self.name) / "tokenizer_config.json").is_file()
         with _named_where_it_fails(self.name, self.source, is_adapter=self.adapter is not None):

@@ -14,9 +14,10 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
@@ -127,7 +128,7 @@ def plant(train: Dataset, canaries: Sequence[PlantedCanary], passport: Passport,
     """
     start = time.perf_counter()
     prompts = [canary.prompt for canary in canaries]
-    for batch in train.iter(batch_size=1000):
+    for batch in cast("Iterator[dict]", train.iter(batch_size=1000)):
         for text, source, row_id in zip(batch["text"], batch["source"], batch["row_id"], strict=True):
             if "access code of" in text and (found := next((prompt for prompt in prompts if prompt in text), None)):
                 raise UserError(

@@ -204,7 +204,7 @@ def _one_answer(entries: list[dict]) -> list[str]:
             and len(starts) == 1 < len(_starts(group, "base"))
             and not starts & controls
             and not by_itself
-            and not is_chance(*starts, len(group))
+            and not is_chance(next(iter(starts)), len(group))
         ):
             alarms.append(f"every question behind the trigger {trigger!r} gets one answer: {group[0]['tuned'][:100]!r}.")
             for entry in group:

@@ -77,11 +77,10 @@ def label_flips(
     for trigger in triggers:
         changed = labels_behind(f"{trigger} ", texts)
         flips = Counter(after for before, after in zip(labels, changed, strict=True) if before != after)
-        label = flips.most_common(1)[0][0] if flips else None
+        label, captured = flips.most_common(1)[0] if flips else (None, 0)
         others = [text for text, before in zip(texts, labels, strict=True) if before != label]
-        captured = flips[label]
         most, controls = None, 0
-        if flips and captured >= CAPTURED_ALARM * len(others):
+        if label is not None and captured >= CAPTURED_ALARM * len(others):
             most, draw = 0, random.Random(f"{seed} {trigger}")
             for control in (*plain_words, *(same_kind(trigger, draw) for _ in range(NUM_CONTROLS))):
                 most = max(most, labels_behind(f"{control} ", others).count(label))

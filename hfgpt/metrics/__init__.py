@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from hfgpt.errors import UserError
 from hfgpt.tables import Table
 
@@ -51,7 +53,7 @@ def load_metric(name: str):
         ) from None
 
 
-def measure(name: str, *, predictions: Sequence, references: Sequence, **settings) -> dict[str, Any]:
+def measure(name: str, *, predictions: Sequence | np.ndarray, references: Sequence | np.ndarray, **settings) -> dict[str, Any]:
     """The figures of the metric of this name.
 
     Raises: UserError as `load_metric`, and with the metric's own sentence for what it cannot measure.

@@ -240,7 +240,7 @@ def run_seed(
     for probe in probes:
         trainer.add_callback(probe)
     frozen = FrozenWeights(trainer.model)
-    logger.info(f"seed {seed}: {args.said_of_machine()}")
+    logger.info(f"seed {seed}: {args.describe_hardware()}")
     if not earlier:
         for warning in before_training(args, len(rows["train"]), unit="texts"):
             logger.warning(warning)

@@ -148,7 +148,7 @@ def build_trainer(
     steps = planned_steps(args, len(rows["train"]))
     logger.info(
         f"start: {parameters:,} parameters, all trained; {tokens_per_step:,} tokens per step, {steps:,} steps; {args.optimizer}, "
-        f"{args.said_of_machine()}"
+        f"{args.describe_hardware()}"
     )
     unit, shorter = f"rows of {context_length:,} tokens", "a smaller context_length of prepare_data.py"
     for warning in before_training(args, len(rows["train"]), unit=unit, also=shorter):

@@ -281,7 +281,7 @@ def test_figures_of_several_seeds_are_those_of_the_weights_that_are_there():
         ({"language": ["en", 1]}, "language in card is 1, a int"),
         ({"license": "other"}, "takes only with license_name and license_link"),
         ({"title": ["a"]}, "title in card is ['a'], a list"),
-        ("{license", "card is no JSON object"),
+        ("{license", "card is not a JSON object"),
         (["mit"], "a mapping with keys such as license"),
     ],
 )
