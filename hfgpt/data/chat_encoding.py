@@ -17,9 +17,10 @@ from typing import cast
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
+from hfgpt.chat_templates import control_token_ids
 from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
-from hfgpt.tokenization import control_token_ids, encode_texts
+from hfgpt.tokenization import encode_texts
 
 PLACEHOLDER = re.compile(r"hfgptMessage(\d+)Content")
 # No template writes such a space, so what is left of it tells how the template trims contents. Preserving ones come first.
