@@ -73,8 +73,8 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         errors.finish(used)
         raise UserError(
             f"no document is left to train on: the sources are empty, or all they hold is held out (validation_share "
-            f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; a corpus of one or "
-            "few documents wants split_by: position."
+            f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; for a corpus of one or "
+            "few documents, set split_by: position."
         )
     stream = itertools.chain([first], stream)
 
