@@ -4,12 +4,17 @@ import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from hfgpt.errors import AccessError, UserError
+
+# A data set or model on the Hub, always with its owner: user/name or user/name:configuration.
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
 def expand_home(arguments: object, *keys: str) -> None:
@@ -25,6 +30,14 @@ def expand_home(arguments: object, *keys: str) -> None:
 def with_home(place: str) -> str:
     """`~/texts` as `/home/ann/texts`; whatever has no such beginning, a Hub id or a pattern, stays as it is written."""
     return os.path.expanduser(place)  # noqa: PTH111  (Path's fails for a user that is not there, and folds slashes)
+
+
+def public_name(place: str) -> str:
+    """What a file, folder or Hub id may be called where everybody reads it: of a path the last part, of a Hub id all of it."""
+    if HUB_NAME.fullmatch(place) and not place.startswith(".") and not Path(place.partition(":")[0]).exists():
+        return place
+    # Both kinds of slash: a passport may have been written on another system.
+    return Path(place).resolve().name if Path(place).exists() else PureWindowsPath(place).name
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -73,6 +86,14 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rename(Path(temporary) / "replaced")
         staged.rename(path)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link, or a copy where `target` is on another file system, or on one without hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def write_json(path: Path, values: dict) -> None:

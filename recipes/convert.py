@@ -36,9 +36,9 @@ from hfgpt.conversion.weights_in import Converted, Model, read_source
 from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError, require_space
-from hfgpt.files import claim_output, replaced_folder
+from hfgpt.files import claim_output, public_name, replaced_folder
 from hfgpt.fingerprint import check_equal, logits_of, probe_rows, record_fingerprint
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.tokenization import character_tokenizer, load_or_wrap_tokenizer
@@ -91,7 +91,7 @@ def main(args: ConvertArguments) -> dict[str, float]:
         notes += [note for note in check_gguf(model.config, tokenizer) if note not in notes]
 
     # 5. Written beside, and renamed when all of it is there
-    report = {"source": args.source, "commit": commit_of(converted), "format": converted.format, "target": args.target}
+    report = {"source": public_name(args.source), "commit": commit_of(converted), "format": converted.format, "target": args.target}
     report |= {**differences, "notes": notes}
     itemsize = {"f32": 4, "f16": 2, "q8_0": 1}[args.gguf_type] if args.target == "gguf" else dtype.itemsize
     require_space(output.parent, sum(parameter.numel() for parameter in result.parameters()) * itemsize)

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import hfgpt  # noqa: F401  (registers the model)
-from hfgpt.arguments.evaluation import EvaluateArguments, public_name
+from hfgpt.arguments.evaluation import EvaluateArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.chat import read_conversations
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
@@ -46,8 +46,8 @@ from hfgpt.evaluation.held_out import (
 from hfgpt.evaluation.loading import Loaded, load
 from hfgpt.evaluation.results import EVALUATION_FILE, Result, record_results
 from hfgpt.evaluation.strided import score_text
-from hfgpt.files import sha256_of_file
-from hfgpt.hub.card.card import write_card
+from hfgpt.files import public_name, sha256_of_file
+from hfgpt.hub.card.rendering import write_card
 
 
 def main(args: EvaluateArguments) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The arguments of recipes/evaluate.py. Nothing here imports torch, so a mistake on the command line is answered at once."""
 
-import re
 import shlex
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Literal
 from hfgpt.arguments.documents import ON_ERROR_HELP
 from hfgpt.artifacts import check_model_folder, is_unfinished
 from hfgpt.errors import UserError
-from hfgpt.files import expand_home
+from hfgpt.files import expand_home, public_name
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
 READING = ("hub_split", "hub_revision")
 KEYS = {
@@ -203,10 +201,3 @@ class EvaluateArguments:
 
 def _as_word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def public_name(name: str) -> str:
-    """What a file, folder or Hub id may be called where everybody reads it: of a path the last part, of a Hub id all of it."""
-    if HUB_NAME.fullmatch(name) and not Path(name.partition(":")[0]).exists() and not name.startswith("."):
-        return name
-    return Path(name).resolve().name if Path(name).exists() else Path(name).name

@@ -18,7 +18,7 @@ from hfgpt.conversion.checkpoints import check_tensors, read_folder, read_tensor
 from hfgpt.conversion.layouts import BOOK, GPT2, HEADS, NANOGPT, OPENAI, Biases, Entry, Layout, entries, take_in, with_zero_biases
 from hfgpt.conversion.recognition import from_hub, recognise, tensors_of
 from hfgpt.errors import UserError
-from hfgpt.files import read_json
+from hfgpt.files import public_name, read_json
 from hfgpt.model.configuration_hfgpt import GPT2_SIZES, HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 
@@ -80,7 +80,8 @@ def read_source(
             raise UserError(f"{source} says its {' and '.join(stated)} itself; leave {' and '.join(stated)} out.")
         converted = _READERS[found](path)
         if is_adapter:
-            converted.notes.append(f"{source} is an adapter; its merged twin {path} was read.")
+            name = public_name(source)  # the note is published with the result
+            converted.notes.append(f"{name} is an adapter; its merged twin {name}/merged was read.")
         return converted
     return _READERS[found](path, checkpoint, **given)
 

@@ -8,7 +8,7 @@ from hfgpt.arguments.documents import SourceArguments
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.data.sources import ReadingOptions, Source
 from hfgpt.errors import UserError
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.errors import RunStopped, UserError
 from hfgpt.evaluation.language_modeling import nats_and_tokens
 from hfgpt.files import claim_output, write_whole
-from hfgpt.hub.card.card import CARD_NAME, write_card
+from hfgpt.hub.card.rendering import CARD_NAME, write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hub.export import export
 from hfgpt.training.callbacks import BestCheckpointCallback, StopOnSignalCallback
