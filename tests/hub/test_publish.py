@@ -1,5 +1,6 @@
 """Publishing against a Hub on this machine: private first, only what differs, verified, tagged; after a break the rest (C1)."""
 
+import importlib
 import json
 import logging
 import re
@@ -11,8 +12,10 @@ import pytest
 from conftest import run_python
 from hub_server import HubServer, User
 from huggingface_hub import HfApi
+from recipes_in_process import load as load_recipe
 from small_adapter import write_adapter
 
+from hfgpt.arguments.publishing import PublishArguments
 from hfgpt.artifacts import identify
 from hfgpt.hub.publish import check_base, check_repo_id, check_tag, parts_of, prepare, publish
 from hfgpt.hub.upload import look_at, sign_in
@@ -291,6 +294,46 @@ def test_an_adapter_names_the_commit_of_its_base_and_loads_as_its_merged_twin_do
     (lora / "passport.json").unlink()
     with pytest.raises(ValueError, match=r"me/lora-base holds other files than .*base, and no passport\.json says"):
         check_base(api, identify(lora), look_at(api, "me/lora-base", "model"))
+
+
+@pytest.mark.slow
+def test_each_part_is_exported_scanned_and_opened_once_and_what_was_opened_is_sent(hub, small_run, tmp_path, monkeypatch):
+    """recipes/publish.py in this process, with nothing left out: the doors are opened, too."""
+    counts = dict.fromkeys(("export", "scan", "open_as_stranger"), 0)
+    opened: dict[str, dict[str, bytes]] = {}
+
+    def counted(place: str) -> None:
+        module, _, name = place.rpartition(".")
+        original = getattr(importlib.import_module(module), name)
+
+        def wrapper(first, *rest, **more):
+            counts[name] += 1
+            if name == "open_as_stranger":
+                folder = Path(first["folder"])
+                opened[folder.name] = {path.name: path.read_bytes() for path in folder.iterdir()}
+            return original(first, *rest, **more)
+
+        monkeypatch.setattr(place, wrapper)
+
+    for place in ("publish.export", "gate.check.export", "gate.check.scan", "gate.check.open_as_stranger"):
+        counted(f"hfgpt.hub.{place}")
+    folder = write_adapter(small_run, tmp_path / "mine" / "lora")
+    (folder / "card.yaml").write_text("license: apache-2.0\n")
+    publishing = load_recipe("publish")
+    monkeypatch.setattr(publishing, "HfApi", lambda: HfApi(endpoint=hub.endpoint))
+    publishing.main(PublishArguments(folder=str(folder), repo="me/lora", push=True))
+    assert counts == {"export": 3, "scan": 3, "open_as_stranger": 3}
+    sent = {name: hub.files(name) for name in hub.repos()}
+    assert {name.replace("/", "--") for name in sent} == set(opened)
+    for name, files in sent.items():
+        of_stranger = opened[name.replace("/", "--")]
+        assert files.keys() == of_stranger.keys()
+        changed = [one for one in files if files[one] != of_stranger[one]]
+        assert changed == (["adapter_config.json"] if name == "me/lora" else [])
+    # The one value that is known only when the base has arrived.
+    before, after = (json.loads(files["adapter_config.json"]) for files in (opened["me--lora"], sent["me/lora"]))
+    assert before["base_model_name_or_path"] == "me/lora-base"
+    assert after == before | {"revision": hub.repository("me/lora-base").resolve("main")}
 
 
 def test_a_base_that_is_on_the_hub_is_known_by_its_weights_whatever_its_files(hub, api, small_run, tmp_path, monkeypatch):
