@@ -59,7 +59,7 @@ def main(args: PublishArguments) -> dict[str, float]:
         for prepared in exports:
             show(prepared)
         files = [file for prepared in exports for file in prepared.exported.files]
-        figures = {"files": len(files), "bytes": sum(file.size for file in files)}
+        figures: dict[str, float] = {"files": len(files), "bytes": sum(file.size for file in files)}
         if not args.push:
             logger.info(f"dry run: nothing was sent. To send {figures['bytes']:,} bytes in {figures['files']} files:")
             logger.info(f"next: {send_command(args)}")

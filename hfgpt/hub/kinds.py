@@ -21,7 +21,8 @@ class HubKind:
     """One kind of folder on the Hub.
 
     Args:
-        template: the name of its card's template in model_cards/, by what is known of the folder (`context_of`).
+        template: the name of its card's template, by what is known of the folder (`context_of`).
+        template_folder: where that lies; None is model_cards/, whose `_card.md` it extends in any case.
         opener: a file, and the function in it that opens the folder in a stranger's process: it is given the `Stranger` of
             gate/stranger.py, and the file imports nothing of hfgpt.
         repo_type: what its repository is.
@@ -40,6 +41,7 @@ class HubKind:
     libraries: tuple[str, ...] = ("transformers",)
     tags: tuple[str, ...] = ()
     relation: str | None = None
+    template_folder: Path | None = None
     tag: str = "weights"
     main_files: tuple[str, ...] = (".safetensors", ".gguf")
     checks: tuple[tuple[str, Check], ...] = (("JSON files", json_files),)

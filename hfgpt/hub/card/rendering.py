@@ -48,7 +48,7 @@ def render_card(artifact: Artifact, *, repo_id: str | None = None, base_model: s
     texts = {key: str(settings[key]) for key in MARKDOWN if settings.get(key)}
     # The owner's Markdown goes in last: neither Jinja nor the tidying of blank lines sees it.
     marks = {key: f"owner{secrets.token_hex(16)}" for key in texts}
-    template = _environment().get_template(f"{kind.template(artifact, context)}.md")
+    template = _environment(kind.template_folder).get_template(f"{kind.template(artifact, context)}.md")
     body = template.render(context | {key: Markdown(mark) for key, mark in marks.items()})
     body = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in body.splitlines())).strip()
     for key, mark in marks.items():
@@ -132,12 +132,13 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _environment() -> jinja2.Environment:
-    folder = next((folder for folder in TEMPLATE_FOLDERS if (folder / "base.md").is_file()), None)
+def _environment(template_folder: Path | None) -> jinja2.Environment:
+    folder = next((folder for folder in TEMPLATE_FOLDERS if (folder / "_card.md").is_file()), None)
     if folder is None:
         raise MissingFileError(f"the card templates are missing, looked in {' and '.join(map(str, TEMPLATE_FOLDERS))}.")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), finalize=escaped, undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader([folder, *([template_folder] if template_folder else [])]),
+        finalize=escaped, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
     environment.filters |= FILTERS

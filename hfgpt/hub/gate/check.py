@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def check_folder(folder: str | Path, *, seconds: float = 900) -> CheckReport:
         return next(reports)
 
 
-def check_parts(folder: str | Path, *, seconds: float = 900) -> Iterator[CheckReport]:
+def check_parts(folder: str | Path, *, seconds: float = 900) -> Generator[CheckReport, None, None]:
     """Check a folder, and then of an adapter its base and its merged twin, as `check_folder` does. Each is exported once."""
     artifact = identify(folder)
     with tempfile.TemporaryDirectory(prefix="hfgpt-check-") as temporary:
@@ -274,15 +274,15 @@ def _lay_base(adapter: Path, base: Path, *, cache: Path, working_folder: Path) -
     been published yet, where the process runs.
     """
     settings = adapter_settings(adapter)
-    named, revision = settings["base_model_name_or_path"], settings.get("revision")
+    named, revision = settings["base_model_name_or_path"], str(settings.get("revision") or "main")
     if not HUB_ID.fullmatch(named):
         (working_folder / named).symlink_to(base)
         return
-    commit = revision if re.fullmatch("[0-9a-f]{40}", revision or "") else "0" * 40
+    commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else "0" * 40
     repository = cache / f"models--{named.replace('/', '--')}"
     for name in ("refs", "snapshots"):
         (repository / name).mkdir(parents=True)
-    for name in {"main", revision or "main"}:
+    for name in {"main", revision}:
         (repository / "refs" / name).write_text(commit, encoding="utf-8")
     (repository / "snapshots" / commit).symlink_to(base)
 

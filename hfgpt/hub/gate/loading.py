@@ -188,7 +188,7 @@ def text_pipeline(stranger: Stranger) -> str:
     """A pipeline continues a text, and answers a message where there is a chat template."""
     from transformers import pipeline
 
-    pipe = pipeline("text-generation", model=stranger.folder, device="cpu", **stranger.options)
+    pipe: Any = pipeline("text-generation", model=stranger.folder, device="cpu", **stranger.options)
     options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
     if not pipe(PROMPT, **options)[0]["generated_text"].startswith(PROMPT[:3]):
         raise Failed("the pipeline does not give the prompt back with its continuation")
@@ -206,7 +206,7 @@ def label_pipeline(stranger: Stranger) -> str:
     from transformers import pipeline
 
     model = stranger.models["main"]
-    pipe = pipeline("text-classification", model=stranger.folder, device="cpu", dtype=torch.float32, **stranger.options)
+    pipe: Any = pipeline("text-classification", model=stranger.folder, device="cpu", dtype=torch.float32, **stranger.options)
     scores = {one["label"]: one["score"] for one in pipe([PROMPT], top_k=None)[0]}
     if sorted(scores) != sorted(model.config.id2label.values()):
         raise Failed(f"its labels are {', '.join(sorted(scores))}, config.json has {', '.join(model.config.id2label.values())}")
