@@ -209,7 +209,7 @@ def test_lines_are_answered_in_turn_and_commands_obeyed(generate, assistant):
         "(a new conversation)",
         "(a new conversation)",
         "(the system message is set)",
-        "(/restart is no command: /system TEXT sets a system message, /reset begins anew, /exit ends)",
+        "(/restart is not a command: /system TEXT sets a system message, /reset begins anew, /exit ends)",
     ]
 
 
