@@ -119,4 +119,6 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
                 "never learn to stop; choose the prompt style 'chat' or 'alpaca'."
             )
         stops.append(end)
-    return list(dict.fromkeys([*stops, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]))
+    if tokenizer.eos_token_id is not None:
+        stops.append(cast(int, tokenizer.eos_token_id))
+    return list(dict.fromkeys(stops))

@@ -52,13 +52,13 @@ def write_picture(path: Path, figure: "Figure") -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises: FileNotFoundError for a missing file; ValueError, with the file's name, where it does not hold a JSON object."""
+    """The object that a JSON file holds. Raises: FileNotFoundError; ValueError, with the file's name, for any other content."""
     if not path.is_file():
-        raise MissingFileError(f"{path} does not exist; what it belongs to is not complete without it.")
+        raise MissingFileError(f"{path} does not exist; its folder is not complete without it.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); make or download it again.") from None
+        raise UserError(f"{path} is not valid JSON ({error}); download it again, or write it again with its recipe.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; a JSON object is needed.")
     return content

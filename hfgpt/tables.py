@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from hfgpt.errors import UserError
@@ -33,9 +33,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
 
 
-def resolve(function: Callable[..., Any] | str) -> Callable[..., Any]:
-    """A function, or what "module:name" names, imported when it is needed: so a table of names costs no import of torch."""
-    if not isinstance(function, str):
-        return function
-    module, _, name = function.partition(":")
+def resolve(named: Any) -> Any:
+    """What "module:object" names, imported now, so that a table of names costs no import of torch; any other object as it is."""
+    if not isinstance(named, str):
+        return named
+    module, _, name = named.partition(":")
     return getattr(importlib.import_module(module), name)

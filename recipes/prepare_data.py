@@ -76,7 +76,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
         # 2. Documents
-        documents = load_documents(sources, options, passport, cache_dir=cache_dir, on_error=args.on_error)
+        documents = load_documents(sources, options, passport, cache_dir=cache_dir, on_error=args.on_error or "stop")
         documents = drop_blank(documents, passport)
         if args.deduplicate:
             documents = drop_exact_duplicates(documents, passport)
@@ -101,7 +101,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         for name, part in splits.items():
             windows = {"window": args.window, "stride": args.stride} if name == "train" else {}
             rows[name] = prepare_split(
-                part, tokenizer, passport, name=name, context_length=context_length, cache_dir=cache_dir, **windows
+                part, tokenizer, passport, name=str(name), context_length=context_length, cache_dir=cache_dir, **windows
             )
 
         # 5. What a compressor makes of the same bytes

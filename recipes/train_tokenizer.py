@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, TokenizerArguments
@@ -41,7 +42,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     args = args.filled({})
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
-    options = ReadingOptions(**args.reading_options())
+    options, on_error = ReadingOptions(**args.reading_options()), args.on_error or "stop"
     passport, asked = Passport(), asked_of(args)
     if already_made(args, asked, passport, sources, options):
         return {}
@@ -52,7 +53,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     split, vocab_size = Split(**args.split()), args.vocab_size
     chooses_vocabulary = vocab_size is None and args.algorithm == "bpe"
     if split.by == "auto" or chooses_vocabulary:
-        texts = amount.count(read_documents(sources, options, RowErrors(args.on_error)))
+        texts = amount.count(read_documents(sources, options, RowErrors(on_error)))
         split = split.settled(texts)
         deque(texts, maxlen=0)  # the rest of them
     if chooses_vocabulary:
@@ -63,7 +64,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     # 3. Texts, one at a time, up to a bound
     passport.inputs = [identity(source, options) for source in sources]
     start = time.perf_counter()
-    errors, amount, used = RowErrors(args.on_error), TextAmount(args.max_bytes), {WHOLE_FILES}
+    errors, amount, used = RowErrors(on_error), TextAmount(args.max_bytes), {WHOLE_FILES}
     stream = amount.count(split.train_documents(noting_sources(read_documents(sources, options, errors), used)))
     first = next(stream, None)
     if first is None:
@@ -77,7 +78,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
 
     # 4. Train
     if args.algorithm == "bpe":
-        tokenizer = train_bpe(stream, vocab_size=vocab_size, max_token_length=args.max_token_length)
+        tokenizer = train_bpe(stream, vocab_size=cast(int, vocab_size), max_token_length=args.max_token_length)
     else:
         tokenizer = train_word_level(stream, vocab_size=vocab_size)
     errors.finish(used, passport)

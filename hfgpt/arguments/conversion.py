@@ -1,11 +1,54 @@
-"""The arguments of recipes/convert.py."""
+"""The arguments of recipes/convert.py, and the tables of what it reads and writes. Nothing here imports torch."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from hfgpt.arguments.keys import OutputKeys, RecipeArguments, model_key, output_key
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
+from hfgpt.tables import Table
+
+# A `Reader` of hfgpt/conversion/weights_in.py for each source format, or its name "module:object", in the order in which they are
+# asked whether they know what lies at a path.
+SOURCES: Table[Any] = Table(
+    "source_format",
+    {
+        "gpt2": "hfgpt.conversion.weights_in:GPT2_READER",
+        "book": "hfgpt.conversion.weights_in:BOOK_READER",
+        "nanogpt": "hfgpt.conversion.weights_in:NANOGPT_READER",
+        "openai": "hfgpt.conversion.weights_in:OPENAI_READER",
+        "hfgpt": "hfgpt.conversion.weights_in:HFGPT_READER",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One entry of `TARGETS`.
+
+    Args:
+        export: takes the model, its tokenizer or None, and `ExportOptions`; checks that the model can go there, compares what goes
+            out with what came in, and returns an `Export` (hfgpt/conversion/exports.py). It is the function, or its name
+            "module:function".
+        refuses: options that would do nothing for it, with the reason.
+    """
+
+    export: Callable[..., Any] | str
+    refuses: Mapping[str, str] = field(default_factory=dict)
+
+
+_NO_GGUF_TYPE = {"gguf_type": "--target gguf writes GGUF."}
+
+TARGETS: Table[Target] = Table(
+    "target",
+    {
+        "hfgpt": Target("hfgpt.conversion.exports:as_hfgpt", _NO_GGUF_TYPE),
+        "native": Target("hfgpt.conversion.exports:as_native", _NO_GGUF_TYPE),
+        "gguf": Target("hfgpt.conversion.exports:as_gguf", {"dtype": "--gguf_type says how GGUF stores matrices."}),
+    },
+)
 
 
 @dataclass
@@ -15,8 +58,8 @@ class ConvertArguments(OutputKeys, RecipeArguments):
     positional: ClassVar[str | None] = "source"
 
     source: str = model_key("", "Folder, file or Hub id of the weights; the first argument without dashes.")
-    source_format: Literal["auto", "gpt2", "book", "nanogpt", "openai", "hfgpt"] = model_key(
-        "auto", "What source is; 'auto' looks at names and shapes."
+    source_format: str = model_key(
+        "auto", "What source is; 'auto' looks at names and shapes.", choices=ChainMap(SOURCES, {"auto": None})
     )
     tokenizer: str = model_key("", "Folder or Hub id of the tokenizer, GPT-2's own files included; else the one beside source.")
     adapter: str = model_key("", "Folder of a LoRA adapter that is merged into the weights.")
@@ -24,8 +67,10 @@ class ConvertArguments(OutputKeys, RecipeArguments):
         None, "Heads of a bare state dict, which does not say it; published widths need none."
     )
     hidden_act: str | None = model_key(None, "Activation of a nanoGPT checkpoint from before 2023-06: gelu_new; today's is gelu.")
-    target: Literal["hfgpt", "native", "gguf"] = output_key(
-        "hfgpt", "'hfgpt', 'native' (GPT-2, Qwen3 or Llama in transformers' own classes) or 'gguf' (llama.cpp, Ollama)."
+    target: str = output_key(
+        "hfgpt",
+        "'hfgpt', 'native' (GPT-2, Qwen3 or Llama in transformers' own classes) or 'gguf' (llama.cpp, Ollama).",
+        choices=TARGETS,
     )
     gguf_type: Literal["f32", "f16", "q8_0"] = output_key("f16", "How GGUF stores matrices.")
     dtype: Literal["source", "float32", "bfloat16", "float16"] = output_key(
@@ -38,7 +83,6 @@ class ConvertArguments(OutputKeys, RecipeArguments):
             raise UserError("source is missing; give a folder, a file or a Hub id first: recipes/convert.py SOURCE ...")
         self.check_output()
         self.check_least(num_attention_heads=1)
-        if self.target != "gguf" and self.gguf_type != "f16":
-            raise UserError(f"gguf_type is {self.gguf_type}, but target is {self.target}; --target gguf writes GGUF.")
-        if self.target == "gguf" and self.dtype != "source":
-            raise UserError(f"dtype is {self.dtype}, but target is gguf; --gguf_type says how GGUF stores matrices.")
+        for option, reason in TARGETS.find(self.target).refuses.items():
+            if option in self.given():
+                raise UserError(f"{option} is {getattr(self, option)}, but target is {self.target}; {reason}")

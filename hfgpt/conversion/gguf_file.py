@@ -16,7 +16,7 @@ from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.tokenization import word_pattern
 
-GGUF_TYPES = ("f32", "f16", "q8_0")
+GGUF_BYTES = {"f32": 4, "f16": 2, "q8_0": 1}  # the types of the matrices, with the bytes per parameter
 # What llama.cpp computes for each architecture, whatever the file says.
 ACTIVATIONS = {"gpt2": ("gelu_new", "gelu_pytorch_tanh", "gelu"), "qwen3": ("silu", "swish"), "llama": ("silu", "swish")}
 
@@ -56,8 +56,8 @@ def write_gguf(
         name: what programs show.
     Raises: ValueError without the package `gguf`, and for what llama.cpp cannot run; nothing is written then.
     """
-    if gguf_type not in GGUF_TYPES:
-        raise UserError(f"gguf_type is {gguf_type!r}; allowed are {', '.join(GGUF_TYPES)}.")
+    if gguf_type not in GGUF_BYTES:
+        raise UserError(f"gguf_type is {gguf_type!r}; allowed are {', '.join(GGUF_BYTES)}.")
     if not isinstance(model, HfGptForCausalLM):
         raise WrongTypeError(f"got a {type(model).__name__}; llama.cpp generates text, so GGUF takes an HfGptForCausalLM.")
     check_gguf(model.config, tokenizer)

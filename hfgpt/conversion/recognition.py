@@ -1,23 +1,43 @@
 """What does a path or a Hub id hold? Asked of file names, of a config, or of the tensors' names and shapes."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from hfgpt.arguments.conversion import SOURCES
 from hfgpt.conversion.checkpoints import TORCH_SUFFIXES, WEIGHT_FILES, read_file
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import read_json
+from hfgpt.tables import resolve
 
 SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
-FORMATS = ("gpt2", "book", "nanogpt", "openai", "hfgpt")
 # Keys under which checkpoints keep the weights beside an optimizer's state.
 STATE_DICT_KEYS = ("model_state_dict", "state_dict", "model")
 # What torch.compile, DDP, FSDP, activation checkpointing and Lightning put into the names of what they wrap.
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
                    "chat_template.jinja")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What lies at a path, opened as far as it takes to know its format.
+
+    Args:
+        path: a folder or a file.
+        model_type: of a folder's config.json.
+        checkpoint: what the file, or a folder's ckpt.pt, holds.
+        tensors: the state dict in it.
+    """
+
+    path: Path
+    model_type: str | None = None
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def from_hub(source: str) -> Path:
@@ -38,49 +58,56 @@ def from_hub(source: str) -> Path:
     raise MissingFileError(f"{source} on the Hub holds none of {', '.join(WEIGHT_FILES)}; give the path of a file.")
 
 
-def recognise(path: Path) -> tuple[str, dict | None]:
-    """The format of a path and, where the file had to be opened to know it, what it holds."""
-    if path.is_dir():
-        if (path / "config.json").is_file():
-            model_type = read_json(path / "config.json").get("model_type")
-            if model_type not in ("gpt2", "hfgpt"):
-                raise UserError(
-                    f"{path / 'config.json'} has the model_type {model_type!r}; 'gpt2' and 'hfgpt' can be converted, because "
-                    "their architectures are ours."
-                )
-            return model_type, None
-        if (path / "hparams.json").is_file():
-            return "openai", None
-        if not (path / "ckpt.pt").is_file():
-            raise MissingFileError(
-                f"{path} holds none of config.json (GPT-2, hfgpt), hparams.json (OpenAI) and ckpt.pt (nanoGPT); give the folder "
-                "or the file of a checkpoint."
-            )
-        path = path / "ckpt.pt"
-    elif path.suffix.lower() not in SUFFIXES:
-        raise UserError(
-            f"{path} is no checkpoint: a folder, or a file in {', '.join((*TORCH_SUFFIXES, '.safetensors'))}, is needed."
+def recognise(path: Path) -> tuple[str, Contents]:
+    """The format of a path, a key of `SOURCES`, and what was opened to know it. Raises: ValueError for any other content."""
+    contents = _look_into(path)
+    name = next((name for name in SOURCES if resolve(SOURCES[name]).recognises(contents)), None)
+    if name is None:
+        raise _unknown(contents)
+    return name, contents
+
+
+def _look_into(path: Path) -> Contents:
+    if (path / "config.json").is_file():
+        return Contents(path, model_type=read_json(path / "config.json").get("model_type"))
+    file = path / "ckpt.pt" if path.is_dir() else path
+    if (path / "hparams.json").is_file() or not file.is_file() or file.suffix.lower() not in SUFFIXES:
+        return Contents(path)
+    checkpoint = read_file(file)
+    return Contents(path, checkpoint=checkpoint, tensors=tensors_of(checkpoint, file))
+
+
+def _unknown(contents: Contents) -> UserError:
+    path, tensors = contents.path, contents.tensors
+    if (path / "config.json").is_file():
+        return UserError(
+            f"{path / 'config.json'} has the model_type {contents.model_type!r}; 'gpt2' and 'hfgpt' can be converted, because "
+            "their architectures are ours."
         )
-    checkpoint = read_file(path)
-    if "model_args" in checkpoint:
-        return "nanogpt", checkpoint
-    tensors = tensors_of(checkpoint, path)
-    if any(name.startswith(("tok_emb.", "trf_blocks.")) for name in tensors):
-        return "book", checkpoint
-    names = [name for name in tensors if name.endswith("h.0.attn.c_attn.weight")]
-    if names and tensors[names[0]].ndim == 2:
-        rows, columns = tensors[names[0]].shape
-        if rows > columns:  # nn.Linear keeps (3E, E), GPT-2's Conv1D (E, 3E)
-            return "nanogpt", checkpoint
-        raise UserError(f"{path} holds GPT-2's weights without its config.json; give the folder that has both.")
+    if not tensors and path.is_dir():
+        return MissingFileError(
+            f"{path} holds none of config.json (GPT-2, hfgpt), hparams.json (OpenAI) and ckpt.pt (nanoGPT); give the folder "
+            "or the file of a checkpoint."
+        )
+    if not tensors:
+        return UserError(f"{path} is no checkpoint: a folder, or a file in {', '.join(SUFFIXES)}, is needed.")
+    path = path / "ckpt.pt" if path.is_dir() else path
+    if attention_shape(tensors):
+        return UserError(f"{path} holds GPT-2's weights without its config.json; give the folder that has both.")
     shown = ", ".join(list(tensors)[:8]) + (", ..." if len(tensors) > 8 else "")
-    raise UserError(f"{path} holds no checkpoint that is known here (its tensors: {shown}); known are {', '.join(FORMATS)}.")
+    return UserError(f"{path} holds no checkpoint that is known here (its tensors: {shown}); known are {', '.join(SOURCES)}.")
 
 
-def tensors_of(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
+def attention_shape(tensors: dict[str, torch.Tensor]) -> tuple[int, ...] | None:
+    """Rows and columns of the first block's joined projection under GPT-2's names; None where there is none."""
+    name = next((name for name in tensors if name.endswith("h.0.attn.c_attn.weight")), None)
+    return tuple(tensors[name].shape) if name is not None and tensors[name].ndim == 2 else None
+
+
+def tensors_of(checkpoint: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
     """The state dict, bare or beside an optimizer's, without what wrappers put into the names.
 
-    Raises: ValueError for anything that is no tensor by name.
+    Raises: ValueError for anything that is not a tensor by name.
     """
     inner = next((checkpoint[key] for key in STATE_DICT_KEYS if isinstance(checkpoint.get(key), dict)), checkpoint)
     foreign = [str(name) for name, value in inner.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]

@@ -1,13 +1,36 @@
 """A model and its tokenizer: as many rows as ids, and the same special tokens in every config."""
 
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.conversion.checkpoints import read_characters
 from hfgpt.errors import UserError
+from hfgpt.tokenization import character_tokenizer, load_or_wrap_tokenizer
 
+CHARACTERS = "meta.pkl"  # nanoGPT's, of a model of characters
 # nanoGPT and others round the rows up to a multiple of 64 or 128, which GPUs multiply faster.
 PADDED_TO = 64
 MOST_PADDING = 128
+
+
+def find_tokenizer(named: str, *, beside: Path) -> PreTrainedTokenizerFast | None:
+    """The tokenizer that was named, or the one beside the weights; GPT-2's own files and nanoGPT's characters get a padding token.
+
+    Args:
+        named: a folder, a file of characters or a Hub id; empty to look in `beside`.
+        beside: the folder of the weights.
+    Returns: None where nothing was named and nothing lies there. Raises: as `load_tokenizer`.
+    """
+    place = Path(named) if named else beside
+    if place.name == CHARACTERS or (place / CHARACTERS).is_file():
+        return character_tokenizer(read_characters(place if place.name == CHARACTERS else place / CHARACTERS))
+    if named:
+        return load_or_wrap_tokenizer(named)
+    if not any((beside / name).is_file() for name in ("tokenizer.json", "vocab.json", "encoder.json")):
+        return None
+    return load_or_wrap_tokenizer(beside)
 
 
 def adopt_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[str]:

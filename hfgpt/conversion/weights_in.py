@@ -7,22 +7,37 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import GenerationConfig, GPT2Config, PreTrainedConfig, initialization
+from transformers import (
+    GenerationConfig,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    initialization,
+)
 from transformers.activations import ACT2FN
 
+from hfgpt.arguments.conversion import SOURCES
 from hfgpt.artifacts import check_model_folder, is_unfinished
 from hfgpt.conversion.checkpoints import check_tensors, read_folder, read_tensorflow
 from hfgpt.conversion.layouts import BOOK, GPT2, HEADS, NANOGPT, OPENAI, Biases, Entry, Layout, entries, take_in, with_zero_biases
-from hfgpt.conversion.recognition import from_hub, recognise, tensors_of
+from hfgpt.conversion.recognition import Contents, attention_shape, from_hub, recognise
+from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
 from hfgpt.files import read_json
+from hfgpt.fingerprint import check_equal, logits_of, probe_rows
 from hfgpt.model.configuration_hfgpt import GPT2_SIZES, HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
+from hfgpt.tables import resolve
 
 Model = HfGptForCausalLM | HfGptForSequenceClassification
+AnyModel = TypeVar("AnyModel", bound=PreTrainedModel)
+AnyConfig = TypeVar("AnyConfig", bound=PreTrainedConfig)
 
 # The published widths have one number of heads each; a bare state dict does not say it.
 PUBLISHED_HEADS = {width: heads for _, width, heads in GPT2_SIZES.values()}
@@ -34,7 +49,7 @@ class Converted:
 
     Args:
         source: the folder or file that it was read from.
-        format: one of `recognition.FORMATS`.
+        format: a key of `SOURCES`.
         model: in float32, in evaluation mode.
         dtype: the dtype of the weights in the file.
         notes: what a reader should know, one sentence each.
@@ -46,6 +61,39 @@ class Converted:
     dtype: torch.dtype
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def folder(self) -> Path:
+        """Where the source lies: the folder that it is, or that it is in."""
+        return self.source if self.source.is_dir() else self.source.parent
+
+    @property
+    def commit(self) -> str | None:
+        """Of a Hub id the commit that was read, as the cache's folder is called; None for a folder or file of the user."""
+        return self.source.name if self.source.parent.name == "snapshots" else None
+
+    @property
+    def passport(self) -> Path | None:
+        """The passport of the data that the weights were trained on; a merged twin's lies with its adapter."""
+        places = (self.source, self.source.parent) if self.source.name == "merged" else (self.source,)
+        return next((place / PASSPORT_NAME for place in places if (place / PASSPORT_NAME).is_file()), None)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One entry of `SOURCES`: how a format is recognised, read, and compared with the class that it came from.
+
+    Args:
+        recognises: whether `Contents` are of this format.
+        read: `Contents` -> `Converted`, with the given options as keyword arguments. Raises: ValueError for what is wrong in it.
+        options: what the format does not say itself, of "num_attention_heads" and "hidden_act".
+        compare: `Converted` -> the largest difference of its logits from those of the class that it came from, where there is one.
+    """
+
+    recognises: Callable[[Contents], bool]
+    read: Callable[..., Converted]
+    options: tuple[str, ...] = ()
+    compare: Callable[[Converted], float] | None = None
+
 
 def read_source(
     source: str, *, source_format: str = "auto", num_attention_heads: int | None = None, hidden_act: str | None = None
@@ -54,7 +102,7 @@ def read_source(
 
     Args:
         source: a folder, a file, or a Hub id (GPT-2 and hfgpt layouts).
-        source_format: one of `recognition.FORMATS`, or "auto" to look at names and shapes.
+        source_format: a key of `SOURCES`, or "auto" to look at names and shapes.
         num_attention_heads: for a bare state dict, which does not say it; the published widths need none.
         hidden_act: the activation of a bare state dict or a nanoGPT checkpoint, where it is not the one of today's code.
     Raises: FileNotFoundError and ValueError for what is missing, cut off, foreign or contradicts itself.
@@ -70,22 +118,28 @@ def read_source(
                 f"{source} is an adapter, which changes the weights of a base; give the base as the source, and --adapter {source}."
             )
         path = path / "merged"
-    found, checkpoint = recognise(path)
+    found, contents = recognise(path)
     if source_format not in ("auto", found):
         raise UserError(f"{source} is of the format {found!r}, source_format says {source_format!r}; leave it at 'auto'.")
-    given = {"num_attention_heads": num_attention_heads, "hidden_act": hidden_act}
-    if found in ("gpt2", "openai", "hfgpt"):
-        stated = sorted(name for name, value in given.items() if value is not None)
-        if stated:
-            raise UserError(f"{source} says its {' and '.join(stated)} itself; leave {' and '.join(stated)} out.")
-        converted = _READERS[found](path)
-        if is_adapter:
-            converted.notes.append(f"{source} is an adapter; its merged twin {path} was read.")
-        return converted
-    return _READERS[found](path, checkpoint, **given)
+    reader: Reader = resolve(SOURCES[found])
+    options = {"hidden_act": hidden_act, "num_attention_heads": num_attention_heads}
+    given = {name: value for name, value in options.items() if value is not None}
+    if stated := " and ".join(name for name in given if name not in reader.options):
+        raise UserError(f"{source} says its {stated} itself; leave {stated} out.")
+    converted = reader.read(contents, **given)
+    if is_adapter:
+        converted.notes.append(f"{source} is an adapter; its merged twin {path} was read.")
+    return converted
 
 
-def _read_gpt2(path: Path) -> Converted:
+def difference_from_source(converted: Converted) -> dict[str, float]:
+    """The largest difference of the logits from those of the class that the weights came from, where there is one to ask."""
+    compare = resolve(SOURCES[converted.format]).compare
+    return {"difference_from_source": compare(converted)} if compare is not None else {}
+
+
+def _read_gpt2(contents: Contents) -> Converted:
+    path = contents.path
     source = _load_config(GPT2Config, path)
     for name, needed in (
         ("scale_attn_weights", True),
@@ -130,7 +184,8 @@ def _read_gpt2(path: Path) -> Converted:
     return converted
 
 
-def _read_hfgpt(path: Path) -> Converted:
+def _read_hfgpt(contents: Contents) -> Converted:
+    path = contents.path
     settings = read_json(path / "config.json")
     tensors = read_folder(path)
     config = _load_config(HfGptConfig, path)
@@ -155,8 +210,8 @@ def _read_hfgpt(path: Path) -> Converted:
     return Converted(path, "hfgpt", model, dtype)
 
 
-def _read_book(path: Path, checkpoint: dict, *, num_attention_heads: int | None, hidden_act: str | None) -> Converted:
-    tensors = tensors_of(checkpoint, path)
+def _read_book(contents: Contents, *, num_attention_heads: int | None = None, hidden_act: str | None = None) -> Converted:
+    path, tensors = contents.path, contents.tensors
     if hidden_act is not None:
         raise UserError(f"hidden_act is {hidden_act!r}, but the book's GPTModel has one activation, gelu_new; leave it out.")
     vocab_size, width = _shape(tensors, "tok_emb.weight", path)
@@ -182,9 +237,9 @@ def _read_book(path: Path, checkpoint: dict, *, num_attention_heads: int | None,
     return converted
 
 
-def _read_nanogpt(path: Path, checkpoint: dict, *, num_attention_heads: int | None, hidden_act: str | None) -> Converted:
-    tensors = tensors_of(checkpoint, path)
-    model_args = checkpoint.get("model_args") or {}
+def _read_nanogpt(contents: Contents, *, num_attention_heads: int | None = None, hidden_act: str | None = None) -> Converted:
+    path, tensors = contents.path, contents.tensors
+    model_args = contents.checkpoint.get("model_args") or {}
     if not isinstance(model_args, dict):
         raise UserError(f"{path}: model_args is a {type(model_args).__name__}, a dict is needed.")
     vocab_size, width = _shape(tensors, "transformer.wte.weight", path)
@@ -226,7 +281,8 @@ def _read_nanogpt(path: Path, checkpoint: dict, *, num_attention_heads: int | No
     return converted
 
 
-def _read_openai(path: Path) -> Converted:
+def _read_openai(contents: Contents) -> Converted:
+    path = contents.path
     hparams = read_json(path / "hparams.json")
     names = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
     missing = [name for name in names if not isinstance(hparams.get(name), int)]
@@ -242,15 +298,6 @@ def _read_openai(path: Path) -> Converted:
     )
     tensors = {name: tensor for name, tensor in read_tensorflow(path).items() if name != "global_step"}
     return _build(path, "openai", OPENAI, tensors, config, heads=())
-
-
-_READERS: dict[str, Callable[..., Converted]] = {
-    "gpt2": _read_gpt2,
-    "hfgpt": _read_hfgpt,
-    "book": _read_book,
-    "nanogpt": _read_nanogpt,
-    "openai": _read_openai,
-}
 
 
 def _build(
@@ -294,7 +341,7 @@ def _without_buffers(tensors: dict[str, torch.Tensor], layout: Layout) -> dict[s
     return {name: tensor for name, tensor in tensors.items() if not layout.buffers.fullmatch(name)}
 
 
-def empty_model(model_class: type[Model], config: HfGptConfig) -> Model:
+def empty_model(model_class: type[AnyModel], config: HfGptConfig) -> AnyModel:
     """A model in float32 whose weights are still anything."""
     with initialization.no_init_weights():  # every value comes out of the checkpoint
         model = model_class._from_config(config, dtype=torch.float32).eval()
@@ -317,9 +364,9 @@ def _config(path: Path, **fields) -> HfGptConfig:
         raise UserError(f"{path}: {error.__cause__ or error}") from None
 
 
-def _load_config(config_class: type[PreTrainedConfig], path: Path) -> PreTrainedConfig:
+def _load_config(config_class: type[AnyConfig], path: Path) -> AnyConfig:
     try:
-        return config_class.from_pretrained(path)
+        return cast(AnyConfig, config_class.from_pretrained(path))
     except StrictDataclassError as error:
         raise UserError(f"{path / 'config.json'}: {error.__cause__ or error}") from None
 
@@ -361,3 +408,28 @@ def _num_blocks(tensors: dict[str, torch.Tensor], layout: Layout, path: Path) ->
     if not numbers:
         raise UserError(f"{path} has no blocks ({layout.block.format('N')}*); it has {', '.join(tensors)}.")
     return max(numbers) + 1
+
+
+def _compare_with_gpt2(converted: Converted) -> float:
+    # What transformers' own GPT-2 reads out of the same folder.
+    source_class = GPT2LMHeadModel if isinstance(converted.model, HfGptForCausalLM) else GPT2ForSequenceClassification
+    source = source_class.from_pretrained(converted.source, dtype=torch.float32)
+    rows = probe_rows(converted.model)
+    return check_equal(logits_of(converted.model, rows), logits_of(source, rows), what=f"hfgpt and {source_class.__name__}")
+
+
+def _is_nanogpt(contents: Contents) -> bool:
+    rows, columns = attention_shape(contents.tensors) or (0, 0)
+    return "model_args" in contents.checkpoint or rows > columns  # nn.Linear keeps (3E, E), GPT-2's Conv1D (E, 3E)
+
+
+_UNSAID = ("num_attention_heads", "hidden_act")
+GPT2_READER = Reader(lambda contents: contents.model_type == "gpt2", _read_gpt2, compare=_compare_with_gpt2)
+HFGPT_READER = Reader(lambda contents: contents.model_type == "hfgpt", _read_hfgpt)
+BOOK_READER = Reader(
+    lambda contents: any(name.startswith(("tok_emb.", "trf_blocks.")) for name in contents.tensors), _read_book, options=_UNSAID
+)
+NANOGPT_READER = Reader(_is_nanogpt, _read_nanogpt, options=_UNSAID)
+OPENAI_READER = Reader(
+    lambda contents: (contents.path / "hparams.json").is_file() and not (contents.path / "config.json").is_file(), _read_openai
+)

@@ -305,9 +305,7 @@ def encode_labels(splits, options: LabelledOptions, passport: Passport):
     features["label"] = List(Value("float32")) if several else ClassLabel(names=names)
 
     def encode(label: str | list[str]) -> dict:
-        if several:
-            return {"label": [float(name in label) for name in names]}
-        return {"label": ids[label]}
+        return {"label": [float(name in label) for name in names] if isinstance(label, list) else ids[label]}
 
     for name, side in splits.items():
         counts = _count(side["label"])

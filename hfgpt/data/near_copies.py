@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,8 @@ def similar_pairs(
 
     if not texts or not references:
         return
-    vectorizer = CountVectorizer(analyzer=_grams, binary=True, dtype=np.int32)
+    settings: dict[str, Any] = {"analyzer": _grams, "binary": True, "dtype": np.int32}
+    vectorizer: Any = CountVectorizer(**settings)  # whose types are read off its defaults: analyzer a string, int64 counts
     reference_grams = vectorizer.fit_transform(references)
     reference_sizes = np.diff(reference_grams.indptr)
     is_long = np.array([len(reference) >= SHORTEST_CONTAINED for reference in references]) & contained

@@ -129,9 +129,9 @@ def _two_answers(record: Record, style: str) -> Preference:
         prompt = []
     chosen, rejected = (messages_or_text(record, name, role="assistant") for name in ("chosen", "rejected"))
     if not prompt:
-        turns = transcript(record.values["chosen"]), transcript(record.values["rejected"])
-        if turns[0] and turns[1]:
-            chosen, rejected = turns
+        chosen_turns, rejected_turns = transcript(record.values["chosen"]), transcript(record.values["rejected"])
+        if chosen_turns and rejected_turns:
+            chosen, rejected = chosen_turns, rejected_turns
         elif not (isinstance(record.values["chosen"], list) and isinstance(record.values["rejected"], list)):
             raise record.error(
                 f"there is no prompt, the columns are {listed(record.values)}; a preference has {NEEDED}; or chosen "
@@ -153,5 +153,5 @@ def _two_answers(record: Record, style: str) -> Preference:
     prompt = with_system(record, prompt)
     for answer in (chosen, rejected):
         check_turns(record, prompt + answer[same:])
-    answers = {"chosen": chosen[same]["content"], "rejected": rejected[same]["content"]}
-    return Preference(prompt, **answers, source=record.source, row_id=record.row_id, place=record.place)
+    answers = chosen[same]["content"], rejected[same]["content"]
+    return Preference(prompt, *answers, record.source, record.row_id, record.place)

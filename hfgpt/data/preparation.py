@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 from datasets import Dataset
 from datasets.utils import tqdm
@@ -69,11 +70,12 @@ def prepare_split(
                 yield from encode_texts(tokenizer, texts)
                 progress.update(len(texts))
 
-    special = dict(separator=tokenizer.eos_token_id, pad=tokenizer.pad_token_id, counts=counts)
+    separator, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
     if window is None:
-        blocks = pack(ids_of_documents(), context_length=context_length, **special)
+        blocks = pack(ids_of_documents(), context_length=context_length, separator=separator, pad=pad, counts=counts)
     else:
-        blocks = cut_windows(ids_of_documents(), window=window, stride=stride or window - 1, **special)
+        stride = stride or window - 1
+        blocks = cut_windows(ids_of_documents(), window=window, stride=stride, separator=separator, pad=pad, counts=counts)
     rows = write_rows(blocks, Path(cache_dir) / f"rows-{name}.arrow", context_length=context_length)
     passport.splits[name] = asdict(counts)
     logger.info(

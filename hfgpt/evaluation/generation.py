@@ -76,6 +76,28 @@ def generate(model: PreTrainedModel, ids: torch.Tensor, *, mask: torch.Tensor | 
     return output[:, ids.shape[1] :]
 
 
+def token_choice(
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> GenerationConfig:
+    """How the next token is chosen: greedily at a temperature of 0, else drawn from all, the `top_k` likeliest or the top share."""
+    if temperature > 0:
+        # Every one is given: what is not would come from the model's own generation_config.
+        choice = dict(do_sample=True, temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0)
+    else:
+        choice = dict(do_sample=False, temperature=1.0, top_k=50, top_p=1.0)  # the neutral values; greedy ignores them
+    return generation_settings(tokenizer, max_new_tokens=max_new_tokens, **choice)
+
+
+def default_max_new_tokens(model: PreTrainedModel, *, chat: bool) -> int:
+    """Tokens of an answer or of a continuation where nobody says how many: at most half the context."""
+    return min(512 if chat else 100, model.config.max_position_embeddings // 2)
+
+
 def generation_settings(tokenizer: PreTrainedTokenizerFast, **settings) -> GenerationConfig:
     """A `GenerationConfig` that stops at the document separator and pads with the padding token.
 

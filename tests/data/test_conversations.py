@@ -3,7 +3,15 @@ import json
 import pytest
 from datasets import Dataset
 
-from hfgpt.data.conversations import Conversation, conversation_dataset, detect_format, mix, read_conversations
+from hfgpt.data.conversations import (
+    FORMATS,
+    Conversation,
+    ConversationFormat,
+    conversation_dataset,
+    detect_format,
+    mix,
+    read_conversations,
+)
 from hfgpt.data.preferences import Preference, PreferenceCounts, read_preferences
 from hfgpt.data.reading import Record
 from hfgpt.data.records import RecordOptions, read_records
@@ -316,3 +324,15 @@ def test_conversations_come_back_from_a_dataset():
     assert dataset.column_names == ["messages", "source", "row_id", "place", "unlearned"]
     assert [Conversation(**row) for row in dataset] == conversations
     assert len(conversation_dataset([])) == 0
+
+
+def test_a_format_from_outside_is_one_entry(monkeypatch):
+    def read(record, style):
+        return [{"role": "user", "content": record.values["q"]}, {"role": "assistant", "content": record.values["a"]}]
+
+    entry = ConversationFormat("q and a", columns={"q", "a"}, fits=lambda columns: {"q", "a"} <= columns.keys(), read=read)
+    monkeypatch.setitem(FORMATS, "quiz", entry)
+    assert detect_format(record(q="2 + 2?", a="4")) == "quiz"
+    assert conversation(q="2 + 2?", a="4").messages == EXCHANGE
+    with pytest.raises(ValueError, match="line 3: the row has no answer, message 2, the assistant's, is blank"):
+        conversation(q="2 + 2?", a=" ")
