@@ -15,7 +15,7 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
 _ABOUT = ("README.md", "LICENSE", "LICENSE.txt", "passport.json", "evaluation.json", ".eval_results/*.yaml",
           "memorization.png", "metrics.json", "loss.png", "confusion.png", "fingerprint.json", "conversion.json")  # fmt: skip
 _MODEL = ("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json",
-          "configuration_hfgpt.py", "modeling_hfgpt.py", "loss_hfgpt.py", "norms_hfgpt.py")  # fmt: skip
+          "configuration_hfgpt.py", "modeling_hfgpt.py", "layers_hfgpt.py", "loss_hfgpt.py", "norms_hfgpt.py")  # fmt: skip
 # Everything else stays: checkpoints, optimizer states, run.yaml and logs with paths of this machine, samples, answers, and
 # memorization.json, which quotes the training text (the card has its figures).
 ALLOWED: dict[str, tuple[str, ...]] = {
