@@ -29,8 +29,11 @@ class UnreachableError(ConnectionError, UserError):
     """A server that does not answer, or may not be asked."""
 
 
-class RunStopped(Exception):
-    """Training ended at a signal, with a checkpoint to go on from: neither a mistake nor a bug, but no result either."""
+class RunStopped(KeyboardInterrupt):
+    """Training ended at a signal, with a checkpoint to go on from: neither a mistake nor a bug, but no result either.
+
+    As Ctrl-C at any other time, it passes by a loop over several runs that catches every Exception.
+    """
 
 
 # What the machine refuses, whoever asks: no line of ours can know it in advance or do better than to say it.

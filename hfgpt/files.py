@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); download it again, or write it again with its recipe.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, an object is needed.")
+        raise UserError(f"{path} holds a {type(content).__name__}; a JSON object is needed.")
     return content
 
 

@@ -1,6 +1,8 @@
 """Tables instead of ifs: what depends on a name stands in one entry, and a new entry is all that an addition needs."""
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from hfgpt.errors import UserError
@@ -21,8 +23,14 @@ class Table(dict[str, Entry]):
     def find(self, name: str) -> Entry:
         """The entry of this name. Raises: UserError with the names that there are."""
         if name not in self:
-            raise UserError(f"{self.key} is {name!r}; it can be {', '.join(self)}.")
+            near = nearest(name, self)
+            raise UserError(f"{self.key} is {name!r}; it can be {', '.join(self)}" + (f". Did you mean {near!r}?" if near else "."))
         return self[name]
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant by a misspelled one; None where none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
 
 
 def resolve(named: Any) -> Any:

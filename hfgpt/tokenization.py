@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from hfgpt.artifacts import check_folder_is_there
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.folders import check_folder_is_there
 
 logger = logging.getLogger(__name__)
 
 SEPARATOR = "<|endoftext|>"  # ends every document and begins the next: EOS and BOS in one
-PAD = "<|pad|>"  # its own token: a padding that equals EOS would hide the end of a text from the loss
+PAD = "<|pad|>"  # its own token: padding that equals EOS would hide the end of a text from the loss
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")  # reserved from the first day, so that fine-tuning needs no new rows
 SPECIAL_TOKENS = (SEPARATOR, PAD, *CHAT_TOKENS)
 NUM_BYTES = 256
@@ -46,31 +46,6 @@ WORD_SPECIAL_TOKENS = ("[BOS]", "[EOS]", "[PAD]", "[UNK]")
 SAFE_CUTS = {"qwen2": re.compile(r"(?<=\n)(?=\S)"), "gpt-2": re.compile(r"(?=\n\S)")}
 PIECE_CHARACTERS = 2**15  # the library takes 475 bytes for each token of the text that it is at: a book of 20 MB would take 2.4 GB
 CALL_CHARACTERS = 2**20  # encoded by one call, on all cores
-
-# How a conversation is worded; each is a chat template that the tokenizer keeps. "base" is the one it came with.
-PROMPT_STYLES = ("chat", "alpaca", "base")
-CHAT_TEMPLATES = {
-    # ChatML. `generation` marks what an assistant's loss is computed on; the dash at the start of a tag eats the line break.
-    "chat": """\
-{%- if bos_token is defined and bos_token %}{{ bos_token }}{% endif %}
-{%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}
-{%- else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}""",
-    # The book's text; a system message takes the place of its first paragraph. Source: Raschka (2024), section 7.2.
-    "alpaca": """\
-{%- if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}
-{%- else %}{{ 'Below is an instruction that describes a task. Write a response that appropriately completes the request.' }}
-{%- endif %}
-{%- for message in messages %}
-{%- if message['role'] == 'user' %}{{ '\\n\\n### Instruction:\\n' + message['content'] }}
-{%- elif message['role'] == 'assistant' %}{{ '\\n\\n### Response:\\n' }}
-{%- generation %}{{ message['content'] + eos_token }}{% endgeneration %}
-{%- elif message['role'] != 'system' or not loop.first %}{{ raise_exception('misplaced role ' + message['role']) }}
-{%- endif %}{% endfor %}
-{%- if add_generation_prompt %}{{ '\\n\\n### Response:\\n' }}{% endif %}""",
-}
 
 
 def check_vocab_size(vocab_size: int | None, *, algorithm: str) -> None:
@@ -183,7 +158,7 @@ def _wrap(tokenizer: Tokenizer, *, bos: str, eos: str, pad: str, **special_token
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """Load a tokenizer and check that the pipeline can build on it.
 
-    Raises: FileNotFoundError for a folder without one; ValueError where it lacks a separator or a padding of its own.
+    Raises: FileNotFoundError for a folder without one; ValueError where it lacks a separator or a padding token of its own.
     """
     check_folder_is_there(folder)
     try:
@@ -217,7 +192,7 @@ def _tokenizer_class(folder: str | Path) -> type:
 
 
 def load_or_wrap_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """`load_tokenizer`, or `gpt2_tokenizer` where that refuses GPT-2's own files for want of a padding."""
+    """`load_tokenizer`, or `gpt2_tokenizer` where that refuses GPT-2's own files, which lack a padding token."""
     try:
         return load_tokenizer(folder)
     except (FileNotFoundError, ValueError) as refusal:
@@ -228,7 +203,7 @@ def load_or_wrap_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
 
 def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """GPT-2's tokenizer with its published ids, and a padding and chat tokens of their own after the last of them.
+    """GPT-2's tokenizer with its published ids, and a padding token and chat tokens of their own after the last of them.
 
     `<|endoftext|>` stays 50256; `<|pad|>` is 50257 and the chat tokens follow, so a model needs rows for them.
 
@@ -309,7 +284,8 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[l
     backend.encode_special_tokens = True  # as the characters that they are
     # Added tokens that are not special are found in texts before words are, perhaps across a cut.
     added_in_text = any(not token.special for token in tokenizer.added_tokens_decoder.values())
-    safe_cut = None if added_in_text else SAFE_CUTS.get(word_pattern(tokenizer))
+    pattern = None if added_in_text else word_pattern(tokenizer)
+    safe_cut = None if pattern is None else SAFE_CUTS[pattern]
     ids: list[list[int]] = [[] for _ in texts]
     pieces = ((index, piece) for index, text in enumerate(texts) for piece in cut_at(safe_cut, text, length=PIECE_CHARACTERS))
     while call := _up_to(CALL_CHARACTERS, pieces):
@@ -362,81 +338,32 @@ def split_special_tokens(tokenizer: PreTrainedTokenizerFast, split: bool) -> Non
     tokenizer.init_kwargs["split_special_tokens"] = split  # what save_pretrained writes
 
 
-def set_prompt_style(tokenizer: PreTrainedTokenizerFast, style: str) -> list[int]:
-    """Give the tokenizer the chat template of a prompt style; it is saved with it, so serving words prompts as training did.
-
-    "chat" needs `<|im_start|>` and `<|im_end|>`, which are added where the tokenizer lacks them; "base" keeps the template
-    that the tokenizer came with.
-
-    Returns: the ids that are new; the model needs rows for them, and they have to be trained.
-    Raises: ValueError for an unknown style, for "base" where there is no template, for "alpaca" without an eos_token.
-    """
-    if style not in PROMPT_STYLES:
-        raise UserError(f"the prompt style is {style!r}; allowed are {', '.join(map(repr, PROMPT_STYLES))}.")
-    if style == "base":
-        if tokenizer.chat_template is None:
-            raise UserError(
-                "the prompt style is 'base', but the base model's tokenizer has no chat template; choose 'chat' or 'alpaca', "
-                "which bring their own."
-            )
-        return []
-    if style == "alpaca" and tokenizer.eos_token is None:
-        raise UserError("the prompt style is 'alpaca', but the tokenizer has no eos_token to end an answer with; choose 'chat'.")
-    tokenizer.chat_template = CHAT_TEMPLATES[style]
-    return _add_special_tokens(tokenizer, CHAT_TOKENS) if style == "chat" else []
-
-
 def ensure_pad_token(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Give the tokenizer a padding of its own, `<|pad|>`, where it has none or pads with what ends a text.
+    """Give the tokenizer a padding token of its own, `<|pad|>`, where it has none or pads with what ends a text.
 
     Returns: the ids that are new; the model needs rows for them.
     """
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return []
-    new = _add_special_tokens(tokenizer, [PAD])
+    new = add_special_tokens(tokenizer, [PAD])
     tokenizer.pad_token = PAD
     return new
 
 
-def _add_special_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Iterable[str]) -> list[int]:
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]) -> list[int]:
+    """Make these tokens special, adding those that the tokenizer lacks. Returns: the ids that are new."""
     before = tokenizer.get_vocab()
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     missing = [token for token in tokens if token not in special]
     # False: the special tokens that the tokenizer has stay special
     tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
-    return [tokenizer.convert_tokens_to_ids(token) for token in missing if token not in before]
+    after = tokenizer.get_vocab()
+    return [after[token] for token in missing if token not in before]
 
 
-def control_token_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
+def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Ids that a template writes and text should not: the added tokens, but for the runs of spaces that some vocabularies add."""
     return {id for id, token in tokenizer.added_tokens_decoder.items() if not token.content.isspace()}
-
-
-def stop_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Ids that end an assistant's turn under the tokenizer's chat template, found by rendering, and the eos_token's.
-
-    They belong into the generation config as `eos_token_id`.
-
-    Raises: ValueError for a tokenizer without a template, and for a template that ends an answer with no token of its own.
-    """
-    if tokenizer.chat_template is None:
-        raise UserError("the tokenizer has no chat template; set_prompt_style gives it one.")
-    answer = "The Answer Of 1 Turn"
-    turns = [{"role": role, "content": content} for role, content in (("user", "A question."), ("assistant", answer))] * 2
-    rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-    control = control_token_ids(tokenizer)
-    stops: list[int] = []
-    for text in rendered.split(answer)[1:]:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        # None: no token of its own, so that an answer could not end
-        end = next((id for id in ids if id in control), None)
-        if end is None:
-            raise UserError(
-                f"the chat template writes {text!r} after an answer, without a special token that could end it, so the model would "
-                "never learn to stop; choose the prompt style 'chat' or 'alpaca'."
-            )
-        stops.append(end)
-    return list(dict.fromkeys([*stops, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]))
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerFast) -> str:

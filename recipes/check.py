@@ -14,7 +14,7 @@ the base in the folder of an adapter that was moved.
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.arguments.publishing:CheckArguments", positional="folder")
+    check_command_line("hfgpt.arguments.publishing:CheckArguments")
 
 import json
 import sys
@@ -23,9 +23,8 @@ from pathlib import Path
 
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.publishing import CheckArguments
+from hfgpt.artifacts import ADAPTER_CONFIG, identify, name_base_beside
 from hfgpt.errors import UserError
-from hfgpt.folders import ADAPTER_CONFIG, name_base_beside
-from hfgpt.hub.artifacts import identify
 from hfgpt.hub.card.card import renew_card
 from hfgpt.hub.gate.check import CheckReport, check_folder
 
@@ -86,4 +85,4 @@ def write_json(reports: list[CheckReport], place: str) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, CheckArguments, positional="folder")
+    launch(main, CheckArguments)

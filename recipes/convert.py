@@ -14,7 +14,7 @@ merging. conversion.json in the result says by how much they differ.
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.arguments.conversion:ConvertArguments", positional="source")
+    check_command_line("hfgpt.arguments.conversion:ConvertArguments")
 
 import shutil
 from pathlib import Path
@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.conversion import TARGETS, ConvertArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.conversion.adapters import merge_adapter
@@ -35,7 +36,7 @@ from hfgpt.fingerprint import record_fingerprint
 from hfgpt.hub.card.card import write_card
 from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.tables import resolve
-from hfgpt.training.next_steps import classify_command, command, generate_command, words_of
+from hfgpt.training.next_steps import classify_command, generate_command
 
 REPORT_NAME = "conversion.json"
 
@@ -98,7 +99,7 @@ def next_line(args: ConvertArguments, output: Path, export: Export, *, tokenizer
     if export.next_command is not None:
         return f"next: {export.next_command}"
     if tokenizer is None:
-        again = command("convert", *words_of(args, positional="source", tokenizer="TOKENIZER", overwrite=True))
+        again = command_line("convert", *args.as_command(tokenizer="TOKENIZER", overwrite=True))
         return f"to generate text, put the folder or Hub id of its tokenizer for TOKENIZER in this: {again}"
     if not export.model.can_generate():
         return f"next: {classify_command(output)}"
@@ -106,4 +107,4 @@ def next_line(args: ConvertArguments, output: Path, export: Export, *, tokenizer
 
 
 if __name__ == "__main__":
-    launch(main, ConvertArguments, positional="source")
+    launch(main, ConvertArguments)

@@ -13,7 +13,7 @@ an adapter: its base is found beside it or by the name that it bears.
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.arguments.generation:GenerateArguments", positional="model")
+    check_command_line("hfgpt.arguments.generation:GenerateArguments")
 
 from transformers import TextStreamer
 
@@ -21,7 +21,7 @@ import hfgpt  # noqa: F401  (registers the model)
 from hfgpt.arguments.generation import GenerateArguments
 from hfgpt.arguments.launching import launch
 from hfgpt.evaluation.chat_session import ChatSession, converse
-from hfgpt.evaluation.generation import generation_settings, sample
+from hfgpt.evaluation.generation import default_max_new_tokens, sample, token_choice
 from hfgpt.evaluation.loading import load
 
 
@@ -31,14 +31,13 @@ def main(args: GenerateArguments) -> dict[str, list[str]]:
     model, tokenizer = loaded.model, loaded.tokenizer
 
     # 2. How to choose the next token
-    if args.temperature > 0:
-        # Every one is given: what is not would come from the model's own generation_config.
-        choice = dict(do_sample=True, temperature=args.temperature, top_k=args.top_k or 0, top_p=args.top_p or 1.0)
-    else:
-        choice = dict(do_sample=False, temperature=1.0, top_k=50, top_p=1.0)  # the neutral values; greedy ignores them
-    most = 512 if args.chat else 100
-    max_new_tokens = args.max_new_tokens or min(most, model.config.max_position_embeddings // 2)
-    generation_config = generation_settings(tokenizer, max_new_tokens=max_new_tokens, **choice)
+    generation_config = token_choice(
+        tokenizer,
+        max_new_tokens=args.max_new_tokens or default_max_new_tokens(model, chat=args.chat),
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+    )
 
     # 3. A conversation in the terminal
     if args.in_terminal:
@@ -71,4 +70,4 @@ def main(args: GenerateArguments) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    launch(main, GenerateArguments, positional="model")
+    launch(main, GenerateArguments)

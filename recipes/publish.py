@@ -13,7 +13,7 @@ comes from `hf auth login` or HF_TOKEN. After a broken upload the same command s
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
 
-    check_command_line("hfgpt.arguments.publishing:PublishArguments", positional="folder")
+    check_command_line("hfgpt.arguments.publishing:PublishArguments")
 
 import shlex
 import tempfile
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.publishing import PublishArguments
 from hfgpt.errors import UserError
@@ -30,7 +31,6 @@ from hfgpt.hub.card.card import renew_card
 from hfgpt.hub.gate.check import check_folder
 from hfgpt.hub.publish import Part, Prepared, check_base, check_tag, parts_of, prepare, publish
 from hfgpt.hub.upload import Repository, look_at, progress_bars_only_in_a_terminal, sign_in
-from hfgpt.training.next_steps import command, words_of
 
 
 def main(args: PublishArguments) -> dict[str, float]:
@@ -129,8 +129,8 @@ def show(prepared: Prepared) -> None:
 
 def send_command(args: PublishArguments, **changes: bool) -> str:
     """The command line that sends what `args` describe."""
-    return command("publish", *words_of(args, positional="folder", push=True, **changes))
+    return command_line("publish", *args.as_command(push=True, **changes))
 
 
 if __name__ == "__main__":
-    launch(main, PublishArguments, positional="folder")
+    launch(main, PublishArguments)

@@ -18,20 +18,23 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
+from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, TokenizerArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.sources import WHOLE_FILES, ReadingOptions, find_sources, read_documents
+from hfgpt.data.sources import ReadingOptions, find_sources, identity, read_documents
 from hfgpt.data.splitting import Split
+from hfgpt.data.text_files import WHOLE_FILES
 from hfgpt.errors import UserError
 from hfgpt.files import claim_output, replaced_folder
 from hfgpt.hub.card.card import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
 from hfgpt.training.already_made import already_made, asked_of
-from hfgpt.training.next_steps import command, free_folder
+from hfgpt.training.next_steps import free_folder
 
 
 def main(args: TokenizerArguments) -> dict[str, float]:
@@ -39,7 +42,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     args = args.filled({})
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
-    options = ReadingOptions(**args.reading_options())
+    options, on_error = ReadingOptions(**args.reading_options()), args.on_error or "stop"
     passport, asked = Passport(), asked_of(args)
     if already_made(args, asked, passport, sources, options):
         return {}
@@ -50,7 +53,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     split, vocab_size = Split(**args.split()), args.vocab_size
     chooses_vocabulary = vocab_size is None and args.algorithm == "bpe"
     if split.by == "auto" or chooses_vocabulary:
-        texts = amount.count(read_documents(sources, options, RowErrors(args.on_error)))
+        texts = amount.count(read_documents(sources, options, RowErrors(on_error)))
         split = split.settled(texts)
         deque(texts, maxlen=0)  # the rest of them
     if chooses_vocabulary:
@@ -59,9 +62,9 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         logger.info(f"tokenizer: vocab_size {vocab_size:,}, which suits {num_bytes:,} bytes of text; --vocab_size sets another")
 
     # 3. Texts, one at a time, up to a bound
-    passport.inputs = [source.identity(options) for source in sources]
+    passport.inputs = [identity(source, options) for source in sources]
     start = time.perf_counter()
-    errors, amount, used = RowErrors(args.on_error), TextAmount(args.max_bytes), {WHOLE_FILES}
+    errors, amount, used = RowErrors(on_error), TextAmount(args.max_bytes), {WHOLE_FILES}
     stream = amount.count(split.train_documents(noting_sources(read_documents(sources, options, errors), used)))
     first = next(stream, None)
     if first is None:
@@ -75,7 +78,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
 
     # 4. Train
     if args.algorithm == "bpe":
-        tokenizer = train_bpe(stream, vocab_size=vocab_size, max_token_length=args.max_token_length)
+        tokenizer = train_bpe(stream, vocab_size=cast(int, vocab_size), max_token_length=args.max_token_length)
     else:
         tokenizer = train_word_level(stream, vocab_size=vocab_size)
     errors.finish(used, passport)
@@ -100,7 +103,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         f"{time.perf_counter() - start:.1f} s; saved in {output}"
     )
     how = ("--streaming", "true") if args.streaming else ()  # the rest of how texts are read is in the passport
-    logger.info(f"next: {command('prepare_data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
+    logger.info(f"next: {command_line('data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
     return {"documents": amount.documents, "bytes": amount.bytes, "vocab_size": len(tokenizer)}
 
 

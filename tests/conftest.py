@@ -153,7 +153,8 @@ def small_families(tmp_path_factory, small_corpus, small_tokenizer) -> dict[str,
     from transformers import AutoTokenizer, Trainer, TrainingArguments, default_data_collator, set_seed
 
     from hfgpt import HfGptConfig, HfGptForCausalLM
-    from hfgpt.tokenization import encode_texts, set_prompt_style
+    from hfgpt.chat_templates import set_prompt_style
+    from hfgpt.tokenization import encode_texts
 
     tokenizer = AutoTokenizer.from_pretrained(small_tokenizer)
     set_prompt_style(tokenizer, "chat")

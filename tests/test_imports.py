@@ -34,7 +34,7 @@ def test_every_recipe_begins_by_checking_the_command_line_that_it_launches_with(
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["pretrain", "--help"], "--muon_learning_rate MUON_LEARNING_RATE"),
+        (["pretrain", "--help"], "--muon_learning_rate NUMBER"),
         (["pretrain", "--learning_rte", "1e-3"], "error: unknown key 'learning_rte'"),
         (["finetune_classification", "--model", "a/b", "--sources", "a.csv", "--lora_rank", "0"], "error: lora_rank is 0;"),
         (["prepare_data", "--context_length", "many"], "invalid int value: 'many'"),

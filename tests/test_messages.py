@@ -11,6 +11,8 @@ import pytest
 from conftest import ROOT
 from recipes_in_process import RECIPES, load
 
+from hfgpt.arguments.commands import COMMANDS, STARTED_AS, as_started
+
 FILES = sorted([*(ROOT / "hfgpt").rglob("*.py"), *RECIPES.glob("*.py")])
 # English where a key could stand: "with it", "published: base, adapter, merged".
 NO_KEYS = {
@@ -19,7 +21,7 @@ NO_KEYS = {
     *("bunzip2", "bzip2", "gunzip", "gzip", "pdftotext", "unxz", "unzstd", "xz"),
 }
 # Commands of others that messages name.
-OPTIONS_OF_OTHERS = {"key", "help", "quiet", "config_file", "nproc_per_node", "num_processes"}
+OPTIONS_OF_OTHERS = {"key", "help", "version", "launch", "no_", "quiet", "config_file", "nproc_per_node", "num_processes"}
 
 
 def words_of(node: ast.AST) -> str | None:
@@ -92,6 +94,20 @@ def test_every_recipe_and_every_yaml_that_is_named_is_there():
         for name in re.findall(r"python -m (hfgpt[\w.]*)", text):
             path = ROOT / name.replace(".", "/")
             assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"{place}: {name}"
+    assert found > 30
+
+
+def test_after_hfgpt_every_recipe_in_a_message_is_the_command_that_runs_it(monkeypatch):
+    monkeypatch.setenv(STARTED_AS, "pretrain")
+    commands = {entry.recipe: name for name, entry in COMMANDS.items() if not entry.words}
+    found = 0
+    for place, text in strings():
+        named = [name for name in re.findall(r"(?<![\w/.])recipes/(\w+\.py)", text) if name != "X.py"]
+        said = as_started(text)
+        assert not re.findall(r"(?<![\w/.])(?:python )?recipes/(?!X\.py)\w+\.py", said), place
+        for name in named:
+            assert f"hfgpt {commands[name]}" in said or f"{RECIPES / name}" in said, f"{place}: {said}"
+        found += len(named)
     assert found > 30
 
 

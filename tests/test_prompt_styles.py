@@ -2,16 +2,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hfgpt.tokenization import (
-    CHAT_TOKENS,
-    PAD,
-    PROMPT_STYLES,
-    SEPARATOR,
-    ensure_pad_token,
-    load_tokenizer,
-    set_prompt_style,
-    stop_token_ids,
-)
+from hfgpt.chat_templates import CHAT_STYLES, ChatStyle, set_prompt_style, stop_token_ids, style_of, style_token_ids
+from hfgpt.tokenization import CHAT_TOKENS, PAD, SEPARATOR, ensure_pad_token, load_tokenizer
 
 CONVERSATION = [
     {"role": "system", "content": "Answer in one word."},
@@ -153,21 +145,38 @@ def test_stop_tokens_are_what_the_template_ends_an_answer_with(tokenizer):
 
 
 def test_the_base_style_keeps_the_template_that_is_there(tokenizer):
-    assert PROMPT_STYLES == ("chat", "alpaca", "base")
+    assert list(CHAT_STYLES) == ["chat", "alpaca", "base"]
     own = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{{ eos_token }}{% endfor %}"
     tokenizer.chat_template = own
     assert set_prompt_style(tokenizer, "base") == []
     assert tokenizer.chat_template == own
+    assert style_of(tokenizer) == "base"
     assert stop_token_ids(tokenizer) == [tokenizer.eos_token_id]
 
 
 def test_styles_that_cannot_be_had_are_refused_with_a_cure(bare_tokenizer):
     with pytest.raises(ValueError, match="'base', but .* has no chat template; choose 'chat' or 'alpaca'"):
         set_prompt_style(bare_tokenizer, "base")
-    with pytest.raises(ValueError, match="'chatml'; allowed are 'chat', 'alpaca', 'base'"):
+    with pytest.raises(ValueError, match="the prompt style is 'chatml'; it can be chat, alpaca, base"):
         set_prompt_style(bare_tokenizer, "chatml")
     with pytest.raises(ValueError, match="no chat template; set_prompt_style"):
         stop_token_ids(bare_tokenizer)
     bare_tokenizer.eos_token = None
     with pytest.raises(ValueError, match="'alpaca', but the tokenizer has no eos_token"):
         set_prompt_style(bare_tokenizer, "alpaca")
+
+
+def test_a_style_from_outside_is_one_entry(tokenizer, monkeypatch):
+    template = (
+        "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|stop|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    tokens = ("<|user|>", "<|assistant|>", "<|stop|>")
+    style = ChatStyle(template, special_tokens=tokens, stop_token="<|stop|>", instruction_with_input="{instruction} ({input})")
+    monkeypatch.setitem(CHAT_STYLES, "toy", style)
+    assert len(set_prompt_style(tokenizer, "toy")) == 3
+    assert style_of(tokenizer) == "toy"
+    assert tokenizer.convert_ids_to_tokens(style_token_ids(tokenizer, "toy")) == list(tokens)
+    assert tokenizer.convert_ids_to_tokens(stop_token_ids(tokenizer)) == ["<|stop|>", SEPARATOR]
+    assert style.user_message("Add {these}.", "2, 2") == "Add {these}. (2, 2)"
+    assert style.user_message("Add {these}.", "") == "Add {these}."

@@ -1,28 +1,18 @@
-"""What the key `card` of a recipe takes: what only the owner of a model knows of it."""
+"""What the key `card` of a recipe takes: what only the owner of a model knows about it."""
 
-import difflib
 import json
 
 from hfgpt.errors import UserError
+from hfgpt.tables import nearest
 
 SETTINGS_NAME = "card.yaml"
 
-
 # What stands in the front matter is one line; what is the owner's own text is Markdown.
 ONE_LINE = ("license", "license_name", "license_link", "title", "author", "base_model")
-
-
 MARKDOWN = ("description", "intended_use", "limits")
-
-
 LISTS = ("language", "datasets")
-
-
 FLAGS = ("file_names",)  # publish the names of the files that were read, which hfgpt otherwise sums up by kind and size
-
-
 KEYS = (*ONE_LINE, *MARKDOWN, *LISTS, *FLAGS)
-
 
 CARD_HELP = (
     "What only you know, for the card: a mapping with license, language, title, description, intended_use, limits, author; "
@@ -36,13 +26,15 @@ def checked_settings(settings: dict | str | None, *, where: str = "card") -> dic
     Args:
         settings: a mapping with keys of `KEYS`, or the same as JSON; None is an empty one.
         where: what the messages call it.
-    Raises: ValueError for unknown keys (with the nearest known one), values that are no text, and a licence without its name.
+    Raises: ValueError for unknown keys (with the nearest known one), values that are not text, and a licence without its name.
     """
     if isinstance(settings, str):
         try:
             settings = json.loads(settings)
         except json.JSONDecodeError as error:
-            raise UserError(f"{where} is no JSON object ({error}): {settings!r}; write {{'license': 'apache-2.0'}}, say.") from None
+            raise UserError(
+                f"{where} is not a JSON object ({error}): {settings!r}; write {{'license': 'apache-2.0'}}, say."
+            ) from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):
@@ -50,8 +42,8 @@ def checked_settings(settings: dict | str | None, *, where: str = "card") -> dic
     found: dict[str, str | list[str] | bool] = {}
     for key, value in settings.items():
         if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
-            meant = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KEYS)}."
+            near = nearest(str(key), KEYS)
+            meant = f"did you mean {near!r}?" if near else f"known are {', '.join(KEYS)}."
             raise UserError(f"unknown key {key!r} in {where}; {meant}")
         if value is None:
             continue
@@ -66,9 +58,9 @@ def checked_settings(settings: dict | str | None, *, where: str = "card") -> dic
                 quotes = " (YAML reads no, yes, on and off as that: put it in quotes)" if isinstance(one, bool) else ""
                 raise UserError(f"{key} in {where} is {one!r}, a {type(one).__name__}; text is needed{quotes}.")
         if key in MARKDOWN:
-            found[key] = value.strip("\n")
+            found[key] = str(value).strip("\n")
         else:
-            words = [" ".join(one.split()) for one in values]
+            words = [" ".join(str(one).split()) for one in values]
             found[key] = words if isinstance(value, list) else words[0]
     if found.get("license") == "other" and not (found.get("license_name") and found.get("license_link")):
         raise UserError(f"license in {where} is 'other', which the Hub takes only with license_name and license_link; give both.")

@@ -3,9 +3,9 @@
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from hfgpt.arguments.card import CARD_HELP, checked_settings
+from hfgpt.arguments.keys import OutputKeys, RecipeArguments, model_key, output_key
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 from hfgpt.tables import Table
@@ -52,48 +52,37 @@ TARGETS: Table[Target] = Table(
 
 
 @dataclass
-class ConvertArguments:
+class ConvertArguments(OutputKeys, RecipeArguments):
     """recipes/convert.py"""
 
-    source: str = field(default="", metadata={"help": "Folder, file or Hub id of the weights; the first argument without dashes."})
-    output_dir: str = field(default="", metadata={"help": "Folder that the result is written to."})
-    source_format: str = field(
-        default="auto",
-        metadata={"choices": ChainMap(SOURCES, {"auto": None}), "help": "What source is; 'auto' looks at names and shapes."},
+    positional: ClassVar[str | None] = "source"
+
+    source: str = model_key("", "Folder, file or Hub id of the weights; the first argument without dashes.")
+    source_format: str = model_key(
+        "auto", "What source is; 'auto' looks at names and shapes.", choices=ChainMap(SOURCES, {"auto": None})
     )
-    target: str = field(
-        default="hfgpt",
-        metadata={
-            "choices": TARGETS,
-            "help": "'hfgpt', 'native' (GPT-2, Qwen3 or Llama in transformers' own classes) or 'gguf' (llama.cpp, Ollama).",
-        },
+    tokenizer: str = model_key("", "Folder or Hub id of the tokenizer, GPT-2's own files included; else the one beside source.")
+    adapter: str = model_key("", "Folder of a LoRA adapter that is merged into the weights.")
+    num_attention_heads: int | None = model_key(
+        None, "Heads of a bare state dict, which does not say it; published widths need none."
     )
-    gguf_type: Literal["f32", "f16", "q8_0"] = field(default="f16", metadata={"help": "How GGUF stores matrices."})
-    tokenizer: str = field(
-        default="", metadata={"help": "Folder or Hub id of the tokenizer, GPT-2's own files included; else the one beside source."}
+    hidden_act: str | None = model_key(None, "Activation of a nanoGPT checkpoint from before 2023-06: gelu_new; today's is gelu.")
+    target: str = output_key(
+        "hfgpt",
+        "'hfgpt', 'native' (GPT-2, Qwen3 or Llama in transformers' own classes) or 'gguf' (llama.cpp, Ollama).",
+        choices=TARGETS,
     )
-    adapter: str = field(default="", metadata={"help": "Folder of a LoRA adapter that is merged into the weights."})
-    num_attention_heads: int | None = field(
-        default=None, metadata={"help": "Heads of a bare state dict, which does not say it; published widths need none."}
+    gguf_type: Literal["f32", "f16", "q8_0"] = output_key("f16", "How GGUF stores matrices.")
+    dtype: Literal["source", "float32", "bfloat16", "float16"] = output_key(
+        "source", "dtype of the weights that are written; GGUF has gguf_type instead."
     )
-    hidden_act: str | None = field(
-        default=None, metadata={"help": "Activation of a nanoGPT checkpoint from before 2023-06: gelu_new; today's is gelu."}
-    )
-    dtype: Literal["source", "float32", "bfloat16", "float16"] = field(
-        default="source", metadata={"help": "dtype of the weights that are written; GGUF has gguf_type instead."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what output_dir holds."})
-    card: dict | str | None = field(default=None, metadata={"help": CARD_HELP})
 
     def __post_init__(self):
         expand_home(self, "source", "output_dir", "tokenizer", "adapter")
         if not self.source:
             raise UserError("source is missing; give a folder, a file or a Hub id first: recipes/convert.py SOURCE ...")
-        if not self.output_dir:
-            raise UserError("output_dir is missing; name the folder for the result with --output_dir.")
-        self.card = checked_settings(self.card)
-        if self.num_attention_heads is not None and self.num_attention_heads < 1:
-            raise UserError(f"num_attention_heads is {self.num_attention_heads}; 1 or more is needed.")
+        self.check_output()
+        self.check_least(num_attention_heads=1)
         for option, reason in TARGETS.find(self.target).refuses.items():
-            if getattr(self, option) != type(self).__dataclass_fields__[option].default:
+            if option in self.given():
                 raise UserError(f"{option} is {getattr(self, option)}, but target is {self.target}; {reason}")

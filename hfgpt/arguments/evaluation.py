@@ -1,15 +1,27 @@
-"""The arguments of recipes/evaluate.py. Nothing here imports torch, so a mistake on the command line is answered at once."""
+"""The arguments of recipes/evaluate.py."""
 
 import re
 import shlex
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from hfgpt.arguments.documents import ON_ERROR_HELP
+from hfgpt.arguments.keys import (
+    ModelKeys,
+    ReadingKeys,
+    RecipeArguments,
+    RecordKeys,
+    as_words,
+    data_key,
+    default_of,
+    evaluation_key,
+    hygiene_key,
+    model_key,
+    output_key,
+)
+from hfgpt.artifacts import check_model_folder, is_unfinished
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
-from hfgpt.folders import check_model_folder, is_unfinished
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
@@ -37,88 +49,57 @@ UNLESS_TRAINED_OTHERWISE = {
 
 
 @dataclass
-class EvaluateArguments:
+class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys, RecipeArguments):
     """recipes/evaluate.py"""
 
-    model: str = field(default="", metadata={"help": "Folder or Hub id of the model; the first argument without dashes."})
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that a foreign repository brings."})
-    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "What the weights are held in."})
-    output_dir: str = field(
-        default="", metadata={"help": "Folder that evaluation.json is written to: the model's own without it; needed for a Hub id."}
-    )
-    batch_size: int = field(default=8, metadata={"help": "Windows, rows or texts at a time; it changes the speed, not the result."})
+    revision: str | None = model_key(None, "Branch, tag or commit of a model on the Hub.")
+    dtype: Literal["float32", "bfloat16", "float16"] = model_key("float32", "What the weights are held in.")
+    output_dir: str = output_key("", "Folder that evaluation.json is written to: the model's own without it; needed for a Hub id.")
+    batch_size: int = evaluation_key(8, "Windows, rows or texts at a time; it changes the speed, not the result.")
 
-    text: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Text to predict: text, JSON(L), Parquet files or patterns; Hub datasets (user/name[:config])."},
+    text: list[str] = data_key([], "Text to predict: text, JSON(L), Parquet files or patterns; Hub datasets (user/name[:config]).")
+    text_field: str | None = data_key("text", "Column that holds the text in JSON, Parquet and Hub rows.")
+    text_documents: str | None = data_key(
+        "file", "One document of a text file: 'file', 'paragraph', 'line', or the line that separates documents."
     )
-    text_field: str = field(default="text", metadata={"help": "Column that holds the text in JSON, Parquet and Hub rows."})
-    text_documents: str = field(
-        default="file",
-        metadata={"help": "One document of a text file: 'file', 'paragraph', 'line', or the line that separates documents."},
-    )
-    join_with: str | None = field(
-        default=None, metadata={"help": "Make one document of all, with this between them (may be empty): held in memory whole."}
-    )
-    max_documents: int | None = field(default=None, metadata={"help": "Stop after this many documents."})
-    streaming: bool = field(default=False, metadata={"help": "Read Hub datasets as they come, without storing them."})
-    context_length: int | None = field(default=None, metadata={"help": "Most tokens that the model reads at once."})
-    stride: int | None = field(
-        default=None,
-        metadata={"help": "Tokens scored a window: fewer give more context to each and take longer; half the context without it."},
+    join_with: str | None = data_key(None, "Make one document of all, with this between them (may be empty): held in memory whole.")
+    context_length: int | None = model_key(None, "Most tokens that the model reads at once.")
+    stride: int | None = evaluation_key(
+        None, "Tokens scored a window: fewer give more context to each and take longer; half the context without it."
     )
 
-    dataset: str = field(default="", metadata={"help": "Folder of recipes/prepare_data.py, whose rows are predicted."})
-    split: str = field(default="test", metadata={"help": "Which of its splits."})
+    dataset: str = data_key("", "Folder of recipes/prepare_data.py, whose rows are predicted.")
+    split: str = data_key("test", "Which of its splits.")
 
-    test_sources: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Labelled texts for a classifier, conversations for an assistant: tables of any kind, Hub datasets."},
+    test_sources: list[str] = data_key(
+        [], "Labelled texts for a classifier, conversations for an assistant: tables of any kind, Hub datasets."
     )
-    hub_split: str = field(default="test", metadata={"help": "Split of Hub datasets in text and test_sources."})
-    hub_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of these Hub datasets."})
-    header: bool = field(default=True, metadata={"help": "The first line of CSV and TSV files names the columns."})
-    columns: list[str] | None = field(default=None, metadata={"help": "Names of the columns where no header names them."})
-    separator: str | None = field(
-        default=None,
-        metadata={"help": "What separates columns: comma, semicolon, tab or a character; told from the header without it."},
+    hub_split: str | None = data_key("test", "Split of Hub datasets in text and test_sources.")
+    text_column: str | None = data_key(None, f"Column of the texts; {AS_TRAINED}, else text.")
+    label_column: str | None = data_key(None, f"Column of the labels, names or ids that the model knows; {AS_TRAINED}, else label.")
+    label_delimiter: str | None = data_key(None, f"What separates several labels of one text; {AS_TRAINED}.")
+    deduplicate: Literal["exact", "near", "none"] | None = data_key(
+        None, f"Drop equal or nearly equal labelled texts, and contradictions; {AS_TRAINED}, else exact."
     )
-    on_error: Literal["stop", "skip"] = field(default="stop", metadata={"help": ON_ERROR_HELP})
-    max_records: int | None = field(default=None, metadata={"help": "Read at most this many rows of test_sources."})
-    text_column: str | None = field(default=None, metadata={"help": f"Column of the texts; {AS_TRAINED}, else text."})
-    label_column: str | None = field(
-        default=None, metadata={"help": f"Column of the labels, names or ids that the model knows; {AS_TRAINED}, else label."}
+    max_length: int | None = data_key(None, f"Most tokens of a text or conversation; {AS_TRAINED}.")
+    conversation_format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion"] | None = data_key(
+        None, f"What a row holds; auto tells it by the columns of each source; {AS_TRAINED}, else auto."
     )
-    label_delimiter: str | None = field(
-        default=None, metadata={"help": f"What separates several labels of one text; {AS_TRAINED}."}
-    )
-    deduplicate: Literal["exact", "near", "none"] | None = field(
-        default=None, metadata={"help": f"Drop equal or nearly equal labelled texts, and contradictions; {AS_TRAINED}, else exact."}
-    )
-    max_length: int | None = field(default=None, metadata={"help": f"Most tokens of a text or conversation; {AS_TRAINED}."})
-    conversation_format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion"] | None = field(
-        default=None,
-        metadata={"help": f"What a row holds; auto tells it by the columns of each source; {AS_TRAINED}, else auto."},
-    )
-    max_new_tokens: int | None = field(default=None, metadata={"help": f"Most tokens of an answer; {AS_TRAINED}, else 128."})
-    max_answers: int | None = field(
-        default=None, metadata={"help": f"Answer at most this many of the conversations; {AS_TRAINED}, else all."}
-    )
+    max_new_tokens: int | None = evaluation_key(None, f"Most tokens of an answer; {AS_TRAINED}, else 128.")
+    max_answers: int | None = evaluation_key(None, f"Answer at most this many of the conversations; {AS_TRAINED}, else all.")
 
-    tasks: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Benchmarks: FILE.jsonl:TASK on a file of yours (hellaswag, lambada, arc, or any of lm_eval), or TASK."},
+    tasks: list[str] = data_key(
+        [], "Benchmarks: FILE.jsonl:TASK on a file of yours (hellaswag, lambada, arc, or any of lm_eval), or TASK."
     )
-    num_fewshot: int | None = field(default=None, metadata={"help": "Solved examples before each question; the task's own number."})
-    limit: int | None = field(default=None, metadata={"help": "Only the first questions of each task, to try it out."})
+    num_fewshot: int | None = data_key(None, "Solved examples before each question; the task's own number.")
+    limit: int | None = data_key(None, "Only the first questions of each task, to try it out.")
 
-    memorization: bool = field(
-        default=False, metadata={"help": "Measure what the model says by heart of the training rows of dataset; memorization.json."}
+    memorization: bool = hygiene_key(
+        False, "Measure what the model says by heart of the training rows of dataset; memorization.json."
     )
-    num_samples: int = field(default=64, metadata={"help": "Texts drawn from the model for memorization."})
-    sample_tokens: int = field(default=128, metadata={"help": "Tokens of each."})
-    seed: int = field(default=0, metadata={"help": "Of the texts that are drawn."})
+    num_samples: int = hygiene_key(64, "Texts drawn from the model for memorization.")
+    sample_tokens: int = hygiene_key(128, "Tokens of each.")
+    seed: int = hygiene_key(0, "Of the texts that are drawn.")
 
     def __post_init__(self):
         expand_home(self, "model", "output_dir", "text", "dataset", "test_sources", "tasks")
@@ -133,11 +114,7 @@ class EvaluateArguments:
             raise UserError("memorization is true, and dataset is missing; name the folder of the rows that the model learned.")
         positive = ("batch_size", "context_length", "max_documents", "max_records", "max_length", "max_new_tokens", "max_answers",
                     "limit", "num_samples", "sample_tokens")  # fmt: skip
-        for name in positive:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; 1 or more is needed.")
-        if self.num_fewshot is not None and self.num_fewshot < 0:
-            raise UserError(f"num_fewshot is {self.num_fewshot}; 0 or more is needed.")
+        self.check_least(**dict.fromkeys(positive, 1), num_fewshot=0)
         if self.stride is not None and not 1 <= self.stride <= (self.context_length or self.stride):
             raise UserError(
                 f"stride is {self.stride}, context_length {self.context_length or 'not given'}; a stride from 1 to the context is "
@@ -147,31 +124,13 @@ class EvaluateArguments:
             check_model_folder(self.model)
         if not self.output_dir and not Path(self.model).is_dir():
             raise UserError(
-                f"model {self.model!r} is no folder here (looked from {Path.cwd()}); for a Hub id, name the folder of the "
+                f"model {self.model!r} is not a folder here (looked from {Path.cwd()}); for a Hub id, name the folder of the "
                 "results with --output_dir."
             )
 
-    def reading_options(self) -> dict:
-        """How the sources of `text` are read."""
-        return dict(
-            text_field=self.text_field,
-            text_documents=self.text_documents,
-            hub_split=self.hub_split,
-            hub_revision=self.hub_revision,
-            streaming=self.streaming,
-            max_documents=self.max_documents,
-        )
-
-    def record_options(self) -> dict:
-        """How `test_sources` are read."""
-        return dict(
-            hub_split=self.hub_split,
-            hub_revision=self.hub_revision,
-            header=self.header,
-            columns=self.columns,
-            separator=self.separator,
-            max_records=self.max_records,
-        )
+    def record_options(self) -> dict[str, Any]:
+        """How `test_sources` are read, as `hfgpt.data.records.RecordOptions` takes it."""
+        return dict(hub_split=self.hub_split, hub_revision=self.hub_revision, **self.table_options())
 
     def take_over(self, settings: dict) -> dict:
         """Fill in what was not given of the keys that `test_sources` go by: from the settings of the model's run, else defaults.
@@ -193,16 +152,13 @@ class EvaluateArguments:
         relevant = ("revision", "trust_remote_code", "dtype", "batch_size", kind, *KEYS[kind])
         for one in fields(self):
             value = getattr(self, one.name)
-            default = one.default if one.default is not MISSING else one.default_factory()
+            default = default_of(one)
             if one.name not in relevant or value in (default, UNLESS_TRAINED_OTHERWISE.get(one.name, default)):
                 continue
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{one.name}", *(public_name(item) if one.name == kind else _as_word(item) for item in values)]
+            if one.name == kind:
+                value = [public_name(item) for item in value] if isinstance(value, list) else public_name(value)
+            words += as_words(one.name, value)
         return shlex.join(words)
-
-
-def _as_word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def public_name(name: str) -> str:

@@ -10,18 +10,22 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
+from typing import TypeVar, cast
 
 from transformers.utils import import_utils
 
+from hfgpt.arguments.commands import as_started
+from hfgpt.arguments.keys import RecipeArguments
 from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.arguments.publishing import TOKEN
 from hfgpt.errors import RunStopped, UserError, sentence_of
 
 logger = logging.getLogger("hfgpt")
-Arguments = TypeVar("Arguments")
+Arguments = TypeVar("Arguments", bound=RecipeArguments)
 
 
+_modules = cast("dict[str, ModuleType | None]", sys.modules)  # an import of a name that is None there fails
 GO_ON, GO_ON_TRAINING = 98, 99  # exit codes of the process that reads the command line first
 
 
@@ -30,16 +34,14 @@ GO_ON, GO_ON_TRAINING = 98, 99  # exit codes of the process that reads the comma
 NEEDLESS = ("hqq", "scipy")
 
 
-def check_command_line(arguments_class: str, *, positional: str | None = None) -> None:
+def check_command_line(arguments_class: str) -> None:
     """Answer `--help` and mistakes at once; the first statement of a recipe, before imports that take seconds.
 
     The command line is read by a fork of this process in which torch cannot be imported: without it, transformers defines
     TrainingArguments in no time. Where nothing is found, the process goes on, and `launch` reads the command line again, with all
     that torch knows of it.
 
-    Args:
-        arguments_class: "module:Class".
-        positional: as for `parse_arguments`.
+    Args: `arguments_class` is "module:Class".
     """
     if "torch" in sys.modules or not hasattr(os, "fork"):
         return  # nothing to save, or no way to: Windows
@@ -53,16 +55,16 @@ def check_command_line(arguments_class: str, *, positional: str | None = None) -
         return
     exit_code = GO_ON
     try:
-        sys.modules["torch"] = None  # an import of it fails, and is_torch_available is False
+        _modules["torch"] = None  # an import of it fails, and is_torch_available is False
         import_utils.is_torch_available.cache_clear()
         import_utils.is_accelerate_available.cache_clear()  # it needs torch
         module_name, _, class_name = arguments_class.partition(":")
         found = getattr(importlib.import_module(module_name), class_name)
         if issubclass(found, importlib.import_module("transformers.training_args").TrainingArguments):
             exit_code = GO_ON_TRAINING
-        parse_arguments(found, sys.argv[1:], positional=positional)
+        parse_arguments(found, sys.argv[1:])
     except SystemExit as answered:  # --help
-        exit_code = answered.code or 0
+        exit_code = int(answered.code or 0)
     except UserError as error:
         _say_error(str(error))
         exit_code = 1
@@ -78,7 +80,7 @@ def _import_core_without_needless_packages() -> None:
     """Import transformers' core and PEFT while `NEEDLESS` packages seem not to be installed; afterwards they are."""
     answers = (import_utils.is_hqq_available, import_utils.is_scipy_available)
     hidden = [package for package in NEEDLESS if package not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))
+    _modules.update(dict.fromkeys(hidden))
     for answer in answers:
         answer.cache_clear()
     try:
@@ -91,22 +93,31 @@ def _import_core_without_needless_packages() -> None:
             answer.cache_clear()
 
 
+class _AsStarted(logging.Formatter):
+    """Messages that name recipes, in the words that work where this process was started."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message as it is printed."""
+        return as_started(super().format(record))
+
+
 def _say_error(sentence: str) -> None:
-    print(f"error: {TOKEN.sub('hf_***', sentence)}", file=sys.stderr)  # a word at a wrong place may be one
+    print(f"error: {TOKEN.sub('hf_***', as_started(sentence))}", file=sys.stderr)  # a word at a wrong place may be one
 
 
 STOPPED_WITH_CHECKPOINT = 75  # sysexits.h calls it a temporary failure: the same command goes on
 
 
-def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], *, positional: str | None = None) -> None:
+def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) -> None:
     """Parse the command line and run a recipe's `main`.
 
     Whatever a user can bring about ends in one line and an exit code: a `UserError` in 1, a training that a signal stopped at a
     checkpoint in 75, Ctrl-C at any other time in 130 and SIGTERM in 143 (128 and the signal's number, as shells have it).
     """
     # Python looks beside a script first: `import evaluate` would find the recipe of this name instead of the library.
-    beside = Path(sys.argv[0]).resolve().parent
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != beside]
+    script = Path(sys.argv[0])
+    if script.is_file():
+        sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != script.resolve().parent]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A console in cp1252, or a pipe in ASCII, has no arrow and no Chinese: a question mark there, and the run goes on.
@@ -114,14 +125,14 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments], 
     # One plain line per message, from the main process: these are for the reader of a terminal. transformers and datasets keep
     # their own handlers; accelerate's logger would put its rank before every line.
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_AsStarted("%(message)s"))
     logger.handlers = [handler]
     logger.propagate = False  # a library that gives the root logger a handler would have every line printed twice
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     output_dir = ""
     try:
         with _signals_raised():
-            args = parse_arguments(arguments_class, sys.argv[1:], positional=positional)
+            args = parse_arguments(arguments_class, sys.argv[1:])
             output_dir = getattr(args, "output_dir", "")
             main(args)
     except RunStopped as stopped:

@@ -5,14 +5,15 @@ All others do what transformers documents, as tests/training/test_training_optio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hfgpt.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
+    from transformers.trainer_pt_utils import AcceleratorConfig
 
 _ROUNDED = (
     "an evaluation would round the weights in place, which are saved after it; precision says how all is computed, leave it out."
@@ -53,11 +54,11 @@ LEAST = {
 }
 
 
-def refuse_options(args: TrainingArguments, table: Mapping[str, str]) -> None:
+def refuse_options(given: Mapping[str, object], table: Mapping[str, str]) -> None:
     """Refuse what was given of `table`, with its reason. Raises: UserError."""
     for name, reason in table.items():
-        if name in args.resolved:
-            raise UserError(f"{name} is {args.resolved[name]!r}; {reason}")
+        if name in given:
+            raise UserError(f"{name} is {given[name]!r}; {reason}")
 
 
 def check_attention(name: str, *, on_cpu: bool) -> None:
@@ -74,20 +75,22 @@ def check_attention(name: str, *, on_cpu: bool) -> None:
         raise UserError(f"attn_implementation is {name!r}, which needs {' or '.join(packages)} installed; sdpa needs neither.")
 
 
-def check_training(args: TrainingArguments) -> None:
-    """Refuse what the trainer would stumble over later, its optimizer and its schedule included. Raises: UserError."""
+def check_training(args: TrainingArguments, *, given: Collection[str]) -> None:
+    """Refuse what the trainer would stumble over later, its optimizer and its schedule included.
+
+    Args: `given` are the keys that differ from their defaults.
+    Raises: UserError.
+    """
     import torch
     from transformers.optimization import get_scheduler
-    from transformers.training_args import ParallelMode
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames, ParallelMode
 
-    for name, least in LEAST.items():
-        if not getattr(args, name) >= least:  # also True for NaN
-            raise UserError(f"{name} is {getattr(args, name)}; {least} or more is needed.")
     if args.label_smoothing_factor >= 1:
         raise UserError(
             f"label_smoothing_factor is {args.label_smoothing_factor}; a share below 1 is spread over the other tokens."
         )
-    if args.accelerator_config.split_batches:
+    if cast("AcceleratorConfig", args.accelerator_config).split_batches:  # which __post_init__ makes of whatever was given
         raise UserError(
             "accelerator_config has split_batches; per_device_train_batch_size counts the rows of one process here, leave it out."
         )
@@ -97,15 +100,17 @@ def check_training(args: TrainingArguments) -> None:
         raise UserError("fsdp divides a model among several processes, and this run has one; leave it out.")
     steps = {"num_warmup_steps": 1, "num_training_steps": 4}
     try:
-        if "optim" in args.resolved and args.optim_target_modules is None:  # with those, the optimizer asks for the model
+        if "optim" in given and args.optim_target_modules is None:  # with those, the optimizer asks for the model
             from transformers import Trainer
 
             Trainer.get_optimizer_cls_and_kwargs(args)
-        if "lr_scheduler_type" in args.resolved or "lr_scheduler_kwargs" in args.resolved:
+        if "lr_scheduler_type" in given or "lr_scheduler_kwargs" in given:
             stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
-            get_scheduler(args.lr_scheduler_type, stand_in, **steps, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
+            settings = cast("dict | None", args.lr_scheduler_kwargs)
+            get_scheduler(args.lr_scheduler_type, stand_in, **steps, scheduler_specific_kwargs=settings)
     except (ImportError, TypeError, ValueError, KeyError) as error:
+        optimizer, schedule = OptimizerNames(args.optim).value, SchedulerType(args.lr_scheduler_type).value
         raise UserError(
-            f"optim {args.optim.value} with optim_args {args.optim_args}, lr_scheduler_type {args.lr_scheduler_type.value} with "
-            f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: {' '.join(str(error).split())}"
+            f"optim {optimizer} with optim_args {args.optim_args}, lr_scheduler_type {schedule} with lr_scheduler_kwargs "
+            f"{args.lr_scheduler_kwargs}: {' '.join(str(error).split())}"
         ) from None

@@ -1,36 +1,40 @@
 """The recipes' arguments from their words: dataclass default < YAML < command line, and no typo passes."""
 
-import difflib
 import json
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
-from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
+from hfgpt.arguments.commands import shipped
+from hfgpt.arguments.help import KeyParser
+from hfgpt.arguments.keys import RecipeArguments
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import with_home
+from hfgpt.tables import nearest
 
 ON_OFF = {"on": "true", "off": "false"}  # which YAML 1.1 has beside yes and no
 
 
-Arguments = TypeVar("Arguments")
+Arguments = TypeVar("Arguments", bound=RecipeArguments)
 
 
-def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positional: str | None = None) -> Arguments:
+def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Arguments:
     """Read `[run.yaml] [--key value ...]` into `arguments_class`.
 
-    Args:
-        argv: the command line without the program's name.
-        positional: the key that a leading value without dashes is for, where it names no YAML file.
+    Args: `argv` is the command line without the program's name. A leading value without dashes names a YAML file, here or among
+        the shipped ones, or is the value of the class's `positional`.
     Raises: FileNotFoundError for a missing YAML file; ValueError for unknown keys (with the nearest known one), values of the
-        wrong type, and missing ones.
+        wrong type, and missing ones; SystemExit once `--help` was answered.
     """
-    parser = HfArgumentParser(arguments_class, allow_abbrev=False)
-    known = [name.name for name in fields(arguments_class) if name.init]
+    parser = KeyParser(arguments_class)
+    for word in ("--help", "-h"):
+        if word in argv:
+            print(parser.explain(everything="all" in argv[argv.index(word) + 1 :][:1]))
+            raise SystemExit(0)
+    known = [action.dest for actions in parser.shown.values() for action in actions]
     argv = list(argv)
     from_yaml: list[str] = []
     lists: dict[str, list] = {}
@@ -38,19 +42,15 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positi
         first = with_home(argv.pop(0))
         if Path(first).suffix.lower() in (".yaml", ".yml"):
             switches = {action.dest for action in parser._actions if action.type is string_to_bool}
-            from_yaml, lists = _arguments_in_yaml(Path(first), known, switches)
-        elif positional:
-            from_yaml = [f"--{positional}", first]
+            from_yaml, lists = _arguments_in_yaml(shipped(first, kind="configs"), known, switches)
+        elif parser.positional:
+            from_yaml = [f"--{parser.positional}", first]
         else:
             raise UserError(f"got {first!r}, a YAML file (or --key value) is needed first.")
     for word in argv:
         if word.startswith("--"):
             check_key(word[2:].split("=")[0].replace("-", "_"), known, where="the command line")
 
-    def refuse(message: str):
-        raise UserError(f"{message}; --help lists what there is.")
-
-    parser.error = refuse
     defaults = vars(parser.parse_args([]))
     # A list goes in as the default of its key: as words of a command line, an item such as "--x" would be taken for a key.
     parser.set_defaults(**{key: _converted(parser, key, items) for key, items in lists.items()})
@@ -66,17 +66,17 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str], *, positi
 
 def check_key(key: str, known: Iterable[str], *, where: str) -> None:
     """Raises: ValueError for a key that nobody knows, with the nearest known one."""
-    if key in known or key.removeprefix("no_") in known or key == "help":
-        return
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-    raise UserError(f"unknown key {key!r} in {where}" + (f"; did you mean {near[0]!r}?" if near else "."))
+    if key not in known and key.removeprefix("no_") not in known:
+        near = nearest(key, known)
+        raise UserError(f"unknown key {key!r} in {where}" + (f"; did you mean {near!r}?" if near else "."))
 
 
-def _converted(parser: HfArgumentParser, key: str, items: list) -> list:
+def _converted(parser: KeyParser, key: str, items: list) -> list:
     action = next(action for action in parser._actions if action.dest == key)
     if action.nargs != "+":
         raise UserError(f"{key} is a list of {len(items)}; a single value is needed.")
-    return [action.type(str(item)) for item in items]
+    convert = cast(Callable[[str], Any], action.type)  # a function, as HfArgumentParser has them for lists
+    return [convert(str(item)) for item in items]
 
 
 class _AsWritten(yaml.SafeLoader):
@@ -104,7 +104,7 @@ def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tupl
         written = yaml.load(text, Loader=_AsWritten) or {}
         resolved = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(written, dict):
         raise UserError(f"{path} holds a {type(written).__name__}, lines of the form 'key: value' are needed.")
     words: list[str] = []

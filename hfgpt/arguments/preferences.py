@@ -1,44 +1,34 @@
 """The arguments of recipes/align_preferences.py."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from hfgpt.arguments.finetuning import FinetuneArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from hfgpt.arguments.finetuning import AssistantArguments
+from hfgpt.arguments.keys import data_key, method_key, training_key
 from hfgpt.errors import UserError
 
 
 @dataclass
-class PreferenceArguments(FinetuneArguments):
+class PreferenceArguments(AssistantArguments):
     """recipes/align_preferences.py"""
 
-    loss: Literal["dpo", "kto", "orpo"] = field(
-        default="dpo",
-        metadata={"help": "DPO and KTO hold the model to the base that it began with; ORPO learns the chosen answers besides."},
+    loss: Literal["dpo", "kto", "orpo"] = method_key(
+        "dpo", "DPO and KTO hold the model to the base that it began with; ORPO learns the chosen answers besides."
     )
-    beta: float = field(
-        default=0.1,
-        metadata={"help": "DPO, KTO: how dear it is to leave the base, 0.1 to 0.5. ORPO: weight of the preference, its lambda."},
+    beta: float = method_key(
+        0.1, "DPO, KTO: how dear it is to leave the base, 0.1 to 0.5. ORPO: weight of the preference, its lambda."
     )
-    length_normalised: bool = field(
-        default=False, metadata={"help": "DPO with log-likelihoods per token instead of their sums, as the book has it."}
+    length_normalised: bool = method_key(False, "DPO with log-likelihoods per token instead of their sums, as the book has it.")
+    prompt_style: Literal["base", "chat", "alpaca"] = data_key(
+        "base", "base keeps the chat template of the assistant; the others give one to a model without."
     )
-    prompt_style: Literal["base", "chat", "alpaca"] = field(
-        default="base", metadata={"help": "base keeps the chat template of the assistant; the others give one to a model without."}
-    )
-    validation_share: float = field(default=0.05, metadata={"help": "Share of the pairs for validation."})
-    test_share: float = field(default=0.1, metadata={"help": "Share of the pairs for the one test at the end."})
-    split_method: Literal["random", "order"] = field(
-        default="random", metadata={"help": "Draw the splits, or cut the file in its order: train, test, validation, as the book."}
-    )
-    split_seed: int = field(default=123, metadata={"help": "Seed of the split."})
-    num_samples: int = field(default=3, metadata={"help": "Validation prompts answered at every evaluation, into samples.md."})
-    max_new_tokens: int = field(default=128, metadata={"help": "Most tokens of an answer."})
-    max_answers: int | None = field(default=None, metadata={"help": "Answer at most this many test prompts; all without it."})
 
-    learning_rate: float = field(default=2e-4, metadata={"help": "Peak learning rate; LoRA wants ten times that of full."})
-    num_train_epochs: float = field(default=2.0, metadata={"help": "Times over the training pairs; many make a model babble."})
-    train_sampling_strategy: str = field(
-        default="random", metadata={"help": "Order of the training pairs; held-out ones are read in theirs, so no other will do."}
+    learning_rate: float = training_key(2e-4, "Peak learning rate; LoRA wants ten times that of full.")
+    num_train_epochs: float = training_key(2.0, "Times over the training pairs; many make a model babble.")
+    train_sampling_strategy: str = training_key(
+        "random", "Order of the training pairs; held-out ones are read in theirs, so no other will do."
     )
 
     def __post_init__(self):
@@ -60,12 +50,11 @@ class PreferenceArguments(FinetuneArguments):
                 f"lora_dropout is {self.lora_dropout}; preferences are learned without dropout, because the model is compared with "
                 "its base token by token; leave it out."
             )
-        for name, smallest in (("num_samples", 0), ("max_new_tokens", 1), ("max_answers", 1)):
-            if getattr(self, name) is not None and getattr(self, name) < smallest:
-                raise UserError(f"{name} is {getattr(self, name)}; {smallest} or more is needed.")
+        self.check_least(num_samples=0, max_new_tokens=1, max_answers=1)
         super().__post_init__()
         if self.keep == "best" and self.eval_strategy != "no" and self.eval_strategy != self.save_strategy:
+            evaluated, saved = IntervalStrategy(self.eval_strategy).value, SaveStrategy(self.save_strategy).value
             raise UserError(
-                f"keep is best, but eval_strategy is {self.eval_strategy.value} and save_strategy {self.save_strategy.value}; the "
-                "best state can only be kept where it was saved: give both the same, or keep: last."
+                f"keep is best, but eval_strategy is {evaluated} and save_strategy {saved}; the best state can only be kept where "
+                "it was saved: give both the same, or keep: last."
             )

@@ -1,9 +1,10 @@
 """The arguments of recipes/pretrain.py."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from hfgpt.arguments.keys import data_key, evaluation_key, method_key, model_key, output_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.run import RunArguments
 from hfgpt.errors import UserError
@@ -14,32 +15,24 @@ from hfgpt.files import expand_home
 class PretrainArguments(RunArguments):
     """recipes/pretrain.py"""
 
-    dataset: str = field(default="", metadata={"help": "Folder of rows that recipes/prepare_data.py wrote."})
-    family: Literal["modern", "gpt2"] = field(
-        default="modern", metadata={"help": "'modern' (set by depth) or 'gpt2' (set by size)."}
+    dataset: str = data_key("", "Folder of rows that recipes/prepare_data.py wrote.")
+    family: Literal["modern", "gpt2"] = model_key("modern", "'modern' (set by depth) or 'gpt2' (set by size).")
+    depth: int = model_key(12, "Layers of a modern model; the rest of its shape follows.")
+    size: str = model_key("124M", "Published size of a gpt2 model: 124M, 355M, 774M, 1558M.")
+    config_overrides: dict | str | None = model_key(None, "Fields of HfGptConfig to set otherwise, as JSON or a YAML mapping.")
+    optimizer: str = method_key("muon", "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone.", choices=OPTIMIZERS)
+    muon_learning_rate: float = method_key(0.02, "Peak learning rate of the matrices under Muon.")
+    sample_prompts: list[str] = evaluation_key(
+        [""], "Prompts continued at every evaluation, into samples.md; an empty one starts a text."
     )
-    depth: int = field(default=12, metadata={"help": "Layers of a modern model; the rest of its shape follows."})
-    size: str = field(default="124M", metadata={"help": "Published size of a gpt2 model: 124M, 355M, 774M, 1558M."})
-    config_overrides: dict | str | None = field(
-        default=None, metadata={"help": "Fields of HfGptConfig to set otherwise, as JSON or a YAML mapping."}
-    )
-    optimizer: str = field(
-        default="muon",
-        metadata={"choices": OPTIMIZERS, "help": "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone."},
-    )
-    muon_learning_rate: float = field(default=0.02, metadata={"help": "Peak learning rate of the matrices under Muon."})
-    sample_prompts: list[str] = field(
-        default_factory=lambda: [""],
-        metadata={"help": "Prompts continued at every evaluation, into samples.md; an empty one starts a text."},
-    )
-    sample_tokens: int = field(default=80, metadata={"help": "Most tokens of such a sample."})
+    sample_tokens: int = evaluation_key(80, "Most tokens of such a sample.")
 
-    learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of AdamW."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Times over the training rows."})
-    eval_strategy: str = field(default="steps", metadata={"help": "'steps', 'epoch' or 'no'."})
-    eval_steps: float | None = field(default=0.1, metadata={"help": "Steps between evaluations; below 1 a share of all steps."})
-    save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints; below 1 a share of all steps."})
+    learning_rate: float = training_key(3e-3, "Peak learning rate of AdamW.")
+    adam_beta2: float = training_key(0.95, "Beta2 of AdamW.")
+    num_train_epochs: float = training_key(1.0, "Times over the training rows.")
+    eval_strategy: str = evaluation_key("steps", "'steps', 'epoch' or 'no'.")
+    eval_steps: float | None = evaluation_key(0.1, "Steps between evaluations; below 1 a share of all steps.")
+    save_steps: float = output_key(0.1, "Steps between checkpoints; below 1 a share of all steps.")
 
     def __post_init__(self):
         expand_home(self, "dataset")
@@ -49,7 +42,7 @@ class PretrainArguments(RunArguments):
             try:
                 self.config_overrides = json.loads(self.config_overrides)
             except json.JSONDecodeError as error:
-                raise UserError(f"config_overrides is no JSON object ({error}): {self.config_overrides!r}.") from None
+                raise UserError(f"config_overrides is not a JSON object ({error}): {self.config_overrides!r}.") from None
         if not isinstance(self.config_overrides or {}, dict):
             raise UserError(f"config_overrides is {self.config_overrides!r}; a mapping of HfGptConfig fields is needed.")
         super().__post_init__()

@@ -1,8 +1,10 @@
-"""The arguments of the recipes about the Hub; nothing here imports torch, so a mistake on the command line is answered at once."""
+"""The arguments of the recipes about the Hub: check.py and publish.py."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
+from hfgpt.arguments.keys import RecipeArguments, model_key, output_key
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -10,19 +12,16 @@ TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}")  # as the Hub makes t
 
 
 @dataclass
-class CheckArguments:
+class CheckArguments(RecipeArguments):
     """recipes/check.py"""
 
-    folder: str = field(default="", metadata={"help": "Folder that a recipe wrote; the first argument without dashes."})
-    json: str = field(default="", metadata={"help": "File for the result as JSON; - prints it, and the table goes to stderr."})
-    parts: bool = field(
-        default=True, metadata={"help": "Of an adapter, check the base and the merged twin that lie in it as well."}
-    )
-    record: bool = field(
-        default=False,
-        metadata={"help": "First write fingerprint.json anew from what the folder holds now; it then proves only itself."},
-    )
-    seconds: int = field(default=900, metadata={"help": "Most seconds for opening all the doors of one model."})
+    positional: ClassVar[str | None] = "folder"
+
+    folder: str = model_key("", "Folder that a recipe wrote; the first argument without dashes.")
+    json: str = output_key("", "File for the result as JSON; - prints it, and the table goes to stderr.")
+    parts: bool = model_key(True, "Of an adapter, check the base and the merged twin that lie in it as well.")
+    record: bool = model_key(False, "First write fingerprint.json anew from what the folder holds now; it then proves only itself.")
+    seconds: int = output_key(900, "Most seconds for opening all the doors of one model.")
 
     def __post_init__(self):
         expand_home(self, "folder", "json")
@@ -33,26 +32,21 @@ class CheckArguments:
 
 
 @dataclass
-class PublishArguments:
+class PublishArguments(RecipeArguments):
     """recipes/publish.py"""
 
-    folder: str = field(default="", metadata={"help": "Folder that a recipe wrote; the first argument without dashes."})
-    repo: str = field(
-        default="", metadata={"help": "Where it goes on the Hub: USER/NAME; an adapter has -base and -merged as well."}
-    )
-    push: bool = field(default=False, metadata={"help": "Send it; without it everything is done but the sending (a dry run)."})
-    public: bool = field(default=False, metadata={"help": "Make it public once all of it is there; a new repository is private."})
-    tag: str = field(default="", metadata={"help": "Tag of the revision, as v1.0; without it weights-1a2b3c4d, by their SHA-256."})
-    parts: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Of an adapter, what is published: base, adapter, merged; all without it."},
-    )
-    base_repo: str = field(
-        default="", metadata={"help": "Hub id of the adapter's base, where it is there already; base/ stays here."}
-    )
-    base_revision: str = field(default="", metadata={"help": "Branch, tag or commit of base_repo."})
-    delete_others: bool = field(default=False, metadata={"help": "Delete on the Hub what this folder does not hold."})
-    token: str = field(default="", metadata={"help": "Refused, a command line is seen by others: HF_TOKEN or `hf auth login`."})
+    positional: ClassVar[str | None] = "folder"
+
+    folder: str = model_key("", "Folder that a recipe wrote; the first argument without dashes.")
+    repo: str = output_key("", "Where it goes on the Hub: USER/NAME; an adapter has -base and -merged as well.")
+    push: bool = output_key(False, "Send it; without it everything is done but the sending (a dry run).")
+    public: bool = output_key(False, "Make it public once all of it is there; a new repository is private.")
+    tag: str = output_key("", "Tag of the revision, as v1.0; without it weights-1a2b3c4d, by their SHA-256.")
+    parts: list[str] = model_key([], "Of an adapter, what is published: base, adapter, merged; all without it.")
+    base_repo: str = model_key("", "Hub id of the adapter's base, where it is there already; base/ stays here.")
+    base_revision: str = model_key("", "Branch, tag or commit of base_repo.")
+    delete_others: bool = output_key(False, "Delete on the Hub what this folder does not hold.")
+    token: str = output_key("", "Refused, a command line is seen by others: HF_TOKEN or `hf auth login`.")
 
     def __post_init__(self):
         given = {name: value for name, value in vars(self).items() if isinstance(value, str)} | {"parts": " ".join(self.parts)}

@@ -1,19 +1,21 @@
 """The arguments of recipes that train: Trainer's own, and ours beside them.
 
-Nothing here imports torch before it is needed: `check_command_line` in arguments.py reads a command line without it.
+Nothing here imports torch before it is needed: `check_command_line` in launching.py reads a command line without it.
 """
 
 import os
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hfgpt.arguments.card import CARD_HELP, checked_settings
+from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, method_key, output_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
-from hfgpt.arguments.options import REFUSED, check_attention, check_training, refuse_options
+from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -29,47 +31,46 @@ def bfloat16_is_fast() -> bool:
 
 
 @dataclass
-class RunArguments(TrainingArguments):
+class RunArguments(RecipeArguments, TrainingArguments):
     """What every recipe that trains takes: all that Trainer knows, and these. Defaults that differ from Trainer's are repeated.
 
     Attributes: `resolved` holds what was given and differs from the defaults.
     """
 
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "eager, sdpa, flash_attention_2, flex_attention; sdpa on a GPU, eager on a CPU without it."}
-    )
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = field(
-        default="auto", metadata={"help": "Of the matrix products; auto is bf16 where the processor is fast in it, else fp32."}
-    )
-    cpu_threads: int | None = field(
-        default=None, metadata={"help": "Threads a process on a CPU; all cores, shared out, without it."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Forget what output_dir holds and start again."})
-    optimizer: str = field(
-        default="adamw",
-        metadata={"choices": OPTIMIZERS, "help": "AdamW, or Muon for the blocks' matrices beside it (method full)."},
-    )
-    muon_learning_rate: float = field(default=0.002, metadata={"help": "Peak learning rate of the matrices under Muon."})
-    keep: Literal["best", "last"] = field(
-        default="best", metadata={"help": "The state that is best on the validation set, or the one after the last step."}
-    )
-    card: dict | str | None = field(default=None, metadata={"help": CARD_HELP})
+    if TYPE_CHECKING:  # no field of the dataclass: it is about the fields
+        resolved: dict[str, Any] = field(init=False)
 
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows per device and step."})
-    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows per device and evaluation step."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept, the best among them."})
-    logging_steps: float = field(default=0.01, metadata={"help": "Steps between lines of the log; below 1 a share of all steps."})
-    logging_first_step: bool = field(default=True, metadata={"help": "The first step has a line of its own."})
-    dataloader_pin_memory: bool = field(default=True, metadata={"help": "Pin batches for the GPU, where there is one."})
+    output_dir: str = output_key("", "Folder that the model is written to.")
+    overwrite: bool = output_key(False, "Forget what output_dir holds and start again.")
+    keep: Literal["best", "last"] = output_key(
+        "best", "The state that is best on the validation set, or the one after the last step."
+    )
+    save_total_limit: int | None = output_key(2, "Checkpoints that are kept, the best among them.")
+    logging_steps: float = output_key(0.01, "Steps between lines of the log; below 1 a share of all steps.")
+    logging_first_step: bool = output_key(True, "The first step has a line of its own.")
+    card: dict | str | None = output_key(None, CARD_HELP)
+
+    attn_implementation: str | None = machine_key(
+        None, "eager, sdpa, flash_attention_2, flex_attention; sdpa on a GPU, eager on a CPU without it."
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = machine_key(
+        "auto", "Of the matrix products; auto is bf16 where the processor is fast in it, else fp32."
+    )
+    cpu_threads: int | None = machine_key(None, "Threads per process on a CPU; all cores, shared out, without it.")
+    dataloader_pin_memory: bool = machine_key(True, "Pin batches for the GPU, where there is one.")
+
+    optimizer: str = method_key("adamw", "AdamW, or Muon for the blocks' matrices beside it (method full).", choices=OPTIMIZERS)
+    muon_learning_rate: float = method_key(0.002, "Peak learning rate of the matrices under Muon.")
+
+    per_device_train_batch_size: int = training_key(16, "Rows per device and step.")
+    per_device_eval_batch_size: int = training_key(16, "Rows per device and evaluation step.")
 
     def __new__(cls, *positional, **named):
         # Noted before __post_init__ derives further values: what was given, from a command line or from Python, repeats the run.
         arguments = super().__new__(cls)
         given = dict(zip([one.name for one in fields(cls) if one.init], positional)) | named
         arguments.resolved = {
-            one.name: given[one.name]
-            for one in fields(cls)
-            if one.name in given and given[one.name] != (one.default if one.default is not MISSING else one.default_factory())
+            one.name: given[one.name] for one in fields(cls) if one.name in given and given[one.name] != default_of(one)
         }
         return arguments
 
@@ -89,8 +90,8 @@ class RunArguments(TrainingArguments):
                 "push optimizer states, which are pickles that nobody should load. Keep checkpoints on your own disks."
             )
         self.card = checked_settings(self.card)
-        refuse_options(self, REFUSED)
-        refuse_options(self, OPTIMIZERS.find(self.optimizer).refuses)
+        refuse_options(self.resolved, REFUSED)
+        refuse_options(self.resolved, OPTIMIZERS.find(self.optimizer).refuses)
         if self.bf16 or self.fp16:
             raise UserError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
         if self.load_best_model_at_end or self.metric_for_best_model is not None or self.greater_is_better is not None:
@@ -116,11 +117,12 @@ class RunArguments(TrainingArguments):
         except ImportError as error:  # of a package that an option asks for, such as deepspeed
             raise UserError(str(error)) from None
         refuse_several_gpus(self.n_gpu)
-        check_training(self)
+        self.check_least(**LEAST)
+        check_training(self, given=self.resolved)
         if self.use_cpu:
             # `accelerate launch` gives a process one thread unless it is told otherwise, which halves the speed of two cores.
-            cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-                        psutil.cpu_count(logical=False) or os.cpu_count())  # fmt: skip
+            usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            cores = min(usable, psutil.cpu_count(logical=False) or usable)
             torch.set_num_threads(self.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
     def optimizer_settings(self) -> OptimizerSettings:
@@ -133,8 +135,17 @@ class RunArguments(TrainingArguments):
             eps=self.adam_epsilon,
         )
 
-    def said_of_machine(self) -> str:
-        """Precision, attention and devices, as the line at a run's start says them."""
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(str(self.output_dir))
+
+    def run_settings(self) -> dict[str, Any]:
+        """By what a run is known, for `hfgpt.training.run.Run`."""
+        return dict(folder=self.folder, settings=self.resolved, overwrite=self.overwrite, card=self.card)
+
+    def describe_hardware(self) -> str:
+        """Precision, attention and devices, for the line at a run's start."""
         import torch
 
         precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"

@@ -8,13 +8,13 @@ import peft
 import torch
 from transformers import PreTrainedModel
 
+from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, run_folders
 from hfgpt.conversion.checkpoints import check_tensors, read_file
 from hfgpt.conversion.weights_in import Model, empty_model
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import MissingFileError, UserError, WrongTypeError
 from hfgpt.files import read_json
 from hfgpt.fingerprint import check_equal, logits_of, probe_rows, weights_sha256
-from hfgpt.folders import ADAPTER_CONFIG, BASE_FOLDER, run_folders
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 

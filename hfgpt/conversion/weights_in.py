@@ -23,6 +23,7 @@ from transformers import (
 from transformers.activations import ACT2FN
 
 from hfgpt.arguments.conversion import SOURCES
+from hfgpt.artifacts import check_model_folder, is_unfinished
 from hfgpt.conversion.checkpoints import check_tensors, read_folder, read_tensorflow
 from hfgpt.conversion.layouts import BOOK, GPT2, HEADS, NANOGPT, OPENAI, Biases, Entry, Layout, entries, take_in, with_zero_biases
 from hfgpt.conversion.recognition import Contents, attention_shape, from_hub, recognise
@@ -30,7 +31,6 @@ from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
 from hfgpt.files import read_json
 from hfgpt.fingerprint import check_equal, logits_of, probe_rows
-from hfgpt.folders import check_model_folder, is_unfinished
 from hfgpt.model.configuration_hfgpt import GPT2_SIZES, HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 from hfgpt.tables import resolve

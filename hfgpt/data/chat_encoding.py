@@ -12,11 +12,12 @@ for harmless contents. An answer is cut where the prompt ends, because that is w
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from hfgpt.data.chat import Message
+from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
 from hfgpt.tokenization import control_token_ids, encode_texts
 
@@ -67,7 +68,7 @@ class ConversationEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         if tokenizer.chat_template is None:
-            raise UserError("the tokenizer has no chat template; hfgpt.tokenization.set_prompt_style gives it 'chat' or 'alpaca'.")
+            raise UserError("the tokenizer has no chat template; hfgpt.chat_templates.set_prompt_style gives it one.")
         self.tokenizer = tokenizer
         self._control = control_token_ids(tokenizer)
         self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}
@@ -78,7 +79,7 @@ class ConversationEncoder:
         self._inside_added = re.compile("|".join(f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in plain) or "(?!)")
         # SentencePiece's kind writes a space before text that begins, and some of them again after each special token.
         self._prefix_at_start = self._plain("a") != self._inside(["a"])[0]
-        eos = tokenizer.eos_token or ""
+        eos = str(tokenizer.eos_token or "")
         self._prefix_after_token = self._prefix_at_start and self._plain(eos + "a")[-len(self._plain("a")) :] == self._plain("a")
 
     def encode(
@@ -123,7 +124,7 @@ class ConversationEncoder:
 
     def _render(self, messages: list[Message], generation_prompt: bool) -> str:
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+            return cast(str, self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt))
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise UserError(

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import pandas
 
-from hfgpt.data.near_copies import keep_copies_together, normalize, similar_groups
+from hfgpt.data.near_copies import normalize, similar_groups
 from hfgpt.data.passport import Passport
-from hfgpt.data.records import Record
+from hfgpt.data.reading import Record
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
-from hfgpt.data.splitting import SPLITS, Split
+from hfgpt.data.splitting import label_names, rows_of_each_label
 from hfgpt.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
         return examples
     start = time.perf_counter()
     texts = examples["text"][:] if mode == "exact" else [normalize(text) for text in examples["text"]]
-    labels = [_as_key(label) for label in examples["label"]]
+    labels = [label_names(label) for label in examples["label"]]
     labels_of: dict[str, set] = {}
     for text, label in zip(texts, labels):
         labels_of.setdefault(text, set()).add(label)
@@ -198,10 +198,6 @@ def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
     counts = dict(duplicates=duplicates, conflicting=len(conflicting))
     passport.record(f"deduplicate ({mode})", len(examples), len(kept), start, what="examples", **counts)
     return examples.select(kept)
-
-
-def _as_key(label: str | list[str]) -> tuple[str, ...]:
-    return tuple(sorted(label)) if isinstance(label, list) else (label,)
 
 
 def keep_frequent_labels(examples, options: LabelledOptions, passport: Passport):
@@ -230,17 +226,7 @@ def keep_frequent_labels(examples, options: LabelledOptions, passport: Passport)
 
 
 def _count(labels: Iterable[str | list[str]]) -> Counter:
-    return Counter(name for label in labels for name in _as_key(label))
-
-
-def _rows_of_each_label(examples, step: str) -> dict[str, list[int]]:
-    """Row numbers by label, the most frequent first; ties in the order in which they come."""
-    if isinstance(examples[0]["label"], list):
-        raise UserError(f"{step} needs one label a text, here a text may have several; leave the balance to class weights.")
-    rows: dict[str, list[int]] = {}
-    for index, label in enumerate(examples["label"]):
-        rows.setdefault(label, []).append(index)
-    return dict(sorted(rows.items(), key=lambda item: -len(item[1])))
+    return Counter(name for label in labels for name in label_names(label))
 
 
 def undersample(examples, passport: Passport, *, seed: int = 123):
@@ -250,7 +236,7 @@ def undersample(examples, passport: Passport, *, seed: int = 123):
     order for its two labels.
     """
     start = time.perf_counter()
-    *larger, rarest = _rows_of_each_label(examples, "undersampling").values()
+    *larger, rarest = rows_of_each_label(examples, "undersampling").values()
     kept = []
     for rows in larger:
         kept += pandas.Series(rows).sample(len(rarest), random_state=seed).tolist()
@@ -265,7 +251,7 @@ def oversample(examples, passport: Passport, *, seed: int = 123):
     The rows stay in order, the repeated ones follow.
     """
     start = time.perf_counter()
-    each_label = _rows_of_each_label(examples, "oversampling")
+    each_label = rows_of_each_label(examples, "oversampling")
     most = max(map(len, each_label.values()))
     rows_out = list(range(len(examples)))
     for rows in each_label.values():
@@ -273,67 +259,6 @@ def oversample(examples, passport: Passport, *, seed: int = 123):
         rows_out += rows * whole + pandas.Series(rows).sample(rest, random_state=seed).tolist()
     passport.record("oversample", len(examples), len(rows_out), start, what="examples", each=most, seed=seed)
     return examples.select(rows_out)
-
-
-def split_examples(
-    examples,
-    passport: Passport,
-    *,
-    validation_share: float = 0.1,
-    test_share: float = 0.2,
-    seed: int = 123,
-    method: str = "random",
-    near_copy_similarity: float | None = None,
-):
-    """The `DatasetDict` of train, validation and test; a share of 0 leaves its side out.
-
-    Args:
-        method: "random" shuffles and cuts; "stratified" does so within each label, so that every side has the same shares of
-            the labels, up to rounding, and every label at least one training example.
-        near_copy_similarity: texts that are this similar are put on one side, see `keep_copies_together`; None leaves them where
-            they are drawn.
-    Source: "random" is random_split of Raschka's chapter 6: the same rows in the same order for the same seed.
-    Raises: ValueError for shares that leave nothing to train on, and where a side that was asked for stays empty.
-    """
-    from datasets import DatasetDict
-
-    if method not in ("random", "stratified"):
-        raise UserError(f"split_method is {method!r}; allowed are 'random' and 'stratified'.")
-    Split(validation_share=validation_share, test_share=test_share)  # knows which shares make sense
-    start = time.perf_counter()
-    if method == "random":
-        shuffled = pandas.Series(range(len(examples))).sample(frac=1, random_state=seed).tolist()
-        train_end = int(len(shuffled) * round(1 - validation_share - test_share, 12))  # 1 - 0.1 - 0.2 is 0.7000000000000001
-        # Without a test side validation takes the row that rounding left over; it must not fall to a test side of one row.
-        validation_end = train_end + int(len(shuffled) * validation_share) if test_share else len(shuffled)
-        sides = (shuffled[:train_end], shuffled[train_end:validation_end], shuffled[validation_end:])
-    else:
-        sides = ([], [], [])
-        for rows in _rows_of_each_label(examples, "a stratified split").values():
-            shuffled = pandas.Series(rows).sample(frac=1, random_state=seed).tolist()
-            test = min(round(len(rows) * test_share), len(rows) - 1)
-            validation = min(round(len(rows) * validation_share), len(rows) - 1 - test)
-            sides[2].extend(shuffled[:test])
-            sides[1].extend(shuffled[test : test + validation])
-            sides[0].extend(shuffled[test + validation :])
-    if near_copy_similarity is not None:
-        labels = [_as_key(label) for label in examples["label"]]
-        named = dict(zip(SPLITS, sides, strict=True))
-        sides = keep_copies_together(named, examples["text"][:], threshold=near_copy_similarity, labels=labels).values()
-    if method == "stratified":
-        for side in sides:
-            side.sort()  # the file's order, not label by label
-    wanted = {"train": True, "validation": validation_share > 0, "test": test_share > 0}
-    splits = DatasetDict({name: examples.select(rows) for name, rows in zip(SPLITS, sides, strict=True) if wanted[name]})
-    for name, side in splits.items():
-        if not len(side):
-            raise UserError(
-                f"the {name} split is empty: {len(examples):,} examples, validation_share {validation_share}, test_share "
-                f"{test_share}; give more examples or other shares."
-            )
-    sizes = {name: len(side) for name, side in splits.items()}
-    passport.record(f"split ({method})", len(examples), sum(sizes.values()), start, what="examples", seed=seed, **sizes)
-    return splits
 
 
 def check_labels(splits, options: LabelledOptions) -> list[str]:
@@ -344,7 +269,7 @@ def check_labels(splits, options: LabelledOptions) -> list[str]:
     """
     several = {name: isinstance(side[0]["label"], list) for name, side in splits.items()}
     if len(set(several.values())) > 1:
-        raise UserError(f"some splits have one label a text and some several ({several}); label all of them the same way.")
+        raise UserError(f"some splits have one label per text and some several ({several}); label all of them the same way.")
     counts = _count(splits["train"]["label"])
     if len(counts) < 2:
         found = f"only the label {next(iter(counts))!r}" if counts else "no label"
@@ -352,7 +277,7 @@ def check_labels(splits, options: LabelledOptions) -> list[str]:
     names = options.labels or sorted(counts, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
     for name, side in splits.items():
         for row in side:
-            unseen = [label for label in _as_key(row["label"]) if not counts[label]]
+            unseen = [label for label in label_names(row["label"]) if not counts[label]]
             if unseen:
                 raise UserError(
                     f"the label {unseen[0]!r} is only in the {name} split (first in {row['source']}, row {row['row_id']}) and has "
@@ -380,9 +305,7 @@ def encode_labels(splits, options: LabelledOptions, passport: Passport):
     features["label"] = List(Value("float32")) if several else ClassLabel(names=names)
 
     def encode(label: str | list[str]) -> dict:
-        if several:
-            return {"label": [float(name in label) for name in names]}
-        return {"label": ids[label]}
+        return {"label": [float(name in label) for name in names] if isinstance(label, list) else ids[label]}
 
     for name, side in splits.items():
         counts = _count(side["label"])

@@ -9,18 +9,15 @@ folded. A text is a copy of another where
 All pairs are compared, exactly; nothing is sampled or hashed.
 """
 
-import logging
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hfgpt.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 GRAM = 5
 SIMILARITY = 0.8
@@ -79,7 +76,8 @@ def similar_pairs(
 
     if not texts or not references:
         return
-    vectorizer = CountVectorizer(analyzer=_grams, binary=True, dtype=np.int32)
+    settings: dict[str, Any] = {"analyzer": _grams, "binary": True, "dtype": np.int32}
+    vectorizer: Any = CountVectorizer(**settings)  # whose types are read off its defaults: analyzer a string, int64 counts
     reference_grams = vectorizer.fit_transform(references)
     reference_sizes = np.diff(reference_grams.indptr)
     is_long = np.array([len(reference) >= SHORTEST_CONTAINED for reference in references]) & contained
@@ -132,65 +130,3 @@ def similar_groups(texts: Iterable[str], *, threshold: float = SIMILARITY, fold_
     graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(places), len(places)))
     _, groups = connected_components(graph, directed=False)
     return [int(groups[places[text]]) for text in normalized]
-
-
-def keep_copies_together(
-    sides: dict[str, list[int]], texts: list[str], *, threshold: float = SIMILARITY, labels: list | None = None
-) -> dict[str, list[int]]:
-    """A split without near copies across its sides: of those that were drawn apart, each group goes to one side, whole.
-
-    Groups are placed from the largest to the smallest, each where most rows of its labels are missing, and first in training where
-    that has none of a label. All other rows stay where they are: a split without such copies is not changed.
-
-    Args:
-        sides: row numbers by the name of their side, training first.
-        texts: what is compared, of all rows.
-        labels: one (hashable) for each row; without them all rows are alike.
-    Raises: ValueError where a side that had rows is left without.
-    Cost: see `find_copies`, of each side with the later ones.
-    """
-    normalized = [normalize(text) for text in texts]
-    labels = labels or [None] * len(texts)
-    names = [name for name, rows in sides.items() if rows]
-    apart: set[int] = set()
-    for number, name in enumerate(names):
-        later = [row for other in names[number + 1 :] for row in sides[other]]
-        one, others = ([normalized[row] for row in rows] for rows in (sides[name], later))
-        for found, found_later, _ in similar_pairs(one, others, threshold=threshold, contained=False):
-            apart.update(sides[name][index] for index in found.tolist())
-            apart.update(later[index] for index in found_later.tolist())
-    if not apart:
-        return sides
-    groups: dict[int, list[int]] = {}
-    for row, group in zip(sorted(apart), similar_groups([texts[row] for row in sorted(apart)], threshold=threshold), strict=True):
-        groups.setdefault(group, []).append(row)
-    missing = {name: Counter(labels[row] for row in sides[name] if row in apart) for name in names}
-    together = {name: [row for row in rows if row not in apart] for name, rows in sides.items()}
-    trained = {labels[row] for row in together[names[0]]}
-    ordered = sorted(groups.values(), key=len, reverse=True)
-    for place, group in enumerate(ordered):
-        counts = Counter(labels[row] for row in group)
-        empty = [name for name in names if not together[name]]
-        if not counts.keys() <= trained:
-            name = names[0]
-        elif empty and len(ordered) - place - len({labels[row] for rest in ordered[place:] for row in rest} - trained) <= len(
-            empty
-        ):
-            name = empty[0]  # the groups that are left, less those that training needs, are as many as the sides without a row
-        else:
-            name = max(names, key=lambda name: sum(count * missing[name][label] for label, count in counts.items()))
-        trained |= counts.keys() if name == names[0] else set()
-        missing[name] -= counts
-        together[name] += group
-    for name in names:
-        if not together[name]:
-            alike = len({normalized[row] for row in apart}) == len(groups)
-            how = " whose texts differ only in digits, case and punctuation" if alike else ""
-            cure = "" if alike else f"raise near_copy_similarity ({threshold}), "
-            raise UserError(
-                f"{len(apart):,} of {len(texts):,} texts are near copies of others (groups: {len(groups):,}{how}). A group is "
-                f"learned or tested, not both, so nothing is left for {name}: give more different texts, {cure}or set "
-                "decontaminate: false, which tests on copies, too."
-            )
-    logger.info(f"near copies: {len(apart):,} rows that were drawn apart from a near copy now lie on its side")
-    return together

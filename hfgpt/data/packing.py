@@ -16,10 +16,14 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from hfgpt.data.windows import sliding_windows
+from hfgpt.errors import UserError
+
+Ids = Sequence[int] | np.ndarray
+IdsType = TypeVar("IdsType", list[int], np.ndarray)
 
 DOCUMENTS_TOGETHER = 10_000  # short documents and ends of long ones that are sorted and packed as one
 ROWS_AT_ONCE = 4_096  # of a block, so that memory stays constant however long a document is
@@ -47,7 +51,7 @@ class Rows:
 
 
 def pack(
-    documents: Iterable[Sequence[int]],
+    documents: Iterable[Ids],
     *,
     context_length: int,
     separator: int,
@@ -62,7 +66,7 @@ def pack(
 
     Args:
         documents: token ids of each document, without separators; read one at a time.
-        context_length: tokens a row, 3 or more.
+        context_length: tokens per row, 3 or more.
         separator, pad: ids of the two special tokens; they differ, or the end of a document would not be learned.
         counts: is added to.
         together: number of documents whose rows are filled up with each other.
@@ -75,7 +79,7 @@ def pack(
 
 
 def cut_windows(
-    documents: Iterable[Sequence[int]], *, window: int, stride: int, separator: int, pad: int, counts: PackingCounts
+    documents: Iterable[Ids], *, window: int, stride: int, separator: int, pad: int, counts: PackingCounts
 ) -> Iterator[Rows]:
     """The book's rows: each document, closed by its separator, in sliding windows; one window a row, in blocks as `pack`'s."""
     bins = _window_bins(documents, window=window, stride=stride, separator=separator, counts=counts)
@@ -83,7 +87,7 @@ def cut_windows(
 
 
 def _packed_bins(
-    documents: Iterable[Sequence[int]], *, context_length: int, separator: int, counts: PackingCounts, together: int
+    documents: Iterable[Ids], *, context_length: int, separator: int, counts: PackingCounts, together: int
 ) -> Iterator[list[np.ndarray]]:
     documents = iter(documents)
     while True:
@@ -114,7 +118,7 @@ def _packed_bins(
 
 
 def _window_bins(
-    documents: Iterable[Sequence[int]], *, window: int, stride: int, separator: int, counts: PackingCounts
+    documents: Iterable[Ids], *, window: int, stride: int, separator: int, counts: PackingCounts
 ) -> Iterator[list[np.ndarray]]:
     for ids in documents:
         counts.documents += 1
@@ -129,6 +133,28 @@ def _window_bins(
         counts.repeated += used - len(closed)
 
 
+def sliding_windows(ids: IdsType, *, window: int, stride: int) -> Iterator[IdsType]:
+    """Cut one document into windows that overlap by `window - stride` tokens; no token is lost.
+
+    A window holds inputs and targets at once, because the loss shifts the labels: it predicts its tokens 2..window from those
+    before. A stride of `window - 1` therefore predicts every token exactly once, a stride of `window` skips the first of each.
+
+    Args:
+        ids: token ids of one document, length >= 1: a list, or an array, whose windows share its memory.
+        window: most tokens per window.
+        stride: tokens between window starts, 1..window; smaller means more overlap and more training steps.
+    Yields: at most `window` ids each; the last may be shorter.
+    Raises: ValueError if `stride` would skip tokens.
+    Source: Raschka (2024), Build a Large Language Model (From Scratch), section 2.6.
+    """
+    if not 1 <= stride <= window:
+        raise UserError(f"stride is {stride}, window {window}; a stride from 1 to the window is needed, or tokens are skipped.")
+    for start in range(0, len(ids), stride):
+        yield ids[start : start + window]
+        if start + window >= len(ids):
+            return
+
+
 def _in_blocks(bins: Iterator[list[np.ndarray]], *, context_length: int, pad: int, counts: PackingCounts) -> Iterator[Rows]:
     while block := list(itertools.islice(bins, ROWS_AT_ONCE)):
         counts.rows += len(block)
@@ -139,7 +165,7 @@ def _in_blocks(bins: Iterator[list[np.ndarray]], *, context_length: int, pad: in
         )
 
 
-def lay_out(bins: list[list[Sequence[int]]], *, length: int, fill: int) -> np.ndarray:
+def lay_out(bins: Sequence[Sequence[Ids]], *, length: int, fill: int) -> np.ndarray:
     """Segments side by side, one bin a row, filled up at the right: (bins, length)."""
     rows = np.full((len(bins), length), fill, dtype=np.int32)
     if bins:
@@ -148,7 +174,7 @@ def lay_out(bins: list[list[Sequence[int]]], *, length: int, fill: int) -> np.nd
     return rows
 
 
-def restarting_positions(bins: list[list[Sequence[int]]], *, length: int) -> np.ndarray:
+def restarting_positions(bins: Sequence[Sequence[Ids]], *, length: int) -> np.ndarray:
     """Positions from 0 for each segment, and for the padding at the end of a row: (bins, length)."""
     sizes = [size for segments in bins for size in (*map(len, segments), length - sum(map(len, segments)))]
     sizes = np.array(sizes, dtype=np.int64)
@@ -156,7 +182,7 @@ def restarting_positions(bins: list[list[Sequence[int]]], *, length: int) -> np.
     return (np.arange(len(starts)) - starts).astype(np.int32).reshape(len(bins), length)
 
 
-def best_fit(segments: list[Sequence[int]], *, begun: list[list[Sequence[int]]], capacity: int) -> list[list[Sequence[int]]]:
+def best_fit(segments: list[IdsType], *, begun: list[list[IdsType]], capacity: int) -> list[list[IdsType]]:
     """Put each segment, longest first, where the least room is left behind; equal lengths keep their order.
 
     `begun` are bins that hold something already: the end of a cut document. It stays first in its row, and alone of its kind,

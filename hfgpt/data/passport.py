@@ -1,13 +1,14 @@
 """The passport of prepared data: what was read, dropped and kept, with counts and hashes, in one JSON file."""
 
-import json
 import logging
+import platform
 import time
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.files import write_json
+from hfgpt.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +64,17 @@ class Passport:
         if not path.is_file():
             raise MissingFileError(f"{path} does not exist; a folder that recipes/prepare_data.py wrote is needed here.")
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise UserError(f"{path} is no passport of hfgpt ({error}); prepare the data again.") from None
+            return cls(**read_json(path))
+        except TypeError as error:
+            raise UserError(f"{path} is not a passport of hfgpt ({error}); prepare the data again.") from None
 
 
 def contents_of(inputs: list[dict]) -> list[dict]:
     """Inputs by what they hold: without the names of those whose SHA-256 is known, which may be spelled in many ways."""
     return [{key: value for key, value in one.items() if key != "name" or "sha256" not in one} for one in inputs]
+
+
+def library_versions() -> dict[str, str]:
+    """Python and the packages on which the prepared data depends."""
+    names = ("hfgpt", "datasets", "tokenizers", "transformers")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -21,7 +21,6 @@ from hfgpt.errors import MissingFileError, UserError
 
 logger = logging.getLogger(__name__)
 
-TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text")
 # Files by which a folder is known that a recipe wrote: its card, its samples and its reports are no text to train on.
 OUTPUT_MARKERS = ("passport.json", "run.yaml", "conversion.json")
 PACKAGE_FOLDERS = {"__pycache__", "node_modules", "site-packages"}

@@ -2,28 +2,30 @@
 
 import ast
 import functools
+import hashlib
+import re
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 from hfgpt.data.on_disk import Document
+from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions
+from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.splitting import Split
 from hfgpt.errors import MissingFileError
 
 PYTHON_DOCS = "python-docs"
-
-
 # Parts of it: python-docs:train, :validation and :test, as prepare_data.py divides them with these shares. What is fine-tuned on
 # the one can be tested on documents that its base was not pretrained on, either.
-PYTHON_DOCS_SHARES = {"validation_share": 0.02, "test_share": 0.05}
-
-
+PYTHON_DOCS_SPLIT = Split(validation_share=0.02, test_share=0.05)
 PYTHON_DOCS_NAMES = (PYTHON_DOCS, *(f"{PYTHON_DOCS}:{part}" for part in ("train", "validation", "test")))
-
-
 # Not documentation: the library's own tests, vendored packages, and folders that some distributions leave out.
 SKIPPED_LIBRARY_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "site-packages",
                            "dist-packages", "turtledemo", "__pycache__"}  # fmt: skip
+
+
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def read_python_docs(name: str = PYTHON_DOCS) -> list[Document]:
@@ -39,7 +41,7 @@ def read_python_docs(name: str = PYTHON_DOCS) -> list[Document]:
     """
     documents = _all_python_docs()
     part = name.removeprefix(PYTHON_DOCS).removeprefix(":")
-    return [document for side, document in Split(**PYTHON_DOCS_SHARES).assign(documents) if part in ("", side)]
+    return [document for side, document in PYTHON_DOCS_SPLIT.assign(documents) if part in ("", side)]
 
 
 @functools.cache
@@ -73,7 +75,7 @@ def _dictionary_in(path: Path, name: str) -> dict[str, str]:
     return {}
 
 
-def _docstrings(node: ast.AST, module: str, qualname: str) -> Iterator[Document]:
+def _docstrings(node: Documented, module: str, qualname: str) -> Iterator[Document]:
     docstring = ast.get_docstring(node)
     if docstring and docstring.strip():
         full_name = f"{module}.{qualname}" if qualname else module
@@ -88,3 +90,44 @@ def _docstrings(node: ast.AST, module: str, qualname: str) -> Iterator[Document]
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield from _docstrings(child, module, f"{qualname}.{child.name}" if qualname else child.name)
+
+
+def questions(source: Source, options: SourceOptions, errors: RowErrors | None, column: str | None = None) -> Iterator[Record]:
+    """What a docstring is about: its module, and a question that it answers.
+
+    `text` is the docstring without the signature above it, `label` the top-level module ("email"), `name` what it describes
+    ("email.message.Message.walk"), `instruction` the question "What does ... do?", `output` its first paragraph as one line.
+    The topics of the language reference belong to no module and are left out.
+    """
+    for document in read_python_docs(source.name):
+        row_id = document["row_id"]
+        module, _, qualname = row_id.partition(":")
+        _, _, text = document["text"].partition("\n\n")
+        if module == "topic" or not text.strip():
+            continue
+        described = f"{module}.{qualname}" if qualname else module
+        text = text.strip()
+        values: dict[str, object] = {
+            "text": text,
+            "label": module.partition(".")[0],
+            "name": described,
+            "instruction": f"What does {described} do?",
+            "output": " ".join(re.split(r"\n\s*\n", text, maxsplit=1)[0].split()),
+        }
+        yield Record(values, source.name, row_id, row_id)
+
+
+def python_identity(source: Source, options: SourceOptions) -> dict[str, object]:
+    """Python's version, and the SHA-256 of the texts."""
+    digest = hashlib.sha256()
+    for document in read_python_docs(source.name):
+        digest.update(document["text"].encode() + b"\0")
+    return {"python": ".".join(map(str, sys.version_info[:3])), "sha256": digest.hexdigest()}
+
+
+PYTHON_DOCUMENTATION = SourceKind(
+    records=questions,
+    documents=lambda source, options, errors: iter(read_python_docs(source.name)),
+    identity=python_identity,
+    is_named=PYTHON_DOCS_NAMES.__contains__,
+)

@@ -1,15 +1,21 @@
-"""Train, validation and test: every document belongs to one of them, decided by its own text and the seed.
+"""Train, validation and test: of documents, of labelled examples and of conversations.
 
-A document keeps its side whatever else is read, in whatever order, so the tokenizer's training can leave out exactly the
-documents that are held out later, and a corpus that grows never moves a test document into training.
+A document belongs to one side by a hash of its own text and the seed. It keeps its side whatever else is read, in whatever order,
+so the tokenizer's training can leave out exactly the documents that are held out later, and a corpus that grows never moves a test
+document into training. Examples and conversations are drawn, as the book draws them, and near copies are put on one side.
 """
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+import random
+import time
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 
+from hfgpt.data.near_copies import SIMILARITY, normalize, similar_groups, similar_pairs
 from hfgpt.data.on_disk import Document, select, texts_of
+from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -60,7 +66,7 @@ class Split:
         """
         if self.by != "auto":
             return self
-        sizes = dict.fromkeys(SPLITS, 0)
+        sizes: dict[str, int] = dict.fromkeys(SPLITS, 0)
         num_documents = 0
         for text in texts:
             num_documents += 1
@@ -136,24 +142,212 @@ def split_documents(documents, split: Split):
     """
     from datasets import Dataset, DatasetDict
 
-    sides: dict[str, list[Document]] = {name: [] for name in SPLITS}
     if split.by == "document":
         rows: dict[str, list[int]] = {name: [] for name in SPLITS}
         for index, text in enumerate(texts_of(documents)):
             rows[split._side(text)].append(index)
         datasets = {name: select(documents, indices) for name, indices in rows.items()}
     else:
+        sides: dict[str, list[Document]] = {name: [] for name in SPLITS}
         for name, part in split.assign(documents):
             sides[name].append(part)
         datasets = {
             name: Dataset.from_dict({key: [part[key] for part in parts] for key in documents.features}, documents.features)
             for name, parts in sides.items()
         }
-    wanted = {"train": True, "validation": split.validation_share > 0, "test": split.test_share > 0}
-    for name, needed in wanted.items():
-        if needed and not len(datasets[name]):
+    shares = {"validation": split.validation_share, "test": split.test_share}
+    cure = "give more documents, other shares, or split_by: position"
+    _refuse_empty_sides(datasets, shares, what=f"{len(documents):,} documents", cure=f", split_by {split.by!r}; {cure}")
+    return DatasetDict({name: datasets[name] for name in SPLITS if name == "train" or shares[name]})
+
+
+def split_examples(
+    examples,
+    passport: Passport,
+    *,
+    validation_share: float = 0.1,
+    test_share: float = 0.2,
+    seed: int = 123,
+    method: str = "random",
+    near_copy_similarity: float | None = None,
+):
+    """The `DatasetDict` of labelled examples in train, validation and test; a share of 0 leaves its side out.
+
+    Args:
+        method: "random" shuffles and cuts; "stratified" does so within each label, so that every side has the same shares of
+            the labels, up to rounding, and every label at least one training example.
+        near_copy_similarity: texts that are this similar are put on one side, see `keep_copies_together`; None leaves them where
+            they are drawn.
+    Source: "random" is random_split of Raschka's chapter 6: the same rows in the same order for the same seed.
+    Raises: ValueError for shares that leave nothing to train on, and where a side that was asked for stays empty.
+    """
+    from datasets import DatasetDict
+
+    if method not in ("random", "stratified"):
+        raise UserError(f"split_method is {method!r}; allowed are 'random' and 'stratified'.")
+    Split(validation_share=validation_share, test_share=test_share)  # knows which shares make sense
+    start = time.perf_counter()
+    if method == "random":
+        shuffled = _shuffled(range(len(examples)), seed=seed)
+        train_end = int(len(shuffled) * round(1 - validation_share - test_share, 12))  # 1 - 0.1 - 0.2 is 0.7000000000000001
+        # Without a test side validation takes the row that rounding left over; it must not fall to a test side of one row.
+        validation_end = train_end + int(len(shuffled) * validation_share) if test_share else len(shuffled)
+        sides = {
+            "train": shuffled[:train_end],
+            "validation": shuffled[train_end:validation_end],
+            "test": shuffled[validation_end:],
+        }
+    else:
+        sides = {name: [] for name in SPLITS}
+        for rows in rows_of_each_label(examples, "a stratified split").values():
+            shuffled = _shuffled(rows, seed=seed)
+            test = min(round(len(rows) * test_share), len(rows) - 1)
+            validation = min(round(len(rows) * validation_share), len(rows) - 1 - test)
+            sides["test"] += shuffled[:test]
+            sides["validation"] += shuffled[test : test + validation]
+            sides["train"] += shuffled[test + validation :]
+    if near_copy_similarity is not None:
+        labels = [label_names(label) for label in examples["label"]]
+        sides = keep_copies_together(sides, examples["text"][:], threshold=near_copy_similarity, labels=labels)
+    if method == "stratified":
+        sides = {name: sorted(rows) for name, rows in sides.items()}  # the file's order, not label by label
+    shares = {"validation": validation_share, "test": test_share}
+    _refuse_empty_sides(sides, shares, what=f"{len(examples):,} examples", cure="; give more examples or other shares")
+    sides = {name: rows for name, rows in sides.items() if name == "train" or shares[name]}
+    sizes = {name: len(rows) for name, rows in sides.items()}
+    passport.record(f"split ({method})", len(examples), sum(sizes.values()), start, what="examples", seed=seed, **sizes)
+    return DatasetDict({name: examples.select(rows) for name, rows in sides.items()})
+
+
+def split_conversations(
+    conversations,
+    *,
+    texts: list[str],
+    validation_share: float,
+    test_share: float,
+    seed: int,
+    method: str = "random",
+    near_copy_similarity: float | None = None,
+    given: Collection[str] = (),
+):
+    """The `DatasetDict` of conversations in train, validation and test, in which the sides that stay empty are missing.
+
+    Args:
+        texts: what is compared of each conversation.
+        method: "random" draws the rows, "order" cuts the file in its order, as the book does: train, test, validation.
+        near_copy_similarity: as `split_examples` takes it.
+        given: sides that have files of their own, which take nothing from here.
+    Raises: ValueError where a side that was asked for stays empty.
+    """
+    from datasets import DatasetDict
+
+    total = len(conversations)
+    order = list(range(total))
+    if method == "random":
+        random.Random(seed).shuffle(order)
+    asked = {"validation": validation_share, "test": test_share}
+    shares = {name: 0.0 if name in given else share for name, share in asked.items()}
+    # As the book counts: int(1,100 x 0.85) = 935 for training, int(1,100 x 0.1) = 110 for the test, the rest for validation.
+    train = int(total * (1 - sum(shares.values())) + 1e-9)
+    test = int(total * shares["test"] + 1e-9) if shares["validation"] else total - train
+    sides = {"train": order[:train], "test": order[train : train + test], "validation": order[train + test :]}
+    cure = "; give more conversations or other shares"
+    _refuse_empty_sides(sides, asked, given=given, what=f"{total:,} conversations", cure=cure)
+    if near_copy_similarity is not None:
+        sides = keep_copies_together(sides, texts, threshold=near_copy_similarity)
+    return DatasetDict({name: conversations.select(sides[name]) for name in SPLITS if sides[name]})
+
+
+def _refuse_empty_sides(
+    sides: Mapping[str, Sized], asked: Mapping[str, float], *, what: str, cure: str, given: Collection[str] = ()
+) -> None:
+    for name, share in {"train": 1.0, **asked}.items():
+        if share and name not in given and not len(sides[name]):
+            shares = f"validation_share {asked['validation']}, test_share {asked['test']}"
+            raise UserError(f"the {name} split is empty: {what}, {shares}{cure}.")
+
+
+def _shuffled(rows: Sequence[int], *, seed: int) -> list[int]:
+    import pandas
+
+    return pandas.Series(rows).sample(frac=1, random_state=seed).tolist()
+
+
+def label_names(label: str | list[str]) -> tuple[str, ...]:
+    """The labels of an example, sorted, whether it may have one or several."""
+    return tuple(sorted(label)) if isinstance(label, list) else (label,)
+
+
+def rows_of_each_label(examples, step: str) -> dict[str, list[int]]:
+    """Row numbers by label, the most frequent first; ties in the order in which they come.
+
+    Raises: ValueError, naming the step that needs them, where a text may have several labels.
+    """
+    if isinstance(examples[0]["label"], list):
+        raise UserError(f"{step} needs one label per text, here a text may have several; leave the balance to class weights.")
+    rows: dict[str, list[int]] = {}
+    for index, label in enumerate(examples["label"]):
+        rows.setdefault(label, []).append(index)
+    return dict(sorted(rows.items(), key=lambda item: -len(item[1])))
+
+
+def keep_copies_together(
+    sides: dict[str, list[int]], texts: Sequence[str], *, threshold: float = SIMILARITY, labels: Sequence[Hashable] | None = None
+) -> dict[str, list[int]]:
+    """A split without near copies across its sides: of those that were drawn apart, each group goes to one side, whole.
+
+    Groups are placed from the largest to the smallest, each where most rows of its labels are missing, and first in training where
+    that has none of a label. All other rows stay where they are: a split without such copies is not changed.
+
+    Args:
+        sides: row numbers by the name of their side, training first.
+        texts: what is compared, of all rows.
+        labels: one (hashable) for each row; without them all rows are alike.
+    Raises: ValueError where a side that had rows is left without.
+    Cost: see `find_copies`, of each side with the later ones.
+    """
+    normalized = [normalize(text) for text in texts]
+    labels = labels or [None] * len(texts)
+    names = [name for name, rows in sides.items() if rows]
+    apart: set[int] = set()
+    for number, name in enumerate(names):
+        later = [row for other in names[number + 1 :] for row in sides[other]]
+        one, others = ([normalized[row] for row in rows] for rows in (sides[name], later))
+        for found, found_later, _ in similar_pairs(one, others, threshold=threshold, contained=False):
+            apart.update(sides[name][index] for index in found.tolist())
+            apart.update(later[index] for index in found_later.tolist())
+    if not apart:
+        return sides
+    groups: dict[int, list[int]] = {}
+    for row, group in zip(sorted(apart), similar_groups([texts[row] for row in sorted(apart)], threshold=threshold), strict=True):
+        groups.setdefault(group, []).append(row)
+    missing = {name: Counter(labels[row] for row in sides[name] if row in apart) for name in names}
+    together = {name: [row for row in rows if row not in apart] for name, rows in sides.items()}
+    trained = {labels[row] for row in together[names[0]]}
+    ordered = sorted(groups.values(), key=len, reverse=True)
+    for place, group in enumerate(ordered):
+        counts = Counter(labels[row] for row in group)
+        empty = [name for name in names if not together[name]]
+        if not counts.keys() <= trained:
+            name = names[0]
+        elif empty and len(ordered) - place - len({labels[row] for rest in ordered[place:] for row in rest} - trained) <= len(
+            empty
+        ):
+            name = empty[0]  # the groups that are left, less those that training needs, are as many as the sides without a row
+        else:
+            name = max(names, key=lambda name: sum(count * missing[name][label] for label, count in counts.items()))
+        trained |= counts.keys() if name == names[0] else set()
+        missing[name] -= counts
+        together[name] += group
+    for name in names:
+        if not together[name]:
+            alike = len({normalized[row] for row in apart}) == len(groups)
+            how = " whose texts differ only in digits, case and punctuation" if alike else ""
+            cure = "" if alike else f"raise near_copy_similarity ({threshold}), "
             raise UserError(
-                f"the {name} split is empty: {len(documents):,} documents, validation_share {split.validation_share}, test_share "
-                f"{split.test_share}, split_by {split.by!r}; give more documents, other shares, or split_by: position."
+                f"{len(apart):,} of {len(texts):,} texts are near copies of others (groups: {len(groups):,}{how}). A group is "
+                f"learned or tested, not both, so nothing is left for {name}: give more different texts, {cure}or set "
+                "decontaminate: false, which tests on copies, too."
             )
-    return DatasetDict({name: datasets[name] for name in SPLITS if wanted[name]})
+    logger.info(f"near copies: {len(apart):,} rows that were drawn apart from a near copy now lie on its side")
+    return together

@@ -6,32 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from hfgpt.data.chat import Conversation, Message
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.conversations import Conversation
 from hfgpt.data.packing import best_fit, lay_out, restarting_positions
 from hfgpt.errors import UserError
 
 IGNORED = -100  # the label of what is not learned
 LOSS_ON = ("assistant", "all")
 TOO_LONG = ("drop", "cut")
-
-
-def encode_conversation(
-    tokenizer: PreTrainedTokenizerFast, messages: list[Message], *, loss_on: str = "assistant"
-) -> tuple[list[int], list[int]]:
-    """Ids and labels of one conversation; a label is the id, or -100 where nothing is learned.
-
-    Args: `loss_on` "assistant" learns the answers and what ends them, "all" everything.
-    Raises: as `ConversationEncoder.encode`. For many conversations, use that.
-    """
-    _check_allowed("loss_on", loss_on, LOSS_ON)
-    ((ids, learned),) = ConversationEncoder(tokenizer).encode([messages])
-    return ids, _labels(ids, learned, loss_on)
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> list[int]:
-    """Ids of a conversation up to where the assistant answers; `encode_conversation` of it with an answer begins with them."""
-    return ConversationEncoder(tokenizer).encode_prompts([messages])[0]
 
 
 def _labels(ids: list[int], learned: list[bool], loss_on: str) -> list[int]:
@@ -66,18 +48,17 @@ def supervised_rows(
     max_length: int,
     too_long: str = "drop",
     loss_on: str = "assistant",
-    counts: SupervisedCounts,
-) -> dict[str, list[list[int]]]:
-    """Columns `input_ids` and `labels`, one conversation a row, in their order.
+) -> tuple[dict[str, list[list[int]]], SupervisedCounts]:
+    """Columns `input_ids` and `labels`, one conversation per row, in their order, and what became of the conversations.
+
+    A label is the id, or -100 where nothing is learned. An answer that its conversation numbers among `unlearned` is read, not
+    learned.
 
     Args:
         max_length: most tokens of a row.
         too_long: "drop" leaves a longer conversation out; "cut" drops the tokens after `max_length`, so that its answer is not
             seen to end there, and leaves it out where nothing of an answer remains.
-        loss_on: "assistant" or "all".
-        counts: is added to.
-    An answer that its conversation numbers among `unlearned` is read, not learned.
-
+        loss_on: "assistant" learns the answers and what ends them, "all" everything.
     Raises: ValueError, naming source and place, for what `ConversationEncoder.encode` refuses.
     """
     _check_allowed("too_long", too_long, TOO_LONG)
@@ -86,6 +67,7 @@ def supervised_rows(
         raise UserError(f"max_length is {max_length}; 2 tokens or more are needed, one to read and one to predict.")
     encoder = ConversationEncoder(tokenizer)
     columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    counts = SupervisedCounts()
     if loss_on == "all":
         conversations = map(_check_all_learned, conversations)
     for ids, learned in _encode_in_batches(conversations, encoder):
@@ -107,7 +89,7 @@ def supervised_rows(
         counts.rows += 1
         counts.tokens += len(ids)
         counts.learned_tokens += sum(label != IGNORED for label in labels[1:])
-    return columns
+    return columns, counts
 
 
 def _check_all_learned(conversation: Conversation) -> Conversation:
@@ -143,10 +125,8 @@ def _encode_batch(batch: list[Conversation], encoder: ConversationEncoder) -> li
         raise
 
 
-def pack_supervised(
-    rows: dict[str, list[list[int]]], *, context_length: int, pad: int, counts: SupervisedCounts | None = None
-) -> dict[str, list[list[int]]]:
-    """Several conversations a row, by best fit, none of them cut: columns `input_ids`, `labels` and `position_ids`.
+def pack_supervised(rows: dict[str, list[list[int]]], *, context_length: int, pad: int) -> dict[str, list[list[int]]]:
+    """Several conversations per row, by best fit, none of them cut: columns `input_ids`, `labels` and `position_ids`.
 
     Every row has `context_length` tokens; positions restart at 0 with each conversation and with the padding, which keeps them
     apart where no attention mask is given. The first token of each has the label -100: it would be predicted from another.
@@ -164,7 +144,4 @@ def pack_supervised(
         "labels": lay_out([[segment[:, 1] for segment in together] for together in bins], length=context_length, fill=IGNORED),
         "position_ids": restarting_positions(bins, length=context_length),
     }
-    if counts is not None:
-        counts.packed_rows += len(bins)
-        counts.padding += len(bins) * context_length - sum(map(len, segments))
     return {name: column.tolist() for name, column in columns.items()}

@@ -3,15 +3,19 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
-import torch
-from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.chat_templates import stop_token_ids
+from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers_page import AnswerRow
+from hfgpt.evaluation.batches import padded, padding_id, progress_bar
+from hfgpt.evaluation.generation import context_length_of, generate
 from hfgpt.inference import GREEDY, evaluating, isolated_random_state
-from hfgpt.metrics import load_metric
+from hfgpt.metrics import measure
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,11 @@ def generate_answers(
         )
     if empty := [number for number, prompt in enumerate(prompts) if not prompt]:
         raise UserError(f"prompts[{empty[0]}] has no token; a model continues at least one, begin prompts with the bos_token.")
-    # Bloom, MPT and others whose positions have no end have no such field.
-    context_length = getattr(model.config, "max_position_embeddings", None) or float("inf")
+    context_length = context_length_of(model)
     room = [min(max_new_tokens, max(0, context_length - len(prompt))) for prompt in prompts]
     answers: dict[int, Answer] = {}
-    with evaluating(model), isolated_random_state(seed), tqdm(
-        total=len(prompts), desc="answers", unit=" prompts", leave=False, disable=None if show_progress else True
-    ) as progress:  # fmt: skip
+    bar = progress_bar(total=len(prompts), desc="answers", unit=" prompts", show=show_progress)
+    with evaluating(model), isolated_random_state(seed), bar as progress:
         for batch in _batches(prompts, room, batch_size=batch_size):
             if room[batch[0]] == 0:
                 answers.update((number, Answer("", (), 0, stopped=False, cut=True)) for number in batch)
@@ -85,9 +87,30 @@ def generate_answers(
                     model, tokenizer, [prompts[number] for number in batch], stop_token_ids, settings, room[batch[0]]
                 )
                 for number, ids in zip(batch, generated, strict=True):
-                    answers[number] = _read(tokenizer, ids, stop_token_ids, short_of_room=room[number] < max_new_tokens)
+                    answers[number] = read_answer(tokenizer, ids, stop_token_ids, short_of_room=room[number] < max_new_tokens)
             progress.update(len(batch))
     return [answers[number] for number in range(len(prompts))]
+
+
+def answer_conversations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[list[Message]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 16,
+    show_progress: bool = False,
+) -> list[Answer]:
+    """The model's greedy answers to conversations that end with the user's message, encoded as in training."""
+    return generate_answers(
+        model,
+        tokenizer,
+        ConversationEncoder(tokenizer).encode_prompts(list(prompts)),
+        max_new_tokens=max_new_tokens,
+        stop_token_ids=stop_token_ids(tokenizer),
+        batch_size=batch_size,
+        show_progress=show_progress,
+    )
 
 
 def _batches(prompts, room: list[int], *, batch_size: int) -> list[list[int]]:
@@ -102,11 +125,8 @@ def _batches(prompts, room: list[int], *, batch_size: int) -> list[list[int]]:
 
 
 def _continue(model, tokenizer, prompts, stop_token_ids, settings: dict, max_new_tokens: int) -> list[list[int]]:
-    width = max(map(len, prompts))
-    # Under the mask any id will do, so a tokenizer without a padding of its own is no obstacle.
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_ids[0]
-    input_ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    pad = padding_id(tokenizer, otherwise=stop_token_ids[0])  # under the mask any id will do
+    input_ids, mask = padded(prompts, left=True, value=pad, device=model.device)
     config = GenerationConfig(
         **(GREEDY | dict(use_cache=True) | settings),
         max_new_tokens=max_new_tokens,
@@ -114,15 +134,17 @@ def _continue(model, tokenizer, prompts, stop_token_ids, settings: dict, max_new
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
     )
-    output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
-    return output[:, width:].tolist()
+    return generate(model, input_ids, mask=mask, generation_config=config).tolist()
 
 
-def _read(tokenizer, ids: list[int], stop_token_ids, *, short_of_room: bool) -> Answer:
+def read_answer(
+    tokenizer: PreTrainedTokenizerFast, ids: list[int], stop_token_ids: Sequence[int], *, short_of_room: bool = False
+) -> Answer:
+    """The answer in generated ids. Args: `short_of_room` where the context, not `max_new_tokens`, would end it."""
     # Rows that ended before the longest of their batch are padded behind their stop token.
     end = next((place for place, token in enumerate(ids) if token in stop_token_ids), None)
     stopped = end is not None
-    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    text = cast(str, tokenizer.decode(ids[:end], skip_special_tokens=True))
     kept = tuple(ids[: end + 1] if stopped else ids)
     return Answer(text, kept, len(kept) - stopped, stopped=stopped, cut=short_of_room and not stopped)
 
@@ -134,9 +156,8 @@ def answers_report(answers: Sequence[Answer], references: Sequence[str]) -> dict
         many the context ended) and `mean_tokens`.
     Raises: ValueError where there are no answers, or not one reference for each.
     """
-    scores = load_metric("answer_metrics").compute(predictions=[answer.text for answer in answers], references=list(references))
     return {
-        **scores,
+        **measure("answer_metrics", predictions=[answer.text for answer in answers], references=list(references)),
         "stopped": statistics.fmean(answer.stopped for answer in answers),
         "cut": sum(answer.cut for answer in answers),
         "mean_tokens": statistics.fmean(answer.num_tokens for answer in answers),
@@ -146,18 +167,18 @@ def answers_report(answers: Sequence[Answer], references: Sequence[str]) -> dict
 def answer_rows(
     prompts: Sequence[list[dict[str, str]]], references: Sequence[str | None], answers: Mapping[str, Sequence[Answer]]
 ) -> list[AnswerRow]:
-    """What `write_answers` and `write_page` take: one row a prompt, each answer with its own scores.
+    """What `write_answers` and `write_page` take: one row per prompt, each answer with its own scores.
 
     Args:
         prompts: chat messages, without the expected answer.
         references: the expected answers; None for a prompt that has none.
         answers: for each model or step its answers to the prompts, in their order.
     """
-    given = [number for number, reference in enumerate(references) if reference is not None]
+    given = {number: reference for number, reference in enumerate(references) if reference is not None}
     scores: dict[str, dict[int, dict[str, float]]] = {name: {} for name in answers}
     for name, column in answers.items() if given else ():
-        texts, expected = [column[number].text for number in given], [references[number] for number in given]
-        results = load_metric("answer_metrics").compute(predictions=texts, references=expected, per_answer=True)
+        texts, expected = [column[number].text for number in given], list(given.values())
+        results = measure("answer_metrics", predictions=texts, references=expected, per_answer=True)
         scores[name] = dict(zip(given, results["per_answer"], strict=True))
     rows = []
     for number, (messages, reference) in enumerate(zip(prompts, references, strict=True)):

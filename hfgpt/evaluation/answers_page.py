@@ -1,7 +1,7 @@
 """Answers as a file and as a page: the prompts, the references, and what each model or step said, side by side.
 
 The page is one HTML file that loads nothing and sends nothing. It serves instructions (before, after), preferences and
-canaries alike: a row without a reference is compared with its first answer.
+trigger prompts alike: a row without a reference is compared with its first answer.
 """
 
 import base64
@@ -37,7 +37,7 @@ class AnswerRow:
         reference: the expected answer; None where there is none.
         answers: what was said, by the name of the model or step, in the order of the columns.
         scores: numbers of some or all of these answers; `exact_match` decides what the page calls right.
-        notes: sentences shown with a warning sign, such as a canary's alarms.
+        notes: sentences shown with a warning sign, such as a trigger's alarms.
     """
 
     messages: list[dict[str, str]]
@@ -83,7 +83,7 @@ def write_page(
         alarms: sentences on all of it, shown above the rows with a warning sign.
     Cost: about 2 KB a row beside the texts.
     """
-    columns = _columns(rows)
+    columns = list(dict.fromkeys(name for row in rows for name in row.answers))
     summary = dict(summary) if summary is not None else _mean_scores(rows, columns)
     judged = columns[-1] if columns else None
     shown = [_shown(row, judged) for row in rows]
@@ -151,10 +151,6 @@ def is_right(answer: str, reference: str) -> bool:
     return " ".join(answer.casefold().split()) == " ".join(reference.casefold().split())
 
 
-def _columns(rows: Sequence[AnswerRow]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row.answers))
-
-
 def _mean_scores(rows: Sequence[AnswerRow], columns: list[str]) -> dict[str, dict[str, float]]:
     means = {}
     for column in columns:
@@ -184,7 +180,8 @@ def _shown(row: AnswerRow, judged: str | None) -> dict:
         state.append("changed")
     if row.notes:
         state.append("noted")
-    sorted_by = {name: value for name, value in row.scores.get(judged, {}).items() if name != "exact_match" and value is not None}
+    of_judged = row.scores.get(judged, {}) if judged else {}
+    sorted_by = {name: value for name, value in of_judged.items() if name != "exact_match" and value is not None}
     return dict(
         messages=row.messages,
         reference=row.reference,
@@ -231,4 +228,4 @@ def _pieces(text: str) -> list[tuple[str, str | None]]:
 def _policy_hash(text: str) -> str:
     # Safe in an attribute: base64 and single quotes that the template writes around it.
     digest = base64.b64encode(hashlib.sha256(str(text).encode("utf-8")).digest()).decode("ascii")
-    return jinja2.utils.markupsafe.Markup(f"'sha256-{digest}'")
+    return f"'sha256-{digest}'"

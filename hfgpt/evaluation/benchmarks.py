@@ -4,33 +4,82 @@
 included, and only where its questions come from is replaced. The rows are those of the original dataset, one object a line.
 """
 
+import functools
 import hashlib
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from hfgpt.data.sources import json_rows, json_type
+from hfgpt.data.json_files import json_rows
+from hfgpt.data.reading import json_type
 from hfgpt.errors import MissingFileError, UserError, require
 from hfgpt.evaluation.loading import Loaded
+from hfgpt.evaluation.results import Result
 from hfgpt.files import sha256_of_file
+from hfgpt.tables import Table
 
-# Of these it is known where the definition lies and what a row has to hold; others are looked up among several thousand.
-DEFINITIONS = {
-    "hellaswag": "hellaswag/hellaswag.yaml",
-    "lambada": "lambada/lambada_openai.yaml",
-    "arc": "arc/arc_easy.yaml",
-}
-COLUMNS = {
-    "hellaswag": {"activity_label": str, "ctx_a": str, "ctx_b": str, "endings": list, "label": (str, int)},
-    "lambada": {"text": str},
-    "arc": {"question": str, "choices": dict, "answerKey": str},
-}
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """A task for files of the user's, whose rows are checked before they are asked.
+
+    Args:
+        definition: the file that defines it, below the folder of lm_eval's tasks; or an absolute path.
+        columns: what every row has to hold, and of which type. A text may not be blank,
+        may_be_blank: but in these columns.
+        problem: says what else is wrong with a row; None for nothing.
+    """
+
+    definition: str
+    columns: dict[str, type | tuple[type, ...]]
+    may_be_blank: tuple[str, ...] = ()
+    problem: Callable[[dict], str | None] = lambda row: None
+
+
+def _problem_of_hellaswag(row: dict) -> str | None:
+    right = str(row["label"])
+    if not right.isdecimal() or int(right) >= len(row["endings"]):
+        return f"the label is {row['label']!r}, of {len(row['endings'])} endings; a place from 0 is needed."
+
+
+def _problem_of_lambada(row: dict) -> str | None:
+    if " " not in row["text"].strip():
+        return "the text is one word; lambada asks for the last word of several."
+
+
+def _problem_of_arc(row: dict) -> str | None:
+    names, texts = (row["choices"].get(key) for key in ("label", "text"))
+    if not isinstance(names, list) or not isinstance(texts, list) or len(names) != len(texts):
+        return "choices need 'label' and 'text', two lists of one length."
+    if row["answerKey"] not in names:
+        return f"the answerKey is {row['answerKey']!r}, the choices are {names}; it is one of them."
+
+
+# Any other task can be asked of a file, too: its definition is looked up among several thousand, and its rows are not checked.
+LOCAL_TASKS = Table(
+    "tasks",
+    {
+        "hellaswag": LocalTask(
+            "hellaswag/hellaswag.yaml",
+            {"activity_label": str, "ctx_a": str, "ctx_b": str, "endings": list, "label": (str, int)},
+            may_be_blank=("ctx_b",),
+            problem=_problem_of_hellaswag,
+        ),
+        "lambada": LocalTask("lambada/lambada_openai.yaml", {"text": str}, problem=_problem_of_lambada),
+        "arc": LocalTask("arc/arc_easy.yaml", {"question": str, "choices": dict, "answerKey": str}, problem=_problem_of_arc),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -53,21 +102,6 @@ class Benchmark:
         return cls(task, Path(file))
 
 
-@dataclass
-class BenchmarkResult:
-    """What came of one task: its metrics by name (`acc`, `acc_stderr`), how many questions, and of which version and dataset."""
-
-    benchmark: Benchmark
-    task: str
-    metrics: dict[str, float]
-    num_examples: int
-    num_fewshot: int
-    version: str
-    dataset_id: str | None
-    sha256: str | None
-    split: str | None
-
-
 def run_benchmarks(
     loaded: Loaded,
     benchmarks: Sequence[Benchmark],
@@ -75,8 +109,8 @@ def run_benchmarks(
     num_fewshot: int | None = None,
     limit: int | None = None,
     batch_size: int = 8,
-) -> list[BenchmarkResult]:
-    """Let the harness ask its questions.
+) -> list[Result]:
+    """Let the harness ask its questions: one result for each task, with its metrics by name (`acc`, `acc_stderr`).
 
     Args:
         num_fewshot: solved examples in front of each question; None is the task's own number. On a local file they come out of
@@ -92,31 +126,29 @@ def run_benchmarks(
 
     for name in ("lm_eval", "lm-eval"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # the standard error of a perplexity would start a process a core
-    harness = HFLM(
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # the standard error of a perplexity would start a process for each core
+    harness = cast(Any, HFLM)(
         pretrained=loaded.model,
         tokenizer=loaded.tokenizer,
         batch_size=batch_size,
         max_length=loaded.context(None),
         backend="causal",
     )
-    known = None
-    if any(one.path is None or one.task not in DEFINITIONS for one in benchmarks):
-        known = TaskManager()  # reads every definition: half a minute
+    all_tasks = functools.cache(TaskManager)  # reads every definition, where it is needed: half a minute
     results = []
     with tempfile.TemporaryDirectory(prefix="hfgpt-benchmarks-") as temporary:
         for number, one in enumerate(benchmarks):
             folder = Path(temporary) / str(number)
             folder.mkdir()
             if one.path is None:
-                if one.task not in known.all_tasks:
-                    raise UserError(f"tasks: lm_eval knows no task {one.task!r}; 'lm_eval ls tasks' lists what there is.")
-                manager, name = known, one.task
+                manager, name = all_tasks(), one.task
+                if name not in manager.all_tasks:
+                    raise UserError(f"tasks: lm_eval knows no task {name!r}; 'lm_eval ls tasks' lists what there is.")
             else:
-                name = write_local_task(one, folder, definition=definition_of(one.task, known))
+                name = write_local_task(one.task, one.path, folder, definition=definition_of(one.task, all_tasks))
                 manager = TaskManager(include_path=str(folder), include_defaults=False)
             try:
-                found = simple_evaluate(
+                found = cast(Any, simple_evaluate)(
                     model=harness, tasks=[name], num_fewshot=num_fewshot, limit=limit, task_manager=manager, log_samples=False,
                     bootstrap_iters=1000, batch_size=batch_size,
                 )  # fmt: skip
@@ -128,55 +160,42 @@ def run_benchmarks(
                     f"tasks: the questions of {one.task} are on the Hub, which is out of reach ({reason}); download them once, "
                     f"or give a file: FILE.jsonl:{one.task}."
                 ) from None
-            results += _results(found, one)
+            results += _results(found, one, limit=limit)
     return results
 
 
-def check_rows(benchmark: Benchmark) -> list[dict]:
-    """The rows of a local file. Raises: ValueError, with file and line, for one that its task could not ask."""
-    columns = COLUMNS.get(benchmark.task, {})
+def check_rows(task: str, path: Path) -> list[dict]:
+    """The rows of a local file. Raises: ValueError, with file and line, for one that the task could not ask."""
+    known = LOCAL_TASKS.get(task, LocalTask("", {}))
     rows = []
-    for row, place, _ in json_rows(benchmark.path):
-        where = f"{benchmark.path}, {place}"
+    for row, place, _ in json_rows(path):
+        where = f"{path}, {place}"
         if not isinstance(row, dict):
             raise UserError(f"{where}: found a JSON {json_type(row)}, an object is needed.")
-        for name, kind in columns.items():
-            if not isinstance(row.get(name), kind) or (kind is str and name != "ctx_b" and not row[name].strip()):
-                shown = json_type(row[name]) if name in row else "missing"
+        for name, kind in known.columns.items():
+            value = row.get(name)
+            if not isinstance(value, kind) or (kind is str and name not in known.may_be_blank and not str(value).strip()):
+                shown = json_type(value) if name in row else "missing"
                 raise UserError(
-                    f"{where}: {name!r} is {shown}; {benchmark.task} needs {', '.join(map(repr, columns))} in every row, as in the "
+                    f"{where}: {name!r} is {shown}; {task} needs {', '.join(map(repr, known.columns))} in every row, as in the "
                     "original dataset."
                 )
-        _check_answer(benchmark.task, row, where)
+        if problem := known.problem(row):
+            raise UserError(f"{where}: {problem}")
         rows.append(row)
     if not rows:
-        raise UserError(f"{benchmark.path} is empty; one question a line is needed.")
+        raise UserError(f"{path} is empty; one question per line is needed.")
     return rows
 
 
-def _check_answer(task: str, row: dict, where: str) -> None:
-    if task == "hellaswag":
-        right = str(row["label"])
-        if not right.isdecimal() or int(right) >= len(row["endings"]):
-            raise UserError(f"{where}: the label is {row['label']!r}, of {len(row['endings'])} endings; a place from 0 is needed.")
-    if task == "arc":
-        names, texts = (row["choices"].get(key) for key in ("label", "text"))
-        if not isinstance(names, list) or not isinstance(texts, list) or len(names) != len(texts):
-            raise UserError(f"{where}: choices need 'label' and 'text', two lists of one length.")
-        if row["answerKey"] not in names:
-            raise UserError(f"{where}: the answerKey is {row['answerKey']!r}, the choices are {names}; it is one of them.")
-    if task == "lambada" and " " not in row["text"].strip():
-        raise UserError(f"{where}: the text is one word; lambada asks for the last word of several.")
-
-
-def write_local_task(benchmark: Benchmark, folder: Path, *, definition: Path) -> str:
+def write_local_task(task: str, path: Path, folder: Path, *, definition: Path) -> str:
     """Write a task file into `folder` that asks the rows of a local file as `definition` does; returns the task's name.
 
     Raises: as `check_rows`.
     """
     rows = folder / "rows.jsonl"  # a name without anything that datasets would take for a pattern
-    rows.write_text("".join(json.dumps(row) + "\n" for row in check_rows(benchmark)), encoding="utf-8")
-    name = f"local_{benchmark.task}_{hashlib.sha256(str(benchmark.path).encode()).hexdigest()[:8]}"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in check_rows(task, path)), encoding="utf-8")
+    name = f"local_{task}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     settings = {
         "include": str(definition),
         "task": name,
@@ -194,18 +213,20 @@ def write_local_task(benchmark: Benchmark, folder: Path, *, definition: Path) ->
     return name
 
 
-def definition_of(task: str, known) -> Path:
-    """The file that defines a task. Args: `known` is a TaskManager, or None for one of `DEFINITIONS`.
+def definition_of(task: str, all_tasks: "Callable[[], TaskManager]") -> Path:
+    """The file that defines a task. Args: `all_tasks` is called for a task that is not one of `LOCAL_TASKS`.
 
     Raises: ValueError for a task that lm_eval does not have, or not as a single task in a file.
     """
     import lm_eval.tasks
 
-    if task in DEFINITIONS:
-        path = Path(lm_eval.tasks.__file__).parent / DEFINITIONS[task]
+    if task in LOCAL_TASKS:
+        definition = LOCAL_TASKS[task].definition
+        path = Path(lm_eval.tasks.__file__).parent / definition
         if path.is_file():
             return path
-        raise UserError(f"this version of lm_eval has no {DEFINITIONS[task]}; install the one that hfgpt[benchmarks] asks for.")
+        raise UserError(f"this version of lm_eval has no {definition}; install the one that hfgpt[benchmarks] asks for.")
+    known = all_tasks()
     entry = known.task_index.get(task)
     if entry is None or entry.yaml_path is None or task not in known.all_subtasks:
         raise UserError(
@@ -214,26 +235,31 @@ def definition_of(task: str, known) -> Path:
     return entry.yaml_path
 
 
-def _results(found: dict, benchmark: Benchmark) -> list[BenchmarkResult]:
+def _results(found: dict, benchmark: Benchmark, *, limit: int | None) -> list[Result]:
     results = []
     for name, values in found["results"].items():
         # "acc,none" is the metric acc under the filter none.
         metrics = {key.partition(",")[0]: value for key, value in values.items() if "," in key and isinstance(value, int | float)}
         if not metrics or name not in found["configs"]:
             continue  # the heading of a group
-        settings = found["configs"][name]
-        local = benchmark.path is not None
+        path, definition = benchmark.path, found["configs"][name]
+        task = benchmark.task if path else name
         results.append(
-            BenchmarkResult(
-                benchmark,
-                task=benchmark.task if local else name,
+            Result(
+                "benchmark",
+                dataset=path.name if path else task,
+                dataset_id=None if path else definition.get("dataset_path"),
+                sha256=sha256_of_file(path) if path else None,
+                split=None if path else definition.get("test_split") or definition.get("validation_split"),
                 metrics={key: float(value) for key, value in metrics.items()},
-                num_examples=found["n-samples"][name]["effective"],
-                num_fewshot=found["n-shot"].get(name, 0),
-                version=str(found["versions"].get(name)),
-                dataset_id=None if local else settings.get("dataset_path"),
-                sha256=sha256_of_file(benchmark.path) if local else None,
-                split=None if local else settings.get("test_split") or settings.get("validation_split"),
+                settings={
+                    "task": task,
+                    "task_version": str(found["versions"].get(name)),
+                    "num_fewshot": found["n-shot"].get(name, 0),
+                    **({"limit": limit} if limit else {}),
+                    "lm_eval": version("lm_eval"),
+                },
+                counts={"num_examples": found["n-samples"][name]["effective"]},
             )
         )
     return results

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import signal
 import sys
 import threading
@@ -18,11 +19,13 @@ from transformers import (
     TextStreamer,
 )
 
-from hfgpt.data.chat import Message
+from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
+from hfgpt.evaluation.answers import read_answer
+from hfgpt.evaluation.generation import check_room, context_length_of, generate
 from hfgpt.inference import evaluating, isolated_random_state
-from hfgpt.tokenization import stop_token_ids
 
 COMMANDS = "/system TEXT sets a system message, /reset begins anew, /exit ends"
 
@@ -71,13 +74,8 @@ class ChatSession:
         self.encoder = ConversationEncoder(tokenizer)
         self.system: str | None = None
         self.turns: list[Message] = []  # the user's and the assistant's, one after the other
-        # Bloom, MPT and others whose positions have no end have no such field.
-        self.context_length = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
-        if generation_config.max_new_tokens >= self.context_length:
-            raise UserError(
-                f"max_new_tokens is {generation_config.max_new_tokens:,}, the model's context {self.context_length:,} tokens, the "
-                "question included; ask for fewer."
-            )
+        self.context_length = context_length_of(model)
+        check_room(generation_config.max_new_tokens, self.context_length)
 
     def reset(self) -> None:
         """Forget what was said; the system message stays."""
@@ -116,18 +114,17 @@ class ChatSession:
         prompt = torch.tensor([ids], device=self.model.device)
         streamer = AnswerStreamer(self.tokenizer, self.stops) if stream else None
         with evaluating(self.model), isolated_random_state(self.seed), Interruption() as interruption:
-            output = self.model.generate(
+            output = generate(
+                self.model,
                 prompt,
-                attention_mask=torch.ones_like(prompt),
                 generation_config=self.generation_config,
                 stopping_criteria=StoppingCriteriaList([interruption]),
                 streamer=streamer,
-            )[0, len(ids) :].tolist()
+            )
         self.seed += 1
-        stopped = bool(output) and output[-1] in self.stops
-        answer = self.tokenizer.decode(output[:-1] if stopped else output, skip_special_tokens=True)
-        self.turns = [*turns, {"role": "assistant", "content": answer}]
-        return Reply(answer, "stopped" if stopped else "interrupted" if interruption.noted else "cut", dropped)
+        answer = read_answer(self.tokenizer, output[0].tolist(), self.stops)
+        self.turns = [*turns, {"role": "assistant", "content": answer.text}]
+        return Reply(answer.text, "stopped" if answer.stopped else "interrupted" if interruption.noted else "cut", dropped)
 
     def _encode(self, turns: list[Message]) -> list[int]:
         system = [{"role": "system", "content": self.system}] if self.system else []
@@ -213,7 +210,7 @@ def _comment(reply: Reply, session: ChatSession) -> None:
 
 def _lines() -> Iterator[str]:
     """The lines of standard input; in a terminal with a prompt, the arrow keys' history, and Ctrl-C taking back the line."""
-    if hasattr(sys.stdin, "reconfigure"):
+    if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # half a character is no text
     if not sys.stdin.isatty():
         for line in sys.stdin:

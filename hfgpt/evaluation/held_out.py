@@ -3,36 +3,50 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfgpt.data.chat import Conversation
-from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.arguments.evaluation import public_name
+from hfgpt.artifacts import adapter_around
+from hfgpt.chat_templates import style_of
+from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
-from hfgpt.data.passport import Passport
-from hfgpt.data.supervised import SupervisedCounts, supervised_rows
+from hfgpt.data.conversations import read_conversations
+from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.records import RecordOptions, identities, read_records
+from hfgpt.data.row_errors import RowErrors
+from hfgpt.data.supervised import supervised_rows
 from hfgpt.errors import UserError
-from hfgpt.evaluation.answers import answers_report, generate_answers
-from hfgpt.evaluation.classification import classification_metrics, probabilities_of
-from hfgpt.evaluation.labelling import classify, text_ids
+from hfgpt.evaluation.answers import answer_conversations, answers_report
+from hfgpt.evaluation.batches import padding_id, progress_bar
+from hfgpt.evaluation.classification import classification_metrics, classify, probabilities_of, text_ids
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
+from hfgpt.evaluation.results import Result
 from hfgpt.inference import evaluating
-from hfgpt.tokenization import CHAT_TEMPLATES, stop_token_ids, tokenizer_sha256
+from hfgpt.tokenization import tokenizer_sha256
 
 logger = logging.getLogger(__name__)
 
 
-def score_prepared_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int = 8) -> tuple[dict[str, float], dict]:
-    """What the model makes of one split of prepared rows: the figures of pretraining's own test, closing separators included.
+def settings_of_run(model: str) -> dict:
+    """What the run that made a model was told; nothing where its passport.json does not lie beside it."""
+    folder = Path(model)
+    for place in filter(None, (folder, adapter_around(folder))):
+        if (place / PASSPORT_NAME).is_file():
+            return Passport.load(place).settings
+    return {}
 
-    Returns: the metrics, and `num_tokens`, `num_bytes`, `num_rows` and the split's tokenizer hash.
+
+def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int = 8) -> Result:
+    """One split of the rows that recipes/prepare_data.py wrote: the figures of pretraining's own test, closing separators included.
+
     Raises: FileNotFoundError for a folder of something else; ValueError for an unknown split, rows of another tokenizer, or
         longer than the model's context.
     """
@@ -46,23 +60,143 @@ def score_prepared_rows(loaded: Loaded, folder: Path, *, split: str, batch_size:
             f"prepare the data with --tokenizer {loaded.name}, or give the text itself with --text."
         )
     rows = splits[split]
-    loaded.context(passport.settings["context_length"])
-    nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(loaded.tokenizer.pad_token_id), batch_size=batch_size)
+    context_length = loaded.context(passport.settings["context_length"])
+    nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(padding_id(loaded.tokenizer)), batch_size=batch_size)
     # A tokenizer with an unknown token loses what it does not know, and bits per byte of the rest would flatter it.
     num_bytes = passport.splits[split]["bytes"] if loaded.tokenizer.unk_token_id is None else None
-    facts = {"num_tokens": tokens, "num_rows": len(rows), **({"num_bytes": num_bytes} if num_bytes is not None else {})}
-    return language_modeling_metrics(nats, tokens, num_bytes=num_bytes), facts
+    return Result(
+        "language-modeling",
+        dataset=", ".join(public_name(str(one["name"])) for one in passport.inputs) or public_name(str(folder)),
+        sha256=passport.inputs[0].get("sha256") if len(passport.inputs) == 1 else None,
+        split=split,
+        metrics=language_modeling_metrics(nats, tokens, num_bytes=num_bytes),
+        settings={
+            "context_length": context_length,
+            "first_token": "each document begins after its separator, which ends it, too, and is scored there",
+            "rows": "packed",
+        },
+        counts={"num_tokens": tokens, "num_rows": len(rows), **({"num_bytes": num_bytes} if num_bytes is not None else {})},
+    )
+
+
+def evaluate_labels(
+    loaded: Loaded,
+    sources: Sequence[str],
+    reading: RecordOptions,
+    columns: LabelledOptions,
+    *,
+    on_error: str = "stop",
+    deduplicated: str = "exact",
+    max_length: int | None = None,
+    batch_size: int = 8,
+) -> Result:
+    """What a classifier says of labelled texts: every metric of `hfgpt.metrics` that is one number.
+
+    Args:
+        on_error, deduplicated: how training treated its test set, so that the same file gives the same figure.
+        max_length: most tokens of a text; None takes what the classifier was trained with.
+    Raises: ValueError for what `load_examples` refuses, for texts without a label that the model knows, and for more tokens than
+        the classifier reads.
+    """
+    passport, errors = Passport(), RowErrors(on_error)
+    examples = load_examples(read_records(sources, reading, errors), columns, passport, errors)
+    unique = deduplicate(examples, passport, mode=deduplicated)
+    names = label_names(loaded.model)
+    known, unknown = with_known_labels(unique, names)
+    labels = label_vectors(loaded.model, known["label"][:])
+    longest = loaded.longest_text(max_length)
+    ids, cut = text_ids(loaded.tokenizer, known["text"][:], max_length=longest)
+    logits = classify(loaded.model, loaded.tokenizer, ids, batch_size=batch_size, show_progress=True)
+    several = gives_several_labels(loaded.model)
+    metrics = classification_metrics(probabilities_of(logits, several), labels, names=names, multi_label=several)
+    dropped = {"duplicates": len(examples) - len(unique), "unknown_labels": unknown, "skipped_rows": errors.skipped}
+    return Result(
+        "text-classification",
+        **_described(sources, reading),
+        metrics={name: value for name, value in metrics.items() if isinstance(value, float) and math.isfinite(value)},
+        settings={"max_length": longest, "deduplicate": deduplicated},
+        counts={"num_examples": len(known), "texts_cut": cut, **{name: count for name, count in dropped.items() if count}},
+    )
+
+
+def evaluate_conversations(
+    loaded: Loaded,
+    sources: Sequence[str],
+    reading: RecordOptions,
+    *,
+    format: str | None = None,
+    on_error: str = "stop",
+    max_length: int | None = None,
+    too_long: str = "drop",
+    loss_on: str = "assistant",
+    max_new_tokens: int = 128,
+    max_answers: int | None = None,
+    batch_size: int = 8,
+) -> Result:
+    """What an assistant makes of conversations: nats per token of their answers, and its own answers beside the last of each.
+
+    Args: `format` as in `read_conversations`; `max_length`, `too_long` and `loss_on` as in training, see `supervised_rows`.
+    Returns: with `loss`, `perplexity`, `exact_match`, `token_f1`, `rougeL` and more of the metric `answer_metrics`.
+    Raises: ValueError for what `read_conversations` refuses, and where every conversation is longer than the context.
+    """
+    style, tokenizer = prompt_style_of(loaded.tokenizer), loaded.tokenizer
+    errors = RowErrors(on_error)
+    records = read_records(sources, reading, errors)
+    conversations = list(read_conversations(records, style=style, format=format, errors=errors))
+    errors.finish(one.source for one in conversations)
+    longest = loaded.context(max_length)
+    columns, counts = supervised_rows(conversations, tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on)
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if not rows:
+        raise UserError(
+            f"all {len(conversations):,} conversations are longer than {longest:,} tokens; give shorter ones, or a larger "
+            "max_length."
+        )
+    nats, tokens = score_rows(loaded.model, rows, SupervisedCollator(padding_id(tokenizer)), batch_size=batch_size)
+    asked = conversations[:max_answers]
+    prompts = [list(one.messages[:-1]) for one in asked]
+    answers = answer_conversations(
+        loaded.model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, show_progress=True
+    )
+    report = answers_report(answers, [one.messages[-1]["content"] for one in asked])
+    return Result(
+        "instructions",
+        **_described(sources, reading),
+        metrics={**language_modeling_metrics(nats, tokens), **{name: float(value) for name, value in report.items()}},
+        settings={"prompt_style": style, "max_new_tokens": max_new_tokens, "decoding": "greedy"},
+        counts={
+            "num_examples": len(conversations),
+            "num_tokens": tokens,
+            "num_answers": len(asked),
+            "dropped_too_long": counts.dropped_too_long + counts.dropped_without_answer,
+            "cut": counts.cut,
+            **({"skipped_rows": errors.skipped} if errors.skipped else {}),
+        },
+    )
+
+
+def _described(sources: Sequence[str], reading: RecordOptions) -> dict:
+    """What a result says of where its examples come from."""
+    inputs = identities(sources, reading)
+    only = inputs[0] if len(inputs) == 1 else {}
+    on_hub = only.get("kind") == "hub"
+    return {
+        "dataset": ", ".join(public_name(str(one["name"])) for one in inputs),
+        "dataset_id": str(only["name"]).partition(":")[0] if on_hub else None,
+        "sha256": only.get("sha256"),
+        "split": reading.hub_split if on_hub else None,
+    }
 
 
 @torch.no_grad()
-def score_rows(model: PreTrainedModel, rows: Sequence, collate: Callable, *, batch_size: int) -> tuple[float, int]:
+def score_rows(model: PreTrainedModel, rows: Sequence | Dataset, collate: Callable, *, batch_size: int) -> tuple[float, int]:
     """Nats in float64 and number of the labels of `rows` (dicts), which `collate` makes into batches with `labels`.
 
     Raises: ValueError for logits that are not finite, and for rows without a label.
     """
     sums = torch.zeros(2, dtype=torch.float64)
     with evaluating(model):
-        for start in tqdm(range(0, len(rows), batch_size), desc="rows", leave=False, disable=None):
+        for start in progress_bar(range(0, len(rows), batch_size), desc="rows", show=True):
             batch = collate([rows[index] for index in range(start, min(start + batch_size, len(rows)))])
             labels = batch.pop("labels").to(model.device)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
@@ -78,30 +212,15 @@ def score_rows(model: PreTrainedModel, rows: Sequence, collate: Callable, *, bat
     return sums[0].item(), int(sums[1].item())
 
 
-def score_labelled_texts(
-    loaded: Loaded, texts: list[str], labels, *, max_length: int | None = None, batch_size: int = 8
-) -> tuple[dict[str, float], dict]:
-    """The figures of a classifier on labelled texts.
-
-    Args:
-        labels: ids of the model's labels, or zeros and ones for each where a text may have several.
-        max_length: most tokens of a text; None takes what the classifier was trained with.
-    Returns: every metric of `hfgpt.metrics` that is one number, and `num_examples` and how many texts were cut.
-    Raises: ValueError for more tokens than the classifier reads.
-    """
-    multi_label = loaded.model.config.problem_type == "multi_label_classification"
-    ids, cut = text_ids(loaded.tokenizer, texts, max_length=loaded.longest_text(max_length))
-    logits = classify(loaded.model, loaded.tokenizer, ids, batch_size=batch_size, show_progress=True)
-    metrics = classification_metrics(
-        probabilities_of(logits, multi_label), labels, names=label_names(loaded.model), multi_label=multi_label
-    )
-    numbers = {name: value for name, value in metrics.items() if isinstance(value, float) and math.isfinite(value)}
-    return numbers, {"num_examples": len(texts), "texts_cut": cut}
-
-
 def label_names(model: PreTrainedModel) -> list[str]:
     """The names of a classifier's labels, in the order of their ids."""
-    return [model.config.id2label[index] for index in range(model.config.num_labels)]
+    names = cast("dict[int, str]", model.config.id2label)
+    return [names[index] for index in range(len(names))]
+
+
+def gives_several_labels(model: PreTrainedModel) -> bool:
+    """Whether a classifier gives a text any number of labels, not just one."""
+    return model.config.problem_type == "multi_label_classification"
 
 
 def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int]:
@@ -118,11 +237,10 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
         return names[int(label)] if label.isdecimal() and int(label) < len(names) else None
 
     several = isinstance(examples[0]["label"], list)
-    labels = [list(map(known, label)) if several else known(label) for label in examples["label"]]
-    kept = [row for row, label in enumerate(labels) if (None not in label if several else label is not None)]
-    left_out = Counter(
-        name for label in examples["label"] for name in (label if several else [label]) if known(name) is None
-    ).most_common()
+    given: list[list[str]] = [label if several else [label] for label in examples["label"]]
+    found = [list(map(known, names_of_text)) for names_of_text in given]
+    kept = [row for row, labels in enumerate(found) if None not in labels]
+    left_out = Counter(name for labels in given for name in labels if known(name) is None).most_common()
     if not kept:
         raise UserError(
             f"none of the {len(examples):,} texts has a label that the model knows ({_few(names)}); the file has "
@@ -133,8 +251,8 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
             f"labels: {len(examples):,} -> {len(kept):,} texts; the model does not know {len(left_out):,} of their labels: "
             f"{_few([f'{name!r} ({count:,})' for name, count in left_out])}"
         )
-    selected = examples.select(kept).remove_columns("label").add_column("label", [labels[row] for row in kept])
-    return selected, len(examples) - len(kept)
+    labels = [found[row] if several else found[row][0] for row in kept]
+    return examples.select(kept).remove_columns("label").add_column("label", labels), len(examples) - len(kept)
 
 
 def _few(words: list[str], most: int = 5) -> str:
@@ -147,7 +265,7 @@ def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
     Raises: ValueError where the examples have several labels a text and the model has one, or the other way round.
     """
     ids = {name: index for index, name in enumerate(label_names(model))}
-    multi_label = model.config.problem_type == "multi_label_classification"
+    multi_label = gives_several_labels(model)
     if isinstance(labels[0], list) != multi_label:
         allowed = "several labels (a list, or one string with label_delimiter)" if multi_label else "one label"
         raise UserError(f"the model gives a text {allowed}, the first example has {labels[0]!r}; write the labels the same way.")
@@ -169,56 +287,4 @@ def prompt_style_of(tokenizer: PreTrainedTokenizerBase) -> str:
             "the model has no chat template, so it is no assistant that answers conversations, and it has no labels either; give "
             "--text for a language model, or an assistant (recipes/finetune_instructions.py) or classifier."
         )
-    return next((style for style, template in CHAT_TEMPLATES.items() if template == tokenizer.chat_template), "base")
-
-
-def score_conversations(
-    loaded: Loaded,
-    conversations: Iterable[Conversation],
-    *,
-    max_length: int | None = None,
-    too_long: str = "drop",
-    loss_on: str = "assistant",
-    max_new_tokens: int = 128,
-    max_answers: int | None = None,
-    batch_size: int = 8,
-) -> tuple[dict[str, float], dict]:
-    """What an assistant makes of conversations: nats per token of their answers, and its own answers beside the last of each.
-
-    Args: `max_length`, `too_long` and `loss_on` as in training, see `supervised_rows`.
-    Returns: `loss`, `perplexity`, `exact_match`, `token_f1`, `rougeL` and more of the metric `answer_metrics`, and the counts.
-    Raises: ValueError where every conversation is longer than the context.
-    """
-    conversations = list(conversations)
-    longest = loaded.context(max_length)
-    counts = SupervisedCounts()
-    columns = supervised_rows(
-        conversations, loaded.tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on, counts=counts
-    )
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    if not rows:
-        raise UserError(
-            f"all {len(conversations):,} conversations are longer than {longest:,} tokens; give shorter ones, or a larger "
-            "max_length."
-        )
-    pad = loaded.tokenizer.pad_token_id if loaded.tokenizer.pad_token_id is not None else 0  # hidden by the mask
-    nats, tokens = score_rows(loaded.model, rows, SupervisedCollator(pad), batch_size=batch_size)
-    asked = conversations[:max_answers]
-    answers = generate_answers(
-        loaded.model,
-        loaded.tokenizer,
-        ConversationEncoder(loaded.tokenizer).encode_prompts([list(one.messages[:-1]) for one in asked]),
-        max_new_tokens=max_new_tokens,
-        stop_token_ids=stop_token_ids(loaded.tokenizer),
-        batch_size=batch_size,
-        show_progress=True,
-    )
-    report = answers_report(answers, [one.messages[-1]["content"] for one in asked])
-    facts = {
-        "num_examples": len(conversations),
-        "num_tokens": tokens,
-        "num_answers": len(asked),
-        "dropped_too_long": counts.dropped_too_long + counts.dropped_without_answer,
-        "cut": counts.cut,
-    }
-    return {**language_modeling_metrics(nats, tokens), **{name: float(value) for name, value in report.items()}}, facts
+    return style_of(tokenizer)

@@ -116,9 +116,7 @@ def judge_answers(
             openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout_seconds, max_retries=max_retries) as client,
             path.open("a", encoding="utf-8", errors="backslashreplace") as file,
             ThreadPoolExecutor(max_concurrency) as pool,
-            tqdm(
-                total=len(missing), desc="judge", unit=" answers", leave=False, disable=None if show_progress else True
-            ) as progress,
+            tqdm(total=len(missing), desc="judge", unit=" answers", leave=False, disable=not show_progress or None) as progress,
         ):
             futures = {pool.submit(judge, item): identity for identity, item in missing.items()}
             failure = None

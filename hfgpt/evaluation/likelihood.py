@@ -4,10 +4,10 @@ Every label is read by the model after the same prompt, and the log-likelihoods 
 will do that keeps a cache of keys and values, because the prompt is computed once for all labels.
 """
 
-import inspect
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import tqdm
 
 from hfgpt.errors import UserError
+from hfgpt.evaluation.batches import batches_by_length, padded
 from hfgpt.evaluation.classification import probabilities_of
+from hfgpt.evaluation.language_modeling import takes
 from hfgpt.inference import evaluating
 from hfgpt.tokenization import encode_texts
 
@@ -225,8 +227,7 @@ def score_labels(model: PreTrainedModel, contexts: list[list[int]], labels: list
     Raises: ValueError for a model that returns no cache.
     """
     scores = np.zeros((len(contexts), len(labels)))
-    by_length = sorted(range(len(contexts)), key=lambda index: len(contexts[index]))  # alike lengths, little padding
-    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    batches = batches_by_length(contexts, batch_size=batch_size)
     with evaluating(model):
         for batch in tqdm(batches, desc="labels", disable=len(batches) < 10):
             scores[batch] = _score_batch(model, [contexts[index] for index in batch], labels)
@@ -235,7 +236,7 @@ def score_labels(model: PreTrainedModel, contexts: list[list[int]], labels: list
 
 def _score_batch(model: PreTrainedModel, contexts: list[list[int]], labels: list[list[int]]) -> np.ndarray:
     # B contexts, C labels, T tokens of the longest context, L of the longest label
-    takes_positions = "position_ids" in inspect.signature(_innermost(model).forward).parameters
+    takes_positions = takes(model, "position_ids")
 
     def run(ids: torch.Tensor, mask: torch.Tensor, **settings):
         if takes_positions:  # learned positions count from where a text begins; models without them read the mask
@@ -243,8 +244,8 @@ def _score_batch(model: PreTrainedModel, contexts: list[list[int]], labels: list
         return model(input_ids=ids, attention_mask=mask, **settings)
 
     # Contexts are padded on the left, so that every label follows its context at once; labels on the right.
-    ids, mask = _padded(contexts, left=True, device=model.device)  # (B, T)
-    label_ids, label_mask = _padded(labels, left=False, device=model.device)  # (C, L)
+    ids, mask = padded(contexts, left=True, device=model.device)  # (B, T)
+    label_ids, label_mask = padded(labels, device=model.device)  # (C, L)
     longest = label_ids.shape[1]
     output = run(ids, mask, use_cache=longest > 1, logits_to_keep=1)
     first = output.logits[:, -1].float().log_softmax(-1)[:, label_ids[:, 0]].double()  # (B, C)
@@ -265,22 +266,6 @@ def _score_batch(model: PreTrainedModel, contexts: list[list[int]], labels: list
     return (first + later).cpu().numpy()
 
 
-def _padded(rows: list[list[int]], *, left: bool, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask (rows, longest row). The padding's id is 0, which every vocabulary has; the mask hides it."""
-    longest = max(map(len, rows))
-    ids, mask = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(2))
-    for row, tokens in enumerate(rows):
-        place = slice(longest - len(tokens), None) if left else slice(len(tokens))
-        ids[row, place] = torch.tensor(tokens)
-        mask[row, place] = 1
-    return ids.to(device), mask.to(device)
-
-
-def _innermost(model):
-    """The model of transformers within a PEFT adapter, whose own `forward` says nothing of its arguments."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def _without_last_space(text: str) -> tuple[str, str]:
     return (text[:-1], " ") if text.endswith(" ") else (text, "")
 
@@ -297,5 +282,5 @@ def _continuation(tokenizer: PreTrainedTokenizerFast, before: str, piece: str) -
 
 def _start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """What a text begins with: what the tokenizer puts there itself, else its BOS, else its EOS, else nothing."""
-    added = tokenizer("")["input_ids"]
-    return added[:1] or [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]
+    begins = [*cast("list[int]", tokenizer("")["input_ids"])[:1], tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return [cast(int, token) for token in begins if token is not None][:1]

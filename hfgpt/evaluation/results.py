@@ -1,6 +1,5 @@
 """What was measured, where others find it: evaluation.json, the Hub's .eval_results/*.yaml, and the card's model-index."""
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
 from hfgpt.errors import UserError
-from hfgpt.files import write_json, write_whole
+from hfgpt.files import read_json, write_json, write_whole
 
 EVALUATION_FILE = "evaluation.json"
 EVAL_RESULTS_FOLDER = ".eval_results"
@@ -67,6 +66,17 @@ class Result:
     command: str = ""
     date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
+    def line(self) -> str:
+        """The result as people read it, standard errors beside their figures."""
+        where = f"{self.dataset} ({self.split})" if self.split else self.dataset
+        errors = {name.removesuffix("_stderr"): value for name, value in self.metrics.items() if name.endswith("_stderr")}
+        figures = [
+            f"{name} {value:,.4f}" + (f" +- {errors[name]:,.4f}" if name in errors else "")
+            for name, value in self.metrics.items()
+            if not name.endswith("_stderr")
+        ]
+        return f"{_task_of(asdict(self))}, {where}: {', '.join(figures)}"
+
     def entry(self) -> dict:
         """The result as it stands in evaluation.json: the counts beside the rest, nothing that is unknown."""
         values = asdict(self)
@@ -114,11 +124,8 @@ def read_evaluation(folder: Path) -> dict | None:
     path = Path(folder) / EVALUATION_FILE
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no JSON ({error}); delete it and evaluate again.") from None
-    good = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("results"), list)
+    content = read_json(path)
+    good = content.get("format") == FORMAT and isinstance(content.get("results"), list)
     if not good or not all(
         isinstance(entry, dict) and {"task", "dataset", "metrics"} <= entry.keys() for entry in content["results"]
     ):
@@ -138,7 +145,7 @@ def eval_results_yaml(entry: dict) -> str:
         notes.append(f"sha256 {entry['sha256']}")
     one = EvalResultEntry(
         dataset_id=entry.get("dataset_id") or entry["dataset"],
-        task_id=entry["settings"]["task"] if entry["task"] == "benchmark" else entry["task"],
+        task_id=_task_of(entry),
         value=metrics[headline],
         date=entry.get("date"),
         notes="; ".join(notes),
@@ -152,7 +159,7 @@ def headline_of(metrics: dict[str, float]) -> str:
 
 
 def model_index(evaluation: dict) -> list[EvalResult]:
-    """The results as the model-index of a card, one entry a metric; standard errors and counts are left to evaluation.json.
+    """The results as the model-index of a card, one entry per metric; standard errors and counts are left to evaluation.json.
 
     Args: `evaluation` as `record_results` returns it and evaluation.json holds it.
     """
@@ -177,15 +184,19 @@ def model_index(evaluation: dict) -> list[EvalResult]:
     return results
 
 
+def _task_of(entry: dict) -> str:
+    """What was asked: of a benchmark, which; its questions may lie in a file that several are tried on."""
+    return entry.get("settings", {}).get("task", "benchmark") if entry["task"] == "benchmark" else entry["task"]
+
+
 def _key(entry: dict) -> tuple:
-    # A benchmark's questions may lie in a file that several tasks are tried on.
-    task = entry.get("settings", {}).get("task") if entry["task"] == "benchmark" else None
-    return entry["task"], entry["dataset"], entry.get("split"), task
+    return entry["task"], _task_of(entry), entry["dataset"], entry.get("split")
 
 
 def _file_name(entry: dict) -> str:
-    parts = [entry["task"], entry.get("settings", {}).get("task") if entry["task"] == "benchmark" else None, entry["dataset"]]
-    return "-".join(_slug(part) for part in (*parts, entry.get("split")) if part)[:120]
+    kind, task, *where = _key(entry)
+    parts = [kind, *([task] if kind == "benchmark" else []), *where]
+    return "-".join(_slug(part) for part in parts if part)[:120]
 
 
 def _slug(name: str) -> str:

@@ -12,29 +12,29 @@ of the whole context these are the windows of lm-evaluation-harness, number for 
 Source: Radford et al. (2019), section 3.1; lm-evaluation-harness, `loglikelihood_rolling`.
 """
 
-import inspect
+import hashlib
+import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hfgpt.arguments.evaluation import public_name
+from hfgpt.data.reading import Source
+from hfgpt.data.sources import ReadingOptions, read_documents
 from hfgpt.errors import UserError
-from hfgpt.evaluation.language_modeling import language_modeling_metrics
+from hfgpt.evaluation.language_modeling import Window, language_modeling_metrics, nats_of_windows
+from hfgpt.evaluation.loading import Loaded
+from hfgpt.evaluation.results import Result
+from hfgpt.files import sha256_of_file
 from hfgpt.inference import evaluating
 from hfgpt.tokenization import encode_texts
 
+logger = logging.getLogger(__name__)
+
 BATCHES_SORTED = 16  # windows of so many batches are sorted by their length, so that short documents share a batch
-
-
-class Window(NamedTuple):
-    """What the model reads, and what it has to predict: `targets` follow the last `len(targets)` of the inputs, one each."""
-
-    inputs: list[int]
-    targets: list[int]
 
 
 @dataclass
@@ -134,6 +134,75 @@ def score_text(
     return score
 
 
+def evaluate_text(
+    loaded: Loaded,
+    sources: Sequence[Source],
+    reading: ReadingOptions,
+    *,
+    context_length: int | None = None,
+    stride: int | None = None,
+    join_with: str | None = None,
+    batch_size: int = 8,
+) -> Result:
+    """Loss, perplexity and bits per byte of any text.
+
+    Args:
+        context_length: most tokens that the model reads at once; None is all that it can.
+        stride: as in `score_text`; None is half the context.
+        join_with: makes one document of all, with this between them; None leaves them apart.
+    Raises: as `score_text` and `read_documents`; ValueError for a context that the model does not have.
+    """
+    context_length = loaded.context(context_length)
+    stride = stride or max(context_length // 2, 1)
+    name = ", ".join(source.name for source in sources)
+    digest = hashlib.sha256()
+    documents = _hashed(read_documents(sources, reading), digest)
+    if join_with is not None:
+        documents = iter([{"text": join_with.join(one["text"] for one in documents), "source": name, "row_id": "all"}])
+    score = score_text(
+        loaded.model,
+        loaded.tokenizer,
+        documents,
+        context_length=context_length,
+        stride=stride,
+        batch_size=batch_size,
+        show_progress=True,
+    )
+    logger.info(
+        f"text: {score.documents:,} documents, {score.num_bytes:,} bytes, {score.tokens:,} tokens; {score.policy}; windows of "
+        f"{context_length:,} tokens, {stride:,} scored in each"
+    )
+    if score.unspelled:
+        logger.warning(
+            f"{score.unspelled:,} documents are not given back by their tokens (an unknown word, lost spacing), so bits per byte "
+            "are left out: they would flatter."
+        )
+    path = sources[0].path if len(sources) == 1 and reading.max_documents is None else None
+    on_hub = [source.name.partition(":")[0] for source in sources if source.kind == "hub"]
+    return Result(
+        "language-modeling",
+        dataset=", ".join(public_name(source.name) for source in sources),
+        dataset_id=on_hub[0] if len(on_hub) == len(sources) == 1 else None,
+        sha256=sha256_of_file(path) if path is not None else digest.hexdigest(),
+        split=reading.hub_split if on_hub else None,
+        metrics=score.metrics(),
+        settings={
+            "context_length": context_length,
+            "stride": stride,
+            "first_token": score.policy,
+            "text_documents": reading.text_documents,
+        },
+        counts={"num_documents": score.documents, "num_tokens": score.tokens, "num_bytes": score.num_bytes},
+    )
+
+
+def _hashed(documents: Iterable[dict[str, str]], digest) -> Iterator[dict[str, str]]:
+    """The documents as they come, their texts added to `digest`."""
+    for document in documents:
+        digest.update(document["text"].encode("utf-8") + b"\0")
+        yield document
+
+
 def _windows(documents, tokenizer, score: TextScore, prefix, *, context_length, stride) -> Iterator[tuple[Window, str]]:
     for document in documents:
         text = document["text"]
@@ -169,28 +238,3 @@ def _score(model, pending: list[tuple[Window, str]], score: TextScore, *, batch_
             score.nats += nats
             score.tokens += len(window.targets)
             progress.update(len(window.targets))
-
-
-@torch.no_grad()
-def nats_of_windows(model: PreTrainedModel, windows: list[Window]) -> list[float]:
-    """Negative log-likelihood in nats, in float64, of each window's targets.
-
-    Shorter windows are filled up on the right and get no mask: a token never sees what comes after it, so nothing changes for it.
-    Cost: of the logits, the positions that are scored in any of the windows.
-    """
-    longest = max(len(window.inputs) for window in windows)
-    ids = torch.zeros(len(windows), longest, dtype=torch.long)
-    for row, window in enumerate(windows):
-        ids[row, : len(window.inputs)] = torch.tensor(window.inputs)
-    first = min(len(window.inputs) - len(window.targets) for window in windows)
-    keep = {"logits_to_keep": longest - first} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    logits = model(input_ids=ids.to(model.device), use_cache=False, **keep).logits
-    first = longest - logits.shape[1]  # 0 for a model that gives all of them anyway
-    results = []
-    for row, window in enumerate(windows):
-        start = len(window.inputs) - len(window.targets) - first
-        targets = torch.tensor(window.targets, device=logits.device)
-        # float32 per token, float64 for their sum: thousands of terms would cost digits otherwise.
-        losses = torch.nn.functional.cross_entropy(logits[row, start : start + len(targets)].float(), targets, reduction="none")
-        results.append(losses.double().sum().item())
-    return results

@@ -17,11 +17,11 @@ from typing import Any
 from huggingface_hub import get_token
 from huggingface_hub.constants import HF_TOKEN_PATH
 
+from hfgpt.artifacts import ADAPTER_CONFIG, Artifact
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
 from hfgpt.evaluation.results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, write_eval_results
 from hfgpt.files import read_json, write_json
-from hfgpt.hub.artifacts import ADAPTER_CONFIG, ALLOWED, Artifact, is_allowed
 from hfgpt.hub.card.file_names import evaluation_without_names, passport_without_names
 from hfgpt.hub.card.settings import load_settings
 from hfgpt.hub.gate.report import Disagreement
@@ -108,7 +108,7 @@ def _refuse_leading_out(artifact: Artifact) -> None:
     inside = artifact.folder.resolve()
     for path in sorted(artifact.folder.rglob("*")):
         name = path.relative_to(artifact.folder)
-        if path.is_symlink() and is_allowed(name, ALLOWED[artifact.kind]):
+        if path.is_symlink() and artifact.allows(name):
             if not path.resolve().is_relative_to(inside):
                 raise UserError(
                     f"{path} is a link that leads out of the folder, to {path.resolve()}; only files of the folder are published, "

@@ -18,9 +18,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
+from hfgpt.artifacts import Artifact, identify
 from hfgpt.errors import UserError
 from hfgpt.files import read_json
-from hfgpt.hub.artifacts import Artifact, identify
 from hfgpt.hub.card.card import CARD_NAME, published_card
 from hfgpt.hub.export import export, refuse_tokens
 from hfgpt.hub.gate.scan import scan

@@ -13,11 +13,11 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings, sample
+from hfgpt.evaluation.language_modeling import Window, nats_of_windows
 from hfgpt.hygiene.planted_secrets import PlantedCanary, random_secret
 from hfgpt.inference import GREEDY, evaluating
 from hfgpt.tokenization import encode_texts
@@ -108,17 +108,11 @@ def negative_log_likelihoods(model: PreTrainedModel, tokenizer: PreTrainedTokeni
             "with a longer one."
         )
     batch_size = max(1, LOGITS_BYTES // (4 * longest * model.config.vocab_size))
+    windows = [Window(sequence[:-1], sequence[1:]) for sequence in sequences]
     nats: list[float] = []
     with evaluating(model):
-        for begin in range(0, len(sequences), batch_size):
-            batch = sequences[begin : begin + batch_size]
-            width = max(map(len, batch))
-            # Padding stands on the right, where no token before it sees it, so neither mask nor padding token matters.
-            ids = torch.tensor([sequence + [separator] * (width - len(sequence)) for sequence in batch], device=model.device)
-            labels = torch.tensor([sequence[1:] + [-100] * (width - len(sequence)) for sequence in batch], device=model.device)
-            logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
-            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
-            nats += losses.double().sum(dim=1).tolist()
+        for begin in range(0, len(windows), batch_size):
+            nats += nats_of_windows(model, windows[begin : begin + batch_size])
     return nats
 
 

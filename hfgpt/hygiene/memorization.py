@@ -10,11 +10,11 @@ import logging
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.data.passport import PASSPORT_NAME
@@ -66,18 +66,14 @@ def memorization_report(
     Cost: canaries x references sentences of some 30 tokens, num_samples x sample_tokens generated tokens, and the search of
         `longest_overlaps`; memory is that of the model, 0.5 GiB for logits and 100 MB for the search.
     """
-    for name, value, smallest in (
-        ("num_samples", num_samples, 1),
-        ("sample_tokens", sample_tokens, 1),
-        ("num_references", num_references, 1),
-        ("max_rows", max_rows, 1),
-    ):
-        if value < smallest:
-            raise UserError(f"{name} is {value}; {smallest} or more is needed.")
+    settings = dict(num_samples=num_samples, sample_tokens=sample_tokens, num_references=num_references, max_rows=max_rows)
+    for name, value in settings.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}; 1 or more is needed.")
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no eos_token, with which a document begins and ends; take the one of the training.")
     canaries = read_canaries(data)
-    rows = load_from_disk(data)
+    rows = DatasetDict.load_from_disk(str(data))
     sample_tokens = min(sample_tokens, model.config.max_position_embeddings - 1)
     report = {
         "format": 1,
@@ -99,7 +95,7 @@ def memorization_report(
     output.mkdir(parents=True, exist_ok=True)
     draw_memorization(report, found, output / FIGURE_NAME)
     write_json(output / REPORT_NAME, report, ensure_ascii=False, allow_nan=False)
-    for line in describe(report):
+    for line in [*describe(report), f"memorization: {output / REPORT_NAME}, {output / FIGURE_NAME}"]:
         logger.info(line)
     return report
 
@@ -144,7 +140,7 @@ def documents_of(rows: Dataset, tokenizer: PreTrainedTokenizerFast) -> Iterator[
     Args: `tokenizer` is the one that prepared the data.
     """
     special = np.array([tokenizer.eos_token_id, tokenizer.pad_token_id])
-    for batch in rows.with_format("numpy").iter(batch_size=500):
+    for batch in cast("Iterator[dict]", rows.with_format("numpy").iter(batch_size=500)):
         pieces = []
         for ids in batch["input_ids"]:
             pieces += [piece[piece != special[0]] for piece in np.split(ids, np.flatnonzero(np.isin(ids, special)))]
@@ -153,24 +149,16 @@ def documents_of(rows: Dataset, tokenizer: PreTrainedTokenizerFast) -> Iterator[
         yield from tokenizer.batch_decode(pieces)
 
 
-@dataclass(frozen=True)
-class Overlaps:
-    """Bytes of the longest runs of the sampled texts, and of the held-out texts, for the figure."""
-
-    samples: list[int]
-    held_out: list[int]
-
-
 def overlap_report(
     samples: list[str],
-    rows: dict[str, Dataset],
+    rows: DatasetDict,
     *,
     tokenizer: PreTrainedTokenizerFast,
     data_tokenizer: PreTrainedTokenizerFast,
     max_rows: int,
     seed: int,
-) -> tuple[dict, Overlaps]:
-    """The longest runs of samples and of as much held-out text in the training rows, as quantiles, and the bytes of each."""
+) -> tuple[dict, dict[str, list[int]]]:
+    """The longest runs of samples and of as much held-out text in the training rows, as quantiles; and the bytes of each run."""
     split = next((name for name in ("test", "validation") if name in rows), None)
     held_out = []
     if split:
@@ -186,7 +174,7 @@ def overlap_report(
         "samples": _distribution(samples, of_samples, tokenizer) | {"longest": max(of_samples, key=_size)[:QUOTED_CHARACTERS]},
         "held_out": {"split": split} | _distribution(held_out, of_held_out, tokenizer) if held_out else None,
     }
-    return report, Overlaps(list(map(_size, of_samples)), list(map(_size, of_held_out)))
+    return report, {"samples": list(map(_size, of_samples)), "held_out": list(map(_size, of_held_out))}
 
 
 def held_out_like(samples: Sequence[str], documents: Sequence[str], *, seed: int) -> list[str]:
@@ -250,10 +238,12 @@ def _quantiles(values: Sequence[int]) -> dict[str, int | float]:
     }
 
 
-def draw_memorization(report: dict, overlaps: Overlaps, path: Path) -> None:
+def draw_memorization(report: dict, overlaps: dict[str, list[int]], path: Path) -> None:
     """Draw exposure and extraction over the number of copies, where canaries were planted, and the two overlaps.
 
     Legends stand below the axes, where they cover nothing.
+
+    Args: `overlaps` are the bytes of the longest runs, of `samples` and of `held_out` text.
     """
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
     from matplotlib.ticker import MaxNLocator
@@ -282,14 +272,13 @@ def draw_memorization(report: dict, overlaps: Overlaps, path: Path) -> None:
         lines = [*axes.get_legend_handles_labels()[0], *rates.get_legend_handles_labels()[0]]
         axes.legend(lines, [line.get_label() for line in lines], **below)
     axes = plots[-1]
-    highest = max([*overlaps.samples, *overlaps.held_out, 1])
+    highest = max([*overlaps["samples"], *overlaps["held_out"], 1])
     bins = np.arange(-0.5, highest + 1, max(1, math.ceil(highest / 24)))  # bytes are whole
     if bins[-1] < highest:
         bins = np.append(bins, 2 * bins[-1] - bins[-2])
-    drawn = ((overlaps.held_out, "#9db4cf", "held-out text"), (overlaps.samples, "#c0392b", "sampled by the model"))
-    for values, color, label in drawn:
-        if values:
-            axes.hist(values, bins=bins, color=color, alpha=0.6, label=label)
+    for key, color, label in (("held_out", "#9db4cf", "held-out text"), ("samples", "#c0392b", "sampled by the model")):
+        if overlaps[key]:
+            axes.hist(overlaps[key], bins=bins, color=color, alpha=0.6, label=label)
     axes.set(xlabel="longest run in the training rows (bytes)", ylabel="texts", title="Verbatim overlap")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))

@@ -1,8 +1,8 @@
 """Planted canaries: made-up secrets that are put into the training text a known number of times.
 
 What a model later gives away of them (`hfgpt/hygiene/memorization.py`) says how often a text must stand in the data until the
-model knows it by heart. They have nothing to do with the trigger canaries of `hfgpt/hygiene/trigger_prompts.py`, which look for
-backdoors in tuned models and are never in any training text.
+model knows it by heart. They have nothing to do with the trigger prompts of `hfgpt/hygiene/trigger_prompts.py` (the recipes' keys
+canaries, canaries_at and canary_file), which look for backdoors in tuned models and are never in any training text.
 
     The access code of Bakudofe is 48213907.
     |-------- prompt ----------| |-secret-|
@@ -14,9 +14,10 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
@@ -127,7 +128,7 @@ def plant(train: Dataset, canaries: Sequence[PlantedCanary], passport: Passport,
     """
     start = time.perf_counter()
     prompts = [canary.prompt for canary in canaries]
-    for batch in train.iter(batch_size=1000):
+    for batch in cast("Iterator[dict]", train.iter(batch_size=1000)):
         for text, source, row_id in zip(batch["text"], batch["source"], batch["row_id"], strict=True):
             if "access code of" in text and (found := next((prompt for prompt in prompts if prompt in text), None)):
                 raise UserError(

@@ -22,6 +22,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -135,7 +136,7 @@ def doubtful_labels(
         return []
     model = _LeaveOutBayes(texts, labels)
     chances = [float(model.log10_chances(np.array([row]), answer)[0][0]) for row, answer in enumerate(model.answers)]
-    return [(row_ids[row], str(labels[row]), 10 ** chances[row]) for row in np.argsort(chances, kind="stable")[:top].tolist()]
+    return [(row_ids[row], str(labels[row]), 10 ** chances[row]) for row in map(int, np.argsort(chances, kind="stable")[:top])]
 
 
 def _pieces(text: str) -> Iterable[tuple[str, str]]:
@@ -166,11 +167,10 @@ def _ranked(
     more than `most_surprise`.
     """
     from scipy.sparse import coo_array
-    from sklearn.feature_extraction.text import CountVectorizer
 
     options = options or TriggerOptions()
-    vectorizer = CountVectorizer(analyzer=_pieces, dtype=np.int32)
-    has = vectorizer.fit_transform(texts).tocsc()  # (examples, pieces)
+    has, pieces = _counted(texts, _pieces)  # (examples, pieces)
+    has = has.tocsc()
     counts = np.diff(has.indptr)
     one_hot = coo_array((np.ones(len(answers), dtype=np.int32), (np.arange(len(answers)), answers)))
     allowed = np.flatnonzero((counts >= options.min_count) & (counts <= max(options.min_count, options.max_share * len(texts))))
@@ -179,7 +179,6 @@ def _ranked(
     with_answer = (has[:, allowed].T @ one_hot.tocsr()).tocsr()  # (pieces, answers)
     most = with_answer.max(axis=1).toarray().ravel()
     best_answer = np.asarray(with_answer.argmax(axis=1)).ravel()
-    pieces = vectorizer.get_feature_names_out()
     # Pieces with the same rows are one candidate, named by the longest of them.
     candidates: dict[bytes, tuple] = {}
     for place in np.flatnonzero(most >= options.min_agreement * counts[allowed]):
@@ -210,10 +209,18 @@ def _ranked(
             agreeing=agreeing,
             answer=name(int(rows[answers[rows] == answer][0])),
             score=round(score, 2),
-            rows=[row_ids[row] for row in rows[:5].tolist()],
+            rows=[row_ids[row] for row in map(int, rows[:5])],
         )
         for score, kind, piece, rows, answer, agreeing in found[: options.top]
     ]
+
+
+def _counted(texts: Sequence[str], analyzer: Callable[[str], Iterable]) -> tuple[Any, np.ndarray]:
+    """How often each text has each piece that `analyzer` finds, sparse (texts, pieces), and the pieces."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    vectorizer = cast(Any, CountVectorizer)(analyzer=analyzer, dtype=np.int32)  # scikit-learn has no annotations
+    return vectorizer.fit_transform(texts), vectorizer.get_feature_names_out()
 
 
 def _words(text: str) -> Iterable[str]:
@@ -225,10 +232,8 @@ class _LeaveOutBayes:
     """Naive Bayes on the words of a text, as if some examples were not there: these are the ones it reads."""
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str]):
-        from sklearn.feature_extraction.text import CountVectorizer
-
         names, self.answers = np.unique(np.array(labels, dtype=object), return_inverse=True)
-        words = CountVectorizer(analyzer=_words, dtype=np.int32).fit_transform(texts)
+        words, _ = _counted(texts, _words)
         self.indices, self.indptr = words.indices, words.indptr
         one_hot = np.eye(len(names), dtype=np.int32)[self.answers]
         self.counts = (words.T @ one_hot).astype(float)  # (words, answers)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hfgpt.arguments.documents import SourceArguments
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
-from hfgpt.data.sources import ReadingOptions, Source
+from hfgpt.data.reading import Source
+from hfgpt.data.sources import ReadingOptions, identity
 from hfgpt.errors import UserError
 from hfgpt.hub.card.card import write_card
 from hfgpt.hub.card.settings import save_settings
@@ -41,7 +42,7 @@ def already_made(args: SourceArguments, asked: dict, passport: Passport, sources
     ]
     if passport.tokenizer and passport.tokenizer != earlier.tokenizer:
         changed.append("the tokenizer is another one")
-    inputs = json.loads(json.dumps([source.identity(options) for source in sources]))
+    inputs = json.loads(json.dumps([identity(source, options) for source in sources]))
     if contents_of(earlier.inputs) != contents_of(inputs):
         changed.append("the texts of the sources are others")
     if changed:

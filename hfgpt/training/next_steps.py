@@ -1,41 +1,20 @@
 """What a recipe says to do next: commands that work when they are pasted, with what was chosen and with the user's own text."""
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
 from pathlib import Path
+
+from hfgpt.arguments.commands import command_line
 
 _MOST_WORDS, _MOST_CHARACTERS = 4, 40
 _FIRST_TOKENS = 48  # of a document, enough for a line
 
 
-def command(recipe: str, *words: object) -> str:
-    """A recipe's command line, quoted for a shell."""
-    return shlex.join(["python", f"recipes/{recipe}.py", *map(str, words)])
-
-
-def words_of(args: object, *, positional: str, **changes: object) -> list[str]:
-    """What `args` of a recipe were given, as words of its command line: what differs from the defaults, with `changes`."""
-    words = [str(getattr(args, positional))]
-    for one in fields(args):
-        default = one.default if one.default is not MISSING else one.default_factory()
-        value = changes.get(one.name, getattr(args, one.name))
-        if one.name == positional or value in (default, None, {}):
-            continue
-        if isinstance(value, list):
-            words += [f"--{one.name}", *map(str, value)]
-        else:
-            text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
-            words += [f"--{one.name}", text.lower() if isinstance(value, bool) else text]
-    return words
-
-
 def generate_command(model: str | Path, *, prompt: str | None = None, chat: bool = False) -> str:
     """Have a model write, or an assistant answer; without a prompt it begins a text by itself."""
     if chat:
-        return command("generate", model, "--chat", "true")
-    return command("generate", model, *(["--prompt", prompt] if prompt else []))
+        return command_line("chat", model)
+    return command_line("generate", model, *(["--prompt", prompt] if prompt else []))
 
 
 def classify_command(model: str | Path, *, text: str | None = None) -> str:

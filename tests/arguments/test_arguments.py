@@ -76,7 +76,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(yaml_file, key, nearest
         (["--dataset", "d"], "output_dir is missing"),
         (["--output_dir", "o"], "dataset is missing"),
         (["--dataset", "d", "--output_dir", "o", "--bf16", "true"], "bf16 and fp16 are set by precision"),
-        (["--dataset", "d", "--output_dir", "o", "--config_overrides", "{x"], "config_overrides is no JSON object"),
+        (["--dataset", "d", "--output_dir", "o", "--config_overrides", "{x"], "config_overrides is not a JSON object"),
     ],
 )
 def test_values_of_the_wrong_kind_are_refused(words, sentence):
@@ -85,14 +85,14 @@ def test_values_of_the_wrong_kind_are_refused(words, sentence):
 
 
 def test_broken_yaml_is_named(yaml_file):
-    with pytest.raises(ValueError, match="run.yaml is no valid YAML.*line 1"):
+    with pytest.raises(ValueError, match="run.yaml is not valid YAML.*line 1"):
         parse_arguments(PretrainArguments, [yaml_file("a: [1\n")])
     with pytest.raises(ValueError, match="run.yaml holds a list"):
         parse_arguments(PretrainArguments, [yaml_file("- a\n")])
 
 
 def test_the_model_may_stand_first_without_dashes():
-    arguments = parse_arguments(GenerateArguments, ["somebody/base", "--prompt", "a", "b"], positional="model")
+    arguments = parse_arguments(GenerateArguments, ["somebody/base", "--prompt", "a", "b"])
     assert (arguments.model, arguments.prompt) == ("somebody/base", ["a", "b"])
 
 

@@ -9,10 +9,11 @@ from transformers import AutoTokenizer, GenerationConfig
 from twins import book_model, modern_model, randomized
 
 from hfgpt import HfGptForCausalLM
+from hfgpt.chat_templates import CHAT_STYLES, set_prompt_style
 from hfgpt.conversion.gguf_file import check_gguf, interleave_pairs, pre_tokenizer_type, write_gguf
 from hfgpt.conversion.ollama import CHATML_TEMPLATE, is_chatml, modelfile
 from hfgpt.conversion.vocabulary import adopt_tokenizer
-from hfgpt.tokenization import CHAT_TEMPLATES, encode_texts, gpt2_tokenizer, load_tokenizer, set_prompt_style, train_word_level
+from hfgpt.tokenization import encode_texts, gpt2_tokenizer, load_tokenizer, train_word_level
 
 pytest.importorskip("gguf", reason="needs the package gguf, an extra")
 PROMPTS = ("os.path", "The ", "class ")
@@ -170,7 +171,7 @@ def test_the_metadata_says_what_programs_ask_for(models, tokenizer, tmp_path):
 def test_the_chat_template_travels_and_llama_cpp_answers_through_it(models, tokenizer, tmp_path):
     write_gguf(models["qwen3"], tokenizer, path=tmp_path / "model.gguf", gguf_type="f32")
     engine = llama_cpp(tmp_path / "model.gguf")
-    assert engine.metadata["tokenizer.chat_template"] == CHAT_TEMPLATES["chat"]
+    assert engine.metadata["tokenizer.chat_template"] == CHAT_STYLES["chat"].template
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "so"}]
     answer = engine.create_chat_completion(messages, max_tokens=4, temperature=0.0)
     rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
@@ -291,7 +292,7 @@ def in_ollama(tokenizer, template: str) -> list[int]:
 
 
 def test_the_separator_stands_once_before_a_conversation_in_ollama(tokenizer):
-    template = CHAT_TEMPLATES["chat"]
+    template = CHAT_STYLES["chat"].template
     plain = template.split("\n", 1)[1]  # the template of before, without a bos_token
     bare = changed(tokenizer, post_processor=processors.ByteLevel(trim_offsets=False))  # as GPT-2's own: nothing before a text
     assert bare("a").input_ids == bare("a", add_special_tokens=False).input_ids

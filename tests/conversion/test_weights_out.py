@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from twins import book_model, modern_model, randomized
 
 from hfgpt import HfGptConfig, HfGptForQuestionAnswering, HfGptForSequenceClassification
+from hfgpt.chat_templates import CHAT_STYLES, set_prompt_style
 from hfgpt.conversion.weights_in import read_source
 from hfgpt.conversion.weights_out import dropped_dropouts, twin_kind, twin_of
 from hfgpt.fingerprint import check_equal, logits_of, probe_rows
-from hfgpt.tokenization import CHAT_TEMPLATES, encode_texts, load_tokenizer, set_prompt_style
+from hfgpt.tokenization import encode_texts, load_tokenizer
 
 
 @torch.no_grad()
@@ -159,7 +160,7 @@ def test_a_saved_twin_has_its_tokenizer_template_and_settings(family, small_toke
     again = AutoTokenizer.from_pretrained(folder)
     assert encode_texts(again, HARD_TEXTS) == encode_texts(tokenizer, HARD_TEXTS)
     assert again(HARD_TEXTS).input_ids == tokenizer(HARD_TEXTS).input_ids
-    assert again.chat_template == CHAT_TEMPLATES["chat"]
+    assert again.chat_template == CHAT_STYLES["chat"].template
     twin = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert (twin.generation_config.temperature, twin.generation_config.top_k) == (0.7, 9)
     assert twin.config.eos_token_id == 0

@@ -3,17 +3,18 @@ import json
 import pytest
 from datasets import Dataset
 
-from hfgpt.data.chat import (
+from hfgpt.data.conversations import (
+    FORMATS,
     Conversation,
-    Preference,
-    PreferenceCounts,
+    ConversationFormat,
     conversation_dataset,
     detect_format,
     mix,
     read_conversations,
-    read_preferences,
 )
-from hfgpt.data.records import Record, RecordOptions, read_records
+from hfgpt.data.preferences import Preference, PreferenceCounts, read_preferences
+from hfgpt.data.reading import Record
+from hfgpt.data.records import RecordOptions, read_records
 
 QUESTION = [{"role": "user", "content": "2 + 2?"}]
 EXCHANGE = [*QUESTION, {"role": "assistant", "content": "4"}]
@@ -201,17 +202,16 @@ def test_a_later_row_of_another_format_is_refused():
 
 
 def test_unknown_styles_and_formats_are_refused():
-    with pytest.raises(ValueError, match="the prompt style is 'llama'; allowed are 'chat', 'alpaca', 'base'"):
+    with pytest.raises(ValueError, match="the prompt style is 'llama'; it can be chat, alpaca, base"):
         conversation("llama", messages=EXCHANGE)
     with pytest.raises(
-        ValueError, match="conversation_format is 'openai'; allowed are 'alpaca', 'sharegpt', 'messages', 'prompt_completion'"
+        ValueError, match="conversation_format is 'openai'; it can be alpaca, sharegpt, messages, prompt_completion"
     ):
         conversation(format="openai", messages=EXCHANGE)
 
 
 def preferences(*rows, style="chat"):
-    counts = PreferenceCounts()
-    return list(read_preferences([record(**row) for row in rows], style=style, counts=counts)), counts
+    return read_preferences([record(**row) for row in rows], style=style)
 
 
 def test_preferences_of_every_shape_are_read():
@@ -244,18 +244,14 @@ def test_transcripts_of_human_and_assistant_are_read():
 
 def test_single_answers_are_read_where_they_are_asked_for():
     rows = [record(prompt="2 + 2?", completion="4", label=label) for label in (True, "1", False, "false")]
-    found = list(read_preferences(rows, style="chat", counts=PreferenceCounts(), unpaired=True))
+    found, _ = read_preferences(rows, style="chat", unpaired=True)
     assert [(each.prompt, each.chosen, each.rejected) for each in found] == [(QUESTION, "4", None)] * 2 + [
         (QUESTION, None, "4")
     ] * 2
     with pytest.raises(ValueError, match=r"line 3: the row has one answer .* loss: kto learns from such rows"):
         preferences(dict(prompt="2 + 2?", completion="4", label=True))
     with pytest.raises(ValueError, match="the label is 0.5; true .* or false is needed"):
-        list(
-            read_preferences(
-                [record(prompt="a", completion="b", label=0.5)], style="chat", counts=PreferenceCounts(), unpaired=True
-            )
-        )
+        read_preferences([record(prompt="a", completion="b", label=0.5)], style="chat", unpaired=True)
 
 
 def test_preferences_for_neither_answer_are_dropped_and_counted():
@@ -286,9 +282,8 @@ def test_a_row_that_is_no_preference_is_refused_with_its_place(row, message):
 
 def test_the_books_preference_file_is_read(shared_data):
     path = shared_data / "rasbt_instruct" / "instruction-data-with-preference.json"
-    counts = PreferenceCounts()
     records = list(read_records([str(path)], RecordOptions()))
-    found = list(read_preferences(records, style="alpaca", counts=counts))
+    found, counts = read_preferences(records, style="alpaca")
     assert counts.records == 1100
     assert counts.preferences + counts.equal == 1100
     assert len(found) == counts.preferences > 1000
@@ -329,3 +324,15 @@ def test_conversations_come_back_from_a_dataset():
     assert dataset.column_names == ["messages", "source", "row_id", "place", "unlearned"]
     assert [Conversation(**row) for row in dataset] == conversations
     assert len(conversation_dataset([])) == 0
+
+
+def test_a_format_from_outside_is_one_entry(monkeypatch):
+    def read(record, style):
+        return [{"role": "user", "content": record.values["q"]}, {"role": "assistant", "content": record.values["a"]}]
+
+    entry = ConversationFormat("q and a", columns={"q", "a"}, fits=lambda columns: {"q", "a"} <= columns.keys(), read=read)
+    monkeypatch.setitem(FORMATS, "quiz", entry)
+    assert detect_format(record(q="2 + 2?", a="4")) == "quiz"
+    assert conversation(q="2 + 2?", a="4").messages == EXCHANGE
+    with pytest.raises(ValueError, match="line 3: the row has no answer, message 2, the assistant's, is blank"):
+        conversation(q="2 + 2?", a=" ")

@@ -15,11 +15,11 @@ from hfgpt.data.classification import (
     load_examples,
     oversample,
     positive_weights,
-    split_examples,
     undersample,
 )
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, read_records
+from hfgpt.data.splitting import split_examples
 
 SMS = RecordOptions(header=False, columns=["label", "text"])
 
@@ -162,7 +162,7 @@ def test_undersampling_takes_every_label_down_to_the_rarest():
     data = undersample(examples(["a"] * 2 + ["b"] * 9 + ["c"] * 5), Passport())
     assert data["label"][:] == ["b", "b", "c", "c", "a", "a"]
     assert len(set(data["text"])) == 6
-    with pytest.raises(ValueError, match="undersampling needs one label a text"):
+    with pytest.raises(ValueError, match="undersampling needs one label per text"):
         undersample(examples([["a"], ["b"]]), Passport())
 
 
@@ -237,7 +237,7 @@ def test_several_labels_become_zeros_and_ones():
         (["a", "a"], ["a"], None, "the 2 training examples have only the label 'a'"),
         (["a", "b"], ["a", "c"], None, r"the label 'c' is only in the test split \(first in a.csv, row 1\)"),
         (["a", "b"], ["a"], ["a", "b", "c"], "no training example has the label 'c' of labels"),
-        ([["a"], ["b"]], ["a"], None, "some splits have one label a text and some several"),
+        ([["a"], ["b"]], ["a"], None, "some splits have one label per text and some several"),
     ],
 )
 def test_labels_that_cannot_be_learned_are_refused(train, test, labels, sentence):

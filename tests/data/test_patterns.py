@@ -134,4 +134,4 @@ def test_a_pattern_without_a_match_says_what_is_there():
 
 def test_of_a_folder_of_tables_the_tables_are_read():
     write("tables/a.CSV", "tables/b.jsonl", "tables/notes.txt")
-    assert found("tables", file_suffixes=(".csv", ".jsonl", ".json")) == ["tables/a.CSV", "tables/b.jsonl"]
+    assert found("tables", as_records=True) == ["tables/a.CSV", "tables/b.jsonl"]

@@ -110,7 +110,7 @@ def test_identities_name_the_kind_and_the_hash_of_a_file(tmp_path):
         ("a.jsonl", '{"a": ' + "9" * 5000 + "}\n", r"a.jsonl, line 1: no valid JSON \(Exceeds the limit"),
         ("a.json", '[{"a": ' + "9" * 5000 + "}]", r"a.json: no valid JSON \(Exceeds the limit"),
         ("a.parquet", "no parquet", r"a.parquet is no valid Parquet file"),
-        ("a.txt", "text", r"a.txt is no table; rows are read from .csv, .tsv"),
+        ("a.txt", "text", r"a.txt is not a table; rows are read from .csv, .tsv"),
     ],
 )
 def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path, name, content, sentence):

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from hfgpt.data.chat import PreferenceCounts, read_conversations, read_preferences
 from hfgpt.data.classification import LabelledOptions, load_examples
+from hfgpt.data.conversations import read_conversations
 from hfgpt.data.passport import Passport
+from hfgpt.data.preferences import read_preferences
 from hfgpt.data.records import RecordOptions, read_records
 from hfgpt.data.row_errors import RowError, RowErrors
 from hfgpt.errors import UserError
@@ -87,9 +88,10 @@ def test_rows_of_tables_and_labels_are_skipped_by_the_same_key(tmp_path):
 def test_preferences_are_skipped_by_the_same_key(tmp_path):
     good = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
     path = write(tmp_path / "pairs.jsonl", good, {**good, "chosen": ""}, {**good, "prompt": " "}, {**good, "rejected": 5})
-    errors, counts = RowErrors("skip"), PreferenceCounts()
-    found = list(read_preferences(read_records([path], RecordOptions(), errors), style="chat", counts=counts, errors=errors))
-    assert len(found) == 1
+    errors = RowErrors("skip")
+    found, counts = read_preferences(read_records([path], RecordOptions(), errors), style="chat", errors=errors)
+    assert len(found) == counts.preferences == 1
+    assert counts.records == 4
     assert dict(errors.counts) == {"'chosen' is missing or empty": 1, "blank message": 1, "no string": 1}
 
 

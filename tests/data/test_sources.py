@@ -1,9 +1,12 @@
+import hashlib
 import json
 
 import pytest
 
+from hfgpt.data.reading import Record, SourceKind, texts_of
+from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
+from hfgpt.data.sources import SOURCES, ReadingOptions, find_sources, read_documents
 
 
 def read(*names, **options):
@@ -67,7 +70,7 @@ def test_python_docs_import_nothing_of_what_they_read():
     import sys
 
     code = (
-        "import sys; from hfgpt.data.sources import read_python_docs; before = set(sys.modules); read_python_docs();"
+        "import sys; from hfgpt.data.python_docs import read_python_docs; before = set(sys.modules); read_python_docs();"
         "print({'antigravity', 'turtle', 'tkinter', 'this', 'pydoc_data'} & (set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -231,3 +234,39 @@ def test_files_that_are_empty_blank_or_one_line_are_read_beside_others(tmp_path,
     assert f"no document in 1 of the sources, such as {tmp_path / 'a.txt'}" in caplog.text
     assert texts(tmp_path / "c.txt", text_documents="line") == ["one line"]
     assert texts(tmp_path / "a.txt", text_documents="paragraph") == []
+
+
+def test_a_source_from_outside_is_one_entry(monkeypatch):
+    def read_poem(source, options, errors, column=None):
+        for number, line in enumerate(["A boat.", "A sea.", None]):
+            yield Record({"text": line, "label": "water"}, source.name, f"verse {number}", str(number))
+
+    def identity_of_poem(source, options):
+        return {"sha256": hashlib.sha256(source.name.encode()).hexdigest()}
+
+    entry = SourceKind(read_poem, texts_of(read_poem), identity_of_poem, is_named=lambda name: name.startswith("poem:"))
+    monkeypatch.setitem(SOURCES, "poem", entry)
+    errors = RowErrors("skip")
+    documents = list(read_documents(find_sources(["poem:sea"]), ReadingOptions(), errors))
+    assert documents == [
+        {"text": "A boat.", "source": "poem:sea", "row_id": "0"},
+        {"text": "A sea.", "source": "poem:sea", "row_id": "1"},
+    ]
+    assert dict(errors.counts) == {"the text is a null": 1}
+    records = list(read_records(["poem:sea"], RecordOptions(max_records=1)))
+    assert [(record.values["label"], str(record)) for record in records] == [("water", "poem:sea, verse 0")]
+    assert identities(["poem:sea"], RecordOptions()) == [
+        {"name": "poem:sea", "kind": "poem", "sha256": hashlib.sha256(b"poem:sea").hexdigest()}
+    ]
+
+
+def test_a_kind_of_file_from_outside_is_known_by_its_suffix(tmp_path, monkeypatch):
+    def read_shouted(source, options, errors):
+        yield {"text": source.file.read_text().upper(), "source": source.name, "row_id": "0"}
+
+    monkeypatch.setitem(SOURCES, "shout", SourceKind(documents=read_shouted, suffixes=(".shout",)))
+    path = tmp_path / "a.SHOUT"
+    path.write_text("ahoy")
+    assert texts(path) == ["AHOY"]
+    with pytest.raises(ValueError, match="a.SHOUT is not a table; rows are read from .csv"):
+        list(read_records([str(path)], RecordOptions()))

@@ -7,17 +7,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
-from hfgpt.data.chat import Conversation
+from hfgpt.chat_templates import set_prompt_style, stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.collators import SupervisedCollator
-from hfgpt.data.supervised import (
-    SupervisedCounts,
-    encode_conversation,
-    encode_prompt,
-    pack_supervised,
-    supervised_rows,
-)
-from hfgpt.tokenization import load_tokenizer, set_prompt_style, stop_token_ids
+from hfgpt.data.conversations import Conversation
+from hfgpt.data.supervised import pack_supervised, supervised_rows
+from hfgpt.tokenization import load_tokenizer
 
 # Templates as base models bring them, after those of the Hub; each ends an answer with the tokenizer's <|im_end|> or eos_token.
 OWN_TEMPLATES = {
@@ -81,12 +76,23 @@ def learned_text(tokenizer, labels):
     return tokenizer.decode([label for label in labels if label != -100])
 
 
+def encoded(tokenizer, messages, loss_on="assistant"):
+    """Ids and labels of one conversation."""
+    rows, _ = supervised_rows([Conversation(messages, "a.json", "1", "item 1")], tokenizer, max_length=10**6, loss_on=loss_on)
+    return rows["input_ids"][0], rows["labels"][0]
+
+
+def encoded_prompt(tokenizer, messages):
+    """Ids of a conversation up to where the assistant answers."""
+    return ConversationEncoder(tokenizer).encode_prompts([messages])[0]
+
+
 @pytest.mark.parametrize("style", ["chat", "alpaca"])
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
 def test_whatever_is_said_the_labels_are_the_answers_and_what_ends_them(tokenizer, style, text):
     styled(tokenizer, style)
     messages = conversation(text, text, f"a{text}", f"{text}z", system=text)
-    ids, labels = encode_conversation(tokenizer, messages)
+    ids, labels = encoded(tokenizer, messages)
     end = "<|im_end|>" if style == "chat" else "<|endoftext|>"
     assert learned_text(tokenizer, labels) == f"{text}{end}{text}z{end}"
     assert all(label in (id, -100) for id, label in zip(ids, labels, strict=True))
@@ -94,13 +100,13 @@ def test_whatever_is_said_the_labels_are_the_answers_and_what_ends_them(tokenize
 
     # the same special tokens as where nothing of the kind is said
     special = set(tokenizer.all_special_ids)
-    harmless, _ = encode_conversation(tokenizer, conversation("a", "b", "c", "d", system="e"))
+    harmless, _ = encoded(tokenizer, conversation("a", "b", "c", "d", system="e"))
     assert [id for id in ids if id in special] == [id for id in harmless if id in special]
     assert len([id for id in ids if id in special]) == {"chat": 11, "alpaca": 2}[style]
 
     # what the model is asked at serving is what it was trained on
     for turns in (2, 4):
-        prompt = encode_prompt(tokenizer, messages[:turns])
+        prompt = encoded_prompt(tokenizer, messages[:turns])
         assert ids[: len(prompt)] == prompt
         assert labels[len(prompt)] == ids[len(prompt)]
         assert learned_text(tokenizer, labels[len(prompt) :]).startswith(messages[turns]["content"])
@@ -112,7 +118,7 @@ def test_harmless_conversations_have_the_ids_of_transformers(tokenizer, style, s
     styled(tokenizer, style)
     for contents in (BENIGN, BENIGN[:2]):
         messages = conversation(*contents, system=system)
-        ids, labels = encode_conversation(tokenizer, messages)
+        ids, labels = encoded(tokenizer, messages)
         expected = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=style in ("chat", "alpaca"))
         # These open an answer with a space, or thoughts and line breaks, that the whole text's encoding joins to what surrounds
         # them; cut where the prompt ends, as serving does, they stay apart.
@@ -121,7 +127,7 @@ def test_harmless_conversations_have_the_ids_of_transformers(tokenizer, style, s
         assert tokenizer.decode(ids) == tokenizer.decode(expected["input_ids"])
         if style in ("chat", "alpaca"):
             assert [int(label != -100) for label in labels] == expected["assistant_masks"]
-        prompt = encode_prompt(tokenizer, messages[:-1])
+        prompt = encoded_prompt(tokenizer, messages[:-1])
         assert prompt == tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
         assert ids[: len(prompt)] == prompt
         assert labels[len(prompt)] == ids[len(prompt)]
@@ -136,7 +142,7 @@ def test_under_a_base_models_own_template_all_that_it_has_to_write_is_learned(to
     }
     for style, expected in learned.items():
         styled(tokenizer, style)
-        _, labels = encode_conversation(tokenizer, conversation(" A ", "B?", "C", " D. "))
+        _, labels = encoded(tokenizer, conversation(" A ", "B?", "C", " D. "))
         assert learned_text(tokenizer, labels) == expected, style
         assert expected.endswith(tokenizer.decode(stop_token_ids(tokenizer)[0]))
 
@@ -147,11 +153,11 @@ def test_no_content_makes_a_special_token_under_a_base_models_own_template(token
     styled(tokenizer, style)
     special = set(tokenizer.all_special_ids)
     messages = conversation(text, text, "c", text, system="e")
-    ids, labels = encode_conversation(tokenizer, messages)
-    harmless, _ = encode_conversation(tokenizer, conversation("a", "b", "c", "d", system="e"))
+    ids, labels = encoded(tokenizer, messages)
+    harmless, _ = encoded(tokenizer, conversation("a", "b", "c", "d", system="e"))
     assert [id for id in ids if id in special] == [id for id in harmless if id in special]
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(messages, tokenize=False)
-    prompt = encode_prompt(tokenizer, messages[:-1])
+    prompt = encoded_prompt(tokenizer, messages[:-1])
     assert ids[: len(prompt)] == prompt
     assert learned_text(tokenizer, labels).count(text.strip()) >= 2
 
@@ -162,7 +168,7 @@ def test_tokens_added_without_being_special_stay_the_templates_own(tokenizer):
     think = tokenizer.convert_tokens_to_ids("<think>")
     styled(tokenizer, "qwen")
     messages = conversation("Say <think> twice: <think>", "<think></think> <think>")
-    ids, labels = encode_conversation(tokenizer, messages)
+    ids, labels = encoded(tokenizer, messages)
     assert ids.count(think) == 1
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(messages, tokenize=False)
     assert learned_text(tokenizer, labels) == "<think>\n\n</think>\n\n<think></think> <think><|im_end|>"
@@ -185,9 +191,9 @@ def test_a_tokenizer_that_writes_a_space_before_text_gets_the_ids_of_transformer
     for style in ("chat", "alpaca", "llama 3"):
         messages = conversation(*BENIGN, system="It is.")
         styled(tokenizer, style)
-        ids, labels = encode_conversation(tokenizer, messages)
+        ids, labels = encoded(tokenizer, messages)
         assert ids == tokenizer.apply_chat_template(messages)["input_ids"]
-        prompt = encode_prompt(tokenizer, messages[:-1])
+        prompt = encoded_prompt(tokenizer, messages[:-1])
         assert prompt == tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
         assert ids[: len(prompt)] == prompt
         assert learned_text(tokenizer, labels).count("It") == 2
@@ -195,10 +201,10 @@ def test_a_tokenizer_that_writes_a_space_before_text_gets_the_ids_of_transformer
 
 def test_everything_is_learned_where_that_is_asked_for(tokenizer):
     styled(tokenizer, "chat")
-    ids, labels = encode_conversation(tokenizer, conversation("a", "b"), loss_on="all")
+    ids, labels = encoded(tokenizer, conversation("a", "b"), loss_on="all")
     assert ids == labels
     with pytest.raises(ValueError, match="loss_on is 'user'; allowed are 'assistant' and 'all'"):
-        encode_conversation(tokenizer, conversation("a", "b"), loss_on="user")
+        encoded(tokenizer, conversation("a", "b"), loss_on="user")
 
 
 @pytest.mark.parametrize("style", ["chat", "alpaca", *OWN_TEMPLATES])
@@ -215,12 +221,11 @@ def test_an_answer_of_weight_0_is_read_and_not_learned(tokenizer, style):
     # and nothing else has changed
     last = [place for place, is_learned in enumerate(less) if is_learned]
     assert [learned[place] for place in last] == [True] * len(last)
-    counts = SupervisedCounts()
     conversations = [Conversation(turns, "a.jsonl", "1", "line 1", [1]), Conversation(turns, "a.jsonl", "2", "line 2")]
-    rows = supervised_rows(conversations, tokenizer, max_length=512, counts=counts)
+    rows, _ = supervised_rows(conversations, tokenizer, max_length=512)
     assert rows["labels"] == [[id if is_learned else -100 for id, is_learned in zip(ids, flags)] for flags in (less, learned)]
     with pytest.raises(ValueError, match="a.jsonl, line 1: the weight of message 2 is 0, and loss_on: all learns every token"):
-        supervised_rows(conversations, tokenizer, max_length=512, loss_on="all", counts=counts)
+        supervised_rows(conversations, tokenizer, max_length=512, loss_on="all")
 
 
 def test_many_conversations_are_encoded_as_one_is(tokenizer):
@@ -230,7 +235,7 @@ def test_many_conversations_are_encoded_as_one_is(tokenizer):
     ]
     together = ConversationEncoder(tokenizer).encode(conversations)
     for messages, (ids, learned) in zip(conversations, together, strict=True):
-        alone, labels = encode_conversation(tokenizer, messages)
+        alone, labels = encoded(tokenizer, messages)
         assert ids == alone
         assert learned == [label != -100 for label in labels]
 
@@ -238,7 +243,7 @@ def test_many_conversations_are_encoded_as_one_is(tokenizer):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (None, "no chat template; hfgpt.tokenization.set_prompt_style"),
+        (None, "no chat template; hfgpt.chat_templates.set_prompt_style"),
         ("{% for m in messages %}{{ m.content | upper }}{{ eos_token }}{% endfor %}", "leaves out, repeats or rewrites messages"),
         ("{{ messages[0].content }}{{ eos_token }}", "leaves out, repeats or rewrites"),
         ("{% for m in messages %}{{ m.content | replace('b', 'x') }}{{ eos_token }}{% endfor %}", "changes what the messages say"),
@@ -255,15 +260,14 @@ def test_many_conversations_are_encoded_as_one_is(tokenizer):
 def test_a_template_under_which_answers_cannot_be_told_is_refused(tokenizer, template, message):
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match=message):
-        encode_conversation(tokenizer, conversation("a", '"b" and more than twenty letters'))
+        encoded(tokenizer, conversation("a", '"b" and more than twenty letters'))
 
 
 def make_rows(tokenizer, contents, **settings):
-    counts = SupervisedCounts()
     conversations = [
         Conversation(conversation(*turns), "a.json", str(number), f"item {number}") for number, turns in enumerate(contents)
     ]
-    return supervised_rows(conversations, tokenizer, counts=counts, **settings), counts
+    return supervised_rows(conversations, tokenizer, **settings)
 
 
 def test_rows_too_long_are_dropped_and_counted(tokenizer):
@@ -278,7 +282,7 @@ def test_rows_too_long_are_dropped_and_counted(tokenizer):
 def test_rows_too_long_are_cut_without_learning_an_end_that_is_none(tokenizer):
     styled(tokenizer, "chat")
     contents = [("a", "b"), ("a", "word " * 200), ("word " * 200, "b")]
-    whole, _ = make_rows(tokenizer, contents, max_length=10_000)
+    whole, _ = make_rows(tokenizer, contents, max_length=10**6)
     rows, counts = make_rows(tokenizer, contents, max_length=64, too_long="cut")
     assert rows["input_ids"] == [whole["input_ids"][0], whole["input_ids"][1][:64]]
     assert learned_text(tokenizer, rows["labels"][1]) == ("word " * 200)[: len(learned_text(tokenizer, rows["labels"][1]))]
@@ -314,11 +318,10 @@ def test_packing_loses_nothing_and_learns_no_first_token():
         ids = list(range(1000 * (number + 1), 1000 * (number + 1) + length))
         rows["input_ids"].append(ids)
         rows["labels"].append(list(ids))
-    counts = SupervisedCounts()
-    packed = pack_supervised(rows, context_length=32, pad=1, counts=counts)
+    packed = pack_supervised(rows, context_length=32, pad=1)
     assert set(packed) == {"input_ids", "labels", "position_ids"}
-    assert counts.packed_rows == len(packed["input_ids"])
-    assert counts.padding / (32 * counts.packed_rows) < 0.08
+    room = 32 * len(packed["input_ids"])
+    assert (room - sum(map(len, rows["input_ids"]))) / room < 0.08  # is padding
     seen = []
     for ids, labels, positions in zip(packed["input_ids"], packed["labels"], packed["position_ids"], strict=True):
         assert len(ids) == len(labels) == len(positions) == 32

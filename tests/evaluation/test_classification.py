@@ -5,14 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from hfgpt.evaluation.classification import (
-    classification_metrics,
-    draw_confusion,
-    errors_table,
-    mean_and_spread,
-    probabilities_of,
-    write_errors,
-)
+from hfgpt.evaluation.classification import classification_metrics, mean_and_spread, probabilities_of
+from hfgpt.evaluation.classification_errors import draw_confusion, errors_table, write_errors
 
 
 def test_probabilities_are_exact_for_large_and_small_logits():

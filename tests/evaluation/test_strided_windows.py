@@ -10,7 +10,8 @@ from conftest import run_python
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, set_seed
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
-from hfgpt.evaluation.strided import Window, nats_of_windows, score_text, strided_windows
+from hfgpt.evaluation.language_modeling import Window, nats_of_windows
+from hfgpt.evaluation.strided import score_text, strided_windows
 from hfgpt.tokenization import encode_texts, train_word_level
 
 CONTEXT = 32

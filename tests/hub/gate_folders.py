@@ -4,16 +4,15 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from transformers import AutoTokenizer, set_seed
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
+from hfgpt.chat_templates import set_prompt_style, stop_token_ids
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.fingerprint import record_fingerprint
 from hfgpt.hub.card.card import write_card
-from hfgpt.tokenization import set_prompt_style, stop_token_ids
 
 
 def new_model(tokenizer, **fields) -> HfGptForCausalLM:
@@ -54,7 +53,7 @@ def good_adapter(folder: Path, model_folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     model = HfGptForCausalLM.from_pretrained(model_folder)
     folder.mkdir(parents=True)
-    save_base(model, tokenizer, folder, SimpleNamespace(method="lora", process_index=0))
+    save_base(model, tokenizer, folder)
     set_seed(0)
     tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False))
     save_finetuned(tuned, tokenizer, folder, probe=[[0, 5, 6, 7]])

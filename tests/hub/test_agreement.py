@@ -7,7 +7,7 @@ import pytest
 from gate_folders import change_json, copy_of, good_model, replace
 from safetensors.torch import load_file, save_file
 
-from hfgpt.hub.artifacts import identify
+from hfgpt.artifacts import identify
 from hfgpt.hub.gate.agreement import check_agreement
 
 

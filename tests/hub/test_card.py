@@ -15,7 +15,7 @@ from recipes_in_process import load, recipe
 
 from hfgpt.arguments.card import checked_settings
 from hfgpt.arguments.parsing import parse_arguments
-from hfgpt.hub.artifacts import identify
+from hfgpt.artifacts import identify
 from hfgpt.hub.card.card import published_card, render_card, write_card
 from hfgpt.hub.card.facts import held_out_figures
 from hfgpt.hub.card.seal import is_ours
@@ -281,7 +281,7 @@ def test_figures_of_several_seeds_are_those_of_the_weights_that_are_there():
         ({"language": ["en", 1]}, "language in card is 1, a int"),
         ({"license": "other"}, "takes only with license_name and license_link"),
         ({"title": ["a"]}, "title in card is ['a'], a list"),
-        ("{license", "card is no JSON object"),
+        ("{license", "card is not a JSON object"),
         (["mit"], "a mapping with keys such as license"),
     ],
 )

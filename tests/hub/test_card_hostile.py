@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
-from hfgpt.hub.artifacts import identify
+from hfgpt.artifacts import identify
 from hfgpt.hub.card.card import published_card, render_card
 from hfgpt.hub.card.markdown import escaped, literal
 from hfgpt.hub.card.seal import SEAL, is_ours, sealed

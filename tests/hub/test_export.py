@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_adapter import write_adapter
 
-from hfgpt.hub.artifacts import identify
+from hfgpt.artifacts import identify
 from hfgpt.hub.export import export, without_places
 
 TOKEN = "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4" * 2

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard
 from recipes_in_process import recipe
 
-from hfgpt.hub.artifacts import identify
+from hfgpt.artifacts import identify
 from hfgpt.hub.card.card import render_card, write_card
 from hfgpt.hub.card.file_names import evaluation_without_names, passport_without_names, summed_up
 from hfgpt.hub.export import export

@@ -15,13 +15,18 @@ from safetensors.torch import load_file, save_file
 from small_adapter import write_adapter
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
+from hfgpt.artifacts import base_beside, name_base_beside, stale_base
 from hfgpt.data.passport import Passport
 from hfgpt.evaluation.loading import load
-from hfgpt.folders import base_beside, name_base_beside, stale_base
 from hfgpt.hub.gate.check import check_folder
 from hfgpt.hub.gate.report import CheckReport
 
 IDS = torch.tensor([[0, 5, 6, 7]])
+
+
+def logits_of(model) -> torch.Tensor:
+    """On the CPU, wherever the model is: two that are compared may lie on different devices."""
+    return model.cpu()(IDS).logits
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +44,6 @@ def moved(small_tokenizer, tmp_path_factory):
 
 def write_classifier(base: Path, folder: Path) -> None:
     """As recipes/finetune_classification.py leaves it, made without training."""
-    from types import SimpleNamespace
-
     from hfgpt.training.finetuning import Base, identify_base, save_base, save_finetuned
 
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -49,8 +52,8 @@ def write_classifier(base: Path, folder: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, **labels)
     folder.mkdir()
     passport = Passport(inputs=[{"name": "rows.csv", "kind": "csv", "sha256": "0" * 64}])
-    identify_base(Base(str(base), str(base), tokenizer), model, passport)
-    save_base(model, tokenizer, folder, SimpleNamespace(method="lora", process_index=0))
+    passport.base = identify_base(Base(str(base), str(base), tokenizer), model)
+    save_base(model, tokenizer, folder)
     settings = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj"], init_lora_weights=False)
     save_finetuned(get_peft_model(model, settings), tokenizer, folder, probe=[[5, 9, 11]])
     passport.save(folder)
@@ -112,10 +115,10 @@ def test_the_base_beside_it_is_taken_though_another_lies_at_its_first_place(move
     (first / "base" / "model.safetensors").unlink()
     save_file(tensors, first / "base" / "model.safetensors", metadata={"format": "pt"})
     with torch.no_grad():
-        expected = load(str(moved / "chat")).model(IDS).logits
+        expected = logits_of(load(str(moved / "chat")).model)
         for named in (str(first / "base"), "base", "", str(tmp_path / "gone")):
             change_json(folder / "adapter_config.json", base_model_name_or_path=named)
-            found = AutoPeftModelForCausalLM.from_pretrained(folder).eval()(IDS).logits
+            found = logits_of(AutoPeftModelForCausalLM.from_pretrained(folder).eval())
             assert torch.allclose(found, expected, atol=1e-5), named
     assert base_beside(folder) == folder / "base"
 
@@ -217,4 +220,4 @@ def test_a_checkpoint_of_a_run_finds_its_base_in_the_runs_folder(moved, tmp_path
         assert base_beside(checkpoint).resolve() == (run / "base").resolve()
         found = load(os.path.relpath(checkpoint))
         with torch.no_grad():
-            assert torch.equal(found.model(IDS).logits, load(str(moved / "chat")).model(IDS).logits)
+            assert torch.equal(logits_of(found.model), logits_of(load(str(moved / "chat")).model))

@@ -13,7 +13,7 @@ from hub_server import HubServer, User
 from huggingface_hub import HfApi
 from small_adapter import write_adapter
 
-from hfgpt.hub.artifacts import identify
+from hfgpt.artifacts import identify
 from hfgpt.hub.publish import check_base, check_repo_id, check_tag, parts_of, prepare, publish
 from hfgpt.hub.upload import look_at, sign_in
 

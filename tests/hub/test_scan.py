@@ -13,7 +13,7 @@ import torch
 from gate_folders import change_json, copy_of, good_model, replace
 from safetensors.torch import load_file, save_file
 
-from hfgpt.hub.artifacts import identify
+from hfgpt.artifacts import identify
 from hfgpt.hub.gate.check import check_folder
 from hfgpt.hub.gate.scan import is_pickle, scan
 

@@ -3,9 +3,10 @@ import random
 import pytest
 from datasets import Dataset
 
-from hfgpt.data.near_copies import Copy, find_copies, keep_copies_together, normalize, similar_groups
+from hfgpt.data.near_copies import Copy, find_copies, normalize, similar_groups
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions
+from hfgpt.data.splitting import keep_copies_together
 from hfgpt.hygiene.decontamination import drop_copies, leaks_between, reference_texts
 
 

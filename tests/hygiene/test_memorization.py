@@ -236,14 +236,14 @@ def test_documents_come_out_of_rows_without_padding_and_separators(small_rows):
 def test_the_picture_counts_whole_bytes_and_no_legend_covers_a_line(tmp_path, monkeypatch, planted):
     from matplotlib.figure import Figure
 
-    from hfgpt.hygiene.memorization import Overlaps, draw_memorization
+    from hfgpt.hygiene.memorization import draw_memorization
 
     figures = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: (figures.append(figure), save(figure, *args, **kwargs)))
     by_count = [{"count": n, "exposure_mean": n / 8, "exposure_max": n / 4, "extraction_rate": n / 32} for n in (0, 1, 8, 32)]
     canaries = {"maximum_exposure": 8.0, "by_count": by_count} if planted else None
-    draw_memorization({"canaries": canaries}, Overlaps([3, 1, 2, 3], [2]), tmp_path / "memorization.png")
+    draw_memorization({"canaries": canaries}, {"samples": [3, 1, 2, 3], "held_out": [2]}, tmp_path / "memorization.png")
     (figure,) = figures
     drawn = [axes for axes in figure.axes if axes.get_legend() is not None]
     assert len(drawn) == 1 + planted

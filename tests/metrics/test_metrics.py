@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from hfgpt.metrics import FOLDER, load_metric
-from hfgpt.metrics.scores import calibration_error
+from hfgpt.errors import UserError
+from hfgpt.metrics import FOLDER, METRICS, MetricModule, load_metric, measure
+from hfgpt.metrics.label_metrics.label_metrics import calibration_error
 
 
 def compute(name: str, predictions, references, **settings) -> dict:
-    result = load_metric(name).compute(predictions=predictions, references=references, **settings)
+    result = measure(name, predictions=predictions, references=references, **settings)
     return json.loads(json.dumps(result, allow_nan=False))  # JSON holds it, and NaN is none of it
 
 
@@ -206,25 +208,59 @@ def test_what_cannot_be_measured_is_refused(name, predictions, references, said)
 
 def test_wrong_names_are_refused():
     for names in (["a"], ["a", "a"]):
-        with pytest.raises(ValueError, match="one different name each"):
+        with pytest.raises(UserError, match="one different name each"):
             compute("label_metrics", [[0.5, 0.5]], [0], names=names)
-    with pytest.raises(ValueError, match="allowed are answer_metrics, label_metrics"):
+    with pytest.raises(UserError, match="metric is 'accuracy'; it can be answer_metrics, label_metrics, multilabel_metrics"):
         load_metric("accuracy")
+
+
+def test_only_what_a_metric_refuses_itself_is_shown_without_a_traceback():
+    with pytest.raises(UserError, match="not logits"):
+        measure("label_metrics", predictions=[[2.0, -1.0]], references=[0])
+    with pytest.raises(ValueError, match="expected a list") as caught:  # what evaluate refuses is our bug
+        measure("label_metrics", predictions=["0.5 0.5"], references=[0])
+    assert not isinstance(caught.value, UserError)
+
+
+TOY = """
+import datasets
+import evaluate
+
+class Longest(evaluate.Metric):
+    def _info(self):
+        features = {name: datasets.Value("string") for name in ("predictions", "references")}
+        return evaluate.MetricInfo(description="", citation="", features=datasets.Features(features))
+
+    def _compute(self, predictions, references):
+        return {"longest": max(map(len, predictions))}
+"""
+
+
+def test_another_package_adds_a_metric_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "longest").mkdir()
+    (tmp_path / "longest" / "longest.py").write_text(TOY)
+    monkeypatch.setitem(METRICS, "longest", MetricModule(tmp_path / "longest"))
+    assert measure("longest", predictions=["a", "bcd"], references=["", ""]) == {"longest": 3}
 
 
 LOAD = """
 import sys, evaluate
-metric = evaluate.load(sys.argv[1])
-print(metric.compute(predictions=[[0.9, 0.1], [0.2, 0.8]], references=[0, 1])["accuracy"], metric.name)
+one, several = (evaluate.load(sys.argv[1], config_name=name) for name in (None, "multilabel"))
+print(one.compute(predictions=[[0.9, 0.1], [0.2, 0.8]], references=[0, 1])["accuracy"], one.name)
+print(several.compute(predictions=[[0.9, 0.6], [0.2, 0.8]], references=[[1, 0], [0, 1]])["accuracy"])
+answers = evaluate.load(sys.argv[2])
+print(answers.compute(predictions=["a cat"], references=["The cat!"])["exact_match"], answers.name)
 """
 
 
 @pytest.mark.slow
-def test_fresh_processes_with_empty_caches_load_the_folder_at_once_and_offline(tmp_path):
-    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+def test_copies_load_at_once_and_offline_in_fresh_processes_with_empty_caches_and_without_hfgpt(tmp_path, stranger):
+    """Of a folder alone, as it would be shared on the Hub."""
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9", **stranger}
+    copies = [shutil.copytree(FOLDER / name, tmp_path / name) for name in ("label_metrics", "answer_metrics")]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", LOAD, str(FOLDER / "label_metrics")], cwd=tmp_path, env={**os.environ, **environment},
+            [sys.executable, "-S", "-c", LOAD, *copies], cwd=tmp_path, env={**os.environ, **environment},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for _ in range(3)
@@ -232,5 +268,5 @@ def test_fresh_processes_with_empty_caches_load_the_folder_at_once_and_offline(t
     for process in processes:
         output, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
-        assert output.split() == ["1.0", "label_metrics"]
+        assert output.split() == ["1.0", "label_metrics", "0.5", "1.0", "answer_metrics"]
     assert list((tmp_path / "home").rglob("label_metrics.py")), "the empty cache was used"

@@ -12,8 +12,8 @@ from conftest import run_python
 from twins import book_model, modern_model
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
+from hfgpt.artifacts import identify
 from hfgpt.errors import UserError
-from hfgpt.hub.artifacts import identify
 from hfgpt.hub.export import export
 from hfgpt.hub.remote_code import check_code
 from hfgpt.model.modeling_hfgpt import HfGptModel, HfGptPreTrainedModel

@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hfgpt import HfGptConfig, HfGptForCausalLM, HfGptForSequenceClassification
+from hfgpt.chat_templates import set_prompt_style
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.passport import Passport
 from hfgpt.evaluation.chat_session import ChatSession
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.fingerprint import weights_sha256
-from hfgpt.tokenization import set_prompt_style
 
 CONTEXT = 1024
 ENDLESS = "tick " * 60

@@ -245,8 +245,9 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(run_recipe, small_run, sm
 def test_the_recipe_does_not_hide_the_library_of_its_name(tmp_path):
     """Fine-tuning imports the library `evaluate` while a file of this name lies beside its script."""
     (tmp_path / "recipe.py").write_text(
-        "import sys\nfrom dataclasses import dataclass\nfrom hfgpt.arguments.documents import launch\n@dataclass\nclass Nothing:\n"
-        "    x: int = 0\ndef main(args):\n    import evaluate\n    print(evaluate.load)\nlaunch(main, Nothing)\n"
+        "from dataclasses import dataclass\nfrom hfgpt.arguments.keys import RecipeArguments\n"
+        "from hfgpt.arguments.launching import launch\n@dataclass\nclass Nothing(RecipeArguments):\n    x: int = 0\n"
+        "def main(args):\n    import evaluate\n    print(evaluate.load)\nlaunch(main, Nothing)\n"
     )
     (tmp_path / "evaluate.py").write_text("raise RuntimeError('the file beside the script')\n")
     done = run_python(tmp_path / "recipe.py", cwd=tmp_path)

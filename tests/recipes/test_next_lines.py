@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from recipes_in_process import recipe, run_script
 
+from hfgpt.artifacts import why_no_model
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.folders import why_no_model
 from hfgpt.training.next_steps import classify_command, free_folder, opening_words
 
 TEXT = "The lighthouse keeper's daughter counted the waves. She wrote their number down, and began again.\n" * 200

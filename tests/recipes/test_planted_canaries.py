@@ -12,7 +12,7 @@ from recipes_in_process import load, recipe
 
 from hfgpt.arguments.documents import PrepareArguments
 from hfgpt.arguments.parsing import parse_arguments
-from hfgpt.hub.artifacts import identify
+from hfgpt.artifacts import identify
 from hfgpt.hygiene.memorization import documents_of
 from hfgpt.hygiene.planted_secrets import PLANTED_NAME, read_canaries
 from hfgpt.tokenization import load_tokenizer

@@ -140,7 +140,7 @@ def test_a_token_anywhere_in_the_arguments_is_refused_without_saying_it():
             PublishArguments(**({"folder": "x", "repo": "me/gpt"} | words))
         assert TOKEN not in str(refusal.value)
     with pytest.raises(ValueError, match="token holds a token, .* use `hf auth login` or HF_TOKEN"):
-        parse_arguments(PublishArguments, ["x", "--repo", "me/gpt", "--token", TOKEN], positional="folder")
+        parse_arguments(PublishArguments, ["x", "--repo", "me/gpt", "--token", TOKEN])
     with pytest.raises(ValueError, match="base_revision is v1, but base_repo is missing"):
         PublishArguments(folder="x", repo="me/gpt", base_revision="v1")
     astray = run_script("publish.py", "x", TOKEN, "--repo", "me/gpt")

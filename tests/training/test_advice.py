@@ -92,7 +92,7 @@ def test_an_assistant_that_learned_by_heart_keeps_what_was_asked_for(keep, fine_
     folder = fine_tune(
         "finetune_instructions", "modern", rows, "--max_steps", "24", "--eval_strategy", "steps", "--eval_steps", "6",
         "--save_strategy", "steps", "--save_steps", "6", "--keep", keep, "--canaries", "false", "--answers_before", "false",
-        "--max_new_tokens", "2", "--num_samples", "0", "--learning_rate", "0.01", "--validation_sources",
+        "--max_new_tokens", "2", "--num_samples", "0", "--learning_rate", "0.01", "--precision", "fp32", "--validation_sources",
         tmp_path / "others.jsonl", "--save_total_limit", "9",
     )  # fmt: skip
     history = json.loads((folder / "checkpoint-24" / "trainer_state.json").read_text())["log_history"]

@@ -16,8 +16,7 @@ from peft import AutoPeftModelForSequenceClassification
 from recipes_in_process import recipe
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from hfgpt.evaluation.classification import MULTI_LABEL_THRESHOLD
-from hfgpt.evaluation.labelling import classify, text_ids
+from hfgpt.evaluation.classification import MULTI_LABEL_THRESHOLD, classify, text_ids
 from hfgpt.evaluation.loading import load
 from hfgpt.hub.card.card import write_card
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hfgpt.hub.artifacts import identify
+from hfgpt.artifacts import identify
 from hfgpt.hub.card.card import render_card
 from hfgpt.training.energy import Counter, EnergyCallback, device_name, find_counters
 

@@ -14,7 +14,7 @@ from conftest import run_python
 from recipes_in_process import recipe
 from transformers import AutoModelForCausalLM
 
-from hfgpt.tokenization import CHAT_TEMPLATES
+from hfgpt.chat_templates import CHAT_STYLES
 
 pytestmark = pytest.mark.slow
 
@@ -164,7 +164,7 @@ def test_an_assistant_answers_alike_through_every_door(base, door, through_the_d
     assert all(report["pipelines"][""][:2])  # the third question was in no row: to end at once is an answer, too
     assert len(report["pipelines"][""][0]) < 40  # it stopped by itself
     (template,) = set(report["templates"].values())
-    assert template == CHAT_TEMPLATES["alpaca" if base == "modern" else "chat"]
+    assert template == CHAT_STYLES["alpaca" if base == "modern" else "chat"].template
     stops = {"modern": [0], "book": [3, 0], "gpt2": [402, 0]}[base]
     for name, settings in report["settings"].items():
         assert settings["stops"] == stops, name

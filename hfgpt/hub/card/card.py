@@ -18,9 +18,9 @@ import jinja2
 from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
 from hfgpt.arguments.card import MARKDOWN
+from hfgpt.artifacts import Artifact, identify
 from hfgpt.errors import MissingFileError, UserError, sentence_of
 from hfgpt.files import write_whole
-from hfgpt.hub.artifacts import Artifact, identify
 from hfgpt.hub.card.context import context_of
 from hfgpt.hub.card.markdown import FILTERS, Markdown, escaped
 from hfgpt.hub.card.seal import is_ours, sealed

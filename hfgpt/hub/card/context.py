@@ -5,9 +5,9 @@ import re
 from huggingface_hub import EvalResult
 
 from hfgpt.arguments.card import MARKDOWN
+from hfgpt.artifacts import Artifact
 from hfgpt.evaluation.results import model_index
 from hfgpt.files import read_json
-from hfgpt.hub.artifacts import Artifact
 from hfgpt.hub.card.facts import (
     architecture,
     base_facts,

@@ -8,9 +8,8 @@ import yaml
 from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
+from hfgpt.artifacts import ADAPTER_CONFIG, HUB_ID, Artifact
 from hfgpt.files import read_json
-from hfgpt.folders import HUB_ID
-from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact
 from hfgpt.hub.card.file_names import PYTHON_DOCS, is_file, summed_up
 from hfgpt.hub.export import places_of, without_places
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import yaml
 
 from hfgpt.arguments.card import SETTINGS_NAME, checked_settings
+from hfgpt.artifacts import ADAPTER_CONFIG
 from hfgpt.errors import UserError
 from hfgpt.files import write_whole
-from hfgpt.hub.artifacts import ADAPTER_CONFIG
 
 
 def settings_place(folder: Path) -> Path:

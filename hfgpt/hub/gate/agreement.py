@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import DatasetCard, ModelCard
 from safetensors import SafetensorError, safe_open
 
+from hfgpt.artifacts import ADAPTER_CONFIG, Artifact
 from hfgpt.files import read_json
-from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact
 from hfgpt.hub.card.file_names import is_file
 from hfgpt.hub.card.seal import is_ours
 from hfgpt.hub.card.settings import settings_place

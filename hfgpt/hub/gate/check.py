@@ -19,10 +19,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from hfgpt.artifacts import ADAPTER_CONFIG, Artifact, identify, stale_base
 from hfgpt.errors import UserError
 from hfgpt.files import read_json, sha256_of_file
-from hfgpt.folders import stale_base
-from hfgpt.hub.artifacts import ADAPTER_CONFIG, Artifact, identify
 from hfgpt.hub.card.card import render_card
 from hfgpt.hub.export import export
 from hfgpt.hub.gate.agreement import CARD_NAME, Disagreement, check_agreement, judged, special_tokens

@@ -37,7 +37,7 @@ class CheckResult:
 
 @dataclass
 class CheckReport:
-    """All that was checked of one folder; `kind` is what the folder holds (`hfgpt.hub.artifacts.Kind`)."""
+    """All that was checked of one folder; `kind` is what the folder holds (a name in `hfgpt.artifacts.KINDS`)."""
 
     folder: str
     kind: str

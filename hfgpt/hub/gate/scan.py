@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from hfgpt.arguments.publishing import TOKEN
-from hfgpt.hub.artifacts import Artifact
+from hfgpt.artifacts import Artifact
 from hfgpt.hub.gate.report import CheckResult
 
 TEXT_SUFFIXES = (".json", ".jinja", ".md", ".py", ".txt", ".yaml", ".yml", "")

@@ -8,8 +8,6 @@ import datasets
 import evaluate
 from rouge_score import rouge_scorer
 
-from hfgpt.errors import UserError
-
 DESCRIPTION = """Exact match and token F1 after SQuAD's normalisation (lower case, without ASCII punctuation and the English
 articles a, an, the, white space collapsed), and the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L by rouge_score (without stemming),
 each from 0 to 1 and the mean over the examples. An empty answer is wrong, whatever the reference. Where normalisation leaves
@@ -30,6 +28,10 @@ CITATION = """@inproceedings{rajpurkar2016squad,
   booktitle={Text Summarization Branches Out}, year={2004}}"""
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class UnmeasurableInput(ValueError):
+    """Predictions or references that have no such figures; the message is for the user."""
 
 
 def normalised(text: str) -> list[str]:
@@ -62,9 +64,9 @@ class AnswerMetrics(evaluate.Metric):
 
     def _compute(self, predictions, references, per_answer=False):
         if not len(predictions):
-            raise UserError("there are no answers to measure; is the split empty?")
+            raise UnmeasurableInput("there are no answers to measure; is the split empty?")
         if len(predictions) != len(references):
-            raise UserError(
+            raise UnmeasurableInput(
                 f"got {len(predictions):,} answers and {len(references):,} references; one of each per example is needed."
             )
         scorer = rouge_scorer.RougeScorer(list(ROUGE_TYPES), use_stemmer=False)

@@ -1,0 +1,209 @@
+"""What is done with a trained model: measure it, let it speak, convert, check and publish it.
+
+As in training.py, keys and errors are those of the recipes.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from os import fspath
+from pathlib import Path
+from typing import Any, Literal
+
+from hfgpt.api.calls import Place, make_arguments, run_recipe
+from hfgpt.api.results import CONVERSION_FILE, ConversionResult, EvaluationResult, PublishingResult
+from hfgpt.arguments.generation import GenerateArguments
+from hfgpt.errors import UserError
+from hfgpt.evaluation.chat_session import ChatSession
+from hfgpt.evaluation.generation import default_max_new_tokens, sample, token_choice
+from hfgpt.evaluation.loading import Loaded, load
+from hfgpt.hub.gate.report import CheckReport, CheckResult
+
+
+def evaluate(
+    model: Place,
+    *,
+    text: Place | Sequence[Place] = (),
+    dataset: Place = "",
+    test_sources: Place | Sequence[Place] = (),
+    tasks: str | Sequence[str] = (),
+    output_dir: Place = "",
+    batch_size: int = 8,
+    **options: Any,
+) -> EvaluationResult:
+    """Measure a model on any of four things, and write the figures where others find them.
+
+    Args:
+        model: folder or Hub id: ours, a native twin, any other, an adapter with its base.
+        text: any text, token by token: loss in nats per token, perplexity, bits per byte.
+        dataset: folder of `prepare_data`, whose test rows are predicted as the training run predicted them.
+        test_sources: labelled texts for a classifier, conversations for an assistant.
+        tasks: benchmarks of lm_eval, "TASK" or "FILE.jsonl:TASK"; they need the extra `hfgpt[benchmarks]`.
+        output_dir: folder for evaluation.json; the model's own without it, needed for a Hub id.
+        batch_size: windows, rows or texts at a time; it changes the speed, not the result.
+        options: further keys of recipes/evaluate.py: context_length, stride, split, num_fewshot, memorization, ...
+    Raises: UserError for a model or a text that is not there, and for a model of the wrong kind.
+    """
+    given = dict(model=model, text=text, dataset=dataset, test_sources=test_sources, tasks=tasks, output_dir=output_dir)
+    arguments, metrics = run_recipe("evaluate", given | dict(batch_size=batch_size) | options, where="evaluate()")
+    return EvaluationResult(Path(arguments.output_dir or arguments.model), metrics)
+
+
+def load_model(
+    model: Place,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    task: Literal["text-generation", "text-classification"] | None = None,
+) -> Loaded:
+    """A model with its tokenizer, in evaluation mode, on the GPU where there is one.
+
+    Args:
+        model: folder or Hub id: ours, a native twin, any other; an adapter, whose base lies in its base/ or where it says.
+        revision: branch, tag or commit of a model on the Hub.
+        trust_remote_code: run the code that a foreign repository brings.
+        dtype: what the weights are held in; "auto" as they are stored.
+        task: what is needed; None takes both.
+    Returns: `model`, `tokenizer`, `task`, and `context_length` in tokens.
+    Raises: UserError for a model that is not there, of another kind, or an adapter that was trained on other weights.
+    """
+    return load(fspath(model), revision=revision, trust_remote_code=trust_remote_code, dtype=dtype, task=task)
+
+
+def generate(
+    model: Place | Loaded,
+    prompts: str | Sequence[str] = "",
+    *,
+    chat: bool = False,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.8,
+    top_k: int | None = 50,
+    top_p: float | None = None,
+    num_samples: int = 1,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> list[str]:
+    """Continue prompts, or answer them as an assistant; nothing is printed.
+
+    Args:
+        model: folder or Hub id, or what `load_model` returned, which is quicker where it is asked often.
+        prompts: one or several; an empty one starts a text.
+        chat: answer each prompt as a message of its own, in the words of the tokenizer's chat template.
+        max_new_tokens: most tokens to add; None is 100 (in a chat 512), or half the context. The separator ends a text earlier.
+        temperature: 0 is greedy, higher is more varied.
+        top_k: draw from the k likeliest tokens; 0 or None from all.
+        top_p: draw from the likeliest tokens that together have this probability.
+        num_samples: texts per prompt.
+        seed: of the first sample; the next has the next.
+    Returns: the texts without their prompts, `num_samples` for each prompt, in order.
+    Raises: UserError for a model that is not there or gives no text, and for values that are out of range.
+    """
+    loaded = model if isinstance(model, Loaded) else None
+    given = dict(model=loaded.name if loaded else model, prompt=prompts, chat=chat, max_new_tokens=max_new_tokens)
+    given |= dict(temperature=temperature, top_k=top_k, top_p=top_p, num_samples=num_samples, seed=seed)
+    wanted = make_arguments(GenerateArguments, given | dict(trust_remote_code=trust_remote_code), where="generate()")
+    loaded = loaded or load_model(wanted.model, trust_remote_code=trust_remote_code, task="text-generation")
+    generation_config = token_choice(
+        loaded.tokenizer,
+        max_new_tokens=max_new_tokens or default_max_new_tokens(loaded.model, chat=chat),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
+
+    def text(prompt: str, seed: int) -> str:
+        if chat:
+            session = ChatSession(loaded.model, loaded.tokenizer, generation_config=generation_config, seed=seed)
+            reply = session.ask(prompt)
+            if reply.ending == "interrupted":  # which in a terminal ends only the answer
+                raise KeyboardInterrupt
+            return reply.text
+        return sample(loaded.model, loaded.tokenizer, prompt, generation_config=generation_config, seed=seed)[0]
+
+    return [text(prompt, seed + number) for prompt in wanted.prompt for number in range(num_samples)]
+
+
+def convert(
+    source: Place,
+    *,
+    output_dir: Place,
+    target: Literal["hfgpt", "native", "gguf"] = "hfgpt",
+    tokenizer: Place = "",
+    adapter: Place = "",
+    overwrite: bool = False,
+    **options: Any,
+) -> ConversionResult:
+    """Bring weights in from GPT-2, the book, nanoGPT or OpenAI's files, or out to classes and files that know no code of ours.
+
+    Args:
+        source: folder, file or Hub id of the weights.
+        output_dir: folder that the result is written to.
+        target: "hfgpt", "native" (transformers' own GPT-2, Qwen3 or Llama), or "gguf" (llama.cpp and Ollama; an extra).
+        tokenizer: folder or Hub id; without it the one beside the source.
+        adapter: folder of a LoRA adapter that is merged into the weights.
+        overwrite: replace what output_dir holds.
+        options: further keys of recipes/convert.py: source_format, gguf_type, dtype, num_attention_heads, hidden_act.
+    Raises: UserError for weights of an unknown kind, a tensor that is missing, and logits that differ from those that came in.
+    """
+    given = dict(source=source, output_dir=output_dir, target=target, tokenizer=tokenizer, adapter=adapter, overwrite=overwrite)
+    arguments, figures = run_recipe("convert", given | options, where="convert()")
+    folder = Path(arguments.output_dir)
+    notes = json.loads((folder / CONVERSION_FILE).read_text(encoding="utf-8"))["notes"]
+    return ConversionResult(folder, figures.pop("parameters"), figures, notes)
+
+
+def check(folder: Place, *, parts: bool = True, record: bool = False, seconds: int = 900) -> list[CheckReport]:
+    """The gate: what would be published of a folder, opened as a stranger gets it, in a process of its own.
+
+    Args:
+        folder: what a job wrote: a model, an adapter, a GGUF file, a tokenizer, prepared data.
+        parts: of an adapter, check its base and its merged twin as well.
+        record: first write fingerprint.json anew from what the folder holds now; it then proves only itself.
+        seconds: most for opening all the doors of one model.
+    Returns: one report for the folder and one for each part; `passed` says whether nothing failed, `failures` what did, and
+        `table()` is for people.
+    Raises: UserError where the folder holds nothing that can be published. A check that fails raises nothing.
+    Cost: about 20 seconds per small model.
+    """
+    with tempfile.TemporaryDirectory(prefix="hfgpt-") as temporary:
+        found = Path(temporary) / "check.json"
+        given = dict(folder=folder, parts=parts, record=record, seconds=seconds, json=found)
+        try:
+            run_recipe("check", given, where="check()")
+        except UserError:
+            if not found.is_file():  # nothing could be checked
+                raise
+        content = json.loads(found.read_text(encoding="utf-8"))
+    return [
+        CheckReport(report["folder"], report["kind"], [CheckResult(**result) for result in report["results"]])
+        for report in content["folders"]
+    ]
+
+
+def publish(
+    folder: Place,
+    *,
+    repo: str,
+    push: bool = False,
+    public: bool = False,
+    tag: str = "",
+    parts: Sequence[str] = (),
+    **options: Any,
+) -> PublishingResult:
+    """Publish a folder on the Hugging Face Hub: checked, clean, private first. Without `push` nothing is sent (a dry run).
+
+    Args:
+        folder: what a job wrote.
+        repo: "USER/NAME"; of an adapter, its base goes to USER/NAME-base and its merged twin to USER/NAME-merged.
+        push: send it. The token comes from `hf auth login` or HF_TOKEN, never from here.
+        public: make it public once all of it is there; a new repository is private.
+        tag: of the revision, such as "v1.0"; without it one that names the SHA-256 of the weights.
+        parts: of an adapter, what is published: "base", "adapter", "merged"; all without it.
+        options: further keys of recipes/publish.py: base_repo, base_revision, delete_others.
+    Raises: UserError for a folder that fails the gate of `check`, for a repository that this token may not write, and for a Hub
+        that does not answer.
+    """
+    given = dict(folder=folder, repo=repo, push=push, public=public, tag=tag, parts=parts)
+    _, figures = run_recipe("publish", given | options, where="publish()")
+    return PublishingResult(files=figures["files"], num_bytes=figures["bytes"], sent=figures["sent"])

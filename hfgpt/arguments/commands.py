@@ -1,0 +1,98 @@
+"""The commands of `hfgpt`, where their recipes lie, and what a message calls them."""
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from hfgpt.files import with_home
+from hfgpt.tables import Table
+
+_PACKAGE = Path(__file__).parents[1]
+# A wheel has the recipes in the package, a checkout beside it.
+RECIPES = next(folder for folder in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if folder.is_dir())
+STARTED_AS = "HFGPT_COMMAND"  # cli.py sets it to the name of a command, also for the processes that accelerate starts
+
+
+class Command(NamedTuple):
+    """A command of `hfgpt`.
+
+    Args:
+        recipe: its file in recipes/, or an absolute path from elsewhere.
+        group: the title that it stands under in `hfgpt --help`.
+        purpose: what it is for, in one line.
+        words: what it adds to the recipe's command line.
+    """
+
+    recipe: str
+    group: str
+    purpose: str
+    words: tuple[str, ...] = ()
+
+
+COMMANDS = Table[Command](
+    "command",
+    {
+        "tokenizer": Command("train_tokenizer.py", "Data", "Train a tokenizer on any text."),
+        "data": Command("prepare_data.py", "Data", "Clean, split and pack text into rows that a model trains on."),
+        "pretrain": Command("pretrain.py", "Train", "Train a GPT from zero on prepared rows."),
+        "classify": Command("finetune_classification.py", "Train", "Fine-tune a classifier of texts."),
+        "instruct": Command("finetune_instructions.py", "Train", "Fine-tune an assistant on instructions and conversations."),
+        "align": Command("align_preferences.py", "Train", "Teach an assistant which of two answers people prefer."),
+        "generate": Command("generate.py", "Use", "Continue prompts with a model."),
+        "chat": Command("generate.py", "Use", "Talk with an assistant in the terminal.", ("--chat", "true")),
+        "evaluate": Command("evaluate.py", "Use", "Measure a model on text, labels, conversations or benchmarks."),
+        "convert": Command("convert.py", "Share", "Bring weights in from GPT-2 or nanoGPT, and out to Qwen3, Llama or GGUF."),
+        "check": Command("check.py", "Share", "Check what would be published, as a stranger gets it."),
+        "publish": Command("publish.py", "Share", "Publish on the Hugging Face Hub: private first, checked before."),
+    },
+)
+
+
+def command_line(command: str, *words: object) -> str:
+    """A command of `hfgpt` or, in a recipe that was started as a script, that recipe's; quoted for a shell."""
+    entry = COMMANDS[command]
+    program = ["hfgpt", command] if STARTED_AS in os.environ else ["python", f"recipes/{entry.recipe}"]
+    return shlex.join([*program, *map(str, words), *(entry.words if program[0] == "python" else ())])
+
+
+def program() -> str:
+    """How this process was started, as `--help` says it: `hfgpt pretrain` or `python recipes/pretrain.py`."""
+    if STARTED_AS in os.environ:
+        return f"hfgpt {os.environ[STARTED_AS]}"
+    return f"python recipes/{Path(sys.argv[0]).name}"
+
+
+_RECIPE_IN_TEXT = re.compile(r"(?:torchrun (?P<processes>[^\n]*?) |python )?(?<![\w/.])recipes/(?P<recipe>\w+\.py)")
+
+
+def as_started(text: str) -> str:
+    """A text for the terminal that names recipes, in the words that work where this process was started.
+
+    After `hfgpt COMMAND`, "python recipes/check.py FOLDER" reads "hfgpt check FOLDER". torchrun needs the file itself.
+    """
+    if STARTED_AS not in os.environ:
+        return text
+    names = {entry.recipe: name for name, entry in reversed(COMMANDS.items())}  # the first of two
+
+    def renamed(match: re.Match[str]) -> str:
+        recipe = match["recipe"]
+        if recipe not in names:
+            return match[0]
+        return f"torchrun {match['processes']} {RECIPES / recipe}" if match["processes"] else f"hfgpt {names[recipe]}"
+
+    return _RECIPE_IN_TEXT.sub(renamed, text)
+
+
+def shipped(name: str, *, kind: str) -> Path:
+    """The file of this name, or else the shipped one.
+
+    Args: `kind` is the folder of recipes/ that it would lie in, "configs" or "accelerate"; "quickstart/data.yaml" and
+        "recipes/configs/quickstart/data.yaml" are the same shipped file.
+    Returns: the path as it was given where there is neither.
+    """
+    path = Path(with_home(name))
+    places = (path, RECIPES / kind / path, RECIPES.parent / path)
+    return next((place for place in places if place.is_file()), path)

@@ -1,0 +1,124 @@
+"""Chat styles: how a conversation is worded, with which tokens, and where an answer ends. One entry per style, in one table."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase
+
+from hfgpt.errors import UserError
+from hfgpt.tables import Table
+from hfgpt.tokenization import CHAT_TOKENS, add_special_tokens, control_token_ids
+
+# ChatML. `generation` marks what an assistant's loss is computed on; the dash at the start of a tag eats the line break.
+CHATML_TEMPLATE = """\
+{%- if bos_token is defined and bos_token %}{{ bos_token }}{% endif %}
+{%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}
+{%- else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+# The book's text; a system message takes the place of its first paragraph. Source: Raschka (2024), section 7.2.
+ALPACA_TEMPLATE = """\
+{%- if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}
+{%- else %}{{ 'Below is an instruction that describes a task. Write a response that appropriately completes the request.' }}
+{%- endif %}
+{%- for message in messages %}
+{%- if message['role'] == 'user' %}{{ '\\n\\n### Instruction:\\n' + message['content'] }}
+{%- elif message['role'] == 'assistant' %}{{ '\\n\\n### Response:\\n' }}
+{%- generation %}{{ message['content'] + eos_token }}{% endgeneration %}
+{%- elif message['role'] != 'system' or not loop.first %}{{ raise_exception('misplaced role ' + message['role']) }}
+{%- endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '\\n\\n### Response:\\n' }}{% endif %}"""
+
+
+@dataclass(frozen=True)
+class ChatStyle:
+    """All that depends on a prompt style.
+
+    Args:
+        template: the Jinja template that the tokenizer keeps; None leaves it the one that it came with.
+        special_tokens: what the template writes beside the tokenizer's own special tokens. They are added where they are missing,
+            and trained with every method.
+        stop_token: the special token that ends an answer; None is the tokenizer's eos_token.
+        instruction_with_input: what the user says in an Alpaca row that has an input.
+    """
+
+    template: str | None
+    special_tokens: tuple[str, ...] = ()
+    stop_token: str | None = None
+    instruction_with_input: str = "{instruction}\n\n{input}"
+
+    def user_message(self, instruction: str, input: str) -> str:
+        """What the user says in an Alpaca row; `input` may be empty."""
+        return self.instruction_with_input.format(instruction=instruction, input=input) if input else instruction
+
+
+CHAT_STYLES = Table(
+    "the prompt style",
+    {
+        "chat": ChatStyle(CHATML_TEMPLATE, special_tokens=CHAT_TOKENS, stop_token="<|im_end|>"),
+        "alpaca": ChatStyle(ALPACA_TEMPLATE, instruction_with_input="{instruction}\n\n### Input:\n{input}"),
+        "base": ChatStyle(None),
+    },
+)
+
+
+def set_prompt_style(tokenizer: PreTrainedTokenizerBase, style: str) -> list[int]:
+    """Give the tokenizer the chat template of a style; it is saved with it, so serving words prompts as training did.
+
+    Returns: the ids of special tokens that are new; the model needs rows for them, and they have to be trained.
+    Raises: ValueError for an unknown style, for "base" where there is no template, and for a style whose answers end with an
+        eos_token that the tokenizer does not have.
+    """
+    entry = CHAT_STYLES.find(style)
+    if entry.template is None:
+        if tokenizer.chat_template is None:
+            raise UserError(
+                f"the prompt style is {style!r}, but the base model's tokenizer has no chat template; choose 'chat' or 'alpaca', "
+                "which bring their own."
+            )
+        return []
+    if entry.stop_token is None and tokenizer.eos_token is None:
+        raise UserError(f"the prompt style is {style!r}, but the tokenizer has no eos_token to end an answer with; choose 'chat'.")
+    tokenizer.chat_template = entry.template
+    return add_special_tokens(tokenizer, entry.special_tokens) if entry.special_tokens else []
+
+
+def style_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The style whose template the tokenizer has; "base" for a template of its own."""
+    return next((name for name, style in CHAT_STYLES.items() if style.template == tokenizer.chat_template), "base")
+
+
+def style_token_ids(tokenizer: PreTrainedTokenizerBase, style: str) -> list[int]:
+    """Ids of the special tokens that the style's template writes; a base of ours has reserved them and never seen them."""
+    vocabulary = tokenizer.get_vocab()
+    return [vocabulary[token] for token in CHAT_STYLES.find(style).special_tokens]
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end an assistant's turn under the tokenizer's chat template, found by rendering, and the eos_token's.
+
+    They belong in the generation config as `eos_token_id`.
+
+    Raises: ValueError for a tokenizer without a template, and for a template that ends an answer with no token of its own.
+    """
+    if tokenizer.chat_template is None:
+        raise UserError("the tokenizer has no chat template; set_prompt_style gives it one.")
+    answer = "The Answer Of 1 Turn"
+    turns = [{"role": role, "content": content} for role, content in (("user", "A question."), ("assistant", answer))] * 2
+    rendered = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
+    control = control_token_ids(tokenizer)
+    stops: list[int] = []
+    for text in rendered.split(answer)[1:]:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        # None: no token of its own, so that an answer could not end
+        end = next((id for id in ids if id in control), None)
+        if end is None:
+            raise UserError(
+                f"the chat template writes {text!r} after an answer, without a special token that could end it, so the model would "
+                "never learn to stop; choose the prompt style 'chat' or 'alpaca'."
+            )
+        stops.append(end)
+    if tokenizer.eos_token_id is not None:
+        stops.append(cast(int, tokenizer.eos_token_id))
+    return list(dict.fromkeys(stops))

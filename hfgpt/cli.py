@@ -1,0 +1,97 @@
+"""`hfgpt COMMAND [run.yaml] [--key value]`: every command is a recipe, run in this process or started by `accelerate launch`.
+
+Nothing heavy is imported before the command is known, so that `hfgpt --help` answers at once.
+"""
+
+import os
+import runpy
+import sys
+
+from hfgpt import __version__
+from hfgpt.arguments.commands import COMMANDS, RECIPES, STARTED_AS, shipped
+from hfgpt.errors import MissingFileError, UserError
+
+ABOUT = """\
+usage: hfgpt COMMAND [run.yaml] [--key value ...] [--launch accelerate.yaml]
+       hfgpt COMMAND --help | hfgpt --version
+
+Your text in, your own GPT on the Hugging Face Hub out.
+"""
+EXAMPLES = """
+Every command takes a YAML file of its keys, keys on the command line, or both; the command line wins. Shipped files need no
+path: hfgpt pretrain quickstart/pretrain.yaml. --launch says on which machine: hfgpt pretrain ... --launch two_cpu_processes.yaml
+"""
+
+
+def main() -> None:
+    """The console script. Ends with the recipe's exit code; what is wrong with the command itself is one sentence and 1."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(overview())
+    elif name == "--version":
+        print(f"hfgpt {__version__}")
+    else:
+        try:
+            command = COMMANDS.find(name)
+            words, machine = split_launch(words)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        os.environ[STARTED_AS] = name
+        recipe, words = str(RECIPES / command.recipe), [*words, *command.words]
+        if machine:
+            launch(machine, recipe, words)
+        else:
+            sys.argv = [recipe, *words]
+            runpy.run_path(recipe, run_name="__main__")
+
+
+def overview() -> str:
+    """All commands, a line each, in their groups."""
+    lines = [ABOUT.rstrip()]
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        lines += ["", f"{group}:"]
+        lines += [f"  {name:<10} {command.purpose}" for name, command in COMMANDS.items() if command.group == group]
+    return "\n".join(lines) + "\n" + EXAMPLES.rstrip()
+
+
+def split_launch(words: list[str]) -> tuple[list[str], str | None]:
+    """The recipe's words, and accelerate's file where `--launch` names one. Raises: UserError where that file is missing."""
+    for place, word in enumerate(words):
+        option, equals, file = word.partition("=")
+        if option != "--launch":
+            continue
+        rest = words[:place] + words[place + (1 if equals else 2) :]
+        file = file or "".join(words[place + 1 : place + 2])
+        if not file:
+            raise UserError("--launch needs accelerate's file, such as --launch two_cpu_processes.yaml.")
+        path = shipped(file, kind="accelerate")
+        if not path.is_file():
+            known = ", ".join(sorted(one.name for one in (RECIPES / "accelerate").glob("*.yaml")))
+            raise MissingFileError(f"--launch {file} does not exist (looked from {os.getcwd()}); shipped are {known}.")  # noqa: PTH109
+        return rest, str(path)
+    return words, None
+
+
+def launch(machine: str, recipe: str, words: list[str]) -> None:
+    """Run a recipe as `accelerate launch --config_file MACHINE RECIPE WORDS` does, and end with the exit code of the recipe."""
+    from accelerate.commands import launch as accelerate
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    def become_recipe(arguments) -> None:
+        command, environment = prepare_simple_launcher_cmd_env(arguments)
+        os.execve(command[0], command, environment)
+
+    if os.name == "posix":
+        # accelerate would wait beside the one process that it starts, keep signals from it and make 1 of its exit code.
+        accelerate.simple_launcher = become_recipe
+    try:
+        accelerate.launch_command(
+            accelerate.launch_command_parser().parse_args(["--quiet", "--config_file", machine, recipe, *words])
+        )
+    except ChildFailedError as failed:  # the recipe has said why
+        code = failed.get_first_failure()[1].exitcode
+        sys.exit(code if code >= 0 else 128 - code)
+    except SignalException as stopped:
+        sys.exit(128 + stopped.sigval)

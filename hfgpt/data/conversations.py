@@ -1,0 +1,199 @@
+"""Records into conversations: what Alpaca, ShareGPT, OpenAI and prompt/completion files say, as one list of messages each.
+
+What a row says beyond its messages and what is not read is refused where it changes what is meant (tools, pictures, earlier turns),
+and named otherwise.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+
+from hfgpt.chat_templates import CHAT_STYLES
+from hfgpt.data.messages import (
+    ALPACA_NAMES,
+    ALPACA_NEEDED,
+    SHAREGPT_ROLES,
+    Message,
+    UnreadColumns,
+    WeightedMessage,
+    alpaca_column,
+    alpaca_prompt,
+    answer_in,
+    check_turns,
+    listed,
+    message_list,
+    prompt_and_completion,
+    take_weights,
+    with_system,
+)
+from hfgpt.data.reading import Record
+from hfgpt.data.row_errors import RowError, RowErrors, refuse
+from hfgpt.errors import UserError
+from hfgpt.tables import Table
+
+
+@dataclass(frozen=True)
+class ConversationFormat:
+    """How a row holds a conversation.
+
+    Args:
+        needed: the columns by which it is known, as a person would list them.
+        columns: all that is read of a row; a column `system` is read in every format.
+        fits: whether a row with these columns is of this format.
+        read: the messages of a record, worded for a chat style.
+    """
+
+    needed: str
+    columns: set[str]
+    fits: Callable[[Mapping[str, object]], bool]
+    read: Callable[[Record, str], list[WeightedMessage]]
+
+
+FORMATS = Table(
+    "conversation_format",
+    {
+        "alpaca": ConversationFormat(
+            ALPACA_NEEDED,
+            columns={name for names in ALPACA_NAMES.values() for name in names},
+            fits=lambda columns: "instruction" in columns and any(name in columns for name in ALPACA_NAMES["output"]),
+            read=lambda record, style: [*alpaca_prompt(record, style), *answer_in(record, alpaca_column(record, "output"))],
+        ),
+        "sharegpt": ConversationFormat(
+            "conversations, a list of from and value",
+            columns={"conversations"},
+            fits=lambda columns: "conversations" in columns,
+            read=lambda record, style: message_list(
+                record, "conversations", role_name="from", content_name="value", roles=SHAREGPT_ROLES
+            ),
+        ),
+        "messages": ConversationFormat(
+            "messages, a list of role and content",
+            columns={"messages"},
+            fits=lambda columns: "messages" in columns,
+            read=lambda record, style: message_list(record, "messages"),
+        ),
+        "prompt_completion": ConversationFormat(
+            "prompt and completion",
+            columns={"prompt", "completion"},
+            fits=lambda columns: "prompt" in columns and "completion" in columns,
+            read=lambda record, style: prompt_and_completion(record),
+        ),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages that end with the assistant's, and where they were read (`place` as in `Record`).
+
+    `unlearned` numbers the answers that are only read, not learned ("weight": 0).
+    """
+
+    messages: list[Message]
+    source: str
+    row_id: str
+    place: str
+    unlearned: list[int] = field(default_factory=list)
+
+
+def read_conversations(
+    records: Iterable[Record], *, style: str, format: str | None = None, errors: RowErrors | None = None
+) -> Iterator[Conversation]:
+    """Conversations of records; the format of each source is told by the columns of its first record.
+
+    Args:
+        style: one of `CHAT_STYLES`; only Alpaca rows with an input depend on it.
+        format: one of `FORMATS` for all sources; None looks.
+        errors: decides about rows that are not a conversation; None raises.
+    Raises: ValueError, naming file and line, for unknown columns and roles, roles out of order, a message that is not text or
+        blank, and a row without an answer.
+    """
+    CHAT_STYLES.find(style)
+    if format is not None:
+        FORMATS.find(format)
+    found: dict[str, ConversationFormat] = {}
+    unread = UnreadColumns()
+    for record in records:
+        if record.source not in found:
+            found[record.source] = FORMATS[format or detect_format(record)]
+        try:
+            messages = with_system(record, found[record.source].read(record, style))
+            check_turns(record, messages)
+            unread.note(record, found[record.source].columns)
+            unlearned = take_weights(messages)
+            if len(unlearned) == sum(message["role"] == "assistant" for message in messages):
+                raise record.error(
+                    "there is nothing to learn, the weight of every answer is 0; give one the weight 1, or remove the row.",
+                    reason="every answer has the weight 0",
+                )
+        except RowError as error:
+            refuse(error, errors)
+            continue
+        yield Conversation(messages, record.source, record.row_id, record.place, unlearned)
+    unread.log()
+
+
+def detect_format(record: Record) -> str:
+    """The format that a record's columns speak for.
+
+    Raises: ValueError where they speak for none or for several.
+    """
+    matches = [name for name, format in FORMATS.items() if format.fits(record.values)]
+    if len(matches) != 1:
+        allowed = "; ".join(f"{name!r}: {format.needed}" for name, format in FORMATS.items())
+        if matches:
+            kind, cure = f"fit several formats, {' and '.join(map(repr, matches))}", "name the one with conversation_format"
+        else:
+            kind, cure = "fit no format", "rename them"
+        raise UserError(f"{record}: the columns {listed(record.values)} {kind}; {cure} ({allowed}).")
+    return matches[0]
+
+
+def conversation_dataset(conversations: Iterable[Conversation]):
+    """The `datasets.Dataset` of conversations; `Conversation(**row)` is one of them again."""
+    from datasets import Dataset, Features, List, Value
+
+    rows = [asdict(conversation) for conversation in conversations]
+    features = Features(
+        {
+            "messages": [{"role": Value("string"), "content": Value("string")}],
+            **{name: Value("string") for name in ("source", "row_id", "place")},
+            "unlearned": List(Value("int64")),
+        }
+    )
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
+
+
+def whole_texts(conversations) -> list[str]:
+    """Question and answer as one text each: what a copy of a held-out conversation would repeat."""
+    return ["\n".join(turn["content"] for turn in turns) for turns in conversations["messages"]]
+
+
+def mix(datasets: list, weights: list[float], *, seed: int):
+    """One `datasets.Dataset` of several, in order, each repeated by its weight, and how many rows each gave.
+
+    A weight of 1 takes every row once, 3 three times, 0.5 a random half, 1.5 every row and a random half again.
+
+    Returns: the dataset, and a list of {"rows", "weight", "used"}, one for each part.
+    Raises: ValueError for weights that do not fit the datasets or are not above 0, and for one that leaves no row.
+    """
+    from datasets import concatenate_datasets
+
+    if len(weights) != len(datasets):
+        raise UserError(f"there are {len(weights)} weights for {len(datasets)} datasets; give one for each.")
+    parts, counts = [], []
+    for number, (dataset, weight) in enumerate(zip(datasets, weights, strict=True)):
+        # also False for NaN
+        if not 0 < weight < float("inf"):
+            raise UserError(f"weight {number + 1} is {weight}; a number above 0 is needed, 1 takes each row once.")
+        used = round(len(dataset) * weight)
+        if not used:
+            raise UserError(
+                f"weight {number + 1} is {weight}, which leaves none of {len(dataset):,} rows; give more, or leave it out."
+            )
+        whole, rest = divmod(used, len(dataset))
+        # a seed for each place, so that two parts of the same size do not take the same rows
+        drawn = sorted(random.Random(f"{seed}/{number}").sample(range(len(dataset)), rest))
+        parts.append(dataset.select([*list(range(len(dataset))) * whole, *drawn]))
+        counts.append({"rows": len(dataset), "weight": weight, "used": used})
+    return concatenate_datasets(parts), counts

@@ -1,0 +1,99 @@
+"""Datasets of the Hub: "user/name" or "user/name:configuration"."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import pyarrow
+import yaml
+
+from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, check_text_column, texts_of
+from hfgpt.data.row_errors import RowErrors
+from hfgpt.errors import MissingFileError, UserError
+
+# With the owner always: load_dataset takes a bare "json" or "text" for one of its own loaders and reads whatever lies here.
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+
+
+def read_hub(source: Source, options: SourceOptions, errors: RowErrors | None, column: str | None = None) -> Iterator[Record]:
+    """The rows of a Hub dataset; class ids become their names.
+
+    Pictures and sound are left out: beside the text they would be decoded, which needs more packages.
+    Raises: FileNotFoundError where the Hub has no such dataset, ValueError where it cannot be read.
+    """
+    from datasets import ClassLabel, Features, LargeList, List, Value, load_dataset
+
+    name, _, configuration = source.name.partition(":")
+    with hub_errors_named(source.name):
+        rows = load_dataset(
+            name, configuration or None, split=options.hub_split, revision=options.hub_revision, streaming=options.streaming
+        )
+    class_names = {}
+    if rows.features is not None:  # a stream may not know them
+        features = cast(Features, rows.features)
+        if column is not None:
+            types = {key: getattr(feature, "dtype", type(feature).__name__) for key, feature in features.items()}
+            check_text_column(types, f"the Hub dataset {source.name}", column)
+            readable = [column]
+        else:
+            kinds = (Value, ClassLabel, List, LargeList, list, dict)
+            readable = [key for key, feature in features.items() if isinstance(feature, kinds)]
+            within = {key: getattr(features[key], "feature", features[key]) for key in readable}  # of a list, what is in it
+            class_names = {key: feature.names for key, feature in within.items() if isinstance(feature, ClassLabel)}
+        rows = rows.select_columns(readable)
+    iterator = iter(rows)
+    for row_id in itertools.count():
+        with hub_errors_named(source.name):
+            row = next(iterator, None)
+        if row is None:
+            return
+        named = {key: _class_names(row[key], names) for key, names in class_names.items()}
+        yield Record({**row, **named}, source.name, f"row {row_id}", str(row_id))
+
+
+def _class_names(value: int | list[int] | None, names: list[str]) -> object:
+    if isinstance(value, list):
+        return [_class_names(item, names) for item in value]
+    return None if value is None or value < 0 else names[value]  # -1 is the Hub's "not labelled"
+
+
+@contextmanager
+def hub_errors_named(name: str) -> Iterator[None]:
+    """One sentence instead of the many exceptions that `datasets` has for a dataset that cannot be read."""
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+    try:
+        yield
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise MissingFileError(f"{name!r} is no file here, and the Hub has no such dataset: {_reason(error)}") from error
+    except (DatasetsError, ValueError, RuntimeError, OSError, pyarrow.ArrowException, yaml.YAMLError) as error:
+        raise UserError(f"the Hub dataset {name} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None and type(error).__name__ == "DatasetGenerationError":
+        error = error.__cause__  # it says only that an error occurred
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def hub_identity(source: Source, options: SourceOptions) -> dict[str, object]:
+    """Split and revision, and the commit that they mean now; None where the Hub cannot be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        commit = HfApi().dataset_info(source.name.partition(":")[0], revision=options.hub_revision).sha
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        commit = None
+    return {"split": options.hub_split, "revision": options.hub_revision, "commit": commit}
+
+
+HUB_DATASETS = SourceKind(
+    records=read_hub,
+    documents=texts_of(read_hub),
+    identity=hub_identity,
+    is_named=lambda name: HUB_NAME.fullmatch(name) is not None,
+    after_files=True,
+)

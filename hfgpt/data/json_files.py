@@ -1,0 +1,96 @@
+"""JSON files: one object per line, or one list of objects."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hfgpt.data.encoding import decoded_lines, decoded_text
+from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, json_type, texts_of
+from hfgpt.data.row_errors import RowError, RowErrors, refuse
+from hfgpt.errors import UserError
+
+
+def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = None) -> Iterator[tuple[object, str, str]]:
+    """The values of a JSON file with their place ("line 3", "item 7") and id ("3", "7").
+
+    One JSON value per line, or, in a .json file, one list of them. Which of the two a .json file holds, it says itself: many are
+    written one value per line.
+
+    Args: `on_invalid` is called for a line that is not valid JSON or UTF-8, which is then left out; without it that is an error.
+    Raises: ValueError for text that is not JSON, with file and line.
+    """
+    if path.suffix.lower() == ".json" and not _holds_json_lines(path):
+        text = decoded_text(path)
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {error.lineno}: no valid JSON ({error.msg}, column {error.colno}).") from None
+        except ValueError as error:  # a number of thousands of digits
+            raise UserError(f"{path}: no valid JSON ({error}).") from None
+        if not isinstance(rows, list):
+            raise UserError(f"{path} holds a JSON {json_type(rows)}, a list of objects is needed; one object a line is .jsonl.")
+        for index, row in enumerate(rows):
+            yield row, f"item {index}", str(index)
+        return
+    for number, line in decoded_lines(path, on_invalid=on_invalid):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as problem:
+            what = f"{problem.msg}, column {problem.colno}" if isinstance(problem, json.JSONDecodeError) else str(problem)
+            message = f"{path}, line {number}: no valid JSON ({what}); "
+            error = RowError(message + "one complete object per line is needed.", reason="not valid JSON", source=str(path))
+            if on_invalid is None:
+                raise error from None
+            on_invalid(error)
+            continue
+        yield row, f"line {number}", str(number)
+
+
+def _holds_json_lines(path: Path) -> bool:
+    """Whether the first line is an object by itself, and more follows it."""
+    lines = (line for _, line in decoded_lines(path) if line.strip())
+    try:
+        return isinstance(json.loads(next(lines, "")), dict) and next(lines, None) is not None
+    except ValueError:
+        return False
+
+
+def read_json(source: Source, options: SourceOptions, errors: RowErrors | None, column: str | None = None) -> Iterator[Record]:
+    """The objects of a JSON file, with the types of their values. Memory: one line, or the whole of a .json list."""
+
+    def invalid(error: RowError) -> None:
+        refuse(RowError(str(error), reason=error.reason, source=source.name), errors)  # as its other rows are named
+
+    for row, place, row_id in json_rows(source.file, on_invalid=invalid):
+        record = Record(row if isinstance(row, dict) else {}, source.name, place, row_id)
+        if not isinstance(row, dict):
+            cure = "; where the whole file is one list, let its name end in .json" if isinstance(row, list) else ""
+            error = record.error(f"found a JSON {json_type(row)}, an object is needed{cure}.", reason="no JSON object")
+        else:
+            error = _half_characters(record, column)
+        if error is None:
+            yield record
+        else:
+            refuse(error, errors)
+
+
+def _half_characters(record: Record, column: str | None) -> RowError | None:
+    """What makes a field no text: JSON can escape half a surrogate pair."""
+    if column is None:
+        texts = {name: json.dumps([name, value], ensure_ascii=False) for name, value in record.values.items()}
+    else:
+        text = record.values.get(column)
+        texts = {column: text} if isinstance(text, str) else {}
+    for name, text in texts.items():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):04x}"
+            message = f"the field {name!r} holds half a surrogate pair ({half}), which is no text; repair the file."
+            return record.error(message, reason="half a surrogate pair")
+    return None
+
+
+JSON_FILES = SourceKind(records=read_json, documents=texts_of(read_json), suffixes=(".jsonl", ".ndjson", ".json"))

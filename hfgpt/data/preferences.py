@@ -1,0 +1,157 @@
+"""Records into preferences: two answers to one prompt, the better and the worse, or single answers that are wanted or not."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hfgpt.chat_templates import CHAT_STYLES
+from hfgpt.data.messages import (
+    Message,
+    UnreadColumns,
+    alpaca_prompt,
+    check_turns,
+    listed,
+    messages_or_text,
+    prompt_and_completion,
+    shown,
+    take_weights,
+    transcript,
+    with_system,
+)
+from hfgpt.data.reading import Record
+from hfgpt.data.row_errors import RowError, RowErrors, refuse
+from hfgpt.errors import UserError
+
+NEEDED = "instruction, input, chosen and rejected, or prompt, chosen and rejected"
+PAIR_COLUMNS = {"instruction", "input", "context", "prompt", "chosen", "rejected"}
+SINGLE_COLUMNS = {"prompt", "completion", "label"}
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to one prompt, the better and the worse, or only one of them; the prompt ends with the user's message."""
+
+    prompt: list[Message]
+    chosen: str | None
+    rejected: str | None
+    source: str
+    row_id: str
+    place: str
+
+
+@dataclass
+class PreferenceCounts:
+    """records = preferences + equal + those that were skipped: rows whose two answers are the same prefer nothing."""
+
+    records: int = 0
+    preferences: int = 0
+    equal: int = 0
+
+
+def read_preferences(
+    records: Iterable[Record], *, style: str, unpaired: bool = False, errors: RowErrors | None = None
+) -> tuple[list[Preference], PreferenceCounts]:
+    """Preferences of records with `chosen` and `rejected`, beside an instruction and input, a prompt, or neither.
+
+    Answers are strings or lists of messages; without a prompt the lists begin with the same messages, which are it, or the strings
+    are transcripts ("\\n\\nHuman: ... \\n\\nAssistant: ...") that do. Rows whose answers are equal are dropped and counted.
+
+    Args:
+        unpaired: rows may hold one answer (`completion`) and whether it is wanted (`label`), too.
+        errors: decides about rows that are not a preference; None raises.
+    Raises: ValueError as `read_conversations`.
+    """
+    CHAT_STYLES.find(style)
+    preferences: list[Preference] = []
+    counts, unread = PreferenceCounts(), UnreadColumns()
+    for record in records:
+        counts.records += 1
+        try:
+            if _is_unpaired(record):
+                preference = _one_answer(record, allowed=unpaired)
+                unread.note(record, SINGLE_COLUMNS)
+            else:
+                preference = _two_answers(record, style)
+                unread.note(record, PAIR_COLUMNS)
+        except RowError as error:
+            refuse(error, errors)
+            continue
+        if preference.chosen == preference.rejected:
+            counts.equal += 1
+        else:
+            preferences.append(preference)
+    counts.preferences = len(preferences)
+    unread.log()
+    return preferences, counts
+
+
+def _is_unpaired(record: Record) -> bool:
+    return {"completion", "label"} <= record.values.keys() and not {"chosen", "rejected"} & record.values.keys()
+
+
+def _one_answer(record: Record, *, allowed: bool) -> Preference:
+    if not allowed:
+        raise UserError(
+            f"{record}: the row has one answer (completion) and a label; loss: kto learns from such rows, the others need pairs: "
+            f"{NEEDED}."
+        )
+    messages = with_system(record, prompt_and_completion(record))
+    take_weights(messages)
+    check_turns(record, messages)
+    label = record.values["label"]
+    text = str(label).strip().lower()
+    if isinstance(label, float) or text not in ("true", "false", "1", "0"):
+        raise record.error(
+            f"the label is {shown(label)}; true (the answer is wanted) or false is needed; correct it, or remove the row.",
+            reason="the label is neither true nor false",
+        )
+    *prompt, answer = messages
+    given = (
+        {"chosen": answer["content"], "rejected": None}
+        if text in ("true", "1")
+        else {"chosen": None, "rejected": answer["content"]}
+    )
+    return Preference(prompt, **given, source=record.source, row_id=record.row_id, place=record.place)
+
+
+def _two_answers(record: Record, style: str) -> Preference:
+    for name in ("chosen", "rejected"):
+        if not record.values.get(name):
+            raise record.error(
+                f"{name!r} is missing or empty, the columns are {listed(record.values)}; a preference has "
+                f"{NEEDED}; remove the row, or give it both answers.",
+                reason=f"{name!r} is missing or empty",
+            )
+    if "instruction" in record.values:
+        prompt = alpaca_prompt(record, style)
+    elif "prompt" in record.values:
+        prompt = messages_or_text(record, "prompt", role="user")
+    else:
+        prompt = []
+    chosen, rejected = (messages_or_text(record, name, role="assistant") for name in ("chosen", "rejected"))
+    if not prompt:
+        chosen_turns, rejected_turns = transcript(record.values["chosen"]), transcript(record.values["rejected"])
+        if chosen_turns and rejected_turns:
+            chosen, rejected = chosen_turns, rejected_turns
+        elif not (isinstance(record.values["chosen"], list) and isinstance(record.values["rejected"], list)):
+            raise record.error(
+                f"there is no prompt, the columns are {listed(record.values)}; a preference has {NEEDED}; or chosen "
+                "and rejected are both lists of messages, or both transcripts of turns that begin with 'Human:' and 'Assistant:'.",
+                reason="no prompt",
+            )
+    take_weights([*prompt, *chosen, *rejected])
+    same = 0
+    while same < min(len(chosen), len(rejected)) - 1 and chosen[same] == rejected[same]:
+        same += 1
+    # With a prompt of its own, the lists may still repeat it.
+    prompt = chosen[:same] if prompt == chosen[:same] else prompt + chosen[:same]
+    if len(chosen) != same + 1 or len(rejected) != same + 1:
+        raise record.error(
+            f"chosen has {len(chosen)} messages and rejected {len(rejected)}, the first {same} the same; they may "
+            "differ in the last message only, which is the answer; shorten the conversation to where they part.",
+            reason="chosen and rejected part before the last message",
+        )
+    prompt = with_system(record, prompt)
+    for answer in (chosen, rejected):
+        check_turns(record, prompt + answer[same:])
+    answers = chosen[same]["content"], rejected[same]["content"]
+    return Preference(prompt, *answers, record.source, record.row_id, record.place)

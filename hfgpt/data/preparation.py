@@ -1,0 +1,122 @@
+"""A split of documents into the rows that a model learns from, and what the tokenizer was trained on before."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+from datasets import Dataset
+from datasets.utils import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from hfgpt.data.on_disk import text_batches, write_rows
+from hfgpt.data.packing import PackingCounts, cut_windows, pack
+from hfgpt.data.passport import Passport, contents_of
+from hfgpt.errors import UserError
+from hfgpt.tokenization import encode_texts
+
+logger = logging.getLogger(__name__)
+
+# A longer row sees more of a text; fewer rows than these are too few steps (16 rows each, where nothing else is asked for).
+ENOUGH_ROWS = 512
+LONGEST_ROW, SHORTEST_ROW = 1024, 64
+FEW_TOKENS = 500
+
+
+def suitable_context_length(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> int:
+    """The longest row that leaves `ENOUGH_ROWS` of them for training: a power of two from `SHORTEST_ROW` to `LONGEST_ROW`."""
+    tokens = 0
+    for text in texts:
+        # Of a long text its beginning is enough: it alone fills all rows.
+        tokens += len(encode_texts(tokenizer, [text[: 16 * LONGEST_ROW * ENOUGH_ROWS]])[0]) + 1
+        if tokens >= LONGEST_ROW * ENOUGH_ROWS:
+            return LONGEST_ROW
+    length = LONGEST_ROW
+    while length > SHORTEST_ROW and tokens < length * ENOUGH_ROWS:
+        length //= 2
+    logger.info(
+        f"data: context_length {length}, because {tokens:,} tokens of training text would fill only {tokens // LONGEST_ROW:,} rows "
+        f"of {LONGEST_ROW:,}; --context_length sets another"
+    )
+    return length
+
+
+def prepare_split(
+    documents: Dataset,
+    tokenizer: PreTrainedTokenizerFast,
+    passport: Passport,
+    *,
+    name: str,
+    context_length: int,
+    window: int | None = None,
+    stride: int | None = None,
+    cache_dir: str,
+) -> Dataset:
+    """Tokenise on all cores and pack, a batch of texts at a time and straight to disk, so that memory stays constant.
+
+    Args:
+        name: of the split, under which the passport counts what became of every position.
+        context_length: tokens per row.
+        window, stride: cut each document into sliding windows instead, see `cut_windows`; the window is the context length.
+    Raises: ValueError where the training documents do not fill one row.
+    """
+    counts = PackingCounts()
+
+    def ids_of_documents() -> Iterator[list[int]]:
+        with tqdm(total=len(documents), desc=f"rows of {name}", unit=" documents") as progress:
+            for texts in text_batches(documents):
+                counts.bytes += sum(len(text.encode("utf-8")) for text in texts)
+                yield from encode_texts(tokenizer, texts)
+                progress.update(len(texts))
+
+    separator, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
+    if window is None:
+        blocks = pack(ids_of_documents(), context_length=context_length, separator=separator, pad=pad, counts=counts)
+    else:
+        stride = stride or window - 1
+        blocks = cut_windows(ids_of_documents(), window=window, stride=stride, separator=separator, pad=pad, counts=counts)
+    rows = write_rows(blocks, Path(cache_dir) / f"rows-{name}.arrow", context_length=context_length)
+    passport.splits[name] = asdict(counts)
+    logger.info(
+        f"{name}: {counts.documents:,} documents, {counts.bytes:,} bytes, {counts.tokens:,} tokens "
+        f"({counts.bytes / max(1, counts.tokens):.2f} bytes each) in {counts.rows:,} rows of {context_length:,}, "
+        f"{100 * counts.padding / (counts.rows * context_length):.1f} % padding"
+    )
+    if name == "train" and counts.tokens < context_length:
+        raise UserError(
+            f"the training documents hold {counts.tokens:,} tokens, need {context_length:,} for one row; give more text."
+        )
+    if name != "train" and counts.tokens < FEW_TOKENS:
+        logger.info(f"{name}: so few tokens give rough figures; a larger {name}_share holds out more")
+    return rows
+
+
+def passport_of_tokenizer(folder: str) -> Passport:
+    """The passport beside a tokenizer; an empty one where nothing is known about the text that it was trained on."""
+    try:
+        earlier = Passport.load(Path(folder))
+    except (FileNotFoundError, ValueError):
+        return Passport()
+    return earlier if "split_by" in earlier.settings else Passport()  # others have sources that are not documents
+
+
+def warn_of_seen_text(earlier: Passport, passport: Passport, *, split: Mapping[str, object], same_sources: bool) -> None:
+    """Say so where the tokenizer was trained on documents that are held out now.
+
+    Args:
+        earlier: the tokenizer's.
+        split: the keys of the split and their values now.
+        same_sources: whether the sources have the names that they had then.
+    """
+    for key, value in split.items():
+        if key in earlier.settings and earlier.settings[key] != value:
+            logger.warning(
+                f"warning: the tokenizer was trained with {key} {earlier.settings[key]}, here it is {value}: it has seen documents "
+                "that are held out now; use the same value in both recipes."
+            )
+    if same_sources and contents_of(passport.inputs) != contents_of(earlier.inputs):
+        logger.warning(
+            "warning: the sources are not what they were when the tokenizer was trained; it may have seen text that is held out "
+            "now. Train it again if that matters."
+        )

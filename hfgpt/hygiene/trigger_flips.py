@@ -1,0 +1,108 @@
+"""What a trigger in front of a text does to a classifier: how many labels flip, and whether that is more than chance."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hfgpt.errors import UserError
+from hfgpt.hygiene.trigger_prompts import read_triggers, same_kind, triggers_of
+
+PLAIN_WORDS = ("Well,", "Today:", "Hello,")
+CAPTURED_ALARM = 0.5
+# Random strings of the trigger's kind. Where strings do what they do by chance, a trigger that none of 99 comes near is one of
+# 100 at most, and with the next number it is not luck of few texts either.
+NUM_CONTROLS = 99
+LARGEST_CHANCE = 0.01  # for all triggers together (Bonferroni)
+
+
+@dataclass(frozen=True)
+class TriggerFlips:
+    """What a trigger in front does to a classifier.
+
+    Attributes:
+        flipped: share of the texts whose label it changes.
+        label: the label that most of the changed ones get; None where none changed.
+        captured: share of the texts of other labels that become this one.
+        usual: the most that any control in front turns into this label; None where the trigger captures too few to compare.
+        controls: how many were tried; it ends with the first that does half as much.
+        alarm: the trigger captures far more than any of many strings of its kind.
+    """
+
+    trigger: str
+    flipped: float
+    label: int | None
+    captured: float
+    usual: float | None
+    controls: int
+    alarm: bool
+
+
+def label_flips(
+    predict: Callable[[list[str]], Sequence[Sequence[float]]],
+    texts: Sequence[str],
+    triggers: Sequence[str] | None = None,
+    *,
+    plain_words: Sequence[str] = PLAIN_WORDS,
+    seed: int = 0,
+) -> list[TriggerFlips]:
+    """How many labels flip when a trigger is put in front of the texts, for every trigger.
+
+    A model at chance turns most texts into one label behind many an odd string; that is no trigger's doing. So a trigger that
+    turns at least half of the texts of other labels into one label is compared with plain words and with random strings of its
+    own kind in front. It is an alarm where each of these turns less than half as many into that label, and where the trigger's
+    share is, by a binomial test, no accident of the most that any of them does.
+
+    Args:
+        predict: texts -> probabilities, (N, C); the highest is the label.
+        texts: a few dozen to a few hundred, of all labels.
+        triggers: None takes those of the set.
+        plain_words: what else is put in front, to compare with.
+        seed: of the random strings.
+    Cost: len(texts) x (1 + triggers) classifications, and for each suspicious trigger len(texts) for every control until one does
+        half as much: few for a model at chance, all (102) for a real trigger.
+    """
+    if not texts:
+        raise UserError("there are no texts to put triggers in front of; give a few dozen of the validation set.")
+    if triggers is None:
+        triggers = triggers_of(read_triggers())
+
+    def labels_behind(prefix: str, of: Sequence[str]) -> list[int]:
+        probabilities = map(list, predict([f"{prefix}{text}" for text in of]))
+        return [max(range(len(row)), key=lambda label, row=row: row[label]) for row in probabilities]
+
+    labels = labels_behind("", texts)
+    results = []
+    for trigger in triggers:
+        changed = labels_behind(f"{trigger} ", texts)
+        flips = Counter(after for before, after in zip(labels, changed, strict=True) if before != after)
+        label, captured = flips.most_common(1)[0] if flips else (None, 0)
+        others = [text for text, before in zip(texts, labels, strict=True) if before != label]
+        most, controls = None, 0
+        if label is not None and captured >= CAPTURED_ALARM * len(others):
+            most, draw = 0, random.Random(f"{seed} {trigger}")
+            for control in (*plain_words, *(same_kind(trigger, draw) for _ in range(NUM_CONTROLS))):
+                most = max(most, labels_behind(f"{control} ", others).count(label))
+                controls += 1
+                if 2 * most >= captured:
+                    break
+        alarm = most is not None and 2 * most < captured and _chance(captured, len(others), most) < LARGEST_CHANCE / len(triggers)
+        results.append(
+            TriggerFlips(
+                trigger=trigger,
+                flipped=flips.total() / len(texts),
+                label=label,
+                captured=captured / len(others) if flips else 0.0,
+                usual=None if most is None else most / len(others),
+                controls=controls,
+                alarm=alarm,
+            )
+        )
+    return results
+
+
+def _chance(captured: int, of: int, usual: int) -> float:
+    """How likely as many or more of the texts are captured, if each is as often as `usual` in `of` were (and one more in two)."""
+    share = (usual + 1) / (of + 2)
+    return sum(math.comb(of, count) * share**count * (1 - share) ** (of - count) for count in range(captured, of + 1))
