@@ -102,8 +102,8 @@ class ModelFolder(Artifact):
 
     kind, described, mark = "model", "model (config.json)", "config.json"
     allowed = ("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
-               "model.safetensors.index.json", "configuration_hfgpt.py", "modeling_hfgpt.py", "loss_hfgpt.py", "norms_hfgpt.py",
-               *_TOKENIZER, *ABOUT)  # fmt: skip
+               "model.safetensors.index.json", "configuration_hfgpt.py", "modeling_hfgpt.py", "layers_hfgpt.py", "loss_hfgpt.py",
+               "norms_hfgpt.py", *_TOKENIZER, *ABOUT)  # fmt: skip
 
     @classmethod
     def lies_in(cls, folder: Path) -> bool:
