@@ -137,8 +137,8 @@ def finetune_classifier(
         output_dir: folder of the run; of a LoRA it is an adapter, with its base and its merged twin in it.
         text_column, label_column: columns of the texts and of their labels, words or numbers.
         label_delimiter: what separates several labels of one text; None is one label per text.
-        method: what is trained, of `METHODS`: "lora", "last_block", "full", "head"; "likelihood" trains nothing and asks the language
-            model which label it finds likeliest.
+        method: what is trained, of `METHODS`: "lora", "last_block", "full", "head"; "likelihood" trains nothing and asks the
+            language model which label it finds likeliest.
         max_steps: optimizer steps; -1 takes `num_train_epochs` times over the examples instead.
         overwrite: forget what output_dir holds and start again.
         options: further keys of recipes/finetune_classification.py: validation_sources, test_sources, balance, lora_rank, ...
