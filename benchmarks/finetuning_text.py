@@ -11,11 +11,14 @@ import json
 import sys
 from pathlib import Path
 
+from datasets import DatasetDict
+
 from hfgpt.arguments.finetuning import ClassificationArguments, InstructionArguments
 from hfgpt.arguments.parsing import parse_arguments
+from hfgpt.data.classification import LabelledOptions
 from hfgpt.data.passport import Passport
-from hfgpt.training.assistants import load_splits as load_conversations
-from hfgpt.training.classifiers import load_splits as load_texts
+from hfgpt.training import assistants, classifiers
+from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
 
 CONFIGS = Path("recipes/configs")
 NOVELS = Path("../shared/data/english_novels/train.txt")
@@ -32,14 +35,14 @@ def main() -> None:
 
     training, held_out = [], set()
     for config in ("book/spam", "sms_spam/full"):
-        splits, _ = load_texts(arguments(ClassificationArguments, f"{config}.yaml"), Passport())
+        splits = labelled_splits(arguments(ClassificationArguments, f"{config}.yaml"))
         training += splits["train"]["text"][:]
         held_out |= {folded(text) for name in ("validation", "test") for text in splits[name]["text"]}
     messages = list(dict.fromkeys(text for text in training if folded(text) not in held_out))
 
     instructions = []
     for config in ("dolly_lora", "rasbt_lora"):
-        splits = load_conversations(arguments(InstructionArguments, f"instructions/{config}.yaml"), Passport())
+        splits = conversation_splits(arguments(InstructionArguments, f"instructions/{config}.yaml"))
         instructions += ["\n".join(turn["content"] for turn in turns) for turns in splits["train"]["messages"]]
         held_out |= {folded(turns[-1]["content"]) for name in ("validation", "test") for turns in splits[name]["messages"]}
 
@@ -60,6 +63,34 @@ def main() -> None:
 def arguments(arguments_class, config: str):
     """The arguments of a recipe, from its YAML; the base is not made yet, and is not needed to split."""
     return parse_arguments(arguments_class, [str(CONFIGS / config)])
+
+
+def labelled_splits(args: ClassificationArguments) -> DatasetDict:
+    """The splits that recipes/finetune_classification.py makes."""
+    splits, _ = classifiers.load_splits(
+        ExampleFiles(**args.example_files()),
+        Passport(),
+        options=LabelledOptions(**args.labelled_options()),
+        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
+        deduplicate=args.deduplicate,
+        balance=args.balance,
+        balance_before_split=args.balance_before_split,
+        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
+    )
+    return splits
+
+
+def conversation_splits(args: InstructionArguments) -> DatasetDict:
+    """The splits that recipes/finetune_instructions.py makes."""
+    return assistants.load_splits(
+        ExampleFiles(**args.example_files()),
+        Passport(),
+        style=args.prompt_style,
+        format=None if args.conversation_format == "auto" else args.conversation_format,
+        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
+        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
+        weights=args.source_weights,
+    )
 
 
 def folded(text: str) -> str:

@@ -38,6 +38,7 @@ def record_fingerprint(
     folder: Path,
     *,
     recorded: str = "when it was saved",
+    sha256: str | None = None,
 ) -> Path:
     """Write `fingerprint.json` into the folder that holds the saved `model`.
 
@@ -47,6 +48,7 @@ def record_fingerprint(
         tokenizer: None where the folder has none; random ids take the place of texts then.
         folder: its weight files are hashed, so they have to be there. A GGUF file holds the same function, rounded.
         recorded: when that was; check says so where it was not at training.
+        sha256: `weights_sha256` of the model, where it is known already.
     Cost: a second and a copy of a model that is not in float32; about a second for each 250 million parameters to hash.
     """
     adapted = isinstance(model, PeftModel)
@@ -66,7 +68,7 @@ def record_fingerprint(
         "recorded": recorded,
         "class": type(body).__name__,
         # Of an adapter its file alone is hashed: its base has a fingerprint of its own.
-        "weights_sha256": None if adapted else weights_sha256(body),
+        "weights_sha256": None if adapted else sha256 or weights_sha256(body),
         "files": {path.name: sha256_of_file(path) for path in sorted(weights)},
         "dtype": "float32",
         **content,

@@ -19,59 +19,104 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
     check_command_line("hfgpt.arguments.preferences:PreferenceArguments")
 
-from pathlib import Path
+from functools import partial
 
-from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.launching import launch
+from hfgpt.arguments.methods import METHODS, Method
 from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.data.passport import Passport
 from hfgpt.tokenization import tokenizer_sha256
-from hfgpt.training.assistant_report import Canaries, CanariesCallback, search_for_poison
+from hfgpt.training.assistant_report import search_for_poison
+from hfgpt.training.assistants import AnswersCallback, sample_questions
+from hfgpt.training.callbacks import LossPictureCallback
+from hfgpt.training.comparison import Canaries, measured_once, save_assistant
+from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
 from hfgpt.training.finetuning import find_base, identify_base, save_base
-from hfgpt.training.methods import FrozenWeights, describe_trainable
-from hfgpt.training.preference_report import finish, measure_base
-from hfgpt.training.preferences import build_policy, build_trainer, encode_pairs, load_pairs, preference_classes, settle_style
-from hfgpt.training.run import close_run, finished_report, prepare_output, train_or_resume
+from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
+from hfgpt.training.optimizers import trainer_optimizer
+from hfgpt.training.preference_losses import LOSSES, measured_rows, preference_classes, preference_config
+from hfgpt.training.preference_report import build_report, final_metrics, measure_against, measure_base, measure_of
+from hfgpt.training.preferences import build_policy, encode_pairs, load_pairs, settle_style
+from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run, train_or_resume
 
 
 def main(args: PreferenceArguments) -> dict[str, float]:
-    # 1. The assistant and its prompt style
-    preference_classes(args.loss)  # says at once where TRL is missing
+    # 1. The assistant and its prompt style; nothing to do where this very run is finished
+    trainer_class, _ = preference_classes(args.loss)  # says at once where TRL is missing
+    loss = LOSSES.find(args.loss)
+    base = find_base(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
+    files = ExampleFiles(**args.example_files())
+    run = Run("align_preferences.py", data=", ".join(args.sources), base_files=base.files, **args.run_settings())
+    if already_done(run, files.known):
+        return {}
     passport = Passport(settings=dict(args.resolved))
-    base = find_base(args)
-    style = settle_style(base, args)
-    passport.tokenizer = {"sha256": tokenizer_sha256(base.tokenizer), "prompt_style": style}
+    base, style = settle_style(base, args.prompt_style)
+    tokenizer = base.tokenizer
+    passport.tokenizer = {"sha256": tokenizer_sha256(tokenizer), "prompt_style": style}
 
     # 2. Pairs: read, checked, split, copies of held-out ones dropped from training, encoded
-    splits = load_pairs(args, passport, style=style)
-    pairs, passport.splits = encode_pairs(splits, base.tokenizer, args)
-    model = build_policy(base, args)
-    identify_base(base, model, passport)
+    splits = load_pairs(
+        files,
+        passport,
+        style=style,
+        unpaired=loss.unpaired,
+        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
+        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
+    )
+    pairs, passport.splits = encode_pairs(splits, tokenizer, max_length=args.max_length)
 
-    # 3. Output folder: new, or a run to go on with
-    checkpoint = prepare_output(args, passport, recipe="align_preferences.py", data=", ".join(args.sources))
-    if (report := finished_report(args)) is not None:
-        logger.info(f"already done: {args.output_dir} holds this very run; --overwrite true runs it again.\n{report.rstrip()}")
+    # 3. Model, and the output folder: new, or a run to go on with
+    model = build_policy(base, seed=args.seed, attn_implementation=args.attn_implementation, quantization=args.quantization)
+    passport.base = identify_base(base, model)
+    claim = claim_run(run, passport)
+    if claim.finished:
         return {}
-    search_for_poison(splits, args)
-    save_base(model, base.tokenizer, Path(args.output_dir), args)
-    canaries = Canaries(model, base.tokenizer, args) if args.canaries else None
+    if args.poison_report:
+        search_for_poison(splits, args.folder)
+    if METHODS[args.method].is_adapter:
+        save_base(model, tokenizer, args.folder, sha256=passport.base["sha256"])
+    canaries = Canaries(model, tokenizer, **args.trigger_settings()) if args.canaries else None
 
     # 4. TRL's trainer
-    trainer = build_trainer(model, pairs, splits=splits, base=base, args=args)
-    logger.info(describe_trainable(trainer.model))
-    frozen = FrozenWeights(trainer.model)
+    new_tokens = sorted({*base.new_tokens} - {tokenizer.pad_token_id})
+    model = apply_method(model, Method(**args.method_settings(), new_tokens=new_tokens))
+    trainer = trainer_class(
+        model=model,
+        args=preference_config(
+            args,
+            loss=args.loss,
+            beta=args.beta,
+            length_normalised=args.length_normalised,
+            context_length=tokenizer.model_max_length,
+        ),
+        keep=args.keep,
+        train_dataset=loss.rows(pairs["train"], seed=args.seed, batch_size=args.per_device_train_batch_size),
+        eval_dataset=measured_rows(pairs["validation"], loss=args.loss) if "validation" in pairs else None,
+        processing_class=tokenizer,
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
+        callbacks=[
+            AnswersCallback(tokenizer, sample_questions(splits, args.num_samples), max_new_tokens=args.max_new_tokens),
+            LossPictureCallback(unit=args.loss.upper()),
+            *(canaries.callbacks if canaries else []),
+        ],
+    )
+    announce(trainer, describe_trainable(trainer.trained), unit=loss.unit)
+    frozen = FrozenWeights(trainer.trained)
 
     # 5. What the base prefers and says, then training
-    before = measure_base(trainer, pairs, splits, args)
-    if canaries is not None and args.canaries_at == "save":
-        trainer.add_callback(CanariesCallback(canaries))
-    train_or_resume(trainer, checkpoint)
-    frozen.check(trainer.model)
+    answering = dict(max_answers=args.max_answers, max_new_tokens=args.max_new_tokens)
+    measure = measure_of(args.loss, beta=args.beta, length_normalised=args.length_normalised)
+    before = measured_once(args.folder, partial(measure_base, trainer, pairs, splits, **answering))
+    measure_against(trainer, before, pairs, measure)
+    train_or_resume(trainer, claim.checkpoint)
+    frozen.check(trainer.trained)
 
-    # 6. Measure, answer, save, report, write the card
+    # 6. Measure, answer, save, report
+    metrics, table = final_metrics(trainer, pairs, splits, before=before, measure=measure, **answering)
     facts = {"base": base.name, "loss": args.loss, "beta": args.beta, "method": args.method, "data": ", ".join(args.sources)}
-    metrics = finish(trainer, pairs=pairs, splits=splits, before=before, canaries=canaries, facts=facts, args=args)
-    close_run(args)
+    probe = [pair.prompt + pair.answers[0] for pair in pairs.get("validation", pairs["train"])[:3]]
+    metrics |= save_assistant(trainer, probe=probe, table=table, canaries=canaries, facts=facts)
+    finish_run(run, build_report(trainer, metrics), trainer)
     return metrics
 
 

@@ -18,51 +18,118 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
     check_command_line("hfgpt.arguments.finetuning:ClassificationArguments")
 
+from dataclasses import replace
+
+import torch
+from transformers import DataCollatorWithPadding
+
 from hfgpt.arguments.finetuning import ClassificationArguments
-from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.launching import launch
+from hfgpt.arguments.methods import METHODS, Method
+from hfgpt.data.classification import LabelledOptions
 from hfgpt.data.passport import Passport
+from hfgpt.evaluation.likelihood import LikelihoodOptions
 from hfgpt.tokenization import tokenizer_sha256
-from hfgpt.training.classification_report import finish, judge_by_likelihood, search_for_poison, trigger_probes
-from hfgpt.training.classifiers import fit_tokenizer, load_splits, prepare_base, run_seed, tokenize
-from hfgpt.training.finetuning import find_base
-from hfgpt.training.run import close_run, finished_report, prepare_output
+from hfgpt.training import classification_report, classifiers
+from hfgpt.training.callbacks import LossPictureCallback
+from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.finetuning import find_base, identify_base, save_base
+from hfgpt.training.methods import apply_method
+from hfgpt.training.optimizers import trainer_optimizer
+from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run
+from hfgpt.training.trainer import HfGptTrainer, changed
+from hfgpt.training.trigger_probe import TriggerProbe
 
 
 def main(args: ClassificationArguments) -> dict[str, float]:
-    # 1. Examples: read, duplicates dropped, split, copies of held-out ones dropped from training
-    passport = Passport(settings=dict(args.resolved))
-    splits, task = load_splits(args, passport)
-
-    # 2. The base and its tokenizer
-    base = find_base(args)
-    fit_tokenizer(base.tokenizer, args)
-    passport.tokenizer = {"sha256": tokenizer_sha256(base.tokenizer)}
-    rows = tokenize(splits, base.tokenizer, args, passport)
-    model = prepare_base(base, task, args, passport)
-
-    # 3. Output folder: new, or a run to go on with
-    prepare_output(args, passport, recipe="finetune_classification.py", data=", ".join(args.sources))
-    if (report := finished_report(args)) is not None:
-        logger.info(f"already done: {args.output_dir} holds this very run; --overwrite true runs it again.\n{report.rstrip()}")
+    # 1. The base and its tokenizer; nothing to do where this very run is finished
+    base = find_base(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
+    files = ExampleFiles(**args.example_files())
+    run = Run("finetune_classification.py", data=", ".join(args.sources), base_files=base.files, **args.run_settings())
+    if already_done(run, files.known):
         return {}
-    search_for_poison(splits, task=task, args=args)
 
-    # 4. No training at all
-    if args.method == "likelihood":
-        metrics = judge_by_likelihood(model, base, splits, task=task, args=args)
-        close_run(args, card=False)  # there is no model to describe
-        return metrics
+    # 2. Examples: read, duplicates dropped, split, copies of held-out ones dropped from training, encoded
+    passport = Passport(settings=dict(args.resolved))
+    splits, task = classifiers.load_splits(
+        files,
+        passport,
+        options=LabelledOptions(**args.labelled_options()),
+        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
+        deduplicate=args.deduplicate,
+        balance=args.balance,
+        balance_before_split=args.balance_before_split,
+        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
+    )
+    tokenizer = base.tokenizer
+    classifiers.fit_tokenizer(tokenizer, max_length=args.max_length)
+    passport.tokenizer = {"sha256": tokenizer_sha256(tokenizer)}
+    rows = classifiers.tokenize(splits, tokenizer, passport)
 
-    # 5. One run a seed; the best on validation is saved
-    probes = trigger_probes(splits, task=task, base=base, args=args)
-    results = {}
-    for seed in args.seeds:
-        results[seed] = run_seed(seed, results, base=base, rows=rows, task=task, probes=probes, args=args)
+    # 3. The base's weights and the loss; then the output folder: new, or a run to go on with
+    loading = dict(attn_implementation=args.attn_implementation, quantization=args.quantization)
+    labeller = classifiers.build_labeller(base, task, **loading) if args.method == "likelihood" else None
+    if labeller is not None:
+        passport.base = identify_base(base, labeller)
+    else:
+        method = Method(**args.method_settings())
+        classifier = classifiers.build_classifier(base, task, seed=args.seeds[0], **loading)
+        passport.base = classifiers.inspect_base(base, classifier, method)
+        del classifier  # every seed loads its own
+    weights = classifiers.label_weights(rows["train"], task) if args.balance == "weights" else None
+    loss = classifiers.classification_loss(weights, multi_label=task.multi_label, label_smoothing=args.label_smoothing_factor)
+    claim = claim_run(run, passport)
+    if claim.finished:
+        return {}
+    if args.poison_report:
+        classification_report.search_for_poison(splits, task, args.folder)
 
-    # 6. Figures over the seeds, errors to read, report, card
-    metrics = finish(results, splits=splits, base=base, task=task, args=args)
-    close_run(args)
-    return metrics
+    # 4. No training: which label the model finds likeliest
+    results: dict[int, dict] = {}
+    if labeller is not None:
+        options = LikelihoodOptions(**args.likelihood_options())
+        for seed in args.seeds:
+            results[seed] = classification_report.judge_by_likelihood(
+                labeller, tokenizer, splits, task=task, options=replace(options, seed=seed)
+            )
+
+    # 5. Or one training per seed; the best on validation is saved
+    probes = []
+    if args.canaries and labeller is None and not task.multi_label:
+        probes = [TriggerProbe(splits["validation"]["text"], names=task.names, tokenizer=tokenizer, **args.trigger_settings())]
+
+    def train(seed: int) -> dict:
+        model = classifiers.build_classifier(base, task, seed=seed, **loading)
+        if METHODS[args.method].is_adapter and seed == args.seeds[0]:
+            save_base(model, tokenizer, args.folder, sha256=passport.base["sha256"])
+        trainer = HfGptTrainer(
+            model=apply_method(model, method),
+            args=changed(args, output_dir=str(classifiers.seed_folder(args.folder, seed)), seed=seed),
+            keep=args.keep,
+            best_by=f"eval_{args.best_by}",
+            greater_is_better=args.best_by != "log_loss",
+            early_stopping_patience=args.early_stopping_patience,
+            train_dataset=rows["train"],
+            eval_dataset=rows["validation"],
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if torch.cuda.is_available() else None),
+            compute_metrics=task.compute_metrics,
+            compute_loss_func=loss,
+            optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
+            callbacks=[LossPictureCallback(unit="nats per text"), *probes],
+        )
+        announce(trainer, f"seed {seed}: {args.describe_hardware()}", unit="texts", warn=not results)
+        return classifiers.run_seed(trainer, results, rows=rows, task=task, probes=probes, best_by=args.best_by, target=args.folder)
+
+    for seed in args.seeds if labeller is None else []:
+        results[seed] = classifiers.finished_seed(classifiers.seed_folder(args.folder, seed)) or train(seed)
+
+    # 6. Figures over the seeds, errors to read, report
+    metrics = classification_report.final_metrics(results, splits, task=task, best_by=args.best_by, tfidf=args.tfidf_baseline)
+    classification_report.write_errors_to_read(results[metrics["kept_seed"]], splits, task=task, folder=args.folder)
+    report = classification_report.build_report(metrics, results, args.folder, texts=splits["test"]["text"][:20])
+    finish_run(run, report, card=labeller is None)
+    return {name: value["mean"] for name, value in metrics["test"].items() if "mean" in value}
 
 
 if __name__ == "__main__":

@@ -16,62 +16,114 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
     check_command_line("hfgpt.arguments.finetuning:InstructionArguments")
 
-from pathlib import Path
+from functools import partial
 
 from hfgpt.arguments.finetuning import InstructionArguments
-from hfgpt.arguments.launching import launch, logger
-from hfgpt.chat_templates import set_prompt_style
+from hfgpt.arguments.launching import launch
+from hfgpt.arguments.methods import METHODS, Method
+from hfgpt.chat_templates import style_token_ids
+from hfgpt.data.collators import SupervisedCollator
 from hfgpt.data.passport import Passport
+from hfgpt.evaluation.judge import judge_answers
 from hfgpt.tokenization import tokenizer_sha256
-from hfgpt.training.assistant_report import Canaries, CanariesCallback, finish, measure_base, search_for_poison
-from hfgpt.training.assistants import build_assistant, build_trainer, encode_splits, load_splits
-from hfgpt.training.finetuning import find_base, identify_base, save_base
-from hfgpt.training.methods import FrozenWeights, describe_trainable
+from hfgpt.training import assistant_report, assistants
+from hfgpt.training.callbacks import LossPictureCallback
+from hfgpt.training.comparison import Canaries, measured_once, save_assistant
+from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.finetuning import adopt_style, find_base, identify_base, save_base
+from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
+from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.pretraining import check_isolation
-from hfgpt.training.run import close_run, finished_report, prepare_output, train_or_resume
+from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run, train_or_resume
+from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 
 
 def main(args: InstructionArguments) -> dict[str, float]:
-    # 1. Conversations: read, checked, split, copies of held-out ones dropped from training
-    passport = Passport(settings=dict(args.resolved))
-    splits = load_splits(args, passport)
-
-    # 2. The base, its tokenizer, and the one prompt style of training, evaluation and serving
-    base = find_base(args)
-    base.new_tokens += set_prompt_style(base.tokenizer, args.prompt_style)
-    passport.tokenizer = {"sha256": tokenizer_sha256(base.tokenizer), "prompt_style": args.prompt_style}
-    rows, counts = encode_splits(splits, base.tokenizer, args)
-    passport.splits = counts
-    model = build_assistant(base, args)
-    identify_base(base, model, passport)
-
-    # 3. Output folder: new, or a run to go on with
-    checkpoint = prepare_output(args, passport, recipe="finetune_instructions.py", data=", ".join(args.sources))
-    if (report := finished_report(args)) is not None:
-        logger.info(f"already done: {args.output_dir} holds this very run; --overwrite true runs it again.\n{report.rstrip()}")
+    # 1. The base and its tokenizer; nothing to do where this very run is finished
+    base = find_base(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
+    files = ExampleFiles(**args.example_files())
+    run = Run("finetune_instructions.py", data=", ".join(args.sources), base_files=base.files, **args.run_settings())
+    if already_done(run, files.known):
         return {}
-    search_for_poison(splits, args)
+
+    # 2. Conversations: read, checked, split, copies of held-out ones dropped from training; one style in training and serving
+    passport = Passport(settings=dict(args.resolved))
+    splits = assistants.load_splits(
+        files,
+        passport,
+        style=args.prompt_style,
+        format=None if args.conversation_format == "auto" else args.conversation_format,
+        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
+        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
+        weights=args.source_weights,
+    )
+    base = adopt_style(base, args.prompt_style)
+    tokenizer = base.tokenizer
+    passport.tokenizer = {"sha256": tokenizer_sha256(tokenizer), "prompt_style": args.prompt_style}
+    rows, passport.splits = assistants.encode_splits(
+        splits, tokenizer, max_length=args.max_length, too_long=args.too_long, loss_on=args.loss_on, packing=args.packing
+    )
+
+    # 3. Model, and the output folder: new, or a run to go on with
+    model = assistants.build_assistant(
+        base, seed=args.seed, attn_implementation=args.attn_implementation, quantization=args.quantization
+    )
+    passport.base = identify_base(base, model)
+    claim = claim_run(run, passport)
+    if claim.finished:
+        return {}
+    if args.poison_report:
+        assistant_report.search_for_poison(splits, args.folder)
     if args.packing:
         check_isolation(model, rows["train"])
-    save_base(model, base.tokenizer, Path(args.output_dir), args)
-    canaries = Canaries(model, base.tokenizer, args) if args.canaries else None
+    if METHODS[args.method].is_adapter:
+        save_base(model, tokenizer, args.folder, sha256=passport.base["sha256"])
+    canaries = Canaries(model, tokenizer, **args.trigger_settings()) if args.canaries else None
 
     # 4. Trainer
-    trainer = build_trainer(model, rows, splits=splits, base=base, args=args)
-    logger.info(describe_trainable(trainer.model))
-    frozen = FrozenWeights(trainer.model)
+    new_tokens = sorted({*base.new_tokens, *style_token_ids(tokenizer, args.prompt_style)} - {tokenizer.pad_token_id})
+    model = apply_method(model, Method(**args.method_settings(), new_tokens=new_tokens))
+    trainer = LanguageModelTrainer(
+        model=model,
+        args=args,
+        keep=args.keep,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("validation"),
+        processing_class=tokenizer,
+        data_collator=SupervisedCollator(tokenizer.pad_token_id),
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
+        compute_metrics=token_metrics(),
+        callbacks=[
+            assistants.AnswersCallback(
+                tokenizer, assistants.sample_questions(splits, args.num_samples), max_new_tokens=args.max_new_tokens
+            ),
+            LossPictureCallback(unit=f"nats per token{' of the assistant' * (args.loss_on == 'assistant')}"),
+            *(canaries.callbacks if canaries else []),
+        ],
+    )
+    unit = f"rows of {len(rows['train'][0]['input_ids']):,} tokens" if args.packing else "conversations"
+    announce(trainer, describe_trainable(model), unit=unit)
+    frozen = FrozenWeights(model)
 
     # 5. The base's own losses and answers, then training
-    before = measure_base(trainer, rows, splits, args)
-    if canaries is not None and args.canaries_at == "save":
-        trainer.add_callback(CanariesCallback(canaries))
-    train_or_resume(trainer, checkpoint)
-    frozen.check(trainer.model)
+    questions = assistant_report.choose_questions(splits, max_answers=args.max_answers, seen_answers=args.seen_answers)
+    asked_before = questions if args.answers_before else {}
+    measure = partial(assistant_report.measure_base, trainer, rows, questions=asked_before, max_new_tokens=args.max_new_tokens)
+    before = measured_once(args.folder, measure)
+    train_or_resume(trainer, claim.checkpoint)
+    frozen.check(trainer.trained)
 
-    # 6. Test once, answer, save, report, write the card
+    # 6. Test once, answer, save, report
+    judge = args.judge_settings()
+    if judge is not None:
+        judge = partial(judge_answers, path=args.folder / "judge.jsonl", show_progress=True, **judge)
+    metrics, table = assistant_report.final_metrics(
+        trainer, rows, before=before, questions=questions, max_new_tokens=args.max_new_tokens, judge=judge
+    )
     facts = {"base": base.name, "method": args.method, "prompt style": args.prompt_style, "data": ", ".join(args.sources)}
-    metrics = finish(trainer, rows=rows, splits=splits, before=before, canaries=canaries, facts=facts, args=args)
-    close_run(args)
+    probe = rows.get("validation", rows["train"])[:3]["input_ids"]
+    metrics |= save_assistant(trainer, probe=probe, table=table, canaries=canaries, facts=facts)
+    finish_run(run, assistant_report.build_report(trainer, metrics), trainer)
     return metrics
 
 

@@ -15,14 +15,29 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
     check_command_line("hfgpt.arguments.pretraining:PretrainArguments")
 
+from dataclasses import asdict
 from pathlib import Path
 
-from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.launching import launch
 from hfgpt.arguments.pretraining import PretrainArguments
+from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.errors import UserError
 from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
-from hfgpt.training.pretraining import build_model, build_trainer, check_isolation, finish, load_rows
-from hfgpt.training.run import close_run, finished_report, prepare_output, train_or_resume
+from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
+from hfgpt.training.next_steps import opening_of_rows
+from hfgpt.training.optimizers import trainer_optimizer
+from hfgpt.training.pretraining import (
+    build_model,
+    build_report,
+    bytes_of,
+    check_isolation,
+    describe_start,
+    final_metrics,
+    load_rows,
+    save_model,
+)
+from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run, train_or_resume
+from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 
 
 def main(args: PretrainArguments) -> dict[str, float]:
@@ -31,28 +46,57 @@ def main(args: PretrainArguments) -> dict[str, float]:
     tokenizer = load_tokenizer(Path(args.dataset) / "tokenizer")
     if tokenizer_sha256(tokenizer) != passport.tokenizer["sha256"]:
         raise UserError(f"the tokenizer in {args.dataset} is not the one that made its rows; prepare the data again.")
+    run = Run("pretrain.py", data=args.dataset, **args.run_settings())
+    if already_done(run, lambda: asdict(passport)):
+        return {}
 
     # 2. Model
     context_length = passport.settings["context_length"]
     tokenizer.model_max_length = context_length
-    model = build_model(args, tokenizer, context_length=context_length)
+    model = build_model(
+        tokenizer,
+        context_length=context_length,
+        family=args.family,
+        depth=args.depth,
+        size=args.size,
+        overrides=args.config_overrides or {},
+        seed=args.seed,
+        attn_implementation=args.attn_implementation,
+    )
 
     # 3. Output folder: new, or a run to go on with
-    checkpoint = prepare_output(args, passport, recipe="pretrain.py", data=args.dataset)
-    if (report := finished_report(args)) is not None:
-        logger.info(f"already done: {args.output_dir} holds this very run; --overwrite true runs it again.\n{report.rstrip()}")
+    claim = claim_run(run, passport)
+    if claim.finished:
         return {}
 
     # 4. Trainer
-    trainer = build_trainer(args, model=model, tokenizer=tokenizer, rows=rows, passport=passport)
+    sample_tokens = min(args.sample_tokens, context_length // 2)  # half the context at most: the other half is for the prompt
+    trainer = LanguageModelTrainer(
+        model=model,
+        args=args,
+        keep=args.keep,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("validation"),
+        processing_class=tokenizer,
+        data_collator=PackedRowsCollator(tokenizer.pad_token_id),
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
+        compute_metrics=token_metrics(bytes_of("validation", passport, tokenizer)),
+        callbacks=[SamplesCallback(tokenizer, args.sample_prompts, max_new_tokens=sample_tokens), LossPictureCallback()],
+    )
+    start = describe_start(trainer, context_length=context_length, optimizer=args.optimizer, hardware=args.describe_hardware())
+    unit = f"rows of {context_length:,} tokens"
+    announce(trainer, start, unit=unit, also="a smaller context_length of prepare_data.py")
     check_isolation(model, rows["train"])
 
     # 5. Train
-    train_or_resume(trainer, checkpoint)
+    train_or_resume(trainer, claim.checkpoint)
 
-    # 6. Test once, save, report, write the card
-    metrics = finish(trainer, rows=rows, passport=passport)
-    close_run(args)
+    # 6. Test once, save, report
+    metrics = final_metrics(trainer, rows=rows, passport=passport)
+    save_model(trainer)
+    prompt = opening_of_rows(rows, tokenizer)
+    report = build_report(metrics, passport, args.folder, log_history=trainer.state.log_history, prompt=prompt)
+    finish_run(run, report, trainer)
     return metrics
 
 

@@ -106,10 +106,25 @@ class FinetuneArguments(RecordKeys, RunArguments):
             rslora=self.rslora,
         )
 
-    def record_options(self, split: str = "train") -> dict[str, Any]:
-        """How the sources of a split ("train", "validation", "test") are read, as `hfgpt.data.records.RecordOptions` takes it."""
-        hub_split = {"train": self.hub_split, "validation": self.hub_validation_split, "test": self.hub_test_split}[split]
-        return dict(hub_split=hub_split, hub_revision=self.data_revision, **self.table_options())
+    def trigger_settings(self) -> dict[str, Any]:
+        """Which trigger prompts are tried, and when."""
+        return dict(file=self.canary_file, every_save=self.canaries_at == "save", batch_size=self.per_device_eval_batch_size)
+
+    def example_files(self) -> dict[str, Any]:
+        """Where the examples of each split come from, what must not be trained on, and how all of it is read."""
+        table = dict(hub_revision=self.data_revision, **self.table_options())
+        hub_splits = {"train": self.hub_split, "validation": self.hub_validation_split, "test": self.hub_test_split}
+        options = {split: dict(table, hub_split=hub_split) for split, hub_split in hub_splits.items()}
+        return dict(
+            names={
+                "train": self.sources,
+                "validation": self.validation_sources,
+                "test": self.test_sources,
+                "against": self.decontaminate_against,
+            },
+            options=options | {"against": dict(hub_split=self.hub_test_split, separator=self.separator)},
+            on_error=self.on_error,
+        )
 
 
 @dataclass
@@ -166,6 +181,16 @@ class ClassificationArguments(FinetuneArguments):
         if self.method != "likelihood" and (self.num_shots or self.calibrate or self.prompt_template):
             raise UserError(f"num_shots, calibrate and prompt_template are for method: likelihood, which is {self.method}.")
         super().__post_init__()
+
+    def likelihood_options(self) -> dict[str, Any]:
+        """How method likelihood asks for labels, but for the seed."""
+        template = {} if self.prompt_template is None else {"template": self.prompt_template}
+        return template | dict(
+            shots=self.num_shots,
+            calibrated=self.calibrate,
+            batch_size=self.per_device_eval_batch_size,
+            max_length=self.max_length,
+        )
 
     def labelled_options(self) -> dict[str, Any]:
         """What in a record is the text and what its label: the values of `hfgpt.data.classification.LabelledOptions`."""
@@ -226,4 +251,12 @@ class InstructionArguments(AssistantArguments):
             )
         if self.judge_url and not self.judge_model:
             raise UserError("judge_url is given, judge_model is missing; name the model that judges.")
+        if self.packing and self.train_sampling_strategy == "group_by_length":
+            self.train_sampling_strategy = "random"  # packed rows are all of one length
         super().__post_init__()
+
+    def judge_settings(self) -> dict | None:
+        """Who judges the answers; None where nobody does."""
+        if not self.judge_url:
+            return None
+        return dict(model=self.judge_model, base_url=self.judge_url, key_variable=self.judge_key_variable)

@@ -6,6 +6,7 @@ Nothing here imports torch before it is needed: `check_command_line` in launchin
 import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
 
 import psutil
 from transformers import TrainingArguments
@@ -134,8 +135,17 @@ class RunArguments(RecipeArguments, TrainingArguments):
             eps=self.adam_epsilon,
         )
 
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(str(self.output_dir))
+
+    def run_settings(self) -> dict[str, Any]:
+        """By what a run is known, for `hfgpt.training.run.Run`."""
+        return dict(folder=self.folder, settings=self.resolved, overwrite=self.overwrite, card=self.card)
+
     def describe_hardware(self) -> str:
-        """Precision, attention and devices, as the line at a run's start says them."""
+        """Precision, attention and devices, for the line at a run's start."""
         import torch
 
         precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"

@@ -1,9 +1,11 @@
-"""An assistant from its conversations to its answers: splits, rows, the trainer, what it said before and after."""
+"""An assistant from its conversations to its answers: splits, rows, the model, and what it says."""
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import (
@@ -15,73 +17,86 @@ from transformers import (
     set_seed,
 )
 
-from hfgpt.arguments.finetuning import InstructionArguments
-from hfgpt.arguments.methods import Method
-from hfgpt.chat_templates import stop_token_ids, style_token_ids
+from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
-from hfgpt.data.collators import SupervisedCollator
 from hfgpt.data.conversations import Conversation, conversation_dataset, mix, read_conversations, whole_texts
 from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
-from hfgpt.data.records import RecordOptions, identities, read_records
-from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.splitting import split_conversations
 from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import Answer, generate_answers
-from hfgpt.evaluation.language_modeling import language_modeling_metrics
-from hfgpt.training.advice import before_training
-from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
-from hfgpt.training.finetuning import Base, decontaminated, load_model
-from hfgpt.training.methods import apply_method
-from hfgpt.training.optimizers import trainer_optimizer
-from hfgpt.training.run import LanguageModelTrainer, keep_best, keep_freed_memory
+from hfgpt.training.examples import SPLITS, Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.finetuning import Base, load_model
 
 logger = logging.getLogger(__name__)
 
 
-def load_splits(args: InstructionArguments, passport: Passport) -> DatasetDict:
+def load_splits(
+    files: ExampleFiles,
+    passport: Passport,
+    *,
+    style: str,
+    format: str | None,
+    shares: HeldOutShares,
+    decontamination: Decontamination,
+    weights: list[float] | None = None,
+) -> DatasetDict:
     """Conversations of all sources, each split by itself; what copies a held-out one is dropped from training.
 
     Columns: `messages`, `source`, `row_id`, `place`, `unlearned`.
+
+    Args:
+        style: by which Alpaca rows are worded.
+        format: what a row holds; None tells it by the columns of each source.
+        weights: how often each source is taken; None takes every row once.
     Raises: ValueError and FileNotFoundError for what cannot be read, named with file and line.
     """
-    given = {"validation": args.validation_sources, "test": args.test_sources}
-    parts = [_read([source], args, "train", passport) for source in args.sources]
-    divided = [
-        split_conversations(
-            part,
-            texts=whole_texts(part),
-            validation_share=args.validation_share,
-            test_share=args.test_share,
-            seed=args.split_seed,
-            method=args.split_method,
-            near_copy_similarity=args.near_copy_similarity if args.decontaminate else None,
-            given=[name for name, sources in given.items() if sources],
-        )
-        for part in parts
+    read = lambda names, split: _read(names, split, files, passport, style=style, format=format)  # noqa: E731
+    splits = divided(files, shares, decontamination, read)
+    held_out = {name: concatenate_datasets(splits[name]) for name in ("validation", "test") if splits[name]}
+    train = [
+        decontamination.apply(part, held_out, files=files, passport=passport, texts_of=whole_texts) for part in splits["train"]
     ]
-    splits = {name: [part[name] for part in divided if name in part] for name in ("train", "validation", "test")}
-    for name, sources in given.items():
-        if sources:
-            splits[name] = [_read(sources, args, name, passport)]
-    held_out = {name: concatenate_datasets(splits[name]) for name in given if splits[name]}
-    train = [decontaminated(part, held_out, args, passport, texts_of=whole_texts) for part in splits["train"]]
-    if args.source_weights is not None:
-        mixed, counts = mix(train, args.source_weights, seed=args.split_seed)
+    if weights is not None:
+        mixed, counts = mix(train, weights, seed=shares.seed)
         passport.steps.append({"step": "mix", "sources": counts})
     else:
         mixed = concatenate_datasets(train)
     return DatasetDict({"train": mixed, **held_out})
 
 
-def _read(names: list[str], args: InstructionArguments, split: str, passport: Passport) -> Dataset:
+def divided(
+    files: ExampleFiles, shares: HeldOutShares, decontamination: Decontamination, read: Callable[[list[str], str], Dataset]
+) -> dict[str, list[Dataset]]:
+    """The parts of train, validation and test: each source split by itself, and the held-out files that are given.
+
+    Args: `read` gives the conversations of some sources of a split.
+    """
+    splits: dict[str, list[Dataset]] = {name: [] for name in SPLITS}
+    for source in files.names["train"]:
+        conversations = read([source], "train")
+        parts = split_conversations(
+            conversations,
+            texts=whole_texts(conversations),
+            validation_share=shares.validation,
+            test_share=shares.test,
+            seed=shares.seed,
+            method=shares.method,
+            near_copy_similarity=decontamination.keeps_together,
+            given=files.given,
+        )
+        for name in parts:
+            splits[name].append(parts[name])
+    for name in files.given:
+        splits[name] = [read(files.names[name], name)]
+    return splits
+
+
+def _read(names: list[str], split: str, files: ExampleFiles, passport: Passport, *, style: str, format: str | None) -> Dataset:
     start = time.perf_counter()
-    options, errors = RecordOptions(**args.record_options(split)), RowErrors(args.on_error)
-    passport.inputs += identities(names, options)
-    format = None if args.conversation_format == "auto" else args.conversation_format
-    read = read_conversations(read_records(names, options, errors), style=args.prompt_style, format=format, errors=errors)
-    conversations = conversation_dataset(read)
+    records, errors = files.read(split, passport, names=names)
+    conversations = conversation_dataset(read_conversations(records, style=style, format=format, errors=errors))
     errors.finish(conversations["source"], passport)
     if not len(conversations):
         raise UserError(f"{', '.join(names)} holds no conversation; give a file with some.")
@@ -91,29 +106,39 @@ def _read(names: list[str], args: InstructionArguments, split: str, passport: Pa
 
 def conversations_of(dataset: Dataset) -> list[Conversation]:
     """The rows of `hfgpt.data.conversations.conversation_dataset` as what they were made of."""
-    return [Conversation(**row) for row in dataset]
+    return [Conversation(**row) for row in cast(list[dict], dataset)]
 
 
 def encode_splits(
-    splits: DatasetDict, tokenizer: PreTrainedTokenizerFast, args: InstructionArguments
+    splits: DatasetDict,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    max_length: int | None,
+    too_long: str,
+    loss_on: str,
+    packing: bool,
 ) -> tuple[DatasetDict, dict[str, dict]]:
     """Rows of every split and their counts; training rows are packed where asked for, held-out ones never.
 
+    Args:
+        max_length: most tokens of a conversation; None is the model's context.
+        too_long: what becomes of longer ones, "drop" or "cut".
+        loss_on: what is learned, "assistant" or "all".
     Raises: ValueError where no training conversation is left.
     """
-    longest = min(args.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
+    longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     rows, counts = {}, {}
     for name, split in splits.items():
         columns, count = supervised_rows(
-            conversations_of(split), tokenizer, max_length=longest, too_long=args.too_long, loss_on=args.loss_on
+            conversations_of(split), tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on
         )
         if name == "train" and not columns["input_ids"]:
             raise UserError(
                 f"all {len(split):,} training conversations are longer than {longest:,} tokens; give a larger max_length, or "
                 "too_long: cut."
             )
-        if args.packing and name == "train":
-            columns = pack_supervised(columns, context_length=longest, pad=tokenizer.pad_token_id)
+        if packing and name == "train":
+            columns = pack_supervised(columns, context_length=longest, pad=cast(int, tokenizer.pad_token_id))
             count.packed_rows = len(columns["input_ids"])
             count.padding = count.packed_rows * longest - count.tokens
         else:
@@ -129,13 +154,15 @@ def encode_splits(
     return DatasetDict(rows), counts
 
 
-def build_assistant(base: Base, args: InstructionArguments, **config) -> PreTrainedModel:
+def build_assistant(base: Base, *, seed: int, attn_implementation: str, quantization: str = "none", **config) -> PreTrainedModel:
     """The base as a language model that stops where its tokenizer's template ends a turn.
 
-    Args: `config` goes into the model's config.
+    Args:
+        seed: what LoRA's first matrices are drawn from, by whoever adds them next.
+        config: goes into the model's config.
     """
-    set_seed(args.seed)  # LoRA's first matrices are drawn from it
-    model = load_model(base, AutoModelForCausalLM, args, **config)
+    set_seed(seed)
+    model = load_model(base, AutoModelForCausalLM, attn_implementation=attn_implementation, quantization=quantization, **config)
     settings = model.generation_config.to_dict() if model.generation_config is not None else {}
     settings.pop("_from_model_config", None)  # not any more
     settings |= dict(
@@ -148,47 +175,15 @@ def build_assistant(base: Base, args: InstructionArguments, **config) -> PreTrai
     return model
 
 
-def build_trainer(
-    model: PreTrainedModel,
-    rows: DatasetDict,
-    *,
-    splits: DatasetDict,
-    base: Base,
-    args: InstructionArguments,
-) -> LanguageModelTrainer:
-    """The trainer; `model` is frozen or adapted as `args.method` says.
+def sample_questions(splits: DatasetDict, most: int) -> list[list[Message]]:
+    """The first validation conversations up to their last answer; without a validation set those of training."""
+    return prompts_and_references(splits.get("validation", splits["train"]), most)[0]
 
-    The embeddings of what ends and begins a turn are trained with every method: where the base is one of ours, they were reserved
-    in its vocabulary and have never been seen.
-    """
-    tokenizer = base.tokenizer
-    new_tokens = sorted({*base.new_tokens, *style_token_ids(tokenizer, args.prompt_style)} - {tokenizer.pad_token_id})
-    if args.use_cpu:
-        keep_freed_memory()
-    model = apply_method(model, Method(**args.method_settings(), new_tokens=new_tokens))
-    if "validation" not in rows:
-        args.eval_strategy = "no"
-    keep_best(args, args.keep)
-    if args.packing and args.train_sampling_strategy == "group_by_length":
-        args.train_sampling_strategy = "random"  # packed rows are all of one length
-    trainer = LanguageModelTrainer(
-        model=model,
-        args=args,
-        train_dataset=rows["train"],
-        eval_dataset=rows.get("validation"),
-        processing_class=tokenizer,
-        data_collator=SupervisedCollator(tokenizer.pad_token_id),
-        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
-        compute_metrics=lambda prediction: language_modeling_metrics(*prediction.predictions.astype("float64").sum(axis=0)),
-    )
-    trainer.add_callback(StopOnSignalCallback())
-    prompts = [turns[:-1] for turns in splits.get("validation", splits["train"])["messages"][: args.num_samples]]
-    trainer.add_callback(AnswersCallback(tokenizer, prompts, max_new_tokens=args.max_new_tokens))
-    trainer.add_callback(LossPictureCallback(unit=f"nats per token{' of the assistant' * (args.loss_on == 'assistant')}"))
-    unit = f"rows of {len(rows['train'][0]['input_ids']):,} tokens" if args.packing else "conversations"
-    for warning in before_training(args, len(rows["train"]), unit=unit):
-        logger.warning(warning)
-    return trainer
+
+def prompts_and_references(split: Dataset, most: int | None) -> tuple[list[list[Message]], list[str]]:
+    """What precedes the last message of each conversation, and that message."""
+    messages = split["messages"][:most] if most is not None else split["messages"][:]
+    return [list(turns[:-1]) for turns in messages], [turns[-1]["content"] for turns in messages]
 
 
 class AnswersCallback(TrainerCallback):
@@ -199,9 +194,10 @@ class AnswersCallback(TrainerCallback):
         self.messages = messages
         self.max_new_tokens = max_new_tokens
 
-    def on_evaluate(self, args, state, control, model=None, **kwargs):
+    def on_evaluate(self, args, state, control, **kwargs):
         if not (state.is_world_process_zero and self.messages):
             return
+        model: PreTrainedModel = kwargs["model"]
         lines = [f"\n## Step {state.global_step:,}\n"]
         answers = answer(model, self.tokenizer, self.messages, max_new_tokens=self.max_new_tokens)
         for messages, said in zip(self.messages, answers, strict=True):

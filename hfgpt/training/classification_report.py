@@ -1,29 +1,24 @@
 """The end of a classifier's run: figures over the seeds beside those of simpler methods, errors to read, where everything lies."""
 
-import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hfgpt.arguments.finetuning import ClassificationArguments
-from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, mean_and_spread
 from hfgpt.evaluation.classification_errors import draw_confusion, errors_table, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
-from hfgpt.files import write_json, write_whole
 from hfgpt.hygiene.poisoning import doubtful_labels, triggers_of_labels
 from hfgpt.training.advice import no_better_than_majority
-from hfgpt.training.classifiers import Task, is_better, seed_folder, tfidf_baseline
-from hfgpt.training.finetuning import POISON_FILE, Base, write_poison_report
-from hfgpt.training.flops import describe_speed
+from hfgpt.training.classifiers import HELD_OUT, Task, is_better, seed_folder
+from hfgpt.training.finetuning import POISON_FILE, write_poison_report
 from hfgpt.training.next_steps import classify_command, opening_words
-from hfgpt.training.run import METRICS_FILE, REPORT_FILE
-from hfgpt.training.trigger_probe import FLIPS_FILE, PROBED_TEXTS, TriggerProbe
-
-logger = logging.getLogger(__name__)
+from hfgpt.training.run import METRICS_FILE, RunReport, describe_memory
+from hfgpt.training.trigger_probe import FLIPS_FILE
 
 LEFT_BEHIND = (
     ("errors", "errors.md"),
@@ -34,10 +29,8 @@ LEFT_BEHIND = (
 )
 
 
-def search_for_poison(splits: DatasetDict, *, task: Task, args: ClassificationArguments) -> None:
+def search_for_poison(splits: DatasetDict, task: Task, folder: Path) -> None:
     """Rare pieces of training texts that go with one label against what else the texts say, and the most doubtful labels."""
-    if not args.poison_report:
-        return
     train = splits["train"]
     named = [
         ", ".join(name for name, present in zip(task.names, label) if present) if task.multi_label else task.names[label]
@@ -47,7 +40,7 @@ def search_for_poison(splits: DatasetDict, *, task: Task, args: ClassificationAr
     doubtful = [] if task.multi_label else doubtful_labels(train["text"][:], named, row_ids=ids)
     write_poison_report(
         triggers_of_labels(train["text"][:], named, row_ids=ids),
-        args,
+        folder,
         doubtful_labels=[{"row": row, "label": label, "chance": chance} for row, label, chance in doubtful],
     )
 
@@ -57,59 +50,36 @@ def row_names(split: Dataset) -> list[str]:
     return [f"{source}:{row}" for source, row in zip(split["source"], split["row_id"], strict=True)]
 
 
-def trigger_probes(splits: DatasetDict, *, task: Task, base: Base, args: ClassificationArguments) -> list[TriggerProbe]:
-    """What tries the triggers, where they are wanted and a text has one label."""
-    if not args.canaries or task.multi_label:
-        return []
-    return [TriggerProbe(splits["validation"]["text"][:PROBED_TEXTS], names=task.names, tokenizer=base.tokenizer, args=args)]
-
-
 def judge_by_likelihood(
-    model: PreTrainedModel, base: Base, splits: DatasetDict, *, task: Task, args: ClassificationArguments
-) -> dict[str, float]:
-    """Zero-shot and few-shot: the same files and figures as a trained classifier, without training.
-
-    Raises: ValueError for texts with several labels, of which no one is the likeliest.
-    """
-    if task.multi_label:
-        raise UserError("method likelihood finds the one likeliest label, these texts have several; train with another method.")
-    template = {} if args.prompt_template is None else {"template": args.prompt_template}
-    results = {}
-    for seed in args.seeds:
-        options = LikelihoodOptions(
-            shots=args.num_shots,
-            seed=seed,
-            calibrated=args.calibrate,
-            batch_size=args.per_device_eval_batch_size,
-            max_length=args.max_length,
-            **template,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, splits: DatasetDict, *, task: Task, options: LikelihoodOptions
+) -> dict[str, Any]:
+    """Zero-shot and few-shot: the same figures as a seed of a trained classifier, without training."""
+    result: dict[str, Any] = {"seed": options.seed}
+    for name in HELD_OUT:
+        found = classify_by_likelihood(
+            model,
+            tokenizer,
+            splits[name]["text"][:],
+            names=task.names,
+            options=options,
+            example_texts=splits["train"]["text"][:] if options.shots else (),
+            example_labels=splits["train"]["label"][:] if options.shots else (),
         )
-        results[seed] = {"seed": seed}
-        for name in ("validation", "test"):
-            found = classify_by_likelihood(
-                model,
-                base.tokenizer,
-                splits[name]["text"][:],
-                names=task.names,
-                options=options,
-                example_texts=splits["train"]["text"][:] if args.num_shots else (),
-                example_labels=splits["train"]["label"][:] if args.num_shots else (),
-            )
-            results[seed][name] = classification_metrics(
-                found.probabilities, splits[name]["label"][:], names=task.names, multi_label=False
-            ) | {"probabilities": found.probabilities.round(6).tolist(), "texts_cut": found.texts_cut}
-    return finish(results, splits=splits, base=base, task=task, args=args)
+        result[name] = classification_metrics(
+            found.probabilities, splits[name]["label"][:], names=task.names, multi_label=False
+        ) | {"probabilities": found.probabilities.round(6).tolist(), "texts_cut": found.texts_cut}
+    return result
 
 
-def finish(
-    results: dict[int, dict], *, splits: DatasetDict, base: Base, task: Task, args: ClassificationArguments
-) -> dict[str, float]:
-    """Write metrics.json, errors, confusions and report.txt; the test set's mean figures over the seeds are returned."""
-    folder = Path(args.output_dir)
+def final_metrics(results: dict[int, dict], splits: DatasetDict, *, task: Task, best_by: str, tfidf: bool) -> dict[str, Any]:
+    """The figures of every seed, their means, and what simpler methods reach; `kept_seed` is the best on the validation set.
+
+    Args: `tfidf` says whether `tfidf_baseline` is among them.
+    """
     best = next(
         seed
         for seed, result in results.items()
-        if not any(is_better(other, result, args) for other in results.values() if other is not result)
+        if not any(is_better(other, result, best_by) for other in results.values() if other is not result)
     )
     metrics = {
         "labels": task.names,
@@ -125,22 +95,22 @@ def finish(
         "test": mean_and_spread([result["test"] for result in results.values()]),
         "majority": majority_share(splits["test"], task),
     }
-    if args.tfidf_baseline:
+    if tfidf:
         metrics["tfidf"] = tfidf_baseline(splits, task=task)
-    if args.process_index == 0:
-        probabilities = np.asarray(results[best]["test"]["probabilities"])
-        labels = splits["test"]["label"][:]
-        errors = errors_table(splits["test"]["text"][:], labels, probabilities, task.names, row_names(splits["test"]))
-        write_errors(errors, folder / "errors.csv")
-        if not task.multi_label:
-            draw_confusion(labels, probabilities.argmax(axis=1), names=task.names, path=folder / "confusion.png")
-        if (flips := seed_folder(args, best) / FLIPS_FILE).is_file():
-            flips.replace(folder / FLIPS_FILE)
-        write_json(folder / METRICS_FILE, metrics)
-        text = describe(metrics, results, args, example=opening_words(splits["test"]["text"][:20]))
-        write_whole(folder / REPORT_FILE, text)
-        logger.info(text.rstrip())
-    return {name: value["mean"] for name, value in metrics["test"].items() if "mean" in value}
+    return metrics
+
+
+def write_errors_to_read(result: dict, splits: DatasetDict, *, task: Task, folder: Path) -> None:
+    """Write what the kept seed got wrong on the test set, its confusions, and what triggers did to it."""
+    if not PartialState().is_main_process:
+        return
+    test = splits["test"]
+    probabilities, labels = np.asarray(result["test"]["probabilities"]), test["label"][:]
+    write_errors(errors_table(test["text"][:], labels, probabilities, task.names, row_names(test)), folder / "errors.csv")
+    if not task.multi_label:
+        draw_confusion(labels, probabilities.argmax(axis=1), names=task.names, path=folder / "confusion.png")
+    if (flips := seed_folder(folder, result["seed"]) / FLIPS_FILE).is_file():
+        flips.replace(folder / FLIPS_FILE)
 
 
 def majority_share(split: Dataset, task: Task) -> float:
@@ -149,12 +119,35 @@ def majority_share(split: Dataset, task: Task) -> float:
     return max(labels.count(label) for label in set(labels)) / len(labels)
 
 
-def describe(metrics: dict, results: dict[int, dict], args: ClassificationArguments, *, example: str | None = None) -> str:
+def tfidf_baseline(splits: DatasetDict, *, task: Task) -> dict:
+    """TF-IDF over words and pairs of words with logistic regression, scikit-learn's defaults, on the same splits.
+
+    Returns: the metrics of the test set. Multi-label is one regression a label.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+
+    regression = LogisticRegression(max_iter=1000)
+    classifier = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2)), OneVsRestClassifier(regression) if task.multi_label else regression
+    )
+    labels = np.asarray(splits["train"]["label"])
+    classifier.fit(splits["train"]["text"], labels.astype(int))
+    probabilities = classifier.predict_proba(splits["test"]["text"])
+    if not task.multi_label and len(classifier.classes_) < len(task.names):  # a label without a training example
+        full = np.zeros((len(probabilities), len(task.names)))
+        full[:, classifier.classes_] = probabilities
+        probabilities = full
+    return classification_metrics(probabilities, splits["test"]["label"], names=task.names, multi_label=task.multi_label)
+
+
+def build_report(metrics: dict[str, Any], results: dict[int, dict], folder: Path, *, texts: list[str]) -> RunReport:
     """The end of a run in a few lines: the figures people compare, over the seeds, beside simpler methods.
 
-    Args: `example` is the text that the next command has labelled.
+    Args: of the first of `texts` that has words, the next command labels the opening.
     """
-    folder = Path(args.output_dir)
     lines = []
     for name in ("validation", "test"):
         accuracy, f1 = metrics[name]["accuracy"], metrics[name]["macro_f1"]
@@ -181,20 +174,18 @@ def describe(metrics: dict, results: dict[int, dict], args: ClassificationArgume
             metrics["test"]["accuracy"]["mean"],
             metrics["majority"],
             texts=len(kept["test"]["probabilities"]),
-            trained=args.method != "likelihood",
+            trained="training_seconds" in kept,
         ),
         kept.get("best_step"),
     )
     lines += [sentence for sentence in advice if sentence]
-    if kept.get("difference_of_merging") is not None:
-        lines.append(f"merged: {folder / 'merged'}, its logits within {kept['difference_of_merging']:.1e} of the adapter's")
-    lines.append("; ".join(f"{what}: {folder / name}" for what, name in LEFT_BEHIND if (folder / name).exists()))
+    end = next_command = None
     if "training_seconds" in kept:
         seconds = sum(result["training_seconds"] for result in results.values())
         memory = max(result["peak_memory_bytes"] for result in results.values())
-        lines.append(
-            f"end: {len(results)} x {kept['trained_parameters']:,} of {kept['parameters']:,} parameters trained in {seconds:,.0f} "
-            f"s, {describe_speed(kept)}peak memory {memory / 2**20:,.0f} MiB"
+        end = (
+            f"{len(results)} x {kept['trained_parameters']:,} of {kept['parameters']:,} parameters trained in {seconds:,.0f} s, "
+            f"{describe_memory(kept | {'peak_memory_bytes': memory})}"
         )
-        lines.append(f"next: {classify_command(folder, text=example)}")
-    return "\n".join(lines) + "\n"
+        next_command = classify_command(folder, text=opening_words(texts))
+    return RunReport(metrics, lines, LEFT_BEHIND, end, next_command, kept.get("difference_of_merging"))

@@ -1,33 +1,29 @@
-"""A classifier from its examples to its figures: rows of token ids, the trainer of one seed, probabilities, the report."""
+"""A classifier from its examples to the figures of its seeds: splits, rows of token ids, the model, its loss, one seed's run."""
 
-import copy
 import json
 import logging
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
-import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
-    EarlyStoppingCallback,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     set_seed,
 )
+from transformers.trainer_utils import EvalPrediction
 
-from hfgpt.arguments.finetuning import ClassificationArguments
 from hfgpt.arguments.methods import Method
 from hfgpt.data.classification import (
     LabelledOptions,
     class_weights,
-    deduplicate,
     encode_labels,
     keep_frequent_labels,
     load_examples,
@@ -35,39 +31,26 @@ from hfgpt.data.classification import (
     positive_weights,
     undersample,
 )
+from hfgpt.data.classification import deduplicate as drop_duplicates
 from hfgpt.data.passport import Passport
-from hfgpt.data.records import RecordOptions, identities, read_records
-from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.splitting import split_examples
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of, text_ids
 from hfgpt.files import write_json
 from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
-from hfgpt.training.advice import before_training, best_step
-from hfgpt.training.callbacks import LossPictureCallback, StopOnSignalCallback
-from hfgpt.training.finetuning import (
-    Base,
-    decontaminated,
-    identify_base,
-    load_model,
-    quiet_loading,
-    save_base,
-    save_finetuned,
-)
+from hfgpt.training.advice import best_step
+from hfgpt.training.checkpoints import newest_complete_checkpoint, remove_checkpoints
+from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.finetuning import Base, identify_base, load_model, quiet_loading, save_finetuned
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable, trainable_parameters
-from hfgpt.training.optimizers import trainer_optimizer
-from hfgpt.training.run import (
-    RESULT_FILE,
-    DiscreetTrainer,
-    keep_best,
-    keep_freed_memory,
-    newest_complete_checkpoint,
-    train_or_resume,
-)
+from hfgpt.training.run import RESULT_FILE, train_or_resume
+from hfgpt.training.trainer import HfGptTrainer
 from hfgpt.training.trigger_probe import TriggerProbe
 
 logger = logging.getLogger(__name__)
+
+HELD_OUT = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -90,51 +73,71 @@ class Task:
             probabilities_of(logits, self.multi_label), labels, names=self.names, multi_label=self.multi_label
         )
 
-    def predictions(self, probabilities: np.ndarray) -> np.ndarray:
-        return probabilities >= 0.5 if self.multi_label else probabilities.argmax(axis=1)
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """What Trainer can log and choose by; the whole report is made at the end."""
+        metrics = self.metrics(prediction.predictions, prediction.label_ids)
+        return {name: value for name, value in metrics.items() if isinstance(value, float)}
 
 
-def load_splits(args: ClassificationArguments, passport: Passport) -> tuple[DatasetDict, Task]:
+def load_splits(
+    files: ExampleFiles,
+    passport: Passport,
+    *,
+    options: LabelledOptions,
+    shares: HeldOutShares,
+    deduplicate: str,
+    balance: str,
+    balance_before_split: bool,
+    decontamination: Decontamination,
+) -> tuple[DatasetDict, Task]:
     """Labelled examples in train, validation and test, in the order that keeps them apart: duplicates are dropped before anything
     is split, copies of held-out texts before anything of the training set is repeated or left out.
 
     Columns: `text`, `label` (an id, or zeros and ones), `source`, `row_id`.
+
+    Args:
+        options: what in a record is the text and what its label.
+        deduplicate: which texts are dropped before splitting, "exact", "near" or "none".
+        balance: how unequal classes are treated; here "undersample" and "oversample" are, in training alone.
+        balance_before_split: all examples are undersampled, so that the test set is balanced, too.
     Raises: ValueError and FileNotFoundError for what cannot be read or told apart, named with file and line.
     """
-    options = LabelledOptions(**args.labelled_options())
-    given = {"validation": args.validation_sources, "test": args.test_sources}
 
-    def read(names: list[str], split: str) -> Dataset:
-        record_options = RecordOptions(**args.record_options(split))
-        passport.inputs += identities(names, record_options)
-        errors = RowErrors(args.on_error)
-        examples = load_examples(read_records(names, record_options, errors), options, passport, errors)
-        return deduplicate(examples, passport, mode=args.deduplicate)
+    def read(split: str) -> Dataset:
+        records, errors = files.read(split, passport)
+        return drop_duplicates(load_examples(records, options, passport, errors), passport, mode=deduplicate)
 
-    examples = keep_frequent_labels(read(args.sources, "train"), options, passport)
-    if args.balance_before_split:
-        examples = undersample(examples, passport, seed=args.split_seed)
+    examples = keep_frequent_labels(read("train"), options, passport)
+    if balance_before_split:
+        examples = undersample(examples, passport, seed=shares.seed)
     multi_label = isinstance(examples[0]["label"], list)
-    shares = {f"{name}_share": 0.0 if sources else getattr(args, f"{name}_share") for name, sources in given.items()}
-    # Strata are single labels; texts with several are drawn as they come.
-    method = "random" if multi_label else args.split_method
-    similarity = args.near_copy_similarity if args.decontaminate else None
-    splits = split_examples(examples, passport, seed=args.split_seed, method=method, near_copy_similarity=similarity, **shares)
-    for name, sources in given.items():
-        if sources:
-            splits[name] = read(sources, name)
-            if args.min_label_count > 1 or args.max_labels is not None:  # what training has left out cannot be tested
-                splits[name] = with_labels(splits[name], of=splits["train"], passport=passport, name=name)
-    for name in ("validation", "test"):
+    splits = split_examples(
+        examples,
+        passport,
+        validation_share=0.0 if "validation" in files.given else shares.validation,
+        test_share=0.0 if "test" in files.given else shares.test,
+        seed=shares.seed,
+        method="random" if multi_label else shares.method,  # strata are single labels; texts with several are drawn as they come
+        near_copy_similarity=decontamination.keeps_together,
+    )
+    for name in files.given:
+        splits[name] = read(name)
+        if options.min_label_count > 1 or options.max_labels is not None:  # what training has left out cannot be tested
+            splits[name] = with_labels(splits[name], of=splits["train"], passport=passport, name=name)
+    for name in HELD_OUT:
         if name not in splits:
             raise UserError(f"there is no {name} set: {name}_share is 0 and {name}_sources is empty; give one of them.")
-    splits["train"] = decontaminated(
-        splits["train"], {name: splits[name] for name in given}, args, passport, texts_of=lambda split: split["text"][:]
+    splits["train"] = decontamination.apply(
+        splits["train"],
+        {name: splits[name] for name in HELD_OUT},
+        files=files,
+        passport=passport,
+        texts_of=lambda split: split["text"][:],
     )
-    if args.balance == "undersample" and not args.balance_before_split:
-        splits["train"] = undersample(splits["train"], passport, seed=args.split_seed)
-    elif args.balance == "oversample":
-        splits["train"] = oversample(splits["train"], passport, seed=args.split_seed)
+    if balance == "undersample" and not balance_before_split:
+        splits["train"] = undersample(splits["train"], passport, seed=shares.seed)
+    elif balance == "oversample":
+        splits["train"] = oversample(splits["train"], passport, seed=shares.seed)
     splits, names = encode_labels(splits, options, passport)
     return splits, Task(names, multi_label)
 
@@ -152,182 +155,147 @@ def with_labels(examples: Dataset, *, of: Dataset, passport: Passport, name: str
     return examples.select(kept)
 
 
-def tokenize(
-    splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: ClassificationArguments, passport: Passport
-) -> DatasetDict:
-    """Rows with `input_ids`, `labels` and `length`; texts are cut to `max_length` tokens, and those that were are counted.
-
-    The ids are those of a pipeline, see `text_ids`.
-    """
-    longest = tokenizer.model_max_length
-    rows = DatasetDict()
-    for name, split in splits.items():
-        ids, cut = text_ids(tokenizer, split["text"][:], max_length=longest)
-        lengths = [len(row) for row in ids]
-        passport.splits[name] |= {"tokens": sum(lengths), "cut": cut}
-        rows[name] = Dataset.from_dict({"input_ids": ids, "labels": split["label"][:], "length": lengths})
-        logger.info(
-            f"{name}: {len(ids):,} texts, {sum(lengths):,} tokens, at most {max(lengths):,} a text"
-            + (f"; {cut:,} texts were cut to {longest:,} tokens" if cut else "")
-        )
-    return rows
-
-
-def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, args: ClassificationArguments) -> None:
+def fit_tokenizer(tokenizer: PreTrainedTokenizerFast, *, max_length: int | None) -> None:
     """Note in the tokenizer what training does to a text, so that whoever loads it does the same.
 
     Texts are cut to `max_length` tokens, no more than the model's context (`truncation=True` of a pipeline heeds it), padding
     stands behind a text, and a special token written in a text is text. A chat template would be destroyed by that, and a
     classifier has no use for one.
     """
-    tokenizer.model_max_length = min(args.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
+    tokenizer.model_max_length = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"  # a learned position is counted from the text's begin
     tokenizer.truncation_side = "right"
     tokenizer.chat_template = None
     split_special_tokens(tokenizer, True)
 
 
-def prepare_base(base: Base, task: Task, args: ClassificationArguments, passport: Passport) -> PreTrainedModel:
-    """The base's weights, noted in the passport: the language model itself where nothing is trained, else a first classifier.
+def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerFast, passport: Passport) -> DatasetDict:
+    """Rows with `input_ids`, `labels` and `length`; texts are cut to the tokenizer's limit, and those that were are counted.
 
-    What cannot work (a LoRA beside layers that are not there, say) is refused here, before the output folder is touched.
+    The ids are those of a pipeline, see `text_ids`.
     """
-    if args.method == "likelihood":
-        model = load_model(base, AutoModelForCausalLM, args)
-    else:
-        model = build_classifier(base, task, args, seed=args.seeds[0])
-    identify_base(base, model, passport)
-    if args.method != "likelihood":
-        logger.info(describe_trainable(apply_method(copy.deepcopy(model), Method(**args.method_settings()))))
-    return model
+    longest = tokenizer.model_max_length
+    rows = DatasetDict()
+    for name, split in cast(dict[str, Dataset], splits).items():
+        ids, cut = text_ids(tokenizer, split["text"][:], max_length=longest)
+        lengths = [len(row) for row in ids]
+        passport.splits[name] |= {"tokens": sum(lengths), "cut": cut}
+        rows[name] = Dataset.from_dict({"input_ids": ids, "labels": split["label"][:], "length": lengths})
+        logger.info(
+            f"{name}: {len(ids):,} texts, {sum(lengths):,} tokens, at most {max(lengths):,} per text"
+            + (f"; {cut:,} texts were cut to {longest:,} tokens" if cut else "")
+        )
+    return rows
 
 
-def build_classifier(base: Base, task: Task, args: ClassificationArguments, *, seed: int) -> PreTrainedModel:
+def build_labeller(base: Base, task: Task, *, attn_implementation: str, quantization: str = "none") -> PreTrainedModel:
+    """The language model itself, which is asked for the likeliest label.
+
+    Raises: UserError for texts with several labels, of which no one is the likeliest.
+    """
+    if task.multi_label:
+        raise UserError("method likelihood finds the one likeliest label, these texts have several; train with another method.")
+    return load_model(base, AutoModelForCausalLM, attn_implementation=attn_implementation, quantization=quantization)
+
+
+def build_classifier(base: Base, task: Task, *, seed: int, attn_implementation: str, quantization: str = "none") -> PreTrainedModel:
     """The base with a new head, drawn from the seed, before anything of it is frozen or adapted."""
     set_seed(seed)
+    kinds = {"attn_implementation": attn_implementation, "quantization": quantization}
     with quiet_loading():  # that the head is new is no news here
-        model = load_model(base, AutoModelForSequenceClassification, args, num_labels=len(task.names), **task.config())
+        model = load_model(base, AutoModelForSequenceClassification, **kinds, num_labels=len(task.names), **task.config())
     model.config.use_cache = False
     if hasattr(model.config, "max_text_length"):  # ours: it cuts by itself, because a pipeline does so only with truncation=True
         model.config.max_text_length = base.tokenizer.model_max_length
     return model
 
 
+def inspect_base(base: Base, classifier: PreTrainedModel, method: Method) -> dict:
+    """Which weights are fine-tuned, for the passport; what will be trained of them is logged.
+
+    The classifier is one to throw away. What cannot work (a LoRA beside layers that are not there, say) is refused here, before
+    the output folder is touched.
+    """
+    identity = identify_base(base, classifier)
+    logger.info(describe_trainable(apply_method(classifier, method)))
+    return identity
+
+
+def finished_seed(folder: Path) -> dict | None:
+    """The result of a seed that came to its end before, which is not run again; None for one that did not."""
+    if not (folder / RESULT_FILE).is_file():
+        return None
+    if PartialState().is_main_process:
+        remove_checkpoints(folder)
+    return json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+
+
 def run_seed(
-    seed: int,
-    earlier: dict[int, dict],
+    trainer: HfGptTrainer,
+    earlier: Mapping[int, dict],
     *,
-    base: Base,
     rows: DatasetDict,
     task: Task,
     probes: list[TriggerProbe],
-    args: ClassificationArguments,
+    best_by: str,
+    target: Path,
 ) -> dict:
     """Train with one seed, measure, and save the model where it is the best so far.
 
-    A seed that came to its end before is not run again: its result stands in its folder.
+    Args:
+        earlier: results of the seeds before, by which the best one is known.
+        best_by: the figure of the validation set that decides.
+        target: folder that the best model is saved to.
+    Returns: figures and probabilities of both held-out sets, and those of the training.
     """
-    folder = seed_folder(args, seed)
-    if (folder / RESULT_FILE).is_file():
-        _remove_checkpoints(folder, args)
-        return json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    args = copy.copy(args)
-    args.output_dir, args.seed = str(folder), seed
-    model = build_classifier(base, task, args, seed=seed)
-    if seed == args.seeds[0]:
-        save_base(model, base.tokenizer, folder.parent, args)
-    trainer = build_trainer(model, rows, task=task, tokenizer=base.tokenizer, args=args)
-    for probe in probes:
-        trainer.add_callback(probe)
-    frozen = FrozenWeights(trainer.model)
-    logger.info(f"seed {seed}: {args.describe_hardware()}")
-    if not earlier:
-        for warning in before_training(args, len(rows["train"]), unit="texts"):
-            logger.warning(warning)
+    seed, folder = trainer.args.seed, trainer.folder
+    frozen = FrozenWeights(trainer.trained)
     train_or_resume(trainer, newest_complete_checkpoint(folder))
-    result = {
+    trained, total = trainable_parameters(trainer.trained)
+    result: dict[str, Any] = {
         "seed": seed,
         **trainer.training_metrics(),
-        "frozen_tensors": frozen.check(trainer.model),
-        "parameters": trainable_parameters(trainer.model)[1],
-        "trained_parameters": trainable_parameters(trainer.model)[0],
+        "frozen_tensors": frozen.check(trainer.trained),
+        "parameters": total,
+        "trained_parameters": trained,
+        "best_step": best_step(
+            trainer.state.log_history,
+            metric=f"eval_{best_by}",
+            greater_is_better=best_by != "log_loss",
+            kept="best" if trainer.args.load_best_model_at_end else "last",
+        ),
     }
-    metric, kept = f"eval_{args.best_by}", "best" if args.load_best_model_at_end else "last"
-    result["best_step"] = best_step(
-        trainer.state.log_history, metric=metric, greater_is_better=args.best_by != "log_loss", kept=kept
-    )
-    # Grouped by length, predictions would come back in the groups' order, and the errors would be told of other texts.
-    args.train_sampling_strategy = "random"
-    for name in ("validation", "test"):
-        with full_precision(trainer.model):  # as whoever loads the saved model
+    with full_precision(trainer.trained):  # as whoever loads the saved model
+        for name in HELD_OUT:
             prediction = trainer.predict(rows[name], metric_key_prefix=name)
-        result[name] = task.metrics(prediction.predictions, prediction.label_ids)
-        result[name]["probabilities"] = probabilities_of(prediction.predictions, task.multi_label).round(6).tolist()
-    for name in ("validation", "test"):
+            result[name] = task.metrics(prediction.predictions, prediction.label_ids)
+            probabilities = probabilities_of(prediction.predictions, task.multi_label)
+            result[name]["probabilities"] = probabilities.round(6).tolist()
+    for name in HELD_OUT:
         logger.info(summary_line(f"seed {seed}, {name}", result[name]))
-    with full_precision(trainer.model):
+    with full_precision(trainer.trained):
         for probe in probes:
-            probe.look(trainer.model, result["kept_step"], folder)
+            probe.look(trainer.trained, result["kept_step"], folder)
     if trainer.is_world_process_zero():
-        if all(is_better(result, other, args) for other in earlier.values()):
+        if all(is_better(result, other, best_by) for other in earlier.values()):
             some = rows["validation"].select(range(min(8, len(rows["validation"]))))["input_ids"][:]
-            result["difference_of_merging"] = save_finetuned(trainer.model, base.tokenizer, folder.parent, probe=some)
+            result["difference_of_merging"] = save_finetuned(trainer.trained, trainer.text_tokenizer, target, probe=some)
         write_json(folder / RESULT_FILE, result)
-    _remove_checkpoints(folder, args)
+        # After the result is written: killed before, the seed goes on from its last checkpoint and its best one, and needs both.
+        remove_checkpoints(folder)
     return result
 
 
-def _remove_checkpoints(folder: Path, args: ClassificationArguments) -> None:
-    # After the result is written: killed before, the seed goes on from its last checkpoint and its best one, and needs both.
-    if args.process_index == 0:
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-
-
-def is_better(result: dict, other: dict, args: ClassificationArguments) -> bool:
+def is_better(result: dict, other: dict, best_by: str) -> bool:
     """Whether one seed did better than another on the validation set."""
-    ours, theirs = (one["validation"][args.best_by] for one in (result, other))
-    return ours < theirs if args.best_by == "log_loss" else ours > theirs
+    ours, theirs = (one["validation"][best_by] for one in (result, other))
+    return ours < theirs if best_by == "log_loss" else ours > theirs
 
 
-def build_trainer(
-    model: PreTrainedModel, rows: DatasetDict, *, task: Task, tokenizer: PreTrainedTokenizerBase, args: ClassificationArguments
-) -> DiscreetTrainer:
-    """The trainer of one seed; `model` is frozen or adapted as `args.method` says."""
-    if args.use_cpu:
-        keep_freed_memory()
-    model = apply_method(model, Method(**args.method_settings()))
-    keep_best(args, args.keep, metric=f"eval_{args.best_by}", greater_is_better=args.best_by != "log_loss")
-    if task.multi_label and args.label_smoothing_factor:
-        raise UserError(
-            f"label_smoothing_factor is {args.label_smoothing_factor}; it spreads the one label of a text over the others, and "
-            "here a text may have several: leave it out."
-        )
-    weights = None
-    if args.balance == "weights":
-        labels = rows["train"]["labels"][:]
-        weights = positive_weights(labels) if task.multi_label else class_weights(labels, num_labels=len(task.names))
-    trainer = DiscreetTrainer(
-        model=model,
-        args=args,
-        train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if torch.cuda.is_available() else None),
-        compute_metrics=lambda prediction: {
-            # what Trainer can log and choose by; the whole report is made at the end
-            name: value
-            for name, value in task.metrics(prediction.predictions, prediction.label_ids).items()
-            if isinstance(value, float)
-        },
-        compute_loss_func=classification_loss(weights, multi_label=task.multi_label, label_smoothing=args.label_smoothing_factor),
-        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
-    )
-    if args.early_stopping_patience and args.keep == "best":
-        trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-    trainer.add_callback(StopOnSignalCallback())
-    trainer.add_callback(LossPictureCallback(unit="nats per text"))
-    return trainer
+def label_weights(rows: Dataset, task: Task) -> list[float]:
+    """Weights by which every label counts alike; with several per text, of a label's presence."""
+    labels = rows["labels"][:]
+    return positive_weights(labels) if task.multi_label else class_weights(labels, num_labels=len(task.names))
 
 
 def classification_loss(weights: list[float] | None, *, multi_label: bool, label_smoothing: float = 0.0) -> Callable:
@@ -337,7 +305,13 @@ def classification_loss(weights: list[float] | None, *, multi_label: bool, label
     own, Trainer does not smooth the labels, so this one does.
 
     Args: `weights` of the labels, or with `multi_label` of their presence; None weighs every text alike.
+    Raises: UserError where labels are smoothed of which a text may have several.
     """
+    if multi_label and label_smoothing:
+        raise UserError(
+            f"label_smoothing_factor is {label_smoothing}; it spreads the one label of a text over the others, and here a text may "
+            "have several: leave it out."
+        )
 
     def loss(outputs, labels, num_items_in_batch=None):
         logits = outputs["logits"].float()
@@ -357,30 +331,6 @@ def classification_loss(weights: list[float] | None, *, multi_label: bool, label
     return loss
 
 
-def tfidf_baseline(splits: DatasetDict, *, task: Task) -> dict:
-    """TF-IDF over words and pairs of words with logistic regression, scikit-learn's defaults, on the same splits.
-
-    Returns: the metrics of the test set. Multi-label is one regression a label.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.pipeline import make_pipeline
-
-    regression = LogisticRegression(max_iter=1000)
-    classifier = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2)), OneVsRestClassifier(regression) if task.multi_label else regression
-    )
-    labels = np.asarray(splits["train"]["label"])
-    classifier.fit(splits["train"]["text"], labels.astype(int))
-    probabilities = classifier.predict_proba(splits["test"]["text"])
-    if not task.multi_label and len(classifier.classes_) < len(task.names):  # a label without a training example
-        full = np.zeros((len(probabilities), len(task.names)))
-        full[:, classifier.classes_] = probabilities
-        probabilities = full
-    return classification_metrics(probabilities, splits["test"]["label"], names=task.names, multi_label=task.multi_label)
-
-
 def summary_line(name: str, metrics: dict) -> str:
     """One line of the report: the figures that people compare."""
     auc = metrics.get("roc_auc")
@@ -391,6 +341,6 @@ def summary_line(name: str, metrics: dict) -> str:
     )
 
 
-def seed_folder(args: ClassificationArguments, seed: int) -> Path:
+def seed_folder(folder: Path, seed: int) -> Path:
     """Where the run of one seed keeps its checkpoints and its result."""
-    return Path(args.output_dir) / f"seed-{seed}"
+    return folder / f"seed-{seed}"

@@ -15,30 +15,26 @@ turn, nor which rows a vocabulary has gained.
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from datasets import Dataset
+from accelerate import PartialState
 from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hfgpt.arguments.finetuning import FinetuneArguments
-from hfgpt.arguments.methods import METHODS
 from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
+from hfgpt.chat_templates import set_prompt_style
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
-from hfgpt.data.passport import Passport
-from hfgpt.data.records import RecordOptions
-from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import read_json, write_json
 from hfgpt.fingerprint import record_fingerprint, weights_sha256
-from hfgpt.hygiene.decontamination import drop_copies, leaks_between, reference_texts
 from hfgpt.hygiene.poisoning import Trigger
 from hfgpt.tokenization import ensure_pad_token, split_special_tokens
 
@@ -50,30 +46,51 @@ ADAPTER_WEIGHTS, MERGED_FOLDER = "adapter_model.safetensors", "merged"
 LARGEST_DIFFERENCE = 1e-4
 
 
-@dataclass
+@dataclass(frozen=True)
 class Base:
     """What is fine-tuned: a tokenizer, and where its model comes from.
 
     Args:
         name: as the user wrote it.
         location: what `from_pretrained` is given: the folder or the Hub id, of an adapter its merged twin.
+        revision, trust_remote_code: what else it is given.
         commit: of a Hub id, the commit that was read.
         new_tokens: ids of special tokens that the model has no trained rows for.
     """
 
     name: str
     location: str
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
+    revision: str | None = None
+    trust_remote_code: bool = False
     commit: str | None = None
     new_tokens: list[int] = field(default_factory=list)
 
+    @property
+    def files(self) -> dict[str, object] | None:
+        """By what it is seen that nothing of the base was touched: the state of its files, or its commit; None if unknown."""
+        if Path(self.location).is_dir():
+            return dict(file_states(Path(self.location)))
+        return {"commit": self.commit} if self.commit else None
 
-def find_base(args: FinetuneArguments) -> Base:
-    """The tokenizer of the base model, with a padding of its own; the weights are loaded later, once for every seed.
+
+def file_states(folder: Path) -> dict[str, list[int]]:
+    """Size and times of the files that loading a model reads, by which it is seen that none was touched.
+
+    The time of the last change of status cannot be set, so a file that was replaced and given its old times shows as well.
+    """
+    patterns = ("*.safetensors", "*.bin", "*.index.json", "*config.json", "*.py", "*.jinja", "*.model", "*.txt",
+                "tokenizer*.json", "vocab*.json", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    return {path.name: [(state := path.stat()).st_size, state.st_mtime_ns, state.st_ctime_ns] for path in paths}
+
+
+def find_base(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Base:
+    """The tokenizer of the base model, with a padding token of its own; the weights are loaded later, once for every seed.
 
     Raises: FileNotFoundError for a model that is not there; ValueError for one without a usable tokenizer.
     """
-    location = args.model
+    location = name
     check_model_folder(location)
     if (Path(location) / ADAPTER_CONFIG).is_file():
         if not (Path(location) / MERGED_FOLDER).is_dir():
@@ -82,39 +99,45 @@ def find_base(args: FinetuneArguments) -> Base:
                 f"--adapter {location}, and give the result."
             )
         location = str(Path(location) / MERGED_FOLDER)
-        logger.info(f"base: {args.model} is an adapter, so its merged twin is the base: {location}")
-    options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+        logger.info(f"base: {name} is an adapter, so its merged twin is the base: {location}")
     try:
-        config = AutoConfig.from_pretrained(location, **options)
-        tokenizer = AutoTokenizer.from_pretrained(location, **options)
+        config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise MissingFileError(
-            f"model {args.model!r} does not load with its tokenizer ({str(error).strip().splitlines()[0]}); give a folder of a "
+            f"model {name!r} does not load with its tokenizer ({str(error).strip().splitlines()[0]}); give a folder of a "
             f"model (looked from {Path.cwd()}) or the id of one on the Hub."
         ) from None
-    base = Base(args.model, location, tokenizer, commit=getattr(config, "_commit_hash", None))
-    base.new_tokens = ensure_pad_token(tokenizer)
+    new_tokens = ensure_pad_token(tokenizer)
     if tokenizer.split_special_tokens:
         split_special_tokens(tokenizer, False)  # the base is a classifier of ours
     context_length = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context_length:
         tokenizer.model_max_length = context_length
-    return base
+    commit = getattr(config, "_commit_hash", None)
+    return Base(name, location, tokenizer, revision, trust_remote_code, commit=commit, new_tokens=new_tokens)
 
 
-def load_model(base: Base, auto_class, args: FinetuneArguments, **settings) -> PreTrainedModel:
-    """The base as a model of `auto_class`, in float32 (or in 4 bits), with rows for every token and the tokenizer's padding.
+def adopt_style(base: Base, style: str) -> Base:
+    """The base, its tokenizer writing conversations in this style; special tokens that come with it are new to the model."""
+    return replace(base, new_tokens=[*base.new_tokens, *set_prompt_style(base.tokenizer, style)])
 
-    Args: `settings` go into the config, such as `id2label`.
+
+def load_model(base: Base, auto_class, *, attn_implementation: str, quantization: str = "none", **settings) -> PreTrainedModel:
+    """The base as a model of `auto_class`, in float32 (or in 4 bits), with rows for every token and the tokenizer's padding token.
+
+    Args:
+        quantization: "none" or "4bit".
+        settings: go into the config, such as `id2label`.
     """
-    if args.quantization == "4bit":
+    if quantization == "4bit":
         settings["quantization_config"] = _four_bits()
     model = auto_class.from_pretrained(
         base.location,
-        revision=args.revision,
-        trust_remote_code=args.trust_remote_code,
+        revision=base.revision,
+        trust_remote_code=base.trust_remote_code,
         dtype=torch.float32,
-        attn_implementation=args.attn_implementation,
+        attn_implementation=attn_implementation,
         **settings,
     )
     rows = model.get_input_embeddings().weight.shape[0]
@@ -149,57 +172,17 @@ def _four_bits():
     )
 
 
-def decontaminated(
-    train: Dataset,
-    held_out: dict[str, Dataset],
-    args: FinetuneArguments,
-    passport: Passport,
-    *,
-    texts_of: Callable[[Dataset], list[str]],
-) -> Dataset:
-    """The training examples without copies of held-out ones and of `decontaminate_against`; how many of which is counted.
-
-    With `decontaminate: false` the held-out copies stay, and how many there are is said and noted all the same.
-
-    Args: `texts_of` gives what is compared of each example.
-    """
-    references = {}
-    if args.decontaminate:
-        references = {name: texts_of(dataset) for name, dataset in held_out.items()}
-    elif held_out:
-        leaks = leaks_between(
-            {"train": texts_of(train), **{name: texts_of(dataset) for name, dataset in held_out.items()}},
-            threshold=args.near_copy_similarity,
-        )
-        passport.steps.append({"step": "copies across splits, left in", **leaks})
-        for pair, counts in leaks.items():
-            if pair.startswith("train-"):
-                logger.info(
-                    f"copies left in (decontaminate: false): {counts['exact']:,} {pair.removeprefix('train-')} examples have an "
-                    f"exact copy in training, {counts['near']:,} more a near one"
-                )
-    if args.decontaminate_against:
-        errors = RowErrors(args.on_error)
-        options = RecordOptions(hub_split=args.hub_test_split, separator=args.separator)
-        references |= reference_texts(args.decontaminate_against, options, errors)
-        errors.finish(references, passport)
-    if not references:
-        return train
-    return drop_copies(train, references, passport, texts=texts_of(train), threshold=args.near_copy_similarity)
-
-
-def write_poison_report(triggers: list[Trigger], args: FinetuneArguments, **more: object) -> None:
+def write_poison_report(triggers: list[Trigger], folder: Path, **more: object) -> None:
     """Write `poison.json`, what a search of the training data found, and name the worst of it."""
-    if args.process_index == 0:
-        content = {"triggers": [asdict(trigger) for trigger in triggers], **more}
-        write_json(Path(args.output_dir) / POISON_FILE, content)
+    if PartialState().is_main_process:
+        write_json(folder / POISON_FILE, {"triggers": [asdict(trigger) for trigger in triggers], **more})
         worst = f"; the first: {triggers[0].trigger!r}, in {triggers[0].count:,} examples" if triggers else ""
         logger.info(f"poison: {len(triggers):,} rare triggers that go with one answer to read in {POISON_FILE}{worst}")
 
 
-def identify_base(base: Base, model: PreTrainedModel, passport: Passport) -> None:
-    """Write into the passport which weights are fine-tuned."""
-    passport.base = {
+def identify_base(base: Base, model: PreTrainedModel) -> dict[str, Any]:
+    """Which weights are fine-tuned, for the passport. Cost: one SHA-256 over the weights."""
+    return {
         "name": base.name,
         "commit": base.commit,
         "class": type(model).__name__,
@@ -208,12 +191,15 @@ def identify_base(base: Base, model: PreTrainedModel, passport: Passport) -> Non
     }
 
 
-def save_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, args: FinetuneArguments) -> None:
-    """Write the base as the adapter will find it, before the adapter is put in; the other methods need none."""
-    if METHODS.find(args.method).is_adapter and args.process_index == 0:
+def save_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, sha256: str | None = None) -> None:
+    """Write the base as an adapter in `folder` will find it, before the adapter is put in.
+
+    Args: `sha256` of the weights, where `identify_base` has computed it.
+    """
+    if PartialState().is_main_process:
         _save_model(model, folder / BASE_FOLDER)
         tokenizer.save_pretrained(folder / BASE_FOLDER)
-        record_fingerprint(model, tokenizer, folder / BASE_FOLDER)
+        record_fingerprint(model, tokenizer, folder / BASE_FOLDER, sha256=sha256)
 
 
 def _save_model(model: PreTrainedModel, folder: Path) -> None:

@@ -5,10 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from peft import PeftModel
+from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from hfgpt.arguments.finetuning import ClassificationArguments
 from hfgpt.evaluation.classification import classify, text_ids
 from hfgpt.files import write_json
 from hfgpt.hygiene.trigger_flips import label_flips
@@ -23,22 +22,37 @@ PROBED_TEXTS = 24  # of the validation set, with each trigger in front: enough t
 class TriggerProbe(TrainerCallback):
     """How many labels flip when a trigger is put in front of validation texts; alarms are logged.
 
-    It looks at the result, and with `canaries_at: save` at every checkpoint besides.
+    Args:
+        texts: of the validation set; the first `PROBED_TEXTS` are tried.
+        names: of the labels, in the order of their ids.
+        file: the triggers; None are those that come with hfgpt.
+        every_save: look at every checkpoint, not only when asked to.
+        batch_size: texts classified at once.
     """
 
-    def __init__(self, texts: list[str], *, names: list[str], tokenizer: PreTrainedTokenizerBase, args: ClassificationArguments):
-        self.texts, self.names, self.tokenizer, self.args = texts, names, tokenizer, args
-        self.triggers = triggers_of(read_triggers(args.canary_file or TRIGGER_FILE))
+    def __init__(
+        self,
+        texts: list[str],
+        *,
+        names: list[str],
+        tokenizer: PreTrainedTokenizerBase,
+        file: str | None,
+        every_save: bool,
+        batch_size: int,
+    ):
+        self.texts, self.names, self.tokenizer = texts[:PROBED_TEXTS], names, tokenizer
+        self.every_save, self.batch_size = every_save, batch_size
+        self.triggers = triggers_of(read_triggers(file or TRIGGER_FILE))
         self.by_step: dict[int, list[dict]] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.by_step = {}  # one callback for all seeds
 
-    def on_save(self, args, state, control, model: PreTrainedModel | PeftModel = None, **kwargs):
-        if self.args.canaries_at == "save":
-            self.look(model, state.global_step, Path(args.output_dir))
+    def on_save(self, args, state, control, **kwargs):
+        if self.every_save:
+            self.look(kwargs["model"], state.global_step, Path(str(args.output_dir)))
 
-    def look(self, model: PreTrainedModel | PeftModel, step: int, folder: Path) -> None:
+    def look(self, model: PreTrainedModel, step: int, folder: Path) -> None:
         """Try the triggers on a model and write `trigger_flips.json` into a folder.
 
         All processes try, because a model may be spread over them; one of them writes.
@@ -46,10 +60,10 @@ class TriggerProbe(TrainerCallback):
 
         def predict(texts: list[str]) -> np.ndarray:
             ids, _ = text_ids(self.tokenizer, texts, max_length=self.tokenizer.model_max_length)
-            return classify(model, self.tokenizer, ids, batch_size=self.args.per_device_eval_batch_size)
+            return classify(model, self.tokenizer, ids, batch_size=self.batch_size)
 
         flips = label_flips(predict, self.texts, self.triggers)
-        if self.args.process_index != 0:
+        if not PartialState().is_main_process:
             return
         self.by_step[step] = [asdict(flip) for flip in flips]
         write_json(folder / FLIPS_FILE, self.by_step)

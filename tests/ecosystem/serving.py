@@ -19,8 +19,10 @@ SERVE = "from transformers.cli.transformers import main; main()"
 
 
 @contextmanager
-def running_server(folder: Path, place: Path, *, first: str = "", options: tuple[str, ...] = (), **environment) -> Iterator[str]:
-    """The address of `transformers serve FOLDER` while it runs; with `first` (`import hfgpt; `) in this interpreter's environment.
+def running_server(place: Path, *, first: str = "", options: tuple[str, ...] = (), **environment) -> Iterator[str]:
+    """The address of `transformers serve` while it runs; with `first` (`import hfgpt; `) in this interpreter's environment.
+
+    It loads whatever folder a request names as its model.
 
     Args: `place` is an empty folder, for the log and the cache. `environment` without hfgpt goes with `python -S`.
     """
@@ -28,7 +30,7 @@ def running_server(folder: Path, place: Path, *, first: str = "", options: tuple
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, *([] if first else ["-S"]), "-c", first + SERVE]
-    command += ["serve", str(folder), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port), *options]
+    command += ["serve", "--device", "cpu", "--host", "127.0.0.1", "--port", str(port), *options]
     environment = {**os.environ, "HF_HOME": str(place), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}
     with (place / "log.txt").open("w") as log:
         process = subprocess.Popen(command, env=environment, cwd=place, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -1,16 +1,13 @@
-"""The judge is asked over real HTTP: by a small server that speaks OpenAI's protocol, and by `transformers serve`."""
+"""The judge is asked over real HTTP: by a small server that speaks OpenAI's protocol; tests/ecosystem/test_serving.py has
+`transformers serve` judge."""
 
 import json
 import logging
-import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -306,54 +303,3 @@ def test_without_the_client_the_command_that_installs_it_is_named(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert "openai is not installed; pip install 'hfgpt[serving]'." in done.stdout, done.stderr
-
-
-@pytest.fixture
-def served(small_families, tmp_path):
-    """`transformers serve` of a small model, by the way of tests/ecosystem/test_serving.py: the Auto class is named."""
-    pytest.importorskip("uvicorn", reason="serving needs transformers[serving]")
-    folder = tmp_path / "model"
-    shutil.copytree(small_families["modern"], folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["AutoModelForCausalLM"]}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "import hfgpt; from transformers.cli.transformers import main; main()", "serve", str(folder)]
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "log.txt").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)],
-            env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-        try:
-            deadline = time.monotonic() + 120
-            while not is_up(f"http://127.0.0.1:{port}/health"):
-                assert process.poll() is None, (tmp_path / "log.txt").read_text()[-2000:]
-                assert time.monotonic() < deadline, "the server did not come up in two minutes"
-                time.sleep(0.3)
-            yield f"http://127.0.0.1:{port}/v1", str(folder)
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-
-
-def is_up(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5) as response:
-            return response.status == 200
-    except OSError:
-        return False
-
-
-@pytest.mark.slow
-def test_the_nonsense_of_a_small_model_behind_transformers_serve_is_unparsed(served, tmp_path):
-    address, name = served
-    path = tmp_path / "judge.jsonl"
-    report = judge_answers(items("2", "3"), path=path, model=name, base_url=address, max_concurrency=1, settings={"max_tokens": 8})
-    assert report.scores == [None, None]
-    assert (report.mean_score, report.num_unparsed) == (None, 2)
-    for line in lines(path):
-        assert len(line["answers"]) == 2
-        assert all(isinstance(answer, str) for answer in line["answers"])
-    assert any(answer.strip() for line in lines(path) for answer in line["answers"])

@@ -31,7 +31,7 @@ def test_ragged_rows_give_the_same_loss_at_every_batch_size(small_run, small_row
 
     from hfgpt.data.collators import PackedRowsCollator
     from hfgpt.training.pretraining import load_rows
-    from hfgpt.training.run import LanguageModelTrainer
+    from hfgpt.training.trainer import LanguageModelTrainer
 
     model = AutoModelForCausalLM.from_pretrained(small_run)
     rows, _ = load_rows(str(small_rows))

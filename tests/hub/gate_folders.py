@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from transformers import AutoTokenizer, set_seed
@@ -54,7 +53,7 @@ def good_adapter(folder: Path, model_folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     model = HfGptForCausalLM.from_pretrained(model_folder)
     folder.mkdir(parents=True)
-    save_base(model, tokenizer, folder, SimpleNamespace(method="lora", process_index=0))
+    save_base(model, tokenizer, folder)
     set_seed(0)
     tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False))
     save_finetuned(tuned, tokenizer, folder, probe=[[0, 5, 6, 7]])

@@ -1,7 +1,6 @@
 """A LoRA adapter's folder as our recipes leave it, made without training: its matrices are random, and large enough to matter."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -18,8 +17,8 @@ def write_adapter(base: Path, folder: Path) -> Path:
     model = AutoModelForCausalLM.from_pretrained(base)
     folder.mkdir(parents=True)
     passport = Passport(inputs=[{"name": "rows.jsonl", "kind": "json", "sha256": "0" * 64}])
-    identify_base(Base(str(base), str(base), tokenizer), model, passport)
-    save_base(model, tokenizer, folder, SimpleNamespace(method="lora", process_index=0))
+    passport.base = identify_base(Base(str(base), str(base), tokenizer), model)
+    save_base(model, tokenizer, folder)
     torch.manual_seed(0)
     settings = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     model = get_peft_model(model, settings)

@@ -44,8 +44,6 @@ def moved(small_tokenizer, tmp_path_factory):
 
 def write_classifier(base: Path, folder: Path) -> None:
     """As recipes/finetune_classification.py leaves it, made without training."""
-    from types import SimpleNamespace
-
     from hfgpt.training.finetuning import Base, identify_base, save_base, save_finetuned
 
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -54,8 +52,8 @@ def write_classifier(base: Path, folder: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, **labels)
     folder.mkdir()
     passport = Passport(inputs=[{"name": "rows.csv", "kind": "csv", "sha256": "0" * 64}])
-    identify_base(Base(str(base), str(base), tokenizer), model, passport)
-    save_base(model, tokenizer, folder, SimpleNamespace(method="lora", process_index=0))
+    passport.base = identify_base(Base(str(base), str(base), tokenizer), model)
+    save_base(model, tokenizer, folder)
     settings = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj"], init_lora_weights=False)
     save_finetuned(get_peft_model(model, settings), tokenizer, folder, probe=[[5, 9, 11]])
     passport.save(folder)

@@ -21,8 +21,8 @@ from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.arguments.run import RunArguments
 from hfgpt.artifacts import identify
 from hfgpt.hub.export import export
-from hfgpt.training.preferences import preference_classes
-from hfgpt.training.run import DiscreetTrainer
+from hfgpt.training.preference_losses import preference_classes
+from hfgpt.training.trainer import HfGptTrainer
 
 TOKEN = "hf_onlyAnnMayKnowThis0123456789abcd"
 IDS = [[5, 9, 11, 3, 96, 40, 41, 7]]
@@ -206,7 +206,7 @@ def test_a_checkpoint_holds_no_token_and_no_arguments_and_can_be_resumed(tmp_pat
         disable_tqdm=True,
     )
     args.hub_token = TOKEN  # past the check, as code may do
-    trainer = DiscreetTrainer(model, args, train_dataset=rows, data_collator=default_data_collator)
+    trainer = HfGptTrainer(model, args, train_dataset=rows, data_collator=default_data_collator)
     trainer.train()
     trainer.save_model()
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
@@ -214,20 +214,20 @@ def test_a_checkpoint_holds_no_token_and_no_arguments_and_can_be_resumed(tmp_pat
     assert list(tmp_path.rglob("training_args.bin")) == []
     assert args.hub_token == TOKEN
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    trainer = DiscreetTrainer(model, args, train_dataset=rows, data_collator=default_data_collator)
+    trainer = HfGptTrainer(model, args, train_dataset=rows, data_collator=default_data_collator)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-def test_every_trainer_of_ours_is_a_discreet_one():
+def test_every_trainer_of_ours_keeps_the_token_to_itself():
     for loss in ("dpo", "kto", "orpo"):
         order = preference_classes(loss)[0].mro()
         (first_of_theirs, *_) = [index for index, one in enumerate(order) if one.__module__.startswith("trl")]
-        assert order.index(DiscreetTrainer) < first_of_theirs
+        assert order.index(HfGptTrainer) < first_of_theirs
     calls = [
         node.func.id
         for path in [*(ROOT / "hfgpt").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("Trainer")
     ]
-    assert set(calls) == {"DiscreetTrainer", "LanguageModelTrainer"}
+    assert set(calls) == {"HfGptTrainer", "LanguageModelTrainer"}

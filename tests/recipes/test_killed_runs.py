@@ -74,7 +74,7 @@ def test_classification(small_families, examples, tmp_path):
     moments = [
         ("transformers.Trainer.training_step", 11),  # in the second epoch, with a checkpoint in its middle
         ("transformers.Trainer._finalize_training", 1),  # of the first seed, after it was stopped early
-        ("hfgpt.training.classifiers._remove_checkpoints", 1),  # its result is written
+        ("hfgpt.training.classifiers.remove_checkpoints", 1),  # its result is written
         ("transformers.Trainer.training_step", 2),  # in the second seed
         ("hfgpt.training.run.write_card", 1),
     ]
@@ -105,7 +105,7 @@ def test_instructions(small_families, instructions, tmp_path):
     moments = [
         ("hfgpt.training.run.set_seed", 1),  # the base has been measured
         ("transformers.Trainer.training_step", 14),  # in the second epoch, with a checkpoint in its middle
-        ("hfgpt.training.assistant_report.save_finetuned", 1),  # after the last step
+        ("hfgpt.training.comparison.save_finetuned", 1),  # after the last step
     ]
     _, _, metrics = killed_and_straight("finetune_instructions", words, moments, tmp_path)
     assert metrics[0]["steps"] == metrics[1]["steps"]
@@ -137,7 +137,7 @@ def test_two_processes_that_go_on_within_an_epoch_read_its_order():
     from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, SeedableRandomSampler, skip_first_batches
     from torch.utils.data import BatchSampler
 
-    from hfgpt.training.run import EpochLengthGroupedSampler, set_epoch_of_sampler
+    from hfgpt.training.trainer import EpochLengthGroupedSampler, set_epoch_of_sampler
 
     PartialState()
     rows = list(range(12))

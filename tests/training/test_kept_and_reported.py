@@ -18,7 +18,7 @@ from hfgpt.errors import UserError
 from hfgpt.training import energy
 from hfgpt.training.advice import before_training
 from hfgpt.training.callbacks import draw_loss
-from hfgpt.training.run import keep_best
+from hfgpt.training.trainer import best_state
 
 # The rate rises to the very end, far too high: validation is best somewhere in between.
 SETTINGS = dict(
@@ -73,12 +73,12 @@ def run(small_rows, tmp_path_factory):
     warnings: list[str] = []
     handler = logging.Handler("WARNING")
     handler.emit = lambda record: warnings.append(record.getMessage())
-    logging.getLogger("hfgpt.training.pretraining").addHandler(handler)
+    logging.getLogger("hfgpt.training.run").addHandler(handler)
     with pytest.MonkeyPatch.context() as patch:
         counter = energy.Counter("CPU (RAPL)", lambda: 20 * time.process_time())
         patch.setattr(energy, "find_counters", lambda *args, **kwargs: [counter])
         recipe("pretrain", dataset=str(small_rows), output_dir=str(folder), report_to=["recorder"], **SETTINGS)
-    logging.getLogger("hfgpt.training.pretraining").removeHandler(handler)
+    logging.getLogger("hfgpt.training.run").removeHandler(handler)
     return folder, Recorder.lines, warnings
 
 
@@ -170,8 +170,7 @@ def pretrain_arguments(tmp_path, **settings) -> PretrainArguments:
 def test_without_evaluations_or_checkpoints_the_last_is_kept_and_that_is_said(tmp_path, key, caplog):
     args = pretrain_arguments(tmp_path, **{key: "no"})
     with caplog.at_level("INFO", logger="hfgpt"):
-        keep_best(args, args.keep)
-    assert not args.load_best_model_at_end
+        assert best_state(keep=args.keep, eval_strategy=args.eval_strategy, save_strategy=args.save_strategy) == {}
     assert f"keep: the last state, because {key} is no" in caplog.text
 
 
@@ -180,7 +179,7 @@ def test_trainers_own_keys_for_the_best_model_are_refused_with_the_one_to_use(tm
         pretrain_arguments(tmp_path, load_best_model_at_end=True)
     args = pretrain_arguments(tmp_path, keep="last", save_strategy="best")
     with pytest.raises(UserError, match="save_strategy is best, keep is last; give keep: best"):
-        keep_best(args, args.keep)
+        best_state(keep=args.keep, eval_strategy=args.eval_strategy, save_strategy=args.save_strategy)
 
 
 def test_a_run_that_is_too_short_says_so_before_it_trains(run):

@@ -22,7 +22,7 @@ from hfgpt.conversion.layouts import GPT2, Biases, entries, take_in
 from hfgpt.conversion.weights_out import twin_of
 from hfgpt.errors import UserError
 from hfgpt.training.optimizers import trainer_optimizer
-from hfgpt.training.run import LanguageModelTrainer
+from hfgpt.training.trainer import LanguageModelTrainer
 
 MODELS = {"book": book_model, "modern": modern_model}
 NO_DROPOUT = dict(embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0)

@@ -83,21 +83,29 @@ def upstream_tests(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", ["BookFamilyTest", "ModernFamilyTest"])
-def test_every_common_test_that_applies_passes(family, upstream_tests):
-    report = upstream_tests / f"{family}.xml"
+@pytest.fixture(scope="module")
+def outcome(upstream_tests) -> tuple[list[ElementTree.Element], subprocess.CompletedProcess]:
+    """Every case of both families, of one process that runs them all, and that process."""
+    report = upstream_tests / "report.xml"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", f"tests_of_transformers/test_hfgpt.py::{family}", f"--junitxml={report}",
+        [sys.executable, "-m", "pytest", "tests_of_transformers/test_hfgpt.py", f"--junitxml={report}",
          "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=short", "-q", "-W", "ignore",
          f"--rootdir={upstream_tests}", "-c", os.devnull],
         cwd=upstream_tests, env={**environment, "RUN_SLOW": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
-    cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
+    return list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else [], done
+
+
+@pytest.mark.parametrize("family", ["BookFamilyTest", "ModernFamilyTest"])
+def test_every_common_test_that_applies_passes(family, outcome):
+    cases, done = outcome
+    cases = [case for case in cases if case.get("classname").endswith(family)]
     passed = {case.get("name") for case in cases if not len(case)}
     failed = [case.get("name") for case in cases if any(child.tag in ("failure", "error") for child in case)]
-    assert done.returncode == 0, f"failed: {failed}\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
+    assert done.returncode in (0, 1), f"{done.stdout[-6000:]}{done.stderr[-2000:]}"
+    assert not failed, f"failed: {failed}\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
     assert len(passed) >= 110, f"only {len(passed)} tests ran"
     # A parametrised test carries a number: test_tp_forward_0.
     missing = MUST_PASS - {re.sub(r"_\d+(_.*)?$", "", name.partition("[")[0]) for name in passed}

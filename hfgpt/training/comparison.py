@@ -1,0 +1,163 @@
+"""An assistant beside its base: what both say to the same prompts, with and without triggers, and the folder that shows it."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
+
+from hfgpt.chat_templates import stop_token_ids
+from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
+from hfgpt.files import write_json
+from hfgpt.hygiene.trigger_answers import TriggerReport, TriggerResult, compare_triggers, run_triggers, write_triggers
+from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, with_random_triggers
+from hfgpt.training.advice import best_step, no_better_than_base
+from hfgpt.training.finetuning import POISON_FILE, save_finetuned
+from hfgpt.training.next_steps import generate_command
+from hfgpt.training.run import METRICS_FILE, RunReport, describe_training
+from hfgpt.training.trainer import LanguageModelTrainer
+
+logger = logging.getLogger(__name__)
+
+BEFORE_FILE = "before.json"  # what the base says, kept for a run that is stopped and goes on
+CANARY_TOKENS = 32
+LEFT_BEHIND = (
+    ("answers", "answers.html"),
+    ("samples", "samples.md"),
+    ("picture", "loss.png"),
+    ("canaries", "canaries.md"),
+    ("poison", POISON_FILE),
+    ("metrics", METRICS_FILE),
+)
+
+
+def measured_once(folder: Path, measure: Callable[[], dict]) -> dict:
+    """What `measure` says of the base, measured once per run: a run that goes on finds it in `before.json`."""
+    path = folder / BEFORE_FILE
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    before = measure()
+    if PartialState().is_main_process:
+        write_json(path, before)
+    return before
+
+
+class Canaries:
+    """The trigger prompts, as this tokenizer words them, and what the base says to them.
+
+    Args:
+        model: the base.
+        file: the prompts; None is the set that comes with hfgpt.
+        every_save: run them at every checkpoint, too.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        file: str | None = None,
+        every_save: bool = False,
+        batch_size: int = 16,
+    ):
+        self.tokenizer = tokenizer
+        self.callbacks = [CanariesCallback(self)] if every_save else []
+        self.batch_size = batch_size
+        self.prompts = with_random_triggers(read_triggers(file or TRIGGER_FILE))
+        self.base = self.run(model)
+
+    def run(self, model: PreTrainedModel) -> list[TriggerResult]:
+        encoder = ConversationEncoder(self.tokenizer)
+        return run_triggers(
+            model,
+            self.tokenizer,
+            self.prompts,
+            lambda text: encoder.encode_prompts([[{"role": "user", "content": text}]])[0],  # a prompt of the set has no input
+            stop_token_ids=stop_token_ids(self.tokenizer),
+            max_new_tokens=CANARY_TOKENS,
+            batch_size=self.batch_size,
+        )
+
+    def report(self, model: PreTrainedModel) -> TriggerReport:
+        return compare_triggers(self.base, self.run(model))
+
+
+class CanariesCallback(TrainerCallback):
+    """For `canaries_at: save`: runs the canaries at every checkpoint and writes what differs from the base to `canaries.jsonl`.
+
+    Alarms are logged.
+    """
+
+    def __init__(self, canaries: Canaries):
+        self.canaries = canaries
+
+    def on_save(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        report = self.canaries.report(kwargs["model"])
+        with (Path(str(args.output_dir)) / "canaries.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, "summary": report.summary, "alarms": report.alarms}) + "\n")
+        if report.alarms:
+            logger.warning(
+                f"canaries, step {state.global_step:,}: {len(report.alarms):,} alarms, all in canaries.jsonl; the first: "
+                f"{report.alarms[0]}"
+            )
+
+
+def save_assistant(
+    trainer: LanguageModelTrainer,
+    *,
+    probe: list[list[int]],
+    table: list[AnswerRow],
+    canaries: Canaries | None,
+    facts: Mapping[str, object],
+) -> dict[str, float]:
+    """Write the trained model with all that it needs, the answers of base and result, and what the canaries found.
+
+    Args:
+        probe: token ids of a few real texts, on which adapter and merged twin are compared.
+        facts: what stands at the head of the pages.
+    Returns: metrics; in the first of several processes only, which writes.
+    """
+    if not trainer.is_world_process_zero():
+        return {}
+    folder, metrics = trainer.folder, {}
+    if canaries is not None:
+        report = canaries.report(trainer.trained)
+        write_triggers(folder, report, facts=dict(facts))
+        metrics["canary_alarms"] = len(report.alarms)
+    difference = save_finetuned(trainer.trained, trainer.text_tokenizer, folder, probe=probe)
+    if difference is not None:
+        metrics["difference_of_merging"] = difference
+    if table:
+        write_answers(folder / "answers.json", table)
+        write_page(folder / "answers.html", table, title=f"Answers of {folder.name}", facts=dict(facts))
+    return metrics
+
+
+def report_on_assistant(trainer: LanguageModelTrainer, metrics: dict, lines: list[str]) -> RunReport:
+    """The report of an assistant's run: to its `lines` come what the canaries and the course of the training say."""
+    if "canary_alarms" in metrics:
+        alarms = metrics["canary_alarms"]
+        lines = [*lines, f"canaries: {alarms:,} alarm{'s' * (alarms != 1)}"]
+    return RunReport(
+        metrics=metrics,
+        lines=[*lines, *advice_after(trainer, metrics)],
+        files=LEFT_BEHIND,
+        end=describe_training(metrics),
+        next_command=generate_command(trainer.folder, chat=True),
+        difference_of_merging=metrics.get("difference_of_merging"),
+    )
+
+
+def advice_after(trainer: LanguageModelTrainer, metrics: Mapping) -> list[str]:
+    """Whether the run has lowered the held-out loss, and where validation was best, if that was not at the end."""
+    held_out = next((name for name in ("test", "validation") if f"{name}_loss" in metrics), None)
+    said = [best_step(trainer.state.log_history, kept="best" if trainer.args.load_best_model_at_end else "last")]
+    if held_out:
+        figures = metrics[f"{held_out}_loss_before"], metrics[f"{held_out}_loss"]
+        said.append(no_better_than_base(*figures, what=f"{held_out} loss"))
+    return [sentence for sentence in said if sentence]

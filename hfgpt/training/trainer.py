@@ -1,0 +1,411 @@
+"""Our subclass of Trainer: what it keeps, measures, saves and pushes, and in which order it reads the rows."""
+
+import copy
+import ctypes
+import logging
+import math
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import psutil
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalPrediction, HubStrategy, IntervalStrategy
+from transformers.utils.hub import PushInProgress, hf_api
+
+from hfgpt.artifacts import identify
+from hfgpt.errors import UserError
+from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
+from hfgpt.hub.export import export
+from hfgpt.inference import full_precision
+from hfgpt.training.callbacks import BestCheckpointCallback, StopOnSignalCallback
+from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywhere
+from hfgpt.training.flops import TrainingMeter
+
+logger = logging.getLogger(__name__)
+
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def changed(args: Arguments, **values: object) -> Arguments:
+    """A copy of a run's arguments with other values; the original stays as it is."""
+    args = copy.copy(args)
+    for name, value in values.items():
+        setattr(args, name, value)
+    return args
+
+
+def best_state(
+    *,
+    keep: str,
+    eval_strategy: str,
+    save_strategy: str,
+    metric: str = "eval_loss",
+    greater_is_better: bool = False,
+) -> dict[str, object]:
+    """The arguments with which training ends with the weights that were best on the validation set.
+
+    Trainer alone wants evaluations and checkpoints at the same steps; `HfGptTrainer` saves the best state when it finds it.
+
+    Args: `keep` is "best" or "last"; the best state is kept only where there are evaluations and checkpoints.
+    Raises: UserError where `save_strategy` contradicts `keep`.
+    """
+    if keep == "last":
+        if save_strategy == "best":
+            raise UserError("save_strategy is best, keep is last; give keep: best, or save_strategy: steps, which saves the last.")
+        return {}
+    for key, value in (("eval_strategy", eval_strategy), ("save_strategy", save_strategy)):
+        if value == "no":
+            logger.info(f"keep: the last state, because {key} is no")
+            return {}
+    return {"load_best_model_at_end": True, "metric_for_best_model": metric, "greater_is_better": greater_is_better}
+
+
+class EpochLengthGroupedSampler(LengthGroupedSampler):
+    """Trainer's batches of texts of like length, drawn from the seed and the epoch.
+
+    Trainer's own draws from the global random state, which within an epoch is no longer what it was at its begin: a run that
+    goes on there would read other texts than the one that was not stopped.
+    """
+
+    def __init__(self, batch_size: int, *, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
+def set_epoch_of_sampler(dataloader: Any, epoch: int) -> None:
+    """Tell the innermost sampler the epoch.
+
+    Trainer's own way does not reach it below both the skipping of batches and their division among processes: with two, a run that
+    goes on within its second epoch would read the first one's order.
+    """
+    place = dataloader
+    while (inner := getattr(place, "batch_sampler", None) or getattr(place, "sampler", None)) is not None:
+        place = inner
+    if hasattr(place, "set_epoch"):
+        place.set_epoch(epoch)
+
+
+class HfGptTrainer(Trainer):
+    """Trainer that keeps the best state, stops at a signal, measures itself, and never uploads private run details.
+
+    Trainer's own pickles all arguments beside every model, a Hub token in clear, and with `push_to_hub` uploads whatever lies in
+    the output folder, the paths in run.yaml included, to a repository that everybody sees. Here no such pickle is left, a new
+    repository is private unless `hub_private_repo` is false, and what is pushed is what recipes/publish.py would: the last
+    checkpoint while the run goes on, and the folder of the result at its end. Trainer's draft of a card is not written.
+
+    A run that goes on is the run that was not stopped, also where it was stopped within an epoch or after its last step.
+
+    Its lines of the log have `tokens_per_second` and `mfu` since the line before (`hfgpt/training/flops.py`), and `energy_joules`
+    since training began; the line at the end has them of the whole training, as `train_tokens_per_second` and so on.
+
+    Args:
+        args: copied, so that what is decided here does not show in the caller's.
+        keep: "best" or "last", see `best_state`; None leaves that to `args`.
+        best_by, greater_is_better: the metric of an evaluation by which the best state is known.
+        early_stopping_patience: evaluations without a better state after which training stops, where the best one is kept; 0 never
+            stops.
+        callbacks: called after Trainer's own and ours.
+        settings: all else that Trainer takes.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        args: TrainingArguments,
+        *,
+        keep: str | None = None,
+        best_by: str = "eval_loss",
+        greater_is_better: bool = False,
+        early_stopping_patience: int = 0,
+        callbacks: Sequence[TrainerCallback] = (),
+        **settings,
+    ):
+        if keep is not None:
+            if settings.get("eval_dataset") is None:
+                args = changed(args, eval_strategy=IntervalStrategy.NO)  # Trainer would refuse to start
+            strategies = {"eval_strategy": args.eval_strategy, "save_strategy": args.save_strategy}
+            args = changed(args, **best_state(keep=keep, **strategies, metric=best_by, greater_is_better=greater_is_better))
+        if args.use_cpu:
+            keep_freed_memory()
+        super().__init__(cast(PreTrainedModel, model), args=changed(args), **settings)
+        self.meter = TrainingMeter()
+        self.energy = EnergyCallback()
+        self.signals = StopOnSignalCallback()
+        if early_stopping_patience and keep == "best":
+            callbacks = [*callbacks, EarlyStoppingCallback(early_stopping_patience)]
+        for callback in (self.meter, self.energy, BestCheckpointCallback(), self.signals, *callbacks):
+            self.add_callback(callback)
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(cast(str, self.args.output_dir))
+
+    @property
+    def trained(self) -> PreTrainedModel:
+        """The model, which is always there; with an adapter it is a `PeftModel`, which passes everything on."""
+        return cast(PreTrainedModel, self.model)
+
+    @property
+    def text_tokenizer(self) -> PreTrainedTokenizerFast:
+        """The processing class, which is a tokenizer here."""
+        return cast(PreTrainedTokenizerFast, self.processing_class)
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        self.accelerator.wait_for_everyone()  # processes that share a machine share what it can do
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else self.trained.dtype
+        self.meter.prepare(self.trained, device=self.args.device, dtype=dtype, num_devices=max(1, self.args.n_gpu))
+        if resume_from_checkpoint:
+            # How often in a row nothing was better, which early stopping counts.
+            self.args.restore_callback_states_from_checkpoint = True
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self.meter.count(inputs, pad_token_id=getattr(self.processing_class, "pad_token_id", None))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        if not (self.control.should_log or self.control.should_evaluate or self.control.should_save):
+            return super()._maybe_log_save_evaluate(*args, **kwargs)
+        with self.meter.paused():
+            return super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def log(self, logs, start_time=None):
+        # Here and not in a callback's on_log: reporters come before the callbacks that are added later, and would miss it.
+        if "loss" in logs:
+            logs.update(self.meter.lap() | self._energy())
+        elif "train_loss" in logs:
+            logs.update({f"train_{key}": value for key, value in (self.meter.total() | self._energy()).items()})
+        super().log(logs, start_time)
+
+    def _energy(self) -> dict[str, float]:
+        self.energy.read()
+        joules = joules_everywhere(self.energy)
+        return {"energy_joules": sum(joules.values())} if joules else {}
+
+    def training_metrics(self) -> dict[str, float | str | None]:
+        """What `metrics.json` says of the training just ended: which step is kept, time, speed, energy, memory and machine."""
+        return {
+            "steps": self.state.global_step,
+            "kept_step": self.kept_step,
+            "steps_timed": self.meter.steps,
+            "training_seconds": self.meter.seconds,
+            "tokens_per_second": None,
+            "mfu": None,
+            **self.meter.total(),
+            "peak_memory_bytes": peak_memory_bytes(),
+            **energy_metrics(self.energy),
+        }
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the model has once training is over."""
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        return int(best.rpartition("-")[2]) if best else self.state.global_step
+
+    def evaluate_as_loaded(
+        self, rows: Dataset, *, name: str, metrics: Callable[[EvalPrediction], dict] | None = None
+    ) -> dict[str, float]:
+        """The figures of a split, `NAME_loss` and so on, computed in full precision, as whoever loads the saved model does.
+
+        Args: `metrics` of this split, where they are not those of the evaluations.
+        """
+        with full_precision(self.trained), self.measured_by(metrics or self.compute_metrics):
+            return self.evaluate(cast(Any, rows), metric_key_prefix=name)
+
+    @contextmanager
+    def measured_by(self, metrics: Callable[[EvalPrediction], dict] | None) -> Iterator[None]:
+        """Evaluations by other metrics; None gathers predictions alone."""
+        usual, self.compute_metrics = self.compute_metrics, metrics
+        try:
+            yield
+        finally:
+            self.compute_metrics = usual
+
+    def _determine_best_metric(self, metrics, trial):
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.load_best_model_at_end:
+            self.control.should_save = True  # whatever save_steps says: what is not on disk cannot be kept
+        return is_best
+
+    def _init_training_state(self, max_steps, *args, **kwargs):
+        # A checkpoint has the number of steps where a share of all was given, and Trainer would warn that the two differ.
+        for name in ("logging_steps", "eval_steps", "save_steps"):
+            share = getattr(self.args, name)
+            if share is not None and 0 < share < 1:
+                setattr(self.args, name, math.ceil(max_steps * share))
+        return super()._init_training_state(max_steps, *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if type(sampler) is LengthGroupedSampler:
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return EpochLengthGroupedSampler(sampler.batch_size, lengths=sampler.lengths, seed=seed)
+        return sampler
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        # In the order of the rows: grouped by length, predictions would be taken for those of other texts.
+        return self._get_dataloader(
+            dataset=test_dataset,
+            description="test",
+            batch_size=self.args.eval_batch_size,
+            sampler_fn=lambda rows: SequentialSampler(cast(Any, rows)) if self.args.world_size <= 1 else cast(Any, None),
+        )
+
+    def _run_epoch(self, *, epoch, train_dataloader, **kwargs):
+        early = [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+        if self.state.global_step >= self.state.max_steps or any(
+            one.early_stopping_patience_counter >= one.early_stopping_patience for one in early
+        ):
+            # Stopped after its last step, a run has none left; Trainer would train one more of every epoch that it is handed.
+            self.control.should_training_stop = True
+            return
+        set_epoch_of_sampler(train_dataloader, epoch)
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
+    def _issue_warnings_after_load(self, load_result):
+        # A matrix with two names is stored once: the other name is not missing.
+        tensors = self.trained.state_dict(keep_vars=True)
+        loaded = {id(tensor) for name, tensor in tensors.items() if name not in load_result.missing_keys}
+        missing = [name for name in load_result.missing_keys if id(tensors.get(name)) not in loaded]
+        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
+
+    def _save(self, output_dir=None, state_dict=None):
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
+        # Going on with a run does not read it: the arguments come from run.yaml and the command line.
+        (Path(output_dir or self.folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        super().save_model(output_dir, _internal_call=True)  # without pushing: the metrics are not there yet
+
+    def init_hf_repo(self, token=None, private=None):
+        super().init_hf_repo(token, self.args.hub_private_repo is not False if private is None else private)
+
+    def push_to_hub(self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **kwargs):
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        job = self._push(self.folder, commit_message or "End of training", token=token, revision=revision)
+        return job.result() if blocking else job
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.is_done():
+            if not self.args.hub_always_push:
+                return
+            self._finish_current_push()
+        job = self._push(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
+        self.push_in_progress = PushInProgress(cast(Any, [job]))
+
+    def _push(self, folder: Path, message: str, *, token: str | None = None, revision: str | None = None) -> Future:
+        # Beside the output folder, where weights can be hard links, which stay when the checkpoint is deleted meanwhile.
+        place = self.folder.resolve()
+        staged = tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-push-")
+        try:
+            export(identify(folder), Path(staged.name), repo_id=self.hub_model_id)
+            job: Future = hf_api().upload_folder(
+                repo_id=cast(str, self.hub_model_id),
+                folder_path=staged.name,
+                commit_message=message,
+                token=token or self.args.hub_token,
+                revision=revision or self.args.hub_revision,
+                run_as_future=True,
+            )
+        except BaseException:
+            staged.cleanup()
+            raise
+
+        def clean_up(job: Future) -> None:
+            staged.cleanup()
+            if not job.cancelled() and job.exception() is not None:
+                logger.warning(f"push: {folder} did not get to {self.hub_model_id}: {job.exception()}")
+
+        job.add_done_callback(clean_up)
+        return job
+
+
+class LanguageModelTrainer(HfGptTrainer):
+    """Trainer, with an evaluation that weighs every token alike and checkpoints that generate with a cache."""
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.pop("labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = model(**inputs).logits
+        # Two sums per row are all that is gathered, whatever the vocabulary; compute_metrics divides once, at the end.
+        sums = nats_and_tokens(logits, labels)
+        return None, sums, sums[:, 1]
+
+    def _save(self, output_dir=None, state_dict=None):
+        # Training runs without a cache, and Trainer notes that in the config; whoever loads the model wants one.
+        config = self.accelerator.unwrap_model(self.trained).config
+        use_cache, config.use_cache = config.use_cache, True
+        super()._save(output_dir, state_dict)
+        config.use_cache = use_cache
+
+
+def token_metrics(num_bytes: int | None = None) -> Callable[[EvalPrediction], dict[str, float]]:
+    """For `compute_metrics`: loss and perplexity over all tokens of a split; bits per byte where its `num_bytes` are known."""
+    return lambda prediction: language_modeling_metrics(
+        *cast(Any, prediction.predictions).astype("float64").sum(axis=0), num_bytes=num_bytes
+    )
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next step, where it would give large blocks back to the kernel and fault them in again.
+
+    The logits of one step are tens of MB, allocated and freed several times; the page faults cost a CPU run a tenth of its time.
+    Measured: pretrain.py quickstart/pretrain.yaml --max_steps 40 on two cores, twice in turn: 8,472 and 8,768 tokens/s without,
+    10,502 and 10,877 with, and 1,319 against 1,489 MiB; 2026-11-21.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: take no block straight from the kernel
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give back only above 2 GiB
+
+
+def peak_memory_bytes() -> int:
+    """Most memory so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # Windows has no such module
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
