@@ -103,7 +103,7 @@ def read_conversations(
     max_records: int | None = None,
     on_error: Literal["stop", "skip"] = "stop",
 ) -> Iterator[Conversation]:
-    """Conversations out of what `read_records` reads: Alpaca, ShareGPT, OpenAI's messages, prompts with completions.
+    """Conversations out of what `read_records` reads: Alpaca, ShareGPT, OpenAI's messages, prompts and completions.
 
     Args:
         style: the prompt style that they are for, of `CHAT_STYLES`; only Alpaca rows with an input are worded by it.

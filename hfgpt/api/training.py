@@ -170,13 +170,13 @@ def finetune_assistant(
 
     Args:
         model: folder or Hub id of any causal language model.
-        sources: instructions (Alpaca), conversations (ShareGPT, OpenAI's messages) or prompts with completions, in the files that
+        sources: instructions (Alpaca), conversations (ShareGPT, OpenAI's messages) or prompts and completions, in the files that
             `finetune_classifier` reads.
         output_dir: folder of the run; of a LoRA it is an adapter, with its base and its merged twin in it.
         prompt_style: the chat template that the tokenizer keeps, of `CHAT_STYLES`; "base" is the one that it has.
         method, max_steps, overwrite: as for `finetune_classifier`.
         options: further keys of recipes/finetune_instructions.py: max_length, source_weights, lora_rank, max_answers, ...
-    Returns: metrics with losses before and after in nats per learned token, and how the test set's answers compare with theirs.
+    Returns: metrics with losses before and after in nats per learned token, and how the answers to the test set compare with the references.
     Raises: as `finetune_classifier`.
     """
     given = dict(model=model, sources=sources, output_dir=output_dir, prompt_style=prompt_style, method=method)

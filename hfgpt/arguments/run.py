@@ -5,8 +5,8 @@ Nothing here imports torch before it is needed: `check_command_line` in launchin
 
 import os
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 from transformers import TrainingArguments

@@ -129,9 +129,7 @@ def encode_splits(
     longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     rows, counts = {}, {}
     for name, split in splits.items():
-        columns, count = supervised_rows(
-            conversations_of(split), tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on
-        )
+        columns, count = supervised_rows(conversations_of(split), tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on)
         if name == "train" and not columns["input_ids"]:
             raise UserError(
                 f"all {len(split):,} training conversations are longer than {longest:,} tokens; give a larger max_length, or "
