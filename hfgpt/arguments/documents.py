@@ -56,6 +56,11 @@ class SourceArguments(ReadingKeys, OutputKeys):
             values |= {name: value for name, value in source.items() if value not in (None, [])}
         return replace(self, **values)
 
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, as the passport keeps it beside what came of it; sources are known by their SHA-256, not by name."""
+        left_out = ("sources", "tokenizer", "output_dir", "overwrite", "card")
+        return {key: value for key, value in vars(self).items() if key not in left_out}
+
     def split(self) -> dict[str, Any]:
         """The values of `hfgpt.data.splitting.Split`."""
         return dict(by=self.split_by, validation_share=self.validation_share, test_share=self.test_share, seed=self.split_seed)

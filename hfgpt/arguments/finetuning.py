@@ -9,6 +9,7 @@ from hfgpt.arguments.methods import METHODS, Method
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.run import RunArguments
 from hfgpt.artifacts import check_model_folder
+from hfgpt.chat_templates import CHAT_STYLES
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -199,8 +200,10 @@ class InstructionArguments(AssistantArguments):
     conversation_format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion"] = data_key(
         "auto", "What a row holds; auto tells it by the columns of each source."
     )
-    prompt_style: Literal["chat", "alpaca", "base"] = data_key(
-        "chat", "How a conversation is written: our chat template, the book's Alpaca text, or the base's own template."
+    prompt_style: str = data_key(
+        "chat",
+        "How a conversation is written: our chat template, the book's Alpaca text, or the base's own template.",
+        choices=CHAT_STYLES,
     )
     source_weights: list[float] | None = data_key(None, "How often to take each source, a number for each; 1 takes every row once.")
     loss_on: Literal["assistant", "all"] = training_key("assistant", "Learn the assistant's tokens, or all of the conversation.")

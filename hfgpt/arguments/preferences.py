@@ -7,6 +7,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hfgpt.arguments.finetuning import AssistantArguments
 from hfgpt.arguments.keys import data_key, method_key, training_key
+from hfgpt.chat_templates import CHAT_STYLES
 from hfgpt.errors import UserError
 
 
@@ -21,8 +22,8 @@ class PreferenceArguments(AssistantArguments):
         0.1, "DPO, KTO: how strongly the model is held to its base, 0.1 to 0.5. ORPO: weight of the preference."
     )
     length_normalised: bool = method_key(False, "DPO with log-likelihoods per token instead of their sums, as the book has it.")
-    prompt_style: Literal["base", "chat", "alpaca"] = data_key(
-        "base", "base keeps the chat template of the assistant; the others give one to a model without."
+    prompt_style: str = data_key(
+        "base", "base keeps the chat template of the assistant; the others give one to a model without.", choices=CHAT_STYLES
     )
 
     learning_rate: float = training_key(2e-4, "Peak learning rate; LoRA wants ten times that of full.")
