@@ -95,7 +95,7 @@ def token_choice(
 
 def default_max_new_tokens(model: PreTrainedModel, *, chat: bool) -> int:
     """Tokens of an answer or of a continuation where nobody says how many: at most half the context."""
-    return min(512 if chat else 100, model.config.max_position_embeddings // 2)
+    return min(512 if chat else 100, context_length_of(model) // 2)
 
 
 def generation_settings(tokenizer: PreTrainedTokenizerFast, **settings) -> GenerationConfig:
