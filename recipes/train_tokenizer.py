@@ -31,7 +31,7 @@ from hfgpt.data.splitting import Split
 from hfgpt.data.text_files import WHOLE_FILES
 from hfgpt.errors import UserError
 from hfgpt.files import claim_output, replaced_folder
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
 from hfgpt.training.already_made import already_made

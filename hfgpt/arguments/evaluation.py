@@ -1,6 +1,5 @@
 """The arguments of recipes/evaluate.py."""
 
-import re
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,9 +19,8 @@ from hfgpt.arguments.keys import (
 )
 from hfgpt.artifacts import check_model_folder, is_unfinished
 from hfgpt.errors import UserError
-from hfgpt.files import expand_home
+from hfgpt.files import expand_home, public_name
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
 READING = ("hub_split", "hub_revision")
 KEYS = {
@@ -151,10 +149,3 @@ class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys):
                 value = [public_name(item) for item in value] if isinstance(value, list) else public_name(value)
             words += as_words(one.name, value)
         return shlex.join(words)
-
-
-def public_name(name: str) -> str:
-    """What a file, folder or Hub id may be called where everybody reads it: of a path the last part, of a Hub id all of it."""
-    if HUB_NAME.fullmatch(name) and not Path(name.partition(":")[0]).exists() and not name.startswith("."):
-        return name
-    return Path(name).resolve().name if Path(name).exists() else Path(name).name

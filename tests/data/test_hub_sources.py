@@ -10,6 +10,8 @@ import pyarrow.parquet
 import pytest
 from hub_server import HubServer
 
+pytestmark = pytest.mark.slow
+
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 # Sources and options as JSON in, documents as JSON lines out.
