@@ -43,7 +43,7 @@ from hfgpt.data.splitting import Split, split_documents
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.compression import lzma_bits_per_byte
 from hfgpt.files import claim_output, replaced_folder
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.planted_secrets import check_fit, make_canaries, plant, write_canaries
 from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256

@@ -31,7 +31,7 @@ from hfgpt.data.splitting import Split
 from hfgpt.data.text_files import WHOLE_FILES
 from hfgpt.errors import UserError
 from hfgpt.files import claim_output, replaced_folder
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
 from hfgpt.training.already_made import already_made
@@ -73,8 +73,8 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         errors.finish(used)
         raise UserError(
             f"no document is left to train on: the sources are empty, or all they hold is held out (validation_share "
-            f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; a corpus of one or "
-            "few documents wants split_by: position."
+            f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; for a corpus of one or "
+            "few documents, set split_by: position."
         )
     stream = itertools.chain([first], stream)
 

@@ -8,6 +8,7 @@ names that `transformers` uses, so that its tools find what they look for.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -125,14 +126,20 @@ class HfGptConfig(PreTrainedConfig):
 
     vocab_size: int = 50257
     hidden_size: int = 768
-    intermediate_size: int | None = None
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    if TYPE_CHECKING:  # as `__post_init__` leaves them: whoever reads a config finds no None
+        intermediate_size: int = 0
+        num_key_value_heads: int = 0
+        head_dim: int = 0
+        rope_parameters: Any = None
+    else:
+        intermediate_size: int | None = None
+        num_key_value_heads: int | None = None
+        head_dim: int | None = None
+        rope_parameters: RopeParameters | dict | None = None
     max_position_embeddings: int = 1024
     position_embedding_type: str = "learned"
-    rope_parameters: RopeParameters | dict | None = None
     norm_type: str = "layernorm"
     norm_eps: float = 1e-5
     mlp_type: str = "plain"
@@ -162,7 +169,8 @@ class HfGptConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.position_embedding_type != "rotary":
             self.rope_parameters = None  # the base class fills it in for everybody
-        self.base_model_tp_plan = self._tensor_parallel_plan()
+        # transformers' own plans are the class's, because their models have no switches.
+        self.base_model_tp_plan = self._tensor_parallel_plan()  # pyright: ignore[reportAttributeAccessIssue]
 
     def validate_architecture(self):
         """Check the fields against each other; part of the validation that `@strict` runs."""
@@ -223,7 +231,7 @@ class HfGptConfig(PreTrainedConfig):
         if size not in GPT2_SIZES:
             raise ValueError(f"{size!r} is no published GPT-2 size; choose one of {', '.join(GPT2_SIZES)}.")
         layers, width, heads = GPT2_SIZES[size]
-        shape = dict(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads)
+        shape: dict[str, Any] = dict(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads)
         return cls(**shape | overrides)
 
     @classmethod
@@ -238,7 +246,7 @@ class HfGptConfig(PreTrainedConfig):
         if depth < 1:
             raise ValueError(f"depth is {depth}; it counts the layers, so give 1 or more.")
         width = 128 * ((depth + 1) // 2)
-        shape = dict(
+        shape: dict[str, Any] = dict(
             num_hidden_layers=depth,
             hidden_size=width,
             num_attention_heads=width // 64,

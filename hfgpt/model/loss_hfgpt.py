@@ -54,7 +54,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                 grad_weight.addmm_(block.t(), hidden[rows])
             else:
                 grad_weight += block.t() @ hidden[rows]
-        return grad_hidden, grad_weight.to(weight.dtype), None
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None
 
 
 def _blocks(logits: torch.Tensor) -> list[slice]:
@@ -70,14 +70,14 @@ def can_fuse(head: nn.Module) -> bool:
         and head.bias is None
         and not (head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or "forward" in head.__dict__)
         and not torch.compiler.is_compiling()  # the compiler fuses the plain form by itself
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # documented all the same
     )
 
 
 def head_and_loss(
     head: nn.Linear,
     hidden: torch.Tensor,
-    labels: torch.Tensor | None,
+    labels: torch.Tensor,
     *,
     shift_labels: torch.Tensor | None = None,
     num_items_in_batch: torch.Tensor | int | None = None,

@@ -8,7 +8,7 @@ from typing import cast
 
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.errors import UserError
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from transformers import set_seed
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.errors import RunStopped, UserError
 from hfgpt.files import claim_output, read_json, write_json, write_whole
-from hfgpt.hub.card.card import CARD_NAME, write_card
+from hfgpt.hub.card.rendering import CARD_NAME, write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.training.advice import before_training
 from hfgpt.training.checkpoints import newest_complete_checkpoint

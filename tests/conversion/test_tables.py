@@ -27,7 +27,7 @@ def test_a_source_format_of_another_package(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="says its num_attention_heads itself"):
         read_source(str(tmp_path / "toy.pt"), num_attention_heads=4)
     words = [str(tmp_path / "toy.pt"), "--output_dir", str(tmp_path / "out"), "--source_format", "toy"]
-    assert parse_arguments(ConvertArguments, words, positional="source").source_format == "toy"
+    assert parse_arguments(ConvertArguments, words).source_format == "toy"
 
 
 def test_a_target_of_another_package(monkeypatch, tmp_path):
@@ -39,10 +39,10 @@ def test_a_target_of_another_package(monkeypatch, tmp_path):
 
     monkeypatch.setitem(TARGETS, "toy", Target(as_toy, refuses={"dtype": "it keeps what it is given."}))
     words = ["base", "--output_dir", str(tmp_path / "out"), "--target", "toy"]
-    args = parse_arguments(ConvertArguments, words, positional="source")
+    args = parse_arguments(ConvertArguments, words)
     model = modern_model()
     export = resolve(TARGETS.find(args.target).export)(model, None, ExportOptions("base", tmp_path / "out"))
     export.write(tmp_path)
     assert torch.load(tmp_path / "out.pt").keys() == model.state_dict().keys()
     with pytest.raises(UserError, match="dtype is bfloat16, but target is toy; it keeps what it is given"):
-        parse_arguments(ConvertArguments, [*words, "--dtype", "bfloat16"], positional="source")
+        parse_arguments(ConvertArguments, [*words, "--dtype", "bfloat16"])
