@@ -85,8 +85,8 @@ def divided(
             near_copy_similarity=decontamination.keeps_together,
             given=files.given,
         )
-        for name in parts:
-            splits[name].append(parts[name])
+        for name, part in cast(dict[str, Dataset], parts).items():
+            splits[name].append(part)
     for name in files.given:
         splits[name] = [read(files.names[name], name)]
     return splits
@@ -139,7 +139,7 @@ def encode_splits(
             count.packed_rows = len(columns["input_ids"])
             count.padding = count.packed_rows * longest - count.tokens
         else:
-            columns["length"] = [len(ids) for ids in columns["input_ids"]]
+            columns["length"] = cast(list, [len(ids) for ids in columns["input_ids"]])
         rows[name] = Dataset.from_dict(columns)
         counts[name] = asdict(count)
         lost = count.dropped_too_long + count.dropped_without_answer
@@ -151,7 +151,9 @@ def encode_splits(
     return DatasetDict(rows), counts
 
 
-def build_assistant(base: Base, *, seed: int, attn_implementation: str, quantization: str = "none", **config) -> PreTrainedModel:
+def build_assistant(
+    base: Base, *, seed: int, attn_implementation: str | None, quantization: str = "none", **config
+) -> PreTrainedModel:
     """The base as a language model that stops where its tokenizer's template ends a turn.
 
     Args:
@@ -201,5 +203,5 @@ class AnswersCallback(TrainerCallback):
             ending = "" if said.stopped else "\n[not ended]"
             # four backquotes: an answer may hold three
             lines.append(f"````text\n{messages[-1]['content']}\n----\n{said.text}{ending}\n````\n")
-        with (Path(args.output_dir) / "samples.md").open("a", encoding="utf-8") as file:
+        with (Path(str(args.output_dir)) / "samples.md").open("a", encoding="utf-8") as file:
             file.write("\n".join(lines))
