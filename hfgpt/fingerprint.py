@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import transformers
@@ -53,7 +54,7 @@ def record_fingerprint(
     """
     adapted = isinstance(model, PeftModel)
     # What PEFT put its layers into: around it, accelerate has training compute in bfloat16.
-    body = model.get_base_model() if adapted else model
+    body = cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
     if any(hasattr(parameter, "full_tensor") for parameter in body.parameters()):
         body = type(body).from_pretrained(folder, dtype=torch.float32)
     elif not adapted and any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in body.parameters()):
@@ -180,7 +181,7 @@ def probe_rows(model: PreTrainedModel, *, seed: int = 0) -> list[torch.Tensor]:
     return [row.masked_fill(row == pad, pad - 1 if pad else 1) for row in rows] if pad is not None else rows
 
 
-def logits_of(model: PreTrainedModel, rows: list[torch.Tensor]) -> list[torch.Tensor]:
+def logits_of(model: PreTrainedModel | PeftModel, rows: list[torch.Tensor]) -> list[torch.Tensor]:
     """The logits of each row, without dropout; the model's mode is as before when this returns."""
     with evaluating(model):
         return [model(row.to(model.device)).logits.float().cpu() for row in rows]
@@ -204,7 +205,7 @@ def check_equal(first: list[torch.Tensor], second: list[torch.Tensor], *, what: 
 
 def tensor_sha256(tensor: torch.Tensor) -> str:
     """SHA-256 of a tensor's bytes as they are stored."""
-    return hashlib.sha256(tensor.detach().contiguous().cpu().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(cast(Any, tensor.detach().contiguous().cpu().view(torch.uint8).numpy())).hexdigest()
 
 
 def weights_sha256(model: PreTrainedModel) -> str:

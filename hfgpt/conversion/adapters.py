@@ -3,6 +3,7 @@
 import copy
 import re
 from pathlib import Path
+from typing import cast
 
 import peft
 import torch
@@ -67,7 +68,7 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     peft.set_peft_model_state_dict(adapted, tensors)
     rows = probe_rows(model)
     beside = logits_of(adapted, rows)
-    merged = adapted.merge_and_unload(safe_merge=True)
+    merged = cast(Model, adapted.merge_and_unload(safe_merge=True))
     return merged, check_equal(logits_of(merged, rows), beside, what="the merged model and of the model with the adapter beside it")
 
 

@@ -25,7 +25,20 @@ from transformers.activations import ACT2FN
 from hfgpt.arguments.conversion import SOURCES
 from hfgpt.artifacts import check_model_folder, is_unfinished
 from hfgpt.conversion.checkpoints import check_tensors, read_folder, read_tensorflow
-from hfgpt.conversion.layouts import BOOK, GPT2, HEADS, NANOGPT, OPENAI, Biases, Entry, Layout, entries, take_in, with_zero_biases
+from hfgpt.conversion.layouts import (
+    BOOK,
+    GPT2,
+    GPT2_FIELDS,
+    HEADS,
+    NANOGPT,
+    OPENAI,
+    Biases,
+    Entry,
+    Layout,
+    entries,
+    take_in,
+    with_zero_biases,
+)
 from hfgpt.conversion.recognition import Contents, attention_shape, from_hub, recognise
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
@@ -157,19 +170,7 @@ def _read_gpt2(contents: Contents) -> Converted:
     labels = {name: getattr(source, name) for name in ("id2label", "label2id", "problem_type") if is_classifier}
     config = _config(
         path / "config.json",
-        vocab_size=source.vocab_size,
-        hidden_size=source.n_embd,
-        intermediate_size=source.n_inner,
-        num_hidden_layers=source.n_layer,
-        num_attention_heads=source.n_head,
-        max_position_embeddings=source.n_positions,
-        norm_eps=source.layer_norm_epsilon,
-        hidden_act=source.activation_function,
-        embedding_dropout=source.embd_pdrop,
-        residual_dropout=source.resid_pdrop,
-        attention_dropout=source.attn_pdrop,
-        initializer_range=source.initializer_range,
-        tie_word_embeddings=source.tie_word_embeddings,
+        **{ours: getattr(source, theirs) for ours, theirs in GPT2_FIELDS.items()},
         **_special_ids(source),
         **labels,
     )
@@ -399,7 +400,8 @@ def _shape(tensors: dict[str, torch.Tensor], name: str, path: Path) -> tuple[int
         raise UserError(f"{path} lacks the tensor {name}, which the model's shape is read from; it has {', '.join(tensors)}.")
     if tensors[name].ndim != 2:
         raise UserError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}, two axes are needed.")
-    return tuple(tensors[name].shape)
+    rows, columns = tensors[name].shape
+    return rows, columns
 
 
 def _num_blocks(tensors: dict[str, torch.Tensor], layout: Layout, path: Path) -> int:
