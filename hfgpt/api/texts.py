@@ -1,7 +1,7 @@
 """Reading, cutting and packing texts, without a folder in between: what prepared data is made of, in a notebook's hands."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from os import fspath
+from os import PathLike, fspath
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from hfgpt.errors import UserError
 
 
 def _names(sources: Place | Iterable[Place]) -> list[str]:
-    return [fspath(sources)] if isinstance(sources, str) or hasattr(sources, "__fspath__") else [fspath(one) for one in sources]
+    return [fspath(one) for one in ([sources] if isinstance(sources, str | PathLike) else sources)]
 
 
 def read_documents(
@@ -103,7 +103,7 @@ def read_conversations(
     max_records: int | None = None,
     on_error: Literal["stop", "skip"] = "stop",
 ) -> Iterator[Conversation]:
-    """Conversations out of what `read_records` reads: Alpaca, ShareGPT, OpenAI's messages, prompts with completions.
+    """Conversations out of what `read_records` reads: Alpaca, ShareGPT, OpenAI's messages, prompts and completions.
 
     Args:
         style: the prompt style that they are for, of `CHAT_STYLES`; only Alpaca rows with an input are worded by it.

@@ -137,8 +137,8 @@ def finetune_classifier(
         output_dir: folder of the run; of a LoRA it is an adapter, with its base and its merged twin in it.
         text_column, label_column: columns of the texts and of their labels, words or numbers.
         label_delimiter: what separates several labels of one text; None is one label per text.
-        method: what is trained: "lora", "last_block", "full" or "head"; "likelihood" trains nothing and asks the language model
-            which label it finds likeliest.
+        method: what is trained, of `METHODS`: "lora", "last_block", "full", "head"; "likelihood" trains nothing and asks the
+            language model which label it finds likeliest.
         max_steps: optimizer steps; -1 takes `num_train_epochs` times over the examples instead.
         overwrite: forget what output_dir holds and start again.
         options: further keys of recipes/finetune_classification.py: validation_sources, test_sources, balance, lora_rank, ...
@@ -157,7 +157,7 @@ def finetune_assistant(
     sources: Place | Sequence[Place],
     *,
     output_dir: Place,
-    prompt_style: Literal["chat", "alpaca", "base"] = "chat",
+    prompt_style: str = "chat",
     method: str = "lora",
     num_train_epochs: float = 3.0,
     max_steps: int = -1,
@@ -170,13 +170,13 @@ def finetune_assistant(
 
     Args:
         model: folder or Hub id of any causal language model.
-        sources: instructions (Alpaca), conversations (ShareGPT, OpenAI's messages) or prompts with completions, in the files that
+        sources: instructions (Alpaca), conversations (ShareGPT, OpenAI's messages) or prompts and completions, in the files that
             `finetune_classifier` reads.
         output_dir: folder of the run; of a LoRA it is an adapter, with its base and its merged twin in it.
-        prompt_style: the chat template that the tokenizer keeps; "base" is the one that it has.
+        prompt_style: the chat template that the tokenizer keeps, of `CHAT_STYLES`; "base" is the one that it has.
         method, max_steps, overwrite: as for `finetune_classifier`.
         options: further keys of recipes/finetune_instructions.py: max_length, source_weights, lora_rank, max_answers, ...
-    Returns: metrics with losses before and after in nats per learned token, and how the test set's answers compare with theirs.
+    Returns: metrics with losses before and after in nats per learned token, and how the answers to the test set compare with the references.
     Raises: as `finetune_classifier`.
     """
     given = dict(model=model, sources=sources, output_dir=output_dir, prompt_style=prompt_style, method=method)

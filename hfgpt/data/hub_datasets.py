@@ -67,7 +67,7 @@ def hub_errors_named(name: str) -> Iterator[None]:
     try:
         yield
     except (DatasetNotFoundError, ConnectionError) as error:
-        raise MissingFileError(f"{name!r} is no file here, and the Hub has no such dataset: {_reason(error)}") from error
+        raise MissingFileError(f"{name!r} is not a file here, and the Hub has no such dataset: {_reason(error)}") from error
     except (DatasetsError, ValueError, RuntimeError, OSError, pyarrow.ArrowException, yaml.YAMLError) as error:
         raise UserError(f"the Hub dataset {name} cannot be read: {_reason(error)}") from error
 

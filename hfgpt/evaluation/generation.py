@@ -70,7 +70,7 @@ def sample(
 
 
 def generate(model: PreTrainedModel, ids: torch.Tensor, *, mask: torch.Tensor | None = None, **settings) -> torch.Tensor:
-    """What `model.generate` puts behind ids (B, T): the new ones alone, (B, new). Without `mask` all ids are read."""
+    """The ids (B, new) that `model.generate` adds to ids (B, T). Without a `mask` all ids are read."""
     mask = torch.ones_like(ids) if mask is None else mask
     output = cast(Any, model).generate(input_ids=ids, attention_mask=mask, **settings)  # to pyright, it might be a tensor
     return output[:, ids.shape[1] :]
@@ -95,7 +95,7 @@ def token_choice(
 
 def default_max_new_tokens(model: PreTrainedModel, *, chat: bool) -> int:
     """Tokens of an answer or of a continuation where nobody says how many: at most half the context."""
-    return min(512 if chat else 100, model.config.max_position_embeddings // 2)
+    return min(512 if chat else 100, context_length_of(model) // 2)
 
 
 def generation_settings(tokenizer: PreTrainedTokenizerFast, **settings) -> GenerationConfig:
