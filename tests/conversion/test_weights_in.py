@@ -15,7 +15,8 @@ from twins import book_model, gpt2_twin, randomized
 
 from hfgpt import HfGptConfig, HfGptForCausalLM, HfGptForSequenceClassification
 from hfgpt.conversion.layouts import BOOK, GPT2, NANOGPT, OPENAI, Biases, entries
-from hfgpt.conversion.weights_in import PUBLISHED_HEADS, read_source
+from hfgpt.conversion.readers import PUBLISHED_HEADS
+from hfgpt.conversion.weights_in import read_source
 
 
 @torch.no_grad()
