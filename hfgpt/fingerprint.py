@@ -29,8 +29,9 @@ TEXTS = (
 POSITIONS = 24  # most tokens of a text whose logits are kept
 COLUMNS = 16  # ids whose logits are kept, spread over the vocabulary
 NEW_TOKENS = 16
-# Share of the largest logit (of 1 at least). A GPU adds in another order than the CPU that checks: 1e-5 was seen between them.
-TOLERANCE = 1e-4
+# Shares of the largest logit (of 1 at least). Of the record: a GPU adds in another order than the CPU that checks; 1e-5 was seen
+# between them. Of two float32 implementations of one function in one process: they differ by less, in whatever order they add.
+RECORD_TOLERANCE, TWIN_TOLERANCE = 1e-4, 1e-5
 
 
 def record_fingerprint(
@@ -131,7 +132,7 @@ def _measured(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None)
         }
     result = {
         "task": "text-generation" if generates else "text-classification",
-        "tolerance": _rounded(TOLERANCE * largest),
+        "tolerance": _rounded(RECORD_TOLERANCE * largest),
         "columns": columns,
         "texts": texts,
     }
@@ -166,10 +167,6 @@ def _rounded(value: float) -> float:
     return float(f"{value:.7g}")  # float32 knows no more digits
 
 
-# Share of the largest logit: two float32 implementations of one function differ by less, in whatever order they add.
-TOLERANCE = 1e-5
-
-
 def probe_rows(model: PreTrainedModel, *, seed: int = 0) -> list[torch.Tensor]:
     """Three rows (1, T) of random token ids that the model takes; one by one, so that no padding is needed."""
     generator = torch.Generator().manual_seed(seed)
@@ -194,7 +191,7 @@ def check_equal(first: list[torch.Tensor], second: list[torch.Tensor], *, what: 
     """
     difference = max((ours - theirs).abs().max().item() for ours, theirs in zip(first, second))
     largest = max(theirs.abs().max().item() for theirs in second)
-    allowed = TOLERANCE * max(1.0, largest)
+    allowed = TWIN_TOLERANCE * max(1.0, largest)
     if not difference <= allowed:  # refuses nan as well
         raise UserError(
             f"the logits of {what} differ by up to {difference:.3g}; {allowed:.3g} is allowed, because both compute the same "

@@ -1,4 +1,4 @@
-"""Text out of a model."""
+"""How a model is asked: in evaluation mode, with random numbers of its own, in full precision, greedily."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

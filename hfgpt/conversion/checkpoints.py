@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,14 +17,15 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def read_folder(folder: Path) -> dict[str, torch.Tensor]:
+def read_folder(folder: Path, names: Sequence[str] = WEIGHT_FILES) -> dict[str, torch.Tensor]:
     """The tensors of a transformers folder: safetensors or pytorch_model.bin, in one file or in shards.
 
+    Args: `names` of the files that may hold them; the first that is there is read.
     Raises: FileNotFoundError for a folder without weights or with a shard missing; ValueError for files that cannot be read.
     """
-    name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    name = next((name for name in names if (folder / name).is_file()), None)
     if name is None:
-        raise MissingFileError(f"{folder} holds no weights; one of {', '.join(WEIGHT_FILES)} is needed.")
+        raise MissingFileError(f"{folder} holds no weights; one of {', '.join(names)} is needed.")
     if not name.endswith(".index.json"):
         return read_file(folder / name)
     weight_map = read_json(folder / name).get("weight_map")
