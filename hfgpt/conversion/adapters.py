@@ -34,11 +34,10 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     """
     if model.dtype != torch.float32:
         raise WrongTypeError(f"the model is {model.dtype}; adapters are merged in float32, cast it before and back afterwards.")
-    settings = read_json(folder / ADAPTER_CONFIG)
+    settings, tensors = read_json(folder / ADAPTER_CONFIG), read_folder(folder, WEIGHT_FILES)
     if settings.get("peft_type") != "LORA":
         raise UserError(f"{folder / ADAPTER_CONFIG}: peft_type is {settings.get('peft_type')!r}; LORA can be merged.")
     check_adapter_base(folder, model)
-    tensors = read_folder(folder, WEIGHT_FILES)
     if settings.get("task_type") == "SEQ_CLS" and isinstance(model, HfGptForCausalLM):
         model = classifier_of(model, _labels(folder, tensors), **_head_settings(folder))
     config = peft.PeftConfig.from_pretrained(str(folder))
