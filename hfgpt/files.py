@@ -18,7 +18,8 @@ from hfgpt.errors import AccessError, MissingFileError, UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A data set or model on the Hub, always with its owner: user/name or user/name:configuration.
+# A data set or model on the Hub: user/name or user/name:configuration. Always with the owner, because load_dataset takes a bare
+# "json" or "text" for one of its own loaders and reads whatever lies here.
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 # Files
