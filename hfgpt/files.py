@@ -41,9 +41,12 @@ def public_name(place: str) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small file under another name first: killed at any moment, it is the old one or the new one, never half of one."""
+    """Write a small file under another name first: killed at any moment, it is the old one or the new one, never half of one.
+
+    A hard link to it elsewhere keeps what it had.
+    """
     temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())  # a name that outlives a power cut names text that does

@@ -20,6 +20,7 @@ from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, M
 from hfgpt.arguments.card import MARKDOWN
 from hfgpt.artifacts import Artifact, identify
 from hfgpt.errors import MissingFileError, UserError, sentence_of
+from hfgpt.files import write_whole
 from hfgpt.hub.card.context import context_of
 from hfgpt.hub.card.markdown import FILTERS, Markdown, escaped
 from hfgpt.hub.card.seal import is_ours, sealed
@@ -73,13 +74,13 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, base_model: st
         path, text = artifact.folder / CARD_NAME, sealed(render_card(artifact, **told))
         if is_somebodys(path):
             generated = artifact.folder / GENERATED_NAME
-            _write(generated, text)
+            write_whole(generated, text)
             logger.warning(
                 f"{path} was edited or written by somebody, so it stays; the card that hfgpt would write is {generated}. What "
                 "shall be in every card of this folder belongs into its card.yaml; delete README.md to have it written again."
             )
         else:
-            _write(path, text)
+            write_whole(path, text)
             (artifact.folder / GENERATED_NAME).unlink(missing_ok=True)
     return Path(folder) / CARD_NAME
 
@@ -97,7 +98,7 @@ def renew_card(folder: str | Path) -> list[Path]:
         if is_somebodys(path) or (path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text):
             continue
         try:
-            _write(path, text)
+            write_whole(path, text)
         except OSError as error:
             logger.warning(f"{path} stays as it is, because it cannot be written ({error.strerror})")
             continue
@@ -123,13 +124,6 @@ def _with_cards(folder: str | Path) -> list[Artifact]:
 def is_somebodys(path: Path) -> bool:
     """Whether a person wrote or edited this card."""
     return path.is_file() and not is_ours(path.read_text(encoding="utf-8", errors="replace"))
-
-
-def _write(path: Path, text: str) -> None:
-    # Another name first: a crash leaves the old card or the new one, and a hard link to a card elsewhere is not written through.
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)
 
 
 def _environment(template_folder: Path | None) -> jinja2.Environment:
@@ -197,7 +191,7 @@ def main(words: list[str]) -> None:
             path = args.output_file
             text = render_card(identify(args.folder), repo_id=args.repo_id, base_model=args.base_model)
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, text)
+            write_whole(path, text)
     except (UserError, OSError) as error:
         if (sentence := sentence_of(error)) is None:
             raise
