@@ -176,7 +176,8 @@ def finetune_assistant(
         prompt_style: the chat template that the tokenizer keeps, of `CHAT_STYLES`; "base" is the one that it has.
         method, max_steps, overwrite: as for `finetune_classifier`.
         options: further keys of recipes/finetune_instructions.py: max_length, source_weights, lora_rank, max_answers, ...
-    Returns: metrics with losses before and after in nats per learned token, and how the answers to the test set compare with the references.
+    Returns: metrics with losses before and after in nats per learned token, and how the answers to the test set compare with the
+        references.
     Raises: as `finetune_classifier`.
     """
     given = dict(model=model, sources=sources, output_dir=output_dir, prompt_style=prompt_style, method=method)

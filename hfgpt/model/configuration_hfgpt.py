@@ -8,6 +8,7 @@ names that `transformers` uses, so that its tools find what they look for.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -162,7 +163,8 @@ class HfGptConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.position_embedding_type != "rotary":
             self.rope_parameters = None  # the base class fills it in for everybody
-        self.base_model_tp_plan = self._tensor_parallel_plan()
+        # Of transformers' models it is the class's; here it depends on the switches.
+        self.base_model_tp_plan = self._tensor_parallel_plan()  # pyright: ignore[reportAttributeAccessIssue]
 
     def validate_architecture(self):
         """Check the fields against each other; part of the validation that `@strict` runs."""
@@ -180,8 +182,8 @@ class HfGptConfig(PreTrainedConfig):
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability from 0 to below 1 is needed.")
-        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        if self.head_dim == self.hidden_size // heads and self.hidden_size % heads:
+        heads, kv_heads, head_dim = self.num_attention_heads, self.num_key_value_heads or 0, self.head_dim or 0  # filled in above
+        if head_dim == self.hidden_size // heads and self.hidden_size % heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {heads} "
                 f"(remainder {self.hidden_size % heads}); change one of them, or give head_dim."
@@ -191,9 +193,9 @@ class HfGptConfig(PreTrainedConfig):
                 f"num_attention_heads {heads} is not divisible by num_key_value_heads {kv_heads}; every group of query "
                 "heads shares one key/value head, so choose a divisor."
             )
-        if self.position_embedding_type == "rotary" and self.head_dim % 2:
+        if self.position_embedding_type == "rotary" and head_dim % 2:
             raise ValueError(
-                f"head_dim {self.head_dim} (hidden_size {self.hidden_size}, num_attention_heads {heads}) is odd; rotary "
+                f"head_dim {head_dim} (hidden_size {self.hidden_size}, num_attention_heads {heads}) is odd; rotary "
                 "positions turn pairs of channels, so make it even."
             )
 
@@ -223,7 +225,7 @@ class HfGptConfig(PreTrainedConfig):
         if size not in GPT2_SIZES:
             raise ValueError(f"{size!r} is no published GPT-2 size; choose one of {', '.join(GPT2_SIZES)}.")
         layers, width, heads = GPT2_SIZES[size]
-        shape = dict(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads)
+        shape: dict[str, Any] = dict(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads)
         return cls(**shape | overrides)
 
     @classmethod
@@ -238,7 +240,7 @@ class HfGptConfig(PreTrainedConfig):
         if depth < 1:
             raise ValueError(f"depth is {depth}; it counts the layers, so give 1 or more.")
         width = 128 * ((depth + 1) // 2)
-        shape = dict(
+        shape: dict[str, Any] = dict(
             num_hidden_layers=depth,
             hidden_size=width,
             num_attention_heads=width // 64,

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.generation import GenerationMixin
+from transformers.generation.utils import GenerationMixin
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import (
@@ -33,9 +34,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.auto import modeling_auto
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.processing_utils import Unpack  # pyright: ignore[reportAttributeAccessIssue]  # it is there with Python 3.10, too
+from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hfgpt import AUTO_MAP, HfGptConfig, as_published, published_class
@@ -54,12 +54,15 @@ class HfGptRotaryEmbedding(nn.Module):
     The first half of the sines is negative, as `rotate` wants them. Source: Su et al. (2021), eq. 34.
     """
 
+    inv_freq: torch.Tensor
+    original_inv_freq: torch.Tensor
+
     def __init__(self, config: HfGptConfig):
         super().__init__()
         self.config = config
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = config.rope_parameters["rope_type"]
+        self.rope_type = cast(dict, config.rope_parameters)["rope_type"]
         rope_init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
         inv_freq, self.attention_scaling = rope_init(config)
         self.register_buffer("inv_freq", inv_freq, persistent=False)
@@ -68,8 +71,9 @@ class HfGptRotaryEmbedding(nn.Module):
     @staticmethod
     def compute_default_rope_parameters(config: HfGptConfig, **kwargs) -> tuple[torch.Tensor, float]:
         """Inverse frequencies (D / 2,) of plain RoPE, and the factor 1 on cosine and sine."""
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+        head_dim, theta = cast(int, config.head_dim), cast(dict, config.rope_parameters)["rope_theta"]
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float) / head_dim
+        return 1.0 / theta**exponents, 1.0
 
     def _apply(self, fn, recurse=True):
         """Follow the model to another device, but not to another dtype: rounded frequencies would turn by other angles."""
@@ -125,7 +129,7 @@ def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "HfGptAttention",
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -158,17 +162,18 @@ class HfGptAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        # The config fills in both where they are not given.
+        self.head_dim, num_key_value_heads = cast(int, config.head_dim), cast(int, config.num_key_value_heads)
+        self.num_key_value_groups = config.num_attention_heads // num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = True
         query_width = config.num_attention_heads * self.head_dim
-        key_value_width = config.num_key_value_heads * self.head_dim
+        key_value_width = num_key_value_heads * self.head_dim
         self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, key_value_width, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, key_value_width, bias=config.attention_bias)
         self.o_proj = nn.Linear(query_width, config.hidden_size, bias=config.attention_bias)
-        self.o_proj.writes_residual = True
+        cast(Any, self.o_proj).writes_residual = True
         self.q_norm = HfGptRMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = HfGptRMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
@@ -184,14 +189,15 @@ class HfGptAttention(nn.Module):
         query = self.q_proj(hidden_states).view(heads)  # (B, T, H, D)
         key = self.k_proj(hidden_states).view(heads)  # (B, T, K, D)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)  # (B, K, T, D)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if position_embeddings is not None:
             query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
         query, key = query.transpose(1, 2), key.transpose(1, 2)  # (B, H, T, D) and (B, K, T, D)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)  # (B, K, S, D)
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        implementation: Any = self.config._attn_implementation  # chosen when the model was made
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, probabilities = attention(
             self,
             query,
@@ -210,13 +216,14 @@ class HfGptMLP(nn.Module):
 
     def __init__(self, config: HfGptConfig):
         super().__init__()
+        intermediate_size = cast(int, config.intermediate_size)  # the config fills it in
         if config.mlp_type == "gated":
-            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+            self.gate_proj = nn.Linear(config.hidden_size, intermediate_size, bias=config.mlp_bias)
         else:
             self.gate_proj = None
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        self.down_proj.writes_residual = True
+        self.up_proj = nn.Linear(config.hidden_size, intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        cast(Any, self.down_proj).writes_residual = True
         # The same function in one kernel instead of eight operations and their eight intermediate results.
         self.act_fn = ACT2FN["gelu_pytorch_tanh" if config.hidden_act == "gelu_new" else config.hidden_act]
 
@@ -261,7 +268,7 @@ class HfGptDecoderLayer(GradientCheckpointingLayer):
 
 def is_adapted_alone(name: str, module: nn.Module) -> bool:
     """Whether a module of PEFT in the place of the head or the embedding adapts it without the other one."""
-    adapter = getattr(module, "token_adapter", module)
+    adapter: Any = getattr(module, "token_adapter", module)
     if hasattr(adapter, "trainable_tokens_delta"):  # single rows; PEFT itself trains those of the embedding in the head as well
         return name == "lm_head" and not adapter.tied_adapter
     return hasattr(adapter, "base_layer") and type(adapter.base_layer.weight) is nn.Parameter
@@ -291,16 +298,16 @@ class HfGptPreTrainedModel(PreTrainedModel):
             self.loss_type = loss_type
         # The heads ask AutoModel for their backbone by the class of the config. Remote code of a local folder comes in two copies
         # (that of the config alone, that of this file), and it can be a subclass: the class at hand need not be this file's.
-        modeling_auto.MODEL_MAPPING.register(type(config), HfGptModel, exist_ok=True)
+        cast(Any, modeling_auto.MODEL_MAPPING).register(type(config), HfGptModel, exist_ok=True)  # by its types, of names alone
 
-    def __setattr__(self, name: str, value):
+    def __setattr__(self, name: str, value: Any):
         """Give head and embedding a weight each where an adapter is put beside one of them alone.
 
         Tied, both would change when the adapter is merged, and the merged model would be another one (huggingface/peft#2777).
         """
         super().__setattr__(name, value)
         if name in ("lm_head", "embed_tokens") and self.config.tie_word_embeddings and is_adapted_alone(name, value):
-            layer = getattr(value, "token_adapter", value).base_layer
+            layer: Any = getattr(value, "token_adapter", value).base_layer
             layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=layer.weight.requires_grad)
             self.config.tie_word_embeddings = False
 
@@ -315,7 +322,7 @@ class HfGptPreTrainedModel(PreTrainedModel):
         # rule for the attention or the MLP that contains it would never run.
         if getattr(module, "writes_residual", False):
             scaled = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
-            init.normal_(module.weight, mean=0.0, std=scaled)
+            init.normal_(cast(torch.Tensor, module.weight), mean=0.0, std=scaled)
 
     def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
         """Save as transformers does; the folder also carries this code and names it for every Auto class.
@@ -355,11 +362,11 @@ class HfGptModel(HfGptPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
@@ -372,12 +379,12 @@ class HfGptModel(HfGptPreTrainedModel):
             position past the learned ones (a GPU, which does not look at values, asserts instead), and for training or
             generating with flex_attention on a CPU.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds.")
         if self.config._attn_implementation == "flex_attention" and self.device.type == "cpu":
             check_flex_attention(self, past_key_values)
-        if inputs_embeds is None:
+        if inputs_embeds is None and input_ids is not None:
             inputs_embeds = look_up(self.embed_tokens, input_ids, "token id", "vocab_size")
+        elif inputs_embeds is None or input_ids is not None:
+            raise ValueError("give exactly one of input_ids and inputs_embeds.")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
@@ -395,8 +402,8 @@ class HfGptModel(HfGptPreTrainedModel):
         )
         if self.embed_positions is not None:
             inputs_embeds = inputs_embeds + look_up(self.embed_positions, position_ids, "position", "max_position_embeddings")
-            position_embeddings = None
-        else:
+        position_embeddings = None
+        if self.rotary_emb is not None:
             cos, sin = self.rotary_emb(inputs_embeds, position_ids)
             position_embeddings = cos.unsqueeze(2), sin.unsqueeze(2)  # (B, T, 1, D)
         hidden_states = self.dropout(inputs_embeds)
@@ -434,7 +441,7 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
     _auto_class = "AutoModelForCausalLM"
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # pyright: ignore[reportAssignmentType]  # as its own models have it
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init_subclass__(cls, **kwargs):
@@ -451,12 +458,12 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
@@ -467,7 +474,7 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
         loss is a sum over it, so that accumulated batches weigh every token alike; without it, the mean of this batch.
         `logits_to_keep` computes only the last so many positions (0 means all).
         """
-        outputs: BaseModelOutputWithPast = self.model(
+        outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -517,12 +524,12 @@ class HfGptForSequenceClassification(GenericForSequenceClassification, HfGptPreT
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutputWithPast:
@@ -549,7 +556,7 @@ class HfGptForSequenceClassification(GenericForSequenceClassification, HfGptPreT
                     inputs_embeds = inputs_embeds.gather(1, columns[..., None].expand(-1, -1, inputs_embeds.shape[-1]))
                 if position_ids is not None:
                     position_ids = position_ids.expand(given.shape[:2]).gather(1, columns)
-        outputs: BaseModelOutputWithPast = self.model(
+        outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
