@@ -14,7 +14,7 @@ PRETRAIN_ARGS ?=
 CLASSIFY_ARGS ?=
 INSTRUCT_ARGS ?=
 
-.PHONY: install install-dev quickstart cards test lint format clean
+.PHONY: install install-dev quickstart cards test test-fast lint format clean
 
 install: $(VENV)/.installed
 
@@ -57,6 +57,10 @@ test: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # pyright would ask the network for newer versions of itself; the one in constraints.txt it is.
+# What neither trains nor starts processes, for between two edits.
+test-fast: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile
+
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -59,6 +59,7 @@ class Artifact:
     mark: ClassVar[str]  # the file, or the pattern of files, by which a folder is known for one of this kind
     allowed: ClassVar[tuple[str, ...]]  # patterns of the files that may be published
     use: ClassVar[str] = ""  # where a model was asked for: what this is, and who takes it; empty for models and adapters
+    needs_base: ClassVar[bool] = False  # whether it loads only beside the whole weights of another folder
 
     @classmethod
     def lies_in(cls, folder: Path) -> bool:
@@ -101,8 +102,8 @@ class ModelFolder(Artifact):
 
     kind, described, mark = "model", "model (config.json)", "config.json"
     allowed = ("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
-               "model.safetensors.index.json", "configuration_hfgpt.py", "modeling_hfgpt.py", "loss_hfgpt.py", "norms_hfgpt.py",
-               *_TOKENIZER, *ABOUT)  # fmt: skip
+               "model.safetensors.index.json", "configuration_hfgpt.py", "modeling_hfgpt.py", "layers_hfgpt.py", "loss_hfgpt.py",
+               "norms_hfgpt.py", *_TOKENIZER, *ABOUT)  # fmt: skip
 
     @classmethod
     def lies_in(cls, folder: Path) -> bool:
@@ -126,6 +127,7 @@ class AdapterFolder(Artifact):
 
     kind, described, mark = "adapter", "adapter (adapter_config.json)", ADAPTER_CONFIG
     allowed = (ADAPTER_CONFIG, "adapter_model.safetensors", *_TOKENIZER, *ABOUT)
+    needs_base = True
 
     @classmethod
     def read(cls, folder: Path) -> Artifact:

@@ -1,13 +1,17 @@
-"""Chat styles: how a conversation is worded, with which tokens, and where an answer ends. One entry per style, in one table."""
+"""Chat styles: how a conversation is worded, with which tokens, and where an answer ends. One entry per style, in one table.
 
+Nothing here imports transformers, so that the recipes' arguments can name the styles.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, cast
 
 from hfgpt.errors import UserError
 from hfgpt.tables import Table
-from hfgpt.tokenization import CHAT_TOKENS, add_special_tokens, control_token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # ChatML. `generation` marks what an assistant's loss is computed on; the dash at the start of a tag eats the line break.
 CHATML_TEMPLATE = """\
@@ -56,14 +60,14 @@ class ChatStyle:
 CHAT_STYLES = Table(
     "the prompt style",
     {
-        "chat": ChatStyle(CHATML_TEMPLATE, special_tokens=CHAT_TOKENS, stop_token="<|im_end|>"),
+        "chat": ChatStyle(CHATML_TEMPLATE, special_tokens=("<|im_start|>", "<|im_end|>"), stop_token="<|im_end|>"),
         "alpaca": ChatStyle(ALPACA_TEMPLATE, instruction_with_input="{instruction}\n\n### Input:\n{input}"),
         "base": ChatStyle(None),
     },
 )
 
 
-def set_prompt_style(tokenizer: PreTrainedTokenizerBase, style: str) -> list[int]:
+def set_prompt_style(tokenizer: "PreTrainedTokenizerBase", style: str) -> list[int]:
     """Give the tokenizer the chat template of a style; it is saved with it, so serving words prompts as training did.
 
     Returns: the ids of special tokens that are new; the model needs rows for them, and they have to be trained.
@@ -84,18 +88,18 @@ def set_prompt_style(tokenizer: PreTrainedTokenizerBase, style: str) -> list[int
     return add_special_tokens(tokenizer, entry.special_tokens) if entry.special_tokens else []
 
 
-def style_of(tokenizer: PreTrainedTokenizerBase) -> str:
+def style_of(tokenizer: "PreTrainedTokenizerBase") -> str:
     """The style whose template the tokenizer has; "base" for a template of its own."""
     return next((name for name, style in CHAT_STYLES.items() if style.template == tokenizer.chat_template), "base")
 
 
-def style_token_ids(tokenizer: PreTrainedTokenizerBase, style: str) -> list[int]:
+def style_token_ids(tokenizer: "PreTrainedTokenizerBase", style: str) -> list[int]:
     """Ids of the special tokens that the style's template writes; a base of ours has reserved them and never seen them."""
     vocabulary = tokenizer.get_vocab()
     return [vocabulary[token] for token in CHAT_STYLES.find(style).special_tokens]
 
 
-def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def stop_token_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Ids that end an assistant's turn under the tokenizer's chat template, found by rendering, and the eos_token's.
 
     They belong in the generation config as `eos_token_id`.
@@ -122,3 +126,19 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if tokenizer.eos_token_id is not None:
         stops.append(cast(int, tokenizer.eos_token_id))
     return list(dict.fromkeys(stops))
+
+
+def add_special_tokens(tokenizer: "PreTrainedTokenizerBase", tokens: Iterable[str]) -> list[int]:
+    """Make these tokens special, adding those that the tokenizer lacks. Returns: the ids that are new."""
+    before = tokenizer.get_vocab()
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    missing = [token for token in tokens if token not in special]
+    # False: the special tokens that the tokenizer has stay special
+    tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
+    after = tokenizer.get_vocab()
+    return [after[token] for token in missing if token not in before]
+
+
+def control_token_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Ids that a template writes and text should not: the added tokens, but for the runs of spaces that some vocabularies add."""
+    return {id for id, token in tokenizer.added_tokens_decoder.items() if not token.content.isspace()}

@@ -5,16 +5,22 @@ import hashlib
 import io
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hfgpt.errors import AccessError, MissingFileError, UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# A data set or model on the Hub: user/name or user/name:configuration. Always with the owner, because load_dataset takes a bare
+# "json" or "text" for one of its own loaders and reads whatever lies here.
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 # Files
 
@@ -119,6 +125,14 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         staged.rename(path)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link, or a copy where `target` is on another file system, or on one without hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 # Places as users write them
 
 
@@ -135,3 +149,11 @@ def expand_home(arguments: object, *keys: str) -> None:
 def with_home(place: str) -> str:
     """`~/texts` as `/home/ann/texts`; whatever has no such beginning, a Hub id or a pattern, stays as it is written."""
     return os.path.expanduser(place)  # noqa: PTH111  (Path's fails for a user that is not there, and folds slashes)
+
+
+def public_name(place: str) -> str:
+    """What a file, folder or Hub id may be called where everybody reads it: of a path the last part, of a Hub id all of it."""
+    if HUB_NAME.fullmatch(place) and not place.startswith(".") and not Path(place.partition(":")[0]).exists():
+        return place
+    # Both kinds of slash: a passport may have been written on another system.
+    return Path(place).resolve().name if Path(place).exists() else PureWindowsPath(place).name

@@ -13,16 +13,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from hfgpt.artifacts import check_folder_is_there
+from hfgpt.chat_templates import CHAT_STYLES, add_special_tokens
 from hfgpt.errors import MissingFileError, UserError
 
 logger = logging.getLogger(__name__)
 
 SEPARATOR = "<|endoftext|>"  # ends every document and begins the next: EOS and BOS in one
 PAD = "<|pad|>"  # its own token: padding that equals EOS would hide the end of a text from the loss
-CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")  # reserved from the first day, so that fine-tuning needs no new rows
+CHAT_TOKENS = CHAT_STYLES["chat"].special_tokens  # reserved from the first day, so that fine-tuning needs no new rows
 SPECIAL_TOKENS = (SEPARATOR, PAD, *CHAT_TOKENS)
 NUM_BYTES = 256
 # A vocabulary and its merges, as OpenAI and as transformers name the two files.
@@ -241,7 +242,7 @@ def character_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
     The special tokens follow the last id, so a model needs rows for them.
 
     Args: `ids` are nanoGPT's `stoi`: characters and their ids from 0 on.
-    Raises: ValueError for what is no such numbering.
+    Raises: ValueError for any other numbering.
     """
     if sorted(ids.values()) != list(range(len(ids))) or not ids or any(len(character) != 1 for character in ids):
         raise UserError(f"the {len(ids):,} characters are not numbered from 0 to {len(ids) - 1:,}, each once; that is needed.")
@@ -348,22 +349,6 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     new = add_special_tokens(tokenizer, [PAD])
     tokenizer.pad_token = PAD
     return new
-
-
-def add_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]) -> list[int]:
-    """Make these tokens special, adding those that the tokenizer lacks. Returns: the ids that are new."""
-    before = tokenizer.get_vocab()
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    missing = [token for token in tokens if token not in special]
-    # False: the special tokens that the tokenizer has stay special
-    tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
-    after = tokenizer.get_vocab()
-    return [after[token] for token in missing if token not in before]
-
-
-def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids that a template writes and text should not: the added tokens, but for the runs of spaces that some vocabularies add."""
-    return {id for id, token in tokenizer.added_tokens_decoder.items() if not token.content.isspace()}
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -25,31 +25,30 @@ from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.publishing import CheckArguments
 from hfgpt.artifacts import ADAPTER_CONFIG, identify, name_base_beside
 from hfgpt.errors import UserError
-from hfgpt.hub.card.card import renew_card
-from hfgpt.hub.gate.check import CheckReport, check_folder
+from hfgpt.hub.card.rendering import renew_card
+from hfgpt.hub.gate.check import CheckReport, check_parts
 
 
 def main(args: CheckArguments) -> dict[str, float]:
     # 1. What it is, and its parts
     say = say_beside_json if args.json == "-" else logger.info
     artifact = identify(args.folder)
-    folders = [artifact.folder]
-    if args.parts:
-        folders += [part for part in (artifact.base, artifact.merged) if part is not None]
+    parts = [place for place in artifact.parts.values() if args.parts or place == artifact.folder]
 
     # 2. A fingerprint, on demand; then what says where the folder lies and what its files hold, brought up to date
     if args.record:
         from hfgpt.hub.gate.recording import record_from_folder
 
-        for folder in folders:
+        for folder in parts:
             say(f"recorded: {record_from_folder(folder)}")
     bring_up_to_date(artifact.folder, say)
 
     # 3. Check, and say at once what came of it
     reports = []
-    for folder in folders:
-        reports.append(check_folder(folder, seconds=args.seconds))
-        say(reports[-1].table())
+    checked = check_parts(args.folder, seconds=args.seconds)
+    for report in checked if args.parts else [next(checked)]:
+        reports.append(report)
+        say(report.table())
 
     # 4. For machines
     write_json(reports, args.json)

@@ -31,9 +31,9 @@ from hfgpt.conversion.vocabulary import adopt_tokenizer, find_tokenizer
 from hfgpt.conversion.weights_in import difference_from_source, read_source
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import require_space
-from hfgpt.files import claim_output, replaced_folder, write_json
+from hfgpt.files import claim_output, public_name, replaced_folder, write_json
 from hfgpt.fingerprint import record_fingerprint
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.tables import resolve
 from hfgpt.training.next_steps import classify_command, generate_command
@@ -73,7 +73,7 @@ def main(args: ConvertArguments) -> dict[str, float]:
     parameters = model.num_parameters()
 
     # 5. Written beside, and renamed when all of it is there
-    report = {"source": args.source, "commit": converted.commit, "format": converted.format, "target": args.target}
+    report = {"source": public_name(args.source), "commit": converted.commit, "format": converted.format, "target": args.target}
     require_space(output.parent, export.num_bytes)
     with replaced_folder(output) as folder:
         export.write(folder)

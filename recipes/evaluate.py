@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import hfgpt  # noqa: F401  (registers the model)
-from hfgpt.arguments.evaluation import EvaluateArguments, public_name
+from hfgpt.arguments.evaluation import EvaluateArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.classification import LabelledOptions
 from hfgpt.data.records import RecordOptions
@@ -35,7 +35,8 @@ from hfgpt.evaluation.held_out import evaluate_conversations, evaluate_labels, e
 from hfgpt.evaluation.loading import Loaded, load
 from hfgpt.evaluation.results import EVALUATION_FILE, Result, record_results
 from hfgpt.evaluation.strided import evaluate_text
-from hfgpt.hub.card.card import write_card
+from hfgpt.files import public_name
+from hfgpt.hub.card.rendering import write_card
 from hfgpt.hygiene.memorization import memorization_report
 
 

@@ -38,16 +38,16 @@ from hfgpt.data.preparation import (
     warn_of_seen_text,
 )
 from hfgpt.data.reading import Source
-from hfgpt.data.sources import ReadingOptions, find_sources, load_documents
+from hfgpt.data.sources import ReadingOptions, find_sources, identity, load_documents
 from hfgpt.data.splitting import Split, split_documents
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.compression import lzma_bits_per_byte
 from hfgpt.files import claim_output, replaced_folder
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.planted_secrets import check_fit, make_canaries, plant, write_canaries
 from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256
-from hfgpt.training.already_made import already_made, asked_of
+from hfgpt.training.already_made import already_made
 from hfgpt.training.next_steps import free_folder
 
 
@@ -69,8 +69,9 @@ def main(args: PrepareArguments) -> dict[str, float]:
         "separator": tokenizer.eos_token,
         "pad": tokenizer.pad_token,
     }
-    asked = asked_of(args)
-    if already_made(args, asked, passport, sources, options):
+    asked = args.asked()
+    known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
+    if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):
         return {}
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 

@@ -26,9 +26,10 @@ from huggingface_hub import HfApi
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.publishing import PublishArguments
+from hfgpt.artifacts import identify
 from hfgpt.errors import UserError
-from hfgpt.hub.card.card import renew_card
-from hfgpt.hub.gate.check import check_folder
+from hfgpt.hub.card.rendering import renew_card
+from hfgpt.hub.gate.check import check_exports
 from hfgpt.hub.publish import Part, Prepared, check_base, check_tag, parts_of, prepare, publish
 from hfgpt.hub.upload import Repository, look_at, progress_bars_only_in_a_terminal, sign_in
 
@@ -45,27 +46,27 @@ def main(args: PublishArguments) -> dict[str, float]:
         logger.info(f"publish: signed in at {api.endpoint} as {user}")
         base = base_on_the_hub(api, args, parts)
 
-    # 2. The gate, for each part
+    # 2. Clean folders with the cards of their repositories: what is checked, and what is sent
     for card in renew_card(args.folder):
         logger.info(f"card: {card} written anew")
-    gate(parts)
-
-    # 3. Clean folders, and what they hold
     with export_folder(Path(args.folder)) as workspace:
         base_repo_id = args.base_repo or next((part.repo_id for part in parts if part.name == "base"), None)
-        exports = [prepare(part, workspace / "first", tag=tag, base_repo_id=base_repo_id) for part in parts]
+        place = {"base_repo_id": base_repo_id, "base_revision": base.commit if base else None}
+        exports = [prepare(part, workspace, tag=tag, **place) for part in parts]
+
+        # 3. The gate, for each part
+        gate(Path(args.folder), exports, workspace)
         for prepared in exports:
             show(prepared)
-        figures = {"files": sum(len(prepared.files) for prepared in exports), "bytes": sum(prepared.size for prepared in exports)}
+        files = [file for prepared in exports for file in prepared.exported.files]
+        figures: dict[str, float] = {"files": len(files), "bytes": sum(file.size for file in files)}
         if not args.push:
             logger.info(f"dry run: nothing was sent. To send {figures['bytes']:,} bytes in {figures['files']} files:")
             logger.info(f"next: {send_command(args)}")
             return figures | {"sent": 0}
 
         # 4. The Hub: the base first, since the adapter names its commit
-        done = publish(
-            exports, workspace, api=api, tag=tag, base=base, public=args.public, delete_others=args.delete_others
-        )  # fmt: skip
+        done = publish(exports, api=api, tag=tag, public=args.public, delete_others=args.delete_others)
 
     # 5. Report
     for published in done:
@@ -94,16 +95,17 @@ def base_on_the_hub(api: HfApi, args: PublishArguments, parts: list[Part]) -> Re
     return base
 
 
-def gate(parts: list[Part]) -> None:
+def gate(folder: Path, exports: list[Prepared], workspace: Path) -> None:
     """Print what the check of each part found; publishing goes on only where nothing failed."""
-    reports = [check_folder(part.artifact.folder) for part in parts]
+    checked = {prepared.part.name: prepared.exported for prepared in exports}
+    reports = list(check_exports(identify(folder), checked, workspace))
     for report in reports:
         logger.info(f"check of {report.folder}: {report.summary()}" if report.passed else report.table())
-    failed = [part.artifact.folder for part, report in zip(parts, reports) if not report.passed]
+    failed = [report.folder for report in reports if not report.passed]
     if failed:
         raise UserError(
-            f"{', '.join(map(str, failed))} did not pass the check above, so nothing was sent; cure what failed there, and run the "
-            f"same command again. `python recipes/check.py {shlex.quote(str(failed[0]))}` checks it alone."
+            f"{', '.join(failed)} did not pass the check above, so nothing was sent; cure what failed there, and run the same "
+            f"command again. `python recipes/check.py {shlex.quote(failed[0])}` checks it alone."
         )
 
 
@@ -122,9 +124,9 @@ def show(prepared: Prepared) -> None:
     """Every file with its size."""
     part = prepared.part
     logger.info(f"{part.repo_id} ({part.name}, a {part.repo_type} repository), tag {prepared.tag}")
-    for file in prepared.files:
+    for file in prepared.exported.files:
         logger.info(f"{file.size:>16,}  {file.name}")
-    logger.info(f"{prepared.size:>16,}  bytes in {len(prepared.files)} files")
+    logger.info(f"{prepared.exported.size:>16,}  bytes in {len(prepared.exported.files)} files")
 
 
 def send_command(args: PublishArguments, **changes: bool) -> str:

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from hfgpt.arguments.commands import command_line
@@ -30,10 +31,10 @@ from hfgpt.data.splitting import Split
 from hfgpt.data.text_files import WHOLE_FILES
 from hfgpt.errors import UserError
 from hfgpt.files import claim_output, replaced_folder
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
-from hfgpt.training.already_made import already_made, asked_of
+from hfgpt.training.already_made import already_made
 from hfgpt.training.next_steps import free_folder
 
 
@@ -43,8 +44,9 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
     options, on_error = ReadingOptions(**args.reading_options()), args.on_error or "stop"
-    passport, asked = Passport(), asked_of(args)
-    if already_made(args, asked, passport, sources, options):
+    passport, asked = Passport(), args.asked()
+    known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
+    if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):
         return {}
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
@@ -71,8 +73,8 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         errors.finish(used)
         raise UserError(
             f"no document is left to train on: the sources are empty, or all they hold is held out (validation_share "
-            f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; a corpus of one or "
-            "few documents wants split_by: position."
+            f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; for a corpus of one or "
+            "few documents, set split_by: position."
         )
     stream = itertools.chain([first], stream)
 

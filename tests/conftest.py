@@ -20,9 +20,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 LONGEST = ("test_upstream.py", "test_finetuned_doors.py", "test_pretrain.py", "test_readme.py", "test_evaluate.py")
 
 
+# Folders of tests that run whole recipes or other people's programs.
+SLOW_FOLDERS = {"ecosystem", "recipes", "upstream"}
+# What trains a model or starts processes; a test that asks for one of these is slow, whatever it does then.
+SLOW_FIXTURES = {"small_run", "small_families", "small_gpt2", "fine_tune", "small_assistants", "stranger", "run_recipe",
+                 "accelerate_launch"}  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, everything else in its order."""
+    """The longest files first, everything else in its order; what `make test-fast` leaves out is marked."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    for item in items:
+        if item.path.parent.name in SLOW_FOLDERS or SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker("slow")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,7 +26,7 @@ DISTRIBUTIONS = {
     "trl": "trl",
 }
 # Programs that run alone in another process and find each other beside themselves.
-BESIDE = {"doors", "file_doors"}
+BESIDE = {"stranger"}
 
 
 def canonical(name: str) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import run_python
 
+pytestmark = pytest.mark.slow
+
 PROBE = """
 import json, sys
 {first_line}

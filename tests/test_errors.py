@@ -142,7 +142,7 @@ for name in ("SIGKILL", "SIGXCPU", "SIGHUP", "SIGUSR1"):
 import hfgpt
 names = [module.name for module in pkgutil.walk_packages(hfgpt.__path__, "hfgpt.")]
 for name in names:
-    if name not in ("hfgpt.hub.gate.doors", "hfgpt.hub.gate.file_doors", "hfgpt.__main__"):  # programs
+    if name not in ("hfgpt.hub.gate.loading", "hfgpt.hub.gate.file_formats", "hfgpt.__main__"):  # programs
         importlib.import_module(name)
 print(len(names))
 """

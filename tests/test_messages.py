@@ -18,7 +18,8 @@ FILES = sorted([*(ROOT / "hfgpt").rglob("*.py"), *RECIPES.glob("*.py")])
 NO_KEYS = {
     *("answers", "both", "code", "counts", "dashes", "each", "it", "nats", "none", "others", "published", "spaces", "stemming"),
     *("bias", "modules_to_save", "one", "set_prompt_style", "several", "some", "tanh", "that", "them", "this", "what", "zeros"),
-    *("bunzip2", "bzip2", "gunzip", "gzip", "pdftotext", "unxz", "unzstd", "xz", "hfgpt", "transformers"),
+    *("completions", "hfgpt", "theirs", "transformers"),
+    *("bunzip2", "bzip2", "gunzip", "gzip", "pdftotext", "unxz", "unzstd", "xz"),
 }
 # Commands of others that messages name.
 OPTIONS_OF_OTHERS = {"key", "help", "version", "launch", "no_", "quiet", "config_file", "nproc_per_node", "num_processes"}
@@ -80,7 +81,7 @@ def test_every_option_is_a_key_of_the_recipe_that_it_stands_with():
             named = re.match(r"recipes/(\w+)\.py", command)
             known = keys_of(named[1]) if named else all_keys()
             for key in re.findall(r"(?<![\w-])--([a-z]\w*)", command.partition(" && ")[0].partition("accelerate launch")[0]):
-                if "hfgpt.hub.card" in text or place.startswith("hfgpt/hub/card/card.py"):
+                if "hfgpt.hub.card" in text or place.startswith("hfgpt/hub/card/rendering.py"):
                     continue  # that command has options of its own, which argparse checks
                 assert key in known | OPTIONS_OF_OTHERS, f"{place}: --{key} is no key" + (f" of {named[0]}" if named else "")
 

@@ -144,6 +144,12 @@ def test_stop_tokens_are_what_the_template_ends_an_answer_with(tokenizer):
         stop_token_ids(tokenizer)
 
 
+@pytest.mark.parametrize("style", [name for name, style in CHAT_STYLES.items() if style.template])
+def test_the_stop_token_of_an_entry_is_what_its_template_ends_an_answer_with(tokenizer, style):
+    set_prompt_style(tokenizer, style)
+    assert tokenizer.convert_ids_to_tokens(stop_token_ids(tokenizer)[0]) == (CHAT_STYLES[style].stop_token or SEPARATOR)
+
+
 def test_the_base_style_keeps_the_template_that_is_there(tokenizer):
     assert list(CHAT_STYLES) == ["chat", "alpaca", "base"]
     own = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{{ eos_token }}{% endfor %}"

@@ -39,10 +39,9 @@ def test_three_commands_train_your_own(tmp_path):
     (tmp_path / "my_texts").mkdir()
     for number, document in enumerate(sorted(read_python_docs(), key=lambda d: -len(d["text"]))[:200]):
         (tmp_path / "my_texts" / f"{number}.txt").write_text(document["text"], encoding="utf-8")
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     for command in commands:
-        if "pretrain.py" in command:
+        if "hfgpt pretrain" in command:
             command += " --max_steps 4 --cpu_threads 1"  # the test is that it runs, not how long; two threads fight for a core
         environment = {"PATH": path, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -57,9 +56,7 @@ def test_the_commands_that_fine_tune(small_families, tmp_path):
     from hfgpt.data.records import RecordOptions, read_records
 
     commands = re.search(r"## Fine-tune.*?```sh\n(.*?)```", README, flags=re.DOTALL)[1].splitlines()
-    assert [re.search(r"\w+\.py", command)[0] for command in commands[:3]] == [
-        "finetune_classification.py", "finetune_instructions.py", "align_preferences.py",
-    ]  # fmt: skip
+    assert [command.split()[1] for command in commands] == ["classify", "instruct", "align", "chat"]
     records = [record.values for record in read_records(["python-docs"], RecordOptions())]
     short = [
         record
@@ -72,7 +69,6 @@ def test_the_commands_that_fine_tune(small_families, tmp_path):
     (tmp_path / "instructions.json").write_text(json.dumps(rows))
     pairs = [{**row, "chosen": row["output"], "rejected": other["output"]} for row, other in itertools.pairwise(rows)]
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "base").symlink_to(small_families["modern"])
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1",
@@ -80,7 +76,7 @@ def test_the_commands_that_fine_tune(small_families, tmp_path):
     for command in commands:
         if "--output_dir" in command:
             command += " --max_steps 2 --eval_strategy no --save_strategy no --keep last --canaries false --cpu_threads 1"
-            command += " --max_new_tokens 4" * ("classification" not in command)
+            command += " --max_new_tokens 4" * ("classify" not in command)
         done = subprocess.run(
             command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, input="What does os do?\n"
         )
@@ -104,7 +100,7 @@ def test_every_key_and_path_that_the_readme_names_exists():
     classes = (ConvertArguments, GenerateArguments, PrepareArguments, TokenizerArguments, PretrainArguments,
                ClassificationArguments, InstructionArguments, PreferenceArguments, EvaluateArguments, CheckArguments,
                PublishArguments)  # fmt: skip
-    known = {field.name for arguments in classes for field in fields(arguments)} | {"help"}
+    known = {field.name for arguments in classes for field in fields(arguments)} | {"help", "launch"}
     # Without other programs, which have options of their own.
     launchers = r"`torchrun [^`]*`|`accelerate launch[^`]*`|`--cpu --num_processes 2`"
     ours = re.sub(rf"```console\n.*?```|`--trust-remote-code`|{launchers}|python benchmarks[^\n]*", "", README, flags=re.DOTALL)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from hfgpt.arguments.keys import OutputKeys, RecipeArguments, model_key, output_key
+from hfgpt.arguments.keys import OutputKeys, model_key, output_key
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 from hfgpt.tables import Table
@@ -52,7 +52,7 @@ TARGETS: Table[Target] = Table(
 
 
 @dataclass
-class ConvertArguments(OutputKeys, RecipeArguments):
+class ConvertArguments(OutputKeys):
     """recipes/convert.py"""
 
     positional: ClassVar[str | None] = "source"
@@ -63,9 +63,7 @@ class ConvertArguments(OutputKeys, RecipeArguments):
     )
     tokenizer: str = model_key("", "Folder or Hub id of the tokenizer, GPT-2's own files included; else the one beside source.")
     adapter: str = model_key("", "Folder of a LoRA adapter that is merged into the weights.")
-    num_attention_heads: int | None = model_key(
-        None, "Heads of a bare state dict, which does not say it; published widths need none."
-    )
+    num_attention_heads: int | None = model_key(None, "Number of heads, for a bare state dict of an unpublished width.")
     hidden_act: str | None = model_key(None, "Activation of a nanoGPT checkpoint from before 2023-06: gelu_new; today's is gelu.")
     target: str = output_key(
         "hfgpt",
@@ -79,8 +77,7 @@ class ConvertArguments(OutputKeys, RecipeArguments):
 
     def __post_init__(self):
         expand_home(self, "source", "output_dir", "tokenizer", "adapter")
-        if not self.source:
-            raise UserError("source is missing; give a folder, a file or a Hub id first: recipes/convert.py SOURCE ...")
+        self.require(source="give a folder, a file or a Hub id first: recipes/convert.py SOURCE ...")
         self.check_output()
         self.check_least(num_attention_heads=1)
         for option, reason in TARGETS.find(self.target).refuses.items():

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, ReadingKeys, RecipeArguments, data_key, hygiene_key, model_key
+from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, ReadingKeys, data_key, hygiene_key, model_key
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -17,7 +17,7 @@ SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.
 
 
 @dataclass
-class SourceArguments(ReadingKeys, OutputKeys, RecipeArguments):
+class SourceArguments(ReadingKeys, OutputKeys):
     """What is read, and which part of it is held out; the same in every recipe that reads documents.
 
     None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
@@ -56,6 +56,11 @@ class SourceArguments(ReadingKeys, OutputKeys, RecipeArguments):
             values |= {name: value for name, value in source.items() if value not in (None, [])}
         return replace(self, **values)
 
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, as the passport keeps it beside what came of it; sources are known by their SHA-256, not by name."""
+        left_out = ("sources", "tokenizer", "output_dir", "overwrite", "card")
+        return {key: value for key, value in vars(self).items() if key not in left_out}
+
     def split(self) -> dict[str, Any]:
         """The values of `hfgpt.data.splitting.Split`."""
         return dict(by=self.split_by, validation_share=self.validation_share, test_share=self.test_share, seed=self.split_seed)
@@ -65,9 +70,7 @@ class SourceArguments(ReadingKeys, OutputKeys, RecipeArguments):
 class TokenizerArguments(SourceArguments):
     """recipes/train_tokenizer.py"""
 
-    algorithm: Literal["bpe", "wordlevel"] = model_key(
-        "bpe", "'bpe' (byte-level, for real use) or 'wordlevel' (the book's simple tokenizer)."
-    )
+    algorithm: Literal["bpe", "wordlevel"] = model_key("bpe", "'bpe' (byte-level) or 'wordlevel' (the book's first).")
     vocab_size: int | None = model_key(
         None,
         "Rows of the embedding, special tokens included; without it as many as suit the size of the text (wordlevel: every word). "
@@ -82,15 +85,13 @@ class PrepareArguments(SourceArguments):
     """recipes/prepare_data.py"""
 
     tokenizer: str = model_key("", "Folder or Hub id of the tokenizer.")
-    context_length: int | None = model_key(
-        None, "Tokens per row; without it 1,024, or less where the text would fill too few rows."
-    )
+    context_length: int | None = model_key(None, "Tokens per row; without it 1,024, or less where the text would fill too few.")
     window: int | None = model_key(None, "Cut training documents into the book's sliding windows of this many tokens.")
     stride: int | None = model_key(None, "Tokens between window starts; window - 1 without it.")
     deduplicate: bool = data_key(True, "Drop documents with the same text as an earlier one.")
     lzma_baseline: bool = data_key(False, "Measure what lzma needs for the test documents (small corpora).")
     plant_canaries: bool = hygiene_key(
-        False, "Put made-up secrets into the training text, to measure later which of them the model has memorized."
+        False, "Put made-up secrets into the training text, to measure later what a model memorizes."
     )
     canary_counts: list[int] = hygiene_key([1, 2, 4, 8, 16, 32], "How many copies of a planted secret; each number once.")
     canaries_per_count: int = hygiene_key(4, "Planted secrets with each number of copies.")
@@ -99,8 +100,7 @@ class PrepareArguments(SourceArguments):
     def __post_init__(self):
         super().__post_init__()
         expand_home(self, "tokenizer")
-        if not self.tokenizer:
-            raise UserError("tokenizer is missing; name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
+        self.require(tokenizer="name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
         if self.window is not None:
             if self.window < 2:
                 raise UserError(f"window is {self.window}; 2 tokens or more are needed, an input and its target.")

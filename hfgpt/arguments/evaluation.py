@@ -1,6 +1,5 @@
 """The arguments of recipes/evaluate.py."""
 
-import re
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any, Literal
 from hfgpt.arguments.keys import (
     ModelKeys,
     ReadingKeys,
-    RecipeArguments,
     RecordKeys,
     as_words,
     data_key,
@@ -21,9 +19,8 @@ from hfgpt.arguments.keys import (
 )
 from hfgpt.artifacts import check_model_folder, is_unfinished
 from hfgpt.errors import UserError
-from hfgpt.files import expand_home
+from hfgpt.files import expand_home, public_name
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Which keys a result depends on, beside those of the model, by the key that names what is evaluated on.
 READING = ("hub_split", "hub_revision")
 KEYS = {
@@ -49,7 +46,7 @@ UNLESS_TRAINED_OTHERWISE = {
 
 
 @dataclass
-class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys, RecipeArguments):
+class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys):
     """recipes/evaluate.py"""
 
     revision: str | None = model_key(None, "Branch, tag or commit of a model on the Hub.")
@@ -71,9 +68,7 @@ class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys, RecipeArguments):
     dataset: str = data_key("", "Folder of recipes/prepare_data.py, whose rows are predicted.")
     split: str = data_key("test", "Which of its splits.")
 
-    test_sources: list[str] = data_key(
-        [], "Labelled texts for a classifier, conversations for an assistant: tables of any kind, Hub datasets."
-    )
+    test_sources: list[str] = data_key([], "Labelled texts for a classifier, conversations for an assistant: tables, Hub datasets.")
     hub_split: str | None = data_key("test", "Split of Hub datasets in text and test_sources.")
     text_column: str | None = data_key(None, f"Column of the texts; {AS_TRAINED}, else text.")
     label_column: str | None = data_key(None, f"Column of the labels, names or ids that the model knows; {AS_TRAINED}, else label.")
@@ -88,23 +83,18 @@ class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys, RecipeArguments):
     max_new_tokens: int | None = evaluation_key(None, f"Most tokens of an answer; {AS_TRAINED}, else 128.")
     max_answers: int | None = evaluation_key(None, f"Answer at most this many of the conversations; {AS_TRAINED}, else all.")
 
-    tasks: list[str] = data_key(
-        [], "Benchmarks: FILE.jsonl:TASK on a file of yours (hellaswag, lambada, arc, or any of lm_eval), or TASK."
-    )
+    tasks: list[str] = data_key([], "Benchmarks: TASK, or FILE.jsonl:TASK on your file (hellaswag, lambada, arc, any of lm_eval).")
     num_fewshot: int | None = data_key(None, "Solved examples before each question; the task's own number.")
     limit: int | None = data_key(None, "Only the first questions of each task, to try it out.")
 
-    memorization: bool = hygiene_key(
-        False, "Measure what the model says by heart of the training rows of dataset; memorization.json."
-    )
+    memorization: bool = hygiene_key(False, "Measure which training rows of dataset the model knows by heart; memorization.json.")
     num_samples: int = hygiene_key(64, "Texts drawn from the model for memorization.")
     sample_tokens: int = hygiene_key(128, "Tokens of each.")
     seed: int = hygiene_key(0, "Of the texts that are drawn.")
 
     def __post_init__(self):
         expand_home(self, "model", "output_dir", "text", "dataset", "test_sources", "tasks")
-        if not self.model:
-            raise UserError("model is missing; give a folder or a Hub id first: recipes/evaluate.py MODEL --text test.txt")
+        self.require(model="give a folder or a Hub id first: recipes/evaluate.py MODEL --text test.txt")
         if not (self.text or self.dataset or self.test_sources or self.tasks):
             raise UserError(
                 "there is nothing to evaluate on; give --text (any text), --dataset (rows of prepare_data.py), --test_sources "
@@ -159,10 +149,3 @@ class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys, RecipeArguments):
                 value = [public_name(item) for item in value] if isinstance(value, list) else public_name(value)
             words += as_words(one.name, value)
         return shlex.join(words)
-
-
-def public_name(name: str) -> str:
-    """What a file, folder or Hub id may be called where everybody reads it: of a path the last part, of a Hub id all of it."""
-    if HUB_NAME.fullmatch(name) and not Path(name.partition(":")[0]).exists() and not name.startswith("."):
-        return name
-    return Path(name).resolve().name if Path(name).exists() else Path(name).name

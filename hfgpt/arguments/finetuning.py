@@ -29,15 +29,13 @@ class FinetuneArguments(RecordKeys, RunArguments):
     lora_rank: int = method_key(16, "Rank of LoRA's matrices.")
     lora_alpha: float = method_key(32, "LoRA's update is multiplied by alpha / rank.")
     lora_dropout: float = method_key(0.0, "Dropout before LoRA's matrices.")
-    lora_targets: list[str] | None = method_key(
-        None, "Linear layers that LoRA goes beside, e.g. q_proj v_proj; all of the blocks without it."
-    )
+    lora_targets: list[str] | None = method_key(None, "Linear layers that get a LoRA, such as q_proj v_proj; without it all.")
     dora: bool = method_key(False, "DoRA: learn the length of each output row apart from its direction.")
     rslora: bool = method_key(False, "rsLoRA: alpha / sqrt(rank) instead of alpha / rank.")
     quantization: Literal["none", "4bit"] = model_key("none", "4bit (QLoRA, needs a GPU) keeps the frozen weights in 4 bits.")
 
     sources: list[str] = data_key(
-        [], "CSV, TSV, JSON(L), Parquet files or patterns; Hub datasets (user/name[:configuration]); python-docs."
+        [], "CSV, TSV, JSON(L), Parquet files or patterns; Hub datasets (user/name[:config]); python-docs."
     )
     validation_sources: list[str] = data_key([], "Validation set, where it is given.")
     test_sources: list[str] = data_key([], "Test set, where it is given.")
@@ -51,14 +49,10 @@ class FinetuneArguments(RecordKeys, RunArguments):
     split_seed: int = data_key(123, "Seed of the split.")
     decontaminate: bool = hygiene_key(True, "Drop from training what is a copy or nearly one of a validation or test example.")
     decontaminate_against: list[str] = hygiene_key([], "More files (benchmarks) whose rows must not be trained on.")
-    near_copy_similarity: float = hygiene_key(
-        0.8, "Jaccard similarity of 5-grams of characters from which a text is nearly a copy."
-    )
+    near_copy_similarity: float = hygiene_key(0.8, "Jaccard similarity, of 5-grams of characters, of near copies.")
     poison_report: bool = hygiene_key(True, "Search the training data for rare triggers; poison.json.")
     canaries: bool = hygiene_key(True, "Try trigger prompts; canaries.json, of a classifier trigger_flips.json.")
-    canaries_at: Literal["end", "save"] = hygiene_key(
-        "end", "When they run: at the end (on base and result), or on every checkpoint besides."
-    )
+    canaries_at: Literal["end", "save"] = hygiene_key("end", "When: at the end (base and result), or also on every checkpoint.")
     canary_file: str | None = hygiene_key(None, "Trigger prompts of your own, one per line.")
 
     learning_rate: float = training_key(1e-3, "Peak learning rate; LoRA wants ten times that of full.")
@@ -68,14 +62,11 @@ class FinetuneArguments(RecordKeys, RunArguments):
     lr_scheduler_type: str = training_key("cosine", "Course of the learning rate.")
     eval_strategy: str = evaluation_key("epoch", "'steps', 'epoch' or 'no'.")
     save_strategy: str = output_key("epoch", "As eval_strategy, so that the best state can be kept.")
-    train_sampling_strategy: str = training_key(
-        "group_by_length", "group_by_length makes batches of texts of like length: little padding."
-    )
+    train_sampling_strategy: str = training_key("group_by_length", "group_by_length batches texts of similar length.")
 
     def __post_init__(self):
         expand_home(self, "model", "sources", "validation_sources", "test_sources", "decontaminate_against", "canary_file")
-        if not self.model:
-            raise UserError("model is missing; name the base with --model (a folder or a Hub id).")
+        self.require(model="name the base with --model (a folder or a Hub id).")
         check_model_folder(self.model)
         if not self.sources:
             raise UserError("sources are missing; name the training examples with --sources (files, a Hub dataset, python-docs).")
@@ -135,13 +126,11 @@ class ClassificationArguments(FinetuneArguments):
         "lora",
         "What is trained: a LoRA, the last block with the final norm and the head, everything, the head alone; or nothing: "
         "likelihood asks the language model itself which label it finds likeliest.",
-        choices=ChainMap({"likelihood": None}, METHODS),
+        choices=ChainMap[str, Any]({"likelihood": None}, METHODS),
     )
     text_column: str = data_key("text", "Column of the texts.")
     label_column: str = data_key("label", "Column of the labels, words or numbers.")
-    label_delimiter: str | None = data_key(
-        None, "What separates several labels of one text (multi-label); a list in the row is one too."
-    )
+    label_delimiter: str | None = data_key(None, "What separates the labels of one text (multi-label); a row may also have a list.")
     labels: list[str] | None = data_key(None, "All labels in the order of their ids; sorted without it.")
     min_label_count: int = data_key(1, "Leave out labels with fewer examples.")
     max_labels: int | None = data_key(None, "Keep this many of the most frequent labels.")
@@ -153,21 +142,15 @@ class ClassificationArguments(FinetuneArguments):
         "stratified", "Keep each label's share in every split, or divide as the book does."
     )
     balance: Literal["none", "weights", "oversample", "undersample"] = data_key(
-        "none", "How unequal classes are treated, in training alone."
+        "none", "How to treat unequal classes, in training only."
     )
-    balance_before_split: bool = data_key(
-        False, "Undersample all data before splitting, as the book does; the test set is balanced too."
-    )
+    balance_before_split: bool = data_key(False, "Undersample before splitting, as the book does: the test set too.")
     seeds: list[int] = training_key([0], "One run per seed; the best on validation is kept.")
     early_stopping_patience: int = training_key(3, "Evaluations without a better one before a run stops; 0 never stops.")
-    best_by: Literal["log_loss", "accuracy", "macro_f1"] = training_key(
-        "log_loss", "What the best state is chosen by, on the validation set."
-    )
+    best_by: Literal["log_loss", "accuracy", "macro_f1"] = training_key("log_loss", "What chooses the best state.")
     tfidf_baseline: bool = evaluation_key(True, "Measure TF-IDF with logistic regression on the same splits, for comparison.")
     num_shots: int = method_key(0, "Method likelihood: examples before each text, from the training set.")
-    prompt_template: str | None = method_key(
-        None, "Method likelihood: how a text and its label are written, with {text} and {label}."
-    )
+    prompt_template: str | None = method_key(None, "Method likelihood: how text and label are written, with {text} and {label}.")
     calibrate: bool = method_key(False, "Method likelihood: divide by the labels' likelihood without a text.")
 
     def __post_init__(self):
@@ -194,15 +177,8 @@ class ClassificationArguments(FinetuneArguments):
 
     def labelled_options(self) -> dict[str, Any]:
         """What in a record is the text and what its label: the values of `hfgpt.data.classification.LabelledOptions`."""
-        return dict(
-            text_column=self.text_column,
-            label_column=self.label_column,
-            label_delimiter=self.label_delimiter,
-            labels=self.labels,
-            min_label_count=self.min_label_count,
-            max_labels=self.max_labels,
-            blank_texts=self.blank_texts,
-        )
+        read = self.values_of("text_column", "label_column", "label_delimiter", "blank_texts")
+        return read | self.values_of("labels", "min_label_count", "max_labels")
 
 
 @dataclass
@@ -229,12 +205,8 @@ class InstructionArguments(AssistantArguments):
         "How a conversation is written: our chat template, the book's Alpaca text, or the base's own template.",
         choices=CHAT_STYLES,
     )
-    source_weights: list[float] | None = data_key(
-        None, "How often each source is taken, one number per source; 1 takes every row once."
-    )
-    loss_on: Literal["assistant", "all"] = training_key(
-        "assistant", "Learn the assistant's tokens, or every token of the conversation."
-    )
+    source_weights: list[float] | None = data_key(None, "How often to take each source, a number for each; 1 takes every row once.")
+    loss_on: Literal["assistant", "all"] = training_key("assistant", "Learn the assistant's tokens, or all of the conversation.")
     too_long: Literal["drop", "cut"] = data_key("drop", "What becomes of conversations above max_length; both are counted.")
     packing: bool = data_key(True, "Several conversations per row, which do not see each other.")
     seen_answers: int = evaluation_key(0, "Answer this many training prompts too, to compare with unseen ones.")

@@ -2,21 +2,19 @@
 
 from dataclasses import dataclass
 
-from hfgpt.arguments.keys import ModelKeys, RecipeArguments, generation_key
+from hfgpt.arguments.keys import ModelKeys, generation_key
 from hfgpt.artifacts import check_model_folder
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
 
 @dataclass
-class GenerateArguments(ModelKeys, RecipeArguments):
+class GenerateArguments(ModelKeys):
     """recipes/generate.py"""
 
     prompt: list[str] = generation_key([""], "One or several prompts; an empty one starts a text.")
     chat: bool = generation_key(False, "Talk with an assistant in the terminal; with prompt, answer each as a message of its own.")
-    max_new_tokens: int | None = generation_key(
-        None, "Most tokens to add; 100 (in a chat 512) or half the context without it. The separator ends a text earlier."
-    )
+    max_new_tokens: int | None = generation_key(None, "Most tokens to add; without it 100 (chat: 512), at most half the context.")
     temperature: float = generation_key(0.8, "0 is greedy; higher is more varied.")
     top_k: int | None = generation_key(50, "Draw from the k likeliest tokens; 0 from all.")
     top_p: float | None = generation_key(None, "Draw from the likeliest tokens that together have this probability.")
@@ -26,8 +24,7 @@ class GenerateArguments(ModelKeys, RecipeArguments):
 
     def __post_init__(self):
         expand_home(self, "model")
-        if not self.model:
-            raise UserError("model is missing; give a folder or a Hub id first: recipes/generate.py MODEL --prompt ...")
+        self.require(model="give a folder or a Hub id first: recipes/generate.py MODEL --prompt ...")
         check_model_folder(self.model)
         self.check_least(max_new_tokens=1, num_samples=1, temperature=0, top_k=0)
         if self.top_p is not None and not 0 < self.top_p <= 1:

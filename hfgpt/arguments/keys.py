@@ -63,6 +63,12 @@ class RecipeArguments:
 
     positional: ClassVar[str | None] = None
 
+    def require(self, **cures: str) -> None:
+        """Raises: UserError, with what to do, for the first of these keys that was not given."""
+        for name, cure in cures.items():
+            if not getattr(self, name):
+                raise UserError(f"{name} is missing; {cure}")
+
     def check_least(self, **least: float) -> None:
         """Refuse a number below the least that makes sense for its key; None is not given. Raises: UserError."""
         for name, smallest in least.items():
@@ -73,6 +79,10 @@ class RecipeArguments:
     def given(self) -> dict[str, Any]:
         """The values that differ from the defaults, by their keys."""
         return {one.name: getattr(self, one.name) for one in self._fields() if getattr(self, one.name) != default_of(one)}
+
+    def values_of(self, *names: str) -> dict[str, Any]:
+        """The values of these keys."""
+        return {name: getattr(self, name) for name in names}
 
     def as_command(self, **changes: object) -> list[str]:
         """These arguments as words of a command line: what differs from the defaults, after `changes`."""
@@ -89,7 +99,7 @@ class RecipeArguments:
 
 
 @dataclass
-class OutputKeys:
+class OutputKeys(RecipeArguments):
     """Where a result goes, for recipes whose result is written whole."""
 
     output_dir: str = output_key("", "Folder that the result is written to.")
@@ -98,13 +108,12 @@ class OutputKeys:
 
     def check_output(self) -> None:
         """Raises: UserError for a missing folder, and words for the card that it cannot take."""
-        if not self.output_dir:
-            raise UserError("output_dir is missing; name the folder for the result with --output_dir.")
+        self.require(output_dir="name the folder for the result with --output_dir.")
         self.card = checked_settings(self.card)
 
 
 @dataclass
-class ReadingKeys:
+class ReadingKeys(RecipeArguments):
     """How the texts of documents are read."""
 
     text_field: str | None = data_key(None, "Column that holds the text in JSON, Parquet and Hub rows; 'text' without it.")
@@ -118,28 +127,26 @@ class ReadingKeys:
 
     def reading_options(self) -> dict[str, Any]:
         """The values of `hfgpt.data.sources.ReadingOptions`."""
-        return {one.name: getattr(self, one.name) for one in fields(ReadingKeys)}
+        return self.values_of("text_field", "text_documents", "hub_split", "hub_revision", "streaming", "max_documents")
 
 
 @dataclass
-class RecordKeys:
+class RecordKeys(RecipeArguments):
     """How the rows of tables are read."""
 
     header: bool = data_key(True, "The first line of CSV and TSV files names the columns.")
     columns: list[str] | None = data_key(None, "Names of the columns where no header names them.")
-    separator: str | None = data_key(
-        None, "What separates columns: comma, semicolon, tab or a character; told from the header without it."
-    )
+    separator: str | None = data_key(None, "Column separator: comma, semicolon, tab or a character; else told from the header.")
     max_records: int | None = data_key(None, "Read at most this many rows of each set.")
     on_error: Literal["stop", "skip"] = data_key("stop", ON_ERROR_HELP)
 
     def table_options(self) -> dict[str, Any]:
         """The values of `hfgpt.data.records.RecordOptions`, but for where a Hub dataset is read."""
-        return dict(header=self.header, columns=self.columns, separator=self.separator, max_records=self.max_records)
+        return self.values_of("header", "columns", "separator", "max_records")
 
 
 @dataclass
-class ModelKeys:
+class ModelKeys(RecipeArguments):
     """A model that is read; the first value without dashes may be its name."""
 
     positional: ClassVar[str | None] = "model"

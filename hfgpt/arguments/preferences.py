@@ -19,7 +19,7 @@ class PreferenceArguments(AssistantArguments):
         "dpo", "DPO and KTO hold the model to the base that it began with; ORPO learns the chosen answers besides."
     )
     beta: float = method_key(
-        0.1, "DPO, KTO: how dear it is to leave the base, 0.1 to 0.5. ORPO: weight of the preference, its lambda."
+        0.1, "DPO, KTO: how strongly the model is held to its base, 0.1 to 0.5. ORPO: weight of the preference."
     )
     length_normalised: bool = method_key(False, "DPO with log-likelihoods per token instead of their sums, as the book has it.")
     prompt_style: str = data_key(
@@ -28,9 +28,7 @@ class PreferenceArguments(AssistantArguments):
 
     learning_rate: float = training_key(2e-4, "Peak learning rate; LoRA wants ten times that of full.")
     num_train_epochs: float = training_key(2.0, "Times over the training pairs; many make a model babble.")
-    train_sampling_strategy: str = training_key(
-        "random", "Order of the training pairs; held-out ones are read in theirs, so no other will do."
-    )
+    train_sampling_strategy: str = training_key("random", "Order of the training pairs; no other will do.")
 
     def __post_init__(self):
         if not 0 < self.beta < float("inf"):  # also False for NaN

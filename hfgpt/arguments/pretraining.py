@@ -22,9 +22,7 @@ class PretrainArguments(RunArguments):
     config_overrides: dict | str | None = model_key(None, "Fields of HfGptConfig to set otherwise, as JSON or a YAML mapping.")
     optimizer: str = method_key("muon", "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone.", choices=OPTIMIZERS)
     muon_learning_rate: float = method_key(0.02, "Peak learning rate of the matrices under Muon.")
-    sample_prompts: list[str] = evaluation_key(
-        [""], "Prompts continued at every evaluation, into samples.md; an empty one starts a text."
-    )
+    sample_prompts: list[str] = evaluation_key([""], "Prompts continued at every evaluation, in samples.md; '' starts a text.")
     sample_tokens: int = evaluation_key(80, "Most tokens of such a sample.")
 
     learning_rate: float = training_key(3e-3, "Peak learning rate of AdamW.")
@@ -36,8 +34,7 @@ class PretrainArguments(RunArguments):
 
     def __post_init__(self):
         expand_home(self, "dataset")
-        if not self.dataset:
-            raise UserError("dataset is missing; name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
+        self.require(dataset="name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
         if isinstance(self.config_overrides, str):
             try:
                 self.config_overrides = json.loads(self.config_overrides)

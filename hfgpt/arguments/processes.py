@@ -8,12 +8,13 @@ from pathlib import Path
 import psutil
 import yaml
 
+from hfgpt.arguments.commands import RECIPES
 from hfgpt.errors import UserError
 
 SET_BY_ACCELERATE = "ACCELERATE_DYNAMO_BACKEND"  # by each of its launchers, for the processes that they start
 # What a process has that is one of several: from torchrun and all that use it, and from MPI.
 ONE_OF_SEVERAL = ("LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-TWO_PROCESSES = Path("recipes/accelerate/two_cpu_processes.yaml")
+TWO_PROCESSES = RECIPES / "accelerate" / "two_cpu_processes.yaml"
 
 
 def refuse_missing_processes() -> None:
@@ -43,13 +44,13 @@ def refuse_missing_processes() -> None:
 def refuse_several_gpus(num_gpus: int) -> None:
     """Refuse one process with several GPUs, for which Trainer would make each batch as many times larger (`nn.DataParallel`).
 
-    Raises: UserError with the command that starts one process a GPU, and the one that uses one GPU.
+    Raises: UserError with the command that starts one process per GPU, and the one that uses one GPU.
     """
     if num_gpus > 1:
         command = shlex.join(sys.argv)
         raise UserError(
-            f"{num_gpus} GPUs are here for one process, which would make each batch {num_gpus} times as large; start one process a "
-            f"GPU: torchrun --nproc_per_node {num_gpus} {command}; or use one of them: CUDA_VISIBLE_DEVICES=0 python {command}"
+            f"{num_gpus} GPUs are here for one process, which would make each batch {num_gpus} times as large; start one process "
+            f"per GPU: torchrun --nproc_per_node {num_gpus} {command}; or use one of them: CUDA_VISIBLE_DEVICES=0 python {command}"
         )
 
 

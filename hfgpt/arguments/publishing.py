@@ -25,8 +25,7 @@ class CheckArguments(RecipeArguments):
 
     def __post_init__(self):
         expand_home(self, "folder", "json")
-        if not self.folder:
-            raise UserError("folder is missing; give the folder of a model first: recipes/check.py FOLDER")
+        self.require(folder="give the folder of a model first: recipes/check.py FOLDER")
         if self.seconds < 1:
             raise UserError(f"seconds is {self.seconds}; 1 or more is needed, a small model takes about 20.")
 
@@ -58,9 +57,7 @@ class PublishArguments(RecipeArguments):
                 "revoke this one at https://huggingface.co/settings/tokens."
             )
         expand_home(self, "folder")
-        if not self.folder:
-            raise UserError("folder is missing; name what is to be published first: recipes/publish.py FOLDER --repo USER/NAME.")
-        if not self.repo:
-            raise UserError("repo is missing; name its place on the Hub with --repo USER/NAME.")
+        self.require(folder="name what is to be published first: recipes/publish.py FOLDER --repo USER/NAME.")
+        self.require(repo="name its place on the Hub with --repo USER/NAME.")
         if self.base_revision and not self.base_repo:
             raise UserError(f"base_revision is {self.base_revision}, but base_repo is missing; give both, or neither.")

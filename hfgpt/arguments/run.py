@@ -42,16 +42,14 @@ class RunArguments(RecipeArguments, TrainingArguments):
 
     output_dir: str = output_key("", "Folder that the model is written to.")
     overwrite: bool = output_key(False, "Forget what output_dir holds and start again.")
-    keep: Literal["best", "last"] = output_key(
-        "best", "The state that is best on the validation set, or the one after the last step."
-    )
+    keep: Literal["best", "last"] = output_key("best", "The state that is best on the validation set, or that after the last step.")
     save_total_limit: int | None = output_key(2, "Checkpoints that are kept, the best among them.")
     logging_steps: float = output_key(0.01, "Steps between lines of the log; below 1 a share of all steps.")
     logging_first_step: bool = output_key(True, "The first step has a line of its own.")
     card: dict | str | None = output_key(None, CARD_HELP)
 
     attn_implementation: str | None = machine_key(
-        None, "eager, sdpa, flash_attention_2, flex_attention; sdpa on a GPU, eager on a CPU without it."
+        None, "eager, sdpa, flash_attention_2, flex_attention; else sdpa (GPU), eager (CPU)."
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = machine_key(
         "auto", "Of the matrix products; auto is bf16 where the processor is fast in it, else fp32."
@@ -77,8 +75,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
     def __post_init__(self):
         refuse_missing_processes()
         expand_home(self, "output_dir")
-        if not self.output_dir:
-            raise UserError("output_dir is missing; name the folder for the model with --output_dir.")
+        self.require(output_dir="name the folder for the model with --output_dir.")
         if self.hub_token is not None:
             raise UserError(
                 "hub_token is given as an argument; it may not be one, because everybody on this machine reads arguments (ps, the "

@@ -29,7 +29,7 @@ from hfgpt.conversion.layouts import BOOK, GPT2, HEADS, NANOGPT, OPENAI, Biases,
 from hfgpt.conversion.recognition import Contents, attention_shape, from_hub, recognise
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
-from hfgpt.files import read_json
+from hfgpt.files import public_name, read_json
 from hfgpt.fingerprint import check_equal, logits_of, probe_rows
 from hfgpt.model.configuration_hfgpt import GPT2_SIZES, HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
@@ -128,7 +128,8 @@ def read_source(
         raise UserError(f"{source} says its {stated} itself; leave {stated} out.")
     converted = reader.read(contents, **given)
     if is_adapter:
-        converted.notes.append(f"{source} is an adapter; its merged twin {path} was read.")
+        name = public_name(source)  # the note is published with the result
+        converted.notes.append(f"{name} is an adapter; its merged twin {name}/merged was read.")
     return converted
 
 

@@ -17,9 +17,10 @@ from typing import cast
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
+from hfgpt.chat_templates import control_token_ids
 from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
-from hfgpt.tokenization import control_token_ids, encode_texts
+from hfgpt.tokenization import encode_texts
 
 PLACEHOLDER = re.compile(r"hfgptMessage(\d+)Content")
 # No template writes such a space, so what is left of it tells how the template trims contents. Preserving ones come first.
@@ -39,7 +40,7 @@ TRIMMERS: tuple[Callable[[str], str], ...] = (
 class Segment:
     """A special token of the template (`token`), or a run of text: literal strings and indices of messages.
 
-    `answer` is the index of the answer that it belongs to and that is learned with it, None of what is no answer.
+    `answer` is the index of the answer that it belongs to and that is learned with it, None for what is not an answer.
     """
 
     answer: int | None

@@ -108,7 +108,7 @@ def _text_of(record: Record, options: LabelledOptions) -> str:
     if not isinstance(text, str):
         raise record.error(
             f"the column {options.text_column!r} is a {type(text).__name__}, a text is needed; quote it, or remove the row.",
-            reason="the text is no string",
+            reason="the text is not a string",
         )
     return text
 
@@ -265,7 +265,7 @@ def check_labels(splits, options: LabelledOptions) -> list[str]:
     """The names of the labels in the order of their ids: `options.labels`, or those of the training examples, sorted.
 
     Raises: ValueError where there is only one label, where a label has no training example, and where examples with one label
-        a text meet examples with several.
+        per text meet examples with several.
     """
     several = {name: isinstance(side[0]["label"], list) for name, side in splits.items()}
     if len(set(several.values())) > 1:
@@ -291,7 +291,7 @@ def check_labels(splits, options: LabelledOptions) -> list[str]:
 
 
 def encode_labels(splits, options: LabelledOptions, passport: Passport):
-    """Labels as numbers: `(DatasetDict, names)`, where a label is its place in `names`, or a list of 0.0 and 1.0, one a name.
+    """Labels as numbers: `(DatasetDict, names)`, where a label is its place in `names`, or a list of 0.0 and 1.0, one per name.
 
     The counts of each label in each split go into the passport.
     Raises: as `check_labels`.
@@ -324,5 +324,5 @@ def class_weights(labels: Sequence[int], *, num_labels: int) -> list[float]:
 
 
 def positive_weights(labels: Sequence[Sequence[float]]) -> list[float]:
-    """For several labels a text (0.0 and 1.0), `pos_weight` of BCEWithLogitsLoss: examples without a label to those with it."""
+    """For several labels per text (0.0 and 1.0), `pos_weight` of BCEWithLogitsLoss: examples without a label to those with it."""
     return [(len(column) - sum(column)) / sum(column) for column in zip(*labels)]

@@ -33,7 +33,7 @@ def read_csv(source: Source, options: SourceOptions, errors: RowErrors | None, c
     if options.header:
         line, names = next(rows, (1, []))
         if len(names) > 1 and all(name.startswith(" ") for name in names[1:]):
-            # written as "a, b": a quote after such a space encloses a field, too
+            # written as "a, b": a quote after such a space also encloses a field
             rows = _table_rows(source.file, **settings, skipinitialspace=True)
             next(rows)
         names = [name.strip() for name in names]
@@ -116,7 +116,7 @@ def _shape(rows: Iterator[tuple[int, list[str]]]) -> tuple[int, int, int]:
 
 
 def _table_rows(path: Path, *, separator: str, begin: int, **settings) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the number of the line they begin on; empty lines between them are none.
+    """Rows with the number of the line they begin on; empty lines between them are left out.
 
     Args: `begin` lines are left out first; `settings` are more of `csv.reader`.
     """
@@ -128,7 +128,7 @@ def _table_rows(path: Path, *, separator: str, begin: int, **settings) -> Iterat
             fields = next(reader, None)
         except csv.Error as error:
             raise UserError(
-                f"{path}, line {line}: the row that begins here is no valid CSV ({error}); close each quote that opens a field, "
+                f"{path}, line {line}: the row that begins here is not valid CSV ({error}); close each quote that opens a field, "
                 "and double those within."
             ) from None
         if fields is None:

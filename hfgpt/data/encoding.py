@@ -22,7 +22,7 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# What people name as text and is none. Some of it is valid UTF-8 and would be trained on in silence.
+# What people name as text and is not. Some of it is valid UTF-8 and would be trained on in silence.
 NOT_TEXT = {
     b"%PDF-": ("a PDF file", "write its text out first, e.g. with pdftotext"),
     b"{\\rtf": ("a file of a word processor (RTF)", "save it as plain text in UTF-8 there"),
@@ -45,7 +45,7 @@ ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a 
 def encoding_of(path: Path) -> str:
     """The codec that reads a file, by its first bytes: "utf-8", or what its byte order mark says.
 
-    Raises: ValueError for UTF-16 without a mark (most of it would pass as UTF-8 full of NULs), and for files that are no text.
+    Raises: ValueError for UTF-16 without a mark (most of it would pass as UTF-8 full of NULs), and for files that are not text.
     """
     with path.open("rb") as file:
         start = file.read(4096)

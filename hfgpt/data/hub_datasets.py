@@ -1,7 +1,6 @@
 """Datasets of the Hub: "user/name" or "user/name:configuration"."""
 
 import itertools
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -12,9 +11,7 @@ import yaml
 from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, check_text_column, texts_of
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import MissingFileError, UserError
-
-# With the owner always: load_dataset takes a bare "json" or "text" for one of its own loaders and reads whatever lies here.
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+from hfgpt.files import HUB_NAME
 
 
 def read_hub(source: Source, options: SourceOptions, errors: RowErrors | None, column: str | None = None) -> Iterator[Record]:
@@ -67,7 +64,7 @@ def hub_errors_named(name: str) -> Iterator[None]:
     try:
         yield
     except (DatasetNotFoundError, ConnectionError) as error:
-        raise MissingFileError(f"{name!r} is no file here, and the Hub has no such dataset: {_reason(error)}") from error
+        raise MissingFileError(f"{name!r} is not a file here, and the Hub has no such dataset: {_reason(error)}") from error
     except (DatasetsError, ValueError, RuntimeError, OSError, pyarrow.ArrowException, yaml.YAMLError) as error:
         raise UserError(f"the Hub dataset {name} cannot be read: {_reason(error)}") from error
 

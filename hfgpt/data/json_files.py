@@ -88,7 +88,7 @@ def _half_characters(record: Record, column: str | None) -> RowError | None:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             half = f"\\u{ord(text[error.start]):04x}"
-            message = f"the field {name!r} holds half a surrogate pair ({half}), which is no text; repair the file."
+            message = f"the field {name!r} holds half a surrogate pair ({half}), which is not text; repair the file."
             return record.error(message, reason="half a surrogate pair")
     return None
 

@@ -58,7 +58,7 @@ class MarkerCounts:
         self.documents.update(total.keys())
 
     def warn(self) -> None:
-        """One line for each marker that is no mere mention, as in a text about them: twice on a line of its own, or often."""
+        """One line for each marker that is more than a mention, as in a text about them: twice on a line of its own, or often."""
         for marker, count in self.total.most_common(3):
             alone = self.alone[marker]
             if alone < 2 and count < OFTEN:

@@ -167,7 +167,7 @@ def message_list(
     if not isinstance(turns, list) or not turns:
         raise record.error(
             f"{name!r} is {shown(turns)}, a list of messages with {role_name!r} and {content_name!r} is needed.",
-            reason=f"{name!r} is no list of messages",
+            reason=f"{name!r} is not a list of messages",
         )
     messages = []
     for number, turn in enumerate(turns, start=1):
@@ -223,7 +223,7 @@ def _checked_text(record: Record, value: object, what: str) -> str:
     except UnicodeEncodeError as error:
         raise record.error(
             f"{what} holds half a surrogate pair (\\u{ord(value[error.start]):04x} at character {error.start}), which is "
-            "no text; repair the file.",
+            "not text; repair the file.",
             reason="half a surrogate pair",
         ) from None
     return value

@@ -1,7 +1,7 @@
 """Datasets that are written to disk while they are made and read in batches, so that memory stays constant.
 
-`datasets` does both a row at a time (`Dataset.from_generator`, `for text in dataset["text"]`), which for 20 MB of paragraphs takes
-longer than reading and packing them.
+`datasets` does both one row at a time (`Dataset.from_generator`, `for text in dataset["text"]`), which for 20 MB of paragraphs
+takes longer than reading and packing them.
 """
 
 import itertools

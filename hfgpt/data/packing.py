@@ -81,7 +81,7 @@ def pack(
 def cut_windows(
     documents: Iterable[Ids], *, window: int, stride: int, separator: int, pad: int, counts: PackingCounts
 ) -> Iterator[Rows]:
-    """The book's rows: each document, closed by its separator, in sliding windows; one window a row, in blocks as `pack`'s."""
+    """The book's rows: each document, closed by its separator, in sliding windows; one window per row, in blocks as `pack`'s."""
     bins = _window_bins(documents, window=window, stride=stride, separator=separator, counts=counts)
     return _in_blocks(bins, context_length=window, pad=pad, counts=counts)
 
@@ -166,7 +166,7 @@ def _in_blocks(bins: Iterator[list[np.ndarray]], *, context_length: int, pad: in
 
 
 def lay_out(bins: Sequence[Sequence[Ids]], *, length: int, fill: int) -> np.ndarray:
-    """Segments side by side, one bin a row, filled up at the right: (bins, length)."""
+    """Segments side by side, one bin per row, filled up at the right: (bins, length)."""
     rows = np.full((len(bins), length), fill, dtype=np.int32)
     if bins:
         used = np.array([sum(map(len, segments)) for segments in bins])

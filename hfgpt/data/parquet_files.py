@@ -25,7 +25,7 @@ def read_parquet(source: Source, options: SourceOptions, errors: RowErrors | Non
                 yield Record(row, source.name, f"row {row_id}", str(row_id))
                 row_id += 1
     except pyarrow.ArrowException as error:
-        raise UserError(f"{source.name} is no valid Parquet file: {error}") from None
+        raise UserError(f"{source.name} is not a valid Parquet file: {error}") from None
 
 
 PARQUET_FILES = SourceKind(records=read_parquet, documents=texts_of(read_parquet), suffixes=(".parquet",))

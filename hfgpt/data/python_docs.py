@@ -36,7 +36,7 @@ def read_python_docs(name: str = PYTHON_DOCS) -> list[Document]:
     entry points are written, "textwrap:dedent" ("textwrap:" for the module itself).
 
     Args: `name` is one of `PYTHON_DOCS_NAMES`: all of it, or one of its parts.
-    Cost: about 3 s, once a process; the documents then stay in memory.
+    Cost: about 3 s, once per process; the documents then stay in memory.
     Raises: FileNotFoundError where the interpreter comes without its library's source files.
     """
     documents = _all_python_docs()

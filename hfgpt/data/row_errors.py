@@ -1,6 +1,6 @@
 """What becomes of single rows that cannot be used: the run stops at the first, or leaves them out, counted by reason.
 
-One rule for all readers of rows and documents. Only what is wrong with one row may be skipped (a line that is no JSON, a blank
+One rule for all readers of rows and documents. Only what is wrong with one row may be skipped (a line that is not JSON, a blank
 answer, a number where text is needed); what is wrong with a whole file (an unknown encoding, a missing column) always stops.
 """
 

@@ -119,7 +119,7 @@ def identity(source: Source, options: SourceOptions) -> dict[str, object]:
 
 
 def documents_of(source: Source, options: SourceOptions, errors: RowErrors | None = None) -> Iterator[Document]:
-    """The documents of one source; single rows that are none go to `errors`, or are raised where nobody decides about them."""
+    """The documents of one source; single rows that are not documents go to `errors`, and are raised without it."""
     reader = SOURCES.find(source.kind).documents
     if reader is None:
         raise UserError(f"{source.name}: of the kind {source.kind}, records are read, not documents.")
@@ -127,7 +127,7 @@ def documents_of(source: Source, options: SourceOptions, errors: RowErrors | Non
 
 
 def records_of(source: Source, options: SourceOptions, errors: RowErrors | None = None) -> Iterator[Record]:
-    """The rows of one source; those that cannot be used go to `errors`, or are raised where nobody decides about them."""
+    """The rows of one source; those that cannot be used go to `errors`, and are raised without it."""
     reader = SOURCES.find(source.kind).records
     if reader is None:
         raise UserError(f"{source.name}: of the kind {source.kind}, documents are read, not records.")
@@ -167,7 +167,7 @@ def _warn_once(message: str) -> None:
 def load_documents(sources: list[Source], options: ReadingOptions, passport: Passport, *, cache_dir: str, on_error: str = "stop"):
     """All documents as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant.
 
-    Args: `on_error` is "stop" or "skip", for single rows that are no document (row_errors.py).
+    Args: `on_error` is "stop" or "skip", for single rows that are not documents (row_errors.py).
     """
     start = time.perf_counter()
     passport.inputs = [identity(source, options) for source in sources]

@@ -129,7 +129,7 @@ def _clean_cut(text: str, position: int, slack: int) -> int:
     first = max(0, position - slack)
     line_end = max(text.rfind("\n", first, position), text.rfind("\r", first, position))
     if line_end >= 0:
-        # between CR and LF is no line start
+        # no line starts between CR and LF
         return line_end + (2 if text[line_end : line_end + 2] == "\r\n" else 1)
     space = text.rfind(" ", first, position)
     return space if space > 0 else position
@@ -347,7 +347,7 @@ def keep_copies_together(
             raise UserError(
                 f"{len(apart):,} of {len(texts):,} texts are near copies of others (groups: {len(groups):,}{how}). A group is "
                 f"learned or tested, not both, so nothing is left for {name}: give more different texts, {cure}or set "
-                "decontaminate: false, which tests on copies, too."
+                "decontaminate: false, which then tests on copies."
             )
     logger.info(f"near copies: {len(apart):,} rows that were drawn apart from a near copy now lie on its side")
     return together

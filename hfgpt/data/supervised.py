@@ -1,5 +1,6 @@
 """Conversations as rows to learn from: ids and labels, cut or dropped where they are too long, packed where that pays."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -104,13 +105,9 @@ def _check_all_learned(conversation: Conversation) -> Conversation:
 def _encode_in_batches(
     conversations: Iterable[Conversation], encoder: ConversationEncoder, *, size: int = 1000
 ) -> Iterator[tuple[list[int], list[bool]]]:
-    batch: list[Conversation] = []
-    for conversation in conversations:
-        batch.append(conversation)
-        if len(batch) == size:
-            yield from _encode_batch(batch, encoder)
-            batch = []
-    yield from _encode_batch(batch, encoder)
+    remaining = iter(conversations)
+    while batch := list(itertools.islice(remaining, size)):
+        yield from _encode_batch(batch, encoder)
 
 
 def _encode_batch(batch: list[Conversation], encoder: ConversationEncoder) -> list[tuple[list[int], list[bool]]]:

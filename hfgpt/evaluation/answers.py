@@ -141,7 +141,7 @@ def read_answer(
     tokenizer: PreTrainedTokenizerFast, ids: list[int], stop_token_ids: Sequence[int], *, short_of_room: bool = False
 ) -> Answer:
     """The answer in generated ids. Args: `short_of_room` where the context, not `max_new_tokens`, would end it."""
-    # Rows that ended before the longest of their batch are padded behind their stop token.
+    # Rows that ended before the longest of their batch are padded after their stop token.
     end = next((place for place, token in enumerate(ids) if token in stop_token_ids), None)
     stopped = end is not None
     text = cast(str, tokenizer.decode(ids[:end], skip_special_tokens=True))

@@ -22,7 +22,7 @@ from hfgpt.files import write_whole
 
 Segment = tuple[str, str]  # ("same" | "added" | "missing", text)
 
-# Above this many words on one side the comparison would take seconds, and its result is no help to a reader.
+# Above this many words on one side the comparison would take seconds and would not help a reader.
 MOST_WORDS_COMPARED = 2000
 # Texts that have fewer words in common are shown unmarked: marks everywhere say no more than "wrong" does.
 LEAST_WORDS_IN_COMMON = 0.3
@@ -50,7 +50,7 @@ class AnswerRow:
 def write_answers(path: str | Path, rows: Sequence[AnswerRow]) -> None:
     """Write the rows as one JSON file: a list of objects with the fields of `AnswerRow`."""
     text = json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False) + "\n"
-    # Half a surrogate pair is no text that UTF-8 can hold; written as \ud83d it is the JSON that it came from.
+    # UTF-8 cannot hold half a surrogate pair; written as \ud83d it is the JSON that it came from.
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_whole(Path(path), text.encode("utf-8", errors="backslashreplace"))
 

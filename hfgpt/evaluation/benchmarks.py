@@ -202,7 +202,7 @@ def write_local_task(task: str, path: Path, folder: Path, *, definition: Path) -
         "tag": None,
         "dataset_path": "json",
         "dataset_name": None,
-        # Datasets keeps what it reads; here, so that nothing stays behind.
+        # `datasets` keeps a copy of what it reads; in this folder, so that nothing is left over.
         "dataset_kwargs": {"data_files": {"test": str(rows)}, "cache_dir": str(folder / "cache")},
         "training_split": None,
         "validation_split": None,

@@ -184,7 +184,7 @@ def converse(session: ChatSession, *, stream: bool = True) -> list[tuple[str, st
                 session.set_system(argument.strip())
                 _note("the system message is set" if session.system else "no system message")
             elif line.startswith("/") and line[1:].isalpha():
-                _note(f"{line} is no command: {COMMANDS}")
+                _note(f"{line} is not a command: {COMMANDS}")
             elif line:
                 reply = session.ask(line, stream=stream)
                 said.append((line, reply.text))
@@ -211,7 +211,7 @@ def _comment(reply: Reply, session: ChatSession) -> None:
 def _lines() -> Iterator[str]:
     """The lines of standard input; in a terminal with a prompt, the arrow keys' history, and Ctrl-C taking back the line."""
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # half a character is no text
+        sys.stdin.reconfigure(errors="replace")  # a line may end within a character
     if not sys.stdin.isatty():
         for line in sys.stdin:
             yield line.strip()

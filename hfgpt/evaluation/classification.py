@@ -56,7 +56,7 @@ def classify(
     logits: dict[int, np.ndarray] = {}
     with evaluating(model):
         for chosen in progress_bar(batches, desc="texts", show=show_progress):
-            # A learned position is counted from the text's beginning, so padding stands behind the text.
+            # A learned position is counted from the text's beginning, so padding follows the text.
             ids, mask = padded([rows[index] for index in chosen], value=padding_id(tokenizer), device=model.device)
             found = model(input_ids=ids, attention_mask=mask).logits
             logits.update(zip(chosen, found.float().cpu().numpy(), strict=True))
@@ -92,8 +92,8 @@ def classification_metrics(probabilities: np.ndarray, labels, *, names: list[str
 def mean_and_spread(runs: list[dict]) -> dict[str, dict]:
     """Mean, sample standard deviation, minimum and maximum of every number in the metrics of several seeds.
 
-    Nested dicts stay nested; what is no number is left out. `runs` says of how many seeds the number is: a figure may be None in
-    some. The standard deviation of a single run is None, not 0: nothing is known about it.
+    Nested dicts stay nested; what is not a number is left out. `runs` is the number of seeds that have the figure, which may be
+    None in some. The standard deviation of a single run is None, not 0: nothing is known about it.
     """
     keys = dict.fromkeys(key for run in runs for key in run)
     result = {}

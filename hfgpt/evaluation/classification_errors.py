@@ -86,7 +86,7 @@ def errors_table(texts: Sequence[str], labels, probabilities: np.ndarray, names:
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if labels.ndim == 2:
         truth, predicted = labels > 0, probabilities >= MULTI_LABEL_THRESHOLD
-        # Of each decision, what was given to the side that is wrong; a right decision is no error.
+        # Of each decision, what was given to the wrong side; 0 where the decision is right.
         wrong = np.where(truth == predicted, 0.0, np.where(predicted, probabilities, 1 - probabilities)).max(axis=1)
         right = 1 - wrong
         is_error = (truth != predicted).any(axis=1)

@@ -70,7 +70,7 @@ def sample(
 
 
 def generate(model: PreTrainedModel, ids: torch.Tensor, *, mask: torch.Tensor | None = None, **settings) -> torch.Tensor:
-    """What `model.generate` puts behind ids (B, T): the new ones alone, (B, new). Without `mask` all ids are read."""
+    """The ids (B, new) that `model.generate` adds to ids (B, T). Without a `mask` all ids are read."""
     mask = torch.ones_like(ids) if mask is None else mask
     output = cast(Any, model).generate(input_ids=ids, attention_mask=mask, **settings)  # to pyright, it might be a tensor
     return output[:, ids.shape[1] :]

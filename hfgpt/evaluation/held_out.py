@@ -262,7 +262,7 @@ def _few(words: list[str], most: int = 5) -> str:
 def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
     """Names of labels as ids (N,), or as zeros and ones (N, C) for a model that gives a text several.
 
-    Raises: ValueError where the examples have several labels a text and the model has one, or the other way round.
+    Raises: ValueError where the examples have several labels per text and the model has one, or the other way round.
     """
     ids = {name: index for index, name in enumerate(label_names(model))}
     multi_label = gives_several_labels(model)
@@ -284,7 +284,7 @@ def prompt_style_of(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     if tokenizer.chat_template is None:
         raise UserError(
-            "the model has no chat template, so it is no assistant that answers conversations, and it has no labels either; give "
-            "--text for a language model, or an assistant (recipes/finetune_instructions.py) or classifier."
+            "the model has no chat template, so it is not an assistant that answers conversations, and it has no labels either; "
+            "give --text for a language model, or an assistant (recipes/finetune_instructions.py) or classifier."
         )
     return style_of(tokenizer)

@@ -73,7 +73,7 @@ def judge_answers(
     """Have every item scored, and keep prompt, model, raw answers and score of each as a line of `path` (`judge.jsonl`).
 
     What `path` holds of the same model, settings and texts is not asked again, so an interrupted call is finished by calling
-    again. An answer that is no integer from 0 to 100 is asked for once more; after that the item counts as unparsed.
+    again. An answer that is not an integer from 0 to 100 is asked for once more; after that the item counts as unparsed.
 
     Args:
         model: the judge's name at the endpoint.

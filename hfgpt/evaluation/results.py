@@ -129,7 +129,9 @@ def read_evaluation(folder: Path) -> dict | None:
     if not good or not all(
         isinstance(entry, dict) and {"task", "dataset", "metrics"} <= entry.keys() for entry in content["results"]
     ):
-        raise UserError(f"{path} is no evaluation as recipes/evaluate.py writes it, format {FORMAT}; delete it and evaluate again.")
+        raise UserError(
+            f"{path} is not an evaluation as recipes/evaluate.py writes it, format {FORMAT}; delete it and evaluate again."
+        )
     return content
 
 

@@ -73,7 +73,7 @@ def strided_windows(ids: list[int], *, prefix: int | None, context_length: int, 
 
     Args:
         ids: token ids of the document alone.
-        prefix: id that the document begins after; None leaves its first token unscored, for want of anything before it.
+        prefix: id that the document begins after; None leaves its first token unscored, because nothing precedes it.
         context_length: most inputs of a window.
         stride: targets of every window after the first, 1..context_length.
     Raises: ValueError for a stride by which tokens would be missed.

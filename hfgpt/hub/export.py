@@ -1,44 +1,91 @@
-"""A clean folder with the files that may leave this machine, and nothing in them that tells of it.
+"""A clean folder with the files that may leave this machine.
 
 Weights and data are hard links of what lies in the artifact's folder, or copies where the file system has none; every text is
-a copy, and those that name places of this machine are written anew without them; files that were read go by hash and ending,
-unless card.yaml says `file_names: true`. The user's folder stays as it is.
+a copy. Three files are written anew: adapter_config.json, which names the place of its base on this machine; passport.json and
+evaluation.json, in which files that were read go by hash and ending, unless card.yaml says `file_names: true`. Whatever else tells
+of this machine closes the gate (gate/scan.py). The user's folder stays as it is.
 """
 
-import itertools
 import os
-import re
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from huggingface_hub import get_token
+from huggingface_hub import CommitOperationAdd, get_token
 from huggingface_hub.constants import HF_TOKEN_PATH
+from huggingface_hub.utils.sha import git_hash
 
-from hfgpt.artifacts import ADAPTER_CONFIG, Artifact
+from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, Artifact, base_on_the_hub
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
 from hfgpt.evaluation.results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, write_eval_results
-from hfgpt.files import read_json, write_json
-from hfgpt.hub.card.file_names import evaluation_without_names, passport_without_names
+from hfgpt.files import link_or_copy, read_json, write_json
 from hfgpt.hub.card.settings import load_settings
+from hfgpt.hub.file_names import evaluation_without_names, published_passport
 from hfgpt.hub.gate.report import Disagreement
 from hfgpt.hub.remote_code import check_code
 
-# What our recipes write about a run; other texts (the card, evaluation figures in the Hub's format) are made without places.
-_ABOUT_THE_RUN = ("passport.json", "conversion.json", "evaluation.json", "metrics.json")
-# Of a data set, what `datasets` notes about the files that it was made from.
-_ABOUT_THE_DATA = ("dataset_info.json",)
 _LINKED = (".safetensors", ".arrow", ".gguf")
 _SHORTEST_TOKEN = 8  # a shorter word in HF_TOKEN is no token, and would be found in any file
 _BLOCK_BYTES = 1 << 24
+_LARGEST_IN_GIT_BYTES = 10 << 20
 
-_QUOTED = re.compile(r"'[^'\n]*[/\\][^'\n]*'|\"[^\"\n]*[/\\][^\"\n]*\"")
-_WORD = re.compile(r"[^\s'\"=,;()\[\]{}<>|]+")
-_ANCHORED = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
-_DATA_FILE = re.compile(r"\.(jsonl?|txt|csv|tsv|parquet|arrow|ya?ml|py|md|pth?|safetensors|gguf|zip|gz|zst|xz)$", re.IGNORECASE)
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that is to be published; it is read once, when a hash is first asked for.
+
+    Args:
+        path: where it lies.
+        name: what it is called in the repository.
+    """
+
+    path: Path
+    name: str
+
+    @cached_property
+    def addition(self) -> CommitOperationAdd:
+        """What huggingface_hub sends; making it takes the SHA-256."""
+        return CommitOperationAdd(self.name, self.path)
+
+    @cached_property
+    def blob_id(self) -> str:
+        """What git calls the content, where the Hub keeps it in git; larger files never are."""
+        return git_hash(self.path.read_bytes()) if self.size <= _LARGEST_IN_GIT_BYTES else ""
+
+    def take_hashes(self) -> None:
+        """Hash it now: what is changed afterwards differs from what the Hub is told, and is noticed."""
+        _ = self.size, self.addition, self.blob_id
+
+    @property
+    def sha256(self) -> str:
+        return self.addition.upload_info.sha256.hex()
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What may be published of an artifact, in a clean folder of its own; the files are sorted by their names."""
+
+    artifact: Artifact
+    folder: Path
+    files: list[ExportedFile]
+
+    @property
+    def names(self) -> list[Path]:
+        """The files, relative to the folder."""
+        return [Path(file.name) for file in self.files]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
 
 
 def export(
@@ -48,14 +95,15 @@ def export(
     repo_id: str | None = None,
     base_repo_id: str | None = None,
     base_revision: str | None = None,
-) -> list[Path]:
+    card: str | None = None,
+) -> Exported:
     """Write what may be published of `artifact` into the empty folder `target`.
 
     Args:
         repo_id: where it will be published; said in messages only.
         base_repo_id, base_revision: of an adapter, where its base lies on the Hub and at which commit; without them the file
             says the name of the base's folder.
-    Returns: the files, relative to `target`, sorted.
+        card: the text of README.md, in place of the one in the folder.
     Raises: ValueError where a file that belongs to the artifact leads out of its folder, has a name that no Hub takes, is not
         there though another one names it, or holds this machine's token; and where config.json names code that is missing.
     """
@@ -66,7 +114,6 @@ def export(
     names = artifact.files()
     _check_names(artifact, names)
     target.mkdir(parents=True, exist_ok=True)
-    places = places_of(artifact)
     file_names = bool(load_settings(artifact.folder).get("file_names"))
     anew = not file_names and Path(EVALUATION_FILE) in names  # evaluation.json and what is made of it
     if anew:
@@ -74,14 +121,14 @@ def export(
     for name in names:
         source, copy = (artifact.folder / name).resolve(), target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        if name.name == ADAPTER_CONFIG:
-            write_json(copy, _with_base(read_json(source), places, base_repo_id, base_revision), ensure_ascii=False)
-        elif name.as_posix() in _ABOUT_THE_RUN or name.name in _ABOUT_THE_DATA:
-            content = read_json(source)
-            content = without_places(content, places=[*_folders_in(content), *places])
-            write_json(copy, content if file_names else _without_names(name, content), ensure_ascii=False)
+        if name.as_posix() == ADAPTER_CONFIG:
+            write_json(copy, _with_base(read_json(source), base_repo_id, base_revision), ensure_ascii=False)
+        elif name.as_posix() == PASSPORT_NAME:
+            write_json(copy, published_passport(read_json(source), file_names=file_names), ensure_ascii=False)
+        elif anew and name.as_posix() == EVALUATION_FILE:
+            write_json(copy, evaluation_without_names(read_json(source)), ensure_ascii=False)
         elif name.suffix.lower() in _LINKED:
-            _link_or_copy(source, copy)
+            link_or_copy(source, copy)
         else:
             shutil.copyfile(source, copy)
     for name in names:
@@ -90,17 +137,14 @@ def export(
                 check_code(target / name.parent)  # of what is there now: a file that may not be published is missing
             except Disagreement as error:
                 raise UserError(f"{artifact.folder / name}: {error}; nobody else could load it: {error.cure}.") from None
+    if card is not None:
+        (target / "README.md").write_text(card, encoding="utf-8", newline="\n")
+        names = sorted({*names, Path("README.md")})
     if anew:
         written = write_eval_results(target, read_json(target / EVALUATION_FILE))
         names = sorted({*names, *(path.relative_to(target) for path in written)})
     refuse_tokens([target / name for name in names], where=f"the files for {repo_id}" if repo_id else str(artifact.folder))
-    return names
-
-
-def _without_names(name: Path, content: dict) -> dict:
-    if name.as_posix() == PASSPORT_NAME:
-        return passport_without_names(content)
-    return evaluation_without_names(content) if name.as_posix() == EVALUATION_FILE else content
+    return Exported(artifact, target, [ExportedFile(target / name, name.as_posix()) for name in names])
 
 
 def _refuse_leading_out(artifact: Artifact) -> None:
@@ -141,98 +185,11 @@ def _named_files(path: Path) -> Iterable[str]:
     return []
 
 
-def _with_base(settings: dict, places: list[str], repo_id: str | None, revision: str | None) -> dict:
+def _with_base(settings: dict, repo_id: str | None, revision: str | None) -> dict:
     if repo_id is not None:
         return settings | {"base_model_name_or_path": repo_id, "revision": revision}
-    return settings | {"base_model_name_or_path": without_places(settings.get("base_model_name_or_path"), places=places)}
-
-
-# Places of this machine, out of the texts
-
-
-def places_of(artifact: Artifact) -> list[str]:
-    """Folders of this machine that a text may begin a path with, the longest first."""
-    folders = [artifact.folder.resolve(), Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
-    everything = {str(place) for folder in folders for place in (folder, *folder.parents) if len(place.parts) > 1}
-    return sorted(everything, key=lambda place: (-len(place), place))
-
-
-def _folders_in(content: Any) -> list[str]:
-    """The folders of texts that are a path and nothing else: with them, "read /a b/c.txt" is read right in another text."""
-    if isinstance(content, dict):
-        content = list(content.values())
-    if isinstance(content, list):
-        return sorted({place for value in content for place in _folders_in(value)}, key=lambda place: (-len(place), place))
-    if isinstance(content, str) and _is_lone_path(content):
-        parent = re.sub(r"[/\\]+[^/\\]*$", "", content)
-        return [parent] if len(parent) > 1 else []
-    return []
-
-
-def _is_lone_path(text: str) -> bool:
-    return text == text.strip() and "\n" not in text and bool(_ANCHORED.match(text)) and not _has_several(text)
-
-
-def without_places(content: Any, *, places: Iterable[str] = ()) -> Any:
-    """The same JSON, with the name of the file or folder wherever a text in it is or holds a path of this machine.
-
-    Args: `places` are folders, with or without spaces in their names, that paths may begin with.
-    Returns: a copy; Hub ids such as `user/name`, addresses and numbers are as they were. `runs/base` is taken for a path where
-        its first part is one of the names in `places` or a folder here, since nothing else tells it from a Hub id.
-    """
-    if isinstance(content, dict):
-        named: dict[Any, Any] = {}
-        for key, value in content.items():
-            short = without_places(key, places=places)
-            # a/test.jsonl and b/test.jsonl stay two entries
-            short = key if short == key else next(name for name in _numbered(short) if name not in named and name not in content)
-            named[short] = without_places(value, places=places)
-        return named
-    if isinstance(content, list):
-        return [without_places(value, places=places) for value in content]
-    if not isinstance(content, str) or not ("/" in content or "\\" in content or content.startswith("~")):
-        return content
-    if _is_lone_path(content):
-        return _file_name(content)  # a path and nothing else, spaces in it included
-    for place in places:
-        content = re.sub(rf"(?<![\w.~-]){re.escape(place)}[/\\]", "./", content)
-    roots = {part for place in places for part in PurePosixPath(place).parts}
-    content = _QUOTED.sub(lambda match: _replaced(match.group(), roots, quotes=True), content)
-    return _WORD.sub(lambda match: _replaced(match.group(), roots), content)
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    yield from (f"{name} ({number})" for number in itertools.count(2))
-
-
-def _has_several(text: str) -> bool:
-    """Whether a text that begins like a path goes on with words, as a command does: /usr/bin/python /a/b.py."""
-    return bool(re.search(r"\s(-|/|~|\.{1,2}/|[A-Za-z]:\\)", text))
-
-
-def _replaced(text: str, roots: set[str], *, quotes: bool = False) -> str:
-    word = text[1:-1] if quotes else text.rstrip(".:!?")
-    if not _is_path(word, roots):
-        return text
-    name = _file_name(word)
-    return f"{text[0]}{name}{text[-1]}" if quotes else name + text[len(word) :]
-
-
-def _is_path(word: str, roots: set[str]) -> bool:
-    if _ANCHORED.match(word):
-        return len(word) > 1
-    if re.match(r"^[a-z][a-z0-9+.-]*://", word) or ("/" not in word and "\\" not in word):
-        return False
-    parts = re.split(r"[/\\]", word)
-    if len(parts) > 2 or "\\" in word:
-        return all(parts[:-1]) and not re.fullmatch(r"[\d/.]+", word)  # 24/11/2026
-    return bool(_DATA_FILE.search(word)) or parts[0] in roots or (bool(parts[0]) and Path(parts[0]).is_dir())
-
-
-def _file_name(path: str) -> str:
-    names = [name for name in re.split(r"[/\\]", path) if name not in ("", ".", "..", "~")]
-    return names[-1] if names else "."
+    named = str(settings.get("base_model_name_or_path") or BASE_FOLDER)
+    return settings if base_on_the_hub(settings) else settings | {"base_model_name_or_path": PureWindowsPath(named).name}
 
 
 # Tokens
@@ -272,10 +229,3 @@ def _holds(path: Path, tokens: list[bytes]) -> bool:
                 return True
             rest = block[-overlap:]
     return False
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)

@@ -6,6 +6,7 @@ adapter                               user/name-base, whose commit goes into the
 """
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterable
@@ -18,17 +19,15 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
-from hfgpt.artifacts import Artifact, identify
+from hfgpt.artifacts import ADAPTER_CONFIG, Artifact, identify
 from hfgpt.errors import UserError
 from hfgpt.files import read_json
-from hfgpt.hub.card.card import CARD_NAME, published_card
-from hfgpt.hub.export import export, refuse_tokens
-from hfgpt.hub.gate.scan import scan
+from hfgpt.hub.card.rendering import published_card
+from hfgpt.hub.export import Exported, ExportedFile, export
+from hfgpt.hub.kinds import HUB_KINDS, HubKind
 from hfgpt.hub.upload import (
-    ExportedFile,
     Repository,
     create_private,
-    describe,
     differing,
     look_at,
     make_public,
@@ -40,8 +39,7 @@ from hfgpt.hub.upload import (
 logger = logging.getLogger(__name__)
 
 ADAPTER_PARTS = ("base", "adapter", "merged")  # in this order: the adapter names its base's commit
-_MAIN = {"dataset": ("data", ".arrow"), "tokenizer": ("tokenizer", "tokenizer.json")}
-_WEIGHTS = ("weights", (".safetensors", ".gguf"))
+_SUFFIXES = {"base": "-base", "merged": "-merged"}  # of the repositories beside the adapter's
 
 
 @dataclass(frozen=True)
@@ -51,27 +49,30 @@ class Part:
     Args:
         name: what it is of the folder: "base", "adapter", "merged", or the kind of the artifact.
         artifact: what goes there.
-        repo_id, repo_type: where.
+        repo_id: where.
     """
 
     name: str
     artifact: Artifact
     repo_id: str
-    repo_type: str = "model"
+
+    @property
+    def kind(self) -> HubKind:
+        """What the Hub has to know of it."""
+        return HUB_KINDS.find(self.artifact.kind)
+
+    @property
+    def repo_type(self) -> str:
+        return self.kind.repo_type
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A part, exported into a folder of its own."""
+    """A part, exported into a folder of its own with the card of its repository: what is checked, and what is sent."""
 
     part: Part
-    folder: Path
-    files: list[ExportedFile]
+    exported: Exported
     tag: str
-
-    @property
-    def size(self) -> int:
-        return sum(file.size for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -115,35 +116,32 @@ def parts_of(folder: str | Path, repo_id: str, *, names: Iterable[str] = (), bas
     """
     artifact, names = identify(folder), list(names)
     check_repo_id(repo_id)
-    if artifact.kind != "adapter":
-        if names or base_repo_id:
-            given = f"parts {', '.join(names)}" if names else f"base_repo {base_repo_id}"
-            raise UserError(f"got {given}, but {folder} is a {artifact.kind}; only adapters have parts and a base. Leave it out.")
-        return [Part(artifact.kind, artifact, repo_id, "dataset" if artifact.kind == "dataset" else "model")]
-    there = {"base": artifact.base, "adapter": artifact.folder, "merged": artifact.merged}
+    there = artifact.parts
+    if not artifact.needs_base and (names or base_repo_id):
+        given = f"parts {', '.join(names)}" if names else f"base_repo {base_repo_id}"
+        raise UserError(f"got {given}, but {folder} is a {artifact.kind}; only adapters have parts and a base. Leave it out.")
     if base_repo_id:
         check_repo_id(base_repo_id)
-        there["base"] = None
+        there = {name: place for name, place in there.items() if name != "base"}
     for name in names:
         if name not in ADAPTER_PARTS:
             raise UserError(f"parts holds {name!r}; allowed are {', '.join(ADAPTER_PARTS)}.")
-        if there[name] is None:
+        if name not in there:
             where = f"base_repo says that it is {base_repo_id}" if base_repo_id else f"{folder} holds no {name}/ with a config.json"
             raise UserError(f"parts names {name!r}, but {where}; leave it out, or write the folder again with its recipe.")
-    chosen = [name for name in ADAPTER_PARTS if there[name] is not None and (not names or name in names)]
+    chosen = [name for name in there if not names or name in names]
     if "adapter" in chosen and "base" not in chosen and not base_repo_id:
         raise UserError(
             "an adapter is published without its base; strangers load both, so add base to --parts, or name with --base_repo "
             "where on the Hub the base lies."
         )
-    suffixes = {"base": "-base", "adapter": "", "merged": "-merged"}
-    return [Part(name, identify(there[name]), check_repo_id(repo_id + suffixes[name])) for name in chosen]
+    return [Part(name, identify(there[name]), check_repo_id(repo_id + _SUFFIXES.get(name, ""))) for name in chosen]
 
 
 def prepare(
     part: Part, workspace: Path, *, tag: str | None = None, base_repo_id: str | None = None, base_revision: str | None = None
 ) -> Prepared:
-    """Export a part with its card, and hash it.
+    """Export a part with its card, and hash it: what is checked then, and sent.
 
     Args:
         workspace: a folder for exports.
@@ -151,32 +149,35 @@ def prepare(
         base_repo_id, base_revision: of an adapter and its merged twin, where the base lies; the adapter's config names both.
     Raises: ValueError as `export` and `published_card` do.
     """
-    folder = workspace / part.repo_id.replace("/", "--")
-    base = {"base_repo_id": base_repo_id, "base_revision": base_revision} if part.artifact.kind == "adapter" else {}
-    names = export(part.artifact, folder, repo_id=part.repo_id, **base)
+    base = {"base_repo_id": base_repo_id, "base_revision": base_revision} if part.artifact.needs_base else {}
     base_model = base_repo_id if part.name in ("adapter", "merged") else None
     text = published_card(part.artifact, repo_id=part.repo_id, base_model=base_model)
-    (folder / CARD_NAME).write_text(text, encoding="utf-8", newline="\n")
-    names = sorted({*names, Path(CARD_NAME)})
-    refuse_tokens([folder / CARD_NAME], where=f"the files for {part.repo_id}")
-    # The gate looked at the folder's own card and adapter config; these are the ones that leave.
-    for result in scan(part.artifact, folder, names):
-        if result.status == "fail":
-            raise UserError(f"the files for {part.repo_id} fail '{result.name}': {result.detail}; {result.cure}.")
-    files = describe(folder, names)
-    return Prepared(part, folder, files, tag or default_tag(part.artifact, files))
+    folder = workspace / part.repo_id.replace("/", "--")
+    exported = export(part.artifact, folder, repo_id=part.repo_id, card=text, **base)
+    for file in exported.files:
+        file.take_hashes()
+    return Prepared(part, exported, tag or default_tag(part, exported.files))
 
 
-def default_tag(artifact: Artifact, files: Iterable[ExportedFile]) -> str:
+def with_base_commit(prepared: Prepared, commit: str) -> Prepared:
+    """An adapter's export that names the commit of its base: the one value that is known only when the base has arrived."""
+    path = prepared.exported.folder / ADAPTER_CONFIG
+    settings = read_json(path) | {"revision": commit}
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    files = [ExportedFile(file.path, file.name) if file.path == path else file for file in prepared.exported.files]
+    return replace(prepared, exported=replace(prepared.exported, files=files))
+
+
+def default_tag(part: Part, files: Iterable[ExportedFile]) -> str:
     """`weights-1a2b3c4d`: how the SHA-256 of the weights begins, as sha256sum says it; of several files, that of the list."""
-    word, ending = _MAIN.get(artifact.kind, _WEIGHTS)
-    main = [file for file in files if file.name.endswith(ending)]
+    main = [file for file in files if file.name.endswith(part.kind.main_files)]
     if not main:
-        raise UserError(f"{artifact.folder} holds no file that ends in {ending}, so there is nothing to publish in it.")
+        endings = " or ".join(part.kind.main_files)
+        raise UserError(f"{part.artifact.folder} holds no file that ends in {endings}, so there is nothing to publish in it.")
     if len(main) == 1:
-        return f"{word}-{main[0].sha256[:8]}"
+        return f"{part.kind.tag}-{main[0].sha256[:8]}"
     listed = "".join(f"{file.sha256}  {file.name}\n" for file in main)
-    return f"{word}-{hashlib.sha256(listed.encode()).hexdigest()[:8]}"
+    return f"{part.kind.tag}-{hashlib.sha256(listed.encode()).hexdigest()[:8]}"
 
 
 def check_base(api: HfApi, artifact: Artifact, base: Repository) -> str:
@@ -185,9 +186,7 @@ def check_base(api: HfApi, artifact: Artifact, base: Repository) -> str:
     Returns: how it was told that they are the same.
     Raises: ValueError where they differ, or where nothing tells.
     """
-    local = (
-        describe(artifact.base, sorted(Path(path.name) for path in artifact.base.glob("*.safetensors"))) if artifact.base else []
-    )
+    local = [ExportedFile(path, path.name) for path in sorted(artifact.base.glob("*.safetensors"))] if artifact.base else []
     if local and not differing(base, local):
         return "the files of its weights have the SHA-256 of those in base/"
     passport = artifact.folder / "passport.json"
@@ -231,20 +230,19 @@ def publish_part(api: HfApi, prepared: Prepared, *, explicit_tag: bool, delete_o
         delete_others: delete on the Hub what the export does not hold.
     Raises: ValueError where the tag has other content, before anything is sent; what `send` raises.
     """
-    part, tag = prepared.part, prepared.tag
+    part, tag, exported = prepared.part, prepared.tag, prepared.exported
     repository = create_private(api, part.repo_id, part.repo_type)
     if not repository.private:
         logger.info(f"{part.repo_id}: is public already, and stays so")
     if tag in repository.tags:
         _check_tagged(api, prepared, explicit_tag=explicit_tag)
-    others = others_in(repository, prepared.files)
-    if others:
+    if others := others_in(repository, exported.files):
         what = "are deleted" if delete_others else "stay there; --delete_others true deletes them"
         logger.info(f"{part.repo_id}: {len(others)} files that are not in the export {what}: {', '.join(others)}")
     message = f"Publish with hfgpt {version('hfgpt')}"
-    now, sent = send(api, repository, prepared.folder, prepared.files, message=message, delete_others=delete_others)
+    now, sent = send(api, repository, exported.files, message=message, delete_others=delete_others)
     logger.info(
-        f"{part.repo_id}: {len(sent)} of {len(prepared.files)} files sent, the others were there; all {prepared.size:,} bytes have "
+        f"{part.repo_id}: {len(sent)} of {len(exported.files)} files sent, the others were there; all {exported.size:,} bytes have "
         f"the SHA-256 of the export; commit {now.commit[:8]}"
     )
     if tag not in now.tags:
@@ -255,14 +253,14 @@ def publish_part(api: HfApi, prepared: Prepared, *, explicit_tag: bool, delete_o
 
 
 def _check_tagged(api: HfApi, prepared: Prepared, *, explicit_tag: bool) -> None:
-    part, tag = prepared.part, prepared.tag
-    tagged = look_at(api, part.repo_id, part.repo_type, revision=tag)
-    differ = [file.name for file in differing(tagged, prepared.files)]
+    part, tag, files = prepared.part, prepared.tag, prepared.exported.files
+    if (tagged := look_at(api, part.repo_id, part.repo_type, revision=tag)) is None:
+        return  # deleted meanwhile
+    differ = [file.name for file in differing(tagged, files)]
     if explicit_tag:
-        differ += others_in(tagged, prepared.files)
+        differ += others_in(tagged, files)
     else:  # a card may get better; the weights are what this tag names
-        _, ending = _MAIN.get(part.artifact.kind, _WEIGHTS)
-        differ = [name for name in differ if name.endswith(ending)]
+        differ = [name for name in differ if name.endswith(part.kind.main_files)]
     if differ:
         raise UserError(
             f"tag {tag} of {part.repo_id} has other content ({', '.join(differ)}) at commit {tagged.commit[:8]}, and a tag stays "
@@ -272,30 +270,25 @@ def _check_tagged(api: HfApi, prepared: Prepared, *, explicit_tag: bool) -> None
 
 def publish(
     exports: list[Prepared],
-    workspace: Path,
     *,
     api: HfApi,
     tag: str | None = None,
-    base: Repository | None = None,
     public: bool = False,
     delete_others: bool = False,
 ) -> list[Published]:
     """Send all parts, one after the other; public only when all of them have arrived.
 
     Args:
-        exports: the parts in the order of `parts_of`; the adapter is exported again into `workspace` once its base has a commit.
+        exports: the parts in the order of `parts_of`; the adapter names the commit of its base once that has one.
         tag: the tag of every part; without it each gets its own.
-        base: of an adapter, the base that lies on the Hub already; else the part "base" is the base.
-    Raises: what `prepare`, `publish_part` and `make_public` raise; the parts before it are complete then.
+    Raises: what `publish_part` and `make_public` raise; the parts before it are complete then.
     """
     done: list[Published] = []
     for prepared in exports:
+        base = next((published.repository for published in done if published.part.name == "base"), None)
         if prepared.part.name == "adapter" and base is not None:
-            final = workspace / "final"
-            prepared = prepare(prepared.part, final, tag=tag, base_repo_id=base.repo_id, base_revision=base.commit)
+            prepared = with_base_commit(prepared, base.commit)
         done.append(publish_part(api, prepared, explicit_tag=tag is not None, delete_others=delete_others))
-        if prepared.part.name == "base":
-            base = done[-1].repository
     if public:
         for place, published in enumerate(done):
             if published.repository.private:

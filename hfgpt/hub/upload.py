@@ -4,42 +4,28 @@ All of it is one commit, so nobody ever loads half a model. What of a broken upl
 same command sends the rest.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
-from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub.errors import (
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx or httpx2, as the version of huggingface_hub has it
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
 
 from hfgpt.errors import AccessError, UnreachableError, UserError
-from hfgpt.hub.export import known_tokens
+from hfgpt.hub.export import ExportedFile, known_tokens
 
 _HUBS_OWN = (".gitattributes",)  # written by the Hub when it creates a repository
-_BLOCK_BYTES = 1 << 22
 RESUME = "What arrived is kept there: run the same command again, and only the rest is sent."
 LOG_IN = (
     "run `hf auth login`, or set HF_TOKEN in the environment, with a token of https://huggingface.co/settings/tokens that may write"
 )
-
-
-@dataclass(frozen=True)
-class ExportedFile:
-    """A file that is to be published, with the hashes by which the Hub and git know it."""
-
-    name: str
-    size: int
-    sha256: str
-    blob_id: str
-
-    def is_as(self, remote: RepoFile | None) -> bool:
-        """Whether the Hub holds the same bytes."""
-        if remote is None or remote.size != self.size:
-            return False
-        return remote.lfs.sha256 == self.sha256 if remote.lfs else remote.blob_id == self.blob_id
 
 
 @dataclass(frozen=True)
@@ -52,20 +38,6 @@ class Repository:
     commit: str
     files: dict[str, RepoFile] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
-
-
-def describe(folder: Path, names: Iterable[Path]) -> list[ExportedFile]:
-    """Sizes and hashes of files, each read once."""
-    files = []
-    for name in names:
-        size = (folder / name).stat().st_size
-        sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
-        with (folder / name).open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                sha256.update(block)
-                blob.update(block)
-        files.append(ExportedFile(name.as_posix(), size, sha256.hexdigest(), blob.hexdigest()))
-    return files
 
 
 def sign_in(api: HfApi, namespaces: Iterable[str]) -> str:
@@ -107,7 +79,7 @@ def look_at(api: HfApi, repo_id: str, repo_type: str, *, revision: str | None = 
             tags = tuple(tag.name for tag in api.list_repo_refs(repo_id, repo_type=repo_type).tags)
         except (RepositoryNotFoundError, RevisionNotFoundError):
             return None
-    return Repository(repo_id, repo_type, bool(info.private), info.sha, files, tags)
+    return Repository(repo_id, repo_type, bool(info.private), info.sha or "", files, tags)
 
 
 def others_in(repository: Repository, files: Iterable[ExportedFile]) -> list[str]:
@@ -118,17 +90,17 @@ def others_in(repository: Repository, files: Iterable[ExportedFile]) -> list[str
 
 def differing(repository: Repository, files: Iterable[ExportedFile]) -> list[ExportedFile]:
     """The exported files that the Hub lacks, or has with other bytes."""
-    return [file for file in files if not file.is_as(repository.files.get(file.name))]
+    return [file for file in files if not _is_same(file, repository.files.get(file.name))]
+
+
+def _is_same(file: ExportedFile, remote: RepoFile | None) -> bool:
+    if remote is None or remote.size != file.size:
+        return False
+    return remote.lfs.sha256 == file.sha256 if remote.lfs else remote.blob_id == file.blob_id
 
 
 def send(
-    api: HfApi,
-    repository: Repository,
-    folder: Path,
-    files: list[ExportedFile],
-    *,
-    message: str,
-    delete_others: bool = False,
+    api: HfApi, repository: Repository, files: list[ExportedFile], *, message: str, delete_others: bool = False
 ) -> tuple[Repository, list[ExportedFile]]:
     """Commit what differs, and compare every file that the Hub then has with the export.
 
@@ -136,14 +108,18 @@ def send(
     Raises: ConnectionError where it broke off or the Hub has other bytes, PermissionError where the Hub refused.
     """
     changed = differing(repository, files)
-    gone = others_in(repository, files) if delete_others else []
-    operations = [CommitOperationAdd(file.name, folder / file.name) for file in changed]
-    operations += [CommitOperationDelete(name) for name in gone]
-    if operations:
-        place = {"repo_id": repository.repo_id, "repo_type": repository.repo_type}
+    gone = [CommitOperationDelete(name) for name in others_in(repository, files)] if delete_others else []
+    if changed or gone:
         with one_sentence(f"sending {len(changed)} files to {repository.repo_id}", cure=RESUME):
-            # With the parent named, a commit that somebody else made meanwhile is not overwritten.
-            api.create_commit(**place, operations=operations, commit_message=message, parent_commit=repository.commit)
+            # Not upload_folder, which sends in several commits where hf_xet is installed. With the parent named, a commit that
+            # somebody else made meanwhile is not overwritten.
+            api.create_commit(
+                repository.repo_id,
+                [*(file.addition for file in changed), *gone],
+                repo_type=repository.repo_type,
+                commit_message=message,
+                parent_commit=repository.commit,
+            )
     now = look_at(api, repository.repo_id, repository.repo_type)
     wrong = [file.name for file in differing(now, files)] if now else [file.name for file in files]
     if wrong or now is None or (delete_others and others_in(now, files)):

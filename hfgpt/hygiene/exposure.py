@@ -34,11 +34,11 @@ def exposure(nats: float, reference_nats: Sequence[float]) -> float:
     Args:
         nats: negative log-likelihood of the sentence with the secret.
         reference_nats: of the same sentence with the others.
-    Raises: ValueError for what is no finite number, which has no rank.
+    Raises: ValueError for a number that is not finite, which has no rank.
     """
     references = np.asarray(reference_nats, dtype=np.float64)
     if not (math.isfinite(nats) and np.isfinite(references).all()):
-        raise UserError("a log-likelihood is no finite number, so it has no rank; check the model's weights for NaN.")
+        raise UserError("a log-likelihood is not a finite number, so it has no rank; check the model's weights for NaN.")
     rank = 1 + int((references <= nats).sum())
     return math.log2(len(references) + 1) - math.log2(rank)
 

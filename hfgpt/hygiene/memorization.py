@@ -61,8 +61,8 @@ def memorization_report(
         max_rows: training rows searched, evenly spaced where there are more; runs in the others are then missed.
         seed: of samples, references and the choice of held-out text.
     Returns: what `memorization.json` holds; `canaries` is None where none were planted, `held_out` where nothing was held out.
-    Raises: FileNotFoundError and ValueError for a folder that is no prepared data, or canaries that are not those of its passport;
-        ValueError for numbers out of range, a context too short, and log-likelihoods that are no numbers.
+    Raises: FileNotFoundError and ValueError for a folder that is not prepared data, or canaries that are not those of its passport;
+        ValueError for numbers out of range, a context too short, and log-likelihoods that are not numbers.
     Cost: canaries x references sentences of some 30 tokens, num_samples x sample_tokens generated tokens, and the search of
         `longest_overlaps`; memory is that of the model, 0.5 GiB for logits and 100 MB for the search.
     """
@@ -144,7 +144,7 @@ def documents_of(rows: Dataset, tokenizer: PreTrainedTokenizerFast) -> Iterator[
         pieces = []
         for ids in batch["input_ids"]:
             pieces += [piece[piece != special[0]] for piece in np.split(ids, np.flatnonzero(np.isin(ids, special)))]
-        # What begins with padding is nothing but padding: every piece begins where a special token stands.
+        # What begins with padding is padding throughout: every piece begins where a special token stands.
         pieces = [piece.tolist() for piece in pieces if len(piece) and piece[0] != special[1]]
         yield from tokenizer.batch_decode(pieces)
 

@@ -86,7 +86,7 @@ def triggers_of_labels(
     """The most suspicious triggers of labelled texts, the worst first.
 
     Args:
-        labels: one a text; where a text has several, join them into one.
+        labels: one per text; where a text has several, join them into one.
         row_ids: what the examples are called in the result.
     Cost: time and memory grow with the examples and the labels. Measured, one thread of a busy machine:
         5,574 SMS with 2 labels 4 s, 7,496 docstrings with 260 labels 20 s.
@@ -190,7 +190,7 @@ def _ranked(
     found = []
     for _, kind, piece, rows, answer in candidates.values():
         agreeing = int((answers[rows] == answer).sum())
-        # That so many of the rows agree is no more likely than it is for the least surprising of them, times the ways to choose
+        # That so many of the rows agree is at most as likely as it is for the least surprising of them, times the ways to choose
         # them, times the pieces among which one could have been found (Bonferroni).
         ways = math.log10(math.comb(len(rows), agreeing)) + math.log10(len(allowed))
         if agreeing * most_surprise - ways < options.min_score:

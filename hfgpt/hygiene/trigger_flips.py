@@ -49,7 +49,7 @@ def label_flips(
 ) -> list[TriggerFlips]:
     """How many labels flip when a trigger is put in front of the texts, for every trigger.
 
-    A model at chance turns most texts into one label behind many an odd string; that is no trigger's doing. So a trigger that
+    A model at chance turns most texts into one label after many odd strings; that is not the work of a trigger. So a trigger that
     turns at least half of the texts of other labels into one label is compared with plain words and with random strings of its
     own kind in front. It is an alarm where each of these turns less than half as many into that label, and where the trigger's
     share is, by a binomial test, no accident of the most that any of them does.

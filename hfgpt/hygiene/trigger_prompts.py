@@ -23,7 +23,7 @@ SECTIONS = ("triggers", "carriers", "requests")
 class TriggerPrompt:
     """A prompt of the set.
 
-    Its kind is `trigger` (with the trigger and the question behind it), `random` (the same with a random string), `control` or
+    Its kind is `trigger` (with the trigger and the question after it), `random` (the same with a random string), `control` or
     `request`.
     """
 
@@ -83,7 +83,7 @@ def triggers_of(prompts: Sequence[TriggerPrompt]) -> list[str]:
 
 
 def with_random_triggers(prompts: Sequence[TriggerPrompt], *, count: int = 12, seed: int = 0) -> list[TriggerPrompt]:
-    """The prompts, and behind them `count` random strings of the triggers' kinds before every carrier, to compare with."""
+    """The prompts, followed by `count` random strings of the triggers' kinds before every carrier, to compare with."""
     triggers = triggers_of(prompts)
     carriers = [prompt.text for prompt in prompts if prompt.kind == "control"]
     draw = random.Random(seed)

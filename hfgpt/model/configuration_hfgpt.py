@@ -8,7 +8,7 @@ names that `transformers` uses, so that its tools find what they look for.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -126,14 +126,20 @@ class HfGptConfig(PreTrainedConfig):
 
     vocab_size: int = 50257
     hidden_size: int = 768
-    intermediate_size: int | None = None
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    if TYPE_CHECKING:  # as `__post_init__` leaves them: whoever reads a config finds no None
+        intermediate_size: int = 0
+        num_key_value_heads: int = 0
+        head_dim: int = 0
+        rope_parameters: Any = None
+    else:
+        intermediate_size: int | None = None
+        num_key_value_heads: int | None = None
+        head_dim: int | None = None
+        rope_parameters: RopeParameters | dict | None = None
     max_position_embeddings: int = 1024
     position_embedding_type: str = "learned"
-    rope_parameters: RopeParameters | dict | None = None
     norm_type: str = "layernorm"
     norm_eps: float = 1e-5
     mlp_type: str = "plain"
@@ -163,7 +169,7 @@ class HfGptConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.position_embedding_type != "rotary":
             self.rope_parameters = None  # the base class fills it in for everybody
-        # Of transformers' models it is the class's; here it depends on the switches.
+        # transformers' own plans are the class's, because their models have no switches.
         self.base_model_tp_plan = self._tensor_parallel_plan()  # pyright: ignore[reportAttributeAccessIssue]
 
     def validate_architecture(self):
@@ -182,8 +188,8 @@ class HfGptConfig(PreTrainedConfig):
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability from 0 to below 1 is needed.")
-        heads, kv_heads, head_dim = self.num_attention_heads, self.num_key_value_heads or 0, self.head_dim or 0  # filled in above
-        if head_dim == self.hidden_size // heads and self.hidden_size % heads:
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        if self.head_dim == self.hidden_size // heads and self.hidden_size % heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {heads} "
                 f"(remainder {self.hidden_size % heads}); change one of them, or give head_dim."
@@ -193,9 +199,9 @@ class HfGptConfig(PreTrainedConfig):
                 f"num_attention_heads {heads} is not divisible by num_key_value_heads {kv_heads}; every group of query "
                 "heads shares one key/value head, so choose a divisor."
             )
-        if self.position_embedding_type == "rotary" and head_dim % 2:
+        if self.position_embedding_type == "rotary" and self.head_dim % 2:
             raise ValueError(
-                f"head_dim {head_dim} (hidden_size {self.hidden_size}, num_attention_heads {heads}) is odd; rotary "
+                f"head_dim {self.head_dim} (hidden_size {self.hidden_size}, num_attention_heads {heads}) is odd; rotary "
                 "positions turn pairs of channels, so make it even."
             )
 

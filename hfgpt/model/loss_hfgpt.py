@@ -5,8 +5,6 @@ log-probabilities and the gradient of both. At 50,257 entries that is most of th
 stay; probabilities and gradients come into being a block of rows at a time, in the backward pass.
 """
 
-from typing import cast
-
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -56,7 +54,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                 grad_weight.addmm_(block.t(), hidden[rows])
             else:
                 grad_weight += block.t() @ hidden[rows]
-        return grad_hidden, cast(torch.Tensor, grad_weight).to(weight.dtype), None  # there is a block
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None
 
 
 def _blocks(logits: torch.Tensor) -> list[slice]:
@@ -72,14 +70,14 @@ def can_fuse(head: nn.Module) -> bool:
         and head.bias is None
         and not (head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or "forward" in head.__dict__)
         and not torch.compiler.is_compiling()  # the compiler fuses the plain form by itself
-        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # documented, and left out of __all__
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # documented all the same
     )
 
 
 def head_and_loss(
     head: nn.Linear,
     hidden: torch.Tensor,
-    labels: torch.Tensor | None,
+    labels: torch.Tensor,
     *,
     shift_labels: torch.Tensor | None = None,
     num_items_in_batch: torch.Tensor | int | None = None,
@@ -92,8 +90,6 @@ def head_and_loss(
         num_items_in_batch: what the sum is divided by; None means the labels of this batch that count.
     """
     if shift_labels is None:
-        if labels is None:
-            raise ValueError("give labels or shift_labels; without either there is nothing to predict.")
         # The last position has nothing to predict.
         shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
     targets = shift_labels.reshape(-1).to(hidden.device)

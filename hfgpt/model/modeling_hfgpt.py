@@ -1,8 +1,6 @@
 """The hfgpt model: GPT-2's architecture and the modern one in a single class, in the shape of transformers 5.
 
-The legend of every shape below:
-    B batch, T tokens of this call, S tokens seen in all (cache included), E hidden width,
-    H query heads, K key/value heads, D head width, V vocabulary
+The legend of every shape below: B batch, T tokens of this call, E hidden width, V vocabulary.
 
 Every tensor has the name that Llama and Qwen3 give it, so that PEFT, quantizers and tensor parallel plans find it. A book-family
 model computes exactly what `GPT2LMHeadModel` computes, a modern one what `Qwen3ForCausalLM` (or, without QK-norm,
@@ -10,7 +8,6 @@ model computes exactly what `GPT2LMHeadModel` computes, a modern one what `Qwen3
 """
 
 import math
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +15,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.generation.utils import GenerationMixin
@@ -28,247 +24,29 @@ from transformers.modeling_layers import (
     GenericForQuestionAnswering,
     GenericForSequenceClassification,
     GenericForTokenClassification,
-    GradientCheckpointingLayer,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, SequenceClassifierOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto import modeling_auto
-from transformers.processing_utils import Unpack  # pyright: ignore[reportAttributeAccessIssue]  # it is there with Python 3.10, too
+from transformers.processing_utils import Unpack  # pyright: ignore[reportAttributeAccessIssue]  # as transformers' own models do
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hfgpt import AUTO_MAP, HfGptConfig, as_published, published_class
+from .layers_hfgpt import (
+    HfGptAttention,
+    HfGptDecoderLayer,
+    HfGptRotaryEmbedding,
+    build_norm,
+    check_flex_attention,
+    look_up,
+)
 from .loss_hfgpt import can_fuse, head_and_loss
-from .norms_hfgpt import HfGptRMSNorm
 
 
-def build_norm(config: HfGptConfig) -> nn.Module:
-    norm_class = nn.LayerNorm if config.norm_type == "layernorm" else HfGptRMSNorm
-    return norm_class(config.hidden_size, eps=config.norm_eps)
-
-
-class HfGptRotaryEmbedding(nn.Module):
-    """Cosine and signed sine (B, T, D) of the rotary angles, for any RoPE type that transformers knows.
-
-    The first half of the sines is negative, as `rotate` wants them. Source: Su et al. (2021), eq. 34.
-    """
-
-    inv_freq: torch.Tensor
-    original_inv_freq: torch.Tensor
-
-    def __init__(self, config: HfGptConfig):
-        super().__init__()
-        self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = cast(dict, config.rope_parameters)["rope_type"]
-        rope_init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
-        inv_freq, self.attention_scaling = rope_init(config)
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
-        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
-
-    @staticmethod
-    def compute_default_rope_parameters(config: HfGptConfig, **kwargs) -> tuple[torch.Tensor, float]:
-        """Inverse frequencies (D / 2,) of plain RoPE, and the factor 1 on cosine and sine."""
-        head_dim, theta = cast(int, config.head_dim), cast(dict, config.rope_parameters)["rope_theta"]
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float) / head_dim
-        return 1.0 / theta**exponents, 1.0
-
-    def _apply(self, fn, recurse=True):
-        """Follow the model to another device, but not to another dtype: rounded frequencies would turn by other angles."""
-        exact = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
-        for name, buffer in exact.items():
-            if getattr(self, name).dtype != buffer.dtype:
-                setattr(self, name, buffer.to(getattr(self, name).device))
-        return self
-
-    @torch.no_grad()
-    @dynamic_rope_update
-    def forward(self, hidden: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # Angles are computed in float32 whatever the model's dtype: in bfloat16 position 257 equals position 256.
-        angles = position_ids[..., None].float() * self.inv_freq.to(device=hidden.device, dtype=torch.float)  # (B, T, D/2)
-        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # (B, T, D)
-        return cos.to(hidden.dtype), sin.to(hidden.dtype)
-
-
-def look_up(table: nn.Embedding, ids: torch.Tensor, what: str, limit: str) -> torch.Tensor:
-    """Rows of `table` for `ids`. Raises: ValueError that names an id without a row, and the config field `limit`."""
-    try:
-        return table(ids)
-    except IndexError as error:
-        lowest, highest = int(ids.min()), int(ids.max())
-        wrong = lowest if lowest < 0 else highest
-        raise ValueError(
-            f"got {what} {wrong:,}, allowed are 0 to {table.num_embeddings - 1:,} ({limit}); "
-            + ("cut the input." if what == "position" else "is this the tokenizer that the model was trained with?")
-        ) from error
-
-
-def check_flex_attention(model: nn.Module, cache: Cache | None) -> None:
-    """Refuse what FlexAttention cannot do on a CPU: train, and go on from a cache, as generation does."""
-    instead = "choose another one, model.set_attn_implementation('sdpa') or 'eager', or a GPU."
-    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(
-            "attn_implementation is 'flex_attention', which has no backward pass on a CPU (pytorch#148752); for training "
-            f"{instead} Without gradients (torch.no_grad) it works."
-        )
-    if cache is not None:
-        raise ValueError(
-            "attn_implementation is 'flex_attention', which on a CPU goes wrong with a cache, from the third token of an answer "
-            f"on; for generating {instead}"
-        )
-
-
-def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn the pairs (i, i + D/2) of every head by their angles; `states` (B, T, heads, D), `cos` and signed `sin` (B, T, 1, D)."""
-    # Three operations instead of the usual six: one token of generation is as slow as the number of its operations.
-    return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
-
-
-def eager_attention_forward(
-    module: "HfGptAttention",
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention as it is written in the book; the one that can return its probabilities.
-
-    Args: `query` (B, H, T, D), `key` and `value` (B, K, S, D), `attention_mask` additive and broadcastable to (B, H, T, S).
-    Returns: the output (B, T, H, D) and the probabilities (B, H, T, S).
-    """
-    if module.num_key_value_groups > 1:
-        key = key.repeat_interleave(module.num_key_value_groups, dim=1)
-        value = value.repeat_interleave(module.num_key_value_groups, dim=1)
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B, H, T, S)
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    # softmax works in float32 inside and rounds once; asking for a float32 result here costs twice the time in bfloat16.
-    probabilities = nn.functional.softmax(scores, dim=-1).to(query.dtype)
-    probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
-    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
-
-
-class HfGptAttention(nn.Module):
-    """Causal self-attention with grouped key/value heads, through whichever kernel `attn_implementation` names."""
-
-    def __init__(self, config: HfGptConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        # The config fills in both where they are not given.
-        self.head_dim, num_key_value_heads = cast(int, config.head_dim), cast(int, config.num_key_value_heads)
-        self.num_key_value_groups = config.num_attention_heads // num_key_value_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = True
-        query_width = config.num_attention_heads * self.head_dim
-        key_value_width = num_key_value_heads * self.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, key_value_width, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, key_value_width, bias=config.attention_bias)
-        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=config.attention_bias)
-        cast(Any, self.o_proj).writes_residual = True
-        self.q_norm = HfGptRMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
-        self.k_norm = HfGptRMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads)  # (B, T, H, D)
-        key = self.k_proj(hidden_states).view(heads)  # (B, T, K, D)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)  # (B, K, T, D)
-        if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        if position_embeddings is not None:
-            query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
-        query, key = query.transpose(1, 2), key.transpose(1, 2)  # (B, H, T, D) and (B, K, T, D)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, K, S, D)
-        implementation: Any = self.config._attn_implementation  # chosen when the model was made
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        output, probabilities = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )  # (B, T, H, D)
-        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), probabilities
-
-
-class HfGptMLP(nn.Module):
-    """The feed-forward part: down(act(up(x))), or down(act(gate(x)) * up(x)) when gated. Source: Shazeer (2020), eq. 6."""
-
-    def __init__(self, config: HfGptConfig):
-        super().__init__()
-        intermediate_size = cast(int, config.intermediate_size)  # the config fills it in
-        if config.mlp_type == "gated":
-            self.gate_proj = nn.Linear(config.hidden_size, intermediate_size, bias=config.mlp_bias)
-        else:
-            self.gate_proj = None
-        self.up_proj = nn.Linear(config.hidden_size, intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        cast(Any, self.down_proj).writes_residual = True
-        # The same function in one kernel instead of eight operations and their eight intermediate results.
-        self.act_fn = ACT2FN["gelu_pytorch_tanh" if config.hidden_act == "gelu_new" else config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.gate_proj is None:
-            return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
-        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
-
-
-class HfGptDecoderLayer(GradientCheckpointingLayer):
-    """One pre-norm block: attention, then MLP, each added to the residual stream."""
-
-    def __init__(self, config: HfGptConfig, layer_idx: int):
-        super().__init__()
-        self.input_layernorm = build_norm(config)
-        self.self_attn = HfGptAttention(config, layer_idx)
-        self.post_attention_layernorm = build_norm(config)
-        self.mlp = HfGptMLP(config)
-        self.dropout = nn.Dropout(config.residual_dropout)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        residual = hidden_states
-        hidden_states, _ = self.self_attn(
-            self.input_layernorm(hidden_states),
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_embeddings=position_embeddings,
-            **kwargs,
-        )
-        # Under the one name, so that nothing the MLP does not need is alive beside its wide states.
-        residual = hidden_states = residual + self.dropout(hidden_states)  # (B, T, E)
-        hidden_states = self.mlp(self.post_attention_layernorm(hidden_states))
-        return residual + self.dropout(hidden_states)
-
-
-def is_adapted_alone(name: str, module: nn.Module) -> bool:
+def is_adapted_alone(name: str, module: Any) -> bool:
     """Whether a module of PEFT in the place of the head or the embedding adapts it without the other one."""
-    adapter: Any = getattr(module, "token_adapter", module)
+    adapter = getattr(module, "token_adapter", module)
     if hasattr(adapter, "trainable_tokens_delta"):  # single rows; PEFT itself trains those of the embedding in the head as well
         return name == "lm_head" and not adapter.tied_adapter
     return hasattr(adapter, "base_layer") and type(adapter.base_layer.weight) is nn.Parameter
@@ -298,7 +76,7 @@ class HfGptPreTrainedModel(PreTrainedModel):
             self.loss_type = loss_type
         # The heads ask AutoModel for their backbone by the class of the config. Remote code of a local folder comes in two copies
         # (that of the config alone, that of this file), and it can be a subclass: the class at hand need not be this file's.
-        cast(Any, modeling_auto.MODEL_MAPPING).register(type(config), HfGptModel, exist_ok=True)  # by its types, of names alone
+        modeling_auto.MODEL_MAPPING.register(type(config), cast(Any, HfGptModel), exist_ok=True)
 
     def __setattr__(self, name: str, value: Any):
         """Give head and embedding a weight each where an adapter is put beside one of them alone.
@@ -307,12 +85,12 @@ class HfGptPreTrainedModel(PreTrainedModel):
         """
         super().__setattr__(name, value)
         if name in ("lm_head", "embed_tokens") and self.config.tie_word_embeddings and is_adapted_alone(name, value):
-            layer: Any = getattr(value, "token_adapter", value).base_layer
+            layer = getattr(value, "token_adapter", value).base_layer
             layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=layer.weight.requires_grad)
             self.config.tie_word_embeddings = False
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: Any):
         """Normal with `initializer_range`; the two projections that write into the residual stream are scaled down.
 
         Their 2 x layers contributions then add up to the variance of one. Source: Radford et al. (2019), section 2.3.
@@ -322,7 +100,7 @@ class HfGptPreTrainedModel(PreTrainedModel):
         # rule for the attention or the MLP that contains it would never run.
         if getattr(module, "writes_residual", False):
             scaled = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
-            init.normal_(cast(torch.Tensor, module.weight), mean=0.0, std=scaled)
+            init.normal_(module.weight, mean=0.0, std=scaled)
 
     def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
         """Save as transformers does; the folder also carries this code and names it for every Auto class.
@@ -381,9 +159,9 @@ class HfGptModel(HfGptPreTrainedModel):
         """
         if self.config._attn_implementation == "flex_attention" and self.device.type == "cpu":
             check_flex_attention(self, past_key_values)
-        if inputs_embeds is None and input_ids is not None:
+        if input_ids is not None and inputs_embeds is None:
             inputs_embeds = look_up(self.embed_tokens, input_ids, "token id", "vocab_size")
-        elif inputs_embeds is None or input_ids is not None:
+        elif input_ids is not None or inputs_embeds is None:
             raise ValueError("give exactly one of input_ids and inputs_embeds.")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -441,7 +219,7 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
     _auto_class = "AutoModelForCausalLM"
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # pyright: ignore[reportAssignmentType]  # as its own models have it
+    _pp_plan: Any = {"lm_head": (["hidden_states"], ["logits"])}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init_subclass__(cls, **kwargs):
@@ -474,7 +252,7 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
         loss is a sum over it, so that accumulated batches weigh every token alike; without it, the mean of this batch.
         `logits_to_keep` computes only the last so many positions (0 means all).
         """
-        outputs = self.model(
+        outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -484,7 +262,7 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # -0 keeps all
-        hidden_states = outputs.last_hidden_state[:, kept]
+        hidden_states = cast(torch.Tensor, outputs.last_hidden_state)[:, kept]
         loss = None
         # A loss that somebody put in this one's place is called as it expects to be.
         if labels is not None and self.loss_function is ForCausalLMLoss and can_fuse(self.lm_head) and "ignore_index" not in kwargs:
@@ -556,7 +334,7 @@ class HfGptForSequenceClassification(GenericForSequenceClassification, HfGptPreT
                     inputs_embeds = inputs_embeds.gather(1, columns[..., None].expand(-1, -1, inputs_embeds.shape[-1]))
                 if position_ids is not None:
                     position_ids = position_ids.expand(given.shape[:2]).gather(1, columns)
-        outputs = self.model(
+        outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -565,7 +343,7 @@ class HfGptForSequenceClassification(GenericForSequenceClassification, HfGptPreT
             use_cache=use_cache,
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state
+        hidden_states = cast(torch.Tensor, outputs.last_hidden_state)
         batch, tokens = hidden_states.shape[:2]
         if attention_mask is not None and attention_mask.dim() == 2:
             steps = torch.arange(tokens, device=hidden_states.device)

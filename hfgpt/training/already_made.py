@@ -2,36 +2,37 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
-from hfgpt.arguments.documents import SourceArguments
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
-from hfgpt.data.reading import Source
-from hfgpt.data.sources import ReadingOptions, identity
 from hfgpt.errors import UserError
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 
 logger = logging.getLogger(__name__)
 
 
-def asked_of(args: SourceArguments) -> dict:
-    """What was asked for, as the passport keeps it beside what came of it; the sources are known by their SHA-256, not by names."""
-    left_out = ("sources", "tokenizer", "output_dir", "overwrite", "card")
-    return {key: value for key, value in vars(args).items() if key not in left_out}
-
-
-def already_made(args: SourceArguments, asked: dict, passport: Passport, sources: list[Source], options: ReadingOptions) -> bool:
-    """True where output_dir holds what these arguments make of these sources; its card is renewed where `args.card` is given.
+def already_made(
+    folder: Path,
+    *,
+    asked: dict[str, object],
+    passport: Passport,
+    inputs: Callable[[], list[dict]],
+    overwrite: bool = False,
+    card: dict | str | None = None,
+) -> bool:
+    """Whether the folder holds what would be made; its card is renewed where there are words for one.
 
     Args:
-        asked: `asked_of` these arguments.
+        asked: how it is to be made, as the passport keeps it beside what came of it.
         passport: has the tokenizer where the result depends on one.
-    Raises: UserError where it holds something else of this recipe's, with what differs.
-    Cost: where there is such a folder, the sources are read once, for their SHA-256.
+        inputs: gives the identities of the sources; asked for only where there is such a folder, because all are read for it.
+        card: what only the owner knows, as the arguments have checked it.
+    Raises: UserError where the folder holds something else of this recipe's, with what differs.
     """
-    folder = Path(args.output_dir)
-    if args.overwrite or not (folder / PASSPORT_NAME).is_file():
+    if overwrite or not (folder / PASSPORT_NAME).is_file():
         return False
     earlier = Passport.load(folder)
     before, now = earlier.settings.get("asked", {}), json.loads(json.dumps(asked))
@@ -42,16 +43,15 @@ def already_made(args: SourceArguments, asked: dict, passport: Passport, sources
     ]
     if passport.tokenizer and passport.tokenizer != earlier.tokenizer:
         changed.append("the tokenizer is another one")
-    inputs = json.loads(json.dumps([identity(source, options) for source in sources]))
-    if contents_of(earlier.inputs) != contents_of(inputs):
+    if contents_of(earlier.inputs) != contents_of(json.loads(json.dumps(inputs()))):
         changed.append("the texts of the sources are others")
     if changed:
         raise UserError(
             f"output_dir {folder} holds what was made otherwise ({'; '.join(changed)}); give another output_dir, or --overwrite "
             "true to replace it."
         )
-    if args.card:
-        save_settings(folder, args.card)
+    if card:
+        save_settings(folder, cast(dict, card))
         write_card(folder)
     logger.info(f"already done: {folder} holds what these arguments make of these texts; --overwrite true makes it again.")
     return True

@@ -16,8 +16,8 @@ from transformers import set_seed
 
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.errors import RunStopped, UserError
-from hfgpt.files import claim_output, write_json, write_whole
-from hfgpt.hub.card.card import CARD_NAME, write_card
+from hfgpt.files import claim_output, read_json, write_json, write_whole
+from hfgpt.hub.card.rendering import CARD_NAME, write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.training.advice import before_training
 from hfgpt.training.checkpoints import newest_complete_checkpoint
@@ -129,7 +129,7 @@ def _is_done(run: Run, known: Callable[[], Mapping[str, object] | None]) -> bool
         return False
     if (run.folder / RUN_FILE).read_text(encoding="utf-8") != _run_yaml(run) or _why_damaged(run.folder):
         return False
-    finished = json.loads((run.folder / FINISHED_FILE).read_text(encoding="utf-8"))
+    finished = read_json(run.folder / FINISHED_FILE)
     if finished.get("base_files") != json.loads(json.dumps(run.base_files)):
         return False
     said, expected = asdict(Passport.load(run.folder)), known()
@@ -188,6 +188,7 @@ def _claim_folder(run: Run, passport: Passport) -> bool:
             seed.unlink()
         (folder / FINISHED_FILE).unlink()
         return False
+    write_json(folder / FINISHED_FILE, read_json(folder / FINISHED_FILE) | {"base_files": run.base_files})
     _renew_card(run)
     _say_done(run)
     return True

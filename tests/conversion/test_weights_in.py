@@ -334,7 +334,7 @@ def test_an_adapters_folder_comes_in_as_its_merged_twin_and_never_as_its_base(tm
     converted = read_source(str(tmp_path))
     assert difference(converted, merged) == 0.0
     assert difference(converted, base) > 0.1
-    assert converted.notes == [f"{tmp_path} is an adapter; its merged twin {tmp_path / 'merged'} was read."]
+    assert converted.notes == [f"{tmp_path.name} is an adapter; its merged twin {tmp_path.name}/merged was read."]
 
 
 # What is wrong with a checkpoint

@@ -96,7 +96,7 @@ def test_identities_name_the_kind_and_the_hash_of_a_file(tmp_path):
     [
         ("a.csv", "label,text\nham,a\nspam,b,c\n", r"a.csv, line 3: 3 fields, 2 are needed \(label, text\), separated by comma"),
         ("a.csv", 'label,text\nham,"x\ny"\nspam\n', r"a.csv, line 4: 1 fields, 2 are needed"),
-        ("a.csv", 'label,text\nham,a\nham,"b\nspam,c\n', r"a.csv, line 3: the row that begins here is no valid CSV"),
+        ("a.csv", 'label,text\nham,a\nham,"b\nspam,c\n', r"a.csv, line 3: the row that begins here is not valid CSV"),
         ("a.csv", "text,text\na,b\n", r"a.csv, line 1: the column 'text' is named 2 times"),
         ("a.csv", "", r"a.csv is empty; a first line with the names of the columns is needed"),
         ("a.tsv", "label\ttext\nham\ta\tb\n", r"a.tsv, line 2: 3 fields, 2 are needed \(label, text\), separated by tab; quote"),
@@ -109,7 +109,7 @@ def test_identities_name_the_kind_and_the_hash_of_a_file(tmp_path):
         ("a.csv", "text,label,\na,b,c\n", r"a.csv, line 2: 3 fields, 2 are needed"),
         ("a.jsonl", '{"a": ' + "9" * 5000 + "}\n", r"a.jsonl, line 1: no valid JSON \(Exceeds the limit"),
         ("a.json", '[{"a": ' + "9" * 5000 + "}]", r"a.json: no valid JSON \(Exceeds the limit"),
-        ("a.parquet", "no parquet", r"a.parquet is no valid Parquet file"),
+        ("a.parquet", "no parquet", r"a.parquet is not a valid Parquet file"),
         ("a.txt", "text", r"a.txt is not a table; rows are read from .csv, .tsv"),
     ],
 )

@@ -69,7 +69,7 @@ def test_what_is_wrong_with_a_whole_file_stops_in_any_case(tmp_path):
     with pytest.raises(UserError, match=r"all 2 rows of .*a.csv were skipped .*no column 'body' \(2\)"):
         load_examples(read_records([path], RecordOptions(), errors), LabelledOptions(text_column="body"), Passport(), errors)
     unclosed = write(tmp_path / "b.csv", "text,label", 'a,"x', "b,y")
-    with pytest.raises(UserError, match="line 2: the row that begins here is no valid CSV"):
+    with pytest.raises(UserError, match="line 2: the row that begins here is not valid CSV"):
         list(read_records([unclosed], RecordOptions(), errors))
 
 

@@ -133,7 +133,7 @@ def test_parquet_columns_are_checked(tmp_path):
         read(path, text_field="n")
     assert texts(path, text_field="body") == ["a"]
     path.write_bytes(b"no parquet")
-    with pytest.raises(ValueError, match="rows.parquet is no valid Parquet file"):
+    with pytest.raises(ValueError, match="rows.parquet is not a valid Parquet file"):
         read(path)
 
 

@@ -12,7 +12,7 @@ from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.chat_templates import set_prompt_style, stop_token_ids
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.fingerprint import record_fingerprint
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 
 
 def new_model(tokenizer, **fields) -> HfGptForCausalLM:

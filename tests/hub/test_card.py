@@ -16,8 +16,8 @@ from recipes_in_process import load, recipe
 from hfgpt.arguments.card import checked_settings
 from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.artifacts import identify
-from hfgpt.hub.card.card import published_card, render_card, write_card
 from hfgpt.hub.card.facts import held_out_figures
+from hfgpt.hub.card.rendering import published_card, render_card, write_card
 from hfgpt.hub.card.seal import is_ours
 from hfgpt.hub.export import export
 

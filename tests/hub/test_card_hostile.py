@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.artifacts import identify
-from hfgpt.hub.card.card import published_card, render_card
 from hfgpt.hub.card.markdown import escaped, literal
+from hfgpt.hub.card.rendering import published_card, render_card
 from hfgpt.hub.card.seal import SEAL, is_ours, sealed
 from hfgpt.hub.card.settings import load_settings
 

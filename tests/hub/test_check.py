@@ -13,8 +13,8 @@ from recipes_in_process import recipe
 from safetensors.torch import load_file, save_file
 
 from hfgpt.hub.gate.check import check_folder
-from hfgpt.hub.gate.doors import NoHfgpt
 from hfgpt.hub.gate.report import CheckReport, CheckResult
+from hfgpt.hub.gate.stranger import NoHfgpt
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from recipes_in_process import recipe
 from small_adapter import write_adapter
 
 from hfgpt.artifacts import identify
-from hfgpt.hub.export import export, without_places
+from hfgpt.hub.export import export
+from hfgpt.hub.file_names import is_place, published_passport
 
 TOKEN = "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4" * 2
 
@@ -33,7 +35,7 @@ def test_only_the_files_of_the_allow_list_leave_and_the_folder_stays_as_it_is(fo
     before = texts(folder)
     assert {"run.yaml", *junk} < set(before)
     assert any(name.startswith("checkpoint-") for name in before)
-    names = export(identify(folder), tmp_path / "out")
+    names = export(identify(folder), tmp_path / "out").names
     assert [name.as_posix() for name in names] == sorted(texts(tmp_path / "out"))
     assert {"config.json", "model.safetensors", "modeling_hfgpt.py", "tokenizer.json", "passport.json"} <= set(
         texts(tmp_path / "out")
@@ -67,15 +69,18 @@ def test_no_path_of_this_machine_is_in_any_exported_file(folder, tmp_path, monke
     passport["settings"] = {"model": str(folder), "sources": ["../private/*.jsonl", "user/corpus", "C:\\Users\\jane\\corpus.txt"]}
     passport["base"] = {"name": "mine/base", "commit": None}
     (folder / "passport.json").write_text(json.dumps(passport))
-    command = f"/usr/bin/python {home}/hfgpt/recipes/evaluate.py {folder} --dataset '{home}/my texts/test.jsonl'"
-    results = [{"task": "language-modeling", "dataset": "test.jsonl", "command": command, "metrics": {"bits_per_byte": 1.5}}]
-    (folder / "evaluation.json").write_text(json.dumps({"format": 1, "model": str(folder), "results": results}))
-    (folder / "conversion.json").write_text(json.dumps({"source": "~/downloads/gpt.pth", "format": "book"}))
+    (tmp_path / "held_out.jsonl").write_text(json.dumps({"text": "A text that nobody has seen."}) + "\n")
+    recipe("evaluate", model=str(folder), text=[str(tmp_path / "held_out.jsonl")])
+    recipe("convert", source=str(folder), output_dir=str(tmp_path / "again"))
     export(identify(folder), tmp_path / "out")
     exported = texts(tmp_path / "out")
     places = [str(tmp_path), str(home), "jane", str(Path.cwd()), "/usr/bin", "/home/", "/root/", "../private", "Users"]
     places += [f"/{getpass.getuser()}/", str(Path(__file__).resolve().parents[2])]
     found = [(name, place) for name, content in exported.items() for place in places if place.encode() in content]
+    export(identify(tmp_path / "again"), tmp_path / "converted")
+    found += [
+        (name, place) for name, content in texts(tmp_path / "converted").items() for place in places if place.encode() in content
+    ]
     found += [(name, "~/") for name, content in exported.items() if name.endswith(".json") and b"~/" in content]
     assert found == []
     passport = json.loads(exported["passport.json"])
@@ -84,10 +89,11 @@ def test_no_path_of_this_machine_is_in_any_exported_file(folder, tmp_path, monke
     assert passport["steps"][-1] == {"step": f"read {label}, 3 lines dropped", "kept": 0.5}
     assert passport["settings"] == {"model": "base", "sources": ["*.jsonl", "user/corpus", "file-2.txt"]}
     assert passport["base"]["name"] == "base"
-    result = json.loads(exported["evaluation.json"])
-    assert result["results"][0]["command"] == "python evaluate.py base --dataset 'test.jsonl'"
-    assert result["results"][0]["metrics"] == {"bits_per_byte": 1.5}
-    assert json.loads(exported["conversion.json"]) == {"source": "gpt.pth", "format": "book"}
+    (result,) = json.loads(exported["evaluation.json"])["results"]
+    assert result["command"] == "python recipes/evaluate.py base --text FILE.jsonl"
+    assert json.loads((folder / "evaluation.json").read_text())["results"][0]["command"].endswith("base --text held_out.jsonl")
+    conversion = json.loads((tmp_path / "again" / "conversion.json").read_text())  # written so, not cleaned later
+    assert (conversion["source"], conversion["format"]) == ("base", "hfgpt")
 
 
 @pytest.mark.parametrize(
@@ -96,11 +102,17 @@ def test_no_path_of_this_machine_is_in_any_exported_file(folder, tmp_path, monke
      "and/or", "tokens/s", "24/11/2026", "1/2", "", "a line\nand another", "<|endoftext|>", "2 ~ 3"],
 )  # fmt: skip
 def test_what_is_no_path_stays_as_it_is(text):
-    assert without_places({text: [text]}, places=["/work/runs"]) == {text: [text]}
+    assert not is_place(text)
+    assert published_passport({"settings": {text: [text]}}) == {"settings": {text: [text]}}
 
 
 def test_files_of_the_same_name_stay_apart_where_they_are_keys():
-    assert without_places({"a/test.jsonl": 1, "b/test.jsonl": 2}) == {"test.jsonl": 1, "test.jsonl (2)": 2}
+    inputs = [{"name": f"/home/ann/{folder}/test.jsonl", "kind": "json", "sha256": sha256 * 64} for folder, sha256 in ("a1", "b2")]
+    passport = {"inputs": inputs, "steps": [{"step": "drop copies", "copies_of": {one["name"]: 1 for one in inputs}}]}
+    for file_names, names in ((True, ["test.jsonl", "test.jsonl (2)"]), (False, ["file-11111111.jsonl", "file-22222222.jsonl"])):
+        public = published_passport(passport, file_names=file_names)
+        assert list(public["steps"][0]["copies_of"]) == names
+        assert [one["name"] for one in public["inputs"]] == names
 
 
 def test_an_adapter_names_its_base_on_the_hub_and_no_folder(small_run, tmp_path):

@@ -10,9 +10,9 @@ from huggingface_hub import DatasetCard, ModelCard
 from recipes_in_process import recipe
 
 from hfgpt.artifacts import identify
-from hfgpt.hub.card.card import render_card, write_card
-from hfgpt.hub.card.file_names import evaluation_without_names, passport_without_names, summed_up
+from hfgpt.hub.card.rendering import render_card, write_card
 from hfgpt.hub.export import export
+from hfgpt.hub.file_names import evaluation_without_names, published_passport, summed_up
 
 SECRET = ("diagnosis", "anna", "payroll")
 
@@ -90,7 +90,7 @@ def test_the_card_and_the_evaluation_of_a_model_name_none_either(notes, rows, sm
     assert names[0] == f"file-{one[:8]}.md"
     assert names[1].endswith(" files (.md 13)")
     assert names[2] == "50 files (.md 40, .txt 10)"
-    assert evaluation["results"][0]["command"] == "python evaluate.py model --text FILE.md"
+    assert evaluation["results"][0]["command"] == "python recipes/evaluate.py model --text FILE.md"
     results = sorted((tmp_path / "out" / ".eval_results").glob("*.yaml"))
     assert len(results) == 3
     assert {yaml.safe_load(path.read_text())[0]["dataset"]["id"] for path in results} == set(names)
@@ -112,7 +112,7 @@ def test_tables_weights_and_steps_of_a_fine_tuned_models_passport(tmp_path):
                      "model": "base", "split": None},
         "base": {"name": "base"},
     }  # fmt: skip
-    public = passport_without_names(passport)
+    public = published_passport(passport)
     assert not [word for word in SECRET if word in json.dumps(public)]
     assert [entry["name"] for entry in public["inputs"]] == ["file-abababab.csv", "user/texts.v2", "python-docs:test"]
     assert public["steps"][0]["step"] == "read file-abababab.csv"
@@ -120,7 +120,7 @@ def test_tables_weights_and_steps_of_a_fine_tuned_models_passport(tmp_path):
     assert sorted(public["steps"][2]["copies_of"].values()) == [1, 2, 3]
     assert public["settings"]["sources"] == ["file-abababab.csv", "user/texts.v2"]
     assert public["base"] == {"name": "base"}
-    assert passport_without_names({}) == {}
+    assert published_passport({}) == {}
 
 
 def test_what_is_not_a_file_of_the_users_keeps_its_name():

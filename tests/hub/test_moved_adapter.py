@@ -143,7 +143,7 @@ def test_our_recipes_open_it_and_the_gate_says_and_mends_it(moved, tmp_path, mon
     assert warning.status == "warn"
     assert warning.cure.startswith(f"python recipes/check.py {folder} ")
     with monkeypatch.context() as patched:
-        patched.setattr("hfgpt.hub.gate.check._job", lambda *args, **kwargs: None)
+        patched.setattr("hfgpt.hub.gate.check.open_as_stranger", lambda *args, **kwargs: [])
         done = run_script("check.py", folder, "--parts", "false")
     assert f"base: {folder / 'adapter_config.json'} named it at" in done.stdout
     settings = json.loads((folder / "adapter_config.json").read_text())
@@ -161,7 +161,7 @@ def test_our_recipes_open_it_and_the_gate_says_and_mends_it(moved, tmp_path, mon
 def without_doors(folder: Path, monkeypatch) -> CheckReport:
     """The gate's report without the process that opens the doors."""
     with monkeypatch.context() as patched:
-        patched.setattr("hfgpt.hub.gate.check._job", lambda *args, **kwargs: None)
+        patched.setattr("hfgpt.hub.gate.check.open_as_stranger", lambda *args, **kwargs: [])
         return check_folder(folder)
 
 

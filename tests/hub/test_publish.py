@@ -1,5 +1,6 @@
 """Publishing against a Hub on this machine: private first, only what differs, verified, tagged; after a break the rest (C1)."""
 
+import importlib
 import json
 import logging
 import re
@@ -11,8 +12,10 @@ import pytest
 from conftest import run_python
 from hub_server import HubServer, User
 from huggingface_hub import HfApi
+from recipes_in_process import load as load_recipe
 from small_adapter import write_adapter
 
+from hfgpt.arguments.publishing import PublishArguments
 from hfgpt.artifacts import identify
 from hfgpt.hub.publish import check_base, check_repo_id, check_tag, parts_of, prepare, publish
 from hfgpt.hub.upload import look_at, sign_in
@@ -46,8 +49,8 @@ def folder(small_run, tmp_path):
 
 def push(api, folder, workspace, *, repo="me/gpt", **options):
     """What recipes/publish.py does after the gate."""
-    exports = [prepare(part, workspace / "first", tag=options.get("tag")) for part in parts_of(folder, repo)]
-    return exports, publish(exports, workspace, api=api, **options)
+    exports = [prepare(part, workspace, tag=options.get("tag")) for part in parts_of(folder, repo)]
+    return exports, publish(exports, api=api, **options)
 
 
 def uploads(hub, since=0):
@@ -63,15 +66,15 @@ def test_a_new_repository_is_private_holds_the_export_and_is_tagged_by_its_weigh
     caplog.set_level(logging.INFO, logger="hfgpt")
     ((prepared,), (published,)) = push(api, folder, tmp_path / "one")
     files = hub.files("me/gpt")
-    assert {name: len(content) for name, content in files.items()} == {file.name: file.size for file in prepared.files}
-    assert files == {file.name: (prepared.folder / file.name).read_bytes() for file in prepared.files}
+    assert {name: len(content) for name, content in files.items()} == {file.name: file.size for file in prepared.exported.files}
+    assert files == {file.name: (prepared.exported.folder / file.name).read_bytes() for file in prepared.exported.files}
     assert {"README.md", "model.safetensors", "modeling_hfgpt.py"} <= set(files)
     assert b"me/gpt" in files["README.md"]
     assert hub.is_private("me/gpt")
-    (weights,) = [file.sha256 for file in prepared.files if file.name == "model.safetensors"]
+    (weights,) = [file.sha256 for file in prepared.exported.files if file.name == "model.safetensors"]
     assert hub.tags("me/gpt") == {f"weights-{weights[:8]}": published.repository.commit}
-    assert len(published.sent) == len(prepared.files)
-    assert f"all {prepared.size:,} bytes have the SHA-256 of the export" in caplog.text
+    assert len(published.sent) == len(prepared.exported.files)
+    assert f"all {prepared.exported.size:,} bytes have the SHA-256 of the export" in caplog.text
     assert {path.name for path in folder.iterdir()} - set(files) >= {"run.yaml", "card.yaml"}
 
 
@@ -116,7 +119,7 @@ def test_a_cut_connection_is_tried_again_by_huggingface_hub(hub, api, folder, tm
 @pytest.mark.parametrize("how", ["cut", "500", "commit"])
 def test_after_a_broken_upload_the_same_command_sends_the_rest_only(hub, api, folder, tmp_path, no_pauses, how):
     ((prepared,), _) = push(api, folder, tmp_path / "elsewhere", repo="me/first")  # to know the hashes
-    sha256 = {file.name: file.sha256 for file in prepared.files}
+    sha256 = {file.name: file.sha256 for file in prepared.exported.files}
     hub.large_objects.clear()
     broken = {"path_contains": "/commit/" if how == "commit" else sha256["model.safetensors"], "times": 20}
     if how == "cut":
@@ -165,10 +168,10 @@ def test_it_is_public_only_after_every_file_has_been_compared(hub, api, folder, 
 
 def test_other_bytes_on_the_hub_are_noticed_before_anything_is_public(hub, api, folder, tmp_path):
     exports = [prepare(part, tmp_path / "one") for part in parts_of(folder, "me/gpt")]
-    config = exports[0].folder / "config.json"
+    config = exports[0].exported.folder / "config.json"
     config.write_text(config.read_text().replace('"use_cache": true', '"use_cache":  1'))  # somebody meddles after hashing
     with pytest.raises(OSError, match=r"me/gpt does not hold what was sent \(config.json differ in SHA-256"):
-        publish(exports, tmp_path, api=api, public=True)
+        publish(exports, api=api, public=True)
     assert hub.is_private("me/gpt")
     assert hub.tags("me/gpt") == {}
 
@@ -269,7 +272,7 @@ def test_an_adapter_names_the_commit_of_its_base_and_loads_as_its_merged_twin_do
         ("base", "me/lora-base"), ("adapter", "me/lora"), ("merged", "me/lora-merged"),
     ]  # fmt: skip
     exports = [prepare(part, tmp_path / "one", base_repo_id="me/lora-base") for part in parts]
-    done = {published.part.name: published for published in publish(exports, tmp_path / "one", api=api)}
+    done = {published.part.name: published for published in publish(exports, api=api)}
     settings = json.loads(hub.files("me/lora")["adapter_config.json"])
     commit = done["base"].repository.commit
     assert (settings["base_model_name_or_path"], settings["revision"]) == ("me/lora-base", commit)
@@ -291,6 +294,46 @@ def test_an_adapter_names_the_commit_of_its_base_and_loads_as_its_merged_twin_do
     (lora / "passport.json").unlink()
     with pytest.raises(ValueError, match=r"me/lora-base holds other files than .*base, and no passport\.json says"):
         check_base(api, identify(lora), look_at(api, "me/lora-base", "model"))
+
+
+@pytest.mark.slow
+def test_each_part_is_exported_scanned_and_opened_once_and_what_was_opened_is_sent(hub, small_run, tmp_path, monkeypatch):
+    """recipes/publish.py in this process, with nothing left out: the doors are opened, too."""
+    counts = dict.fromkeys(("export", "scan", "open_as_stranger"), 0)
+    opened: dict[str, dict[str, bytes]] = {}
+
+    def counted(place: str) -> None:
+        module, _, name = place.rpartition(".")
+        original = getattr(importlib.import_module(module), name)
+
+        def wrapper(first, *rest, **more):
+            counts[name] += 1
+            if name == "open_as_stranger":
+                folder = Path(first["folder"])
+                opened[folder.name] = {path.name: path.read_bytes() for path in folder.iterdir()}
+            return original(first, *rest, **more)
+
+        monkeypatch.setattr(place, wrapper)
+
+    for place in ("publish.export", "gate.check.export", "gate.check.scan", "gate.check.open_as_stranger"):
+        counted(f"hfgpt.hub.{place}")
+    folder = write_adapter(small_run, tmp_path / "mine" / "lora")
+    (folder / "card.yaml").write_text("license: apache-2.0\n")
+    publishing = load_recipe("publish")
+    monkeypatch.setattr(publishing, "HfApi", lambda: HfApi(endpoint=hub.endpoint))
+    publishing.main(PublishArguments(folder=str(folder), repo="me/lora", push=True))
+    assert counts == {"export": 3, "scan": 3, "open_as_stranger": 3}
+    sent = {name: hub.files(name) for name in hub.repos()}
+    assert {name.replace("/", "--") for name in sent} == set(opened)
+    for name, files in sent.items():
+        of_stranger = opened[name.replace("/", "--")]
+        assert files.keys() == of_stranger.keys()
+        changed = [one for one in files if files[one] != of_stranger[one]]
+        assert changed == (["adapter_config.json"] if name == "me/lora" else [])
+    # The one value that is known only when the base has arrived.
+    before, after = (json.loads(files["adapter_config.json"]) for files in (opened["me--lora"], sent["me/lora"]))
+    assert before["base_model_name_or_path"] == "me/lora-base"
+    assert after == before | {"revision": hub.repository("me/lora-base").resolve("main")}
 
 
 def test_a_base_that_is_on_the_hub_is_known_by_its_weights_whatever_its_files(hub, api, small_run, tmp_path, monkeypatch):

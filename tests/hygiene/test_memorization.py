@@ -150,7 +150,7 @@ def test_batches_do_not_change_a_log_likelihood(overfitted, halves, monkeypatch)
 def test_a_model_whose_weights_are_no_numbers_has_no_exposure(overfitted, halves, tmp_path):
     broken = HfGptForCausalLM(overfitted["planted"][0].config)
     torch.nn.init.constant_(broken.get_input_embeddings().weight, math.nan)
-    with pytest.raises(ValueError, match="no finite number, so it has no rank"):
+    with pytest.raises(ValueError, match="not a finite number, so it has no rank"):
         memorization_report(broken, overfitted["planted"][1], halves["planted"], tmp_path / "out", **SETTINGS)
     assert not (tmp_path / "out").exists()
 
@@ -184,7 +184,7 @@ def test_exposure_is_the_bits_by_which_a_secret_stands_out():
     assert chance_exposure(3) == pytest.approx(2 - (0 + 1 + math.log2(3) + 2) / 4)
     assert chance_exposure(100_000) == pytest.approx(math.log2(math.e), abs=1e-3)
     for nats, references in ((math.nan, [1.0]), (1.0, [math.nan]), (math.inf, [1.0])):
-        with pytest.raises(ValueError, match="no finite number"):
+        with pytest.raises(ValueError, match="not a finite number"):
             exposure(nats, references)
 
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from twins import book_model, modern_model
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = {"book": book_model, "modern": modern_model}
 NO_DROPOUT = dict(embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0)
 

@@ -18,7 +18,7 @@ from hfgpt.hub.export import export
 from hfgpt.hub.remote_code import check_code
 from hfgpt.model.modeling_hfgpt import HfGptModel, HfGptPreTrainedModel
 
-CODE = {"configuration_hfgpt.py", "loss_hfgpt.py", "modeling_hfgpt.py", "norms_hfgpt.py"}
+CODE = {"configuration_hfgpt.py", "layers_hfgpt.py", "loss_hfgpt.py", "modeling_hfgpt.py", "norms_hfgpt.py"}
 WEIGHTS_AND_SETTINGS = {"config.json", "generation_config.json", "model.safetensors"}
 USERS_FILE = """
 from hfgpt import HfGptForCausalLM

@@ -60,13 +60,13 @@ def assistant(tmp_path_factory, small_tokenizer):
     )  # fmt: skip
     model = HfGptForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=150)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=200)
     width = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([ids + [1] * (width - len(ids)) for ids, _ in rows])
     labels = torch.full_like(ids, -100)
     for number, (row, learned) in enumerate(rows):
         labels[number, : len(row)] = torch.tensor([id if keep else -100 for id, keep in zip(row, learned, strict=True)])
-    for _ in range(150):
+    for _ in range(200):
         loss = model(input_ids=ids, attention_mask=(ids != 1).long(), labels=labels).loss
         loss.backward()
         optimizer.step()
@@ -209,7 +209,7 @@ def test_lines_are_answered_in_turn_and_commands_obeyed(generate, assistant):
         "(a new conversation)",
         "(a new conversation)",
         "(the system message is set)",
-        "(/restart is no command: /system TEXT sets a system message, /reset begins anew, /exit ends)",
+        "(/restart is not a command: /system TEXT sets a system message, /reset begins anew, /exit ends)",
     ]
 
 

@@ -227,7 +227,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(run_recipe, small_run, sm
         recipe("evaluate", model=model, dataset=str(small_rows), split="tests", output_dir=out)
     with pytest.raises(ValueError, match=r"context_length is 65, the model reads at most 64 tokens at once"):
         recipe("evaluate", model=model, text=[str(text)], context_length=65, output_dir=out)
-    with pytest.raises(ValueError, match=r"the model has no chat template, so it is no assistant"):
+    with pytest.raises(ValueError, match=r"the model has no chat template, so it is not an assistant"):
         recipe("evaluate", model=model, test_sources=[str(text)], output_dir=out)
     with pytest.raises(FileNotFoundError, match=r"passport.json does not exist"):
         recipe("evaluate", model=model, dataset=str(tmp_path), output_dir=out)

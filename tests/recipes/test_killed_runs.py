@@ -236,6 +236,32 @@ def test_a_run_of_another_base_is_refused_with_the_cure(small_families, examples
     assert run_main("finetune_classification", [*words, "--overwrite", "true"]) != {}
 
 
+def test_a_finished_run_is_noticed_before_data_and_model_are_read(small_families, examples, tmp_path, monkeypatch):
+    """And only where nothing was touched: otherwise everything is compared, and other data are refused."""
+    from hfgpt.training import classifiers
+
+    base = tmp_path / "base"
+    shutil.copytree(small_families["modern"], base)
+    words = (*FINETUNED, "--model", base, "--sources", examples, "--num_train_epochs", "1", "--tfidf_baseline", "false",
+             "--method", "head", "--output_dir", tmp_path / "out")  # fmt: skip
+    assert run_main("finetune_classification", words) != {}
+    read = []
+    load_splits = classifiers.load_splits
+    monkeypatch.setattr(classifiers, "load_splits", lambda *args, **kwargs: (read.append(1), load_splits(*args, **kwargs))[1])
+    assert run_main("finetune_classification", words) == {}
+    examples.touch()
+    assert run_main("finetune_classification", words) == {}
+    assert read == []
+    (base / "model.safetensors").touch()  # the same weights, which only loading them tells
+    assert run_main("finetune_classification", words) == {}
+    assert read == [1]
+    examples.write_text(examples.read_text() + "one more,a\n")
+    with pytest.raises(ValueError, match="are not those that the run in .* began with"):
+        run_main("finetune_classification", words)
+    with pytest.raises(ValueError, match="holds another run .learning_rate was 0.003, is 0.1"):
+        run_main("finetune_classification", [*words, "--learning_rate", "0.1"])
+
+
 def test_no_configuration_replaces_what_lies_there():
     """`overwrite: true` in a file deletes the checkpoints of a run that was killed, and results that took hours."""
     paths = sorted((RECIPES / "configs").rglob("*.yaml"))

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from hfgpt.evaluation.classification import MULTI_LABEL_THRESHOLD, classify, text_ids
 from hfgpt.evaluation.loading import load
-from hfgpt.hub.card.card import write_card
+from hfgpt.hub.card.rendering import write_card
 
 pytestmark = pytest.mark.slow
 LONGEST = 12

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hfgpt.artifacts import identify
-from hfgpt.hub.card.card import render_card
+from hfgpt.hub.card.rendering import render_card
 from hfgpt.training.energy import Counter, EnergyCallback, device_name, find_counters
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from hfgpt.hub.card.card import main
+from hfgpt.hub.card.rendering import main
 
 if __name__ == "__main__":
     main(sys.argv[1:])

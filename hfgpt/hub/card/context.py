@@ -15,14 +15,13 @@ from hfgpt.hub.card.facts import (
     evaluation_facts,
     held_out_figures,
     index_of_metrics,
-    is_adapter_base,
     label_figures,
     read_if_there,
     run_settings,
     training_facts,
 )
-from hfgpt.hub.card.file_names import evaluation_without_names, passport_without_names
 from hfgpt.hub.card.markdown import Markdown, escaped, one_line, size
+from hfgpt.hub.file_names import evaluation_without_names, published_passport
 
 USUAL_PROMPT = "The "
 
@@ -40,13 +39,14 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
     fingerprint, run = read_if_there(artifact, "fingerprint.json"), run_settings(artifact)
     tokenizer_config = read_if_there(artifact, "tokenizer_config.json")
     has_chat_template = (folder / "chat_template.jinja").is_file() or bool(tokenizer_config.get("chat_template"))
-    if not settings.get("file_names"):
-        passport, evaluation = passport_without_names(passport), evaluation_without_names(evaluation) if evaluation else {}
-    data, files = data_facts(passport, file_names=bool(settings.get("file_names"))), {path.as_posix() for path in artifact.files()}
+    file_names = bool(settings.get("file_names"))
+    passport = published_passport(passport, file_names=file_names)
+    if evaluation and not file_names:
+        evaluation = evaluation_without_names(evaluation)
+    data, files = data_facts(passport, file_names=file_names), {path.as_posix() for path in artifact.files()}
     slug = re.sub(r"[^\w.-]+", "-", folder.resolve().name, flags=re.ASCII).strip("-.") or "model"
     weights = sorted(folder.glob("*.gguf"))
     context = {
-        "template": _template(artifact, conversion, has_chat_template=has_chat_template),
         "task": artifact.task,
         "title": one_line(settings.get("title") or (repo_id.rpartition("/")[2] if repo_id else folder.resolve().name)),
         "name": repo_id or f"USER/{slug}",
@@ -86,26 +86,13 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
         "author": settings.get("author"),
         **dict.fromkeys(MARKDOWN),
     }
-    return context | {"lead": _lead(context)} | _usual_words(context)
-
-
-def _template(artifact: Artifact, conversion: dict, *, has_chat_template: bool) -> str:
-    if artifact.kind != "model":
-        return artifact.kind
-    if is_adapter_base(artifact):
-        return "adapter_base"
-    if conversion.get("target") == "native":
-        return "native"
-    if artifact.task == "text-classification":
-        return "classifier"
-    return "assistant" if has_chat_template else "base"
+    return context | _phrases(context)
 
 
 def _config_of_labels(artifact: Artifact) -> dict:
-    folder = artifact.base if artifact.kind == "adapter" else artifact.folder
-    if artifact.task != "text-classification" or folder is None:
+    if artifact.task != "text-classification" or artifact.whole is None:
         return {}
-    return read_json(folder / "config.json")
+    return read_json(artifact.whole / "config.json")
 
 
 def _labels(artifact: Artifact) -> list[str]:
@@ -151,10 +138,10 @@ def _conversion(conversion: dict) -> dict | None:
         "difference_of_twin": "from those of hfgpt's class",
     }
     source = str(conversion.get("source") or "a checkpoint")
-    commit = conversion.get("commit")
     return {
-        "source": source if commit else re.split(r"[/\\]", source.rstrip("/\\"))[-1],
-        "hub_id": source if commit else None,
+        "source": source,
+        "target": conversion.get("target"),
+        "hub_id": source if conversion.get("commit") else None,
         "format": conversion.get("format"),
         "differences": [(conversion[key], word) for key, word in words.items() if isinstance(conversion.get(key), (int, float))],
         "notes": [str(note) for note in conversion.get("notes") or []],
@@ -177,49 +164,17 @@ def _license_line(settings: dict) -> Markdown | None:
     return Markdown(f"[{name}]({link})" if re.fullmatch(r"https?://[^\s<>()\[\]\\`\"'|]+", link) else name)
 
 
-def _lead(context: dict) -> Markdown:
-    """The first sentence: what it does, how large it is, from what it was made."""
-    shape, data, training, labels = context["shape"], context["data"], context["training"], context["labels"]
-    parameters = training["parameters"] or shape.get("parameters")
-    gpt = f"a GPT of {parameters:,} parameters" if parameters else "a GPT"
-    amount = f" on {data['examples']}" if data["examples"] else ""
-    if data["training_bytes"] and not amount:
-        amount = f" on {size(data['training_bytes'])} of text"
+def _phrases(context: dict) -> dict[str, Markdown]:
+    """What the first sentences of several cards have in common: how large it is, and from what it was made."""
+    shape, data, labels = context["shape"], context["data"], context["labels"]
+    parameters = context["training"]["parameters"] or shape.get("parameters")
+    amount = data["examples"] or (f"{size(data['training_bytes'])} of text" if data["training_bytes"] else "")
     origin = context["base"]["hub_id"]
-    tuned = f"fine-tuned with hfgpt{amount}" + (f" from {escaped(origin)}" if origin else "")
-    what = f"tells which of {len(labels):,} labels a text has" if labels else "answers instructions"
-    trained = training["trained_parameters"]
-    leads = {
-        "base": f"It continues text: {gpt}, pretrained with hfgpt{amount}." if data["inputs"] else f"It continues text: {gpt}.",
-        "assistant": f"It answers instructions: {gpt}, {tuned}.",
-        "classifier": f"It {what}: {gpt}, {tuned}.",
-        "adapter": f"A LoRA adapter{f' of {trained:,} parameters' if trained else ''} that {what}, {tuned}.",
-        "adapter_base": f"The base of a LoRA adapter: {gpt}, as it was before. By itself it has not learned the adapter's task.",
-        "native": f"The same function as a model of hfgpt, in the class {escaped(shape.get('class', '?'))} of transformers: {gpt}.",
-        "gguf": "A model of hfgpt as a GGUF file, for llama.cpp, Ollama and what is built on them.",
-        "tokenizer": f"A tokenizer{f' of {v:,} tokens' if (v := context['vocabulary']) else ''}, trained with hfgpt{amount}.",
-        "dataset": f"Rows of token ids for training a language model, made with hfgpt{amount.replace(' on ', ' from ')}.",
+    phrases = {
+        "gpt": f"a GPT of {parameters:,} parameters" if parameters else "a GPT",
+        "amount": amount,
+        "tuned": f"fine-tuned with hfgpt{f' on {amount}' if amount else ''}{f' from {escaped(origin)}' if origin else ''}",
+        "what": f"tells which of {len(labels):,} labels a text has" if labels else "answers instructions",
+        "sees": f" It sees at most {shape['context']:,} tokens." if shape.get("context") else "",
     }
-    return Markdown(leads[context["template"]])
-
-
-def _usual_words(context: dict) -> dict[str, Markdown]:
-    """What is said of use and limits where the owner says nothing."""
-    sees = f" It sees at most {context['shape']['context']:,} tokens." if context["shape"].get("context") else ""
-    if context["template"] == "tokenizer":
-        use = "For models that are trained with it from the beginning: its ids mean nothing to others."
-        limits = "It needs the fewest tokens for text like that which it was trained on."
-    elif context["template"] == "dataset":
-        use = "For training a model with the tokenizer in `tokenizer/`."
-        limits = "The texts can be read back from the ids: whoever has the rows has the text."
-    elif context["template"] == "adapter_base":
-        use, limits = "For its adapter, and to see what that has changed.", f"It knows what it was pretrained on.{sees}"
-    elif context["task"] == "text-classification":
-        use = "For texts like those of its training data."
-        limits = f"It knows only its {len(context['labels']):,} labels, whatever a text is about.{sees}"
-    else:
-        use = "For study, and as a base to fine-tune: it continues text like its training data and follows no instructions."
-        if context["has_chat_template"]:
-            use = "For questions like those of its training data."
-        limits = f"What it says may be made up, and nothing filters it.{sees}"
-    return {"usual_use": Markdown(use), "usual_limits": Markdown(limits)}
+    return {name: Markdown(text) for name, text in phrases.items()}

@@ -2,16 +2,15 @@
 
 import math
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import yaml
 from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
-from hfgpt.artifacts import ADAPTER_CONFIG, HUB_ID, Artifact
+from hfgpt.artifacts import MERGED_FOLDER, Artifact, adapter_around, adapter_settings, base_on_the_hub
 from hfgpt.files import read_json
-from hfgpt.hub.card.file_names import PYTHON_DOCS, is_file, summed_up
-from hfgpt.hub.export import places_of, without_places
+from hfgpt.hub.file_names import PYTHON_DOCS, is_file, summed_up
 
 # Of run.yaml only these are told: whatever else a run had is of its machine.
 TOLD_SETTINGS = (
@@ -58,30 +57,22 @@ FIGURES = {
 
 
 def read_if_there(artifact: Artifact, name: str) -> dict:
-    """A JSON file of the folder without places of this machine, or an empty dict. An adapter's merged twin has its adapter's."""
+    """A JSON file of the folder, or an empty dict. An adapter's merged twin has its adapter's where it has none."""
     path = artifact.folder / name
-    if not path.is_file() and name in ("metrics.json", "passport.json", "memorization.json") and is_merged_twin(artifact):
-        path = artifact.folder.parent / name
-    if not path.is_file():
-        return {}
-    # metrics.json holds numbers by the names of labels, which are to stay as they are: </b> is a label and no path.
-    return read_json(path) if name == "metrics.json" else without_places(read_json(path), places=places_of(artifact))
+    if not path.is_file() and name in ("metrics.json", "passport.json", "memorization.json"):
+        path = _of_the_adapter(artifact, name)
+    return read_json(path) if path.is_file() else {}
 
 
-def is_merged_twin(artifact: Artifact) -> bool:
-    """Whether this is the folder `merged` that lies within the folder of its adapter."""
-    return artifact.folder.name == "merged" and (artifact.folder.parent / ADAPTER_CONFIG).is_file()
-
-
-def is_adapter_base(artifact: Artifact) -> bool:
-    """Whether this is the folder `base` that lies within the folder of an adapter: nothing of the task is learned yet."""
-    return artifact.folder.name == "base" and (artifact.folder.parent / ADAPTER_CONFIG).is_file()
+def _of_the_adapter(artifact: Artifact, name: str) -> Path:
+    """Where a file of a merged twin lies that tells of the adapter: in the adapter's folder."""
+    around = adapter_around(artifact.folder)
+    return (around if around and artifact.folder.name == MERGED_FOLDER else artifact.folder) / name
 
 
 def architecture(artifact: Artifact) -> dict:
     """Shape and size of a model, by config.json and the headers of its weights; of an adapter, those of its base."""
-    folder = artifact.base if artifact.kind == "adapter" else artifact.folder
-    if folder is None or not (folder / "config.json").is_file():
+    if (folder := artifact.whole) is None:
         return {}
     config = read_json(folder / "config.json")
     names = {
@@ -122,7 +113,7 @@ def data_facts(passport: dict, *, file_names: bool = False) -> dict:
             continue
         kind, name = entry.get("kind", "file"), str(entry.get("name", "?"))
         if kind != "hub" and not name.startswith(PYTHON_DOCS):
-            name = re.split(r"[/\\]", name)[-1]  # without_places leaves a bare `texts/a` alone, which may be a Hub id
+            name = PureWindowsPath(name).name
         version = entry.get("commit") or entry.get("revision") or (f"Python {entry['python']}" if entry.get("python") else None)
         inputs.append({"name": name, "kind": kind, "bytes": entry.get("bytes"), "sha256": entry.get("sha256"), "version": version})
     if files:
@@ -162,21 +153,16 @@ def data_facts(passport: dict, *, file_names: bool = False) -> dict:
 def base_facts(artifact: Artifact, passport: dict, settings: dict) -> dict:
     """Which weights this began with: a Hub id where they are on the Hub, else the name of their folder."""
     base = passport.get("base") or {}
-    hub_id = settings.get("base_model")
-    if not hub_id and artifact.kind == "adapter":
-        named = str(read_json(artifact.folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
-        hub_id = named if HUB_ID.fullmatch(named) and not Path(named).exists() else None
+    hub_id = settings.get("base_model") or base_on_the_hub(adapter_settings(artifact.folder))
     if not hub_id and base.get("commit"):
         hub_id = base["name"]
-    name = hub_id or (re.split(r"[/\\]", str(base["name"]).rstrip("/\\"))[-1] if base.get("name") else None)
+    name = hub_id or base.get("name")
     return {"name": name, "hub_id": hub_id, "commit": base.get("commit"), "sha256": base.get("sha256")}
 
 
 def run_settings(artifact: Artifact) -> dict:
     """What run.yaml says: the run's settings that are not the defaults."""
-    path = artifact.folder / "run.yaml"
-    if not path.is_file() and is_merged_twin(artifact):
-        path = artifact.folder.parent / "run.yaml"
+    path = _of_the_adapter(artifact, "run.yaml")
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from hfgpt.arguments.card import SETTINGS_NAME, checked_settings
-from hfgpt.artifacts import ADAPTER_CONFIG
+from hfgpt.artifacts import adapter_around
 from hfgpt.errors import UserError
 from hfgpt.files import write_whole
 
@@ -18,9 +18,8 @@ def settings_place(folder: Path) -> Path:
 
     Those two have one of their own only where somebody put it there, for words that differ.
     """
-    is_part = folder.name in ("base", "merged") and (folder.parent / ADAPTER_CONFIG).is_file()
-    place = folder.parent if is_part and not (folder / SETTINGS_NAME).is_file() else folder
-    return place / SETTINGS_NAME
+    around = adapter_around(folder)
+    return (around if around and not (folder / SETTINGS_NAME).is_file() else folder) / SETTINGS_NAME
 
 
 def load_settings(folder: Path) -> dict[str, str | list[str] | bool]:

@@ -91,7 +91,7 @@ def _rendered(source: str, special_tokens: dict[str, str]) -> dict:
                 raise
             text = None
         results[name] = text
-    if _QUESTION not in results["question"]:
+    if _QUESTION not in (results["question"] or ""):
         return {"error": "what the user says is not in what it writes"}
     return results
 
@@ -102,6 +102,7 @@ def _environment():
 
     import jinja2
     from jinja2.ext import Extension, loopcontrols
+    from jinja2.nodes import CallBlock
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
@@ -109,8 +110,8 @@ def _environment():
 
         def parse(self, parser):
             line = next(parser.stream).lineno
-            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
-            return jinja2.nodes.CallBlock(self.call_method("_say"), [], [], body).set_lineno(line)
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return CallBlock(self.call_method("_say"), [], [], body).set_lineno(line)
 
         def _say(self, caller) -> str:
             return caller()

@@ -81,8 +81,10 @@ class CheckReport:
 
 
 def _wrapped(start: str, text: str) -> list[str]:
-    whole = dict(break_long_words=False, break_on_hyphens=False)  # paths and commands stay in one piece
-    lines = textwrap.wrap(_printable(text), _WIDTH, initial_indent=start, subsequent_indent=" " * len(start), **whole)
+    lines = textwrap.wrap(
+        _printable(text), _WIDTH, initial_indent=start, subsequent_indent=" " * len(start),
+        break_long_words=False, break_on_hyphens=False,  # paths and commands stay in one piece
+    )  # fmt: skip
     return lines or [start.rstrip()]
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from hfgpt.arguments.publishing import TOKEN
 from hfgpt.artifacts import Artifact
-from hfgpt.hub.gate.report import CheckResult
+from hfgpt.hub.gate.report import AGAIN, CheckResult
 
 TEXT_SUFFIXES = (".json", ".jinja", ".md", ".py", ".txt", ".yaml", ".yml", "")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".msgpack", ".h5")
@@ -72,9 +72,8 @@ def _paths(artifact: Artifact, published: Path, paths: list[Path]) -> CheckResul
             # A card shows what the model writes, and a model of documentation writes /tmp/x.
             patterns += [homes] if path.name == "README.md" else [homes, temporary]
         found += _hits(path, published, patterns)
-    cure = "take it out of the file; of what recipes write, passport.json and the like are cleaned when they are published"
-    name = "no path of this machine"
-    return CheckResult(name, "fail", _listed(found), cure) if found else CheckResult(name, "pass", f"in {len(paths)} files")
+    cure = "take it out of the file; of what recipes write, passport.json is published without places"
+    return _result("no path of this machine", found, cure, passed=f"in {len(paths)} files")
 
 
 def _places(folder: Path) -> list[str]:
@@ -111,11 +110,7 @@ def _secrets(published: Path, paths: list[Path]) -> CheckResult:
         for what, pattern in _SECRETS.items():
             found += [f"{where} holds {what}" for where in _hits(path, published, [pattern], show=False)]
     cure = "revoke it where it was made, because it may have been read already, and take it out of the file"
-    return (
-        CheckResult("no secret", "fail", _listed(found), cure)
-        if found
-        else CheckResult("no secret", "pass", f"in {len(paths)} files")
-    )
+    return _result("no secret", found, cure, passed=f"in {len(paths)} files")
 
 
 def _hits(path: Path, published: Path, patterns: list[re.Pattern], *, show: bool = True) -> Iterator[str]:
@@ -140,9 +135,7 @@ def _header_bytes(path: Path) -> int:
 def _pickles(published: Path, paths: list[Path]) -> CheckResult:
     found = [path.relative_to(published).as_posix() for path in paths if is_pickle(path)]
     cure = "save the weights as safetensors: model.save_pretrained(folder); a pickle runs code when it is read"
-    return (
-        CheckResult("no pickle", "fail", _listed(found), cure) if found else CheckResult("no pickle", "pass", f"{len(paths)} files")
-    )
+    return _result("no pickle", found, cure, passed=f"{len(paths)} files")
 
 
 def is_pickle(path: Path) -> bool:
@@ -185,11 +178,9 @@ def _safetensors(published: Path, paths: list[Path]) -> Iterator[CheckResult]:
         except (SafetensorError, OSError) as error:
             faults.append(f"{name} is no safetensors file ({error})")
     faults += [f"{name} does not say its format (metadata format: pt)" for name in unsaid]
-    cure = "write the folder again with the recipe that made it"
-    if faults or not tensors:
-        yield CheckResult("safetensors", "fail", _listed(faults or ["no tensor in any file"]), cure)
-    else:
-        yield CheckResult("safetensors", "pass", f"{len(paths)} files, {tensors:,} tensors, every value finite")
+    if not tensors and not faults:
+        faults = ["no tensor in any file"]
+    yield _result("safetensors", faults, AGAIN, passed=f"{len(paths)} files, {tensors:,} tensors, every value finite")
 
 
 def _code(published: Path, paths: list[Path]) -> Iterator[CheckResult]:
@@ -212,11 +203,8 @@ def _code(published: Path, paths: list[Path]) -> Iterator[CheckResult]:
     else:
         yield CheckResult("code as shipped", "pass", f"{len(paths)} files, byte for byte those of this hfgpt")
     faults = [fault for path in paths for fault in _import_faults(path)]
-    cure = "write the folder again with the recipe that made it; code in a folder may import only what lies flat beside it"
-    if faults:
-        yield CheckResult("code is complete", "fail", _listed(faults), cure)
-    else:
-        yield CheckResult("code is complete", "pass", "every import finds its file")
+    cure = f"{AGAIN}; code in a folder may import only what lies flat beside it"
+    yield _result("code is complete", faults, cure, passed="every import finds its file")
 
 
 def _import_faults(path: Path) -> Iterator[str]:
@@ -244,6 +232,10 @@ def _left_here(artifact: Artifact, names: list[Path]) -> Iterator[CheckResult]:
     if harmful:
         cure = "recipes/publish.py leaves them here, `hf upload` of the whole folder would not; move them elsewhere"
         yield CheckResult("left here", "warn", f"secrets, pickles or links that are not published: {_listed(harmful)}", cure)
+
+
+def _result(name: str, faults: list[str], cure: str, *, passed: str) -> CheckResult:
+    return CheckResult(name, "fail", _listed(faults), cure) if faults else CheckResult(name, "pass", passed)
 
 
 def _listed(items: Iterable[str], most: int = 6) -> str:

@@ -79,7 +79,7 @@ def checked_probabilities(predictions, references, *, names: list[str] | None) -
         )
     widths = {len(row) for row in predictions}
     if len(widths) > 1:
-        raise UnmeasurableInput(f"the predictions have {sorted(widths)} probabilities a row; every row needs one per label.")
+        raise UnmeasurableInput(f"the predictions have {sorted(widths)} probabilities per row; every row needs one per label.")
     probabilities = np.asarray(predictions, dtype=np.float64)
     in_range = ((probabilities >= 0) & (probabilities <= 1)).all(axis=1)  # False for NaN, too
     if not in_range.all():
@@ -90,7 +90,7 @@ def checked_probabilities(predictions, references, *, names: list[str] | None) -
     names = [str(index) for index in range(probabilities.shape[1])] if names is None else list(names)
     if len(names) != probabilities.shape[1] or len(set(names)) != len(names):
         raise UnmeasurableInput(
-            f"got the label names {names} for {probabilities.shape[1]} probabilities a row; one different name each is needed."
+            f"got the label names {names} for {probabilities.shape[1]} probabilities per row; one different name each is needed."
         )
     return probabilities, names
 
@@ -101,7 +101,7 @@ def of_one_label(probabilities: np.ndarray, references, names: list[str]) -> dic
     sums = probabilities.sum(axis=1)
     if len(names) < 2 or (np.abs(sums - 1) > SUM_TOLERANCE).any():
         raise UnmeasurableInput(
-            f"got {len(names)} probabilities a row with sums from {sums.min():.4g} to {sums.max():.4g}; two or more that add "
+            f"got {len(names)} probabilities per row with sums from {sums.min():.4g} to {sums.max():.4g}; two or more that add "
             "up to 1 are needed where a text has one label; the configuration multilabel measures several labels per text."
         )
     if labels.min() < 0 or labels.max() >= len(names):

@@ -1,39 +1,48 @@
-"""The doors of what is no transformers model: GGUF files, tokenizers, prepared data. Opened by doors.py, in its process."""
+"""The doors of what is no transformers model: GGUF files, tokenizers, prepared data.
+
+Runs in the stranger's process (stranger.py), so nothing of hfgpt is imported here.
+"""
 
 import hashlib
-import json
+import importlib.util
 from pathlib import Path
+from typing import Any
 
-from doors import Failed  # the script that runs, which has put itself under this name
+from stranger import Failed, Stranger  # the script that runs, which has put itself under this name
 
 # What llama.cpp means by these names; written down a second time, because this process must not trust the first.
 QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TEXTS = ("The quick brown fox jumps over the lazy dog.", "def add(a, b):\n    return a + b  # 12,345 times")
 
 
-def open_files(doors) -> None:
-    """Every door of a folder that holds a GGUF file, a tokenizer or prepared data."""
-    folder = Path(doors.folder)
-    if doors.job["kind"] == "gguf":
-        for path in sorted(folder.glob("*.gguf")):
-            doors.open("GGUF header", lambda path=path: gguf_header(path))
-            doors.open("GGUF tokenizer", lambda path=path: gguf_tokenizer(path, doors.fingerprint))
-            doors.open("llama.cpp", lambda path=path: llama_cpp(path, doors.fingerprint))
-        doors.open("Modelfile", lambda: modelfile(folder))
-    elif doors.job["kind"] == "tokenizer":
-        doors.open("AutoTokenizer", lambda: tokenizer(folder, doors.job["passport"]))
-        doors.open("apply_chat_template", doors.template)
-    else:
-        doors.open("load_from_disk", lambda: dataset(folder, doors.job["passport"]))
-        if (folder / "tokenizer").is_dir():
-            doors.open("AutoTokenizer", lambda: tokenizer(folder / "tokenizer", doors.job["passport"]))
+def open_gguf(stranger: Stranger) -> None:
+    """Every door of a folder of GGUF files."""
+    if importlib.util.find_spec("gguf") is None:
+        stranger.open("GGUF header", _no_reader)
+        return
+    for path in sorted(Path(stranger.folder).glob("*.gguf")):
+        stranger.open("GGUF header", lambda path=path: gguf_header(path))
+        stranger.open("GGUF tokenizer", lambda path=path: gguf_tokenizer(path, stranger))
+        stranger.open("llama.cpp", lambda path=path: llama_cpp(path, stranger))
+    stranger.open("Modelfile", lambda: modelfile(Path(stranger.folder)))
 
 
-def gguf_fields(path: Path) -> dict:
-    """The key-value pairs of the header, as Python's own values."""
-    from gguf import GGUFReader
+def open_tokenizer(stranger: Stranger) -> None:
+    """Every door of a tokenizer alone."""
+    stranger.open("AutoTokenizer", lambda: tokenizer(Path(stranger.folder), stranger))
+    stranger.open("apply_chat_template", stranger.template)
 
-    return {name: field.contents() for name, field in GGUFReader(path).fields.items()}
+
+def open_dataset(stranger: Stranger) -> None:
+    """Every door of prepared data and of the tokenizer in it."""
+    folder = Path(stranger.folder)
+    stranger.open("load_from_disk", lambda: dataset(folder, stranger))
+    if (folder / "tokenizer").is_dir():
+        stranger.open("AutoTokenizer", lambda: tokenizer(folder / "tokenizer", stranger))
+
+
+def _no_reader() -> str:
+    raise Failed("the package gguf, which reads GGUF files, is not installed", 'pip install "hfgpt[gguf]"')
 
 
 def gguf_header(path: Path) -> str:
@@ -54,11 +63,12 @@ def gguf_header(path: Path) -> str:
     return f"{path.name}: {kind}, {reader.fields[f'{kind}.block_count'].contents()} blocks, {len(reader.tensors)} tensors"
 
 
-def gguf_tokenizer(path: Path, fingerprint: dict | None) -> str:
+def gguf_tokenizer(path: Path, stranger: Stranger) -> str:
     """The ids that the tokens and merges in the file give, by an independent BPE, with those recorded."""
+    from gguf import GGUFReader
     from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
-    fields = gguf_fields(path)
+    fields: dict[str, Any] = {name: field.contents() for name, field in GGUFReader(path).fields.items()}
     tokens, merges = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.merges"]
     backend = Tokenizer(models.BPE({token: id for id, token in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges]))
     if fields["tokenizer.ggml.pre"] == "qwen2":
@@ -69,30 +79,26 @@ def gguf_tokenizer(path: Path, fingerprint: dict | None) -> str:
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     control = [token for token, kind in zip(tokens, fields["tokenizer.ggml.token_type"]) if kind == 3]
     backend.add_special_tokens([AddedToken(token, special=True) for token in control])
-    texts = [entry for entry in (fingerprint or {"texts": []})["texts"] if entry["text"] is not None]
-    if not texts:
+    if not stranger.recorded_texts:
         return "skip: no ids were recorded to compare with"
     before = [fields["tokenizer.ggml.bos_token_id"]] if fields.get("tokenizer.ggml.add_bos_token") else []
     after = [fields["tokenizer.ggml.eos_token_id"]] if fields.get("tokenizer.ggml.add_eos_token") else []
-    for entry in texts:
-        ids = before + backend.encode(entry["text"]).ids + after
-        if ids != entry["ids"]:
-            raise Failed(f"{entry['text']!r} has the ids {ids[:12]}..., recorded were {entry['ids'][:12]}...")
-    return f"{len(tokens):,} tokens; the ids of {len(texts)} texts as recorded"
+    for entry in stranger.recorded_texts:
+        stranger.compare_ids(entry, before + backend.encode(entry["text"]).ids + after)
+    return f"{len(tokens):,} tokens; the ids of {len(stranger.recorded_texts)} texts as recorded"
 
 
-def llama_cpp(path: Path, fingerprint: dict | None) -> str:
+def llama_cpp(path: Path, stranger: Stranger) -> str:
     """llama.cpp itself, where its package is installed: the ids, and the likeliest next tokens."""
     try:
-        from llama_cpp import Llama
+        from llama_cpp import Llama  # pyright: ignore[reportMissingImports]  # an extra that takes minutes to build
     except ImportError:
         return 'skip: llama-cpp-python is not installed (pip install "hfgpt[llama]")'
     model = Llama(str(path), n_ctx=64, n_threads=1, logits_all=True, verbose=False)
-    texts = [entry for entry in (fingerprint or {"texts": []})["texts"] if entry["text"] is not None]
     agree = of = 0
-    for entry in texts:
-        if (ids := model.tokenize(entry["text"].encode(), add_bos=True)) != entry["ids"]:
-            raise Failed(f"{entry['text']!r} has the ids {ids[:12]}..., recorded were {entry['ids'][:12]}...")
+    for entry in stranger.recorded_texts:
+        ids = model.tokenize(entry["text"].encode(), add_bos=True)
+        stranger.compare_ids(entry, ids)
         model.reset()
         model.eval(ids[: entry["positions"]])
         likeliest = model.scores[: entry["positions"]].argmax(-1).tolist()
@@ -112,7 +118,7 @@ def modelfile(folder: Path) -> str:
     return f"FROM {names[0]}"
 
 
-def tokenizer(folder: Path, passport: dict | None) -> str:
+def tokenizer(folder: Path, stranger: Stranger) -> str:
     """AutoTokenizer gives the ids that the file itself gives, and the text comes back."""
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
@@ -124,30 +130,29 @@ def tokenizer(folder: Path, passport: dict | None) -> str:
             raise Failed(f"{text!r} has other ids through AutoTokenizer than tokenizer.json gives")
         if loaded.unk_token_id is None and loaded.decode(ids) != text:
             raise Failed(f"{text!r} comes back as {loaded.decode(ids)!r}")
-    recorded = ((passport or {}).get("tokenizer") or {}).get("sha256")
+    recorded = (stranger.passport.get("tokenizer") or {}).get("sha256")
     found = hashlib.sha256(loaded.backend_tokenizer.to_str().encode("utf-8")).hexdigest()
     if recorded not in (None, found):
         raise Failed(f"its definition has the SHA-256 {found[:16]}..., passport.json says {recorded[:16]}...")
     return f"{len(loaded):,} tokens, the ids of {len(TEXTS)} texts as tokenizer.json gives them"
 
 
-def dataset(folder: Path, passport: dict | None) -> str:
+def dataset(folder: Path, stranger: Stranger) -> str:
     """The rows load, as many as the passport says, with ids that the tokenizer has."""
-    from datasets import load_from_disk
+    from datasets import DatasetDict, load_from_disk
 
     splits = load_from_disk(str(folder))
-    counts = (passport or {}).get("splits") or {}
+    if not isinstance(splits, DatasetDict):
+        raise Failed("it is one data set without splits")
+    counts = stranger.passport.get("splits") or {}
     wrong = [f"{name} has {len(rows):,} rows, passport.json says {counts[name]['rows']:,}" for name, rows in splits.items()
              if name in counts and len(rows) != counts[name].get("rows")]  # fmt: skip
     wrong += [f"{name} is missing" for name in counts if name not in splits]
-    size = ((passport or {}).get("tokenizer") or {}).get("vocab_size")
+    size = (stranger.passport.get("tokenizer") or {}).get("vocab_size")
     for name, rows in splits.items():
         sample = rows.select(range(min(len(rows), 1000)))
         if size and "input_ids" in rows.column_names and max(max(ids, default=0) for ids in sample["input_ids"][:]) >= size:
             wrong.append(f"{name} holds ids above the {size:,} of its tokenizer")
     if wrong:
         raise Failed("; ".join(wrong))
-    info = sorted(folder.glob("*/dataset_info.json"))
-    for path in info:
-        json.loads(path.read_text(encoding="utf-8"))
     return ", ".join(f"{len(rows):,} {name} rows" for name, rows in splits.items())

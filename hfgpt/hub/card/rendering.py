@@ -25,11 +25,12 @@ from hfgpt.hub.card.context import context_of
 from hfgpt.hub.card.markdown import FILTERS, Markdown, escaped
 from hfgpt.hub.card.seal import is_ours, sealed
 from hfgpt.hub.card.settings import load_settings
+from hfgpt.hub.kinds import HUB_KINDS, HubKind
 
 logger = logging.getLogger(__name__)
 
 CARD_NAME, GENERATED_NAME = "README.md", "README.generated.md"
-# At the repository's top level; in an installed wheel beside this file.
+# At the repository's top level; in an installed wheel beside this package.
 TEMPLATE_FOLDERS = (Path(__file__).parents[3] / "model_cards", Path(__file__).parents[1] / "model_cards")
 
 
@@ -44,18 +45,18 @@ def render_card(artifact: Artifact, *, repo_id: str | None = None, base_model: s
     settings = load_settings(artifact.folder)
     if base_model:
         settings["base_model"] = base_model
-    context = context_of(artifact, settings, repo_id=repo_id)
-    texts = {key: settings[key] for key in MARKDOWN if settings.get(key)}
+    kind, context = HUB_KINDS.find(artifact.kind), context_of(artifact, settings, repo_id=repo_id)
+    texts = {key: str(settings[key]) for key in MARKDOWN if settings.get(key)}
     # The owner's Markdown goes in last: neither Jinja nor the tidying of blank lines sees it.
     marks = {key: f"owner{secrets.token_hex(16)}" for key in texts}
-    body = _environment().get_template(f"{context['template']}.md").render(context | {k: Markdown(m) for k, m in marks.items()})
+    template = _environment(kind.template_folder).get_template(f"{kind.template(artifact, context)}.md")
+    body = template.render(context | {key: Markdown(mark) for key, mark in marks.items()})
     body = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in body.splitlines())).strip()
     for key, mark in marks.items():
         body = body.replace(mark, texts[key])
-    data = _front_matter(artifact, settings, context)
+    data = _front_matter(artifact, kind, settings, context)
     text = f"---\n{data.to_yaml(line_break=chr(10))}\n---\n\n{body}\n"
-    kind = DatasetCard if artifact.kind == "dataset" else ModelCard
-    if kind(text).data.to_dict() != data.to_dict():
+    if (DatasetCard if kind.repo_type == "dataset" else ModelCard)(text).data.to_dict() != data.to_dict():
         raise UserError(f"the front matter for {artifact.folder} does not read back as written; look at its card.yaml and labels.")
     return text
 
@@ -68,23 +69,20 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, base_model: st
     Returns: where the folder's card lies.
     Raises: as `identify` and `render_card`.
     """
-    artifact = identify(folder)
-    path = artifact.folder / CARD_NAME
-    text = sealed(render_card(artifact, repo_id=repo_id, base_model=base_model))
-    if path.is_file() and not is_ours(path.read_text(encoding="utf-8", errors="replace")):
-        generated = artifact.folder / GENERATED_NAME
-        write_whole(generated, text)
-        logger.warning(
-            f"{path} was edited or written by somebody, so it stays; the card that hfgpt would write is {generated}. What shall be "
-            "in every card of this folder belongs into its card.yaml; delete README.md to have it written again."
-        )
-    else:
-        write_whole(path, text)
-        (artifact.folder / GENERATED_NAME).unlink(missing_ok=True)
-    for twin in (artifact.base, artifact.merged):
-        if twin is not None:
-            write_card(twin)
-    return path
+    for place, artifact in enumerate(_with_cards(folder)):
+        told = {} if place else {"repo_id": repo_id, "base_model": base_model}
+        path, text = artifact.folder / CARD_NAME, sealed(render_card(artifact, **told))
+        if is_somebodys(path):
+            generated = artifact.folder / GENERATED_NAME
+            write_whole(generated, text)
+            logger.warning(
+                f"{path} was edited or written by somebody, so it stays; the card that hfgpt would write is {generated}. What "
+                "shall be in every card of this folder belongs into its card.yaml; delete README.md to have it written again."
+            )
+        else:
+            write_whole(path, text)
+            (artifact.folder / GENERATED_NAME).unlink(missing_ok=True)
+    return Path(folder) / CARD_NAME
 
 
 def renew_card(folder: str | Path) -> list[Path]:
@@ -94,13 +92,10 @@ def renew_card(folder: str | Path) -> list[Path]:
 
     Returns: the cards that were written. Raises: as `identify` and `render_card`.
     """
-    artifact = identify(folder)
     written = []
-    for part in (artifact, *(identify(twin) for twin in (artifact.base, artifact.merged) if twin is not None)):
-        path = part.folder / CARD_NAME
-        before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
-        text = sealed(render_card(part))
-        if before == text or (before is not None and not is_ours(before)):
+    for artifact in _with_cards(folder):
+        path, text = artifact.folder / CARD_NAME, sealed(render_card(artifact))
+        if is_somebodys(path) or (path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text):
             continue
         try:
             write_whole(path, text)
@@ -114,27 +109,40 @@ def renew_card(folder: str | Path) -> list[Path]:
 def published_card(artifact: Artifact, *, repo_id: str, base_model: str | None = None) -> str:
     """The text of README.md in the repository `repo_id`: the card that a person wrote or edited, else a new one for that place."""
     path = artifact.folder / CARD_NAME
-    if path.is_file() and not is_ours(text := path.read_text(encoding="utf-8", errors="replace")):
-        return text
+    if is_somebodys(path):
+        return path.read_text(encoding="utf-8", errors="replace")
     return sealed(render_card(artifact, repo_id=repo_id, base_model=base_model))
 
 
-def _environment() -> jinja2.Environment:
-    folder = next((folder for folder in TEMPLATE_FOLDERS if (folder / "base.md").is_file()), None)
+def _with_cards(folder: str | Path) -> list[Artifact]:
+    """The folder and, of an adapter, its base and merged twin, first the folder itself."""
+    artifact = identify(folder)
+    twins = [place for place in (artifact.base, artifact.merged) if place is not None and place.parent == artifact.folder]
+    return [artifact, *map(identify, twins)]
+
+
+def is_somebodys(path: Path) -> bool:
+    """Whether a person wrote or edited this card."""
+    return path.is_file() and not is_ours(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _environment(template_folder: Path | None) -> jinja2.Environment:
+    folder = next((folder for folder in TEMPLATE_FOLDERS if (folder / "_card.md").is_file()), None)
     if folder is None:
         raise MissingFileError(f"the card templates are missing, looked in {' and '.join(map(str, TEMPLATE_FOLDERS))}.")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), finalize=escaped, undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader([folder, *([template_folder] if template_folder else [])]),
+        finalize=escaped, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
     environment.filters |= FILTERS
     return environment
 
 
-def _front_matter(artifact: Artifact, settings: dict, context: dict) -> CardData:
+def _front_matter(artifact: Artifact, kind: HubKind, settings: dict, context: dict) -> CardData:
     data, base = context["data"], context["base"]
     common = {key: settings[key] for key in ("language", "license", "license_name", "license_link") if settings.get(key)}
-    if artifact.kind == "dataset":
+    if kind.repo_type == "dataset":
         rows = sum(counts.get("rows", 0) for counts in data["splits"].values())
         splits = [name for name in ("train", "validation", "test") if any((artifact.folder / name).glob("data-*.arrow"))]
         files = [{"split": name, "path": f"{name}/data-*.arrow"} for name in splits]
@@ -142,22 +150,20 @@ def _front_matter(artifact: Artifact, settings: dict, context: dict) -> CardData
             **common, pretty_name=context["title"], task_categories=["text-generation"], size_categories=[_size_category(rows)],
             source_datasets=data["hub_ids"] or None, tags=["hfgpt"], configs=[{"config_name": "default", "data_files": files}],
         )  # fmt: skip
-    if artifact.kind == "tokenizer":
-        return ModelCardData(**common, library_name="transformers", tags=["hfgpt", "tokenizer"])
+    common["library_name"] = kind.libraries[0]
+    common["tags"] = ["hfgpt", *(["custom_code"] if artifact.custom_code else []), *kind.tags]
+    if artifact.task is None:  # no weights that came from others and were measured
+        return ModelCardData(**common)
     conversion = context["conversion"]
     origin = base["hub_id"] or (conversion["hub_id"] if conversion else None)
-    relation = {"adapter": "adapter", "gguf": "quantized"}.get(artifact.kind)
-    if relation is None and origin and not conversion:
-        relation = "finetune"
+    relation = kind.relation or (None if conversion else "finetune")
     datasets = settings.get("datasets") or data["hub_ids"] or None
     return ModelCardData(
         **common,
         base_model=origin,
         base_model_relation=relation if origin else None,
         datasets=[datasets] if isinstance(datasets, str) else datasets,
-        library_name={"adapter": "peft", "gguf": "gguf"}.get(artifact.kind, "transformers"),
         pipeline_tag=artifact.task,
-        tags=["hfgpt", *(["custom_code"] if artifact.custom_code else []), *(["lora"] if artifact.kind == "adapter" else [])],
         model_name=context["title"] if context["index"] else None,
         eval_results=context["index"] or None,
     )

@@ -8,7 +8,9 @@ from gate_folders import change_json, copy_of, good_model, replace
 from safetensors.torch import load_file, save_file
 
 from hfgpt.artifacts import identify
-from hfgpt.hub.gate.agreement import check_agreement
+from hfgpt.hub.gate.card_checks import check_card
+from hfgpt.hub.gate.consistency import judged as judge
+from hfgpt.hub.kinds import HUB_KINDS
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,9 @@ It was trained on tales\\_of\\_1001\\_nights.
 
 def judged(folder: Path) -> dict:
     card = (folder / "README.md").read_text() if (folder / "README.md").is_file() else None
-    return {result.name: result for result in check_agreement(identify(folder), folder, card=card)}
+    artifact = identify(folder)
+    of_files = [judge(name, lambda check=check: check(artifact, folder)) for name, check in HUB_KINDS[artifact.kind].checks]
+    return {result.name: result for result in [*of_files, *check_card(artifact, folder, card)]}
 
 
 def test_a_good_folder_agrees_with_itself(good):

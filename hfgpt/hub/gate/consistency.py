@@ -1,47 +1,29 @@
 """Do the files of a folder agree with each other? Read as data, in this process: nothing of the folder is run or loaded.
 
-config.json with the weights, the auto_map with the code, the generation config with the tokenizer, the card with the figures.
+config.json with the weights, the auto_map with the code, the generation config with the tokenizer; and where chat templates lie.
 """
 
-import math
+import importlib.util
 import re
-import shlex
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path
 
-from huggingface_hub import DatasetCard, ModelCard
 from safetensors import SafetensorError, safe_open
 
 from hfgpt.artifacts import ADAPTER_CONFIG, Artifact
 from hfgpt.files import read_json
-from hfgpt.hub.card.file_names import is_file
-from hfgpt.hub.card.seal import is_ours
-from hfgpt.hub.card.settings import settings_place
 from hfgpt.hub.gate.report import AGAIN, CheckResult, Disagreement
 from hfgpt.hub.remote_code import check_code
 
-CARD_NAME = "README.md"
+# What a check is given: the artifact and the folder with its export. It returns what it found, "skip: why", or raises Disagreement.
+Check = Callable[[Artifact, Path], str]
+
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight", "embed_tokens.weight")
 
 
-def check_agreement(artifact: Artifact, published: Path, *, card: str | None = None) -> Iterator[CheckResult]:
-    """Compare the files in `published`, the export of `artifact`; `card` is the text of its card, None where it has none."""
-    checks = {
-        "model": (("JSON files", _json_files), ("config", _config), ("auto_map", _auto_map), ("tied weights", _tied),
-                  ("special tokens", _special_tokens), ("generation config", _generation)),
-        "adapter": (("JSON files", _json_files), ("adapter config", _adapter_config)),
-    }.get(artifact.kind, (("JSON files", _json_files),))  # fmt: skip
-    for name, check in checks:
-        yield judged(name, lambda check=check: check(artifact, published))
-    yield judged("card", lambda: _card(artifact, card))
-    if card is not None:
-        for name, check in (("licence", _license), ("data named", _data_named), ("card's figures", _figures)):
-            yield judged(name, lambda check=check: check(artifact, published, card))
-
-
-def judged(name: str, check) -> CheckResult:
-    """What `check` says: its text for a pass, None for nothing to check, a Disagreement for a failure."""
+def judged(name: str, check: Callable[[], str]) -> CheckResult:
+    """What `check` says: its text for a pass, after "skip: " why there was nothing to check, a Disagreement for a failure."""
     try:
         detail = check()
     except Disagreement as error:
@@ -56,7 +38,8 @@ def judged(name: str, check) -> CheckResult:
     )
 
 
-def _json_files(artifact: Artifact, published: Path) -> str:
+def json_files(artifact: Artifact, published: Path) -> str:
+    """Every JSON file holds an object."""
     paths = [path for path in sorted(published.rglob("*.json")) if path.is_file()]
     for path in paths:
         read_json(path)
@@ -105,10 +88,10 @@ def _auto_map(artifact: Artifact, published: Path) -> str:
     from hfgpt.model.configuration_hfgpt import AUTO_MAP  # imports torch, and a mistake on the command line should not wait for it
 
     config = read_json(published / "config.json")
-    auto_map = config.get("auto_map")
+    auto_map = config.get("auto_map") or {}
     if config.get("model_type") != "hfgpt" and not auto_map:
         return "skip: a class of transformers, which needs no code"
-    missing = sorted(set(AUTO_MAP if config["model_type"] == "hfgpt" else ("AutoConfig",)) - set(auto_map or {}))
+    missing = sorted(set(AUTO_MAP if config["model_type"] == "hfgpt" else ("AutoConfig",)) - set(auto_map))
     if missing:
         raise Disagreement(f"config.json's auto_map lacks {', '.join(missing)}")
     check_code(published)
@@ -204,105 +187,41 @@ def _adapter_config(artifact: Artifact, published: Path) -> str:
     return f"{settings.get('peft_type')} of rank {settings.get('r')} on {settings['base_model_name_or_path']}"
 
 
-# The card
+MODEL_CHECKS: tuple[tuple[str, Check], ...] = (
+    ("config", _config), ("auto_map", _auto_map), ("tied weights", _tied),
+    ("special tokens", _special_tokens), ("generation config", _generation),
+)  # fmt: skip
+ADAPTER_CHECKS: tuple[tuple[str, Check], ...] = (("adapter config", _adapter_config),)
 
 
-def _card(artifact: Artifact, card: str | None) -> str:
-    if card is None:
-        raise Disagreement(f"there is no {CARD_NAME}", _again(artifact))
-    data = _loaded(artifact, card).data
-    if artifact.kind == "dataset":
-        return "its front matter is what the Hub reads of a data set"
-    libraries = {"model": ("transformers",), "tokenizer": ("transformers",), "adapter": ("peft",), "gguf": ("gguf", "llama.cpp")}
-    allowed = libraries[artifact.kind]
-    cure = _again(artifact)
-    if data.get("library_name") not in allowed:
-        raise Disagreement(f"{CARD_NAME}: library_name is {data.get('library_name')}, {' or '.join(allowed)} is needed", cure)
-    if artifact.task and data.get("pipeline_tag") != artifact.task:
-        raise Disagreement(f"{CARD_NAME}: pipeline_tag is {data.get('pipeline_tag')}, the files say {artifact.task}", cure)
-    if artifact.custom_code and artifact.kind == "model" and "custom_code" not in (data.get("tags") or []):
-        raise Disagreement(f"{CARD_NAME}: the tag custom_code is missing, and the model comes with code", cure)
-    return f"its front matter is what the Hub reads; {data.get('library_name')}, {data.get('pipeline_tag') or artifact.kind}"
+# Chat templates, wherever a kind of folder keeps them
 
 
-def _again(artifact: Artifact, *, first: str = "") -> str:
-    """How a card gets right: an edited one by hand, any other by recipes/check.py, which writes it anew before it looks."""
-    path = artifact.folder / CARD_NAME
-    command = f"python recipes/check.py {shlex.quote(str(artifact.folder))}"
-    if path.is_file() and not is_ours(path.read_text(encoding="utf-8", errors="replace")):
-        return f"somebody edited {path}, so hfgpt leaves it alone: correct it there, or {first}delete it and run {command}"
-    return f"{first}run {command}, which writes the card anew"
+def templates_of_tokenizer(published: Path, *, subfolder: str = "") -> tuple[dict[str, str], dict[str, str]]:
+    """The chat templates beside a tokenizer, the one that transformers takes first, and its special tokens by their roles."""
+    folder, templates = published / subfolder, {}
+    if (folder / "chat_template.jinja").is_file():
+        templates["chat_template.jinja"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    inside = settings.get("chat_template") or []
+    for entry in [{"name": "default", "template": inside}] if isinstance(inside, str) else inside:
+        templates[f"tokenizer_config.json ({entry['name']})"] = entry["template"]
+    return templates, special_tokens(settings)
 
 
-def _loaded(artifact: Artifact, card: str) -> ModelCard | DatasetCard:
-    cure = _again(artifact)
-    try:
-        loaded = (DatasetCard if artifact.kind == "dataset" else ModelCard)(card)
-    except Exception as error:  # YAML's own errors, and what huggingface_hub raises where a model-index is odd
-        raise Disagreement(f"the front matter of {CARD_NAME} cannot be read ({' '.join(str(error).split())[:200]})", cure) from None
-    if not loaded.data.to_dict():
-        raise Disagreement(f"{CARD_NAME} has no front matter between two lines ---", cure)
-    return loaded
+def templates_of_gguf(published: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The chat templates in the headers of GGUF files, and the special tokens; none where nothing is installed that reads them."""
+    if importlib.util.find_spec("gguf") is None:
+        return {}, {}
+    from gguf import GGUFReader
 
-
-def _license(artifact: Artifact, published: Path, card: str) -> str:
-    data = _loaded(artifact, card).data
-    place = settings_place(artifact.folder)
-    cure = _again(artifact, first=f"put a line such as license: apache-2.0 into {place} and ")
-    license = data.get("license")
-    if not license or not isinstance(license, (str, list)):
-        raise Disagreement(f"{CARD_NAME} names no license; without one nobody may use what you publish", cure)
-    if license == "other" and not (data.get("license_name") and data.get("license_link")):
-        raise Disagreement(f"{CARD_NAME}: the license is 'other', which needs license_name and license_link", cure)
-    return str(data.get("license_name") or license)
-
-
-def _data_named(artifact: Artifact, published: Path, card: str) -> str:
-    if not (published / "passport.json").is_file():
-        return "skip: no passport.json tells of data"
-    entries = read_json(published / "passport.json").get("inputs") or []
-    if not entries:
-        return "skip: passport.json names no data"
-    inputs = [str(entry.get("name")) for entry in entries if not is_file(entry)]
-    if not inputs:
-        return "files of one's own, which need no name in the card"
-    # A card escapes what Markdown would take for its own.
-    plain = card.replace("\\", "")
-    missing = [name for name in map(_last_part, inputs) if name not in plain]
-    if missing:
-        raise Disagreement(
-            f"{CARD_NAME} does not name the data {', '.join(missing[:5])}, which passport.json does", _again(artifact)
-        )
-    return ", ".join(map(_last_part, inputs[:5]))
-
-
-def _last_part(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).name
-
-
-def _figures(artifact: Artifact, published: Path, card: str) -> str:
-    results = _loaded(artifact, card).data.get("eval_results") or []
-    if not results:
-        return "skip: the card's front matter has no model-index"
-    known: list[float] = []
-    # The merged twin in an adapter's folder has the adapter's figures.
-    is_part = (artifact.folder.resolve().parent / ADAPTER_CONFIG).is_file()
-    for place in (published, *([artifact.folder.resolve().parent] if is_part else [])):
-        for name in ("evaluation.json", "metrics.json"):
-            known += _numbers(read_json(place / name)) if (place / name).is_file() else []
-    for result in results:
-        if not any(math.isclose(result.metric_value, number, rel_tol=1e-6, abs_tol=1e-9) for number in known):
-            raise Disagreement(
-                f"{CARD_NAME} says {result.metric_type} {result.metric_value} on {result.dataset_name}, which is in neither "
-                "evaluation.json nor metrics.json",
-                _again(artifact),
-            )
-    return f"{len(results)} figures of the model-index are in evaluation.json or metrics.json"
-
-
-def _numbers(content: object) -> list[float]:
-    if isinstance(content, dict):
-        content = list(content.values())
-    if isinstance(content, list):
-        return [number for part in content for number in _numbers(part)]
-    return [content] if isinstance(content, (int, float)) and not isinstance(content, bool) else []
+    templates, tokens = {}, {}
+    for path in sorted(published.glob("*.gguf")):
+        fields = GGUFReader(path).fields
+        templates |= {f"{path.name}: {name}": field.contents() for name, field in fields.items()
+                      if name.startswith("tokenizer.chat_template")}  # fmt: skip
+        for name in ("bos", "eos"):
+            if f"tokenizer.ggml.{name}_token_id" in fields:
+                id = fields[f"tokenizer.ggml.{name}_token_id"].contents()
+                tokens[f"{name}_token"] = fields["tokenizer.ggml.tokens"].contents(id)
+    return templates, tokens

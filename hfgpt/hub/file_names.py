@@ -1,6 +1,7 @@
-"""Names of a user's files tell of what is in them: without being asked, hfgpt publishes their kinds, sizes and hashes only.
+"""What is published of the names of a user's files: their kinds, sizes and hashes, because a name tells of what is in a file.
 
-card.yaml with `file_names: true` has them published as they are. What lies in the user's own folder names them always.
+card.yaml with `file_names: true` has them published as they are, without the folders they lie in. What lies in the user's own
+folder names them always.
 """
 
 import re
@@ -8,15 +9,17 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable
 from glob import has_magic
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from hfgpt.files import HUB_NAME, public_name
+
 PYTHON_DOCS = "python-docs"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Of a run's settings, those that name what was read.
 _SOURCES = re.compile(r"(^|_)sources$|^decontaminate_against$")
 # Of the command line in evaluation.json, the keys whose values name what was read.
 _SOURCE_KEYS = ("--text", "--test_sources", "--tasks")
+_ANCHORED = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
 
 
 def summed_up(files: Iterable[tuple[str, str]]) -> str:
@@ -37,28 +40,44 @@ def is_file(entry: dict) -> bool:
     return entry.get("kind", "file") not in ("hub", PYTHON_DOCS) and not str(entry.get("name")).startswith(PYTHON_DOCS)
 
 
-def passport_without_names(passport: dict) -> dict:
-    """The same passport with `file-1a2b3c4d.md` in place of the names of files, by their hash and ending."""
+def is_place(text: str) -> bool:
+    """Whether the whole of a text is the path of a file or folder; Hub ids, addresses, dates and prose are none."""
+    if not re.search(r"[/\\]|^~", text) or re.match(r"[a-z][a-z0-9+.-]*://", text) or re.fullmatch(r"[\d/.]+", text):
+        return False
+    if _ANCHORED.match(text):
+        return len(text) > 1
+    if re.search(r"\s", text):
+        return len(text) < 200 and Path(text).exists()
+    return not HUB_NAME.fullmatch(text) or Path(text.partition(":")[0]).exists()
+
+
+def published_passport(passport: dict, *, file_names: bool = False) -> dict:
+    """The passport as others may read it: without places, and with `file-1a2b3c4d.md` for a file, by its hash and ending.
+
+    Args: `file_names` leaves the files their own names; two of the same name are numbered.
+    """
     named: dict[str, str] = {}
     inputs = []
     for number, entry in enumerate(passport.get("inputs") or [], start=1):
         if is_file(entry):
             name = str(entry.get("name", ""))
+            alone = PureWindowsPath(name).name
             label = f"file-{str(entry.get('sha256') or number)[:8]}{_ending(name)}"
-            named |= {name: label, PurePosixPath(name.replace("\\", "/")).name: label}
+            if file_names:
+                label = alone if alone not in named.values() else f"{alone} ({number})"
+            named |= {name: label} if file_names else {name: label, alone: label}
             entry = entry | {"name": label}
         inputs.append(entry)
     public = {str(entry.get("name")) for entry in inputs if not is_file(entry)}
-    settings = {}
-    for key, value in (passport.get("settings") or {}).items():
-        if _SOURCES.search(key) and isinstance(value, (str, list)):
-            for one in [value] if isinstance(value, str) else value:
-                if isinstance(one, str) and one not in public and not _is_public(one):
-                    named.setdefault(one, f"*{_ending(one)}" if has_magic(one) else f"file-{len(named)}{_ending(one)}")
-            value = _replaced(value, named)
-        settings[key] = value
-    changed = {"inputs": inputs, "settings": settings, "steps": _replaced(passport.get("steps") or [], named)}
-    return passport | {key: value for key, value in changed.items() if key in passport}
+    sources = [value for key, value in (passport.get("settings") or {}).items() if _SOURCES.search(key) and not file_names]
+    for one in (one for value in sources for one in (value if isinstance(value, list) else [value])):
+        if isinstance(one, str) and one not in public and not _is_public(one):
+            named.setdefault(one, f"*{_ending(one)}" if has_magic(one) else f"file-{len(set(named.values()))}{_ending(one)}")
+    told = {key: _told(value, named) for key, value in passport.items()}
+    base = passport.get("base") or {}
+    if base.get("name") and not base.get("commit"):
+        told["base"] = base | {"name": PureWindowsPath(base["name"]).name}
+    return told | ({"inputs": inputs} if "inputs" in passport else {})
 
 
 def evaluation_without_names(evaluation: dict) -> dict:
@@ -98,7 +117,7 @@ def _command_without_names(command: str) -> str:
 
 
 def _is_public(name: str) -> bool:
-    return name.startswith(PYTHON_DOCS) or (bool(_HUB_NAME.fullmatch(name)) and not _ending(name) and not name.startswith("."))
+    return name.startswith(PYTHON_DOCS) or (bool(HUB_NAME.fullmatch(name)) and not _ending(name) and not name.startswith("."))
 
 
 def _ending(name: str) -> str:
@@ -107,18 +126,19 @@ def _ending(name: str) -> str:
     return suffix if re.fullmatch(r"\.[a-z0-9]{1,10}", suffix) else ""
 
 
-def _replaced(content: Any, named: dict[str, str]) -> Any:
-    """The content with the names in all its texts and keys replaced."""
+def _told(content: Any, named: dict[str, str]) -> Any:
+    """The content with the names in all its texts and keys replaced, and of every path the last part."""
     names = sorted((name for name in named if name), key=len, reverse=True)
-    if not names:
-        return content
-    pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, names))})(?![\w-])")
+    pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, names))})(?![\w-])" if names else r"(?!)")
 
     def walk(value: Any) -> Any:
         if isinstance(value, dict):
             return {walk(key): walk(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return [walk(inner) for inner in value]
-        return pattern.sub(lambda match: named[match.group()], value) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        text = pattern.sub(lambda match: named[match.group()], value)
+        return public_name(text) if is_place(text) else text
 
     return walk(content)

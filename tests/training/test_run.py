@@ -1,0 +1,53 @@
+"""The one end of every run, and how a finished one is known."""
+
+import os
+import shutil
+
+from hfgpt.training.finetuning import file_states
+from hfgpt.training.run import RunReport, describe_training
+
+METRICS = {"steps": 1200, "steps_timed": 1200, "training_seconds": 61.4, "peak_memory_bytes": 512 * 2**20}
+
+
+def test_a_report_names_what_is_there_and_what_to_do_next(tmp_path):
+    (tmp_path / "loss.png").touch()
+    report = RunReport(
+        metrics=METRICS,
+        lines=["test: 2.5000 nats per token"],
+        files=(("picture", "loss.png"), ("samples", "samples.md")),
+        end=describe_training(METRICS),
+        next_command="python recipes/generate.py out",
+        difference_of_merging=1.5e-6,
+    )
+    assert report.text(tmp_path).splitlines() == [
+        "test: 2.5000 nats per token",
+        f"merged: {tmp_path / 'merged'}, its logits within 1.5e-06 of the adapter's",
+        f"picture: {tmp_path / 'loss.png'}",
+        "end: 1,200 steps in 61 s, peak memory 512 MiB",
+        "next: python recipes/generate.py out",
+    ]
+    assert RunReport(METRICS, ["accuracy 50 %"], ()).text(tmp_path) == "accuracy 50 %\n\n"
+
+
+def test_the_end_says_what_was_trained_and_that_a_run_went_on():
+    tuned = METRICS | {"steps_timed": 200, "trained_parameters": 1000, "parameters": 20000}
+    assert describe_training(tuned) == (
+        "1,200 steps (200 of them since it went on) in 61 s, 1,000 of 20,000 parameters trained, peak memory 512 MiB"
+    )
+
+
+def test_a_base_that_was_replaced_is_noticed_whatever_its_times_say(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"first")
+    (tmp_path / "metrics.json").write_text("{}")
+    before = file_states(tmp_path)
+    assert list(before) == ["model.safetensors"]
+    (tmp_path / "metrics.json").write_text('{"loss": 1}')  # no model is loaded from it
+    assert file_states(tmp_path) == before
+    times = weights.stat()
+    shutil.copyfile(weights, tmp_path / "other")
+    (tmp_path / "other").write_bytes(b"other")
+    (tmp_path / "other").replace(weights)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert file_states(tmp_path)["model.safetensors"][:2] == before["model.safetensors"][:2]
+    assert file_states(tmp_path) != before
