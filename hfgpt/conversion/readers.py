@@ -31,7 +31,6 @@ from hfgpt.conversion.layouts import (
     Layout,
     entries,
     take_in,
-    with_zero_biases,
 )
 from hfgpt.conversion.recognition import Contents, attention_shape
 from hfgpt.conversion.weights_in import Converted, Reader, empty_model
@@ -217,8 +216,10 @@ def _build(
     if model_class is HfGptForCausalLM and config.tie_word_embeddings:
         ours["lm_head.weight"] = ours["model.embed_tokens.weight"]
     model = empty_model(model_class, config)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    model.load_state_dict(with_zero_biases(ours, shapes), strict=True)
+    # A bias that theirs lacks is zero in ours: the same function.
+    missing = (name for name, _ in model.named_parameters() if name.endswith(".bias") and name not in ours)
+    zeros = {name: torch.zeros_like(model.get_parameter(name)) for name in missing}
+    model.load_state_dict(ours | zeros, strict=True)
     return Converted(path, name, model, dtype)
 
 
