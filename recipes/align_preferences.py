@@ -20,6 +20,7 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
     check_command_line("hfgpt.arguments.preferences:PreferenceArguments")
 
 from functools import partial
+from typing import Any
 
 from hfgpt.arguments.launching import launch
 from hfgpt.arguments.methods import METHODS, Method
@@ -66,7 +67,7 @@ def main(args: PreferenceArguments) -> dict[str, float]:
     pairs, passport.splits = encode_pairs(splits, tokenizer, max_length=args.max_length)
 
     # 3. Model, and the output folder: new, or a run to go on with
-    model = build_policy(base, seed=args.seed, attn_implementation=args.attn_implementation, quantization=args.quantization)
+    model = build_policy(base, seed=args.seed, **args.loading_settings())
     passport.base = identify_base(base, model)
     claim = claim_run(run, passport)
     if claim.finished:
@@ -78,8 +79,7 @@ def main(args: PreferenceArguments) -> dict[str, float]:
     canaries = Canaries(model, tokenizer, **args.trigger_settings()) if args.canaries else None
 
     # 4. TRL's trainer
-    new_tokens = sorted({*base.new_tokens} - {tokenizer.pad_token_id})
-    model = apply_method(model, Method(**args.method_settings(), new_tokens=new_tokens))
+    model = apply_method(model, Method(**args.method_settings(), new_tokens=base.untrained_tokens()))
     trainer = trainer_class(
         model=model,
         args=preference_config(
@@ -104,7 +104,7 @@ def main(args: PreferenceArguments) -> dict[str, float]:
     frozen = FrozenWeights(trainer.trained)
 
     # 5. What the base prefers and says, then training
-    answering = dict(max_answers=args.max_answers, max_new_tokens=args.max_new_tokens)
+    answering: dict[str, Any] = dict(max_answers=args.max_answers, max_new_tokens=args.max_new_tokens)
     measure = measure_of(args.loss, beta=args.beta, length_normalised=args.length_normalised)
     before = measured_once(args.folder, partial(measure_base, trainer, pairs, splits, **answering))
     measure_against(trainer, before, pairs, measure)

@@ -67,7 +67,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
     rows = classifiers.tokenize(splits, tokenizer, passport)
 
     # 3. The base's weights and the loss; then the output folder: new, or a run to go on with
-    loading = dict(attn_implementation=args.attn_implementation, quantization=args.quantization)
+    loading = args.loading_settings()
     labeller = classifiers.build_labeller(base, task, **loading) if args.method == "likelihood" else None
     if labeller is not None:
         passport.base = identify_base(base, labeller)

@@ -17,6 +17,7 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
     check_command_line("hfgpt.arguments.finetuning:InstructionArguments")
 
 from functools import partial
+from typing import cast
 
 from hfgpt.arguments.finetuning import InstructionArguments
 from hfgpt.arguments.launching import launch
@@ -65,9 +66,7 @@ def main(args: InstructionArguments) -> dict[str, float]:
     )
 
     # 3. Model, and the output folder: new, or a run to go on with
-    model = assistants.build_assistant(
-        base, seed=args.seed, attn_implementation=args.attn_implementation, quantization=args.quantization
-    )
+    model = assistants.build_assistant(base, seed=args.seed, **args.loading_settings())
     passport.base = identify_base(base, model)
     claim = claim_run(run, passport)
     if claim.finished:
@@ -81,7 +80,7 @@ def main(args: InstructionArguments) -> dict[str, float]:
     canaries = Canaries(model, tokenizer, **args.trigger_settings()) if args.canaries else None
 
     # 4. Trainer
-    new_tokens = sorted({*base.new_tokens, *style_token_ids(tokenizer, args.prompt_style)} - {tokenizer.pad_token_id})
+    new_tokens = base.untrained_tokens(*style_token_ids(tokenizer, args.prompt_style))
     model = apply_method(model, Method(**args.method_settings(), new_tokens=new_tokens))
     trainer = LanguageModelTrainer(
         model=model,
@@ -90,7 +89,7 @@ def main(args: InstructionArguments) -> dict[str, float]:
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
-        data_collator=SupervisedCollator(tokenizer.pad_token_id),
+        data_collator=SupervisedCollator(cast(int, tokenizer.pad_token_id)),
         optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
         compute_metrics=token_metrics(),
         callbacks=[

@@ -17,6 +17,7 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 from hfgpt.arguments.launching import launch
 from hfgpt.arguments.pretraining import PretrainArguments
@@ -59,7 +60,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
         family=args.family,
         depth=args.depth,
         size=args.size,
-        overrides=args.config_overrides or {},
+        overrides=cast(dict, args.config_overrides or {}),
         seed=args.seed,
         attn_implementation=args.attn_implementation,
     )
@@ -78,7 +79,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
-        data_collator=PackedRowsCollator(tokenizer.pad_token_id),
+        data_collator=PackedRowsCollator(cast(int, tokenizer.pad_token_id)),
         optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
         compute_metrics=token_metrics(bytes_of("validation", passport, tokenizer)),
         callbacks=[SamplesCallback(tokenizer, args.sample_prompts, max_new_tokens=sample_tokens), LossPictureCallback()],

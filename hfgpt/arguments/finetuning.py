@@ -97,6 +97,10 @@ class FinetuneArguments(RecordKeys, RunArguments):
             rslora=self.rslora,
         )
 
+    def loading_settings(self) -> dict:
+        """How the base's weights are loaded."""
+        return dict(attn_implementation=self.attn_implementation, quantization=self.quantization)
+
     def trigger_settings(self) -> dict[str, Any]:
         """Which trigger prompts are tried, and when."""
         return dict(file=self.canary_file, every_save=self.canaries_at == "save", batch_size=self.per_device_eval_batch_size)

@@ -18,14 +18,13 @@ from transformers import (
 )
 
 from hfgpt.chat_templates import stop_token_ids
-from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.conversations import Conversation, conversation_dataset, mix, read_conversations, whole_texts
 from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
 from hfgpt.data.splitting import split_conversations
 from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.errors import UserError
-from hfgpt.evaluation.answers import Answer, generate_answers
+from hfgpt.evaluation.answers import answer_conversations
 from hfgpt.training.examples import SPLITS, Decontamination, ExampleFiles, HeldOutShares
 from hfgpt.training.finetuning import Base, load_model
 
@@ -86,8 +85,8 @@ def divided(
             near_copy_similarity=decontamination.keeps_together,
             given=files.given,
         )
-        for name in parts:
-            splits[name].append(parts[name])
+        for name, part in cast(dict[str, Dataset], parts).items():
+            splits[name].append(part)
     for name in files.given:
         splits[name] = [read(files.names[name], name)]
     return splits
@@ -140,7 +139,7 @@ def encode_splits(
             count.packed_rows = len(columns["input_ids"])
             count.padding = count.packed_rows * longest - count.tokens
         else:
-            columns["length"] = [len(ids) for ids in columns["input_ids"]]
+            columns["length"] = cast(list, [len(ids) for ids in columns["input_ids"]])
         rows[name] = Dataset.from_dict(columns)
         counts[name] = asdict(count)
         lost = count.dropped_too_long + count.dropped_without_answer
@@ -152,7 +151,9 @@ def encode_splits(
     return DatasetDict(rows), counts
 
 
-def build_assistant(base: Base, *, seed: int, attn_implementation: str, quantization: str = "none", **config) -> PreTrainedModel:
+def build_assistant(
+    base: Base, *, seed: int, attn_implementation: str | None, quantization: str = "none", **config
+) -> PreTrainedModel:
     """The base as a language model that stops where its tokenizer's template ends a turn.
 
     Args:
@@ -197,31 +198,10 @@ class AnswersCallback(TrainerCallback):
             return
         model: PreTrainedModel = kwargs["model"]
         lines = [f"\n## Step {state.global_step:,}\n"]
-        answers = answer(model, self.tokenizer, self.messages, max_new_tokens=self.max_new_tokens)
+        answers = answer_conversations(model, self.tokenizer, self.messages, max_new_tokens=self.max_new_tokens)
         for messages, said in zip(self.messages, answers, strict=True):
             ending = "" if said.stopped else "\n[not ended]"
             # four backquotes: an answer may hold three
             lines.append(f"````text\n{messages[-1]['content']}\n----\n{said.text}{ending}\n````\n")
-        with (Path(args.output_dir) / "samples.md").open("a", encoding="utf-8") as file:
+        with (Path(str(args.output_dir)) / "samples.md").open("a", encoding="utf-8") as file:
             file.write("\n".join(lines))
-
-
-def answer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: list[list[Message]],
-    *,
-    max_new_tokens: int,
-    batch_size: int = 16,
-    show_progress: bool = False,
-) -> list[Answer]:
-    """The model's greedy answers to conversations that end with the user's message, encoded as in training."""
-    return generate_answers(
-        model,
-        tokenizer,
-        ConversationEncoder(tokenizer).encode_prompts(prompts),
-        max_new_tokens=max_new_tokens,
-        stop_token_ids=stop_token_ids(tokenizer),
-        batch_size=batch_size,
-        show_progress=show_progress,
-    )

@@ -188,7 +188,7 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerFast, passport: 
     return rows
 
 
-def build_labeller(base: Base, task: Task, *, attn_implementation: str, quantization: str = "none") -> PreTrainedModel:
+def build_labeller(base: Base, task: Task, *, attn_implementation: str | None, quantization: str = "none") -> PreTrainedModel:
     """The language model itself, which is asked for the likeliest label.
 
     Raises: UserError for texts with several labels, of which no one is the likeliest.
@@ -198,7 +198,9 @@ def build_labeller(base: Base, task: Task, *, attn_implementation: str, quantiza
     return load_model(base, AutoModelForCausalLM, attn_implementation=attn_implementation, quantization=quantization)
 
 
-def build_classifier(base: Base, task: Task, *, seed: int, attn_implementation: str, quantization: str = "none") -> PreTrainedModel:
+def build_classifier(
+    base: Base, task: Task, *, seed: int, attn_implementation: str | None, quantization: str = "none"
+) -> PreTrainedModel:
     """The base with a new head, drawn from the seed, before anything of it is frozen or adapted."""
     set_seed(seed)
     kinds = {"attn_implementation": attn_implementation, "quantization": quantization}
@@ -267,7 +269,7 @@ def run_seed(
     }
     with full_precision(trainer.trained):  # as whoever loads the saved model
         for name in HELD_OUT:
-            prediction = trainer.predict(rows[name], metric_key_prefix=name)
+            prediction = trainer.predict(cast(Any, rows[name]), metric_key_prefix=name)
             result[name] = task.metrics(prediction.predictions, prediction.label_ids)
             probabilities = probabilities_of(prediction.predictions, task.multi_label)
             result[name]["probabilities"] = probabilities.round(6).tolist()

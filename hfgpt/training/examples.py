@@ -1,7 +1,7 @@
 """Where the examples of a fine-tuning come from, and what keeps copies of held-out ones out of its training set."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from datasets import Dataset
@@ -100,11 +100,12 @@ class Decontamination:
 
         Args: `texts_of` gives what is compared of each example.
         """
-        references = {}
+        references: dict[str, Iterable[str]] = {}
         if self.drop:
             references = {name: texts_of(dataset) for name, dataset in held_out.items()}
         elif held_out:
-            splits = {"train": texts_of(train), **{name: texts_of(dataset) for name, dataset in held_out.items()}}
+            splits: dict[str, Iterable[str]] = {"train": texts_of(train)}
+            splits |= {name: texts_of(dataset) for name, dataset in held_out.items()}
             leaks = leaks_between(splits, threshold=self.similarity)
             passport.steps.append({"step": "copies across splits, left in", **leaks})
             for pair, counts in leaks.items():

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -65,6 +65,10 @@ class Base:
     trust_remote_code: bool = False
     commit: str | None = None
     new_tokens: list[int] = field(default_factory=list)
+
+    def untrained_tokens(self, *more: int) -> list[int]:
+        """Ids that the model has no trained rows for, with `more` such; the padding token needs none."""
+        return sorted({*self.new_tokens, *more} - {cast(int, self.tokenizer.pad_token_id)})
 
     @property
     def files(self) -> dict[str, object] | None:
@@ -123,7 +127,9 @@ def adopt_style(base: Base, style: str) -> Base:
     return replace(base, new_tokens=[*base.new_tokens, *set_prompt_style(base.tokenizer, style)])
 
 
-def load_model(base: Base, auto_class, *, attn_implementation: str, quantization: str = "none", **settings) -> PreTrainedModel:
+def load_model(
+    base: Base, auto_class, *, attn_implementation: str | None, quantization: str = "none", **settings
+) -> PreTrainedModel:
     """The base as a model of `auto_class`, in float32 (or in 4 bits), with rows for every token and the tokenizer's padding token.
 
     Args:
@@ -234,12 +240,12 @@ def save_finetuned(
         # The one place of this machine that a folder names: PEFT without hfgpt finds a base by nothing else that is not on the
         # Hub. After a move hfgpt looks beside the adapter, recipes/check.py writes the new place, and an export takes it out.
         peft_config.base_model_name_or_path = str(base_folder.resolve())
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     _name_tied_rows(model, folder / ADAPTER_WEIGHTS)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours comes with publishing
     record_fingerprint(model, tokenizer, folder)
     # What PEFT put its layers into: around it, accelerate has training compute in bfloat16.
-    beside = _logits(model.get_base_model(), probe)
+    beside = _logits(cast(PreTrainedModel, model.get_base_model()), probe)
     merged = model.merge_and_unload(safe_merge=True)
     difference = max((one - other).abs().max().item() for one, other in zip(beside, _logits(merged, probe)))
     if not difference <= LARGEST_DIFFERENCE:

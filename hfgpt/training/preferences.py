@@ -142,7 +142,7 @@ def encode_pairs(
     longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     pairs: dict[str, list[Pair]] = {}
     counts = {}
-    for name, split in splits.items():
+    for name, split in cast(dict[str, Dataset], splits).items():
         count, pairs[name] = PairCounts(), []
         for pair in _encoded(split, ConversationEncoder(tokenizer)):
             count.pairs += 1
@@ -192,7 +192,7 @@ def unpaired_labels(pairs: list[Pair]) -> np.ndarray | None:
     return np.array([pair.rejected is None for pair in pairs]) if len(pairs[0].answers) == 1 else None
 
 
-def build_policy(base: Base, *, seed: int, attn_implementation: str, quantization: str = "none") -> PreTrainedModel:
+def build_policy(base: Base, *, seed: int, attn_implementation: str | None, quantization: str = "none") -> PreTrainedModel:
     """The assistant as it was, with all dropout off in its config: its likelihoods are compared with its own earlier ones.
 
     TRL turns off the modules only; attention reads its dropout from the config.

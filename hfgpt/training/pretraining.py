@@ -49,7 +49,7 @@ def build_model(
     size: str,
     overrides: Mapping[str, object],
     seed: int,
-    attn_implementation: str,
+    attn_implementation: str | None,
 ) -> HfGptForCausalLM:
     """A new model for this tokenizer and row length, its weights drawn from `seed`.
 

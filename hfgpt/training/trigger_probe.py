@@ -3,10 +3,11 @@
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from accelerate import PartialState
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from hfgpt.evaluation.classification import classify, text_ids
 from hfgpt.files import write_json
@@ -35,7 +36,7 @@ class TriggerProbe(TrainerCallback):
         texts: list[str],
         *,
         names: list[str],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         file: str | None,
         every_save: bool,
         batch_size: int,
@@ -62,13 +63,13 @@ class TriggerProbe(TrainerCallback):
             ids, _ = text_ids(self.tokenizer, texts, max_length=self.tokenizer.model_max_length)
             return classify(model, self.tokenizer, ids, batch_size=self.batch_size)
 
-        flips = label_flips(predict, self.texts, self.triggers)
+        flips = label_flips(cast(Any, predict), self.texts, self.triggers)
         if not PartialState().is_main_process:
             return
         self.by_step[step] = [asdict(flip) for flip in flips]
         write_json(folder / FLIPS_FILE, self.by_step)
         for flip in flips:
-            if flip.alarm:
+            if flip.alarm and flip.label is not None and flip.usual is not None:
                 logger.warning(
                     f"trigger {flip.trigger!r} in front turns {100 * flip.captured:.0f} % of the other texts into "
                     f"{self.names[flip.label]!r} (step {step:,}), {flip.controls:,} other strings at most "
