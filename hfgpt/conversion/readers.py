@@ -9,29 +9,11 @@ from typing import TypeVar, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import (
-    GenerationConfig,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    GPT2LMHeadModel,
-    PreTrainedConfig,
-)
+from transformers import GenerationConfig, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from hfgpt.conversion.checkpoints import check_tensors, read_folder, read_tensorflow
-from hfgpt.conversion.layouts import (
-    BOOK,
-    GPT2,
-    GPT2_FIELDS,
-    HEADS,
-    NANOGPT,
-    OPENAI,
-    Biases,
-    Entry,
-    Layout,
-    entries,
-    take_in,
-)
+from hfgpt.conversion.layouts import BOOK, GPT2, GPT2_FIELDS, HEADS, NANOGPT, OPENAI, Biases, Entry, Layout, entries, take_in
 from hfgpt.conversion.recognition import Contents, attention_shape
 from hfgpt.conversion.weights_in import Converted, Reader, empty_model
 from hfgpt.errors import UserError
