@@ -24,15 +24,15 @@ from typing import Any, cast
 import torch
 import transformers
 from accelerate import PartialState
-from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, check_model_folder
+from hfgpt.artifacts import BASE_FOLDER
 from hfgpt.chat_templates import set_prompt_style
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
-from hfgpt.errors import MissingFileError, UserError
+from hfgpt.errors import UserError
+from hfgpt.evaluation.loading import open_folder
 from hfgpt.files import read_json, write_json
 from hfgpt.fingerprint import record_fingerprint, weights_sha256
 from hfgpt.hygiene.poisoning import Trigger
@@ -94,32 +94,16 @@ def find_base(name: str, *, revision: str | None = None, trust_remote_code: bool
 
     Raises: FileNotFoundError for a model that is not there; ValueError for one without a usable tokenizer.
     """
-    location = name
-    check_model_folder(location)
-    if (Path(location) / ADAPTER_CONFIG).is_file():
-        if not (Path(location) / MERGED_FOLDER).is_dir():
-            raise UserError(
-                f"model {location} is an adapter; fine-tuning goes on from whole weights: merge it with recipes/convert.py BASE "
-                f"--adapter {location}, and give the result."
-            )
-        location = str(Path(location) / MERGED_FOLDER)
-        logger.info(f"base: {name} is an adapter, so its merged twin is the base: {location}")
-    try:
-        config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise MissingFileError(
-            f"model {name!r} does not load with its tokenizer ({str(error).strip().splitlines()[0]}); give a folder of a "
-            f"model (looked from {Path.cwd()}) or the id of one on the Hub."
-        ) from None
+    opened = open_folder(name, revision=revision, trust_remote_code=trust_remote_code, merged=True)
+    if opened.source != name:
+        logger.info(f"base: {name} is an adapter, so its merged twin is the base: {opened.source}")
+    tokenizer = cast(PreTrainedTokenizerFast, opened.load_tokenizer())
     new_tokens = ensure_pad_token(tokenizer)
     if tokenizer.split_special_tokens:
         split_special_tokens(tokenizer, False)  # the base is a classifier of ours
-    context_length = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if context_length:
-        tokenizer.model_max_length = context_length
-    commit = getattr(config, "_commit_hash", None)
-    return Base(name, location, tokenizer, revision, trust_remote_code, commit=commit, new_tokens=new_tokens)
+    if opened.context_length:
+        tokenizer.model_max_length = opened.context_length
+    return Base(name, opened.source, tokenizer, revision, trust_remote_code, commit=opened.commit, new_tokens=new_tokens)
 
 
 def adopt_style(base: Base, style: str) -> Base:
