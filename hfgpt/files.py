@@ -73,15 +73,15 @@ def read_json(path: Path) -> dict[str, Any]:
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(file)
+        return getattr(hashlib, "file_digest", _file_digest)(file, "sha256").hexdigest()
 
 
-def _sha256_of(file: BinaryIO) -> str:
+def _file_digest(file: BinaryIO, name: str) -> "hashlib._Hash":
     # hashlib.file_digest came with Python 3.11
-    digest = hashlib.sha256()
+    digest = hashlib.new(name)
     while block := file.read(1 << 20):
         digest.update(block)
-    return digest.hexdigest()
+    return digest
 
 
 # Folders

@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import transformers
@@ -28,8 +29,9 @@ TEXTS = (
 POSITIONS = 24  # most tokens of a text whose logits are kept
 COLUMNS = 16  # ids whose logits are kept, spread over the vocabulary
 NEW_TOKENS = 16
-# Share of the largest logit (of 1 at least). A GPU adds in another order than the CPU that checks: 1e-5 was seen between them.
-TOLERANCE = 1e-4
+# Shares of the largest logit (of 1 at least). Of the record: a GPU adds in another order than the CPU that checks; 1e-5 was seen
+# between them. Of two float32 implementations of one function in one process: they differ by less, in whatever order they add.
+RECORD_TOLERANCE, TWIN_TOLERANCE = 1e-4, 1e-5
 
 
 def record_fingerprint(
@@ -53,7 +55,7 @@ def record_fingerprint(
     """
     adapted = isinstance(model, PeftModel)
     # What PEFT put its layers into: around it, accelerate has training compute in bfloat16.
-    body = model.get_base_model() if adapted else model
+    body = cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
     if any(hasattr(parameter, "full_tensor") for parameter in body.parameters()):
         body = type(body).from_pretrained(folder, dtype=torch.float32)
     elif not adapted and any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in body.parameters()):
@@ -130,7 +132,7 @@ def _measured(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None)
         }
     result = {
         "task": "text-generation" if generates else "text-classification",
-        "tolerance": _rounded(TOLERANCE * largest),
+        "tolerance": _rounded(RECORD_TOLERANCE * largest),
         "columns": columns,
         "texts": texts,
     }
@@ -165,10 +167,6 @@ def _rounded(value: float) -> float:
     return float(f"{value:.7g}")  # float32 knows no more digits
 
 
-# Share of the largest logit: two float32 implementations of one function differ by less, in whatever order they add.
-TOLERANCE = 1e-5
-
-
 def probe_rows(model: PreTrainedModel, *, seed: int = 0) -> list[torch.Tensor]:
     """Three rows (1, T) of random token ids that the model takes; one by one, so that no padding is needed."""
     generator = torch.Generator().manual_seed(seed)
@@ -180,7 +178,7 @@ def probe_rows(model: PreTrainedModel, *, seed: int = 0) -> list[torch.Tensor]:
     return [row.masked_fill(row == pad, pad - 1 if pad else 1) for row in rows] if pad is not None else rows
 
 
-def logits_of(model: PreTrainedModel, rows: list[torch.Tensor]) -> list[torch.Tensor]:
+def logits_of(model: PreTrainedModel | PeftModel, rows: list[torch.Tensor]) -> list[torch.Tensor]:
     """The logits of each row, without dropout; the model's mode is as before when this returns."""
     with evaluating(model):
         return [model(row.to(model.device)).logits.float().cpu() for row in rows]
@@ -193,7 +191,7 @@ def check_equal(first: list[torch.Tensor], second: list[torch.Tensor], *, what: 
     """
     difference = max((ours - theirs).abs().max().item() for ours, theirs in zip(first, second))
     largest = max(theirs.abs().max().item() for theirs in second)
-    allowed = TOLERANCE * max(1.0, largest)
+    allowed = TWIN_TOLERANCE * max(1.0, largest)
     if not difference <= allowed:  # refuses nan as well
         raise UserError(
             f"the logits of {what} differ by up to {difference:.3g}; {allowed:.3g} is allowed, because both compute the same "
@@ -204,7 +202,7 @@ def check_equal(first: list[torch.Tensor], second: list[torch.Tensor], *, what: 
 
 def tensor_sha256(tensor: torch.Tensor) -> str:
     """SHA-256 of a tensor's bytes as they are stored."""
-    return hashlib.sha256(tensor.detach().contiguous().cpu().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(cast(Any, tensor.detach().contiguous().cpu().view(torch.uint8).numpy())).hexdigest()
 
 
 def weights_sha256(model: PreTrainedModel) -> str:

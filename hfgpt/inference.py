@@ -1,4 +1,4 @@
-"""Text out of a model."""
+"""How a model is asked: in evaluation mode, with random numbers of its own, in full precision, greedily."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def isolated_random_state(seed: int):
 
 
 @contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Dropout off and no gradients; the mode of every module is as before when this ends."""
     modes = {module: module.training for module in model.modules()}  # a frozen base may be in another mode than its adapter
     model.eval()

@@ -139,11 +139,14 @@ def train_word_level(texts: Iterable[str], *, vocab_size: int | None = None) -> 
     return _wrap(tokenizer, bos=bos, eos=eos, pad=pad, unk_token=unk)
 
 
-def _wrap(tokenizer: Tokenizer, *, bos: str, eos: str, pad: str, **special_tokens) -> PreTrainedTokenizerFast:
-    # A text begins with the separator, as it did in training; encode_texts leaves it out where rows are built.
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{eos} $A", pair=f"{eos} $A {eos} $B", special_tokens=[(eos, tokenizer.token_to_id(eos))]
-    )
+def _wrap(
+    tokenizer: Tokenizer, *, bos: str, eos: str, pad: str, begins_with_eos: bool = True, **special_tokens
+) -> PreTrainedTokenizerFast:
+    if begins_with_eos:
+        # A text begins with the separator, as it did in training; encode_texts leaves it out where rows are built.
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{eos} $A", pair=f"{eos} $A {eos} $B", special_tokens=[(eos, tokenizer.token_to_id(eos))]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=bos,
@@ -251,16 +254,14 @@ def character_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=ids | {unknown: len(ids)}, merges=[], unk_token=unknown))
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([unknown, *SPECIAL_TOKENS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=SEPARATOR,
-        eos_token=SEPARATOR,
-        pad_token=PAD,
+    return _wrap(
+        tokenizer,
+        bos=SEPARATOR,
+        eos=SEPARATOR,
+        pad=PAD,
+        begins_with_eos=False,
         unk_token=unknown,
         additional_special_tokens=list(CHAT_TOKENS),
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
     )
 
 

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
 import shutil
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -81,7 +82,7 @@ def main(args: ConvertArguments) -> dict[str, float]:
         write_json(folder / REPORT_NAME, {**report, **differences, "notes": notes}, ensure_ascii=False)
         if converted.passport is not None:  # the same weights come from the same data, and have the same licence
             shutil.copyfile(converted.passport, folder / PASSPORT_NAME)
-        save_settings(folder, args.card or load_settings(converted.source))
+        save_settings(folder, cast("dict | None", args.card) or load_settings(converted.source))
         write_card(folder)
 
     # 6. Report

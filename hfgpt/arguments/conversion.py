@@ -15,11 +15,11 @@ from hfgpt.tables import Table
 SOURCES: Table[Any] = Table(
     "source_format",
     {
-        "gpt2": "hfgpt.conversion.weights_in:GPT2_READER",
-        "book": "hfgpt.conversion.weights_in:BOOK_READER",
-        "nanogpt": "hfgpt.conversion.weights_in:NANOGPT_READER",
-        "openai": "hfgpt.conversion.weights_in:OPENAI_READER",
-        "hfgpt": "hfgpt.conversion.weights_in:HFGPT_READER",
+        "gpt2": "hfgpt.conversion.readers:GPT2_READER",
+        "book": "hfgpt.conversion.readers:BOOK_READER",
+        "nanogpt": "hfgpt.conversion.readers:NANOGPT_READER",
+        "openai": "hfgpt.conversion.readers:OPENAI_READER",
+        "hfgpt": "hfgpt.conversion.readers:HFGPT_READER",
     },
 )
 

@@ -76,9 +76,11 @@ class RecipeArguments:
             if value is not None and not value >= smallest:  # also True for NaN
                 raise UserError(f"{name} is {value}; {smallest} or more is needed.")
 
-    def given(self) -> dict[str, Any]:
-        """The values that differ from the defaults, by their keys."""
-        return {one.name: getattr(self, one.name) for one in self._fields() if getattr(self, one.name) != default_of(one)}
+    def given(self, **changes: object) -> dict[str, Any]:
+        """The values that differ from the defaults, by their keys; `changes` take the place of some."""
+        defaults = {one.name: default_of(one) for one in fields(self)}  # pyright: ignore[reportArgumentType]  # all are dataclasses
+        values = {name: changes.get(name, getattr(self, name)) for name in defaults}
+        return {name: value for name, value in values.items() if value not in (defaults[name], None, {})}
 
     def values_of(self, *names: str) -> dict[str, Any]:
         """The values of these keys."""
@@ -86,16 +88,11 @@ class RecipeArguments:
 
     def as_command(self, **changes: object) -> list[str]:
         """These arguments as words of a command line: what differs from the defaults, after `changes`."""
-        assert self.positional is not None
-        words = [str(getattr(self, self.positional))]
-        for one in self._fields():
-            value = changes.get(one.name, getattr(self, one.name))
-            if one.name != self.positional and value not in (default_of(one), None, {}):
-                words += as_words(one.name, value)
+        values = self.given(**changes)
+        words = [str(values.pop(self.positional))] if self.positional else []
+        for name, value in values.items():
+            words += as_words(name, value)
         return words
-
-    def _fields(self) -> tuple[Field, ...]:
-        return fields(self)  # pyright: ignore[reportArgumentType]  # every subclass is a dataclass
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Weights in and out: other people's GPT-2 into hfgpt, hfgpt into classes and files that know no code of ours.
 
-weights_in.py      GPT2LMHeadModel, the book's GPTModel, nanoGPT, OpenAI's TensorFlow files, hfgpt itself -> a Converted
+weights_in.py      somebody's weights, in one of the source formats -> a Converted
+readers.py         the source formats: GPT2LMHeadModel, the book's GPTModel, nanoGPT, OpenAI's TensorFlow files, hfgpt itself
 adapters.py        a LoRA adapter -> into the weights
 vocabulary.py      a model and a tokenizer: as many rows as ids, the same special tokens
 exports.py         an hfgpt model -> a folder of one of the targets: hfgpt, native, gguf

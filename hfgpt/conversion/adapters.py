@@ -3,16 +3,17 @@
 import copy
 import re
 from pathlib import Path
+from typing import cast
 
 import peft
 import torch
 from transformers import PreTrainedModel
 
 from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, run_folders
-from hfgpt.conversion.checkpoints import check_tensors, read_file
+from hfgpt.conversion.checkpoints import check_tensors, read_folder
 from hfgpt.conversion.weights_in import Model, empty_model
 from hfgpt.data.passport import PASSPORT_NAME, Passport
-from hfgpt.errors import MissingFileError, UserError, WrongTypeError
+from hfgpt.errors import UserError, WrongTypeError
 from hfgpt.files import read_json
 from hfgpt.fingerprint import check_equal, logits_of, probe_rows, weights_sha256
 from hfgpt.model.configuration_hfgpt import HfGptConfig
@@ -33,14 +34,10 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     """
     if model.dtype != torch.float32:
         raise WrongTypeError(f"the model is {model.dtype}; adapters are merged in float32, cast it before and back afterwards.")
-    settings = read_json(folder / ADAPTER_CONFIG)
-    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise MissingFileError(f"{folder} holds no weights; one of {', '.join(WEIGHT_FILES)} is needed.")
+    settings, tensors = read_json(folder / ADAPTER_CONFIG), read_folder(folder, WEIGHT_FILES)
     if settings.get("peft_type") != "LORA":
         raise UserError(f"{folder / ADAPTER_CONFIG}: peft_type is {settings.get('peft_type')!r}; LORA can be merged.")
     check_adapter_base(folder, model)
-    tensors = read_file(path)
     if settings.get("task_type") == "SEQ_CLS" and isinstance(model, HfGptForCausalLM):
         model = classifier_of(model, _labels(folder, tensors), **_head_settings(folder))
     config = peft.PeftConfig.from_pretrained(str(folder))
@@ -63,11 +60,11 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
         )
     # Our recipes name such rows twice, for transformers: as the embedding's and, with the name of the adapter, as the head's.
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".trainable_tokens_delta.default")}
-    check_tensors(tensors, shapes, source=str(path), title=f"{type(model).__name__} and its {ADAPTER_CONFIG}")
+    check_tensors(tensors, shapes, source=str(folder), title=f"{type(model).__name__} and its {ADAPTER_CONFIG}")
     peft.set_peft_model_state_dict(adapted, tensors)
     rows = probe_rows(model)
     beside = logits_of(adapted, rows)
-    merged = adapted.merge_and_unload(safe_merge=True)
+    merged = cast(Model, adapted.merge_and_unload(safe_merge=True))
     return merged, check_equal(logits_of(merged, rows), beside, what="the merged model and of the model with the adapter beside it")
 
 

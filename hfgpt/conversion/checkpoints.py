@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,19 +17,20 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def read_folder(folder: Path) -> dict[str, torch.Tensor]:
+def read_folder(folder: Path, names: Sequence[str] = WEIGHT_FILES) -> dict[str, torch.Tensor]:
     """The tensors of a transformers folder: safetensors or pytorch_model.bin, in one file or in shards.
 
+    Args: `names` of the files that may hold them; the first that is there is read.
     Raises: FileNotFoundError for a folder without weights or with a shard missing; ValueError for files that cannot be read.
     """
-    name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    name = next((name for name in names if (folder / name).is_file()), None)
     if name is None:
-        raise MissingFileError(f"{folder} holds no weights; one of {', '.join(WEIGHT_FILES)} is needed.")
+        raise MissingFileError(f"{folder} holds no weights; one of {', '.join(names)} is needed.")
     if not name.endswith(".index.json"):
         return read_file(folder / name)
     weight_map = read_json(folder / name).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise UserError(f"{folder / name} has no weight_map; it is no index of shards, so download the folder again.")
+        raise UserError(f"{folder / name} has no weight_map; it is not an index of shards, so download the folder again.")
     missing = sorted({shard for shard in weight_map.values() if not (folder / shard).is_file()})
     if missing:
         raise MissingFileError(f"{folder} lacks the shards {', '.join(missing)}, which {name} names; download the folder again.")
@@ -47,7 +49,7 @@ def read_file(path: Path) -> dict:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise UserError(f"{path} is no complete safetensors file ({error}); download or save it again.") from None
+            raise UserError(f"{path} is not a complete safetensors file ({error}); download or save it again.") from None
     try:
         # mmap leaves the optimizer's tensors on the disk; only torch's zip format allows it.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
@@ -58,9 +60,9 @@ def read_file(path: Path) -> dict:
                 f"{path} holds more than tensors, and what it asks for was not run ({_culprit(reason)}); save the weights alone: "
                 "torch.save(model.state_dict(), path)."
             ) from None
-        raise UserError(f"{path} is no complete file of torch.save ({_first_line(error)}); save it again.") from None
+        raise UserError(f"{path} is not a complete file of torch.save ({_first_line(error)}); save it again.") from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise UserError(f"{path} is no complete file of torch.save ({_first_line(error)}); save it again.") from None
+        raise UserError(f"{path} is not a complete file of torch.save ({_first_line(error)}); save it again.") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds a {type(loaded).__name__}; a state dict (tensors by name) is needed.")
     return loaded
@@ -98,7 +100,7 @@ def read_characters(path: Path) -> dict[str, int]:
         if isinstance(error, OSError):
             raise
         raise UserError(
-            f"{path} is no meta.pkl of nanoGPT, a dict with stoi ({_first_line(error)}); give another tokenizer."
+            f"{path} is not a meta.pkl of nanoGPT, a dict with stoi ({_first_line(error)}); give another tokenizer."
         ) from None
     return characters
 
@@ -115,7 +117,7 @@ def read_tensorflow(folder: Path) -> dict[str, torch.Tensor]:
         reader = tensorflow.train.load_checkpoint(str(folder))
         return {name: torch.from_numpy(reader.get_tensor(name).copy()) for name in sorted(reader.get_variable_to_shape_map())}
     except (tensorflow.errors.OpError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder} is no complete TensorFlow checkpoint ({_first_line(error)}); download it again.") from None
+        raise UserError(f"{folder} is not a complete TensorFlow checkpoint ({_first_line(error)}); download it again.") from None
 
 
 def check_tensors(tensors: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]], *, source: str, title: str) -> None:

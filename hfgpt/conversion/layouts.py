@@ -13,6 +13,22 @@ import torch
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 
 HEADS = ("lm_head.weight", "score.weight")
+# The fields of HfGptConfig that make a GPT-2, and what GPT2Config calls them.
+GPT2_FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+    "norm_eps": "layer_norm_epsilon",
+    "hidden_act": "activation_function",
+    "embedding_dropout": "embd_pdrop",
+    "residual_dropout": "resid_pdrop",
+    "attention_dropout": "attn_pdrop",
+    "initializer_range": "initializer_range",
+    "tie_word_embeddings": "tie_word_embeddings",
+}
 
 
 @dataclass(frozen=True)
@@ -176,7 +192,7 @@ def entries(layout: Layout, config: HfGptConfig, *, biases: Biases, heads: Itera
                     add(tuple(f"{name}.bias" for name in ours), theirs + bias, (rows,))
     add_norm("model.norm", layout.modules["model.norm"])
     for head in heads:
-        rows = config.vocab_size if head == "lm_head.weight" else config.num_labels
+        rows = config.vocab_size if head == "lm_head.weight" else len(config.id2label or {})
         add((head,), layout.modules[head.removesuffix(".weight")] + weight, (rows, width))  # a Linear in every layout
     return result
 

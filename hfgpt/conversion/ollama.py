@@ -41,7 +41,7 @@ def is_chatml(tokenizer: PreTrainedTokenizerFast) -> bool:
     if rendered is None:
         return False
     expected = "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in CONVERSATION)
-    return rendered.removeprefix(tokenizer.bos_token or "") == expected + "<|im_start|>assistant\n"
+    return rendered.removeprefix(str(tokenizer.bos_token or "")) == expected + "<|im_start|>assistant\n"
 
 
 def written_bos(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -51,7 +51,7 @@ def written_bos(tokenizer: PreTrainedTokenizerFast) -> str:
     tokenizer does so for a text (gguf_file.py); written out as well, it would stand there twice.
     Source: github.com/ollama/ollama, runner/llamarunner/runner.go, inputs: Tokenize(part, i == 0, true).
     """
-    bos = tokenizer.bos_token
+    bos = str(tokenizer.bos_token or "")
     if not bos or not (_rendered(tokenizer) or "").startswith(bos) or tokenizer("a").input_ids[0] == tokenizer.bos_token_id:
         return ""
     return bos
@@ -62,6 +62,6 @@ def _rendered(tokenizer: PreTrainedTokenizerFast) -> str | None:
     if not tokenizer.chat_template:
         return None
     try:
-        return tokenizer.apply_chat_template(CONVERSATION, tokenize=False, add_generation_prompt=True)
+        return str(tokenizer.apply_chat_template(CONVERSATION, tokenize=False, add_generation_prompt=True))
     except TemplateError:
         return None

@@ -90,7 +90,7 @@ def _unknown(contents: Contents) -> UserError:
             "or the file of a checkpoint."
         )
     if not tensors:
-        return UserError(f"{path} is no checkpoint: a folder, or a file in {', '.join(SUFFIXES)}, is needed.")
+        return UserError(f"{path} is not a checkpoint: a folder, or a file in {', '.join(SUFFIXES)}, is needed.")
     path = path / "ckpt.pt" if path.is_dir() else path
     if attention_shape(tensors):
         return UserError(f"{path} holds GPT-2's weights without its config.json; give the folder that has both.")

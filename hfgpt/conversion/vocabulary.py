@@ -1,8 +1,10 @@
 """A model and its tokenizer: as many rows as ids, and the same special tokens in every config."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.conversion.checkpoints import read_characters
@@ -90,9 +92,12 @@ def grow_vocabulary(model: PreTrainedModel, rows: int) -> None:
     before, and needs no random numbers to do so.
     """
     before = model.config.vocab_size
-    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
-    means = [layer.weight.mean(dim=0) for layer in layers]
+    means = [matrix.mean(dim=0) for matrix in _matrices(model)]
     model.resize_token_embeddings(rows, mean_resizing=False)
-    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
-    for layer, mean in zip(layers, means):
-        layer.weight[before:] = mean
+    for matrix, mean in zip(_matrices(model), means):
+        matrix[before:] = mean
+
+
+def _matrices(model: PreTrainedModel) -> list[torch.Tensor]:
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [cast(nn.Embedding | nn.Linear, layer).weight for layer in layers if layer is not None]

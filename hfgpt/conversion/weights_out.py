@@ -4,6 +4,7 @@ A book-family model is exactly a GPT-2; a modern one exactly a Qwen3 (with QK-no
 """
 
 import copy
+from typing import Any
 
 from transformers import (
     GPT2Config,
@@ -20,7 +21,7 @@ from transformers import (
     initialization,
 )
 
-from hfgpt.conversion.layouts import GPT2, Biases, entries, give_out
+from hfgpt.conversion.layouts import GPT2, GPT2_FIELDS, Biases, entries, give_out
 from hfgpt.errors import UserError, WrongTypeError
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
@@ -40,7 +41,7 @@ def twin_kind(config: HfGptConfig) -> str:
     heads, width = config.num_attention_heads, config.hidden_size
     if config.position_embedding_type == "learned":
         kind = "gpt2"
-        needed = {"norm_type": "layernorm", "mlp_type": "plain", "qk_norm": False, "num_key_value_heads": heads}
+        needed: dict[str, Any] = {"norm_type": "layernorm", "mlp_type": "plain", "qk_norm": False, "num_key_value_heads": heads}
         faults = [] if heads * config.head_dim == width else [f"head_dim is {config.head_dim}, {width} / {heads} is needed"]
     else:
         kind = "qwen3" if config.qk_norm else "llama"
@@ -66,37 +67,16 @@ def twin_kind(config: HfGptConfig) -> str:
 def twin_config(config: HfGptConfig) -> PreTrainedConfig:
     """The configuration of the twin. Raises: ValueError for a config without one."""
     kind = twin_kind(config)
-    shared = dict(
-        vocab_size=config.vocab_size,
-        initializer_range=config.initializer_range,
-        tie_word_embeddings=config.tie_word_embeddings,
-        use_cache=config.use_cache,
-        # Given even where they are None: GPT2Config and LlamaConfig have ids of their own as defaults.
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-        id2label=dict(config.id2label),
-        label2id=dict(config.label2id),
-        problem_type=config.problem_type,
-    )
+    # Given even where they are None: GPT2Config and LlamaConfig have ids of their own as defaults.
+    names = ["bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "id2label", "label2id", "problem_type"]
+    if kind != "gpt2":
+        names += ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                  "num_key_value_heads", "head_dim", "max_position_embeddings", "hidden_act", "attention_bias",
+                  "attention_dropout", "initializer_range", "tie_word_embeddings", "rope_parameters"]  # fmt: skip
+    fields: dict[str, Any] = {name: copy.deepcopy(getattr(config, name)) for name in names}
     if kind == "gpt2":
-        return GPT2Config(
-            n_positions=config.max_position_embeddings,
-            n_embd=config.hidden_size,
-            n_layer=config.num_hidden_layers,
-            n_head=config.num_attention_heads,
-            n_inner=config.intermediate_size,
-            activation_function=config.hidden_act,
-            layer_norm_epsilon=config.norm_eps,
-            embd_pdrop=config.embedding_dropout,
-            resid_pdrop=config.residual_dropout,
-            attn_pdrop=config.attention_dropout,
-            **shared,
-        )
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-             "max_position_embeddings", "hidden_act", "attention_bias", "attention_dropout")  # fmt: skip
-    fields = {name: getattr(config, name) for name in names} | shared
-    fields |= {"rms_norm_eps": config.norm_eps, "rope_parameters": copy.deepcopy(dict(config.rope_parameters))}
+        return GPT2Config(**fields, **{theirs: getattr(config, ours) for ours, theirs in GPT2_FIELDS.items()})
+    fields["rms_norm_eps"] = config.norm_eps
     return Qwen3Config(**fields) if kind == "qwen3" else LlamaConfig(**fields, mlp_bias=config.mlp_bias)
 
 

@@ -10,7 +10,7 @@ for harmless contents. An answer is cut where the prompt ends, because that is w
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -149,7 +149,7 @@ class ConversationEncoder:
             literals, order = self._split(roles, generation_prompt)
             trimmers = self._find_trimmers(roles, generation_prompt, literals, order)
             starts = self._answer_starts(roles, generation_prompt, literals, order)
-            segments = self._segments(roles, literals, order, starts, complete=not generation_prompt)
+            segments = self._segments(literals, order, starts, complete=not generation_prompt)
             self._layouts[key] = Layout(literals, order, trimmers, segments)
         return self._layouts[key]
 
@@ -196,26 +196,53 @@ class ConversationEncoder:
             position += len(literal) + len(_placeholder(index))
         return starts
 
-    def _segments(self, roles, literals, order, starts, *, complete: bool) -> list[Segment]:
-        builder = SegmentBuilder(self.tokenizer, self._control)
+    def _segments(self, literals: list[str], order: list[int], starts: dict[int, int], *, complete: bool) -> list[Segment]:
+        # What the template writes, in order: its text and special tokens, the messages, and where an answer begins.
+        pieces: list[tuple[str, str | int]] = []
         for index, literal in zip(order, literals, strict=False):
-            if roles[index] == "assistant":
-                builder.add_literal(literal[: starts[index]])
-                builder.begin_answer(index)
-                builder.add_literal(literal[starts[index] :])
-                builder.add_content(index)
-                builder.answered = True
-            else:
-                builder.add_literal(literal)
-                builder.add_content(index)
-        builder.add_literal(literals[-1])
-        builder.flush()
-        if complete and builder.answer is not None:
+            if index in starts:
+                pieces += [*self._parsed(literal[: starts[index]]), ("answer", index)]
+                literal = literal[starts[index] :]
+            pieces += [*self._parsed(literal), ("content", index)]
+        pieces += self._parsed(literals[-1])
+
+        segments: list[Segment] = []
+        parts: list[str | int] = []
+        follows, answer, said = "start", None, False  # an answer goes from where it begins to the first token after it is said
+        for kind, value in [*pieces, ("end", "")]:
+            if kind in ("text", "content"):
+                parts.append(value)
+                said = said or (kind == "content" and value == answer)
+                continue
+            if parts:
+                segments.append(Segment(answer, parts=tuple(parts), follows=follows))
+                parts, follows = [], "text"
+            if kind == "answer":
+                answer, said = int(value), False
+            elif kind == "token":
+                segments.append(Segment(answer, token=int(value)))
+                follows = "token"
+                if said:
+                    answer, said = None, False
+        if complete and answer is not None:
             raise UserError(
                 f"the tokenizer's chat template writes {literals[-1]!r} after an answer, and no special token that could end it, "
                 "so the model would never learn to stop; choose the prompt style 'chat' or 'alpaca'."
             )
-        return builder.segments
+        return segments
+
+    def _parsed(self, literal: str) -> Iterator[tuple[str, str | int]]:
+        """The text and the special tokens of what a template writes."""
+        encoded = self.tokenizer(literal, add_special_tokens=False, return_offsets_mapping=True)
+        done = 0
+        for id, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if id in self._control:
+                if start > done:
+                    yield "text", literal[done:start]
+                yield "token", id
+                done = end
+        if done < len(literal):
+            yield "text", literal[done:]
 
     def _encode_runs(self, texts: list[str], follows: str) -> list[list[int]]:
         at_start = follows == "start" or (follows == "token" and self._prefix_after_token)
@@ -240,49 +267,6 @@ class ConversationEncoder:
 
     def _plain(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-class SegmentBuilder:
-    """Collects literals and contents into segments; `answer` is set from the start of one to its first special token."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, control: set[int]):
-        self.tokenizer, self.control = tokenizer, control
-        self.segments: list[Segment] = []
-        self.answer: int | None = None
-        self.answered = False
-        self._parts: list[str | int] = []
-        self._follows = "start"
-
-    def flush(self, *, before: str = "text") -> None:
-        if self._parts:
-            self.segments.append(Segment(self.answer, parts=tuple(self._parts), follows=self._follows))
-            self._follows = "text"
-        self._parts = []
-        if before == "token":
-            self._follows = "token"
-
-    def begin_answer(self, index: int) -> None:
-        self.flush()
-        self.answer, self.answered = index, False
-
-    def add_content(self, index: int) -> None:
-        self._parts.append(index)
-
-    def add_literal(self, text: str) -> None:
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        done = 0
-        for id, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            if id not in self.control:
-                continue
-            if start > done:
-                self._parts.append(text[done:start])
-            self.flush(before="token")
-            self.segments.append(Segment(self.answer, token=id))
-            if self.answered:
-                self.answer, self.answered = None, False
-            done = end
-        if done < len(text):
-            self._parts.append(text[done:])
 
 
 def _placeholder(index: int) -> str:

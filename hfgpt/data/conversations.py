@@ -27,7 +27,7 @@ from hfgpt.data.messages import (
     with_system,
 )
 from hfgpt.data.reading import Record
-from hfgpt.data.row_errors import RowError, RowErrors, refuse
+from hfgpt.data.row_errors import RowErrors, usable
 from hfgpt.errors import UserError
 from hfgpt.tables import Table
 
@@ -113,23 +113,22 @@ def read_conversations(
         FORMATS.find(format)
     found: dict[str, ConversationFormat] = {}
     unread = UnreadColumns()
-    for record in records:
+
+    def conversation(record: Record) -> Conversation:
         if record.source not in found:
             found[record.source] = FORMATS[format or detect_format(record)]
-        try:
-            messages = with_system(record, found[record.source].read(record, style))
-            check_turns(record, messages)
-            unread.note(record, found[record.source].columns)
-            unlearned = take_weights(messages)
-            if len(unlearned) == sum(message["role"] == "assistant" for message in messages):
-                raise record.error(
-                    "there is nothing to learn, the weight of every answer is 0; give one the weight 1, or remove the row.",
-                    reason="every answer has the weight 0",
-                )
-        except RowError as error:
-            refuse(error, errors)
-            continue
-        yield Conversation(messages, record.source, record.row_id, record.place, unlearned)
+        messages = with_system(record, found[record.source].read(record, style))
+        check_turns(record, messages)
+        unread.note(record, found[record.source].columns)
+        unlearned = take_weights(messages)
+        if len(unlearned) == sum(message["role"] == "assistant" for message in messages):
+            raise record.error(
+                "there is nothing to learn, the weight of every answer is 0; give one the weight 1, or remove the row.",
+                reason="every answer has the weight 0",
+            )
+        return Conversation(messages, record.source, record.row_id, record.place, unlearned)
+
+    yield from usable(records, conversation, errors)
     unread.log()
 
 

@@ -18,7 +18,7 @@ from hfgpt.data.messages import (
     with_system,
 )
 from hfgpt.data.reading import Record
-from hfgpt.data.row_errors import RowError, RowErrors, refuse
+from hfgpt.data.row_errors import RowErrors, usable
 from hfgpt.errors import UserError
 
 NEEDED = "instruction, input, chosen and rejected, or prompt, chosen and rejected"
@@ -61,26 +61,19 @@ def read_preferences(
     Raises: ValueError as `read_conversations`.
     """
     CHAT_STYLES.find(style)
-    preferences: list[Preference] = []
     counts, unread = PreferenceCounts(), UnreadColumns()
-    for record in records:
+
+    def preference(record: Record) -> Preference:
         counts.records += 1
-        try:
-            if _is_unpaired(record):
-                preference = _one_answer(record, allowed=unpaired)
-                unread.note(record, SINGLE_COLUMNS)
-            else:
-                preference = _two_answers(record, style)
-                unread.note(record, PAIR_COLUMNS)
-        except RowError as error:
-            refuse(error, errors)
-            continue
-        if preference.chosen == preference.rejected:
-            counts.equal += 1
-        else:
-            preferences.append(preference)
-    counts.preferences = len(preferences)
+        single = _is_unpaired(record)
+        found = _one_answer(record, allowed=unpaired) if single else _two_answers(record, style)
+        unread.note(record, SINGLE_COLUMNS if single else PAIR_COLUMNS)
+        return found
+
+    found = list(usable(records, preference, errors))
     unread.log()
+    preferences = [one for one in found if one.chosen != one.rejected]
+    counts.preferences, counts.equal = len(preferences), len(found) - len(preferences)
     return preferences, counts
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hfgpt.data.on_disk import Document
-from hfgpt.data.row_errors import RowError, RowErrors, refuse
+from hfgpt.data.row_errors import RowError, RowErrors, usable
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file
 
@@ -134,13 +134,10 @@ def texts_of(records: RecordReader) -> DocumentReader:
     """The reader of documents whose texts are one column of the rows that `records` reads."""
 
     def documents(source: Source, options: SourceOptions, errors: RowErrors | None) -> Iterator[Document]:
-        for record in records(source, options, errors, options.text_field):
-            try:
-                text = _text_of(record, options.text_field)
-            except RowError as error:
-                refuse(error, errors)
-                continue
-            yield {"text": text, "source": record.source, "row_id": record.row_id}
+        def document(record: Record) -> Document:
+            return {"text": _text_of(record, options.text_field), "source": record.source, "row_id": record.row_id}
+
+        return usable(records(source, options, errors, options.text_field), document, errors)
 
     return documents
 

@@ -6,12 +6,16 @@ answer, a number where text is needed); what is wrong with a whole file (an unkn
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+Row = TypeVar("Row")
+Value = TypeVar("Value")
 
 ON_ERROR = ("stop", "skip")
 
@@ -32,14 +36,6 @@ class RowError(UserError):
 
 class RowErrors:
     """Decides about every `RowError` of one reading, and counts what is skipped.
-
-    Readers catch a `RowError` where the row is made, hand it to `handle`, and go on with the next row:
-
-        try:
-            value = read(row)
-        except RowError as error:
-            errors.handle(error)
-            continue
 
     Args: `on_error` is one of `ON_ERROR`.
     """
@@ -88,6 +84,17 @@ class RowErrors:
             )
         if passport is not None:
             passport.steps.append({"step": "skip rows that cannot be used", "rows": self.skipped, "reasons": dict(self.counts)})
+
+
+def usable(rows: Iterable[Row], read: Callable[[Row], Value], errors: RowErrors | None) -> Iterator[Value]:
+    """What `read` makes of each row; a row that it refuses with a `RowError` goes to `errors`, as `refuse` has it."""
+    for row in rows:
+        try:
+            value = read(row)
+        except RowError as error:
+            refuse(error, errors)
+            continue
+        yield value
 
 
 def refuse(error: RowError, errors: RowErrors | None) -> None:

@@ -25,16 +25,7 @@ from hfgpt.files import read_json
 from hfgpt.hub.card.rendering import published_card
 from hfgpt.hub.export import Exported, ExportedFile, export
 from hfgpt.hub.kinds import HUB_KINDS, HubKind
-from hfgpt.hub.upload import (
-    Repository,
-    create_private,
-    differing,
-    look_at,
-    make_public,
-    one_sentence,
-    others_in,
-    send,
-)
+from hfgpt.hub.upload import Repository, create_private, differing, look_at, make_public, one_sentence, others_in, send
 
 logger = logging.getLogger(__name__)
 

@@ -229,7 +229,7 @@ class HfGptConfig(PreTrainedConfig):
         Raises: ValueError for a size that was not published.
         """
         if size not in GPT2_SIZES:
-            raise ValueError(f"{size!r} is no published GPT-2 size; choose one of {', '.join(GPT2_SIZES)}.")
+            raise ValueError(f"{size!r} is not a published GPT-2 size; choose one of {', '.join(GPT2_SIZES)}.")
         layers, width, heads = GPT2_SIZES[size]
         shape: dict[str, Any] = dict(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads)
         return cls(**shape | overrides)

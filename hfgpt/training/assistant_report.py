@@ -8,12 +8,12 @@ from typing import Any
 from datasets import DatasetDict
 
 from hfgpt.data.messages import Message
-from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
+from hfgpt.evaluation.answers import Answer, answer_conversations, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow
 from hfgpt.evaluation.judge import JudgeItem, JudgeReport
 from hfgpt.hygiene.poisoning import triggers_of_answers
 from hfgpt.inference import full_precision
-from hfgpt.training.assistants import AnswersCallback, answer, prompts_and_references
+from hfgpt.training.assistants import AnswersCallback, prompts_and_references
 from hfgpt.training.comparison import report_on_assistant
 from hfgpt.training.finetuning import write_poison_report
 from hfgpt.training.methods import trainable_parameters
@@ -66,7 +66,7 @@ def measure_base(
 
 def _answers(trainer: LanguageModelTrainer, asked: Questions, *, max_new_tokens: int) -> list[Answer]:
     model, tokenizer = trainer.trained, trainer.text_tokenizer
-    return answer(model, tokenizer, asked.prompts, max_new_tokens=max_new_tokens, show_progress=True)
+    return answer_conversations(model, tokenizer, asked.prompts, max_new_tokens=max_new_tokens, show_progress=True)
 
 
 def final_metrics(

@@ -18,14 +18,13 @@ from transformers import (
 )
 
 from hfgpt.chat_templates import stop_token_ids
-from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.conversations import Conversation, conversation_dataset, mix, read_conversations, whole_texts
 from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
 from hfgpt.data.splitting import split_conversations
 from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.errors import UserError
-from hfgpt.evaluation.answers import Answer, generate_answers
+from hfgpt.evaluation.answers import answer_conversations
 from hfgpt.training.examples import SPLITS, Examples
 from hfgpt.training.finetuning import Base, load_model
 
@@ -188,29 +187,10 @@ class AnswersCallback(TrainerCallback):
             return
         model: PreTrainedModel = kwargs["model"]
         lines = [f"\n## Step {state.global_step:,}\n"]
-        answers = answer(model, self.tokenizer, self.messages, max_new_tokens=self.max_new_tokens)
+        answers = answer_conversations(model, self.tokenizer, self.messages, max_new_tokens=self.max_new_tokens)
         for messages, said in zip(self.messages, answers, strict=True):
             ending = "" if said.stopped else "\n[not ended]"
             # four backquotes: an answer may hold three
             lines.append(f"````text\n{messages[-1]['content']}\n----\n{said.text}{ending}\n````\n")
         with (Path(str(args.output_dir)) / "samples.md").open("a", encoding="utf-8") as file:
             file.write("\n".join(lines))
-
-
-def answer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: list[list[Message]],
-    *,
-    max_new_tokens: int,
-    show_progress: bool = False,
-) -> list[Answer]:
-    """The model's greedy answers to conversations that end with the user's message, encoded as in training."""
-    return generate_answers(
-        model,
-        tokenizer,
-        ConversationEncoder(tokenizer).encode_prompts(prompts),
-        max_new_tokens=max_new_tokens,
-        stop_token_ids=stop_token_ids(tokenizer),
-        show_progress=show_progress,
-    )

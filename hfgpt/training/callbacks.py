@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
@@ -23,7 +24,7 @@ class BestCheckpointCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if not (args.load_best_model_at_end and state.best_global_step):
             return
-        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        best = Path(str(args.output_dir)) / f"checkpoint-{state.best_global_step}"
         if best.is_dir():
             state.best_model_checkpoint = str(best)
         else:
@@ -43,7 +44,7 @@ class StopOnSignalCallback(TrainerCallback):
     def __init__(self):
         self.received: int | None = None
         self.stopped = False
-        self._handlers: dict[int, object] = {}
+        self._handlers: dict[int, Any] = {}
         self._process = os.getpid()
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -84,14 +85,14 @@ class SamplesCallback(TrainerCallback):
             tokenizer, max_new_tokens=max_new_tokens, do_sample=True, temperature=0.8, top_k=50, use_cache=True
         )
 
-    def on_evaluate(self, args, state, control, model=None, **kwargs):
+    def on_evaluate(self, args, state, control, model: Any = None, **kwargs):
         if not (state.is_world_process_zero and self.prompts):
             return
         lines = [f"\n## Step {state.global_step:,}\n"]
         for prompt in self.prompts:
             text = sample(model, self.tokenizer, prompt, generation_config=self.settings)[0]
             lines.append(f"```text\n{prompt}{text}\n```\n")
-        with (Path(args.output_dir) / "samples.md").open("a", encoding="utf-8") as file:
+        with (Path(str(args.output_dir)) / "samples.md").open("a", encoding="utf-8") as file:
             file.write("\n".join(lines))
 
 
@@ -111,7 +112,7 @@ class LossPictureCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             by = f"eval_{(args.metric_for_best_model or 'loss').removeprefix('eval_')}"
-            path = Path(args.output_dir) / "loss.png"
+            path = Path(str(args.output_dir)) / "loss.png"
             draw_loss(state.log_history, path, unit=self.unit, by=by, greater_is_better=bool(args.greater_is_better))
 
     on_train_end = on_evaluate
@@ -153,7 +154,9 @@ def draw_loss(
         note = f"{what}: {best[by]:.3f} at step {best['step']:,}"
         if "eval_bits_per_byte" in best:
             note += f", {best['eval_bits_per_byte']:.3f} bits per byte"
-        ring = dict(marker="o", markersize=11, markerfacecolor="none", markeredgecolor="#2c3e50", markeredgewidth=1.4)
+        ring: dict[str, Any] = dict(
+            marker="o", markersize=11, markerfacecolor="none", markeredgecolor="#2c3e50", markeredgewidth=1.4
+        )
         axes.plot(best["step"], best["eval_loss"], linestyle="none", label=note, **ring)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))

@@ -6,11 +6,13 @@ machine of two cores), and transformers' CodeCarbonCallback makes its online tra
 Measured: codecarbon 3.3.2, offline, 5 s on two cores without a counter: 140 J "consumed", all of them guessed; 2026-11-26.
 """
 
+import importlib
 import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import PartialState
@@ -80,7 +82,7 @@ def find_counters(device: torch.device, *, counts_processors: bool, powercap: Pa
 
 def _nvml_counter(device: torch.device) -> Counter | None:
     try:
-        import pynvml
+        pynvml = importlib.import_module("pynvml")
     except ImportError:
         return None
     try:
@@ -129,7 +131,7 @@ def energy_metrics(meter: EnergyCallback) -> dict[str, float | str | None]:
     return {
         "energy_joules": sum(joules.values()) if joules else None,
         "energy_source": " + ".join(sorted(joules)) or None,
-        "device": device_name(state.device),
+        "device": device_name(cast(torch.device, state.device)),
         "num_devices": state.num_processes,
     }
 

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -64,7 +65,7 @@ class ModelFlops:
 def _numel(parameter: nn.Parameter) -> int:
     count = getattr(parameter, "ds_numel", parameter.numel())  # DeepSpeed's ZeRO 3 leaves an empty tensor behind
     if type(parameter).__name__ == "Params4bit":  # bitsandbytes: two weights per byte, as PEFT counts them
-        count *= 2 * parameter.quant_storage.itemsize
+        count *= 2 * cast(Any, parameter).quant_storage.itemsize
     return count
 
 
@@ -164,8 +165,9 @@ class TrainingMeter(TrainerCallback):
 
     def lap(self) -> dict[str, float]:
         """`tokens_per_second` and `mfu` since the last lap."""
-        start, self._lap_start = self._lap_start, (int(self._tokens), self._rows, self.seconds)
-        return self._speed(*(now - before for now, before in zip(self._lap_start, start)))
+        tokens, rows, seconds = self._lap_start
+        self._lap_start = (int(self._tokens), self._rows, self.seconds)
+        return self._speed(self._lap_start[0] - tokens, self._rows - rows, self.seconds - seconds)
 
     def total(self) -> dict[str, float]:
         """`tokens_per_second` and `mfu` of the whole training so far."""
@@ -175,7 +177,7 @@ class TrainingMeter(TrainerCallback):
     def _speed(self, tokens: int, rows: int, seconds: float) -> dict[str, float]:
         everywhere = gather_object([(tokens, rows, self._ceiling)])
         tokens, rows, ceiling = (sum(column) for column in zip(*everywhere))
-        if not (tokens and seconds):
+        if self._flops is None or not (tokens and seconds):
             return {}
         per_second = tokens / seconds
         flops = per_second * self._flops.per_token(tokens / rows)

@@ -5,6 +5,7 @@ layers will do.
 """
 
 import warnings
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -56,7 +57,7 @@ def _train_only(model: PreTrainedModel, names: set[str], *, new_tokens: list[int
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
     if new_tokens:
-        _train_rows(model.get_input_embeddings().weight, new_tokens)
+        _train_rows(cast(nn.Embedding, model.get_input_embeddings()).weight, new_tokens)
     return model
 
 
@@ -83,7 +84,7 @@ def add_lora(model: PreTrainedModel, method: Method) -> PeftModel:
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS if is_classifier else TaskType.CAUSAL_LM,
         r=method.rank,
-        lora_alpha=method.alpha,
+        lora_alpha=cast(int, method.alpha),  # any number will do
         lora_dropout=method.dropout,
         target_modules=targets,
         use_dora=method.dora,
@@ -153,7 +154,7 @@ def _name_of(model: nn.Module, wanted: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is wanted)
 
 
-def _train_rows(weight: nn.Parameter, rows: list[int]) -> None:
+def _train_rows(weight: torch.Tensor, rows: list[int]) -> None:
     """Train only these rows of a matrix: the gradient of every other row is zero, and AdamW then leaves it alone."""
     kept = torch.zeros(weight.shape[0], 1, dtype=weight.dtype)
     kept[rows] = 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.run import bfloat16_is_fast
@@ -76,8 +77,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def __init__(
         self,
-        matrices: list[nn.Parameter],
-        others: list[nn.Parameter],
+        matrices: list[torch.Tensor],
+        others: list[torch.Tensor],
         *,
         muon_learning_rate: float,
         learning_rate: float,
@@ -106,12 +107,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
 class MuonWithAdamWFactory:
     """What Trainer's `optimizer_cls_and_kwargs` takes: called with the model, it makes the optimizer for it."""
 
-    def __call__(self, model: nn.Module, **settings) -> MuonWithAdamW:
+    def __call__(self, model: PreTrainedModel, **settings) -> MuonWithAdamW:
         matrices, others = matrices_and_others(model)
         return MuonWithAdamW(matrices, others, **settings)
 
 
-def matrices_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def matrices_and_others(model: PreTrainedModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The trainable weights of linear layers, less the head and the embeddings; and everything else trainable.
 
     Raises: ValueError for a model without such matrices.
@@ -125,7 +126,8 @@ def matrices_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.P
     if not matrices:
         raise UserError(f"{type(model).__name__} has no trainable linear layer for Muon; use optimizer: adamw.")
     chosen = {id(parameter) for parameter in matrices}
-    return matrices, [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    others: list[torch.Tensor] = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    return matrices, others
 
 
 def muon_with_adamw(settings: OptimizerSettings) -> tuple[type[MuonWithAdamWFactory], dict[str, Any]]:

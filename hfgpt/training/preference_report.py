@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 
-from hfgpt.evaluation.answers import Answer, answer_rows, answers_report
+from hfgpt.evaluation.answers import Answer, answer_conversations, answer_rows, answers_report
 from hfgpt.evaluation.answers_page import AnswerRow
 from hfgpt.evaluation.preferences import preference_metrics
-from hfgpt.training.assistants import AnswersCallback, answer, prompts_and_references
+from hfgpt.training.assistants import AnswersCallback, prompts_and_references
 from hfgpt.training.comparison import report_on_assistant
 from hfgpt.training.methods import trainable_parameters
 from hfgpt.training.preference_losses import PreferenceTrainer
@@ -56,7 +56,7 @@ def _answers(trainer: PreferenceTrainer, splits: DatasetDict, max_answers: int |
     if "test" not in splits:
         return []
     prompts, _ = prompts_and_references(splits["test"], max_answers)
-    return answer(trainer.trained, trainer.text_tokenizer, prompts, max_new_tokens=max_new_tokens, show_progress=True)
+    return answer_conversations(trainer.trained, trainer.text_tokenizer, prompts, max_new_tokens=max_new_tokens, show_progress=True)
 
 
 def final_metrics(

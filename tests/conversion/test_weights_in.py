@@ -15,7 +15,8 @@ from twins import book_model, gpt2_twin, randomized
 
 from hfgpt import HfGptConfig, HfGptForCausalLM, HfGptForSequenceClassification
 from hfgpt.conversion.layouts import BOOK, GPT2, NANOGPT, OPENAI, Biases, entries
-from hfgpt.conversion.weights_in import PUBLISHED_HEADS, read_source
+from hfgpt.conversion.readers import PUBLISHED_HEADS
+from hfgpt.conversion.weights_in import read_source
 
 
 @torch.no_grad()
@@ -266,7 +267,7 @@ def test_openais_tensorflow_checkpoint(tmp_path):
 def test_openais_checkpoint_with_a_file_missing(tmp_path):
     write_openai(tmp_path / "124M", GPT())
     next((tmp_path / "124M").glob("model.ckpt.data*")).unlink()
-    with pytest.raises(ValueError, match="no complete TensorFlow checkpoint"):
+    with pytest.raises(ValueError, match="not a complete TensorFlow checkpoint"):
         read_source(str(tmp_path / "124M"))
 
 
@@ -409,7 +410,7 @@ def test_a_truncated_pth(tmp_path, share, legacy):
     torch.save(GPTModel().state_dict(), tmp_path / "whole.pth", _use_new_zipfile_serialization=not legacy)
     whole = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(ValueError, match="cut.pth is no complete file of torch.save"):
+    with pytest.raises(ValueError, match="cut.pth is not a complete file of torch.save"):
         read_source(str(tmp_path / "cut.pth"), num_attention_heads=4)
 
 
@@ -418,7 +419,7 @@ def test_truncated_safetensors(gpt2, share):
     _, folder = gpt2
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(ValueError, match="is no complete safetensors file"):
+    with pytest.raises(ValueError, match="is not a complete safetensors file"):
         read_source(str(folder))
 
 

@@ -32,6 +32,7 @@ def test_it_holds_the_ids_and_logits_that_the_reloaded_model_has(tokenizer, tmp_
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert found["weights_sha256"] == weights_sha256(again)
     assert [entry["text"] for entry in found["texts"]] == list(TEXTS)
+    assert found["tolerance"] >= 1e-4  # a GPU that adds in another order is the same model
     for entry in found["texts"]:
         assert entry["ids"] == tokenizer(entry["text"]).input_ids
         with torch.no_grad():

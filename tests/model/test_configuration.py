@@ -16,7 +16,7 @@ def test_gpt2_presets_have_the_published_parameter_counts(size, published):
 
 
 def test_an_unpublished_gpt2_size_is_refused_with_the_published_ones():
-    with pytest.raises(ValueError, match="'117M' is no published GPT-2 size; choose one of 124M, 355M, 774M, 1558M"):
+    with pytest.raises(ValueError, match="'117M' is not a published GPT-2 size; choose one of 124M, 355M, 774M, 1558M"):
         HfGptConfig.gpt2("117M")
 
 

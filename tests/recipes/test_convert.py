@@ -82,7 +82,7 @@ def test_a_meta_pkl_runs_no_code(tmp_path):
 
     torch.save(GPT().checkpoint(), tmp_path / "ckpt.pt")
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"stoi": Evil()}))
-    with pytest.raises(ValueError, match=r"meta\.pkl is no meta\.pkl of nanoGPT.*it asks for posix\.system"):
+    with pytest.raises(ValueError, match=r"meta\.pkl is not a meta\.pkl of nanoGPT.*it asks for posix\.system"):
         recipe("convert", source=str(tmp_path), output_dir=str(tmp_path / "out"))
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "out").exists()

@@ -28,6 +28,11 @@ SETTING_NAMES = {
     "muon_learning_rate": "learning rate of Muon",
     "loss_on": "loss on the tokens of",
 }
+# Of metrics.json these are told as they are.
+_TOLD_OF_A_RUN = (
+    *("steps", "kept_step", "steps_timed", "tokens_per_second", "mfu", "parameters", "trained_parameters", "energy_source"),
+    *("device", "num_devices", "difference_of_merging"),
+)
 # What a figure of metrics.json and evaluation.json is called, and whether it is a share of 1, in the order of the card.
 FIGURES = {
     "bits_per_byte": ("bits per byte", False),
@@ -180,23 +185,12 @@ def training_facts(artifact: Artifact, metrics: dict) -> dict:
             for key in TOLD_SETTINGS
             if (value := settings.get(key)) is not None
         ],
-        "steps": kept.get("steps"),
-        "kept_step": kept.get("kept_step"),
-        "steps_timed": kept.get("steps_timed"),
-        "tokens_per_second": kept.get("tokens_per_second"),
-        "mfu": kept.get("mfu"),
-        "parameters": kept.get("parameters"),
-        "trained_parameters": kept.get("trained_parameters"),
+        **{key: kept.get(key) for key in _TOLD_OF_A_RUN},
         "seconds": sum(seconds) if seconds else None,
         "num_runs": len(runs),
         "kept_seed": metrics.get("kept_seed"),
         "joules": sum(joules) if joules and None not in joules else None,
-        "energy_source": kept.get("energy_source"),
         "has_meter": "energy_joules" in kept,
-        "device": kept.get("device"),
-        "num_devices": kept.get("num_devices"),
-        "peak_memory_bytes": max((run["peak_memory_bytes"] for run in runs if run.get("peak_memory_bytes")), default=None),
-        "difference_of_merging": kept.get("difference_of_merging"),
         "canary_alarms": metrics.get("canary_alarms"),
     }
 
