@@ -25,7 +25,7 @@ from hfgpt.data.splitting import split_conversations
 from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import answer_conversations
-from hfgpt.training.examples import SPLITS, Examples
+from hfgpt.training.examples import HELD_OUT, SPLITS, Examples
 from hfgpt.training.finetuning import Base, load_model
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def load_splits(
     """
     read = lambda names, split: _read(names, split, examples, passport, style=style, format=format)  # noqa: E731
     splits = divided(examples, read)
-    held_out = {name: concatenate_datasets(splits[name]) for name in ("validation", "test") if splits[name]}
+    held_out = {name: concatenate_datasets(splits[name]) for name in HELD_OUT if splits[name]}
     train = [examples.without_copies(part, held_out, passport, texts_of=whole_texts) for part in splits["train"]]
     if weights is not None:
         mixed, counts = mix(train, weights, seed=examples.shares.seed)

@@ -41,16 +41,14 @@ from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
 from hfgpt.training.advice import best_step
 from hfgpt.training.checkpoints import newest_complete_checkpoint, remove_checkpoints
-from hfgpt.training.examples import Examples
+from hfgpt.training.examples import HELD_OUT, Examples
 from hfgpt.training.finetuning import Base, identify_base, load_model, quiet_loading, save_finetuned
-from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable, trainable_parameters
+from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
 from hfgpt.training.run import RESULT_FILE, train_or_resume
 from hfgpt.training.trainer import HfGptTrainer
 from hfgpt.training.trigger_probe import TriggerProbe
 
 logger = logging.getLogger(__name__)
-
-HELD_OUT = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -248,13 +246,11 @@ def run_seed(
     seed, folder = trainer.args.seed, trainer.folder
     frozen = FrozenWeights(trainer.trained)
     train_or_resume(trainer, newest_complete_checkpoint(folder))
-    trained, total = trainable_parameters(trainer.trained)
     result: dict[str, Any] = {
         "seed": seed,
         **trainer.training_metrics(),
         "frozen_tensors": frozen.check(trainer.trained),
-        "parameters": total,
-        "trained_parameters": trained,
+        **trainer.parameter_counts(),
         "best_step": best_step(
             trainer.state.log_history,
             metric=f"eval_{best_by}",

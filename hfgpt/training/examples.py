@@ -13,7 +13,8 @@ from hfgpt.hygiene.decontamination import drop_copies, leaks_between, reference_
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
+HELD_OUT = ("validation", "test")
+SPLITS = ("train", *HELD_OUT)
 AGAINST = "against"
 
 
@@ -56,7 +57,7 @@ class Examples:
     @property
     def given(self) -> list[str]:
         """The held-out splits that have files of their own."""
-        return [name for name in ("validation", "test") if self.names[name]]
+        return [name for name in HELD_OUT if self.names[name]]
 
     @property
     def kept_together(self) -> float | None:

@@ -18,7 +18,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.preferences import read_preferences
 from hfgpt.errors import UserError
 from hfgpt.training.assistants import build_assistant, divided
-from hfgpt.training.examples import Examples
+from hfgpt.training.examples import HELD_OUT, Examples
 from hfgpt.training.finetuning import Base, adopt_style
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def load_pairs(examples: Examples, passport: Passport, *, style: str, unpaired: 
     splits = divided(examples, read)
     if len({"label" in part.column_names for parts in splits.values() for part in parts}) > 1:
         raise UserError("some of the files hold single answers, the others pairs of chosen and rejected; give one kind a run.")
-    held_out = {name: concatenate_datasets(splits[name]) for name in ("validation", "test") if splits[name]}
+    held_out = {name: concatenate_datasets(splits[name]) for name in HELD_OUT if splits[name]}
     train = examples.without_copies(concatenate_datasets(splits["train"]), held_out, passport, texts_of=whole_texts)
     return DatasetDict({"train": train, **held_out})
 
