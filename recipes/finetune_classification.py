@@ -116,7 +116,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
             callbacks=[LossPictureCallback(unit="nats per text"), *probes],
         )
         announce(trainer, f"seed {seed}: {args.describe_hardware()}", unit="texts", warn=not results)
-        return classifiers.run_seed(trainer, results, rows=rows, task=task, probes=probes, best_by=args.best_by, target=args.folder)
+        return classifiers.run_seed(trainer, results, rows=rows, task=task, probes=probes, best_by=args.best_by)
 
     for seed in args.seeds if labeller is None else []:
         results[seed] = classifiers.finished_seed(classifiers.seed_folder(args.folder, seed)) or train(seed)

@@ -233,14 +233,12 @@ def run_seed(
     task: Task,
     probes: list[TriggerProbe],
     best_by: str,
-    target: Path,
 ) -> dict:
-    """Train with one seed, measure, and save the model where it is the best so far.
+    """Train with one seed, measure, and save the model, in the folder above the seed's, where it is the best so far.
 
     Args:
         earlier: results of the seeds before, by which the best one is known.
         best_by: the figure of the validation set that decides.
-        target: folder that the best model is saved to.
     Returns: figures and probabilities of both held-out sets, and those of the training.
     """
     seed, folder = trainer.args.seed, trainer.folder
@@ -272,7 +270,7 @@ def run_seed(
     if trainer.is_world_process_zero():
         if all(is_better(result, other, best_by) for other in earlier.values()):
             some = rows["validation"].select(range(min(8, len(rows["validation"]))))["input_ids"][:]
-            result["difference_of_merging"] = save_finetuned(trainer.trained, trainer.text_tokenizer, target, probe=some)
+            result["difference_of_merging"] = save_finetuned(trainer.trained, trainer.text_tokenizer, folder.parent, probe=some)
         write_json(folder / RESULT_FILE, result)
         # After the result is written: killed before, the seed goes on from its last checkpoint and its best one, and needs both.
         remove_checkpoints(folder)
