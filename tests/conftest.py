@@ -17,7 +17,7 @@ SHARED = ROOT.parent / "shared"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Minutes each; begun first, so that no worker waits at the end for the last of them.
-LONGEST = ("test_upstream.py", "test_finetuned_doors.py", "test_pretrain.py", "test_readme.py", "test_evaluate.py")
+LONGEST = ("test_upstream.py", "test_finetuned_doors.py", "test_pretrain.py", "test_readme.py", "test_evaluate.py", "test_api.py")
 
 
 # Folders of tests that run whole recipes or other people's programs.
