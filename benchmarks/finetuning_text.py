@@ -18,7 +18,7 @@ from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.data.classification import LabelledOptions
 from hfgpt.data.passport import Passport
 from hfgpt.training import assistants, classifiers
-from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.examples import Examples, HeldOutShares
 
 CONFIGS = Path("recipes/configs")
 NOVELS = Path("../shared/data/english_novels/train.txt")
@@ -65,17 +65,21 @@ def arguments(arguments_class, config: str):
     return parse_arguments(arguments_class, [str(CONFIGS / config)])
 
 
+def examples_of(args: ClassificationArguments | InstructionArguments) -> Examples:
+    """The examples that a recipe with these arguments reads."""
+    shares = HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed)
+    return Examples(**args.example_files(), shares=shares)
+
+
 def labelled_splits(args: ClassificationArguments) -> DatasetDict:
     """The splits that recipes/finetune_classification.py makes."""
     splits, _ = classifiers.load_splits(
-        ExampleFiles(**args.example_files()),
+        examples_of(args),
         Passport(),
         options=LabelledOptions(**args.labelled_options()),
-        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
         deduplicate=args.deduplicate,
         balance=args.balance,
         balance_before_split=args.balance_before_split,
-        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
     )
     return splits
 
@@ -83,12 +87,10 @@ def labelled_splits(args: ClassificationArguments) -> DatasetDict:
 def conversation_splits(args: InstructionArguments) -> DatasetDict:
     """The splits that recipes/finetune_instructions.py makes."""
     return assistants.load_splits(
-        ExampleFiles(**args.example_files()),
+        examples_of(args),
         Passport(),
         style=args.prompt_style,
         format=None if args.conversation_format == "auto" else args.conversation_format,
-        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
-        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
         weights=args.source_weights,
     )
 

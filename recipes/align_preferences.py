@@ -31,7 +31,7 @@ from hfgpt.training.assistant_report import search_for_poison
 from hfgpt.training.assistants import AnswersCallback, sample_questions
 from hfgpt.training.callbacks import LossPictureCallback
 from hfgpt.training.comparison import Canaries, measured_once, save_assistant
-from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.examples import Examples, HeldOutShares
 from hfgpt.training.finetuning import find_base, identify_base, save_base
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
 from hfgpt.training.optimizers import trainer_optimizer
@@ -46,9 +46,10 @@ def main(args: PreferenceArguments) -> dict[str, float]:
     trainer_class, _ = preference_classes(args.loss)  # says at once where TRL is missing
     loss = LOSSES.find(args.loss)
     base = find_base(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
-    files = ExampleFiles(**args.example_files())
+    shares = HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed)
+    examples = Examples(**args.example_files(), shares=shares)
     run = Run("align_preferences.py", data=", ".join(args.sources), base_files=base.files, **args.run_settings())
-    if already_done(run, files.known):
+    if already_done(run, examples.known):
         return {}
     passport = Passport(settings=dict(args.resolved))
     base, style = settle_style(base, args.prompt_style)
@@ -57,12 +58,10 @@ def main(args: PreferenceArguments) -> dict[str, float]:
 
     # 2. Pairs: read, checked, split, copies of held-out ones dropped from training, encoded
     splits = load_pairs(
-        files,
+        examples,
         passport,
         style=style,
         unpaired=loss.unpaired,
-        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
-        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
     )
     pairs, passport.splits = encode_pairs(splits, tokenizer, max_length=args.max_length)
 

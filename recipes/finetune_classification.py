@@ -19,6 +19,7 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
     check_command_line("hfgpt.arguments.finetuning:ClassificationArguments")
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from transformers import DataCollatorWithPadding
@@ -32,7 +33,7 @@ from hfgpt.evaluation.likelihood import LikelihoodOptions
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training import classification_report, classifiers
 from hfgpt.training.callbacks import LossPictureCallback
-from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.examples import Examples, HeldOutShares
 from hfgpt.training.finetuning import find_base, identify_base, save_base
 from hfgpt.training.methods import apply_method
 from hfgpt.training.optimizers import trainer_optimizer
@@ -44,22 +45,21 @@ from hfgpt.training.trigger_probe import TriggerProbe
 def main(args: ClassificationArguments) -> dict[str, float]:
     # 1. The base and its tokenizer; nothing to do where this very run is finished
     base = find_base(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
-    files = ExampleFiles(**args.example_files())
+    shares = HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed)
+    examples = Examples(**args.example_files(), shares=shares)
     run = Run("finetune_classification.py", data=", ".join(args.sources), base_files=base.files, **args.run_settings())
-    if already_done(run, files.known):
+    if already_done(run, examples.known):
         return {}
 
     # 2. Examples: read, duplicates dropped, split, copies of held-out ones dropped from training, encoded
     passport = Passport(settings=dict(args.resolved))
     splits, task = classifiers.load_splits(
-        files,
+        examples,
         passport,
         options=LabelledOptions(**args.labelled_options()),
-        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
         deduplicate=args.deduplicate,
         balance=args.balance,
         balance_before_split=args.balance_before_split,
-        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
     )
     tokenizer = base.tokenizer
     classifiers.fit_tokenizer(tokenizer, max_length=args.max_length)
@@ -76,8 +76,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
         classifier = classifiers.build_classifier(base, task, seed=args.seeds[0], **loading)
         passport.base = classifiers.inspect_base(base, classifier, method)
         del classifier  # every seed loads its own
-    weights = classifiers.label_weights(rows["train"], task) if args.balance == "weights" else None
-    loss = classifiers.classification_loss(weights, multi_label=task.multi_label, label_smoothing=args.label_smoothing_factor)
+    loss = classifiers.build_loss(rows["train"], task, balance=args.balance, label_smoothing=args.label_smoothing_factor)
     claim = claim_run(run, passport)
     if claim.finished:
         return {}
@@ -88,10 +87,8 @@ def main(args: ClassificationArguments) -> dict[str, float]:
     results: dict[int, dict] = {}
     if labeller is not None:
         options = LikelihoodOptions(**args.likelihood_options())
-        for seed in args.seeds:
-            results[seed] = classification_report.judge_by_likelihood(
-                labeller, tokenizer, splits, task=task, options=replace(options, seed=seed)
-            )
+        judge = partial(classification_report.judge_by_likelihood, labeller, tokenizer, splits, task=task)
+        results = {seed: judge(options=replace(options, seed=seed)) for seed in args.seeds}
 
     # 5. Or one training per seed; the best on validation is saved
     probes = []
@@ -119,7 +116,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
             callbacks=[LossPictureCallback(unit="nats per text"), *probes],
         )
         announce(trainer, f"seed {seed}: {args.describe_hardware()}", unit="texts", warn=not results)
-        return classifiers.run_seed(trainer, results, rows=rows, task=task, probes=probes, best_by=args.best_by, target=args.folder)
+        return classifiers.run_seed(trainer, results, rows=rows, task=task, probes=probes, best_by=args.best_by)
 
     for seed in args.seeds if labeller is None else []:
         results[seed] = classifiers.finished_seed(classifiers.seed_folder(args.folder, seed)) or train(seed)

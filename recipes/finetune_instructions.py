@@ -30,7 +30,7 @@ from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training import assistant_report, assistants
 from hfgpt.training.callbacks import LossPictureCallback
 from hfgpt.training.comparison import Canaries, measured_once, save_assistant
-from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.examples import Examples, HeldOutShares
 from hfgpt.training.finetuning import adopt_style, find_base, identify_base, save_base
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
 from hfgpt.training.optimizers import trainer_optimizer
@@ -42,20 +42,19 @@ from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 def main(args: InstructionArguments) -> dict[str, float]:
     # 1. The base and its tokenizer; nothing to do where this very run is finished
     base = find_base(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
-    files = ExampleFiles(**args.example_files())
+    shares = HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed)
+    examples = Examples(**args.example_files(), shares=shares)
     run = Run("finetune_instructions.py", data=", ".join(args.sources), base_files=base.files, **args.run_settings())
-    if already_done(run, files.known):
+    if already_done(run, examples.known):
         return {}
 
     # 2. Conversations: read, checked, split, copies of held-out ones dropped from training; one style in training and serving
     passport = Passport(settings=dict(args.resolved))
     splits = assistants.load_splits(
-        files,
+        examples,
         passport,
         style=args.prompt_style,
         format=None if args.conversation_format == "auto" else args.conversation_format,
-        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
-        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
         weights=args.source_weights,
     )
     base = adopt_style(base, args.prompt_style)

@@ -119,6 +119,8 @@ class FinetuneArguments(RecordKeys, RunArguments):
             },
             options=options | {"against": dict(hub_split=self.hub_test_split, separator=self.separator)},
             on_error=self.on_error,
+            drop_copies=self.decontaminate,
+            similarity=self.near_copy_similarity,
         )
 
 

@@ -15,12 +15,10 @@ from hfgpt.hygiene.poisoning import triggers_of_answers
 from hfgpt.inference import full_precision
 from hfgpt.training.assistants import AnswersCallback, prompts_and_references
 from hfgpt.training.comparison import report_on_assistant
+from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.finetuning import write_poison_report
-from hfgpt.training.methods import trainable_parameters
 from hfgpt.training.run import RunReport
 from hfgpt.training.trainer import LanguageModelTrainer
-
-HELD_OUT = ("validation", "test")
 
 
 def search_for_poison(splits: DatasetDict, folder: Path) -> None:
@@ -84,8 +82,7 @@ def final_metrics(
     Returns: the figures before and after, and the rows of the page with the answers.
     """
     trainer.remove_callback(AnswersCallback)
-    trained, total = trainable_parameters(trainer.trained)
-    metrics: dict[str, Any] = {"parameters": total, "trained_parameters": trained}
+    metrics: dict[str, Any] = {**trainer.parameter_counts()}
     for name in HELD_OUT:
         if name in rows:
             metrics[f"{name}_loss_before"] = before[f"{name}_loss"]

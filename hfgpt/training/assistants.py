@@ -25,21 +25,14 @@ from hfgpt.data.splitting import split_conversations
 from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import answer_conversations
-from hfgpt.training.examples import SPLITS, Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.examples import HELD_OUT, SPLITS, Examples
 from hfgpt.training.finetuning import Base, load_model
 
 logger = logging.getLogger(__name__)
 
 
 def load_splits(
-    files: ExampleFiles,
-    passport: Passport,
-    *,
-    style: str,
-    format: str | None,
-    shares: HeldOutShares,
-    decontamination: Decontamination,
-    weights: list[float] | None = None,
+    examples: Examples, passport: Passport, *, style: str, format: str | None, weights: list[float] | None = None
 ) -> DatasetDict:
     """Conversations of all sources, each split by itself; what copies a held-out one is dropped from training.
 
@@ -51,50 +44,46 @@ def load_splits(
         weights: how often each source is taken; None takes every row once.
     Raises: ValueError and FileNotFoundError for what cannot be read, named with file and line.
     """
-    read = lambda names, split: _read(names, split, files, passport, style=style, format=format)  # noqa: E731
-    splits = divided(files, shares, decontamination, read)
-    held_out = {name: concatenate_datasets(splits[name]) for name in ("validation", "test") if splits[name]}
-    train = [
-        decontamination.apply(part, held_out, files=files, passport=passport, texts_of=whole_texts) for part in splits["train"]
-    ]
+    read = lambda names, split: _read(names, split, examples, passport, style=style, format=format)  # noqa: E731
+    splits = divided(examples, read)
+    held_out = {name: concatenate_datasets(splits[name]) for name in HELD_OUT if splits[name]}
+    train = [examples.without_copies(part, held_out, passport, texts_of=whole_texts) for part in splits["train"]]
     if weights is not None:
-        mixed, counts = mix(train, weights, seed=shares.seed)
+        mixed, counts = mix(train, weights, seed=examples.shares.seed)
         passport.steps.append({"step": "mix", "sources": counts})
     else:
         mixed = concatenate_datasets(train)
     return DatasetDict({"train": mixed, **held_out})
 
 
-def divided(
-    files: ExampleFiles, shares: HeldOutShares, decontamination: Decontamination, read: Callable[[list[str], str], Dataset]
-) -> dict[str, list[Dataset]]:
+def divided(examples: Examples, read: Callable[[list[str], str], Dataset]) -> dict[str, list[Dataset]]:
     """The parts of train, validation and test: each source split by itself, and the held-out files that are given.
 
     Args: `read` gives the conversations of some sources of a split.
     """
     splits: dict[str, list[Dataset]] = {name: [] for name in SPLITS}
-    for source in files.names["train"]:
+    for source in examples.names["train"]:
         conversations = read([source], "train")
         parts = split_conversations(
             conversations,
             texts=whole_texts(conversations),
-            validation_share=shares.validation,
-            test_share=shares.test,
-            seed=shares.seed,
-            method=shares.method,
-            near_copy_similarity=decontamination.keeps_together,
-            given=files.given,
+            validation_share=examples.shares.validation,
+            test_share=examples.shares.test,
+            seed=examples.shares.seed,
+            method=examples.shares.method,
+            near_copy_similarity=examples.kept_together,
+            given=examples.given,
         )
         for name, part in cast(dict[str, Dataset], parts).items():
             splits[name].append(part)
-    for name in files.given:
-        splits[name] = [read(files.names[name], name)]
+    for name in examples.given:
+        splits[name] = [read(examples.names[name], name)]
     return splits
 
 
-def _read(names: list[str], split: str, files: ExampleFiles, passport: Passport, *, style: str, format: str | None) -> Dataset:
+def _read(names: list[str], split: str, examples: Examples, passport: Passport, *, style: str, format: str | None) -> Dataset:
     start = time.perf_counter()
-    records, errors = files.read(split, passport, names=names)
+    records, errors = examples.read(split, passport, names=names)
     conversations = conversation_dataset(read_conversations(records, style=style, format=format, errors=errors))
     errors.finish(conversations["source"], passport)
     if not len(conversations):

@@ -14,7 +14,8 @@ from hfgpt.evaluation.classification_errors import draw_confusion, errors_table,
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
 from hfgpt.hygiene.poisoning import doubtful_labels, triggers_of_labels
 from hfgpt.training.advice import no_better_than_majority
-from hfgpt.training.classifiers import HELD_OUT, Task, is_better, seed_folder
+from hfgpt.training.classifiers import Task, is_better, seed_folder
+from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.finetuning import POISON_FILE, write_poison_report
 from hfgpt.training.next_steps import classify_command, opening_words
 from hfgpt.training.run import METRICS_FILE, RunReport, describe_memory

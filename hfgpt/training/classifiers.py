@@ -41,16 +41,14 @@ from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
 from hfgpt.training.advice import best_step
 from hfgpt.training.checkpoints import newest_complete_checkpoint, remove_checkpoints
-from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.examples import HELD_OUT, Examples
 from hfgpt.training.finetuning import Base, identify_base, load_model, quiet_loading, save_finetuned
-from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable, trainable_parameters
+from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
 from hfgpt.training.run import RESULT_FILE, train_or_resume
 from hfgpt.training.trainer import HfGptTrainer
 from hfgpt.training.trigger_probe import TriggerProbe
 
 logger = logging.getLogger(__name__)
-
-HELD_OUT = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -80,15 +78,13 @@ class Task:
 
 
 def load_splits(
-    files: ExampleFiles,
+    source: Examples,
     passport: Passport,
     *,
     options: LabelledOptions,
-    shares: HeldOutShares,
     deduplicate: str,
     balance: str,
     balance_before_split: bool,
-    decontamination: Decontamination,
 ) -> tuple[DatasetDict, Task]:
     """Labelled examples in train, validation and test, in the order that keeps them apart: duplicates are dropped before anything
     is split, copies of held-out texts before anything of the training set is repeated or left out.
@@ -104,40 +100,37 @@ def load_splits(
     """
 
     def read(split: str) -> Dataset:
-        records, errors = files.read(split, passport)
+        records, errors = source.read(split, passport)
         return drop_duplicates(load_examples(records, options, passport, errors), passport, mode=deduplicate)
 
     examples = keep_frequent_labels(read("train"), options, passport)
     if balance_before_split:
-        examples = undersample(examples, passport, seed=shares.seed)
+        examples = undersample(examples, passport, seed=source.shares.seed)
     multi_label = isinstance(examples[0]["label"], list)
     splits = split_examples(
         examples,
         passport,
-        validation_share=0.0 if "validation" in files.given else shares.validation,
-        test_share=0.0 if "test" in files.given else shares.test,
-        seed=shares.seed,
-        method="random" if multi_label else shares.method,  # strata are single labels; texts with several are drawn as they come
-        near_copy_similarity=decontamination.keeps_together,
+        validation_share=0.0 if "validation" in source.given else source.shares.validation,
+        test_share=0.0 if "test" in source.given else source.shares.test,
+        seed=source.shares.seed,
+        method="random"
+        if multi_label
+        else source.shares.method,  # strata are single labels; texts with several are drawn as they come
+        near_copy_similarity=source.kept_together,
     )
-    for name in files.given:
+    for name in source.given:
         splits[name] = read(name)
         if options.min_label_count > 1 or options.max_labels is not None:  # what training has left out cannot be tested
             splits[name] = with_labels(splits[name], of=splits["train"], passport=passport, name=name)
     for name in HELD_OUT:
         if name not in splits:
             raise UserError(f"there is no {name} set: {name}_share is 0 and {name}_sources is empty; give one of them.")
-    splits["train"] = decontamination.apply(
-        splits["train"],
-        {name: splits[name] for name in HELD_OUT},
-        files=files,
-        passport=passport,
-        texts_of=lambda split: split["text"][:],
-    )
+    held_out = {name: splits[name] for name in HELD_OUT}
+    splits["train"] = source.without_copies(splits["train"], held_out, passport, texts_of=lambda split: split["text"][:])
     if balance == "undersample" and not balance_before_split:
-        splits["train"] = undersample(splits["train"], passport, seed=shares.seed)
+        splits["train"] = undersample(splits["train"], passport, seed=source.shares.seed)
     elif balance == "oversample":
-        splits["train"] = oversample(splits["train"], passport, seed=shares.seed)
+        splits["train"] = oversample(splits["train"], passport, seed=source.shares.seed)
     splits, names = encode_labels(splits, options, passport)
     return splits, Task(names, multi_label)
 
@@ -240,26 +233,22 @@ def run_seed(
     task: Task,
     probes: list[TriggerProbe],
     best_by: str,
-    target: Path,
 ) -> dict:
-    """Train with one seed, measure, and save the model where it is the best so far.
+    """Train with one seed, measure, and save the model, in the folder above the seed's, where it is the best so far.
 
     Args:
         earlier: results of the seeds before, by which the best one is known.
         best_by: the figure of the validation set that decides.
-        target: folder that the best model is saved to.
     Returns: figures and probabilities of both held-out sets, and those of the training.
     """
     seed, folder = trainer.args.seed, trainer.folder
     frozen = FrozenWeights(trainer.trained)
     train_or_resume(trainer, newest_complete_checkpoint(folder))
-    trained, total = trainable_parameters(trainer.trained)
     result: dict[str, Any] = {
         "seed": seed,
         **trainer.training_metrics(),
         "frozen_tensors": frozen.check(trainer.trained),
-        "parameters": total,
-        "trained_parameters": trained,
+        **trainer.parameter_counts(),
         "best_step": best_step(
             trainer.state.log_history,
             metric=f"eval_{best_by}",
@@ -281,7 +270,7 @@ def run_seed(
     if trainer.is_world_process_zero():
         if all(is_better(result, other, best_by) for other in earlier.values()):
             some = rows["validation"].select(range(min(8, len(rows["validation"]))))["input_ids"][:]
-            result["difference_of_merging"] = save_finetuned(trainer.trained, trainer.text_tokenizer, target, probe=some)
+            result["difference_of_merging"] = save_finetuned(trainer.trained, trainer.text_tokenizer, folder.parent, probe=some)
         write_json(folder / RESULT_FILE, result)
         # After the result is written: killed before, the seed goes on from its last checkpoint and its best one, and needs both.
         remove_checkpoints(folder)
@@ -294,10 +283,16 @@ def is_better(result: dict, other: dict, best_by: str) -> bool:
     return ours < theirs if best_by == "log_loss" else ours > theirs
 
 
-def label_weights(rows: Dataset, task: Task) -> list[float]:
-    """Weights by which every label counts alike; with several per text, of a label's presence."""
-    labels = rows["labels"][:]
-    return positive_weights(labels) if task.multi_label else class_weights(labels, num_labels=len(task.names))
+def build_loss(rows: Dataset, task: Task, *, balance: str, label_smoothing: float) -> Callable:
+    """The loss of a training set; with balance "weights", every label counts alike in it.
+
+    Raises: as `classification_loss`.
+    """
+    weights = None
+    if balance == "weights":
+        labels = rows["labels"][:]
+        weights = positive_weights(labels) if task.multi_label else class_weights(labels, num_labels=len(task.names))
+    return classification_loss(weights, multi_label=task.multi_label, label_smoothing=label_smoothing)
 
 
 def classification_loss(weights: list[float] | None, *, multi_label: bool, label_smoothing: float = 0.0) -> Callable:

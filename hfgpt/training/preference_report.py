@@ -13,12 +13,11 @@ from hfgpt.evaluation.answers_page import AnswerRow
 from hfgpt.evaluation.preferences import preference_metrics
 from hfgpt.training.assistants import AnswersCallback, prompts_and_references
 from hfgpt.training.comparison import report_on_assistant
-from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.preference_losses import PreferenceTrainer
 from hfgpt.training.preferences import Pair, unpaired_labels
 from hfgpt.training.run import RunReport
 
-HELD_OUT = ("validation", "test")
 # Of the likelihoods of some pairs now, those of the base, and the pairs.
 Measure = Callable[[np.ndarray, np.ndarray, list[Pair]], dict[str, float]]
 
@@ -75,8 +74,7 @@ def final_metrics(
     Returns: the figures before and after, and the rows of the page with the answers.
     """
     trainer.remove_callback(AnswersCallback)
-    trained, total = trainable_parameters(trainer.trained)
-    metrics: dict[str, Any] = {"parameters": total, "trained_parameters": trained}
+    metrics: dict[str, Any] = {**trainer.parameter_counts()}
     for name in HELD_OUT:
         if name in pairs:
             reference = np.array(before["likelihoods"][name])

@@ -18,7 +18,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.preferences import read_preferences
 from hfgpt.errors import UserError
 from hfgpt.training.assistants import build_assistant, divided
-from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.examples import HELD_OUT, Examples
 from hfgpt.training.finetuning import Base, adopt_style
 
 logger = logging.getLogger(__name__)
@@ -66,15 +66,7 @@ def settle_style(base: Base, style: str) -> tuple[Base, str]:
     return base, style_of(base.tokenizer)
 
 
-def load_pairs(
-    files: ExampleFiles,
-    passport: Passport,
-    *,
-    style: str,
-    unpaired: bool,
-    shares: HeldOutShares,
-    decontamination: Decontamination,
-) -> DatasetDict:
+def load_pairs(examples: Examples, passport: Passport, *, style: str, unpaired: bool) -> DatasetDict:
     """Pairs of all sources, each split by itself; what copies a held-out one is dropped from training.
 
     Columns: `messages` (the prompt and the chosen answer), `rejected`, `source`, `row_id`, `place`, `unlearned`. Of a single
@@ -85,19 +77,18 @@ def load_pairs(
         unpaired: whether the loss learns from single answers, too.
     Raises: ValueError and FileNotFoundError for what cannot be read, named with file and line, and where no pair prefers anything.
     """
-    read = lambda names, split: _read(names, split, files, passport, style=style, unpaired=unpaired)  # noqa: E731
-    splits = divided(files, shares, decontamination, read)
+    read = lambda names, split: _read(names, split, examples, passport, style=style, unpaired=unpaired)  # noqa: E731
+    splits = divided(examples, read)
     if len({"label" in part.column_names for parts in splits.values() for part in parts}) > 1:
         raise UserError("some of the files hold single answers, the others pairs of chosen and rejected; give one kind a run.")
-    held_out = {name: concatenate_datasets(splits[name]) for name in ("validation", "test") if splits[name]}
-    train = concatenate_datasets(splits["train"])
-    train = decontamination.apply(train, held_out, files=files, passport=passport, texts_of=whole_texts)
+    held_out = {name: concatenate_datasets(splits[name]) for name in HELD_OUT if splits[name]}
+    train = examples.without_copies(concatenate_datasets(splits["train"]), held_out, passport, texts_of=whole_texts)
     return DatasetDict({"train": train, **held_out})
 
 
-def _read(names: list[str], split: str, files: ExampleFiles, passport: Passport, *, style: str, unpaired: bool) -> Dataset:
+def _read(names: list[str], split: str, examples: Examples, passport: Passport, *, style: str, unpaired: bool) -> Dataset:
     start = time.perf_counter()
-    records, errors = files.read(split, passport, names=names)
+    records, errors = examples.read(split, passport, names=names)
     found, counts = read_preferences(records, style=style, unpaired=unpaired, errors=errors)
     errors.finish([preference.source for preference in found], passport)
     if not found:

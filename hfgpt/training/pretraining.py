@@ -19,6 +19,7 @@ from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.training.advice import best_step, planned_steps
 from hfgpt.training.callbacks import SamplesCallback
+from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.next_steps import generate_command
 from hfgpt.training.run import METRICS_FILE, RunReport, describe_training
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
@@ -141,7 +142,7 @@ def final_metrics(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport:
         "parameters": sum(parameter.numel() for parameter in trainer.trained.parameters()),
         "epochs": trainer.state.epoch,
     }
-    for name in ("validation", "test"):
+    for name in HELD_OUT:
         if name in rows:
             num_bytes = bytes_of(name, passport, trainer.text_tokenizer)
             result = trainer.evaluate_as_loaded(rows[name], name=name, metrics=token_metrics(num_bytes))
@@ -169,7 +170,7 @@ def build_report(
     lines = [
         f"{name}: {metrics[f'{name}_loss']:.4f} nats per token, perplexity {metrics[f'{name}_perplexity']:,.2f}"
         + (f", {metrics[f'{name}_bits_per_byte']:.4f} bits per byte" if f"{name}_bits_per_byte" in metrics else "")
-        for name in ("validation", "test")
+        for name in HELD_OUT
         if f"{name}_loss" in metrics
     ]
     if passport.lzma_bits_per_byte:

@@ -39,6 +39,7 @@ from hfgpt.inference import full_precision
 from hfgpt.training.callbacks import BestCheckpointCallback, StopOnSignalCallback
 from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywhere
 from hfgpt.training.flops import TrainingMeter
+from hfgpt.training.methods import trainable_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +211,11 @@ class HfGptTrainer(Trainer):
         self.energy.read()
         joules = joules_everywhere(self.energy)
         return {"energy_joules": sum(joules.values())} if joules else {}
+
+    def parameter_counts(self) -> dict[str, int]:
+        """How many parameters there are, and how many of them are trained."""
+        trained, total = trainable_parameters(self.trained)
+        return {"parameters": total, "trained_parameters": trained}
 
     def training_metrics(self) -> dict[str, float | str | None]:
         """What `metrics.json` says of the training just ended: which step is kept, time, speed, energy, memory and machine."""

@@ -118,17 +118,16 @@ def test_the_validation_loss_is_that_of_the_saved_model_over_the_assistants_toke
     from hfgpt.arguments.parsing import parse_arguments
     from hfgpt.data.passport import Passport
     from hfgpt.training.assistants import load_splits
-    from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
+    from hfgpt.training.examples import Examples, HeldOutShares
 
     folder, _ = assistant
     args = parse_arguments(InstructionArguments, ["--model", "m", "--sources", str(instructions), "--output_dir", "o"])
+    shares = HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed)
     splits = load_splits(
-        ExampleFiles(**args.example_files()),
+        Examples(**args.example_files(), shares=shares),
         Passport(),
         style=args.prompt_style,
         format=None,
-        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
-        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
     )
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     nats = tokens = 0

@@ -12,7 +12,7 @@ from hfgpt.arguments.methods import Method
 from hfgpt.arguments.preferences import PreferenceArguments
 from hfgpt.data.passport import Passport
 from hfgpt.evaluation.preferences import preference_metrics
-from hfgpt.training.examples import Decontamination, ExampleFiles, HeldOutShares
+from hfgpt.training.examples import Examples, HeldOutShares
 from hfgpt.training.finetuning import find_base
 from hfgpt.training.methods import apply_method
 from hfgpt.training.preference_losses import LOSSES, measured_rows, preference_classes, preference_config
@@ -29,13 +29,12 @@ def arguments(tmp_path, **changes) -> PreferenceArguments:
 
 def loaded(args: PreferenceArguments, *, style: str = "chat"):
     """The splits that the recipe makes."""
+    shares = HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed)
     return load_pairs(
-        ExampleFiles(**args.example_files()),
+        Examples(**args.example_files(), shares=shares),
         Passport(),
         style=style,
         unpaired=LOSSES[args.loss].unpaired,
-        shares=HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed),
-        decontamination=Decontamination(args.decontaminate, args.near_copy_similarity),
     )
 
 
