@@ -56,11 +56,11 @@ cards: install
 test: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-# pyright would ask the network for newer versions of itself; the one in constraints.txt it is.
 # What neither trains nor starts processes, for between two edits.
 test-fast: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile
 
+# pyright would ask the network for newer versions of itself; the one in constraints.txt it is.
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

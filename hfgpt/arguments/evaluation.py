@@ -1,7 +1,7 @@
 """The arguments of recipes/evaluate.py."""
 
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,6 @@ from hfgpt.arguments.keys import (
     RecordKeys,
     as_words,
     data_key,
-    default_of,
     evaluation_key,
     hygiene_key,
     model_key,
@@ -140,12 +139,10 @@ class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys):
         """
         words = ["python", "recipes/evaluate.py", public_name(self.model)]
         relevant = ("revision", "trust_remote_code", "dtype", "batch_size", kind, *KEYS[kind])
-        for one in fields(self):
-            value = getattr(self, one.name)
-            default = default_of(one)
-            if one.name not in relevant or value in (default, UNLESS_TRAINED_OTHERWISE.get(one.name, default)):
+        for name, value in self.given().items():
+            if name not in relevant or value == UNLESS_TRAINED_OTHERWISE.get(name):
                 continue
-            if one.name == kind:
+            if name == kind:
                 value = [public_name(item) for item in value] if isinstance(value, list) else public_name(value)
-            words += as_words(one.name, value)
+            words += as_words(name, value)
         return shlex.join(words)

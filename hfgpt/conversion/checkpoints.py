@@ -53,15 +53,13 @@ def read_file(path: Path) -> dict:
     try:
         # mmap leaves the optimizer's tensors on the disk; only torch's zip format allows it.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         reason = str(error)
-        if "Unsupported" in reason or "weights_only" in reason or "GLOBAL" in reason:
+        if isinstance(error, pickle.UnpicklingError) and any(word in reason for word in ("Unsupported", "weights_only", "GLOBAL")):
             raise UserError(
                 f"{path} holds more than tensors, and what it asks for was not run ({_culprit(reason)}); save the weights alone: "
                 "torch.save(model.state_dict(), path)."
             ) from None
-        raise UserError(f"{path} is not a complete file of torch.save ({_first_line(error)}); save it again.") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{path} is not a complete file of torch.save ({_first_line(error)}); save it again.") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds a {type(loaded).__name__}; a state dict (tensors by name) is needed.")

@@ -205,10 +205,3 @@ def take_in(tensors: dict[str, torch.Tensor], table: list[Entry]) -> dict[str, t
 def give_out(state_dict: dict[str, torch.Tensor], table: list[Entry]) -> dict[str, torch.Tensor]:
     """Their names out of ours."""
     return {entry.theirs: entry.join(state_dict) for entry in table}
-
-
-def with_zero_biases(state_dict: dict[str, torch.Tensor], shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
-    """Add the biases that `shapes` has and `state_dict` lacks, as zeros: the same function, written with a bias."""
-    dtype = state_dict["model.embed_tokens.weight"].dtype
-    missing = {name: shape for name, shape in shapes.items() if name not in state_dict and name.endswith(".bias")}
-    return state_dict | {name: torch.zeros(shape, dtype=dtype) for name, shape in missing.items()}

@@ -9,30 +9,11 @@ from typing import TypeVar, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import (
-    GenerationConfig,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    GPT2LMHeadModel,
-    PreTrainedConfig,
-)
+from transformers import GenerationConfig, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from hfgpt.conversion.checkpoints import check_tensors, read_folder, read_tensorflow
-from hfgpt.conversion.layouts import (
-    BOOK,
-    GPT2,
-    GPT2_FIELDS,
-    HEADS,
-    NANOGPT,
-    OPENAI,
-    Biases,
-    Entry,
-    Layout,
-    entries,
-    take_in,
-    with_zero_biases,
-)
+from hfgpt.conversion.layouts import BOOK, GPT2, GPT2_FIELDS, HEADS, NANOGPT, OPENAI, Biases, Entry, Layout, entries, take_in
 from hfgpt.conversion.recognition import Contents, attention_shape
 from hfgpt.conversion.weights_in import Converted, Reader, empty_model
 from hfgpt.errors import UserError
@@ -217,8 +198,10 @@ def _build(
     if model_class is HfGptForCausalLM and config.tie_word_embeddings:
         ours["lm_head.weight"] = ours["model.embed_tokens.weight"]
     model = empty_model(model_class, config)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    model.load_state_dict(with_zero_biases(ours, shapes), strict=True)
+    # A bias that theirs lacks is zero in ours: the same function.
+    missing = (name for name, _ in model.named_parameters() if name.endswith(".bias") and name not in ours)
+    zeros = {name: torch.zeros_like(model.get_parameter(name)) for name in missing}
+    model.load_state_dict(ours | zeros, strict=True)
     return Converted(path, name, model, dtype)
 
 

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import (
-    PreTrainedModel,
-    initialization,
-)
+from transformers import PreTrainedModel, initialization
 
 from hfgpt.arguments.conversion import SOURCES
 from hfgpt.artifacts import check_model_folder, is_unfinished

@@ -12,7 +12,6 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfgpt.arguments.evaluation import public_name
 from hfgpt.artifacts import adapter_around
 from hfgpt.chat_templates import style_of
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
@@ -29,6 +28,7 @@ from hfgpt.evaluation.classification import classification_metrics, classify, pr
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
+from hfgpt.files import public_name
 from hfgpt.inference import evaluating
 from hfgpt.tokenization import tokenizer_sha256
 

@@ -21,14 +21,13 @@ from dataclasses import dataclass
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfgpt.arguments.evaluation import public_name
 from hfgpt.data.reading import Source
 from hfgpt.data.sources import ReadingOptions, read_documents
 from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import Window, language_modeling_metrics, nats_of_windows
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
-from hfgpt.files import sha256_of_file
+from hfgpt.files import public_name, sha256_of_file
 from hfgpt.inference import evaluating
 from hfgpt.tokenization import encode_texts
 

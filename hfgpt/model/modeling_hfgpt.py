@@ -33,14 +33,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple, mer
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hfgpt import AUTO_MAP, HfGptConfig, as_published, published_class
-from .layers_hfgpt import (
-    HfGptAttention,
-    HfGptDecoderLayer,
-    HfGptRotaryEmbedding,
-    build_norm,
-    check_flex_attention,
-    look_up,
-)
+from .layers_hfgpt import HfGptAttention, HfGptDecoderLayer, HfGptRotaryEmbedding, build_norm, check_flex_attention, look_up
 from .loss_hfgpt import can_fuse, head_and_loss
 
 
