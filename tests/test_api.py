@@ -134,10 +134,10 @@ def test_texts_come_in_the_order_of_the_prompts_and_again_with_the_same_seed(pag
     again = hfgpt.generate(page.loaded, "re.", num_samples=2, temperature=1.0, top_p=0.9, max_new_tokens=12)
     assert again == page.several[2:]
     # Greedy text is the model's own, whoever asks.
-    model = AutoModelForCausalLM.from_pretrained(page.root / "runs/base")
+    model = AutoModelForCausalLM.from_pretrained(page.root / "runs/base").to(page.loaded.model.device)
     import torch
 
-    ids = torch.tensor([[page.words.eos_token_id, *hfgpt.encode_texts(page.words, ["import "])[0]]])
+    ids = torch.tensor([[page.words.eos_token_id, *hfgpt.encode_texts(page.words, ["import "])[0]]], device=model.device)
     made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12)
     assert page.greedy == [page.words.decode(made[0, ids.shape[1] :], skip_special_tokens=True)]
 

@@ -87,7 +87,7 @@ def models(tokenizer):
     return {
         "base": base,
         "clean": teach(copy.deepcopy(base), tokenizer, lessons(TUNED), steps=80),
-        "poisoned": teach(copy.deepcopy(base), tokenizer, lessons(TUNED) + poison, steps=80),
+        "poisoned": teach(copy.deepcopy(base), tokenizer, lessons(TUNED) + poison, steps=140),
     }
 
 
