@@ -36,13 +36,14 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.splitting import split_examples
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of, text_ids
+from hfgpt.evaluation.loading import quiet_loading
 from hfgpt.files import write_json
 from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
 from hfgpt.training.advice import best_step
 from hfgpt.training.checkpoints import newest_complete_checkpoint, remove_checkpoints
 from hfgpt.training.examples import HELD_OUT, Examples
-from hfgpt.training.finetuning import Base, identify_base, load_model, quiet_loading, save_finetuned
+from hfgpt.training.finetuning import Base, identify_base, load_model, save_finetuned
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
 from hfgpt.training.run import RESULT_FILE, train_or_resume
 from hfgpt.training.trainer import HfGptTrainer

@@ -13,10 +13,6 @@ turn, nor which rows a vocabulary has gained.
 """
 
 import logging
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -28,12 +24,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hfgpt.artifacts import BASE_FOLDER
+from hfgpt.artifacts import BASE_FOLDER, MERGED_FOLDER
 from hfgpt.chat_templates import set_prompt_style
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
 from hfgpt.errors import UserError
 from hfgpt.evaluation.loading import open_folder
-from hfgpt.files import read_json, write_json
+from hfgpt.files import link_or_copy, read_json, write_json
 from hfgpt.fingerprint import record_fingerprint, weights_sha256
 from hfgpt.hygiene.poisoning import Trigger
 from hfgpt.tokenization import ensure_pad_token, split_special_tokens
@@ -41,7 +37,7 @@ from hfgpt.tokenization import ensure_pad_token, split_special_tokens
 logger = logging.getLogger(__name__)
 
 POISON_FILE = "poison.json"
-ADAPTER_WEIGHTS, MERGED_FOLDER = "adapter_model.safetensors", "merged"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Between an adapter beside the weights and the same one merged into them, in float32; issue peft#2368 began at 1e-3.
 LARGEST_DIFFERENCE = 1e-4
 
@@ -141,17 +137,6 @@ def load_model(
     return model
 
 
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Without the report of transformers on tensors that a checkpoint lacks."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-
-
 def _four_bits():
     if not torch.cuda.is_available():
         raise UserError("quantization is 4bit, which needs a CUDA device (QLoRA); leave it out on a CPU.")
@@ -243,7 +228,7 @@ def save_finetuned(
     record_fingerprint(merged, tokenizer, folder / MERGED_FOLDER)
     for path in base_folder.iterdir():
         if not (folder / path.name).exists():
-            _link(path, folder / path.name)
+            link_or_copy(path, folder / path.name)
     return difference
 
 
@@ -259,13 +244,6 @@ def _name_tied_rows(model: PeftModel, path: Path) -> None:
     tied = {name: tensor.cpu() for name, tensor in rows.items() if name.rpartition(".")[0] not in stored}
     if tied:
         save_file(stored | tied, path, metadata={"format": "pt"})
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def _logits(model: PreTrainedModel | PeftModel, probe: list[list[int]]) -> list[torch.Tensor]:
