@@ -100,7 +100,7 @@ def test_every_key_and_path_that_the_readme_names_exists():
     classes = (ConvertArguments, GenerateArguments, PrepareArguments, TokenizerArguments, PretrainArguments,
                ClassificationArguments, InstructionArguments, PreferenceArguments, EvaluateArguments, CheckArguments,
                PublishArguments)  # fmt: skip
-    known = {field.name for arguments in classes for field in fields(arguments)} | {"help", "launch"}
+    known = {field.name for arguments in classes for field in fields(arguments)} | {"help", "key", "launch"}
     # Without other programs, which have options of their own.
     launchers = r"`torchrun [^`]*`|`accelerate launch[^`]*`|`--cpu --num_processes 2`"
     ours = re.sub(rf"```console\n.*?```|`--trust-remote-code`|{launchers}|python benchmarks[^\n]*", "", README, flags=re.DOTALL)
