@@ -6,8 +6,10 @@ import io
 import logging
 import os
 import runpy
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -34,21 +36,36 @@ def run_script(name: str, *words: str | Path, cwd: Path | None = None) -> subpro
     Returns: what `subprocess.run` would: returncode, stdout and stderr. An error that would end in a traceback is raised here.
     """
     path = str(RECIPES / name)
+    return _run([path, *map(str, words)], lambda: runpy.run_path(path, run_name="__main__"), cwd)
+
+
+def run_command(line: str, *, cwd: Path) -> subprocess.CompletedProcess:
+    """Run `hfgpt COMMAND ...`, a line as a shell has it, by the console script's `main`; otherwise as `run_script`."""
+    from hfgpt import cli
+    from hfgpt.arguments.commands import STARTED_AS
+
+    try:
+        return _run(shlex.split(line), cli.main, cwd)
+    finally:
+        os.environ.pop(STARTED_AS, None)
+
+
+def _run(words: list[str], main: Callable[[], object], cwd: Path | None) -> subprocess.CompletedProcess:
     logger = logging.getLogger("hfgpt")
     before = (sys.argv, sys.path[:], Path.cwd(), logger.handlers[:], logger.propagate, logger.level)
     stdout, stderr = io.StringIO(), io.StringIO()
     returncode = 0
-    sys.argv = [path, *map(str, words)]
+    sys.argv = words
     try:
         if cwd:
             os.chdir(cwd)
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
             try:
-                runpy.run_path(path, run_name="__main__")
+                main()
             except SystemExit as leaving:
                 returncode = leaving.code or 0
     finally:
         sys.argv, sys.path[:], folder, logger.handlers, logger.propagate, level = before
         logger.setLevel(level)
         os.chdir(folder)
-    return subprocess.CompletedProcess([path, *words], returncode, stdout.getvalue(), stderr.getvalue())
+    return subprocess.CompletedProcess(words, returncode, stdout.getvalue(), stderr.getvalue())

@@ -1,16 +1,16 @@
 """The README's commands and code do what it says, word for word."""
 
 import csv
+import io
 import itertools
 import json
 import re
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, run_python
+from recipes_in_process import run_command
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -39,19 +39,17 @@ def test_three_commands_train_your_own(tmp_path):
     (tmp_path / "my_texts").mkdir()
     for number, document in enumerate(sorted(read_python_docs(), key=lambda d: -len(d["text"]))[:200]):
         (tmp_path / "my_texts" / f"{number}.txt").write_text(document["text"], encoding="utf-8")
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     for command in commands:
         if "hfgpt pretrain" in command:
             command += " --max_steps 4 --cpu_threads 1"  # the test is that it runs, not how long; two threads fight for a core
-        environment = {"PATH": path, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = run_command(command, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "runs" / "mine" / "base" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
-def test_the_commands_that_fine_tune(small_families, tmp_path):
-    """Word for word, on a small base and a few rows of real text."""
+def test_the_commands_that_fine_tune(small_families, tmp_path, monkeypatch):
+    """Word for word, on a small base and a few rows of real text; tests/test_wheel.py has each in a process of its own."""
     pytest.importorskip("trl", reason="preferences need TRL, an extra")
     from hfgpt.data.records import RecordOptions, read_records
 
@@ -71,15 +69,12 @@ def test_the_commands_that_fine_tune(small_families, tmp_path):
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "base").symlink_to(small_families["modern"])
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1",
-                   "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.StringIO("What does os do?\n"))
     for command in commands:
         if "--output_dir" in command:
             command += " --max_steps 2 --eval_strategy no --save_strategy no --keep last --canaries false --cpu_threads 1"
             command += " --max_new_tokens 4" * ("classify" not in command)
-        done = subprocess.run(
-            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, input="What does os do?\n"
-        )
+        done = run_command(command, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     for name in ("classifier", "assistant", "aligned"):
         assert (tmp_path / "runs" / "mine" / name / "merged" / "model.safetensors").is_file()

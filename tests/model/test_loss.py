@@ -128,7 +128,7 @@ def test_a_loss_function_of_the_user_is_called_in_place_of_ours():
 @pytest.mark.slow
 def test_the_heads_step_needs_at_most_half_of_gpt2s_memory():
     # On a GPU blocks are larger, and so are the batches that they pay for.
-    done = run_python(ROOT / "benchmarks" / "head_step.py", "--tokens", 2048, "--hidden_size", 16, "--rounds", 1,
+    done = run_python(ROOT / "benchmarks" / "head_step.py", "--tokens", 1024, "--hidden_size", 16, "--rounds", 1,
                       cwd=ROOT, env={"CUDA_VISIBLE_DEVICES": ""})  # fmt: skip
     assert done.returncode == 0, done.stderr
     figures = dict(re.findall(r"(\w+) ([\d.e-]+)", done.stdout.splitlines()[-1]))

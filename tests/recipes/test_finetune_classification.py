@@ -2,14 +2,9 @@
 
 import csv
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from recipes_in_process import run_script
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, log_loss
@@ -159,35 +154,6 @@ def test_the_same_command_again_does_nothing(accelerate_launch, classifier, smal
     assert done.returncode == 0, done.stderr
     assert "already done" in done.stdout
     assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == before
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_very_same_adapter(accelerate_launch, small_run, examples, tmp_path):
-    """The second seed is killed in its middle: the first is not run again, and the second ends as if nothing had happened."""
-    words = [*SMALL, "--model", small_run, "--sources", examples, "--seeds", "3", "4", "--lora_dropout", "0.1",
-             "--num_train_epochs", "3", "--early_stopping_patience", "0"]  # fmt: skip
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    assert accelerate_launch("finetune_classification.py", *words, "--output_dir", straight).returncode == 0
-    command = [sys.executable, ROOT / "recipes" / "finetune_classification.py", *words, "--output_dir", stopped]
-    process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 240
-    while not list((stopped / "seed-4").glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    first = (stopped / "seed-3" / "result.json").stat().st_mtime_ns
-    assert not (stopped / "report.txt").exists()
-    done = accelerate_launch("finetune_classification.py", *words, "--output_dir", stopped)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "resume: from" in done.stdout
-    assert (stopped / "seed-3" / "result.json").stat().st_mtime_ns == first
-    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (straight, stopped))
-    assert ours.keys() == theirs.keys()
-    assert all(ours[name].equal(theirs[name]) for name in ours)
-    probabilities = [json.loads((folder / "seed-4" / "result.json").read_text())["test"] for folder in (straight, stopped)]
-    assert probabilities[0] == probabilities[1]
 
 
 @pytest.mark.parametrize("method", ["last_block", "head", "full"])

@@ -1,14 +1,9 @@
 """The recipe for assistants, run for real on a small base and questions about this Python's own functions."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from conftest import ROOT
 from recipes_in_process import run_script
 from safetensors.torch import load_file
 
@@ -143,30 +138,6 @@ def test_the_validation_loss_is_that_of_the_saved_model_over_the_assistants_toke
         tokens += mask.sum().item()
     assert tokens > 20
     assert json.loads((folder / "metrics.json").read_text())["validation_loss"] == pytest.approx(nats / tokens, rel=1e-4)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_very_same_adapter(accelerate_launch, base, instructions, tmp_path):
-    words = [*SMALL, "--model", base, "--sources", instructions, "--lora_dropout", "0.1", "--num_train_epochs", "4",
-             "--answers_before", "false", "--gradient_accumulation_steps", "2"]  # fmt: skip
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    assert accelerate_launch("finetune_instructions.py", *words, "--output_dir", straight).returncode == 0
-    command = [sys.executable, ROOT / "recipes" / "finetune_instructions.py", *words, "--output_dir", stopped]
-    process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 240
-    while not list(stopped.glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert not (stopped / "report.txt").exists()
-    done = accelerate_launch("finetune_instructions.py", *words, "--output_dir", stopped)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "resume: from" in done.stdout
-    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (straight, stopped))
-    assert ours.keys() == theirs.keys()
-    assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
 @pytest.mark.parametrize(

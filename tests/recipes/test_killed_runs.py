@@ -23,13 +23,19 @@ def rows_of(small_corpus, number):
     return [json.loads(line)["text"] for line in small_corpus.read_text(encoding="utf-8").splitlines()][:number]
 
 
-def killed_and_straight(name, words, moments, tmp_path):
-    """Folders of two runs: one killed at each of the moments in turn and then let go on, and one that nothing stopped."""
+def killed_and_straight(name, words, moments, tmp_path, *, made_once=()):
+    """Folders of two runs: one killed at each of the moments in turn and then let go on, and one that nothing stopped.
+
+    Args: `made_once` names files that are there at the last moment, and are not made again.
+    """
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     for at, call in moments:
         kill(name, [*words, "--output_dir", killed], at=at, call=call)
         assert not (killed / "finished.json").exists()
+        assert not (killed / "report.txt").exists() or at.endswith("write_card")
+    times = [(killed / file).stat().st_mtime_ns for file in made_once]
     metrics = [run_main(name, [*words, "--output_dir", folder]) for folder in (killed, straight)]
+    assert [(killed / file).stat().st_mtime_ns for file in made_once] == times
     assert sha256_of_weights(killed) == sha256_of_weights(straight)
     assert run_main(name, [*words, "--output_dir", killed]) == {}  # already done
     return killed, straight, metrics
@@ -78,7 +84,8 @@ def test_classification(small_families, examples, tmp_path):
         ("transformers.Trainer.training_step", 2),  # in the second seed
         ("hfgpt.training.run.write_card", 1),
     ]
-    killed, straight, metrics = killed_and_straight("finetune_classification", words, moments, tmp_path)
+    made_once = ("seed-0/result.json", "seed-1/result.json")
+    killed, straight, metrics = killed_and_straight("finetune_classification", words, moments, tmp_path, made_once=made_once)
     assert metrics[0] == metrics[1]
     for seed in ("seed-0", "seed-1"):
         results = [json.loads((folder / seed / "result.json").read_text()) for folder in (killed, straight)]
@@ -101,7 +108,7 @@ def test_instructions(small_families, instructions, tmp_path):
     words = (*FINETUNED, "--model", small_families["modern"], "--sources", instructions, "--num_train_epochs", "2",
              "--per_device_train_batch_size", "2", "--save_strategy", "steps", "--save_steps", "3", "--eval_strategy", "steps",
              "--eval_steps", "3", "--max_new_tokens", "4", "--max_answers", "2", "--num_samples", "1", "--packing", "false",
-             "--max_length", "64", "--validation_share", "0.1", "--keep", "last")  # fmt: skip
+             "--max_length", "64", "--validation_share", "0.1", "--keep", "last", "--gradient_accumulation_steps", "2")  # fmt: skip
     moments = [
         ("hfgpt.training.run.set_seed", 1),  # the base has been measured
         ("transformers.Trainer.training_step", 14),  # in the second epoch, with a checkpoint in its middle
