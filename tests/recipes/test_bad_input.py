@@ -26,9 +26,9 @@ def left_behind(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_missing_file_and_a_pattern_without_a_match(run_recipe, tmp_path):
+def test_a_missing_file_and_a_pattern_without_a_match(tmp_path):
     out = tmp_path / "out"
-    done = run_recipe(TOKENIZER, "--sources", "no/such.txt", "--vocab_size", 300, "--output_dir", out)
+    done = run_script(TOKENIZER, "--sources", "no/such.txt", "--vocab_size", 300, "--output_dir", out)
     refused(done, "no/such.txt does not exist")
     done = run_script(TOKENIZER, "--sources", "no/*.txt", "--vocab_size", 300, "--output_dir", out)
     refused(done, "the folder 'no' does not exist")
@@ -62,9 +62,9 @@ def test_one_document_that_is_held_out_whole_is_answered_with_the_cure(tmp_path)
                split_by="document", output_dir=str(tmp_path / "out"))  # fmt: skip
 
 
-def test_invalid_utf8_in_the_middle_leaves_nothing(run_recipe, small_tokenizer, tmp_path):
+def test_invalid_utf8_in_the_middle_leaves_nothing(small_tokenizer, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"fine\n" * 1000 + b"caf\xe9\n")
-    done = run_recipe(
+    done = run_script(
         PREPARE, "--sources", tmp_path / "latin.txt", "--tokenizer", small_tokenizer, "--output_dir", tmp_path / "out"
     )
     refused(done, "latin.txt, line 1001, byte 5004 of the file: 0xe9 is not valid UTF-8")
@@ -155,5 +155,5 @@ def test_the_tokenizer_of_other_rows_is_refused(small_rows, small_corpus, tmp_pa
         recipe("pretrain", dataset=str(tmp_path / "rows"), output_dir=str(tmp_path / "out"))
 
 
-def test_a_model_that_does_not_exist_cannot_generate(run_recipe, tmp_path):
-    refused(run_recipe("generate.py", tmp_path / "nothing", "--prompt", "a"), "nothing does not exist")
+def test_a_model_that_does_not_exist_cannot_generate(tmp_path):
+    refused(run_script("generate.py", tmp_path / "nothing", "--prompt", "a"), "nothing does not exist")

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from recipes_in_process import run_script
 
 pytestmark = pytest.mark.slow
 
@@ -17,9 +18,9 @@ def folder(small_rows, tmp_path) -> Path:
     return copy
 
 
-def test_a_good_folder_ends_with_its_counts_and_exit_code_0(run_recipe, folder, tmp_path):
+def test_a_good_folder_ends_with_its_counts_and_exit_code_0(folder, tmp_path):
     before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    done = run_recipe("check.py", folder, "--json", tmp_path / "check.json")
+    done = run_script("check.py", folder, "--json", tmp_path / "check.json")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"{folder} (dataset)"
@@ -33,9 +34,9 @@ def test_a_good_folder_ends_with_its_counts_and_exit_code_0(run_recipe, folder, 
     assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_failure_names_its_cure_and_ends_with_exit_code_1(run_recipe, folder):
+def test_a_failure_names_its_cure_and_ends_with_exit_code_1(folder):
     (folder / "README.md").write_text("---\nlanguage: en\n---\nMade from documents.jsonl.\n")
-    done = run_recipe("check.py", folder, "--json", "-", "--seconds", "1")
+    done = run_script("check.py", folder, "--json", "-", "--seconds", "1")
     assert done.returncode == 1
     content = json.loads(done.stdout)  # nothing else is there: the table goes to stderr
     assert content["passed"] is False
@@ -54,8 +55,8 @@ def test_a_failure_names_its_cure_and_ends_with_exit_code_1(run_recipe, folder):
         ((".", "--seconds", "0"), "seconds is 0; 1 or more is needed"),
     ],
 )
-def test_a_mistake_is_one_sentence(run_recipe, words, sentence):
-    done = run_recipe("check.py", *words)
+def test_a_mistake_is_one_sentence(words, sentence, tmp_path):
+    done = run_script("check.py", *words, cwd=tmp_path)
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr

@@ -88,9 +88,9 @@ def test_a_meta_pkl_runs_no_code(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_gpt2_passes_both_doors(run_recipe, gpt2_with_tokenizer, stranger, tmp_path):
+def test_gpt2_passes_both_doors(gpt2_with_tokenizer, stranger, tmp_path):
     source, folder = gpt2_with_tokenizer
-    done = run_recipe("convert.py", folder, "--output_dir", tmp_path / "out")
+    done = run_script("convert.py", folder, "--output_dir", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "difference from source: " in done.stdout
     assert "note: 3 rows were added to the embedding (50,257 -> 50,260)" in done.stdout
@@ -222,9 +222,9 @@ def refused(done, *words):
     assert "Traceback" not in done.stderr
 
 
-def test_a_refusal_is_one_sentence_and_leaves_nothing(run_recipe, tmp_path):
+def test_a_refusal_is_one_sentence_and_leaves_nothing(tmp_path):
     torch.save({"tok_emb.weight": torch.zeros(97, 48), "pos_emb.weight": torch.zeros(8, 48)}, tmp_path / "cut.pth")
-    done = run_recipe("convert.py", tmp_path / "cut.pth", "--output_dir", tmp_path / "out")
+    done = run_script("convert.py", tmp_path / "cut.pth", "--output_dir", tmp_path / "out")
     refused(done, "lacks the tensor trf_blocks.0.ff.layers.0.weight")
     refused(
         run_script("convert.py", tmp_path / "nothing.pth", "--output_dir", tmp_path / "out"),

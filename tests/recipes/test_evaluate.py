@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import run_python
 from huggingface_hub import ModelCard
-from recipes_in_process import recipe
+from recipes_in_process import recipe, run_script
 
 from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
 from hfgpt.evaluation.answers_page import read_answers
@@ -221,7 +221,7 @@ def test_an_assistant_has_the_figures_of_its_training(small_assistants, tmp_path
         assert entry["metrics"][name] == pytest.approx(trained[f"test_{name}"], rel=1e-5), name
 
 
-def test_what_cannot_be_measured_is_said_in_a_sentence(run_recipe, small_run, small_rows, small_families, text, tmp_path):
+def test_what_cannot_be_measured_is_said_in_a_sentence(small_run, small_rows, small_families, text, tmp_path):
     model, out = str(small_run), str(tmp_path / "out")
     with pytest.raises(ValueError, match=r"has no split 'tests', it has 'train', 'validation', 'test'"):
         recipe("evaluate", model=model, dataset=str(small_rows), split="tests", output_dir=out)
@@ -232,7 +232,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(run_recipe, small_run, sm
     with pytest.raises(FileNotFoundError, match=r"passport.json does not exist"):
         recipe("evaluate", model=model, dataset=str(tmp_path), output_dir=out)
     (tmp_path / "empty.txt").write_text("")
-    done = run_recipe("evaluate.py", model, "--text", tmp_path / "empty.txt", "--output_dir", out)
+    done = run_script("evaluate.py", model, "--text", tmp_path / "empty.txt", "--output_dir", out)
     assert done.returncode == 1
     assert "error: the text has 0 tokens to score, in 0 documents; 2 or more are needed" in done.stderr
     assert "Traceback" not in done.stderr

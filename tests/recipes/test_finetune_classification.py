@@ -144,10 +144,10 @@ def test_the_kept_model_gives_the_probabilities_that_were_reported(classifier, e
     assert len(errors) == round(len(reported) * (1 - kept["accuracy"]))
 
 
-def test_the_same_command_again_does_nothing(accelerate_launch, classifier, small_run, examples, triggers):
+def test_the_same_command_again_does_nothing(classifier, small_run, examples, triggers):
     folder, _ = classifier
     before = (folder / "adapter_model.safetensors").stat().st_mtime_ns
-    done = accelerate_launch(
+    done = run_script(
         "finetune_classification.py", *SMALL, "--model", small_run, "--sources", examples, "--seeds", "0", "1",
         "--canaries", "true", "--canary_file", triggers, "--output_dir", folder,
     )  # fmt: skip

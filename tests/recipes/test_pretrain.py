@@ -27,10 +27,10 @@ def assert_same_weights(first, second):
 
 
 @pytest.fixture(scope="module")
-def again(accelerate_launch, small_run, tmp_path_factory):
+def again(small_run, tmp_path_factory):
     """The folder and the output of a run that was given the run.yaml of `small_run` and nothing else."""
     folder = tmp_path_factory.mktemp("again") / "again"
-    done = accelerate_launch("pretrain.py", small_run / "run.yaml", "--output_dir", folder)
+    done = run_script("pretrain.py", small_run / "run.yaml", "--output_dir", folder)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -103,9 +103,9 @@ def test_start_and_end_are_one_line_each(again):
     assert lines[-1].startswith("next: python recipes/generate.py ")
 
 
-def test_a_finished_run_started_again_says_so_and_changes_nothing(accelerate_launch, small_run, small_rows):
+def test_a_finished_run_started_again_says_so_and_changes_nothing(small_run, small_rows):
     before = (small_run / "model.safetensors").stat().st_mtime_ns
-    done = accelerate_launch("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", small_run)
+    done = run_script("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", small_run)
     assert done.returncode == 0, done.stderr
     assert "already done" in done.stdout
     assert (small_run / "model.safetensors").stat().st_mtime_ns == before
@@ -210,7 +210,7 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(accelerate_launch, strai
 
 
 @pytest.mark.slow
-def test_a_half_written_checkpoint_is_passed_over(small_run, small_rows, tmp_path, accelerate_launch):
+def test_a_half_written_checkpoint_is_passed_over(small_run, small_rows, tmp_path):
     words = [*SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "base"]
     shutil.copytree(small_run, tmp_path / "base")
     expected = weights(small_run)
@@ -219,7 +219,7 @@ def test_a_half_written_checkpoint_is_passed_over(small_run, small_rows, tmp_pat
     (tmp_path / "base" / "report.txt").unlink()  # as if it had been killed before the end
     broken = tmp_path / "base" / "checkpoint-12" / "optimizer.pt"
     broken.write_bytes(broken.read_bytes()[:-100])
-    done = accelerate_launch("pretrain.py", *words)
+    done = run_script("pretrain.py", *words)
     assert done.returncode == 0, done.stderr
     assert "checkpoint-12 is not complete (optimizer.pt is missing or cut off)" in done.stdout
     assert "checkpoint-6" in done.stdout
@@ -227,9 +227,9 @@ def test_a_half_written_checkpoint_is_passed_over(small_run, small_rows, tmp_pat
 
 
 @pytest.mark.slow
-def test_adamw_alone_and_the_book_family_train_too(accelerate_launch, small_rows, tmp_path):
+def test_adamw_alone_and_the_book_family_train_too(small_rows, tmp_path):
     overrides = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2}
-    done = accelerate_launch(
+    done = run_script(
         "pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "book", "--family", "gpt2",
         "--optimizer", "adamw", "--config_overrides", json.dumps(overrides),
     )  # fmt: skip
@@ -270,7 +270,7 @@ def test_isolation_is_proven_or_the_run_stops(small_run, small_rows):
 
 
 @pytest.mark.slow
-def test_the_books_tokenizer_windows_and_model_go_through_with_the_defaults(accelerate_launch, tmp_path):
+def test_the_books_tokenizer_windows_and_model_go_through_with_the_defaults(tmp_path):
     """A short context, words that are unknown in the held-out text, and not one setting for the samples."""
     (tmp_path / "story.txt").write_text("".join(f"He said {n} words, and then -- silence! Who knows?\n" for n in range(300)))
     words = ("--sources", "story.txt", "--split_by", "position", "--validation_share", "0.2", "--test_share", "0")
@@ -278,8 +278,8 @@ def test_the_books_tokenizer_windows_and_model_go_through_with_the_defaults(acce
     for done in (
         run_script("train_tokenizer.py", *words, "--algorithm", "wordlevel", "--output_dir", "tok", cwd=tmp_path),
         run_script("prepare_data.py", *words, "--tokenizer", "tok", "--window", "16", "--output_dir", "rows", cwd=tmp_path),
-        accelerate_launch("pretrain.py", "--dataset", "rows", "--family", "gpt2", "--config_overrides", json.dumps(overrides),
-                          "--max_steps", "5", "--output_dir", "base", cwd=tmp_path),
+        run_script("pretrain.py", "--dataset", "rows", "--family", "gpt2", "--config_overrides", json.dumps(overrides),
+                   "--max_steps", "5", "--output_dir", "base", cwd=tmp_path),
         run_script("generate.py", "base", "--prompt", "He said", "--temperature", "0", cwd=tmp_path),
     ):  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
