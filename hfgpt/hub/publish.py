@@ -210,7 +210,7 @@ def _weights_on_the_hub(api: HfApi, base: Repository) -> str:
         return weights_sha256(AutoModel.from_pretrained(folder, dtype="float32", use_safetensors=True))
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0].replace(str(folder), base.repo_id)
-        raise UserError(f"{base.repo_id} is no model that loads as a base ({reason}); check --base_repo.") from None
+        raise UserError(f"{base.repo_id} is not a model that loads as a base ({reason}); check --base_repo.") from None
 
 
 def publish_part(api: HfApi, prepared: Prepared, *, explicit_tag: bool, delete_others: bool) -> Published:

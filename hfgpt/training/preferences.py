@@ -59,7 +59,7 @@ def settle_style(base: Base, style: str) -> tuple[Base, str]:
     """
     if style == "base" and base.tokenizer.chat_template is None:
         raise UserError(
-            f"model {base.name} has no chat template, so it is no assistant yet; make it one with "
+            f"model {base.name} has no chat template, so it is not an assistant yet; make it one with "
             "recipes/finetune_instructions.py, or give prompt_style: chat or alpaca."
         )
     base = adopt_style(base, style)

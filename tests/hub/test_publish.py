@@ -354,7 +354,7 @@ def test_a_base_that_is_on_the_hub_is_known_by_its_weights_whatever_its_files(hu
     with pytest.raises(ValueError, match=f"me/other at {other.commit[:8]} has weights with the SHA-256 .*trained on {trained_on}"):
         check_base(api, artifact, other)
     api.upload_file(path_or_fileobj=b"no weights", path_in_repo="model.safetensors", repo_id="me/other")
-    with pytest.raises(ValueError, match="me/other is no model that loads as a base"):
+    with pytest.raises(ValueError, match="me/other is not a model that loads as a base"):
         check_base(api, artifact, look_at(api, "me/other", "model"))
 
 

@@ -104,8 +104,7 @@ def test_every_common_test_that_applies_passes(family, outcome):
     cases = [case for case in cases if case.get("classname").endswith(family)]
     passed = {case.get("name") for case in cases if not len(case)}
     failed = [case.get("name") for case in cases if any(child.tag in ("failure", "error") for child in case)]
-    assert done.returncode in (0, 1), f"{done.stdout[-6000:]}{done.stderr[-2000:]}"
-    assert not failed, f"failed: {failed}\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
+    assert done.returncode == 0, f"failed: {failed}\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
     assert len(passed) >= 110, f"only {len(passed)} tests ran"
     # A parametrised test carries a number: test_tp_forward_0.
     missing = MUST_PASS - {re.sub(r"_\d+(_.*)?$", "", name.partition("[")[0]) for name in passed}

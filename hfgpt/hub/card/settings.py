@@ -25,7 +25,7 @@ def settings_place(folder: Path) -> Path:
 def load_settings(folder: Path) -> dict[str, str | list[str] | bool]:
     """What card.yaml says; the base and the merged twin of an adapter have their adapter's, where they have none of their own.
 
-    Raises: ValueError for a file that is no such mapping.
+    Raises: ValueError for a file that is not such a mapping.
     """
     path = settings_place(folder)
     if not path.is_file():
@@ -33,7 +33,7 @@ def load_settings(folder: Path) -> dict[str, str | list[str] | bool]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return checked_settings(content, where=str(path))
 
 
