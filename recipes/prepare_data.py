@@ -25,9 +25,8 @@ import datasets
 from datasets import DatasetDict
 
 from hfgpt.arguments.commands import command_line
-from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, PrepareArguments
+from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, PrepareArguments
 from hfgpt.arguments.launching import launch, logger
-from hfgpt.data.cleaning import drop_blank, drop_exact_duplicates
 from hfgpt.data.on_disk import texts_of
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
 from hfgpt.data.preparation import (
@@ -38,13 +37,14 @@ from hfgpt.data.preparation import (
     warn_of_seen_text,
 )
 from hfgpt.data.reading import Source
-from hfgpt.data.sources import ReadingOptions, find_sources, identity, load_documents
+from hfgpt.data.sources import ReadingOptions, find_sources, identity
 from hfgpt.data.splitting import Split, split_documents
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.compression import lzma_bits_per_byte
 from hfgpt.files import claim_output, replaced_folder
 from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
+from hfgpt.hygiene.documents import clean_documents
 from hfgpt.hygiene.planted_secrets import check_fit, make_canaries, plant, write_canaries
 from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256
 from hfgpt.training.already_made import already_made
@@ -77,15 +77,21 @@ def main(args: PrepareArguments) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
         # 2. Documents
-        documents = load_documents(sources, options, passport, cache_dir=cache_dir, on_error=args.on_error or "stop")
-        documents = drop_blank(documents, passport)
-        if args.deduplicate:
-            documents = drop_exact_duplicates(documents, passport)
+        split = Split(**args.split())
+        documents = clean_documents(
+            sources,
+            options,
+            passport,
+            deduplicate=args.deduplicate,
+            split=split,
+            cache_dir=cache_dir,
+            on_error=args.on_error,
+        )
         if not len(documents):
             raise UserError(f"the sources hold 0 tokens, need {args.context_length or SHORTEST_ROW:,} for one row; give more text.")
 
         # 3. Train, validation, test; planted secrets go into training only, in all their copies
-        split = Split(**args.split()).settled(texts_of(documents))
+        split = split.settled(documents)
         settled = {**{key: getattr(args, key) for key in SPLIT_DEFAULTS}, "split_by": split.by}
         warn_of_seen_text(earlier, passport, split=settled, same_sources=args.sources == earlier.settings.get("sources"))
         splits = split_documents(documents, split)
@@ -130,7 +136,7 @@ def find_as_given(given: PrepareArguments, args: PrepareArguments) -> list[Sourc
     if not args.sources:
         here = "" if Path(args.tokenizer).exists() else " (there is no such folder here)"
         raise UserError(f"no sources given, and no passport beside the tokenizer {args.tokenizer}{here} names any; give --sources.")
-    defaults = READING_DEFAULTS | dict.fromkeys(SPLIT_DEFAULTS)
+    defaults = READING_DEFAULTS | STEP_DEFAULTS | dict.fromkeys(SPLIT_DEFAULTS)
     taken = {key: getattr(args, key) for key, default in defaults.items() if getattr(given, key) != getattr(args, key) != default}
     said = ", ".join([f"sources {' '.join(args.sources)}", *(f"{key} {value}" for key, value in taken.items())])
     logger.info(f"data: as for the tokenizer {args.tokenizer}: {said}")

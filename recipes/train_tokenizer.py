@@ -14,6 +14,7 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
     check_command_line("hfgpt.arguments.documents:TokenizerArguments")
 
 import itertools
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -22,17 +23,16 @@ from pathlib import Path
 from typing import cast
 
 from hfgpt.arguments.commands import command_line
-from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, TokenizerArguments
+from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, TokenizerArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.passport import PASSPORT_NAME, Passport
-from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.sources import ReadingOptions, find_sources, identity, read_documents
+from hfgpt.data.sources import ReadingOptions, find_sources, identity
 from hfgpt.data.splitting import Split
-from hfgpt.data.text_files import WHOLE_FILES
 from hfgpt.errors import UserError
 from hfgpt.files import claim_output, replaced_folder
 from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
+from hfgpt.hygiene.documents import clean_documents
 from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
 from hfgpt.training.already_made import already_made
 from hfgpt.training.next_steps import free_folder
@@ -43,53 +43,50 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     args = args.filled({})
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
-    options, on_error = ReadingOptions(**args.reading_options()), args.on_error or "stop"
+    options = ReadingOptions(**args.reading_options())
     passport, asked = Passport(), args.asked()
     known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
     if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):
         return {}
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
-    # 2. How much text there is, where that decides something: it is read once more for this
-    amount = TextAmount(args.max_bytes)
-    split, vocab_size = Split(**args.split()), args.vocab_size
-    chooses_vocabulary = vocab_size is None and args.algorithm == "bpe"
-    if split.by == "auto" or chooses_vocabulary:
-        texts = amount.count(read_documents(sources, options, RowErrors(on_error)))
-        split = split.settled(texts)
-        deque(texts, maxlen=0)  # the rest of them
-    if chooses_vocabulary:
-        num_bytes = round(amount.bytes * (1 - split.validation_share - split.test_share))
-        vocab_size = suitable_vocab_size(num_bytes)
-        logger.info(f"tokenizer: vocab_size {vocab_size:,}, which suits {num_bytes:,} bytes of text; --vocab_size sets another")
-
-    # 3. Texts, one at a time, up to a bound
-    passport.inputs = [identity(source, options) for source in sources]
     start = time.perf_counter()
-    errors, amount, used = RowErrors(on_error), TextAmount(args.max_bytes), {WHOLE_FILES}
-    stream = amount.count(split.train_documents(noting_sources(read_documents(sources, options, errors), used)))
-    first = next(stream, None)
-    if first is None:
-        errors.finish(used)
-        raise UserError(
-            f"no document is left to train on: the sources are empty, or all they hold is held out (validation_share "
-            f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; for a corpus of one or "
-            "few documents, set split_by: position."
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
+        # 2. Documents, as prepare_data.py will have them
+        split = Split(**args.split())
+        documents = clean_documents(
+            sources, options, passport, deduplicate=args.deduplicate, split=split, cache_dir=cache_dir, on_error=args.on_error
         )
-    stream = itertools.chain([first], stream)
+        split = split.settled(documents)
 
-    # 4. Train
-    if args.algorithm == "bpe":
-        tokenizer = train_bpe(stream, vocab_size=cast(int, vocab_size), max_token_length=args.max_token_length)
-    else:
-        tokenizer = train_word_level(stream, vocab_size=vocab_size)
-    errors.finish(used, passport)
+        # 3. Those that are trained on, up to a bound, and a vocabulary that suits them
+        amount = TextAmount(args.max_bytes)
+        deque(amount.count(split.train_texts(documents)), maxlen=0)
+        if not amount.documents:
+            raise UserError(
+                f"no document is left to train on: the sources are empty, or all they hold is held out (validation_share "
+                f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; for a corpus of "
+                "one or few documents, set split_by: position."
+            )
+        vocab_size = args.vocab_size
+        if vocab_size is None and args.algorithm == "bpe":
+            vocab_size = suitable_vocab_size(amount.bytes)
+            logger.info(
+                f"tokenizer: vocab_size {vocab_size:,}, which suits {amount.bytes:,} bytes of text; --vocab_size sets another"
+            )
+
+        # 4. Train
+        texts = itertools.islice(split.train_texts(documents), amount.documents)
+        if args.algorithm == "bpe":
+            tokenizer = train_bpe(texts, vocab_size=cast(int, vocab_size), max_token_length=args.max_token_length)
+        else:
+            tokenizer = train_word_level(texts, vocab_size=vocab_size)
 
     # 5. Save, with a passport beside it that says what prepare_data.py should read, and how
     passport.settings = {
         "algorithm": args.algorithm,
         "vocab_size": len(tokenizer),
-        **{name: getattr(args, name) for name in ("sources", *READING_DEFAULTS, *SPLIT_DEFAULTS)},
+        **{name: getattr(args, name) for name in ("sources", *READING_DEFAULTS, *STEP_DEFAULTS, *SPLIT_DEFAULTS)},
         "split_by": split.by,
         "asked": asked,
     }
@@ -117,22 +114,15 @@ class TextAmount:
     documents: int = 0
     bytes: int = 0
 
-    def count(self, documents: Iterable[dict[str, str]]) -> Iterator[str]:
-        for document in documents:
-            size = len(document["text"].encode("utf-8"))
+    def count(self, texts: Iterable[str]) -> Iterator[str]:
+        for text in texts:
+            size = len(text.encode("utf-8"))
             if self.bytes + size > self.max_bytes:
                 logger.info(f"tokenizer: stopped reading at max_bytes {self.max_bytes:,}")
                 return
             self.documents += 1
             self.bytes += size
-            yield document["text"]
-
-
-def noting_sources(documents: Iterable[dict[str, str]], used: set[str]) -> Iterator[dict[str, str]]:
-    """The documents as they come, with the source of each added to `used`."""
-    for document in documents:
-        used.add(document["source"])
-        yield document
+            yield text
 
 
 if __name__ == "__main__":

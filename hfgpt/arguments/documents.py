@@ -13,6 +13,8 @@ READING_DEFAULTS = {
     **{"text_field": "text", "text_documents": None, "hub_split": "train", "hub_revision": None, "max_documents": None},
     "on_error": "stop",
 }
+# What is done to documents before they are split; tokenizer and rows see the same.
+STEP_DEFAULTS = {"deduplicate": True}
 SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.05, "split_seed": 0}
 
 
@@ -29,6 +31,7 @@ class SourceArguments(ReadingKeys, OutputKeys):
         "prepare_data.py takes those of its tokenizer, and how they are read and split, where it is not told.",
     )
     on_error: str | None = data_key(None, f"{ON_ERROR_HELP} 'stop' without it.")
+    deduplicate: bool | None = data_key(None, "Drop documents with the same text as an earlier one; true without it.")
     split_by: str | None = data_key(
         None,
         "'document', 'position' to cut each document (for one or few), or 'auto' (without it): by document where there are enough.",
@@ -46,12 +49,13 @@ class SourceArguments(ReadingKeys, OutputKeys):
 
         How texts are read belongs to the texts: it is taken only with the same sources.
         """
-        given = {name: getattr(self, name) for name in ("sources", *READING_DEFAULTS, *SPLIT_DEFAULTS)}
+        given = {name: getattr(self, name) for name in ("sources", *READING_DEFAULTS, *STEP_DEFAULTS, *SPLIT_DEFAULTS)}
         if given["split_by"] == "auto":
             given["split_by"] = None
         same_sources = bool(earlier.get("sources")) and self.sources in ([], earlier["sources"])
-        known = {name: earlier.get(name) for name in given if same_sources or (name in SPLIT_DEFAULTS and name != "split_by")}
-        values: dict[str, Any] = {"sources": []} | READING_DEFAULTS | SPLIT_DEFAULTS
+        always = {*STEP_DEFAULTS, *SPLIT_DEFAULTS} - {"split_by"}
+        known = {name: earlier.get(name) for name in given if same_sources or name in always}
+        values: dict[str, Any] = {"sources": []} | READING_DEFAULTS | STEP_DEFAULTS | SPLIT_DEFAULTS
         for source in (known, given):
             values |= {name: value for name, value in source.items() if value not in (None, [])}
         return replace(self, **values)
@@ -88,7 +92,6 @@ class PrepareArguments(SourceArguments):
     context_length: int | None = model_key(None, "Tokens per row; without it 1,024, or less where the text would fill too few.")
     window: int | None = model_key(None, "Cut training documents into the book's sliding windows of this many tokens.")
     stride: int | None = model_key(None, "Tokens between window starts; window - 1 without it.")
-    deduplicate: bool = data_key(True, "Drop documents with the same text as an earlier one.")
     lzma_baseline: bool = data_key(False, "Measure what lzma needs for the test documents (small corpora).")
     plant_canaries: bool = hygiene_key(
         False, "Put made-up secrets into the training text, to measure later what a model memorizes."

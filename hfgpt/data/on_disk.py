@@ -13,14 +13,14 @@ import pyarrow
 
 from hfgpt.data.packing import Rows
 
-Document = dict[str, str]  # text, source, row_id
+Document = dict[str, str]  # text, source, row_id; on disk also draw (splitting.py)
 BATCH_DOCUMENTS = 1_000
 BATCH_CHARACTERS = 2**20  # about; a document is never cut
-DOCUMENT_SCHEMA = pyarrow.schema({name: pyarrow.string() for name in ("text", "source", "row_id")})
+DOCUMENT_SCHEMA = pyarrow.schema({**{name: pyarrow.string() for name in ("text", "source", "row_id")}, "draw": pyarrow.float64()})
 
 
-def write_documents(documents: Iterable[dict[str, str]], path: Path):
-    """Documents with the columns `text`, `source` and `row_id` as a `datasets.Dataset` that stays on disk."""
+def write_documents(documents: Iterable[dict], path: Path):
+    """Documents with the columns `text`, `source`, `row_id` and `draw` as a `datasets.Dataset` that stays on disk."""
 
     def batches() -> Iterator[pyarrow.RecordBatch]:
         batch, characters = [], 0

@@ -9,7 +9,7 @@ import glob
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from hfgpt.data.patterns import expand_home, files_in, files_matching
 from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
 from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowErrors
+from hfgpt.data.steps import StepCounts, TextStep, apply_steps, record_steps
 from hfgpt.data.text_files import TEXT_FILES, WHOLE_FILES
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.tables import Table
@@ -164,15 +165,30 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def load_documents(sources: list[Source], options: ReadingOptions, passport: Passport, *, cache_dir: str, on_error: str = "stop"):
-    """All documents as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant.
+def load_documents(
+    sources: list[Source],
+    options: ReadingOptions,
+    passport: Passport,
+    *,
+    steps: Sequence[TextStep] = (),
+    draw: Callable[[str], float],
+    cache_dir: str,
+    on_error: str = "stop",
+):
+    """All documents that the steps keep, as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant.
 
-    Args: `on_error` is "stop" or "skip", for single rows that are not documents (row_errors.py).
+    Args:
+        steps: what is done to each document by itself.
+        draw: of a text as it was read, the place that decides on which side of the split its document stands (`Split.draw`).
+        on_error: "stop" or "skip", for single rows that are not documents (row_errors.py).
     """
     start = time.perf_counter()
     passport.inputs = [identity(source, options) for source in sources]
     errors = RowErrors(on_error)
-    documents = write_documents(read_documents(sources, options, errors), Path(cache_dir) / "documents.arrow")
-    passport.record("load", None, len(documents), start)
+    counts = [StepCounts() for _ in steps]
+    drawn = ({**document, "draw": draw(document["text"])} for document in read_documents(sources, options, errors))
+    documents = write_documents(apply_steps(drawn, steps, counts), Path(cache_dir) / "documents.arrow")
+    passport.record("load", None, counts[0].documents_in if counts else len(documents), start)
+    record_steps(steps, counts, passport)
     errors.finish({*documents.unique("source"), WHOLE_FILES}, passport)
     return documents

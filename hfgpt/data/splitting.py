@@ -56,21 +56,21 @@ class Split:
                 f"{self.validation_share + self.test_share:g}; below 1 is needed, or nothing is left to train on."
             )
 
-    def settled(self, texts: Iterable[str]) -> "Split":
+    def settled(self, documents) -> "Split":
         """This split, with "document" or "position" for "auto".
 
         By document where each side gets text of about its share, else by position: one document, or few, would leave a side empty
         or take too much away from the training.
 
-        Args: `texts` of all documents; read only for "auto".
+        Args: `documents` is a `datasets.Dataset`; read only for "auto".
         """
         if self.by != "auto":
             return self
         sizes: dict[str, int] = dict.fromkeys(SPLITS, 0)
         num_documents = 0
-        for text in texts:
+        for draw, text in zip(documents["draw"], texts_of(documents), strict=True):
             num_documents += 1
-            sizes[self._side(text)] += len(text)
+            sizes[self.side(draw)] += len(text)
         total = max(1, sum(sizes.values()))
         shares = {"validation": self.validation_share, "test": self.test_share}
         fits = all(share / TOLERANCE <= sizes[name] / total <= share * TOLERANCE for name, share in shares.items())
@@ -91,19 +91,29 @@ class Split:
             raise ValueError("split_by 'auto' is not settled")
         for document in documents:
             if self.by == "document":
-                yield self._side(document["text"]), document
+                yield self.side(self.draw(document["text"])), document
             else:
                 yield from self._cut(document)
 
-    def train_documents(self, documents: Iterable[Document]) -> Iterator[Document]:
-        return (document for name, document in self.assign(documents) if name == "train")
+    def train_texts(self, documents) -> Iterator[str]:
+        """The texts of a `datasets.Dataset` of documents that are trained on, in order."""
+        for draw, text in zip(documents["draw"], texts_of(documents), strict=True):
+            if self.by == "position":
+                yield from (part["text"] for name, part in self._cut({"text": text, "row_id": ""}) if name == "train")
+            elif self.side(draw) == "train":
+                yield text
 
-    def _side(self, text: str) -> str:
+    def draw(self, text: str) -> float:
+        """From 0 to 1, uniform over texts: the place that decides about a document. It is drawn from the text as it was read, so
+        that no step that changes texts moves a document to another side."""
         digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8, key=str(self.seed).encode()).digest()
-        share = int.from_bytes(digest, "big") / 2**64  # uniform in 0..1
-        if share < self.test_share:
+        return int.from_bytes(digest, "big") / 2**64
+
+    def side(self, draw: float) -> str:
+        """The side of a document, by what was drawn for it."""
+        if draw < self.test_share:
             return "test"
-        return "validation" if share < self.test_share + self.validation_share else "train"
+        return "validation" if draw < self.test_share + self.validation_share else "train"
 
     def _cut(self, document: Document) -> Iterator[tuple[str, Document]]:
         text = document["text"]
@@ -144,8 +154,8 @@ def split_documents(documents, split: Split):
 
     if split.by == "document":
         rows: dict[str, list[int]] = {name: [] for name in SPLITS}
-        for index, text in enumerate(texts_of(documents)):
-            rows[split._side(text)].append(index)
+        for index, draw in enumerate(documents["draw"]):
+            rows[split.side(draw)].append(index)
         datasets = {name: select(documents, indices) for name, indices in rows.items()}
     else:
         sides: dict[str, list[Document]] = {name: [] for name in SPLITS}
@@ -158,7 +168,7 @@ def split_documents(documents, split: Split):
     shares = {"validation": split.validation_share, "test": split.test_share}
     cure = "give more documents, other shares, or split_by: position"
     _refuse_empty_sides(datasets, shares, what=f"{len(documents):,} documents", cure=f", split_by {split.by!r}; {cure}")
-    return DatasetDict({name: datasets[name] for name in SPLITS if name == "train" or shares[name]})
+    return DatasetDict({name: datasets[name].remove_columns("draw") for name in SPLITS if name == "train" or shares[name]})
 
 
 def split_examples(

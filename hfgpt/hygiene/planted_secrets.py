@@ -120,7 +120,7 @@ def plant(train: Dataset, canaries: Sequence[PlantedCanary], passport: Passport,
     It comes after the removal of duplicates, or one copy would be left, and after the split, or some would be held out.
 
     Args:
-        train: documents with the columns `text`, `source` and `row_id`.
+        train: documents with the columns `text`, `source` and `row_id`, of one side.
         passport: gets a step with the counts and the SHA-256 of the file that `write_canaries` writes.
         seed: of the places.
     Raises: ValueError where a canary stands in the text already.

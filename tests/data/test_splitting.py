@@ -8,6 +8,15 @@ def documents(count):
     return [{"text": f"document {number}\nline two\n", "source": "s", "row_id": str(number)} for number in range(count)]
 
 
+def drawn(texts, split):
+    """A `Dataset` as load_documents gives it."""
+    return Dataset.from_list([{"text": text, "source": "s", "row_id": text, "draw": split.draw(text)} for text in texts])
+
+
+def trained_on(count, split):
+    return set(split.train_texts(drawn([document["text"] for document in documents(count)], split)))
+
+
 def test_a_document_keeps_its_side_whatever_else_is_read():
     split = Split(validation_share=0.2, test_share=0.2, seed=3)
     sides = {document["text"]: name for name, document in split.assign(documents(1000))}
@@ -18,24 +27,23 @@ def test_a_document_keeps_its_side_whatever_else_is_read():
 
 
 def test_another_seed_holds_out_other_documents():
-    first, second = ({document["text"] for document in Split(seed=seed).train_documents(documents(500))} for seed in (0, 1))
+    first, second = (trained_on(500, Split(seed=seed)) for seed in (0, 1))
     assert first != second
 
 
 def test_splitting_loses_and_repeats_nothing():
-    dataset = Dataset.from_list(documents(300))
-    splits = split_documents(dataset, Split(validation_share=0.1, test_share=0.1))
+    split = Split(validation_share=0.1, test_share=0.1)
+    dataset = drawn([document["text"] for document in documents(300)], split)
+    splits = split_documents(dataset, split)
     together = [text for split in splits.values() for text in split["text"]]
     assert sorted(together) == sorted(dataset["text"])
-    assert {document["text"] for document in Split(validation_share=0.1, test_share=0.1).train_documents(documents(300))} == set(
-        splits["train"]["text"]
-    )
+    assert trained_on(300, split) == set(splits["train"]["text"])
 
 
 def test_one_document_is_cut_by_position_at_line_ends():
     text = "".join(f"line {number}\n" for number in range(100))
-    dataset = Dataset.from_list([{"text": text, "source": "s", "row_id": "1"}])
-    splits = split_documents(dataset, Split(by="position", validation_share=0.1, test_share=0.2))
+    split = Split(by="position", validation_share=0.1, test_share=0.2)
+    splits = split_documents(drawn([text], split), split)
     parts = [splits[name]["text"][0] for name in ("train", "validation", "test")]
     assert "".join(parts) == text
     assert all(part.startswith("line") for part in parts)
@@ -52,13 +60,14 @@ def test_a_last_line_without_a_line_break_stays_where_no_test_was_asked_for():
 
 @pytest.mark.parametrize("by", ["document", "position"])
 def test_a_share_of_zero_leaves_its_side_out(by):
-    splits = split_documents(Dataset.from_list(documents(50)), Split(by=by, validation_share=0.3, test_share=0))
+    split = Split(by=by, validation_share=0.3, test_share=0)
+    splits = split_documents(drawn([document["text"] for document in documents(50)], split), split)
     assert list(splits) == ["train", "validation"]
 
 
 def test_a_side_that_stays_empty_is_an_error_with_the_cure():
     with pytest.raises(ValueError, match="the validation split is empty: 1 documents.*split_by: position"):
-        split_documents(Dataset.from_list(documents(1)), Split(test_share=0))
+        split_documents(drawn(["one"], Split(test_share=0)), Split(test_share=0))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +84,8 @@ def test_shares_that_leave_nothing_to_train_on_are_refused(fields, sentence):
 
 
 def by(texts, **options):
-    return Split(by="auto", **options).settled(texts).by
+    split = Split(by="auto", **options)
+    return split.settled(drawn(texts, split)).by
 
 
 def test_auto_holds_out_whole_documents_where_there_are_enough(caplog):
@@ -94,9 +104,9 @@ def test_auto_cuts_one_few_or_unequal_documents_by_position_and_says_so(caplog):
     assert by(f"document {number}" for number in range(5)) == "position"
     assert "split: 5 documents are too few, or too unequal, to hold out whole ones, so each is cut by position" in caplog.text
     texts = [f"document {number}" for number in range(500)]
-    held_out = next(text for text in texts if Split()._side(text) == "test")
+    held_out = next(text for text in texts if Split().side(Split().draw(text)) == "test")
     assert by([*texts, *[held_out] * 200]) == "position"  # a third of it all would be the test
-    assert Split(by="document").settled(["one"]).by == "document"  # who asks for it gets it, or the refusal
+    assert Split(by="document").settled(drawn(["one"], Split())).by == "document"  # who asks for it gets it, or the refusal
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""What is done to each document by itself, before documents are compared: repairs, filters, masking.
+
+A step takes the text of one document and says what becomes of it. Steps run in order, a document at a time, wherever the documents
+are: in this process, in others of this machine, on a cluster.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hfgpt.data.on_disk import Document
+from hfgpt.data.passport import Passport
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of a text. Args: `text` is None where the document is dropped; `counts` says what was done how often, or why."""
+
+    text: str | None
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class TextStep(Protocol):
+    """One step. It can be pickled, and does the same to the same text in every process.
+
+    Attributes:
+        name: as log and passport call it, such as "mask personal data".
+        settings: what the passport says of how it was done.
+    """
+
+    name: str
+
+    @property
+    def settings(self) -> dict[str, object]: ...
+
+    def __call__(self, text: str) -> Outcome: ...
+
+
+@dataclass
+class StepCounts:
+    """What one step did so far, in documents and UTF-8 bytes; `reasons` are its own counts."""
+
+    documents_in: int = 0
+    documents_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    seconds: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+def apply_steps(documents: Iterable[Document], steps: Sequence[TextStep], counts: Sequence[StepCounts]) -> Iterator[Document]:
+    """The documents that all steps keep, in their order, with the texts that the steps made of them."""
+    for document in documents:
+        for step, count in zip(steps, counts, strict=True):
+            start = time.perf_counter()
+            outcome = step(document["text"])
+            count.seconds += time.perf_counter() - start
+            count.documents_in += 1
+            count.bytes_in += len(document["text"].encode())
+            count.reasons.update(outcome.counts)
+            if outcome.text is None:
+                break
+            count.documents_out += 1
+            count.bytes_out += len(outcome.text.encode())
+            document = {**document, "text": outcome.text}
+        else:
+            yield document
+
+
+def record_steps(steps: Sequence[TextStep], counts: Sequence[StepCounts], passport: Passport) -> None:
+    """An entry of the passport for each step, and its line in the log."""
+    for step, count in zip(steps, counts, strict=True):
+        passport.record(
+            step.name,
+            count.documents_in,
+            count.documents_out,
+            time.perf_counter() - count.seconds,
+            bytes_in=count.bytes_in,
+            bytes_out=count.bytes_out,
+            reasons=dict(sorted(count.reasons.items())),
+            settings=step.settings,
+        )
