@@ -192,7 +192,7 @@ def align(
     sources: Place | Sequence[Place],
     *,
     output_dir: Place,
-    loss: Literal["dpo", "kto", "orpo"] = "dpo",
+    loss: str = "dpo",
     beta: float = 0.1,
     num_train_epochs: float = 2.0,
     max_steps: int = -1,

@@ -76,7 +76,7 @@ class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys):
         None, f"Drop equal or nearly equal labelled texts, and contradictions; {AS_TRAINED}, else exact."
     )
     max_length: int | None = data_key(None, f"Most tokens of a text or conversation; {AS_TRAINED}.")
-    conversation_format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion"] | None = data_key(
+    conversation_format: str | None = data_key(
         None, f"What a row holds; auto tells it by the columns of each source; {AS_TRAINED}, else auto."
     )
     max_new_tokens: int | None = evaluation_key(None, f"Most tokens of an answer; {AS_TRAINED}, else 128.")

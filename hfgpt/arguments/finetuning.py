@@ -203,8 +203,8 @@ class AssistantArguments(FinetuneArguments):
 class InstructionArguments(AssistantArguments):
     """recipes/finetune_instructions.py"""
 
-    conversation_format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion"] = data_key(
-        "auto", "What a row holds; auto tells it by the columns of each source."
+    conversation_format: str = data_key(
+        "auto", "What a row holds: alpaca, sharegpt, messages or prompt_completion; auto tells it by the columns of each source."
     )
     prompt_style: str = data_key(
         "chat",

@@ -1,7 +1,6 @@
 """The arguments of recipes/align_preferences.py."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
@@ -15,8 +14,9 @@ from hfgpt.errors import UserError
 class PreferenceArguments(AssistantArguments):
     """recipes/align_preferences.py"""
 
-    loss: Literal["dpo", "kto", "orpo"] = method_key(
-        "dpo", "DPO and KTO hold the model to the base that it began with; ORPO learns the chosen answers besides."
+    loss: str = method_key(
+        "dpo",
+        "dpo, kto or orpo: DPO and KTO hold the model to the base that it began with; ORPO learns the chosen answers besides.",
     )
     beta: float = method_key(
         0.1, "DPO, KTO: how strongly the model is held to its base, 0.1 to 0.5. ORPO: weight of the preference."
