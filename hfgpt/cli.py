@@ -8,7 +8,7 @@ import runpy
 import sys
 
 from hfgpt import __version__
-from hfgpt.arguments.commands import COMMANDS, RECIPES, STARTED_AS, shipped
+from hfgpt.arguments.commands import COMMANDS, RECIPES, STARTED_AS, print_page, shipped
 from hfgpt.errors import MissingFileError, UserError
 
 ABOUT = """\
@@ -27,7 +27,7 @@ def main() -> None:
     """The console script. Ends with the recipe's exit code; what is wrong with the command itself is one sentence and 1."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help"):
-        print(overview())
+        print_page(overview())
     elif name == "--version":
         print(f"hfgpt {__version__}")
     else:

@@ -96,3 +96,11 @@ def shipped(name: str, *, kind: str) -> Path:
     path = Path(with_home(name))
     places = (path, RECIPES / kind / path, RECIPES.parent / path)
     return next((place for place in places if place.is_file()), path)
+
+
+def print_page(text: str) -> None:
+    """Print to a reader who may leave before the end, as `| head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail again when it flushes at its exit

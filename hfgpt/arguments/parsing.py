@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 import yaml
 from transformers.hf_argparser import string_to_bool
 
-from hfgpt.arguments.commands import shipped
+from hfgpt.arguments.commands import print_page, shipped
 from hfgpt.arguments.help import KeyParser
 from hfgpt.arguments.keys import RecipeArguments
 from hfgpt.errors import MissingFileError, UserError
@@ -32,7 +32,7 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Argume
     parser = KeyParser(arguments_class)
     for word in ("--help", "-h"):
         if word in argv:
-            print(parser.explain(everything="all" in argv[argv.index(word) + 1 :][:1]))
+            print_page(parser.explain(everything="all" in argv[argv.index(word) + 1 :][:1]))
             raise SystemExit(0)
     known = [action.dest for actions in parser.shown.values() for action in actions]
     argv = list(argv)

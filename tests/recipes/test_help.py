@@ -1,4 +1,9 @@
+import os
+import subprocess
+import sys
+
 import pytest
+from conftest import ROOT
 from recipes_in_process import run_script
 
 
@@ -20,3 +25,12 @@ def test_every_recipe_explains_its_keys(run_recipe, name, key):
     done = run(f"{name}.py", "--help")
     assert done.returncode == 0, done.stderr
     assert f"--{key}" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["recipes/pretrain.py", "--help"], ["-m", "hfgpt", "--help"]])
+def test_a_reader_who_leaves_early_is_no_error(command):
+    read_end, write_end = os.pipe()
+    os.close(read_end)  # as `| head` does when it has its lines, but for sure before the first one
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=write_end, stderr=subprocess.PIPE, text=True)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, "")
