@@ -73,9 +73,11 @@ class SourceArguments(SourceCardKeys, OutputKeys):
         """The command line for the passport, which is published: files by their names alone, nothing of this machine."""
         words = ["python", f"recipes/{recipe}"]
         for name, value in self.given().items():
-            if name not in ("output_dir", "overwrite", "card", "source_cards"):
-                named = [_without_place(item) for item in value] if isinstance(value, list) else _without_place(value)
-                words += as_words(name, named)
+            if name in ("output_dir", "overwrite", "card", "source_cards"):
+                continue
+            if name not in ("text_field", "text_documents"):  # which may have a slash in them
+                value = [_without_place(item) for item in value] if isinstance(value, list) else _without_place(value)
+            words += as_words(name, value)
         return shlex.join(words)
 
     def split(self) -> dict[str, Any]:

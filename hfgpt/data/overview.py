@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 OVERVIEW_NAME = "overview.png"
 
-MOST_BARS = 12  # sources and steps beyond these stand together in the last
+MOST_SOURCES, MOST_STEPS = 12, 18  # those beyond stand together in the last bar
 _LONGEST_LABEL = 34
 _COLORS = {"train": "#2c6fbb", "validation": "#e08a1e", "test": "#c0392b"}
 _GREY = "#9db4cf"
@@ -27,7 +27,7 @@ def draw_overview(passport: Passport, path: Path) -> None:
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     sources, steps = tokens_by_source(passport), dropped_by_step(passport)
-    height = 2.2 + 0.26 * max(8, min(len(sources), MOST_BARS + 1), min(len(steps), MOST_BARS + 1))
+    height = 2.2 + 0.26 * max(8, len(sources), min(len(steps), MOST_STEPS))
     figure = Figure(figsize=(15, height), layout="constrained")
     plots = figure.subplots(1, 3, squeeze=False)[0]
     _draw_lengths(plots[0], passport)
@@ -39,22 +39,20 @@ def draw_overview(passport: Passport, path: Path) -> None:
 
 
 def tokens_by_source(passport: Passport) -> list[tuple[str, dict[str, int]]]:
-    """The name of each source with its tokens by split, the largest first; those beyond `MOST_BARS` together."""
+    """The name of each source with its tokens by split, the largest first; those beyond `MOST_SOURCES` together."""
     found = [
         (str(entry.get("name")), {split: counts["tokens"] for split, counts in (entry.get("splits") or {}).items()})
         for entry in passport.inputs
     ]
     known = {split: sum(tokens.get(split, 0) for _, tokens in found) for split in passport.splits}
-    others = {
-        split: counts["tokens"] - known[split] for split, counts in passport.splits.items() if counts["tokens"] > known[split]
-    }
-    if others:
+    others = {split: max(0, counts["tokens"] - known[split]) for split, counts in passport.splits.items()}
+    if any(others.values()):
         found.append(("made by steps", others))  # such as planted secrets
     found.sort(key=lambda one: -sum(one[1].values()))
-    if len(found) > MOST_BARS:
-        rest = found[MOST_BARS - 1 :]
+    if len(found) > MOST_SOURCES:
+        rest = found[MOST_SOURCES - 1 :]
         together = {split: sum(tokens.get(split, 0) for _, tokens in rest) for split in passport.splits}
-        found = [*found[: MOST_BARS - 1], (f"{len(rest):,} others", together)]
+        found = [*found[: MOST_SOURCES - 1], (f"{len(rest):,} others", together)]
     return found
 
 
@@ -90,6 +88,7 @@ def _draw_lengths(axes: "Axes", passport: Passport) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set(xlabel="tokens of a document", ylabel="share of the documents", title="Length")
     axes.margins(y=0.25)  # room for the legend
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 1])
     if passport.lengths:
         axes.legend(fontsize=8, frameon=False)
 
@@ -122,9 +121,9 @@ def _draw_sources(axes: "Axes", sources: list[tuple[str, dict[str, int]]]) -> No
 
 def _draw_steps(axes: "Axes", steps: list[tuple[str, int, int]]) -> None:
     """Horizontal bars of the documents that each step dropped, in order from above."""
-    if len(steps) > MOST_BARS:
-        rest = steps[MOST_BARS - 1 :]
-        steps = [*steps[: MOST_BARS - 1], (f"{len(rest):,} later steps", rest[0][1], sum(dropped for *_, dropped in rest))]
+    if len(steps) > MOST_STEPS:
+        rest = steps[MOST_STEPS - 1 :]
+        steps = [*steps[: MOST_STEPS - 1], (f"{len(rest):,} later steps", rest[0][1], sum(dropped for *_, dropped in rest))]
     values = [float(dropped) for *_, dropped in steps]
     axes.barh(range(len(steps)), values, color="#7f8c8d")
     ends = [f"{_count(dropped)} of {_count(before)} ({_percent(dropped / max(1, before))})" for _, before, dropped in steps]
@@ -162,7 +161,7 @@ def _on_hub(name: str) -> bool:
 
 
 def _count(value: float) -> str:
-    return f"{value:,.0f}" if value < 100_000 else f"{value / 1e6:,.2f} M" if value < 1e9 else f"{value / 1e9:,.2f} G"
+    return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.2f} M" if value < 1e9 else f"{value / 1e9:,.2f} G"
 
 
 def _percent(share: float) -> str:

@@ -21,8 +21,8 @@ class Passport:
     """What happened to the data, in order.
 
     `inputs` names every source with its SHA-256, its licence and what came of it; `steps` counts documents in and out; `splits`
-    accounts for every position of every row: rows x context_length = tokens + separators + repeated + padding. docs/data/passport.md
-    explains every field.
+    accounts for every position of every row: rows x context_length = tokens + separators + repeated + padding. Every field is
+    explained in docs/data/passport.md.
     """
 
     inputs: list[dict] = field(default_factory=list)
@@ -50,8 +50,8 @@ class Passport:
             before, after: how many there were and are; None where the step is the first.
             start: the `time.perf_counter()` at which it began.
             what: of what, in the plural.
-            details: more that is worth knowing of the step, for the passport: `bytes_in` and `bytes_out` (UTF-8), `reasons` (why how
-                many were dropped), `settings`.
+            details: more that is worth knowing of the step, for the passport: `bytes_in`, `bytes_out` (UTF-8), `reasons` (how many
+                were dropped why), `settings`.
         """
         seconds = self.took(step, start)
         if before is None:

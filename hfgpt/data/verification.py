@@ -166,6 +166,9 @@ def _source_findings(passport: Passport) -> Iterator[Finding]:
         except (UserError, ValueError) as error:  # another kind of thing has its name now
             yield Finding(what, "differs", str(error))
             continue
+        if now.get("python") != then.get("python"):
+            yield Finding(what, "missing", f"it was of Python {then.get('python')}, this is {now.get('python')}")
+            continue
         if now.get("commit", "") is None and then.get("commit"):
             yield Finding(what, "missing", "the Hub cannot be asked")
             continue
@@ -191,8 +194,8 @@ def report(findings: Sequence[Finding], folder: Path) -> None:
     if differing:
         more = f" and {len(differing) - 5:,} more" if len(differing) > 5 else ""
         raise UserError(
-            f"{folder} is not what its passport says: {', '.join(differing[:5])}{more}; prepare the data again, or copy it again from "
-            "where it is whole."
+            f"{folder} is not what its passport says: {', '.join(differing[:5])}{more}; prepare the data again, or copy it again "
+            "from where it is whole."
         )
     missing = sum(one.outcome == "missing" for one in findings)
     beside = f"; {missing:,} {'source is' if missing == 1 else 'sources are'} not here and cannot be compared" if missing else ""

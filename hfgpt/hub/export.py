@@ -2,8 +2,8 @@
 
 Weights and data are hard links of what lies in the artifact's folder, or copies where the file system has none; every text is
 a copy. Some files are written anew: adapter_config.json, which names the place of its base on this machine; passport.json,
-overview.png and evaluation.json, in which files that were read go by hash and ending, unless card.yaml says `file_names: true`. Whatever else tells
-of this machine closes the gate (gate/scan.py). The user's folder stays as it is.
+overview.png and evaluation.json, in which files that were read go by hash and ending, unless card.yaml says `file_names: true`.
+Whatever else tells of this machine closes the gate (gate/scan.py). The user's folder stays as it is.
 """
 
 import os

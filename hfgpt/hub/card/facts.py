@@ -173,9 +173,8 @@ def data_facts(passport: dict, *, file_names: bool = False, license: str | None 
 def _tokens(entries: list[dict]) -> dict[str, int]:
     """The tokens of several inputs together, by split."""
     splits = dict.fromkeys(name for entry in entries for name in entry.get("splits") or {})
-    return {
-        name: sum(entry["splits"].get(name, {}).get("tokens", 0) for entry in entries if entry.get("splits")) for name in splits
-    }
+    counts = [entry.get("splits") or {} for entry in entries]
+    return {name: sum(one.get(name, {}).get("tokens", 0) for one in counts) for name in splits}
 
 
 def _licenses(entries: list[dict]) -> str | None:
