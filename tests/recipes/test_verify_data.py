@@ -25,9 +25,9 @@ def prepared(small_corpus, small_tokenizer, tmp_path_factory) -> Path:
 
 def prepare(place: Path, tokenizer: Path, name: str) -> None:
     recipe(
-        "prepare_data", sources=[str(place / "texts" / "*.jsonl")], tokenizer=str(tokenizer), context_length=32, validation_share=0.1,
-        test_share=0.1, source_cards={"diagnosis.jsonl": {"license": "cc0-1.0", "url": "https://example.org/texts"}},
-        output_dir=str(place / name), card={"license": "mit"},
+        "prepare_data", sources=[str(place / "texts" / "*.jsonl")], tokenizer=str(tokenizer), context_length=32,
+        validation_share=0.1, test_share=0.1, output_dir=str(place / name), card={"license": "mit"},
+        source_cards={"diagnosis.jsonl": {"license": "cc0-1.0", "url": "https://example.org/texts"}},
     )  # fmt: skip
 
 
