@@ -3,9 +3,10 @@
     python benchmarks/data_pipeline.py [--text '../shared/data/english_novels/train.txt'] [--rounds 3] [--filters none light]
     taskset -c 0 python benchmarks/data_pipeline.py                  # on one core
 
-Three tables. Whole processes in alternation: recipes/prepare_data.py with each preset of filters, and a process that tokenises and groups the same text with
-the same tokenizer as run_clm.py does (`load_dataset("text")`, a batched `map` that tokenises, a batched `map` that joins and cuts).
-Then packing one long document, and training a tokenizer on text without spaces: seconds per million should stay the same.
+Three tables. Whole processes in alternation: recipes/prepare_data.py with each preset of filters, and a process that tokenises and
+groups the same text with the same tokenizer as run_clm.py does (`load_dataset("text")`, a batched `map` that tokenises, a batched
+`map` that joins and cuts). Then packing one long document, and training a tokenizer on text without spaces: seconds per million
+should stay the same.
 """
 
 import argparse

@@ -5,10 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from recipes_in_process import recipe, run_command, run_script
 
+from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.artifacts import identify
+from hfgpt.errors import UserError
+from hfgpt.evaluation.held_out import evaluate_rows
+from hfgpt.evaluation.loading import Loaded
 from hfgpt.hub.export import export
+from hfgpt.tokenization import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +35,14 @@ def prepare(place: Path, tokenizer: Path, name: str) -> None:
         validation_share=0.1, test_share=0.1, output_dir=str(place / name), card={"license": "mit"},
         source_cards={"diagnosis.jsonl": {"license": "cc0-1.0", "url": "https://example.org/texts"}},
     )  # fmt: skip
+
+
+def spoil(split: Path) -> None:
+    """Change one bit in the middle of the rows."""
+    (file,) = split.glob("*.arrow")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
 def test_the_passport_accounts_for_sources_and_steps_down_to_the_byte(prepared):
@@ -63,19 +77,32 @@ def test_verify_says_that_everything_matches_or_what_changed_and_by_its_exit_cod
     done = run_script("prepare_data.py", "--verify", folder)
     assert done.returncode == 0, done.stderr
     assert f"{folder}: everything matches\n" in done.stdout
-    (file,) = (folder / "train").glob("*.arrow")
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+    spoil(folder / "train")
     done = run_command(f"hfgpt data --verify {folder}", cwd=tmp_path)
     assert done.returncode == 1
     assert "rows of train: differs, " in done.stdout
     assert "error:" in done.stderr
     assert "is not what its passport says: rows of train;" in done.stderr
-    for name, arguments in (("pretrain", {"dataset": str(folder), "depth": 1, "max_steps": 1}),):
-        with pytest.raises(ValueError, match="the train rows are not those that were prepared"):
-            recipe(name, output_dir=str(tmp_path / name), **arguments)
-        assert not (tmp_path / name).exists()
+
+
+def test_pretraining_refuses_rows_that_were_changed_before_it_begins(prepared, tmp_path):
+    folder = Path(shutil.copytree(prepared / "rows", tmp_path / "rows"))
+    spoil(folder / "train")
+    with pytest.raises(UserError, match=r"the train rows are not those that were prepared \(SHA-256 .*prepare the data again"):
+        recipe("pretrain", dataset=str(folder), depth=1, max_steps=1, output_dir=str(tmp_path / "base"))
+    assert not (tmp_path / "base").exists()
+
+
+def test_evaluation_refuses_the_rows_that_it_would_measure(prepared, tmp_path):
+    folder = Path(shutil.copytree(prepared / "rows", tmp_path / "rows"))
+    spoil(folder / "train")
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    torch.manual_seed(0)
+    model = HfGptForCausalLM(HfGptConfig.modern(1, vocab_size=len(tokenizer), max_position_embeddings=32))
+    loaded = Loaded("small", model.eval(), tokenizer, "text-generation", 32)
+    assert evaluate_rows(loaded, folder, split="test").metrics["loss"] > 0  # the split that is whole
+    with pytest.raises(UserError, match="the train rows are not those that were prepared"):
+        evaluate_rows(loaded, folder, split="train")
 
 
 def test_a_published_copy_can_be_verified_and_names_no_file(prepared, tmp_path):
