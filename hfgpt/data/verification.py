@@ -48,9 +48,12 @@ def verify_folder(folder: Path) -> list[Finding]:
     Cost: reads the rows and the sources once; memory stays constant.
     """
     passport = Passport.load(folder)
+    if not (folder / "dataset_dict.json").is_file():
+        raise MissingFileError(f"{folder} holds no prepared data (dataset_dict.json); give the folder of recipes/prepare_data.py.")
     if not passport.rows:
         raise UserError(_without_hashes(folder))
-    return [*_row_findings(folder, passport), _tokenizer_finding(folder, passport), *_source_findings(passport)]
+    pad, tokenizer = _tokenizer_finding(folder, passport)
+    return [*_row_findings(folder, passport, pad=pad), tokenizer, *_source_findings(passport)]
 
 
 def check_rows(folder: Path, passport: Passport, *, splits: Sequence[str] | None = None) -> None:
@@ -89,12 +92,12 @@ def _short(sha256: object) -> str:
     return f"{str(sha256)[:16]}…"
 
 
-def _row_findings(folder: Path, passport: Passport) -> Iterator[Finding]:
+def _row_findings(folder: Path, passport: Passport, *, pad: int | None) -> Iterator[Finding]:
     for split, said in passport.rows.items():
         found = _rows_finding(folder, split, said)
         yield found
         if found.outcome == "matches":
-            yield _counts_finding(folder, split, passport)
+            yield _counts_finding(folder, split, passport, pad=pad)
     names = read_json(folder / "dataset_dict.json").get("splits") or []
     for split in names:
         if split not in passport.rows:
@@ -125,32 +128,35 @@ def _rows_finding(folder: Path, split: str, said: dict) -> Finding:
     return Finding(what, "differs", f"{hashes}; {where}")
 
 
-def _counts_finding(folder: Path, split: str, passport: Passport) -> Finding:
-    """Whether rows x context_length is what the passport accounts for, and as many positions are padding as it says."""
+def _counts_finding(folder: Path, split: str, passport: Passport, *, pad: int | None) -> Finding:
+    """Whether rows x context_length is what the passport accounts for, and as many positions are padding as it says.
+
+    Args: `pad` is the id of the padding token; None where there is no tokenizer that tells it.
+    """
     what, counts = f"counts of {split}", passport.splits.get(split) or {}
-    tokenizer = load_tokenizer(folder / "tokenizer") if (folder / "tokenizer").is_dir() else None
     positions = padding = 0
     for batch in batches_of_rows(folder / split):
         values = batch.column("input_ids").flatten()
         positions += len(values)
-        if tokenizer is not None:
-            padding += int((values.to_numpy() == tokenizer.pad_token_id).sum())
+        padding += int((values.to_numpy() == pad).sum())
     accounted = sum(counts.get(name, 0) for name in ("tokens", "separators", "repeated", "padding"))
     if positions != accounted:
         return Finding(what, "differs", f"the rows have {positions:,} positions, the passport accounts for {accounted:,}")
-    if tokenizer is not None and padding != counts.get("padding"):
+    if pad is not None and padding != counts.get("padding"):
         return Finding(what, "differs", f"{padding:,} positions are padding, the passport says {counts.get('padding', 0):,}")
-    return Finding(what, "matches", f"{counts['tokens']:,} tokens, {padding:,} padding, {positions:,} positions in all")
+    return Finding(what, "matches", f"{counts['tokens']:,} tokens, {counts['padding']:,} padding, {positions:,} positions in all")
 
 
-def _tokenizer_finding(folder: Path, passport: Passport) -> Finding:
+def _tokenizer_finding(folder: Path, passport: Passport) -> tuple[int | None, Finding]:
+    """The id of its padding token, where it is the tokenizer that made the rows, and what was found."""
     what = "tokenizer"
     try:
         tokenizer = load_tokenizer(folder / "tokenizer")
         check_tokenizer(tokenizer, folder, passport)
     except (OSError, ValueError) as error:
-        return Finding(what, "differs", str(error))
-    return Finding(what, "matches", f"{len(tokenizer):,} tokens, SHA-256 {_short(passport.tokenizer['sha256'])}")
+        return None, Finding(what, "differs", str(error))
+    found = Finding(what, "matches", f"{len(tokenizer):,} tokens, SHA-256 {_short(passport.tokenizer['sha256'])}")
+    return tokenizer.pad_token_id, found
 
 
 def _source_findings(passport: Passport) -> Iterator[Finding]:

@@ -88,6 +88,21 @@ def test_another_tokenizer_is_found(folder):
         check_tokenizer(load_tokenizer(folder / "tokenizer"), folder, Passport.load(folder))
 
 
+def test_a_tokenizer_that_does_not_load_is_a_finding_like_the_others(folder):
+    (folder / "tokenizer" / "tokenizer.json").write_text("{")
+    assert differing(folder) == ["tokenizer"]
+    shutil.rmtree(folder / "tokenizer")
+    assert differing(folder) == ["tokenizer"]
+
+
+def test_a_folder_of_something_else_is_refused(folder, tmp_path):
+    (folder / "dataset_dict.json").unlink()  # as a model's, which has the passport of its data
+    with pytest.raises(UserError, match="holds no prepared data"):
+        verify_folder(folder)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        verify_folder(tmp_path / "nowhere")
+
+
 def test_counts_that_the_rows_do_not_have_are_found(folder):
     passport = Passport.load(folder)
     passport.splits["train"]["tokens"] += 10
