@@ -1,11 +1,12 @@
 """What preparing data costs: beside what transformers' run_clm.py does with the same text, and as the text grows.
 
-    python benchmarks/data_pipeline.py [--text '../shared/data/english_novels/train.txt'] [--rounds 3]
+    python benchmarks/data_pipeline.py [--text '../shared/data/english_novels/train.txt'] [--rounds 3] [--filters none light]
     taskset -c 0 python benchmarks/data_pipeline.py                  # on one core
 
-Three tables. Whole processes in alternation: recipes/prepare_data.py, and a process that tokenises and groups the same text with
-the same tokenizer as run_clm.py does (`load_dataset("text")`, a batched `map` that tokenises, a batched `map` that joins and cuts).
-Then packing one long document, and training a tokenizer on text without spaces: seconds per million should stay the same.
+Three tables. Whole processes in alternation: recipes/prepare_data.py with each preset of filters, and a process that tokenises and
+groups the same text with the same tokenizer as run_clm.py does (`load_dataset("text")`, a batched `map` that tokenises, a batched
+`map` that joins and cuts). Then packing one long document, and training a tokenizer on text without spaces: seconds per million
+should stay the same.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import fields
 from pathlib import Path
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -58,7 +60,10 @@ def measure(command: list[str]) -> tuple[float, float, float]:
     return time.perf_counter() - start, cpu, mib
 
 
-def compare(files: list[str], *, rounds: int, context_length: int, vocab_size: int) -> None:
+def compare(files: list[str], *, presets: list[str], rounds: int, context_length: int, vocab_size: int) -> None:
+    from hfgpt.arguments.documents import PrepareArguments
+
+    has_presets = "filters" in {one.name for one in fields(PrepareArguments)}
     with tempfile.TemporaryDirectory() as folder:
         reading = ["--sources", *files, "--text_documents", "paragraph"]
         tokenizer = f"{folder}/tokenizer"
@@ -67,7 +72,8 @@ def compare(files: list[str], *, rounds: int, context_length: int, vocab_size: i
         ours = [sys.executable, str(RECIPES / "prepare_data.py"), *reading, "--tokenizer", tokenizer]
         ours += ["--context_length", str(context_length), "--output_dir", f"{folder}/data", "--overwrite", "true"]
         theirs = [sys.executable, __file__, "--as_run_clm", tokenizer, str(context_length), *files]
-        sides = {"prepare_data.py": ours, "as run_clm.py": theirs}
+        sides = {f"prepare_data.py, filters {name}": [*ours, "--filters", name] for name in presets} if has_presets else {}
+        sides = (sides or {"prepare_data.py": ours}) | {"as run_clm.py": theirs}
         measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
         for _, (name, command) in itertools.product(range(rounds), sides.items()):
             measured[name].append(measure(command))
@@ -77,8 +83,10 @@ def compare(files: list[str], *, rounds: int, context_length: int, vocab_size: i
     least = {name: tuple(map(min, zip(*runs, strict=True))) for name, runs in measured.items()}
     for name, (wall, cpu, mib) in least.items():
         print(f"{wall:6.1f} | {cpu:5.1f} | {mib:8,.0f} | {name}")
-    (wall, cpu, mib), (other_wall, other_cpu, other_mib) = least.values()
-    print(f"{wall / other_wall:6.2f} | {cpu / other_cpu:5.2f} | {mib / other_mib:8.2f} | ratio")
+    *names, theirs = least
+    for name in names:
+        ratios = [ours / other for ours, other in zip(least[name], least[theirs], strict=True)]
+        print(f"{ratios[0]:6.2f} | {ratios[1]:5.2f} | {ratios[2]:8.2f} | {name} / {theirs}")
 
 
 def pack_long_documents() -> None:
@@ -133,7 +141,7 @@ def cpu_seconds(call) -> float:
 def main(args: argparse.Namespace) -> None:
     files = sorted(itertools.chain.from_iterable(map(glob.glob, args.text)))
     if files:
-        compare(files, rounds=args.rounds, context_length=args.context_length, vocab_size=args.vocab_size)
+        compare(files, presets=args.filters, rounds=args.rounds, context_length=args.context_length, vocab_size=args.vocab_size)
     else:
         print(
             f"no file matches {' '.join(args.text)} (looked from {Path.cwd()}); name a text with --text to compare with run_clm.py"
@@ -149,6 +157,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", nargs="+", default=[NOVELS], help="Files or patterns.")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--filters", nargs="+", default=["none", "light"], help="Presets of filters to measure.")
     parser.add_argument("--context_length", type=int, default=256)
     parser.add_argument("--vocab_size", type=int, default=8192)
     main(parser.parse_args())

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # for editors and type checkers, to whom `x as x` says that x
     from hfgpt.api.training import prepare_data as prepare_data
     from hfgpt.api.training import pretrain as pretrain
     from hfgpt.api.training import train_tokenizer as train_tokenizer
+    from hfgpt.api.training import verify_data as verify_data
     from hfgpt.data.packing import sliding_windows as sliding_windows
     from hfgpt.errors import RunStopped as RunStopped
     from hfgpt.errors import UserError as UserError
@@ -75,6 +76,7 @@ _MODULE_OF = {
     "prepare_data": "hfgpt.api.training",
     "pretrain": "hfgpt.api.training",
     "train_tokenizer": "hfgpt.api.training",
+    "verify_data": "hfgpt.api.training",
     "sliding_windows": "hfgpt.data.packing",
     "RunStopped": "hfgpt.errors",
     "UserError": "hfgpt.errors",

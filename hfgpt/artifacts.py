@@ -163,7 +163,15 @@ class DatasetFolder(Artifact):
     """Prepared data: packed rows of token ids by split, with their tokenizer in tokenizer/."""
 
     kind, described, mark = "dataset", "prepared data (dataset_dict.json)", "dataset_dict.json"
-    allowed = ("dataset_dict.json", "*/data-*-of-*.arrow", "*/dataset_info.json", "*/state.json", "tokenizer/*.json", *ABOUT)
+    allowed = (
+        "dataset_dict.json",
+        "*/data-*-of-*.arrow",
+        "*/dataset_info.json",
+        "*/state.json",
+        "tokenizer/*.json",
+        "overview.png",
+        *ABOUT,
+    )
     use = "prepared data, which recipes/pretrain.py trains a model on"
 
 

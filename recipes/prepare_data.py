@@ -5,10 +5,12 @@
     python recipes/prepare_data.py --sources 'other/*.txt' --tokenizer runs/mine/tokenizer --output_dir runs/mine/other
 
     python recipes/prepare_data.py recipes/configs/quickstart/data.yaml --plant_canaries true --output_dir runs/canaries/data
+    python recipes/prepare_data.py --verify runs/mine/data        # are rows, tokenizer and sources what the passport says?
 
 What is read, how, and how it is split is what the tokenizer was trained with, as the passport beside it says, unless other sources
 or another split are given. The result is a `datasets` folder with the columns `input_ids` and `position_ids`, the tokenizer that
-made them, and `passport.json`: every input with its SHA-256, every step with its counts, every token accounted for. With
+made them, and `passport.json`: every input with its SHA-256, every step with its counts, every token accounted for; the card
+(README.md) and overview.png show the same to people. With
 `plant_canaries`, made-up secrets stand among the training documents a known number of times, and `planted_canaries.json` says
 which, so that recipes/evaluate.py can report how many of them a model gives away.
 """
@@ -19,6 +21,7 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
     check_command_line("hfgpt.arguments.documents:PrepareArguments")
 
 import tempfile
+import time
 from pathlib import Path
 
 import datasets
@@ -28,6 +31,7 @@ from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, PrepareArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.on_disk import texts_of
+from hfgpt.data.overview import OVERVIEW_NAME, draw_overview
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
 from hfgpt.data.preparation import (
     SHORTEST_ROW,
@@ -37,8 +41,10 @@ from hfgpt.data.preparation import (
     warn_of_seen_text,
 )
 from hfgpt.data.reading import Source
+from hfgpt.data.row_hashes import hash_of_rows
 from hfgpt.data.sources import ReadingOptions, find_sources, identity
 from hfgpt.data.splitting import Split, split_documents
+from hfgpt.data.verification import report, verify_folder
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.compression import lzma_bits_per_byte
 from hfgpt.files import claim_output, replaced_folder
@@ -52,7 +58,13 @@ from hfgpt.training.next_steps import free_folder
 
 
 def main(args: PrepareArguments) -> dict[str, float]:
+    if args.verify:
+        findings = verify_folder(Path(args.verify))
+        report(findings, Path(args.verify))
+        return {"compared": sum(one.outcome == "matches" for one in findings)}
+
     # 1. Everything that can be wrong before reading; what is not given is as it was for the tokenizer
+    start = time.perf_counter()
     earlier = passport_of_tokenizer(args.tokenizer)
     given, args = args, args.filled(earlier.settings)
     sources, options = find_as_given(given, args), ReadingOptions(**args.reading_options())
@@ -62,7 +74,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         canaries = make_canaries(args.canary_counts, per_count=args.canaries_per_count, seed=args.canary_seed)
         if args.context_length is not None:
             check_fit(canaries, tokenizer, context_length=args.context_length)
-    passport = Passport(versions=library_versions())
+    passport = Passport(versions=library_versions(), command=given.command("prepare_data.py"))
     passport.tokenizer = {
         "sha256": tokenizer_sha256(tokenizer),
         "vocab_size": len(tokenizer),
@@ -96,7 +108,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         warn_of_seen_text(earlier, passport, split=settled, same_sources=args.sources == earlier.settings.get("sources"))
         splits = split_documents(documents, split)
         context_length = args.context_length or suitable_context_length(texts_of(splits["train"]), tokenizer)
-        left_out = ("output_dir", "overwrite", "card")
+        left_out = ("output_dir", "overwrite", "card", "verify")
         passport.settings = {key: value for key, value in vars(args).items() if key not in left_out}
         passport.settings |= {"context_length": context_length, "split_by": split.by, "asked": asked}
         if canaries:
@@ -116,14 +128,19 @@ def main(args: PrepareArguments) -> dict[str, float]:
             passport.lzma_bits_per_byte = lzma_bits_per_byte(texts_of(splits["test"]), texts_of(splits["train"]))
 
         # 6. Save
+        saving = time.perf_counter()
         with replaced_folder(output) as folder:
             rows.save_to_disk(folder)
+            passport.rows = {str(name): hash_of_rows(folder / str(name)) for name in rows}
             tokenizer.save_pretrained(folder / "tokenizer")
             if canaries:
                 write_canaries(canaries, folder)
             passport.save(folder)
+            draw_overview(passport, folder / OVERVIEW_NAME)
             save_settings(folder, args.card)
             write_card(folder)
+        passport.took("save", saving)
+    passport.log_shares(start)
     logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
     logger.info(f"next: {command_line('pretrain', '--dataset', output, '--output_dir', free_folder(output, 'base'))}")
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}

@@ -22,8 +22,8 @@ from typing import cast
 from hfgpt.arguments.launching import launch
 from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.collators import PackedRowsCollator
-from hfgpt.errors import UserError
-from hfgpt.tokenization import load_tokenizer, tokenizer_sha256
+from hfgpt.data.verification import check_tokenizer
+from hfgpt.tokenization import load_tokenizer
 from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
 from hfgpt.training.next_steps import opening_of_rows
 from hfgpt.training.optimizers import trainer_optimizer
@@ -45,8 +45,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
     # 1. Data and its tokenizer
     rows, passport = load_rows(args.dataset)
     tokenizer = load_tokenizer(Path(args.dataset) / "tokenizer")
-    if tokenizer_sha256(tokenizer) != passport.tokenizer["sha256"]:
-        raise UserError(f"the tokenizer in {args.dataset} is not the one that made its rows; prepare the data again.")
+    check_tokenizer(tokenizer, Path(args.dataset), passport)
     run = Run("pretrain.py", data=args.dataset, **args.run_settings())
     if already_done(run, lambda: asdict(passport)):
         return {}

@@ -25,7 +25,7 @@ from typing import cast
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, TokenizerArguments
 from hfgpt.arguments.launching import launch, logger
-from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
 from hfgpt.data.sources import ReadingOptions, find_sources, identity
 from hfgpt.data.splitting import Split
 from hfgpt.errors import UserError
@@ -40,11 +40,11 @@ from hfgpt.training.next_steps import free_folder
 
 def main(args: TokenizerArguments) -> dict[str, float]:
     # 1. Everything that can be wrong before reading
-    args = args.filled({})
+    command, args = args.command("train_tokenizer.py"), args.filled({})
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
     options = ReadingOptions(**args.reading_options())
-    passport, asked = Passport(), args.asked()
+    passport, asked = Passport(versions=library_versions(), command=command), args.asked()
     known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
     if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):
         return {}

@@ -1,17 +1,20 @@
 """The arguments of the recipes that read documents: train_tokenizer.py and prepare_data.py."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, ReadingKeys, data_key, hygiene_key, model_key
+from hfgpt.arguments.accounting import SourceCardKeys, VerifyKeys, checked_source_cards
+from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, as_words, data_key, hygiene_key, model_key
 from hfgpt.errors import UserError
-from hfgpt.files import expand_home
+from hfgpt.files import expand_home, public_name
 
 # What a recipe that reads documents does where it is not told; prepare_data.py does as its tokenizer's training did.
 READING_DEFAULTS = {
     **{"text_field": "text", "text_documents": None, "hub_split": "train", "hub_revision": None, "max_documents": None},
     "on_error": "stop",
+    "source_cards": None,
 }
 # What is done to documents before they are split; tokenizer and rows see the same.
 STEP_DEFAULTS = {"deduplicate": True}
@@ -19,7 +22,7 @@ SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.
 
 
 @dataclass
-class SourceArguments(ReadingKeys, OutputKeys):
+class SourceArguments(SourceCardKeys, OutputKeys):
     """What is read, and which part of it is held out; the same in every recipe that reads documents.
 
     None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
@@ -42,6 +45,7 @@ class SourceArguments(ReadingKeys, OutputKeys):
 
     def __post_init__(self):
         expand_home(self, "output_dir")  # of sources, patterns.py does: the passport keeps the tilde
+        self.source_cards = checked_source_cards(self.source_cards)
         self.check_output()
 
     def filled(self, earlier: Mapping[str, object]):
@@ -62,12 +66,28 @@ class SourceArguments(ReadingKeys, OutputKeys):
 
     def asked(self) -> dict[str, Any]:
         """What was asked for, as the passport keeps it beside what came of it; sources are known by their SHA-256, not by name."""
-        left_out = ("sources", "tokenizer", "output_dir", "overwrite", "card")
+        left_out = ("sources", "tokenizer", "output_dir", "overwrite", "card", "verify")
         return {key: value for key, value in vars(self).items() if key not in left_out}
+
+    def command(self, recipe: str) -> str:
+        """The command line for the passport, which is published: files by their names alone, nothing of this machine."""
+        words = ["python", f"recipes/{recipe}"]
+        for name, value in self.given().items():
+            if name in ("output_dir", "overwrite", "card", "source_cards"):
+                continue
+            if name not in ("text_field", "text_documents"):  # which may have a slash in them
+                value = [_without_place(item) for item in value] if isinstance(value, list) else _without_place(value)
+            words += as_words(name, value)
+        return shlex.join(words)
 
     def split(self) -> dict[str, Any]:
         """The values of `hfgpt.data.splitting.Split`."""
         return dict(by=self.split_by, validation_share=self.validation_share, test_share=self.test_share, seed=self.split_seed)
+
+
+def _without_place(value: object) -> object:
+    is_place = isinstance(value, str) and any(mark in value for mark in ("/", "\\", "~"))
+    return public_name(value) if isinstance(value, str) and is_place else value
 
 
 @dataclass
@@ -85,7 +105,7 @@ class TokenizerArguments(SourceArguments):
 
 
 @dataclass
-class PrepareArguments(SourceArguments):
+class PrepareArguments(VerifyKeys, SourceArguments):
     """recipes/prepare_data.py"""
 
     tokenizer: str = model_key("", "Folder or Hub id of the tokenizer.")
@@ -101,8 +121,12 @@ class PrepareArguments(SourceArguments):
     canary_seed: int = hygiene_key(0, "Another seed, other secrets in other places.")
 
     def __post_init__(self):
+        expand_home(self, "tokenizer", "verify")
+        if self.verify:
+            if other := next((name for name in self.given() if name != "verify"), None):
+                raise UserError(f"{other} is given with verify, which only looks at a folder; leave one of them out.")
+            return
         super().__post_init__()
-        expand_home(self, "tokenizer")
         self.require(tokenizer="name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
         if self.window is not None:
             if self.window < 2:

@@ -6,7 +6,7 @@ So no held-out document has been trained on.
 import hashlib
 import time
 
-from hfgpt.data.on_disk import select, texts_of
+from hfgpt.data.on_disk import select, text_bytes, texts_of
 from hfgpt.data.passport import Passport
 
 
@@ -14,8 +14,7 @@ def drop_blank(documents, passport: Passport):
     """Drop documents without a single visible character."""
     start = time.perf_counter()
     kept = [index for index, text in enumerate(texts_of(documents)) if text.strip()]
-    passport.record("drop blank", len(documents), len(kept), start)
-    return select(documents, kept)
+    return _kept("drop blank", documents, kept, passport, start)
 
 
 def drop_exact_duplicates(documents, passport: Passport):
@@ -28,5 +27,11 @@ def drop_exact_duplicates(documents, passport: Passport):
         if digest not in seen:
             seen.add(digest)
             kept.append(index)
-    passport.record("drop exact duplicates", len(documents), len(kept), start)
-    return select(documents, kept)
+    return _kept("drop exact duplicates", documents, kept, passport, start)
+
+
+def _kept(step: str, documents, indices: list[int], passport: Passport, start: float):
+    selected = select(documents, indices)
+    sizes = {"bytes_in": text_bytes(documents), "bytes_out": text_bytes(selected)}
+    passport.record(step, len(documents), len(selected), start, **sizes)
+    return selected

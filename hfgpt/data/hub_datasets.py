@@ -76,15 +76,25 @@ def _reason(error: BaseException) -> str:
 
 
 def hub_identity(source: Source, options: SourceOptions) -> dict[str, object]:
-    """Split and revision, and the commit that they mean now; None where the Hub cannot be asked."""
+    """Split and revision, the commit that they mean now, and the licence that the card of the dataset names.
+
+    Commit and licence are None where the Hub cannot be asked.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    name = source.name.partition(":")[0]
+    commit = license = None
     try:
-        commit = HfApi().dataset_info(source.name.partition(":")[0], revision=options.hub_revision).sha
+        found = HfApi().dataset_info(name, revision=options.hub_revision)
+        commit, license = found.sha, (found.card_data or {}).get("license")
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        commit = None
-    return {"split": options.hub_split, "revision": options.hub_revision, "commit": commit}
+        pass  # what nobody can say now is None
+    about = {
+        "license": ", ".join(license) if isinstance(license, list) else license,
+        "url": f"https://huggingface.co/datasets/{name}",
+    }
+    return {"split": options.hub_split, "revision": options.hub_revision, "commit": commit, **about}
 
 
 HUB_DATASETS = SourceKind(

@@ -23,10 +23,14 @@ OFTEN = 20
 
 def markers_in(text: str) -> tuple[Counter[str], Counter[str]]:
     """How often each marker stands on a line of its own, and how often in all."""
-    if not any(ending in text for ending in ENDINGS):
+    if not _may_hold_marker(text):
         return Counter(), Counter()
     lines = (line.strip() for line in re.split(r"[\r\n]+", text))
     return Counter(line for line in lines if MARKER.fullmatch(line)), Counter(MARKER.findall(text))
+
+
+def _may_hold_marker(text: str) -> bool:
+    return (">" in text or "]" in text) and any(ending in text for ending in ENDINGS)
 
 
 def refuse_unread_separators(text: str, path: Path) -> None:
@@ -50,9 +54,9 @@ class MarkerCounts:
         self.documents: Counter[str] = Counter()
 
     def add(self, text: str) -> None:
+        if not _may_hold_marker(text):
+            return  # at once: most documents
         alone, total = markers_in(text)
-        if not total:
-            return
         self.alone += alone
         self.total += total
         self.documents.update(total.keys())

@@ -5,11 +5,12 @@ takes longer than reading and packing them.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 
 from hfgpt.data.packing import Rows
 
@@ -66,13 +67,35 @@ def select(documents, indices: list[int]):
     return documents.select(np.array(indices, dtype=np.int64))
 
 
+def text_bytes(documents) -> int:
+    """UTF-8 bytes of all texts of a `datasets.Dataset` of documents. Cost: 8 bytes of memory a document; no text is read."""
+    return int(_selected(documents, "text", lambda texts: pyarrow.compute.binary_length(texts)).sum())
+
+
+def draws_of(documents) -> np.ndarray:
+    """What was drawn for each document of a `datasets.Dataset`, in order; `documents["draw"]` would read all texts along."""
+    return _selected(documents, "draw", lambda draws: draws)
+
+
+def _selected(documents, column: str, value_of: Callable[[pyarrow.Array], pyarrow.Array]) -> np.ndarray:
+    chunks = documents.data.column(column).chunks  # of all rows, also where some of them are selected
+    values = [value_of(chunk).to_numpy(zero_copy_only=False) for chunk in chunks]
+    values = np.concatenate(values) if values else np.empty(0)
+    return values if documents._indices is None else values[documents._indices.column(0).to_numpy()]
+
+
 def text_batches(documents) -> Iterator[list[str]]:
     """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time."""
+    return (texts for (texts,) in column_batches(documents, "text"))
+
+
+def column_batches(documents, *columns: str) -> Iterator[list[list[str]]]:
+    """Columns of a `datasets.Dataset` of documents side by side, in order, about `BATCH_CHARACTERS` of it at a time."""
     table = documents.data  # of all rows, also where some of them are selected
     mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
     batch_size = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
-    for batch in documents.select_columns("text").iter(batch_size=batch_size):
-        yield batch["text"]
+    for batch in documents.select_columns(list(columns)).iter(batch_size=batch_size):
+        yield [batch[column] for column in columns]
 
 
 def texts_of(documents) -> Iterator[str]:

@@ -3,8 +3,9 @@
 import logging
 import platform
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hfgpt.errors import MissingFileError, UserError
@@ -19,8 +20,9 @@ PASSPORT_NAME = "passport.json"
 class Passport:
     """What happened to the data, in order.
 
-    `inputs` names every source with its SHA-256; `steps` counts documents in and out; `splits` accounts for every position
-    of every row: rows x context_length = tokens + separators + repeated + padding.
+    `inputs` names every source with its SHA-256, its licence and what came of it; `steps` counts documents in and out; `splits`
+    accounts for every position of every row: rows x context_length = tokens + separators + repeated + padding. Every field is
+    explained in docs/data/passport.md.
     """
 
     inputs: list[dict] = field(default_factory=list)
@@ -28,9 +30,16 @@ class Passport:
     settings: dict = field(default_factory=dict)
     tokenizer: dict = field(default_factory=dict)
     splits: dict[str, dict] = field(default_factory=dict)
+    rows: dict[str, dict] = field(default_factory=dict)  # by split, the SHA-256 of what is in them (row_hashes.py)
+    lengths: dict[str, dict[str, int]] = field(default_factory=dict)  # by split, documents of 0, 1, 2 to 3, 4 to 7, ... tokens
     lzma_bits_per_byte: dict[str, float] = field(default_factory=dict)
     base: dict = field(default_factory=dict)  # of a fine-tuned model: which weights it began with
     versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""  # without places of this machine
+
+    def __post_init__(self):
+        # Not a field: seconds differ from run to run, and the file is the same for the same data.
+        self.seconds: dict[str, float] = {}
 
     def record(
         self, step: str, before: int | None, after: int, start: float, *, what: str = "documents", **details: object
@@ -41,16 +50,44 @@ class Passport:
             before, after: how many there were and are; None where the step is the first.
             start: the `time.perf_counter()` at which it began.
             what: of what, in the plural.
-            details: more that is worth knowing of the step, for the passport.
+            details: more that is worth knowing of the step, for the passport: `bytes_in`, `bytes_out` (UTF-8), `reasons` (how many
+                were dropped why), `settings`.
         """
-        seconds = time.perf_counter() - start
+        seconds = self.took(step, start)
         if before is None:
             logger.info(f"{step}: {after:,} {what}, {seconds:.1f} s")
         else:
             change = 100 * (after - before) / before if before else 0.0
             logger.info(f"{step}: {before:,} -> {after:,} {what} ({change:+.1f} %), {seconds:.1f} s")
         counts = {f"{what}_in": before, f"{what}_out": after}
-        self.steps.append({"step": step, **counts, "seconds": round(seconds, 2), **details})
+        self.steps.append({"step": step, **counts, **details})
+
+    def took(self, what: str, start: float) -> float:
+        """Note for the log that `what` took from `start` to now. Returns: the seconds."""
+        seconds = time.perf_counter() - start
+        self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+        return seconds
+
+    def log_shares(self, start: float) -> None:
+        """Log which share of the time since `start` each step took; those below half a percent stand together with the rest."""
+        total = time.perf_counter() - start
+        named = {what: seconds for what, seconds in self.seconds.items() if seconds >= 0.005 * total}
+        parts = [f"{what} {100 * seconds / total:.0f} %" for what, seconds in sorted(named.items(), key=lambda one: -one[1])]
+        rest = 100 * max(0.0, 1 - sum(named.values()) / total)
+        logger.info(f"time: {total:.1f} s, of which {', '.join([*parts, f'all else {rest:.0f} %'])}")
+
+    def count_rows(self, split: str, counts: dict, *, by_source: dict[str, dict], lengths: dict[str, int]) -> None:
+        """Note what became of a split.
+
+        Args:
+            counts: of `PackingCounts`.
+            by_source: documents, bytes and tokens by the `source` of the documents.
+            lengths: documents by the least length in tokens of those that they are counted with: 0, 1, 2, 4, 8, ...
+        """
+        self.splits[split], self.lengths[split] = counts, lengths
+        for entry in self.inputs:
+            if found := by_source.get(str(entry["name"])):
+                entry.setdefault("splits", {})[split] = found
 
     def save(self, folder: Path) -> None:
         write_json(folder / PASSPORT_NAME, asdict(self), ensure_ascii=False)
@@ -63,18 +100,38 @@ class Passport:
         path = folder / PASSPORT_NAME
         if not path.is_file():
             raise MissingFileError(f"{path} does not exist; a folder that recipes/prepare_data.py wrote is needed here.")
+        return cls.read(read_json(path), path)
+
+    @classmethod
+    def read(cls, content: dict, path: Path) -> "Passport":
+        """A passport from what its file holds. Raises: ValueError where it is not one of ours."""
         try:
-            return cls(**read_json(path))
+            return cls(**content)
         except TypeError as error:
             raise UserError(f"{path} is not a passport of hfgpt ({error}); prepare the data again.") from None
 
 
+# What the passport says about an input beside what it is: words of its owner, and what came of it.
+_TOLD = {"license", "url", "documents", "text_bytes", "splits"}
+# Those of the packages that steps may use are told where they are installed.
+_PACKAGES = ("hfgpt", "datasets", "numpy", "pyarrow", "tokenizers", "transformers")
+_STEP_PACKAGES = ("datatrove", "detect-secrets", "ftfy", "pydivsufsort", "rensa")
+
+
 def contents_of(inputs: list[dict]) -> list[dict]:
     """Inputs by what they hold: without the names of those whose SHA-256 is known, which may be spelled in many ways."""
-    return [{key: value for key, value in one.items() if key != "name" or "sha256" not in one} for one in inputs]
+
+    def content(one: dict) -> dict:
+        about = _TOLD | ({"name", "revision"} if "sha256" in one else set())
+        return {key: value for key, value in one.items() if key not in about}
+
+    return [content(one) for one in inputs]
 
 
 def library_versions() -> dict[str, str]:
     """Python and the packages on which the prepared data depends."""
-    names = ("hfgpt", "datasets", "tokenizers", "transformers")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    versions = {"python": platform.python_version()}
+    for name in (*_PACKAGES, *_STEP_PACKAGES):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

@@ -1,6 +1,8 @@
 """A split of documents into the rows that a model learns from, and what the tokenizer was trained on before."""
 
 import logging
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +12,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from hfgpt.data.on_disk import text_batches, write_rows
+from hfgpt.data.on_disk import column_batches, write_rows
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import Passport, contents_of
 from hfgpt.errors import UserError
@@ -61,13 +63,15 @@ def prepare_split(
         window, stride: cut each document into sliding windows instead, see `cut_windows`; the window is the context length.
     Raises: ValueError where the training documents do not fill one row.
     """
-    counts = PackingCounts()
+    start = time.perf_counter()
+    counts, account = PackingCounts(), TextAccount()
 
     def ids_of_documents() -> Iterator[list[int]]:
         with tqdm(total=len(documents), desc=f"rows of {name}", unit=" documents") as progress:
-            for texts in text_batches(documents):
-                counts.bytes += sum(len(text.encode("utf-8")) for text in texts)
-                yield from encode_texts(tokenizer, texts)
+            for texts, sources in column_batches(documents, "text", "source"):
+                ids = encode_texts(tokenizer, texts)
+                counts.bytes += account.add(texts, sources, ids)
+                yield from ids
                 progress.update(len(texts))
 
     separator, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
@@ -77,7 +81,8 @@ def prepare_split(
         stride = stride or window - 1
         blocks = cut_windows(ids_of_documents(), window=window, stride=stride, separator=separator, pad=pad, counts=counts)
     rows = write_rows(blocks, Path(cache_dir) / f"rows-{name}.arrow", context_length=context_length)
-    passport.splits[name] = asdict(counts)
+    passport.count_rows(name, asdict(counts), by_source=account.by_source(), lengths=account.lengths())
+    passport.took(f"rows of {name}", start)
     logger.info(
         f"{name}: {counts.documents:,} documents, {counts.bytes:,} bytes, {counts.tokens:,} tokens "
         f"({counts.bytes / max(1, counts.tokens):.2f} bytes each) in {counts.rows:,} rows of {context_length:,}, "
@@ -90,6 +95,35 @@ def prepare_split(
     if name != "train" and counts.tokens < FEW_TOKENS:
         logger.info(f"{name}: so few tokens give rough figures; a larger {name}_share holds out more")
     return rows
+
+
+class TextAccount:
+    """Counts documents, bytes and tokens by source, and documents by their length."""
+
+    def __init__(self):
+        self._bits: Counter[int] = Counter()  # of the lengths in tokens
+        self._sources: dict[str, list[int]] = {}
+
+    def add(self, texts: list[str], sources: list[str], ids: list[list[int]]) -> int:
+        """Add documents, their columns side by side. Returns: the UTF-8 bytes of the texts."""
+        total = 0
+        for text, source, tokens in zip(texts, sources, ids, strict=True):
+            num_bytes, num_tokens = len(text.encode()), len(tokens)
+            total += num_bytes
+            count = self._sources.setdefault(source, [0, 0, 0])
+            count[0] += 1
+            count[1] += num_bytes
+            count[2] += num_tokens
+            self._bits[num_tokens.bit_length()] += 1
+        return total
+
+    def lengths(self) -> dict[str, int]:
+        """Documents by the least length in tokens of those that they are counted with: of 0, 1, 2 to 3, 4 to 7, ... tokens."""
+        return {str(1 << bits >> 1): self._bits[bits] for bits in sorted(self._bits)}
+
+    def by_source(self) -> dict[str, dict[str, int]]:
+        """What was counted, by source: documents, bytes and tokens."""
+        return {source: dict(zip(("documents", "bytes", "tokens"), count)) for source, count in self._sources.items()}
 
 
 def passport_of_tokenizer(folder: str) -> Passport:

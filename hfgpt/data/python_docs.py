@@ -118,16 +118,18 @@ def questions(source: Source, options: SourceOptions, errors: RowErrors | None, 
 
 
 def python_identity(source: Source, options: SourceOptions) -> dict[str, object]:
-    """Python's version, and the SHA-256 of the texts."""
+    """Python's version, the SHA-256 of the texts, and whose they are."""
     digest = hashlib.sha256()
     for document in read_python_docs(source.name):
         digest.update(document["text"].encode() + b"\0")
-    return {"python": ".".join(map(str, sys.version_info[:3])), "sha256": digest.hexdigest()}
+    python = ".".join(map(str, sys.version_info[:3]))
+    about = {"license": "PSF-2.0", "url": f"https://docs.python.org/{sys.version_info[0]}.{sys.version_info[1]}/"}
+    return {"python": python, "sha256": digest.hexdigest(), **about}
 
 
 PYTHON_DOCUMENTATION = SourceKind(
     records=questions,
-    documents=lambda source, options, errors: iter(read_python_docs(source.name)),
+    documents=lambda source, options, errors: ({**document, "source": source.name} for document in read_python_docs(source.name)),
     identity=python_identity,
     is_named=PYTHON_DOCS_NAMES.__contains__,
 )

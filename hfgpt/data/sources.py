@@ -9,7 +9,7 @@ import glob
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from hfgpt.data.patterns import expand_home, files_in, files_matching
 from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
 from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowErrors
+from hfgpt.data.source_cards import card_of, check_cards
 from hfgpt.data.steps import StepCounts, TextStep, apply_steps, record_steps
 from hfgpt.data.text_files import TEXT_FILES, WHOLE_FILES
 from hfgpt.errors import MissingFileError, UserError
@@ -48,9 +49,15 @@ OTHER_FILES = "text"  # what documents are read as from a file whose suffix no k
 
 @dataclass(frozen=True)
 class ReadingOptions(SourceOptions):
-    """How documents are read. Args: `max_documents` stops after this many documents in all; None reads everything."""
+    """How documents are read.
+
+    Args:
+        max_documents: stops after this many documents in all; None reads everything.
+        source_cards: what the user knows of sources, by patterns of their names (source_cards.py).
+    """
 
     max_documents: int | None = None
+    source_cards: Mapping[str, Mapping[str, str]] | None = None
 
 
 def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Source]:
@@ -115,8 +122,13 @@ def _file_source(path: Path, given: str, kinds: dict[str, SourceKind]) -> Source
 
 
 def identity(source: Source, options: SourceOptions) -> dict[str, object]:
-    """What the passport says of an input: a file is named with its size and SHA-256, a Hub dataset with its commit."""
-    return {"name": source.name, "kind": source.kind, **SOURCES.find(source.kind).identity(source, options)}
+    """What the passport says of an input: a file is named with its size and SHA-256, a Hub dataset with its commit.
+
+    `license` and `url` are None where nobody has said them.
+    """
+    cards = options.source_cards if isinstance(options, ReadingOptions) else None
+    known = SOURCES.find(source.kind).identity(source, options)
+    return {"name": source.name, "kind": source.kind, "license": None, "url": None, **known, **card_of(source.name, cards)}
 
 
 def documents_of(source: Source, options: SourceOptions, errors: RowErrors | None = None) -> Iterator[Document]:
@@ -182,13 +194,26 @@ def load_documents(
         draw: of a text as it was read, the place that decides on which side of the split its document stands (`Split.draw`).
         on_error: "stop" or "skip", for single rows that are not documents (row_errors.py).
     """
+    check_cards(options.source_cards, sources)
     start = time.perf_counter()
     passport.inputs = [identity(source, options) for source in sources]
     errors = RowErrors(on_error)
     counts = [StepCounts() for _ in steps]
-    drawn = ({**document, "draw": draw(document["text"])} for document in read_documents(sources, options, errors))
-    documents = write_documents(apply_steps(drawn, steps, counts), Path(cache_dir) / "documents.arrow")
-    passport.record("load", None, counts[0].documents_in if counts else len(documents), start)
+    read: dict[str, list[int]] = {source.name: [0, 0] for source in sources}  # documents and UTF-8 bytes
+
+    def drawn() -> Iterator[dict]:
+        for document in read_documents(sources, options, errors):
+            count = read.setdefault(document["source"], [0, 0])
+            count[0] += 1
+            count[1] += len(document["text"].encode())
+            yield {**document, "draw": draw(document["text"])}
+
+    documents = write_documents(apply_steps(drawn(), steps, counts), Path(cache_dir) / "documents.arrow")
+    for entry in passport.inputs:
+        entry["documents"], entry["text_bytes"] = read[str(entry["name"])]
+    num_documents, num_bytes = (sum(column) for column in zip(*read.values(), strict=True))
+    of_steps = sum(count.seconds for count in counts)  # which run while documents are read
+    passport.record("load", None, num_documents, start + of_steps, bytes_out=num_bytes)
     record_steps(steps, counts, passport)
     errors.finish({*documents.unique("source"), WHOLE_FILES}, passport)
     return documents

@@ -14,7 +14,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 
 from hfgpt.data.near_copies import SIMILARITY, normalize, similar_groups, similar_pairs
-from hfgpt.data.on_disk import Document, select, texts_of
+from hfgpt.data.on_disk import Document, draws_of, select, texts_of
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 
@@ -68,7 +68,7 @@ class Split:
             return self
         sizes: dict[str, int] = dict.fromkeys(SPLITS, 0)
         num_documents = 0
-        for draw, text in zip(documents["draw"], texts_of(documents), strict=True):
+        for draw, text in zip(draws_of(documents), texts_of(documents), strict=True):
             num_documents += 1
             sizes[self.side(draw)] += len(text)
         total = max(1, sum(sizes.values()))
@@ -97,7 +97,7 @@ class Split:
 
     def train_texts(self, documents) -> Iterator[str]:
         """The texts of a `datasets.Dataset` of documents that are trained on, in order."""
-        for draw, text in zip(documents["draw"], texts_of(documents), strict=True):
+        for draw, text in zip(draws_of(documents), texts_of(documents), strict=True):
             if self.by == "position":
                 yield from (part["text"] for name, part in self._cut({"text": text, "row_id": ""}) if name == "train")
             elif self.side(draw) == "train":
@@ -154,7 +154,7 @@ def split_documents(documents, split: Split):
 
     if split.by == "document":
         rows: dict[str, list[int]] = {name: [] for name in SPLITS}
-        for index, draw in enumerate(documents["draw"]):
+        for index, draw in enumerate(draws_of(documents)):
             rows[split.side(draw)].append(index)
         datasets = {name: select(documents, indices) for name, indices in rows.items()}
     else:

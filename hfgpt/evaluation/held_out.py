@@ -21,6 +21,7 @@ from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import supervised_rows
+from hfgpt.data.verification import check_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import answer_conversations, answers_report
 from hfgpt.evaluation.batches import padding_id, progress_bar
@@ -47,8 +48,8 @@ def settings_of_run(model: str) -> dict:
 def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int = 8) -> Result:
     """One split of the rows that recipes/prepare_data.py wrote: the figures of pretraining's own test, closing separators included.
 
-    Raises: FileNotFoundError for a folder of something else; ValueError for an unknown split, rows of another tokenizer, or
-        longer than the model's context.
+    Raises: FileNotFoundError for a folder of something else; ValueError for an unknown split, rows that are not those of the
+        passport, of another tokenizer, or longer than the model's context.
     """
     passport = Passport.load(folder)
     splits = DatasetDict.load_from_disk(str(folder))
@@ -59,6 +60,7 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
             f"the rows in {folder} are ids of another tokenizer than {loaded.name}'s, so they would mean other words to it; "
             f"prepare the data with --tokenizer {loaded.name}, or give the text itself with --text."
         )
+    check_rows(folder, passport, splits=[split])
     rows = splits[split]
     context_length = loaded.context(passport.settings["context_length"])
     nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(padding_id(loaded.tokenizer)), batch_size=batch_size)

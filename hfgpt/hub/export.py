@@ -1,9 +1,9 @@
 """A clean folder with the files that may leave this machine.
 
 Weights and data are hard links of what lies in the artifact's folder, or copies where the file system has none; every text is
-a copy. Three files are written anew: adapter_config.json, which names the place of its base on this machine; passport.json and
-evaluation.json, in which files that were read go by hash and ending, unless card.yaml says `file_names: true`. Whatever else tells
-of this machine closes the gate (gate/scan.py). The user's folder stays as it is.
+a copy. Some files are written anew: adapter_config.json, which names the place of its base on this machine; passport.json,
+overview.png and evaluation.json, in which files that were read go by hash and ending, unless card.yaml says `file_names: true`.
+Whatever else tells of this machine closes the gate (gate/scan.py). The user's folder stays as it is.
 """
 
 import os
@@ -18,7 +18,8 @@ from huggingface_hub.constants import HF_TOKEN_PATH
 from huggingface_hub.utils.sha import git_hash
 
 from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, Artifact, base_on_the_hub
-from hfgpt.data.passport import PASSPORT_NAME
+from hfgpt.data.overview import OVERVIEW_NAME, draw_overview
+from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import UserError
 from hfgpt.evaluation.results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, write_eval_results
 from hfgpt.files import link_or_copy, read_json, write_json
@@ -125,6 +126,9 @@ def export(
             write_json(copy, _with_base(read_json(source), base_repo_id, base_revision), ensure_ascii=False)
         elif name.as_posix() == PASSPORT_NAME:
             write_json(copy, published_passport(read_json(source), file_names=file_names), ensure_ascii=False)
+        elif name.as_posix() == OVERVIEW_NAME and (artifact.folder / PASSPORT_NAME).is_file():
+            public = published_passport(read_json(artifact.folder / PASSPORT_NAME), file_names=file_names)
+            draw_overview(Passport.read(public, artifact.folder / PASSPORT_NAME), copy)
         elif anew and name.as_posix() == EVALUATION_FILE:
             write_json(copy, evaluation_without_names(read_json(source)), ensure_ascii=False)
         elif name.suffix.lower() in _LINKED:

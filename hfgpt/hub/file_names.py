@@ -17,8 +17,8 @@ from hfgpt.files import HUB_NAME, public_name
 PYTHON_DOCS = "python-docs"
 # Of a run's settings, those that name what was read.
 _SOURCES = re.compile(r"(^|_)sources$|^decontaminate_against$")
-# Of the command line in evaluation.json, the keys whose values name what was read.
-_SOURCE_KEYS = ("--text", "--test_sources", "--tasks")
+# Of a command line in evaluation.json or passport.json, the keys whose values name what was read.
+_SOURCE_KEYS = ("--text", "--test_sources", "--tasks", "--sources", "--decontaminate_against")
 _ANCHORED = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
 
 
@@ -74,6 +74,11 @@ def published_passport(passport: dict, *, file_names: bool = False) -> dict:
         if isinstance(one, str) and one not in public and not _is_public(one):
             named.setdefault(one, f"*{_ending(one)}" if has_magic(one) else f"file-{len(set(named.values()))}{_ending(one)}")
     told = {key: _told(value, named) for key, value in passport.items()}
+    if not file_names:
+        told |= {"command": _command_without_names(passport["command"])} if passport.get("command") else {}
+        settings = told.get("settings") or {}
+        for place in (settings, settings.get("asked") or {}):
+            place.pop("source_cards", None)  # by patterns that name files; what they say stands with the inputs
     base = passport.get("base") or {}
     if base.get("name") and not base.get("commit"):
         told["base"] = base | {"name": PureWindowsPath(base["name"]).name}

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 from hfgpt.artifacts import BASE_FOLDER, Artifact, adapter_around
-from hfgpt.hub.gate.consistency import ADAPTER_CHECKS, MODEL_CHECKS, Check, json_files, templates_of_gguf, templates_of_tokenizer
+from hfgpt.hub.gate.consistency import (
+    ADAPTER_CHECKS,
+    MODEL_CHECKS,
+    Check,
+    json_files,
+    rows_of_passport,
+    templates_of_gguf,
+    templates_of_tokenizer,
+)
 from hfgpt.tables import Table
 
 _GATE = Path(__file__).parent / "gate"
@@ -105,6 +113,7 @@ HUB_KINDS: Table[HubKind] = Table(
             repo_type="dataset",
             libraries=(),
             tag="data",
+            checks=(("JSON files", json_files), ("rows", rows_of_passport)),
             main_files=(".arrow",),
             chat_templates=partial(templates_of_tokenizer, subfolder="tokenizer"),
         ),

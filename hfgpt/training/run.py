@@ -234,7 +234,7 @@ def _contents(passport: Passport) -> tuple:
     """What a passport says of the rows, without where their files lay."""
     elsewhere = {"sources", "tokenizer", "asked", *PLACES, *FREE_TO_CHANGE}  # compared by what they hold, or not at all
     settings = {key: value for key, value in passport.settings.items() if key not in elsewhere}
-    return contents_of(passport.inputs), settings, passport.tokenizer, passport.splits
+    return contents_of(passport.inputs), settings, passport.tokenizer, passport.splits, passport.rows
 
 
 def _empty(folder: Path) -> None:

@@ -6,6 +6,7 @@ from huggingface_hub import EvalResult
 
 from hfgpt.arguments.card import MARKDOWN
 from hfgpt.artifacts import Artifact
+from hfgpt.data.overview import OVERVIEW_NAME
 from hfgpt.evaluation.results import model_index
 from hfgpt.files import read_json
 from hfgpt.hub.card.facts import (
@@ -20,7 +21,7 @@ from hfgpt.hub.card.facts import (
     run_settings,
     training_facts,
 )
-from hfgpt.hub.card.markdown import Markdown, escaped, one_line, size
+from hfgpt.hub.card.markdown import Markdown, escaped, link, one_line, size
 from hfgpt.hub.file_names import evaluation_without_names, published_passport
 
 USUAL_PROMPT = "The "
@@ -43,7 +44,10 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
     passport = published_passport(passport, file_names=file_names)
     if evaluation and not file_names:
         evaluation = evaluation_without_names(evaluation)
-    data, files = data_facts(passport, file_names=file_names), {path.as_posix() for path in artifact.files()}
+    license = settings.get("license_name") or settings.get("license")
+    of_texts = str(license) if license and artifact.kind == "dataset" else None  # a model's says nothing of what it learned from
+    data = data_facts(passport, file_names=file_names, license=of_texts)
+    files = {path.as_posix() for path in artifact.files()}
     slug = re.sub(r"[^\w.-]+", "-", folder.resolve().name, flags=re.ASCII).strip("-.") or "model"
     weights = sorted(folder.glob("*.gguf"))
     context = {
@@ -77,6 +81,8 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
         "memorization": memorization,
         "overlaps": _overlaps(memorization),
         "conversion": _conversion(conversion),
+        "has_overview": OVERVIEW_NAME in files,
+        "command": passport.get("command"),
         "has_loss_picture": "loss.png" in files,
         "has_confusion_picture": "confusion.png" in files,
         "has_memorization_picture": "memorization.png" in files,
@@ -159,9 +165,7 @@ def _versions(artifact: Artifact, passport: dict, fingerprint: dict) -> dict[str
 def _license_line(settings: dict) -> Markdown | None:
     if not settings.get("license"):
         return None
-    name, link = escaped(settings.get("license_name") or settings["license"]), settings.get("license_link", "")
-    # Whatever else it holds could end the link, or be one that runs a script.
-    return Markdown(f"[{name}]({link})" if re.fullmatch(r"https?://[^\s<>()\[\]\\`\"'|]+", link) else name)
+    return link(settings.get("license_name") or settings["license"], settings.get("license_link", ""))
 
 
 def _phrases(context: dict) -> dict[str, Markdown]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from pathlib import Path, PureWindowsPath
 
 import yaml
@@ -61,6 +62,9 @@ FIGURES = {
 }
 
 
+_MOST_REASONS = 5  # of a step; all are in passport.json
+
+
 def read_if_there(artifact: Artifact, name: str) -> dict:
     """A JSON file of the folder, or an empty dict. An adapter's merged twin has its adapter's where it has none."""
     path = artifact.folder / name
@@ -106,10 +110,12 @@ def count_parameters(folder: Path) -> int | None:
     return total or None
 
 
-def data_facts(passport: dict, *, file_names: bool = False) -> dict:
+def data_facts(passport: dict, *, file_names: bool = False, license: str | None = None) -> dict:
     """The passport as tables: inputs with what is known of their licence, steps, and the splits with all their counts.
 
-    Args: `file_names` gives each file of the user's a line; without it they stand together in one, by kind and size.
+    Args:
+        file_names: gives each file of the user's a line; without it they stand together in one, by kind and size.
+        license: of the texts as a whole, which holds for files that nobody has named another licence of.
     """
     inputs, files = [], []
     for entry in passport.get("inputs") or []:
@@ -120,7 +126,9 @@ def data_facts(passport: dict, *, file_names: bool = False) -> dict:
         if kind != "hub" and not name.startswith(PYTHON_DOCS):
             name = PureWindowsPath(name).name
         version = entry.get("commit") or entry.get("revision") or (f"Python {entry['python']}" if entry.get("python") else None)
-        inputs.append({"name": name, "kind": kind, "bytes": entry.get("bytes"), "sha256": entry.get("sha256"), "version": version})
+        told = {key: entry.get(key) for key in ("bytes", "sha256", "url", "documents")}
+        whose = entry.get("license") or (f"{license} (as the whole)" if license and is_file(entry) else None)
+        inputs.append({"name": name, "kind": kind, "version": version, "license": whose, "tokens": _tokens([entry]), **told})
     if files:
         sizes = [entry.get("bytes") for entry in files]
         inputs.append({
@@ -128,14 +136,19 @@ def data_facts(passport: dict, *, file_names: bool = False) -> dict:
             "kind": ", ".join(sorted({entry.get("kind", "file") for entry in files})),
             "bytes": None if None in sizes else sum(sizes),
             "sha256": files[0].get("sha256") if len(files) == 1 else None,
-            "version": None,
+            "version": files[0].get("revision") if len(files) == 1 else None,
+            "license": _licenses(files) or (f"{license} (as the whole)" if license else None),
+            "url": files[0].get("url") if len({entry.get("url") for entry in files}) == 1 else None,
+            "documents": sum(entry.get("documents") or 0 for entry in files) or None,
+            "tokens": _tokens(files),
         })  # fmt: skip
     steps, leaks = [], {}
     for entry in passport.get("steps") or []:
         leaks |= {key.removeprefix("train-"): value for key, value in entry.items() if key.startswith("train-")}
-        unit = next((key.removesuffix("_out") for key in entry if key.endswith("_out")), None)
+        unit = next((key.removesuffix("_out") for key in entry if key.endswith("_out") and key != "bytes_out"), None)
         if unit is not None:
-            steps.append({"name": entry["step"], "unit": unit, "in": entry.get(f"{unit}_in"), "out": entry[f"{unit}_out"]})
+            told = {"bytes_in": entry.get("bytes_in"), "bytes_out": entry.get("bytes_out"), "why": _why(entry)}
+            steps.append({"name": entry["step"], "unit": unit, "in": entry.get(f"{unit}_in"), "out": entry[f"{unit}_out"], **told})
     splits = {}
     for name, counts in (passport.get("splits") or {}).items():
         plain = {key.replace("_", " "): value for key, value in counts.items() if isinstance(value, int) and value}
@@ -145,6 +158,8 @@ def data_facts(passport: dict, *, file_names: bool = False) -> dict:
         "inputs": inputs,
         "steps": steps,
         "splits": splits,
+        "by_source": [name for name in splits if any(name in entry["tokens"] for entry in inputs)],
+        "rows_sha256": {name: one["sha256"] for name, one in (passport.get("rows") or {}).items()},
         "columns": list(dict.fromkeys(column for counts in splits.values() for column in counts)),
         "leaks": {split: leak for split, leak in leaks.items() if leak.get("exact") or leak.get("near")},
         "tokenizer_sha256": (passport.get("tokenizer") or {}).get("sha256"),
@@ -153,6 +168,31 @@ def data_facts(passport: dict, *, file_names: bool = False) -> dict:
         "training_bytes": train.get("bytes"),
         "examples": next((f"{train[key]:,} {key}" for key in ("pairs", "conversations", "examples") if train.get(key)), None),
     }
+
+
+def _tokens(entries: list[dict]) -> dict[str, int]:
+    """The tokens of several inputs together, by split."""
+    splits = dict.fromkeys(name for entry in entries for name in entry.get("splits") or {})
+    counts = [entry.get("splits") or {} for entry in entries]
+    return {name: sum(one.get(name, {}).get("tokens", 0) for one in counts) for name in splits}
+
+
+def _licenses(entries: list[dict]) -> str | None:
+    """The licences of several files, with how many have each where they differ; None where none is known."""
+    found = Counter(entry.get("license") for entry in entries)
+    if list(found) == [None]:
+        return None
+    return ", ".join(f"{name or 'unknown'}{f' ({count:,})' if len(found) > 1 else ''}" for name, count in found.most_common())
+
+
+def _why(step: dict) -> str:
+    """Of a step, the reasons with most documents, and with which settings it was done."""
+    reasons = Counter({key: value for key, value in (step.get("reasons") or {}).items() if isinstance(value, int)}).most_common()
+    more = [f"{len(reasons) - _MOST_REASONS:,} more reasons"] if len(reasons) > _MOST_REASONS else []
+    said = [", ".join([*(f"{key}: {value:,}" for key, value in reasons[:_MOST_REASONS]), *more])]
+    settings = step.get("settings") or {}
+    said.append(", ".join(f"{key} {value}" for key, value in settings.items() if isinstance(value, (str, int, float))))
+    return "; ".join(part for part in said if part)
 
 
 def base_facts(artifact: Artifact, passport: dict, settings: dict) -> dict:

@@ -44,6 +44,13 @@ def number(value: int | float) -> Markdown:
     return Markdown(f"{value:,.0f}" if value.is_integer() else f"{value:,}")
 
 
+def link(text: object, address: object) -> Markdown:
+    """A text that leads to an address of the web; the text alone where there is none, or it holds what could end the link."""
+    # Whatever else an address holds could end the link, or be one that runs a script.
+    safe = isinstance(address, str) and re.fullmatch(r"https?://[^\s<>()\[\]\\`\"'|]+", address)
+    return Markdown(f"[{escaped(text)}]({address})" if safe else escaped(text))
+
+
 def figure(value: int | float) -> Markdown:
     """A measured value with four digits that count."""
     if isinstance(value, int) or not math.isfinite(value) or value == 0:
@@ -85,4 +92,4 @@ def literal(value: str) -> Markdown:
     return Markdown(json.dumps(value, ensure_ascii=not value.isprintable()).replace("`", "\\u0060"))
 
 
-FILTERS = {function.__name__: function for function in (number, figure, share, size, duration, energy, literal)}
+FILTERS = {function.__name__: function for function in (number, figure, share, size, duration, energy, literal, link)}

@@ -11,6 +11,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from hfgpt.artifacts import ADAPTER_CONFIG, Artifact
+from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.verification import check_rows
+from hfgpt.errors import UserError
 from hfgpt.files import read_json
 from hfgpt.hub.gate.report import AGAIN, CheckResult, Disagreement
 from hfgpt.hub.remote_code import check_code
@@ -44,6 +47,18 @@ def json_files(artifact: Artifact, published: Path) -> str:
     for path in paths:
         read_json(path)
     return f"{len(paths)} files, each a JSON object"
+
+
+def rows_of_passport(artifact: Artifact, published: Path) -> str:
+    """The rows of prepared data are those whose SHA-256 the passport has."""
+    if not (published / PASSPORT_NAME).is_file():
+        return f"skip: there is no {PASSPORT_NAME}"
+    passport = Passport.load(published)
+    try:
+        check_rows(published, passport)
+    except UserError as error:
+        raise Disagreement(str(error), "python recipes/prepare_data.py, with the arguments that it was prepared with") from None
+    return ", ".join(f"{name} {one['sha256'][:16]}..." for name, one in passport.rows.items())
 
 
 def stored_tensors(published: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

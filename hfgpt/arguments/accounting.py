@@ -1,0 +1,62 @@
+"""The keys that account for data: what only the user knows of its sources, and the check of what was prepared before."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from hfgpt.arguments.keys import ReadingKeys, data_key
+from hfgpt.errors import UserError
+from hfgpt.tables import nearest
+
+SOURCE_CARD_KEYS = ("license", "url", "revision")
+
+
+@dataclass
+class SourceCardKeys(ReadingKeys):
+    """How the texts of documents are read, and what the user knows of where they come from."""
+
+    source_cards: dict | str | None = data_key(
+        None,
+        "What only you know of sources, by their names or patterns: {'novels*.txt': {license: ..., url: ..., revision: ...}}.",
+    )
+
+    def reading_options(self) -> dict[str, Any]:
+        """The values of `hfgpt.data.sources.ReadingOptions`."""
+        return super().reading_options() | {"source_cards": self.source_cards}
+
+
+def checked_source_cards(cards: dict | str | None) -> dict[str, dict[str, str]] | None:
+    """The owner's words about sources, checked: of a mapping, or the same as JSON.
+
+    Raises: ValueError for what is not such a mapping, unknown keys (with the nearest known one), and values that are not text.
+    """
+    wanted = "a mapping such as {'novels*.txt': {'license': 'cc0-1.0', 'url': 'https://...'}} is needed"
+    if isinstance(cards, str):
+        try:
+            cards = json.loads(cards)
+        except json.JSONDecodeError as error:
+            raise UserError(f"source_cards is not a JSON object ({error}): {cards!r}; {wanted}.") from None
+    if cards is None:
+        return None
+    if not isinstance(cards, dict):
+        raise UserError(f"source_cards is {cards!r}; {wanted}.")
+    checked = {}
+    for pattern, card in cards.items():
+        if not isinstance(card, dict):
+            raise UserError(f"source_cards has {card!r} for {pattern!r}; {wanted}.")
+        for key, value in card.items():
+            if key not in SOURCE_CARD_KEYS:
+                near = nearest(str(key), SOURCE_CARD_KEYS)
+                meant = f"did you mean {near!r}?" if near else f"known are {', '.join(SOURCE_CARD_KEYS)}."
+                raise UserError(f"unknown key {key!r} in source_cards, for {pattern!r}; {meant}")
+            if not isinstance(value, str):
+                raise UserError(f"{key} in source_cards, for {pattern!r}, is {value!r}; text is needed, in quotes.")
+        checked[str(pattern)] = {key: " ".join(value.split()) for key, value in card.items()}
+    return checked
+
+
+@dataclass
+class VerifyKeys:
+    """A check in place of the work of a recipe."""
+
+    verify: str = data_key("", "Check the prepared data in this folder against its passport, and do nothing else.")

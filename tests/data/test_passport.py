@@ -1,0 +1,32 @@
+import json
+import time
+
+from hfgpt.data.passport import Passport, contents_of
+
+
+def test_seconds_go_to_the_log_and_not_into_the_file(tmp_path, caplog):
+    caplog.set_level("INFO", logger="hfgpt")
+    passport, start = Passport(), time.perf_counter() - 10
+    passport.record("drop blank", 10, 9, start + 4, bytes_in=100, bytes_out=80, reasons={"blank": 1})
+    passport.took("save", start + 7)
+    passport.took("save", start + 9)
+    passport.log_shares(start)
+    passport.save(tmp_path)
+    assert "drop blank: 10 -> 9 documents (-10.0 %), 6.0 s" in caplog.text
+    assert "time: 10.0 s, of which drop blank 60 %, save 40 %, all else 0 %" in caplog.text
+    content = json.loads((tmp_path / "passport.json").read_text())
+    assert content["steps"] == [
+        {"step": "drop blank", "documents_in": 10, "documents_out": 9, "bytes_in": 100, "bytes_out": 80, "reasons": {"blank": 1}}
+    ]
+    assert "seconds" not in (tmp_path / "passport.json").read_text()
+    assert Passport.load(tmp_path) == passport
+
+
+def test_inputs_are_the_same_by_what_they_hold_not_by_what_is_said_of_them():
+    file = {"name": "a.txt", "kind": "text", "bytes": 3, "sha256": "ab", "license": None, "url": None}
+    hub = {"name": "user/texts", "kind": "hub", "split": "train", "revision": None, "commit": "c0"}
+    told = {"license": "mit", "url": "https://example.org", "documents": 2, "text_bytes": 3, "splits": {"train": {"tokens": 1}}}
+    assert contents_of([file | told | {"name": "b.txt", "revision": "2"}, hub | told]) == contents_of([file, hub])
+    assert contents_of([file | {"sha256": "cd"}]) != contents_of([file])
+    assert contents_of([hub | {"revision": "v2"}]) != contents_of([hub])
+    assert contents_of([hub | {"name": "user/other"}]) != contents_of([hub])
