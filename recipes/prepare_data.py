@@ -106,9 +106,9 @@ def main(args: PrepareArguments) -> dict[str, float]:
         # 4. Rows. Held-out text is always packed, each token predicted once, or its bits per byte would mean nothing.
         rows = DatasetDict()
         for name, part in splits.items():
-            windows = {"window": args.window, "stride": args.stride} if name == "train" else {}
+            how = {"packing": args.packing, "window": args.window, "stride": args.stride} if name == "train" else {}
             rows[name] = prepare_split(
-                part, tokenizer, passport, name=str(name), context_length=context_length, cache_dir=cache_dir, **windows
+                part, tokenizer, passport, name=str(name), context_length=context_length, cache_dir=cache_dir, **how
             )
 
         # 5. What a compressor makes of the same bytes

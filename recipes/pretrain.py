@@ -36,6 +36,7 @@ from hfgpt.training.pretraining import (
     final_metrics,
     load_rows,
     save_model,
+    training_rows,
 )
 from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run, train_or_resume
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
@@ -76,7 +77,9 @@ def main(args: PretrainArguments) -> dict[str, float]:
         model=model,
         args=args,
         keep=args.keep,
-        train_dataset=rows["train"],
+        train_dataset=training_rows(
+            rows["train"], tokenizer, repack=args.repack, max_masked_tokens=args.max_masked_tokens, seed=args.seed
+        ),
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         data_collator=PackedRowsCollator(cast(int, tokenizer.pad_token_id)),

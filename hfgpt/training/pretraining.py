@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.arguments.parsing import check_key
+from hfgpt.data.epoch_rows import EpochRows
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings
@@ -39,6 +40,19 @@ def load_rows(folder: str) -> tuple[DatasetDict, Passport]:
             found = len(rows[name]) if name in rows else 0
             raise UserError(f"{folder}: the passport says {counts['rows']:,} {name} rows, found {found:,}; prepare the data again.")
     return rows, passport
+
+
+def training_rows(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, *, repack: bool, max_masked_tokens: int, seed: int
+) -> Dataset | EpochRows:
+    """What is trained on: the rows as they are, or changed in each epoch, as `EpochRows` says.
+
+    Raises: ValueError where rows that were not packed in order are to be packed anew.
+    """
+    if not (repack or max_masked_tokens):
+        return rows
+    separator, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
+    return EpochRows(rows, separator=separator, pad=pad, seed=seed, repack=repack, max_masked_tokens=max_masked_tokens)
 
 
 def build_model(
