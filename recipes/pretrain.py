@@ -28,6 +28,7 @@ from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
 from hfgpt.training.next_steps import opening_of_rows
 from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.pretraining import (
+    announce_sources,
     build_model,
     build_report,
     bytes_of,
@@ -90,6 +91,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
     start = describe_start(trainer, context_length=context_length, optimizer=args.optimizer, hardware=args.describe_hardware())
     unit = f"rows of {context_length:,} tokens"
     announce(trainer, start, unit=unit, also="a smaller context_length of prepare_data.py")
+    announce_sources(trainer, passport)
     check_isolation(model, rows["train"])
 
     # 5. Train

@@ -1,8 +1,8 @@
 """Training rows that are not the same in every epoch: documents packed anew, and random tokens hidden against memorisation.
 
-Everything is drawn from the seed, the epoch and the number of the row, never from the global random state: a run that goes on within
-an epoch, or with other workers and processes, reads the very same rows. For that an index says both: `epoch * len(rows) + row`, which
-`EpochSampler` yields, wherever the row is then read.
+Everything is drawn from the seed, the epoch and the number of the row, never from the global random state: a run that goes on
+within an epoch, or with other workers and processes, reads the very same rows. For that an index says both:
+`epoch * len(rows) + row`, which `EpochSampler` yields, wherever the row is then read.
 """
 
 import bisect

@@ -61,17 +61,22 @@ def _write(batches: Iterable[pyarrow.RecordBatch], path: Path, *, schema: pyarro
     return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=path.stem)
 
 
-def select(documents, indices: list[int]):
+def select(documents, indices):
     """These rows of a `datasets.Dataset`, which hashes what it is given: an array at once, a list one number at a time."""
-    return documents.select(np.array(indices, dtype=np.int64))
+    return documents.select(np.asarray(indices, dtype=np.int64))
+
+
+def batches_of(documents, *columns: str) -> Iterator[dict[str, list]]:
+    """These columns of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` of its texts at a time."""
+    table = documents.data  # of all rows, also where some of them are selected
+    mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
+    batch_size = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
+    return documents.select_columns(list(columns)).iter(batch_size=batch_size)
 
 
 def text_batches(documents) -> Iterator[list[str]]:
     """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time."""
-    table = documents.data  # of all rows, also where some of them are selected
-    mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
-    batch_size = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
-    for batch in documents.select_columns("text").iter(batch_size=batch_size):
+    for batch in batches_of(documents, "text"):
         yield batch["text"]
 
 

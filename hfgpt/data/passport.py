@@ -20,7 +20,8 @@ class Passport:
     """What happened to the data, in order.
 
     `inputs` names every source with its SHA-256; `steps` counts documents in and out; `splits` accounts for every position
-    of every row: rows x context_length = tokens + separators + repeated + padding.
+    of every row: rows x context_length = tokens + separators + repeated + padding. `tokens_by_source` says for each split what the
+    documents of each source have, by the name that the user gave it.
     """
 
     inputs: list[dict] = field(default_factory=list)
@@ -28,6 +29,7 @@ class Passport:
     settings: dict = field(default_factory=dict)
     tokenizer: dict = field(default_factory=dict)
     splits: dict[str, dict] = field(default_factory=dict)
+    tokens_by_source: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     lzma_bits_per_byte: dict[str, float] = field(default_factory=dict)
     base: dict = field(default_factory=dict)  # of a fine-tuned model: which weights it began with
     versions: dict[str, str] = field(default_factory=dict)

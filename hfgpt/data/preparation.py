@@ -10,7 +10,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from hfgpt.data.on_disk import text_batches, write_rows
+from hfgpt.data.on_disk import batches_of, write_rows
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import Passport, contents_of
 from hfgpt.errors import UserError
@@ -48,6 +48,7 @@ def prepare_split(
     passport: Passport,
     *,
     name: str,
+    names: Mapping[str, str],
     context_length: int,
     packing: str = "best_fit",
     window: int | None = None,
@@ -58,19 +59,27 @@ def prepare_split(
 
     Args:
         name: of the split, under which the passport counts what became of every position.
+        names: of the sources, under which it counts documents, bytes and tokens: what the user wrote for the name that documents
+            have (`names_as_given`).
         context_length: tokens per row.
         packing: how documents share rows, of `hfgpt.data.packing.PACKINGS`.
         window, stride: cut each document into sliding windows instead, see `cut_windows`; the window is the context length.
     Raises: ValueError where the training documents do not fill one row.
     """
     counts = PackingCounts()
+    by_source: dict[str, dict[str, int]] = {}
 
     def ids_of_documents() -> Iterator[list[int]]:
         with tqdm(total=len(documents), desc=f"rows of {name}", unit=" documents") as progress:
-            for texts in text_batches(documents):
-                counts.bytes += sum(len(text.encode("utf-8")) for text in texts)
-                yield from encode_texts(tokenizer, texts)
-                progress.update(len(texts))
+            for batch in batches_of(documents, "text", "source"):
+                for text, source, ids in zip(batch["text"], batch["source"], encode_texts(tokenizer, batch["text"]), strict=True):
+                    num_bytes = len(text.encode("utf-8"))
+                    counts.bytes += num_bytes
+                    of_source = by_source.setdefault(names.get(source, source), {"documents": 0, "bytes": 0, "tokens": 0})
+                    for key, count in (("documents", 1), ("bytes", num_bytes), ("tokens", len(ids))):
+                        of_source[key] += count
+                    yield ids
+                progress.update(len(batch["text"]))
 
     separator, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
     if window is None:
@@ -81,6 +90,8 @@ def prepare_split(
         blocks = cut_windows(ids_of_documents(), window=window, stride=stride, separator=separator, pad=pad, counts=counts)
     rows = write_rows(blocks, Path(cache_dir) / f"rows-{name}.arrow", context_length=context_length)
     passport.splits[name] = asdict(counts)
+    order = {source: number for number, source in enumerate(names.values())}  # as they were named, not as they were drawn
+    passport.tokens_by_source[name] = dict(sorted(by_source.items(), key=lambda item: order.get(item[0], len(order))))
     logger.info(
         f"{name}: {counts.documents:,} documents, {counts.bytes:,} bytes, {counts.tokens:,} tokens "
         f"({counts.bytes / max(1, counts.tokens):.2f} bytes each) in {counts.rows:,} rows of {context_length:,}, "

@@ -111,7 +111,7 @@ def _file_source(path: Path, given: str, kinds: dict[str, SourceKind]) -> Source
     if kind not in kinds:
         tables = ", ".join(suffix for kind in kinds.values() for suffix in kind.suffixes)
         raise UserError(f"{name} is not a table; rows are read from {tables} files; save it as one of them.")
-    return Source(kind, name, path)
+    return Source(kind, name, path, given)
 
 
 def identity(source: Source, options: SourceOptions) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Pretraining from its parts to its report: rows, a new model, the proof that documents are apart, the numbers at the end."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.arguments.parsing import check_key
 from hfgpt.data.epoch_rows import EpochRows
+from hfgpt.data.mixture import report_sources
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings
@@ -147,6 +149,14 @@ def describe_start(trainer: LanguageModelTrainer, *, context_length: int, optimi
         f"start: {parameters:,} parameters, all trained; {tokens_per_step:,} tokens per step, {steps:,} steps; {optimizer}, "
         f"{hardware}"
     )
+
+
+def announce_sources(trainer: LanguageModelTrainer, passport: Passport) -> None:
+    """Say how often the run reads the text of each source, and warn of those that it reads too often."""
+    args, rows = trainer.args, len(cast(Dataset, trainer.train_dataset))
+    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    epochs = planned_steps(args, rows) / math.ceil(rows / rows_per_step)  # an epoch's last step may be a smaller one
+    report_sources(passport, what=f"this run reads each row {epochs:.2f} times; of the text, by source:", epochs=epochs)
 
 
 def final_metrics(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passport) -> dict[str, Any]:
