@@ -116,13 +116,15 @@ def test_one_to_three_tokens_of_a_row_are_hidden_and_still_predicted(tmp_path, r
     counts, places = [], []
     for index in range(2 * len(plain)):
         before, after = plain[index], masked[index]
-        assert (after["labels"] == before["input_ids"]).all() and (after["position_ids"] == before["position_ids"]).all()
+        assert (after["labels"] == before["input_ids"]).all()
+        assert (after["position_ids"] == before["position_ids"]).all()
         (hidden,) = np.nonzero(after["input_ids"] != before["input_ids"])
         assert (after["input_ids"][hidden] == PAD).all()
         assert not set(before["input_ids"][hidden].tolist()) & {SEPARATOR, PAD}
         counts.append(len(hidden))
         places.append(tuple(hidden))
-    assert set(counts) == {1, 2, 3} and np.mean(counts) == pytest.approx(2, abs=0.15)
+    assert set(counts) == {1, 2, 3}
+    assert np.mean(counts) == pytest.approx(2, abs=0.15)
     first, second = places[: len(plain)], places[len(plain) :]
     assert sum(one == other for one, other in zip(first, second, strict=True)) < 0.2 * len(plain)  # others in each epoch
 

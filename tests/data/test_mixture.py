@@ -31,8 +31,8 @@ def tokenizer(small_tokenizer):
 
 def documents(a, b):
     """Documents of two sources, the first of which is two files."""
-    rows = [{"text": f"{number} of the first source " * (1 + number % 5), "source": f"a{1 + number % 2}.txt"} for number in range(a)]
-    rows += [{"text": f"the second has {number} " * (1 + number % 3), "source": "b.txt"} for number in range(b)]
+    rows = [{"text": f"{n} of the first source " * (1 + n % 5), "source": f"a{1 + n % 2}.txt"} for n in range(a)]
+    rows += [{"text": f"the second has {n} " * (1 + n % 3), "source": "b.txt"} for n in range(b)]
     return Dataset.from_list([{**row, "row_id": str(number)} for number, row in enumerate(rows)])
 
 
@@ -57,7 +57,7 @@ def test_shares_of_the_notes_formula():
 
 def test_shares_are_counted_in_tokens_of_what_the_user_named(tokenizer):
     result, sources = mixed(tokenizer, Mixture(weights={"a*.txt": 1, "b.txt": 3}))
-    counted = {name: 0 for name in ("a*.txt", "b.txt")}
+    counted = dict.fromkeys(("a*.txt", "b.txt"), 0)
     for row in result:
         counted[NAMES[row["source"]]] += tokens_of([row["text"]], tokenizer)
     total = sum(counted.values())
@@ -73,7 +73,8 @@ def test_all_documents_of_a_source_are_there_once_before_any_is_there_twice(toke
     copies = Counter(result["row_id"])
     of_b = [copies[str(number)] for number in range(300, 400)]
     passes = int(sources["b.txt"]["epochs"])
-    assert set(of_b) == {passes, passes + 1} and passes >= 2
+    assert set(of_b) == {passes, passes + 1}
+    assert passes >= 2
     of_a = [copies[str(number)] for number in range(300)]
     assert set(of_a) == {0, 1}
     assert sources["a*.txt"]["epochs"] < 1
@@ -82,7 +83,8 @@ def test_all_documents_of_a_source_are_there_once_before_any_is_there_twice(toke
 def test_the_same_seed_draws_the_same_and_another_one_others(tokenizer):
     first, again, other = (mixed(tokenizer, Mixture(alpha=0.5, seed=seed))[0]["row_id"][:] for seed in (0, 0, 1))
     assert first == again
-    assert first != other and Counter(first) != Counter(other)
+    assert first != other
+    assert Counter(first) != Counter(other)
     assert first != sorted(first, key=int)  # the order is drawn, too
 
 
@@ -113,7 +115,8 @@ def test_whole_documents_come_as_near_as_one_of_them_allows(wanted):
     drawn = draw_documents(tokens, wanted=wanted, generator=np.random.default_rng(0))
     assert abs(tokens[drawn].sum() - wanted) <= 90
     counts = np.bincount(drawn, minlength=len(tokens))
-    assert counts.max() - counts.min() <= 1 and counts.sum() >= 1
+    assert counts.max() - counts.min() <= 1
+    assert counts.sum() >= 1
 
 
 def test_shuffling_keeps_every_document_and_reads_them_where_they_lie():
@@ -149,10 +152,12 @@ def test_the_table_says_tokens_share_and_epochs():
 def test_epochs_past_4_are_warned_about_and_past_16_loudly():
     assert warnings_of_epochs(SOURCES) == []
     (mild,) = warnings_of_epochs(SOURCES, epochs=2)
-    assert mild.startswith("warning: messages.jsonl is read 8.0 times;") and "2305.16264" in mild
+    assert mild.startswith("warning: messages.jsonl is read 8.0 times;")
+    assert "2305.16264" in mild
     mild, loud = warnings_of_epochs(SOURCES, epochs=5)
     assert mild.startswith("warning: novels/*.txt is read 7.5 times")
-    assert loud.startswith("WARNING: messages.jsonl is read 20.0 TIMES.") and "2305.16264" in loud
+    assert loud.startswith("WARNING: messages.jsonl is read 20.0 TIMES.")
+    assert "2305.16264" in loud
 
 
 def test_the_recipe_mixes_training_text_alone_and_says_it(small_tokenizer, tmp_path, caplog, monkeypatch):
@@ -180,7 +185,8 @@ def test_the_recipe_mixes_training_text_alone_and_says_it(small_tokenizer, tmp_p
     shares = [one.tokens / mixed.splits["train"]["tokens"] for one in training_sources(mixed)]
     assert shares == pytest.approx([0.25, 0.75], abs=0.03)
     few = training_sources(mixed)[1]
-    assert few.epochs > 4 and training_sources(plain)[1].epochs == 1
+    assert few.epochs > 4
+    assert training_sources(plain)[1].epochs == 1
     assert f"{few.epochs:>8.2f}  few.jsonl" in caplog.text
     assert f"warning: few.jsonl is read {few.epochs:.1f} times" in caplog.text
 
@@ -199,6 +205,8 @@ def test_the_recipe_mixes_training_text_alone_and_says_it(small_tokenizer, tmp_p
 def test_keys_that_contradict_each_other_are_refused(given, message):
     from hfgpt.arguments.documents import PrepareArguments
 
+    def check():
+        PrepareArguments(tokenizer="t", output_dir="o", **given).mixture(["a.txt", "b.txt"])
+
     with pytest.raises(UserError, match=message):
-        arguments = PrepareArguments(sources=["a.txt", "b.txt"], tokenizer="t", output_dir="o", **given)
-        arguments.mixture(arguments.sources)
+        check()

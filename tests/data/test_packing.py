@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import pytest
@@ -92,7 +93,7 @@ def test_positions_restart_with_every_document_and_with_every_row(packing, seed)
         # A separator opens a document, unless it is the last token of the row.
         expected = {0, *(index for index in range(used - 1) if ids[index] == SEPARATOR)}
         assert {index for index in range(used) if positions[index] == 0} == expected
-        assert all(after in (0, before + 1) for before, after in zip(positions, positions[1:], strict=False))
+        assert all(after in (0, before + 1) for before, after in itertools.pairwise(positions))
         restarts += len(expected)
     assert restarts > len(rows)
 
