@@ -195,3 +195,27 @@ def test_a_long_document_is_not_copied_for_each_of_its_rows():
 def test_best_fit_does_not_search_the_whole_context_length():
     segments = [[0] * length for length in (5, 3, 4, 2)]
     assert best_fit(segments, begun=[], capacity=10**12) == [sorted(segments, key=len, reverse=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "rule"), [("novels", "paragraph"), ("novels", "<|endoftext|>"), ("messages", "line")])
+def test_less_than_1_percent_of_the_rows_of_real_texts_is_padding(file, rule, shared_data, small_tokenizer, tmp_path):
+    """Novels by paragraph and whole, SMS messages each a document: the smallest of the novels' files, with a small tokenizer."""
+    from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
+    from hfgpt.tokenization import encode_texts, load_tokenizer
+
+    path = shared_data / "english_novels" / "test.txt"
+    if file == "messages":
+        messages = (shared_data / "sms_spam" / "SMSSpamCollection.tsv").read_text(encoding="utf-8").splitlines()
+        path = tmp_path / "messages.txt"
+        path.write_text("".join(line.partition("\t")[2] + "\n" for line in messages), encoding="utf-8")
+    texts = [document["text"] for document in read_documents(find_sources([str(path)]), ReadingOptions(text_documents=rule))]
+    documents = encode_texts(load_tokenizer(small_tokenizer), texts)
+    shares = {}
+    for packing in PACKINGS:
+        counts = PackingCounts()
+        given = dict(context_length=256, separator=SEPARATOR, pad=PAD, counts=counts, packing=packing)
+        assert sum(len(block.input_ids) for block in pack(documents, **given)) == counts.rows > 800
+        shares[packing] = counts.padding / (256 * counts.rows)
+    assert max(shares.values()) < 0.01
+    assert min(shares["best_fit_split"], shares["in_order"]) < 0.001
