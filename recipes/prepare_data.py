@@ -30,6 +30,7 @@ from datasets import DatasetDict
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, PrepareArguments
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.data.mixture import Mixture, mix, names_as_given, report_sources, shuffle_documents
 from hfgpt.data.on_disk import texts_of
 from hfgpt.data.overview import OVERVIEW_NAME, draw_overview
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
@@ -69,6 +70,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
     given, args = args, args.filled(earlier.settings)
     sources, options = find_as_given(given, args), ReadingOptions(**args.reading_options())
     tokenizer = load_or_wrap_tokenizer(args.tokenizer)  # GPT-2's own files lack a padding token
+    mixture, names = args.mixture(args.sources), names_as_given(sources)
     canaries = []
     if args.plant_canaries:
         canaries = make_canaries(args.canary_counts, per_count=args.canaries_per_count, seed=args.canary_seed)
@@ -102,7 +104,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         if not len(documents):
             raise UserError(f"the sources hold 0 tokens, need {args.context_length or SHORTEST_ROW:,} for one row; give more text.")
 
-        # 3. Train, validation, test; planted secrets go into training only, in all their copies
+        # 3. Train, validation, test; only training documents are mixed, and planted secrets go there, in all their copies
         split = split.settled(documents)
         settled = {**{key: getattr(args, key) for key in SPLIT_DEFAULTS}, "split_by": split.by}
         warn_of_seen_text(earlier, passport, split=settled, same_sources=args.sources == earlier.settings.get("sources"))
@@ -111,6 +113,10 @@ def main(args: PrepareArguments) -> dict[str, float]:
         left_out = ("output_dir", "overwrite", "card", "verify")
         passport.settings = {key: value for key, value in vars(args).items() if key not in left_out}
         passport.settings |= {"context_length": context_length, "split_by": split.by, "asked": asked}
+        if mixture is not None:
+            splits["train"] = mix(splits["train"], Mixture(**mixture), tokenizer, passport, names=names)
+        elif args.shuffle_documents:
+            splits["train"] = shuffle_documents(splits["train"], seed=args.mixture_seed)
         if canaries:
             check_fit(canaries, tokenizer, context_length=context_length)
             splits["train"] = plant(splits["train"], canaries, passport, seed=args.canary_seed)
@@ -118,10 +124,11 @@ def main(args: PrepareArguments) -> dict[str, float]:
         # 4. Rows. Held-out text is always packed, each token predicted once, or its bits per byte would mean nothing.
         rows = DatasetDict()
         for name, part in splits.items():
-            windows = {"window": args.window, "stride": args.stride} if name == "train" else {}
+            how = {"packing": args.packing, "window": args.window, "stride": args.stride} if name == "train" else {}
             rows[name] = prepare_split(
-                part, tokenizer, passport, name=str(name), context_length=context_length, cache_dir=cache_dir, **windows
+                part, tokenizer, passport, name=str(name), context_length=context_length, cache_dir=cache_dir, **how
             )
+        report_sources(passport, what="training text, by source:")
 
         # 5. What a compressor makes of the same bytes
         if args.lzma_baseline and "test" in splits:

@@ -28,6 +28,7 @@ from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
 from hfgpt.training.next_steps import opening_of_rows
 from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.pretraining import (
+    announce_sources,
     build_model,
     build_report,
     bytes_of,
@@ -36,6 +37,7 @@ from hfgpt.training.pretraining import (
     final_metrics,
     load_rows,
     save_model,
+    training_rows,
 )
 from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run, train_or_resume
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
@@ -75,7 +77,9 @@ def main(args: PretrainArguments) -> dict[str, float]:
         model=model,
         args=args,
         keep=args.keep,
-        train_dataset=rows["train"],
+        train_dataset=training_rows(
+            rows["train"], tokenizer, repack=args.repack, max_masked_tokens=args.max_masked_tokens, seed=args.seed
+        ),
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         data_collator=PackedRowsCollator(cast(int, tokenizer.pad_token_id)),
@@ -86,6 +90,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
     start = describe_start(trainer, context_length=context_length, optimizer=args.optimizer, hardware=args.describe_hardware())
     unit = f"rows of {context_length:,} tokens"
     announce(trainer, start, unit=unit, also="a smaller context_length of prepare_data.py")
+    announce_sources(trainer, passport)
     check_isolation(model, rows["train"])
 
     # 5. Train

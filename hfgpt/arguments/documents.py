@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from hfgpt.arguments.accounting import SourceCardKeys, VerifyKeys, checked_source_cards
 from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, as_words, data_key, hygiene_key, model_key
+from hfgpt.arguments.mixture import MixtureKeys
+from hfgpt.arguments.rows import PackingKeys
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home, public_name
 
@@ -105,13 +107,11 @@ class TokenizerArguments(SourceArguments):
 
 
 @dataclass
-class PrepareArguments(VerifyKeys, SourceArguments):
+class PrepareArguments(VerifyKeys, SourceArguments, MixtureKeys, PackingKeys):
     """recipes/prepare_data.py"""
 
     tokenizer: str = model_key("", "Folder or Hub id of the tokenizer.")
     context_length: int | None = model_key(None, "Tokens per row; without it 1,024, or less where the text would fill too few.")
-    window: int | None = model_key(None, "Cut training documents into the book's sliding windows of this many tokens.")
-    stride: int | None = model_key(None, "Tokens between window starts; window - 1 without it.")
     lzma_baseline: bool = data_key(False, "Measure what lzma needs for the test documents (small corpora).")
     plant_canaries: bool = hygiene_key(
         False, "Put made-up secrets into the training text, to measure later what a model memorizes."
@@ -128,20 +128,10 @@ class PrepareArguments(VerifyKeys, SourceArguments):
             return
         super().__post_init__()
         self.require(tokenizer="name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
+        self.check_mixture()
+        self.check_packing()
         if self.window is not None:
-            if self.window < 2:
-                raise UserError(f"window is {self.window}; 2 tokens or more are needed, an input and its target.")
-            if self.stride is None:
-                self.stride = self.window - 1
-            if not 1 <= self.stride <= self.window:
-                raise UserError(
-                    f"stride is {self.stride}, window {self.window}; a stride from 1 to the window is needed, or tokens get lost."
-                )
             self.context_length = self.window
-        elif self.stride is not None:
-            raise UserError(
-                f"stride is {self.stride}, but window is missing; give both for sliding windows, or neither for packing."
-            )
         for name, value in self.given().items():
             if name in ("canary_counts", "canaries_per_count", "canary_seed") and not self.plant_canaries:
                 raise UserError(f"{name} is {value}, but plant_canaries is false; --plant_canaries true plants them.")

@@ -6,13 +6,14 @@ from typing import Literal
 
 from hfgpt.arguments.keys import data_key, evaluation_key, method_key, model_key, output_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS
+from hfgpt.arguments.rows import EpochKeys
 from hfgpt.arguments.run import RunArguments
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
 
 @dataclass
-class PretrainArguments(RunArguments):
+class PretrainArguments(EpochKeys, RunArguments):
     """recipes/pretrain.py"""
 
     dataset: str = data_key("", "Folder of rows that recipes/prepare_data.py wrote.")
@@ -35,6 +36,7 @@ class PretrainArguments(RunArguments):
     def __post_init__(self):
         expand_home(self, "dataset")
         self.require(dataset="name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
+        self.check_epochs()
         if isinstance(self.config_overrides, str):
             try:
                 self.config_overrides = json.loads(self.config_overrides)

@@ -1,5 +1,6 @@
 """Rows to tensors."""
 
+import numpy as np
 import torch
 
 
@@ -7,19 +8,22 @@ class PackedRowsCollator:
     """Batch fixed-length rows: `input_ids`, `position_ids` and `labels`, each (B, T), int64.
 
     There is deliberately no attention mask: transformers keeps packed documents apart by their restarting positions, and only
-    where no mask is given. Labels are the inputs (the model shifts them); padding has the label -100.
+    where no mask is given. Labels are the inputs (the model shifts them), or the `labels` of rows some of whose inputs are hidden
+    (epoch_rows.py); padding has the label -100.
     """
 
     def __init__(self, pad_token_id: int):
         self.pad_token_id = pad_token_id
 
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        input_ids = torch.tensor([row["input_ids"] for row in rows], dtype=torch.long)
-        position_ids = torch.tensor([row["position_ids"] for row in rows], dtype=torch.long)
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        def together(column: str) -> torch.Tensor:
+            return torch.from_numpy(np.array([row[column] for row in rows], dtype=np.int64))
+
+        labels = together("labels" if "labels" in rows[0] else "input_ids")
         return {
-            "input_ids": input_ids,
-            "position_ids": position_ids,
-            "labels": input_ids.masked_fill(input_ids == self.pad_token_id, -100),
+            "input_ids": together("input_ids"),
+            "position_ids": together("position_ids"),
+            "labels": labels.masked_fill(labels == self.pad_token_id, -100),
         }
 
 

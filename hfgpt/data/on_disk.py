@@ -62,9 +62,9 @@ def _write(batches: Iterable[pyarrow.RecordBatch], path: Path, *, schema: pyarro
     return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=path.stem)
 
 
-def select(documents, indices: list[int]):
+def select(documents, indices):
     """These rows of a `datasets.Dataset`, which hashes what it is given: an array at once, a list one number at a time."""
-    return documents.select(np.array(indices, dtype=np.int64))
+    return documents.select(np.asarray(indices, dtype=np.int64))
 
 
 def text_bytes(documents) -> int:

@@ -9,23 +9,28 @@ Every document is followed by one separator, which also opens the next: it is th
 document and the first thing it reads of another, as end and beginning of text. So each token of a text, its first included,
 is predicted exactly once, which is what makes bits per byte right, and the empty prompt is something the model has seen.
 `position_ids` restart with each document; the attention masks of transformers keep the documents apart by them.
+
+Where a document is cut, be it too long for a row or because a way of packing cuts it, the next piece repeats the last token of
+the one before and opens a row: it does not begin with a separator, so nothing may stand before it.
 """
 
 import bisect
 import itertools
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from hfgpt.errors import UserError
+from hfgpt.tables import Table
 
 Ids = Sequence[int] | np.ndarray
 IdsType = TypeVar("IdsType", list[int], np.ndarray)
 
 DOCUMENTS_TOGETHER = 10_000  # short documents and ends of long ones that are sorted and packed as one
+TOKENS_TOGETHER = 2**22  # where long documents are kept whole until they are cut: at most about 16 MiB of them
 ROWS_AT_ONCE = 4_096  # of a block, so that memory stays constant however long a document is
 
 
@@ -57,25 +62,30 @@ def pack(
     separator: int,
     pad: int,
     counts: PackingCounts,
+    packing: str = "best_fit",
     together: int = DOCUMENTS_TOGETHER,
 ) -> Iterator[Rows]:
-    """Pack documents into rows by best fit; nothing is lost and no document is cut that fits into one row.
+    """Pack documents into rows; nothing is lost, and each token is predicted once, from its own document alone.
 
-    A document too long for one row is continued in another that repeats its last token, so that the token after it is still
-    predicted from something. Only its end shares a row with others, and comes first there.
+    A document that is cut is continued in another row that repeats its last token, so that the token after it is still predicted
+    from something.
 
     Args:
         documents: token ids of each document, without separators; read one at a time.
         context_length: tokens per row, 3 or more.
         separator, pad: ids of the two special tokens; they differ, or the end of a document would not be learned.
         counts: is added to.
-        together: number of documents whose rows are filled up with each other.
+        packing: a way of `PACKINGS`, which differ in what they cut and how much padding they leave.
+        together: number of documents whose rows are filled up with each other; "in_order" needs none.
     Yields: the rows in blocks of `ROWS_AT_ONCE`; the last is smaller.
-    Cost: linear in the tokens, O(n log n) in the documents that are packed together; of each of these, at most a row is kept.
-    Source: the best-fit-decreasing heuristic of bin packing; Ding et al. (2024), Fewer Truncations Improve Language Modeling.
+    Cost: linear in the tokens, O(n log n) in the documents that are packed together; of each of these, at most a row is kept
+        ("best_fit_split" keeps `TOKENS_TOGETHER` and one document more).
+    Source: best-fit-decreasing bin packing; Ding et al. (2024), Fewer Truncations Improve Language Modeling, arXiv 2404.10830.
     """
-    bins = _packed_bins(documents, context_length=context_length, separator=separator, counts=counts, together=together)
-    return _in_blocks(bins, context_length=context_length, pad=pad, counts=counts)
+    bins = PACKINGS.find(packing)
+    segments = _opened(documents, separator=separator, counts=counts)
+    filled = bins(segments, context_length=context_length, separator=separator, counts=counts, together=together)
+    return _in_blocks(filled, context_length=context_length, pad=pad, counts=counts)
 
 
 def cut_windows(
@@ -86,20 +96,33 @@ def cut_windows(
     return _in_blocks(bins, context_length=window, pad=pad, counts=counts)
 
 
-def _packed_bins(
-    documents: Iterable[Ids], *, context_length: int, separator: int, counts: PackingCounts, together: int
+def _opened(documents: Iterable[Ids], *, separator: int, counts: PackingCounts) -> Iterator[np.ndarray]:
+    """Each document behind the separator that opens it."""
+    for ids in documents:
+        counts.documents += 1
+        counts.tokens += len(ids)
+        counts.separators += 1
+        # A slice of an array shares its memory; one of a list is a copy, which makes a long document quadratic.
+        segment = np.empty(len(ids) + 1, dtype=np.int32)
+        segment[0], segment[1:] = separator, ids
+        yield segment
+
+
+def _closed(segments: list[np.ndarray], *, separator: int, counts: PackingCounts) -> list[np.ndarray]:
+    """A row's segments with the separator that ends the last of them, which needs a place in the row."""
+    segments[-1] = np.append(segments[-1], np.int32(separator))
+    counts.separators += 1
+    return segments
+
+
+def _best_fit_bins(
+    segments: Iterator[np.ndarray], *, context_length: int, separator: int, counts: PackingCounts, together: int
 ) -> Iterator[list[np.ndarray]]:
-    documents = iter(documents)
+    """Best fit; no document is cut that fits into one row. The end of a longer one comes first in a row that it shares."""
     while True:
         openings: list[np.ndarray] = []
         tails: list[np.ndarray] = []
-        for ids in itertools.islice(documents, together):
-            counts.documents += 1
-            counts.tokens += len(ids)
-            counts.separators += 1
-            # A slice of an array shares its memory; one of a list is a copy, which makes a long document quadratic.
-            segment = np.empty(len(ids) + 1, dtype=np.int32)
-            segment[0], segment[1:] = separator, ids
+        for segment in itertools.islice(segments, together):
             # The closing separator needs a place in the row too, hence the + 1.
             if len(segment) + 1 <= context_length:
                 openings.append(segment)
@@ -111,10 +134,107 @@ def _packed_bins(
             tails.append(segment.copy())  # by itself, or the whole document would stay in memory
         if not openings and not tails:
             return
-        for segments in best_fit(openings, begun=[[tail] for tail in tails], capacity=context_length - 1):
-            segments[-1] = np.append(segments[-1], np.int32(separator))
-            counts.separators += 1
-            yield segments
+        for row in best_fit(openings, begun=[[tail] for tail in tails], capacity=context_length - 1):
+            yield _closed(row, separator=separator, counts=counts)
+
+
+def _best_fit_split_bins(
+    segments: Iterator[np.ndarray], *, context_length: int, separator: int, counts: PackingCounts, together: int
+) -> Iterator[list[np.ndarray]]:
+    """Best fit, and where no document fits into the room that is left, the longest is cut to fill it: only the last row is padded.
+
+    What is left of a cut document opens the next row.
+    """
+    waiting = _Waiting()
+    rest: np.ndarray | None = None  # of the document that was cut last
+    while True:
+        while len(waiting) <= together and waiting.tokens < TOKENS_TOGETHER and (new := next(segments, None)) is not None:
+            waiting.add(new)
+        if rest is None and not len(waiting):
+            return
+        segment, rest = waiting.take(None) if rest is None else rest, None
+        while len(segment) + 1 > context_length:
+            yield [segment[:context_length]]
+            segment = segment[context_length - 1 :]
+            counts.repeated += 1
+        row, room = [segment.copy()], context_length - 1 - len(segment)
+        while (fitting := waiting.take(room)) is not None:
+            row.append(fitting)
+            room -= len(fitting)
+        if room and len(waiting):  # for a separator and a token at least, because a row that ends within a document needs no other
+            cut = waiting.take(None)
+            row.append(cut[: room + 1])
+            rest = cut[room:]
+            counts.repeated += 1
+        else:
+            row = _closed(row, separator=separator, counts=counts)
+        yield row
+
+
+class _Waiting:
+    """Segments that wait for a place, by their length; of one length, the first comes first."""
+
+    def __init__(self):
+        self.tokens = 0
+        self._by_length: dict[int, deque[np.ndarray]] = {}
+        self._lengths: list[int] = []  # sorted
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, segment: np.ndarray) -> None:
+        length = len(segment)
+        if length not in self._by_length:
+            self._by_length[length] = deque()
+            bisect.insort(self._lengths, length)
+        self._by_length[length].append(segment)
+        self._count += 1
+        self.tokens += length
+
+    def take(self, room: int | None) -> np.ndarray | None:
+        """The longest one of at most `room` tokens, or of any length; None where there is none."""
+        place = len(self._lengths) if room is None else bisect.bisect_right(self._lengths, room)
+        if not place:
+            return None
+        length = self._lengths[place - 1]
+        segment = self._by_length[length].popleft()
+        if not self._by_length[length]:
+            del self._by_length[length], self._lengths[place - 1]
+        self._count -= 1
+        self.tokens -= length
+        return segment
+
+
+def _bins_in_order(
+    segments: Iterator[np.ndarray], *, context_length: int, separator: int, counts: PackingCounts, together: int
+) -> Iterator[list[np.ndarray]]:
+    """All documents one after the other, cut where a row is full: only the last row is padded, most rows begin within a document.
+
+    The row that goes on begins with the last token of the one before. Where that is a separator, the row before ends with its
+    document, and the next one opens with the separator again.
+    """
+    row: list[np.ndarray] = []
+    used = 0
+    for segment in segments:
+        while used + len(segment) >= context_length:
+            room = context_length - used
+            if room == 1:
+                yield _closed(row, separator=separator, counts=counts)
+            else:
+                yield [*row, segment[:room]]
+                segment = segment[room - 1 :]
+                counts.repeated += 1
+            row, used = [], 0
+        row.append(segment.copy())
+        used += len(segment)
+    if row:
+        yield _closed(row, separator=separator, counts=counts)
+
+
+PACKINGS: Table[Callable[..., Iterator[list[np.ndarray]]]] = Table(
+    "packing", {"best_fit": _best_fit_bins, "best_fit_split": _best_fit_split_bins, "in_order": _bins_in_order}
+)
 
 
 def _window_bins(

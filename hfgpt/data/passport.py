@@ -112,7 +112,7 @@ class Passport:
 
 
 # What the passport says about an input beside what it is: words of its owner, and what came of it.
-_TOLD = {"license", "url", "documents", "text_bytes", "splits"}
+_TOLD = {"given", "license", "url", "documents", "text_bytes", "splits"}
 # Those of the packages that steps may use are told where they are installed.
 _PACKAGES = ("hfgpt", "datasets", "numpy", "pyarrow", "tokenizers", "transformers")
 _STEP_PACKAGES = ("datatrove", "detect-secrets", "ftfy", "pydivsufsort", "rensa")

@@ -51,6 +51,7 @@ def prepare_split(
     *,
     name: str,
     context_length: int,
+    packing: str = "best_fit",
     window: int | None = None,
     stride: int | None = None,
     cache_dir: str,
@@ -60,6 +61,7 @@ def prepare_split(
     Args:
         name: of the split, under which the passport counts what became of every position.
         context_length: tokens per row.
+        packing: how documents share rows, of `hfgpt.data.packing.PACKINGS`.
         window, stride: cut each document into sliding windows instead, see `cut_windows`; the window is the context length.
     Raises: ValueError where the training documents do not fill one row.
     """
@@ -76,7 +78,8 @@ def prepare_split(
 
     separator, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
     if window is None:
-        blocks = pack(ids_of_documents(), context_length=context_length, separator=separator, pad=pad, counts=counts)
+        room = dict(context_length=context_length, separator=separator, pad=pad, counts=counts)
+        blocks = pack(ids_of_documents(), **room, packing=packing)
     else:
         stride = stride or window - 1
         blocks = cut_windows(ids_of_documents(), window=window, stride=stride, separator=separator, pad=pad, counts=counts)

@@ -64,11 +64,19 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to read. `name` is what the user wrote; `path` is the file that it is, None for what is not a file."""
+    """One thing to read.
 
-    kind: str  # one of `hfgpt.data.sources.SOURCES`
+    Args:
+        kind: one of `hfgpt.data.sources.SOURCES`.
+        name: what its documents call it: a file, or what the user wrote.
+        path: the file that it is; None for what is not a file.
+        given: what the user wrote, where that is a pattern or a folder; "" is `name`.
+    """
+
+    kind: str
     name: str
     path: Path | None = None
+    given: str = ""
 
     @property
     def file(self) -> Path:

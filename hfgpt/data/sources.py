@@ -118,7 +118,7 @@ def _file_source(path: Path, given: str, kinds: dict[str, SourceKind]) -> Source
     if kind not in kinds:
         tables = ", ".join(suffix for kind in kinds.values() for suffix in kind.suffixes)
         raise UserError(f"{name} is not a table; rows are read from {tables} files; save it as one of them.")
-    return Source(kind, name, path)
+    return Source(kind, name, path, given)
 
 
 def identity(source: Source, options: SourceOptions) -> dict[str, object]:
@@ -128,7 +128,8 @@ def identity(source: Source, options: SourceOptions) -> dict[str, object]:
     """
     cards = options.source_cards if isinstance(options, ReadingOptions) else None
     known = SOURCES.find(source.kind).identity(source, options)
-    return {"name": source.name, "kind": source.kind, "license": None, "url": None, **known, **card_of(source.name, cards)}
+    given = {"given": source.given} if source.given not in ("", source.name) else {}
+    return {"name": source.name, **given, "kind": source.kind, "license": None, "url": None, **known, **card_of(source.name, cards)}
 
 
 def documents_of(source: Source, options: SourceOptions, errors: RowErrors | None = None) -> Iterator[Document]:

@@ -143,6 +143,8 @@ class TrainingMeter(TrainerCallback):
             ids, mask = batch.get(f"{prefix}input_ids"), batch.get(f"{prefix}attention_mask")
             if ids is not None:
                 real = mask if mask is not None else ids != (-1 if pad_token_id is None else pad_token_id)
+                if mask is None and f"{prefix}labels" in batch:  # a token that is hidden from the model is read as padding
+                    real = real | (batch[f"{prefix}labels"] != -100)
                 self._tokens = self._tokens + real.sum()  # stays on its device: reading it would wait for the GPU
                 self._rows += ids.shape[0]
 

@@ -1,5 +1,6 @@
 """Pretraining from its parts to its report: rows, a new model, the proof that documents are apart, the numbers at the end."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.arguments.parsing import check_key
+from hfgpt.data.epoch_rows import EpochRows
+from hfgpt.data.mixture import report_sources
 from hfgpt.data.passport import Passport
 from hfgpt.data.verification import check_rows
 from hfgpt.errors import UserError
@@ -39,6 +42,19 @@ def load_rows(folder: str) -> tuple[DatasetDict, Passport]:
     if PartialState().is_local_main_process:
         check_rows(Path(folder), passport)
     return cast(DatasetDict, DatasetDict.load_from_disk(folder)), passport
+
+
+def training_rows(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, *, repack: bool, max_masked_tokens: int, seed: int
+) -> Dataset | EpochRows:
+    """What is trained on: the rows as they are, or changed in each epoch, as `EpochRows` says.
+
+    Raises: ValueError where rows that were not packed in order are to be packed anew.
+    """
+    if not (repack or max_masked_tokens):
+        return rows
+    separator, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
+    return EpochRows(rows, separator=separator, pad=pad, seed=seed, repack=repack, max_masked_tokens=max_masked_tokens)
 
 
 def build_model(
@@ -88,23 +104,31 @@ def build_model(
 
 
 def check_isolation(model: PreTrainedModel, rows: Dataset) -> None:
-    """Prove on one packed row that its documents do not see each other: change the first, and the second must not notice.
+    """Prove on one packed row that its documents do not see each other: change the first, and the others must not notice.
 
-    Raises: RuntimeError where it does, as it would with an attention backend that ignores restarting positions.
+    It is proven for the attention that the model has, at every start of a run. Where none of the first rows holds two documents,
+    the halves of one are taken for two.
+
+    Raises: RuntimeError where they do, as they would with an attention backend that ignores restarting positions.
     """
     for row in cast(list[dict], rows.select(range(min(len(rows), 1000)))):
         starts = [index for index, position in enumerate(row["position_ids"]) if position == 0]
         if len(starts) > 1:
+            ids, positions, second = row["input_ids"], row["position_ids"], starts[1]
             break
     else:
-        return  # no row holds two documents
-    ids, positions = torch.tensor([row["input_ids"]]), torch.tensor([row["position_ids"]])
-    changed = ids.clone()
-    changed[:, : starts[1]] = (changed[:, : starts[1]] + 1) % model.config.vocab_size
+        ids = rows[0]["input_ids"]
+        second = len(ids) // 2
+        positions = [*range(second), *range(len(ids) - second)]
+    before = torch.tensor([ids])
+    after = before.clone()
+    after[:, :second] = (after[:, :second] + 1) % model.config.vocab_size
     with evaluating(model):
-        before, after = (model(input_ids=x.to(model.device), position_ids=positions.to(model.device), use_cache=False).logits
-                         for x in (ids, changed))  # fmt: skip
-    difference = (before - after)[:, starts[1] :].abs().max().item()
+        one, other = (
+            model(input_ids=x.to(model.device), position_ids=torch.tensor([positions]).to(model.device), use_cache=False).logits
+            for x in (before, after)
+        )
+    difference = (one - other)[:, second:].abs().max().item()
     if difference > 1e-4:
         raise RuntimeError(
             f"packed documents see each other: a change in one moved the logits of the next by {difference:.2e} with "
@@ -133,6 +157,14 @@ def describe_start(trainer: LanguageModelTrainer, *, context_length: int, optimi
         f"start: {parameters:,} parameters, all trained; {tokens_per_step:,} tokens per step, {steps:,} steps; {optimizer}, "
         f"{hardware}"
     )
+
+
+def announce_sources(trainer: LanguageModelTrainer, passport: Passport) -> None:
+    """Say how often the run reads the text of each source, and warn of those that it reads too often."""
+    args, rows = trainer.args, len(cast(Dataset, trainer.train_dataset))
+    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    epochs = planned_steps(args, rows) / math.ceil(rows / rows_per_step)  # an epoch's last step may be a smaller one
+    report_sources(passport, what=f"this run reads each row {epochs:.2f} times; of the text, by source:", epochs=epochs)
 
 
 def final_metrics(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passport) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from transformers.trainer_utils import EvalPrediction, HubStrategy, IntervalStra
 from transformers.utils.hub import PushInProgress, hf_api
 
 from hfgpt.artifacts import identify
+from hfgpt.data.epoch_rows import EpochRows, EpochSampler
 from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.hub.export import export
@@ -272,8 +273,11 @@ class HfGptTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        if isinstance(rows, EpochRows):
+            return EpochSampler(rows, seed=seed, shuffled=not isinstance(sampler, SequentialSampler))
         if type(sampler) is LengthGroupedSampler:
-            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             return EpochLengthGroupedSampler(sampler.batch_size, lengths=sampler.lengths, seed=seed)
         return sampler
 
