@@ -12,8 +12,8 @@ Every shared run of `shortest` bytes is found, without exception. What is found 
 runs of the others that overlap in a window, and that the place of a window was taken by another one `in_a_row` times by chance is
 ruled out.
 
-The hash is a polynomial in a random odd base modulo 2 ** 64, so that the hashes of all windows are differences of prefix sums, times
-a power of the base's inverse. Source: Karp and Rabin (1987), Efficient randomized pattern-matching algorithms.
+The hash is a polynomial in a random odd base modulo 2 ** 64: the hashes of all windows are differences of prefix sums, times powers
+of the base's inverse. Source: Karp and Rabin (1987), Efficient randomized pattern-matching algorithms.
 """
 
 import bisect
@@ -78,7 +78,7 @@ class Windows:
 
     def __init__(self, shortest: int, size: int, *, stride: int = 1, folded: bool = False):
         self.stride = stride
-        self.in_a_row = min(MOST_IN_A_ROW, 1 << max(1, shortest // (3 * stride)).bit_length() - 1)
+        self.in_a_row = min(MOST_IN_A_ROW, 1 << max(1, 2 * shortest // (3 * stride)).bit_length() - 1)  # a third is the window
         self.width = shortest - self.in_a_row * stride + 1
         bits = min(MOST_BITS, max(LEAST_BITS, 1 << (BITS_PER_WINDOW * size // stride).bit_length()))
         self._values = _FOLDED if folded else _VALUES
@@ -96,7 +96,7 @@ class Windows:
         """The passages of a text of bytes that stand in what was added, in order; two may overlap."""
         found = np.zeros(len(text), dtype=bool)
         for start, hashes in self.hashes(text):
-            found[start : start + len(hashes)] = self._kept(hashes)
+            found[start : start + len(hashes)] = self._kept(hashes) & self._are_whole(text, start, len(hashes))
         return self._passages(found)
 
     def find_and_add(self, text: np.ndarray) -> list[Span]:
@@ -104,7 +104,7 @@ class Windows:
         found = np.zeros(len(text), dtype=bool)
         for start, hashes in self.hashes(text):
             whole = self._are_whole(text, start, len(hashes))
-            found[start : start + len(hashes)] = self._kept(hashes) | self._kept_before(hashes, whole)
+            found[start : start + len(hashes)] = (self._kept(hashes) | self._kept_before(hashes, whole)) & whole
             self._keep(hashes[:: self.stride], whole[:: self.stride])
         return self._passages(found)
 
@@ -172,8 +172,7 @@ def passages_of(contents: Sequence[bytes], find: Callable[[np.ndarray], list[Spa
     passages: list[list[Span]] = [[] for _ in contents]
     for first, after in find(content):
         index = bisect.bisect_right(begins, first) - 1
-        # By chance, one may go over the end of its text by a few bytes.
-        passages[index].append((first - begins[index], min(after - begins[index], len(contents[index]))))
+        passages[index].append((first - begins[index], after - begins[index]))
     return passages
 
 

@@ -22,7 +22,7 @@ from hfgpt.data.parquet_files import PARQUET_FILES
 from hfgpt.data.passport import Passport
 from hfgpt.data.patterns import expand_home, files_in, files_matching
 from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
-from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions
+from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.steps import StepCounts, TextStep, apply_steps, record_steps
 from hfgpt.data.text_files import TEXT_FILES, WHOLE_FILES
@@ -179,16 +179,34 @@ def load_documents(
 
     Args:
         steps: what is done to each document by itself.
-        draw: of a text as it was read, the place that decides on which side of the split its document stands (`Split.draw`).
+        draw: of a text as it was read, or of its group, the place that decides on which side of the split its document stands
+            (`Split.draw`).
         on_error: "stop" or "skip", for single rows that are not documents (row_errors.py).
     """
     start = time.perf_counter()
     passport.inputs = [identity(source, options) for source in sources]
     errors = RowErrors(on_error)
     counts = [StepCounts() for _ in steps]
-    drawn = ({**document, "draw": draw(document["text"])} for document in read_documents(sources, options, errors))
+    drawn = (
+        {**document, "draw": draw(_belongs_to(document, options) or document["text"])}
+        for document in read_documents(sources, options, errors)
+    )
     documents = write_documents(apply_steps(drawn, steps, counts), Path(cache_dir) / "documents.arrow")
     passport.record("load", None, counts[0].documents_in if counts else len(documents), start)
     record_steps(steps, counts, passport)
     errors.finish({*documents.unique("source"), WHOLE_FILES}, passport)
     return documents
+
+
+def _belongs_to(document: Document, options: SourceOptions) -> str | None:
+    """The group of a document; None where there are no groups."""
+    if options.group_field is None:
+        return None
+    if options.group_field == GROUP_BY_SOURCE:
+        return document["source"]
+    if "group" not in document:
+        raise UserError(
+            f"group_field is {options.group_field!r}, but {document['source']} is a text, which has no columns; take group_field: "
+            f"{GROUP_BY_SOURCE}, by which each file is a group, or give rows with that column."
+        )
+    return document["group"]

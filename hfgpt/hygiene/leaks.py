@@ -4,7 +4,7 @@ Copies of a document have one side of the split (`hfgpt/data/splitting.py`). Wha
 that many documents quote, a copy with parts of its own, the text around a cut by position.
 
 Nothing is tokenised but what is shared. A run of n tokens has n bytes or more, since no token is empty; so runs of that many bytes
-are looked for (`hfgpt/data/passages.py`), and only they are encoded, each by itself, as `hfgpt/hygiene/memorization.py` counts them.
+are looked for (`hfgpt/data/passages.py`), and only these are encoded, each by itself: as `hfgpt/hygiene/memorization.py` counts.
 """
 
 import hashlib
@@ -27,7 +27,6 @@ from hfgpt.tokenization import encode_texts
 
 logger = logging.getLogger(__name__)
 
-LEAKS = ("drop", "count", "ignore")
 # A part of a run, cut off in the middle of words, may have more tokens than the whole: the word at either end is then spelled by
 # itself. Runs with so many tokens less than what is not allowed are cut out, too.
 TOKENS_AT_ENDS = 4
@@ -52,7 +51,7 @@ def drop_leaks(
         train, held_out: documents with the columns `text`, `source` and `row_id`; held-out ones by the name of their split. They
             are never changed.
         tokenizer: by which a run is measured.
-        how: one of `LEAKS`; "count" only says what there is, "ignore" does nothing.
+        how: "drop", "count", which only says what there is, or "ignore".
     Raises: UserError where nothing is left to train on.
     Cost: linear; memory as `Windows` takes for the held-out text. FIGURE
     """
@@ -162,9 +161,7 @@ class LeakSearch:
         self.counts = {name: LeakCounts() for name in references}
         self.cut = CutCounts()
 
-    def without_leaks(
-        self, train: Dataset, passport: Passport, *, step: str, count_only: bool = False, cache_dir: str
-    ) -> Dataset:
+    def without_leaks(self, train: Dataset, passport: Passport, *, step: str, count_only: bool = False, cache_dir: str) -> Dataset:
         """The documents without what is found, which goes into the passport; with `count_only` as they are."""
         start = time.perf_counter()
         remaining = self._remaining(train, step)
