@@ -10,7 +10,7 @@ from hfgpt.hygiene.memorization import documents_of
 from hfgpt.hygiene.overlap import longest_overlaps
 from hfgpt.tokenization import encode_texts, load_tokenizer
 
-WORDS = [word for word in "the boat sea wind stone river night light house garden letter window road paper bread water".split()]
+WORDS = ["the", "boat", "sea", "wind", "stone", "river", "night", "light", "house", "garden", "letter", "window", "road", "paper"]
 
 
 def sentence(number, generator):
