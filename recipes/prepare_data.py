@@ -42,6 +42,7 @@ from hfgpt.data.preparation import (
     warn_of_seen_text,
 )
 from hfgpt.data.reading import Source
+from hfgpt.data.records import RecordOptions, identities
 from hfgpt.data.row_hashes import hash_of_rows
 from hfgpt.data.sources import ReadingOptions, find_sources, identity
 from hfgpt.data.splitting import Split, split_documents
@@ -51,7 +52,9 @@ from hfgpt.evaluation.compression import lzma_bits_per_byte
 from hfgpt.files import claim_output, replaced_folder
 from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
+from hfgpt.hygiene.decontamination import reference_texts
 from hfgpt.hygiene.documents import clean_documents
+from hfgpt.hygiene.leaks import drop_benchmark_text, drop_leaks
 from hfgpt.hygiene.planted_secrets import check_fit, make_canaries, plant, write_canaries
 from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256
 from hfgpt.training.already_made import already_made
@@ -83,7 +86,10 @@ def main(args: PrepareArguments) -> dict[str, float]:
         "separator": tokenizer.eos_token,
         "pad": tokenizer.pad_token,
     }
-    asked = args.asked()
+    asked, benchmark_options = args.asked(), RecordOptions(hub_split="test")
+    if args.decontaminate_against:
+        asked["decontaminate_against"] = identities(args.decontaminate_against, benchmark_options)
+    benchmarks = reference_texts(args.decontaminate_against, benchmark_options) if args.decontaminate_against else {}
     known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
     if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):
         return {}
@@ -97,6 +103,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             options,
             passport,
             deduplicate=args.deduplicate,
+            repeated_passage_bytes=args.repeated_passage_bytes,
             split=split,
             cache_dir=cache_dir,
             on_error=args.on_error,
@@ -104,11 +111,15 @@ def main(args: PrepareArguments) -> dict[str, float]:
         if not len(documents):
             raise UserError(f"the sources hold 0 tokens, need {args.context_length or SHORTEST_ROW:,} for one row; give more text.")
 
-        # 3. Train, validation, test; only training documents are mixed, and planted secrets go there, in all their copies
+        # 3. Train, validation, test; nothing of the others is in training, and planted secrets are there only, in all their copies
         split = split.settled(documents)
-        settled = {**{key: getattr(args, key) for key in SPLIT_DEFAULTS}, "split_by": split.by}
+        settled = {**{key: getattr(args, key) for key in SPLIT_DEFAULTS}, "split_by": split.by, "group_field": args.group_field}
         warn_of_seen_text(earlier, passport, split=settled, same_sources=args.sources == earlier.settings.get("sources"))
         splits = split_documents(documents, split)
+        held_out = {str(name): part for name, part in splits.items() if name != "train"}
+        known_texts = dict(tokenizer=tokenizer, leak_tokens=args.leak_tokens, cache_dir=cache_dir)
+        splits["train"] = drop_leaks(splits["train"], held_out, passport, how=args.leaks, **known_texts)
+        splits["train"] = drop_benchmark_text(splits["train"], benchmarks, passport, **known_texts)
         context_length = args.context_length or suitable_context_length(texts_of(splits["train"]), tokenizer)
         left_out = ("output_dir", "overwrite", "card", "verify")
         passport.settings = {key: value for key, value in vars(args).items() if key not in left_out}

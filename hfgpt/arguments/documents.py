@@ -9,6 +9,7 @@ from hfgpt.arguments.accounting import SourceCardKeys, VerifyKeys, checked_sourc
 from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, as_words, data_key, hygiene_key, model_key
 from hfgpt.arguments.mixture import MixtureKeys
 from hfgpt.arguments.rows import PackingKeys
+from hfgpt.arguments.splits import LeakKeys, SplitKeys
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home, public_name
 
@@ -17,14 +18,15 @@ READING_DEFAULTS = {
     **{"text_field": "text", "text_documents": None, "hub_split": "train", "hub_revision": None, "max_documents": None},
     "on_error": "stop",
     "source_cards": None,
+    "group_field": None,
 }
 # What is done to documents before they are split; tokenizer and rows see the same.
-STEP_DEFAULTS = {"deduplicate": True}
+STEP_DEFAULTS = {"deduplicate": True, "repeated_passage_bytes": None}
 SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.05, "split_seed": 0}
 
 
 @dataclass
-class SourceArguments(SourceCardKeys, OutputKeys):
+class SourceArguments(SplitKeys, SourceCardKeys, OutputKeys):
     """What is read, and which part of it is held out; the same in every recipe that reads documents.
 
     None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
@@ -39,7 +41,8 @@ class SourceArguments(SourceCardKeys, OutputKeys):
     deduplicate: bool | None = data_key(None, "Drop documents with the same text as an earlier one; true without it.")
     split_by: str | None = data_key(
         None,
-        "'document', 'position' to cut each document (for one or few), or 'auto' (without it): by document where there are enough.",
+        "'document', 'group' (see group_field), 'position' to cut each document (for one or few), or 'auto' (without it): by group "
+        "where group_field is given, else by document where there are enough.",
     )
     validation_share: float | None = data_key(None, "Share of the documents for validation while training; 0.05 without it.")
     test_share: float | None = data_key(None, "Share of the documents for the one test at the end; 0.05 without it.")
@@ -49,6 +52,7 @@ class SourceArguments(SourceCardKeys, OutputKeys):
         expand_home(self, "output_dir")  # of sources, patterns.py does: the passport keeps the tilde
         self.source_cards = checked_source_cards(self.source_cards)
         self.check_output()
+        self.check_splits()
 
     def filled(self, earlier: Mapping[str, object]):
         """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.
@@ -64,7 +68,14 @@ class SourceArguments(SourceCardKeys, OutputKeys):
         values: dict[str, Any] = {"sources": []} | READING_DEFAULTS | STEP_DEFAULTS | SPLIT_DEFAULTS
         for source in (known, given):
             values |= {name: value for name, value in source.items() if value not in (None, [])}
-        return replace(self, **values)
+        if self.group_field is None and values["split_by"] not in ("group", "auto"):
+            values["group_field"] = None  # it was the tokenizer's
+        filled = replace(self, **values)
+        filled.check_groups(filled.split_by)
+        return filled
+
+    def reading_options(self) -> dict[str, Any]:
+        return super().reading_options() | {"group_field": self.group_field}
 
     def asked(self) -> dict[str, Any]:
         """What was asked for, as the passport keeps it beside what came of it; sources are known by their SHA-256, not by name."""
@@ -84,7 +95,8 @@ class SourceArguments(SourceCardKeys, OutputKeys):
 
     def split(self) -> dict[str, Any]:
         """The values of `hfgpt.data.splitting.Split`."""
-        return dict(by=self.split_by, validation_share=self.validation_share, test_share=self.test_share, seed=self.split_seed)
+        by = "group" if self.group_field is not None else self.split_by
+        return dict(by=by, validation_share=self.validation_share, test_share=self.test_share, seed=self.split_seed)
 
 
 def _without_place(value: object) -> object:
@@ -107,7 +119,7 @@ class TokenizerArguments(SourceArguments):
 
 
 @dataclass
-class PrepareArguments(VerifyKeys, SourceArguments, MixtureKeys, PackingKeys):
+class PrepareArguments(VerifyKeys, SourceArguments, LeakKeys, MixtureKeys, PackingKeys):
     """recipes/prepare_data.py"""
 
     tokenizer: str = model_key("", "Folder or Hub id of the tokenizer.")
@@ -127,6 +139,7 @@ class PrepareArguments(VerifyKeys, SourceArguments, MixtureKeys, PackingKeys):
                 raise UserError(f"{other} is given with verify, which only looks at a folder; leave one of them out.")
             return
         super().__post_init__()
+        self.check_leaks()
         self.require(tokenizer="name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
         self.check_mixture()
         self.check_packing()

@@ -8,7 +8,7 @@ from typing import cast
 import pyarrow
 import yaml
 
-from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, check_text_column, texts_of
+from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, check_text_column, column_of_groups, texts_of
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import HUB_NAME
@@ -33,7 +33,7 @@ def read_hub(source: Source, options: SourceOptions, errors: RowErrors | None, c
         if column is not None:
             types = {key: getattr(feature, "dtype", type(feature).__name__) for key, feature in features.items()}
             check_text_column(types, f"the Hub dataset {source.name}", column)
-            readable = [column]
+            readable = [column, *(key for key in features if key == column_of_groups(options))]
         else:
             kinds = (Value, ClassLabel, List, LargeList, list, dict)
             readable = [key for key, feature in features.items() if isinstance(feature, kinds)]

@@ -20,8 +20,8 @@ BATCH_CHARACTERS = 2**20  # about; a document is never cut
 DOCUMENT_SCHEMA = pyarrow.schema({**{name: pyarrow.string() for name in ("text", "source", "row_id")}, "draw": pyarrow.float64()})
 
 
-def write_documents(documents: Iterable[dict], path: Path):
-    """Documents with the columns `text`, `source`, `row_id` and `draw` as a `datasets.Dataset` that stays on disk."""
+def write_documents(documents: Iterable[dict], path: Path, *, schema: pyarrow.Schema = DOCUMENT_SCHEMA):
+    """Documents as a `datasets.Dataset` that stays on disk; its columns are `text`, `source`, `row_id` and `draw` if not told."""
 
     def batches() -> Iterator[pyarrow.RecordBatch]:
         batch, characters = [], 0
@@ -29,12 +29,12 @@ def write_documents(documents: Iterable[dict], path: Path):
             batch.append(document)
             characters += len(document["text"])
             if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-                yield pyarrow.RecordBatch.from_pylist(batch, schema=DOCUMENT_SCHEMA)
+                yield pyarrow.RecordBatch.from_pylist(batch, schema=schema)
                 batch, characters = [], 0
         if batch:
-            yield pyarrow.RecordBatch.from_pylist(batch, schema=DOCUMENT_SCHEMA)
+            yield pyarrow.RecordBatch.from_pylist(batch, schema=schema)
 
-    return _write(batches(), path, schema=DOCUMENT_SCHEMA)
+    return _write(batches(), path, schema=schema)
 
 
 def write_rows(blocks: Iterable[Rows], path: Path, *, context_length: int):
@@ -91,11 +91,24 @@ def text_batches(documents) -> Iterator[list[str]]:
 
 def column_batches(documents, *columns: str) -> Iterator[list[list[str]]]:
     """Columns of a `datasets.Dataset` of documents side by side, in order, about `BATCH_CHARACTERS` of it at a time."""
+    for batch in documents.select_columns(list(columns)).iter(batch_size=_batch_size(documents)):
+        yield [batch[column] for column in columns]
+
+
+def document_batches(documents, what: str) -> Iterator[list[dict]]:
+    """The documents of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time, with a progress bar that says `what`."""
+    from datasets.utils import tqdm
+
+    with tqdm(total=len(documents), desc=what, unit=" documents") as progress:
+        for batch in documents.iter(batch_size=_batch_size(documents)):
+            yield [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            progress.update(len(batch["text"]))
+
+
+def _batch_size(documents) -> int:
     table = documents.data  # of all rows, also where some of them are selected
     mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
-    batch_size = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
-    for batch in documents.select_columns(list(columns)).iter(batch_size=batch_size):
-        yield [batch[column] for column in columns]
+    return max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
 
 
 def texts_of(documents) -> Iterator[str]:

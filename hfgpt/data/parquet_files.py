@@ -5,7 +5,16 @@ from collections.abc import Iterator
 import pyarrow
 import pyarrow.parquet
 
-from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, check_column_names, check_text_column, texts_of
+from hfgpt.data.reading import (
+    Record,
+    Source,
+    SourceKind,
+    SourceOptions,
+    check_column_names,
+    check_text_column,
+    column_of_groups,
+    texts_of,
+)
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
 
@@ -20,7 +29,8 @@ def read_parquet(source: Source, options: SourceOptions, errors: RowErrors | Non
             check_column_names([field.name for field in fields], source.name)
         else:
             check_text_column({field.name: str(field.type) for field in fields}, source.name, column)
-        for batch in file.iter_batches(columns=None if column is None else [column]):
+        needed = None if column is None else [column, *filter(None, [column_of_groups(options)])]
+        for batch in file.iter_batches(columns=needed):
             for row in batch.to_pylist():
                 yield Record(row, source.name, f"row {row_id}", str(row_id))
                 row_id += 1

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hfgpt.data.on_disk import Document
-from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions
+from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, column_of_groups
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.splitting import Split
-from hfgpt.errors import MissingFileError
+from hfgpt.errors import MissingFileError, UserError
 
 PYTHON_DOCS = "python-docs"
 # Parts of it: python-docs:train, :validation and :test, as prepare_data.py divides them with these shares. What is fine-tuned on
@@ -117,6 +117,17 @@ def questions(source: Source, options: SourceOptions, errors: RowErrors | None, 
         yield Record(values, source.name, row_id, row_id)
 
 
+def documents(source: Source, options: SourceOptions, errors: RowErrors | None) -> Iterator[Document]:
+    """The documents, each with its top-level module as its group where groups are asked for; a topic is a group by itself."""
+    column = column_of_groups(options)
+    if column not in (None, "module"):
+        raise UserError(f"group_field is {column!r}; {source.name} is grouped by 'module', the top-level one.")
+    for document in read_python_docs(source.name):
+        module, _, name = document["row_id"].partition(":")
+        group = {} if column is None else {"group": name if module == "topic" else module.partition(".")[0]}
+        yield {**document, "source": source.name, **group}
+
+
 def python_identity(source: Source, options: SourceOptions) -> dict[str, object]:
     """Python's version, the SHA-256 of the texts, and whose they are."""
     digest = hashlib.sha256()
@@ -129,7 +140,7 @@ def python_identity(source: Source, options: SourceOptions) -> dict[str, object]
 
 PYTHON_DOCUMENTATION = SourceKind(
     records=questions,
-    documents=lambda source, options, errors: ({**document, "source": source.name} for document in read_python_docs(source.name)),
+    documents=documents,
     identity=python_identity,
     is_named=PYTHON_DOCS_NAMES.__contains__,
 )

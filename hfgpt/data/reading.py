@@ -13,6 +13,7 @@ from hfgpt.data.row_errors import RowError, RowErrors, usable
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file
 
+GROUP_BY_SOURCE = "source"  # as `group_field`
 COLUMN_SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
 
@@ -25,6 +26,8 @@ class SourceOptions:
         text_documents: what is one document in a plain text file: "file", "paragraph" (blank lines between), "line", or
             any other string, which then separates documents as a line of its own. None is "file", but refuses a file whose
             lines look like separators.
+        group_field: what documents of one group have in common, which then stand on one side of a split: a column of JSON, Parquet
+            and Hub rows; "module" of python-docs; "source" for all documents of one file. None makes no groups.
         hub_split: split of a Hub dataset.
         hub_revision: branch, tag or commit of a Hub dataset; None is its default branch.
         streaming: read a Hub dataset over the network as it goes, without storing it.
@@ -37,6 +40,7 @@ class SourceOptions:
 
     text_field: str = "text"
     text_documents: str | None = None
+    group_field: str | None = None
     hub_split: str = "train"
     hub_revision: str | None = None
     streaming: bool = False
@@ -107,7 +111,7 @@ class Record:
         return RowError(f"{self}: {message}", reason=reason, source=self.source)
 
 
-# The rows of a source. With `column`, only that column is needed, and it holds the text of a document.
+# The rows of a source. With `column`, only that column is needed (and the one of groups), and it holds the text of a document.
 RecordReader = Callable[[Source, SourceOptions, RowErrors | None, str | None], Iterator[Record]]
 DocumentReader = Callable[[Source, SourceOptions, RowErrors | None], Iterator[Document]]
 
@@ -143,7 +147,8 @@ def texts_of(records: RecordReader) -> DocumentReader:
 
     def documents(source: Source, options: SourceOptions, errors: RowErrors | None) -> Iterator[Document]:
         def document(record: Record) -> Document:
-            return {"text": _text_of(record, options.text_field), "source": record.source, "row_id": record.row_id}
+            document = {"text": _text_of(record, options.text_field), "source": record.source, "row_id": record.row_id}
+            return document | ({"group": _group_of(record, column)} if (column := column_of_groups(options)) else {})
 
         return usable(records(source, options, errors, options.text_field), document, errors)
 
@@ -161,6 +166,28 @@ def _text_of(record: Record, column: str) -> str:
         kind = json_type(text)
         raise record.error(f"the field {column!r} is a {kind}, a string is needed.", reason=f"the text is a {kind}")
     return text
+
+
+def column_of_groups(options: SourceOptions) -> str | None:
+    """The column that names a document's group, where a column does."""
+    return None if options.group_field == GROUP_BY_SOURCE else options.group_field
+
+
+def _group_of(record: Record, column: str) -> str:
+    if column not in record.values:
+        found = ", ".join(map(repr, record.values)) or "none"
+        raise record.error(
+            f"the field {column!r} is missing, found {found}; name the one of the groups with group_field.",
+            reason=f"no field {column!r}",
+        )
+    value = record.values[column]
+    if value is None or isinstance(value, (dict, list)):
+        kind = json_type(value)
+        raise record.error(
+            f"the field {column!r} is a {kind}, a string or a number is needed, which names a group.",
+            reason=f"the group is a {kind}",
+        )
+    return str(value)
 
 
 def json_type(value: object) -> str:

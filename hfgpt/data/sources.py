@@ -22,7 +22,7 @@ from hfgpt.data.parquet_files import PARQUET_FILES
 from hfgpt.data.passport import Passport
 from hfgpt.data.patterns import expand_home, files_in, files_matching
 from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
-from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions
+from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.source_cards import card_of, check_cards
 from hfgpt.data.steps import StepCounts, TextStep, apply_steps, record_steps
@@ -192,7 +192,8 @@ def load_documents(
 
     Args:
         steps: what is done to each document by itself.
-        draw: of a text as it was read, the place that decides on which side of the split its document stands (`Split.draw`).
+        draw: of a text as it was read, or of its group, the place that decides on which side of the split its document stands
+            (`Split.draw`).
         on_error: "stop" or "skip", for single rows that are not documents (row_errors.py).
     """
     check_cards(options.source_cards, sources)
@@ -207,7 +208,7 @@ def load_documents(
             count = read.setdefault(document["source"], [0, 0])
             count[0] += 1
             count[1] += len(document["text"].encode())
-            yield {**document, "draw": draw(document["text"])}
+            yield {**document, "draw": draw(_belongs_to(document, options) or document["text"])}
 
     documents = write_documents(apply_steps(drawn(), steps, counts), Path(cache_dir) / "documents.arrow")
     for entry in passport.inputs:
@@ -218,3 +219,17 @@ def load_documents(
     record_steps(steps, counts, passport)
     errors.finish({*documents.unique("source"), WHOLE_FILES}, passport)
     return documents
+
+
+def _belongs_to(document: Document, options: SourceOptions) -> str | None:
+    """The group of a document; None where there are no groups."""
+    if options.group_field is None:
+        return None
+    if options.group_field == GROUP_BY_SOURCE:
+        return document["source"]
+    if "group" not in document:
+        raise UserError(
+            f"group_field is {options.group_field!r}, but {document['source']} is a text, which has no columns; take group_field: "
+            f"{GROUP_BY_SOURCE}, by which each file is a group, or give rows with that column."
+        )
+    return document["group"]

@@ -21,7 +21,7 @@ from hfgpt.errors import UserError
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-SPLIT_BY = ("auto", "document", "position")
+SPLIT_BY = ("auto", "document", "group", "position")
 # A side may hold a third of the share that was asked for, or three times as much, before "auto" splits by position. With 60
 # documents of equal length and 5 % per side, 90 of 100 seeds stay within that; with 20 documents, 38.
 TOLERANCE = 3
@@ -32,8 +32,9 @@ class Split:
     """How documents are divided.
 
     Args:
-        by: "document" (each whole, by a hash of its text), "position" (each cut into three parts at line ends, for a corpus of
-            one or few documents: the first is for training, the last for test), or "auto", which `settled` turns into one of them.
+        by: "document" (each whole, by a hash of its text), "group" (all of a group, by a hash of its name), "position" (each cut
+            into three parts at line ends, for a corpus of one or few documents: the first is for training, the last for test), or
+            "auto", which `settled` turns into "document" or "position".
         validation_share, test_share: from 0 to below 1; their sum stays below 1.
         seed: another seed, another division; "position" needs none.
     Raises: ValueError for shares that leave nothing to train on.
@@ -90,8 +91,8 @@ class Split:
         if self.by == "auto":
             raise ValueError("split_by 'auto' is not settled")
         for document in documents:
-            if self.by == "document":
-                yield self.side(self.draw(document["text"])), document
+            if self.by in ("document", "group"):
+                yield self.side(self.draw(document["text" if self.by == "document" else "group"])), document
             else:
                 yield from self._cut(document)
 
@@ -104,8 +105,8 @@ class Split:
                 yield text
 
     def draw(self, text: str) -> float:
-        """From 0 to 1, uniform over texts: the place that decides about a document. It is drawn from the text as it was read, so
-        that no step that changes texts moves a document to another side."""
+        """From 0 to 1, uniform over texts: the place that decides about a document. It is drawn from the text as it was read, or
+        from the name of its group, so that no step that changes texts moves a document to another side."""
         digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8, key=str(self.seed).encode()).digest()
         return int.from_bytes(digest, "big") / 2**64
 
@@ -152,11 +153,17 @@ def split_documents(documents, split: Split):
     """
     from datasets import Dataset, DatasetDict
 
-    if split.by == "document":
+    what, cure = f"{len(documents):,} documents", "give more documents, other shares, or split_by: position"
+    if split.by in ("document", "group"):
         rows: dict[str, list[int]] = {name: [] for name in SPLITS}
         for index, draw in enumerate(draws_of(documents)):
             rows[split.side(draw)].append(index)
         datasets = {name: select(documents, indices) for name, indices in rows.items()}
+        if split.by == "group":
+            groups = {name: len(set(dataset["draw"])) for name, dataset in datasets.items()}
+            what += f" in {sum(groups.values()):,} groups"
+            cure = "give more groups, other shares, another split_seed, or split_by: document"
+            logger.info(f"split: groups: {', '.join(f'{name} {number:,}' for name, number in groups.items())}")
     else:
         sides: dict[str, list[Document]] = {name: [] for name in SPLITS}
         for name, part in split.assign(documents):
@@ -166,8 +173,7 @@ def split_documents(documents, split: Split):
             for name, parts in sides.items()
         }
     shares = {"validation": split.validation_share, "test": split.test_share}
-    cure = "give more documents, other shares, or split_by: position"
-    _refuse_empty_sides(datasets, shares, what=f"{len(documents):,} documents", cure=f", split_by {split.by!r}; {cure}")
+    _refuse_empty_sides(datasets, shares, what=what, cure=f", split_by {split.by!r}; {cure}")
     return DatasetDict({name: datasets[name].remove_columns("draw") for name in SPLITS if name == "train" or shares[name]})
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from hfgpt.data.cleaning import drop_blank, drop_exact_duplicates
+from hfgpt.data.passages import cut_repeated_passages
 from hfgpt.data.passport import Passport
 from hfgpt.data.reading import Source
 from hfgpt.data.sources import ReadingOptions, load_documents
@@ -17,6 +18,7 @@ def clean_documents(
     *,
     steps: Sequence[TextStep] = (),
     deduplicate: bool = True,
+    repeated_passage_bytes: int | None = None,
     split: Split,
     cache_dir: str,
     on_error: str = "stop",
@@ -24,10 +26,12 @@ def clean_documents(
     """The documents of all sources after every step that comes before the split, as a `datasets.Dataset` on disk.
 
     Columns: `text`, `source`, `row_id`, `draw` (`Split.draw`).
-    Args: see `load_documents`.
+    Args: see `load_documents`; repeated passages of `repeated_passage_bytes` are cut out.
     """
     documents = load_documents(sources, options, passport, steps=steps, draw=split.draw, cache_dir=cache_dir, on_error=on_error)
     documents = drop_blank(documents, passport)
     if deduplicate:
         documents = drop_exact_duplicates(documents, passport)
+    if repeated_passage_bytes is not None:
+        documents = cut_repeated_passages(documents, passport, shortest=repeated_passage_bytes, cache_dir=cache_dir)
     return documents

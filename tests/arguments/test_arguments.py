@@ -165,3 +165,31 @@ def test_what_is_not_given_is_taken_from_the_tokenizers_passport():
     assert (other.split_by, other.test_share, other.validation_share, other.text_documents) == ("auto", 0.0, 0.1, None)
     nothing = PrepareArguments(sources=["b/*.txt"], **common).filled({})
     assert (nothing.split_by, nothing.test_share, nothing.validation_share, nothing.split_seed) == ("auto", 0.05, 0.05, 0)
+
+
+def test_a_split_by_group_needs_to_know_the_groups_and_groups_that_split():
+    common = dict(sources=["a/*.jsonl"], output_dir="o")
+    by_author = TokenizerArguments(group_field="author", **common).filled({})
+    assert by_author.split()["by"] == "group"
+    assert by_author.reading_options()["group_field"] == "author"
+    with pytest.raises(ValueError, match="split_by is 'group', but group_field is missing; name the column"):
+        TokenizerArguments(split_by="group", **common).filled({})
+    with pytest.raises(ValueError, match="group_field is 'author', but split_by is 'position'; groups need split_by: group"):
+        TokenizerArguments(split_by="position", group_field="author", **common).filled({})
+
+
+def test_rows_are_grouped_as_their_tokenizer_was_unless_another_split_is_given():
+    earlier = dict(sources=["a/*.jsonl"], split_by="group", group_field="author", repeated_passage_bytes=400)
+    common = dict(tokenizer="t", output_dir="o")
+    filled = PrepareArguments(**common).filled(earlier)
+    assert (filled.split()["by"], filled.group_field, filled.repeated_passage_bytes) == ("group", "author", 400)
+    told = PrepareArguments(split_by="document", **common).filled(earlier)
+    assert (told.split()["by"], told.group_field) == ("document", None)
+    other = PrepareArguments(sources=["b/*.jsonl"], **common).filled(earlier)  # whose columns nobody knows
+    assert (other.split()["by"], other.group_field, other.repeated_passage_bytes) == ("auto", None, 400)
+
+
+@pytest.mark.parametrize(("key", "least"), [("repeated_passage_bytes", 200), ("leak_tokens", 20)])
+def test_passages_so_short_that_texts_share_them_by_chance_are_refused(key, least):
+    with pytest.raises(ValueError, match=f"{key} is 10; {least} or more is needed"):
+        PrepareArguments(tokenizer="t", output_dir="o", **{key: 10})

@@ -3,10 +3,12 @@ import json
 
 import pytest
 
+from hfgpt.data.passport import Passport
 from hfgpt.data.reading import Record, SourceKind, texts_of
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.sources import SOURCES, ReadingOptions, find_sources, read_documents
+from hfgpt.data.sources import SOURCES, ReadingOptions, find_sources, load_documents, read_documents
+from hfgpt.data.splitting import Split
 
 
 def read(*names, **options):
@@ -270,3 +272,56 @@ def test_a_kind_of_file_from_outside_is_known_by_its_suffix(tmp_path, monkeypatc
     assert texts(path) == ["AHOY"]
     with pytest.raises(ValueError, match="a.SHOUT is not a table; rows are read from .csv"):
         list(read_records([str(path)], RecordOptions()))
+
+
+def draws(tmp_path, *names, on_error="stop", **options):
+    """The draw of each document by its text."""
+    sources, draw = find_sources(map(str, names)), Split(by="group").draw
+    documents = load_documents(
+        sources, ReadingOptions(**options), Passport(), draw=draw, cache_dir=str(tmp_path), on_error=on_error
+    )
+    assert documents.column_names == ["text", "source", "row_id", "draw"]
+    return dict(zip(documents["text"], documents["draw"], strict=True))
+
+
+def test_documents_of_a_group_draw_one_place_whatever_kind_of_file_names_it(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [("a", "anna"), ("b", "ben"), ("c", "anna")]
+    (tmp_path / "one.jsonl").write_text("".join(json.dumps({"text": text, "author": author}) + "\n" for text, author in rows))
+    table = pyarrow.table({"author": ["ben", "anna"], "text": ["d", "e"], "more": [1, 2]})
+    pyarrow.parquet.write_table(table, tmp_path / "two.parquet")
+    found = draws(tmp_path, tmp_path / "one.jsonl", tmp_path / "two.parquet", group_field="author")
+    anna, ben = Split().draw("anna"), Split().draw("ben")
+    assert found == {"a": anna, "b": ben, "c": anna, "d": ben, "e": anna}
+
+
+def test_every_file_can_be_a_group(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} a\n\n{name} b\n")
+    found = draws(tmp_path, tmp_path, text_documents="paragraph", group_field="source")
+    assert len(found) == 4
+    assert found["one a\n"] == found["one b\n"] != found["two a\n"] == found["two b\n"]
+
+
+def test_a_group_that_cannot_be_told_is_refused_or_skipped(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "author": 7}\n{"text": "b"}\n{"text": "c", "author": null}\n')
+    with pytest.raises(ValueError, match="line 2: the field 'author' is missing, found 'text'; name the one of the groups"):
+        draws(tmp_path, path, group_field="author")
+    assert draws(tmp_path, path, group_field="author", on_error="skip") == {"a": Split().draw("7")}
+    (tmp_path / "a.txt").write_text("a text")
+    with pytest.raises(ValueError, match="group_field is 'author', but .*a.txt is a text, which has no columns; take group_fi"):
+        draws(tmp_path, tmp_path / "a.txt", group_field="author")
+
+
+def test_python_docs_are_grouped_by_their_top_level_module(tmp_path):
+    from hfgpt.data.python_docs import read_python_docs
+
+    found = draws(tmp_path, "python-docs", group_field="module")
+    of_email = [document["text"] for document in read_python_docs() if document["row_id"].startswith(("email:", "email."))]
+    assert len(of_email) > 50
+    assert {found[text] for text in of_email} == {Split().draw("email")}
+    with pytest.raises(ValueError, match="group_field is 'author'; python-docs is grouped by 'module'"):
+        draws(tmp_path, "python-docs", group_field="author")

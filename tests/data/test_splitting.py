@@ -124,3 +124,42 @@ def test_a_document_is_cut_at_a_line_start_a_space_or_anywhere(text, parts):
     found = {name: part["text"] for name, part in Split(by="position").assign([{"text": text, "source": "s", "row_id": "1"}])}
     assert "".join(found.values()) == text
     assert list(found.values()) == parts
+
+
+def grouped(groups, split):
+    """A `Dataset` as load_documents gives it where documents belong to groups: ten of each."""
+    return Dataset.from_list(
+        [
+            {"text": f"{group} {n}", "source": "s", "row_id": f"{group}:{n}", "draw": split.draw(group)}
+            for n in range(10)
+            for group in groups
+        ]
+    )
+
+
+def test_all_documents_of_a_group_are_on_one_side(caplog):
+    caplog.set_level("INFO")
+    split = Split(by="group", validation_share=0.1, test_share=0.1, seed=1)
+    groups = [f"author {number}" for number in range(60)]
+    splits = split_documents(grouped(groups, split), split)
+    sides = {name: {row_id.split(":")[0] for row_id in part["row_id"]} for name, part in splits.items()}
+    assert sum(map(len, sides.values())) == 60
+    assert set.union(*sides.values()) == set(groups)
+    assert min(map(len, sides.values())) > 1
+    assert [len(splits[name]) for name in splits] == [10 * len(sides[name]) for name in splits]
+    numbers = ", ".join(f"{name} {len(side)}" for name, side in sides.items())
+    assert f"split: groups: {numbers}" in caplog.text
+    # the same by themselves, whatever else is read
+    assigned = {document["group"]: name for name, document in split.assign({"text": "t", "group": group} for group in groups)}
+    assert {name: {group for group, side in assigned.items() if side == name} for name in sides} == sides
+    other = Split(by="group", validation_share=0.1, test_share=0.1, seed=2)
+    assert set(split_documents(grouped(groups, other), other)["test"]["row_id"]) != set(splits["test"]["row_id"])
+
+
+def test_too_few_groups_for_a_side_are_refused_with_the_cure():
+    split = Split(by="group")
+    sentence = (
+        "the validation split is empty: 20 documents in 2 groups, .*split_by 'group'; give more groups, other shares, another"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        split_documents(grouped(["anna", "ben"], split), split)

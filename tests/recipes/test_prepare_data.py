@@ -75,6 +75,7 @@ def test_duplicates_and_blank_documents_are_dropped_and_counted(small_tokenizer,
     steps = json.loads((tmp_path / "out" / "passport.json").read_text())["steps"]
     assert [(step["step"], step["documents_in"], step["documents_out"]) for step in steps] == [
         ("load", None, 68), ("drop blank", 68, 67), ("drop exact duplicates", 67, 60),
+        ("drop leaks", 38, 38),  # of 22 held out
     ]  # fmt: skip
 
 
@@ -110,3 +111,44 @@ def test_an_interrupted_replacement_keeps_the_old_data(small_corpus, small_token
                output_dir=str(out), overwrite=True)  # fmt: skip
     assert (out / "passport.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "rows"]
+
+
+def test_text_of_a_benchmark_is_not_trained_on_and_its_file_is_named_with_its_hash(small_corpus, small_tokenizer, tmp_path):
+    corpus = [json.loads(line)["text"] for line in small_corpus.read_text().splitlines()]
+    question = max(corpus, key=len)
+    (tmp_path / "quiz.jsonl").write_text(json.dumps({"question": question, "answer": "no"}) + "\n")
+    settings = dict(sources=[str(small_corpus)], tokenizer=str(small_tokenizer), context_length=64, validation_share=0.0)
+    settings |= dict(test_share=0.0, output_dir=str(tmp_path / "rows"), decontaminate_against=[str(tmp_path / "quiz.jsonl")])
+    counts = recipe("prepare_data", **settings)
+    assert counts["train_documents"] == 99
+    passport = json.loads((tmp_path / "rows" / "passport.json").read_text())
+    step = passport["steps"][-1]
+    assert (step["step"], step["documents_in"], step["documents_out"]) == ("drop benchmark text", 100, 99)
+    assert step["shared_with"][str(tmp_path / "quiz.jsonl")]["exact"] == 1
+    (entry,) = passport["settings"]["asked"]["decontaminate_against"]
+    assert entry["sha256"] == hashlib.sha256((tmp_path / "quiz.jsonl").read_bytes()).hexdigest()
+    (tmp_path / "quiz.jsonl").write_text('{"question": "another one, which is as good"}\n')
+    with pytest.raises(ValueError, match="holds what was made otherwise.*decontaminate_against was"):
+        recipe("prepare_data", **settings)
+
+
+def test_tokenizer_and_rows_know_the_same_groups_and_cut_the_same_passages(small_tokenizer, tmp_path):
+    rows = [{"text": f"{author} wrote letter {n}, about " + f"{author[::-1]} and {n * n} boats " * 20, "author": author}
+            for author in (f"author{number}" for number in range(40)) for n in range(5)]  # fmt: skip
+    licence = "This text may be read by everybody who has the time to read it, " * 2 + "and by nobody who has not. " + "x y z " * 30
+    for row in rows:
+        row["text"] += licence
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counts = recipe("train_tokenizer", sources=[str(tmp_path / "rows.jsonl")], group_field="author", repeated_passage_bytes=200,
+                    validation_share=0.1, test_share=0.1, vocab_size=300, output_dir=str(tmp_path / "tokenizer"))  # fmt: skip
+    prepared = recipe("prepare_data", tokenizer=str(tmp_path / "tokenizer"), context_length=64, leaks="count",
+                      output_dir=str(tmp_path / "rows"))  # fmt: skip
+    assert prepared["train_documents"] == counts["documents"]
+    tokenizer, splits = load_tokenizer(tmp_path / "tokenizer"), load_from_disk(tmp_path / "rows")
+    authors = {name: {text.split(" ")[0] for text in documents_in(part, tokenizer)} - {""} for name, part in splits.items()}
+    authors = {name: {author for author in found if author.startswith("author")} for name, found in authors.items()}
+    assert len(set.union(*authors.values())) == sum(map(len, authors.values())) > 30
+    assert sum("nobody who has not" in text for part in splits.values() for text in documents_in(part, tokenizer)) <= 1
+    passport = json.loads((tmp_path / "rows" / "passport.json").read_text())
+    assert next(step for step in passport["steps"] if step["step"] == "cut repeated passages")["passages"] > 190
+    assert (passport["settings"]["split_by"], passport["settings"]["group_field"]) == ("group", "author")

@@ -1,0 +1,249 @@
+"""Passages: runs of bytes that a text shares with other texts, found in linear time and bounded memory.
+
+Of the other texts, windows of some bytes are kept as bits of a table, each at the place that its hash says; nothing else of them
+stays in memory. A passage is where windows of a text that are in the table follow each other:
+
+    others   ...the quick brown fox jumps over the lazy dog...     windows of 8 bytes: "the quic", "he quick", "e quick ", ...
+    text     A slow quick brown fox jumps over a cat.
+    windows        ^^^^^^^^^^^^^^^^^^^^^
+    passage       [ quick brown fox jumps over ]                   as long as the windows in it
+
+Every shared run of `shortest` bytes is found, without exception. What is found beside that is bounded: a passage may be joined from
+runs of the others that overlap in a window, and that the place of a window was taken by another one `in_a_row` times by chance is
+ruled out.
+
+The hash is a polynomial in a random odd base modulo 2 ** 64: the hashes of all windows are differences of prefix sums, times powers
+of the base's inverse. Source: Karp and Rabin (1987), Efficient randomized pattern-matching algorithms.
+"""
+
+import bisect
+import itertools
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hfgpt.data.on_disk import Document, document_batches, write_documents
+from hfgpt.data.passport import Passport
+
+Span = tuple[int, int]  # of bytes: the first, and the one after the last
+# In no UTF-8: a window with it is none of a text.
+DOCUMENT_END = 0xFF
+BITS_PER_WINDOW = 8
+LEAST_BITS, MOST_BITS = 1 << 16, 1 << 32  # 8 KiB and 512 MiB
+MOST_IN_A_ROW = 16  # at most 8 ** 16 to 1 that none is there by chance
+# Windows at a time: 2 MiB for each array, which stays in a processor's cache.
+BLOCK = 1 << 18
+# Of texts among each other every eighth window is kept, which takes an eighth of the memory.
+REPEATED_STRIDE = 8
+# A cut goes on to the next space, but no further than this: some scripts have none.
+LONGEST_WORD_BYTES = 40
+# What is left of a document beside a cut, and is shorter, is dropped: a heading, half a sentence.
+SHORTEST_PIECE_BYTES = 100
+WORD_AT_END, WORD_AT_START = re.compile(rb"\S*\Z"), re.compile(rb"\S*")
+
+_generator = np.random.default_rng(0x5EED)
+_VALUES = _generator.integers(0, 2**64, 256, dtype=np.uint64)
+_BASE = int(_generator.integers(0, 2**63)) * 2 + 1
+_FOLDED = _VALUES.copy()
+_FOLDED[ord("A") : ord("Z") + 1] = _FOLDED[ord("a") : ord("z") + 1]
+_FOLDED[list(b"\t\n\v\f\r")] = _FOLDED[ord(" ")]
+
+
+def _powers(base: int, number: int) -> np.ndarray:
+    """base ** 0, ..., base ** (number - 1), modulo 2 ** 64."""
+    powers = np.full(number, base, dtype=np.uint64)
+    powers[0] = 1
+    return np.multiply.accumulate(powers)
+
+
+class Windows:
+    """The windows of texts that were added, to find runs of `shortest` bytes that other texts share with them.
+
+    Args:
+        shortest: bytes of the shortest run that is surely found.
+        size: bytes of all texts that will be added, about.
+        stride: bytes from one window that is kept to the next.
+        folded: whether the case of ASCII letters and the kind of a space make no difference, so that a text is also found where
+            its lines end elsewhere.
+    Attributes:
+        width: bytes of a window.
+        in_a_row: windows that have to follow each other, `stride` bytes apart: as many as any run of `shortest` bytes holds.
+    Memory: a byte for each window, rounded up to a power of two; at least 8 KiB, at most 512 MiB. From there on wrong hits get
+        likelier: at 4 GB with a stride of 1, half of all windows, of which 16 in a row are still 1 in 65,536.
+    """
+
+    def __init__(self, shortest: int, size: int, *, stride: int = 1, folded: bool = False):
+        self.stride = stride
+        self.in_a_row = min(MOST_IN_A_ROW, 1 << max(1, 2 * shortest // (3 * stride)).bit_length() - 1)  # a third is the window
+        self.width = shortest - self.in_a_row * stride + 1
+        bits = min(MOST_BITS, max(LEAST_BITS, 1 << (BITS_PER_WINDOW * size // stride).bit_length()))
+        self._values = _FOLDED if folded else _VALUES
+        self._shift = np.uint64(65 - bits.bit_length())
+        self._table = np.zeros(bits // 8, dtype=np.uint8)
+        self._powers = _powers(_BASE, BLOCK + self.width)
+        self._inverse = _powers(pow(_BASE, -1, 2**64), BLOCK)
+
+    def add(self, text: np.ndarray) -> None:
+        """Keep the windows of a text of bytes, or of several with `DOCUMENT_END` after each."""
+        for start, hashes in self.hashes(text):
+            self._keep(hashes[:: self.stride], self._are_whole(text, start, len(hashes))[:: self.stride])
+
+    def find(self, text: np.ndarray) -> list[Span]:
+        """The passages of a text of bytes that stand in what was added, in order; two may overlap."""
+        found = np.zeros(len(text), dtype=bool)
+        for start, hashes in self.hashes(text):
+            found[start : start + len(hashes)] = self._kept(hashes) & self._are_whole(text, start, len(hashes))
+        return self._passages(found)
+
+    def find_and_add(self, text: np.ndarray) -> list[Span]:
+        """The passages of a text that stand in what was added or earlier in the text itself; its windows are added, too."""
+        found = np.zeros(len(text), dtype=bool)
+        for start, hashes in self.hashes(text):
+            whole = self._are_whole(text, start, len(hashes))
+            found[start : start + len(hashes)] = (self._kept(hashes) | self._kept_before(hashes, whole)) & whole
+            self._keep(hashes[:: self.stride], whole[:: self.stride])
+        return self._passages(found)
+
+    def hashes(self, text: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Of the windows that begin at each byte, a block at a time: the first byte, and the hashes."""
+        for start in range(0, len(text) - self.width + 1, BLOCK):
+            part = text[start : start + BLOCK + self.width - 1]
+            sums = np.zeros(len(part) + 1, dtype=np.uint64)
+            np.cumsum(self._values[part] * self._powers[: len(part)], out=sums[1:])
+            number = len(part) - self.width + 1
+            yield start, (sums[self.width :] - sums[: -self.width]) * self._inverse[:number]
+
+    def _are_whole(self, text: np.ndarray, start: int, number: int) -> np.ndarray:
+        """Which of so many windows lie within one document."""
+        ends = np.flatnonzero(text[start : start + number + self.width - 1] == DOCUMENT_END)
+        over_an_end = (ends[:, None] - np.arange(self.width)).ravel()
+        whole = np.ones(number, dtype=bool)
+        whole[over_an_end[(over_an_end >= 0) & (over_an_end < number)]] = False
+        return whole
+
+    def _keep(self, hashes: np.ndarray, which: np.ndarray) -> None:
+        places = hashes[which] >> self._shift
+        bits = np.uint8(1) << (places.astype(np.uint8) & 7)
+        np.bitwise_or.at(self._table, (places >> np.uint64(3)).view(np.int64), bits)
+
+    def _kept(self, hashes: np.ndarray) -> np.ndarray:
+        places = hashes >> self._shift
+        return ((self._table.take((places >> np.uint64(3)).view(np.int64)) >> (places.astype(np.uint8) & 7)) & 1).view(bool)
+
+    def _kept_before(self, hashes: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        """Which windows of a block are like one that will be kept of it and ends before they begin."""
+        first = np.full(BLOCK * BITS_PER_WINDOW // self.stride, len(hashes) + self.width, dtype=np.int32)
+        slots = (hashes >> np.uint64(65 - len(first).bit_length())).view(np.int64)
+        kept = np.flatnonzero(whole[:: self.stride])[::-1] * self.stride  # of equal ones the first is written last
+        first[slots[kept]] = kept
+        return first.take(slots) + self.width <= np.arange(len(hashes))
+
+    def _passages(self, found: np.ndarray) -> list[Span]:
+        reach = self.stride
+        while reach < self.in_a_row * self.stride:  # 1, 2, 4, ... of them in a row
+            found[: len(found) - reach] &= found[reach:]
+            found[len(found) - reach :] = False
+            reach *= 2
+        begins = np.flatnonzero(found)
+        if not len(begins):
+            return []
+        last = np.append(np.diff(begins) > self.stride, True)
+        first = np.append(True, last[:-1])
+        ends = begins[last] + (self.in_a_row - 1) * self.stride + self.width
+        return list(zip(begins[first].tolist(), ends.tolist(), strict=True))
+
+
+def joined(contents: Sequence[bytes]) -> tuple[np.ndarray, list[int]]:
+    """Texts with `DOCUMENT_END` after each, and where each begins."""
+    begins = [0, *itertools.accumulate(len(content) + 1 for content in contents)]
+    return np.frombuffer(bytes([DOCUMENT_END]).join([*contents, b""]), dtype=np.uint8), begins[:-1]
+
+
+def passages_of(contents: Sequence[bytes], find: Callable[[np.ndarray], list[Span]]) -> list[list[Span]]:
+    """The passages of each of these texts, which are looked at together.
+
+    Args: `find` is `Windows.find` or `Windows.find_and_add`.
+    """
+    content, begins = joined(contents)
+    passages: list[list[Span]] = [[] for _ in contents]
+    for first, after in find(content):
+        index = bisect.bisect_right(begins, first) - 1
+        passages[index].append((first - begins[index], after - begins[index]))
+    return passages
+
+
+@dataclass
+class CutCounts:
+    """What was cut out: passages, their UTF-8 bytes with what was dropped beside them, and documents by what became of them."""
+
+    passages: int = 0
+    bytes: int = 0
+    documents_cut: int = 0
+    documents_dropped: int = 0
+
+
+def cut_out(document: Document, content: bytes, passages: Sequence[Span], counts: CutCounts) -> Iterator[Document]:
+    """The document without these passages, which are extended to whole words: as it is where there are none, or in pieces.
+
+    A piece has `row_id` with ":piece1", ":piece2", ... behind it; one of less than `SHORTEST_PIECE_BYTES` is dropped.
+    """
+    if not passages:
+        yield document
+        return
+    counts.passages += len(passages)
+    pieces = []
+    begin = 0
+    for first, after in sorted(_to_word_borders(content, *passage) for passage in passages):
+        if first > begin:
+            pieces.append(content[begin:first])
+        begin = max(begin, after)
+    pieces = [piece for piece in [*pieces, content[begin:]] if len(piece.strip()) >= SHORTEST_PIECE_BYTES]
+    counts.bytes += len(content) - sum(map(len, pieces))
+    counts.documents_cut += bool(pieces)
+    counts.documents_dropped += not pieces
+    for number, piece in enumerate(pieces, start=1):
+        yield {**document, "text": piece.decode(), "row_id": f"{document['row_id']}:piece{number}"}
+
+
+def _to_word_borders(content: bytes, first: int, after: int) -> Span:
+    """The passage, from the beginning of its first word to the end of its last, and never within a character."""
+    before = content[max(0, first - LONGEST_WORD_BYTES) : first]
+    if (word := len(WORD_AT_END.search(before)[0])) < LONGEST_WORD_BYTES:
+        first -= word
+    if (word := len(WORD_AT_START.match(content, after, after + LONGEST_WORD_BYTES)[0])) < LONGEST_WORD_BYTES:
+        after += word
+    while first and first < len(content) and content[first] & 0xC0 == 0x80:  # of UTF-8, not the first byte of a character
+        first -= 1
+    while after < len(content) and content[after] & 0xC0 == 0x80:
+        after += 1
+    return first, after
+
+
+def cut_repeated_passages(documents, passport: Passport, *, shortest: int, cache_dir: str):
+    """Cut out what stood in the documents before: the first of all equal passages stays, the later ones go (see `cut_out`).
+
+    Args:
+        documents: a `datasets.Dataset`.
+        shortest: UTF-8 bytes; every repetition of so many is cut out.
+    Returns: the documents themselves where there is none.
+    Cost: time linear in the text and 1 byte of memory for each 8 of it, at most 512 MiB. FIGURE
+    """
+    start = time.perf_counter()
+    windows = Windows(shortest, documents.data.nbytes, stride=REPEATED_STRIDE)
+    counts = CutCounts()
+
+    def kept() -> Iterator[Document]:
+        for batch in document_batches(documents, "repeated passages"):
+            contents = [document["text"].encode() for document in batch]
+            for document, content, passages in zip(batch, contents, passages_of(contents, windows.find_and_add), strict=True):
+                yield from cut_out(document, content, passages, counts)
+
+    written = write_documents(kept(), Path(cache_dir) / "without-repeated-passages.arrow", schema=documents.features.arrow_schema)
+    passport.record(
+        "cut repeated passages", len(documents), len(written), start, **asdict(counts), settings={"shortest_bytes": shortest}
+    )
+    return written if counts.passages else documents

@@ -1,0 +1,229 @@
+"""What training text shares with held-out text and with benchmarks is found, and cut out of the training text.
+
+Copies of a document have one side of the split (`hfgpt/data/splitting.py`). What may stand on both sides all the same: a passage
+that many documents quote, a copy with parts of its own, the text around a cut by position.
+
+Nothing is tokenised but what is shared. A run of n tokens has n bytes or more, since no token is empty; so runs of that many bytes
+are looked for (`hfgpt/data/passages.py`), and only these are encoded, each by itself: as `hfgpt/hygiene/memorization.py` counts.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from hfgpt.data.near_copies import CONTAINMENT, SIMILARITY
+from hfgpt.data.on_disk import Document, document_batches, text_batches, texts_of, write_documents
+from hfgpt.data.passages import CutCounts, Span, Windows, cut_out, joined, passages_of
+from hfgpt.data.passport import Passport
+from hfgpt.errors import UserError
+from hfgpt.tokenization import encode_texts
+
+logger = logging.getLogger(__name__)
+
+# A part of a run, cut off in the middle of words, may have more tokens than the whole: the word at either end is then spelled by
+# itself. Runs with so many tokens less than what is not allowed are cut out, too.
+TOKENS_AT_ENDS = 4
+
+
+def drop_leaks(
+    train: Dataset,
+    held_out: Mapping[str, Dataset],
+    passport: Passport,
+    *,
+    tokenizer: PreTrainedTokenizerFast,
+    leak_tokens: int = 50,
+    how: str = "drop",
+    cache_dir: str,
+) -> Dataset:
+    """The training documents without what they share with held-out text: no run of `leak_tokens` is left in both.
+
+    A document that is the same as a held-out one but for case and spaces, or of which `SIMILARITY` stands in held-out text, goes
+    as a whole; else runs of `leak_tokens` and more are cut out, see `cut_out`.
+
+    Args:
+        train, held_out: documents with the columns `text`, `source` and `row_id`; held-out ones by the name of their split. They
+            are never changed.
+        tokenizer: by which a run is measured.
+        how: "drop", "count", which only says what there is, or "ignore".
+    Raises: UserError where nothing is left to train on.
+    Cost: linear; memory as `Windows` takes for the held-out text. FIGURE
+    """
+    if how == "ignore" or not held_out:
+        return train
+    references = {name: Reference(texts, shortest=leak_tokens) for name, texts in held_out.items()}
+    search = LeakSearch(references, tokenizer, leak_tokens)
+    return search.without_leaks(train, passport, step="drop leaks", count_only=how == "count", cache_dir=cache_dir)
+
+
+def drop_benchmark_text(
+    train: Dataset,
+    benchmarks: Mapping[str, list[str]],
+    passport: Passport,
+    *,
+    tokenizer: PreTrainedTokenizerFast,
+    leak_tokens: int = 50,
+    cache_dir: str,
+) -> Dataset:
+    """The training documents without what they share with benchmarks, as `drop_leaks` does, and without their texts as a whole.
+
+    A text of `leak_tokens` bytes or more that stands in a document, `CONTAINMENT` of it, is cut out however few tokens it has.
+    The case of ASCII letters and the kind of spaces make no difference.
+
+    Args: `benchmarks` are their texts by name, as `reference_texts` reads them.
+    Memory: 20 bytes for each byte of the benchmarks.
+    """
+    if not benchmarks:
+        return train
+    references = {
+        name: Reference(Dataset.from_dict({"text": texts}), shortest=leak_tokens, whole=True) for name, texts in benchmarks.items()
+    }
+    search = LeakSearch(references, tokenizer, leak_tokens)
+    return search.without_leaks(train, passport, step="drop benchmark text", cache_dir=cache_dir)
+
+
+class Reference:
+    """Text that is not to be trained on.
+
+    Args:
+        texts: with the column `text`.
+        shortest: bytes of the shortest run that is looked for.
+        whole: whether it matters that one of the texts stands in another as a whole; then the case of ASCII letters and the kind
+            of spaces do not.
+    """
+
+    def __init__(self, texts: Dataset, *, shortest: int, whole: bool = False):
+        self.windows = Windows(shortest, sum(map(len, texts_of(texts))), folded=whole)
+        self.digests: set[bytes] = set()
+        hashes, numbers, number = [], [], 0  # of all windows, and of the text that each is of
+        for batch in text_batches(texts):
+            self.digests.update(map(_digest, batch))
+            contents = [text.encode() for text in batch]
+            self.windows.add(joined(contents)[0])
+            for content in contents if whole else ():
+                for _, part in self.windows.hashes(np.frombuffer(content, dtype=np.uint8)):
+                    hashes.append(part)
+                    numbers.append(np.full(len(part), number, dtype=np.int32))
+                number += 1
+        joined_hashes = np.concatenate([np.empty(0, np.uint64), *hashes])
+        order = np.argsort(joined_hashes, kind="stable")
+        self._hashes = joined_hashes[order]
+        self._numbers = np.concatenate([np.empty(0, np.int32), *numbers])[order]
+        self._sizes = np.bincount(self._numbers, minlength=number)  # windows of each text
+
+    def holding_whole_texts(self, content: bytes, passages: Sequence[Span]) -> set[int]:
+        """Which of these passages of a text, by their place in the list, hold parts of a text that stands there as a whole."""
+        if not len(self._hashes):
+            return set()
+        found = []
+        for first, after in passages:
+            hashes = np.concatenate([part for _, part in self.windows.hashes(np.frombuffer(content[first:after], dtype=np.uint8))])
+            begins = np.searchsorted(self._hashes, hashes, side="left")
+            lengths = np.searchsorted(self._hashes, hashes, side="right") - begins
+            found.append(np.repeat(begins - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum()))
+        counts = np.bincount(self._numbers[np.unique(np.concatenate(found))], minlength=len(self._sizes))
+        is_whole = (counts >= CONTAINMENT * self._sizes) & (counts > 0)
+        return {place for place, windows in enumerate(found) if is_whole[self._numbers[windows]].any()}
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).digest()
+
+
+@dataclass
+class LeakCounts:
+    """What training documents share with one reference.
+
+    Args:
+        exact: documents that are the same as one of its texts but for case and spaces.
+        near: other documents whose bytes are to `SIMILARITY` in its passages.
+        passages: runs of so many tokens, and texts of a benchmark, in the others.
+        longest_tokens: of the longest of these runs.
+    """
+
+    exact: int = 0
+    near: int = 0
+    passages: int = 0
+    longest_tokens: int = 0
+
+
+class LeakSearch:
+    """Looks through documents for what they share with references, a batch at a time, and counts it by reference."""
+
+    def __init__(self, references: Mapping[str, Reference], tokenizer: PreTrainedTokenizerFast, leak_tokens: int):
+        self.references, self.tokenizer, self.leak_tokens = references, tokenizer, leak_tokens
+        self.counts = {name: LeakCounts() for name in references}
+        self.cut = CutCounts()
+
+    def without_leaks(self, train: Dataset, passport: Passport, *, step: str, count_only: bool = False, cache_dir: str) -> Dataset:
+        """The documents without what is found, which goes into the passport; with `count_only` as they are."""
+        start = time.perf_counter()
+        remaining = self._remaining(train, step)
+        if count_only:
+            for _ in remaining:
+                pass
+            kept = train
+        else:
+            path = Path(cache_dir) / f"{step.replace(' ', '-')}.arrow"
+            kept = write_documents(remaining, path, schema=train.features.arrow_schema)
+        if not len(kept):
+            raise UserError(
+                f"all {len(train):,} training documents are copies of {', '.join(self.references)}; give training text of its own, "
+                "or keep them with leaks: count."
+            )
+        shared = {name: asdict(counts) for name, counts in self.counts.items()}
+        settings = {"leak_tokens": self.leak_tokens, "only_counted": count_only}
+        passport.record(step, len(train), len(kept), start, shared_with=shared, cut=asdict(self.cut), settings=settings)
+        for name, counts in self.counts.items():
+            if counts != LeakCounts():
+                logger.info(
+                    f"{step}: shared with {name}: {counts.exact:,} exact and {counts.near:,} near copies, {counts.passages:,} "
+                    f"passages of up to {counts.longest_tokens:,} tokens; {'left in' if count_only else 'dropped from training'}"
+                )
+        return kept if self.cut != CutCounts() else train
+
+    def _remaining(self, train: Dataset, what: str) -> Iterator[Document]:
+        for batch in document_batches(train, what):
+            contents = [document["text"].encode() for document in batch]
+            for document, content, leaks in zip(batch, contents, self._leaks(batch, contents), strict=True):
+                yield from cut_out(document, content, leaks, self.cut)
+
+    def _leaks(self, batch: list[Document], contents: list[bytes]) -> list[list[Span]]:
+        """What is not to be trained on of each document."""
+        leaks: list[list[Span]] = [[] for _ in contents]
+        digests = [_digest(document["text"]) for document in batch]
+        for name, reference in self.references.items():
+            counts = self.counts[name]
+            runs: list[tuple[int, Span, bool]] = []
+            for index, passages in enumerate(passages_of(contents, reference.windows.find)):
+                size = len(contents[index])
+                is_exact = digests[index] in reference.digests
+                if is_exact or (passages and covered_bytes(passages) >= SIMILARITY * size):
+                    counts.exact += is_exact
+                    counts.near += not is_exact
+                    leaks[index].append((0, size))
+                elif passages:
+                    whole = reference.holding_whole_texts(contents[index], passages)
+                    runs += [(index, passage, place in whole) for place, passage in enumerate(passages)]
+            texts = [contents[index][first:after].decode(errors="ignore") for index, (first, after), _ in runs]
+            for (index, passage, is_whole), ids in zip(runs, encode_texts(self.tokenizer, texts), strict=True):
+                if is_whole or len(ids) >= self.leak_tokens - TOKENS_AT_ENDS:
+                    counts.passages += 1
+                    counts.longest_tokens = max(counts.longest_tokens, len(ids))
+                    leaks[index].append(passage)
+        return leaks
+
+
+def covered_bytes(passages: Sequence[Span]) -> int:
+    """How many bytes lie in passages, which are in order and may overlap."""
+    covered = end = 0
+    for first, after in passages:
+        covered += max(0, after - max(first, end))
+        end = max(end, after)
+    return covered

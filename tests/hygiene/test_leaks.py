@@ -1,0 +1,153 @@
+import random
+
+import pytest
+from datasets import Dataset, load_from_disk
+from recipes_in_process import recipe
+
+from hfgpt.data.passport import Passport
+from hfgpt.hygiene.leaks import drop_benchmark_text, drop_leaks
+from hfgpt.hygiene.memorization import documents_of
+from hfgpt.hygiene.overlap import longest_overlaps
+from hfgpt.tokenization import encode_texts, load_tokenizer
+
+WORDS = ["the", "boat", "sea", "wind", "stone", "river", "night", "light", "house", "garden", "letter", "window", "road", "paper"]
+
+
+def sentence(number, generator):
+    return " ".join(generator.choices(WORDS, k=number)) + "."
+
+
+def dataset(texts):
+    return Dataset.from_list([{"text": text, "source": "s", "row_id": str(number)} for number, text in enumerate(texts)])
+
+
+@pytest.fixture
+def tokenizer(small_tokenizer):
+    return load_tokenizer(small_tokenizer)
+
+
+def tokens_of(tokenizer, text):
+    return len(encode_texts(tokenizer, [text])[0])
+
+
+@pytest.fixture
+def texts():
+    """Sixteen training texts and four held-out ones that share nothing long."""
+    generator = random.Random(0)
+    return [sentence(120, generator) for _ in range(16)], [sentence(120, generator) for _ in range(4)]
+
+
+def step_of(passport):
+    (step,) = passport.steps
+    return step
+
+
+def test_copies_go_whole_and_shared_passages_are_cut_out(texts, tokenizer, tmp_path):
+    train, held_out = texts
+    quote = held_out[0][100:400]
+    train[1] = held_out[1].upper().replace(" ", "\n")
+    train[2] = held_out[2][:300] + " but " + held_out[2][300:]
+    train[3] = train[3] + " " + quote + " " + train[4]
+    train[5] = train[5] + " " + quote[:60]
+    assert tokens_of(tokenizer, quote[:60]) < 40 < 60 < tokens_of(tokenizer, quote)
+    passport = Passport()
+    sides = {"validation": dataset(held_out[:1]), "test": dataset(held_out[1:])}
+    kept = drop_leaks(dataset(train), sides, passport, tokenizer=tokenizer, cache_dir=str(tmp_path))
+    assert kept["row_id"] == ["0", "3:piece1", "3:piece2", *map(str, range(4, 16))]
+    assert kept["text"][1].startswith(train[3][:300])
+    assert quote not in " ".join(kept["text"])
+    assert kept["text"][4] == train[5]
+    assert kept.column_names == ["text", "source", "row_id"]
+    step = step_of(passport)
+    assert (step["step"], step["documents_in"], step["documents_out"]) == ("drop leaks", 16, 15)
+    longest = step["shared_with"]["validation"].pop("longest_tokens")
+    assert step["shared_with"] == {
+        "validation": {"exact": 0, "near": 0, "passages": 1},
+        "test": {"exact": 1, "near": 1, "passages": 0, "longest_tokens": 0},
+    }
+    assert abs(longest - tokens_of(tokenizer, quote)) < 4
+    assert {name: step["cut"][name] for name in ("documents_cut", "documents_dropped")} == {
+        "documents_cut": 1,
+        "documents_dropped": 2,
+    }
+
+
+def test_leaks_can_be_counted_only_or_ignored(texts, tokenizer, tmp_path, caplog):
+    caplog.set_level("INFO")
+    train, held_out = texts
+    train[3] = held_out[0]
+    settings = dict(tokenizer=tokenizer, cache_dir=str(tmp_path))
+    documents, sides, passport = dataset(train), {"test": dataset(held_out)}, Passport()
+    assert drop_leaks(documents, sides, passport, how="ignore", **settings) is documents
+    assert passport.steps == []
+    assert drop_leaks(documents, sides, passport, how="count", **settings) is documents
+    assert step_of(passport)["shared_with"]["test"]["exact"] == 1
+    assert "drop leaks: shared with test: 1 exact and 0 near copies, 0 passages of up to 0 tokens; left in" in caplog.text
+
+
+def test_text_without_leaks_is_left_as_it_is(texts, tokenizer, tmp_path):
+    train, held_out = map(dataset, texts)
+    assert drop_leaks(train, {"test": held_out}, Passport(), tokenizer=tokenizer, cache_dir=str(tmp_path)) is train
+    assert drop_leaks(train, {}, Passport(), tokenizer=tokenizer, cache_dir=str(tmp_path)) is train  # nothing is held out
+
+
+def test_training_text_that_is_all_held_out_is_refused(texts, tokenizer, tmp_path):
+    _, held_out = texts
+    with pytest.raises(ValueError, match="all 4 training documents are copies of test; give training text of its own.*leaks: coun"):
+        drop_leaks(dataset(held_out), {"test": dataset(held_out)}, Passport(), tokenizer=tokenizer, cache_dir=str(tmp_path))
+
+
+def test_questions_of_a_benchmark_are_found_as_a_whole_in_other_lines_and_case(texts, tokenizer, tmp_path):
+    train, _ = texts
+    questions = ["Which of the seven sisters bought the green bicycle on Tuesday?", "Is it 12 or 13?", "What colour has the sky?"]
+    assert tokens_of(tokenizer, questions[0]) < 46
+    train[1] += "\nwhich of the seven\nsisters bought the green bicycle on Tuesday? Nobody knows. " + train[2]
+    train[4] += " Is it 12 or 13? What colour has the sky?"
+    train[6] += " Which of the seven sisters bought the green apples?"  # three quarters of it
+    passport = Passport()
+    settings = dict(tokenizer=tokenizer, cache_dir=str(tmp_path))
+    benchmarks = {"quiz.jsonl": questions, "other.jsonl": ["A question that nobody asked in any of these documents, ever?"]}
+    kept = drop_benchmark_text(dataset(train), benchmarks, passport, **settings)
+    assert kept["row_id"] == ["0", "1:piece1", "1:piece2", *map(str, range(2, 16))]
+    assert "bicycle" not in " ".join(kept["text"])
+    assert kept["text"][2].endswith(train[2])
+    counts = {name: found["passages"] for name, found in step_of(passport)["shared_with"].items()}
+    assert counts == {"quiz.jsonl": 1, "other.jsonl": 0}
+
+
+def longest_shared_tokens(folder):
+    """The longest runs of held-out documents in the training rows of prepared data, in tokens, the longest first."""
+    rows, tokenizer = load_from_disk(folder), load_tokenizer(folder / "tokenizer")
+    held_out = [text for name in ("validation", "test") for text in documents_of(rows[name], tokenizer)]
+    runs = longest_overlaps(held_out, documents_of(rows["train"], tokenizer))
+    found = [text.encode()[start : start + size].decode(errors="ignore") for text, (start, size) in zip(held_out, runs)]
+    return sorted(map(len, encode_texts(tokenizer, found)), reverse=True)
+
+
+@pytest.mark.slow
+def test_python_docs_share_no_run_of_50_tokens_across_their_split_as_the_suffix_array_says(tmp_path):
+    pytest.importorskip("pydivsufsort")
+    settings = dict(sources=["python-docs"], validation_share=0.02, test_share=0.05)
+    recipe("train_tokenizer", vocab_size=4096, max_token_length=32, output_dir=str(tmp_path / "tokenizer"), **settings)
+    counts = {}
+    for leaks in ("count", "drop"):
+        settings = dict(tokenizer=str(tmp_path / "tokenizer"), context_length=1024, leaks=leaks)
+        counts[leaks] = recipe("prepare_data", output_dir=str(tmp_path / leaks), **settings)
+    assert longest_shared_tokens(tmp_path / "count")[0] > 100
+    assert longest_shared_tokens(tmp_path / "drop")[0] < 50
+    cost = 1 - counts["drop"]["train_bytes"] / counts["count"]["train_bytes"]
+    assert 0.001 < cost < 0.01
+    assert counts["drop"]["test_bytes"] == counts["count"]["test_bytes"]
+
+
+@pytest.mark.slow
+def test_a_novel_cut_by_position_loses_next_to_nothing(shared_data, small_tokenizer, tmp_path):
+    novels = (shared_data / "english_novels" / "train.txt").read_text(encoding="utf-8").split("<|endoftext|>")
+    path = tmp_path / "novel.txt"
+    path.write_text(novels[1], encoding="utf-8")
+    assert len(novels[1]) > 300_000
+    settings = dict(sources=[str(path)], tokenizer=str(small_tokenizer), split_by="position")
+    counts = {
+        leaks: recipe("prepare_data", leaks=leaks, output_dir=str(tmp_path / leaks), **settings) for leaks in ("ignore", "drop")
+    }
+    assert counts["drop"]["train_bytes"] > 0.999 * counts["ignore"]["train_bytes"]
