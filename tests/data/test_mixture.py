@@ -169,8 +169,11 @@ def test_the_recipe_mixes_training_text_alone_and_says_it(small_tokenizer, tmp_p
     for name, count in (("one", 40), ("two", 40), ("few", 12)):
         lines = [json.dumps({"text": f"{name} {number}: " + f"words of {name} " * 6}) for number in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    settings = dict(sources=["[ot]*.jsonl", "few.jsonl"], tokenizer=str(small_tokenizer), leaks="ignore", context_length=32, validation_share=0.2,
-                    test_share=0.2)  # fmt: skip
+    # The texts are alike, so that they would be taken for copies of each other.
+    settings = dict(
+        sources=["[ot]*.jsonl", "few.jsonl"], tokenizer=str(small_tokenizer), context_length=32, validation_share=0.2, test_share=0.2,
+        leaks="ignore",
+    )  # fmt: skip
     recipe("prepare_data", **settings, output_dir="plain")
     recipe("prepare_data", **settings, source_weights=[1.0, 3.0], output_dir="mixed")
     plain, mixed = (Passport.load(tmp_path / name) for name in ("plain", "mixed"))
