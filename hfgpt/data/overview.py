@@ -140,7 +140,7 @@ def _bars(axes: "Axes", names: list[str], values: list[float], ends: list[str]) 
         label.set_parse_math(False)  # a name may have $ in it
     axes.set_ylim(max(len(names), 6) - 0.4, -0.6)  # few bars stay thin
     most = max([*values, 1.0])
-    axes.set_xlim(0, 1.6 * most)  # room for what stands behind the bars
+    axes.set_xlim(0, 1.8 * most)  # room for what stands behind the bars
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     for place, (value, end) in enumerate(zip(values, ends, strict=True)):

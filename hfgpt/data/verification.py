@@ -66,6 +66,9 @@ def check_rows(folder: Path, passport: Passport, *, splits: Sequence[str] | None
     for split in splits if splits is not None else passport.splits:
         if split not in passport.rows:
             raise UserError(_without_hashes(folder))
+        said, counted = passport.splits[split]["rows"], passport.rows[split]["rows"]
+        if said != counted:
+            raise UserError(f"{folder}: the passport says {said:,} {split} rows, found {counted:,}; prepare the data again.")
         found = _rows_finding(folder, split, passport.rows[split])
         if found.outcome == "differs":
             raise UserError(

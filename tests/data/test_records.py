@@ -88,7 +88,8 @@ def test_identities_name_the_kind_and_the_hash_of_a_file(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text\nA\n")
     digest = hashlib.sha256(b"text\nA\n").hexdigest()
-    assert identities([str(path)], RecordOptions()) == [{"name": str(path), "kind": "csv", "bytes": 7, "sha256": digest}]
+    unknown = {"license": None, "url": None}
+    assert identities([str(path)], RecordOptions()) == [{"name": str(path), "kind": "csv", **unknown, "bytes": 7, "sha256": digest}]
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def test_a_source_from_outside_is_one_entry(monkeypatch):
     records = list(read_records(["poem:sea"], RecordOptions(max_records=1)))
     assert [(record.values["label"], str(record)) for record in records] == [("water", "poem:sea, verse 0")]
     assert identities(["poem:sea"], RecordOptions()) == [
-        {"name": "poem:sea", "kind": "poem", "sha256": hashlib.sha256(b"poem:sea").hexdigest()}
+        {"name": "poem:sea", "kind": "poem", "license": None, "url": None, "sha256": hashlib.sha256(b"poem:sea").hexdigest()}
     ]
 
 
