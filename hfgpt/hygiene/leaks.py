@@ -44,8 +44,8 @@ def drop_leaks(
 ) -> Dataset:
     """The training documents without what they share with held-out text: no run of `leak_tokens` is left in both.
 
-    A document that is the same as a held-out one but for case and spaces, or of which `SIMILARITY` stands in held-out text, goes
-    as a whole; else runs of `leak_tokens` and more are cut out, see `cut_out`.
+    A document that is the same as a held-out one but for case and spaces, or of which `SIMILARITY` stands in held-out text in one
+    piece, goes as a whole; else runs of `leak_tokens` and more are cut out, see `cut_out`.
 
     Args:
         train, held_out: documents with the columns `text`, `source` and `row_id`; held-out ones by the name of their split. They
@@ -142,7 +142,7 @@ class LeakCounts:
 
     Args:
         exact: documents that are the same as one of its texts but for case and spaces.
-        near: other documents whose bytes are to `SIMILARITY` in its passages.
+        near: other documents of which one passage is `SIMILARITY` of the bytes.
         passages: runs of so many tokens, and texts of a benchmark, in the others.
         longest_tokens: of the longest of these runs.
     """
@@ -204,7 +204,8 @@ class LeakSearch:
             for index, passages in enumerate(passages_of(contents, reference.windows.find)):
                 size = len(contents[index])
                 is_exact = digests[index] in reference.digests
-                if is_exact or (passages and covered_bytes(passages) >= SIMILARITY * size):
+                # Many short runs together make no copy: all of a table or a log is made of the same words as its end.
+                if is_exact or any(after - first >= SIMILARITY * size for first, after in passages):
                     counts.exact += is_exact
                     counts.near += not is_exact
                     leaks[index].append((0, size))
@@ -218,12 +219,3 @@ class LeakSearch:
                     counts.longest_tokens = max(counts.longest_tokens, len(ids))
                     leaks[index].append(passage)
         return leaks
-
-
-def covered_bytes(passages: Sequence[Span]) -> int:
-    """How many bytes lie in passages, which are in order and may overlap."""
-    covered = end = 0
-    for first, after in passages:
-        covered += max(0, after - max(first, end))
-        end = max(end, after)
-    return covered
