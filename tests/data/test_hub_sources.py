@@ -81,12 +81,12 @@ def test_streaming_reads_the_same_documents_and_stores_none(hub):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_parquet_dataset_is_read_by_its_own_text_column(hub, streaming):
+def test_a_parquet_dataset_is_read_by_its_own_columns_of_texts_and_groups(hub, streaming):
     table = pyarrow.table({"year": [1694, 1838], "body": ["One line.\nAnother.", "No line break"]})
     pyarrow.parquet.write_table(table, hub.file("ann/letters/data/train-00000-of-00001.parquet"))
-    assert hub.documents("ann/letters", text_field="body", streaming=streaming) == [
-        {"text": "One line.\nAnother.", "source": "ann/letters", "row_id": "0"},
-        {"text": "No line break", "source": "ann/letters", "row_id": "1"},
+    assert hub.documents("ann/letters", text_field="body", group_field="year", streaming=streaming) == [
+        {"text": "One line.\nAnother.", "source": "ann/letters", "row_id": "0", "group": "1694"},
+        {"text": "No line break", "source": "ann/letters", "row_id": "1", "group": "1838"},
     ]
 
 

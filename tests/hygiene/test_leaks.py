@@ -46,7 +46,7 @@ def test_copies_go_whole_and_shared_passages_are_cut_out(texts, tokenizer, tmp_p
     train, held_out = texts
     quote = held_out[0][100:400]
     train[1] = held_out[1].upper().replace(" ", "\n")
-    train[2] = held_out[2][:300] + " but " + held_out[2][300:]
+    train[2] = held_out[2] + " But that is not all of it."
     train[3] = train[3] + " " + quote + " " + train[4]
     train[5] = train[5] + " " + quote[:60]
     assert tokens_of(tokenizer, quote[:60]) < 40 < 60 < tokens_of(tokenizer, quote)
@@ -91,9 +91,18 @@ def test_text_without_leaks_is_left_as_it_is(texts, tokenizer, tmp_path):
     assert drop_leaks(train, {}, Passport(), tokenizer=tokenizer, cache_dir=str(tmp_path)) is train  # nothing is held out
 
 
+def test_a_table_whose_rows_are_alike_is_no_copy_of_its_end(tokenizer, tmp_path):
+    rows = [f"Row {number}: the boat goes to sea, and nobody in the town sees it leave in the night.\n" for number in range(200)]
+    train, passport = dataset(["".join(rows[:180])]), Passport()
+    assert (
+        drop_leaks(train, {"test": dataset(["".join(rows[180:])])}, passport, tokenizer=tokenizer, cache_dir=str(tmp_path)) is train
+    )
+    assert step_of(passport)["shared_with"]["test"] == {"exact": 0, "near": 0, "passages": 0, "longest_tokens": 0}
+
+
 def test_training_text_that_is_all_held_out_is_refused(texts, tokenizer, tmp_path):
     _, held_out = texts
-    with pytest.raises(ValueError, match="all 4 training documents are copies of test; give training text of its own.*leaks: coun"):
+    with pytest.raises(ValueError, match="nothing is left of the 4 training documents, all of which stand in test; .*leaks: count"):
         drop_leaks(dataset(held_out), {"test": dataset(held_out)}, Passport(), tokenizer=tokenizer, cache_dir=str(tmp_path))
 
 
