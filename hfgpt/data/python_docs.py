@@ -127,7 +127,7 @@ def python_identity(source: Source, options: SourceOptions) -> dict[str, object]
 
 PYTHON_DOCUMENTATION = SourceKind(
     records=questions,
-    documents=lambda source, options, errors: iter(read_python_docs(source.name)),
+    documents=lambda source, options, errors: ({**one, "source": source.name} for one in read_python_docs(source.name)),
     identity=python_identity,
     is_named=PYTHON_DOCS_NAMES.__contains__,
 )

@@ -17,7 +17,7 @@ from hfgpt.data.mixture import (
     warnings_of_epochs,
 )
 from hfgpt.data.passport import Passport
-from hfgpt.data.sources import find_sources
+from hfgpt.data.sources import ReadingOptions, documents_of, find_sources
 from hfgpt.errors import UserError
 from hfgpt.tokenization import encode_texts, load_tokenizer
 
@@ -136,6 +136,12 @@ def test_a_pattern_and_a_folder_are_one_source_each(tmp_path, monkeypatch):
     names = names_as_given(find_sources(["books/*.txt", "notes", "letter.txt", "python-docs"]))
     assert names == {"books/one.txt": "books/*.txt", "books/two.txt": "books/*.txt", "notes/a.md": "notes",
                      "letter.txt": "letter.txt", "python-docs": "python-docs"}  # fmt: skip
+
+
+def test_documents_name_their_source_as_it_was_found():
+    """Or a mixture would not know whose they are."""
+    (source,) = find_sources(["python-docs:train"])
+    assert next(documents_of(source, ReadingOptions()))["source"] == source.name == "python-docs:train"
 
 
 SOURCES = [SourceTokens("novels/*.txt", 750_000, 1.5), SourceTokens("messages.jsonl", 250_000, 4.0)]
