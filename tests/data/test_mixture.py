@@ -18,7 +18,7 @@ from hfgpt.data.mixture import (
     warnings_of_epochs,
 )
 from hfgpt.data.passport import Passport
-from hfgpt.data.sources import find_sources
+from hfgpt.data.sources import ReadingOptions, documents_of, find_sources
 from hfgpt.errors import UserError
 from hfgpt.tokenization import encode_texts, load_tokenizer
 
@@ -139,6 +139,12 @@ def test_a_pattern_and_a_folder_are_one_source_each(tmp_path, monkeypatch):
                      "letter.txt": "letter.txt", "python-docs": "python-docs"}  # fmt: skip
 
 
+def test_documents_name_their_source_as_it_was_found():
+    """Or a mixture would not know whose they are."""
+    (source,) = find_sources(["python-docs:train"])
+    assert next(documents_of(source, ReadingOptions()))["source"] == source.name == "python-docs:train"
+
+
 SOURCES = [SourceTokens("novels/*.txt", 750_000, 1.5), SourceTokens("messages.jsonl", 250_000, 4.0)]
 
 
@@ -171,8 +177,8 @@ def test_the_recipe_mixes_training_text_alone_and_says_it(small_tokenizer, tmp_p
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     # The texts are alike, so that they would be taken for copies of each other.
     settings = dict(
-        sources=["[ot]*.jsonl", "few.jsonl"], tokenizer=str(small_tokenizer), context_length=32, validation_share=0.2, test_share=0.2,
-        leaks="ignore",
+        sources=["[ot]*.jsonl", "few.jsonl"], tokenizer=str(small_tokenizer), context_length=32, validation_share=0.2,
+        test_share=0.2, leaks="ignore",
     )  # fmt: skip
     recipe("prepare_data", **settings, output_dir="plain")
     recipe("prepare_data", **settings, source_weights=[1.0, 3.0], output_dir="mixed")
