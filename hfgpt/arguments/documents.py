@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from hfgpt.arguments.cleaning import CLEANING_DEFAULTS, FILTER_DETAILS, CleaningKeys, DroppedKeys
 from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, ReadingKeys, data_key, hygiene_key, model_key
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -14,12 +15,12 @@ READING_DEFAULTS = {
     "on_error": "stop",
 }
 # What is done to documents before they are split; tokenizer and rows see the same.
-STEP_DEFAULTS = {"deduplicate": True}
+STEP_DEFAULTS = {**CLEANING_DEFAULTS, "deduplicate": True}
 SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.05, "split_seed": 0}
 
 
 @dataclass
-class SourceArguments(ReadingKeys, OutputKeys):
+class SourceArguments(ReadingKeys, CleaningKeys, OutputKeys):
     """What is read, and which part of it is held out; the same in every recipe that reads documents.
 
     None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
@@ -43,6 +44,7 @@ class SourceArguments(ReadingKeys, OutputKeys):
     def __post_init__(self):
         expand_home(self, "output_dir")  # of sources, patterns.py does: the passport keeps the tilde
         self.check_output()
+        self.check_cleaning()
 
     def filled(self, earlier: Mapping[str, object]):
         """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.
@@ -55,6 +57,8 @@ class SourceArguments(ReadingKeys, OutputKeys):
         same_sources = bool(earlier.get("sources")) and self.sources in ([], earlier["sources"])
         always = {*STEP_DEFAULTS, *SPLIT_DEFAULTS} - {"split_by"}
         known = {name: earlier.get(name) for name in given if same_sources or name in always}
+        if given["filters"] not in (None, known["filters"]):  # what was set for one preset is not for another
+            known |= dict.fromkeys(FILTER_DETAILS)
         values: dict[str, Any] = {"sources": []} | READING_DEFAULTS | STEP_DEFAULTS | SPLIT_DEFAULTS
         for source in (known, given):
             values |= {name: value for name, value in source.items() if value not in (None, [])}
@@ -85,7 +89,7 @@ class TokenizerArguments(SourceArguments):
 
 
 @dataclass
-class PrepareArguments(SourceArguments):
+class PrepareArguments(DroppedKeys, SourceArguments):
     """recipes/prepare_data.py"""
 
     tokenizer: str = model_key("", "Folder or Hub id of the tokenizer.")

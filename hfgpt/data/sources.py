@@ -24,7 +24,7 @@ from hfgpt.data.patterns import expand_home, files_in, files_matching
 from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
 from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.steps import StepCounts, TextStep, apply_steps, record_steps
+from hfgpt.data.steps import Outcome, StepCounts, TextStep, apply_steps, record_steps
 from hfgpt.data.text_files import TEXT_FILES, WHOLE_FILES
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.tables import Table
@@ -174,6 +174,7 @@ def load_documents(
     draw: Callable[[str], float],
     cache_dir: str,
     on_error: str = "stop",
+    on_drop: Callable[[Document, TextStep, Outcome], None] | None = None,
 ):
     """All documents that the steps keep, as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant.
 
@@ -181,13 +182,14 @@ def load_documents(
         steps: what is done to each document by itself.
         draw: of a text as it was read, the place that decides on which side of the split its document stands (`Split.draw`).
         on_error: "stop" or "skip", for single rows that are not documents (row_errors.py).
+        on_drop: as for `apply_steps`.
     """
     start = time.perf_counter()
     passport.inputs = [identity(source, options) for source in sources]
     errors = RowErrors(on_error)
     counts = [StepCounts() for _ in steps]
     drawn = ({**document, "draw": draw(document["text"])} for document in read_documents(sources, options, errors))
-    documents = write_documents(apply_steps(drawn, steps, counts), Path(cache_dir) / "documents.arrow")
+    documents = write_documents(apply_steps(drawn, steps, counts, on_drop), Path(cache_dir) / "documents.arrow")
     passport.record("load", None, counts[0].documents_in if counts else len(documents), start)
     record_steps(steps, counts, passport)
     errors.finish({*documents.unique("source"), WHOLE_FILES}, passport)
