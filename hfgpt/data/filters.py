@@ -322,5 +322,5 @@ def report_losses(steps: Sequence[Mapping[str, Any]], *, kept: int) -> None:
     change = f"languages ({' '.join(value)})" if key == "languages" else f"{key} ({value}) in filter_settings"
     said = f"filters dropped {lost:,} of {loaded:,} documents, {count:,} of them as {reason!r}; change {change} or filters"
     if not kept:
-        raise UserError(f"no document is left: {said}, or read what dropped them with keep_dropped.")
+        raise UserError(f"no document is left: {said}.")
     logger.warning(f"warning: {said}, if that is not what you want.")
