@@ -30,6 +30,8 @@ from datasets import DatasetDict
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, PrepareArguments
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.data.dropped import DroppedDocuments
+from hfgpt.data.filters import cleaning_steps
 from hfgpt.data.mixture import Mixture, mix, names_as_given, report_sources, shuffle_documents
 from hfgpt.data.on_disk import texts_of
 from hfgpt.data.overview import OVERVIEW_NAME, draw_overview
@@ -72,6 +74,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
     earlier = passport_of_tokenizer(args.tokenizer)
     given, args = args, args.filled(earlier.settings)
     sources, options = find_as_given(given, args), ReadingOptions(**args.reading_options())
+    steps = cleaning_steps(**args.cleaning())
     tokenizer = load_or_wrap_tokenizer(args.tokenizer)  # GPT-2's own files lack a padding token
     mixture, names = args.mixture(args.sources), names_as_given(sources)
     canaries = []
@@ -98,12 +101,14 @@ def main(args: PrepareArguments) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
         # 2. Documents
         split = Split(**args.split())
+        dropped = DroppedDocuments(Path(cache_dir)) if args.keep_dropped else None
         documents = clean_documents(
             sources,
             options,
             passport,
-            deduplicate=args.deduplicate,
-            repeated_passage_bytes=args.repeated_passage_bytes,
+            steps=steps,
+            **args.values_of("perplexity_model", "perplexity_sigmas", "deduplicate", "repeated_passage_bytes"),
+            dropped=dropped,
             split=split,
             cache_dir=cache_dir,
             on_error=args.on_error,
@@ -153,6 +158,8 @@ def main(args: PrepareArguments) -> dict[str, float]:
             tokenizer.save_pretrained(folder / "tokenizer")
             if canaries:
                 write_canaries(canaries, folder)
+            if dropped is not None:
+                dropped.move_into(folder)
             passport.save(folder)
             draw_overview(passport, folder / OVERVIEW_NAME)
             save_settings(folder, args.card)

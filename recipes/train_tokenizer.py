@@ -25,6 +25,7 @@ from typing import cast
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, TokenizerArguments
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.data.filters import cleaning_steps
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
 from hfgpt.data.sources import ReadingOptions, find_sources, identity
 from hfgpt.data.splitting import Split
@@ -43,7 +44,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     command, args = args.command("train_tokenizer.py"), args.filled({})
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
-    options = ReadingOptions(**args.reading_options())
+    options, steps = ReadingOptions(**args.reading_options()), cleaning_steps(**args.cleaning())
     passport, asked = Passport(versions=library_versions(), command=command), args.asked()
     known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
     if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):
@@ -58,8 +59,8 @@ def main(args: TokenizerArguments) -> dict[str, float]:
             sources,
             options,
             passport,
-            deduplicate=args.deduplicate,
-            repeated_passage_bytes=args.repeated_passage_bytes,
+            steps=steps,
+            **args.values_of("perplexity_model", "perplexity_sigmas", "deduplicate", "repeated_passage_bytes"),
             split=split,
             cache_dir=cache_dir,
             on_error=args.on_error,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hfgpt.arguments.accounting import SourceCardKeys, VerifyKeys, checked_source_cards
+from hfgpt.arguments.cleaning import CLEANING_DEFAULTS, FILTER_DETAILS, CleaningKeys, DroppedKeys
 from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, as_words, data_key, hygiene_key, model_key
 from hfgpt.arguments.mixture import MixtureKeys
 from hfgpt.arguments.rows import PackingKeys
@@ -21,12 +22,12 @@ READING_DEFAULTS = {
     "group_field": None,
 }
 # What is done to documents before they are split; tokenizer and rows see the same.
-STEP_DEFAULTS = {"deduplicate": True, "repeated_passage_bytes": None}
+STEP_DEFAULTS = {**CLEANING_DEFAULTS, "deduplicate": True, "repeated_passage_bytes": None}
 SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.05, "split_seed": 0}
 
 
 @dataclass
-class SourceArguments(SplitKeys, SourceCardKeys, OutputKeys):
+class SourceArguments(CleaningKeys, SplitKeys, SourceCardKeys, OutputKeys):
     """What is read, and which part of it is held out; the same in every recipe that reads documents.
 
     None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
@@ -53,6 +54,7 @@ class SourceArguments(SplitKeys, SourceCardKeys, OutputKeys):
         self.source_cards = checked_source_cards(self.source_cards)
         self.check_output()
         self.check_splits()
+        self.check_cleaning()
 
     def filled(self, earlier: Mapping[str, object]):
         """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.
@@ -65,6 +67,8 @@ class SourceArguments(SplitKeys, SourceCardKeys, OutputKeys):
         same_sources = bool(earlier.get("sources")) and self.sources in ([], earlier["sources"])
         always = {*STEP_DEFAULTS, *SPLIT_DEFAULTS} - {"split_by"}
         known = {name: earlier.get(name) for name in given if same_sources or name in always}
+        if given["filters"] not in (None, known["filters"]):  # what was set for one preset is not for another
+            known |= dict.fromkeys(FILTER_DETAILS)
         values: dict[str, Any] = {"sources": []} | READING_DEFAULTS | STEP_DEFAULTS | SPLIT_DEFAULTS
         for source in (known, given):
             values |= {name: value for name, value in source.items() if value not in (None, [])}
@@ -119,7 +123,7 @@ class TokenizerArguments(SourceArguments):
 
 
 @dataclass
-class PrepareArguments(VerifyKeys, SourceArguments, LeakKeys, MixtureKeys, PackingKeys):
+class PrepareArguments(VerifyKeys, SourceArguments, DroppedKeys, LeakKeys, MixtureKeys, PackingKeys):
     """recipes/prepare_data.py"""
 
     tokenizer: str = model_key("", "Folder or Hub id of the tokenizer.")

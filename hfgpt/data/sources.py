@@ -25,7 +25,7 @@ from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
 from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.source_cards import card_of, check_cards
-from hfgpt.data.steps import StepCounts, TextStep, apply_steps, record_steps
+from hfgpt.data.steps import Outcome, StepCounts, TextStep, apply_steps, record_steps
 from hfgpt.data.text_files import TEXT_FILES, WHOLE_FILES
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.tables import Table
@@ -187,6 +187,7 @@ def load_documents(
     draw: Callable[[str], float],
     cache_dir: str,
     on_error: str = "stop",
+    on_drop: Callable[[Document, TextStep, Outcome], None] | None = None,
 ):
     """All documents that the steps keep, as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant.
 
@@ -195,6 +196,7 @@ def load_documents(
         draw: of a text as it was read, or of its group, the place that decides on which side of the split its document stands
             (`Split.draw`).
         on_error: "stop" or "skip", for single rows that are not documents (row_errors.py).
+        on_drop: as for `apply_steps`.
     """
     check_cards(options.source_cards, sources)
     start = time.perf_counter()
@@ -210,7 +212,7 @@ def load_documents(
             count[1] += len(document["text"].encode())
             yield {**document, "draw": draw(_belongs_to(document, options) or document["text"])}
 
-    documents = write_documents(apply_steps(drawn(), steps, counts), Path(cache_dir) / "documents.arrow")
+    documents = write_documents(apply_steps(drawn(), steps, counts, on_drop), Path(cache_dir) / "documents.arrow")
     for entry in passport.inputs:
         entry["documents"], entry["text_bytes"] = read[str(entry["name"])]
     num_documents, num_bytes = (sum(column) for column in zip(*read.values(), strict=True))

@@ -6,7 +6,7 @@ are: in this process, in others of this machine, on a cluster.
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,7 +30,8 @@ class TextStep(Protocol):
         settings: what the passport says of how it was done.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def settings(self) -> dict[str, object]: ...
@@ -50,8 +51,16 @@ class StepCounts:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-def apply_steps(documents: Iterable[Document], steps: Sequence[TextStep], counts: Sequence[StepCounts]) -> Iterator[Document]:
-    """The documents that all steps keep, in their order, with the texts that the steps made of them."""
+def apply_steps(
+    documents: Iterable[Document],
+    steps: Sequence[TextStep],
+    counts: Sequence[StepCounts],
+    on_drop: Callable[[Document, TextStep, Outcome], None] | None = None,
+) -> Iterator[Document]:
+    """The documents that all steps keep, in their order, with the texts that the steps made of them.
+
+    Args: `on_drop` is told of each dropped document as the step found it.
+    """
     for document in documents:
         for step, count in zip(steps, counts, strict=True):
             start = time.perf_counter()
@@ -61,6 +70,8 @@ def apply_steps(documents: Iterable[Document], steps: Sequence[TextStep], counts
             count.bytes_in += len(document["text"].encode())
             count.reasons.update(outcome.counts)
             if outcome.text is None:
+                if on_drop is not None:
+                    on_drop(document, step, outcome)
                 break
             count.documents_out += 1
             count.bytes_out += len(outcome.text.encode())

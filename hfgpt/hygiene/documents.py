@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from hfgpt.data.cleaning import drop_blank, drop_exact_duplicates
+from hfgpt.data.dropped import DroppedDocuments
+from hfgpt.data.filters import report_losses
 from hfgpt.data.passages import cut_repeated_passages
 from hfgpt.data.passport import Passport
 from hfgpt.data.reading import Source
@@ -17,8 +19,11 @@ def clean_documents(
     passport: Passport,
     *,
     steps: Sequence[TextStep] = (),
+    perplexity_model: str | None = None,
+    perplexity_sigmas: float = 3.0,
     deduplicate: bool = True,
     repeated_passage_bytes: int | None = None,
+    dropped: DroppedDocuments | None = None,
     split: Split,
     cache_dir: str,
     on_error: str = "stop",
@@ -26,10 +31,19 @@ def clean_documents(
     """The documents of all sources after every step that comes before the split, as a `datasets.Dataset` on disk.
 
     Columns: `text`, `source`, `row_id`, `draw` (`Split.draw`).
-    Args: see `load_documents`; repeated passages of `repeated_passage_bytes` are cut out.
+    Args: see `load_documents`, and `drop_unlikely` for perplexity_model and perplexity_sigmas; `dropped` takes what filters drop;
+        repeated passages of `repeated_passage_bytes` are cut out.
+    Raises: UserError where filters drop every document.
     """
-    documents = load_documents(sources, options, passport, steps=steps, draw=split.draw, cache_dir=cache_dir, on_error=on_error)
+    on_drop = None if dropped is None else dropped.of_step
+    where = dict(draw=split.draw, cache_dir=cache_dir, on_error=on_error, on_drop=on_drop)
+    documents = load_documents(sources, options, passport, steps=steps, **where)
+    report_losses(passport.steps, kept=len(documents))
     documents = drop_blank(documents, passport)
+    if perplexity_model is not None and len(documents):
+        from hfgpt.hygiene.perplexity import drop_unlikely  # the model is read only where one is named
+
+        documents = drop_unlikely(documents, passport, model=perplexity_model, sigmas=perplexity_sigmas, dropped=dropped)
     if deduplicate:
         documents = drop_exact_duplicates(documents, passport)
     if repeated_passage_bytes is not None:

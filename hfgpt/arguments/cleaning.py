@@ -1,0 +1,76 @@
+"""Keys of how documents are repaired and filtered before they are compared, split and learned from."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hfgpt.arguments.filter_settings import PRESETS, check_settings
+from hfgpt.arguments.keys import RecipeArguments, data_key
+from hfgpt.errors import UserError
+from hfgpt.files import expand_home
+
+FILTER_DETAILS = ("filter_settings", "repair_text", "languages")
+CLEANING_DEFAULTS = {
+    "filters": "none",
+    **dict.fromkeys(FILTER_DETAILS),
+    "perplexity_model": None,
+    "perplexity_sigmas": 3.0,
+}
+
+
+@dataclass
+class CleaningKeys(RecipeArguments):
+    """What is repaired, and which documents are dropped for what they are."""
+
+    filters: Literal["none", "light", "web"] | None = data_key(
+        None,
+        "Which documents are dropped for their quality: 'none' (without it), 'light' (unusable ones, in any language) or 'web' "
+        "(also what the rules of Gopher, C4 and FineWeb find in web pages).",
+    )
+    filter_settings: dict | str | None = data_key(
+        None, "Thresholds in place of those of the preset: {min_words: 20, max_short_lines: null}. docs/data/filters.md lists them."
+    )
+    repair_text: bool | None = data_key(
+        None, "Repair mojibake, control characters, line ends and blanks; without it, with filters light and web."
+    )
+    languages: list[str] | None = data_key(
+        None, "Drop documents in other languages than these ISO 639 codes (en de); without it, 'en' with filters web, else none."
+    )
+    perplexity_model: str | None = data_key(
+        None, "Folder or Hub id of a model: drop documents that it finds unlikely, by the mean log-perplexity of their tokens."
+    )
+    perplexity_sigmas: float | None = data_key(
+        None, "How many standard deviations above the mean of all documents count as unlikely; 3 without it."
+    )
+
+    def check_cleaning(self) -> None:
+        """Raises: UserError for values of filter_settings, and for what would do nothing."""
+        if isinstance(self.filter_settings, str):
+            try:
+                self.filter_settings = json.loads(self.filter_settings)
+            except json.JSONDecodeError as error:
+                raise UserError(f"filter_settings is not a JSON object ({error}): {self.filter_settings!r}.") from None
+        if self.filter_settings is not None and not isinstance(self.filter_settings, dict):
+            raise UserError(f"filter_settings is {self.filter_settings!r}; a mapping such as {{min_words: 20}} is needed.")
+        check_settings(self.filter_settings)
+        if self.filters not in (None, *PRESETS):  # from Python, which no parser has checked
+            raise UserError(f"filters is {self.filters!r}; it can be {', '.join(PRESETS)}.")
+        for name in ("filter_settings", "languages"):
+            if self.filters == "none" and getattr(self, name):
+                raise UserError(f"{name} is {getattr(self, name)}, but filters is none; --filters light or web uses it.")
+        if self.perplexity_sigmas is not None and not 0 < self.perplexity_sigmas < float("inf"):
+            raise UserError(f"perplexity_sigmas is {self.perplexity_sigmas}; a number above 0 is needed, 3 is usual.")
+        expand_home(self, "perplexity_model")
+
+    def cleaning(self) -> dict[str, Any]:
+        """The values of `hfgpt.data.filters.cleaning_steps`."""
+        return self.values_of("filters", *FILTER_DETAILS)
+
+
+@dataclass
+class DroppedKeys(RecipeArguments):
+    """What becomes of dropped documents."""
+
+    keep_dropped: bool = data_key(
+        False, "Write the documents that filters drop to dropped.jsonl in output_dir, with step and reason; it is never published."
+    )

@@ -1,0 +1,55 @@
+"""Dropped documents, written aside to be read."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from hfgpt.data.steps import Outcome, TextStep
+
+DROPPED_NAME = "dropped.jsonl"
+FILE_BYTES = 1 << 30
+
+
+class DroppedDocuments:
+    """Writes dropped documents as JSON lines with `step`, `reason`, `source`, `row_id` and `text`, as they come.
+
+    Args:
+        folder: where they are written while a recipe runs; `move_into` puts them beside its result.
+        file_bytes: a file as large as this is followed by another one.
+    """
+
+    def __init__(self, folder: Path, *, file_bytes: int = FILE_BYTES):
+        self.folder, self.file_bytes = folder, file_bytes
+        self.paths: list[Path] = []
+        self.num_documents = 0
+        self._file: BinaryIO | None = None
+        self._next_file()
+
+    def add(self, document: Mapping[str, object], *, step: str, reason: str) -> None:
+        """Write one document, whose text is as the step found it."""
+        assert self._file is not None, "the files have been moved"
+        if self._file.tell() >= self.file_bytes:
+            self._next_file()
+        line = {"step": step, "reason": reason, **{name: document[name] for name in ("source", "row_id", "text")}}
+        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self.num_documents += 1
+
+    def of_step(self, document: Mapping[str, object], step: TextStep, outcome: Outcome) -> None:
+        """Write one document that a step on single texts drops, for `apply_steps`."""
+        self.add(document, step=step.name, reason=", ".join(sorted(outcome.counts)))
+
+    def move_into(self, folder: Path) -> None:
+        """Move the files into a folder, as dropped.jsonl, or dropped-00001-of-00003.jsonl and so on."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        for number, path in enumerate(self.paths, start=1):
+            name = DROPPED_NAME if len(self.paths) == 1 else f"dropped-{number:05}-of-{len(self.paths):05}.jsonl"
+            path.rename(folder / name)
+
+    def _next_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self.paths.append(self.folder / f"dropped-{len(self.paths):05}.jsonl")
+        self._file = self.paths[-1].open("wb")

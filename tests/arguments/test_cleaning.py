@@ -1,0 +1,97 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from hfgpt.arguments.documents import PrepareArguments, TokenizerArguments
+from hfgpt.arguments.filter_settings import SETTINGS, settings_of
+from hfgpt.arguments.parsing import parse_arguments
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "data" / "filters.md"
+NEEDED = dict(output_dir="out", tokenizer="t")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"min_word": 3}, "unknown name 'min_word' in filter_settings; did you mean 'min_words'?"),
+        ({"zzzz": 3}, "unknown name 'zzzz' in filter_settings; known are min_characters, "),
+        (
+            {"min_words": "many"},
+            "min_words in filter_settings is 'many'; a whole number from 0 is needed, or null to switch it off.",
+        ),
+        ({"min_words": 2.5}, "min_words in filter_settings is 2.5; a whole number from 0"),
+        ({"min_words": True}, "min_words in filter_settings is True; a whole number from 0"),
+        ({"max_short_lines": 67}, "max_short_lines in filter_settings is 67; a number from 0 to 1 is needed"),
+        ({"max_compression": float("nan")}, "max_compression in filter_settings is nan; a number from 1 is needed"),
+        ({"drop_lorem_ipsum": 1}, "drop_lorem_ipsum in filter_settings is 1; true or false is needed, or false to switch it off."),
+        ({"stop_words": "the"}, "stop_words in filter_settings is 'the'; a list of words is needed"),
+        ({"min_words": 200_000}, "filter_settings have min_words 200,000 and max_words 100,000, between which no document lies."),
+        ([1], "filter_settings is [1]; a mapping such as {min_words: 20} is needed."),
+        ("{min", "filter_settings is not a JSON object"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(settings, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        PrepareArguments(**NEEDED, filters="web", filter_settings=settings)
+
+
+def test_what_would_do_nothing_is_refused():
+    for given in (dict(filter_settings={"min_words": 3}), dict(languages=["en"])):
+        with pytest.raises(ValueError, match="but filters is none; --filters light or web uses it"):
+            TokenizerArguments(output_dir="out", **given).filled({})
+    with pytest.raises(ValueError, match="perplexity_sigmas is 0; a number above 0 is needed"):
+        PrepareArguments(**NEEDED, perplexity_sigmas=0)
+    with pytest.raises(ValueError, match="filters is 'heavy'; it can be none, light, web"):
+        PrepareArguments(**NEEDED, filters="heavy")
+
+
+def test_settings_come_from_yaml_and_from_the_command_line(tmp_path):
+    path = tmp_path / "data.yaml"
+    path.write_text("filters: web\nlanguages: [no, de]\nfilter_settings: {min_words: 20, max_short_lines: null}\n")
+    words = [str(path), "--output_dir", "out", "--tokenizer", "t"]
+    args = parse_arguments(PrepareArguments, words)
+    assert args.cleaning() == {
+        "filters": "web", "filter_settings": {"min_words": 20, "max_short_lines": None}, "repair_text": None,
+        "languages": ["no", "de"],
+    }  # fmt: skip
+    args = parse_arguments(PrepareArguments, [*words, "--filter_settings", '{"min_words": 9}', "--repair_text", "false"])
+    assert args.filter_settings == {"min_words": 9}
+    assert args.repair_text is False
+    again = parse_arguments(PrepareArguments, args.as_command())
+    assert again == args
+
+
+def test_rows_are_cleaned_as_for_their_tokenizer_and_another_preset_forgets_its_settings():
+    earlier = {"sources": ["a.txt"], "filters": "web", "filter_settings": {"min_words": 9}, "languages": ["de"]}
+    assert PrepareArguments(**NEEDED).filled(earlier).cleaning() == {
+        "filters": "web", "filter_settings": {"min_words": 9}, "repair_text": None, "languages": ["de"],
+    }  # fmt: skip
+    other = PrepareArguments(**NEEDED, filters="light").filled(earlier)
+    assert other.cleaning() == {"filters": "light", "filter_settings": None, "repair_text": None, "languages": None}
+    assert PrepareArguments(**NEEDED).filled({}).cleaning()["filters"] == "none"
+
+
+def test_a_given_value_wins_over_the_preset_and_over_what_a_language_switches_off():
+    values, off = settings_of("web", {"min_words": 7, "min_words_per_line": 2}, ["zh"])
+    assert (values["min_words"], values["min_words_per_line"], values["min_mean_word_length"]) == (7, 2, None)
+    assert "min_words_per_line" not in sum(off.values(), [])
+    assert settings_of("web", None, ["en"])[1] == {}
+    assert settings_of("light")[0]["min_words"] is None
+
+
+def shown(value: object) -> str:
+    if value in (None, False):
+        return "off"
+    if isinstance(value, list):
+        return " ".join(value)
+    return "on" if value is True else f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def test_the_page_lists_every_threshold_as_it_is():
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    expected = [
+        (name, shown(one.light), shown(one.web), f"`{one.reason}`" if one.reason else "-", one.help)
+        for name, one in SETTINGS.items()
+    ]  # fmt: skip
+    assert rows == expected, "\n".join("| `{}` | {} | {} | {} | {} |".format(*row) for row in expected)
