@@ -83,6 +83,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             options,
             passport,
             deduplicate=args.deduplicate,
+            near_copy_similarity=args.near_copy_similarity,
             split=split,
             cache_dir=cache_dir,
             on_error=args.on_error,

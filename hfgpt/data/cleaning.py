@@ -1,9 +1,5 @@
-"""Documents that are no text, or the same text again, are dropped and counted before anything is split.
+"""Documents that are no text are dropped and counted before anything is split."""
 
-So no held-out document has been trained on.
-"""
-
-import hashlib
 import time
 
 from hfgpt.data.on_disk import select, texts_of
@@ -15,18 +11,4 @@ def drop_blank(documents, passport: Passport):
     start = time.perf_counter()
     kept = [index for index, text in enumerate(texts_of(documents)) if text.strip()]
     passport.record("drop blank", len(documents), len(kept), start)
-    return select(documents, kept)
-
-
-def drop_exact_duplicates(documents, passport: Passport):
-    """Keep the first of all documents with the same text. Memory: 16 bytes and a set entry per document."""
-    start = time.perf_counter()
-    seen: set[bytes] = set()
-    kept = []
-    for index, text in enumerate(texts_of(documents)):
-        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
-        if digest not in seen:
-            seen.add(digest)
-            kept.append(index)
-    passport.record("drop exact duplicates", len(documents), len(kept), start)
     return select(documents, kept)

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from hfgpt.data.cleaning import drop_blank, drop_exact_duplicates
+from hfgpt.data.cleaning import drop_blank
+from hfgpt.data.document_copies import drop_document_copies
 from hfgpt.data.passport import Passport
 from hfgpt.data.reading import Source
 from hfgpt.data.sources import ReadingOptions, load_documents
@@ -16,7 +17,9 @@ def clean_documents(
     passport: Passport,
     *,
     steps: Sequence[TextStep] = (),
-    deduplicate: bool = True,
+    deduplicate: str = "near",
+    near_copy_similarity: float = 0.8,
+    num_proc: int = 1,
     split: Split,
     cache_dir: str,
     on_error: str = "stop",
@@ -24,10 +27,10 @@ def clean_documents(
     """The documents of all sources after every step that comes before the split, as a `datasets.Dataset` on disk.
 
     Columns: `text`, `source`, `row_id`, `draw` (`Split.draw`).
-    Args: see `load_documents`.
+    Args: see `load_documents` and `drop_document_copies`.
     """
     documents = load_documents(sources, options, passport, steps=steps, draw=split.draw, cache_dir=cache_dir, on_error=on_error)
     documents = drop_blank(documents, passport)
-    if deduplicate:
-        documents = drop_exact_duplicates(documents, passport)
-    return documents
+    return drop_document_copies(
+        documents, passport, mode=deduplicate, similarity=near_copy_similarity, num_proc=num_proc
+    )
