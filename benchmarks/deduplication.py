@@ -109,7 +109,8 @@ def main(args: argparse.Namespace) -> None:
             for text, _, original in planted_copies(words, args.documents):
                 file.write(f"{original}\t{text}\n".replace("\n ", "\v "))
         size = path.stat().st_size / args.documents
-        print(f"documents of {size:,.0f} bytes\ndocuments | processes | seconds | CPU s  | peak MiB | exact    | near    | distinct lost")
+        print(f"documents of {size:,.0f} bytes")
+        print("documents | processes | seconds | CPU s  | peak MiB | exact    | near    | distinct lost", flush=True)
         for num_proc in args.processes:
             run_alone("--one_documents", path, args.documents, num_proc)
     if args.texts:

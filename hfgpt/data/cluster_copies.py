@@ -37,7 +37,8 @@ def deduplication_stages(
     """The four stages, in order: signatures, buckets, clusters, filter.
 
     Args:
-        read: datatrove's steps (a reader, filters) that give the documents; the first and the last stage read them, and must get the same ones.
+        read: datatrove's steps (a reader, filters) that give the documents, none of them blank; the first and the last stage read
+            them, and must get the same ones.
         write: steps that take those that stay.
         folder: for what the stages hand on, a new one for each run; 128 bytes a document and 12 for each band.
         tasks: of the first and the last stage.
@@ -119,7 +120,9 @@ class KeepFirst:
         pairs = [np.empty((0, 2), dtype=np.int64)]
         for name in buckets.list_files(glob_pattern="*.dups"):
             with buckets.open(name, "rb") as file:
-                task, document, other_task, other_document = np.frombuffer(file.read(), dtype="<u4").reshape(-1, 4).T.astype(np.int64)
+                task, document, other_task, other_document = (
+                    np.frombuffer(file.read(), dtype="<u4").reshape(-1, 4).T.astype(np.int64)
+                )
             # The order of documents is that of these numbers: by task, then by place.
             pairs.append(np.stack([task << 32 | document, other_task << 32 | other_document], axis=1))
         names, places = np.unique(np.concatenate(pairs), return_inverse=True)

@@ -85,9 +85,7 @@ def exact_digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
-def drop_document_copies(
-    documents, passport: Passport, *, mode: str = "near", similarity: float = SIMILARITY, num_proc: int = 1
-):
+def drop_document_copies(documents, passport: Passport, *, mode: str = "near", similarity: float = SIMILARITY, num_proc: int = 1):
     """The documents without copies; near copies that stay are put on one side of the split, by one draw.
 
     Args:

@@ -5,7 +5,7 @@ Bands are groups of places; texts that agree in all places of some band are cand
 (R-MinHash), of which 8 bits are kept for each place: enough to tell texts apart (two values agree by chance once in 256), and 128
 bytes a text.
 
-Source: Broder, On the resemblance and containment of documents (1997); Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4.
+Source: Broder, On the resemblance and containment of documents (1997); Leskovec et al., Mining of Massive Datasets, 3.4.
 """
 
 import math

@@ -206,7 +206,10 @@ def find_copies(texts: Iterable[str], references: Iterable[str], *, threshold: f
 
     Args:
         threshold: Jaccard similarity from which two texts are near copies, above 0 to 1.
-    Cost: FILL
+    Cost: linear in the texts, but for pairs that are similar, and for long references, whose rarest 5-grams are looked up in all
+        texts. Measured: 5,574 SMS (80 characters), four fifths of them searched for copies of the rest: 0.3 s of CPU; 100,000
+        lines of 80 characters: 9 s. Memory: 12 bytes for each different 5-gram of a text, about three times that while it is
+        searched (benchmarks/deduplication.py).
     """
     if not 0 < threshold <= 1:
         raise UserError(f"threshold is {threshold}; a similarity above 0, up to 1 is needed.")

@@ -31,6 +31,4 @@ def clean_documents(
     """
     documents = load_documents(sources, options, passport, steps=steps, draw=split.draw, cache_dir=cache_dir, on_error=on_error)
     documents = drop_blank(documents, passport)
-    return drop_document_copies(
-        documents, passport, mode=deduplicate, similarity=near_copy_similarity, num_proc=num_proc
-    )
+    return drop_document_copies(documents, passport, mode=deduplicate, similarity=near_copy_similarity, num_proc=num_proc)

@@ -4,7 +4,9 @@ import random
 from collections.abc import Iterator, Sequence
 
 # Syllables put together, for where no real text is at hand.
-WORDS = [f"{first}{second}{third}" for first in "bdfghklmn" for second in ("a", "o", "ar", "in") for third in ("be", "lo", "st", "m")]
+WORDS = [
+    f"{first}{second}{third}" for first in "bdfghklmn" for second in ("a", "o", "ar", "in") for third in ("be", "lo", "st", "m")
+]
 KINDS = ["distinct"] * 16 + ["exact"] + ["near"] * 3  # of twenty documents in a row
 LENGTH = 170  # words, about 1 KB
 

@@ -26,7 +26,9 @@ def test_shingles_are_runs_of_five_words_and_a_text_does_not_know_its_neighbours
 
 
 def test_every_script_has_shingles_and_a_text_without_words_has_its_marks():
-    chinese, japanese, thai, hindi = shingle_sets(["人人生而自由在尊严上", "すべての人間は生れ", "มนุษย์ทั้งหลาย", "सभी मनुष्यों को गौरव और अधिकारों"])
+    chinese, japanese, thai, hindi = shingle_sets(
+        ["人人生而自由在尊严上", "すべての人間は生れ", "มนุษย์ทั้งหลาย", "सभी मनुष्यों को गौरव और अधिकारों"]
+    )
     assert (len(chinese), len(japanese), len(hindi)) == (6, 5, 2)
     assert len(thai) > 5
     marks = shingle_sets(["!!!", "! ! !", "???", "", " \n", "☺"])
