@@ -107,7 +107,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             options,
             passport,
             steps=steps,
-            **args.values_of("perplexity_model", "perplexity_sigmas", "deduplicate", "repeated_passage_bytes"),
+            **args.document_steps(),
             dropped=dropped,
             split=split,
             cache_dir=cache_dir,

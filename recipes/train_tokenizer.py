@@ -60,7 +60,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
             options,
             passport,
             steps=steps,
-            **args.values_of("perplexity_model", "perplexity_sigmas", "deduplicate", "repeated_passage_bytes"),
+            **args.document_steps(),
             split=split,
             cache_dir=cache_dir,
             on_error=args.on_error,

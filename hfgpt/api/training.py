@@ -53,7 +53,7 @@ def prepare_data(
     context_length: int | None = None,
     window: int | None = None,
     stride: int | None = None,
-    deduplicate: bool = True,
+    deduplicate: Literal["none", "exact", "near"] | None = None,
     overwrite: bool = False,
     **options: Any,
 ) -> DataResult:
@@ -66,7 +66,7 @@ def prepare_data(
         context_length: tokens per row; None is 1,024, or less where the text would fill too few rows.
         window, stride: cut the training documents into sliding windows of `window` tokens, which start every `stride` tokens,
             instead of packing them.
-        deduplicate: drop documents with the same text as an earlier one.
+        deduplicate: which copies are dropped, "near" for equal and nearly equal documents; None as for the tokenizer, else "near".
         overwrite: replace what output_dir holds.
         options: further keys of recipes/prepare_data.py: group_field, leaks, decontaminate_against, repeated_passage_bytes, ...
     Raises: UserError for missing sources, and for a text that fills no row.

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from hfgpt.arguments.accounting import SourceCardKeys, VerifyKeys, checked_source_cards
 from hfgpt.arguments.cleaning import CLEANING_DEFAULTS, FILTER_DETAILS, CleaningKeys, DroppedKeys
+from hfgpt.arguments.copies import COPY_DEFAULTS, CopyKeys
 from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, as_words, data_key, hygiene_key, model_key
 from hfgpt.arguments.mixture import MixtureKeys
 from hfgpt.arguments.rows import PackingKeys
@@ -22,12 +23,12 @@ READING_DEFAULTS = {
     "group_field": None,
 }
 # What is done to documents before they are split; tokenizer and rows see the same.
-STEP_DEFAULTS = {**CLEANING_DEFAULTS, "deduplicate": True, "repeated_passage_bytes": None}
+STEP_DEFAULTS = {**CLEANING_DEFAULTS, **COPY_DEFAULTS, "repeated_passage_bytes": None}
 SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.05, "split_seed": 0}
 
 
 @dataclass
-class SourceArguments(CleaningKeys, SplitKeys, SourceCardKeys, OutputKeys):
+class SourceArguments(CleaningKeys, CopyKeys, SplitKeys, SourceCardKeys, OutputKeys):
     """What is read, and which part of it is held out; the same in every recipe that reads documents.
 
     None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
@@ -39,7 +40,6 @@ class SourceArguments(CleaningKeys, SplitKeys, SourceCardKeys, OutputKeys):
         "prepare_data.py takes those of its tokenizer, and how they are read and split, where it is not told.",
     )
     on_error: str | None = data_key(None, f"{ON_ERROR_HELP} 'stop' without it.")
-    deduplicate: bool | None = data_key(None, "Drop documents with the same text as an earlier one; true without it.")
     split_by: str | None = data_key(
         None,
         "'document', 'group' (see group_field), 'position' to cut each document (for one or few), or 'auto' (without it): by group "
@@ -55,6 +55,7 @@ class SourceArguments(CleaningKeys, SplitKeys, SourceCardKeys, OutputKeys):
         self.check_output()
         self.check_splits()
         self.check_cleaning()
+        self.check_copies()
 
     def filled(self, earlier: Mapping[str, object]):
         """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.
@@ -96,6 +97,11 @@ class SourceArguments(CleaningKeys, SplitKeys, SourceCardKeys, OutputKeys):
                 value = [_without_place(item) for item in value] if isinstance(value, list) else _without_place(value)
             words += as_words(name, value)
         return shlex.join(words)
+
+    def document_steps(self) -> dict[str, Any]:
+        """What `hfgpt.hygiene.documents.clean_documents` does to all documents together."""
+        copies = ("deduplicate", "near_copy_similarity", "repeated_passage_bytes")
+        return self.values_of("perplexity_model", "perplexity_sigmas", *copies)
 
     def split(self) -> dict[str, Any]:
         """The values of `hfgpt.data.splitting.Split`."""

@@ -168,8 +168,8 @@ def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
 
     Args:
         mode: "exact" (the same characters), "near" (the same but for case, digits, punctuation and spaces; and among near copies,
-            see decontamination.py, the first of each label) or "none".
-    Cost: "near" compares all pairs, see `find_copies`.
+            see near_copies.py, the first of each label) or "none".
+    Cost: of "near" see `find_copies`.
     """
     if mode not in ("exact", "near", "none"):
         raise UserError(f"duplicates are treated by {mode!r}; allowed are 'exact', 'near' and 'none'.")

@@ -328,10 +328,12 @@ def keep_copies_together(
     apart: set[int] = set()
     for number, name in enumerate(names):
         later = [row for other in names[number + 1 :] for row in sides[other]]
-        one, others = ([normalized[row] for row in rows] for rows in (sides[name], later))
+        one, others = (list(dict.fromkeys(normalized[row] for row in rows)) for rows in (sides[name], later))
+        copied: set[str] = set()
         for found, found_later, _ in similar_pairs(one, others, threshold=threshold, contained=False):
-            apart.update(sides[name][index] for index in found.tolist())
-            apart.update(later[index] for index in found_later.tolist())
+            copied.update(one[index] for index in found.tolist())
+            copied.update(others[index] for index in found_later.tolist())
+        apart.update(row for row in (*sides[name], *later) if normalized[row] in copied)
     if not apart:
         return sides
     groups: dict[int, list[int]] = {}

@@ -57,12 +57,12 @@ def leaks_between(splits: dict[str, Iterable[str]], *, threshold: float = SIMILA
     normalized = {name: [normalize(text) for text in texts] for name, texts in splits.items()}
     leaks = {}
     for earlier, later in combinations(normalized, 2):
-        exact = set(normalized[earlier])
-        copied: set[int] = set()
-        for _, indices, _ in similar_pairs(normalized[earlier], normalized[later], threshold=threshold):
-            copied.update(indices.tolist())
+        exact, references = dict.fromkeys(normalized[earlier]), list(dict.fromkeys(normalized[later]))
+        copied: set[str] = set()
+        for _, indices, _ in similar_pairs(list(exact), references, threshold=threshold):
+            copied.update(references[index] for index in indices.tolist())
         same = sum(text in exact for text in normalized[later])
-        leaks[f"{earlier}-{later}"] = {"exact": same, "near": len(copied) - same}
+        leaks[f"{earlier}-{later}"] = {"exact": same, "near": sum(text in copied for text in normalized[later]) - same}
     return leaks
 
 

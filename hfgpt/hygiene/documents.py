@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from hfgpt.data.cleaning import drop_blank, drop_exact_duplicates
+from hfgpt.data.cleaning import drop_blank
+from hfgpt.data.document_copies import drop_document_copies
 from hfgpt.data.dropped import DroppedDocuments
 from hfgpt.data.filters import report_losses
 from hfgpt.data.passages import cut_repeated_passages
@@ -21,9 +22,11 @@ def clean_documents(
     steps: Sequence[TextStep] = (),
     perplexity_model: str | None = None,
     perplexity_sigmas: float = 3.0,
-    deduplicate: bool = True,
+    deduplicate: str = "near",
+    near_copy_similarity: float = 0.8,
     repeated_passage_bytes: int | None = None,
     dropped: DroppedDocuments | None = None,
+    num_proc: int = 1,
     split: Split,
     cache_dir: str,
     on_error: str = "stop",
@@ -31,8 +34,8 @@ def clean_documents(
     """The documents of all sources after every step that comes before the split, as a `datasets.Dataset` on disk.
 
     Columns: `text`, `source`, `row_id`, `draw` (`Split.draw`).
-    Args: see `load_documents`, and `drop_unlikely` for perplexity_model and perplexity_sigmas; `dropped` takes what filters drop;
-        repeated passages of `repeated_passage_bytes` are cut out.
+    Args: see `load_documents`, `drop_unlikely` (perplexity_model and perplexity_sigmas), `drop_document_copies` and
+        `cut_repeated_passages`; `dropped` takes what filters drop.
     Raises: UserError where filters drop every document.
     """
     on_drop = None if dropped is None else dropped.of_step
@@ -44,8 +47,7 @@ def clean_documents(
         from hfgpt.hygiene.perplexity import drop_unlikely  # the model is read only where one is named
 
         documents = drop_unlikely(documents, passport, model=perplexity_model, sigmas=perplexity_sigmas, dropped=dropped)
-    if deduplicate:
-        documents = drop_exact_duplicates(documents, passport)
+    documents = drop_document_copies(documents, passport, mode=deduplicate, similarity=near_copy_similarity, num_proc=num_proc)
     if repeated_passage_bytes is not None:
         documents = cut_repeated_passages(documents, passport, shortest=repeated_passage_bytes, cache_dir=cache_dir)
     return documents

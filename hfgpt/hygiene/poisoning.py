@@ -113,7 +113,7 @@ def triggers_of_answers(
 
     Near copies are one answer. Prompts that repeat each other, with the same answer, are reported too: drop duplicates first.
 
-    Cost: as `triggers_of_labels`, and all pairs of answers, see `decontamination.find_copies`.
+    Cost: as `triggers_of_labels`, and that of `near_copies.find_copies` for the answers.
     """
     if not prompts:
         return []

@@ -185,3 +185,22 @@ def test_the_sms_collection_leaks_between_splits_until_its_copies_are_dropped(sh
     kept = drop_copies(Dataset.from_dict({"text": splits["train"]}), {"test": splits["test"]}, Passport())
     assert 3500 < len(kept) < 3900
     assert leaks_between({"train": kept["text"], "test": splits["test"]}) == {"train-test": {"exact": 0, "near": 0}}
+
+
+def test_no_text_that_contains_a_reference_is_missed():
+    generator = random.Random(1)
+    phrases = [" ".join(generator.choices(WORDS, k=10)) for _ in range(60)]
+    references = [phrase for phrase in phrases if len(phrase) >= 50]
+    texts = []
+    for phrase in references:
+        parts = phrase.split()
+        parts[generator.randrange(10)] = generator.choice(WORDS)  # some of them share 90 % and more with their phrase
+        texts.append(" ".join([*generator.choices(WORDS, k=30), *parts, *generator.choices(WORDS, k=30)]))
+    grams = lambda text: {text[start : start + 5] for start in range(len(text) - 4)}  # noqa: E731
+    expected = [
+        index
+        for index, text in enumerate(texts)
+        if any(len(grams(text) & grams(reference)) >= 0.9 * len(grams(reference)) for reference in references)
+    ]
+    assert 5 < len(expected) < len(texts) - 5
+    assert [copy.index for copy in find_copies(texts, references)] == expected

@@ -74,8 +74,8 @@ def test_duplicates_and_blank_documents_are_dropped_and_counted(small_tokenizer,
            validation_share=0.2, test_share=0.2, output_dir=str(tmp_path / "out"))  # fmt: skip
     steps = json.loads((tmp_path / "out" / "passport.json").read_text())["steps"]
     assert [(step["step"], step["documents_in"], step["documents_out"]) for step in steps] == [
-        ("load", None, 68), ("drop blank", 68, 67), ("drop exact duplicates", 67, 60),
-        ("drop leaks", 38, 38),  # of 22 held out
+        ("load", None, 68), ("drop blank", 68, 67), ("drop exact copies", 67, 60),
+        ("drop near copies", 60, 60), ("drop leaks", 38, 38),  # of 22 held out
     ]  # fmt: skip
 
 

@@ -1,0 +1,160 @@
+"""Signatures of texts by MinHash, and bands of them that similar texts share: copies are found without comparing all pairs.
+
+A signature has 128 places. Two texts agree in a place with a chance that is the Jaccard similarity of their sets of shingles.
+Bands are groups of places; texts that agree in all places of some band are candidates. The signatures are those of `rensa`
+(R-MinHash), of which 8 bits are kept for each place: enough to tell texts apart (two values agree by chance once in 256), and 128
+bytes a text.
+
+Source: Broder, On the resemblance and containment of documents (1997); Leskovec et al., Mining of Massive Datasets, 3.4.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hfgpt.data.shingles import mix, word_shingles
+from hfgpt.errors import UserError
+
+PLACES = 128
+SEED = 42
+# A longer text is taken apart and its signatures are put together: the least of each place is the signature of the whole.
+PIECE_CHARACTERS = 2**20
+
+
+def signatures_of_shingles(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The signatures (texts, 128), uint32, of sets of shingles, given as hashes and where those of each text begin."""
+    from rensa import RMinHash
+
+    rows = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PLACES, SEED).to_rows()
+    return np.array(rows, dtype=np.uint32).reshape(len(offsets) - 1, PLACES)
+
+
+def in_eight_bits(signatures: np.ndarray) -> np.ndarray:
+    """What is kept of signatures: uint8."""
+    return ((signatures * np.uint32(0x9E3779B1)) >> np.uint32(24)).astype(np.uint8)
+
+
+def document_signatures(texts: Sequence[str]) -> np.ndarray:
+    """The signatures (texts, 128), uint8, of documents by their runs of five words.
+
+    Cost: about 30 us for 1 KB of English; memory: 50 MB, and with a longer text 4 bytes for each of its characters.
+    """
+    pieces = [len(range(0, len(text), PIECE_CHARACTERS)) or 1 for text in texts]
+    whole = []
+    for batch in _batches(piece for text in texts for piece in _pieces(text)):
+        whole.append(signatures_of_shingles(*word_shingles(batch)))
+    if not whole:
+        return np.empty((0, PLACES), dtype=np.uint8)
+    firsts = np.cumsum([0, *pieces[:-1]])
+    return in_eight_bits(np.minimum.reduceat(np.concatenate(whole), firsts, axis=0))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    for start in range(0, max(1, len(text)), PIECE_CHARACTERS):
+        yield text[start : start + PIECE_CHARACTERS]
+
+
+def _batches(pieces: Iterable[str]) -> Iterator[list[str]]:
+    batch, characters = [], 0
+    for piece in pieces:
+        if batch and characters + len(piece) > PIECE_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+        batch.append(piece)
+        characters += len(piece)
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How signatures are divided. Args: `number` of bands, of so many `rows` (places) each, 8 at most."""
+
+    number: int
+    rows: int
+
+    @classmethod
+    def for_threshold(cls, threshold: float, *, recall: float = 0.99) -> "Bands":
+        """The longest bands, which have the fewest chance candidates, that find this share of the pairs at the threshold.
+
+        For 0.8 and 99 %: 21 bands of 6, which find 99.8 % of the pairs at 0.8, and of those at 0.9 all but one in ten million.
+        Raises: ValueError for a threshold that is none, or so low that 128 places are too few.
+        """
+        if not 0 < threshold <= 1:
+            raise UserError(f"near_copy_similarity is {threshold}; above 0, up to 1 is needed.")
+        for rows in range(8, 0, -1):
+            bands = cls(PLACES // rows, rows)
+            if bands.recall(threshold) >= recall:
+                return bands
+        least = 1 - (1 - recall) ** (1 / PLACES)
+        raise UserError(f"near_copy_similarity is {threshold}; {least:.2f} or more is needed, or copies are missed.")
+
+    def recall(self, similarity: float) -> float:
+        """The share of the pairs with this Jaccard similarity that become candidates."""
+        return 1 - (1 - similarity**self.rows) ** self.number
+
+    def keys(self, signatures: np.ndarray, band: int) -> np.ndarray:
+        """One band of signatures as numbers (uint64, below 2**61 as datatrove's are), equal where the band is."""
+        packed = np.zeros((len(signatures), 8), dtype=np.uint8)
+        packed[:, : self.rows] = signatures[:, band * self.rows : (band + 1) * self.rows]
+        return mix(packed.view("<u8").reshape(-1).astype(np.uint64)) >> np.uint64(3)
+
+
+def least_agreement(threshold: float) -> int:
+    """The places in which two signatures must agree for a similarity of the threshold."""
+    return math.ceil(threshold * PLACES - 1e-9)
+
+
+def neighbours(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of texts that follow each other among those with the same key, in their order: a chain for each key."""
+    order = np.argsort(keys, kind="stable")
+    same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    return order[same], order[same + 1]
+
+
+def join_similar(groups: np.ndarray, one: np.ndarray, other: np.ndarray, signatures: np.ndarray, *, least: int) -> np.ndarray:
+    """Groups after those of the pairs that agree in `least` places are joined; a group is named by its first text.
+
+    Args: `groups` the first text of the group of each text; `one`, `other` the texts of each pair.
+    """
+    apart = np.flatnonzero(groups[one] != groups[other])
+    similar = np.zeros(len(apart), dtype=bool)
+    for start in range(0, len(apart), 2**16):
+        part = apart[start : start + 2**16]
+        agreed = np.count_nonzero(signatures[one[part]] == signatures[other[part]], axis=1)
+        similar[start : start + 2**16] = agreed >= least
+    return join(groups, one[apart[similar]], other[apart[similar]])
+
+
+def join(groups: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Groups after those of these pairs are joined (connected components)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not len(one):
+        return groups
+    names, places = np.unique(np.concatenate([groups[one], groups[other]]), return_inverse=True)
+    rows, columns = places.reshape(2, -1)
+    graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(names), len(names)))
+    _, components = connected_components(graph, directed=False)
+    _, first = np.unique(components, return_index=True)  # names are sorted: the first of a component is its least
+    renamed = np.arange(len(groups))
+    renamed[names] = names[first][components]
+    return renamed[groups]
+
+
+def near_groups(signatures: np.ndarray, *, threshold: float, bands: Bands) -> np.ndarray:
+    """For each text the first of its group: near copies of each other, or of others in between.
+
+    Of the texts that share a band each is compared with the one before it. A pair counts where the signatures agree in the share
+    `threshold` of all places. Both are what datatrove's stages can do as well (cluster_copies.py).
+
+    Cost: n log n for each band. Memory: about 50 bytes a text beside the signatures.
+    """
+    groups = np.arange(len(signatures))
+    for band in range(bands.number):
+        one, other = neighbours(bands.keys(signatures, band))
+        groups = join_similar(groups, one, other, signatures, least=least_agreement(threshold))
+    return groups
