@@ -27,32 +27,84 @@ TRUE: dict[str, dict[str, Maker]] = {
         "digits only": values.phone_digits,
         "with extension": values.phone_extension,
     },
-    "ip_address": {"IPv4": values.ipv4, "IPv4, again": values.ipv4, "IPv6": values.ipv6, "IPv6, capitals": values.ipv6_full, "IPv6, short": values.ipv6_short},
-    "card_number": {"groups": values.card_grouped, "digits": values.card_plain, "14 or 15 digits": values.card_short, "19 digits": values.card_long},
+    "ip_address": {
+        "IPv4": values.ipv4,
+        "IPv4, again": values.ipv4,
+        "IPv6": values.ipv6,
+        "IPv6, capitals": values.ipv6_full,
+        "IPv6, short": values.ipv6_short,
+    },
+    "card_number": {
+        "groups": values.card_grouped,
+        "digits": values.card_plain,
+        "14 or 15 digits": values.card_short,
+        "19 digits": values.card_long,
+    },
     "iban": {"groups": values.iban_grouped, "in one": values.iban_plain, "lower case": values.iban_lower},
     "secret": dict(values.TOKENS),
-}  # fmt: skip
+}
 
 # What stands around a value; `{}` is the value, or the look-alike.
-AROUND = ("{}", "{}.", "({})", "{}, and that was all", '"{}"', "as follows: {}\n", "{}; see below", "| {} | yes | 12 |", "<td>{}</td>", "{}\n\nRegards")
+AROUND = (
+    "{}",
+    "{}.",
+    "({})",
+    "{}, and that was all",
+    '"{}"',
+    "as follows: {}\n",
+    "{}; see below",
+    "| {} | yes | 12 |",
+    "<td>{}</td>",
+    "{}\n\nRegards",
+)
 FRAMES: dict[str, tuple[str, ...]] = {
-    "email": ("Write to {}", "Contact: {}", "From: Anna Berg <{}>", "Schreiben Sie an {}", "mailto:{}", '{{"user": "{}", "age": 41}}', "See {} for more"),
-    "phone": ("Call {}", "Phone: {}", "Tel. {}", "Our office: {}", "You reach me at {}", "Telefon {}", "3,{},yes", "Fax {}", "Please ring {} tonight"),
-    "ip_address": ("Connection from {}", "Client {} asked for /index.html", "It answers at {}", "ping {}", "{} - - GET / 200", "host {} is down"),
+    "email": (
+        "Write to {}",
+        "Contact: {}",
+        "From: Anna Berg <{}>",
+        "Schreiben Sie an {}",
+        "mailto:{}",
+        '{{"user": "{}", "age": 41}}',
+        "See {} for more",
+    ),
+    "phone": (
+        "Call {}",
+        "Phone: {}",
+        "Tel. {}",
+        "Our office: {}",
+        "You reach me at {}",
+        "Telefon {}",
+        "3,{},yes",
+        "Fax {}",
+        "Please ring {} tonight",
+    ),
+    "ip_address": (
+        "Connection from {}",
+        "Client {} asked for /index.html",
+        "It answers at {}",
+        "ping {}",
+        "{} - - GET / 200",
+        "host {} is down",
+    ),
     "card_number": ("Card: {}", "Paid with {}", "Visa {}, valid to 12/29", "Kartennummer {}", "7;{};EUR", "the card number {}"),
     "iban": ("IBAN {}", "Please pay to {}", "Konto: {}", "Bank account {}", "2024-01-03;{};120,00 EUR", "an account, {}"),
     "secret": ("token = '{}'", "api_key: {}", "export KEY={}", "I pasted {} by mistake", '"key": "{}"', "Use {} here"),
-}  # fmt: skip
+}
 LOOK_ALIKE_FRAMES = ("See {}", "It was {}", "The value {} is right", "number {}", "{}", "we noted {}", "    x = {}", "id: {}")
 # A number without separators is one among many: what makes it a phone number is what is said before it.
 OWN_FRAMES: dict[tuple[str, str], tuple[str, ...]] = {
     ("phone", "digits only"): ("Call {}", "Phone: {}", "Tel. {}", "Telefon {}", "Fax {}", "My mobile is {}", "WhatsApp {}"),
     ("secret", "private key"): ("{}", "the key:\n{}", "cat id_rsa\n{}"),
-    ("secret", "AWS secret"): ("aws_secret_access_key = {}", 'AWS_SECRET_ACCESS_KEY="{}"', "aws_secret_key: '{}'", "export AWS_SECRET_ACCESS_KEY={}"),
+    ("secret", "AWS secret"): (
+        "aws_secret_access_key = {}",
+        'AWS_SECRET_ACCESS_KEY="{}"',
+        "aws_secret_key: '{}'",
+        "export AWS_SECRET_ACCESS_KEY={}",
+    ),
     ("secret", "password in a URL"): ("https://admin:{}@db.example.org/x", "postgres://app:{}@10.0.0.3:5432/shop"),
     ("secret", "Azure storage"): ("DefaultEndpointsProtocol=https;AccountName=shop;AccountKey={};EndpointSuffix=core.windows.net",),
     ("secret", "bearer"): ('curl -H "Authorization: Bearer {}" https://api.example.org', "Authorization: Bearer {}"),
-}  # fmt: skip
+}
 PROSE = (
     "The ship left the harbour in 1851 with a crew of forty.",
     "Nobody had expected the rain to last until the evening.",

@@ -31,7 +31,14 @@ def digits(draw: Random, length: int) -> str:
 # E-mail addresses: RFC 5322 (atoms), 5321 (quoted), 6531 (international)
 def local_part(draw: Random) -> str:
     first, last = draw.choice(FIRST), draw.choice(LAST)
-    forms = (f"{first}.{last}", f"{first}_{last}", f"{first[0]}{last}", f"{first}-{last}{draw.randrange(1, 99)}", f"{last}{first[0]}", first)
+    forms = (
+        f"{first}.{last}",
+        f"{first}_{last}",
+        f"{first[0]}{last}",
+        f"{first}-{last}{draw.randrange(1, 99)}",
+        f"{last}{first[0]}",
+        first,
+    )
     return draw.choice(forms)
 
 
@@ -89,22 +96,30 @@ def national_numbers(draw: Random) -> tuple[str, list[str], str]:
             ("44", [draw.choice(("121", "161", "113")), "496", f"0{three}"], " "),
             ("44", ["7700", f"900{three}"], " "),
             ("44", ["7700", "900", three], " "),
-            ("49", [*draw.choice((("30", "23125"), ("69", "90009"), ("40", "66969"), ("221", "4710"), ("89", "99998"))), three], " "),
+            (
+                "49",
+                [*draw.choice((("30", "23125"), ("69", "90009"), ("40", "66969"), ("221", "4710"), ("89", "99998"))), three],
+                " ",
+            ),
             ("49", ["171", f"39200{two}"], draw.choice(" /-")),
             ("49", ["30", f"23125{three}"], draw.choice(" /-")),
-            ("33", [*draw.choice((("1", "99", "00"), ("2", "61", "91"), ("3", "53", "01"), ("6", "39", "98"))), two, digits(draw, 2)], draw.choice(" ." " -")),
+            (
+                "33",
+                [*draw.choice((("1", "99", "00"), ("2", "61", "91"), ("3", "53", "01"), ("6", "39", "98"))), two, digits(draw, 2)],
+                draw.choice(" . -"),
+            ),
             ("61", [draw.choice("2378"), draw.choice(("5550", "7010")), four], " "),
             ("61", ["491", "570", draw.choice(("006", "110", "156", "157", "158", "159", "266", "313", "491", "737", "804"))], " "),
             ("353", ["20", f"91{digits(draw, 1)}", four], " "),
             ("46", ["8", "465", f"00{digits(draw, 1)}", two], draw.choice((" ", "-"))),
             ("46", ["31", "390", "06", two], draw.choice((" ", "-"))),
         )
-    )  # fmt: skip
+    )
 
 
 def phone_national(draw: Random) -> str:
     code, groups, joined = national_numbers(draw)
-    if code == "61" and len(groups[0]) == 1 or draw.random() < 0.1:
+    if (code == "61" and len(groups[0]) == 1) or draw.random() < 0.1:
         return f"(0{groups[0]}) {' '.join(groups[1:])}"
     if code == "46" and joined == "-":
         return f"0{groups[0]}-{' '.join(groups[1:])}"
@@ -114,7 +129,12 @@ def phone_national(draw: Random) -> str:
 def phone_international(draw: Random) -> str:
     code, groups, joined = national_numbers(draw)
     joined = " " if joined == "/" else joined
-    forms = (f"+{code} {joined.join(groups)}", f"+{code} (0){joined.join(groups)}", f"+{code}{''.join(groups)}", f"00{code} {' '.join(groups)}")
+    forms = (
+        f"+{code} {joined.join(groups)}",
+        f"+{code} (0){joined.join(groups)}",
+        f"+{code}{''.join(groups)}",
+        f"00{code} {' '.join(groups)}",
+    )
     return draw.choices(forms, weights=(5, 2, 2, 1))[0]
 
 
@@ -128,11 +148,32 @@ def phone_extension(draw: Random) -> str:
 
 # IP addresses
 def ipv4(draw: Random) -> str:
-    known = ("8.8.8.8", "8.8.4.4", "1.1.1.1", "9.9.9.9", "208.67.222.222", "198.41.0.4", "199.9.14.201", "192.33.4.12", "199.7.91.13",
-             "192.203.230.10", "192.5.5.241", "192.112.36.4", "198.97.190.53", "192.36.148.17", "192.58.128.30", "193.0.14.129",
-             "199.7.83.42", "202.12.27.33")  # fmt: skip
+    known = (
+        "8.8.8.8",
+        "8.8.4.4",
+        "1.1.1.1",
+        "9.9.9.9",
+        "208.67.222.222",
+        "198.41.0.4",
+        "199.9.14.201",
+        "192.33.4.12",
+        "199.7.91.13",
+        "192.203.230.10",
+        "192.5.5.241",
+        "192.112.36.4",
+        "198.97.190.53",
+        "192.36.148.17",
+        "192.58.128.30",
+        "193.0.14.129",
+        "199.7.83.42",
+        "202.12.27.33",
+    )
     blocks = (6, 9, 11, 12, 17, 19, 21, 22, 26, 28, 29, 30, 33, 53, 55, 56, 214, 215)
-    return draw.choice(known) if draw.random() < 0.2 else ".".join(map(str, (draw.choice(blocks), *(draw.randrange(256) for _ in range(3)))))
+    return (
+        draw.choice(known)
+        if draw.random() < 0.2
+        else ".".join(map(str, (draw.choice(blocks), *(draw.randrange(256) for _ in range(3)))))
+    )
 
 
 def ipv4_port(draw: Random) -> str:
@@ -215,7 +256,9 @@ def iban_digits(draw: Random, country: str | None = None) -> str:
 def parts(structure: str) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     for character in structure:
-        found = [*found, (character, 0)] if character.isalpha() else [*found[:-1], (found[-1][0], found[-1][1] * 10 + int(character))]
+        found = (
+            [*found, (character, 0)] if character.isalpha() else [*found[:-1], (found[-1][0], found[-1][1] * 10 + int(character))]
+        )
     return found
 
 
@@ -243,7 +286,9 @@ def base64url(value: bytes) -> str:
 def jwt(draw: Random) -> str:
     header = {"alg": draw.choice(("HS256", "RS256", "ES256")), "typ": "JWT"}
     claims = {"sub": digits(draw, 10), "name": draw.choice(FIRST), "iat": 1_700_000_000 + draw.randrange(10**7)}
-    return ".".join([*(base64url(json.dumps(one, separators=(",", ":")).encode()) for one in (header, claims)), base64url(draw.randbytes(32))])
+    return ".".join(
+        [*(base64url(json.dumps(one, separators=(",", ":")).encode()) for one in (header, claims)), base64url(draw.randbytes(32))]
+    )
 
 
 def private_key(draw: Random) -> str:
@@ -261,8 +306,13 @@ TOKENS = {
     "GitHub, fine-grained": lambda draw: f"github_pat_{characters(draw, ALNUM, 22)}_{characters(draw, ALNUM, 59)}",
     "Hugging Face": lambda draw: "hf_" + characters(draw, string.ascii_letters, 34),
     "Slack": lambda draw: f"{draw.choice(('xoxb', 'xoxp'))}-{digits(draw, 12)}-{digits(draw, 12)}-{characters(draw, ALNUM, 24)}",
-    "Slack, app": lambda draw: f"xapp-1-A{characters(draw, UPPER + string.digits, 10)}-{digits(draw, 13)}-{characters(draw, HEX, 64)}",
-    "Slack, webhook": lambda draw: f"https://hooks.slack.com/services/T{characters(draw, UPPER, 8)}/B{characters(draw, UPPER, 8)}/{characters(draw, ALNUM, 24)}",
+    "Slack, app": lambda draw: (
+        f"xapp-1-A{characters(draw, UPPER + string.digits, 10)}-{digits(draw, 13)}-{characters(draw, HEX, 64)}"
+    ),
+    "Slack, webhook": lambda draw: (
+        f"https://hooks.slack.com/services/T{characters(draw, UPPER, 8)}/B{characters(draw, UPPER, 8)}/"
+        f"{characters(draw, ALNUM, 24)}"
+    ),
     "JSON Web Token": jwt,
     "private key": private_key,
     "Google": lambda draw: "AIza" + characters(draw, URL, 35),
@@ -277,7 +327,9 @@ TOKENS = {
     "Twilio": lambda draw: "SK" + characters(draw, HEX, 32),
     "Azure storage": lambda draw: base64.b64encode(draw.randbytes(64)).decode(),
     "Mailchimp": lambda draw: f"{characters(draw, HEX, 32)}-us{draw.randrange(1, 22)}",
-    "Discord": lambda draw: f"M{characters(draw, ALNUM, 25)}.G{characters(draw, ALNUM, 5)}.{characters(draw, URL, 27 if draw.random() < 0.5 else 38)}",
+    "Discord": lambda draw: (
+        f"M{characters(draw, ALNUM, 25)}.G{characters(draw, ALNUM, 5)}.{characters(draw, URL, 27 if draw.random() < 0.5 else 38)}"
+    ),
     "password in a URL": lambda draw: characters(draw, ALNUM + "!._-", 14),
     "bearer": lambda draw: characters(draw, URL, 43),
-}  # fmt: skip
+}

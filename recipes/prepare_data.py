@@ -46,6 +46,7 @@ from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.documents import clean_documents
 from hfgpt.hygiene.planted_secrets import check_fit, make_canaries, plant, write_canaries
+from hfgpt.hygiene.privacy import privacy_steps
 from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256
 from hfgpt.training.already_made import already_made
 from hfgpt.training.next_steps import free_folder
@@ -56,6 +57,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
     earlier = passport_of_tokenizer(args.tokenizer)
     given, args = args, args.filled(earlier.settings)
     sources, options = find_as_given(given, args), ReadingOptions(**args.reading_options())
+    steps = privacy_steps(**args.privacy())
     tokenizer = load_or_wrap_tokenizer(args.tokenizer)  # GPT-2's own files lack a padding token
     canaries = []
     if args.plant_canaries:
@@ -82,6 +84,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             sources,
             options,
             passport,
+            steps=steps,
             deduplicate=args.deduplicate,
             split=split,
             cache_dir=cache_dir,

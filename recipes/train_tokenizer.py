@@ -33,6 +33,7 @@ from hfgpt.files import claim_output, replaced_folder
 from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.documents import clean_documents
+from hfgpt.hygiene.privacy import privacy_steps
 from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
 from hfgpt.training.already_made import already_made
 from hfgpt.training.next_steps import free_folder
@@ -43,7 +44,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     args = args.filled({})
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
-    options = ReadingOptions(**args.reading_options())
+    options, steps = ReadingOptions(**args.reading_options()), privacy_steps(**args.privacy())
     passport, asked = Passport(), args.asked()
     known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
     if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):
@@ -55,7 +56,14 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         # 2. Documents, as prepare_data.py will have them
         split = Split(**args.split())
         documents = clean_documents(
-            sources, options, passport, deduplicate=args.deduplicate, split=split, cache_dir=cache_dir, on_error=args.on_error
+            sources,
+            options,
+            passport,
+            steps=steps,
+            deduplicate=args.deduplicate,
+            split=split,
+            cache_dir=cache_dir,
+            on_error=args.on_error,
         )
         split = split.settled(documents)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, ReadingKeys, data_key, hygiene_key, model_key
+from hfgpt.arguments.privacy import PRIVACY_DEFAULTS, PrivacyKeys
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -14,12 +15,12 @@ READING_DEFAULTS = {
     "on_error": "stop",
 }
 # What is done to documents before they are split; tokenizer and rows see the same.
-STEP_DEFAULTS = {"deduplicate": True}
+STEP_DEFAULTS = {**PRIVACY_DEFAULTS, "deduplicate": True}
 SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.05, "split_seed": 0}
 
 
 @dataclass
-class SourceArguments(ReadingKeys, OutputKeys):
+class SourceArguments(ReadingKeys, PrivacyKeys, OutputKeys):
     """What is read, and which part of it is held out; the same in every recipe that reads documents.
 
     None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
@@ -43,6 +44,7 @@ class SourceArguments(ReadingKeys, OutputKeys):
     def __post_init__(self):
         expand_home(self, "output_dir")  # of sources, patterns.py does: the passport keeps the tilde
         self.check_output()
+        self.check_privacy()
 
     def filled(self, earlier: Mapping[str, object]):
         """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.
