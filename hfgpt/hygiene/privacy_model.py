@@ -18,8 +18,9 @@ from hfgpt.files import sha256_of_file
 from hfgpt.hygiene.masking import Found, outcome
 
 OUTSIDE = "O"
-_POSITION = re.compile(r"([BIESLU])-")
-_BEGINS = ("B", "S", "U")  # of a label's position: a second person right after the first is another place
+# Where in a place a token stands is not needed: tokens of one type that follow each other are one place, whatever a model says of
+# its beginning and end.
+_POSITION = re.compile(r"[BIESLU]-")
 WINDOW, OVERLAP = 512, 64  # tokens; of an overlap each half is read from the window that has more text around it
 PIECE = 100_000  # characters of a document that are tokenized at once
 
@@ -50,7 +51,7 @@ class ModelFinder:
         config, folder = _config(self.model), Path(self.model)
         weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
         version = {"commit": config._commit_hash} if not weights else {"sha256": {one.name: sha256_of_file(one) for one in weights}}
-        types = sorted({kind for kind, _ in _labels(config).values() if kind is not None})
+        types = sorted({kind for kind in _labels(config).values() if kind is not None})
         return {"action": self.action, "model": folder.name if weights else self.model, **version, "types": types}
 
     def __call__(self, text: str) -> Outcome:
@@ -70,8 +71,8 @@ class ModelFinder:
         labels = _labels(_config(self.model))
         open_place: tuple[int, int, str] | None = None
         for first, last, label in self._tokens(text):
-            kind, begins = labels[label]
-            if open_place and kind == open_place[2] and not begins:
+            kind = labels[label]
+            if open_place and kind == open_place[2]:
                 open_place = (open_place[0], last, kind)
                 continue
             if open_place:
@@ -141,18 +142,17 @@ def _config(name: str) -> Any:
     if not any(one.endswith("ForTokenClassification") for one in config.architectures or []):
         kind = ", ".join(config.architectures or []) or "no model that says what it is"
         raise UserError(f"privacy_model {name} is {kind}; one for token classification is needed, as openai/privacy-filter.")
-    if all(kind is not None for kind, _ in _labels(config).values()):
+    if None not in _labels(config).values():
         raise UserError(f"privacy_model {name} has no label {OUTSIDE!r} for tokens that are nothing, so all text would be masked.")
     return config
 
 
-def _labels(config: Any) -> dict[int, tuple[str | None, bool]]:
-    """Of each label its type, None for "O", and whether a token with it begins a place: B-private_person is ("person", True)."""
-    found: dict[int, tuple[str | None, bool]] = {}
+def _labels(config: Any) -> dict[int, str | None]:
+    """Of each label its type, None for "O": B-private_person is a "person"."""
+    found = {}
     for number, label in config.id2label.items():
-        position = _POSITION.match(label)
-        kind = re.sub(r"\W+", "_", label[2:] if position else label).lower().removeprefix("private_")
-        found[int(number)] = (None, False) if label == OUTSIDE else (kind, bool(position) and position[1] in _BEGINS)
+        kind = re.sub(r"\W+", "_", _POSITION.sub("", label, count=1)).lower().removeprefix("private_")
+        found[int(number)] = None if label == OUTSIDE else kind
     return found
 
 
