@@ -34,6 +34,7 @@ from hfgpt.files import claim_output, replaced_folder
 from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.documents import clean_documents
+from hfgpt.hygiene.privacy import privacy_steps
 from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
 from hfgpt.training.already_made import already_made
 from hfgpt.training.next_steps import free_folder
@@ -44,7 +45,10 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     command, args = args.command("train_tokenizer.py"), args.filled({})
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
-    options, steps = ReadingOptions(**args.reading_options()), cleaning_steps(**args.cleaning())
+    options, steps = (
+        ReadingOptions(**args.reading_options()),
+        [*cleaning_steps(**args.cleaning()), *privacy_steps(**args.privacy())],
+    )
     passport, asked = Passport(versions=library_versions(), command=command), args.asked()
     known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
     if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):

@@ -10,6 +10,7 @@ from hfgpt.arguments.cleaning import CLEANING_DEFAULTS, FILTER_DETAILS, Cleaning
 from hfgpt.arguments.copies import COPY_DEFAULTS, CopyKeys
 from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, as_words, data_key, hygiene_key, model_key
 from hfgpt.arguments.mixture import MixtureKeys
+from hfgpt.arguments.privacy import PRIVACY_DEFAULTS, PrivacyKeys
 from hfgpt.arguments.rows import PackingKeys
 from hfgpt.arguments.splits import LeakKeys, SplitKeys
 from hfgpt.errors import UserError
@@ -23,12 +24,12 @@ READING_DEFAULTS = {
     "group_field": None,
 }
 # What is done to documents before they are split; tokenizer and rows see the same.
-STEP_DEFAULTS = {**CLEANING_DEFAULTS, **COPY_DEFAULTS, "repeated_passage_bytes": None}
+STEP_DEFAULTS = {**CLEANING_DEFAULTS, **PRIVACY_DEFAULTS, **COPY_DEFAULTS, "repeated_passage_bytes": None}
 SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.05, "split_seed": 0}
 
 
 @dataclass
-class SourceArguments(CleaningKeys, CopyKeys, SplitKeys, SourceCardKeys, OutputKeys):
+class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCardKeys, OutputKeys):
     """What is read, and which part of it is held out; the same in every recipe that reads documents.
 
     None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
@@ -56,6 +57,7 @@ class SourceArguments(CleaningKeys, CopyKeys, SplitKeys, SourceCardKeys, OutputK
         self.check_splits()
         self.check_cleaning()
         self.check_copies()
+        self.check_privacy()
 
     def filled(self, earlier: Mapping[str, object]):
         """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.

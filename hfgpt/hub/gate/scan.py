@@ -14,9 +14,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from hfgpt.arguments.publishing import TOKEN
 from hfgpt.artifacts import Artifact
 from hfgpt.hub.gate.report import AGAIN, CheckResult
+from hfgpt.hygiene.secrets import BY_SHAPE
 
 TEXT_SUFFIXES = (".json", ".jinja", ".md", ".py", ".txt", ".yaml", ".yml", "")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".msgpack", ".h5")
@@ -24,17 +24,7 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib",
 _WORDS_OF_THE_DATA = ("tokenizer.json",)
 _HEADER_BYTES = 1 << 26  # of binary files, what is searched: headers, not weights
 
-SECRETS = {
-    "a Hugging Face token": TOKEN.pattern,
-    "an API key (sk-...)": r"(?<![A-Za-z0-9])sk-(?=[A-Za-z0-9_-]*\d)[A-Za-z0-9_-]{20,}",
-    "an AWS key": r"(?<![A-Za-z0-9])(AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Z])",
-    "a GitHub token": r"(?<![A-Za-z0-9])(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})",
-    "a GitLab token": r"(?<![A-Za-z0-9])glpat-[A-Za-z0-9_-]{20,}",
-    "a Slack token": r"(?<![A-Za-z0-9])xox[abprs]-[A-Za-z0-9-]{10,}",
-    "a Google key": r"(?<![A-Za-z0-9])AIza[0-9A-Za-z_-]{35}",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-}
-_SECRETS = {what: re.compile(pattern.encode()) for what, pattern in SECRETS.items()}
+_SECRETS = {what: re.compile(pattern.encode()) for what, pattern in BY_SHAPE.items()}
 # Names under which people keep secrets. None of them is ever published; that they lie here is worth a word.
 _SECRET_NAMES = re.compile(
     r"^(\.env.*|\.netrc|id_(rsa|dsa|ecdsa|ed25519)|.*\.(pem|key|p12|pfx)|credentials.*|\.?token(s?))$", re.IGNORECASE
