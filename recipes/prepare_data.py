@@ -58,7 +58,7 @@ from hfgpt.hygiene.decontamination import reference_texts
 from hfgpt.hygiene.documents import clean_documents
 from hfgpt.hygiene.leaks import drop_benchmark_text, drop_leaks
 from hfgpt.hygiene.planted_secrets import check_fit, make_canaries, plant, write_canaries
-from hfgpt.hygiene.privacy import privacy_steps
+from hfgpt.hygiene.privacy import concealing, privacy_steps
 from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256
 from hfgpt.training.already_made import already_made
 from hfgpt.training.next_steps import free_folder
@@ -75,7 +75,8 @@ def main(args: PrepareArguments) -> dict[str, float]:
     earlier = passport_of_tokenizer(args.tokenizer)
     given, args = args, args.filled(earlier.settings)
     sources, options = find_as_given(given, args), ReadingOptions(**args.reading_options())
-    steps = [*cleaning_steps(**args.cleaning()), *privacy_steps(**args.privacy())]
+    privacy = privacy_steps(**args.privacy())
+    steps = [*cleaning_steps(**args.cleaning()), *privacy]
     tokenizer = load_or_wrap_tokenizer(args.tokenizer)  # GPT-2's own files lack a padding token
     mixture, names = args.mixture(args.sources), names_as_given(sources)
     canaries = []
@@ -102,7 +103,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
         # 2. Documents
         split = Split(**args.split())
-        dropped = DroppedDocuments(Path(cache_dir)) if args.keep_dropped else None
+        dropped = DroppedDocuments(Path(cache_dir), conceal=concealing(privacy)) if args.keep_dropped else None
         documents = clean_documents(
             sources,
             options,

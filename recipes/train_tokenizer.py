@@ -45,10 +45,8 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     command, args = args.command("train_tokenizer.py"), args.filled({})
     check_vocab_size(args.vocab_size, algorithm=args.algorithm)
     sources = find_sources(args.sources)
-    options, steps = (
-        ReadingOptions(**args.reading_options()),
-        [*cleaning_steps(**args.cleaning()), *privacy_steps(**args.privacy())],
-    )
+    options = ReadingOptions(**args.reading_options())
+    steps = [*cleaning_steps(**args.cleaning()), *privacy_steps(**args.privacy())]
     passport, asked = Passport(versions=library_versions(), command=command), args.asked()
     known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
     if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):

@@ -1,7 +1,7 @@
 """Dropped documents, written aside to be read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,11 +16,12 @@ class DroppedDocuments:
 
     Args:
         folder: where they are written while a recipe runs; `move_into` puts them beside its result.
+        conceal: takes out of a text what must not be written down, such as personal data.
         file_bytes: a file as large as this is followed by another one.
     """
 
-    def __init__(self, folder: Path, *, file_bytes: int = FILE_BYTES):
-        self.folder, self.file_bytes = folder, file_bytes
+    def __init__(self, folder: Path, *, conceal: Callable[[str], str] = str, file_bytes: int = FILE_BYTES):
+        self.folder, self.conceal, self.file_bytes = folder, conceal, file_bytes
         self.paths: list[Path] = []
         self.num_documents = 0
         self._file: BinaryIO | None = None
@@ -31,7 +32,8 @@ class DroppedDocuments:
         assert self._file is not None, "the files have been moved"
         if self._file.tell() >= self.file_bytes:
             self._next_file()
-        line = {"step": step, "reason": reason, **{name: document[name] for name in ("source", "row_id", "text")}}
+        text = self.conceal(str(document["text"]))
+        line = {"step": step, "reason": reason, "source": document["source"], "row_id": document["row_id"], "text": text}
         self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.num_documents += 1
 
