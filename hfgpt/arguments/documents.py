@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, ReadingKeys, data_key, hygiene_key, model_key
+from hfgpt.arguments.tokenizers import TokenizerKeys
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -71,17 +72,12 @@ class SourceArguments(ReadingKeys, OutputKeys):
 
 
 @dataclass
-class TokenizerArguments(SourceArguments):
+class TokenizerArguments(SourceArguments, TokenizerKeys):
     """recipes/train_tokenizer.py"""
 
-    algorithm: Literal["bpe", "wordlevel"] = model_key("bpe", "'bpe' (byte-level) or 'wordlevel' (the book's first).")
-    vocab_size: int | None = model_key(
-        None,
-        "Rows of the embedding, special tokens included; without it as many as suit the size of the text (wordlevel: every word). "
-        "A text with fewer different tokens gives a smaller one.",
-    )
-    max_token_length: int | None = model_key(None, "Most characters of one token.")
-    max_bytes: int = data_key(1_000_000_000, "Train on at most this many bytes; the counts of distinct words stay in memory.")
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_tokenizer()
 
 
 @dataclass
