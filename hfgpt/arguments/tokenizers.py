@@ -26,6 +26,7 @@ class Algorithm:
         sized: without `vocab_size`, as many as suit the size of the text; False leaves the choice to `train`, which is given None.
         memory: bytes of memory that training takes for each distinct word and for each byte of the distinct words; None where
             nobody has measured it.
+        needs: a package that it cannot do without, and the extra of hfgpt that brings it.
     """
 
     train: Callable[..., Any] | str
@@ -34,6 +35,7 @@ class Algorithm:
     special_tokens: tuple[str, ...] = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
     sized: bool = True
     memory: tuple[float, float] | None = None
+    needs: tuple[str, str] | None = None
 
 
 _OF_BYTES = ("pattern", "digits", "reserved_tokens")
@@ -49,6 +51,7 @@ ALGORITHMS: Table[Algorithm] = Table(
             "hfgpt.tokenization.unigram:train_unigram",
             takes=("max_token_length", *_OF_BYTES),
             pieces=(NUM_BYTES, "bytes"),
+            needs=("sentencepiece", "unigram"),
         ),
         "wordpiece": Algorithm(
             "hfgpt.tokenization.training:train_wordpiece",
@@ -129,7 +132,9 @@ class TokenizerKeys(RecipeArguments):
         "every word). A text with fewer different tokens gives a smaller one.",
     )
     min_frequency: int | None = model_key(None, "Leave out tokens that the text has less often.")
-    max_token_length: int | None = model_key(None, "Most bytes of one token (in bpe, a space counts as two); unigram has 16 without it.")
+    max_token_length: int | None = model_key(
+        None, "Most bytes of one token (in bpe, a space counts as two); unigram has 16 without it."
+    )
     pattern: str = model_key(
         "qwen2", "How text is cut into words, which no token goes beyond: as Qwen2, GPT-4 or GPT-2 do it.", choices=PATTERNS
     )
@@ -170,6 +175,11 @@ class TokenizerKeys(RecipeArguments):
         """What `Algorithm.train` is given by name, beside `vocab_size`."""
         values = self.values_of(*ALGORITHMS.find(self.algorithm).takes)
         return {name: value for name, value in values.items() if value is not None}
+
+    def tokenizer_in_words(self) -> str:
+        """What kind of tokenizer this makes, such as "bpe, pattern gpt4"."""
+        settings = {name: value for name, value in self.training_settings().items() if value != 0 and value != AS_PATTERN}
+        return ", ".join([self.algorithm, *(f"{name} {value}" for name, value in settings.items())])
 
 
 def _whole_number(value: object) -> int | None:

@@ -66,12 +66,17 @@ def select(documents, indices: list[int]):
     return documents.select(np.array(indices, dtype=np.int64))
 
 
-def text_batches(documents) -> Iterator[list[str]]:
-    """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time."""
+def batches_of(documents, *columns: str) -> Iterator[dict[str, list]]:
+    """These columns of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` of it at a time."""
     table = documents.data  # of all rows, also where some of them are selected
     mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
     batch_size = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
-    for batch in documents.select_columns("text").iter(batch_size=batch_size):
+    yield from documents.select_columns(list(columns)).iter(batch_size=batch_size)
+
+
+def text_batches(documents) -> Iterator[list[str]]:
+    """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time."""
+    for batch in batches_of(documents, "text"):
         yield batch["text"]
 
 

@@ -70,6 +70,12 @@ def safe_cut(tokenizer: PreTrainedTokenizerFast) -> re.Pattern | None:
     return None
 
 
+def is_on_bytes(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether its tokens are made of bytes, each written as one character."""
+    pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    return pre_tokenizer is not None and b'"ByteLevel"' in pre_tokenizer.__getstate__()
+
+
 def _word_cut(tokenizer: PreTrainedTokenizerFast) -> str | None:
     """The regular expression by which a tokenizer on bytes cuts text into words; None for one that does anything else to it."""
     backend = tokenizer.backend_tokenizer

@@ -16,6 +16,8 @@ from hfgpt.tokenization.special_tokens import CHAT_TOKENS, PAD, SEPARATOR, SPECI
 from hfgpt.tokenization.training import check_vocab_size, say_smaller
 
 LONGEST_PIECE = 16  # bytes, the usual bound of sentencepiece
+# Learning begins with so many candidates for each piece. The library begins with a million, which takes memory for nothing.
+SEEDS = 16
 _CALL_CHARACTERS = 2**16  # that words are found in at once
 
 
@@ -85,6 +87,7 @@ def _learn(spm, counts: dict[str, int], *, num_pieces: int, longest: int) -> dic
             vocab_size=num_pieces + 1,  # and its own unknown piece
             hard_vocab_limit=False,
             max_sentencepiece_length=longest,
+            seed_sentencepiece_size=SEEDS * num_pieces,
             # The words are as they shall be: nothing is normalised, split or marked.
             **dict(normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False),
             **dict(split_by_whitespace=False, split_by_unicode_script=False, split_by_number=False),
