@@ -46,17 +46,20 @@ ALGORITHMS: Table[Algorithm] = Table(
             "hfgpt.tokenization.training:train_bpe",
             takes=("min_frequency", "max_token_length", *_OF_BYTES),
             pieces=(NUM_BYTES, "bytes"),
+            memory=(250, 100),
         ),
         "unigram": Algorithm(
             "hfgpt.tokenization.unigram:train_unigram",
             takes=("max_token_length", *_OF_BYTES),
             pieces=(NUM_BYTES, "bytes"),
+            memory=(0, 450),
             needs=("sentencepiece", "unigram"),
         ),
         "wordpiece": Algorithm(
             "hfgpt.tokenization.training:train_wordpiece",
             takes=("min_frequency", *_OF_BYTES),
             pieces=(2 * NUM_BYTES, "bytes, each at the beginning of a word and within it"),
+            memory=(250, 100),
         ),
         "wordlevel": Algorithm(
             "hfgpt.tokenization.training:train_word_level",
@@ -64,6 +67,7 @@ ALGORITHMS: Table[Algorithm] = Table(
             pieces=(1, "word"),
             special_tokens=("[BOS]", "[EOS]", "[PAD]", "[UNK]"),
             sized=False,
+            memory=(120, 4),
         ),
     },
 )

@@ -39,8 +39,8 @@ class Amount:
 class Sample:
     """At most `max_bytes` of texts: all of them, or a part that is drawn.
 
-    Each source gives the share of the bytes that it has of all, from documents that are drawn at random, long ones in pieces.
-    What a small source is too small to give, the next one gives. The same texts, `max_bytes` and seed give the same sample.
+    Each source gives the share of the bytes that it has of all: of each stretch of its documents some that are drawn at random,
+    of long ones pieces. What a small source is too small to give, the next one gives. The same texts, `max_bytes` and seed give the same sample.
 
     Args: `texts` gives all of them, in the same order at every call.
     Attributes:
@@ -100,10 +100,15 @@ class Sample:
             places.extend((document, numbers[source], len(content)))
         draw = np.array(draws, dtype=np.uint64)
         document, source, size = np.array(places, dtype=np.int64).reshape(-1, 3).T
-        # Source by source, the pieces of each as drawn; the order of the sources is drawn too, by the first piece of each.
+        # Of so many pieces in a row about one is wanted. First comes the first that is drawn of each such stretch, then the second.
+        stretch = _place_within(source) // max(1, round(self.all_bytes / max_bytes))
+        of_stretches = np.lexsort((draw, stretch, source))
+        turn = np.empty(len(draw), dtype=np.int64)
+        turn[of_stretches] = _place_within(source[of_stretches] * (stretch.max() + 1) + stretch[of_stretches])
+        # Source by source; their order is drawn too, by the first piece of each.
         first = np.full(len(numbers), np.iinfo(np.uint64).max, dtype=np.uint64)
         np.minimum.at(first, source, draw)
-        order = np.lexsort((draw, source, first[source]))
+        order = np.lexsort((draw, turn, source, first[source]))
         amounts = list(self.sources.values())
         self._taken, documents = set(), set()
         budget, taken, current = 0.0, 0, None
@@ -118,3 +123,13 @@ class Sample:
                 self._taken.add(index)
                 documents.add(int(document[index]))
         self.documents = len(documents)
+
+
+def _place_within(groups: np.ndarray) -> np.ndarray:
+    """Of each element, how many before it are of its group."""
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
+    places = np.empty(len(groups), dtype=np.int64)
+    places[order] = np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))
+    return places
