@@ -179,7 +179,7 @@ class TokenizerFolder(Artifact):
     """A tokenizer alone."""
 
     kind, described, mark = "tokenizer", "tokenizer (tokenizer.json)", "tokenizer.json"
-    allowed = (*_TOKENIZER, *ABOUT)
+    allowed = (*_TOKENIZER, "tokenizer_report.md", "tokenizer_report.png", *ABOUT)
     use = "a tokenizer, which recipes/prepare_data.py prepares data with"
 
 

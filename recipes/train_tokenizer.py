@@ -13,12 +13,8 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
     check_command_line("hfgpt.arguments.documents:TokenizerArguments")
 
-import itertools
 import tempfile
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -35,15 +31,21 @@ from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.documents import clean_documents
 from hfgpt.hygiene.privacy import privacy_steps
-from hfgpt.tokenization import check_vocab_size, suitable_vocab_size, tokenizer_sha256, train_bpe, train_word_level
+from hfgpt.tokenization import check_vocab_size, tokenizer_sha256
+from hfgpt.tokenization.hard_texts import HARD_TEXTS
+from hfgpt.tokenization.reloading import check_reloaded
 from hfgpt.training.already_made import already_made
 from hfgpt.training.next_steps import free_folder
+from hfgpt.training.tokenizers import load_compared, report_on, require_packages, train_on, training_sample
 
 
 def main(args: TokenizerArguments) -> dict[str, float]:
     # 1. Everything that can be wrong before reading
     command, args = args.command("train_tokenizer.py"), args.filled({})
-    check_vocab_size(args.vocab_size, algorithm=args.algorithm)
+    vocab_size = cast("int | None", args.vocab_size)
+    check_vocab_size(vocab_size, algorithm=args.algorithm, reserved_tokens=args.reserved_tokens)
+    require_packages(args.algorithm)
+    compared = load_compared(args.compare_with)
     sources = find_sources(args.sources)
     options = ReadingOptions(**args.reading_options())
     steps = [*cleaning_steps(**args.cleaning()), *privacy_steps(**args.privacy())]
@@ -69,31 +71,30 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         )
         split = split.settled(documents)
 
-        # 3. Those that are trained on, up to a bound, and a vocabulary that suits them
-        amount = TextAmount(args.max_bytes)
-        deque(amount.count(split.train_texts(documents)), maxlen=0)
-        if not amount.documents:
+        # 3. Those that are trained on, up to a bound
+        sample = training_sample(documents, split, passport, max_bytes=args.max_bytes)
+        if not sample.documents:
             raise UserError(
                 f"no document is left to train on: the sources are empty, or all they hold is held out (validation_share "
                 f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; for a corpus of "
                 "one or few documents, set split_by: position."
             )
-        vocab_size = args.vocab_size
-        if vocab_size is None and args.algorithm == "bpe":
-            vocab_size = suitable_vocab_size(amount.bytes)
-            logger.info(
-                f"tokenizer: vocab_size {vocab_size:,}, which suits {amount.bytes:,} bytes of text; --vocab_size sets another"
-            )
 
-        # 4. Train
-        texts = itertools.islice(split.train_texts(documents), amount.documents)
-        if args.algorithm == "bpe":
-            tokenizer = train_bpe(texts, vocab_size=cast(int, vocab_size), max_token_length=args.max_token_length)
-        else:
-            tokenizer = train_word_level(texts, vocab_size=vocab_size)
+        # 4. Train, and measure on the documents that are held out
+        how = dict(algorithm=args.algorithm, vocab_size=vocab_size, max_bytes=args.max_bytes, settings=args.training_settings())
+        tokenizer = train_on(sample, passport, **how)
+        report = report_on(
+            tokenizer,
+            sample,
+            documents,
+            split,
+            described=args.tokenizer_in_words(),
+            compared=compared,
+            languages=args.report_languages,
+        )
 
     # 5. Save, with a passport beside it that says what prepare_data.py should read, and how
-    passport.settings = {
+    passport.settings |= {
         "algorithm": args.algorithm,
         "vocab_size": len(tokenizer),
         **{name: getattr(args, name) for name in ("sources", *READING_DEFAULTS, *STEP_DEFAULTS, *SPLIT_DEFAULTS)},
@@ -101,38 +102,22 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         "asked": asked,
     }
     passport.tokenizer = {"sha256": tokenizer_sha256(tokenizer), "vocab_size": len(tokenizer)}
-    passport.splits = {"train": {"documents": amount.documents, "bytes": amount.bytes}}
+    passport.splits = {"train": {"documents": sample.documents, "bytes": sample.bytes}}
     with replaced_folder(output) as folder:
         tokenizer.save_pretrained(folder)
+        if args.check_reload:
+            check_reloaded(folder, tokenizer, HARD_TEXTS, lossless=tokenizer.unk_token_id is None)
+        report.write(folder)
         passport.save(folder)
         save_settings(folder, args.card)
         write_card(folder)
     logger.info(
-        f"tokenizer: {len(tokenizer):,} tokens from {amount.documents:,} documents, {amount.bytes:,} bytes, in "
+        f"tokenizer: {len(tokenizer):,} tokens from {sample.documents:,} documents, {sample.bytes:,} bytes, in "
         f"{time.perf_counter() - start:.1f} s; saved in {output}"
     )
     how = ("--streaming", "true") if args.streaming else ()  # the rest of how texts are read is in the passport
     logger.info(f"next: {command_line('data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
-    return {"documents": amount.documents, "bytes": amount.bytes, "vocab_size": len(tokenizer)}
-
-
-@dataclass
-class TextAmount:
-    """Counts what goes through, and stops before there are more than `max_bytes`."""
-
-    max_bytes: int
-    documents: int = 0
-    bytes: int = 0
-
-    def count(self, texts: Iterable[str]) -> Iterator[str]:
-        for text in texts:
-            size = len(text.encode("utf-8"))
-            if self.bytes + size > self.max_bytes:
-                logger.info(f"tokenizer: stopped reading at max_bytes {self.max_bytes:,}")
-                return
-            self.documents += 1
-            self.bytes += size
-            yield text
+    return {"documents": sample.documents, "bytes": sample.bytes, "vocab_size": len(tokenizer)}
 
 
 if __name__ == "__main__":

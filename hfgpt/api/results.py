@@ -16,7 +16,7 @@ class TokenizerResult:
     """A trained tokenizer.
 
     Attributes:
-        folder: where it lies, with its passport.json and its card.
+        folder: where it lies, with its passport.json, its tokenizer_report.md and its card.
         vocab_size: rows that a model's embedding needs, special tokens included.
         documents, num_bytes: the text that it was trained on, in UTF-8 bytes.
     """

@@ -20,8 +20,8 @@ def train_tokenizer(
     sources: Place | Sequence[Place],
     *,
     output_dir: Place,
-    algorithm: Literal["bpe", "wordlevel"] = "bpe",
-    vocab_size: int | None = None,
+    algorithm: str = "bpe",
+    vocab_size: int | Literal["auto"] | None = None,
     max_documents: int | None = None,
     overwrite: bool = False,
     **options: Any,
@@ -31,12 +31,12 @@ def train_tokenizer(
     Args:
         sources: text, JSON(L) or Parquet files, patterns or folders; Hub datasets ("user/name[:configuration]"); "python-docs".
         output_dir: folder that it is written to.
-        algorithm: byte-level BPE, which loses nothing, or the book's word-level tokenizer.
-        vocab_size: tokens, the special ones included; None takes as many as suit the size of the text.
+        algorithm: "bpe", "unigram" or "wordpiece", which are made of bytes and lose nothing, or "wordlevel", the book's.
+        vocab_size: tokens, the special ones included; None and "auto" take as many as suit the size of the text.
         max_documents: stop reading after this many.
         overwrite: replace what output_dir holds.
-        options: further keys of recipes/train_tokenizer.py: text_field, text_documents, split_by, validation_share, test_share, ...
-    Raises: UserError for sources that are missing, unreadable or empty.
+        options: further keys of recipes/train_tokenizer.py: pattern, digits, compare_with, text_field, split_by, test_share, ...
+    Raises: UserError for sources that are missing, unreadable or empty, and for a tokenizer that does not load as it was saved.
     Cost: linear in the bytes; the counts of distinct words stay in memory.
     """
     given = dict(sources=sources, output_dir=output_dir, algorithm=algorithm, vocab_size=vocab_size)

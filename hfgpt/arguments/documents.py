@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from hfgpt.arguments.accounting import SourceCardKeys, VerifyKeys, checked_source_cards
 from hfgpt.arguments.cleaning import CLEANING_DEFAULTS, FILTER_DETAILS, CleaningKeys, DroppedKeys
@@ -13,6 +13,7 @@ from hfgpt.arguments.mixture import MixtureKeys
 from hfgpt.arguments.privacy import PRIVACY_DEFAULTS, PrivacyKeys
 from hfgpt.arguments.rows import PackingKeys
 from hfgpt.arguments.splits import LeakKeys, SplitKeys
+from hfgpt.arguments.tokenizers import TokenizerKeys
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home, public_name
 
@@ -117,17 +118,12 @@ def _without_place(value: object) -> object:
 
 
 @dataclass
-class TokenizerArguments(SourceArguments):
+class TokenizerArguments(SourceArguments, TokenizerKeys):
     """recipes/train_tokenizer.py"""
 
-    algorithm: Literal["bpe", "wordlevel"] = model_key("bpe", "'bpe' (byte-level) or 'wordlevel' (the book's first).")
-    vocab_size: int | None = model_key(
-        None,
-        "Rows of the embedding, special tokens included; without it as many as suit the size of the text (wordlevel: every word). "
-        "A text with fewer different tokens gives a smaller one.",
-    )
-    max_token_length: int | None = model_key(None, "Most characters of one token.")
-    max_bytes: int = data_key(1_000_000_000, "Train on at most this many bytes; the counts of distinct words stay in memory.")
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_tokenizer()
 
 
 @dataclass

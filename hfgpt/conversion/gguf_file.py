@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from hfgpt.arguments.tokenizers import PATTERNS
 from hfgpt.conversion.vocabulary import check_vocabulary, num_ids
 from hfgpt.conversion.weights_out import twin_kind, twin_of
 from hfgpt.errors import UserError, WrongTypeError, require
@@ -132,24 +133,24 @@ def interleave_pairs(weights: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 
 def pre_tokenizer_type(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The name under which llama.cpp knows how this tokenizer cuts text before merging: "qwen2" or "gpt-2".
+    """The name under which llama.cpp knows how this tokenizer cuts text before merging: "qwen2", "dbrx" (GPT-4's) or "gpt-2".
 
     Raises: ValueError for any other tokenizer; llama.cpp would cut text differently and the model would read other ids.
     """
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     model = definition["model"]
     if model["type"] != "BPE":
-        raise UserError(f"the tokenizer is a {model['type']}; GGUF needs a byte-level BPE.")
+        raise UserError(f"the tokenizer is a {model['type']}; GGUF needs a byte-level BPE (algorithm bpe).")
     if definition["normalizer"] is not None:
         raise UserError(f"the tokenizer has the normalizer {definition['normalizer']['type']}, llama.cpp applies none.")
     for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
         if model.get(option):
             raise UserError(f"the tokenizer's BPE has {option} {model[option]!r}, llama.cpp has no such option.")
     if (pattern := word_pattern(tokenizer)) is not None:
-        return pattern
+        return PATTERNS[pattern].llama_cpp
     raise UserError(
         f"the tokenizer cuts text by {json.dumps(definition['pre_tokenizer'], ensure_ascii=False)}; llama.cpp knows a "
-        "pattern only by name, and this one is neither Qwen2's (recipes/train_tokenizer.py) nor GPT-2's."
+        "pattern only by name, and this one is neither Qwen2's nor GPT-4's nor GPT-2's: train a tokenizer with digits as_pattern."
     )
 
 

@@ -2,7 +2,8 @@
 
 Weights and data are hard links of what lies in the artifact's folder, or copies where the file system has none; every text is
 a copy. Some files are written anew: adapter_config.json, which names the place of its base on this machine; passport.json,
-overview.png and evaluation.json, in which files that were read go by hash and ending, unless card.yaml says `file_names: true`.
+overview.png, evaluation.json and tokenizer_report.md, in which files that were read go by hash and ending, or without their names,
+unless card.yaml says `file_names: true`.
 Whatever else tells of this machine closes the gate (gate/scan.py). The user's folder stays as it is.
 """
 
@@ -22,11 +23,12 @@ from hfgpt.data.overview import OVERVIEW_NAME, draw_overview
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import UserError
 from hfgpt.evaluation.results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, write_eval_results
-from hfgpt.files import link_or_copy, read_json, write_json
+from hfgpt.files import link_or_copy, read_json, write_json, write_whole
 from hfgpt.hub.card.settings import load_settings
 from hfgpt.hub.file_names import evaluation_without_names, published_passport
 from hfgpt.hub.gate.report import Disagreement
 from hfgpt.hub.remote_code import check_code
+from hfgpt.tokenization.report import REPORT_NAME, without_names
 
 _LINKED = (".safetensors", ".arrow", ".gguf")
 _SHORTEST_TOKEN = 8  # a shorter word in HF_TOKEN is no token, and would be found in any file
@@ -131,6 +133,8 @@ def export(
             draw_overview(Passport.read(public, artifact.folder / PASSPORT_NAME), copy)
         elif anew and name.as_posix() == EVALUATION_FILE:
             write_json(copy, evaluation_without_names(read_json(source)), ensure_ascii=False)
+        elif name.as_posix() == REPORT_NAME and not file_names:
+            write_whole(copy, without_names(source.read_text(encoding="utf-8")))
         elif name.suffix.lower() in _LINKED:
             link_or_copy(source, copy)
         else:

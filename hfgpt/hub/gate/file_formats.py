@@ -12,6 +12,7 @@ from stranger import Failed, Stranger  # the script that runs, which has put its
 
 # What llama.cpp means by these names; written down a second time, because this process must not trust the first.
 QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WITH_SPLIT = {"qwen2": QWEN2, "dbrx": QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)}
 TEXTS = ("The quick brown fox jumps over the lazy dog.", "def add(a, b):\n    return a + b  # 12,345 times")
 
 
@@ -71,8 +72,8 @@ def gguf_tokenizer(path: Path, stranger: Stranger) -> str:
     fields: dict[str, Any] = {name: field.contents() for name, field in GGUFReader(path).fields.items()}
     tokens, merges = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.merges"]
     backend = Tokenizer(models.BPE({token: id for id, token in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges]))
-    if fields["tokenizer.ggml.pre"] == "qwen2":
-        split = pre_tokenizers.Split(Regex(QWEN2), behavior="isolated")
+    if (pattern := WITH_SPLIT.get(fields["tokenizer.ggml.pre"])) is not None:
+        split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     else:

@@ -1,0 +1,207 @@
+"""The algorithms, word patterns and keys of a tokenizer's training. Nothing here imports torch."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from hfgpt.arguments.keys import RecipeArguments, data_key, evaluation_key, model_key
+from hfgpt.errors import UserError
+from hfgpt.files import with_home
+from hfgpt.tables import Table
+
+NUM_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One entry of `ALGORITHMS`.
+
+    Args:
+        train: takes the texts (an iterable of str, read once), `vocab_size`, and by their names those of `takes` that were given;
+            returns a `PreTrainedTokenizerFast`. It is the function, or its name "module:function".
+        takes: the keys of `TokenizerKeys` that it has a use for; the others are refused beside it.
+        pieces: how many tokens every tokenizer of this kind holds beside the special ones, and what they are: (256, "bytes").
+        special_tokens: the special tokens that it always has.
+        sized: without `vocab_size`, as many as suit the size of the text; False leaves the choice to `train`, which is given None.
+        memory: bytes of memory that training takes for each distinct word and for each byte of the distinct words; None where
+            nobody has measured it.
+        needs: a package that it cannot do without, and the extra of hfgpt that brings it.
+    """
+
+    train: Callable[..., Any] | str
+    takes: tuple[str, ...]
+    pieces: tuple[int, str]
+    special_tokens: tuple[str, ...] = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
+    sized: bool = True
+    memory: tuple[float, float] | None = None
+    needs: tuple[str, str] | None = None
+
+
+_OF_BYTES = ("pattern", "digits", "reserved_tokens")
+ALGORITHMS: Table[Algorithm] = Table(
+    "algorithm",
+    {
+        "bpe": Algorithm(
+            "hfgpt.tokenization.training:train_bpe",
+            takes=("min_frequency", "max_token_length", *_OF_BYTES),
+            pieces=(NUM_BYTES, "bytes"),
+            memory=(250, 100),
+        ),
+        "unigram": Algorithm(
+            "hfgpt.tokenization.unigram:train_unigram",
+            takes=("max_token_length", *_OF_BYTES),
+            pieces=(NUM_BYTES, "bytes"),
+            memory=(0, 450),
+            needs=("sentencepiece", "unigram"),
+        ),
+        "wordpiece": Algorithm(
+            "hfgpt.tokenization.training:train_wordpiece",
+            takes=("min_frequency", *_OF_BYTES),
+            pieces=(2 * NUM_BYTES, "bytes, each at the beginning of a word and within it"),
+            memory=(250, 100),
+        ),
+        "wordlevel": Algorithm(
+            "hfgpt.tokenization.training:train_word_level",
+            takes=("min_frequency", "reserved_tokens"),
+            pieces=(1, "word"),
+            special_tokens=("[BOS]", "[EOS]", "[PAD]", "[UNK]"),
+            sized=False,
+            memory=(120, 4),
+        ),
+    },
+)
+
+# What an algorithm may take beside vocab_size.
+TRAINING_KEYS = ("min_frequency", "max_token_length", "pattern", "digits", "reserved_tokens")
+AS_PATTERN = "as_pattern"
+# How numbers are cut, as a regular expression; None leaves it to the pattern.
+DIGITS: Table[str | None] = Table("digits", {AS_PATTERN: None, "single": r"\p{N}", "groups_of_3": r"\p{N}{1,3}"})
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One entry of `PATTERNS`.
+
+    Args:
+        regex: matches one word after the other; what stands between two matches is a word as well.
+        numbers: the part of it that matches numbers.
+        safe_cut: where a text may be cut and each piece encoded by itself, with the same ids: what stands before such a place
+            never shares a word with what follows.
+        llama_cpp: the name under which llama.cpp, which knows patterns only by name, has this one.
+    """
+
+    regex: str
+    numbers: str
+    safe_cut: re.Pattern
+    llama_cpp: str
+
+
+# Words with their leading space, single digits, runs of punctuation, line breaks, runs of spaces. It is the pattern of Qwen2
+# to the letter, because engines outside Python (llama.cpp) know it by name and would refuse one that nobody has seen.
+# Source: transformers models/qwen2/tokenization_qwen2.py, PRETOKENIZE_REGEX.
+BPE_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Of several line breaks in a row, Qwen2's makes one word, GPT-2's leaves the last by itself.
+_AFTER_LINE_BREAKS, _BEFORE_LAST_LINE_BREAK = re.compile(r"(?<=\n)(?=\S)"), re.compile(r"(?=\n\S)")
+PATTERNS: Table[Pattern] = Table(
+    "pattern",
+    {
+        "qwen2": Pattern(BPE_PATTERN, r"\p{N}", _AFTER_LINE_BREAKS, llama_cpp="qwen2"),
+        # GPT-4's differs only in how it takes numbers. Source: openai/tiktoken, tiktoken_ext/openai_public.py, cl100k_base.
+        # llama.cpp has it under the name of DBRX, a model with GPT-4's tokenizer.
+        "gpt4": Pattern(BPE_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|"), r"\p{N}{1,3}", _AFTER_LINE_BREAKS, llama_cpp="dbrx"),
+        # Source: openai/gpt-2, src/encoder.py.
+        "gpt2": Pattern(
+            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+            r" ?\p{N}+",
+            _BEFORE_LAST_LINE_BREAK,
+            llama_cpp="gpt-2",
+        ),
+    },
+)
+
+
+@dataclass
+class TokenizerKeys(RecipeArguments):
+    """How a tokenizer is trained, checked and described."""
+
+    algorithm: str = model_key(
+        "bpe",
+        "'bpe', 'unigram' and 'wordpiece' are made of bytes and lose nothing; 'wordlevel' is the book's first.",
+        choices=ALGORITHMS,
+    )
+    vocab_size: str | None = model_key(
+        None,
+        "Rows of the embedding, special tokens included; 'auto', or without it, as many as suit the size of the text (wordlevel: "
+        "every word). A text with fewer different tokens gives a smaller one.",
+    )
+    min_frequency: int | None = model_key(None, "Leave out tokens that the text has less often.")
+    max_token_length: int | None = model_key(
+        None, "Most bytes of one token (in bpe, a space counts as two); unigram has 16 without it."
+    )
+    pattern: str = model_key(
+        "qwen2", "How text is cut into words, which no token goes beyond: as Qwen2, GPT-4 or GPT-2 do it.", choices=PATTERNS
+    )
+    digits: str = model_key(
+        AS_PATTERN,
+        "How numbers are cut: as the pattern does (qwen2 digit by digit, gpt4 up to three, gpt2 not at all), one by one, or in "
+        "groups of up to three from the left.",
+        choices=DIGITS,
+    )
+    reserved_tokens: int = model_key(0, "Special tokens that are kept for later: <|reserved_0|>, <|reserved_1|>, ...")
+    max_bytes: int = data_key(
+        1_000_000_000,
+        "Train on at most this many bytes, drawn from all sources alike; the counts of distinct words stay in memory.",
+    )
+    compare_with: list[str] = evaluation_key(
+        [], "Tokenizers (folders or Hub ids) that tokenizer_report.md measures on the same held-out text."
+    )
+    report_languages: bool = evaluation_key(False, "Tell the language of every held-out document for the report (py3langid).")
+    check_reload: bool = evaluation_key(
+        True, "Load what was saved in a process of its own, and compare the ids of texts that are hard to get right."
+    )
+
+    def check_tokenizer(self) -> None:
+        """Make a number of `vocab_size`, or None of 'auto'. Raises: UserError for what the algorithm has no use for."""
+        algorithm = ALGORITHMS.find(self.algorithm)
+        PATTERNS.find(self.pattern)
+        DIGITS.find(self.digits)
+        self.vocab_size = cast("str | None", _whole_number(self.vocab_size))
+        self.check_least(min_frequency=1, max_token_length=1, reserved_tokens=0, max_bytes=1)
+        self.compare_with = [with_home(one) for one in self.compare_with]
+        given = self.given()
+        for name, value in ((name, given[name]) for name in TRAINING_KEYS if name in given):
+            if name not in algorithm.takes:
+                takes = ", ".join(("vocab_size", *algorithm.takes))
+                raise UserError(f"{name} is {value}; algorithm {self.algorithm} takes {takes}. Leave it out.")
+
+    def training_settings(self) -> dict[str, Any]:
+        """What `Algorithm.train` is given by name, beside `vocab_size`."""
+        values = self.values_of(*ALGORITHMS.find(self.algorithm).takes)
+        return {name: value for name, value in values.items() if value is not None}
+
+    def tokenizer_in_words(self) -> str:
+        """What kind of tokenizer this makes, such as "bpe, pattern gpt4"."""
+        settings = {name: value for name, value in self.training_settings().items() if value != 0 and value != AS_PATTERN}
+        return ", ".join([self.algorithm, *(f"{name} {value}" for name, value in settings.items())])
+
+
+def _whole_number(value: object) -> int | None:
+    if value in (None, "auto"):
+        return None
+    try:
+        return int(cast(Any, value))
+    except (TypeError, ValueError):
+        raise UserError(f"vocab_size is {value!r}; a whole number or 'auto' is needed.") from None
+
+
+def smallest_vocab_size(algorithm: str, *, reserved_tokens: int = 0) -> tuple[int, str]:
+    """The tokens that every tokenizer of an algorithm holds: how many, and which in words."""
+    entry = ALGORITHMS.find(algorithm)
+    pieces, what = entry.pieces
+    special = len(entry.special_tokens) + reserved_tokens
+    beside = f" and {reserved_tokens} reserved ones" if reserved_tokens else ""
+    number = "a" if pieces == 1 else str(pieces)
+    return pieces + special, (
+        f"{number} {what} and {len(entry.special_tokens)} special tokens ({', '.join(entry.special_tokens)}){beside}"
+    )

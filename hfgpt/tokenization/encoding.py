@@ -1,0 +1,67 @@
+"""Token ids of texts, and of nothing but the texts."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+
+from transformers import PreTrainedTokenizerFast
+
+from hfgpt.tokenization.patterns import safe_cut
+
+PIECE_CHARACTERS = 2**15  # the library takes 475 bytes for each token of the text that it is at: a book of 20 MB would take 2.4 GB
+CALL_CHARACTERS = 2**20  # encoded by one call, on all cores
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, and of nothing but the text: no separator is added, and none comes out of `<|endoftext|>` in it.
+
+    The saved tokenizer keeps the library's default (special tokens in text are special), because a chat template needs it;
+    text from outside therefore always goes through here.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True  # as the characters that they are
+    # Added tokens that are not special are found in texts before words are, perhaps across a cut.
+    added_in_text = any(not token.special for token in tokenizer.added_tokens_decoder.values())
+    place = None if added_in_text else safe_cut(tokenizer)
+    ids: list[list[int]] = [[] for _ in texts]
+    pieces = ((index, piece) for index, text in enumerate(texts) for piece in cut_at(place, text, length=PIECE_CHARACTERS))
+    while call := _up_to(CALL_CHARACTERS, pieces):
+        encodings = backend.encode_batch_fast([piece for _, piece in call], add_special_tokens=False)  # fast: without offsets
+        for (index, _), encoding in zip(call, encodings):
+            ids[index] += encoding.ids
+    return ids
+
+
+def _up_to(characters: int, pieces: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
+    taken = []
+    for piece in pieces:
+        taken.append(piece)
+        characters -= len(piece[1])
+        if characters <= 0:
+            break
+    return taken
+
+
+def cut_at(place: re.Pattern | None, text: str, *, length: int) -> Iterator[str]:
+    """Pieces of `text` that end at the first `place` after `length` characters; the whole text where there is no such place."""
+    start = 0
+    while place and len(text) - start > length and (cut := place.search(text, start + length)):
+        yield text[start : cut.start()]
+        start = cut.start()
+    yield text[start:]
+
+
+def split_special_tokens(tokenizer: PreTrainedTokenizerFast, split: bool) -> None:
+    """Whether a special token written in a text is text (True, for classifiers), for this tokenizer and when it is loaded again.
+
+    True destroys the special tokens that a chat template writes.
+    """
+    tokenizer.split_special_tokens = split
+    tokenizer.init_kwargs["split_special_tokens"] = split  # what save_pretrained writes
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 of the tokenizer's definition: equal for equal ids, wherever it is stored."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode("utf-8")).hexdigest()

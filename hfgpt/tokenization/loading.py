@@ -1,0 +1,129 @@
+"""Tokenizers that are there already: our own, GPT-2's, and nanoGPT's characters."""
+
+import json
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from hfgpt.artifacts import check_folder_is_there
+from hfgpt.errors import MissingFileError, UserError
+from hfgpt.tokenization.special_tokens import CHAT_TOKENS, PAD, SEPARATOR, SPECIAL_TOKENS, WORD_SPECIAL_TOKENS, wrap
+
+# A vocabulary and its merges, as OpenAI and as transformers name the two files.
+GPT2_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Load a tokenizer and check that the pipeline can build on it.
+
+    Raises: FileNotFoundError for a folder without one; ValueError where it lacks a separator or a padding token of its own.
+    """
+    check_folder_is_there(folder)
+    try:
+        tokenizer = _tokenizer_class(folder).from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        raise MissingFileError(
+            f"{folder} holds no tokenizer that loads ({str(error).splitlines()[0]}); train one with recipes/train_tokenizer.py."
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer in {folder} has no eos_token; one is needed to separate documents.")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise UserError(
+            f"the tokenizer in {folder} has the pad_token {tokenizer.pad_token!r} and the eos_token {tokenizer.eos_token!r}; two "
+            "different ones are needed, or the model never learns where a text ends."
+        )
+    return tokenizer
+
+
+def _tokenizer_class(folder: str | Path) -> type:
+    """The class to load it with: that of our own tokenizers where the folder names it, because AutoTokenizer imports torch."""
+    try:
+        settings = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
+        alone = not (Path(folder) / "config.json").exists()  # a model's configuration may ask for another class
+        if alone and settings.get("tokenizer_class") == PreTrainedTokenizerFast.__name__ and "auto_map" not in settings:
+            return PreTrainedTokenizerFast
+    except (OSError, ValueError, AttributeError):
+        pass  # a name on the Hub, or something that AutoTokenizer has a better word for
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
+
+
+def load_or_wrap_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """`load_tokenizer`, or `gpt2_tokenizer` where that refuses GPT-2's own files, which lack a padding token."""
+    try:
+        return load_tokenizer(folder)
+    except (FileNotFoundError, ValueError) as refusal:
+        try:
+            return gpt2_tokenizer(folder)
+        except (FileNotFoundError, ValueError):
+            raise refusal from None
+
+
+def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """GPT-2's tokenizer with its published ids, and a padding token and chat tokens of their own after the last of them.
+
+    `<|endoftext|>` stays 50256; `<|pad|>` is 50257 and the chat tokens follow, so a model needs rows for them.
+
+    Args:
+        folder: OpenAI's encoder.json and vocab.bpe, the same as vocab.json and merges.txt, or any GPT-2 tokenizer of
+            transformers (a folder or a Hub id).
+    Raises: FileNotFoundError for a folder without one; ValueError for a tokenizer that is not GPT-2's kind.
+    """
+    for vocabulary, merges in GPT2_FILES:
+        if (Path(folder) / vocabulary).is_file() and (Path(folder) / merges).is_file():
+            try:
+                model = models.BPE.from_file(str(Path(folder) / vocabulary), str(Path(folder) / merges))
+            except Exception as error:  # tokenizers raises plain Exception
+                raise UserError(f"{folder}: {vocabulary} and {merges} do not belong together or are cut off ({error}).") from None
+            break
+    else:
+        published = _backend_of(folder)
+        definition = json.loads(published.to_str())
+        cut = definition["pre_tokenizer"] or {}
+        if definition["model"]["type"] != "BPE" or cut.get("type") != "ByteLevel" or not cut.get("use_regex"):
+            raise UserError(f"the tokenizer in {folder} is not of GPT-2's kind, a byte-level BPE with its pattern.")
+        model = published.model
+    tokenizer = Tokenizer(model)
+    if tokenizer.token_to_id(SEPARATOR) is None:
+        raise UserError(f"the tokenizer in {folder} has no {SEPARATOR}, which ends every document of GPT-2's.")
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))  # the separator keeps its id, the others follow the last one
+    return wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=list(CHAT_TOKENS))
+
+
+def character_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
+    """A token for every character, with the ids that are given; `[UNK]` for all others, and nothing is put before a text.
+
+    The special tokens follow the last id, so a model needs rows for them.
+
+    Args: `ids` are nanoGPT's `stoi`: characters and their ids from 0 on.
+    Raises: ValueError for any other numbering.
+    """
+    if sorted(ids.values()) != list(range(len(ids))) or not ids or any(len(character) != 1 for character in ids):
+        raise UserError(f"the {len(ids):,} characters are not numbered from 0 to {len(ids) - 1:,}, each once; that is needed.")
+    unknown = WORD_SPECIAL_TOKENS[-1]
+    # As a BPE without merges: unlike a word-level vocabulary, it may have an unknown token that is added after the others.
+    tokenizer = Tokenizer(models.BPE(vocab=ids | {unknown: len(ids)}, merges=[], unk_token=unknown))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([unknown, *SPECIAL_TOKENS])
+    return wrap(
+        tokenizer,
+        bos=SEPARATOR,
+        eos=SEPARATOR,
+        pad=PAD,
+        begins_with_eos=False,
+        unk_token=unknown,
+        additional_special_tokens=list(CHAT_TOKENS),
+    )
+
+
+def _backend_of(folder: str | Path) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
+    except (OSError, ValueError, AttributeError) as error:  # a tokenizer written in Python has no backend
+        raise MissingFileError(f"{folder} holds no tokenizer of GPT-2's kind ({str(error).splitlines()[0]}).") from None

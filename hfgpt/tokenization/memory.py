@@ -1,0 +1,83 @@
+"""How much memory the training of a tokenizer will take, said before it begins."""
+
+import logging
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from hfgpt.arguments.tokenizers import ALGORITHMS
+
+logger = logging.getLogger(__name__)
+
+COUNTED_BYTES = 8 << 20  # of a longer text the distinct words of a part are counted
+_WORD = re.compile(r"\s?\w+|[^\w\s]+|\s+")  # about what the patterns cut, ten times as fast
+
+
+def expected_memory(texts: Iterable[str], *, num_bytes: int, algorithm: str) -> int | None:
+    """Bytes of memory that training will take, about; None where nobody has measured the algorithm.
+
+    It is proportional to the distinct words and their bytes, which all have to be there at once. They are counted in about
+    `COUNTED_BYTES` from all places of the text, and grow from there with a power of its size (Heaps' law), as they did within.
+
+    Args:
+        texts: read once.
+        num_bytes: of all texts together, in UTF-8.
+    Cost: about 0.1 s per MB that is counted.
+    """
+    if (memory := ALGORITHMS.find(algorithm).memory) is None:
+        return None
+    step = max(1, round(num_bytes / COUNTED_BYTES))
+    seen: set[str] = set()
+    counted = size = 0
+    curve = [(0, 0)]  # bytes read, distinct words
+    for number, text in enumerate(texts):
+        if number % step and counted:
+            continue
+        for start in range(0, len(text), 1 << 16):
+            part = text[start : start + (1 << 16)]
+            counted += len(part.encode("utf-8"))
+            new = set(_WORD.findall(part)) - seen
+            seen |= new
+            size += sum(len(word.encode("utf-8")) for word in new)
+            curve.append((counted, len(seen)))
+            if counted >= 2 * COUNTED_BYTES:
+                break
+        if counted >= 2 * COUNTED_BYTES:
+            break
+    if not seen:
+        return 0
+    half = next((bytes_, words) for bytes_, words in curve if bytes_ >= counted / 2)
+    growth = 1.0
+    if 0 < half[0] < counted:
+        growth = math.log(len(seen) / half[1]) / math.log(counted / half[0])
+    words = len(seen) * max(1.0, num_bytes / counted) ** min(1.0, max(0.0, growth))
+    per_word, per_byte = memory
+    return round(words * (per_word + per_byte * size / len(seen)))
+
+
+def say_memory(expected: int | None, *, max_bytes: int, num_bytes: int) -> None:
+    """One line in the log; a warning where that much is not there."""
+    if expected is None:
+        return
+    available = available_memory()
+    what = f"tokenizer: training on {num_bytes:,} bytes takes about {expected / 2**20:,.0f} MiB of memory"
+    if expected > available:
+        logger.warning(
+            f"{what}, and {available / 2**20:,.0f} MiB are available; a smaller max_bytes (it is {max_bytes:,}) takes less."
+        )
+    else:
+        logger.info(f"{what}; {available / 2**20:,.0f} MiB are available")
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: of the machine, or of the control group that it is confined to."""
+    available = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return available
+    return min(available, max(0, int(limit) - int(used))) if limit != "max" else available

@@ -1,0 +1,177 @@
+"""Train a tokenizer with the library `tokenizers`: byte-level BPE, WordPiece on bytes, and the book's word-level one.
+
+Each function is an entry of `hfgpt.arguments.tokenizers.ALGORITHMS`; the same texts in the same order give the same tokenizer.
+"""
+
+import logging
+import math
+from collections.abc import Iterable
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from hfgpt.arguments.tokenizers import ALGORITHMS, AS_PATTERN, smallest_vocab_size
+from hfgpt.errors import UserError
+from hfgpt.tokenization.patterns import LONGEST_RUN, LONGEST_WORDPIECE_RUN, saved_pre_tokenizer, word_regex, words_as_bytes
+from hfgpt.tokenization.special_tokens import CHAT_TOKENS, PAD, SEPARATOR, SPECIAL_TOKENS, WORD_SPECIAL_TOKENS, reserved, wrap
+
+logger = logging.getLogger(__name__)
+
+# Source: Raschka (2024), section 2.2: re.split(r'([,.:;?_!"()\']|--|\s)', text)
+WORD_PATTERN = r"""[,.:;?_!"()']|--|\s"""
+# Stands before a piece within a word. BERT's "##" is text as well, and a word "##a" would come back as "a"; this is no byte's.
+WITHIN_WORD = "\u2026"
+MOST_WORD_CHARACTERS = 10_000  # WordPiece gives up on longer words; with the bound on words there are none
+
+
+def check_vocab_size(vocab_size: int | None, *, algorithm: str, reserved_tokens: int = 0) -> None:
+    """Raises: ValueError for a vocabulary without room for what every tokenizer of this algorithm holds."""
+    smallest, reason = smallest_vocab_size(algorithm, reserved_tokens=reserved_tokens)
+    if vocab_size is not None and vocab_size < smallest:
+        raise UserError(f"vocab_size is {vocab_size}, the smallest possible is {smallest}: {reason}.")
+
+
+def suitable_vocab_size(num_bytes: int, *, algorithm: str = "bpe", reserved_tokens: int = 0) -> int:
+    """A vocabulary for a text of so many bytes: about 5 times the square root of them, a power of two or one and a half of it.
+
+    More tokens make the text shorter, which short trainings gain from; but a token that stands in it only a few times is a row of
+    the embedding that learns little, and what recurs grows with the square root of the text (Heaps' law). Nine of ten learned
+    tokens are seen 20 times or more up to about 2.5 times that root, and bits per byte fell up to 7 to 9 times that root.
+    Measured: BPE of 20 KB to 2 MB of novels, Shakespeare and documentation; depth 2 on 20 KB and on 200 KB, validation bits per
+    byte 3.34, 2.86 and 2.84 at 512, 1,024 and 2,048 tokens, and 2.45, 2.42 and 2.31 at 768, 1,536 and 4,096; 2026-11-26.
+
+    Returns: 512 (up to 12 KB) to 32,768 (from 38 MB on); more by the reserved tokens, and by what an algorithm holds beside what
+        BPE does.
+    """
+    wanted = min(max(5 * math.sqrt(num_bytes), 512), 32_768)
+    power = 2 ** int(math.log2(wanted))
+    size = min((power, power * 3 // 2, power * 2), key=lambda size: abs(size - wanted))
+    more = ALGORITHMS.find(algorithm).pieces[0] - ALGORITHMS.find("bpe").pieces[0]
+    return size + max(0, more) + reserved_tokens
+
+
+def train_bpe(
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    min_frequency: int = 0,
+    max_token_length: int | None = None,
+    pattern: str = "qwen2",
+    digits: str = AS_PATTERN,
+    reserved_tokens: int = 0,
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE.
+
+    Args:
+        texts: read once, one at a time; the counts of their distinct words stay in memory, so bound their size.
+        vocab_size: rows of the model's embedding: 256 bytes, the special tokens and the merges.
+            Texts with fewer different tokens give a smaller one, which is said in the log.
+        min_frequency: pairs that are seen less often are not merged.
+        max_token_length: most bytes of one token, where a space and a byte outside ASCII count as two; None sets no bound.
+        pattern, digits: how text is cut into words, which no token goes beyond (`PATTERNS`, `DIGITS`).
+        reserved_tokens: special tokens for later.
+    Raises: ValueError for a vocabulary without room for bytes and special tokens.
+    Cost: linear in the bytes, also where no space ever ends a word.
+    """
+    check_vocab_size(vocab_size, algorithm="bpe", reserved_tokens=reserved_tokens)
+    more = reserved(reserved_tokens)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = words_as_bytes(word_regex(pattern, digits, longest_run=LONGEST_RUN))
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=[*SPECIAL_TOKENS, *more],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        max_token_length=max_token_length,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.pre_tokenizer = saved_pre_tokenizer(pattern, digits)
+    say_smaller(tokenizer.get_vocab_size(), vocab_size)
+    return wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=[*CHAT_TOKENS, *more])
+
+
+def say_smaller(found: int, vocab_size: int) -> None:
+    """A line in the log where the texts gave fewer tokens than were asked for."""
+    if found < vocab_size:
+        logger.info(
+            f"tokenizer: the text yields {found:,} different tokens, fewer than vocab_size {vocab_size:,}; the tokenizer has these."
+        )
+
+
+def train_wordpiece(
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    min_frequency: int = 0,
+    pattern: str = "qwen2",
+    digits: str = AS_PATTERN,
+    reserved_tokens: int = 0,
+) -> PreTrainedTokenizerFast:
+    """Train a WordPiece on bytes: of a word, always the longest piece that it begins with, then the longest of the rest.
+
+    BERT's knows characters, and has `[UNK]` for words with others. This one has every byte, at the beginning of a word and within
+    it, so it loses nothing.
+
+    Args: see `train_bpe`. Raises: ValueError for a vocabulary without room for bytes and special tokens.
+    Cost: as `train_bpe`; encoding takes about the square of a word's length, so words are bounded here for good.
+    Source: Devlin et al. (2019), BERT; the library learns the pieces as a BPE with two kinds of pieces.
+    """
+    check_vocab_size(vocab_size, algorithm="wordpiece", reserved_tokens=reserved_tokens)
+    special = [*SPECIAL_TOKENS, *reserved(reserved_tokens)]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = words_as_bytes(word_regex(pattern, digits, longest_run=LONGEST_WORDPIECE_RUN))
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        # Every byte within a word, named beforehand: the library would number those of the text in an order that chance decides.
+        special_tokens=[*special, *(WITHIN_WORD + byte for byte in alphabet)],
+        initial_alphabet=alphabet,
+        continuing_subword_prefix=WITHIN_WORD,
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    say_smaller(learner.get_vocab_size(), vocab_size)
+    tokenizer = Tokenizer(
+        models.WordPiece(
+            learner.get_vocab(),
+            unk_token=PAD,  # never needed, and the library wants one
+            continuing_subword_prefix=WITHIN_WORD,
+            max_input_chars_per_word=MOST_WORD_CHARACTERS,
+        )
+    )
+    tokenizer.pre_tokenizer = learner.pre_tokenizer
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(WITHIN_WORD, ""), decoders.ByteLevel()])
+    tokenizer.add_special_tokens(special)
+    extra = [*CHAT_TOKENS, *reserved(reserved_tokens)]
+    return wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=extra)
+
+
+def train_word_level(
+    texts: Iterable[str], *, vocab_size: int | None = None, min_frequency: int = 0, reserved_tokens: int = 0
+) -> PreTrainedTokenizerFast:
+    """The book's simple tokenizer: one id for every word and punctuation mark, `[UNK]` for all that training did not see.
+
+    Args: `vocab_size` keeps the most frequent words; None keeps all that are seen `min_frequency` times.
+    Source: Raschka (2024), sections 2.2 to 2.4.
+    """
+    check_vocab_size(vocab_size, algorithm="wordlevel", reserved_tokens=reserved_tokens)
+    bos, eos, pad, unk = WORD_SPECIAL_TOKENS
+    more = reserved(reserved_tokens)
+    tokenizer = Tokenizer(models.WordLevel(unk_token=unk))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"), pre_tokenizers.WhitespaceSplit()]
+    )
+    # Joins with spaces and takes back the one before punctuation; the prefix is one that no word has.
+    tokenizer.decoder = decoders.WordPiece(prefix="\0", cleanup=True)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size or 2**31 - 1,
+        min_frequency=min_frequency,
+        special_tokens=[*WORD_SPECIAL_TOKENS, *more],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    extra = {"additional_special_tokens": more} if more else {}
+    return wrap(tokenizer, bos=bos, eos=eos, pad=pad, unk_token=unk, **extra)
