@@ -40,7 +40,8 @@ class Sample:
     """At most `max_bytes` of texts: all of them, or a part that is drawn.
 
     Each source gives the share of the bytes that it has of all: of each stretch of its documents some that are drawn at random,
-    of long ones pieces. What a small source is too small to give, the next one gives. The same texts, `max_bytes` and seed give the same sample.
+    of long ones pieces. What a small source is too small to give, the next one gives. The same texts, `max_bytes` and seed give
+    the same sample.
 
     Args: `texts` gives all of them, in the same order at every call.
     Attributes:

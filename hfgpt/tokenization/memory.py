@@ -19,8 +19,8 @@ _WORD = re.compile(r"\s?\w+|[^\w\s]+|\s+")  # about what the patterns cut, ten t
 def expected_memory(texts: Iterable[str], *, num_bytes: int, algorithm: str) -> int | None:
     """Bytes of memory that training will take, about; None where nobody has measured the algorithm.
 
-    It is proportional to the distinct words and their bytes, which all have to be there at once. They are counted in about
-    `COUNTED_BYTES` from all places of the text, and grow from there with a power of its size (Heaps' law), as they did within.
+    Most of it goes to the distinct words, which all have to be there at once. They are counted in about `COUNTED_BYTES` from all
+    places of the text, and grow from there with a power of its size (Heaps' law), as they did within.
 
     Args:
         texts: read once.
@@ -54,8 +54,8 @@ def expected_memory(texts: Iterable[str], *, num_bytes: int, algorithm: str) -> 
     if 0 < half[0] < counted:
         growth = math.log(len(seen) / half[1]) / math.log(counted / half[0])
     words = len(seen) * max(1.0, num_bytes / counted) ** min(1.0, max(0.0, growth))
-    per_word, per_byte = memory
-    return round(words * (per_word + per_byte * size / len(seen)))
+    of_words = words * (memory.per_word + memory.per_word_byte * size / len(seen))
+    return round(of_words + memory.per_byte * min(num_bytes, memory.up_to))
 
 
 def say_memory(expected: int | None, *, max_bytes: int, num_bytes: int) -> None:

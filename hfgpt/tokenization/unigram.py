@@ -16,8 +16,7 @@ from hfgpt.tokenization.special_tokens import CHAT_TOKENS, PAD, SEPARATOR, SPECI
 from hfgpt.tokenization.training import check_vocab_size, say_smaller
 
 LONGEST_PIECE = 16  # bytes, the usual bound of sentencepiece
-# Learning begins with so many candidates for each piece. The library begins with a million, which takes memory for nothing.
-SEEDS = 16
+LEARNED_BYTES = 16 << 20
 _CALL_CHARACTERS = 2**16  # that words are found in at once
 
 
@@ -37,13 +36,14 @@ def train_unigram(
 
     Args: see `train_bpe`. Raises: ValueError for a vocabulary without room for bytes and special tokens, and without
         sentencepiece.
-    Cost: counting words takes about 3 MB per second; learning is about linear in the bytes of the distinct words.
+    Cost: counting words takes about 3 MB per second. Learning is linear in the text up to `LEARNED_BYTES`; of more text the counts
+        of words are made smaller in proportion, because sentencepiece writes out every word as often as it is counted.
     Source: Kudo (2018), Subword regularization.
     """
     check_vocab_size(vocab_size, algorithm="unigram", reserved_tokens=reserved_tokens)
     spm = require("sentencepiece", extra="unigram", purpose="Unigram tokenizers are learned by sentencepiece")
     special = [*SPECIAL_TOKENS, *reserved(reserved_tokens)]
-    counts = _count_words(texts, word_regex(pattern, digits, longest_run=LONGEST_RUN))
+    counts = _lessened(_count_words(texts, word_regex(pattern, digits, longest_run=LONGEST_RUN)))
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     unseen = sorted(set(alphabet).difference(*counts))
     scores = _learn(spm, counts, num_pieces=vocab_size - len(special) - len(unseen), longest=max_token_length)
@@ -72,6 +72,12 @@ def _count_words(texts: Iterable[str], regex: str) -> dict[str, int]:
     return {as_bytes.pre_tokenize_str(word)[0][0]: count for word, count in sorted(counts.items())}
 
 
+def _lessened(counts: dict[str, int]) -> dict[str, int]:
+    """The counts divided by a number, so that all words together have about `LEARNED_BYTES`; 1 is the least."""
+    divisor = sum(len(word) * count for word, count in counts.items()) / LEARNED_BYTES
+    return counts if divisor <= 1 else {word: max(1, round(count / divisor)) for word, count in counts.items()}
+
+
 def _learn(spm, counts: dict[str, int], *, num_pieces: int, longest: int) -> dict[str, float]:
     """The pieces with their log probabilities, the likeliest first."""
     with tempfile.TemporaryDirectory(prefix="hfgpt-") as folder:
@@ -87,7 +93,6 @@ def _learn(spm, counts: dict[str, int], *, num_pieces: int, longest: int) -> dic
             vocab_size=num_pieces + 1,  # and its own unknown piece
             hard_vocab_limit=False,
             max_sentencepiece_length=longest,
-            seed_sentencepiece_size=SEEDS * num_pieces,
             # The words are as they shall be: nothing is normalised, split or marked.
             **dict(normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False),
             **dict(split_by_whitespace=False, split_by_unicode_script=False, split_by_number=False),

@@ -1,5 +1,10 @@
 """llama.cpp itself reads what we write: the same ids, the same 64 tokens."""
 
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy
 import pytest
 import torch
@@ -8,12 +13,13 @@ from tokenizers import Regex, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, GenerationConfig
 from twins import book_model, modern_model, randomized
 
+import hfgpt.hub
 from hfgpt import HfGptForCausalLM
 from hfgpt.chat_templates import CHAT_STYLES, set_prompt_style
 from hfgpt.conversion.gguf_file import check_gguf, interleave_pairs, pre_tokenizer_type, write_gguf
 from hfgpt.conversion.ollama import CHATML_TEMPLATE, is_chatml, modelfile
 from hfgpt.conversion.vocabulary import adopt_tokenizer
-from hfgpt.tokenization import encode_texts, gpt2_tokenizer, load_tokenizer, train_word_level
+from hfgpt.tokenization import encode_texts, gpt2_tokenizer, load_tokenizer, train_bpe, train_word_level, train_wordpiece
 
 pytest.importorskip("gguf", reason="needs the package gguf, an extra")
 PROMPTS = ("os.path", "The ", "class ")
@@ -223,6 +229,44 @@ def test_a_pattern_that_llama_cpp_does_not_know_is_named(tokenizer):
         pre_tokenizer_type(changed(tokenizer, normalizer=normalizers.NFC()))
     with pytest.raises(ValueError, match="the tokenizer is a WordLevel; GGUF needs a byte-level BPE"):
         pre_tokenizer_type(train_word_level(["one two"]))
+
+
+def test_gpt4s_pattern_goes_out_under_the_name_that_llama_cpp_has_for_it(models, tmp_path):
+    text = [f"in {number} and {number * 977} of them, it's\n\n fine" for number in range(200)]
+    tokenizer = train_bpe(text, vocab_size=512, pattern="gpt4")
+    path = tmp_path / "model.gguf"
+    write_gguf(models["qwen3"], tokenizer, path=path, gguf_type="f32")
+    assert pre_tokenizer_type(tokenizer) == "dbrx"
+    assert pre_tokenizer_type(train_bpe(text, vocab_size=300, pattern="gpt2")) == "gpt-2"
+    # The gate's own reader of such a file, which trusts nothing of ours, gives the same ids.
+    ids = [{"text": one, "ids": tokenizer(one).input_ids} for one in (*text[:3], *HARD_TEXTS)]
+    assert "the ids of" in gate_reader().gguf_tokenizer(path, SimpleNamespace(recorded_texts=ids, compare_ids=compare))
+    ids[0]["ids"] = ids[0]["ids"][::-1]
+    with pytest.raises(AssertionError):
+        gate_reader().gguf_tokenizer(path, SimpleNamespace(recorded_texts=ids, compare_ids=compare))
+
+
+def compare(entry: dict, ids: list[int]) -> None:
+    assert ids == entry["ids"], entry["text"]
+
+
+def gate_reader():
+    """gate/file_formats.py, which runs as part of a script of another name."""
+    gate = Path(hfgpt.hub.__file__).parent / "gate"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "stranger", SimpleNamespace(Failed=RuntimeError, Stranger=object))
+        spec = importlib.util.spec_from_file_location("file_formats_alone", gate / "file_formats.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("settings", [{"pattern": "gpt2", "digits": "single"}, {"pattern": "gpt2", "digits": "groups_of_3"}])
+def test_a_way_to_cut_numbers_that_no_engine_knows_is_refused_at_the_export(settings):
+    with pytest.raises(ValueError, match="llama.cpp knows a pattern only by name, .*: train a tokenizer with digits as_pattern"):
+        pre_tokenizer_type(train_bpe(["text"], vocab_size=262, **settings))
+    with pytest.raises(ValueError, match=r"the tokenizer is a WordPiece; GGUF needs a byte-level BPE \(algorithm bpe\)"):
+        pre_tokenizer_type(train_wordpiece(["text"], vocab_size=520))
 
 
 @pytest.mark.parametrize(
