@@ -19,6 +19,7 @@ PRESETS = ("none", "light", "web")
 UNSPACED = frozenset({"zh", "yue", "wuu", "ja", "th", "lo", "km", "my", "bo"})
 # Written without a mark at the end of sentences.
 UNPUNCTUATED = frozenset({"th", "lo"})
+STOP_WORDS = ["the", "be", "to", "of", "and", "that", "have", "with"]
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,7 @@ SETTINGS: Table[Setting] = Table(
                                       0.3, most=1),
         "min_alphabetic_words": _gopher("Share of words with a letter, at least.", "too few words with letters", 0.8, most=1),
         "min_stop_words": _gopher("Different words of stop_words, at least.", "too few stop words", 2, type=int),
-        "stop_words": _gopher("What min_stop_words counts.", "", ["the", "be", "to", "of", "and", "that", "have", "with"],
-                              type=list),
+        "stop_words": _gopher("What min_stop_words counts.", "", STOP_WORDS, light=STOP_WORDS, type=list),
         # datatrove's GopherRepetitionFilter
         "max_duplicate_lines": _repetition("Share of lines that came before, at most.", "repeated lines", 0.3),
         "max_duplicate_paragraphs": _repetition("Share of paragraphs that came before, at most.", "repeated paragraphs", 0.3),
@@ -159,7 +159,7 @@ SETTINGS: Table[Setting] = Table(
                                          0.12, most=1, off_for=UNPUNCTUATED, because=_NO_MARKS),
         "max_short_lines": _fineweb("Share of lines of at most short_line_characters, at most.", "too many short lines", 0.67,
                                     most=1),
-        "short_line_characters": _fineweb("What max_short_lines calls short.", "", 30, type=int),
+        "short_line_characters": _fineweb("What max_short_lines calls short.", "", 30, light=30, type=int),
         "max_repeated_line_characters": _fineweb("Share of the characters in lines that came before, at most.", "repeated lines",
                                                  0.01, most=1),
         "max_line_breaks_per_word": _fineweb("Line breaks per word, at most: lists.", "too many line breaks", 0.3),
@@ -189,6 +189,10 @@ def settings_of(
         values["min_stop_words"] = None
         off["the words are English ones; stop_words and min_stop_words set others"] = ["min_stop_words"]
     values |= given
+    for unit in ("characters", "words", "mean_word_length"):
+        low, high = values[f"min_{unit}"], values[f"max_{unit}"]
+        if low is not None and high is not None and low > high:
+            raise UserError(f"min_{unit} is {low:,} and max_{unit} {high:,} in filter_settings; no document lies between them.")
     return values, off
 
 
@@ -201,10 +205,4 @@ def check_settings(given: Mapping[str, object] | None) -> dict[str, Any]:
             near = nearest(str(name), SETTINGS)
             meant = f"did you mean {near!r}?" if near else f"known are {', '.join(SETTINGS)}."
             raise UserError(f"unknown name {name!r} in filter_settings; {meant}")
-    checked = {name: SETTINGS[name].checked(name, value) for name, value in given.items()}
-    for least, most in (("min_characters", "max_characters"), ("min_words", "max_words"),
-                        ("min_mean_word_length", "max_mean_word_length")):  # fmt: skip
-        low, high = (checked.get(name, SETTINGS[name].web) for name in (least, most))
-        if low is not None and high is not None and low > high and {least, most} & {*checked}:
-            raise UserError(f"filter_settings have {least} {low:,} and {most} {high:,}, between which no document lies.")
-    return checked
+    return {name: SETTINGS[name].checked(name, value) for name, value in given.items()}

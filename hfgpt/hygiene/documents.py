@@ -38,9 +38,16 @@ def clean_documents(
         `cut_repeated_passages`; `dropped` takes what filters drop.
     Raises: UserError where filters drop every document.
     """
-    on_drop = None if dropped is None else dropped.of_step
-    where = dict(draw=split.draw, cache_dir=cache_dir, on_error=on_error, on_drop=on_drop)
-    documents = load_documents(sources, options, passport, steps=steps, **where)
+    documents = load_documents(
+        sources,
+        options,
+        passport,
+        steps=steps,
+        draw=split.draw,
+        cache_dir=cache_dir,
+        on_error=on_error,
+        on_drop=None if dropped is None else dropped.of_step,
+    )
     report_losses(passport.steps, kept=len(documents))
     documents = drop_blank(documents, passport)
     if perplexity_model is not None and len(documents):

@@ -53,8 +53,9 @@ def drop_unlikely(
     mean, deviation = (float(known.mean()), float(known.std())) if len(known) else (math.nan, math.nan)
     bound = mean + sigmas * deviation
     unlikely = scores > bound  # False for a document without a token to score
-    for index in np.flatnonzero(unlikely) if dropped is not None else ():
-        dropped.add(documents[int(index)], step=STEP, reason=REASON)
+    if dropped is not None:
+        for index in np.flatnonzero(unlikely):
+            dropped.add(documents[int(index)], step=STEP, reason=REASON)
     kept = np.flatnonzero(~unlikely)
     passport.record(
         STEP,

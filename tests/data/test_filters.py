@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (marks and letters of many scripts are what this is about)
 import json
 import logging
 import math
@@ -103,7 +104,7 @@ def test_languages_are_told_and_kept():
     texts = {
         "en": GOOD,
         "de": "Die Tür des alten Hauses stand offen, als wir in jenem Sommer zurückkamen, und niemand hatte es uns gesagt.",
-        "fr": "La porte de la vieille maison était ouverte quand nous sommes revenus cet été-là, et personne ne nous avait prévenus.",
+        "fr": "La porte de la vieille maison était ouverte quand nous sommes revenus, et personne ne nous avait prévenus.",
         "zh": "那年夏天我们回来的时候，老房子的门开着，没有人告诉过我们会是这样。花园里长满了野草，厨房很冷。",
     }
     (step,) = (step for step in cleaning_steps(filters="light", languages=["de", "zh"]) if step.name == "filter: language")
@@ -121,7 +122,7 @@ def test_presets_have_their_steps_in_order_and_good_text_passes_them():
     assert names == {
         "none": [],
         "light": ["repair text", "filter: length"],
-        "web": ["repair text", "filter: length", "filter: language", "filter: gopher repetition", "filter: gopher quality",
+        "web": ["repair text", "filter: length", "filter: language", "filter: gopher quality", "filter: gopher repetition",
                 "filter: c4", "filter: fineweb"],
     }  # fmt: skip
     for step in [*cleaning_steps(filters="light"), *cleaning_steps(filters="web")]:
@@ -135,6 +136,8 @@ def test_presets_have_their_steps_in_order_and_good_text_passes_them():
 def test_a_threshold_switches_its_filter_on_in_light_and_none_switches_it_off_in_web():
     names = [step.name for step in cleaning_steps(filters="light", filter_settings={"min_words": 5})]
     assert names == ["repair text", "filter: length", "filter: gopher quality"]
+    (*_, step) = cleaning_steps(filters="light", filter_settings={"max_short_lines": 0.5})  # what it calls short is known
+    assert (step(lines(6, 10, "short", "x" * 40)).text, step(GOOD).text) == (None, GOOD)
     fineweb = {name: None for name, setting in SETTINGS.items() if setting.filter == "fineweb"}
     assert "filter: fineweb" not in [step.name for step in cleaning_steps(filters="web", filter_settings=fineweb)]
 
@@ -159,12 +162,15 @@ def test_other_languages_switch_off_what_does_not_fit_them_and_say_why(caplog):
     german = dict(languages=["de"], filter_settings={"stop_words": ["der", "die", "und"]})
     steps = {step.name: step.settings for step in cleaning_steps(filters="web", **german)}
     assert steps["filter: gopher quality"]["min_stop_words"] == 2
-    chinese = "那年夏天我们回来的时候，老房子的门开着。没有人告诉过我们会是这样。花园里长满了野草，厨房很冷。井很深，地窖却是干的。屋顶已经不见了，我们都很惊讶。"
+    chinese = (
+        "那年夏天我们回来的时候，老房子的门开着。没有人告诉过我们会是这样。花园里长满了野草，厨房很冷。"
+        "井很深，地窖却是干的。屋顶已经不见了，我们都很惊讶。"
+    )
     for step in cleaning_steps(filters="web", languages=["zh"]):
         assert step(chinese).text == chinese, step.name
 
 
-def test_decisions_and_texts_are_those_of_datatroves_own_pipeline(shared_data):
+def test_decisions_and_texts_are_those_of_datatroves_own_pipeline(shared_data, tmp_path):
     from datatrove.data import Document
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
@@ -177,7 +183,7 @@ def test_decisions_and_texts_are_those_of_datatroves_own_pipeline(shared_data):
     texts += [novels[start : start + 3_000] for start in range(0, 180_000, 3_000)]
 
     language = dict(language=word_splitter())
-    blocks = [GopherRepetitionFilter(**language), GopherQualityFilter(**language),
+    blocks = [GopherQualityFilter(**language), GopherRepetitionFilter(**language),
               C4QualityFilter(filter_no_terminal_punct=False, **language), FineWebQualityFilter(**language)]  # fmt: skip
     theirs: dict[str, str] = {}
 
@@ -186,7 +192,7 @@ def test_decisions_and_texts_are_those_of_datatroves_own_pipeline(shared_data):
         return iter(())
 
     documents = [Document(text=text, id=str(number)) for number, text in enumerate(texts)]
-    stats = LocalPipelineExecutor([documents, *blocks, collect], tasks=1, workers=1).run()
+    stats = LocalPipelineExecutor([documents, *blocks, collect], logging_dir=str(tmp_path)).run()
     reasons = Counter()
     for entry in json.loads(stats.to_json()):
         for key, value in entry["stats"].items():

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (marks and letters of many scripts are what this is about)
 import random
 
 import pytest
