@@ -54,7 +54,7 @@ def find_emails(text: str) -> Iterator[Place]:
 
 
 # --- IP addresses
-_IPV4 = re.compile(r"[0-9](?<![\w.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?!\w|\.[0-9])")
+_IPV4 = re.compile(r"[0-9](?<![\w.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?!\w|\.[0-9A-Za-z])")
 # Global addresses begin with 2000::/3, so that dead::beef in a text on C++ is not looked at.
 _IPV6 = re.compile(r"[23](?<![\w:.].)[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?!\w|\.[0-9])")
 # Four numbers with dots after these words are a version, a section or an object identifier.
@@ -137,6 +137,7 @@ _LONGEST_ROW = 60  # digits; more in a row without a comma, a word or the end of
 _EXTENSION = 12  # characters after a number that may name an extension
 _FEWEST_DIGITS = 9  # of a number in groups; fewer are local ones, and ISSNs and dates
 _DATE = re.compile(r"[0-9]{1,2}([./-])[0-9]{1,2}\1(?:[0-9]{4}|[0-9]{2})\b|[12][0-9]{3}([./-])[01][0-9]\2[0-3][0-9]\b")
+_DECIMAL = re.compile(r"\+?[0-9]+\.[0-9]+\Z")
 # Without groups a number is one among many; then it takes a word before it that says so.
 _SAID = re.compile(
     r"\b(?:tel|tel[eé]phone?|telefono?|tel[eé]fono?|t[eé]l|phones?|call(?:ed)?|dial|ring|fax|mobile?|mobil|handy|cell(?:ular)?|m[oó]vil"
@@ -185,7 +186,7 @@ class PhoneFinder:
 
         written, (start, end) = match.group(), match.span()
         international = written.lstrip("(").startswith(("+", "00"))
-        if written.isdigit() and not _SAID.search(text, max(0, start - 40), start):
+        if _DECIMAL.match(written) or (written.isdigit() and not _SAID.search(text, max(0, start - 40), start)):
             return []
         window = text[start : end + _EXTENSION].partition("\n")[0]
         for region in self.regions:

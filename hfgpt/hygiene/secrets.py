@@ -33,7 +33,7 @@ SECRETS = {
     "a Google key": r"(?<![A-Za-z0-9])AIza[0-9A-Za-z_-]{35}",
     "an npm token": r"(?<![A-Za-z0-9])npm_[A-Za-z0-9]{36}(?![A-Za-z0-9])",
     "a JSON Web Token": r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}",
-    "a bearer token": r"(?i:\bbearer)\s{1,4}(?=[A-Za-z._~+/-]{0,40}\d)(?P<secret>[A-Za-z0-9._~+/-]{20,}=*)",
+    "a bearer token": r"(?i:\bbearer)\s{1,4}(?=[A-Za-z._~+/-]{0,40}\d)(?P<secret>[A-Za-z0-9._~+/-]{19,}[A-Za-z0-9_-]=*)",
     "a password in a URL": r"://[^\s/?#@:]{0,64}:(?P<secret>[^\s/?#@]{3,128})@",
     "a private key": r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----",
 }
@@ -57,7 +57,7 @@ PLUGINS = {
 # Where keys can be: in words this long. All patterns together cost some 20 microseconds, and most words of most texts are short.
 _SHORTEST = 16
 _LONG_WORD = re.compile(rf"\S{{{_SHORTEST},}}")
-_MIXED = re.compile(r"[0-9]|[a-z][A-Z]|://")  # unlike words that a dash or a slash joins
+_MIXED = re.compile(r"[0-9]|[a-z][A-Z]|://|A[KS]IA")  # unlike words that a dash or a slash joins
 _BEFORE = 48  # characters before a long word that may say what it is: "Authorization: Bearer", "aws_secret_access_key ="
 _REST = re.compile(r"(?:[A-Za-z0-9_-]{0,255}[A-Za-z0-9])?")
 _KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}-----")

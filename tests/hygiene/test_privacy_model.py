@@ -8,28 +8,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
 from hfgpt.hygiene import privacy_model
+from hfgpt.hygiene.privacy import privacy_steps
 from hfgpt.hygiene.privacy_model import ModelFinder
 
 WORDS = [
-    "the",
-    "ship",
-    "left",
-    "harbour",
-    "and",
-    "rain",
-    "until",
-    "evening",
-    "we",
-    "saw",
-    "a",
-    "man",
-    "called",
-    "with",
-    "from",
-    "our",
-    "house",
-    "today",
-    ".",
+    *("the", "ship", "left", "harbour", "and", "rain", "until", "evening", "we", "saw", "a", "man", "called", "with"),
+    *("from", "our", "house", "today", "."),
 ]
 PEOPLE = ["Anna", "Berg", "Omar", "Haddad", "Lars", "Smith", "Yuki", "Tanaka"]
 PLACES = ["Harbour", "Street", "Nine", "Lemon", "Road", "Four"]
@@ -85,6 +69,16 @@ def test_tokens_of_a_place_are_joined_and_masked_by_their_label(model):
     assert ModelFinder("drop", model)(text).text is None
     assert ModelFinder("mask", model)("the rain left today .").text == "the rain left today ."
     assert ModelFinder("mask", model)("").text == ""
+
+
+def test_the_keys_of_the_recipes_put_the_model_behind_the_patterns(model, caplog):
+    given = dict(personal_data_types=["email"], phone_regions=["US"], secrets="keep", privacy_model=model)
+    text = "we saw Anna Berg with a@example.org ."
+    for step in privacy_steps(personal_data="mask", **given):
+        text = step(text).text
+    assert text == "we saw <PERSON> with <EMAIL> ."
+    assert privacy_steps(personal_data="keep", **given) == []
+    assert "privacy_model is given, but personal_data is keep" in caplog.text
 
 
 def test_a_document_of_many_windows_and_pieces_is_masked_as_a_short_one(model, monkeypatch):
