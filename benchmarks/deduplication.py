@@ -58,16 +58,11 @@ def measure_documents(path: str, number: int, num_proc: int) -> None:
     )
 
 
-def measure_texts(number: int) -> None:
-    """One line of the table of short texts; of the SMS where the number is 0."""
+def measure_texts(path: str) -> None:
+    """One line of the table of short texts."""
     from hfgpt.data.near_copies import find_copies, similar_groups
 
-    if number:
-        words = Path(NOVELS).read_text(encoding="utf-8").split()
-        texts = short_texts(words, number)
-        del words
-    else:
-        texts = [line.partition("\t")[2] for line in Path(SMS).read_text(encoding="utf-8").splitlines()]
+    texts = Path(path).read_text(encoding="utf-8").splitlines()
     before = peak_mib()
     cut = len(texts) * 4 // 5
     times = [time.process_time()]
@@ -115,15 +110,19 @@ def main(args: argparse.Namespace) -> None:
             run_alone("--one_documents", path, args.documents, num_proc)
     if args.texts:
         print("\nshort texts\n    texts | copies | CPU s |  groups | CPU s | MiB more")
-        for number in args.texts:
-            run_alone("--one_texts", number)
+        sms = [line.partition("\t")[2] for line in Path(SMS).read_text(encoding="utf-8").splitlines()]
+        with tempfile.TemporaryDirectory() as folder:
+            for number in args.texts:
+                path = Path(folder) / "texts"
+                path.write_text("\n".join(short_texts(words, number) if number else sms), encoding="utf-8")
+                run_alone("--one_texts", path)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one_documents"]:
         measure_documents(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     elif sys.argv[1:2] == ["--one_texts"]:
-        measure_texts(int(sys.argv[2]))
+        measure_texts(sys.argv[2])
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--text", default=NOVELS, help="A text whose words documents are made of.")
