@@ -230,8 +230,8 @@ def cut_repeated_passages(documents, passport: Passport, *, shortest: int, cache
         documents: a `datasets.Dataset`.
         shortest: UTF-8 bytes; every repetition of so many is cut out.
     Returns: the documents themselves where there is none.
-    Cost: time linear in the text, and 1 byte of memory for each 8 of it, at most 512 MiB. Measured: 267 MB of paragraphs 12 s of CPU
-        time (22 MB/s), reading and writing included; with the table that 2.2 GB have, 658 MiB of memory in all, 2026-11-26.
+    Cost: time linear in the text, and 1 byte of memory for each 8 of it, at most 512 MiB. Measured: 267 MB of paragraphs 12 s of
+        CPU time (22 MB/s), reading and writing included; with the table that 2.2 GB have, 658 MiB of memory in all, 2026-11-26.
     """
     start = time.perf_counter()
     windows = Windows(shortest, documents.data.nbytes, stride=REPEATED_STRIDE)
