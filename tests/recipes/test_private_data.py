@@ -51,9 +51,11 @@ def made(letters, tmp_path_factory):
     for action in ("keep", "mask", "drop"):
         folder = tmp_path_factory.mktemp(action)
         asked = {} if action == "keep" else dict(personal_data=action, secrets=action)
-        sides = dict(validation_share=0.1, test_share=0.1)
+        asked["deduplicate"] = "none"  # the letters are near copies of each other
+        sides = dict(split_by="document", validation_share=0.1, test_share=0.1)
         recipe("train_tokenizer", sources=[str(letters)], vocab_size=400, output_dir=str(folder / "tokenizer"), **sides, **asked)
-        recipe("prepare_data", tokenizer=str(folder / "tokenizer"), context_length=64, output_dir=str(folder / "rows"))
+        recipe("prepare_data", tokenizer=str(folder / "tokenizer"), context_length=256, leaks="ignore", output_dir=str(folder / "rows"),
+               keep_dropped=True)  # fmt: skip
         folders[action] = folder
     return folders
 
@@ -66,12 +68,22 @@ def test_nothing_that_is_written_holds_a_value(made, action):
     for value in VALUES.values():
         assert value.encode() in kept  # the search finds what is there
         assert value.encode() not in content
-    assert (b"<EMAIL>" in content) == (action == "mask")
+    assert b"<EMAIL>" in content  # in the rows, or in dropped.jsonl
+
+
+def test_documents_that_are_dropped_and_kept_to_be_read_hold_no_value_either(made, letters, tmp_path):
+    dropped = (made["drop"] / "rows" / "dropped.jsonl").read_text()
+    assert dropped.count("<EMAIL>") == dropped.count("\n") == 20
+    recipe("prepare_data", tokenizer=str(made["mask"] / "tokenizer"), context_length=256, leaks="ignore", keep_dropped=True,
+           filters="light", filter_settings={"max_characters": 400}, output_dir=str(tmp_path / "rows"))  # fmt: skip
+    by_length = (tmp_path / "rows" / "dropped.jsonl").read_text()  # before the step that masks has seen them
+    assert by_length.count("filter: length") == by_length.count("<EMAIL>") == 20
+    assert not [value for value in VALUES.values() if value in dropped + by_length]
 
 
 def test_the_log_holds_no_value(letters, tmp_path, caplog):
     caplog.set_level("DEBUG")
-    recipe("train_tokenizer", sources=[str(letters)], vocab_size=300, personal_data="mask", secrets="drop",
+    recipe("train_tokenizer", sources=[str(letters)], vocab_size=300, personal_data="mask", secrets="drop", deduplicate="none",
            output_dir=str(tmp_path / "tokenizer"))  # fmt: skip
     assert "secrets: 60 -> 40 documents" in caplog.text
     assert not [value for value in VALUES.values() if value in caplog.text]
