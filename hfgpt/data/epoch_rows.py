@@ -152,12 +152,13 @@ class _Repacked:
         begin = number * (self._length - 1)
         used = min(self._length, self._total + 1 - begin)
         place = int(np.searchsorted(ends, (offset + begin) % self._total, side="right"))
-        within = (offset + begin) % self._total - (ends[place] - self._lengths[order[place]])
+        within = (offset + begin) % self._total - int(ends[place] - self._lengths[order[place]])
         segments: list[np.ndarray] = []
         filled = 0
         while filled < used:
             document = order[place]
-            segment = self._stream(self._starts[document] + within, min(self._lengths[document] - within, used - filled))
+            start, length = int(self._starts[document]), int(self._lengths[document])
+            segment = self._stream(start + within, min(length - within, used - filled))
             if segments and filled + 1 == used:
                 segments[-1] = np.append(segments[-1], segment)  # a separator that ends a row closes the document before it
             else:
@@ -179,7 +180,7 @@ class _Repacked:
     def _stream(self, start: int, count: int) -> np.ndarray:
         pieces: list[np.ndarray] = []
         while count > 0:
-            number, column = divmod(int(start), self._length - 1)
-            pieces.append(self._ids[number][column : column + int(count)])
+            number, column = divmod(start, self._length - 1)
+            pieces.append(self._ids[number][column : column + count])
             start, count = start + len(pieces[-1]), count - len(pieces[-1])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -152,17 +152,17 @@ def _best_fit_split_bins(
             waiting.add(new)
         if rest is None and not len(waiting):
             return
-        segment, rest = waiting.take(None) if rest is None else rest, None
+        segment, rest = waiting.take_longest() if rest is None else rest, None
         while len(segment) + 1 > context_length:
             yield [segment[:context_length]]
             segment = segment[context_length - 1 :]
             counts.repeated += 1
         row, room = [segment.copy()], context_length - 1 - len(segment)
-        while (fitting := waiting.take(room)) is not None:
+        while (fitting := waiting.take_fitting(room)) is not None:
             row.append(fitting)
             room -= len(fitting)
         if room and len(waiting):  # for a separator and a token at least, because a row that ends within a document needs no other
-            cut = waiting.take(None)
+            cut = waiting.take_longest()
             row.append(cut[: room + 1])
             rest = cut[room:]
             counts.repeated += 1
@@ -192,15 +192,19 @@ class _Waiting:
         self._count += 1
         self.tokens += length
 
-    def take(self, room: int | None) -> np.ndarray | None:
-        """The longest one of at most `room` tokens, or of any length; None where there is none."""
-        place = len(self._lengths) if room is None else bisect.bisect_right(self._lengths, room)
-        if not place:
-            return None
-        length = self._lengths[place - 1]
+    def take_longest(self) -> np.ndarray:
+        return self._take(len(self._lengths) - 1)
+
+    def take_fitting(self, room: int) -> np.ndarray | None:
+        """The longest one of at most `room` tokens; None where there is none."""
+        place = bisect.bisect_right(self._lengths, room)
+        return self._take(place - 1) if place else None
+
+    def _take(self, place: int) -> np.ndarray:
+        length = self._lengths[place]
         segment = self._by_length[length].popleft()
         if not self._by_length[length]:
-            del self._by_length[length], self._lengths[place - 1]
+            del self._by_length[length], self._lengths[place]
         self._count -= 1
         self.tokens -= length
         return segment

@@ -78,8 +78,9 @@ def prepare_split(
 
     separator, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
     if window is None:
-        room = dict(context_length=context_length, separator=separator, pad=pad, counts=counts)
-        blocks = pack(ids_of_documents(), **room, packing=packing)
+        blocks = pack(
+            ids_of_documents(), context_length=context_length, separator=separator, pad=pad, counts=counts, packing=packing
+        )
     else:
         stride = stride or window - 1
         blocks = cut_windows(ids_of_documents(), window=window, stride=stride, separator=separator, pad=pad, counts=counts)
