@@ -68,6 +68,17 @@ def test_a_source_is_read_trained_on_and_known_again(page):
     assert page.data.splits["train"].documents > 300
 
 
+def test_a_tokenizers_algorithm_is_trained_checked_and_reported_on(page):
+    from hfgpt.tokenization import encode_texts, load_tokenizer
+
+    tokenizer = load_tokenizer(page.letters.folder)
+    assert page.letters.vocab_size == len(tokenizer) == 30
+    assert tokenizer.convert_ids_to_tokens(encode_texts(tokenizer, ["Please~"])[0]) == [*"Please", "[UNK]"]
+    report = (page.root / "runs/letters/tokenizer_report.md").read_text()
+    assert report.splitlines()[2].startswith("characters, 30 tokens, trained on ")
+    assert "unknown words" in report
+
+
 def test_an_optimizer_moves_the_weights_and_refuses_what_it_has_not(page):
     assert yaml.safe_load((page.root / "runs/base/run.yaml").read_text())["optimizer"] == "sgd"
     state = torch.load(next(page.root.glob("runs/base/checkpoint-*/optimizer.pt")), weights_only=True)

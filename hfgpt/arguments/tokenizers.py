@@ -149,7 +149,7 @@ class TokenizerKeys(RecipeArguments):
         "'bpe', 'unigram' and 'wordpiece' are made of bytes and lose nothing; 'wordlevel' is the book's first.",
         choices=ALGORITHMS,
     )
-    vocab_size: str | None = model_key(
+    vocab_size: int | str | None = model_key(  # a command line gives text: HfArgumentParser takes the second of the types
         None,
         "Rows of the embedding, special tokens included; 'auto', or without it, as many as suit the size of the text (wordlevel: "
         "every word). A text with fewer different tokens gives a smaller one.",
@@ -185,7 +185,7 @@ class TokenizerKeys(RecipeArguments):
         algorithm = ALGORITHMS.find(self.algorithm)
         PATTERNS.find(self.pattern)
         DIGITS.find(self.digits)
-        self.vocab_size = cast("str | None", _whole_number(self.vocab_size))
+        self.vocab_size = _whole_number(self.vocab_size)
         self.check_least(min_frequency=1, max_token_length=1, reserved_tokens=0, max_bytes=1)
         self.compare_with = [with_home(one) for one in self.compare_with]
         given = self.given()

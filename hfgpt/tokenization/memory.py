@@ -12,6 +12,7 @@ from hfgpt.arguments.tokenizers import ALGORITHMS
 
 logger = logging.getLogger(__name__)
 
+HELD_BYTES = 10 << 20  # of the text, read in batches
 COUNTED_BYTES = 8 << 20  # of a longer text the distinct words of a part are counted
 _WORD = re.compile(r"\s?\w+|[^\w\s]+|\s+")  # about what the patterns cut, ten times as fast
 
@@ -55,7 +56,7 @@ def expected_memory(texts: Iterable[str], *, num_bytes: int, algorithm: str) -> 
         growth = math.log(len(seen) / half[1]) / math.log(counted / half[0])
     words = len(seen) * max(1.0, num_bytes / counted) ** min(1.0, max(0.0, growth))
     of_words = words * (memory.per_word + memory.per_word_byte * size / len(seen))
-    return round(of_words + memory.per_byte * min(num_bytes, memory.up_to))
+    return round(HELD_BYTES + of_words + memory.per_byte * min(num_bytes, memory.up_to))
 
 
 def say_memory(expected: int | None, *, max_bytes: int, num_bytes: int) -> None:
