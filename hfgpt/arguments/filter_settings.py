@@ -127,7 +127,7 @@ SETTINGS: Table[Setting] = Table(
         "max_bullet_lines": _gopher("Share of lines that begin with a bullet, at most.", "too many bullets", 0.9, most=1),
         "max_ellipsis_lines": _gopher("Share of lines that end with an ellipsis, at most.", "too many lines end in an ellipsis",
                                       0.3, most=1),
-        "min_alphabetic_words": _gopher("Share of words with a letter, at least.", "too few words with letters", 0.8, most=1),
+        "min_alphabetic_words": _gopher("Share of words that have a letter, at least.", "too few alphabetic words", 0.8, most=1),
         "min_stop_words": _gopher("Different words of stop_words, at least.", "too few stop words", 2, type=int),
         "stop_words": _gopher("What min_stop_words counts.", "", STOP_WORDS, light=STOP_WORDS, type=list),
         # datatrove's GopherRepetitionFilter
