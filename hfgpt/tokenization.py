@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -43,9 +44,14 @@ WORD_SPECIAL_TOKENS = ("[BOS]", "[EOS]", "[PAD]", "[UNK]")
 
 # Where a text may be cut and each piece encoded by itself, with the same ids: what stands before such a place never shares a word
 # with what follows, under the pattern of that name. Of several line breaks in a row, Qwen2's makes one word, GPT-2's leaves the
-# last by itself.
-SAFE_CUTS = {"qwen2": re.compile(r"(?<=\n)(?=\S)"), "gpt-2": re.compile(r"(?=\n\S)")}
+# last by itself. In both, a space after a letter or digit opens the next word, and so does punctuation; of letters, those are
+# meant that every version of Unicode knows: ASCII, kana and Chinese characters.
+_OPENS_A_WORD = (
+    r"(?<=\w)(?= )|(?<=[0-9A-Za-z\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5])(?=[,.;:!?\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])"
+)
+SAFE_CUTS = {"qwen2": re.compile(rf"(?<=\n)(?=\S)|{_OPENS_A_WORD}"), "gpt-2": re.compile(rf"(?=\n\S)|{_OPENS_A_WORD}")}
 PIECE_CHARACTERS = 2**15  # the library takes 475 bytes for each token of the text that it is at: a book of 20 MB would take 2.4 GB
+LONGEST_PIECE = 2**21  # at most 1 GB, where every character is a token of its own
 CALL_CHARACTERS = 2**20  # encoded by one call, on all cores
 
 
@@ -99,7 +105,9 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, max_token_length: int | 
         max_token_length=max_token_length,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    # The library takes 50 bytes for each character of the text that it is at; words, and so the merges, are those of whole texts.
+    pieces = (piece for text in texts for piece in cut_at(SAFE_CUTS["qwen2"], text, length=PIECE_CHARACTERS))
+    tokenizer.train_from_iterator(pieces, trainer)
     tokenizer.pre_tokenizer = _words_as_bytes(BPE_PATTERN)
     if tokenizer.get_vocab_size() < vocab_size:
         logger.info(
@@ -280,6 +288,14 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[l
     The saved tokenizer keeps the library's default (special tokens in text are special), because a chat template needs it;
     text from outside therefore always goes through here.
     """
+    return [ids.tolist() for ids in encode_to_arrays(tokenizer, texts)]
+
+
+def encode_to_arrays(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[np.ndarray]:
+    """As `encode_texts`, as int32 arrays: 4 bytes per token, where a list takes 40.
+
+    Raises: ValueError for a text with more than `LONGEST_PIECE` characters in which there is no place to cut it.
+    """
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -288,13 +304,14 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[l
     added_in_text = any(not token.special for token in tokenizer.added_tokens_decoder.values())
     pattern = None if added_in_text else word_pattern(tokenizer)
     safe_cut = None if pattern is None else SAFE_CUTS[pattern]
-    ids: list[list[int]] = [[] for _ in texts]
+    ids: list[list[np.ndarray]] = [[] for _ in texts]
     pieces = ((index, piece) for index, text in enumerate(texts) for piece in cut_at(safe_cut, text, length=PIECE_CHARACTERS))
     while call := _up_to(CALL_CHARACTERS, pieces):
         encodings = backend.encode_batch_fast([piece for _, piece in call], add_special_tokens=False)  # fast: without offsets
         for (index, _), encoding in zip(call, encodings):
-            ids[index] += encoding.ids
-    return ids
+            ids[index].append(np.array(encoding.ids, dtype=np.int32))
+        del encodings  # 475 bytes for each token
+    return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in ids]
 
 
 def _up_to(characters: int, pieces: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -308,9 +325,20 @@ def _up_to(characters: int, pieces: Iterator[tuple[int, str]]) -> list[tuple[int
 
 
 def cut_at(place: re.Pattern | None, text: str, *, length: int) -> Iterator[str]:
-    """Pieces of `text` that end at the first `place` after `length` characters; the whole text where there is no such place."""
+    """Pieces of `text` that end at the first `place` after `length` characters; the whole text without a `place`.
+
+    Raises: ValueError where more than `LONGEST_PIECE` characters follow without such a place.
+    """
     start = 0
-    while place and len(text) - start > length and (cut := place.search(text, start + length)):
+    while place and len(text) - start > length:
+        cut = place.search(text, start + length, start + LONGEST_PIECE + 1)
+        if cut is None:
+            if len(text) - start > LONGEST_PIECE:
+                raise UserError(
+                    f"the text that begins {text[start : start + 40]!r} goes on for more than {LONGEST_PIECE:,} characters without "
+                    "a line break, a space or a comma, and encoding it in one piece would take gigabytes; break it into lines."
+                )
+            break
         yield text[start : cut.start()]
         start = cut.start()
     yield text[start:]

@@ -18,7 +18,6 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
     check_command_line("hfgpt.arguments.documents:PrepareArguments")
 
-import tempfile
 from pathlib import Path
 
 import datasets
@@ -27,7 +26,7 @@ from datasets import DatasetDict
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, PrepareArguments
 from hfgpt.arguments.launching import launch, logger
-from hfgpt.data.on_disk import texts_of
+from hfgpt.data.on_disk import save_rows, texts_of
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
 from hfgpt.data.preparation import (
     SHORTEST_ROW,
@@ -41,7 +40,7 @@ from hfgpt.data.sources import ReadingOptions, find_sources, identity
 from hfgpt.data.splitting import Split, split_documents
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.compression import lzma_bits_per_byte
-from hfgpt.files import claim_output, replaced_folder
+from hfgpt.files import claim_output, replaced_folder, work_folder
 from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.documents import clean_documents
@@ -75,7 +74,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         return {}
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
+    with work_folder(output) as cache_dir:
         # 2. Documents
         split = Split(**args.split())
         documents = clean_documents(
@@ -116,8 +115,8 @@ def main(args: PrepareArguments) -> dict[str, float]:
             passport.lzma_bits_per_byte = lzma_bits_per_byte(texts_of(splits["test"]), texts_of(splits["train"]))
 
         # 6. Save
-        with replaced_folder(output) as folder:
-            rows.save_to_disk(folder)
+        with replaced_folder(output, work=cache_dir) as folder:
+            save_rows(rows, folder)
             tokenizer.save_pretrained(folder / "tokenizer")
             if canaries:
                 write_canaries(canaries, folder)

@@ -14,7 +14,6 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
     check_command_line("hfgpt.arguments.documents:TokenizerArguments")
 
 import itertools
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -29,7 +28,7 @@ from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.sources import ReadingOptions, find_sources, identity
 from hfgpt.data.splitting import Split
 from hfgpt.errors import UserError
-from hfgpt.files import claim_output, replaced_folder
+from hfgpt.files import claim_output, replaced_folder, work_folder
 from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.documents import clean_documents
@@ -51,7 +50,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
+    with work_folder(output) as cache_dir:
         # 2. Documents, as prepare_data.py will have them
         split = Split(**args.split())
         documents = clean_documents(

@@ -1,11 +1,13 @@
 """Datasets that are written to disk while they are made and read in batches, so that memory stays constant.
 
 `datasets` does both one row at a time (`Dataset.from_generator`, `for text in dataset["text"]`), which for 20 MB of paragraphs
-takes longer than reading and packing them.
+takes longer than reading and packing them. It reads through memory maps, whose pages count as this process's memory: a pass over
+2 GB of text makes it 2 GB large. Here files are read as files.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +18,55 @@ from hfgpt.data.packing import Rows
 Document = dict[str, str]  # text, source, row_id; on disk also draw (splitting.py)
 BATCH_DOCUMENTS = 1_000
 BATCH_CHARACTERS = 2**20  # about; a document is never cut
+SHARD_BYTES = 2**28  # about, of the files that rows are written to
 DOCUMENT_SCHEMA = pyarrow.schema({**{name: pyarrow.string() for name in ("text", "source", "row_id")}, "draw": pyarrow.float64()})
 
 
 def write_documents(documents: Iterable[dict], path: Path):
-    """Documents with the columns `text`, `source`, `row_id` and `draw` as a `datasets.Dataset` that stays on disk."""
+    """Documents with the columns `text`, `source`, `row_id` and `draw` as a `datasets.Dataset` that stays on disk.
+
+    Memory: a batch; of a long document, twice its bytes in UTF-8.
+    """
 
     def batches() -> Iterator[pyarrow.RecordBatch]:
-        batch, characters = [], 0
-        for document in documents:
-            batch.append(document)
-            characters += len(document["text"])
-            if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-                yield pyarrow.RecordBatch.from_pylist(batch, schema=DOCUMENT_SCHEMA)
-                batch, characters = [], 0
-        if batch:
-            yield pyarrow.RecordBatch.from_pylist(batch, schema=DOCUMENT_SCHEMA)
+        for batch in in_batches(documents):
+            columns = [_column([document[field.name] for document in batch], field.type) for field in DOCUMENT_SCHEMA]
+            batch.clear()  # before the caller writes: a text of 200 MB would stay beside its bytes
+            yield pyarrow.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
 
-    return _write(batches(), path, schema=DOCUMENT_SCHEMA)
+    _write(batches(), [path], schema=DOCUMENT_SCHEMA)
+    return _stored([path])
+
+
+def in_batches(documents: Iterable[dict]) -> Iterator[list[dict]]:
+    """Lists of documents, about `BATCH_CHARACTERS` of text each. A list may be emptied by who gets it."""
+    batch, characters = [], 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document["text"])
+        del document  # the one that is yielded next is held by its batch alone
+        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _column(values: list, kind: pyarrow.DataType) -> pyarrow.Array:
+    if not pyarrow.types.is_string(kind):
+        return pyarrow.array(values, type=kind)
+    # pyarrow.array keeps the bytes of every text inside the text, and makes room by doubling.
+    encoded = [value.encode() for value in values]
+    offsets = np.zeros(len(encoded) + 1, dtype=np.int32)
+    np.cumsum([len(value) for value in encoded], out=offsets[1:])
+    return pyarrow.StringArray.from_buffers(len(encoded), pyarrow.py_buffer(offsets), pyarrow.py_buffer(b"".join(encoded)))
 
 
 def write_rows(blocks: Iterable[Rows], path: Path, *, context_length: int):
-    """Rows with the columns `input_ids` and `position_ids` as a `datasets.Dataset` that stays on disk."""
+    """Rows with the columns `input_ids` and `position_ids` as a `datasets.Dataset` that stays on disk.
+
+    They lie in files of about `SHARD_BYTES` beside `path` that are named after it; `save_rows` moves them to where they are kept.
+    """
     row = pyarrow.list_(pyarrow.int32(), context_length)
     schema = pyarrow.schema({"input_ids": row, "position_ids": row})
 
@@ -47,34 +76,163 @@ def write_rows(blocks: Iterable[Rows], path: Path, *, context_length: int):
     batches = (
         pyarrow.RecordBatch.from_arrays([column(rows.input_ids), column(rows.position_ids)], schema=schema) for rows in blocks
     )
-    return _write(batches, path, schema=schema)
+    shards = (path.with_name(f"{path.stem}-{number:05d}{path.suffix}") for number in itertools.count())
+    return _stored(_write(batches, shards, schema=schema), fingerprint=path.stem)
 
 
-def _write(batches: Iterable[pyarrow.RecordBatch], path: Path, *, schema: pyarrow.Schema):
+def _write(batches: Iterable[pyarrow.RecordBatch], paths: Iterable[Path], *, schema: pyarrow.Schema) -> list[Path]:
+    """Write the batches, a file after the other where there is more than one; a file is left at `SHARD_BYTES`, the last never."""
+    written: list[Path] = []
+    batches, paths = iter(batches), iter(paths)
+    path = next(paths)
+    batch = next(batches, None)
+    while batch is not None or not written:
+        written.append(path)
+        following = next(paths, None)
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
+            size = 0
+            while batch is not None and (following is None or size < SHARD_BYTES):
+                stream.write_batch(batch)
+                size += batch.nbytes
+                batch = None  # not beside the next one
+                batch = next(batches, None)
+        path = following
+    return written
+
+
+def _stored(paths: Sequence[Path], *, fingerprint: str | None = None):
     from datasets import Dataset
+    from datasets.table import MemoryMappedTable, concat_tables
+
+    # The fingerprint is saved with the rows; by default it is the time of writing, hashed.
+    tables = [MemoryMappedTable.from_file(str(path)) for path in paths]
+    return Dataset(concat_tables(tables) if len(tables) > 1 else tables[0], fingerprint=fingerprint or paths[0].stem)
+
+
+def save_rows(rows, folder: Path) -> None:
+    """What `rows.save_to_disk(folder)` leaves of a `datasets.DatasetDict`, with the files moved there in which the rows lie."""
+    from datasets import DatasetDict
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    files = {name: _files_of(part) for name, part in rows.items()}
+    empty = {name: part.select(range(0), new_fingerprint=part._fingerprint) if files[name] else part for name, part in rows.items()}
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()  # which would show that 0 rows are saved
+    try:
+        DatasetDict(empty).save_to_disk(folder)
+    finally:
+        if shown:
+            enable_progress_bars()
+    for name, paths in files.items():
+        if not paths:
+            continue
+        state_file = folder / name / "state.json"
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+        for entry in state["_data_files"]:
+            (folder / name / entry["filename"]).unlink()
+        names = [f"data-{number:05d}-of-{len(paths):05d}.arrow" for number in range(len(paths))]
+        for path, kept_as in zip(paths, names, strict=True):
+            path.rename(folder / name / kept_as)
+        state["_data_files"] = [{"filename": kept_as} for kept_as in names]
+        state_file.write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _files_of(dataset) -> list[Path]:
+    """The files that hold these rows, all of them in this order, and nothing else; [] where there are no such files."""
     from datasets.table import MemoryMappedTable
 
-    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
-        for batch in batches:
-            stream.write_batch(batch)
-    # The fingerprint is saved with the rows; by default it is the time of writing, hashed.
-    return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=path.stem)
+    paths = [Path(file["filename"]) for file in dataset.cache_files]
+    whole = dataset._indices is None and sum(MemoryMappedTable.from_file(str(path)).num_rows for path in paths) == len(dataset)
+    return paths if whole else []
 
 
-def select(documents, indices: list[int]):
+def select(documents, indices: Sequence[int] | np.ndarray):
     """These rows of a `datasets.Dataset`, which hashes what it is given: an array at once, a list one number at a time."""
-    return documents.select(np.array(indices, dtype=np.int64))
+    if len(indices) == len(documents) and np.array_equal(indices, np.arange(len(documents))):
+        return documents
+    return documents.select(np.asarray(indices, dtype=np.int64))
+
+
+def rows_where(flags: Iterable[bool]) -> np.ndarray:
+    """The numbers of the rows whose flag is set; a byte per row meanwhile, where a list of numbers takes 36."""
+    return np.flatnonzero(np.fromiter(flags, dtype=bool))
+
+
+def numbers_of(documents, column: str) -> np.ndarray:
+    """A column of numbers of a `datasets.Dataset` as an array."""
+    values = documents.data.column(column).to_numpy()
+    return values if documents._indices is None else values[documents._indices.column(0).to_numpy()]
 
 
 def text_batches(documents) -> Iterator[list[str]]:
-    """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time."""
+    """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time. A list may be emptied by who gets it."""
+    blocks = _row_blocks(documents.data)
+    wanted = None if documents._indices is None else documents._indices.column(0).to_numpy()
+    if blocks is None or (wanted is not None and (np.diff(wanted.astype(np.int64)) <= 0).any()):
+        yield from _text_batches_by_number(documents)
+        return
+    passed = 0  # rows of the blocks, and numbers of `wanted`, that were read
+    used = 0
+    for batch in itertools.chain.from_iterable(map(_batches_of, blocks)):
+        texts = batch.column("text")
+        if wanted is not None:
+            end = int(np.searchsorted(wanted, passed + len(texts)))
+            here = wanted[used:end].astype(np.int64) - passed
+            passed, used = passed + len(texts), end
+            texts = texts.take(pyarrow.array(here))
+        del batch
+        if len(texts):
+            found = texts.to_pylist()
+            del texts
+            yield found
+            del found
+
+
+def _text_batches_by_number(documents) -> Iterator[list[str]]:
     table = documents.data  # of all rows, also where some of them are selected
     mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
     batch_size = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
     for batch in documents.select_columns("text").iter(batch_size=batch_size):
-        yield batch["text"]
+        yield list(batch["text"])
+
+
+def _row_blocks(table) -> list | None:
+    """The blocks that lie below each other in a table of `datasets`; None where others lie beside them, or were changed."""
+    from datasets.table import ConcatenationTable, MemoryMappedTable
+
+    rows = table.blocks if isinstance(table, ConcatenationTable) else [[table]]
+    harmless = {"slice", "select", "drop"}  # columns are chosen again when a batch is read
+    for blocks in rows:
+        replays = blocks[0].replays if isinstance(blocks[0], MemoryMappedTable) else []
+        if len(blocks) != 1 or any(name not in harmless for name, _, _ in replays):
+            return None
+    return [blocks[0] for blocks in rows]
+
+
+def _batches_of(block) -> Iterator[pyarrow.RecordBatch]:
+    """The rows of a block: from its file, not from the map of it, where it has one."""
+    from datasets.table import MemoryMappedTable
+
+    if not isinstance(block, MemoryMappedTable):
+        yield from block.table.select(["text"]).to_batches(max_chunksize=BATCH_DOCUMENTS)
+        return
+    start = sum(words[0] if words else settings.get("offset", 0) for name, words, settings in block.replays if name == "slice")
+    left = block.num_rows
+    with pyarrow.OSFile(block.path) as file, pyarrow.ipc.open_stream(file) as stream:
+        while left > 0:
+            batch = stream.read_next_batch()
+            if start >= batch.num_rows:
+                start -= batch.num_rows
+                continue
+            batch = batch.slice(start, left)
+            start, left = 0, left - batch.num_rows
+            yield batch
+            del batch
 
 
 def texts_of(documents) -> Iterator[str]:
     """The texts of a `datasets.Dataset` in order."""
-    return itertools.chain.from_iterable(text_batches(documents))
+    for batch in text_batches(documents):
+        batch.reverse()
+        while batch:
+            yield batch.pop()  # held by who gets it alone

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 from datasets import Dataset
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerFast
@@ -14,7 +15,7 @@ from hfgpt.data.on_disk import text_batches, write_rows
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import Passport, contents_of
 from hfgpt.errors import UserError
-from hfgpt.tokenization import encode_texts
+from hfgpt.tokenization import encode_texts, encode_to_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def prepare_split(
     context_length: int,
     window: int | None = None,
     stride: int | None = None,
-    cache_dir: str,
+    cache_dir: str | Path,
 ) -> Dataset:
     """Tokenise on all cores and pack, a batch of texts at a time and straight to disk, so that memory stays constant.
 
@@ -63,12 +64,16 @@ def prepare_split(
     """
     counts = PackingCounts()
 
-    def ids_of_documents() -> Iterator[list[int]]:
+    def ids_of_documents() -> Iterator[np.ndarray]:
         with tqdm(total=len(documents), desc=f"rows of {name}", unit=" documents") as progress:
             for texts in text_batches(documents):
                 counts.bytes += sum(len(text.encode("utf-8")) for text in texts)
-                yield from encode_texts(tokenizer, texts)
-                progress.update(len(texts))
+                ids = encode_to_arrays(tokenizer, texts)
+                texts.clear()  # of a long document, text and rows are not in memory together
+                progress.set_postfix_str(f"{counts.bytes / 1e6:,.0f} MB", refresh=False)
+                progress.update(len(ids))
+                while ids:
+                    yield ids.pop(0)
 
     separator, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
     if window is None:

@@ -172,7 +172,7 @@ def load_documents(
     *,
     steps: Sequence[TextStep] = (),
     draw: Callable[[str], float],
-    cache_dir: str,
+    cache_dir: str | Path,
     on_error: str = "stop",
 ):
     """All documents that the steps keep, as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant.

@@ -1,6 +1,7 @@
 """From sources to the documents that are split: read, repaired, filtered, masked, de-duplicated, alike for tokenizer and rows."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hfgpt.data.cleaning import drop_blank, drop_exact_duplicates
 from hfgpt.data.passport import Passport
@@ -18,7 +19,7 @@ def clean_documents(
     steps: Sequence[TextStep] = (),
     deduplicate: bool = True,
     split: Split,
-    cache_dir: str,
+    cache_dir: str | Path,
     on_error: str = "stop",
 ):
     """The documents of all sources after every step that comes before the split, as a `datasets.Dataset` on disk.
