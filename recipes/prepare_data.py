@@ -25,6 +25,7 @@ from datasets import DatasetDict
 
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, PrepareArguments
+from hfgpt.arguments.engine import MACHINE_KEYS
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.on_disk import save_rows, texts_of
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
@@ -85,6 +86,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             split=split,
             cache_dir=cache_dir,
             on_error=args.on_error,
+            num_proc=args.processes(),
         )
         if not len(documents):
             raise UserError(f"the sources hold 0 tokens, need {args.context_length or SHORTEST_ROW:,} for one row; give more text.")
@@ -95,7 +97,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         warn_of_seen_text(earlier, passport, split=settled, same_sources=args.sources == earlier.settings.get("sources"))
         splits = split_documents(documents, split)
         context_length = args.context_length or suitable_context_length(texts_of(splits["train"]), tokenizer)
-        left_out = ("output_dir", "overwrite", "card")
+        left_out = ("output_dir", "overwrite", "card", *MACHINE_KEYS)
         passport.settings = {key: value for key, value in vars(args).items() if key not in left_out}
         passport.settings |= {"context_length": context_length, "split_by": split.by, "asked": asked}
         if canaries:

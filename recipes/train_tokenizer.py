@@ -54,7 +54,14 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         # 2. Documents, as prepare_data.py will have them
         split = Split(**args.split())
         documents = clean_documents(
-            sources, options, passport, deduplicate=args.deduplicate, split=split, cache_dir=cache_dir, on_error=args.on_error
+            sources,
+            options,
+            passport,
+            deduplicate=args.deduplicate,
+            split=split,
+            cache_dir=cache_dir,
+            on_error=args.on_error,
+            num_proc=args.processes(),
         )
         split = split.settled(documents)
 

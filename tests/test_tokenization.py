@@ -52,7 +52,18 @@ def test_a_text_cut_at_safe_places_has_the_ids_of_the_whole(pattern, tokenizer, 
     assert word_pattern(cut_tokenizer) == pattern
     generator = random.Random(0)
     parts = [" ", "\n", "\r", "\t", "\u00a0", "\u2028", "\x85", "\x1c", "'s", "x", "Ab", "1", "?!", "é", "字", "<|endoftext|>"]
-    parts += [",", "...", "。", "か", "カ", "_", "²", "\u0301", "\U00031350", "\U0001e4d0"]  # the last two are letters of Unicode 15
+    parts += [
+        ",",
+        "...",
+        "。",
+        "か",
+        "カ",
+        "_",
+        "²",
+        "\u0301",
+        "\U00031350",
+        "\U0001e4d0",
+    ]  # the last two are letters of Unicode 15
     texts = [*HARD_TEXTS, "\n".join(HARD_TEXTS)]
     texts += ["".join(generator.choices(parts, k=generator.randint(1, 40))) for _ in range(2000)]
     pieces = [list(cut_at(SAFE_CUTS[pattern], text, length=1)) for text in texts]

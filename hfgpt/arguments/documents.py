@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from hfgpt.arguments.engine import MACHINE_KEYS, ProcessKeys
 from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, ReadingKeys, data_key, hygiene_key, model_key
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -19,7 +20,7 @@ SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.
 
 
 @dataclass
-class SourceArguments(ReadingKeys, OutputKeys):
+class SourceArguments(ReadingKeys, ProcessKeys, OutputKeys):
     """What is read, and which part of it is held out; the same in every recipe that reads documents.
 
     None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
@@ -43,6 +44,7 @@ class SourceArguments(ReadingKeys, OutputKeys):
     def __post_init__(self):
         expand_home(self, "output_dir")  # of sources, patterns.py does: the passport keeps the tilde
         self.check_output()
+        self.check_least(num_proc=1)
 
     def filled(self, earlier: Mapping[str, object]):
         """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.
@@ -62,7 +64,7 @@ class SourceArguments(ReadingKeys, OutputKeys):
 
     def asked(self) -> dict[str, Any]:
         """What was asked for, as the passport keeps it beside what came of it; sources are known by their SHA-256, not by name."""
-        left_out = ("sources", "tokenizer", "output_dir", "overwrite", "card")
+        left_out = ("sources", "tokenizer", "output_dir", "overwrite", "card", *MACHINE_KEYS)
         return {key: value for key, value in vars(self).items() if key not in left_out}
 
     def split(self) -> dict[str, Any]:

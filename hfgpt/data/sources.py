@@ -9,22 +9,25 @@ import glob
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from datasets.utils import tqdm
 
 from hfgpt.data.csv_files import CSV_FILES, TSV_FILES
 from hfgpt.data.hub_datasets import HUB_DATASETS
 from hfgpt.data.json_files import JSON_FILES
 from hfgpt.data.markers import MarkerCounts
 from hfgpt.data.on_disk import Document, write_documents
+from hfgpt.data.parallel import apply_steps_in_processes
 from hfgpt.data.parquet_files import PARQUET_FILES
 from hfgpt.data.passport import Passport
 from hfgpt.data.patterns import expand_home, files_in, files_matching
 from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
 from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.steps import StepCounts, TextStep, apply_steps, record_steps
+from hfgpt.data.steps import StepCounts, TextStep, record_steps
 from hfgpt.data.text_files import TEXT_FILES, WHOLE_FILES
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.tables import Table
@@ -174,6 +177,7 @@ def load_documents(
     draw: Callable[[str], float],
     cache_dir: str | Path,
     on_error: str = "stop",
+    num_proc: int = 1,
 ):
     """All documents that the steps keep, as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant.
 
@@ -181,14 +185,44 @@ def load_documents(
         steps: what is done to each document by itself.
         draw: of a text as it was read, the place that decides on which side of the split its document stands (`Split.draw`).
         on_error: "stop" or "skip", for single rows that are not documents (row_errors.py).
+        num_proc: processes for the steps; the result is the same for every number.
+    Raises: ValueError for a file that is another at the end of the reading than at its beginning.
     """
     start = time.perf_counter()
+    found = {source: _state(source) for source in sources}
     passport.inputs = [identity(source, options) for source in sources]
     errors = RowErrors(on_error)
     counts = [StepCounts() for _ in steps]
-    drawn = ({**document, "draw": draw(document["text"])} for document in read_documents(sources, options, errors))
-    documents = write_documents(apply_steps(drawn, steps, counts), Path(cache_dir) / "documents.arrow")
+    total = sum(one["bytes"] for one in passport.inputs) if all(source.kind == OTHER_FILES for source in sources) else None
+    with tqdm(total=total, desc="reading", unit="B", unit_scale=True) as progress:
+        read = _shown(read_documents(sources, options, errors), progress)
+        drawn = ({**document, "draw": draw(document["text"])} for document in read)
+        kept = apply_steps_in_processes(drawn, steps, counts, num_proc=num_proc)
+        documents = write_documents(kept, Path(cache_dir) / "documents.arrow")
+    refuse_changed(found)
     passport.record("load", None, counts[0].documents_in if counts else len(documents), start)
     record_steps(steps, counts, passport)
     errors.finish({*documents.unique("source"), WHOLE_FILES}, passport)
     return documents
+
+
+def _shown(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
+    for number, document in enumerate(documents, start=1):
+        progress.set_postfix_str(f"{number:,} documents", refresh=False)
+        progress.update(len(document["text"].encode()))
+        yield document
+
+
+def _state(source: Source) -> tuple[int, int] | None:
+    """Size and time of the last change of a file; None for what is not a file."""
+    if source.path is None:
+        return None
+    found = source.path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def refuse_changed(found: Mapping[Source, tuple[int, int] | None]) -> None:
+    """Raises: ValueError for a file that is not as it was found: the passport's SHA-256 would not be that of what was read."""
+    for source, state in found.items():
+        if _state(source) != state:
+            raise UserError(f"{source.name} changed while it was read; wait until nobody writes to it, or read a copy.")

@@ -21,13 +21,16 @@ def clean_documents(
     split: Split,
     cache_dir: str | Path,
     on_error: str = "stop",
+    num_proc: int = 1,
 ):
     """The documents of all sources after every step that comes before the split, as a `datasets.Dataset` on disk.
 
     Columns: `text`, `source`, `row_id`, `draw` (`Split.draw`).
     Args: see `load_documents`.
     """
-    documents = load_documents(sources, options, passport, steps=steps, draw=split.draw, cache_dir=cache_dir, on_error=on_error)
+    documents = load_documents(
+        sources, options, passport, steps=steps, draw=split.draw, cache_dir=cache_dir, on_error=on_error, num_proc=num_proc
+    )
     documents = drop_blank(documents, passport)
     if deduplicate:
         documents = drop_exact_duplicates(documents, passport)
