@@ -18,6 +18,7 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
     check_command_line("hfgpt.arguments.documents:PrepareArguments")
 
+import sys
 from pathlib import Path
 
 import datasets
@@ -27,6 +28,7 @@ from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, PrepareArguments
 from hfgpt.arguments.engine import MACHINE_KEYS
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.data.engine import Engine
 from hfgpt.data.on_disk import save_rows, texts_of
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
 from hfgpt.data.preparation import (
@@ -77,6 +79,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
 
     with work_folder(output) as cache_dir:
         # 2. Documents
+        engine = None if args.engine == "local" else engine_for(args, output, cache_dir)
         split = Split(**args.split())
         documents = clean_documents(
             sources,
@@ -87,6 +90,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             cache_dir=cache_dir,
             on_error=args.on_error,
             num_proc=args.processes(),
+            engine=engine,
         )
         if not len(documents):
             raise UserError(f"the sources hold 0 tokens, need {args.context_length or SHORTEST_ROW:,} for one row; give more text.")
@@ -125,9 +129,18 @@ def main(args: PrepareArguments) -> dict[str, float]:
             passport.save(folder)
             save_settings(folder, args.card)
             write_card(folder)
+        if engine:
+            engine.clear()
     logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
     logger.info(f"next: {command_line('pretrain', '--dataset', output, '--output_dir', free_folder(output, 'base'))}")
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
+
+
+def engine_for(args: PrepareArguments, output: Path, cache_dir: Path) -> Engine:
+    """The cluster that reads the documents; what Slurm's tasks write stays beside the output until it is collected."""
+    folder = cache_dir / "tasks" if args.engine == "ray" else output.with_name(f"{output.name}-tasks")
+    command = (sys.executable, *map(str, sys.argv))
+    return Engine(args.engine, folder.resolve(), tasks=args.num_tasks, settings=args.engine_settings or {}, command=command)
 
 
 def find_as_given(given: PrepareArguments, args: PrepareArguments) -> list[Source]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from hfgpt.arguments.engine import MACHINE_KEYS, ProcessKeys
+from hfgpt.arguments.engine import MACHINE_KEYS, EngineKeys, ProcessKeys
 from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, ReadingKeys, data_key, hygiene_key, model_key
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -87,7 +87,7 @@ class TokenizerArguments(SourceArguments):
 
 
 @dataclass
-class PrepareArguments(SourceArguments):
+class PrepareArguments(SourceArguments, EngineKeys):
     """recipes/prepare_data.py"""
 
     tokenizer: str = model_key("", "Folder or Hub id of the tokenizer.")
@@ -104,6 +104,7 @@ class PrepareArguments(SourceArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_engine()
         expand_home(self, "tokenizer")
         self.require(tokenizer="name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
         if self.window is not None:

@@ -16,7 +16,7 @@ import pyarrow
 from hfgpt.data.packing import Rows
 
 Document = dict[str, str]  # text, source, row_id; on disk also draw (splitting.py)
-BATCH_DOCUMENTS = 1_000
+BATCH_DOCUMENTS = 10_000
 BATCH_CHARACTERS = 2**20  # about; a document is never cut
 SHARD_BYTES = 2**28  # about, of the files that rows are written to
 DOCUMENT_SCHEMA = pyarrow.schema({**{name: pyarrow.string() for name in ("text", "source", "row_id")}, "draw": pyarrow.float64()})
@@ -36,6 +36,11 @@ def write_documents(documents: Iterable[dict], path: Path):
 
     _write(batches(), [path], schema=DOCUMENT_SCHEMA)
     return _stored([path])
+
+
+def stored_documents(paths: Sequence[Path]):
+    """What `write_documents` wrote to these files, one after the other."""
+    return _stored(paths, fingerprint="documents")
 
 
 def in_batches(documents: Iterable[dict]) -> Iterator[list[dict]]:
@@ -160,40 +165,45 @@ def rows_where(flags: Iterable[bool]) -> np.ndarray:
 
 def numbers_of(documents, column: str) -> np.ndarray:
     """A column of numbers of a `datasets.Dataset` as an array."""
-    values = documents.data.column(column).to_numpy()
-    return values if documents._indices is None else values[documents._indices.column(0).to_numpy()]
+    parts = [part.to_numpy().copy() for part in _parts(documents, column)]  # not a view of all that was read with it
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def different_values(documents, column: str) -> set[str]:
+    """The different values of a column of a `datasets.Dataset`."""
+    return set().union(*(part.unique().to_pylist() for part in _parts(documents, column)))
 
 
 def text_batches(documents) -> Iterator[list[str]]:
     """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time. A list may be emptied by who gets it."""
+    for part in _parts(documents, "text"):
+        texts = part.to_pylist()
+        del part  # of a long text, its bytes
+        yield texts
+        del texts
+
+
+def _parts(documents, column: str) -> Iterator[pyarrow.Array]:
+    """A column in order, about `BATCH_CHARACTERS` of text at a time: read from its file where the rows lie in one, in their order."""
     blocks = _row_blocks(documents.data)
-    wanted = None if documents._indices is None else documents._indices.column(0).to_numpy()
-    if blocks is None or (wanted is not None and (np.diff(wanted.astype(np.int64)) <= 0).any()):
-        yield from _text_batches_by_number(documents)
+    wanted = None if documents._indices is None else documents._indices.column(0).to_numpy().astype(np.int64)
+    if blocks is None or (wanted is not None and (np.diff(wanted) <= 0).any()):
+        table = documents.data  # of all rows, also where some of them are selected
+        mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
+        size = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
+        for batch in documents.select_columns(column).with_format("arrow").iter(batch_size=size):
+            yield batch.column(0).combine_chunks()
         return
-    passed = 0  # rows of the blocks, and numbers of `wanted`, that were read
-    used = 0
-    for batch in itertools.chain.from_iterable(map(_batches_of, blocks)):
-        texts = batch.column("text")
+    passed = used = 0  # rows of the blocks, and numbers of `wanted`, that were read
+    for part in itertools.chain.from_iterable(_parts_of(block, column) for block in blocks):
         if wanted is not None:
-            end = int(np.searchsorted(wanted, passed + len(texts)))
-            here = wanted[used:end].astype(np.int64) - passed
-            passed, used = passed + len(texts), end
-            texts = texts.take(pyarrow.array(here))
-        del batch
-        if len(texts):
-            found = texts.to_pylist()
-            del texts
-            yield found
-            del found
-
-
-def _text_batches_by_number(documents) -> Iterator[list[str]]:
-    table = documents.data  # of all rows, also where some of them are selected
-    mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
-    batch_size = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
-    for batch in documents.select_columns("text").iter(batch_size=batch_size):
-        yield list(batch["text"])
+            end = int(np.searchsorted(wanted, passed + len(part)))
+            here = wanted[used:end] - passed
+            passed, used = passed + len(part), end
+            part = part.take(pyarrow.array(here)) if len(here) < len(part) else part
+        if len(part):
+            yield part
+        del part
 
 
 def _row_blocks(table) -> list | None:
@@ -201,7 +211,8 @@ def _row_blocks(table) -> list | None:
     from datasets.table import ConcatenationTable, MemoryMappedTable
 
     rows = table.blocks if isinstance(table, ConcatenationTable) else [[table]]
-    harmless = {"slice", "select", "drop"}  # columns are chosen again when a batch is read
+    # Columns are chosen again when a batch is read, and are of one type from the beginning.
+    harmless = {"slice", "select", "drop", "replace_schema_metadata", "cast"}
     for blocks in rows:
         replays = blocks[0].replays if isinstance(blocks[0], MemoryMappedTable) else []
         if len(blocks) != 1 or any(name not in harmless for name, _, _ in replays):
@@ -209,12 +220,13 @@ def _row_blocks(table) -> list | None:
     return [blocks[0] for blocks in rows]
 
 
-def _batches_of(block) -> Iterator[pyarrow.RecordBatch]:
-    """The rows of a block: from its file, not from the map of it, where it has one."""
+def _parts_of(block, column: str) -> Iterator[pyarrow.Array]:
+    """A column of a block: from its file, not from the map of it, where it has one."""
     from datasets.table import MemoryMappedTable
 
     if not isinstance(block, MemoryMappedTable):
-        yield from block.table.select(["text"]).to_batches(max_chunksize=BATCH_DOCUMENTS)
+        for batch in block.table.select([column]).to_batches(max_chunksize=BATCH_DOCUMENTS):
+            yield batch.column(0)
         return
     start = sum(words[0] if words else settings.get("offset", 0) for name, words, settings in block.replays if name == "slice")
     left = block.num_rows
@@ -224,10 +236,11 @@ def _batches_of(block) -> Iterator[pyarrow.RecordBatch]:
             if start >= batch.num_rows:
                 start -= batch.num_rows
                 continue
-            batch = batch.slice(start, left)
-            start, left = 0, left - batch.num_rows
-            yield batch
+            part = batch.column(column).slice(start, left)
+            start, left = 0, left - len(part)
             del batch
+            yield part
+            del part
 
 
 def texts_of(documents) -> Iterator[str]:

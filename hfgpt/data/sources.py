@@ -19,7 +19,7 @@ from hfgpt.data.csv_files import CSV_FILES, TSV_FILES
 from hfgpt.data.hub_datasets import HUB_DATASETS
 from hfgpt.data.json_files import JSON_FILES
 from hfgpt.data.markers import MarkerCounts
-from hfgpt.data.on_disk import Document, write_documents
+from hfgpt.data.on_disk import Document, different_values, write_documents
 from hfgpt.data.parallel import apply_steps_in_processes
 from hfgpt.data.parquet_files import PARQUET_FILES
 from hfgpt.data.passport import Passport
@@ -189,21 +189,35 @@ def load_documents(
     Raises: ValueError for a file that is another at the end of the reading than at its beginning.
     """
     start = time.perf_counter()
-    found = {source: _state(source) for source in sources}
+    found = {source: state_of(source) for source in sources}
     passport.inputs = [identity(source, options) for source in sources]
     errors = RowErrors(on_error)
     counts = [StepCounts() for _ in steps]
     total = sum(one["bytes"] for one in passport.inputs) if all(source.kind == OTHER_FILES for source in sources) else None
     with tqdm(total=total, desc="reading", unit="B", unit_scale=True) as progress:
-        read = _shown(read_documents(sources, options, errors), progress)
-        drawn = ({**document, "draw": draw(document["text"])} for document in read)
+        drawn = _shown(drawn_documents(sources, options, errors, draw), progress)
         kept = apply_steps_in_processes(drawn, steps, counts, num_proc=num_proc)
         documents = write_documents(kept, Path(cache_dir) / "documents.arrow")
     refuse_changed(found)
+    record_loaded(documents, steps, counts, errors, passport, start)
+    return documents
+
+
+def record_loaded(
+    documents, steps: Sequence[TextStep], counts: Sequence[StepCounts], errors: RowErrors, passport: Passport, start: float
+) -> None:
+    """What the passport says of the reading and of what was done to each document meanwhile."""
     passport.record("load", None, counts[0].documents_in if counts else len(documents), start)
     record_steps(steps, counts, passport)
-    errors.finish({*documents.unique("source"), WHOLE_FILES}, passport)
-    return documents
+    errors.finish(different_values(documents, "source") | {WHOLE_FILES}, passport)
+
+
+def drawn_documents(
+    sources: Iterable[Source], options: ReadingOptions, errors: RowErrors, draw: Callable[[str], float]
+) -> Iterator[dict]:
+    """The documents of all sources, each with the number that is drawn for it."""
+    for document in read_documents(sources, options, errors):
+        yield {**document, "draw": draw(document["text"])}
 
 
 def _shown(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
@@ -213,7 +227,7 @@ def _shown(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
         yield document
 
 
-def _state(source: Source) -> tuple[int, int] | None:
+def state_of(source: Source) -> tuple[int, int] | None:
     """Size and time of the last change of a file; None for what is not a file."""
     if source.path is None:
         return None
@@ -224,5 +238,5 @@ def _state(source: Source) -> tuple[int, int] | None:
 def refuse_changed(found: Mapping[Source, tuple[int, int] | None]) -> None:
     """Raises: ValueError for a file that is not as it was found: the passport's SHA-256 would not be that of what was read."""
     for source, state in found.items():
-        if _state(source) != state:
+        if state_of(source) != state:
             raise UserError(f"{source.name} changed while it was read; wait until nobody writes to it, or read a copy.")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hfgpt.data.cleaning import drop_blank, drop_exact_duplicates
+from hfgpt.data.engine import Engine, load_on_engine
 from hfgpt.data.passport import Passport
 from hfgpt.data.reading import Source
 from hfgpt.data.sources import ReadingOptions, load_documents
@@ -22,15 +23,18 @@ def clean_documents(
     cache_dir: str | Path,
     on_error: str = "stop",
     num_proc: int = 1,
+    engine: Engine | None = None,
 ):
     """The documents of all sources after every step that comes before the split, as a `datasets.Dataset` on disk.
 
     Columns: `text`, `source`, `row_id`, `draw` (`Split.draw`).
-    Args: see `load_documents`.
+    Args: see `load_documents`; `engine` is the cluster that reads them, None this process.
     """
-    documents = load_documents(
-        sources, options, passport, steps=steps, draw=split.draw, cache_dir=cache_dir, on_error=on_error, num_proc=num_proc
-    )
+    given = dict(steps=steps, draw=split.draw, on_error=on_error)
+    if engine is None:
+        documents = load_documents(sources, options, passport, cache_dir=cache_dir, num_proc=num_proc, **given)
+    else:
+        documents = load_on_engine(engine, sources, options, passport, **given)
     documents = drop_blank(documents, passport)
     if deduplicate:
         documents = drop_exact_duplicates(documents, passport)
