@@ -136,7 +136,7 @@ def decoded_text(path: Path) -> str:
 
 def _long_line(path: Path, number: int) -> RowError:
     message = (
-        f"{path}, line {number}: longer than {LONGEST_LINE:,} characters, and such a line is kept in memory whole; is it damaged, or "
+        f"{path}, line {number}: longer than {LONGEST_LINE:,} characters, and a line is kept in memory whole; is it damaged, or "
         "are its line breaks missing?"
     )
     return RowError(message, reason=f"a line of more than {LONGEST_LINE:,} characters", source=str(path))

@@ -64,7 +64,7 @@ class ReadingTask:
             write_json(self.folder / f"{rank:05d}.error.json", {"message": said, "bug": not isinstance(error, UserError)})
             raise RuntimeError(said) from None  # which every process can hand to another
         skipped = {"counts": errors.counts, "firsts": errors.firsts, "sources": errors.sources}
-        done = {"documents": len(documents), "inputs": inputs, "counts": [asdict(count) for count in counts], "skipped": skipped}
+        done = {"documents": len(documents), "inputs": inputs, "counts": [vars(count) for count in counts], "skipped": skipped}
         write_json(self.folder / f"{rank:05d}.json", done)
 
 

@@ -25,7 +25,7 @@ def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = Non
     if path.suffix.lower() == ".json" and not _holds_json_lines(path):
         if (size := path.stat().st_size) > LARGEST_LIST_BYTES:
             raise UserError(
-                f"{path} is one JSON value of {size:,} bytes, and more than {LARGEST_LIST_BYTES:,} are not read into memory; write it "
+                f"{path} is one JSON value of {size:,} bytes, and more than {LARGEST_LIST_BYTES:,} are not read at once; write it "
                 f"with one object a line as .jsonl, for example with: jq -c '.[]' {shlex.quote(str(path))} > rows.jsonl"
             )
         text = decoded_text(path)

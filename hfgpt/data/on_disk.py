@@ -184,7 +184,7 @@ def text_batches(documents) -> Iterator[list[str]]:
 
 
 def _parts(documents, column: str) -> Iterator[pyarrow.Array]:
-    """A column in order, about `BATCH_CHARACTERS` of text at a time: read from its file where the rows lie in one, in their order."""
+    """A column in order, about `BATCH_CHARACTERS` of text at a time, read from files where the rows lie there in their order."""
     blocks = _row_blocks(documents.data)
     wanted = None if documents._indices is None else documents._indices.column(0).to_numpy().astype(np.int64)
     if blocks is None or (wanted is not None and (np.diff(wanted) <= 0).any()):

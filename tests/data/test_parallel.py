@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
@@ -47,7 +48,7 @@ def documents(count, words=1):
 
 
 def without_seconds(counts):
-    return [{**asdict(count), "seconds": 0} for count in counts]
+    return [{**vars(count), "seconds": 0} for count in counts]
 
 
 @pytest.mark.slow
@@ -63,7 +64,8 @@ def test_several_processes_give_the_documents_and_counts_of_one_in_their_order(m
     assert [document["row_id"] for document in found] == [document["row_id"] for document in expected]
     processes = [document["text"].split()[-1] for document in found]
     here = str(os.getpid())
-    assert processes[0] == here and len(set(processes)) == 3  # the first texts, and two processes
+    assert processes[0] == here
+    assert len(set(processes)) == 3  # this one, for the first texts, and two more
     assert processes[[document["row_id"] for document in found].index("long")] == here
     assert without_seconds(several)[0] == without_seconds(one)[0]
     assert several[1].documents_out == one[1].documents_out == 3_001
@@ -92,7 +94,8 @@ from test_parallel import NameProcess, documents
 from hfgpt.data.steps import StepCounts
 if __name__ == "__main__":
     parallel.WORTH_PROCESSES = 10
-    for document in parallel.apply_steps_in_processes(itertools.cycle(documents(2000)), [NameProcess()], [StepCounts()], num_proc=2):
+    endless = itertools.cycle(documents(2000))
+    for document in parallel.apply_steps_in_processes(endless, [NameProcess()], [StepCounts()], num_proc=2):
         print("one more", flush=True)
         time.sleep(0.01)
 """
@@ -102,7 +105,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_one_that_is_stopped(tmp_path, number):
     script = tmp_path / "run.py"
-    script.write_text(SLOW_RUN.format(path=[str(path) for path in (os.path.dirname(__file__), os.getcwd())]))
+    script.write_text(SLOW_RUN.format(path=[str(Path(__file__).parent), str(Path.cwd())]))
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
         for _ in range(20):
             assert run.stdout.readline()
