@@ -1,7 +1,6 @@
-"""Killed at any moment and started again, preparing leaves the very bytes of a run that nothing stopped, and nothing beside them."""
+"""Killed at any moment and started again, preparing leaves the bytes of a run that nothing stopped, and nothing beside them."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -28,6 +27,10 @@ def contents(folder):
             found[name] = passport
     assert len(found) > 3
     return found
+
+
+def names(folder):
+    return [path.name for path in folder.iterdir()]
 
 
 def folders(tmp_path):
@@ -69,7 +72,7 @@ def test_rows_are_the_same_whenever_their_making_was_killed(words, tmp_path):
         process.join()
     run_main("prepare_data", [*words, "--output_dir", killed, "--overwrite", "true"])
     assert contents(killed) == contents(straight)
-    assert os.listdir(killed.parent) == ["out"]
+    assert names(killed.parent) == ["out"]
 
 
 def test_a_tokenizer_is_the_same_whenever_its_making_was_killed(small_corpus, tmp_path):
@@ -80,7 +83,7 @@ def test_a_tokenizer_is_the_same_whenever_its_making_was_killed(small_corpus, tm
         kill("train_tokenizer", [*words, "--output_dir", killed], at=at, call=call)
     run_main("train_tokenizer", [*words, "--output_dir", killed])
     assert contents(killed) == contents(straight)
-    assert os.listdir(killed.parent) == ["out"]
+    assert names(killed.parent) == ["out"]
 
 
 def test_what_was_to_be_replaced_is_there_again_after_a_kill_between_the_two_renames(words, tmp_path):
@@ -91,7 +94,7 @@ def test_what_was_to_be_replaced_is_there_again_after_a_kill_between_the_two_ren
     assert not out.exists()
     run_main("prepare_data", [*words, "--output_dir", out, "--overwrite", "true"])
     assert contents(out) == before
-    assert os.listdir(tmp_path) == ["out"]
+    assert names(tmp_path) == ["out"]
 
 
 WAITS = """
@@ -112,10 +115,10 @@ def test_a_second_writer_is_refused_while_the_first_lives_and_not_after(words, s
         assert first.stdout.readline() == "begun\n"
         with pytest.raises(ValueError, match=rf"out is being written by another process \(process {first.pid}\)"):
             recipe("prepare_data", sources=[str(small_corpus)], tokenizer=str(small_tokenizer), output_dir=str(out))
-        assert os.listdir(tmp_path) == [".hfgpt-out"]
+        assert names(tmp_path) == [".hfgpt-out"]
         first.send_signal(signal.SIGKILL)
     run_main("prepare_data", [*words, "--output_dir", out])
-    assert os.listdir(tmp_path) == ["out"]
+    assert names(tmp_path) == ["out"]
 
 
 def test_the_number_of_processes_is_no_part_of_the_result(words, tmp_path):
