@@ -3,8 +3,8 @@
     python benchmarks/packing.py [--data ../shared/data] [--context_length 256 1024]
 
 The texts are novels, whole and paragraph by paragraph, and SMS messages; the tokens are GPT-2's. "padding" is the share of all
-positions that hold nothing, "cut" the share of the documents that would fit into a row and do not stand in one, "repeated" the share
-of positions that repeat a token at the beginning of a row.
+positions that hold nothing, "cut" the share of the documents that would fit into a row and do not stand in one, "repeated" the
+share of positions that repeat a token at the beginning of a row.
 """
 
 import argparse

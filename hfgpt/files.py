@@ -7,11 +7,10 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from hfgpt.errors import AccessError, MissingFileError, UserError
 
@@ -104,8 +103,9 @@ def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
             raise UserError(f"output_dir {folder} is not empty; give another one, or --overwrite true to replace it.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".hfgpt-"):
-            pass
+        _work_place(path).mkdir(exist_ok=True)
+        with suppress(OSError):  # it is in use, or holds what a killed process left; `work_folder` sees to both
+            _work_place(path).rmdir()
         if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
@@ -114,15 +114,86 @@ def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
 
 
 @contextmanager
-def replaced_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` to write into; it takes the place of `path` when all went well, and vanishes otherwise."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:
-        staged = Path(temporary) / path.name
-        staged.mkdir()
+def work_folder(output: Path) -> Iterator[Path]:
+    """A folder beside `output` for what leads to it, used by this process alone; what a killed process left there is removed first.
+
+    Raises: UserError where another process that is alive is making the same output.
+    """
+    work = _work_place(output)
+    with _locked(work, output):
+        put_aside = work / REPLACED
+        if put_aside.exists() and not output.exists():  # killed between the two renames of `replaced_folder`
+            put_aside.rename(output)
+        for path in work.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def replaced_folder(path: Path, *, work: Path | None = None) -> Iterator[Path]:
+    """A folder beside `path` to write into; it takes the place of `path` when all went well, and vanishes otherwise.
+
+    Args: `work` is the `work_folder` of `path`, where the caller has it already.
+    """
+    with nullcontext(work) if work else work_folder(path) as place:
+        staged = place / "new" / path.name
+        staged.mkdir(parents=True)
         yield staged
         if path.exists():
-            path.rename(Path(temporary) / "replaced")
+            path.rename(place / REPLACED)
         staged.rename(path)
+
+
+LOCK, REPLACED = "lock", "replaced"  # in a work folder
+
+
+def _work_place(output: Path) -> Path:
+    return output.parent / f".hfgpt-{output.name}"
+
+
+@contextmanager
+def _locked(work: Path, output: Path) -> Iterator[None]:
+    """Make the folder and hold its lock, which ends with the process, however it ends, and is not inherited by its children."""
+    while True:
+        work.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # who held it has just removed the folder: make it again
+            file = (work / LOCK).open("a+")
+            if _lock(file):
+                if (work / LOCK).exists() and os.path.samestat(os.fstat(file.fileno()), (work / LOCK).stat()):
+                    break
+                file.close()
+                continue
+            file.seek(0)
+            holder = file.read().strip()
+            file.close()
+            raise UserError(
+                f"output_dir {output} is being written by another process{f' ({holder})' if holder else ''}; wait until it has "
+                "ended, or give another output_dir."
+            )
+    with file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Whether this process has the lock now. Where the system or the file system knows no locks, everybody has it."""
+    try:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows
+        return True
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
 
 
 def link_or_copy(source: Path, target: Path) -> None:

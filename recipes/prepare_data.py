@@ -20,7 +20,7 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
     check_command_line("hfgpt.arguments.documents:PrepareArguments")
 
-import tempfile
+import sys
 import time
 from pathlib import Path
 
@@ -29,11 +29,13 @@ from datasets import DatasetDict
 
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, PrepareArguments
+from hfgpt.arguments.engine import MACHINE_KEYS
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.data.dropped import DroppedDocuments
+from hfgpt.data.engine import Engine
 from hfgpt.data.filters import cleaning_steps
 from hfgpt.data.mixture import Mixture, mix, names_as_given, report_sources, shuffle_documents
-from hfgpt.data.on_disk import texts_of
+from hfgpt.data.on_disk import save_rows, texts_of
 from hfgpt.data.overview import OVERVIEW_NAME, draw_overview
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
 from hfgpt.data.preparation import (
@@ -51,7 +53,7 @@ from hfgpt.data.splitting import Split, split_documents
 from hfgpt.data.verification import report, verify_folder
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.compression import lzma_bits_per_byte
-from hfgpt.files import claim_output, replaced_folder
+from hfgpt.files import claim_output, replaced_folder, work_folder
 from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.decontamination import reference_texts
@@ -100,10 +102,11 @@ def main(args: PrepareArguments) -> dict[str, float]:
         return {}
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
+    with work_folder(output) as cache_dir:
         # 2. Documents
+        engine = None if args.engine == "local" else engine_for(args, output, cache_dir)
         split = Split(**args.split())
-        dropped = DroppedDocuments(Path(cache_dir), conceal=concealing(privacy)) if args.keep_dropped else None
+        dropped = DroppedDocuments(cache_dir, conceal=concealing(privacy)) if args.keep_dropped else None
         documents = clean_documents(
             sources,
             options,
@@ -114,6 +117,8 @@ def main(args: PrepareArguments) -> dict[str, float]:
             split=split,
             cache_dir=cache_dir,
             on_error=args.on_error,
+            num_proc=args.processes(),
+            engine=engine,
         )
         if not len(documents):
             raise UserError(f"the sources hold 0 tokens, need {args.context_length or SHORTEST_ROW:,} for one row; give more text.")
@@ -128,7 +133,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         splits["train"] = drop_leaks(splits["train"], held_out, passport, how=args.leaks, **known_texts)
         splits["train"] = drop_benchmark_text(splits["train"], benchmarks, passport, **known_texts)
         context_length = args.context_length or suitable_context_length(texts_of(splits["train"]), tokenizer)
-        left_out = ("output_dir", "overwrite", "card", "verify")
+        left_out = ("output_dir", "overwrite", "card", "verify", *MACHINE_KEYS)
         passport.settings = {key: value for key, value in vars(args).items() if key not in left_out}
         passport.settings |= {"context_length": context_length, "split_by": split.by, "asked": asked}
         if mixture is not None:
@@ -154,8 +159,8 @@ def main(args: PrepareArguments) -> dict[str, float]:
 
         # 6. Save
         saving = time.perf_counter()
-        with replaced_folder(output) as folder:
-            rows.save_to_disk(folder)
+        with replaced_folder(output, work=cache_dir) as folder:
+            save_rows(rows, folder)
             passport.rows = {str(name): hash_of_rows(folder / str(name)) for name in rows}
             tokenizer.save_pretrained(folder / "tokenizer")
             if canaries:
@@ -166,11 +171,20 @@ def main(args: PrepareArguments) -> dict[str, float]:
             draw_overview(passport, folder / OVERVIEW_NAME)
             save_settings(folder, args.card)
             write_card(folder)
+        if engine:
+            engine.clear()
         passport.took("save", saving)
     passport.log_shares(start)
     logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
     logger.info(f"next: {command_line('pretrain', '--dataset', output, '--output_dir', free_folder(output, 'base'))}")
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
+
+
+def engine_for(args: PrepareArguments, output: Path, cache_dir: Path) -> Engine:
+    """The cluster that reads the documents; what Slurm's tasks write stays beside the output until it is collected."""
+    folder = cache_dir / "tasks" if args.engine == "ray" else output.with_name(f"{output.name}-tasks")
+    command = (sys.executable, *map(str, sys.argv))
+    return Engine(args.engine, folder.resolve(), tasks=args.num_tasks, settings=args.engine_settings or {}, command=command)
 
 
 def find_as_given(given: PrepareArguments, args: PrepareArguments) -> list[Source]:

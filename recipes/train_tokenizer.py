@@ -13,7 +13,6 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
     check_command_line("hfgpt.arguments.documents:TokenizerArguments")
 
-import tempfile
 import time
 from pathlib import Path
 from typing import cast
@@ -26,7 +25,7 @@ from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
 from hfgpt.data.sources import ReadingOptions, find_sources, identity
 from hfgpt.data.splitting import Split
 from hfgpt.errors import UserError
-from hfgpt.files import claim_output, replaced_folder
+from hfgpt.files import claim_output, replaced_folder, work_folder
 from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.hygiene.documents import clean_documents
@@ -56,7 +55,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hfgpt-") as cache_dir:
+    with work_folder(output) as cache_dir:
         # 2. Documents, as prepare_data.py will have them
         split = Split(**args.split())
         documents = clean_documents(
@@ -68,6 +67,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
             split=split,
             cache_dir=cache_dir,
             on_error=args.on_error,
+            num_proc=args.processes(),
         )
         split = split.settled(documents)
 

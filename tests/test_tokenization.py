@@ -6,8 +6,10 @@ from hard_texts import HARD_TEXTS
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
+from hfgpt.errors import UserError
 from hfgpt.tokenization import (
     BPE_PATTERN,
+    LONGEST_PIECE,
     LONGEST_RUN,
     PIECE_CHARACTERS,
     SAFE_CUTS,
@@ -52,6 +54,18 @@ def test_a_text_cut_at_safe_places_has_the_ids_of_the_whole(pattern, tokenizer, 
     assert word_pattern(cut_tokenizer) == pattern
     generator = random.Random(0)
     parts = [" ", "\n", "\r", "\t", "\u00a0", "\u2028", "\x85", "\x1c", "'s", "x", "Ab", "1", "?!", "é", "字", "<|endoftext|>"]
+    parts += [
+        ",",
+        "...",
+        "。",
+        "か",
+        "カ",
+        "_",
+        "²",
+        "\u0301",
+        "\U00031350",
+        "\U0001e4d0",
+    ]  # the last two are letters of Unicode 15
     texts = [*HARD_TEXTS, "\n".join(HARD_TEXTS)]
     texts += ["".join(generator.choices(parts, k=generator.randint(1, 40))) for _ in range(2000)]
     pieces = [list(cut_at(SAFE_CUTS[pattern], text, length=1)) for text in texts]
@@ -63,10 +77,17 @@ def test_a_text_cut_at_safe_places_has_the_ids_of_the_whole(pattern, tokenizer, 
 
 def test_texts_are_encoded_as_the_tokenizer_does_whatever_their_length(tokenizer):
     texts = [*HARD_TEXTS, "a line of text, the next\n" * (3 * PIECE_CHARACTERS // 25), "ab" * PIECE_CHARACTERS, ""]
+    texts += ["no line break, " * (3 * PIECE_CHARACTERS // 15), "字か。" * PIECE_CHARACTERS]
     whole = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert encode_texts(tokenizer, texts) == whole
-    assert len(list(cut_at(SAFE_CUTS["qwen2"], texts[-3], length=PIECE_CHARACTERS))) == 3
+    assert [len(list(cut_at(SAFE_CUTS["qwen2"], text, length=PIECE_CHARACTERS))) for text in texts[-5:]] == [3, 1, 1, 3, 3]
     assert encode_texts(tokenizer, []) == []
+
+
+def test_a_text_without_any_place_to_cut_it_is_refused_from_a_length_on(tokenizer):
+    assert len(encode_texts(tokenizer, ["ab" * (LONGEST_PIECE // 32)])[0]) > 0
+    with pytest.raises(UserError, match=r"the text that begins 'a b.*more than 2,097,152 characters without a line break, a space"):
+        encode_texts(tokenizer, ["a b\n" + "a" * (LONGEST_PIECE + PIECE_CHARACTERS)])
 
 
 def test_an_added_word_is_found_wherever_a_text_could_be_cut(tokenizer, tmp_path):

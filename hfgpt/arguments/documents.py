@@ -8,6 +8,7 @@ from typing import Any
 from hfgpt.arguments.accounting import SourceCardKeys, VerifyKeys, checked_source_cards
 from hfgpt.arguments.cleaning import CLEANING_DEFAULTS, FILTER_DETAILS, CleaningKeys, DroppedKeys
 from hfgpt.arguments.copies import COPY_DEFAULTS, CopyKeys
+from hfgpt.arguments.engine import MACHINE_KEYS, EngineKeys, ProcessKeys
 from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, as_words, data_key, hygiene_key, model_key
 from hfgpt.arguments.mixture import MixtureKeys
 from hfgpt.arguments.privacy import PRIVACY_DEFAULTS, PrivacyKeys
@@ -30,7 +31,7 @@ SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.
 
 
 @dataclass
-class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCardKeys, OutputKeys):
+class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCardKeys, ProcessKeys, OutputKeys):
     """What is read, and which part of it is held out; the same in every recipe that reads documents.
 
     None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
@@ -59,6 +60,7 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
         self.check_cleaning()
         self.check_copies()
         self.check_privacy()
+        self.check_least(num_proc=1)
 
     def filled(self, earlier: Mapping[str, object]):
         """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.
@@ -87,14 +89,14 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
 
     def asked(self) -> dict[str, Any]:
         """What was asked for, as the passport keeps it beside what came of it; sources are known by their SHA-256, not by name."""
-        left_out = ("sources", "tokenizer", "output_dir", "overwrite", "card", "verify")
+        left_out = ("sources", "tokenizer", "output_dir", "overwrite", "card", "verify", *MACHINE_KEYS)
         return {key: value for key, value in vars(self).items() if key not in left_out}
 
     def command(self, recipe: str) -> str:
         """The command line for the passport, which is published: files by their names alone, nothing of this machine."""
         words = ["python", f"recipes/{recipe}"]
         for name, value in self.given().items():
-            if name in ("output_dir", "overwrite", "card", "source_cards"):
+            if name in ("output_dir", "overwrite", "card", "source_cards", *MACHINE_KEYS):
                 continue
             if name not in ("text_field", "text_documents"):  # which may have a slash in them
                 value = [_without_place(item) for item in value] if isinstance(value, list) else _without_place(value)
@@ -127,7 +129,7 @@ class TokenizerArguments(SourceArguments, TokenizerKeys):
 
 
 @dataclass
-class PrepareArguments(VerifyKeys, SourceArguments, DroppedKeys, LeakKeys, MixtureKeys, PackingKeys):
+class PrepareArguments(VerifyKeys, SourceArguments, DroppedKeys, LeakKeys, MixtureKeys, PackingKeys, EngineKeys):
     """recipes/prepare_data.py"""
 
     tokenizer: str = model_key("", "Folder or Hub id of the tokenizer.")
@@ -147,6 +149,10 @@ class PrepareArguments(VerifyKeys, SourceArguments, DroppedKeys, LeakKeys, Mixtu
                 raise UserError(f"{other} is given with verify, which only looks at a folder; leave one of them out.")
             return
         super().__post_init__()
+        self.check_engine()
+        if self.keep_dropped and self.engine != "local":
+            why = "whose tasks keep no dropped documents"
+            raise UserError(f"keep_dropped is true, but engine is {self.engine}, {why}; leave one of them out.")
         self.check_leaks()
         self.require(tokenizer="name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
         self.check_mixture()

@@ -6,10 +6,13 @@ feed). So the text of a file is the same whichever of these encodings it has, an
 """
 
 import codecs
+import io
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from hfgpt.data.row_errors import RowError
 from hfgpt.errors import UserError
@@ -35,6 +38,8 @@ NOT_TEXT = {
     b"PAR1": ("a Parquet file", "let its name end in .parquet"),
 }
 SAMPLE_BYTES = 1 << 20
+LONGEST_LINE = 2**24  # characters of a row: JSON may take fifty times that while it is read
+LINE_PART = 2**20  # characters
 # Bytes that windows-1252 uses for quotes, dashes and the euro sign; in latin1 they are control characters that no text holds.
 WINDOWS_1252_ONLY = re.compile(rb"[\x80-\x9f]")
 UNDEFINED_IN_WINDOWS_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
@@ -62,56 +67,107 @@ def encoding_of(path: Path) -> str:
     return "utf-8"
 
 
-def decoded_lines(path: Path, *, on_invalid: Callable[[RowError], None] | None = None) -> Iterator[tuple[int, str]]:
+def decoded_lines(
+    path: Path, *, on_invalid: Callable[[RowError], None] | None = None, in_parts: bool = False
+) -> Iterator[tuple[int, str]]:
     """The lines of a file with their numbers from 1, line breaks kept as they are.
 
-    Args: `on_invalid` is called for a line that is not valid UTF-8, which is then left out; without it the line is an error.
+    Args:
+        on_invalid: is called for a line that is not valid UTF-8, or longer than `LONGEST_LINE`, which is then left out; without it
+            the line is an error.
+        in_parts: a line that is longer than `LINE_PART` comes in several parts, with the same number, whatever its length.
     Raises: ValueError for such a line, with its place and the way to convert the file.
-    Memory: one line.
+    Memory: one line, at most `LONGEST_LINE` characters, or one part.
     """
     codec = encoding_of(path)
     utf8 = codec.startswith("utf-8")
-    number = 0
+    number = 1
+    within = left_out = False  # a line that began in an earlier part; which is left out
+    known = (1, len(codecs.BOM_UTF8) if codec == "utf-8-sig" else 0)  # a line, and the byte that it begins with
+    most = LINE_PART if in_parts else LONGEST_LINE
     # newline="" ends lines at LF, CRLF and CR and leaves them as they are; surrogateescape lets the lines after a bad one through.
     with path.open(encoding=codec, errors="surrogateescape" if utf8 else "strict", newline="") as file:
         try:
-            for number, line in enumerate(file, start=1):
-                if utf8 and not line.isascii() and ESCAPED_BYTE.search(line):
-                    error = _invalid_line(path, number, line)
-                    if on_invalid is None:
+            for line in _parts(file, most):
+                ended = line[-1] in "\r\n"
+                error = None
+                if not (within and left_out):
+                    if not in_parts and (within or (len(line) >= most and not ended)):
+                        error = _long_line(path, number)
+                    elif utf8 and not line.isascii() and ESCAPED_BYTE.search(line):
+                        error, known = _invalid_line(path, number, known)
+                    if error is None:
+                        yield number, line
+                    elif on_invalid is None:
                         raise error
-                    on_invalid(error)
-                    continue
-                yield number, line
+                    else:
+                        on_invalid(error)
+                left_out = (within and left_out) or error is not None
+                within = not ended
+                number += ended
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{path}, at or after line {number + 1}: not valid {codec.upper()}, which its byte order mark says it is "
+                f"{path}, at or after line {number}: not valid {codec.upper()}, which its byte order mark says it is "
                 f"({error.reason}); it may be cut off or mixed: save it again, as UTF-8."
             ) from None
 
 
+def _parts(file: TextIO, most: int) -> Iterator[str]:
+    """Lines, of which a longer one than `most` characters comes in several parts; CR and LF of one line break stay together."""
+    begun = ""
+    for part in iter(partial(file.readline, most), ""):
+        if begun:
+            part, begun = begun + part, ""
+        if part[-1] == "\r" and len(part) >= most:  # the other half of the line break may come next, alone
+            following = file.readline(1)
+            if following == "\n":
+                part += following
+            else:
+                begun = following
+        yield part
+    if begun:
+        yield begun
+
+
 def decoded_text(path: Path) -> str:
     """All of a file's text. Raises as `decoded_lines` does."""
-    return "".join(line for _, line in decoded_lines(path))
+    return "".join(line for _, line in decoded_lines(path, in_parts=True))
 
 
-def _invalid_line(path: Path, number: int, line: str) -> RowError:
-    raw = line.encode("utf-8", "surrogateescape")
-    offset = len(codecs.BOM_UTF8) if encoding_of(path) == "utf-8-sig" else 0
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        for _ in range(number - 1):
-            offset += len(file.readline().encode("utf-8", "surrogateescape"))
+def _long_line(path: Path, number: int) -> RowError:
+    message = (
+        f"{path}, line {number}: longer than {LONGEST_LINE:,} characters, and a line is kept in memory whole; is it damaged, or "
+        "are its line breaks missing?"
+    )
+    return RowError(message, reason=f"a line of more than {LONGEST_LINE:,} characters", source=str(path))
+
+
+def _invalid_line(path: Path, number: int, known: tuple[int, int]) -> tuple[RowError, tuple[int, int]]:
+    """What is wrong with a line, and where it begins. Args: `known` is such a place, from which it is looked for."""
+    line, offset = known
+    with path.open("rb") as binary:
+        binary.seek(offset)
+        file = io.TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape", newline="")
+        parts = _parts(file, LINE_PART)
+        while line < number:
+            text = next(parts)
+            offset += len(text.encode("utf-8", "surrogateescape"))
+            line += text[-1] in "\r\n"
+        known, start = (line, offset), offset
+        while not ESCAPED_BYTE.search(text := next(parts)):
+            start += len(text.encode("utf-8", "surrogateescape"))
+        raw = text.encode("utf-8", "surrogateescape")
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
         with path.open("rb") as file:
-            file.seek(max(0, offset + error.start - SAMPLE_BYTES // 2))
+            file.seek(max(0, start + error.start - SAMPLE_BYTES // 2))
             sample = file.read(SAMPLE_BYTES)
         message = (
-            f"{path}, line {number}, byte {offset + error.start + 1} of the file: 0x{raw[error.start]:02x} is not valid UTF-8 "
+            f"{path}, line {number}, byte {start + error.start + 1} of the file: 0x{raw[error.start]:02x} is not valid UTF-8 "
             f"({error.reason}); {_advice(path, sample)}."
         )
-        return RowError(message, reason="not valid UTF-8", source=str(path))
+        return RowError(message, reason="not valid UTF-8", source=str(path)), known
     raise AssertionError(f"{path}, line {number} is valid UTF-8 after all")
 
 

@@ -1,6 +1,7 @@
 """JSON files: one object per line, or one list of objects."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from hfgpt.data.encoding import decoded_lines, decoded_text
 from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, json_type, texts_of
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
 from hfgpt.errors import UserError
+
+LARGEST_LIST_BYTES = 2**27  # of a file that is one value; its objects take several times as much
 
 
 def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = None) -> Iterator[tuple[object, str, str]]:
@@ -20,6 +23,11 @@ def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = Non
     Raises: ValueError for text that is not JSON, with file and line.
     """
     if path.suffix.lower() == ".json" and not _holds_json_lines(path):
+        if (size := path.stat().st_size) > LARGEST_LIST_BYTES:
+            raise UserError(
+                f"{path} is one JSON value of {size:,} bytes, and more than {LARGEST_LIST_BYTES:,} are not read at once; write it "
+                f"with one object a line as .jsonl, for example with: jq -c '.[]' {shlex.quote(str(path))} > rows.jsonl"
+            )
         text = decoded_text(path)
         try:
             rows = json.loads(text)

@@ -25,7 +25,7 @@ def markers_in(text: str) -> tuple[Counter[str], Counter[str]]:
     """How often each marker stands on a line of its own, and how often in all."""
     if not _may_hold_marker(text):
         return Counter(), Counter()
-    lines = (line.strip() for line in re.split(r"[\r\n]+", text))
+    lines = (line.group().strip() for line in re.finditer(r"[^\r\n]+", text))
     return Counter(line for line in lines if MARKER.fullmatch(line)), Counter(MARKER.findall(text))
 
 

@@ -1,11 +1,13 @@
 """Datasets that are written to disk while they are made and read in batches, so that memory stays constant.
 
 `datasets` does both one row at a time (`Dataset.from_generator`, `for text in dataset["text"]`), which for 20 MB of paragraphs
-takes longer than reading and packing them.
+takes longer than reading and packing them. It reads through memory maps, whose pages count as this process's memory: a pass over
+2 GB of text makes it 2 GB large. Here files are read as files.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,30 +17,62 @@ import pyarrow.compute
 from hfgpt.data.packing import Rows
 
 Document = dict[str, str]  # text, source, row_id; on disk also draw (splitting.py)
-BATCH_DOCUMENTS = 1_000
+BATCH_DOCUMENTS = 10_000
 BATCH_CHARACTERS = 2**20  # about; a document is never cut
+SHARD_BYTES = 2**28  # about, of the files that rows are written to
 DOCUMENT_SCHEMA = pyarrow.schema({**{name: pyarrow.string() for name in ("text", "source", "row_id")}, "draw": pyarrow.float64()})
 
 
 def write_documents(documents: Iterable[dict], path: Path, *, schema: pyarrow.Schema = DOCUMENT_SCHEMA):
-    """Documents as a `datasets.Dataset` that stays on disk; its columns are `text`, `source`, `row_id` and `draw` if not told."""
+    """Documents as a `datasets.Dataset` that stays on disk; its columns are `text`, `source`, `row_id` and `draw` if not told.
+
+    Memory: a batch; of a long document, twice its bytes in UTF-8.
+    """
 
     def batches() -> Iterator[pyarrow.RecordBatch]:
-        batch, characters = [], 0
-        for document in documents:
-            batch.append(document)
-            characters += len(document["text"])
-            if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-                yield pyarrow.RecordBatch.from_pylist(batch, schema=schema)
-                batch, characters = [], 0
-        if batch:
-            yield pyarrow.RecordBatch.from_pylist(batch, schema=schema)
+        for batch in in_batches(documents):
+            columns = [_column([document[field.name] for document in batch], field.type) for field in schema]
+            batch.clear()  # before the caller writes: a text of 200 MB would stay beside its bytes
+            yield pyarrow.RecordBatch.from_arrays(columns, schema=schema)
 
-    return _write(batches(), path, schema=schema)
+    _write(batches(), [path], schema=schema)
+    return _stored([path])
+
+
+def stored_documents(paths: Sequence[Path]):
+    """What `write_documents` wrote to these files, one after the other."""
+    return _stored(paths, fingerprint="documents")
+
+
+def in_batches(documents: Iterable[dict]) -> Iterator[list[dict]]:
+    """Lists of documents, about `BATCH_CHARACTERS` of text each. A list may be emptied by who gets it."""
+    batch, characters = [], 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document["text"])
+        del document  # the one that is yielded next is held by its batch alone
+        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _column(values: list, kind: pyarrow.DataType) -> pyarrow.Array:
+    if not pyarrow.types.is_string(kind):
+        return pyarrow.array(values, type=kind)
+    # pyarrow.array keeps the bytes of every text inside the text, and makes room by doubling.
+    encoded = [value.encode() for value in values]
+    offsets = np.zeros(len(encoded) + 1, dtype=np.int32)
+    np.cumsum([len(value) for value in encoded], out=offsets[1:])
+    return pyarrow.StringArray.from_buffers(len(encoded), pyarrow.py_buffer(offsets), pyarrow.py_buffer(b"".join(encoded)))
 
 
 def write_rows(blocks: Iterable[Rows], path: Path, *, context_length: int):
-    """Rows with the columns `input_ids` and `position_ids` as a `datasets.Dataset` that stays on disk."""
+    """Rows with the columns `input_ids` and `position_ids` as a `datasets.Dataset` that stays on disk.
+
+    They lie in files of about `SHARD_BYTES` beside `path` that are named after it; `save_rows` moves them to where they are kept.
+    """
     row = pyarrow.list_(pyarrow.int32(), context_length)
     schema = pyarrow.schema({"input_ids": row, "position_ids": row})
 
@@ -48,69 +82,193 @@ def write_rows(blocks: Iterable[Rows], path: Path, *, context_length: int):
     batches = (
         pyarrow.RecordBatch.from_arrays([column(rows.input_ids), column(rows.position_ids)], schema=schema) for rows in blocks
     )
-    return _write(batches, path, schema=schema)
+    shards = (path.with_name(f"{path.stem}-{number:05d}{path.suffix}") for number in itertools.count())
+    return _stored(_write(batches, shards, schema=schema), fingerprint=path.stem)
 
 
-def _write(batches: Iterable[pyarrow.RecordBatch], path: Path, *, schema: pyarrow.Schema):
+def _write(batches: Iterable[pyarrow.RecordBatch], paths: Iterable[Path], *, schema: pyarrow.Schema) -> list[Path]:
+    """Write the batches, a file after the other where there is more than one; a file is left at `SHARD_BYTES`, the last never."""
+    written: list[Path] = []
+    batches, paths = iter(batches), iter(paths)
+    path = next(paths)
+    batch = next(batches, None)
+    while batch is not None or not written:
+        written.append(path)
+        following = next(paths, None)
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
+            size = 0
+            while batch is not None and (following is None or size < SHARD_BYTES):
+                stream.write_batch(batch)
+                size += batch.nbytes
+                batch = None  # not beside the next one
+                batch = next(batches, None)
+        path = following
+    return written
+
+
+def _stored(paths: Sequence[Path], *, fingerprint: str | None = None):
     from datasets import Dataset
+    from datasets.table import MemoryMappedTable, concat_tables
+
+    # The fingerprint is saved with the rows; by default it is the time of writing, hashed.
+    tables = [MemoryMappedTable.from_file(str(path)) for path in paths]
+    return Dataset(concat_tables(tables) if len(tables) > 1 else tables[0], fingerprint=fingerprint or paths[0].stem)
+
+
+def save_rows(rows, folder: Path) -> None:
+    """What `rows.save_to_disk(folder)` leaves of a `datasets.DatasetDict`, with the files moved there in which the rows lie."""
+    from datasets import DatasetDict
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    files = {name: _files_of(part) for name, part in rows.items()}
+    empty = {name: part.select(range(0), new_fingerprint=part._fingerprint) if files[name] else part for name, part in rows.items()}
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()  # which would show that 0 rows are saved
+    try:
+        DatasetDict(empty).save_to_disk(folder)
+    finally:
+        if shown:
+            enable_progress_bars()
+    for name, paths in files.items():
+        if not paths:
+            continue
+        state_file = folder / name / "state.json"
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+        for entry in state["_data_files"]:
+            (folder / name / entry["filename"]).unlink()
+        names = [f"data-{number:05d}-of-{len(paths):05d}.arrow" for number in range(len(paths))]
+        for path, kept_as in zip(paths, names, strict=True):
+            path.rename(folder / name / kept_as)
+        state["_data_files"] = [{"filename": kept_as} for kept_as in names]
+        state_file.write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _files_of(dataset) -> list[Path]:
+    """The files that hold these rows, all of them in this order, and nothing else; [] where there are no such files."""
     from datasets.table import MemoryMappedTable
 
-    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
-        for batch in batches:
-            stream.write_batch(batch)
-    # The fingerprint is saved with the rows; by default it is the time of writing, hashed.
-    return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=path.stem)
+    paths = [Path(file["filename"]) for file in dataset.cache_files]
+    whole = dataset._indices is None and sum(MemoryMappedTable.from_file(str(path)).num_rows for path in paths) == len(dataset)
+    return paths if whole else []
 
 
-def select(documents, indices):
+def select(documents, indices: Sequence[int] | np.ndarray):
     """These rows of a `datasets.Dataset`, which hashes what it is given: an array at once, a list one number at a time."""
+    if len(indices) == len(documents) and np.array_equal(indices, np.arange(len(documents))):
+        return documents
     return documents.select(np.asarray(indices, dtype=np.int64))
 
 
-def text_bytes(documents) -> int:
-    """UTF-8 bytes of all texts of a `datasets.Dataset` of documents. Cost: 8 bytes of memory a document; no text is read."""
-    return int(_selected(documents, "text", lambda texts: pyarrow.compute.binary_length(texts)).sum())
+def rows_where(flags: Iterable[bool]) -> np.ndarray:
+    """The numbers of the rows whose flag is set; a byte per row meanwhile, where a list of numbers takes 36."""
+    return np.flatnonzero(np.fromiter(flags, dtype=bool))
 
 
-def draws_of(documents) -> np.ndarray:
-    """What was drawn for each document of a `datasets.Dataset`, in order; `documents["draw"]` would read all texts along."""
-    return _selected(documents, "draw", lambda draws: draws)
+def numbers_of(documents, column: str) -> np.ndarray:
+    """A column of numbers of a `datasets.Dataset` as an array."""
+    parts = [part.to_numpy().copy() for part in _parts(documents, column)]  # not a view of all that was read with it
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _selected(documents, column: str, value_of: Callable[[pyarrow.Array], pyarrow.Array]) -> np.ndarray:
-    chunks = documents.data.column(column).chunks  # of all rows, also where some of them are selected
-    values = [value_of(chunk).to_numpy(zero_copy_only=False) for chunk in chunks]
-    values = np.concatenate(values) if values else np.empty(0)
-    return values if documents._indices is None else values[documents._indices.column(0).to_numpy()]
+def different_values(documents, column: str) -> set[str]:
+    """The different values of a column of a `datasets.Dataset`."""
+    return set().union(*(part.unique().to_pylist() for part in _parts(documents, column)))
 
 
 def text_batches(documents) -> Iterator[list[str]]:
-    """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time."""
-    return (texts for (texts,) in column_batches(documents, "text"))
+    """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time. A list may be emptied by who gets it."""
+    for part in _parts(documents, "text"):
+        texts = part.to_pylist()
+        del part  # of a long text, its bytes
+        yield texts
+        del texts
 
 
-def column_batches(documents, *columns: str) -> Iterator[list[list[str]]]:
-    """Columns of a `datasets.Dataset` of documents side by side, in order, about `BATCH_CHARACTERS` of it at a time."""
-    for batch in documents.select_columns(list(columns)).iter(batch_size=_batch_size(documents)):
-        yield [batch[column] for column in columns]
+def column_batches(documents, *columns: str) -> Iterator[list[list]]:
+    """Columns of a `datasets.Dataset` side by side, in order, about `BATCH_CHARACTERS` of text at a time."""
+    for parts in zip(*(_parts(documents, column) for column in columns), strict=True):
+        yield [part.to_pylist() for part in parts]
 
 
 def document_batches(documents, what: str) -> Iterator[list[dict]]:
     """The documents of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time, with a progress bar that says `what`."""
     from datasets.utils import tqdm
 
+    names = documents.column_names
     with tqdm(total=len(documents), desc=what, unit=" documents") as progress:
-        for batch in documents.iter(batch_size=_batch_size(documents)):
-            yield [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            progress.update(len(batch["text"]))
+        for values in column_batches(documents, *names):
+            yield [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+            progress.update(len(values[0]))
 
 
-def _batch_size(documents) -> int:
-    table = documents.data  # of all rows, also where some of them are selected
-    mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
-    return max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
+def text_bytes(documents) -> int:
+    """UTF-8 bytes of all texts of a `datasets.Dataset` of documents. Memory: one batch."""
+    return sum(pyarrow.compute.sum(pyarrow.compute.binary_length(part)).as_py() or 0 for part in _parts(documents, "text"))
+
+
+def _parts(documents, column: str) -> Iterator[pyarrow.Array]:
+    """A column in order, about `BATCH_CHARACTERS` of text at a time, read from files where the rows lie there in their order."""
+    blocks = _row_blocks(documents.data)
+    wanted = None if documents._indices is None else documents._indices.column(0).to_numpy().astype(np.int64)
+    if blocks is None or (wanted is not None and (np.diff(wanted) <= 0).any()):
+        table = documents.data  # of all rows, also where some of them are selected
+        mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
+        size = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
+        for batch in documents.select_columns(column).with_format("arrow").iter(batch_size=size):
+            yield batch.column(0).combine_chunks()
+        return
+    passed = used = 0  # rows of the blocks, and numbers of `wanted`, that were read
+    for part in itertools.chain.from_iterable(_parts_of(block, column) for block in blocks):
+        if wanted is not None:
+            end = int(np.searchsorted(wanted, passed + len(part)))
+            here = wanted[used:end] - passed
+            passed, used = passed + len(part), end
+            part = part.take(pyarrow.array(here)) if len(here) < len(part) else part
+        if len(part):
+            yield part
+        del part
+
+
+def _row_blocks(table) -> list | None:
+    """The blocks that lie below each other in a table of `datasets`; None where others lie beside them, or were changed."""
+    from datasets.table import ConcatenationTable, MemoryMappedTable
+
+    rows = table.blocks if isinstance(table, ConcatenationTable) else [[table]]
+    # Columns are chosen again when a batch is read, and are of one type from the beginning.
+    harmless = {"slice", "select", "drop", "replace_schema_metadata", "cast"}
+    for blocks in rows:
+        replays = blocks[0].replays if isinstance(blocks[0], MemoryMappedTable) else []
+        if len(blocks) != 1 or any(name not in harmless for name, _, _ in replays):
+            return None
+    return [blocks[0] for blocks in rows]
+
+
+def _parts_of(block, column: str) -> Iterator[pyarrow.Array]:
+    """A column of a block: from its file, not from the map of it, where it has one."""
+    from datasets.table import MemoryMappedTable
+
+    if not isinstance(block, MemoryMappedTable):
+        for batch in block.table.select([column]).to_batches(max_chunksize=BATCH_DOCUMENTS):
+            yield batch.column(0)
+        return
+    start = sum(words[0] if words else settings.get("offset", 0) for name, words, settings in block.replays if name == "slice")
+    left = block.num_rows
+    with pyarrow.OSFile(block.path) as file, pyarrow.ipc.open_stream(file) as stream:
+        while left > 0:
+            batch = stream.read_next_batch()
+            if start >= batch.num_rows:
+                start -= batch.num_rows
+                continue
+            part = batch.column(column).slice(start, left)
+            start, left = 0, left - len(part)
+            del batch
+            yield part
+            del part
 
 
 def texts_of(documents) -> Iterator[str]:
     """The texts of a `datasets.Dataset` in order."""
-    return itertools.chain.from_iterable(text_batches(documents))
+    for batch in text_batches(documents):
+        batch.reverse()
+        while batch:
+            yield batch.pop()  # held by who gets it alone

@@ -18,9 +18,11 @@ from hfgpt.data.reading import (
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
 
+BATCH_BYTES, MOST_ROWS = 2**24, 1_000  # read at a time
+
 
 def read_parquet(source: Source, options: SourceOptions, errors: RowErrors | None, column: str | None = None) -> Iterator[Record]:
-    """The rows of a Parquet file. Memory: one row group."""
+    """The rows of a Parquet file. Memory: about `BATCH_BYTES`, or a row of the widest row group."""
     row_id = 0
     try:
         file = pyarrow.parquet.ParquetFile(source.file)
@@ -30,11 +32,16 @@ def read_parquet(source: Source, options: SourceOptions, errors: RowErrors | Non
         else:
             check_text_column({field.name: str(field.type) for field in fields}, source.name, column)
         needed = None if column is None else [column, *filter(None, [column_of_groups(options)])]
-        for batch in file.iter_batches(columns=needed):
+        groups = (file.metadata.row_group(number) for number in range(file.num_row_groups))
+        widest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+        rows = max(1, min(MOST_ROWS, BATCH_BYTES // max(1, widest)))
+        for batch in file.iter_batches(batch_size=rows, columns=needed):
             for row in batch.to_pylist():
                 yield Record(row, source.name, f"row {row_id}", str(row_id))
                 row_id += 1
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the machine's word; Arrow says of damaged data only what it is
+            raise
         raise UserError(f"{source.name} is not a valid Parquet file: {error}") from None
 
 

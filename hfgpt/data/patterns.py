@@ -5,7 +5,8 @@ What exists comes first: `interview [final].txt` is a file, not a pattern, where
 `glob` (`**` goes into all folders below), but for a suffix, which is compared without case: `*.txt` finds NOTES.TXT.
 
 What lies in folders below and is nobody's own text is left out, and how much is said in the log: what the recipes of hfgpt
-wrote there, environments and packages, hidden folders. Whoever names such a folder itself reads it.
+wrote there, environments and packages, hidden folders, and what links lead to that leave the folder. Whoever names such a folder
+or link itself reads it.
 """
 
 import functools
@@ -117,6 +118,8 @@ def _split_at_first_pattern(pattern: str) -> tuple[Path, list[str]]:
 
 
 def _reason_to_leave_out(path: Path, below: Path, kind_of: Callable[[Path], str | None]) -> str | None:
+    if not path.resolve().is_relative_to(below.resolve()):
+        return "to which links lead that leave the folder"
     folders = itertools.takewhile(lambda folder: folder != below, path.parents)
     return next((reason for folder in folders if (reason := kind_of(folder)) is not None), None)
 

@@ -3,11 +3,12 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 from datasets import Dataset
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerFast
@@ -16,7 +17,7 @@ from hfgpt.data.on_disk import column_batches, write_rows
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import Passport, contents_of
 from hfgpt.errors import UserError
-from hfgpt.tokenization import encode_texts
+from hfgpt.tokenization import encode_texts, encode_to_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def prepare_split(
     packing: str = "best_fit",
     window: int | None = None,
     stride: int | None = None,
-    cache_dir: str,
+    cache_dir: str | Path,
 ) -> Dataset:
     """Tokenise on all cores and pack, a batch of texts at a time and straight to disk, so that memory stays constant.
 
@@ -68,13 +69,16 @@ def prepare_split(
     start = time.perf_counter()
     counts, account = PackingCounts(), TextAccount()
 
-    def ids_of_documents() -> Iterator[list[int]]:
+    def ids_of_documents() -> Iterator[np.ndarray]:
         with tqdm(total=len(documents), desc=f"rows of {name}", unit=" documents") as progress:
             for texts, sources in column_batches(documents, "text", "source"):
-                ids = encode_texts(tokenizer, texts)
+                ids = encode_to_arrays(tokenizer, texts)
                 counts.bytes += account.add(texts, sources, ids)
-                yield from ids
-                progress.update(len(texts))
+                texts.clear()  # of a long document, text and rows are not in memory together
+                progress.set_postfix_str(f"{counts.bytes / 1e6:,.0f} MB", refresh=False)
+                progress.update(len(ids))
+                while ids:
+                    yield ids.pop(0)
 
     separator, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
     if window is None:
@@ -108,7 +112,7 @@ class TextAccount:
         self._bits: Counter[int] = Counter()  # of the lengths in tokens
         self._sources: dict[str, list[int]] = {}
 
-    def add(self, texts: list[str], sources: list[str], ids: list[list[int]]) -> int:
+    def add(self, texts: list[str], sources: list[str], ids: Sequence[Sized]) -> int:
         """Add documents, their columns side by side. Returns: the UTF-8 bytes of the texts."""
         total = 0
         for text, source, tokens in zip(texts, sources, ids, strict=True):

@@ -7,6 +7,7 @@ answer, a number where text is needed); what is wrong with a whole file (an unkn
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from hfgpt.data.passport import Passport
@@ -32,6 +33,9 @@ class RowError(UserError):
     def __init__(self, message: str, *, reason: str, source: str):
         super().__init__(message)
         self.reason, self.source = reason, source
+
+    def __reduce__(self):  # by itself, an exception comes from another process with its message alone
+        return partial(type(self), reason=self.reason, source=self.source), self.args
 
 
 class RowErrors:

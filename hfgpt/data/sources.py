@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datasets.utils import tqdm
+
 from hfgpt.data.csv_files import CSV_FILES, TSV_FILES
 from hfgpt.data.hub_datasets import HUB_DATASETS
 from hfgpt.data.json_files import JSON_FILES
 from hfgpt.data.markers import MarkerCounts
-from hfgpt.data.on_disk import Document, write_documents
+from hfgpt.data.on_disk import Document, different_values, write_documents
+from hfgpt.data.parallel import apply_steps_in_processes
 from hfgpt.data.parquet_files import PARQUET_FILES
 from hfgpt.data.passport import Passport
 from hfgpt.data.patterns import expand_home, files_in, files_matching
@@ -25,7 +28,7 @@ from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
 from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.source_cards import card_of, check_cards
-from hfgpt.data.steps import Outcome, StepCounts, TextStep, apply_steps, record_steps
+from hfgpt.data.steps import Outcome, StepCounts, TextStep, record_steps
 from hfgpt.data.text_files import TEXT_FILES, WHOLE_FILES
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.tables import Table
@@ -185,9 +188,10 @@ def load_documents(
     *,
     steps: Sequence[TextStep] = (),
     draw: Callable[[str], float],
-    cache_dir: str,
+    cache_dir: str | Path,
     on_error: str = "stop",
     on_drop: Callable[[Document, TextStep, Outcome], None] | None = None,
+    num_proc: int = 1,
 ):
     """All documents that the steps keep, as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant.
 
@@ -197,30 +201,65 @@ def load_documents(
             (`Split.draw`).
         on_error: "stop" or "skip", for single rows that are not documents (row_errors.py).
         on_drop: as for `apply_steps`.
+        num_proc: processes for the steps; the result is the same for every number.
+    Raises: ValueError for a file that is another at the end of the reading than at its beginning.
     """
     check_cards(options.source_cards, sources)
     start = time.perf_counter()
+    found = {source: state_of(source) for source in sources}
     passport.inputs = [identity(source, options) for source in sources]
     errors = RowErrors(on_error)
     counts = [StepCounts() for _ in steps]
-    read: dict[str, list[int]] = {source.name: [0, 0] for source in sources}  # documents and UTF-8 bytes
+    read = Read(sources)
+    total = sum(one["bytes"] for one in passport.inputs) if all(source.kind == OTHER_FILES for source in sources) else None
+    with tqdm(total=total, desc="reading", unit="B", unit_scale=True) as progress:
+        drawn = _shown(drawn_documents(sources, options, errors, draw, read), progress)
+        kept = apply_steps_in_processes(drawn, steps, counts, num_proc=num_proc, on_drop=on_drop)
+        documents = write_documents(kept, Path(cache_dir) / "documents.arrow")
+    refuse_changed(found)
+    record_loaded(documents, read, steps, counts, errors, passport, start)
+    return documents
 
-    def drawn() -> Iterator[dict]:
-        for document in read_documents(sources, options, errors):
-            count = read.setdefault(document["source"], [0, 0])
-            count[0] += 1
-            count[1] += len(document["text"].encode())
-            yield {**document, "draw": draw(_belongs_to(document, options) or document["text"])}
 
-    documents = write_documents(apply_steps(drawn(), steps, counts, on_drop), Path(cache_dir) / "documents.arrow")
+class Read(dict[str, list[int]]):
+    """Documents and UTF-8 bytes that were read of each source, by its name."""
+
+    def __init__(self, sources: Iterable[Source]):
+        super().__init__((source.name, [0, 0]) for source in sources)
+
+    def add(self, source: str, documents: int, num_bytes: int) -> None:
+        """Count some more."""
+        counts = self.setdefault(source, [0, 0])
+        counts[0] += documents
+        counts[1] += num_bytes
+
+
+def record_loaded(
+    documents,
+    read: Read,
+    steps: Sequence[TextStep],
+    counts: Sequence[StepCounts],
+    errors: RowErrors,
+    passport: Passport,
+    start: float,
+) -> None:
+    """What the passport says of the reading and of what was done to each document meanwhile."""
     for entry in passport.inputs:
         entry["documents"], entry["text_bytes"] = read[str(entry["name"])]
     num_documents, num_bytes = (sum(column) for column in zip(*read.values(), strict=True))
-    of_steps = sum(count.seconds for count in counts)  # which run while documents are read
+    of_steps = min(sum(count.seconds for count in counts), time.perf_counter() - start)  # which run while documents are read
     passport.record("load", None, num_documents, start + of_steps, bytes_out=num_bytes)
     record_steps(steps, counts, passport)
-    errors.finish({*documents.unique("source"), WHOLE_FILES}, passport)
-    return documents
+    errors.finish(different_values(documents, "source") | {WHOLE_FILES}, passport)
+
+
+def drawn_documents(
+    sources: Iterable[Source], options: ReadingOptions, errors: RowErrors, draw: Callable[[str], float], read: Read
+) -> Iterator[dict]:
+    """The documents of all sources, each with the number that is drawn for it; they are counted in `read`."""
+    for document in read_documents(sources, options, errors):
+        read.add(document["source"], 1, len(document["text"].encode()))
+        yield {**document, "draw": draw(_belongs_to(document, options) or document["text"])}
 
 
 def _belongs_to(document: Document, options: SourceOptions) -> str | None:
@@ -235,3 +274,25 @@ def _belongs_to(document: Document, options: SourceOptions) -> str | None:
             f"{GROUP_BY_SOURCE}, by which each file is a group, or give rows with that column."
         )
     return document["group"]
+
+
+def _shown(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
+    for number, document in enumerate(documents, start=1):
+        progress.set_postfix_str(f"{number:,} documents", refresh=False)
+        progress.update(len(document["text"].encode()))
+        yield document
+
+
+def state_of(source: Source) -> tuple[int, int] | None:
+    """Size and time of the last change of a file; None for what is not a file."""
+    if source.path is None:
+        return None
+    found = source.path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def refuse_changed(found: Mapping[Source, tuple[int, int] | None]) -> None:
+    """Raises: ValueError for a file that is not as it was found: the passport's SHA-256 would not be that of what was read."""
+    for source, state in found.items():
+        if state_of(source) != state:
+            raise UserError(f"{source.name} changed while it was read; wait until nobody writes to it, or read a copy.")

@@ -12,9 +12,12 @@ import time
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
 
 from hfgpt.data.near_copies import SIMILARITY, normalize, similar_groups, similar_pairs
-from hfgpt.data.on_disk import Document, draws_of, select, texts_of
+from hfgpt.data.on_disk import Document, numbers_of, rows_where, select, texts_of, write_documents
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 
@@ -69,7 +72,7 @@ class Split:
             return self
         sizes: dict[str, int] = dict.fromkeys(SPLITS, 0)
         num_documents = 0
-        for draw, text in zip(draws_of(documents), texts_of(documents), strict=True):
+        for draw, text in zip(numbers_of(documents, "draw"), texts_of(documents), strict=True):
             num_documents += 1
             sizes[self.side(draw)] += len(text)
         total = max(1, sum(sizes.values()))
@@ -98,7 +101,7 @@ class Split:
 
     def train_texts(self, documents) -> Iterator[str]:
         """The texts of a `datasets.Dataset` of documents that are trained on, in order."""
-        for draw, text in zip(draws_of(documents), texts_of(documents), strict=True):
+        for draw, text in zip(numbers_of(documents, "draw"), texts_of(documents), strict=True):
             if self.by == "position":
                 yield from (part["text"] for name, part in self._cut({"text": text, "row_id": ""}) if name == "train")
             elif self.side(draw) == "train":
@@ -123,10 +126,10 @@ class Split:
         test_start = _clean_cut(text, round(len(text) * (1 - self.test_share)), slack)
         validation_start = _clean_cut(text, round(len(text) * (1 - self.test_share - self.validation_share)), slack)
         validation_start = min(validation_start, test_start)
-        parts = (text[:validation_start], text[validation_start:test_start], text[test_start:])
-        for name, part in zip(SPLITS, parts, strict=True):
-            if part:
-                yield name, {**document, "text": part, "row_id": f"{document['row_id']}:{name}"}
+        ends = (0, validation_start, test_start, len(text))
+        for name, start, end in zip(SPLITS, ends, ends[1:]):
+            if start < end:
+                yield name, {**document, "text": text[start:end], "row_id": f"{document['row_id']}:{name}"}
 
 
 def _clean_cut(text: str, position: int, slack: int) -> int:
@@ -151,30 +154,34 @@ def split_documents(documents, split: Split):
 
     Raises: ValueError where a side that was asked for stays empty.
     """
-    from datasets import Dataset, DatasetDict
+    from datasets import DatasetDict
 
     what, cure = f"{len(documents):,} documents", "give more documents, other shares, or split_by: position"
     if split.by in ("document", "group"):
-        rows: dict[str, list[int]] = {name: [] for name in SPLITS}
-        for index, draw in enumerate(draws_of(documents)):
-            rows[split.side(draw)].append(index)
-        datasets = {name: select(documents, indices) for name, indices in rows.items()}
+        draws = numbers_of(documents, "draw")
+        sides = [split.side(draw) for draw in draws]  # three strings, and 8 bytes for each document
+        datasets = {name: select(documents, rows_where(side == name for side in sides)) for name in SPLITS}
         if split.by == "group":
-            groups = {name: len(set(dataset["draw"])) for name, dataset in datasets.items()}
+            groups = {name: len(np.unique(draws[[side == name for side in sides]])) for name in SPLITS}
             what += f" in {sum(groups.values()):,} groups"
             cure = "give more groups, other shares, another split_seed, or split_by: document"
             logger.info(f"split: groups: {', '.join(f'{name} {number:,}' for name, number in groups.items())}")
     else:
-        sides: dict[str, list[Document]] = {name: [] for name in SPLITS}
-        for name, part in split.assign(documents):
-            sides[name].append(part)
-        datasets = {
-            name: Dataset.from_dict({key: [part[key] for part in parts] for key in documents.features}, documents.features)
-            for name, parts in sides.items()
-        }
+        datasets = {name: _side_by_position(documents, split, name) for name in SPLITS}
     shares = {"validation": split.validation_share, "test": split.test_share}
     _refuse_empty_sides(datasets, shares, what=what, cure=f", split_by {split.by!r}; {cure}")
     return DatasetDict({name: datasets[name].remove_columns("draw") for name in SPLITS if name == "train" or shares[name]})
+
+
+def _side_by_position(documents, split: Split, name: str):
+    """One side of documents that are cut, beside the file in which they lie where they lie in one."""
+    from datasets import Dataset
+
+    parts = (part for side, part in split.assign(documents) if side == name)
+    if not documents.cache_files:
+        rows = list(parts)
+        return Dataset.from_dict({key: [part[key] for part in rows] for key in documents.features}, documents.features)
+    return write_documents(parts, Path(documents.cache_files[0]["filename"]).with_name(f"{name}.arrow"))
 
 
 def split_examples(

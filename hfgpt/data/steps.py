@@ -50,6 +50,15 @@ class StepCounts:
     seconds: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
 
+    def add(self, more: "StepCounts") -> None:
+        """Count what was done elsewhere."""
+        self.documents_in += more.documents_in
+        self.documents_out += more.documents_out
+        self.bytes_in += more.bytes_in
+        self.bytes_out += more.bytes_out
+        self.seconds += more.seconds
+        self.reasons += more.reasons
+
 
 def apply_steps(
     documents: Iterable[Document],

@@ -2,21 +2,26 @@
 
 from collections.abc import Iterator
 
-from hfgpt.data.encoding import decoded_lines
+from hfgpt.data.encoding import LINE_PART, decoded_lines
 from hfgpt.data.markers import refuse_unread_separators
 from hfgpt.data.on_disk import Document
 from hfgpt.data.reading import Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowError, RowErrors
+from hfgpt.errors import UserError
 
 WHOLE_FILES = "the text files"  # as the source of rows that are a file each, of which a single one is no source of its own
+LONGEST_DOCUMENT = 2**28  # characters; while it is prepared, it takes four bytes of memory for each
 
 
 def read_text(source: Source, options: SourceOptions, errors: RowErrors | None) -> Iterator[Document]:
-    """The documents of a text file; one with a line that is not valid UTF-8 is left out whole, where `errors` skips."""
+    """The documents of a text file; one with a line that is not valid UTF-8 is left out whole, where `errors` skips.
+
+    Raises: ValueError for a document of more than `LONGEST_DOCUMENT` characters.
+    """
     path = source.file
     rule = options.text_documents or "file"
     separator = None if rule in ("file", "paragraph", "line") else rule.strip()
-    start, lines = 1, []
+    start, text = 1, _Text()
     damage: list[RowError] = []
 
     def document() -> Iterator[Document]:
@@ -25,27 +30,66 @@ def read_text(source: Source, options: SourceOptions, errors: RowErrors | None) 
             for error in damage if rule == "line" else damage[:1]:
                 place = WHOLE_FILES if rule == "file" else source.name
                 skipped.handle(RowError(str(error), reason=error.reason, source=place))
-        elif lines:
-            text = "".join(lines)
+            text.take()
+        elif text.characters:
+            whole = {"text": text.take(), "source": source.name, "row_id": str(start)}
             if options.text_documents is None:
-                refuse_unread_separators(text, path)
-            yield {"text": text, "source": source.name, "row_id": str(start)}
+                refuse_unread_separators(whole["text"], path)
+            yield whole
         damage.clear()
-        lines.clear()
 
     skipped = errors or RowErrors()
-    for number, line in decoded_lines(path, on_invalid=damage.append if skipped.on_error == "skip" else None):
-        if (rule == "paragraph" and not line.strip()) or (separator is not None and line.strip() == separator):
+    line = 0  # the number of the one before
+    for number, part in decoded_lines(path, on_invalid=damage.append if skipped.on_error == "skip" else None, in_parts=True):
+        goes_on, line = number == line, number
+        is_short = not goes_on and len(part) < LINE_PART
+        if is_short and ((rule == "paragraph" and not part.strip()) or (separator is not None and part.strip() == separator)):
             yield from document()
             continue
-        if rule == "line" and damage:  # of the lines before this one
+        if rule == "line" and damage and not goes_on:  # of the lines before this one
             yield from document()
-        if not lines:
+        if not text.characters:
             start = number
-        lines.append(line)
-        if rule == "line":
+        text.add(part)
+        if text.characters > LONGEST_DOCUMENT:
+            raise UserError(
+                f"{path}: the document that begins in line {start} has more than {LONGEST_DOCUMENT:,} characters; say where "
+                "documents end with text_documents (paragraph, line, or the line that separates them), or cut the file."
+            )
+        if rule == "line" and part[-1] in "\r\n":
             yield from document()
     yield from document()
+
+
+class _Text:
+    """The text of a document, as it is read: as long as it is short in its parts, which cost least, from then on as bytes."""
+
+    def __init__(self):
+        self.characters = 0
+        self._parts: list[str] = []
+        self._pending = 0
+        self._bytes = bytearray()
+
+    def add(self, part: str) -> None:
+        self._parts.append(part)
+        self._pending += len(part)
+        self.characters += len(part)
+        if self._pending >= LINE_PART:
+            self._pack()
+
+    def _pack(self) -> None:
+        self._bytes += "".join(self._parts).encode()
+        self._parts, self._pending = [], 0
+
+    def take(self) -> str:
+        """The whole text, of which nothing is left here."""
+        if self._bytes:
+            self._pack()
+            parts = [self._bytes.decode()]
+        else:
+            parts = self._parts
+        self.__init__()
+        return parts[0] if len(parts) == 1 else "".join(parts)
 
 
 TEXT_FILES = SourceKind(documents=read_text, suffixes=(".txt", ".md", ".rst", ".text"))

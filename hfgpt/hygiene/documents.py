@@ -1,10 +1,12 @@
 """From sources to the documents that are split: read, repaired, filtered, masked, de-duplicated, alike for tokenizer and rows."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hfgpt.data.cleaning import drop_blank
 from hfgpt.data.document_copies import drop_document_copies
 from hfgpt.data.dropped import DroppedDocuments
+from hfgpt.data.engine import Engine, load_on_engine
 from hfgpt.data.filters import report_losses
 from hfgpt.data.passages import cut_repeated_passages
 from hfgpt.data.passport import Passport
@@ -26,28 +28,25 @@ def clean_documents(
     near_copy_similarity: float = 0.8,
     repeated_passage_bytes: int | None = None,
     dropped: DroppedDocuments | None = None,
-    num_proc: int = 1,
     split: Split,
-    cache_dir: str,
+    cache_dir: str | Path,
     on_error: str = "stop",
+    num_proc: int = 1,
+    engine: Engine | None = None,
 ):
     """The documents of all sources after every step that comes before the split, as a `datasets.Dataset` on disk.
 
     Columns: `text`, `source`, `row_id`, `draw` (`Split.draw`).
     Args: see `load_documents`, `drop_unlikely` (perplexity_model and perplexity_sigmas), `drop_document_copies` and
-        `cut_repeated_passages`; `dropped` takes what filters drop.
+        `cut_repeated_passages`; `dropped` takes what filters drop; `engine` is the cluster that reads, None this process.
     Raises: UserError where filters drop every document.
     """
-    documents = load_documents(
-        sources,
-        options,
-        passport,
-        steps=steps,
-        draw=split.draw,
-        cache_dir=cache_dir,
-        on_error=on_error,
-        on_drop=None if dropped is None else dropped.of_step,
-    )
+    given = dict(steps=steps, draw=split.draw, on_error=on_error)
+    if engine is None:
+        on_drop = None if dropped is None else dropped.of_step
+        documents = load_documents(sources, options, passport, **given, cache_dir=cache_dir, on_drop=on_drop, num_proc=num_proc)
+    else:
+        documents = load_on_engine(engine, sources, options, passport, **given)
     report_losses(passport.steps, kept=len(documents))
     documents = drop_blank(documents, passport)
     if perplexity_model is not None and len(documents):

@@ -15,6 +15,9 @@ from hfgpt.tokenization.encoding import (
     encode_texts as encode_texts,
 )
 from hfgpt.tokenization.encoding import (
+    encode_to_arrays as encode_to_arrays,
+)
+from hfgpt.tokenization.encoding import (
     split_special_tokens as split_special_tokens,
 )
 from hfgpt.tokenization.encoding import (

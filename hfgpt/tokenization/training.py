@@ -5,14 +5,22 @@ Each function is an entry of `hfgpt.arguments.tokenizers.ALGORITHMS`; the same t
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.arguments.tokenizers import ALGORITHMS, AS_PATTERN, smallest_vocab_size
 from hfgpt.errors import UserError
-from hfgpt.tokenization.patterns import LONGEST_RUN, LONGEST_WORDPIECE_RUN, saved_pre_tokenizer, word_regex, words_as_bytes
+from hfgpt.tokenization.encoding import PIECE_CHARACTERS, cut_at
+from hfgpt.tokenization.patterns import (
+    LONGEST_RUN,
+    LONGEST_WORDPIECE_RUN,
+    SAFE_CUTS,
+    saved_pre_tokenizer,
+    word_regex,
+    words_as_bytes,
+)
 from hfgpt.tokenization.special_tokens import CHAT_TOKENS, PAD, SEPARATOR, SPECIAL_TOKENS, WORD_SPECIAL_TOKENS, reserved, wrap
 
 logger = logging.getLogger(__name__)
@@ -86,10 +94,15 @@ def train_bpe(
         max_token_length=max_token_length,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(_in_pieces(texts, pattern), trainer)
     tokenizer.pre_tokenizer = saved_pre_tokenizer(pattern, digits)
     say_smaller(tokenizer.get_vocab_size(), vocab_size)
     return wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=[*CHAT_TOKENS, *more])
+
+
+def _in_pieces(texts: Iterable[str], pattern: str) -> Iterator[str]:
+    """The texts in pieces with the same words: the library takes 50 bytes for each character of the text that it is at."""
+    return (piece for text in texts for piece in cut_at(SAFE_CUTS[pattern], text, length=PIECE_CHARACTERS))
 
 
 def say_smaller(found: int, vocab_size: int) -> None:
@@ -132,7 +145,7 @@ def train_wordpiece(
         continuing_subword_prefix=WITHIN_WORD,
         show_progress=False,
     )
-    learner.train_from_iterator(texts, trainer)
+    learner.train_from_iterator(_in_pieces(texts, pattern), trainer)
     say_smaller(learner.get_vocab_size(), vocab_size)
     tokenizer = Tokenizer(
         models.WordPiece(

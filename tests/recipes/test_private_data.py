@@ -54,8 +54,8 @@ def made(letters, tmp_path_factory):
         asked["deduplicate"] = "none"  # the letters are near copies of each other
         sides = dict(split_by="document", validation_share=0.1, test_share=0.1)
         recipe("train_tokenizer", sources=[str(letters)], vocab_size=400, output_dir=str(folder / "tokenizer"), **sides, **asked)
-        recipe("prepare_data", tokenizer=str(folder / "tokenizer"), context_length=256, leaks="ignore", output_dir=str(folder / "rows"),
-               keep_dropped=True)  # fmt: skip
+        recipe("prepare_data", tokenizer=str(folder / "tokenizer"), context_length=256, leaks="ignore",
+               output_dir=str(folder / "rows"), keep_dropped=True)  # fmt: skip
         folders[action] = folder
     return folders
 

@@ -1,0 +1,118 @@
+"""How much memory and time preparing takes as the text grows: 10 MB to 2 GB, each command measured with all of its processes.
+
+    python benchmarks/large_text.py [--megabytes 10 100 1000] [--text ../shared/data/english_novels/train.txt]
+    python benchmarks/large_text.py --write 1000 novels-1000.txt       # only the text
+
+The text is the novels again and again, paragraphs as they are but with words of each copy exchanged (another seed, other words), so
+that no paragraph is a copy of another and every step has its work. Memory is the largest sum, over time, of what the processes of
+a command hold (RSS, every 20 ms); pages that processes share count for each of them, so it is an upper bound.
+"""
+
+import argparse
+import json
+import random
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+NOVELS = "../shared/data/english_novels/train.txt"
+WORD = re.compile(r"[a-z]{4,}")
+
+
+def paragraphs(text: str, *, num_bytes: int) -> Iterator[str]:
+    """Paragraphs of at least so many bytes in all: those of the text, then of copies in which one word in four is another."""
+    found = [paragraph for paragraph in text.split("\n\n") if paragraph.strip()]
+    words = sorted(set(WORD.findall(text)))
+    written = 0
+    for seed in range(1 + num_bytes // len(text.encode()) * 2):
+        generator = random.Random(seed)
+        shuffled = dict(zip(words, generator.sample(words, len(words)), strict=True))
+        for paragraph in found:
+            if seed:
+                pieces = WORD.split(paragraph)
+                old = WORD.findall(paragraph)
+                new = [shuffled[word] if generator.random() < 0.25 else word for word in old]
+                paragraph = "".join(piece + word for piece, word in zip(pieces, [*new, ""], strict=True))
+            yield paragraph
+            written += len(paragraph.encode()) + 2
+            if written >= num_bytes:
+                return
+
+
+def write(path: Path, text: str, *, megabytes: int) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for paragraph in paragraphs(text, num_bytes=megabytes * 1_000_000):
+            file.write(paragraph + "\n\n")
+
+
+def measure(command: list[str]) -> tuple[float, float, float, float]:
+    """Wall seconds, CPU seconds, and the peak MiB of all its processes together and of the largest. It must succeed."""
+    start, together, alone, cpu = time.perf_counter(), 0, 0, 0.0
+    with tempfile.TemporaryFile("w+") as said:
+        process = psutil.Popen(command, stdout=said, stderr=said)
+        while process.poll() is None:
+            used = [_used(one) for one in [process, *_children(process)]]
+            together, alone = max(together, sum(size for size, _ in used)), max(alone, *(size for size, _ in used))
+            cpu = max(cpu, sum(seconds for _, seconds in used))
+            time.sleep(0.02)
+        said.seek(0)
+        if process.returncode:
+            raise SystemExit(said.read())
+    return time.perf_counter() - start, cpu, together / 2**20, alone / 2**20
+
+
+def _children(process: psutil.Popen) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _used(process: psutil.Process) -> tuple[int, float]:
+    """Bytes and CPU seconds of a process; nothing of one that is gone."""
+    try:
+        times = process.cpu_times()
+        return process.memory_info().rss, times.user + times.system
+    except psutil.Error:
+        return 0, 0.0
+
+
+def main(args: argparse.Namespace) -> None:
+    text = Path(args.text).read_text(encoding="utf-8")
+    if args.write:
+        write(Path(args.write[1]), text, megabytes=int(args.write[0]))
+        return
+    print("MB | command | seconds | CPU s | CPU s per 100 MB | MiB, all processes | MiB, the largest")
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        for megabytes in args.megabytes:
+            path, tokenizer = Path(folder) / "text.txt", f"{folder}/tokenizer"
+            write(path, text, megabytes=megabytes)
+            reading = ["--sources", str(path), "--text_documents", "paragraph", *args.more]
+            commands = {
+                "tokenizer": ["train_tokenizer.py", *reading, "--vocab_size", "8192", "--output_dir", tokenizer],
+                "data": ["prepare_data.py", *reading, "--tokenizer", tokenizer, "--context_length", "256",
+                         "--output_dir", f"{folder}/data"],
+            }  # fmt: skip
+            for name, (recipe, *words) in commands.items():
+                words = [sys.executable, str(RECIPES / recipe), *words, "--overwrite", "true"]
+                seconds, cpu, together, alone = measure(words)
+                figures = f"{seconds:.0f} | {cpu:.0f} | {100 * cpu / megabytes:.1f} | {together:,.0f} | {alone:,.0f}"
+                print(f"{megabytes} | {name} | {figures}", flush=True)
+            steps = json.loads((Path(folder) / "data" / "passport.json").read_text())["steps"]
+            print("   " + ", ".join(f"{one['step']} {one.get('documents_out', one.get('rows')):,}" for one in steps), flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", default=NOVELS, help="A text of paragraphs.")
+    parser.add_argument("--megabytes", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--write", nargs=2, metavar=("MEGABYTES", "FILE"), help="Write such a text and leave.")
+    parser.add_argument("--folder", help="Where texts and results lie meanwhile; a temporary place without it.")
+    parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="More arguments of both commands, last.")
+    main(parser.parse_args())

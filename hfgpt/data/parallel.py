@@ -1,0 +1,131 @@
+"""Steps on single texts in several processes of this machine, with the documents in their order and the same counts."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from multiprocessing.connection import wait
+
+from hfgpt.data.on_disk import Document, in_batches
+from hfgpt.data.steps import Outcome, StepCounts, TextStep, apply_steps
+
+# Processes take seconds to start, and as long as a text is on its way to one, it is in memory three times.
+WORTH_PROCESSES = 2**23  # characters that come before any are started
+TOO_LONG_TO_SEND = 2**24  # characters of one document, which stays in this process
+Drop = tuple[Document, int, Outcome]  # with the number of the step
+Done = tuple[list[Document], list[StepCounts], list[Drop]]
+
+
+def apply_steps_in_processes(
+    documents: Iterable[Document],
+    steps: Sequence[TextStep],
+    counts: Sequence[StepCounts],
+    *,
+    num_proc: int,
+    on_drop: Callable[[Document, TextStep, Outcome], None] | None = None,
+) -> Iterator[Document]:
+    """What `apply_steps` gives, in the same order, from `num_proc` processes once there is enough text to be worth it.
+
+    A process that is killed ends the run with an error; where this one is killed, the others end by themselves.
+    Memory: two batches of about `BATCH_CHARACTERS` for each process.
+    """
+    documents = iter(documents)
+    if not steps or num_proc < 2:
+        yield from apply_steps(documents, steps, counts, on_drop)
+        return
+    seen = _Characters()
+    yield from apply_steps(seen.up_to(WORTH_PROCESSES, documents), steps, counts, on_drop)
+    following = next(documents, None)
+    if following is None:
+        return
+    yield from _in_pool(in_batches(chain([following], documents)), steps, counts, num_proc=num_proc, on_drop=on_drop)
+
+
+def _in_pool(
+    batches: Iterator[list[Document]],
+    steps: Sequence[TextStep],
+    counts: Sequence[StepCounts],
+    *,
+    num_proc: int,
+    on_drop: Callable[[Document, TextStep, Outcome], None] | None,
+) -> Iterator[Document]:
+    # Not forked from this process, whose threads (Arrow's, the progress bar's) a copy would lack, with the locks that they held.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context(method), _begin, (tuple(steps),))
+    waiting: deque[Future[Done] | Done] = deque()
+
+    def first() -> Iterator[Document]:
+        done = waiting.popleft()
+        kept, counted, drops = done.result() if isinstance(done, Future) else done
+        for count, more in zip(counts, counted, strict=True):
+            count.add(more)
+        if on_drop is not None:
+            for document, number, outcome in drops:
+                on_drop(document, steps[number], outcome)
+        yield from kept
+
+    try:
+        for batch in batches:
+            if max(len(document["text"]) for document in batch) > TOO_LONG_TO_SEND:
+                while waiting:
+                    yield from first()
+                waiting.append(_apply(batch, steps))
+            else:
+                waiting.append(pool.submit(_apply_here, list(batch)))
+            while len(waiting) > 2 * num_proc:
+                yield from first()
+        while waiting:
+            yield from first()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass
+class _Characters:
+    """Counts the characters of the texts that go through."""
+
+    number: int = 0
+
+    def up_to(self, most: int, documents: Iterator[Document]) -> Iterator[Document]:
+        while self.number < most and (document := next(documents, None)) is not None:
+            self.number += len(document["text"])
+            yield document
+
+
+def _apply(batch: list[Document], steps: Sequence[TextStep]) -> Done:
+    counts = [StepCounts() for _ in steps]
+    drops: list[Drop] = []
+    numbers = {id(step): number for number, step in enumerate(steps)}
+
+    def on_drop(document: Document, step: TextStep, outcome: Outcome) -> None:
+        drops.append((document, numbers[id(step)], outcome))
+
+    return list(apply_steps(batch, steps, counts, on_drop)), counts, drops
+
+
+# In the other processes
+
+_steps: Sequence[TextStep] = ()
+
+
+def _begin(steps: Sequence[TextStep]) -> None:
+    global _steps
+    _steps = steps
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them; the first one stops the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _apply_here(batch: list[Document]) -> Done:
+    return _apply(batch, _steps)
