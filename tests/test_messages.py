@@ -22,7 +22,8 @@ NO_KEYS = {
     *("bunzip2", "bzip2", "gunzip", "gzip", "pdftotext", "unxz", "unzstd", "xz"),
 }
 # Commands of others that messages name.
-OPTIONS_OF_OTHERS = {"key", "help", "version", "launch", "no_", "quiet", "config_file", "nproc_per_node", "num_processes"}
+OPTIONS_OF_OTHERS = {"key", "help", "version", "launch", "no_", "quiet", "config_file", "nproc_per_node", "num_processes",
+                     "parsable", "export", "dependency"}  # fmt: skip
 
 
 def words_of(node: ast.AST) -> str | None:

@@ -121,9 +121,10 @@ class Pattern:
 # Source: transformers models/qwen2/tokenization_qwen2.py, PRETOKENIZE_REGEX.
 BPE_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # Of several line breaks in a row, Qwen2's makes one word, GPT-2's leaves the last by itself. In all of them, a space after a letter
-# or digit opens the next word, and so does punctuation; of letters, those are meant that every version of Unicode knows: ASCII, kana
-# and Chinese characters.
-_LETTERS, _PUNCTUATION = r"0-9A-Za-z\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5", r",.;:!?\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f"
+# or digit opens the next word, and so does punctuation; of letters, those are meant that every version of Unicode knows: ASCII,
+# kana and Chinese characters.
+_LETTERS = r"0-9A-Za-z\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5"
+_PUNCTUATION = r",.;:!?\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f"
 _OPENS_A_WORD = rf"(?<=\w)(?= )|(?<=[{_LETTERS}])(?=[{_PUNCTUATION}])"
 _AFTER_LINE_BREAKS = re.compile(rf"(?<=\n)(?=\S)|{_OPENS_A_WORD}")
 _BEFORE_LAST_LINE_BREAK = re.compile(rf"(?=\n\S)|{_OPENS_A_WORD}")
