@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hfgpt.data.dropped import DroppedDocuments
 from hfgpt.data.minhash import PLACES, Bands, document_signatures, near_groups
-from hfgpt.data.on_disk import select, text_batches
+from hfgpt.data.on_disk import column_batches, numbers_of, select, text_batches, text_bytes
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 MODES = ("none", "exact", "near")
 SIMILARITY = 0.8
 _WHITE_SPACE = re.compile(r"[^\S ]\s*| \s+")  # all but single spaces
+WORTH_PROCESSES = 50_000  # documents; fewer are read in less time than processes need to start
 MOST_SOURCES = 100  # that the passport counts one by one
 
 
@@ -56,7 +58,7 @@ def find_document_copies(
     signatures = np.empty((num_documents, PLACES), dtype=np.uint8)
     digests = np.empty(num_documents, dtype="S16")
     end = 0
-    for some_digests, some_signatures in _in_processes(batches, num_proc):
+    for some_digests, some_signatures in _in_processes(batches, num_documents, num_proc):
         start, end = end, end + len(some_digests)
         digests[start:end], signatures[start:end] = some_digests, some_signatures
     assert end == num_documents
@@ -64,8 +66,8 @@ def find_document_copies(
     return Copies(exact=first[places], near=near_groups(signatures, threshold=similarity, bands=bands))
 
 
-def _in_processes(batches: Iterable[list[str]], num_proc: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if num_proc == 1:
+def _in_processes(batches: Iterable[list[str]], num_documents: int, num_proc: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if num_proc == 1 or num_documents < WORTH_PROCESSES:
         yield from map(_read_batch, batches)
         return
     from joblib import Parallel, delayed
@@ -85,13 +87,22 @@ def exact_digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
-def drop_document_copies(documents, passport: Passport, *, mode: str = "near", similarity: float = SIMILARITY, num_proc: int = 1):
+def drop_document_copies(
+    documents,
+    passport: Passport,
+    *,
+    mode: str = "near",
+    similarity: float = SIMILARITY,
+    dropped: DroppedDocuments | None = None,
+    num_proc: int = 1,
+):
     """The documents without copies; near copies that stay are put on one side of the split, by one draw.
 
     Args:
         documents: a `datasets.Dataset` with `text`, `source` and `draw`.
         mode: "near" drops exact and near copies, "exact" only exact ones, "none" keeps all.
         similarity, num_proc: see `find_document_copies`.
+        dropped: takes the copies that are dropped, each with the place of the one that stays.
     Raises: ValueError for another mode, or a similarity that is none.
     """
     if mode not in MODES:
@@ -101,36 +112,53 @@ def drop_document_copies(documents, passport: Passport, *, mode: str = "near", s
     places = np.arange(len(documents))
     is_exact, is_near = found.exact != places, (found.near != places) & (found.exact == places)
     settings = dict(similarity=similarity, shingles="5 words", places=PLACES, bands=bands.number, rows=bands.rows)
-    left = len(documents)
-    kept = np.ones(left, dtype=bool)
+    left, kept_bytes = documents, text_bytes(documents)
+
+    def drop(step: str, copies: np.ndarray, of: np.ndarray, **details: object) -> None:
+        nonlocal left, kept_bytes, start
+        if dropped is not None:
+            dropped.add_copies(documents, np.flatnonzero(copies), of, step=step)
+        before, bytes_in = len(left), kept_bytes
+        left = select(documents, np.flatnonzero(~(copies | is_exact)))
+        kept_bytes = text_bytes(left) if copies.any() else bytes_in
+        sizes = {"bytes_in": bytes_in, "bytes_out": kept_bytes}
+        passport.record(step, before, len(left), start, **sizes, by_source=_by_source(documents, copies), **details)
+        start = time.perf_counter()
+
     if mode != "none":
-        kept &= ~is_exact
-        passport.record("drop exact copies", left, int(kept.sum()), start, by_source=_by_source(documents, is_exact))
-        left, start = int(kept.sum()), time.perf_counter()
+        drop("drop exact copies", is_exact, found.exact)
     if mode == "near":
-        kept &= ~is_near
-        by_source = _by_source(documents, is_near)
-        passport.record("drop near copies", left, int(kept.sum()), start, by_source=by_source, settings=settings)
-        return select(documents, np.flatnonzero(kept))
+        drop("drop near copies", is_near, found.near, settings=settings)
+        return left
+    kept = ~is_exact if mode == "exact" else np.ones(len(documents), dtype=bool)
     # The first of a group is always kept, so its draw is there to be shared.
     sizes = np.bincount(found.near[kept], minlength=len(documents))
     together = sizes[sizes > 1]
     counts = dict(documents=int(together.sum()), groups=len(together))
     if len(together):
-        draws = np.array(documents["draw"])[found.near[kept]]
+        draws = numbers_of(documents, "draw")[found.near[kept]]
         documents = select(documents, np.flatnonzero(kept)).remove_columns("draw").add_column("draw", draws)
         logger.info(f"near copies: {counts['documents']:,} documents stay, in {counts['groups']:,} groups, each on one side")
     else:
         documents = select(documents, np.flatnonzero(kept))
-    passport.record("put near copies on one side", left, len(documents), start, near_copies=counts, settings=settings)
+    passport.record(
+        "put near copies on one side",
+        len(left),
+        len(documents),
+        start,
+        bytes_in=kept_bytes,
+        bytes_out=kept_bytes,
+        near_copies=counts,
+        settings=settings,
+    )
     return documents
 
 
 def _by_source(documents, dropped: np.ndarray) -> dict[str, int]:
     """How many of each source were dropped, the largest number first; sources beyond `MOST_SOURCES` together."""
     counts: Counter[str] = Counter()
-    for batch in select(documents, np.flatnonzero(dropped)).select_columns("source").iter(batch_size=10_000):
-        counts.update(batch["source"])
+    for (sources,) in column_batches(select(documents, np.flatnonzero(dropped)), "source"):
+        counts.update(sources)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rest = {f"{len(ordered) - MOST_SOURCES:,} other sources": sum(count for _, count in ordered[MOST_SOURCES:])}
     return dict(ordered[:MOST_SOURCES]) | (rest if len(ordered) > MOST_SOURCES else {})

@@ -1,10 +1,13 @@
 """Dropped documents, written aside to be read."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
+from hfgpt.data.on_disk import column_batches, select
 from hfgpt.data.steps import Outcome, TextStep
 
 DROPPED_NAME = "dropped.jsonl"
@@ -36,6 +39,15 @@ class DroppedDocuments:
         line = {"step": step, "reason": reason, "source": document["source"], "row_id": document["row_id"], "text": text}
         self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.num_documents += 1
+
+    def add_copies(self, documents, rows: Sequence[int] | np.ndarray, of: np.ndarray, *, step: str) -> None:
+        """Write the documents of these rows, each a copy of the one in row `of[row]`."""
+        columns = ("text", "source", "row_id")
+        originals = column_batches(select(documents, of[rows]), "source", "row_id")
+        places = (f"copy of {source}:{row_id}" for batch in originals for source, row_id in zip(*batch, strict=True))
+        copies = (dict(zip(columns, row)) for batch in column_batches(select(documents, rows), *columns) for row in zip(*batch))
+        for document, reason in zip(copies, places, strict=True):
+            self.add(document, step=step, reason=reason)
 
     def of_step(self, document: Mapping[str, object], step: TextStep, outcome: Outcome) -> None:
         """Write one document that a step on single texts drops, for `apply_steps`."""

@@ -5,9 +5,11 @@ takes longer than reading and packing them. It reads through memory maps, whose 
 2 GB of text makes it 2 GB large. Here files are read as files.
 """
 
+import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -210,12 +212,12 @@ def _parts(documents, column: str) -> Iterator[pyarrow.Array]:
     """A column in order, about `BATCH_CHARACTERS` of text at a time, read from files where the rows lie there in their order."""
     blocks = _row_blocks(documents.data)
     wanted = None if documents._indices is None else documents._indices.column(0).to_numpy().astype(np.int64)
-    if blocks is None or (wanted is not None and (np.diff(wanted) <= 0).any()):
-        table = documents.data  # of all rows, also where some of them are selected
-        mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
-        size = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
-        for batch in documents.select_columns(column).with_format("arrow").iter(batch_size=size):
-            yield batch.column(0).combine_chunks()
+    in_order = wanted is None or not (np.diff(wanted) <= 0).any()
+    if blocks is None or not (in_order or hasattr(os, "pread")):  # which Windows has not
+        yield from _mapped_parts(documents, column)
+        return
+    if not in_order:
+        yield from _picked_parts(blocks, column, wanted)
         return
     passed = used = 0  # rows of the blocks, and numbers of `wanted`, that were read
     for part in itertools.chain.from_iterable(_parts_of(block, column) for block in blocks):
@@ -227,6 +229,70 @@ def _parts(documents, column: str) -> Iterator[pyarrow.Array]:
         if len(part):
             yield part
         del part
+
+
+def _batch_rows(table) -> int:
+    """How many rows of a table have about `BATCH_CHARACTERS` of text, at most `BATCH_DOCUMENTS`."""
+    mean_bytes = max(1, table.nbytes // max(1, table.num_rows))
+    return max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS // mean_bytes))
+
+
+def _mapped_parts(documents, column: str) -> Iterator[pyarrow.Array]:
+    """As `_parts`, by `datasets`, through the maps of the files."""
+    for batch in documents.select_columns(column).with_format("arrow").iter(batch_size=_batch_rows(documents.data)):
+        yield batch.column(0).combine_chunks()
+
+
+def _picked_parts(blocks: list, column: str, wanted: np.ndarray) -> Iterator[pyarrow.Array]:
+    """A column of rows in any order, each text read by itself from its file: a map would bring the 64 KB around it along."""
+    kind = blocks[0].schema.field(column).type
+    if not pyarrow.types.is_string(kind):
+        values = pyarrow.chunked_array(itertools.chain.from_iterable(_parts_of(block, column) for block in blocks), type=kind)
+        for start in range(0, len(wanted), BATCH_DOCUMENTS):
+            yield values.take(pyarrow.array(wanted[start : start + BATCH_DOCUMENTS])).combine_chunks()
+        return
+    rows = min(_batch_rows(block) for block in blocks)
+    ends = np.cumsum([block.num_rows for block in blocks])
+    with contextlib.ExitStack() as files:
+        texts = [_texts_in(block, column, files) for block in blocks]
+        for start in range(0, len(wanted), rows):
+            part = wanted[start : start + rows]
+            block_of = np.searchsorted(ends, part, side="right")
+            within = part - np.concatenate([[0], ends])[block_of]
+            yield pyarrow.array([texts[block](row) for block, row in zip(block_of.tolist(), within.tolist())], type=kind)
+
+
+def _texts_in(block, column: str, files: contextlib.ExitStack) -> Callable[[int], str]:
+    """A function that returns the text of a row of a block. Memory: 12 bytes a row. Args: `files` closes what is opened."""
+    from datasets.table import MemoryMappedTable
+
+    if not isinstance(block, MemoryMappedTable):
+        held = block.table.column(column)
+        return lambda row: held[row].as_py()
+    mapped = files.enter_context(pyarrow.memory_map(block.path))
+    begin = mapped.read_buffer().address  # of the map; no text is touched
+    mapped.seek(0)
+    starts, lengths = [], []
+    for array in (batch.column(column) for batch in pyarrow.ipc.open_stream(mapped)):
+        _, offsets, content = array.buffers()
+        places = np.frombuffer(offsets, dtype=np.int32)[array.offset : array.offset + len(array) + 1]
+        starts.append(places[:-1].astype(np.int64) + ((content.address if content else begin) - begin))
+        lengths.append(np.diff(places))
+    first = _first_row(block)
+    starts, lengths = (np.concatenate(parts)[first : first + block.num_rows] for parts in (starts, lengths))
+    file = files.enter_context(Path(block.path).open("rb", buffering=0))  # noqa: SIM115
+
+    def text(row: int) -> str:
+        content = os.pread(file.fileno(), int(lengths[row]), int(starts[row]))
+        assert len(content) == lengths[row], f"{block.path} is shorter than it was"
+        return content.decode()
+
+    return text
+
+
+def _first_row(block) -> int:
+    """Of a part of a mapped file, the row at which it begins."""
+    return sum(words[0] if words else settings.get("offset", 0) for name, words, settings in block.replays or [] if name == "slice")
 
 
 def _row_blocks(table) -> list | None:
@@ -251,8 +317,7 @@ def _parts_of(block, column: str) -> Iterator[pyarrow.Array]:
         for batch in block.table.select([column]).to_batches(max_chunksize=BATCH_DOCUMENTS):
             yield batch.column(0)
         return
-    start = sum(words[0] if words else settings.get("offset", 0) for name, words, settings in block.replays if name == "slice")
-    left = block.num_rows
+    start, left = _first_row(block), block.num_rows
     with pyarrow.OSFile(block.path) as file, pyarrow.ipc.open_stream(file) as stream:
         while left > 0:
             batch = stream.read_next_batch()

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hfgpt.data.on_disk import Document, document_batches, write_documents
+from hfgpt.data.on_disk import Document, document_batches, text_bytes, write_documents
 from hfgpt.data.passport import Passport
 
 Span = tuple[int, int]  # of bytes: the first, and the one after the last
@@ -244,7 +244,7 @@ def cut_repeated_passages(documents, passport: Passport, *, shortest: int, cache
                 yield from cut_out(document, content, passages, counts)
 
     written = write_documents(kept(), Path(cache_dir) / "without-repeated-passages.arrow", schema=documents.features.arrow_schema)
-    passport.record(
-        "cut repeated passages", len(documents), len(written), start, **asdict(counts), settings={"shortest_bytes": shortest}
-    )
+    found, settings = asdict(counts), {"shortest_bytes": shortest}
+    found |= {"bytes_cut": found.pop("bytes"), "bytes_in": text_bytes(documents), "bytes_out": text_bytes(written)}
+    passport.record("cut repeated passages", len(documents), len(written), start, **found, settings=settings)
     return written if counts.passages else documents

@@ -53,7 +53,10 @@ def clean_documents(
         from hfgpt.hygiene.perplexity import drop_unlikely  # the model is read only where one is named
 
         documents = drop_unlikely(documents, passport, model=perplexity_model, sigmas=perplexity_sigmas, dropped=dropped)
-    documents = drop_document_copies(documents, passport, mode=deduplicate, similarity=near_copy_similarity, num_proc=num_proc)
+    copies = dict(mode=deduplicate, similarity=near_copy_similarity, num_proc=num_proc)
+    documents = drop_document_copies(documents, passport, **copies, dropped=dropped)
+        documents, passport, mode=deduplicate, similarity=near_copy_similarity, dropped=dropped, num_proc=num_proc
+    )
     if repeated_passage_bytes is not None:
         documents = cut_repeated_passages(documents, passport, shortest=repeated_passage_bytes, cache_dir=cache_dir)
     return documents

@@ -19,7 +19,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.data.near_copies import CONTAINMENT, SIMILARITY
-from hfgpt.data.on_disk import Document, document_batches, text_batches, texts_of, write_documents
+from hfgpt.data.on_disk import Document, document_batches, text_batches, text_bytes, texts_of, write_documents
 from hfgpt.data.passages import CutCounts, Span, Windows, cut_out, joined, passages_of
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
@@ -187,7 +187,8 @@ class LeakSearch:
             )
         shared = {name: asdict(counts) for name, counts in self.counts.items()}
         settings = {"leak_tokens": self.leak_tokens, "only_counted": count_only}
-        passport.record(step, len(train), len(kept), start, shared_with=shared, cut=asdict(self.cut), settings=settings)
+        sizes = {"bytes_in": text_bytes(train), "bytes_out": text_bytes(kept)}
+        passport.record(step, len(train), len(kept), start, **sizes, shared_with=shared, cut=asdict(self.cut), settings=settings)
         for name, counts in self.counts.items():
             if counts != LeakCounts():
                 logger.info(

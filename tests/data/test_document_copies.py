@@ -92,7 +92,8 @@ def test_planted_copies_are_found_and_distinct_documents_stay():
 
 
 @pytest.mark.slow
-def test_any_number_of_processes_finds_the_same():
+def test_any_number_of_processes_finds_the_same(monkeypatch):
+    monkeypatch.setattr("hfgpt.data.document_copies.WORTH_PROCESSES", 0)
     texts = [text for text, _, _ in planted_copies(WORDS * 20, 400)]
     batches = [texts[start : start + 100] for start in range(0, len(texts), 100)]
     one, two = (find_document_copies(batches, len(texts), num_proc=number) for number in (1, 2))

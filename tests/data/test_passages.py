@@ -137,7 +137,7 @@ def test_of_a_repeated_passage_the_first_stays_and_later_ones_are_cut_out(tmp_pa
     (step,) = passport.steps
     assert (step["documents_in"], step["documents_out"]) == (51, 51)
     assert (step["passages"], step["documents_cut"], step["documents_dropped"]) == (4, 3, 1)
-    assert step["bytes"] == sum(len(text.encode()) for text in texts) - sum(len(text.encode()) for text in kept["text"])
+    assert step["bytes_cut"] == sum(len(text.encode()) for text in texts) - sum(len(text.encode()) for text in kept["text"])
 
     monkeypatch.setattr("hfgpt.data.on_disk.BATCH_DOCUMENTS", 3)  # the same whatever is read together
     (tmp_path / "again").mkdir()
