@@ -127,7 +127,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         split = split.settled(documents)
         settled = {**{key: getattr(args, key) for key in SPLIT_DEFAULTS}, "split_by": split.by, "group_field": args.group_field}
         warn_of_seen_text(earlier, passport, split=settled, same_sources=args.sources == earlier.settings.get("sources"))
-        splits = split_documents(documents, split)
+        splits = split_documents(documents, split, passport)
         held_out = {str(name): part for name, part in splits.items() if name != "train"}
         known_texts = dict(tokenizer=tokenizer, leak_tokens=args.leak_tokens, cache_dir=cache_dir)
         splits["train"] = drop_leaks(splits["train"], held_out, passport, how=args.leaks, **known_texts)

@@ -6,6 +6,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from hfgpt.data.passport import Passport
+from hfgpt.data.splitting import SPLIT_STEP
 from hfgpt.files import write_picture
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def dropped_by_step(passport: Passport) -> list[tuple[str, int, int]]:
     steps = [
         (str(entry["step"]), entry["documents_in"], entry["documents_in"] - entry["documents_out"])
         for entry in passport.steps
-        if isinstance(entry.get("documents_in"), int) and isinstance(entry.get("documents_out"), int)
+        if entry["step"] != SPLIT_STEP
+        and isinstance(entry.get("documents_in"), int)
+        and isinstance(entry.get("documents_out"), int)
     ]
     return [one for one in steps if one[2] >= 0]  # one that adds, such as planted secrets, drops none
 

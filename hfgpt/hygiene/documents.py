@@ -55,8 +55,6 @@ def clean_documents(
         documents = drop_unlikely(documents, passport, model=perplexity_model, sigmas=perplexity_sigmas, dropped=dropped)
     copies = dict(mode=deduplicate, similarity=near_copy_similarity, num_proc=num_proc)
     documents = drop_document_copies(documents, passport, **copies, dropped=dropped)
-        documents, passport, mode=deduplicate, similarity=near_copy_similarity, dropped=dropped, num_proc=num_proc
-    )
     if repeated_passage_bytes is not None:
         documents = cut_repeated_passages(documents, passport, shortest=repeated_passage_bytes, cache_dir=cache_dir)
     return documents

@@ -68,7 +68,7 @@ def test_without_filters_hard_texts_stay_as_they_are(tmp_path):
     path = tmp_path / "hard.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     documents = clean_documents(
-        find_sources([str(path)]), ReadingOptions(), Passport(), deduplicate=False, split=Split("document", 0.0, 0.0),
+        find_sources([str(path)]), ReadingOptions(), Passport(), deduplicate="none", split=Split("document", 0.0, 0.0),
         cache_dir=str(tmp_path),
     )  # fmt: skip
     assert documents["text"][:] == texts

@@ -75,7 +75,7 @@ def test_duplicates_and_blank_documents_are_dropped_and_counted(small_tokenizer,
     steps = json.loads((tmp_path / "out" / "passport.json").read_text())["steps"]
     assert [(step["step"], step["documents_in"], step["documents_out"]) for step in steps] == [
         ("load", None, 68), ("drop blank", 68, 67), ("drop exact copies", 67, 60),
-        ("drop near copies", 60, 60), ("drop leaks", 38, 38),  # of 22 held out
+        ("drop near copies", 60, 60), ("split", 60, 60), ("drop leaks", 38, 38),  # of 22 held out
     ]  # fmt: skip
 
 

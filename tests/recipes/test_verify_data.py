@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -54,14 +55,19 @@ def test_the_passport_accounts_for_sources_and_steps_down_to_the_byte(prepared):
     ]
     assert [(entry["documents"], entry["license"]) for entry in passport["inputs"]] == [(40, "cc0-1.0"), (len(texts) - 40, None)]
     assert sum(entry["text_bytes"] for entry in passport["inputs"]) == sum(len(text.encode()) for text in texts)
-    for before, after in zip(passport["steps"], passport["steps"][1:]):
+    *steps, leaks = passport["steps"]
+    for before, after in pairwise(steps):
         assert (after["documents_in"], after["bytes_in"]) == (before["documents_out"], before["bytes_out"])
-    assert passport["steps"][-1]["bytes_out"] == sum(len(text.encode()) for text in set(texts) if text.strip())
+    assert [step["step"] for step in steps] == ["load", "drop blank", "drop exact copies", "drop near copies", "split"]
+    assert steps[2]["bytes_out"] == sum(len(text.encode()) for text in set(texts) if text.strip())
+    sides = {name: (counts["documents"], counts["bytes"]) for name, counts in passport["splits"].items()}
+    assert (leaks["documents_in"], leaks["bytes_in"]) == tuple(steps[-1]["sides"]["train"].values())
+    assert (leaks["documents_out"], leaks["bytes_out"]) == sides["train"]
+    assert all(tuple(steps[-1]["sides"][name].values()) == sides[name] for name in ("validation", "test"))
     for name, counts in passport["splits"].items():
         for key in ("documents", "bytes", "tokens"):
             assert sum(entry["splits"].get(name, {}).get(key, 0) for entry in passport["inputs"]) == counts[key]
         assert sum(passport["lengths"][name].values()) == counts["documents"]
-    assert passport["steps"][-1]["bytes_out"] == sum(counts["bytes"] for counts in passport["splits"].values())
 
 
 def test_the_same_command_leaves_the_same_bytes(prepared, small_tokenizer):
@@ -126,7 +132,7 @@ def test_the_card_shows_sources_steps_and_rows(prepared):
     assert "| cc0-1.0 (1), unknown (1) |" in card
     assert f"| {documents} | {tokens} |" in card
     assert (
-        f"| drop exact duplicates | {passport['steps'][1]['documents_out']} | {passport['steps'][2]['documents_out']} documents |"
+        f"| drop exact copies | {passport['steps'][1]['documents_out']} | {passport['steps'][2]['documents_out']} documents |"
         in card
     )
     assert f"| {passport['rows']['train']['sha256'][:16]}… |" in card

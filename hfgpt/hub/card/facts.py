@@ -188,6 +188,7 @@ def _licenses(entries: list[dict]) -> str | None:
 def _why(step: dict) -> str:
     """Of a step, the reasons with most documents, and with which settings it was done."""
     reasons = Counter({key: value for key, value in (step.get("reasons") or {}).items() if isinstance(value, int)}).most_common()
+    reasons += [(name, side["documents"]) for name, side in (step.get("sides") or {}).items()]
     more = [f"{len(reasons) - _MOST_REASONS:,} more reasons"] if len(reasons) > _MOST_REASONS else []
     said = [", ".join([*(f"{key}: {value:,}" for key, value in reasons[:_MOST_REASONS]), *more])]
     settings = step.get("settings") or {}
