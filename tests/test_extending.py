@@ -71,7 +71,7 @@ def test_a_source_is_read_trained_on_and_known_again(page):
 def test_a_tokenizers_algorithm_is_trained_checked_and_reported_on(page):
     from hfgpt.tokenization import encode_texts, load_tokenizer
 
-    tokenizer = load_tokenizer(page.letters.folder)
+    tokenizer = load_tokenizer(page.root / "runs/letters")
     assert page.letters.vocab_size == len(tokenizer) == 30
     assert tokenizer.convert_ids_to_tokens(encode_texts(tokenizer, ["Please~"])[0]) == [*"Please", "[UNK]"]
     report = (page.root / "runs/letters/tokenizer_report.md").read_text()
