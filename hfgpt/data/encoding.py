@@ -83,6 +83,7 @@ def decoded_lines(
     utf8 = codec.startswith("utf-8")
     number = 1
     within = left_out = False  # a line that began in an earlier part; which is left out
+    advised = False  # once is enough, for a megabyte around the place is read for it
     known = (1, len(codecs.BOM_UTF8) if codec == "utf-8-sig" else 0)  # a line, and the byte that it begins with
     most = LINE_PART if in_parts else LONGEST_LINE
     # newline="" ends lines at LF, CRLF and CR and leaves them as they are; surrogateescape lets the lines after a bad one through.
@@ -95,7 +96,8 @@ def decoded_lines(
                     if not in_parts and (within or (len(line) >= most and not ended)):
                         error = _long_line(path, number)
                     elif utf8 and not line.isascii() and ESCAPED_BYTE.search(line):
-                        error, known = _invalid_line(path, number, known)
+                        error, known = _invalid_line(path, number, known, advise=not advised)
+                        advised = True
                     if error is None:
                         yield number, line
                     elif on_invalid is None:
@@ -142,7 +144,7 @@ def _long_line(path: Path, number: int) -> RowError:
     return RowError(message, reason=f"a line of more than {LONGEST_LINE:,} characters", source=str(path))
 
 
-def _invalid_line(path: Path, number: int, known: tuple[int, int]) -> tuple[RowError, tuple[int, int]]:
+def _invalid_line(path: Path, number: int, known: tuple[int, int], *, advise: bool) -> tuple[RowError, tuple[int, int]]:
     """What is wrong with a line, and where it begins. Args: `known` is such a place, from which it is looked for."""
     line, offset = known
     with path.open("rb") as binary:
@@ -160,19 +162,19 @@ def _invalid_line(path: Path, number: int, known: tuple[int, int]) -> tuple[RowE
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        with path.open("rb") as file:
-            file.seek(max(0, start + error.start - SAMPLE_BYTES // 2))
-            sample = file.read(SAMPLE_BYTES)
-        message = (
-            f"{path}, line {number}, byte {start + error.start + 1} of the file: 0x{raw[error.start]:02x} is not valid UTF-8 "
-            f"({error.reason}); {_advice(path, sample)}."
-        )
+        byte = start + error.start
+        advice = f"; {_advice(path, byte)}" if advise else ""
+        place = f"{path}, line {number}, byte {byte + 1} of the file"
+        message = f"{place}: 0x{raw[error.start]:02x} is not valid UTF-8 ({error.reason}){advice}."
         return RowError(message, reason="not valid UTF-8", source=str(path)), known
     raise AssertionError(f"{path}, line {number} is valid UTF-8 after all")
 
 
-def _advice(path: Path, sample: bytes) -> str:
-    """How to make UTF-8 of the file that `sample` is from; never a conversion that would write garbage."""
+def _advice(path: Path, byte: int) -> str:
+    """How to make UTF-8 of a file that is none at this byte; never a conversion that would write garbage."""
+    with path.open("rb") as file:
+        file.seek(max(0, byte - SAMPLE_BYTES // 2))
+        sample = file.read(SAMPLE_BYTES)
     text = sample.decode("utf-8", "surrogateescape")
     escaped = len(ESCAPED_BYTE.findall(text))
     not_ascii = sum(not character.isascii() for character in text) - escaped

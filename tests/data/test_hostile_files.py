@@ -98,18 +98,20 @@ def test_a_cut_parquet_file_is_refused_in_a_sentence(tmp_path):
 
 
 HUGE = """
-import resource, sys
+import sys
 from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
 try:
     for _ in read_documents(find_sources([sys.argv[1]]), ReadingOptions()):
         pass
 except ValueError as error:
     print(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+(peak,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(int(peak) // 1024)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from Linux")
 @pytest.mark.parametrize(
     ("name", "most_mib", "sentence"),
     [
@@ -171,4 +173,4 @@ def test_a_file_of_bad_lines_is_skipped_in_time_that_grows_with_it_alone(tmp_pat
     start = os.times().user
     assert texts(path, errors=errors, text_documents="line") == ["fine\n"] * 3_000
     assert errors.skipped == 3_000
-    assert os.times().user - start < 20  # it read the file from its beginning for each of them
+    assert os.times().user - start < 5  # once it read the file from its beginning for each of them

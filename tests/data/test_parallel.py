@@ -65,7 +65,7 @@ def test_several_processes_give_the_documents_and_counts_of_one_in_their_order(m
     processes = [document["text"].split()[-1] for document in found]
     here = str(os.getpid())
     assert processes[0] == here
-    assert len(set(processes)) == 3  # this one, for the first texts, and two more
+    assert 2 <= len(set(processes)) <= 3  # this one, for the first texts, and one or two more
     assert processes[[document["row_id"] for document in found].index("long")] == here
     assert without_seconds(several)[0] == without_seconds(one)[0]
     assert several[1].documents_out == one[1].documents_out == 3_001
