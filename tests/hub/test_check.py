@@ -187,7 +187,7 @@ def test_prepared_data_is_counted_by_a_stranger(small_rows, tmp_path):
     passport["tokenizer"]["sha256"] = "0" * 64
     replace(folder / "passport.json", json.dumps(passport))
     report = check_folder(folder)
-    assert named(report, "fail") == {"load_from_disk", "AutoTokenizer"}
+    assert named(report, "fail") == {"load_from_disk", "AutoTokenizer", "rows"}
     assert named(report, "pass") >= {"data named", "without hfgpt"}
 
 

@@ -48,7 +48,7 @@ def words(small_corpus, small_tokenizer):
 
 MOMENTS = [
     ("hfgpt.data.sources.write_documents", 1),
-    ("hfgpt.hygiene.documents.drop_exact_duplicates", 1),
+    ("hfgpt.hygiene.documents.drop_document_copies", 1),
     ("hfgpt.data.preparation.write_rows", 2),  # of the validation split
     ("pathlib.Path.rename", 2),  # while rows are moved
     ("hfgpt.data.passport.write_json", 1),

@@ -107,7 +107,7 @@ def test_a_folder_of_notes_is_read_and_what_the_recipes_wrote_in_it_is_not(tmp_p
     passport = json.loads((tmp_path / "runs/d/passport.json").read_text())
     assert passport["settings"]["split_by"] == "document"
     assert sum(counts["documents"] for counts in passport["splits"].values()) == 300
-    assert "sources: . without 1 file that recipes of hfgpt wrote, such as runs/t/README.md" in caplog.text
+    assert "sources: . without 2 files that recipes of hfgpt wrote, such as runs/t/README.md" in caplog.text
 
 
 def test_rows_that_cannot_be_used_are_counted_in_both_passports(tmp_path, small_tokenizer):
