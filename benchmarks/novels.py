@@ -4,7 +4,7 @@
 
 From ../shared/data/english_novels a raw corpus is made, by a seed: passages of 26 novels, and the faults that corpora of the web
 are known for, each with the share below. Made-up secrets stand among the raw documents once, 4, 16 and 64 times, before anything is
-cleaned, and so does a "benchmark": passages of other novels. Each arm trains a tokenizer, prepares rows and trains the same model
+cleaned, and so does a "benchmark": passages of third novels. Each arm trains a tokenizer, prepares rows and trains the same model
 for the same number of steps of the same size, so in equal time. All are measured on held-out novels that nobody has seen, and on
 the benchmark, which the raw corpus gives away. The table says what went in, what was left, bits per byte, and how many of the
 secrets a model gives away.
@@ -73,7 +73,8 @@ def make_raw(folder: Path, *, seed: int = 0) -> None:
     others = list(passages((NOVELS / "test.txt").read_text(encoding="utf-8")))
     chosen = generator.sample(ours, TRAINING_PASSAGES)
     generator.shuffle(others)
-    benchmark = [others.pop() for _ in range(round(LEAKED * len(chosen)))]
+    third = list(passages((NOVELS / "valid.txt").read_text(encoding="utf-8")))  # of books that are in neither
+    benchmark = generator.sample(third, round(LEAKED * len(chosen)))
     held_out = others[: HELD_OUT_CHARACTERS // PASSAGE_CHARACTERS]
 
     def some(share: float) -> list[str]:

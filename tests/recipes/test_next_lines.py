@@ -14,7 +14,7 @@ from hfgpt.artifacts import why_no_model
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.training.next_steps import classify_command, free_folder, opening_words
 
-TEXT = "".join(f"The lighthouse keeper's daughter counted {n * n} waves. She wrote {n} down, and began again.\n" for n in range(200))
+TEXT = "".join(f"The lighthouse keeper's daughter counted {n * n} waves. She wrote {n} down and began again.\n" for n in range(200))
 SMALL = ("--cpu_threads", "1", "--use_cpu", "true", "--precision", "fp32", "--max_steps", "2", "--per_device_train_batch_size", "2")
 
 
