@@ -94,7 +94,7 @@ class Report:
         for title, groups in (("source", numbered), ("script", self.held_out.scripts), ("language", self.held_out.languages)):
             if len(groups) > 1:
                 lines += self._table(title, groups)
-            elif groups:
+            elif groups and title != "source":  # which is named below
                 lines += [f"All of it is of one {title}, {next(iter(groups))}.", ""]
         return lines
 
