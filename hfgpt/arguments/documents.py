@@ -81,6 +81,7 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
         if self.group_field is None and values["split_by"] not in ("group", "auto"):
             values["group_field"] = None  # it was the tokenizer's
         filled = replace(self, **values)
+        assert filled.split_by is not None  # SPLIT_DEFAULTS fills it
         filled.check_groups(filled.split_by)
         return filled
 

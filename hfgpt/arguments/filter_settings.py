@@ -7,6 +7,7 @@ Where the values of `web` come from:
         end of lines.
 """
 
+import builtins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ class Setting:
     help: str
     light: Any = None
     web: Any = None
-    type: type = float
+    type: builtins.type = float
     least: float = 0
     most: float = float("inf")
     reason: str = ""

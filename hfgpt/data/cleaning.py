@@ -11,6 +11,6 @@ def drop_blank(documents, passport: Passport):
     start = time.perf_counter()
     kept = rows_where(bool(text) and not text.isspace() for text in texts_of(documents))
     selected = select(documents, kept)
-    sizes = {"bytes_in": text_bytes(documents), "bytes_out": text_bytes(selected)}
-    passport.record("drop blank", len(documents), len(kept), start, **sizes)
+    bytes_in, bytes_out = text_bytes(documents), text_bytes(selected)
+    passport.record("drop blank", len(documents), len(kept), start, bytes_in=bytes_in, bytes_out=bytes_out)
     return selected

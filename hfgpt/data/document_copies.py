@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -73,7 +74,8 @@ def _in_processes(batches: Iterable[list[str]], num_documents: int, num_proc: in
     from joblib import Parallel, delayed
 
     # joblib's own processes: a fork of this one would wait for ever for the threads that rensa and tokenizers began in it.
-    yield from Parallel(num_proc, return_as="generator")(delayed(_read_batch)(batch) for batch in batches)
+    read = Parallel(num_proc, return_as="generator")(delayed(_read_batch)(batch) for batch in batches)
+    yield from cast("Iterator[tuple[np.ndarray, np.ndarray]]", read)  # joblib has no annotations
 
 
 def _read_batch(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -114,15 +116,15 @@ def drop_document_copies(
     settings = dict(similarity=similarity, shingles="5 words", places=PLACES, bands=bands.number, rows=bands.rows)
     left, kept_bytes = documents, text_bytes(documents)
 
-    def drop(step: str, copies: np.ndarray, of: np.ndarray, **details: object) -> None:
+    def drop(step: str, copies: np.ndarray, of: np.ndarray, **details: Any) -> None:
         nonlocal left, kept_bytes, start
         if dropped is not None:
             dropped.add_copies(documents, np.flatnonzero(copies), of, step=step)
         before, bytes_in = len(left), kept_bytes
         left = select(documents, np.flatnonzero(~(copies | is_exact)))
         kept_bytes = text_bytes(left) if copies.any() else bytes_in
-        sizes = {"bytes_in": bytes_in, "bytes_out": kept_bytes}
-        passport.record(step, before, len(left), start, **sizes, by_source=_by_source(documents, copies), **details)
+        by_source = _by_source(documents, copies)
+        passport.record(step, before, len(left), start, bytes_in=bytes_in, bytes_out=kept_bytes, by_source=by_source, **details)
         start = time.perf_counter()
 
     if mode != "none":

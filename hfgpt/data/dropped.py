@@ -45,8 +45,9 @@ class DroppedDocuments:
         columns = ("text", "source", "row_id")
         originals = column_batches(select(documents, of[rows]), "source", "row_id")
         places = (f"copy of {source}:{row_id}" for batch in originals for source, row_id in zip(*batch, strict=True))
-        copies = (dict(zip(columns, row)) for batch in column_batches(select(documents, rows), *columns) for row in zip(*batch))
-        for document, reason in zip(copies, places, strict=True):
+        copies = (row for batch in column_batches(select(documents, rows), *columns) for row in zip(*batch))
+        for copy, reason in zip(copies, places, strict=True):
+            document: dict[str, object] = dict(zip(columns, copy))
             self.add(document, step=step, reason=reason)
 
     def of_step(self, document: Mapping[str, object], step: TextStep, outcome: Outcome) -> None:

@@ -25,7 +25,7 @@ PIECE_CHARACTERS = 2**20
 
 def signatures_of_shingles(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """The signatures (texts, 128), uint32, of sets of shingles, given as hashes and where those of each text begin."""
-    from rensa import RMinHash
+    from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]  # compiled, without stubs
 
     rows = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PLACES, SEED).to_rows()
     return np.array(rows, dtype=np.uint32).reshape(len(offsets) - 1, PLACES)

@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -88,7 +89,7 @@ class _Sets:
             part.sum_duplicates()
             part.data[:] = 1
             parts.append(part)
-        self.grams = vstack(parts, format="csr")
+        self.grams = cast("csr_array", vstack(parts, format="csr"))  # scipy has no annotations
         self.sizes = np.diff(self.grams.indptr)
         self.signatures = np.concatenate(signatures)
 

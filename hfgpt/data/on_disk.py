@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow
@@ -92,9 +93,10 @@ def _write(batches: Iterable[pyarrow.RecordBatch], paths: Iterable[Path], *, sch
     """Write the batches, a file after the other where there is more than one; a file is left at `SHARD_BYTES`, the last never."""
     written: list[Path] = []
     batches, paths = iter(batches), iter(paths)
-    path = next(paths)
+    path: Path | None = next(paths)
     batch = next(batches, None)
     while batch is not None or not written:
+        assert path is not None  # the last file takes all that is left
         written.append(path)
         following = next(paths, None)
         with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
@@ -110,10 +112,10 @@ def _write(batches: Iterable[pyarrow.RecordBatch], paths: Iterable[Path], *, sch
 
 def _stored(paths: Sequence[Path], *, fingerprint: str | None = None):
     from datasets import Dataset
-    from datasets.table import MemoryMappedTable, concat_tables
+    from datasets.table import MemoryMappedTable, Table, concat_tables
 
     # The fingerprint is saved with the rows; by default it is the time of writing, hashed.
-    tables = [MemoryMappedTable.from_file(str(path)) for path in paths]
+    tables: list[Table] = [MemoryMappedTable.from_file(str(path)) for path in paths]
     return Dataset(concat_tables(tables) if len(tables) > 1 else tables[0], fingerprint=fingerprint or paths[0].stem)
 
 
@@ -205,7 +207,8 @@ def document_batches(documents, what: str) -> Iterator[list[dict]]:
 
 def text_bytes(documents) -> int:
     """UTF-8 bytes of all texts of a `datasets.Dataset` of documents. Memory: one batch."""
-    return sum(pyarrow.compute.sum(pyarrow.compute.binary_length(part)).as_py() or 0 for part in _parts(documents, "text"))
+    compute = cast(Any, pyarrow.compute)  # its functions are made when it is imported
+    return sum(compute.sum(compute.binary_length(part)).as_py() or 0 for part in _parts(documents, "text"))
 
 
 def _parts(documents, column: str) -> Iterator[pyarrow.Array]:
@@ -217,6 +220,7 @@ def _parts(documents, column: str) -> Iterator[pyarrow.Array]:
         yield from _mapped_parts(documents, column)
         return
     if not in_order:
+        assert wanted is not None  # which is what in_order says
         yield from _picked_parts(blocks, column, wanted)
         return
     passed = used = 0  # rows of the blocks, and numbers of `wanted`, that were read

@@ -212,10 +212,14 @@ def cut_out(document: Document, content: bytes, passages: Sequence[Span], counts
 def _to_word_borders(content: bytes, first: int, after: int) -> Span:
     """The passage, from the beginning of its first word to the end of its last, and never within a character."""
     before = content[max(0, first - LONGEST_WORD_BYTES) : first]
-    if (word := len(WORD_AT_END.search(before)[0])) < LONGEST_WORD_BYTES:
-        first -= word
-    if (word := len(WORD_AT_START.match(content, after, after + LONGEST_WORD_BYTES)[0])) < LONGEST_WORD_BYTES:
-        after += word
+    word_before = WORD_AT_END.search(before)
+    word_after = WORD_AT_START.match(content, after, after + LONGEST_WORD_BYTES)
+    assert word_before is not None  # an empty word is one as well
+    assert word_after is not None
+    if len(word_before[0]) < LONGEST_WORD_BYTES:
+        first -= len(word_before[0])
+    if len(word_after[0]) < LONGEST_WORD_BYTES:
+        after += len(word_after[0])
     while first and first < len(content) and content[first] & 0xC0 == 0x80:  # of UTF-8, not the first byte of a character
         first -= 1
     while after < len(content) and content[after] & 0xC0 == 0x80:
@@ -223,7 +227,7 @@ def _to_word_borders(content: bytes, first: int, after: int) -> Span:
     return first, after
 
 
-def cut_repeated_passages(documents, passport: Passport, *, shortest: int, cache_dir: str):
+def cut_repeated_passages(documents, passport: Passport, *, shortest: int, cache_dir: str | Path):
     """Cut out what stood in the documents before: the first of all equal passages stays, the later ones go (see `cut_out`).
 
     Args:

@@ -78,7 +78,7 @@ class _ColumnHash:
             width, array = "*", array.flatten()
         if not array.null_count and (types.is_integer(array.type) or types.is_floating(array.type)):
             values = array.to_numpy()
-            self._values.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")))
+            self._values.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data)
             self.form = f"{array.type} {width}".rstrip()
         else:  # text and whatever else: a line of JSON a value
             self._values.update("".join(json.dumps(value, default=str) + "\n" for value in array.to_pylist()).encode())

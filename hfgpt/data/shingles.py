@@ -33,7 +33,7 @@ def word_shingles(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     hashes, counts = _word_runs(texts, lone_characters=False)
     if not counts.all():
         wordless = np.flatnonzero(counts == 0)
-        others, other_counts = _word_runs(["".join(texts[index].split()) or "\0" for index in wordless], lone_characters=True)
+        others, other_counts = _word_runs(["".join(texts[int(index)].split()) or "\0" for index in wordless], lone_characters=True)
         places = np.repeat(np.cumsum(counts)[wordless], other_counts)
         hashes = np.insert(hashes, places, others)
         counts[wordless] = other_counts

@@ -156,7 +156,7 @@ def split_documents(documents, split: Split, passport: Passport | None = None):
     Args: `passport` gets a step with the documents and UTF-8 bytes of each side.
     Raises: ValueError where a side that was asked for stays empty.
     """
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict, NamedSplit
 
     what, cure = f"{len(documents):,} documents", "give more documents, other shares, or split_by: position"
     if split.by in ("document", "group"):
@@ -172,7 +172,9 @@ def split_documents(documents, split: Split, passport: Passport | None = None):
         datasets = {name: _side_by_position(documents, split, name) for name in SPLITS}
     shares = {"validation": split.validation_share, "test": split.test_share}
     _refuse_empty_sides(datasets, shares, what=what, cure=f", split_by {split.by!r}; {cure}")
-    kept = {name: datasets[name].remove_columns("draw") for name in SPLITS if name == "train" or shares[name]}
+    kept: dict[str | NamedSplit, Dataset] = {
+        name: datasets[name].remove_columns("draw") for name in SPLITS if name == "train" or shares[name]
+    }
     if passport is not None:
         sides = {name: {"documents": len(part), "bytes": text_bytes(part)} for name, part in kept.items()}
         num_bytes = sum(side["bytes"] for side in sides.values())  # a document that is cut loses none

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.data.row_hashes import ROWS_PER_BLOCK, batches_of_rows, hash_of_rows
@@ -77,7 +77,7 @@ def check_rows(folder: Path, passport: Passport, *, splits: Sequence[str] | None
             )
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, passport: Passport) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, passport: Passport) -> None:
     """Raises: UserError where the tokenizer in a folder of prepared data is not the one that made the rows."""
     said, found = passport.tokenizer.get("sha256"), tokenizer_sha256(tokenizer)
     if said != found:
@@ -159,7 +159,7 @@ def _tokenizer_finding(folder: Path, passport: Passport) -> tuple[int | None, Fi
     except (OSError, ValueError) as error:
         return None, Finding(what, "differs", str(error))
     found = Finding(what, "matches", f"{len(tokenizer):,} tokens, SHA-256 {_short(passport.tokenizer['sha256'])}")
-    return tokenizer.pad_token_id, found
+    return cast("int | None", tokenizer.pad_token_id), found  # one id, to pyright perhaps many
 
 
 def _source_findings(passport: Passport) -> Iterator[Finding]:

@@ -41,20 +41,30 @@ def clean_documents(
         `cut_repeated_passages`; `dropped` takes what filters drop; `engine` is the cluster that reads, None this process.
     Raises: UserError where filters drop every document.
     """
-    given = dict(steps=steps, draw=split.draw, on_error=on_error)
     if engine is None:
         on_drop = None if dropped is None else dropped.of_step
-        documents = load_documents(sources, options, passport, **given, cache_dir=cache_dir, on_drop=on_drop, num_proc=num_proc)
+        documents = load_documents(
+            sources,
+            options,
+            passport,
+            steps=steps,
+            draw=split.draw,
+            cache_dir=cache_dir,
+            on_error=on_error,
+            on_drop=on_drop,
+            num_proc=num_proc,
+        )
     else:
-        documents = load_on_engine(engine, sources, options, passport, **given)
+        documents = load_on_engine(engine, sources, options, passport, steps=steps, draw=split.draw, on_error=on_error)
     report_losses(passport.steps, kept=len(documents))
     documents = drop_blank(documents, passport)
     if perplexity_model is not None and len(documents):
         from hfgpt.hygiene.perplexity import drop_unlikely  # the model is read only where one is named
 
         documents = drop_unlikely(documents, passport, model=perplexity_model, sigmas=perplexity_sigmas, dropped=dropped)
-    copies = dict(mode=deduplicate, similarity=near_copy_similarity, num_proc=num_proc)
-    documents = drop_document_copies(documents, passport, **copies, dropped=dropped)
+    documents = drop_document_copies(
+        documents, passport, mode=deduplicate, similarity=near_copy_similarity, dropped=dropped, num_proc=num_proc
+    )
     if repeated_passage_bytes is not None:
         documents = cut_repeated_passages(documents, passport, shortest=repeated_passage_bytes, cache_dir=cache_dir)
     return documents

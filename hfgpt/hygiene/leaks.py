@@ -187,15 +187,24 @@ class LeakSearch:
             )
         shared = {name: asdict(counts) for name, counts in self.counts.items()}
         settings = {"leak_tokens": self.leak_tokens, "only_counted": count_only}
-        sizes = {"bytes_in": text_bytes(train), "bytes_out": text_bytes(kept)}
         reasons = {
             f"{what} of {name}": counts[key]
             for name, counts in shared.items()
             for key, what in (("exact", "exact copies"), ("near", "near copies"), ("passages", "passages"))
             if counts[key]
         }
-        details = dict(reasons=reasons, shared_with=shared, cut=asdict(self.cut), settings=settings)
-        passport.record(step, len(train), len(kept), start, **sizes, **details)
+        passport.record(
+            step,
+            len(train),
+            len(kept),
+            start,
+            bytes_in=text_bytes(train),
+            bytes_out=text_bytes(kept),
+            reasons=reasons,
+            shared_with=shared,
+            cut=asdict(self.cut),
+            settings=settings,
+        )
         for name, counts in self.counts.items():
             if counts != LeakCounts():
                 logger.info(

@@ -10,6 +10,7 @@ outliers any more (they move the mean by d / 10 and the standard deviation to 0.
 import math
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 from datasets import Dataset
@@ -95,7 +96,7 @@ def log_perplexities(loaded: Loaded, documents: Dataset) -> np.ndarray:
 
 def _windows(loaded: Loaded, documents: Dataset) -> Iterator[tuple[Window, int]]:
     length = min(loaded.context(None), TOKENS_SCORED)
-    prefix, index = loaded.tokenizer.bos_token_id, 0
+    prefix, index = cast("int | None", loaded.tokenizer.bos_token_id), 0  # one id, to pyright perhaps many
     for texts in text_batches(documents):
         for ids in encode_texts(loaded.tokenizer, [text[:CHARACTERS_READ] for text in texts]):
             ids = ids[:TOKENS_SCORED]

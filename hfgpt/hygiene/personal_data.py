@@ -10,7 +10,6 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 from hfgpt.arguments.privacy import PERSONAL_DATA_TYPES, PHONE_REGIONS
 from hfgpt.data.steps import Outcome
@@ -247,7 +246,7 @@ class PersonalData:
     action: str
     types: tuple[str, ...] = PERSONAL_DATA_TYPES
     phone_regions: tuple[str, ...] = PHONE_REGIONS
-    name: ClassVar[str] = "personal data"
+    name = "personal data"  # without an annotation it is no field
 
     def __post_init__(self):
         for type in self.types:

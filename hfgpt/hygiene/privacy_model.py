@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from hfgpt.artifacts import check_model_folder
 from hfgpt.data.steps import Outcome
@@ -40,7 +40,7 @@ class ModelFinder:
     action: str
     model: str
     batch_size: int = 16
-    name: ClassVar[str] = "personal data by a model"
+    name = "personal data by a model"  # without an annotation it is no field
 
     def __post_init__(self):
         _config(self.model)  # before anything is read; the weights are loaded in the process that needs them
@@ -73,7 +73,7 @@ class ModelFinder:
         for first, last, label in self._tokens(text):
             kind = labels[label]
             if open_place and kind == open_place[2]:
-                open_place = (open_place[0], last, kind)
+                open_place = (open_place[0], last, open_place[2])
                 continue
             if open_place:
                 yield _without_spaces(text, *open_place)

@@ -10,7 +10,6 @@ import importlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 from hfgpt.arguments.publishing import TOKEN
 from hfgpt.data.steps import Outcome
@@ -101,7 +100,9 @@ def find_secrets(text: str) -> Iterator[Found]:
                 first, last = match.span(group)
                 if group == 0:
                     # A pattern of a length that keys once had; the rest of a longer one is part of it as well.
-                    last = _REST.match(piece, last).end()
+                    rest = _REST.match(piece, last)
+                    assert rest is not None  # it matches nothing at all as well
+                    last = rest.end()
                     if first and piece[first].isalnum() and piece[first - 1].isascii() and piece[first - 1].isalnum():
                         continue  # the middle of a longer word, a hash or a picture
                 if not _is_stand_in(piece[first:last]):
@@ -128,7 +129,7 @@ class Secrets:
     """The step for keys and tokens. Args: `action` is "mask" or "drop". Raises: UserError without detect-secrets."""
 
     action: str
-    name: ClassVar[str] = "secrets"
+    name = "secrets"  # without an annotation it is no field
 
     def __post_init__(self):
         require("detect_secrets", extra="data", purpose="secrets are found with detect-secrets")

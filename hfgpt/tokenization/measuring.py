@@ -4,6 +4,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -83,7 +84,8 @@ def measure(
 
 
 def _count_unknown(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> int:
-    return 0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id)
+    unknown = cast("int | None", tokenizer.unk_token_id)  # one id, to pyright perhaps many
+    return 0 if unknown is None else ids.count(unknown)
 
 
 def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
@@ -146,7 +148,7 @@ def count_tokens(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Vo
     tokens = sorted((id, token) for token, id in vocabulary.items() if id not in special)
     if is_on_bytes(tokenizer):
         pieces = [token.removeprefix(WITHIN_WORD) for _, token in tokens]
-        sizes, written = [len(piece) for piece in pieces], [tokenizer.decode([id]) for id, _ in tokens]
+        sizes, written = [len(piece) for piece in pieces], [cast(str, tokenizer.decode([id])) for id, _ in tokens]
     else:
         written = [token for _, token in tokens]
         sizes = [len(token.encode("utf-8")) for token in written]

@@ -6,6 +6,7 @@ Each function is an entry of `hfgpt.arguments.tokenizers.ALGORITHMS`; the same t
 import logging
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -186,5 +187,5 @@ def train_word_level(
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    extra = {"additional_special_tokens": more} if more else {}
+    extra: dict[str, Any] = {"additional_special_tokens": more} if more else {}
     return wrap(tokenizer, bos=bos, eos=eos, pad=pad, unk_token=unk, **extra)
