@@ -151,13 +151,19 @@ def warn_of_seen_text(earlier: Passport, passport: Passport, *, split: Mapping[s
         split: the keys of the split and their values now.
         same_sources: whether the sources have the names that they had then.
     """
+    trained_on = contents_of(earlier.inputs)
+    if not (split.get("validation_share") or split.get("test_share")):
+        return  # nothing is held out
+    if not same_sources and not any(one in trained_on for one in contents_of(passport.inputs)):
+        return  # of other texts, it has seen none of these
     for key, value in split.items():
         if key in earlier.settings and earlier.settings[key] != value:
+            was, now = ("not given" if one is None else one for one in (earlier.settings[key], value))
             logger.warning(
-                f"warning: the tokenizer was trained with {key} {earlier.settings[key]}, here it is {value}: it has seen documents "
-                "that are held out now; use the same value in both recipes."
+                f"warning: the tokenizer was trained with {key} {was}, here it is {now}: it has seen documents that are held out "
+                "now; use the same value in both recipes."
             )
-    if same_sources and contents_of(passport.inputs) != contents_of(earlier.inputs):
+    if same_sources and contents_of(passport.inputs) != trained_on:
         logger.warning(
             "warning: the sources are not what they were when the tokenizer was trained; it may have seen text that is held out "
             "now. Train it again if that matters."

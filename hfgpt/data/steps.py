@@ -4,6 +4,7 @@ A step takes the text of one document and says what becomes of it. Steps run in 
 are: in this process, in others of this machine, on a cluster.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,10 @@ from typing import Protocol
 
 from hfgpt.data.on_disk import Document
 from hfgpt.data.passport import Passport
+
+logger = logging.getLogger(__name__)
+
+MOST_REASONS = 6  # in the log; the passport has all
 
 
 @dataclass(frozen=True)
@@ -102,3 +107,8 @@ def record_steps(steps: Sequence[TextStep], counts: Sequence[StepCounts], passpo
             reasons=dict(sorted(count.reasons.items())),
             settings=step.settings,
         )
+        if count.reasons:
+            ranked = count.reasons.most_common()
+            more = [f"{len(ranked) - MOST_REASONS:,} more"] if len(ranked) > MOST_REASONS else []
+            said = ", ".join([*(f"{reason} {number:,}" for reason, number in ranked[:MOST_REASONS]), *more])
+            logger.info(f"{step.name}: {said}")
