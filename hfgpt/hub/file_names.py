@@ -73,6 +73,7 @@ def published_passport(passport: dict, *, file_names: bool = False) -> dict:
     for one in (one for value in sources for one in (value if isinstance(value, list) else [value])):
         if isinstance(one, str) and one not in public and not _is_public(one):
             named.setdefault(one, f"*{_ending(one)}" if has_magic(one) else f"file-{len(set(named.values()))}{_ending(one)}")
+    inputs = [entry | ({"given": _told(entry["given"], named)} if "given" in entry else {}) for entry in inputs]
     told = {key: _told(value, named) for key, value in passport.items()}
     if not file_names:
         told |= {"command": _command_without_names(passport["command"])} if passport.get("command") else {}

@@ -143,3 +143,20 @@ def test_files_are_summed_up_by_kind_and_ending():
     assert summed_up(files) == "1,203 text files (.md 1,200, no ending 2, .py 1)"
     assert summed_up([("a.csv", "csv")]) == "1 file (.csv)"
     assert summed_up([("a.csv", "csv"), ("b.txt", "text")]) == "2 files (.csv 1, .txt 1)"
+
+
+def test_a_mixture_is_published_without_the_patterns_of_its_sources():
+    entry = {"name": "anna/1.txt", "given": "anna/*.txt", "kind": "text", "sha256": "ab" * 32}
+    mixture = {
+        "step": "mixture",
+        "documents_in": 3,
+        "documents_out": 4,
+        "sources": {"anna/*.txt": {"tokens_out": 9, "epochs": 2.5}},
+    }
+    settings = {"sources": ["anna/*.txt"], "decontaminate_against": ["payroll.jsonl"]}
+    leaks = {"step": "drop leaks", "reasons": {"near copies of payroll.jsonl": 2}, "shared_with": {"payroll.jsonl": {"near": 2}}}
+    passport = published_passport({"inputs": [entry], "steps": [mixture, leaks], "settings": settings})
+    assert not [word for word in SECRET if word in json.dumps(passport)]
+    assert passport["inputs"][0]["given"] == "*.txt"
+    assert passport["steps"][0]["sources"]["*.txt"]["epochs"] == 2.5
+    assert list(passport["steps"][1]["shared_with"].values()) == [{"near": 2}]

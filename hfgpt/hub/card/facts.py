@@ -191,6 +191,10 @@ def _why(step: dict) -> str:
     reasons += [(name, side["documents"]) for name, side in (step.get("sides") or {}).items()]
     more = [f"{len(reasons) - _MOST_REASONS:,} more reasons"] if len(reasons) > _MOST_REASONS else []
     said = [", ".join([*(f"{key}: {value:,}" for key, value in reasons[:_MOST_REASONS]), *more])]
+    mixed = {name: one for name, one in (step.get("sources") or {}).items() if isinstance(one, dict) and "epochs" in one}
+    tokens = max(1, sum(one["tokens_out"] for one in mixed.values()))
+    shares = (f"{name} {100 * one['tokens_out'] / tokens:.1f} % ({one['epochs']:.2f} times)" for name, one in mixed.items())
+    said.append(", ".join(shares))
     settings = step.get("settings") or {}
     said.append(", ".join(f"{key} {value}" for key, value in settings.items() if isinstance(value, (str, int, float))))
     return "; ".join(part for part in said if part)
