@@ -69,15 +69,17 @@ def main(args: TokenizerArguments) -> dict[str, float]:
             on_error=args.on_error,
             num_proc=args.processes(),
         )
+        if not len(documents):
+            raise UserError("the sources hold no text; name files with text in --sources.")
         split = split.settled(documents)
 
         # 3. Those that are trained on, up to a bound
         sample = training_sample(documents, split, passport, max_bytes=args.max_bytes)
         if not sample.documents:
             raise UserError(
-                f"no document is left to train on: the sources are empty, or all they hold is held out (validation_share "
-                f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; for a corpus of "
-                "one or few documents, set split_by: position."
+                f"no document is left to train on: all that the sources hold is held out (validation_share "
+                f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; "
+                + ("give more text." if split.by == "position" else "for a corpus of one or few documents, set split_by: position.")
             )
 
         # 4. Train, and measure on the documents that are held out

@@ -97,8 +97,11 @@ def prepare_split(
         f"{100 * counts.padding / (counts.rows * context_length):.1f} % padding"
     )
     if name == "train" and counts.tokens < context_length:
+        key = "context_length" if window is None else "window"
+        # the least that context_length may be is 3, so of 1 or 2 tokens no row can be made
+        shorter = f", or --{key} {counts.tokens}" if counts.tokens >= 3 else ""
         raise UserError(
-            f"the training documents hold {counts.tokens:,} tokens, need {context_length:,} for one row; give more text."
+            f"the training documents hold {counts.tokens:,} tokens, need {context_length:,} for one row; give more text{shorter}."
         )
     if name != "train" and counts.tokens < FEW_TOKENS:
         logger.info(f"{name}: so few tokens give rough figures; a larger {name}_share holds out more")

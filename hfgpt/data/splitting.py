@@ -158,12 +158,15 @@ def split_documents(documents, split: Split, passport: Passport | None = None):
     """
     from datasets import Dataset, DatasetDict, NamedSplit
 
-    what, cure = f"{len(documents):,} documents", "give more documents, other shares, or split_by: position"
+    what = f"{len(documents):,} documents"
+    cure = "give more text, or other shares"
     if split.by in ("document", "group"):
         draws = numbers_of(documents, "draw")
         sides = [split.side(draw) for draw in draws]  # three strings, and 8 bytes for each document
         datasets = {name: select(documents, rows_where(side == name for side in sides)) for name in SPLITS}
-        if split.by == "group":
+        if split.by == "document":
+            cure = "give more documents, other shares, or split_by: position"
+        else:
             groups = {name: len(np.unique(draws[[side == name for side in sides]])) for name in SPLITS}
             what += f" in {sum(groups.values()):,} groups"
             cure = "give more groups, other shares, another split_seed, or split_by: document"

@@ -1,7 +1,7 @@
 import pytest
 
 from hfgpt.arguments.accounting import checked_source_cards
-from hfgpt.arguments.documents import PrepareArguments
+from hfgpt.arguments.documents import PrepareArguments, TokenizerArguments
 from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.errors import UserError
 
@@ -24,6 +24,12 @@ def test_a_date_is_the_text_that_was_written(tmp_path):
     assert args.source_cards == {"notes.md": {"license": "cc-by-4.0", "revision": "2026-11-20"}}
     assert args.engine_settings == {"time": "02:00:00", "days": ["2026-11-20"], "workers": 1}
     assert parse_arguments(PrepareArguments, [*needed, "--source_cards", written]).source_cards == args.source_cards
+
+
+def test_a_number_of_documents_that_leaves_none_is_refused_at_once():
+    for recipe, given in ((PrepareArguments, {"tokenizer": "t"}), (TokenizerArguments, {"sources": ["a.txt"]})):
+        with pytest.raises(UserError, match="max_documents is 0; 1 or more is needed"):
+            recipe(**given, max_documents=0, output_dir="o")
 
 
 def test_mappings_are_read_on_the_command_line_as_help_shows_them():
