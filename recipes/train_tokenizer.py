@@ -20,6 +20,7 @@ from typing import cast
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, TokenizerArguments
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.counting import counted
 from hfgpt.data.filters import cleaning_steps
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
 from hfgpt.data.sources import ReadingOptions, find_sources, identity
@@ -114,7 +115,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         save_settings(folder, args.card)
         write_card(folder)
     logger.info(
-        f"tokenizer: {len(tokenizer):,} tokens from {sample.documents:,} documents, {sample.bytes:,} bytes, in "
+        f"tokenizer: {len(tokenizer):,} tokens from {counted(sample.documents, 'documents')}, {counted(sample.bytes, 'bytes')}, in "
         f"{time.perf_counter() - start:.1f} s; saved in {output}"
     )
     how = ("--streaming", "true") if args.streaming else ()  # the rest of how texts are read is in the passport

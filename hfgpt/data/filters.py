@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hfgpt.arguments.filter_settings import SETTINGS, settings_of
+from hfgpt.counting import counted
 from hfgpt.data.repair import RepairText
 from hfgpt.data.steps import Outcome, TextStep
 from hfgpt.data.word_splitting import word_splitter
@@ -329,12 +330,15 @@ def report_losses(steps: Sequence[Mapping[str, Any]], *, kept: int) -> None:
     if reasons:
         (reason, key), (count, value) = max(reasons.items(), key=lambda item: item[1][0])
         change = f"languages ({' '.join(value)})" if key == "languages" else f"{key} ({value}) in filter_settings"
-        said = f"filters dropped {filtered:,} of {loaded:,} documents, {count:,} of them as {reason!r}; change {change} or filters"
+        lost_of = f"{filtered:,} of {counted(loaded, 'documents')}"
+        said = f"filters dropped {lost_of}, {count:,} of them as {reason!r}; change {change} or filters"
         found.append((count, said))
     for step, count in others.items():
         key = DROPPING_KEYS[step]
         cure = f"--{key} mask keeps the documents and replaces what was found"
-        found.append((count, f"the step {step!r} dropped {count:,} of {loaded:,} documents, because {key} is drop; {cure}"))
+        found.append(
+            (count, f"the step {step!r} dropped {count:,} of {counted(loaded, 'documents')}, because {key} is drop; {cure}")
+        )
     _, said = max(found)
     if not kept:
         raise UserError(f"no document is left: {said}.")
