@@ -121,7 +121,8 @@ def main(args: PrepareArguments) -> dict[str, float]:
             engine=engine,
         )
         if not len(documents):
-            raise UserError(f"the sources hold 0 tokens, need {args.context_length or SHORTEST_ROW:,} for one row; give more text.")
+            needed = args.context_length or SHORTEST_ROW
+            raise UserError(f"the sources hold no text: 0 tokens, need {needed:,} for one row; name files with text in --sources.")
 
         # 3. Train, validation, test; nothing of the others is in training, and planted secrets are there only, in all their copies
         split = split.settled(documents)

@@ -20,6 +20,7 @@ from typing import cast
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, TokenizerArguments
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.counting import counted
 from hfgpt.data.filters import cleaning_steps
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
 from hfgpt.data.sources import ReadingOptions, find_sources, identity
@@ -69,15 +70,17 @@ def main(args: TokenizerArguments) -> dict[str, float]:
             on_error=args.on_error,
             num_proc=args.processes(),
         )
+        if not len(documents):
+            raise UserError("the sources hold no text; name files with text in --sources.")
         split = split.settled(documents)
 
         # 3. Those that are trained on, up to a bound
         sample = training_sample(documents, split, passport, max_bytes=args.max_bytes)
         if not sample.documents:
             raise UserError(
-                f"no document is left to train on: the sources are empty, or all they hold is held out (validation_share "
-                f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; for a corpus of "
-                "one or few documents, set split_by: position."
+                f"no document is left to train on: all that the sources hold is held out (validation_share "
+                f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; "
+                + ("give more text." if split.by == "position" else "for a corpus of one or few documents, set split_by: position.")
             )
 
         # 4. Train, and measure on the documents that are held out
@@ -112,7 +115,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         save_settings(folder, args.card)
         write_card(folder)
     logger.info(
-        f"tokenizer: {len(tokenizer):,} tokens from {sample.documents:,} documents, {sample.bytes:,} bytes, in "
+        f"tokenizer: {len(tokenizer):,} tokens from {counted(sample.documents, 'documents')}, {counted(sample.bytes, 'bytes')}, in "
         f"{time.perf_counter() - start:.1f} s; saved in {output}"
     )
     how = ("--streaming", "true") if args.streaming else ()  # the rest of how texts are read is in the passport

@@ -1,10 +1,10 @@
 """The keys that account for data: what only the user knows of its sources, and the check of what was prepared before."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from hfgpt.arguments.keys import ReadingKeys, data_key
+from hfgpt.arguments.mappings import read_mapping
 from hfgpt.errors import UserError
 from hfgpt.tables import nearest
 
@@ -26,20 +26,14 @@ class SourceCardKeys(ReadingKeys):
 
 
 def checked_source_cards(cards: dict | str | None) -> dict[str, dict[str, str]] | None:
-    """The owner's words about sources, checked: of a mapping, or the same as JSON.
+    """The owner's words about sources, checked: of a mapping, or the same as the text of JSON or YAML.
 
     Raises: ValueError for what is not such a mapping, unknown keys (with the nearest known one), and values that are not text.
     """
     wanted = "a mapping such as {'novels*.txt': {'license': 'cc0-1.0', 'url': 'https://...'}} is needed"
-    if isinstance(cards, str):
-        try:
-            cards = json.loads(cards)
-        except json.JSONDecodeError as error:
-            raise UserError(f"source_cards is not a JSON object ({error}): {cards!r}; {wanted}.") from None
+    cards = read_mapping(cards, "source_cards", example="\"{'novels*.txt': {license: cc0-1.0}}\"")
     if cards is None:
         return None
-    if not isinstance(cards, dict):
-        raise UserError(f"source_cards is {cards!r}; {wanted}.")
     checked = {}
     for pattern, card in cards.items():
         if not isinstance(card, dict):

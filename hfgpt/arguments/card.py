@@ -1,7 +1,6 @@
 """What the key `card` of a recipe takes: what only the owner of a model knows about it."""
 
-import json
-
+from hfgpt.arguments.mappings import read_mapping
 from hfgpt.errors import UserError
 from hfgpt.tables import nearest
 
@@ -24,20 +23,15 @@ def checked_settings(settings: dict | str | None, *, where: str = "card") -> dic
     """The owner's words about an artifact, checked.
 
     Args:
-        settings: a mapping with keys of `KEYS`, or the same as JSON; None is an empty one.
+        settings: a mapping with keys of `KEYS`, or the same as the text of JSON or YAML; None is an empty one.
         where: what the messages call it.
     Raises: ValueError for unknown keys (with the nearest known one), values that are not text, and a licence without its name.
     """
-    if isinstance(settings, str):
-        try:
-            settings = json.loads(settings)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{where} is not a JSON object ({error}): {settings!r}; write {{'license': 'apache-2.0'}}, say."
-            ) from None
+    if where == "card":
+        settings = read_mapping(settings, where, example="'{license: apache-2.0, language: en}'")
     if settings is None:
         return {}
-    if not isinstance(settings, dict):
+    if not isinstance(settings, dict):  # what a file holds
         raise UserError(f"{where} is {settings!r}; a mapping with keys such as license and language is needed.")
     found: dict[str, str | list[str] | bool] = {}
     for key, value in settings.items():

@@ -1,11 +1,11 @@
 """Keys of how documents are repaired and filtered before they are compared, split and learned from."""
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfgpt.arguments.filter_settings import PRESETS, check_settings
 from hfgpt.arguments.keys import RecipeArguments, data_key
+from hfgpt.arguments.mappings import read_mapping
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -45,13 +45,7 @@ class CleaningKeys(RecipeArguments):
 
     def check_cleaning(self) -> None:
         """Raises: UserError for values of filter_settings, and for what would do nothing."""
-        if isinstance(self.filter_settings, str):
-            try:
-                self.filter_settings = json.loads(self.filter_settings)
-            except json.JSONDecodeError as error:
-                raise UserError(f"filter_settings is not a JSON object ({error}): {self.filter_settings!r}.") from None
-        if self.filter_settings is not None and not isinstance(self.filter_settings, dict):
-            raise UserError(f"filter_settings is {self.filter_settings!r}; a mapping such as {{min_words: 20}} is needed.")
+        self.filter_settings = read_mapping(self.filter_settings, "filter_settings", example="'{min_words: 20}'")
         check_settings(self.filter_settings)
         if self.filters not in (None, *PRESETS):  # from Python, which no parser has checked
             raise UserError(f"filters is {self.filters!r}; it can be {', '.join(PRESETS)}.")

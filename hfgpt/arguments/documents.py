@@ -60,7 +60,7 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
         self.check_cleaning()
         self.check_copies()
         self.check_privacy()
-        self.check_least(num_proc=1)
+        self.check_least(num_proc=1, max_documents=1)
 
     def filled(self, earlier: Mapping[str, object]):
         """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.

@@ -11,6 +11,7 @@ from transformers.hf_argparser import string_to_bool
 from hfgpt.arguments.commands import print_page, shipped
 from hfgpt.arguments.help import KeyParser
 from hfgpt.arguments.keys import RecipeArguments
+from hfgpt.arguments.mappings import MappingLoader
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import with_home
 from hfgpt.tables import nearest
@@ -102,7 +103,7 @@ def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tupl
     try:
         text = path.read_text(encoding="utf-8")
         written = yaml.load(text, Loader=_AsWritten) or {}
-        resolved = yaml.safe_load(text)
+        resolved = yaml.load(text, Loader=MappingLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(written, dict):

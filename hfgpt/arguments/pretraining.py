@@ -1,14 +1,13 @@
 """The arguments of recipes/pretrain.py."""
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
 from hfgpt.arguments.keys import data_key, evaluation_key, method_key, model_key, output_key, training_key
+from hfgpt.arguments.mappings import read_mapping
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.rows import EpochKeys
 from hfgpt.arguments.run import RunArguments
-from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
 
@@ -20,7 +19,7 @@ class PretrainArguments(EpochKeys, RunArguments):
     family: Literal["modern", "gpt2"] = model_key("modern", "'modern' (set by depth) or 'gpt2' (set by size).")
     depth: int = model_key(12, "Layers of a modern model; the rest of its shape follows.")
     size: str = model_key("124M", "Published size of a gpt2 model: 124M, 355M, 774M, 1558M.")
-    config_overrides: dict | str | None = model_key(None, "Fields of HfGptConfig to set otherwise, as JSON or a YAML mapping.")
+    config_overrides: dict | str | None = model_key(None, "Fields of HfGptConfig to set otherwise, such as {num_hidden_layers: 2}.")
     optimizer: str = method_key("muon", "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone.", choices=OPTIMIZERS)
     muon_learning_rate: float = method_key(0.02, "Peak learning rate of the matrices under Muon.")
     sample_prompts: list[str] = evaluation_key([""], "Prompts continued at every evaluation, in samples.md; '' starts a text.")
@@ -37,11 +36,5 @@ class PretrainArguments(EpochKeys, RunArguments):
         expand_home(self, "dataset")
         self.require(dataset="name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
         self.check_epochs()
-        if isinstance(self.config_overrides, str):
-            try:
-                self.config_overrides = json.loads(self.config_overrides)
-            except json.JSONDecodeError as error:
-                raise UserError(f"config_overrides is not a JSON object ({error}): {self.config_overrides!r}.") from None
-        if not isinstance(self.config_overrides or {}, dict):
-            raise UserError(f"config_overrides is {self.config_overrides!r}; a mapping of HfGptConfig fields is needed.")
+        self.config_overrides = read_mapping(self.config_overrides, "config_overrides", example="'{num_hidden_layers: 2}'")
         super().__post_init__()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hfgpt.arguments.filter_settings import SETTINGS, settings_of
+from hfgpt.counting import counted
 from hfgpt.data.repair import RepairText
 from hfgpt.data.steps import Outcome, TextStep
 from hfgpt.data.word_splitting import word_splitter
@@ -301,27 +302,44 @@ def key_of(reason: str) -> str | None:
     return "languages" if reason.startswith("language: ") else None
 
 
+# The key behind each step that drops documents for what is in them, where it is told to drop and not to mask.
+DROPPING_KEYS = {"secrets": "secrets", "personal data": "personal_data", "personal data by a model": "personal_data"}
+
+
 def report_losses(steps: Sequence[Mapping[str, Any]], *, kept: int) -> None:
-    """Warn where filters dropped nearly all of a corpus, with the most frequent reason and the key that it is about.
+    """Warn where the steps dropped nearly all of a corpus, with what dropped most of it and the key that it is about.
 
     Args:
         steps: entries of a passport.
         kept: documents that are left after all of them.
-    Raises: UserError where no document is left.
+    Raises: UserError where steps dropped documents and none is left.
     """
     loaded = sum(entry["documents_out"] for entry in steps if entry["step"] == "load")
-    losses = {
+    reasons = {
         (reason, key): (count, entry["settings"].get(key))
         for entry in steps
         for reason, count in entry.get("reasons", {}).items()
         if (key := key_of(reason)) is not None
     }
-    lost = sum(count for count, _ in losses.values())
+    filtered = sum(count for count, _ in reasons.values())
+    others = {entry["step"]: entry["documents_in"] - entry["documents_out"] for entry in steps if entry["step"] in DROPPING_KEYS}
+    lost = filtered + sum(others.values())
     if not lost or (kept and lost < NEARLY_ALL * loaded):
         return
-    (reason, key), (count, value) = max(losses.items(), key=lambda item: item[1][0])
-    change = f"languages ({' '.join(value)})" if key == "languages" else f"{key} ({value}) in filter_settings"
-    said = f"filters dropped {lost:,} of {loaded:,} documents, {count:,} of them as {reason!r}; change {change} or filters"
+    found = []
+    if reasons:
+        (reason, key), (count, value) = max(reasons.items(), key=lambda item: item[1][0])
+        change = f"languages ({' '.join(value)})" if key == "languages" else f"{key} ({value}) in filter_settings"
+        lost_of = f"{filtered:,} of {counted(loaded, 'documents')}"
+        said = f"filters dropped {lost_of}, {count:,} of them as {reason!r}; change {change} or filters"
+        found.append((count, said))
+    for step, count in others.items():
+        key = DROPPING_KEYS[step]
+        cure = f"--{key} mask keeps the documents and replaces what was found"
+        found.append(
+            (count, f"the step {step!r} dropped {count:,} of {counted(loaded, 'documents')}, because {key} is drop; {cure}")
+        )
+    _, said = max(found)
     if not kept:
         raise UserError(f"no document is left: {said}.")
     logger.warning(f"warning: {said}, if that is not what you want.")

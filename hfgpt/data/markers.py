@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from hfgpt.counting import counted
 from hfgpt.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,10 @@ class MarkerCounts:
                 continue
             cure = f" Text files whose documents it separates are read with --text_documents '{marker}'." if alone else ""
             _warn(
-                f"warning: {marker!r} stands {count:,} times in the text ({self.documents[marker]:,} documents, {alone:,} times on "
-                f"a line of its own). It is learned as any text is and ends no document.{cure}"
+                f"warning: {marker!r} stands {counted(count, 'times')} in the text "
+                f"({counted(self.documents[marker], 'documents')}, {counted(alone, 'times')} on a line of its own). "
+                "In rows it is learned as any text is, and ends no document; the "
+                f"vocabulary of a tokenizer is trained without it where it is one of its special tokens.{cure}"
             )
 
 

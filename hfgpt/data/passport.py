@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from hfgpt.counting import counted
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import read_json, write_json
 
@@ -55,10 +56,10 @@ class Passport:
         """
         seconds = self.took(step, start)
         if before is None:
-            logger.info(f"{step}: {after:,} {what}, {seconds:.1f} s")
+            logger.info(f"{step}: {counted(after, what)}, {seconds:.1f} s")
         else:
             change = 100 * (after - before) / before if before else 0.0
-            logger.info(f"{step}: {before:,} -> {after:,} {what} ({change:+.1f} %), {seconds:.1f} s")
+            logger.info(f"{step}: {before:,} -> {counted(after, what)} ({change:+.1f} %), {seconds:.1f} s")
         counts = {f"{what}_in": before, f"{what}_out": after}
         self.steps.append({"step": step, **counts, **details})
 

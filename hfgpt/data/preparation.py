@@ -13,6 +13,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from hfgpt.counting import counted
 from hfgpt.data.on_disk import column_batches, write_rows
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import Passport, contents_of
@@ -39,8 +40,8 @@ def suitable_context_length(texts: Iterable[str], tokenizer: PreTrainedTokenizer
     while length > SHORTEST_ROW and tokens < length * ENOUGH_ROWS:
         length //= 2
     logger.info(
-        f"data: context_length {length}, because {tokens:,} tokens of training text would fill only {tokens // LONGEST_ROW:,} rows "
-        f"of {LONGEST_ROW:,}; --context_length sets another"
+        f"data: context_length {length}, because {counted(tokens, 'tokens')} of training text would fill only "
+        f"{counted(tokens // LONGEST_ROW, 'rows')} of {LONGEST_ROW:,}; --context_length sets another"
     )
     return length
 
@@ -92,13 +93,17 @@ def prepare_split(
     passport.count_rows(name, asdict(counts), by_source=account.by_source(), lengths=account.lengths())
     passport.took(f"rows of {name}", start)
     logger.info(
-        f"{name}: {counts.documents:,} documents, {counts.bytes:,} bytes, {counts.tokens:,} tokens "
-        f"({counts.bytes / max(1, counts.tokens):.2f} bytes each) in {counts.rows:,} rows of {context_length:,}, "
+        f"{name}: {counted(counts.documents, 'documents')}, {counted(counts.bytes, 'bytes')}, {counted(counts.tokens, 'tokens')} "
+        f"({counts.bytes / max(1, counts.tokens):.2f} bytes each) in {counted(counts.rows, 'rows')} of {context_length:,}, "
         f"{100 * counts.padding / (counts.rows * context_length):.1f} % padding"
     )
     if name == "train" and counts.tokens < context_length:
+        key = "context_length" if window is None else "window"
+        # the least that context_length may be is 3, so of 1 or 2 tokens no row can be made
+        shorter = f", or --{key} {counts.tokens}" if counts.tokens >= 3 else ""
         raise UserError(
-            f"the training documents hold {counts.tokens:,} tokens, need {context_length:,} for one row; give more text."
+            f"the training documents hold {counted(counts.tokens, 'tokens')}, need {context_length:,} for one row; give "
+            f"more text{shorter}."
         )
     if name != "train" and counts.tokens < FEW_TOKENS:
         logger.info(f"{name}: so few tokens give rough figures; a larger {name}_share holds out more")

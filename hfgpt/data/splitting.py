@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hfgpt.counting import counted
 from hfgpt.data.near_copies import SIMILARITY, normalize, similar_groups, similar_pairs
 from hfgpt.data.on_disk import Document, numbers_of, rows_where, select, text_bytes, texts_of, write_documents
 from hfgpt.data.passport import Passport
@@ -158,14 +159,17 @@ def split_documents(documents, split: Split, passport: Passport | None = None):
     """
     from datasets import Dataset, DatasetDict, NamedSplit
 
-    what, cure = f"{len(documents):,} documents", "give more documents, other shares, or split_by: position"
+    what = counted(len(documents), "documents")
+    cure = "give more text, or other shares"
     if split.by in ("document", "group"):
         draws = numbers_of(documents, "draw")
         sides = [split.side(draw) for draw in draws]  # three strings, and 8 bytes for each document
         datasets = {name: select(documents, rows_where(side == name for side in sides)) for name in SPLITS}
-        if split.by == "group":
+        if split.by == "document":
+            cure = "give more documents, other shares, or split_by: position"
+        else:
             groups = {name: len(np.unique(draws[[side == name for side in sides]])) for name in SPLITS}
-            what += f" in {sum(groups.values()):,} groups"
+            what += f" in {counted(sum(groups.values()), 'groups')}"
             cure = "give more groups, other shares, another split_seed, or split_by: document"
             logger.info(f"split: groups: {', '.join(f'{name} {number:,}' for name, number in groups.items())}")
     else:
@@ -384,5 +388,5 @@ def keep_copies_together(
                 f"learned or tested, not both, so nothing is left for {name}: give more different texts, {cure}or set "
                 "decontaminate: false, which then tests on copies."
             )
-    logger.info(f"near copies: {len(apart):,} rows that were drawn apart from a near copy now lie on its side")
+    logger.info(f"near copies: {counted(len(apart), 'rows')} drawn apart from a near copy, now on its side")
     return together

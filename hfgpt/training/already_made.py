@@ -37,7 +37,7 @@ def already_made(
     earlier = Passport.load(folder)
     before, now = earlier.settings.get("asked", {}), json.loads(json.dumps(asked))
     changed = [
-        f"{key} was {before.get(key, 'not noted')}, is {now.get(key, 'not noted')}"
+        _change(key, _shown(before.get(key, "not noted")), _shown(now.get(key, "not noted")))
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
@@ -55,3 +55,18 @@ def already_made(
         write_card(folder)
     logger.info(f"already done: {folder} holds what these arguments make of these texts; --overwrite true makes it again.")
     return True
+
+
+def _change(key: str, before: str, now: str) -> str:
+    return f"{key} was {before}, is {now}" if before != now else f"{key} is {now} as before, with other contents"
+
+
+def _shown(value: object) -> str:
+    """A value as it is given: files by their names, of a list its items."""
+    if isinstance(value, list):
+        return " ".join(map(_shown, value)) or "none"
+    if isinstance(value, dict):
+        return str(value["name"]) if "name" in value else json.dumps(value, ensure_ascii=False)
+    if value is None or isinstance(value, bool):
+        return {None: "not given", True: "true", False: "false"}[value]
+    return str(value)

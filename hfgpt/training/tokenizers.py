@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.arguments.tokenizers import ALGORITHMS
+from hfgpt.counting import counted
 from hfgpt.data.passport import Passport
 from hfgpt.data.sampling import Sample, texts_of_sides
 from hfgpt.data.splitting import Split
@@ -75,7 +76,9 @@ def train_on(
     entry, more = ALGORITHMS.find(algorithm), settings.get("reserved_tokens", 0)
     if vocab_size is None and entry.sized:
         vocab_size = suitable_vocab_size(sample.bytes, algorithm=algorithm, reserved_tokens=more)
-        logger.info(f"tokenizer: vocab_size {vocab_size:,}, which suits {sample.bytes:,} bytes of text; --vocab_size sets another")
+        logger.info(
+            f"tokenizer: vocab_size {vocab_size:,}, which suits {counted(sample.bytes, 'bytes')} of text; --vocab_size sets another"
+        )
     expected = expected_memory(_texts(sample), num_bytes=sample.bytes, algorithm=algorithm)
     say_memory(expected, max_bytes=max_bytes, num_bytes=sample.bytes)
     plain = WithoutSpecialTokens([*entry.special_tokens, *reserved(more)])
@@ -83,7 +86,10 @@ def train_on(
     if plain.found:
         passport.settings["special_tokens_left_out"] = found = dict(sorted(plain.found.items()))
         said = ", ".join(f"{token} {count:,}" for token, count in found.items())
-        logger.info(f"tokenizer: special tokens that are written in the text were left out of the training ({said})")
+        logger.info(
+            f"tokenizer: special tokens that are written in the text were left out of the training ({said}): they are no part of "
+            "the vocabulary's text, and in rows they are learned as any text is"
+        )
     return tokenizer
 
 
@@ -111,7 +117,7 @@ def report_on(
     part = Sample(lambda: iter(sample), max_bytes=MEASURED_BYTES, seed=split.seed)
     return Report(
         described=f"{described}, {len(tokenizer):,} tokens",
-        trained_on=f"{sample.documents:,} documents, {sample.bytes:,} bytes",
+        trained_on=f"{counted(sample.documents, 'documents')}, {counted(sample.bytes, 'bytes')}",
         sizes={name: len(one) for name, one in tokenizers.items()},
         held_out=measure(tokenizers, held_out, languages=languages),
         held_out_in_all=held_out.all_bytes,

@@ -1,20 +1,52 @@
 import pytest
 
 from hfgpt.arguments.accounting import checked_source_cards
-from hfgpt.arguments.documents import PrepareArguments
+from hfgpt.arguments.documents import PrepareArguments, TokenizerArguments
+from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.errors import UserError
 
 
-def test_source_cards_are_a_mapping_or_the_same_as_json():
+def test_source_cards_are_a_mapping_or_the_same_as_json_or_yaml():
     told = {"*.txt": {"license": "cc0-1.0", "url": "https://example.org"}}
     assert checked_source_cards('{"*.txt": {"license": " cc0-1.0\\n", "url": "https://example.org"}}') == told
     assert checked_source_cards(told) == told
+    assert checked_source_cards("{'*.txt': {license: cc0-1.0, url: https://example.org}}") == told
     assert checked_source_cards(None) is None
 
 
+def test_a_date_is_the_text_that_was_written(tmp_path):
+    written = "{notes.md: {license: cc-by-4.0, revision: 2026-11-20}}"
+    path, needed = tmp_path / "data.yaml", ["--tokenizer", "t", "--output_dir", "o"]
+    path.write_text(
+        f"source_cards: {written}\nengine: slurm\nengine_settings: {{time: 02:00:00, days: [2026-11-20], workers: 1}}\n"
+    )
+    args = parse_arguments(PrepareArguments, [str(path), *needed])
+    assert args.source_cards == {"notes.md": {"license": "cc-by-4.0", "revision": "2026-11-20"}}
+    assert args.engine_settings == {"time": "02:00:00", "days": ["2026-11-20"], "workers": 1}
+    assert parse_arguments(PrepareArguments, [*needed, "--source_cards", written]).source_cards == args.source_cards
+
+
+def test_a_number_of_documents_that_leaves_none_is_refused_at_once():
+    for recipe, given in ((PrepareArguments, {"tokenizer": "t"}), (TokenizerArguments, {"sources": ["a.txt"]})):
+        with pytest.raises(UserError, match="max_documents is 0; 1 or more is needed"):
+            recipe(**given, max_documents=0, output_dir="o")
+
+
+def test_mappings_are_read_on_the_command_line_as_help_shows_them():
+    words = ["--tokenizer", "t", "--output_dir", "o", "--engine", "slurm", "--filters", "web"]
+    words += ["--engine_settings", "{workers: 1}", "--card", "{license: mit, file_names: true}"]
+    args = parse_arguments(PrepareArguments, [*words, "--filter_settings", "{min_words: 20, max_short_lines: null}"])
+    assert args.engine_settings == {"workers": 1}
+    assert args.card == {"license": "mit", "file_names": True}
+    assert args.filter_settings == {"min_words": 20, "max_short_lines": None}
+    with pytest.raises(UserError, match=r"engine_settings is not a mapping: 'cpu'; .*--engine_settings '\{partition: cpu\}'"):
+        parse_arguments(PrepareArguments, [*words, "--engine_settings", "cpu"])
+
+
 @pytest.mark.parametrize(("cards", "message"), [
-    ("{", "not a JSON object"),
-    ("[1]", "a mapping such as"),
+    ("{", "not a mapping"),
+    ("[1]", "not a mapping"),
+    (["mit"], "not a mapping"),
     ({"a.txt": "mit"}, "'mit' for 'a.txt'"),
     ({"a.txt": {"licence": "mit"}}, "unknown key 'licence' in source_cards, for 'a.txt'; did you mean 'license'"),
     ({"a.txt": {"license": False}}, "license in source_cards, for 'a.txt', is False; text is needed"),

@@ -76,7 +76,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(yaml_file, key, nearest
         (["--dataset", "d"], "output_dir is missing"),
         (["--output_dir", "o"], "dataset is missing"),
         (["--dataset", "d", "--output_dir", "o", "--bf16", "true"], "bf16 and fp16 are set by precision"),
-        (["--dataset", "d", "--output_dir", "o", "--config_overrides", "{x"], "config_overrides is not a JSON object"),
+        (
+            ["--dataset", "d", "--output_dir", "o", "--config_overrides", "{x"],
+            "config_overrides is not a mapping.*--config_overrides '{num_hidden_layers: 2}'",
+        ),
     ],
 )
 def test_values_of_the_wrong_kind_are_refused(words, sentence):

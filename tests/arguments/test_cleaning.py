@@ -26,8 +26,13 @@ NEEDED = dict(output_dir="out", tokenizer="t")
         ({"max_compression": float("nan")}, "max_compression in filter_settings is nan; a number from 1 is needed"),
         ({"drop_lorem_ipsum": 1}, "drop_lorem_ipsum in filter_settings is 1; true or false is needed, or false to switch it off."),
         ({"stop_words": "the"}, "stop_words in filter_settings is 'the'; a list of words is needed"),
-        ([1], "filter_settings is [1]; a mapping such as {min_words: 20} is needed."),
-        ("{min", "filter_settings is not a JSON object"),
+        (
+            [1],
+            "filter_settings is not a mapping: [1]; write it such as --filter_settings '{min_words: 20}', or as a mapping in YAML.",
+        ),
+        ("{min", "filter_settings is not a mapping (expected"),
+        ("min_words", "filter_settings is not a mapping: 'min_words'"),
+        ("", "filter_settings is not a mapping: ''"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(settings, said):

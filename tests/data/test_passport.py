@@ -1,6 +1,7 @@
 import json
 import time
 
+from hfgpt.counting import counted
 from hfgpt.data.passport import Passport, contents_of
 
 
@@ -8,15 +9,18 @@ def test_seconds_go_to_the_log_and_not_into_the_file(tmp_path, caplog):
     caplog.set_level("INFO", logger="hfgpt")
     passport, start = Passport(), time.perf_counter() - 10
     passport.record("drop blank", 10, 9, start + 4, bytes_in=100, bytes_out=80, reasons={"blank": 1})
+    passport.record("drop copies", 2, 1, time.perf_counter())
     passport.took("save", start + 7)
     passport.took("save", start + 9)
     passport.log_shares(start)
     passport.save(tmp_path)
     assert "drop blank: 10 -> 9 documents (-10.0 %), 6.0 s" in caplog.text
+    assert "drop copies: 2 -> 1 document (-50.0 %)" in caplog.text
     assert "time: 10.0 s, of which drop blank 60 %, save 40 %, all else 0 %" in caplog.text
     content = json.loads((tmp_path / "passport.json").read_text())
     assert content["steps"] == [
-        {"step": "drop blank", "documents_in": 10, "documents_out": 9, "bytes_in": 100, "bytes_out": 80, "reasons": {"blank": 1}}
+        {"step": "drop blank", "documents_in": 10, "documents_out": 9, "bytes_in": 100, "bytes_out": 80, "reasons": {"blank": 1}},
+        {"step": "drop copies", "documents_in": 2, "documents_out": 1},
     ]
     assert "seconds" not in (tmp_path / "passport.json").read_text()
     assert Passport.load(tmp_path) == passport
@@ -30,3 +34,8 @@ def test_inputs_are_the_same_by_what_they_hold_not_by_what_is_said_of_them():
     assert contents_of([file | {"sha256": "cd"}]) != contents_of([file])
     assert contents_of([hub | {"revision": "v2"}]) != contents_of([hub])
     assert contents_of([hub | {"name": "user/other"}]) != contents_of([hub])
+
+
+def test_one_of_something_is_in_the_singular():
+    assert [counted(number, "near copies") for number in (0, 1, 2000)] == ["0 near copies", "1 near copy", "2,000 near copies"]
+    assert counted(1, "bytes") == "1 byte"

@@ -175,10 +175,10 @@ def test_markers_that_are_read_as_text_are_warned_about(tmp_path, caplog):
     path = tmp_path / f"{tmp_path.name}.txt"
     path.write_text(STORIES * 7)
     read(path, text_documents="paragraph")
-    assert "warning: '<|endoftext|>' stands 14 times in the text (1 documents, 14 times on a line of its own)" in caplog.text
+    assert "warning: '<|endoftext|>' stands 14 times in the text (1 document, 14 times on a line of its own)" in caplog.text
     path.with_suffix(".jsonl").write_text(json.dumps({"text": "<|im_start|>user\nHi<|im_end|>\n" * 21}) + "\n")
     read(path.with_suffix(".jsonl"))
-    assert "'<|im_start|>' stands 21 times in the text (1 documents, 0 times on a line of its own)" in caplog.text
+    assert "'<|im_start|>' stands 21 times in the text (1 document, 0 times on a line of its own). In rows it is " in caplog.text
     caplog.clear()
     path.write_text("Name <|endoftext|>, </s> or <|pad|> in a sentence.\n" * 9)
     read(path)

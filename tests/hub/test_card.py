@@ -281,8 +281,8 @@ def test_figures_of_several_seeds_are_those_of_the_weights_that_are_there():
         ({"language": ["en", 1]}, "language in card is 1, a int"),
         ({"license": "other"}, "takes only with license_name and license_link"),
         ({"title": ["a"]}, "title in card is ['a'], a list"),
-        ("{license", "card is not a JSON object"),
-        (["mit"], "a mapping with keys such as license"),
+        ("{license", "card is not a mapping"),
+        (["mit"], "card is not a mapping: ['mit']; write it such as --card '{license: "),
     ],
 )
 def test_what_the_owner_says_is_checked(settings, message):

@@ -37,21 +37,35 @@ def test_a_missing_file_and_a_pattern_without_a_match(tmp_path):
 
 def test_a_blank_corpus_says_how_many_tokens_it_has_and_needs(small_tokenizer, tmp_path):
     (tmp_path / "blank.txt").write_text(" \n\t\n")
-    with pytest.raises(ValueError, match="the sources hold 0 tokens, need 64 for one row"):
+    with pytest.raises(ValueError, match="the sources hold no text: 0 tokens, need 64 for one row"):
         recipe("prepare_data", sources=[str(tmp_path / "blank.txt")], tokenizer=str(small_tokenizer), context_length=64,
                output_dir=str(tmp_path / "out"))  # fmt: skip
     (tmp_path / "few.txt").write_text("few words\n" * 3)
     with pytest.raises(ValueError, match=r"the training documents hold \d+ tokens, need 64 for one row"):
         recipe("prepare_data", sources=[str(tmp_path / "few.txt")], tokenizer=str(small_tokenizer), context_length=64,
                validation_share=0.0, test_share=0.0, output_dir=str(tmp_path / "out"))  # fmt: skip
+    few = dict(sources=[str(tmp_path / "few.txt")], tokenizer=str(small_tokenizer), validation_share=0.0, test_share=0.0)
+    with pytest.raises(ValueError, match=r"need 64 for one row; give more text, or --context_length (\d+)\.$") as refused_with:
+        recipe("prepare_data", **few, context_length=64, output_dir=str(tmp_path / "out"))
     assert left_behind(tmp_path) == ["blank.txt", "few.txt"]
+    works = int(str(refused_with.value).split()[-1].rstrip("."))
+    assert recipe("prepare_data", **few, context_length=works, output_dir=str(tmp_path / "out"))["train_rows"] >= 1
+
+
+def test_documents_that_are_all_dropped_name_the_step_and_its_key(small_tokenizer, tmp_path):
+    (tmp_path / "mail.jsonl").write_text("".join(f'{{"text": "Write to ann{i}@example.org, please."}}\n' for i in range(9)))
+    given = dict(sources=[str(tmp_path / "mail.jsonl")], personal_data="drop", output_dir=str(tmp_path / "out"))
+    said = "no document is left: the step 'personal data' dropped 9 of 9 documents, because personal_data is drop; --personal"
+    for name, key in (("prepare_data", {"tokenizer": str(small_tokenizer)}), ("train_tokenizer", {"vocab_size": 300})):
+        with pytest.raises(ValueError, match=said):
+            recipe(name, **given, **key)
 
 
 def test_an_empty_corpus(small_tokenizer, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     words = ("--sources", tmp_path / "empty.txt", "--output_dir", tmp_path / "out")
-    refused(run_script(PREPARE, *words, "--tokenizer", small_tokenizer), "hold 0 tokens, need 64 for one row")
-    refused(run_script(TOKENIZER, *words, "--vocab_size", 300), "no document is left to train on: the sources are empty")
+    refused(run_script(PREPARE, *words, "--tokenizer", small_tokenizer), "hold no text: 0 tokens, need 64 for one row")
+    refused(run_script(TOKENIZER, *words, "--vocab_size", 300), "the sources hold no text; name files with text")
     assert left_behind(tmp_path) == ["empty.txt"]
 
 

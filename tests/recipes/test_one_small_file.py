@@ -72,7 +72,7 @@ def test_whoever_says_otherwise_is_obeyed_and_warned(one_file, monkeypatch, capl
     recipe("prepare_data", tokenizer="runs/mine/tokenizer", test_share=0.2, context_length=32, output_dir="runs/told/data")
     assert "the tokenizer was trained with test_share 0.05, here it is 0.2: it has seen documents that are held out" in caplog.text
     assert len(load_from_disk("runs/told/data")["train"][0]["input_ids"]) == 32
-    with pytest.raises(ValueError, match=r"the validation split is empty: 1 documents.*split_by 'document'"):
+    with pytest.raises(ValueError, match=r"the validation split is empty: 1 document,.*split_by 'document'"):
         recipe("prepare_data", tokenizer="runs/mine/tokenizer", split_by="document", output_dir="runs/no/data")
 
 

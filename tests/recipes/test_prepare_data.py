@@ -128,8 +128,11 @@ def test_text_of_a_benchmark_is_not_trained_on_and_its_file_is_named_with_its_ha
     (entry,) = passport["settings"]["asked"]["decontaminate_against"]
     assert entry["sha256"] == hashlib.sha256((tmp_path / "quiz.jsonl").read_bytes()).hexdigest()
     (tmp_path / "quiz.jsonl").write_text('{"question": "another one, which is as good"}\n')
-    with pytest.raises(ValueError, match="holds what was made otherwise.*decontaminate_against was"):
+    changed = "holds what was made otherwise .decontaminate_against is .*quiz.jsonl as before, with other contents.;"
+    with pytest.raises(ValueError, match=changed):
         recipe("prepare_data", **settings)
+    with pytest.raises(ValueError, match=r"otherwise \(decontaminate_against was \S*quiz.jsonl, is none\);"):
+        recipe("prepare_data", **{**settings, "decontaminate_against": []})
 
 
 def test_tokenizer_and_rows_know_the_same_groups_and_cut_the_same_passages(small_tokenizer, tmp_path):
