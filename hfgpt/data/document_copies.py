@@ -147,7 +147,7 @@ def drop_document_copies(
     else:
         documents = select(documents, np.flatnonzero(kept))
     passport.record(
-        "put near copies on one side",
+        "give near copies one draw",
         len(left),
         len(documents),
         start,
