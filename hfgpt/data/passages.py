@@ -217,10 +217,9 @@ class CutCounts:
 
     def described(self, bytes_in: int) -> str:
         """For the log, of documents with so many bytes."""
-        return (
-            f"{self.documents_dropped:,} documents as a whole, parts of {self.documents_cut:,} others, of which {self.pieces:,} "
-            f"pieces stay; {self.bytes:,} of {bytes_in:,} bytes ({100 * self.bytes / max(1, bytes_in):.1f} %)"
-        )
+        parts = f", parts of {self.documents_cut:,} others ({self.pieces:,} pieces stay)" if self.documents_cut else ""
+        share = 100 * self.bytes / max(1, bytes_in)
+        return f"{self.documents_dropped:,} documents as a whole{parts}; {self.bytes:,} of {bytes_in:,} bytes ({share:.1f} %)"
 
 
 def cut_out(document: Document, content: bytes, passages: Sequence[Span], counts: CutCounts) -> Iterator[Document]:

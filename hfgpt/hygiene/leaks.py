@@ -201,7 +201,7 @@ class LeakSearch:
         if not len(kept):
             raise UserError(
                 f"{step}: nothing is left of the {len(train):,} training documents, all of which stand in "
-                f"{', '.join(self.references)}; give training text of its own, or {cure}."
+                f"{', '.join(self.references)}; give training text of its own, or {cure}. {self._about_templates()}"
             )
         shared = {name: asdict(counts) for name, counts in self.counts.items()}
         settings = {"leak_tokens": self.leak_tokens} | ({"only_counted": True} if count_only else {})
@@ -235,10 +235,14 @@ class LeakSearch:
         if not count_only and self.cut.bytes > MOST_LOST * bytes_in:
             logger.warning(
                 f"warning: {step} took {100 * self.cut.bytes / bytes_in:.0f} % of the bytes to train on, which stand in "
-                f"{', '.join(self.references)}; {cure}, or, where texts are made of one template, use deduplicate: near, a larger "
-                "leak_tokens or split_by: group, if that is not what you want."
+                f"{', '.join(self.references)}; {cure}, if that is not what you want. {self._about_templates()}"
             )
         return kept
+
+    def _about_templates(self) -> str:
+        longest = max(counts.longest_tokens for counts in self.counts.values())
+        than = f" (the longest passage has {longest:,} tokens)" if longest else ""
+        return f"Where texts are made of one template, a larger leak_tokens{than} or split_by: group keeps more of them."
 
     def _remaining(self, train: Dataset, step: str, *, dropped: DroppedDocuments | None) -> Iterator[Document]:
         for batch in document_batches(train, step):
