@@ -130,7 +130,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         warn_of_seen_text(earlier, passport, split=settled, same_sources=args.sources == earlier.settings.get("sources"))
         splits = split_documents(documents, split, passport)
         held_out = {str(name): part for name, part in splits.items() if name != "train"}
-        known_texts = dict(tokenizer=tokenizer, leak_tokens=args.leak_tokens, cache_dir=cache_dir)
+        known_texts = dict(tokenizer=tokenizer, leak_tokens=args.leak_tokens, cache_dir=cache_dir, dropped=dropped)
         splits["train"] = drop_leaks(splits["train"], held_out, passport, how=args.leaks, **known_texts)
         splits["train"] = drop_benchmark_text(splits["train"], benchmarks, passport, **known_texts)
         context_length = args.context_length or suitable_context_length(texts_of(splits["train"]), tokenizer)

@@ -66,5 +66,7 @@ class DroppedKeys(RecipeArguments):
     """What becomes of dropped documents."""
 
     keep_dropped: bool = data_key(
-        False, "Write the documents that filters drop to dropped.jsonl in output_dir, with step and reason; it is never published."
+        False,
+        "Write the documents that steps drop as a whole (filters, copies, what stands in held-out or benchmark text) to "
+        "dropped.jsonl in output_dir, with step and reason; it is never published.",
     )

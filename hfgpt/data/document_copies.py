@@ -98,7 +98,7 @@ def drop_document_copies(
     dropped: DroppedDocuments | None = None,
     num_proc: int = 1,
 ):
-    """The documents without copies; near copies that stay are put on one side of the split, by one draw.
+    """The documents without copies; near copies that stay share one draw: a split of whole documents puts them on one side.
 
     Args:
         documents: a `datasets.Dataset` with `text`, `source` and `draw`.
@@ -140,11 +140,14 @@ def drop_document_copies(
     if len(together):
         draws = numbers_of(documents, "draw")[found.near[kept]]
         documents = select(documents, np.flatnonzero(kept)).remove_columns("draw").add_column("draw", draws)
-        logger.info(f"near copies: {counts['documents']:,} documents stay, in {counts['groups']:,} groups, each on one side")
+        logger.info(
+            f"near copies: {counts['documents']:,} documents stay, in {counts['groups']:,} groups that share one draw each: "
+            "a split by document or group puts a group on one side, a split by position does not"
+        )
     else:
         documents = select(documents, np.flatnonzero(kept))
     passport.record(
-        "put near copies on one side",
+        "give near copies one draw",
         len(left),
         len(documents),
         start,

@@ -8,9 +8,9 @@ stays in memory. A passage is where windows of a text that are in the table foll
     windows        ^^^^^^^^^^^^^^^^^^^^^
     passage       [ quick brown fox jumps over ]                   as long as the windows in it
 
-Every shared run of `shortest` bytes is found, without exception. What is found beside that is bounded: a passage may be joined from
-runs of the others that overlap in a window, and that the place of a window was taken by another one `in_a_row` times by chance is
-ruled out.
+Every shared run of `shortest` bytes is found, without exception; of folded text, every one that has so many bytes once it is
+folded. What is found beside that is bounded: a passage may be joined from runs of the others that overlap in a window, and that
+the place of a window was taken by another one `in_a_row` times by chance is ruled out.
 
 The hash is a polynomial in a random odd base modulo 2 ** 64: the hashes of all windows are differences of prefix sums, times powers
 of the base's inverse. Source: Karp and Rabin (1987), Efficient randomized pattern-matching algorithms.
@@ -18,6 +18,7 @@ of the base's inverse. Source: Karp and Rabin (1987), Efficient randomized patte
 
 import bisect
 import itertools
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +27,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hfgpt.data.dropped import DroppedDocuments
 from hfgpt.data.on_disk import Document, document_batches, text_bytes, write_documents
 from hfgpt.data.passport import Passport
+
+logger = logging.getLogger(__name__)
 
 Span = tuple[int, int]  # of bytes: the first, and the one after the last
 # In no UTF-8: a window with it is none of a text.
@@ -51,6 +55,7 @@ _BASE = int(_generator.integers(0, 2**63)) * 2 + 1
 _FOLDED = _VALUES.copy()
 _FOLDED[ord("A") : ord("Z") + 1] = _FOLDED[ord("a") : ord("z") + 1]
 _FOLDED[list(b"\t\n\v\f\r")] = _FOLDED[ord(" ")]
+_IS_SPACE = np.isin(_FOLDED, _FOLDED[ord(" ")])
 
 
 def _powers(base: int, number: int) -> np.ndarray:
@@ -67,8 +72,8 @@ class Windows:
         shortest: bytes of the shortest run that is surely found.
         size: bytes of all texts that will be added, about.
         stride: bytes from one window that is kept to the next.
-        folded: whether the case of ASCII letters and the kind of a space make no difference, so that a text is also found where
-            its lines end elsewhere.
+        folded: whether the case of ASCII letters, and the kind and amount of ASCII white space make no difference, so that a text
+            is also found where its lines end elsewhere or are indented. `shortest` is then of bytes in which white space is one.
     Attributes:
         width: bytes of a window.
         in_a_row: windows that have to follow each other, `stride` bytes apart: as many as any run of `shortest` bytes holds.
@@ -81,6 +86,7 @@ class Windows:
         self.in_a_row = min(MOST_IN_A_ROW, 1 << max(1, 2 * shortest // (3 * stride)).bit_length() - 1)  # a third is the window
         self.width = shortest - self.in_a_row * stride + 1
         bits = min(MOST_BITS, max(LEAST_BITS, 1 << (BITS_PER_WINDOW * size // stride).bit_length()))
+        self._is_folded = folded
         self._values = _FOLDED if folded else _VALUES
         self._shift = np.uint64(65 - bits.bit_length())
         self._table = np.zeros(bits // 8, dtype=np.uint8)
@@ -89,26 +95,44 @@ class Windows:
 
     def add(self, text: np.ndarray) -> None:
         """Keep the windows of a text of bytes, or of several with `DOCUMENT_END` after each."""
-        for start, hashes in self.hashes(text):
+        text, _ = self._collapsed(text)
+        for start, hashes in self._hashes(text):
             self._keep(hashes[:: self.stride], self._are_whole(text, start, len(hashes))[:: self.stride])
 
     def find(self, text: np.ndarray) -> list[Span]:
         """The passages of a text of bytes that stand in what was added, in order; two may overlap."""
+        text, left_out = self._collapsed(text)
         found = np.zeros(len(text), dtype=bool)
-        for start, hashes in self.hashes(text):
+        for start, hashes in self._hashes(text):
             found[start : start + len(hashes)] = self._kept(hashes) & self._are_whole(text, start, len(hashes))
-        return self._passages(found)
+        return self._passages(found, left_out)
 
     def find_and_add(self, text: np.ndarray) -> list[Span]:
         """The passages of a text that stand in what was added or earlier in the text itself; its windows are added, too."""
+        text, left_out = self._collapsed(text)
         found = np.zeros(len(text), dtype=bool)
-        for start, hashes in self.hashes(text):
+        for start, hashes in self._hashes(text):
             whole = self._are_whole(text, start, len(hashes))
             found[start : start + len(hashes)] = (self._kept(hashes) | self._kept_before(hashes, whole)) & whole
             self._keep(hashes[:: self.stride], whole[:: self.stride])
-        return self._passages(found)
+        return self._passages(found, left_out)
 
-    def hashes(self, text: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def hashes(self, text: np.ndarray) -> np.ndarray:
+        """The hashes of all windows of a text, in order."""
+        return np.concatenate([np.empty(0, np.uint64), *(part for _, part in self._hashes(self._collapsed(text)[0]))])
+
+    def _collapsed(self, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The text, of white space in a row only the first byte where it is folded; and what was left out.
+
+        Of each byte that was left out it says how many of those that stay stand before it: only these take memory.
+        """
+        if not self._is_folded:
+            return text, np.empty(0, dtype=np.int64)
+        is_space = _IS_SPACE.take(text)
+        left_out = np.flatnonzero(is_space[1:] & is_space[:-1]) + 1
+        return np.delete(text, left_out), left_out - np.arange(len(left_out))
+
+    def _hashes(self, text: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Of the windows that begin at each byte, a block at a time: the first byte, and the hashes."""
         for start in range(0, len(text) - self.width + 1, BLOCK):
             part = text[start : start + BLOCK + self.width - 1]
@@ -142,7 +166,7 @@ class Windows:
         first[slots[kept]] = kept
         return first.take(slots) + self.width <= np.arange(len(hashes))
 
-    def _passages(self, found: np.ndarray) -> list[Span]:
+    def _passages(self, found: np.ndarray, left_out: np.ndarray) -> list[Span]:
         reach = self.stride
         while reach < self.in_a_row * self.stride:  # 1, 2, 4, ... of them in a row
             found[: len(found) - reach] &= found[reach:]
@@ -154,7 +178,9 @@ class Windows:
         last = np.append(np.diff(begins) > self.stride, True)
         first = np.append(True, last[:-1])
         ends = begins[last] + (self.in_a_row - 1) * self.stride + self.width
-        return list(zip(begins[first].tolist(), ends.tolist(), strict=True))
+        # Back to places in the text itself: a passage that ends in white space takes all of it.
+        begins, ends = (places + np.searchsorted(left_out, places, side="right") for places in (begins[first], ends))
+        return list(zip(begins.tolist(), ends.tolist(), strict=True))
 
 
 def joined(contents: Sequence[bytes]) -> tuple[np.ndarray, list[int]]:
@@ -178,12 +204,22 @@ def passages_of(contents: Sequence[bytes], find: Callable[[np.ndarray], list[Spa
 
 @dataclass
 class CutCounts:
-    """What was cut out: passages, their UTF-8 bytes with what was dropped beside them, and documents by what became of them."""
+    """What was cut out: passages, their UTF-8 bytes with what was dropped beside them, and documents by what became of them.
+
+    Args: `pieces` is how many documents came of those that were cut: documents - dropped - cut + pieces are left.
+    """
 
     passages: int = 0
     bytes: int = 0
     documents_cut: int = 0
+    pieces: int = 0
     documents_dropped: int = 0
+
+    def described(self, bytes_in: int) -> str:
+        """For the log, of documents with so many bytes."""
+        parts = f", parts of {self.documents_cut:,} others ({self.pieces:,} pieces stay)" if self.documents_cut else ""
+        share = 100 * self.bytes / max(1, bytes_in)
+        return f"{self.documents_dropped:,} documents as a whole{parts}; {self.bytes:,} of {bytes_in:,} bytes ({share:.1f} %)"
 
 
 def cut_out(document: Document, content: bytes, passages: Sequence[Span], counts: CutCounts) -> Iterator[Document]:
@@ -204,6 +240,7 @@ def cut_out(document: Document, content: bytes, passages: Sequence[Span], counts
     pieces = [piece for piece in [*pieces, content[begin:]] if len(piece.strip()) >= SHORTEST_PIECE_BYTES]
     counts.bytes += len(content) - sum(map(len, pieces))
     counts.documents_cut += bool(pieces)
+    counts.pieces += len(pieces)
     counts.documents_dropped += not pieces
     for number, piece in enumerate(pieces, start=1):
         yield {**document, "text": piece.decode(), "row_id": f"{document['row_id']}:piece{number}"}
@@ -227,17 +264,20 @@ def _to_word_borders(content: bytes, first: int, after: int) -> Span:
     return first, after
 
 
-def cut_repeated_passages(documents, passport: Passport, *, shortest: int, cache_dir: str | Path):
+def cut_repeated_passages(
+    documents, passport: Passport, *, shortest: int, cache_dir: str | Path, dropped: DroppedDocuments | None = None
+):
     """Cut out what stood in the documents before: the first of all equal passages stays, the later ones go (see `cut_out`).
 
     Args:
         documents: a `datasets.Dataset`.
         shortest: UTF-8 bytes; every repetition of so many is cut out.
+        dropped: takes the documents of which nothing is left.
     Returns: the documents themselves where there is none.
     Cost: time linear in the text, and 1 byte of memory for each 8 of it, at most 512 MiB. Measured: 267 MB of paragraphs 12 s of
         CPU time (22 MB/s), reading and writing included; with the table that 2.2 GB have, 658 MiB of memory in all, 2026-11-26.
     """
-    start = time.perf_counter()
+    step, start = "cut repeated passages", time.perf_counter()
     windows = Windows(shortest, documents.data.nbytes, stride=REPEATED_STRIDE)
     counts = CutCounts()
 
@@ -245,10 +285,15 @@ def cut_repeated_passages(documents, passport: Passport, *, shortest: int, cache
         for batch in document_batches(documents, "repeated passages"):
             contents = [document["text"].encode() for document in batch]
             for document, content, passages in zip(batch, contents, passages_of(contents, windows.find_and_add), strict=True):
-                yield from cut_out(document, content, passages, counts)
+                pieces = list(cut_out(document, content, passages, counts))
+                if not pieces and dropped is not None:
+                    dropped.add(document, step=step, reason="all but less than a piece of it stands in earlier text")
+                yield from pieces
 
     written = write_documents(kept(), Path(cache_dir) / "without-repeated-passages.arrow", schema=documents.features.arrow_schema)
     found, settings = asdict(counts), {"shortest_bytes": shortest}
     found |= {"bytes_cut": found.pop("bytes"), "bytes_in": text_bytes(documents), "bytes_out": text_bytes(written)}
-    passport.record("cut repeated passages", len(documents), len(written), start, **found, settings=settings)
+    passport.record(step, len(documents), len(written), start, **found, settings=settings)
+    if counts.passages:
+        logger.info(f"{step}: {counts.passages:,} passages, taken out: {counts.described(found['bytes_in'])}")
     return written if counts.passages else documents

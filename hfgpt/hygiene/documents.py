@@ -38,7 +38,8 @@ def clean_documents(
 
     Columns: `text`, `source`, `row_id`, `draw` (`Split.draw`).
     Args: see `load_documents`, `drop_unlikely` (perplexity_model and perplexity_sigmas), `drop_document_copies` and
-        `cut_repeated_passages`; `dropped` takes what filters drop; `engine` is the cluster that reads, None this process.
+        `cut_repeated_passages`; `dropped` takes the documents that these steps drop; `engine` is the cluster that reads, None this
+        process.
     Raises: UserError where filters drop every document.
     """
     if engine is None:
@@ -66,5 +67,7 @@ def clean_documents(
         documents, passport, mode=deduplicate, similarity=near_copy_similarity, dropped=dropped, num_proc=num_proc
     )
     if repeated_passage_bytes is not None:
-        documents = cut_repeated_passages(documents, passport, shortest=repeated_passage_bytes, cache_dir=cache_dir)
+        documents = cut_repeated_passages(
+            documents, passport, shortest=repeated_passage_bytes, cache_dir=cache_dir, dropped=dropped
+        )
     return documents

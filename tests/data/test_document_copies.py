@@ -128,7 +128,8 @@ def test_the_first_copy_stays_and_both_kinds_are_counted_by_source():
 
 
 @pytest.mark.parametrize(("mode", "left"), [("exact", [0, 1, 3, 5]), ("none", [0, 1, 2, 3, 4, 5])])
-def test_near_copies_that_stay_share_the_draw_of_the_first(mode, left):
+def test_near_copies_that_stay_share_the_draw_of_the_first(mode, left, caplog):
+    caplog.set_level("INFO")
     passport = Passport()
     texts = [OTHER, TEXT, TEXT + "\n", NEAR, TEXT.replace(" ", "  "), NEAR.upper()]
     documents = documents_of(texts, ["a"] * 6, Split())
@@ -138,8 +139,10 @@ def test_near_copies_that_stay_share_the_draw_of_the_first(mode, left):
     assert kept["text"][:] == [texts[row] for row in left]
     assert kept["draw"][:] == [documents["draw"][0]] + [documents["draw"][1]] * (len(left) - 1)
     step = passport.steps[-1]
-    assert step["step"] == "put near copies on one side"
+    assert step["step"] == "give near copies one draw"
     assert step["near_copies"] == {"documents": len(left) - 1, "groups": 1}
+    assert f"near copies: {len(left) - 1} documents stay, in 1 groups that share one draw each: " in caplog.text
+    assert "a split by position does not" in caplog.text
 
 
 def test_nothing_changes_where_nothing_is_alike_and_another_mode_is_refused():

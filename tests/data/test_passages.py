@@ -1,9 +1,11 @@
+import json
 import random
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
+from hfgpt.data.dropped import DroppedDocuments
 from hfgpt.data.passages import SHORTEST_PIECE_BYTES, CutCounts, Windows, cut_out, cut_repeated_passages, joined, passages_of
 from hfgpt.data.passport import Passport
 from hfgpt.hygiene.overlap import longest_overlaps
@@ -69,6 +71,29 @@ def test_long_texts_are_looked_at_in_blocks_and_lose_nothing_at_their_borders(mo
     assert found_in(texts, others, 60) == whole
 
 
+def test_folded_text_is_found_in_other_white_space_and_case_and_its_place_is_exact():
+    generator = random.Random(6)
+    other = words(40, generator).replace("ä", "h").replace("ß", "k")
+    start, end = "before it ", "; after it"
+    for space in ("\n", "\r\n", "\n    ", " \t ", "   "):
+        found = start + other.upper().replace(" ", space) + end
+        assert other not in found
+        ((first, after),) = found_in([found], ["x; " + other + "!"], 100, folded=True)[0]
+        assert found.encode()[first:after].decode().strip() == other.upper().replace(" ", space)
+        assert found_in([found], [other], 100) == [[]]
+        # exactly the shortest run, in folded bytes, is found as well, and a byte less is none
+        folded_bytes = len(other.encode())
+        assert len(found_in([found], [other], folded_bytes, folded=True)[0]) == 1
+        assert found_in([found], [other], folded_bytes + 3, folded=True) == [[]]
+        assert len(found_in([other], [found], folded_bytes, folded=True)[0]) == 1
+
+
+def test_a_folded_passage_that_ends_in_white_space_takes_all_of_it():
+    text = "a" * 30 + "   " + "b" * 30
+    assert found_in([text], ["a" * 30 + "\n" + "c" * 30], 20, folded=True) == [[(0, 33)]]
+    assert found_in(["   ", text[:33], ""], ["a" * 30 + "\n"], 20, folded=True) == [[], [(0, 33)], []]
+
+
 def test_no_passage_goes_over_the_border_of_two_texts():
     one, other = words(8, random.Random(2)), words(8, random.Random(3))
     assert len(one) < 100 > len(other)
@@ -87,7 +112,7 @@ def test_a_cut_takes_whole_words_and_leaves_pieces_that_are_worth_keeping():
     before, after = "Before it. " * 10, " After it." * 11
     pieces, counts = cut(before + "some quöted words here" + after, "e quö", "ted words her")
     assert pieces == [(before, "7:piece1"), (after, "7:piece2")]
-    assert counts == CutCounts(passages=2, bytes=len("some quöted words here".encode()), documents_cut=1)
+    assert counts == CutCounts(passages=2, bytes=len("some quöted words here".encode()), documents_cut=1, pieces=2)
     pieces, counts = cut("Heading\n" + "word " * 30, "word " * 20)
     assert pieces == []  # a heading and ten words are less than the shortest piece
     assert counts.documents_dropped == 1
@@ -111,7 +136,7 @@ def dataset(texts):
     return Dataset.from_list(rows)
 
 
-def test_of_a_repeated_passage_the_first_stays_and_later_ones_are_cut_out(tmp_path, monkeypatch):
+def test_of_a_repeated_passage_the_first_stays_and_later_ones_are_cut_out(tmp_path, monkeypatch, caplog):
     generator = random.Random(4)
     passage = words(60, generator)
     texts = [words(50, generator) for _ in range(50)]
@@ -121,8 +146,9 @@ def test_of_a_repeated_passage_the_first_stays_and_later_ones_are_cut_out(tmp_pa
     texts[40] += "\n" + passage + "\n" + words(5, generator)
     ruled = words(30, generator) + "\n"
     texts.append(ruled + "-" * 5000)  # repeats nothing but itself
-    passport = Passport()
-    kept = cut_repeated_passages(dataset(texts), passport, shortest=200, cache_dir=str(tmp_path))
+    caplog.set_level("INFO")
+    passport, dropped = Passport(), DroppedDocuments(tmp_path)
+    kept = cut_repeated_passages(dataset(texts), passport, shortest=200, cache_dir=str(tmp_path), dropped=dropped)
     joined_text = "\n".join(kept["text"])
     assert joined_text.count(passage) == 1
     assert passage in kept["text"][10]
@@ -138,6 +164,12 @@ def test_of_a_repeated_passage_the_first_stays_and_later_ones_are_cut_out(tmp_pa
     assert (step["documents_in"], step["documents_out"]) == (51, 51)
     assert (step["passages"], step["documents_cut"], step["documents_dropped"]) == (4, 3, 1)
     assert step["bytes_cut"] == sum(len(text.encode()) for text in texts) - sum(len(text.encode()) for text in kept["text"])
+
+    assert step["documents_out"] == 51 - step["documents_dropped"] - step["documents_cut"] + step["pieces"]
+    assert "4 passages, taken out: 1 documents as a whole, parts of 3 others (4 pieces stay); " in caplog.text
+    dropped.move_into(tmp_path)
+    (line,) = map(json.loads, (tmp_path / "dropped.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (line["step"], line["row_id"], line["text"]) == ("cut repeated passages", "30", passage)
 
     monkeypatch.setattr("hfgpt.data.on_disk.BATCH_DOCUMENTS", 3)  # the same whatever is read together
     (tmp_path / "again").mkdir()

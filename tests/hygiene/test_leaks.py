@@ -1,9 +1,11 @@
+import json
 import random
 
 import pytest
 from datasets import Dataset, load_from_disk
 from recipes_in_process import recipe
 
+from hfgpt.data.dropped import DroppedDocuments
 from hfgpt.data.passport import Passport
 from hfgpt.hygiene.leaks import drop_benchmark_text, drop_leaks
 from hfgpt.hygiene.memorization import documents_of
@@ -72,6 +74,26 @@ def test_copies_go_whole_and_shared_passages_are_cut_out(texts, tokenizer, tmp_p
     }
 
 
+@pytest.mark.parametrize("space", ["\r\n", "\n    ", "\t\t", "  "])
+def test_held_out_and_benchmark_text_in_other_white_space_is_found(texts, tokenizer, tmp_path, space):
+    train, held_out = texts
+    quote = held_out[0][100:500]
+    train[2] += " " + quote.replace(" ", space) + " " + train[3]
+    train[5] = "More than that: " + held_out[1].replace(" ", space)
+    settings = dict(tokenizer=tokenizer, cache_dir=str(tmp_path))
+    leaks, benchmark = Passport(), Passport()
+    without_leaks = drop_leaks(dataset(train), {"test": dataset(held_out)}, leaks, **settings)
+    without_benchmark = drop_benchmark_text(dataset(train), {"quiz.jsonl": held_out}, benchmark, **settings)
+    for kept, passport, name in ((without_leaks, leaks, "test"), (without_benchmark, benchmark, "quiz.jsonl")):
+        assert kept["row_id"] == ["0", "1", "2:piece1", "2:piece2", "3", "4", *map(str, range(6, 16))]
+        assert train[2].startswith(kept["text"][2])
+        assert train[3].endswith(kept["text"][3].strip())
+        assert len(kept["text"][3]) > len(train[3]) - 50
+        assert " ".join(quote.split()[1:-1]) not in " ".join(" ".join(kept["text"]).split())
+        shared = step_of(passport)["shared_with"][name]
+        assert (shared["exact"], shared["near"], shared["passages"]) == (0, 1, 1)
+
+
 def test_leaks_can_be_counted_only_or_ignored(texts, tokenizer, tmp_path, caplog):
     caplog.set_level("INFO")
     train, held_out = texts
@@ -82,7 +104,55 @@ def test_leaks_can_be_counted_only_or_ignored(texts, tokenizer, tmp_path, caplog
     assert passport.steps == []
     assert drop_leaks(documents, sides, passport, how="count", **settings) is documents
     assert step_of(passport)["shared_with"]["test"]["exact"] == 1
-    assert "drop leaks: shared with test: 1 exact and 0 near copies, 0 passages of up to 0 tokens; left in" in caplog.text
+    assert "drop leaks: shared with test: 1 exact and 0 near copies\n" in caplog.text
+    assert "drop leaks: left in: 1 documents as a whole; " in caplog.text
+    assert step_of(passport)["settings"] == {"leak_tokens": 50, "only_counted": True}
+
+
+def test_what_is_dropped_is_counted_once_and_written_aside_without_personal_data(texts, tokenizer, tmp_path, caplog):
+    caplog.set_level("INFO")
+    train, held_out = texts
+    train[1] = held_out[1].upper()
+    train[2] = held_out[2] + " Write to Ann."
+    train[3] = "In short. " + held_out[3][:150] + " But no. " + held_out[3][200:350] + " The end."
+    train[5] += " " + held_out[0][100:400] + " " + train[6]
+    passport, dropped = Passport(), DroppedDocuments(tmp_path, conceal=lambda text: text.replace("Ann", "(name)"))
+    settings = dict(tokenizer=tokenizer, leak_tokens=30, cache_dir=str(tmp_path), dropped=dropped)
+    kept = drop_leaks(dataset(train), {"test": dataset(held_out)}, passport, **settings)
+    step = step_of(passport)
+    assert step["shared_with"] == {"test": {"exact": 1, "near": 1, "passages": 3, **longest(step, "test")}}
+    assert step["reasons"] == {"exact copies of test": 1, "near copies of test": 1, "passages of test": 3}
+    assert step["cut"] == {"bytes": step["bytes_in"] - step["bytes_out"], "documents_cut": 1, "pieces": 2, "documents_dropped": 3}
+    assert len(kept) == 16 - 3 - 1 + 2
+    assert step["settings"] == {"leak_tokens": 30}
+    assert "drop leaks: taken out: 3 documents as a whole, parts of 1 others (2 pieces stay); " in caplog.text
+    assert "warning" not in caplog.text
+    dropped.move_into(tmp_path)
+    lines = list(map(json.loads, (tmp_path / "dropped.jsonl").read_text(encoding="utf-8").splitlines()))
+    assert [(line["step"], line["row_id"], line["reason"]) for line in lines] == [
+        ("drop leaks", "1", "exact copy of text in test"),
+        ("drop leaks", "2", "near copy of text in test"),
+        ("drop leaks", "3", "passages of test"),
+    ]
+    assert lines[1]["text"].endswith(" Write to (name).")
+
+
+def longest(step, name):
+    return {"longest_tokens": step["shared_with"][name]["longest_tokens"]}
+
+
+def test_training_text_of_which_most_goes_is_warned_of(texts, tokenizer, tmp_path, caplog):
+    train, held_out = texts
+    template = held_out[0]
+    letters = [f"{train[number]} {template} Yours, number {number}" for number in range(8)]
+    letters = [letter[len(train[0]) * 2 // 3 :] for letter in letters]
+    settings = dict(tokenizer=tokenizer, cache_dir=str(tmp_path))
+    drop_leaks(dataset(letters), {"test": dataset(held_out)}, Passport(), how="count", **settings)
+    assert caplog.text == ""
+    drop_leaks(dataset(letters), {"test": dataset(held_out)}, Passport(), **settings)
+    assert "warning: drop leaks took " in caplog.text
+    assert "% of the bytes to train on, which stand in test; keep it with leaks: count, if that is not what " in caplog.text
+    assert "Where texts are made of one template, a larger leak_tokens (the longest passage has " in caplog.text
 
 
 def test_text_without_leaks_is_left_as_it_is(texts, tokenizer, tmp_path):
