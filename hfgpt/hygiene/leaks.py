@@ -67,8 +67,10 @@ def drop_leaks(
         return train
     references = {name: Reference(texts, shortest=leak_tokens) for name, texts in held_out.items()}
     search = LeakSearch(references, tokenizer, leak_tokens)
-    settings = dict(count_only=how == "count", cache_dir=cache_dir, dropped=dropped)
-    return search.without_leaks(train, passport, step="drop leaks", cure="keep it with leaks: count", **settings)
+    cure, count_only = "keep it with leaks: count", how == "count"
+    return search.without_leaks(
+        train, passport, step="drop leaks", cure=cure, count_only=count_only, cache_dir=cache_dir, dropped=dropped
+    )
 
 
 def drop_benchmark_text(
@@ -94,8 +96,8 @@ def drop_benchmark_text(
         name: Reference(Dataset.from_dict({"text": texts}), shortest=leak_tokens, whole=True) for name, texts in benchmarks.items()
     }
     search = LeakSearch(references, tokenizer, leak_tokens)
-    settings = dict(cache_dir=cache_dir, dropped=dropped)
-    return search.without_leaks(train, passport, step="drop benchmark text", cure="leave that file out", **settings)
+    cure = "leave that file out"
+    return search.without_leaks(train, passport, step="drop benchmark text", cure=cure, cache_dir=cache_dir, dropped=dropped)
 
 
 class Reference:
