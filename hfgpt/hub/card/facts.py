@@ -191,7 +191,8 @@ def _why(step: dict) -> str:
     reasons += [(name, side["documents"]) for name, side in (step.get("sides") or {}).items()]
     more = [f"{len(reasons) - _MOST_REASONS:,} more reasons"] if len(reasons) > _MOST_REASONS else []
     said = [", ".join([*(f"{key}: {value:,}" for key, value in reasons[:_MOST_REASONS]), *more])]
-    mixed = {name: one for name, one in (step.get("sources") or {}).items() if isinstance(one, dict) and "epochs" in one}
+    sources = step.get("sources")
+    mixed = {name: one for name, one in sources.items() if "epochs" in one} if isinstance(sources, dict) else {}
     tokens = max(1, sum(one["tokens_out"] for one in mixed.values()))
     shares = (f"{name} {100 * one['tokens_out'] / tokens:.1f} % ({one['epochs']:.2f} times)" for name, one in mixed.items())
     said.append(", ".join(shares))
