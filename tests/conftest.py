@@ -94,7 +94,7 @@ def accelerate_launch(run_recipe):
 
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory) -> Path:
-    """Sixty short documents of this Python's documentation, one a JSON line."""
+    """A hundred short documents of this Python's documentation, one a JSON line."""
     from hfgpt.data.python_docs import read_python_docs
 
     documents = [document["text"] for document in read_python_docs() if 200 < len(document["text"]) < 700][:400:4]

@@ -101,14 +101,6 @@ class Split:
             else:
                 yield from self._cut(document)
 
-    def train_texts(self, documents) -> Iterator[str]:
-        """The texts of a `datasets.Dataset` of documents that are trained on, in order."""
-        for draw, text in zip(numbers_of(documents, "draw"), texts_of(documents), strict=True):
-            if self.by == "position":
-                yield from (part["text"] for name, part in self._cut({"text": text, "row_id": ""}) if name == "train")
-            elif self.side(draw) == "train":
-                yield text
-
     def draw(self, text: str) -> float:
         """From 0 to 1, uniform over texts: the place that decides about a document. It is drawn from the text as it was read, or
         from the name of its group, so that no step that changes texts moves a document to another side."""

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from hfgpt.data.sampling import PIECE_CHARACTERS, Sample, texts_of_sides
-from hfgpt.data.splitting import Split
+from hfgpt.data.splitting import Split, split_documents
 
 TEXTS = [("big", f"document {number} " + "x" * 80) for number in range(3_000)]
 TEXTS += [("small", f"paper {number} " + "y" * 80) for number in range(1_000)]
@@ -78,6 +78,6 @@ def test_the_sides_are_those_of_the_split(by):
     rows = [{"text": text, "source": "all", "row_id": "0", "draw": split.draw(text)} for text in texts]
     documents = Dataset.from_list(rows)
     train, rest = (list(texts_of_sides(documents, split, sides)) for sides in ({"train"}, {"validation", "test"}))
-    assert [text for _, text in train] == list(split.train_texts(documents))
+    assert [text for _, text in train] == split_documents(documents, split)["train"]["text"][:]
     assert len("".join(text for _, text in train + rest)) == len("".join(texts))
     assert min(len(train), len(rest)) > 20

@@ -14,7 +14,7 @@ def drawn(texts, split):
 
 
 def trained_on(count, split):
-    return set(split.train_texts(drawn([document["text"] for document in documents(count)], split)))
+    return set(split_documents(drawn([document["text"] for document in documents(count)], split), split)["train"]["text"])
 
 
 def test_a_document_keeps_its_side_whatever_else_is_read():
@@ -37,7 +37,7 @@ def test_splitting_loses_and_repeats_nothing():
     splits = split_documents(dataset, split)
     together = [text for split in splits.values() for text in split["text"]]
     assert sorted(together) == sorted(dataset["text"])
-    assert trained_on(300, split) == set(splits["train"]["text"])
+    assert {one["text"] for name, one in split.assign(documents(300)) if name == "train"} == set(splits["train"]["text"])
 
 
 def test_one_document_is_cut_by_position_at_line_ends():
