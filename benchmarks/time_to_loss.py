@@ -6,11 +6,12 @@
 A table of arms is a YAML file:
     tokenizer, data     keys of recipes/train_tokenizer.py and prepare_data.py, done once
     base                keys of recipes/pretrain.py that all arms share
-    arms                name -> the keys in which it differs (`config_overrides` are merged); `program` names another script beside
-                        this one (gpt2_trainer.py, the outsider), whose keys are then all its own; `tokenizer` and `data` here, rows
-                        of its own
+    arms                name -> the keys in which it differs (`config_overrides` are merged, null takes a key away); `program`
+                        names another script beside this one (gpt2_trainer.py, the outsider), whose keys are then all its own;
+                        `tokenizer` and `data` here, rows of its own
     core_seconds        each arm gets as many steps as fit into these, start and end of its process included: the seconds of a step
-                        and of the rest come from two short runs. Without it, an arm says itself how many `max_steps` it takes.
+                        and of the rest come from two short runs. An arm can have its own `core_seconds`, or `max_steps` in
+                        their place.
     metric, target      by which key of metrics.json they are compared, and what has to be reached
 The seconds are of the processor (user and system) of whole processes with one thread, one after the other, which other processes
 disturb little. Every finished run is a line of FOLDER/results.jsonl and is not run again; a run that lacks the target is marked.
@@ -80,7 +81,8 @@ def keys_of(name: str, table: dict, folder: Path) -> tuple[Path, dict[str, Any]]
         return ROOT / "benchmarks" / program, {"dataset": str(rows), **arm}
     base = dict(table.get("base", {}))
     overrides = base.pop("config_overrides", {}) | arm.pop("config_overrides", {})
-    return ROOT / "recipes" / "pretrain.py", {"dataset": str(rows), **base, "config_overrides": overrides, **arm}
+    keys = {"dataset": str(rows), **base, "config_overrides": overrides, **arm}
+    return ROOT / "recipes" / "pretrain.py", {key: value for key, value in keys.items() if value is not None}
 
 
 def steps_within(seconds: float, script: Path, keys: dict[str, Any], log: Path) -> int:
@@ -123,7 +125,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="Without it runs/time_to_loss/NAME.")
     parser.add_argument("--arms", nargs="+")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42])
-    parser.add_argument("--core_seconds", type=float, help="In place of the table's.")
     args = parser.parse_args()
     table = yaml.safe_load(args.table.read_text(encoding="utf-8"))
     if unknown := set(args.arms or ()) - set(table["arms"]):
@@ -132,11 +133,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = folder / "results.jsonl"
     results = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()] if lines.is_file() else []
-    budget = args.core_seconds or table.get("core_seconds")
     for seed in args.seeds:
         for name in args.arms or table["arms"]:
             script, keys = keys_of(name, table, folder)
             keys["seed"] = seed
+            budget = keys.pop("core_seconds", table.get("core_seconds")) if "max_steps" not in keys else None
             if any(one["arm"] == name and one["keys"] == keys and one["budget"] == budget for one in results):
                 continue
             log, output = folder / f"{name}.log", folder / f"{name}-{seed}"
