@@ -32,6 +32,7 @@ def write(path: Path, text: str, *, megabytes: int) -> None:
     names = sorted(set(pieces))
     number_of = {piece: number for number, piece in enumerate(names)}
     numbers = np.array([number_of[piece] for piece in pieces])
+    del pieces, number_of
     words = np.unique(numbers[1::2])
     written = 0
     with path.open("wb") as file:
