@@ -292,14 +292,16 @@ def _texts_in(block, column: str, files: contextlib.ExitStack) -> Callable[[int]
     mapped = files.enter_context(pyarrow.memory_map(block.path))
     begin = mapped.read_buffer().address  # of the map; no text is touched
     mapped.seek(0)
-    starts, lengths = [], []
-    for array in (batch.column(column) for batch in pyarrow.ipc.open_stream(mapped)):
+    starts, lengths = np.empty(block.num_rows, dtype=np.int64), np.empty(block.num_rows, dtype=np.int32)
+    skipped, end = _first_row(block), 0
+    for whole in (batch.column(column) for batch in pyarrow.ipc.open_stream(mapped)):
+        array = whole.slice(min(skipped, len(whole)), block.num_rows - end)
+        skipped -= min(skipped, len(whole))
+        start, end = end, end + len(array)
         _, offsets, content = array.buffers()
         places = np.frombuffer(offsets, dtype=np.int32)[array.offset : array.offset + len(array) + 1]
-        starts.append(places[:-1].astype(np.int64) + ((content.address if content else begin) - begin))
-        lengths.append(np.diff(places))
-    first = _first_row(block)
-    starts, lengths = (np.concatenate(parts)[first : first + block.num_rows] for parts in (starts, lengths))
+        starts[start:end] = places[:-1].astype(np.int64) + ((content.address if content else begin) - begin)
+        lengths[start:end] = np.diff(places)
     file = files.enter_context(Path(block.path).open("rb", buffering=0))  # noqa: SIM115
 
     def text(row: int) -> str:
