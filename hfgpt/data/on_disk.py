@@ -179,6 +179,11 @@ def select(documents, indices: Sequence[int] | np.ndarray):
     return Dataset(documents.data, info=info, split=documents.split, indices_table=table, fingerprint=fingerprint)
 
 
+def rows_where(flags: Iterable[bool]) -> np.ndarray:
+    """The numbers of the rows whose flag is set; a byte per row meanwhile, where a list of numbers takes 36."""
+    return np.flatnonzero(np.fromiter(flags, dtype=bool))
+
+
 def numbers_of(documents, column: str) -> np.ndarray:
     """A column of numbers of a `datasets.Dataset` as an array."""
     numbers, end = np.zeros(len(documents)), 0
