@@ -15,7 +15,7 @@ from hfgpt.data.minhash import PLACES, Bands, join, join_agreeing, least_agreeme
 DIGEST_BYTES = 16
 # Of a partition; while it is sorted, each takes about 40 bytes. Every partition reads the keys of all documents: no time to
 # speak of up to 100 million, of which it takes a tenth.
-PARTITION_DOCUMENTS = 2**21
+PARTITION_DOCUMENTS = 2**20
 READ_AT_ONCE = 2**18  # keys
 
 
