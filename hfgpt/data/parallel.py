@@ -1,8 +1,10 @@
 """Steps on single texts in several processes of this machine, with the documents in their order and the same counts."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from multiprocessing.connection import wait
+from types import ModuleType
 from typing import Any, TypeVar
 
 from hfgpt.data.on_disk import Document, in_batches
@@ -46,7 +49,8 @@ def apply_steps_in_processes(
     if following is None:
         return
     batches = in_batches(chain([following], documents))
-    for kept, counted, drops in in_processes(partial(_apply, steps=tuple(steps)), batches, num_proc=num_proc, too_long=_is_long):
+    apply, from_main = partial(_apply, steps=tuple(steps)), any(type(step).__module__ == "__main__" for step in steps)
+    for kept, counted, drops in in_processes(apply, batches, num_proc=num_proc, too_long=_is_long, from_main=from_main):
         for count, more in zip(counts, counted, strict=True):
             count.add(more)
         if on_drop is not None:
@@ -56,12 +60,19 @@ def apply_steps_in_processes(
 
 
 def in_processes(
-    function: Callable[[Batch], Result], batches: Iterable[Batch], *, num_proc: int, too_long: Callable[[Batch], bool]
+    function: Callable[[Batch], Result],
+    batches: Iterable[Batch],
+    *,
+    num_proc: int,
+    too_long: Callable[[Batch], bool],
+    from_main: bool = False,
 ) -> Iterator[Result]:
     """What `function` makes of each batch, in their order; of one that is `too_long` to be sent, in this process.
 
     A process that is killed ends the run with an error; where this one is killed, the others end by themselves.
-    Memory: two batches for each process, which imports what `function` needs.
+
+    Args: `from_main` where `function` needs what the script of this process defines.
+    Memory: two batches for each process, and 80 to 100 MB for the modules that it imports.
     """
     if num_proc < 2:
         yield from map(function, batches)
@@ -77,13 +88,25 @@ def in_processes(
                     yield waiting.popleft().result()
                 yield function(batch)
             else:
-                waiting.append(pool.submit(_call, batch))
+                with contextlib.nullcontext() if from_main else _no_main_module():
+                    waiting.append(pool.submit(_call, batch))  # which starts a process where all are busy
             while len(waiting) > 2 * num_proc:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Processes that are started meanwhile do not import this one's script: a recipe imports datasets and transformers, 100 MB."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _is_long(batch: list[Document]) -> bool:
