@@ -24,7 +24,8 @@ WORTH_PROCESSES = 2**23  # characters that come before any are started
 TOO_LONG_TO_SEND = 2**24  # characters of one document, which stays in this process
 Drop = tuple[Document, int, Outcome]  # with the number of the step
 Done = tuple[list[Document], list[StepCounts], list[Drop]]
-Batch, Result = TypeVar("Batch"), TypeVar("Result")
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 
 
 def apply_steps_in_processes(

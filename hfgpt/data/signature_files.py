@@ -42,10 +42,10 @@ class SignatureFiles(contextlib.AbstractContextManager):
 
     def append(self, digests: np.ndarray, signatures: np.ndarray) -> None:
         """Keep those of more documents: (documents,) of 16 bytes, and (documents, 128), uint8."""
-        self._digests.write(np.ascontiguousarray(digests, dtype=f"S{DIGEST_BYTES}"))
-        self._signatures.write(np.ascontiguousarray(signatures))
+        self._digests.write(np.ascontiguousarray(digests, dtype=f"S{DIGEST_BYTES}").data)
+        self._signatures.write(np.ascontiguousarray(signatures).data)
         for band, file in enumerate(self._keys):
-            file.write(self.bands.keys(signatures, band))
+            file.write(self.bands.keys(signatures, band).data)
         self.num_documents += len(signatures)
 
     def exact_chains(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -64,7 +64,7 @@ class SignatureFiles(contextlib.AbstractContextManager):
         rows = np.empty((len(documents), PLACES), dtype=np.uint8)
         for row, document in zip(rows, documents.tolist(), strict=True):
             self._signatures.seek(document * PLACES)
-            self._signatures.readinto(row)
+            self._signatures.readinto(row.data)
         return rows
 
     def _chains(self, file, *, words: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
