@@ -101,6 +101,7 @@ HUB_DATASETS = SourceKind(
     records=read_hub,
     documents=texts_of(read_hub),
     identity=hub_identity,
+    options=("text_field", "hub_split", "hub_revision", "streaming"),
     is_named=lambda name: HUB_NAME.fullmatch(name) is not None,
     after_files=True,
 )
