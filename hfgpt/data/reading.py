@@ -129,7 +129,8 @@ class SourceKind:
         records: reads its rows; None where it has none.
         documents: reads its texts, often `texts_of(records)`; None where it has none.
         identity: what the passport says of a source beside its name and kind: a hash, a commit.
-        options: which of `SourceOptions` it looks at, but for `group_field`; `refuse_unread_options` counts on it.
+        options: which of `SourceOptions` it looks at, but for `group_field`; others are refused where no other kind is read. None
+            leaves all alone.
         suffixes: endings of its files, in lower case; () where it is not files.
         is_named: whether a name means such a source. It is asked before any file is looked for, or, with `after_files`, where there
             is no such file.
@@ -138,7 +139,7 @@ class SourceKind:
     records: RecordReader | None = None
     documents: DocumentReader | None = None
     identity: Callable[[Source, SourceOptions], dict[str, object]] = file_identity
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] | None = None
     suffixes: tuple[str, ...] = ()
     is_named: Callable[[str], bool] = lambda name: False
     after_files: bool = False

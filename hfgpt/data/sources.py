@@ -115,10 +115,10 @@ def refuse_unread_options(sources: Iterable[Source], given: Mapping[str, object]
 
     Raises: UserError with the kinds that have.
     """
-    kinds = {source.kind for source in sources}
+    kinds = [SOURCES.find(kind) for kind in {source.kind for source in sources}]
     for name, value in given.items():
-        readers = [key for key, kind in SOURCES.items() if name in kind.options]
-        if readers and not kinds.intersection(readers):
+        readers = [key for key, kind in SOURCES.items() if name in (kind.options or ())]
+        if readers and all(kind.options is not None and name not in kind.options for kind in kinds):
             raise UserError(
                 f"{name} is {str(value).lower() if isinstance(value, bool) else value}, but none of the sources is of a kind that "
                 f"it is for ({', '.join(readers)}), so it would do nothing; leave it out."
