@@ -24,7 +24,10 @@ def _is_given(value: object) -> bool:
 
 def _one_of(*values: str) -> Wanted:
     """One of these values; of a list, that one of them is in it."""
-    holds = lambda value: any(one in values for one in value) if isinstance(value, list) else value in values  # noqa: E731
+
+    def holds(value: object) -> bool:
+        return any(one in values for one in value) if isinstance(value, list) else value in values
+
     return Wanted(holds, f"set {{}} to {' or '.join(values)}")
 
 
