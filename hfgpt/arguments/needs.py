@@ -53,6 +53,7 @@ NEEDS: tuple[Need, ...] = (
     Need(("phone_regions",), {"personal_data_types": _one_of("phone")}),
     Need(("split_seed",), {"split_by": _one_of("document", "group", "auto")}),  # a cut by position is not drawn
     Need(("lzma_baseline",), {"test_share": ABOVE_ZERO}),
+    Need(("compare_with", "report_languages"), {"validation_share": ABOVE_ZERO, "test_share": ABOVE_ZERO}),  # held-out text
     Need(("leak_tokens",), {"leaks": _one_of("drop", "count"), "decontaminate_against": GIVEN}),
     Need(("canary_counts", "canaries_per_count", "canary_seed"), {"plant_canaries": TRUE}),
     Need(("mixture_tokens",), {"source_weights": GIVEN, "mixture_alpha": GIVEN}),
@@ -62,6 +63,7 @@ NEEDS: tuple[Need, ...] = (
     Need(("stride",), {"window": GIVEN}),
     Need(("packing",), {"window": NOT_GIVEN}),  # windows are not packed
     Need(("num_tasks", "engine_settings"), {"engine": _one_of("ray", "slurm")}),
+    Need(("num_tasks",), {"max_documents": NOT_GIVEN}),  # which one task alone can count
     Need(("keep_dropped",), {"engine": _one_of("local")}),  # a cluster's tasks keep no dropped documents
     # Training
     Need(("depth",), {"family": _one_of("modern")}),

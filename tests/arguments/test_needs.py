@@ -61,6 +61,16 @@ def test_a_key_of_training_that_would_do_nothing_is_refused(given, sentence):
         PretrainArguments(dataset="d", output_dir="o", **given)
 
 
+def test_what_is_measured_on_held_out_text_needs_some():
+    given = TokenizerArguments(sources=["a.txt"], output_dir="o", report_languages=True, validation_share=0.0)
+    given.filled({})
+    given.test_share = 0.0
+    with pytest.raises(
+        UserError, match=re.escape("report_languages is true, but validation_share is 0.0 and test_share is 0.0, so")
+    ):
+        given.filled({})
+
+
 @pytest.mark.parametrize(
     "given",
     [
