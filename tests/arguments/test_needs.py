@@ -36,6 +36,7 @@ MIXED = dict(sources=["a.txt", "b.txt"], mixture_alpha=0.5)
         (dict(stride=2), "stride is 2, but window is not given"),
         (dict(packing="in_order", window=8), "packing is in_order, but window is 8, so it would do nothing; leave window out"),
         (dict(num_tasks=3), "num_tasks is 3, but engine is local, so it would do nothing; set engine to ray or slurm"),
+        (dict(num_tasks=3, engine="ray", max_documents=9), "num_tasks is 3, but max_documents is 9"),
         (dict(engine_settings={"time": "02:00"}), "but engine is local"),
         (dict(keep_dropped=True, engine="ray"), "keep_dropped is true, but engine is ray"),
     ],
