@@ -209,7 +209,6 @@ def test_the_recipe_mixes_training_text_alone_and_says_it(small_tokenizer, tmp_p
         ({"source_weights": [1.0, 0.0]}, "source_weights has 0.0; each is above 0"),
         ({"source_weights": [1.0, 2.0], "mixture_alpha": 0.7}, "give one"),
         ({"mixture_alpha": 1.5}, r"from 0 \(equal shares\) to 1"),
-        ({"mixture_alpha": 0.7, "sources": ["a.txt"]}, r"mixture_alpha is given, but there is one source \(a.txt\)"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(given, message):
@@ -220,3 +219,11 @@ def test_keys_that_contradict_each_other_are_refused(given, message):
 
     with pytest.raises(UserError, match=message):
         check()
+
+
+def test_a_mixture_of_one_source_without_a_number_of_tokens_is_refused():
+    from hfgpt.arguments.documents import PrepareArguments
+
+    with pytest.raises(UserError, match=r"mixture_alpha is given, but there is one source \(a.txt\)"):
+        PrepareArguments(tokenizer="t", output_dir="o", mixture_alpha=0.7).mixture(["a.txt"])
+    assert PrepareArguments(tokenizer="t", output_dir="o", mixture_alpha=1.0, mixture_tokens=9).mixture(["a.txt"]) is not None
