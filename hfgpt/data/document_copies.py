@@ -21,7 +21,7 @@ import numpy as np
 
 from hfgpt.data.dropped import DroppedDocuments
 from hfgpt.data.minhash import PLACES, Bands, document_signatures
-from hfgpt.data.on_disk import column_batches, numbers_of, select, text_batches, text_bytes
+from hfgpt.data.on_disk import column_batches, no_progress_bars, numbers_of, select, text_batches, text_bytes
 from hfgpt.data.parallel import TOO_LONG_TO_SEND, in_processes
 from hfgpt.data.passport import Passport
 from hfgpt.data.signature_files import SignatureFiles, exact_groups, near_groups
@@ -143,7 +143,8 @@ def drop_document_copies(
     counts = dict(documents=int(together.sum()), groups=len(together))
     if len(together):
         draws = numbers_of(documents, "draw")[found.near[kept]]
-        documents = select(documents, np.flatnonzero(kept)).remove_columns("draw").add_column("draw", draws)
+        with no_progress_bars():  # "Flattening the indices"
+            documents = select(documents, np.flatnonzero(kept)).remove_columns("draw").add_column("draw", draws)
         logger.info(
             f"near copies: {counts['documents']:,} documents stay, in {counts['groups']:,} groups that share one draw each: "
             "a split by document or group puts a group on one side, a split by position does not"
