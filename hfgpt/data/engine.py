@@ -17,7 +17,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,14 @@ class Stage:
     tasks: int
 
 
-@dataclass(frozen=True)
 class ReportedPipeline:
     """The steps of a stage as one, which leaves what went wrong in a file: executors keep it in the logs of their tasks."""
 
-    stage: Stage
-    folder: Path
+    def __init__(self, stage: Stage, folder: Path):  # no dataclass, of which datatrove would write down all fields
+        self.stage, self.folder = stage, folder
+
+    def __repr__(self) -> str:
+        return f"{self.stage.name}: {', '.join(type(step).__name__ for step in self.stage.pipeline)}"
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Do task `rank`."""
@@ -108,8 +110,14 @@ class Engine:
             clear_tasks(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, plan)
-        for refused in self.folder.glob("*.error.json"):
-            refused.unlink()
+        if failed := self._errors():
+            said = read_json(failed[0])["message"]
+            logger.warning(f"warning: of the tasks that are done again, {len(failed):,} failed; the first said: {said}")
+        for path in failed:
+            path.unlink()
+
+    def _errors(self) -> list[Path]:
+        return sorted(self.folder.glob("*.error.json"))
 
     def _is_complete(self, stage: Stage) -> bool:
         """Whether datatrove has marked all tasks as completed."""
@@ -125,22 +133,24 @@ class Engine:
             for stage in stages:
                 start = time.perf_counter()
                 self._executor(RayPipelineExecutor, stage, **{"mem_per_cpu_gb": 1} | self.settings).run()
-                self._refuse_failed(stage)
+                if not self._is_complete(stage):
+                    break
                 logger.info(f"{stage.name}: {counted(stage.tasks, 'tasks')} on Ray, {time.perf_counter() - start:.1f} s")
+        if not self._is_complete(stage):
+            self._refuse(stage)
 
-    def _refuse_failed(self, stage: Stage) -> None:
+    def _refuse(self, stage: Stage) -> None:
         """Raises: what a task has left; UserError where one ended without a word."""
-        for path in sorted(self.folder.glob("*.error.json")):
+        for path in self._errors():
             error = read_json(path)
             if error["bug"]:
                 raise RuntimeError(error["message"])
             clear_tasks(self.folder)  # what a user mends begins anew: sources and keys are part of the plan
             raise UserError(error["message"])
-        if not self._is_complete(stage):
-            raise UserError(
-                f"{stage.name}: not all tasks have ended well; what they said is in {self._logs(stage) / 'logs'}. The same command "
-                f"goes on; what is done is kept in {self.folder}."
-            )
+        raise UserError(
+            f"{stage.name}: not all tasks have ended well; what they said is in {self._logs(stage) / 'logs'}. The same command goes "
+            f"on; what is done is kept in {self.folder}."
+        )
 
     def _hand_to_slurm(self, stages: Sequence[Stage]) -> None:
         """Write the scripts, and start them where there is `sbatch`: the tasks, then this recipe again, which collects."""
@@ -232,7 +242,9 @@ def _ray(folder: Path) -> Iterator[None]:
         # No task puts anything into the store but itself.
         settings |= {"num_cpus": available_processors(), "object_store_memory": 100_000_000, "include_dashboard": False}
         settings["_temp_dir"] = str(session)
-    with _environment(environment):
+    with _environment(environment), ExitStack() as left:
+        if is_here:
+            left.callback(_remove_session, folder)
         ray: Any = require("ray", extra="ray", purpose="engine: ray needs Ray")
         from loguru import logger as tasks_logger
 
@@ -246,8 +258,6 @@ def _ray(folder: Path) -> Iterator[None]:
             if begun:
                 ray.shutdown()
             tasks_logger.enable("datatrove")
-    if is_here:
-        _remove_session(folder)
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def test_what_a_task_cannot_do_is_said_by_the_process_that_collects(tmp_path, mo
     with pytest.raises(RuntimeError, match="task 1 cannot"):
         do_tasks(engine.folder, monkeypatch)
     with pytest.raises(UserError, match=r"^task 1 cannot$"):
-        engine._refuse_failed(stage)
+        engine._refuse(stage)
 
 
 def test_a_folder_of_somebody_else_is_neither_used_nor_removed(tmp_path):
@@ -118,7 +118,8 @@ def test_a_folder_of_somebody_else_is_neither_used_nor_removed(tmp_path):
 
 # The whole recipe
 
-WORDS = "the lake was calm and two men sat in a boat by the far shore while it rained on the old mill".split()
+SENTENCE = "the lake was calm and two men sat in a boat by the far shore while it rained on the old mill"
+WORDS = SENTENCE.split()
 
 
 @pytest.fixture
