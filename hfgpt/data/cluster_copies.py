@@ -44,7 +44,7 @@ def deduplication_stages(
             them, and must get the same ones.
         write: steps that take those that stay.
         folder: for what the stages hand on, a new one for each run; 144 bytes a document and 12 for each band.
-        tasks: of the first and the last stage.
+        tasks: of the first and the last stage; the second has as many, but at most one for each band.
         similarity: as `find_document_copies` takes it.
         mode: which copies do not stay, as `drop_document_copies` takes it.
     """
@@ -55,7 +55,7 @@ def deduplication_stages(
     config = _config(similarity)
     return [
         Stage("signatures", [*read, WriteSignatures(signatures, similarity)], tasks),
-        Stage("buckets", [MinhashDedupBuckets(signatures, buckets, config=config)], config.num_buckets),
+        Stage("buckets", [EachBucket(MinhashDedupBuckets(signatures, buckets, config=config))], min(tasks, config.num_buckets)),
         Stage("clusters", [KeepFirst(buckets, signatures, copies, similarity, mode)], 1),
         Stage("filter", [*read, MinhashDedupFilter(copies), *write], tasks),
     ]
@@ -99,6 +99,18 @@ class WriteSignatures:
         for name, content in contents.items():
             with folder.open(name, "wb") as file:
                 file.write(content.tobytes())
+
+
+@dataclass(frozen=True)
+class EachBucket:
+    """The second stage: datatrove's, which takes a task for each bucket, in fewer tasks."""
+
+    step: Any
+
+    def __call__(self, data: object = None, rank: int = 0, world_size: int = 1) -> None:
+        number = self.step.config.num_buckets
+        for bucket in range(rank, number, world_size):
+            self.step.run(None, bucket, number)
 
 
 @dataclass(frozen=True)

@@ -148,8 +148,8 @@ class Engine:
             clear_tasks(self.folder)  # what a user mends begins anew: sources and keys are part of the plan
             raise UserError(error["message"])
         raise UserError(
-            f"{stage.name}: not all tasks have ended well; what they said is in {self._logs(stage) / 'logs'}. The same command goes "
-            f"on; what is done is kept in {self.folder}."
+            f"{stage.name}: not all tasks have ended well; what they said is in {self._logs(stage) / 'logs'}. The same command "
+            f"goes on; what is done is kept in {self.folder}."
         )
 
     def _hand_to_slurm(self, stages: Sequence[Stage]) -> None:
@@ -214,7 +214,8 @@ class Engine:
 
 def tasks_folder(output: Path) -> Path:
     """Where tasks write for an output: beside it."""
-    return output.with_name(f"{output.name}-tasks").resolve()
+    place = output.absolute()  # an output_dir "." has no name of its own
+    return place.parent / f"{place.name}-tasks"
 
 
 def clear_tasks(folder: Path) -> None:
