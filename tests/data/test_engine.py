@@ -181,13 +181,13 @@ def test_slurm_gives_the_rows_and_counts_of_one_machine(sources, small_tokenizer
     assert_the_same(place, tmp_path / "local" / "rows")
     assert [path.name for path in place.parent.iterdir()] == ["rows"]
     passport = Passport.load(place)
-    steps = [step for step in Passport.load(place).steps if step.get("documents_in") is not None]
+    steps = [step for step in passport.steps if step.get("documents_in") is not None]
     dropped = {step["step"]: step["documents_in"] - step["documents_out"] for step in steps}
     assert dropped["drop blank"] > 10
     kinds = {"near": ("exact", "near"), "exact": ("exact",), "none": ()}[more.get("deduplicate", "near")]
     assert all(dropped[f"drop {kind} copies"] >= 4 for kind in kinds)
     if not more:  # here only what leaks were cut out of
-        assert sum(encoded) <= 0.2 * sum(counts["documents"] for counts in Passport.load(place).splits.values())
+        assert sum(encoded) <= 0.2 * sum(counts["documents"] for counts in passport.splits.values())
 
 
 def test_what_another_engine_left_is_removed_when_the_rows_are_there(sources, small_tokenizer, tmp_path):
