@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, TensorBoardCallback
 
 if TYPE_CHECKING:
     from hfgpt.training.trainer import HfGptTrainer
@@ -42,6 +42,10 @@ class Reporters:
         handler = trainer.callback_handler
         handler.callbacks = [KeptOpen(one) if isinstance(one, known) else one for one in handler.callbacks]
         self._open: list[KeptOpen] = [one for one in handler.callbacks if isinstance(one, KeptOpen)]
+        for one in self._open:
+            if isinstance(one.reporter, TensorBoardCallback) and one.reporter.logging_dir is None:
+                # Its own choice is another folder at each start, and where something is measured before training, one beside the run.
+                one.reporter.logging_dir = str(trainer.folder / "runs")
         self._trainer = trainer
         self._waiting: dict[str, float | str] = {}
 

@@ -204,9 +204,12 @@ class HfGptTrainer(Trainer):
             return super()._maybe_log_save_evaluate(*args, **kwargs)
         with self.meter.paused():
             super()._maybe_log_save_evaluate(*args, **kwargs)
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, SayingCallback):
-                    self.reporters.tell(callback.take_said())
+            self._tell_samples()
+
+    def _tell_samples(self) -> None:
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, SayingCallback):
+                self.reporters.tell(callback.take_said())
 
     def _get_learning_rate(self):
         # The first group's, which is Muon's where it is there; `learning_rate` is what the argument of that name has become.
@@ -262,7 +265,9 @@ class HfGptTrainer(Trainer):
         Args: `metrics` of this split, where they are not those of the evaluations.
         """
         with full_precision(self.trained), self.measured_by(metrics or self.compute_metrics):
-            return self.evaluate(cast(Any, rows), metric_key_prefix=name)
+            result = self.evaluate(cast(Any, rows), metric_key_prefix=name)
+        self._tell_samples()
+        return result
 
     @contextmanager
     def measured_by(self, metrics: Callable[[EvalPrediction], dict] | None) -> Iterator[None]:
