@@ -32,7 +32,8 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
 # machine, samples, answers, the page of the run that shows them, and memorization.json, which quotes the training text (the card
 # has its figures).
 ABOUT = ("README.md", "LICENSE", "LICENSE.txt", "passport.json", "evaluation.json", ".eval_results/*.yaml",
-         "memorization.png", "metrics.json", "loss.png", "curves.png", "confusion.png", "fingerprint.json", "conversion.json")  # fmt: skip
+         "memorization.png", "metrics.json", "loss.png", "curves.png", "confusion.png", "fingerprint.json",
+         "conversion.json")  # fmt: skip
 
 
 # The kinds

@@ -44,7 +44,7 @@ class Reporters:
         self._open: list[KeptOpen] = [one for one in handler.callbacks if isinstance(one, KeptOpen)]
         for one in self._open:
             if isinstance(one.reporter, TensorBoardCallback) and one.reporter.logging_dir is None:
-                # Its own choice is another folder at each start, and where something is measured before training, one beside the run.
+                # Its own choice is a new folder at each start, and before training begins one in the current folder.
                 one.reporter.logging_dir = str(trainer.folder / "runs")
         self._trainer = trainer
         self._waiting: dict[str, float | str] = {}
