@@ -98,6 +98,7 @@ def drop_document_copies(
     dropped: DroppedDocuments | None = None,
     num_proc: int = 1,
     cache_dir: str | Path | None = None,
+    found: Copies | None = None,
 ):
     """The documents without copies; near copies that stay share one draw: a split of whole documents puts them on one side.
 
@@ -106,14 +107,17 @@ def drop_document_copies(
         mode: "near" drops exact and near copies, "exact" only exact ones, "none" keeps all.
         similarity, num_proc, cache_dir: see `find_document_copies`.
         dropped: takes the copies that are dropped, each with the place of the one that stays.
+        found: what `find_document_copies` gives for these documents, where others have looked for them (cluster_copies.py).
     Raises: ValueError for another mode, or a similarity that is none.
     """
     if mode not in MODES:
         raise UserError(f"deduplicate is {mode!r}; allowed are {', '.join(map(repr, MODES))}.")
     bands, start = Bands.for_threshold(similarity), time.perf_counter()
-    found = find_document_copies(
-        text_batches(documents), len(documents), similarity=similarity, num_proc=num_proc, cache_dir=cache_dir
-    )
+    if found is None:
+        found = find_document_copies(
+            text_batches(documents), len(documents), similarity=similarity, num_proc=num_proc, cache_dir=cache_dir
+        )
+    assert len(found.exact) == len(documents)
     places = np.arange(len(documents), dtype=np.int32)
     is_exact = found.exact != places
     is_near = (found.near != places) & ~is_exact
