@@ -26,12 +26,15 @@ class ProcessKeys(RecipeArguments):
 
 @dataclass
 class EngineKeys(RecipeArguments):
-    """A cluster that reads the documents."""
+    """A cluster that reads, compares and tokenises the documents."""
 
     engine: Literal["local", "ray", "slurm"] = machine_key(
-        "local", "Where documents are read and each is cleaned: this machine, or tasks of datatrove on Ray or Slurm."
+        "local",
+        "Where documents are read, cleaned, searched for copies and tokenised: here, or by tasks of datatrove on Ray or Slurm.",
     )
-    num_tasks: int | None = machine_key(None, "Tasks for ray and slurm; a file is never cut, so at most (without it) one for each.")
+    num_tasks: int | None = machine_key(
+        None, "Tasks of a stage for ray and slurm; a file is never cut, so at most (without it) one for each."
+    )
     engine_settings: dict | str | None = machine_key(
         None, "More arguments of datatrove's executor, such as {partition: cpu, time: '02:00:00', mem_per_cpu_gb: 4}."
     )

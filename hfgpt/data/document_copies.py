@@ -97,6 +97,7 @@ def drop_document_copies(
     similarity: float = SIMILARITY,
     dropped: DroppedDocuments | None = None,
     num_proc: int = 1,
+    found: Copies | None = None,
 ):
     """The documents without copies; near copies that stay share one draw: a split of whole documents puts them on one side.
 
@@ -105,12 +106,15 @@ def drop_document_copies(
         mode: "near" drops exact and near copies, "exact" only exact ones, "none" keeps all.
         similarity, num_proc: see `find_document_copies`.
         dropped: takes the copies that are dropped, each with the place of the one that stays.
+        found: what `find_document_copies` gives for these documents, where others have looked for them (cluster_copies.py).
     Raises: ValueError for another mode, or a similarity that is none.
     """
     if mode not in MODES:
         raise UserError(f"deduplicate is {mode!r}; allowed are {', '.join(map(repr, MODES))}.")
     bands, start = Bands.for_threshold(similarity), time.perf_counter()
-    found = find_document_copies(text_batches(documents), len(documents), similarity=similarity, num_proc=num_proc)
+    if found is None:
+        found = find_document_copies(text_batches(documents), len(documents), similarity=similarity, num_proc=num_proc)
+    assert len(found.exact) == len(documents)
     places = np.arange(len(documents))
     is_exact, is_near = found.exact != places, (found.near != places) & (found.exact == places)
     settings = dict(similarity=similarity, shingles="5 words", places=PLACES, bands=bands.number, rows=bands.rows)
