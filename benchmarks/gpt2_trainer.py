@@ -10,9 +10,10 @@ import argparse
 import json
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from datasets import load_from_disk
+from datasets import DatasetDict, load_from_disk
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     tokenizer = json.loads((args.dataset / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
     vocab_size = 1 + max([*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])])
     pad = next(token["id"] for token in tokenizer["added_tokens"] if token["content"] == "<|pad|>")
-    rows = load_from_disk(str(args.dataset)).select_columns("input_ids")
+    rows = cast(DatasetDict, load_from_disk(str(args.dataset))).select_columns("input_ids")
 
     def batch_of(examples: list[dict]) -> dict[str, torch.Tensor]:
         ids = torch.tensor([example["input_ids"] for example in examples])
@@ -49,9 +50,10 @@ def main() -> None:
         vocab_size=vocab_size, n_positions=passport["settings"]["context_length"], n_layer=args.layers, n_embd=args.width,
         n_head=args.heads, resid_pdrop=args.dropout, embd_pdrop=args.dropout, attn_pdrop=args.dropout,
     )  # fmt: skip
-    settings = {key: value for key, value in vars(args).items() if key in TrainingArguments.__dataclass_fields__}
+    settings: dict[str, Any] = {key: value for key, value in vars(args).items() if key in TrainingArguments.__dataclass_fields__}
+    model = GPT2LMHeadModel(config)
     trainer = Trainer(
-        model=GPT2LMHeadModel(config),
+        model=model,
         args=TrainingArguments(
             **settings | {"output_dir": str(args.output_dir)},
             per_device_eval_batch_size=64,
@@ -63,7 +65,10 @@ def main() -> None:
         data_collator=batch_of,
     )
     trainer.train()
-    metrics = {"parameters": trainer.model.num_parameters(), "steps": trainer.state.global_step}
+    metrics: dict[str, float] = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "steps": trainer.state.global_step,
+    }
     for name in ("validation", "test"):
         if name in rows:
             split = passport["splits"][name]
