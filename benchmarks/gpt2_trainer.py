@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from datasets import DatasetDict, load_from_disk
+from datasets import load_from_disk
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     tokenizer = json.loads((args.dataset / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
     vocab_size = 1 + max([*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])])
     pad = next(token["id"] for token in tokenizer["added_tokens"] if token["content"] == "<|pad|>")
-    rows = cast(DatasetDict, load_from_disk(str(args.dataset))).select_columns("input_ids")
+    rows = cast(Any, load_from_disk(str(args.dataset)).select_columns("input_ids"))
 
     def batch_of(examples: list[dict]) -> dict[str, torch.Tensor]:
         ids = torch.tensor([example["input_ids"] for example in examples])
@@ -51,11 +51,12 @@ def main() -> None:
         n_head=args.heads, resid_pdrop=args.dropout, embd_pdrop=args.dropout, attn_pdrop=args.dropout,
     )  # fmt: skip
     settings: dict[str, Any] = {key: value for key, value in vars(args).items() if key in TrainingArguments.__dataclass_fields__}
+    settings["output_dir"] = str(args.output_dir)
     model = GPT2LMHeadModel(config)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
-            **settings | {"output_dir": str(args.output_dir)},
+            **settings,
             per_device_eval_batch_size=64,
             save_strategy="no",
             use_cpu=True,
