@@ -89,6 +89,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
             )
         self.card = checked_settings(self.card)
         refuse_options(self.resolved, REFUSED)
+        self.check_needs(self.resolved)
         refuse_options(self.resolved, OPTIMIZERS.find(self.optimizer).refuses)
         if self.bf16 or self.fp16:
             raise UserError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")

@@ -223,6 +223,7 @@ class HfGptTrainer(Trainer):
         if "loss" in logs:
             logs.update(self.rates | self.meter.lap() | self._energy())
         elif "train_loss" in logs:
+            self.meter.measure()  # of the machine as it is now
             logs.update({f"train_{key}": value for key, value in (self.meter.total() | self._energy()).items()})
         self.reporters.tell_what_waits()
         super().log(logs, start_time)
