@@ -234,9 +234,8 @@ def clear_tasks(folder: Path) -> None:
 @contextmanager
 def _ray(folder: Path) -> Iterator[None]:
     """A connection to Ray: to the cluster that RAY_ADDRESS names, else to one of this machine, which ends with it."""
-    environment: dict[str, str | None] = {
-        "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0")
-    }  # or it reports to its makers
+    # Or Ray reports to its makers.
+    environment: dict[str, str | None] = {"RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0")}
     settings: dict[str, Any] = {}
     is_here = "RAY_ADDRESS" not in os.environ
     if is_here:
