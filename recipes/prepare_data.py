@@ -50,7 +50,7 @@ from hfgpt.data.preparation import (
 from hfgpt.data.reading import Source
 from hfgpt.data.records import RecordOptions, identities
 from hfgpt.data.row_hashes import hash_of_rows
-from hfgpt.data.sources import ReadingOptions, find_sources, identity
+from hfgpt.data.sources import ReadingOptions, find_sources, identity, refuse_unread_options
 from hfgpt.data.splitting import Split, split_documents
 from hfgpt.data.verification import report, verify_folder
 from hfgpt.errors import MissingFileError, UserError
@@ -79,6 +79,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
     earlier = passport_of_tokenizer(args.tokenizer)
     given, args = args, args.filled(earlier.settings)
     sources, options = find_as_given(given, args), ReadingOptions(**args.reading_options())
+    refuse_unread_options(sources, given.given())
     privacy = privacy_steps(**args.privacy())
     steps = [*cleaning_steps(**args.cleaning()), *privacy]
     tokenizer = load_or_wrap_tokenizer(args.tokenizer)  # GPT-2's own files lack a padding token
@@ -203,16 +204,19 @@ def engine_for(args: PrepareArguments, tasks: Path, tokenizer: PreTrainedTokeniz
 
 
 def find_as_given(given: PrepareArguments, args: PrepareArguments) -> list[Source]:
-    """The sources of `args`; where they are the tokenizer's, it is said."""
-    if given.sources:
-        return find_sources(args.sources)
+    """The sources of `args`; what is the tokenizer's, and not the default, is said."""
     if not args.sources:
         here = "" if Path(args.tokenizer).exists() else " (there is no such folder here)"
         raise UserError(f"no sources given, and no passport beside the tokenizer {args.tokenizer}{here} names any; give --sources.")
-    defaults = READING_DEFAULTS | STEP_DEFAULTS | dict.fromkeys(SPLIT_DEFAULTS)
+    # With the tokenizer's sources, how they are split is said also where it is the default: both have to do the same.
+    split = SPLIT_DEFAULTS if given.sources else dict.fromkeys(SPLIT_DEFAULTS)
+    defaults = {"sources": []} | READING_DEFAULTS | STEP_DEFAULTS | split
     taken = {key: getattr(args, key) for key, default in defaults.items() if getattr(given, key) != getattr(args, key) != default}
-    said = ", ".join([f"sources {' '.join(args.sources)}", *(f"{key} {value}" for key, value in taken.items())])
-    logger.info(f"data: as for the tokenizer {args.tokenizer}: {said}")
+    if taken:
+        said = ", ".join(f"{key} {' '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in taken.items())
+        logger.info(f"data: as for the tokenizer {args.tokenizer}: {said}")
+    if given.sources:
+        return find_sources(args.sources)
     try:
         return find_sources(args.sources)
     except MissingFileError as error:

@@ -6,7 +6,6 @@ from typing import Literal
 
 from hfgpt.arguments.keys import RecipeArguments, machine_key
 from hfgpt.arguments.mappings import read_mapping
-from hfgpt.errors import UserError
 
 # Keys that change nothing about the result, and so are no part of what was asked for.
 MACHINE_KEYS = ("num_proc", "engine", "num_tasks", "engine_settings")
@@ -41,11 +40,8 @@ class EngineKeys(RecipeArguments):
     )
 
     def check_engine(self) -> None:
-        """Raises: UserError for keys of a cluster without one."""
+        """Raises: UserError for settings that are not a mapping, and a number of tasks below 1."""
         self.engine_settings = read_mapping(self.engine_settings, "engine_settings", example="'{partition: cpu}'")
-        for name in ("num_tasks", "engine_settings"):
-            if self.engine == "local" and getattr(self, name) is not None:
-                raise UserError(f"{name} is {getattr(self, name)}, but engine is local; --engine ray or slurm reads it.")
         self.check_least(num_tasks=1)
 
 

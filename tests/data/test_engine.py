@@ -215,8 +215,3 @@ def test_ray_gives_the_rows_and_counts_of_one_machine(sources, small_tokenizer, 
         recipe("prepare_data", **given | {"on_error": "stop"}, output_dir=str(tmp_path / "ray" / "other"), engine="ray")
     assert [path.name for path in (tmp_path / "ray").iterdir()] == ["rows"]
     assert {path.name for path in Path("/tmp").glob("*ray*")} <= temporary
-
-
-def test_keys_of_a_cluster_without_one_are_refused(small_tokenizer, tmp_path):
-    with pytest.raises(UserError, match="num_tasks is 3, but engine is local"):
-        recipe("prepare_data", sources=["a.txt"], tokenizer=str(small_tokenizer), output_dir=str(tmp_path / "out"), num_tasks=3)
