@@ -17,6 +17,7 @@ from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, metho
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus
+from hfgpt.arguments.sharding import check_sharding
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -55,6 +56,9 @@ class RunArguments(RecipeArguments, TrainingArguments):
         "auto", "Of the matrix products; auto is bf16 where the processor is fast in it, else fp32."
     )
     cpu_threads: int | None = machine_key(None, "Threads per process on a CPU; all cores, shared out, without it.")
+    ddp_find_unused_parameters: bool | None = machine_key(
+        False, "Search each step of several processes for parameters without a gradient; there are none."
+    )
     dataloader_pin_memory: bool = machine_key(True, "Pin batches for the GPU, where there is one.")
 
     optimizer: str = method_key("adamw", "AdamW, or Muon for the blocks' matrices beside it (method full).", choices=OPTIMIZERS)
@@ -116,6 +120,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
         refuse_several_gpus(self.n_gpu)
         self.check_least(**LEAST)
         check_training(self, given=self.resolved)
+        check_sharding(self)
         if self.use_cpu:
             # `accelerate launch` gives a process one thread unless it is told otherwise, which halves the speed of two cores.
             usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -245,7 +245,7 @@ def test_two_processes_train_the_model_that_one_trains(small_run, small_rows, tm
     """Same global batch: data parallelism changes the order of a sum, and nothing else."""
     words = [*SMALL_RUN, "--dataset", small_rows, "--use_cpu", "true", "--output_dir", tmp_path / "two"]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--main_process_port", "0"]
-    launcher += ["--config_file", ROOT / "recipes" / "accelerate" / "two_cpu_processes.yaml"]  # torchrun, as accelerate calls it
+    launcher += ["--config_file", ROOT / "recipes" / "accelerate" / "ddp.yaml"]  # torchrun, as accelerate calls it
     command = [*launcher, ROOT / "recipes" / "pretrain.py", *words, "--per_device_train_batch_size", "4"]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
