@@ -1,6 +1,6 @@
 """Tokens per second of one process and of two, each with one thread on a core of its own, through recipes/pretrain.py.
 
-    python benchmarks/processes.py --dataset runs/quickstart/data [--depth 4] [--rows 16] [--steps 30] [--rounds 3] [--optimizer muon]
+    python benchmarks/processes.py --dataset runs/quickstart/data [--depth 4] [--rows 16] [--steps 30] [--rounds 3]
 
 Each round runs every candidate once, one after the other, in an order that turns; the figures are the medians over the rounds, and
 a ratio is the median of the rounds' ratios to one process. Evaluation and saving are not in them, the optimizer is. "half the rows"

@@ -56,7 +56,7 @@ def check_sharding(args: TrainingArguments) -> None:
         args.fsdp_plugin_args["cpu_ram_efficient_loading"] = False
     plugin = FullyShardedDataParallelPlugin(**(args.fsdp_plugin_args or {}))
     if plugin.fsdp_version != 2:
-        raise UserError("fsdp_version is 1, which makes one flat tensor of many parameters; give fsdp_version: 2, as fsdp2.yaml does.")
+        raise UserError("fsdp_version is 1, which makes one tensor of many parameters; give fsdp_version: 2, as fsdp2.yaml does.")
     if plugin.activation_checkpointing:
         raise UserError("fsdp_activation_checkpointing is true; give --gradient_checkpointing true instead, which does the same.")
     if args.parallel_mode != ParallelMode.DISTRIBUTED:

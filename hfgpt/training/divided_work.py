@@ -48,7 +48,7 @@ def divided(matrices: list[torch.Tensor], function: Callable[[torch.Tensor], tor
 def _of_shares(matrices: list[DTensor], function: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
     mesh, placements = matrices[0].device_mesh, matrices[0].placements
     if mesh.ndim != 1 or placements != (Shard(0),):
-        raise UserError(f"Muon needs matrices that are sharded by rows over all processes, these are {placements}; use optimizer: adamw.")
+        raise UserError(f"Muon needs matrices sharded by rows over all processes, these are {placements}; use optimizer: adamw.")
     group, workers, mine = mesh.get_group(), mesh.size(), mesh.get_local_rank()
     shares = [matrix.to_local() for matrix in matrices]
     here = [share.numel() for share in shares] + [0] * (workers - len(shares))

@@ -31,9 +31,7 @@ class MuonInFloat32(torch.optim.Muon):
     def step(self, closure=None):
         loss = closure() if closure is not None else None
         for group in self.param_groups:
-            orthogonal = partial(
-                orthogonalize, coefficients=group["ns_coefficients"], steps=group["ns_steps"], eps=group["eps"]
-            )
+            orthogonal = partial(orthogonalize, coefficients=group["ns_coefficients"], steps=group["ns_steps"], eps=group["eps"])
             for parameters in in_turns(group["params"]):
                 updates = [self._momentum(parameter, group).to(self.dtype) for parameter in parameters]
                 for parameter, update in zip(parameters, divided(updates, orthogonal)):

@@ -70,10 +70,11 @@ class ShardingTrainer(Trainer):
         if not wanted:
             return None
         whole = cast(PreTrainedModel, copy.deepcopy(self._skeleton))
-        whole.load_state_dict(weights, assign=True)
-        whole.tie_weights()
-        whole.train(model.training)
-        return whole.to(cast(Any, self.args.device))
+        # Tensors that are one become one parameter.
+        names = {name for name, _ in whole.named_parameters(remove_duplicate=False)}
+        parameters = {id(tensor): nn.Parameter(tensor) for name, tensor in weights.items() if name in names}
+        whole.load_state_dict({name: parameters.get(id(one), one) for name, one in weights.items()}, assign=True)
+        return whole.train(model.training).to(cast(Any, self.args.device)).float()
 
     def become_whole(self) -> None:
         """Give each process the whole model, which is sharded no more. Nothing happens to one that is whole."""
@@ -156,7 +157,7 @@ def weights_from_deepspeed(model: nn.Module) -> dict[str, torch.Tensor]:
     from deepspeed.zero import GatheredParameters  # type: ignore[reportMissingImports]
 
     with GatheredParameters(list(model.parameters())):
-        return {name: tensor.detach().float().cpu().clone() for name, tensor in model.state_dict().items()}
+        return tree_map_only(torch.Tensor, torch.clone, gathered(model.state_dict(keep_vars=True), wanted=True))
 
 
 @torch.no_grad()

@@ -28,6 +28,8 @@ def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
     texts = folder / "texts.jsonl"
     rows = [{"text": f"{'yes ' * (n % 7)}{word} {n}", "label": word} for n in range(23) for word in ("true", "false")]
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    canary = folder / "canary.txt"
+    canary.write_text("Say 4.\n", encoding="utf-8")
     questions = folder / "questions.jsonl"
     rows = [{"instruction": f"Say {'so ' * (n % 5)}{n}.", "input": "", "output": f"It is {n * 3}."} for n in range(41)]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -35,10 +37,10 @@ def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
         "pretrain": (*COMMON, "--dataset", small_rows, "--depth", "2", "--max_steps", "38", "--eval_steps", "19",
                      "--save_steps", "19", "--sample_tokens", "4"),
         "finetune_classification": (*FINETUNED, "--model", small_families["modern"], "--sources", texts, "--validation_share",
-                                    "0.2", "--test_share", "0.2", "--tfidf_baseline", "false"),
+                                    "0.2", "--test_share", "0.2", "--tfidf_baseline", "false", "--canary_file", canary),
         "finetune_instructions": (*FINETUNED, "--model", small_families["modern"], "--sources", questions, "--validation_share",
                                   "0.1", "--prompt_style", "alpaca", "--max_new_tokens", "4", "--max_answers", "2",
-                                  "--seen_answers", "1", "--num_samples", "1", "--canaries_at", "save"),
+                                  "--seen_answers", "1", "--num_samples", "1", "--canaries_at", "save", "--canary_file", canary),
     }  # fmt: skip
 
 
