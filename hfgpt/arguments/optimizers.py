@@ -16,6 +16,7 @@ class OptimizerSettings:
         muon_learning_rate: the peak rate of the matrices under Muon.
         weight_decay: decoupled.
         betas, eps: of AdamW.
+        in_float32: all is computed in float32, whatever the processor is fast in.
     """
 
     learning_rate: float
@@ -23,6 +24,7 @@ class OptimizerSettings:
     weight_decay: float
     betas: tuple[float, float]
     eps: float
+    in_float32: bool = False
 
 
 @dataclass(frozen=True)

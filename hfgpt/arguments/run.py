@@ -135,6 +135,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
             weight_decay=self.weight_decay,
             betas=(self.adam_beta1, self.adam_beta2),
             eps=self.adam_epsilon,
+            in_float32=not (self.bf16 or self.fp16),
         )
 
     @property

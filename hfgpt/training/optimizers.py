@@ -142,7 +142,8 @@ def matrices_and_others(model: PreTrainedModel) -> tuple[list[torch.Tensor], lis
 
 def muon_with_adamw(settings: OptimizerSettings) -> tuple[type[MuonWithAdamWFactory], dict[str, Any]]:
     """`MuonWithAdamW` in the form of Trainer's `optimizer_cls_and_kwargs`."""
-    return MuonWithAdamWFactory, dict(asdict(settings), muon_in_bfloat16=bfloat16_is_fast())
+    given = asdict(settings)
+    return MuonWithAdamWFactory, dict(given, muon_in_bfloat16=not given.pop("in_float32") and bfloat16_is_fast())
 
 
 def trainer_optimizer(name: str, settings: OptimizerSettings) -> tuple[Any, dict[str, Any]] | None:

@@ -7,7 +7,7 @@ one process. So they go on with any number of processes, and what a recipe does 
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel, Trainer
@@ -61,7 +62,8 @@ class ShardingTrainer(Trainer):
                     self.callback_handler.model = self.model
 
             self.callback_handler.call_event = call_with_whole_model
-        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        with hidden_ties_sharded(self) if self.is_fsdp_enabled else nullcontext():
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def whole_model(self, *, wanted: bool) -> PreTrainedModel | None:
         """A whole copy of the sharded model where it is wanted; called in every process."""
@@ -88,15 +90,16 @@ class ShardingTrainer(Trainer):
         super()._load_best_model()
 
     def evaluation_loop(self, *args, **kwargs):
-        if self.is_sharded or not any(self._shards_by):
-            return super().evaluation_loop(*args, **kwargs)
-        # Accelerate prepares such a model together with its optimizer alone; a whole one needs nothing but its device.
         models = self.accelerator._models
+        if models:
+            return super().evaluation_loop(*args, **kwargs)
+        # Before training accelerate would prepare the model for this evaluation alone, and then take it for prepared: each process
+        # would train a copy of its own, and FSDP2 would refuse. A whole model needs nothing but its device.
         models.append(cast(nn.Module, self.model).to(cast(Any, self.args.device)))
         try:
             return super().evaluation_loop(*args, **kwargs)
         finally:
-            models.pop()
+            models.clear()
 
     def save_model(self, output_dir=None, _internal_call=False):
         if not self.is_fsdp_enabled:
@@ -139,6 +142,27 @@ def shard_on_processors(trainer: Trainer) -> None:
     state.fsdp_plugin = plugin
     state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
     trainer.is_fsdp_enabled = True
+
+
+@contextmanager
+def hidden_ties_sharded(trainer: Trainer) -> Iterator[None]:
+    """Shard embedding and head together where they are one matrix and accelerate cannot see it, because PEFT trains rows of it.
+
+    While this lasts, the model shows accelerate neither of them.
+    """
+    model, plugin = cast(PreTrainedModel, trainer.model), cast(Any, trainer.accelerator.state.fsdp_plugin)
+    tables = [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
+    held = [{id(parameter) for parameter in table.parameters()} for table in tables]
+    if len(tables) < 2 or not held[0] & held[1] or tables[0].weight is tables[1].weight:
+        yield
+        return
+    policies = dict(mp_policy=plugin.mixed_precision_policy or MixedPrecisionPolicy(), offload_policy=plugin.cpu_offload)
+    fully_shard(cast(Any, tables), reshard_after_forward=False, **cast(Any, policies))
+    model.get_input_embeddings = model.get_output_embeddings = lambda: None
+    try:
+        yield
+    finally:
+        del model.get_input_embeddings, model.get_output_embeddings
 
 
 def without_weights(model: nn.Module) -> nn.Module:
