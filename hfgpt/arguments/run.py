@@ -17,7 +17,7 @@ from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, metho
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus
-from hfgpt.arguments.sharding import check_sharding
+from hfgpt.arguments.sharding import check_fsdp, refuse_other_divisions
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -113,6 +113,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
             # Measured: at 256 tokens in bfloat16, sdpa's backward on a CPU takes 4x that of plain attention (torch 2.13).
             self.attn_implementation = "eager" if self.use_cpu else "sdpa"
         check_attention(self.attn_implementation, on_cpu=self.use_cpu)
+        refuse_other_divisions(self)
         try:
             super().__post_init__()
         except ImportError as error:  # of a package that an option asks for, such as deepspeed
@@ -120,7 +121,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
         refuse_several_gpus(self.n_gpu)
         self.check_least(**LEAST)
         check_training(self, given=self.resolved)
-        check_sharding(self)
+        check_fsdp(self)
         if self.use_cpu:
             # `accelerate launch` gives a process one thread unless it is told otherwise, which halves the speed of two cores.
             usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from hfgpt.errors import UserError
 
 if TYPE_CHECKING:
+    from accelerate.utils import FullyShardedDataParallelPlugin
     from transformers import TrainingArguments
 
 # Of accelerate's files, by the variables that `accelerate launch` makes of them.
@@ -29,7 +30,14 @@ def asked_for_fsdp(args: TrainingArguments) -> bool:
     return _switched_on("ACCELERATE_USE_FSDP") or bool(args.fsdp)
 
 
-def check_sharding(args: TrainingArguments) -> None:
+def fsdp_plugin(args: TrainingArguments) -> FullyShardedDataParallelPlugin:
+    """How FSDP is to shard, as accelerate's file or the option fsdp_config says."""
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    return FullyShardedDataParallelPlugin(**cast("dict[str, Any]", args.fsdp_plugin_args or {}))
+
+
+def refuse_other_divisions(args: TrainingArguments) -> None:
     """Refuse what would divide a model otherwise than a recipe can, or would silently not divide it.
 
     Raises: UserError.
@@ -45,16 +53,19 @@ def check_sharding(args: TrainingArguments) -> None:
             "DeepSpeed was asked for and there is no GPU: accelerate would train whole copies of the model and not say so. "
             "Take ddp.yaml for whole copies, or fsdp2.yaml, which shards on processors, too."
         )
+
+
+def check_fsdp(args: TrainingArguments) -> None:
+    """Refuse what FSDP cannot do here, where it was asked for. Raises: UserError."""
     if not asked_for_fsdp(args):
         return
-    from accelerate.utils import FullyShardedDataParallelPlugin
     from transformers.training_args import ParallelMode
 
     # Every process reads the base whole: what a run checks of its weights before it trains needs them in each.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     if args.fsdp_plugin_args:
-        args.fsdp_plugin_args["cpu_ram_efficient_loading"] = False
-    plugin = FullyShardedDataParallelPlugin(**(args.fsdp_plugin_args or {}))
+        cast("dict[str, Any]", args.fsdp_plugin_args)["cpu_ram_efficient_loading"] = False
+    plugin = fsdp_plugin(args)
     if plugin.fsdp_version != 2:
         raise UserError("fsdp_version is 1, which makes one tensor of many parameters; give fsdp_version: 2, as fsdp2.yaml does.")
     if plugin.activation_checkpointing:

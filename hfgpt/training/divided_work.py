@@ -5,6 +5,7 @@ Muon orthogonalizes every matrix at every step. Processes that hold copies (DDP)
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -34,7 +35,7 @@ def divided(matrices: list[torch.Tensor], function: Callable[[torch.Tensor], tor
     Cost: of whole matrices, one broadcast each; of sharded ones, each is sent once to its worker and once back.
     """
     if isinstance(matrices[0], DTensor):
-        return _of_shares(matrices, function)
+        return _of_shares(cast(list[DTensor], matrices), function)
     if num_workers() == 1:
         return [function(matrix) for matrix in matrices]
     mine = dist.get_rank()

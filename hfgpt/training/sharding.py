@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from hfgpt.arguments.sharding import asked_for_fsdp
+from hfgpt.arguments.sharding import asked_for_fsdp, fsdp_plugin
 
 
 class ShardingTrainer(Trainer):
@@ -55,11 +55,11 @@ class ShardingTrainer(Trainer):
             def call_with_whole_model(event, *args, **kwargs):
                 if not (self.is_sharded and event in ("on_evaluate", "on_save")):
                     return call_event(event, *args, **kwargs)
-                self.callback_handler.model = self.whole_model(wanted=self.is_world_process_zero())
+                self._show(self.whole_model(wanted=self.is_world_process_zero()))
                 try:
                     return call_event(event, *args, **kwargs)
                 finally:
-                    self.callback_handler.model = self.model
+                    self._show(self.model)
 
             self.callback_handler.call_event = call_with_whole_model
         with hidden_ties_sharded(self) if self.is_fsdp_enabled else nullcontext():
@@ -81,9 +81,13 @@ class ShardingTrainer(Trainer):
     def become_whole(self) -> None:
         """Give each process the whole model, which is sharded no more. Nothing happens to one that is whole."""
         if self.is_sharded:
-            self.model = self.model_wrapped = self.callback_handler.model = self.whole_model(wanted=True)
+            self.model = self.model_wrapped = cast(PreTrainedModel, self.whole_model(wanted=True))
+            self._show(self.model)
             self.accelerator._models.clear()
             self.is_sharded = self.is_fsdp_enabled = self.is_deepspeed_enabled = False
+
+    def _show(self, model: object) -> None:
+        self.callback_handler.model = cast(PreTrainedModel, model)  # what callbacks are given
 
     def _load_best_model(self):
         self.become_whole()
@@ -136,7 +140,7 @@ class ShardingTrainer(Trainer):
 def shard_on_processors(trainer: Trainer) -> None:
     """Have accelerate shard between processes on CPUs, too, which version 1.15 does not, and does not say; FSDP2 itself can."""
     state = trainer.accelerator.state
-    plugin = FullyShardedDataParallelPlugin(**(trainer.args.fsdp_plugin_args or {}))
+    plugin = fsdp_plugin(trainer.args)
     if state.mixed_precision != "no":
         plugin.set_mixed_precision(state.mixed_precision)
     state.fsdp_plugin = plugin
