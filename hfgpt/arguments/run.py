@@ -17,7 +17,7 @@ from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, metho
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus
-from hfgpt.arguments.sharding import check_fsdp, refuse_other_divisions
+from hfgpt.arguments.sharding import asked_for_fsdp, check_fsdp, refuse_other_divisions
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -158,6 +158,6 @@ class RunArguments(RecipeArguments, TrainingArguments):
         precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
         return (
             f"{precision} ({'chosen for this processor' if self.precision == 'auto' else 'as asked'}), {self.attn_implementation} "
-            f"attention, {self.world_size} x {self.device.type}"
+            f"attention, {self.world_size} x {self.device.type}{' with FSDP2' if asked_for_fsdp(self) else ''}"
             + (f", {torch.get_num_threads()} CPU threads a process" if self.device.type == "cpu" else "")
         )

@@ -162,7 +162,7 @@ def hidden_ties_sharded(trainer: Trainer) -> Iterator[None]:
         return
     policies = dict(mp_policy=plugin.mixed_precision_policy or MixedPrecisionPolicy(), offload_policy=plugin.cpu_offload)
     fully_shard(cast(Any, tables), reshard_after_forward=False, **cast(Any, policies))
-    model.get_input_embeddings = model.get_output_embeddings = lambda: None
+    model.get_input_embeddings = model.get_output_embeddings = cast(Any, lambda: None)
     try:
         yield
     finally:
