@@ -95,13 +95,13 @@ def pretrain(
     *,
     output_dir: Place,
     family: Literal["modern", "gpt2"] = "modern",
-    depth: int | None = None,
+    depth: int = 12,
     size: str = "124M",
     time_budget: float | None = None,
-    max_steps: int | None = None,
-    num_train_epochs: float | None = None,
-    per_device_train_batch_size: int | None = None,
-    learning_rate: float | None = None,
+    max_steps: int = -1,
+    num_train_epochs: float = 1.0,
+    per_device_train_batch_size: int = 16,
+    learning_rate: float = 3e-3,
     seed: int = 42,
     overwrite: bool = False,
     **options: Any,
@@ -111,22 +111,22 @@ def pretrain(
     Args:
         dataset: folder of `prepare_data`.
         output_dir: folder of the run and of its model.
-        family: "modern" (its shape follows from `depth`, its number of layers, 12) or "gpt2" (a published `size`).
-        time_budget: seconds that this call may take; what is None of depth, steps, batch and rates is then chosen for this machine
-            and text (docs/budgets.md). `token_budget` and `flop_budget` are further options.
-        max_steps: optimizer steps; without them it is `num_train_epochs` times over the rows, 1.
-        per_device_train_batch_size: rows per device and step, 16.
-        learning_rate: peak rate of AdamW, 3e-3; Muon's, for the matrices, is `muon_learning_rate`.
+        family: "modern" (its shape follows from `depth`, its number of layers) or "gpt2" (a published `size`).
+        time_budget: seconds that this call may take; depth, steps, batch and rates that are as their defaults here are then chosen
+            for this machine and text (docs/budgets.md). `token_budget` and `flop_budget` are further options.
+        max_steps: optimizer steps; -1 takes `num_train_epochs` times over the rows instead.
+        per_device_train_batch_size: rows per device and step.
+        learning_rate: peak rate of AdamW; Muon's, for the matrices, is `muon_learning_rate`.
         overwrite: forget what output_dir holds and start again.
         options: further keys of recipes/pretrain.py, those of transformers' `TrainingArguments` among them.
     Returns: metrics with `parameters`, `validation_loss` and `test_loss` (nats per token), `..._perplexity`, `..._bits_per_byte`,
         `tokens_per_second`, `peak_memory_bytes`, ...
     Raises: UserError for what cannot be; RunStopped, with a checkpoint written, where Ctrl-C or SIGTERM stopped the training.
     """
-    given = dict(dataset=dataset, output_dir=output_dir, family=family, size=size, seed=seed, overwrite=overwrite)
-    open_to_a_plan = dict(depth=depth, time_budget=time_budget, max_steps=max_steps, num_train_epochs=num_train_epochs)
-    open_to_a_plan |= dict(per_device_train_batch_size=per_device_train_batch_size, learning_rate=learning_rate)
-    given |= {key: value for key, value in open_to_a_plan.items() if value is not None}
+    given = dict(dataset=dataset, output_dir=output_dir, family=family, depth=depth, size=size, max_steps=max_steps)
+    given |= dict(time_budget=time_budget)
+    given |= dict(num_train_epochs=num_train_epochs, per_device_train_batch_size=per_device_train_batch_size)
+    given |= dict(learning_rate=learning_rate, seed=seed, overwrite=overwrite)
     return _train("pretrain", given | options, where="pretrain()")
 
 
