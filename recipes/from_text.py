@@ -30,7 +30,15 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.sources import find_sources
 from hfgpt.files import read_json
 from hfgpt.training.flops import measured_ceiling
-from hfgpt.training.from_text import Steps, choose_preparation, describe_preparation, last_screen, read_in_pieces, size_of
+from hfgpt.training.from_text import (
+    Steps,
+    choose_preparation,
+    describe_preparation,
+    last_screen,
+    one_command,
+    read_in_pieces,
+    size_of,
+)
 from hfgpt.training.next_steps import generate_command
 
 
@@ -51,8 +59,9 @@ def main(args: FromTextArguments) -> dict[str, float]:
         steps.write_preparation(preparation, sources=names, reading=reading, card=args.card)
 
     # 2. Tokenizer and rows
-    run_recipe("train_tokenizer", steps.settings("tokenizer"), where="tokenizer.yaml")
-    run_recipe("prepare_data", steps.settings("data"), where="data.yaml")
+    with one_command():
+        run_recipe("train_tokenizer", steps.settings("tokenizer"), where="tokenizer.yaml")
+        run_recipe("prepare_data", steps.settings("data"), where="data.yaml")
 
     # 3. The model, in the time that is left
     steps.write_training(seconds=60 * args.minutes - (time.time() - started), card=args.card)

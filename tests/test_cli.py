@@ -16,7 +16,8 @@ from hfgpt import cli
 from hfgpt.arguments.commands import COMMANDS, STARTED_AS, Command, as_started, command_line, shipped
 from hfgpt.errors import UserError
 
-NAMES = ["tokenizer", "data", "pretrain", "classify", "instruct", "align", "generate", "chat", "evaluate", "convert", "check",
+NAMES = ["from-text", "tokenizer", "data", "pretrain", "classify", "instruct", "align", "generate", "chat", "evaluate", "convert",
+         "check",
          "publish"]  # fmt: skip
 
 

@@ -45,6 +45,32 @@ def train_tokenizer(
     return TokenizerResult.read(Path(arguments.output_dir))
 
 
+def from_text(
+    sources: Place | Sequence[Place],
+    *,
+    output_dir: Place,
+    minutes: float = 10.0,
+    text_documents: str | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> TrainingResult:
+    """Make a GPT of a text: tokenizer, rows, model and report, within the minutes that are given.
+
+    Args:
+        sources: text, JSON(L) or Parquet files, patterns or folders; Hub datasets ("user/name[:configuration]").
+        output_dir: folder of the steps, each with its YAML and its result; the model is in `base`.
+        minutes: that the call may take; size, steps and rates are chosen for them, and of a large text the share that is read.
+        text_documents: what one document of a text file is: "file", "paragraph", "line", or the line that separates documents.
+        overwrite: replace what output_dir holds.
+        options: further keys of recipes/from_text.py: text_field, card.
+    Returns: the result of `pretrain`, whose folder is `output_dir`/base.
+    Raises: as `pretrain`, and UserError for minutes that are too few for this text.
+    """
+    given = dict(sources=sources, output_dir=output_dir, minutes=minutes, text_documents=text_documents, overwrite=overwrite)
+    arguments, _ = run_recipe("from_text", given | options, where="from_text()")
+    return TrainingResult.read(Path(arguments.output_dir) / "base")
+
+
 def prepare_data(
     tokenizer: Place,
     *,

@@ -1,9 +1,11 @@
-"""What recipes/from_text.py decides before there is anything to measure, the share of a large text that it reads, and its last words."""
+"""What recipes/from_text.py decides before anything is measured, the pieces of a large text that it reads, and its last words."""
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +29,7 @@ PIECES_FOLDER = "read_texts"
 SEPARATOR_LINE = "<|endoftext|>"
 # A text that is read in pieces gives pieces of this size, from all of it alike.
 PIECE_BYTES = 2**16
-# Of the time, the share that preparing may take, and the bytes that are prepared per second: read, cleaned, split, tokenized, packed.
+# Of the time, the share that preparing may take, and the bytes per second that are read, cleaned, split, tokenized and packed.
 # Measured: prepare_data.py and train_tokenizer.py on 20 MB of novels, one core, 2026-11-26.
 SHARE_OF_PREPARING, PREPARED_PER_SECOND = 0.15, 0.35e6
 # What a document of a table or of the Hub is taken for in bytes, of which only the number can be bounded.
@@ -38,8 +40,8 @@ LONGEST_LINE = 2**20
 FEWEST_SECONDS = 15
 # Below this a text teaches spelling at most.
 FEW_BYTES = 200_000
-# By the FLOPs that the time allows: the largest vocabulary and the longest rows that pay. A large vocabulary makes the head most of a
-# small model, and a long row costs attention that a short training does not learn to use.
+# By the FLOPs that the time allows: the largest vocabulary and the longest rows that pay. A large vocabulary makes the head most of
+# a small model, and a long row costs attention that a short training does not learn to use.
 LIMITS = ((1e15, 4096, 256), (1e17, 8192, 512), (1e19, 16_384, 1024), (math.inf, 32_768, 1024))
 # Of what this machine's matrix products reach, the share that a small model's training does.
 SHARE_OF_CEILING = 0.25
@@ -95,20 +97,19 @@ def describe_preparation(num_bytes: int, preparation: Preparation, *, minutes: f
     read = min(num_bytes, preparation.read_bytes or num_bytes)
     lines = [
         f"from-text: {num_bytes:,} bytes of text, {minutes:g} minutes",
-        f"  vocabulary: at most {preparation.vocab_size:,} tokens, about 5 times the root of the bytes; a larger one would make the head "
-        "most of a small model",
+        f"  vocabulary: at most {preparation.vocab_size:,} tokens; a larger one makes the head most of a small model",
         f"  context: rows of {preparation.context_length:,} tokens, so that there are about {ENOUGH_ROWS} or more of them",
         f"  held out: {100 * preparation.held_out_share:.1f} % for validation and as much for the test at the end",
     ]
     if preparation.read_bytes is not None:
         lines.append(
-            f"  read: {read:,} bytes, {100 * read / num_bytes:.0f} % of the text, in pieces from all of it: more could not be prepared "
-            f"and learned from in {minutes:g} minutes here"
+            f"  read: {read:,} bytes, {100 * read / num_bytes:.0f} % of the text, in pieces from all of it; more could not be "
+            f"prepared and learned from in {minutes:g} minutes here"
         )
     if num_bytes < FEW_BYTES:
         lines.append(
-            f"  small: {num_bytes:,} bytes teach spelling and the words that are frequent there; 1 MB (a long novel) begins to give "
-            "sentences. Give more text of the kind, or continue from a trained model with hfgpt instruct or classify"
+            f"  small: {num_bytes:,} bytes teach spelling and frequent words; 1 MB (a long novel) begins to give sentences. Give "
+            "more text of the kind, or fewer minutes"
         )
     return lines
 
@@ -139,8 +140,8 @@ class Steps:
             ]
             if changed:
                 raise UserError(
-                    f"output_dir {folder} was made otherwise ({'; '.join(changed)}); give another output_dir, or --overwrite true to "
-                    "replace it."
+                    f"output_dir {folder} was made otherwise ({'; '.join(changed)}); give another output_dir, or --overwrite "
+                    "true to replace it."
                 )
             return cls(folder)
         claim_output(str(folder), overwrite=overwrite, marker=ASKED_FILE)
@@ -193,8 +194,8 @@ class Steps:
             return
         if seconds < FEWEST_SECONDS:
             raise UserError(
-                f"tokenizer and rows took all but {max(0, seconds):.0f} seconds of the time, and the training needs {FEWEST_SECONDS} or "
-                "more; both are kept: give more minutes and --overwrite true, or train on them with hfgpt pretrain."
+                f"tokenizer and rows took all but {max(0, seconds):.0f} seconds of the time, and the training needs "
+                f"{FEWEST_SECONDS} or more; give more minutes and --overwrite true, or train on the rows with hfgpt pretrain."
             )
         budget = float(f"{seconds:.0f}")
         self.write(
@@ -282,6 +283,23 @@ def _is_boundary(line: bytes, rule: str | None) -> bool:
     if rule in (None, "file", "line"):
         return True
     return not line.strip() if rule == "paragraph" else line.strip() == str(rule).strip().encode()
+
+
+@contextmanager
+def one_command() -> Iterator[None]:
+    """The steps' own words about what to run next are left out: the command goes on by itself."""
+
+    def goes_on(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("next: ")
+
+    handlers = logging.getLogger("hfgpt").handlers[:]
+    for handler in handlers:
+        handler.addFilter(goes_on)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(goes_on)
 
 
 # The last screen

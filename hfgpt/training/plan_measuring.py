@@ -158,7 +158,7 @@ def difficulty_of(rows: Dataset, tokenizer: PreTrainedTokenizerFast) -> float:
     """
     part, texts = 2**15, []
     wanted = 8 * part
-    for start in range(0, len(rows), max(1, len(rows) // 64)):
+    for start in range(0, len(rows), max(4, len(rows) // 64)):
         if sum(map(len, texts)) > wanted:
             break
         ids = [identity for row in rows[start : start + 4]["input_ids"] for identity in row]
@@ -425,8 +425,8 @@ class Planner:
             if steps < planning.FEWEST_STEPS:
                 least = passed + end + each + planning.FEWEST_STEPS * rehearsal.step
                 raise UserError(
-                    f"time_budget is {args.time_budget:g} seconds; the start takes {passed:.0f} here, {steps:,} steps would be left, and "
-                    f"the test on {held_out:,} rows at the end takes {end:.0f}. Give {2 * least:.0f} or more"
+                    f"time_budget is {args.time_budget:g} seconds; the start takes {passed:.0f} here, {steps:,} steps are left, "
+                    f"and the test on {held_out:,} rows at the end takes {end:.0f}. Give {2 * least:.0f} or more"
                     + (", or hold out less text (validation_share, test_share)." if end > least / 3 else ".")
                 )
         else:
