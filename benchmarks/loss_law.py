@@ -1,10 +1,10 @@
 """Fit the constants with which a budget foresees the loss (`LAW` in hfgpt/training/plan.py) to runs of this very machine.
 
-    python benchmarks/loss_law.py --dataset runs/quickstart/data --runs /tmp/runs.jsonl       # trains a grid, a line per run; goes on
-    python benchmarks/loss_law.py --runs /tmp/runs.jsonl --fit true                           # fits to all lines that are there
+    python benchmarks/loss_law.py --dataset runs/quickstart/data --runs /tmp/runs.jsonl   # trains a grid, a line per run; goes on
+    python benchmarks/loss_law.py --runs /tmp/runs.jsonl --fit true                       # fits to all lines that are there
 
-A line has what the law takes (the text's tokens, bytes per token, difficulty and row length; parameters, those that are looked up, tokens
-read, tokens per step) and what came (`bits_per_byte` of the test set). Lines of other texts and other machines can be added.
+A line has what the law takes (the text's tokens, bytes per token, difficulty and row length; parameters, those that are looked up,
+tokens read, tokens per step) and what came (`bits_per_byte` of the test set). Lines of other texts and other machines can be added.
 """
 
 import argparse

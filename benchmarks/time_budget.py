@@ -5,9 +5,9 @@
     python benchmarks/time_budget.py --sizes 300000000 --seconds 600 --from_text true      # the novels again and again
 
 The texts are the beginnings of a text (the novels, paragraph by paragraph). Without --from_text the rows are prepared first, which
-is not timed, and `recipes/pretrain.py --time_budget` is; with it, the whole of `recipes/from_text.py`. "Took" is the process from its
-start to its end; cores is CPU seconds per second of it, which is below the threads where others are busy on the machine, and then
-nothing here means anything.
+is not timed, and `recipes/pretrain.py --time_budget` is; with it, the whole of `recipes/from_text.py`. "Took" is the process from
+its start to its end; cores is CPU seconds per second of it, which is below the threads where others are busy on the machine, and
+then nothing here means anything.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from pathlib import Path
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 HEAD = (
-    "| text, bytes | given, s | foreseen, s | took, s | off | parameters | tokens | epochs | bits per byte foreseen | came | off | cores |",
+    "| text, bytes | given, s | foreseen, s | took, s | off | parameters | tokens | epochs | bits per byte foreseen | came | off "
+    "| cores |",
     "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
 )
 
@@ -48,12 +49,14 @@ def write_text(path: Path, source: Path, *, num_bytes: int) -> None:
 
 
 def prepared(text: Path, folder: Path) -> Path:
-    run("train_tokenizer.py", "--sources", text, "--text_documents", "paragraph", "--vocab_size", 1024 if text.stat().st_size < 2e5 else 4096,
-        "--output_dir", folder / "tokenizer")  # fmt: skip
+    """Rows of the text, as from_text.py would have them on a laptop."""
     size = text.stat().st_size
-    share, length = (0.1 if size < 1e5 else min(0.05, 2e5 / size)), (64 if size < 2e5 else 256)
-    run("prepare_data.py", "--tokenizer", folder / "tokenizer", "--context_length", length, "--validation_share", share,
-        "--test_share", share, "--output_dir", folder / "data")  # fmt: skip
+    vocab_size, length = (1024, 64) if size < 2e5 else (4096, 256)
+    share = 0.1 if size < 1e5 else min(0.05, 2e5 / size)
+    held_out = ("--validation_share", share, "--test_share", share)
+    words = ("--sources", text, "--text_documents", "paragraph", "--vocab_size", vocab_size, *held_out)
+    run("train_tokenizer.py", *words, "--output_dir", folder / "tokenizer")
+    run("prepare_data.py", "--tokenizer", folder / "tokenizer", "--context_length", length, "--output_dir", folder / "data")
     return folder / "data"
 
 
@@ -76,20 +79,20 @@ def main() -> None:
             for seconds in args.seconds:
                 out = folder / f"{seconds:g}"
                 if data is None:
-                    took, cpu = run("from_text.py", text, "--text_documents", "paragraph", "--minutes", seconds / 60, "--output_dir", out,
-                                    *args.keys)  # fmt: skip
+                    words = (text, "--text_documents", "paragraph", "--minutes", seconds / 60, "--output_dir", out)
+                    took, cpu = run("from_text.py", *words, *args.keys)
                     out = out / "base"
                 else:
-                    took, cpu = run("pretrain.py", "--dataset", data, "--time_budget", seconds, "--output_dir", out, *args.keys)
+                    words = ("--dataset", data, "--time_budget", seconds, "--output_dir", out)
+                    took, cpu = run("pretrain.py", *words, *args.keys)
                 metrics = json.loads((out / "metrics.json").read_text())
                 expected, came = metrics["plan"]["expected"], metrics["test_bits_per_byte"]
                 foreseen = seconds if data is None else expected["seconds"]
-                print(
-                    f"| {size:,} | {seconds:g} | {foreseen:.0f} | {took:.0f} | {100 * (took / seconds - 1):+.1f} % | "
-                    f"{expected['parameters']:,} | {expected['tokens']:,} | {expected['epochs']:.1f} | {expected['bits_per_byte']:.3f} | "
-                    f"{came:.3f} | {100 * (came / expected['bits_per_byte'] - 1):+.1f} % | {cpu / took:.2f} |",
-                    flush=True,
-                )
+                foreseen_bits = expected["bits_per_byte"]
+                cells = [f"{size:,}", f"{seconds:g}", f"{foreseen:.0f}", f"{took:.0f}", f"{100 * (took / seconds - 1):+.1f} %"]
+                cells += [f"{expected['parameters']:,}", f"{expected['tokens']:,}", f"{expected['epochs']:.1f}"]
+                cells += [f"{foreseen_bits:.3f}", f"{came:.3f}", f"{100 * (came / foreseen_bits - 1):+.1f} %", f"{cpu / took:.2f}"]
+                print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def test_what_is_given_is_kept_and_the_plan_is_made_around_it(small_rows, tmp_pa
 
 def test_a_budget_of_seconds_is_divided_and_counted(small_rows, tmp_path):
     done = run_script(
-        "pretrain.py", *COMMON, "--time_budget", "60", "--depth", "2", "--per_device_train_batch_size", "16",
+        "pretrain.py", *COMMON, "--time_budget", "60", "--depth", "1", "--per_device_train_batch_size", "16",
         "--dataset", small_rows, "--output_dir", tmp_path / "base",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
