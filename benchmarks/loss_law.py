@@ -3,8 +3,8 @@
     python benchmarks/loss_law.py --dataset runs/quickstart/data --runs /tmp/runs.jsonl   # trains a grid, a line per run; goes on
     python benchmarks/loss_law.py --runs /tmp/runs.jsonl --fit true                       # fits to all lines that are there
 
-A line has what the law takes (the text's tokens, bytes per token, difficulty and row length; parameters, those that are looked up,
-tokens read, tokens per step) and what came (`bits_per_byte` of the test set). Lines of other texts and other machines can be added.
+A line has what the law takes (the text's tokens, bytes per token, difficulty and row length; parameters, those of embedding and
+head, tokens read, tokens per step) and what came (`bits_per_byte` of the test set). Lines of other texts and machines can be added.
 """
 
 import argparse
@@ -28,7 +28,7 @@ GRID = [
     *((2, 64, 8, 400), (2, 128, 8, 400), (4, 256, 8, 200), (4, 256, 8, 400)),
     *((4, 128, 2, 400), (4, 128, 32, 100)),
 ]
-FIELDS = ("limit", "size", "alpha", "tokens", "beta", "half_value", "batch")
+FIELDS = ("limit", "size", "alpha", "tokens", "beta", "half_value", "per_token", "batch")
 
 
 def train(dataset: str, runs: Path) -> None:
@@ -53,7 +53,7 @@ def train(dataset: str, runs: Path) -> None:
             run_recipe("pretrain", given, where="loss_law.py")
             metrics = read_json(Path(folder) / "base" / "metrics.json")
         batch = setting["rows"] * row_tokens
-        line = setting | text | dict(parameters=metrics["parameters"], looked_up=len(tokenizer) * width)
+        line = setting | text | dict(parameters=metrics["parameters"], tables=2 * len(tokenizer) * width)
         line |= dict(tokens=batch * steps, batch=batch, bits_per_byte=metrics["test_bits_per_byte"])
         with runs.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -61,7 +61,7 @@ def train(dataset: str, runs: Path) -> None:
 
 def foreseen(line: dict, law: Law) -> float:
     text = Text(line["text_tokens"], line["bytes_per_token"], line["row_tokens"], line["difficulty"])
-    candidate = Candidate(line["depth"], line["width"], {}, line["parameters"], line["looked_up"], 0.0)
+    candidate = Candidate(line["depth"], line["width"], {}, line["parameters"], line["tables"], 0.0)
     return expected_bits_per_byte(candidate, text, tokens=line["tokens"], batch=line["batch"], law=law)
 
 
@@ -79,9 +79,8 @@ def fit(runs: Path) -> None:
     print("parameters    tokens   batch  came  before     now")
     for line in lines:
         before, now = (foreseen(line, law) for law in (LAW, found))
-        print(
-            f"{line['parameters']:>10,} {line['tokens']:>9,} {line['batch']:>7,} {line['bits_per_byte']:.3f}  {before:.3f}   {now:.3f}"
-        )
+        what = f"{line['parameters']:>10,} {line['tokens']:>9,} {line['batch']:>7,}"
+        print(f"{what} {line['bits_per_byte']:.3f}  {before:.3f}   {now:.3f}")
     print(found)
 
 

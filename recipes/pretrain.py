@@ -25,10 +25,10 @@ from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.data.verification import check_tokenizer
 from hfgpt.tokenization import load_tokenizer
+from hfgpt.training.budgets import within_budget
 from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
 from hfgpt.training.next_steps import opening_of_rows
 from hfgpt.training.optimizers import trainer_optimizer
-from hfgpt.training.plan_measuring import within_budget
 from hfgpt.training.pretraining import (
     announce_sources,
     build_model,

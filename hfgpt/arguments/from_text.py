@@ -1,5 +1,6 @@
 """The arguments of recipes/from_text.py."""
 
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,6 +28,11 @@ class FromTextArguments(OutputKeys):
     def __post_init__(self):
         expand_home(self, "output_dir")
         self.check_output()
+        if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+            raise UserError(
+                f"{processes} processes were started; from-text runs in one, and its pretrain.yaml in several: "
+                "torchrun --nproc_per_node 2 recipes/pretrain.py runs/mine/pretrain.yaml"
+            )
         if not self.sources:
             raise UserError(
                 "sources are missing; name your texts, such as: hfgpt from-text 'my_texts/*.txt' --output_dir runs/mine"

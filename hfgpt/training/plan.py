@@ -36,6 +36,7 @@ class Law:
 
     Args:
         half_value: readings of a text after which a further one is worth 1/e of a first one.
+        per_token: parameters per token of the text above which more of them would learn it by heart.
         batch: tokens per step at which two batches are worth one of half the size, for a run of a million tokens; it grows with the
             root of the tokens.
     Source: the form is that of Hoffmann et al. (2022, arXiv 2203.15556), with repetition as in Muennighoff et al. (2023, arXiv
@@ -48,10 +49,11 @@ class Law:
     tokens: float
     beta: float
     half_value: float
+    per_token: float
     batch: float
 
 
-LAW = Law(limit=0.30, size=3.0, alpha=0.30, tokens=14.0, beta=0.27, half_value=8.0, batch=4096.0)
+LAW = Law(limit=0.34, size=4.92, alpha=0.305, tokens=7.13, beta=0.277, half_value=15.0, per_token=20.0, batch=11_800.0)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Candidate:
         width: of the residual stream.
         overrides: fields of HfGptConfig beside those that the depth sets.
         parameters: all of them.
-        looked_up: those of the input embedding, where that is a matrix of its own.
+        tables: those of the embedding and of the head, which are one matrix or two.
         flops_per_token: of a training step.
     """
 
@@ -88,13 +90,13 @@ class Candidate:
     width: int
     overrides: Mapping[str, object] = field(hash=False, compare=False)
     parameters: int
-    looked_up: int
+    tables: int
     flops_per_token: float
 
     @property
-    def multiplied(self) -> int:
-        """Parameters that every token is multiplied with, the size that the law goes by."""
-        return self.parameters - self.looked_up
+    def in_blocks(self) -> int:
+        """Parameters of the blocks, the size that the law goes by: tables grow with the vocabulary and say little more."""
+        return max(1, self.parameters - self.tables)
 
 
 @dataclass(frozen=True)
@@ -167,13 +169,15 @@ def shape(depth: int, width: int) -> dict[str, object]:
     )
 
 
-def rates(width: int) -> dict[str, float]:
-    """Peak rates of AdamW and Muon for a model of this width; wider models take smaller steps.
+def rates(width: int, *, muon: bool = True) -> dict[str, float]:
+    """Peak rates of AdamW and Muon for a model of this width, or of AdamW alone; wider models take smaller steps.
 
     Measured: 0.03 and 6e-3 at width 128 (FACTS of the quickstart's text); the powers are those of maximal update parametrization
     for AdamW, tempered, and of Muon's adjustment.
     """
     narrow = max(1.0, width / 128)
+    if not muon:
+        return {"learning_rate": _rounded(3e-3 * narrow**-0.5)}
     return {"learning_rate": _rounded(6e-3 * narrow**-0.5), "muon_learning_rate": _rounded(0.03 * narrow**-0.25)}
 
 
@@ -187,7 +191,8 @@ def worth_of_tokens(tokens: float, *, unique: float, batch: float, law: Law = LA
 def expected_bits_per_byte(candidate: Candidate, text: Text, *, tokens: float, batch: float, law: Law = LAW) -> float:
     """Bits per byte on unseen text of the same kind, after a run that has read `tokens` in steps of `batch`."""
     seen = worth_of_tokens(tokens, unique=text.tokens, batch=batch, law=law) * text.bytes_per_token
-    return text.difficulty * (law.limit + law.size / candidate.multiplied**law.alpha + law.tokens / max(seen, 1.0) ** law.beta)
+    parameters = candidate.in_blocks / (1 + candidate.in_blocks / (law.per_token * text.tokens))
+    return text.difficulty * (law.limit + law.size / parameters**law.alpha + law.tokens / max(seen, 1.0) ** law.beta)
 
 
 def batches(text: Text, *, processes: int = 1) -> list[int]:
