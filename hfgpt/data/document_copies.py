@@ -19,7 +19,7 @@ import numpy as np
 
 from hfgpt.data.dropped import DroppedDocuments
 from hfgpt.data.minhash import PLACES, Bands, document_signatures, near_groups
-from hfgpt.data.on_disk import column_batches, numbers_of, select, text_batches, text_bytes
+from hfgpt.data.on_disk import column_batches, no_progress_bars, numbers_of, select, text_batches, text_bytes
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 
@@ -97,6 +97,7 @@ def drop_document_copies(
     similarity: float = SIMILARITY,
     dropped: DroppedDocuments | None = None,
     num_proc: int = 1,
+    found: Copies | None = None,
 ):
     """The documents without copies; near copies that stay share one draw: a split of whole documents puts them on one side.
 
@@ -105,12 +106,15 @@ def drop_document_copies(
         mode: "near" drops exact and near copies, "exact" only exact ones, "none" keeps all.
         similarity, num_proc: see `find_document_copies`.
         dropped: takes the copies that are dropped, each with the place of the one that stays.
+        found: what `find_document_copies` gives for these documents, where others have looked for them (cluster_copies.py).
     Raises: ValueError for another mode, or a similarity that is none.
     """
     if mode not in MODES:
         raise UserError(f"deduplicate is {mode!r}; allowed are {', '.join(map(repr, MODES))}.")
     bands, start = Bands.for_threshold(similarity), time.perf_counter()
-    found = find_document_copies(text_batches(documents), len(documents), similarity=similarity, num_proc=num_proc)
+    if found is None:
+        found = find_document_copies(text_batches(documents), len(documents), similarity=similarity, num_proc=num_proc)
+    assert len(found.exact) == len(documents)
     places = np.arange(len(documents))
     is_exact, is_near = found.exact != places, (found.near != places) & (found.exact == places)
     settings = dict(similarity=similarity, shingles="5 words", places=PLACES, bands=bands.number, rows=bands.rows)
@@ -139,7 +143,8 @@ def drop_document_copies(
     counts = dict(documents=int(together.sum()), groups=len(together))
     if len(together):
         draws = numbers_of(documents, "draw")[found.near[kept]]
-        documents = select(documents, np.flatnonzero(kept)).remove_columns("draw").add_column("draw", draws)
+        with no_progress_bars():  # "Flattening the indices"
+            documents = select(documents, np.flatnonzero(kept)).remove_columns("draw").add_column("draw", draws)
         logger.info(
             f"near copies: {counts['documents']:,} documents stay, in {counts['groups']:,} groups that share one draw each: "
             "a split by document or group puts a group on one side, a split by position does not"

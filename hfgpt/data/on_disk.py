@@ -119,20 +119,28 @@ def _stored(paths: Sequence[Path], *, fingerprint: str | None = None):
     return Dataset(concat_tables(tables) if len(tables) > 1 else tables[0], fingerprint=fingerprint or paths[0].stem)
 
 
-def save_rows(rows, folder: Path) -> None:
-    """What `rows.save_to_disk(folder)` leaves of a `datasets.DatasetDict`, with the files moved there in which the rows lie."""
-    from datasets import DatasetDict
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """The progress bars that `datasets` shows of its own work are off: of steps within a step, which nobody asked for."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    files = {name: _files_of(part) for name, part in rows.items()}
-    empty = {name: part.select(range(0), new_fingerprint=part._fingerprint) if files[name] else part for name, part in rows.items()}
     shown = not are_progress_bars_disabled()
-    disable_progress_bars()  # which would show that 0 rows are saved
+    disable_progress_bars()
     try:
-        DatasetDict(empty).save_to_disk(folder)
+        yield
     finally:
         if shown:
             enable_progress_bars()
+
+
+def save_rows(rows, folder: Path) -> None:
+    """What `rows.save_to_disk(folder)` leaves of a `datasets.DatasetDict`, with the files moved there in which the rows lie."""
+    from datasets import DatasetDict
+
+    files = {name: _files_of(part) for name, part in rows.items()}
+    empty = {name: part.select(range(0), new_fingerprint=part._fingerprint) if files[name] else part for name, part in rows.items()}
+    with no_progress_bars():  # which would show that 0 rows are saved
+        DatasetDict(empty).save_to_disk(folder)
     for name, paths in files.items():
         if not paths:
             continue
