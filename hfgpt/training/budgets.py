@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 SHARE_OF_MEASURING, MOST_SECONDS_OF_MEASURING = 0.06, 20.0
 # Sizes that are measured at most; each costs about a second to set up.
 MOST_MEASURED = 5
-# Seconds from the last figure to the end: weights, fingerprint, card. Measured: 4 million parameters on one core, 2026-11-26.
-SECONDS_OF_SAVING = 2.0
+# Seconds from the last figure to the end: weights, fingerprint, card, page.
+SECONDS_OF_SAVING = 3.0
 # Memory of Python with torch, transformers and datasets loaded. Measured: this program on a CPU, 2026-11-26.
 BYTES_OF_THE_PROGRAM = 700 << 20
 # What a plan chooses where it is not given.
 FITTED = (
     *("depth", "config_overrides", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
-    *("muon_learning_rate", "eval_steps", "save_steps"),
+    *("muon_learning_rate", "eval_steps", "save_steps", "logging_steps"),
 )
 # Fields of HfGptConfig that make up a shape: whoever gives one has the others from the depth.
 SHAPE_FIELDS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "head_dim")
@@ -80,6 +80,7 @@ class Planner:
 
     def __init__(self, args: PretrainArguments, workbench: Workbench):
         self.args, self.workbench, self.text = args, workbench, workbench.text
+        self.line_seconds = 0.0
 
     def plan(self) -> dict[str, Any]:
         """Measure, choose, rehearse; says what was chosen and why. Returns: the plan as run.yaml keeps it."""
@@ -116,10 +117,11 @@ class Planner:
     def measure_speeds(self, candidates: list[Candidate]) -> dict[Candidate, Speed]:
         """Climb from the size that this machine's matrix products suggest to the one that looks best, measuring on the way."""
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
+        begun = time.perf_counter()
         ceiling = measured_ceiling(self.args.device, dtype)
+        self.line_seconds = time.perf_counter() - begun  # a line of the log measures it again
         guess = {one: Speed(0.01, one.flops_per_token / (0.3 * ceiling * self.args.world_size)) for one in candidates}
         speeds: dict[Candidate, Speed] = {}
-        begun = time.perf_counter()
         most = SHARE_OF_MEASURING * self.args.time_budget if self.args.time_budget else MOST_SECONDS_OF_MEASURING
         while len(speeds) < min(MOST_MEASURED, len(candidates)):
 
@@ -167,6 +169,8 @@ class Planner:
         passed = time.time() - args.started
         if args.time_budget is not None:
             left = args.time_budget - passed - end
+            lines = planning.number_of_log_lines(left, each=self.line_seconds)
+            left -= lines * self.line_seconds
             steps, evaluations = planning.allotted_steps(left, step=rehearsal.step, evaluation=each, most=most_steps)
             if steps < planning.FEWEST_STEPS:
                 least = passed + end + each + planning.FEWEST_STEPS * rehearsal.step
@@ -176,6 +180,7 @@ class Planner:
                     + (", or hold out less text (validation_share, test_share)." if end > least / 3 else ".")
                 )
         else:
+            lines = planning.number_of_log_lines(choice.steps * rehearsal.step, each=self.line_seconds)
             evaluations = planning.number_of_evaluations(choice.steps * rehearsal.step, each=each)
             steps = max(evaluations, choice.steps - choice.steps % evaluations)
         tokens = steps * choice.batch
@@ -183,7 +188,7 @@ class Planner:
         seconds = {
             "start": passed,
             "training": steps * rehearsal.step,
-            "evaluations": evaluations * each,
+            "evaluations": evaluations * each + lines * self.line_seconds,
             "end": end,
         }
         expected = {
@@ -195,7 +200,7 @@ class Planner:
             "bits_per_byte": round(bits, 3),
             "memory_bytes": self.expected_memory(choice, rehearsal),
         }
-        chosen = self.chosen(choice, steps, evaluations)
+        chosen = self.chosen(choice, steps, evaluations) | self.log_lines(steps, lines)
         plan = {"asked": args.budget(), "chosen": chosen, "expected": expected}
         given = [name for name in FITTED if name in args.explicit]
         lines = describe_plan(plan, choice, choices, text=text, step=rehearsal.step, given=given, free_memory=self.workbench.memory)
@@ -218,6 +223,10 @@ class Planner:
         values = {name: value for name, value in values.items() if name not in args.explicit}
         # What was given is among them; the shape around it is the plan's.
         return values | ({"config_overrides": dict(candidate.overrides)} if candidate.overrides else {})
+
+    def log_lines(self, steps: int, lines: int) -> dict[str, int]:
+        """The key of the log, where it was not given."""
+        return {} if "logging_steps" in self.args.explicit else {"logging_steps": max(1, steps // lines)}
 
     def expected_memory(self, choice: Choice, rehearsal: Rehearsal) -> int:
         """Bytes at most: as measured on a GPU, else what the program has now and the step adds."""

@@ -20,6 +20,8 @@ FEWEST_TOKENS_PER_STEP, MOST_TOKENS_PER_STEP = 512, 2**19
 FEWEST_STEPS = 20
 # Evaluations of a run, and the share of its time that they may take together with checkpoints, samples and pictures.
 MOST_EVALUATIONS, SHARE_OF_EVALUATIONS = 10, 0.08
+# Lines of the log, and the share of the time that they may take.
+FEWEST_LINES, MOST_LINES, SHARE_OF_LINES = 5, 50, 0.02
 # Passes over a text after which nothing is gained from further ones (the best state on the validation rows is kept anyway).
 MOST_EPOCHS = 40.0
 # From here on it is said that more text would help more than more time.
@@ -277,6 +279,11 @@ def allotted_steps(seconds: float, *, step: float, evaluation: float, most: int)
     steps = min(most, int((seconds - evaluations * evaluation) / step))
     evaluations = max(1, min(evaluations, steps))
     return max(0, steps - steps % evaluations), evaluations
+
+
+def number_of_log_lines(seconds: float, *, each: float) -> int:
+    """Lines of the log of a run of so many seconds, where each takes `each` of them: the machine is measured anew for its MFU."""
+    return max(FEWEST_LINES, min(MOST_LINES, int(SHARE_OF_LINES * seconds / max(each, 1e-9))))
 
 
 def in_words(count: float) -> str:

@@ -240,6 +240,7 @@ class Workbench:
                 **{name: value for name, value in self.rates(candidate).items() if name not in args.explicit},
             )
             quiet |= dict(output_dir=folder, max_steps=steps, disable_tqdm=True, report_to=[], push_to_hub=False)
+            quiet |= dict(logging_strategy="no", logging_first_step=False)  # a line takes its time, which is counted apart
             run = changed(args, **quiet)
             trainer = LanguageModelTrainer(
                 model=self.model(candidate.depth, candidate.overrides),

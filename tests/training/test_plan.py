@@ -16,6 +16,7 @@ from hfgpt.training.plan import (
     foreseen_speed,
     in_words,
     number_of_evaluations,
+    number_of_log_lines,
     rates,
     shape,
     worth_of_tokens,
@@ -120,6 +121,10 @@ def test_evaluations_take_their_share_and_no_more():
     assert number_of_evaluations(1000, each=1) == 10
     assert number_of_evaluations(100, each=2) == 4
     assert number_of_evaluations(10, each=5) == 1
+
+
+def test_lines_of_the_log_take_their_share_and_there_are_some():
+    assert [number_of_log_lines(seconds, each=0.2) for seconds in (10, 150, 3600)] == [5, 15, 50]
 
 
 def test_steps_end_with_an_evaluation():
