@@ -28,6 +28,7 @@ from hfgpt.arguments.processes import time_of_start
 from hfgpt.arguments.run import bfloat16_is_fast
 from hfgpt.data.passport import Passport
 from hfgpt.data.sources import find_sources
+from hfgpt.data.text_pieces import read_in_pieces, size_of
 from hfgpt.files import read_json
 from hfgpt.training.flops import measured_ceiling
 from hfgpt.training.from_text import (
@@ -36,8 +37,6 @@ from hfgpt.training.from_text import (
     describe_preparation,
     last_screen,
     one_command,
-    read_in_pieces,
-    size_of,
 )
 from hfgpt.training.next_steps import generate_command
 
@@ -71,7 +70,7 @@ def main(args: FromTextArguments) -> dict[str, float]:
     metrics, passport = read_json(folder / "base" / "metrics.json"), Passport.load(folder / "data")
     commands = [
         generate_command(folder / "base", prompt=steps.prompt()),
-        command_line("evaluate", folder / "base", "--text", "another.txt"),
+        command_line("evaluate", folder / "base", "--dataset", folder / "data"),
         command_line("from-text", *args.sources, "--minutes", f"{4 * args.minutes:g}", "--output_dir", f"{folder}-longer"),
     ]
     logger.info("\n".join(["", *last_screen(metrics, passport, folder=folder, minutes=args.minutes, commands=commands)]))

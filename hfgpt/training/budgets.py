@@ -169,8 +169,8 @@ class Planner:
         passed = time.time() - args.started
         if args.time_budget is not None:
             left = args.time_budget - passed - end
-            lines = planning.number_of_log_lines(left, each=self.line_seconds)
-            left -= lines * self.line_seconds
+            num_lines = planning.number_of_log_lines(left, each=self.line_seconds)
+            left -= num_lines * self.line_seconds
             steps, evaluations = planning.allotted_steps(left, step=rehearsal.step, evaluation=each, most=most_steps)
             if steps < planning.FEWEST_STEPS:
                 least = passed + end + each + planning.FEWEST_STEPS * rehearsal.step
@@ -180,7 +180,7 @@ class Planner:
                     + (", or hold out less text (validation_share, test_share)." if end > least / 3 else ".")
                 )
         else:
-            lines = planning.number_of_log_lines(choice.steps * rehearsal.step, each=self.line_seconds)
+            num_lines = planning.number_of_log_lines(choice.steps * rehearsal.step, each=self.line_seconds)
             evaluations = planning.number_of_evaluations(choice.steps * rehearsal.step, each=each)
             steps = max(evaluations, choice.steps - choice.steps % evaluations)
         tokens = steps * choice.batch
@@ -188,7 +188,7 @@ class Planner:
         seconds = {
             "start": passed,
             "training": steps * rehearsal.step,
-            "evaluations": evaluations * each + lines * self.line_seconds,
+            "evaluations": evaluations * each + num_lines * self.line_seconds,
             "end": end,
         }
         expected = {
@@ -200,7 +200,7 @@ class Planner:
             "bits_per_byte": round(bits, 3),
             "memory_bytes": self.expected_memory(choice, rehearsal),
         }
-        chosen = self.chosen(choice, steps, evaluations) | self.log_lines(steps, lines)
+        chosen = self.chosen(choice, steps, evaluations) | self.log_lines(steps, num_lines)
         plan = {"asked": args.budget(), "chosen": chosen, "expected": expected}
         given = [name for name in FITTED if name in args.explicit]
         lines = describe_plan(plan, choice, choices, text=text, step=rehearsal.step, given=given, free_memory=self.workbench.memory)

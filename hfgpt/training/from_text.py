@@ -1,4 +1,4 @@
-"""What recipes/from_text.py decides before anything is measured, the pieces of a large text that it reads, and its last words."""
+"""What recipes/from_text.py decides before anything is measured, the YAML of its steps, and its last words."""
 
 import json
 import logging
@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 from datasets import DatasetDict
 
 from hfgpt.arguments.commands import COMMANDS
 from hfgpt.data.passport import Passport
-from hfgpt.data.reading import Source
+from hfgpt.data.text_pieces import FOLDER as PIECES_FOLDER
+from hfgpt.data.text_pieces import UNKNOWN_BYTES
 from hfgpt.errors import UserError
 from hfgpt.files import claim_output, read_json, write_json, write_whole
 from hfgpt.tokenization import load_tokenizer
@@ -23,19 +24,11 @@ from hfgpt.tokenization.training import suitable_vocab_size
 from hfgpt.training.next_steps import opening_of_rows
 from hfgpt.training.plan import MANY_EPOCHS, in_words
 
-STEPS = ("tokenizer", "data", "pretrain")
+STEPS, RESULTS = ("tokenizer", "data", "pretrain"), ("tokenizer", "data", "base")
 ASKED_FILE = "from_text.json"  # by which the folder is known
-PIECES_FOLDER = "read_texts"
-SEPARATOR_LINE = "<|endoftext|>"
-# A text that is read in pieces gives pieces of this size, from all of it alike.
-PIECE_BYTES = 2**16
 # Of the time, the share that preparing may take, and the bytes per second that are read, cleaned, split, tokenized and packed.
 # Measured: prepare_data.py and train_tokenizer.py on 20 MB of novels, one core, 2026-11-26.
 SHARE_OF_PREPARING, PREPARED_PER_SECOND = 0.15, 0.35e6
-# What a document of a table or of the Hub is taken for in bytes, of which only the number can be bounded.
-BYTES_OF_A_DOCUMENT = 2000
-# Bytes of a line that are read at once: a file may have no line ends.
-LONGEST_LINE = 2**20
 # Start, plan, a few steps and the test.
 FEWEST_SECONDS = 15
 # Below this a text teaches spelling at most.
@@ -95,16 +88,18 @@ def choose_preparation(num_bytes: int, *, seconds: float, flops_per_second: floa
 def describe_preparation(num_bytes: int, preparation: Preparation, *, minutes: float) -> list[str]:
     """What is decided before the training, with the reasons, and what the text is too small for."""
     read = min(num_bytes, preparation.read_bytes or num_bytes)
+    known = num_bytes < UNKNOWN_BYTES
     lines = [
-        f"from-text: {num_bytes:,} bytes of text, {minutes:g} minutes",
+        f"from-text: {f'{num_bytes:,} bytes' if known else 'an unknown number of bytes'} of text, {minutes:g} minutes",
         f"  vocabulary: at most {preparation.vocab_size:,} tokens; a larger one makes the head most of a small model",
         f"  context: rows of {preparation.context_length:,} tokens, so that there are about {ENOUGH_ROWS} or more of them",
         f"  held out: {100 * preparation.held_out_share:.1f} % for validation and as much for the test at the end",
     ]
     if preparation.read_bytes is not None:
         lines.append(
-            f"  read: {read:,} bytes, {100 * read / num_bytes:.0f} % of the text, in pieces from all of it; more could not be "
-            f"prepared and learned from in {minutes:g} minutes here"
+            f"  read: {read:,} bytes"
+            + (f", {100 * read / num_bytes:.2g} % of the text, in pieces from all of it" if known else ", the first of the text")
+            + f"; more could not be prepared and learned from in {minutes:g} minutes here"
         )
     if num_bytes < FEW_BYTES:
         lines.append(
@@ -138,15 +133,19 @@ class Steps:
                 for key in sorted({*before, *now})
                 if before.get(key) != now.get(key)
             ]
-            if changed:
+            begun = any((folder / name).is_dir() for name in RESULTS)
+            if changed and begun:
                 raise UserError(
                     f"output_dir {folder} was made otherwise ({'; '.join(changed)}); give another output_dir, or --overwrite "
                     "true to replace it."
                 )
-            return cls(folder)
+            if not changed:
+                return cls(folder)
+            overwrite = True  # nothing has been made yet: a mistake was answered, and is mended
         claim_output(str(folder), overwrite=overwrite, marker=ASKED_FILE)
-        for name in (*STEPS, "base"):
+        for name in STEPS:
             (folder / f"{name}.yaml").unlink(missing_ok=True)
+        for name in (*RESULTS, PIECES_FOLDER):
             if (folder / name).is_dir():
                 shutil.rmtree(folder / name)
         folder.mkdir(exist_ok=True)
@@ -177,6 +176,7 @@ class Steps:
             tokenizer=str(folder / "tokenizer"),
             context_length=preparation.context_length,
             lzma_baseline=preparation.lzma or None,
+            streaming=reading.get("streaming"),
             card=card,
             output_dir=str(folder / "data"),
         )
@@ -206,83 +206,6 @@ class Steps:
         """The first words of a text that the model has not seen."""
         data = self.folder / "data"
         return opening_of_rows(DatasetDict.load_from_disk(str(data)), load_tokenizer(data / "tokenizer"))
-
-
-# A share of a large text
-
-
-def size_of(sources: Sequence[Source]) -> int:
-    """Bytes of the files among the sources."""
-    return sum(source.path.stat().st_size for source in sources if source.path is not None)
-
-
-def read_in_pieces(
-    sources: Sequence[Source], folder: Path, *, most: int, reading: Mapping[str, Any]
-) -> tuple[list[str], dict[str, Any]]:
-    """Write pieces of large text files and JSON lines, from all of them alike, into a folder below `folder`.
-
-    A piece begins and ends where a document does, or at a line where a document is a whole file; then it is a document. Sources of
-    other kinds stay as they are, and are read up to a number of documents.
-
-    Args: `reading` says how the sources are read, `text_documents` among it.
-    Returns: what is to be read instead, and how.
-    Cost: reads what it writes, whatever the size of the files.
-    """
-    rule = reading.get("text_documents")
-    cut = [source for source in sources if source.path is not None and _is_lines(source)]
-    others = [source.name for source in sources if source not in cut]
-    share, place = most / max(1, size_of(sources)), folder / PIECES_FOLDER
-    place.mkdir(parents=True, exist_ok=True)
-    names = []
-    for number, source in enumerate(cut):
-        path = place / f"{number:03}-{source.file.name}"
-        write_whole(path, b"".join(_pieces(source.file, share=share, rule="line" if source.kind == "json" else rule)))
-        names.append(str(path))
-    if any(source.kind == "text" for source in cut) and rule in (None, "file"):
-        reading = {**reading, "text_documents": SEPARATOR_LINE}
-    if others:
-        reading = {**reading, "max_documents": max(1000, most // BYTES_OF_A_DOCUMENT), "streaming": True}
-    return [*names, *others], dict(reading)
-
-
-def _is_lines(source: Source) -> bool:
-    return source.kind == "text" or source.file.suffix.lower() in (".jsonl", ".ndjson")
-
-
-def _pieces(path: Path, *, share: float, rule: str | None) -> Iterator[bytes]:
-    """Pieces of a file, evenly spaced, that make up `share` of it."""
-    size = path.stat().st_size
-    count = max(1, round(size * share / PIECE_BYTES))
-    wanted = size * share / count
-    with path.open("rb") as file:
-        for number in range(count):
-            file.seek(max(file.tell(), int(number * size / count)))
-            if file.tell():
-                _skip_to_document(file, rule)
-            taken = 0
-            while line := file.readline(LONGEST_LINE):
-                if taken >= wanted and _is_boundary(line, rule):
-                    break
-                yield line
-                taken += len(line)
-            if rule in (None, "file"):
-                yield f"\n{SEPARATOR_LINE}\n".encode()
-            elif rule != "line":
-                yield b"\n" if rule == "paragraph" else f"\n{rule}\n".encode()
-
-
-def _skip_to_document(file: BinaryIO, rule: str | None) -> None:
-    file.readline(LONGEST_LINE)  # the rest of a line
-    while rule not in (None, "file", "line") and (line := file.readline(LONGEST_LINE)):
-        if _is_boundary(line, rule):
-            return
-
-
-def _is_boundary(line: bytes, rule: str | None) -> bool:
-    """Whether documents may be cut at this line."""
-    if rule in (None, "file", "line"):
-        return True
-    return not line.strip() if rule == "paragraph" else line.strip() == str(rule).strip().encode()
 
 
 @contextmanager

@@ -218,7 +218,7 @@ class Workbench:
             _stop_if_asked(trainer)
             row = 0.0
             if rows is not None:
-                trainer.remove_callback(callbacks[0])
+                trainer.remove_callback(SamplesCallback)
                 began = time.perf_counter()
                 trainer.evaluate_as_loaded(rows, name="test")
                 row = (time.perf_counter() - began) / len(rows)
@@ -257,13 +257,15 @@ class Workbench:
             )
             for printing in (PrinterCallback, ProgressCallback):
                 trainer.remove_callback(printing)
-            yield trainer
-            trainer.accelerator.free_memory()
-            del trainer
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
+            try:
+                yield trainer
+            finally:
+                trainer.accelerator.free_memory()
+                del trainer
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
 
     def rates(self, candidate: Candidate) -> dict[str, float]:
         """Peak rates for a model, by its width and the optimizer."""

@@ -4,6 +4,7 @@ import pytest
 
 from hfgpt.data.passport import Passport
 from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
+from hfgpt.data.text_pieces import read_in_pieces, size_of
 from hfgpt.errors import UserError
 from hfgpt.training.from_text import (
     Steps,
@@ -12,8 +13,6 @@ from hfgpt.training.from_text import (
     improvement,
     last_screen,
     meaning,
-    read_in_pieces,
-    size_of,
 )
 
 LAPTOP, GPU = 2e11, 4e14
@@ -118,11 +117,23 @@ def test_the_same_command_goes_on_and_another_one_is_refused(tmp_path):
     again = Steps.in_folder(folder, asked={"minutes": 5.0}, overwrite=False)
     again.write_training(seconds=99, card=None)
     assert again.settings("pretrain")["time_budget"] == 123.0
+    (folder / "tokenizer").mkdir()  # before anything is made, another command is a mistake mended
     with pytest.raises(UserError, match=r"minutes was 5.0, is the default"):
         Steps.in_folder(folder, asked={}, overwrite=False)
     assert not Steps.in_folder(folder, asked={}, overwrite=True).has("pretrain")
     with pytest.raises(UserError, match="the training needs 15 or more"):
         Steps.in_folder(folder, asked={}, overwrite=False).write_training(seconds=3, card=None)
+
+
+def test_a_data_set_of_the_hub_counts_as_more_than_can_be_read(tmp_path):
+    sources = find_sources(["somebody/texts"])
+    chosen = choose_preparation(size_of(sources), seconds=600, flops_per_second=LAPTOP)
+    names, reading = read_in_pieces(sources, tmp_path, most=chosen.read_bytes or 0, reading={})
+    assert names == ["somebody/texts"]
+    assert reading["streaming"] is True
+    assert reading["max_documents"] == (chosen.read_bytes or 0) // 2000
+    said = describe_preparation(size_of(sources), chosen, minutes=10)
+    assert said[0] == "from-text: an unknown number of bytes of text, 10 minutes"
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
