@@ -13,7 +13,7 @@ from hfgpt.training.from_text import Steps
 
 @pytest.fixture(scope="module")
 def mine(small_corpus, tmp_path_factory):
-    """The folder, and what was said: of a training whose YAML has a budget of tokens, so that no busy machine is too slow for it."""
+    """The folder, and what was said; the YAML of the training has a budget of tokens, for which no busy machine is too slow."""
     place = tmp_path_factory.mktemp("from text")
     shutil.copy(small_corpus, place / "notes.jsonl")
     steps = Steps.in_folder(place / "mine", asked={"sources": ["notes.jsonl"], "minutes": 3.0}, overwrite=False)
@@ -69,7 +69,7 @@ def test_the_same_command_again_says_that_all_is_done_and_another_one_is_refused
 
 def test_texts_are_the_first_words_and_minutes_too_few_are_refused(tmp_path):
     missing = run_script("from_text.py", "--output_dir", tmp_path / "mine")
-    assert "sources are missing; name your texts first" in missing.stderr
+    assert "sources are missing; name your texts" in missing.stderr
     short = run_script("from_text.py", "a.txt", "b.txt", "--minutes", "0.1", "--output_dir", tmp_path / "mine")
     assert "minutes is 0.1; 0.5 or more are needed" in short.stderr
     assert not (tmp_path / "mine").exists()
