@@ -16,7 +16,7 @@ from hfgpt.arguments.card import CARD_HELP, checked_settings
 from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, method_key, output_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
-from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus
+from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus, time_of_start
 from hfgpt.arguments.sharding import asked_for_fsdp, check_fsdp, refuse_other_divisions
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -39,11 +39,16 @@ def bfloat16_is_fast() -> bool:
 class RunArguments(RecipeArguments, TrainingArguments):
     """What every recipe that trains takes: all that Trainer knows, and these. Defaults that differ from Trainer's are repeated.
 
-    Attributes: `resolved` holds what was given and differs from the defaults.
+    Attributes:
+        resolved: what was given and differs from the defaults.
+        explicit: the keys that were given, with whatever value.
+        started: when the run began, in seconds since the epoch.
     """
 
-    if TYPE_CHECKING:  # no field of the dataclass: it is about the fields
+    if TYPE_CHECKING:  # no fields of the dataclass: they are about the fields
         resolved: dict[str, Any] = field(init=False)
+        explicit: frozenset[str] = field(init=False)
+        started: float = field(init=False)
 
     output_dir: str = output_key("", "Folder that the model is written to.")
     overwrite: bool = output_key(False, "Forget what output_dir holds and start again.")
@@ -77,6 +82,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
         # Noted before __post_init__ derives further values: what was given, from a command line or from Python, repeats the run.
         arguments = super().__new__(cls)
         given = dict(zip([one.name for one in fields(cls) if one.init], positional)) | named
+        arguments.explicit, arguments.started = frozenset(given), time_of_start()
         arguments.resolved = {
             one.name: given[one.name] for one in fields(cls) if one.name in given and given[one.name] != default_of(one)
         }
