@@ -17,6 +17,7 @@ class OptimizerSettings:
         embedding_learning_rate: the peak rate of a token embedding that is not the head; None is `learning_rate`.
         weight_decay: decoupled.
         betas, eps: of AdamW.
+        in_float32: all is computed in float32, whatever the processor is fast in.
     """
 
     learning_rate: float
@@ -25,6 +26,7 @@ class OptimizerSettings:
     weight_decay: float
     betas: tuple[float, float]
     eps: float
+    in_float32: bool = False
 
 
 @dataclass(frozen=True)
