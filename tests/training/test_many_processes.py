@@ -40,7 +40,8 @@ def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
                                     "0.2", "--test_share", "0.2", "--tfidf_baseline", "false", "--canary_file", canary),
         "finetune_instructions": (*FINETUNED, "--model", small_families["modern"], "--sources", questions, "--validation_share",
                                   "0.1", "--prompt_style", "chat", "--packing", "false", "--max_new_tokens", "4",
-                                  "--max_answers", "2", "--seen_answers", "1", "--num_samples", "1", "--canaries_at", "save", "--canary_file", canary),
+                                  "--max_answers", "2", "--seen_answers", "1", "--num_samples", "1",
+                                  "--canaries_at", "save", "--canary_file", canary),
     }  # fmt: skip
 
 
