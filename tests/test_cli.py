@@ -16,7 +16,8 @@ from hfgpt import cli
 from hfgpt.arguments.commands import COMMANDS, STARTED_AS, Command, as_started, command_line, shipped
 from hfgpt.errors import UserError
 
-NAMES = ["tokenizer", "data", "pretrain", "classify", "instruct", "align", "generate", "chat", "evaluate", "convert", "check",
+NAMES = ["from-text", "tokenizer", "data", "pretrain", "classify", "instruct", "align", "generate", "chat", "evaluate", "convert",
+         "check",
          "publish"]  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def test_every_recipe_is_a_command_and_every_command_a_recipe():
 def test_help_has_a_line_for_every_command_in_groups(as_hfgpt, capsys):
     assert as_hfgpt() == as_hfgpt("--help") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if re.fullmatch(r"\w+:", line)] == ["Data:", "Train:", "Use:", "Share:"] * 2
+    assert [line for line in lines if re.fullmatch(r"\w+:", line)] == ["Start:", "Data:", "Train:", "Use:", "Share:"] * 2
     assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS] == NAMES * 2
     assert max(map(len, lines)) <= 132
 
@@ -71,7 +72,7 @@ def test_help_and_version_need_none_of_the_heavy_packages():
 def test_an_unknown_command_is_one_sentence(as_hfgpt, capsys):
     assert as_hfgpt("pretran") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: command is 'pretran'; it can be tokenizer, data, ")
+    assert line.startswith("error: command is 'pretran'; it can be from-text, tokenizer, data, ")
     assert line.endswith("Did you mean 'pretrain'?")
 
 

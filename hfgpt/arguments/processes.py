@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,19 @@ SET_BY_ACCELERATE = "ACCELERATE_DYNAMO_BACKEND"  # by each of its launchers, for
 # What a process has that is one of several: from torchrun and all that use it, and from MPI.
 ONE_OF_SEVERAL = ("LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 DDP = RECIPES / "accelerate" / "ddp.yaml"
+
+
+_noted: list[float] = []
+
+
+def note_start() -> None:
+    """A command begins, with this process, or now where the process has done other things: its time is counted from here."""
+    _noted[:] = [time.time() if "torch" in sys.modules else psutil.Process().create_time()]
+
+
+def time_of_start() -> float:
+    """When the command began, in seconds since the epoch; now where none has noted it, as in a call from Python."""
+    return _noted.pop() if _noted else time.time()
 
 
 def refuse_missing_processes() -> None:

