@@ -31,7 +31,7 @@ def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
     canary = folder / "canary.txt"
     canary.write_text("Say 4.\n", encoding="utf-8")
     questions = folder / "questions.jsonl"
-    rows = [{"instruction": f"Say {'so ' * (n % 5)}{n}.", "input": "", "output": f"It is {n * 3}."} for n in range(41)]
+    rows = [{"instruction": f"Say {'so ' * (n % 5)}{n}.", "input": "", "output": f"It is {n * 3}."} for n in range(43)]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {
         "pretrain": (*COMMON, "--dataset", small_rows, "--depth", "2", "--max_steps", "38", "--eval_steps", "19",
@@ -39,8 +39,9 @@ def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
         "finetune_classification": (*FINETUNED, "--model", small_families["modern"], "--sources", texts, "--validation_share",
                                     "0.2", "--test_share", "0.2", "--tfidf_baseline", "false", "--canary_file", canary),
         "finetune_instructions": (*FINETUNED, "--model", small_families["modern"], "--sources", questions, "--validation_share",
-                                  "0.1", "--prompt_style", "alpaca", "--max_new_tokens", "4", "--max_answers", "2",
-                                  "--seen_answers", "1", "--num_samples", "1", "--canaries_at", "save", "--canary_file", canary),
+                                  "0.1", "--prompt_style", "chat", "--packing", "false", "--max_new_tokens", "4",
+                                  "--max_answers", "2", "--seen_answers", "1", "--num_samples", "1",
+                                  "--canaries_at", "save", "--canary_file", canary),
     }  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def test_two_processes_read_the_rows_of_one_and_have_its_losses(runs, name, file
     assert figures(one)
     assert figures(two) == pytest.approx(figures(one), abs=1e-5)
     if name != "finetune_classification":  # a seed that is done has no checkpoints
-        assert len(losses(one)) > 10
+        assert len(losses(one)) >= 10
         assert losses(two) == pytest.approx(losses(one), abs=1e-5)
     left = {path.relative_to(one).as_posix() for path in one.rglob("*") if path.is_file()}
     also = {path.relative_to(two).as_posix() for path in two.rglob("*") if path.is_file()}
@@ -96,7 +97,7 @@ def test_two_processes_read_the_rows_of_one_and_have_its_losses(runs, name, file
         ours, theirs = load_file(two / path.name), load_file(path)
         assert ours.keys() == theirs.keys()
         for key in theirs:
-            torch.testing.assert_close(ours[key], theirs[key], atol=2e-4, rtol=0)
+            torch.testing.assert_close(ours[key], theirs[key], atol=5e-5, rtol=0)
 
 
 @pytest.mark.slow
