@@ -130,7 +130,7 @@ def test_launch_takes_its_file_from_anywhere_among_the_words(tmp_path, monkeypat
     assert cli.split_launch(["a.yaml", "--launch", "cpu.yaml", "--depth", "2"]) == (["a.yaml", "--depth", "2"], cpu)
     assert cli.split_launch(["--launch=cpu.yaml", "a.yaml"]) == (["a.yaml"], cpu)
     assert cli.split_launch(["a.yaml"]) == (["a.yaml"], None)
-    with pytest.raises(UserError, match=r"--launch tpu.yaml does not exist .*; shipped are cpu.yaml, two_cpu_processes.yaml"):
+    with pytest.raises(UserError, match=r"--launch tpu.yaml does not exist .*; shipped are cpu.yaml, ddp.yaml"):
         cli.split_launch(["--launch", "tpu.yaml"])
     with pytest.raises(UserError, match="--launch needs accelerate's file"):
         cli.split_launch(["a.yaml", "--launch"])
@@ -176,7 +176,7 @@ def launched(tmp_path: Path, machine: str, *words: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", ["cpu.yaml", "two_cpu_processes.yaml"])
+@pytest.mark.parametrize("machine", ["cpu.yaml", "ddp.yaml"])
 def test_under_accelerate_the_exit_code_is_the_recipes(tmp_path, machine):
     process = launched(tmp_path, machine, "exit", "75")
     said, _ = process.communicate(timeout=120)
@@ -186,7 +186,7 @@ def test_under_accelerate_the_exit_code_is_the_recipes(tmp_path, machine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("machine", "number"), [("cpu.yaml", signal.SIGINT), ("cpu.yaml", signal.SIGTERM),
-                                                 ("two_cpu_processes.yaml", signal.SIGTERM)])  # fmt: skip
+                                                 ("ddp.yaml", signal.SIGTERM)])  # fmt: skip
 def test_under_accelerate_a_signal_reaches_the_recipe(tmp_path, machine, number):
     process = launched(tmp_path, machine, "wait")
     assert process.stdout.readline() == "ready wait NO\n"

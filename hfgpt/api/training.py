@@ -142,7 +142,8 @@ def pretrain(
             for this machine and text (docs/budgets.md). `token_budget` and `flop_budget` are further options.
         max_steps: optimizer steps; -1 takes `num_train_epochs` times over the rows instead.
         per_device_train_batch_size: rows per device and step.
-        learning_rate: peak rate of AdamW; Muon's, for the matrices, is `muon_learning_rate`.
+        learning_rate: peak rate of AdamW; Muon's, for the matrices, is `muon_learning_rate`, that of an embedding beside a head of
+        its own `embedding_learning_rate`.
         overwrite: forget what output_dir holds and start again.
         options: further keys of recipes/pretrain.py, those of transformers' `TrainingArguments` among them.
     Returns: metrics with `parameters`, `validation_loss` and `test_loss` (nats per token), `..._perplexity`, `..._bits_per_byte`,

@@ -23,6 +23,7 @@ class PretrainArguments(EpochKeys, BudgetKeys, RunArguments):
     config_overrides: dict | str | None = model_key(None, "Fields of HfGptConfig to set otherwise, such as {num_hidden_layers: 2}.")
     optimizer: str = method_key("muon", "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone.", choices=OPTIMIZERS)
     muon_learning_rate: float = method_key(0.02, "Peak learning rate of the matrices under Muon.")
+    embedding_learning_rate: float | None = method_key(0.2, "Beside Muon, of a token embedding that is not the head.")
     sample_prompts: list[str] = evaluation_key([""], "Prompts continued at every evaluation, in samples.md; '' starts a text.")
     sample_tokens: int = evaluation_key(80, "Most tokens of such a sample.")
 
