@@ -25,6 +25,7 @@ from hfgpt.data.parquet_files import PARQUET_FILES
 from hfgpt.data.passport import Passport
 from hfgpt.data.patterns import expand_home, files_in, files_matching
 from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
+from hfgpt.data.python_questions import PYTHON_DOCUMENTATION_QUESTIONS, PYTHON_QUESTIONS
 from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.source_cards import card_of, check_cards
@@ -44,6 +45,7 @@ SOURCES: Table[SourceKind] = Table(
         "json": JSON_FILES,
         "parquet": PARQUET_FILES,
         PYTHON_DOCS: PYTHON_DOCUMENTATION,
+        PYTHON_QUESTIONS: PYTHON_DOCUMENTATION_QUESTIONS,
         "hub": HUB_DATASETS,
     },
 )
