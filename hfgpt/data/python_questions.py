@@ -1,4 +1,4 @@
-"""Questions about this Python's own library that have one right answer, and one kind that has not: conversations for everyone.
+"""Questions about this Python's own library: kinds that have one right answer, and descriptions in free text.
 
 `python-docs-questions`, and its parts `:train`, `:validation` and `:test`, ask about the very documents of `python-docs` and its
 parts. The answers are read from the library's code, so they are true by construction.
@@ -72,8 +72,8 @@ def _first_argument(one: Described) -> str | None:
 
 
 def _has_default(one: Described) -> str | None:
-    if one.arguments is None or not ast.unparse(one.arguments):
-        return None
+    if one.arguments is None or not ast.unparse(one.arguments) or one.arguments.vararg or one.arguments.kwarg:
+        return None  # what * and ** collect can be left out and has no default value
     return "yes" if one.arguments.defaults or any(one.arguments.kw_defaults) else "no"
 
 
@@ -86,15 +86,17 @@ QUESTIONS: dict[str, QuestionKind] = {
         (
             "Which package is this from? {description}",
             "To which part of the library does this belong? {description}",
-            "Where is this found? {description}",
+            "Where in the library is this? {description}",
         ),
         _package,
     ),
-    "thing": QuestionKind(("What is {name}?", "What kind of thing is {name}?", "Is {name} a class, a function or what?"), _thing),
+    "thing": QuestionKind(
+        ("What is {name}?", "What kind of thing is {name}?", "Is {name} a class, a function or something else?"), _thing
+    ),
     "number of arguments": QuestionKind(
         (
             "How many arguments does {call} take?",
-            "How many arguments has {call}?",
+            "What is the number of arguments of {call}?",
             "Count the arguments of {call}.",
         ),
         _number_of_arguments,
@@ -109,9 +111,9 @@ QUESTIONS: dict[str, QuestionKind] = {
     ),
     "default value": QuestionKind(
         (
-            "Has an argument of {call} a default value?",
-            "Does an argument of {call} have a default?",
-            "Can an argument of {call} be left out?",
+            "Does any argument of {call} have a default value?",
+            "Is any argument of {call} optional?",
+            "Can any argument of {call} be left out?",
         ),
         _has_default,
     ),
@@ -119,7 +121,7 @@ QUESTIONS: dict[str, QuestionKind] = {
         (
             "Does this return a value? {description}",
             "Is a value returned by this? {description}",
-            "Does one get a value back from this? {description}",
+            "Do I get a value back from this? {description}",
         ),
         _returns,
     ),

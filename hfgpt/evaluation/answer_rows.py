@@ -72,7 +72,7 @@ def is_right(row: AnswerRow, name: str) -> bool:
 
 
 def rows_of_each_kind(kinds: Sequence[str | None], most: int | None) -> list[int]:
-    """The numbers of at most `most` rows, in order: the first of every kind, the second of every kind, and so on; None takes all."""
+    """The numbers of at most `most` rows (None: all), in order: the first of every kind, the second of every kind, and so on."""
     numbers: dict[str | None, list[int]] = {}
     for number, kind in enumerate(kinds):
         numbers.setdefault(kind, []).append(number)

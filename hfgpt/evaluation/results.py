@@ -171,7 +171,7 @@ def model_index(evaluation: dict) -> list[EvalResult]:
     for entry in evaluation["results"]:
         hub_task = "text-classification" if entry["task"] == "text-classification" else "text-generation"
         for name, value in entry["metrics"].items():
-            if name.endswith("_stderr") or name in ("stopped", "cut", "mean_tokens"):
+            if name.endswith("_stderr") or name in ("stopped", "cut", "mean_tokens", "most_frequent"):
                 continue
             results.append(
                 EvalResult(
