@@ -68,8 +68,8 @@ class ReadingOptions(SourceOptions):
 def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Source]:
     """Turn what the user wrote into sources, in order; a file that is named twice is read once.
 
-    A name is, in this order: one that a kind knows (`python-docs`, `python-docs-questions`); a file or folder that exists; a pattern; a Hub dataset. Of a
-    folder, its plain text files are read (patterns.py), or all its tables.
+    A name is, in this order: one that a kind knows (`python-docs`, `python-docs-questions`); a file or folder that exists; a
+    pattern; a Hub dataset. Of a folder, its plain text files are read (patterns.py), or all its tables.
 
     Args: `as_records` finds what rows are read from, otherwise what documents are read from.
     Raises: FileNotFoundError for a missing file or a pattern without a match; ValueError for a kind of file nobody reads here.
