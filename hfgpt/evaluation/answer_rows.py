@@ -17,7 +17,7 @@ from hfgpt.files import write_whole
 
 LIKENESS = {"token_f1": "token F1", "rougeL": "ROUGE-L"}  # what free text is measured by
 # Half of the references of a kind have at most so many words, or they are free text.
-MOST_WORDS_OF_SHORT_ANSWERS = 5
+MOST_WORDS_OF_SHORT_ANSWERS = 4
 SEEN = "seen in training"  # the note on a row that was learned, which counts for no kind
 
 

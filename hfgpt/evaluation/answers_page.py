@@ -42,12 +42,14 @@ def write_page(
 
     Args:
         facts: a few names and values under the title, such as the model, the data and the date.
-        summary: scores over all rows by column; None averages the scores of the rows.
+        summary: scores over all rows by column; None averages the scores of the rows, where they have no kinds.
         alarms: sentences on all of it, shown above the rows with a warning sign.
     Cost: about 2 KB a row beside the texts.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row.answers))
-    summary = dict(summary) if summary is not None else _mean_scores(rows, columns)
+    kinds = _kind_table(rows, columns)
+    if summary is None:
+        summary = {} if kinds else _mean_scores(rows, columns)  # over right answers and free text together, a mean says little
     judged = columns[-1] if columns else None
     free = free_kinds(rows)
     shown = [_shown(row, judged, is_free=row.kind in free) for row in rows]
@@ -71,12 +73,12 @@ def write_page(
     page = environment.get_template("answers_page.html.j2").render(
         title=title,
         facts=dict(facts or {}),
-        summary=summary,
+        summary=dict(summary),
         summary_names=list(dict.fromkeys(name for scores in summary.values() for name in scores)),
         alarms=list(alarms),
         rows=shown,
         filters=_filters(shown),
-        kinds=_kind_table(rows, columns),
+        kinds=kinds,
         kind_names=sorted({row.kind for row in rows if row.kind is not None}),
         columns=columns,
         sortable=scored,

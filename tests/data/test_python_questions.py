@@ -46,7 +46,7 @@ def test_always_the_same_answer_is_right_in_half_of_the_cases_at_most(asked):
 def test_the_first_questions_are_some_of_every_kind_in_several_wordings(asked):
     first = asked["train"][:400]
     assert {record.values["kind"] for record in first} == set(QUESTIONS)
-    openings = {kind: {record.values["instruction"].split()[0] for record in of_kind(first, kind)} for kind in QUESTIONS}
+    openings = {kind: {str(record.values["instruction"]).split()[0] for record in of_kind(first, kind)} for kind in QUESTIONS}
     assert all(len(words) > 1 for words in openings.values())
 
 

@@ -141,6 +141,7 @@ def test_a_table_has_a_line_for_each_kind_and_free_text_is_neither_right_nor_wro
         "kind of question questions before after always the most frequent answer sums 2 0.0 % right 50.0 % right 50.0 % "
         "<b>songs 1 token F1 0.200 token F1 0.500 free text"
     )
+    assert text.count("<table>") == 1
     articles = re.findall(r"<article.*?</article>", text, re.DOTALL)
     assert [re.findall(r"verdict (right|wrong)", article) for article in articles] == [
         ["wrong", "right"],
