@@ -7,6 +7,7 @@ parts. The answers are read from the library's code, so they are true by constru
 import ast
 import functools
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,8 +20,9 @@ from hfgpt.data.row_errors import RowErrors
 PYTHON_QUESTIONS = f"{PYTHON_DOCS}-questions"
 PYTHON_QUESTIONS_NAMES = tuple(name.replace(PYTHON_DOCS, PYTHON_QUESTIONS) for name in PYTHON_DOCS_NAMES)
 NUM_PACKAGES = 8  # the largest parts of the library, as many as the quickstart's classifier tells apart
+FREE_SHARE = 0.2  # of the things that could be described are asked about
 MOST_ARGUMENTS = 5  # that are counted
-MOST_WORDS = 60  # of a description, in a question
+MOST_WORDS = 40  # of a description, in a question
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,13 @@ class QuestionKind:
     Args:
         wordings: the question in several words, with {name}, {call} (the name with its arguments) or {description} in them.
         answer: the right answer; None where this cannot be asked.
-        balanced: no answer is asked for more often than the second most frequent one, so always giving the same one is right in
-            half of the cases at most.
+        free: the answer is free text. Of the others no answer is asked for more often than the second most frequent one, so
+            always giving the same one is right in half of the cases at most.
     """
 
     wordings: tuple[str, ...]
     answer: Callable[[Described], str | None]
-    balanced: bool = True
+    free: bool = False
 
 
 def _package(one: Described) -> str | None:
@@ -127,16 +129,18 @@ QUESTIONS: dict[str, QuestionKind] = {
     ),
     "description": QuestionKind(
         ("What does {call} do?", "Describe {call}.", "What is {call} for?"),
-        lambda one: None if one.thing is None else _description(one, most_words=None),
-        balanced=False,
+        lambda one: None if one.thing is None else _first_paragraph(one),
+        free=True,
     ),
 }
 
 
-def _description(one: Described, *, most_words: int | None) -> str:
-    """The first paragraph of a docstring as one line."""
-    _, _, text = one.document["text"].partition("\n\n")
-    return " ".join(re.split(r"\n\s*\n", text.strip(), maxsplit=1)[0].split()[:most_words])
+def _docstring(one: Described) -> str:
+    return one.document["text"].partition("\n\n")[2].strip()
+
+
+def _first_paragraph(one: Described) -> str:
+    return " ".join(re.split(r"\n\s*\n", _docstring(one), maxsplit=1)[0].split())
 
 
 def _draw(kind: str, one: Described) -> str:
@@ -146,8 +150,8 @@ def _draw(kind: str, one: Described) -> str:
 def _asked(kind: str, question: QuestionKind, described: list[Described]) -> list[tuple[str, Described, str]]:
     """What is asked of a kind: what was drawn for each question, what it is about, and the answer."""
     answered = [(_draw(kind, one), one, answer) for one in described if (answer := question.answer(one))]
-    if not question.balanced:
-        return answered
+    if question.free:  # a few: they are long, and what is learned of them would outweigh the short answers
+        return sorted(answered, key=lambda row: row[0])[: math.ceil(FREE_SHARE * len(answered))]
     counts = Counter(answer for _, _, answer in answered)
     most = sorted(counts.values())[-2] if len(counts) > 1 else 0
     asked, kept = Counter(), []
@@ -164,13 +168,14 @@ def questions(source: Source, options: SourceOptions, errors: RowErrors | None, 
     asked = [
         (draw, kind, one, answer) for kind, question in QUESTIONS.items() for draw, one, answer in _asked(kind, question, described)
     ]
-    for draw, kind, one, answer in sorted(asked, key=lambda row: row[:2]):
+    # By the last digits of what was drawn: by the first ones it was chosen, and the kinds would not be mixed.
+    for draw, kind, one, answer in sorted(asked, key=lambda row: row[0][::-1]):
         module, _, qualname = one.document["row_id"].partition(":")
         name = f"{module}.{qualname}" if qualname else module
         call = name if one.arguments is None else f"{name}({ast.unparse(one.arguments)})"
         wordings = QUESTIONS[kind].wordings
         instruction = wordings[int(draw, 16) % len(wordings)].format(
-            name=name, call=call, description=_description(one, most_words=MOST_WORDS)
+            name=name, call=call, description=" ".join(_docstring(one).split()[:MOST_WORDS])
         )
         row_id = f"{one.document['row_id']}:{kind}"
         yield Record({"instruction": instruction, "output": answer, "kind": kind}, source.name, row_id, row_id)
