@@ -42,7 +42,7 @@ quickstart: install
 cards: install
 	for part in $(EXAMPLES); do \
 	  $(BIN)/python -m hfgpt.hub.card $(RUN)/$$part --output_file $(CARDS)/$$part/README.md || exit 1; \
-	  for picture in loss confusion memorization overview tokenizer_report; do \
+	  for picture in loss curves confusion memorization overview tokenizer_report; do \
 	    if [ -f $(RUN)/$$part/$$picture.png ]; then cp $(RUN)/$$part/$$picture.png $(CARDS)/$$part/; fi; \
 	  done; \
 	done

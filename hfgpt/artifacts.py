@@ -29,9 +29,11 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 # What may be published with every kind. Everything else stays: checkpoints, optimizer states, run.yaml and logs with paths of this
-# machine, samples, answers, and memorization.json, which quotes the training text (the card has its figures).
+# machine, samples, answers, the page of the run that shows them, and memorization.json, which quotes the training text (the card
+# has its figures).
 ABOUT = ("README.md", "LICENSE", "LICENSE.txt", "passport.json", "evaluation.json", ".eval_results/*.yaml",
-         "memorization.png", "metrics.json", "loss.png", "confusion.png", "fingerprint.json", "conversion.json")  # fmt: skip
+         "memorization.png", "metrics.json", "loss.png", "curves.png", "confusion.png", "fingerprint.json",
+         "conversion.json")  # fmt: skip
 
 
 # The kinds

@@ -26,13 +26,15 @@ from pathlib import Path
 
 import datasets
 from datasets import DatasetDict
+from transformers import PreTrainedTokenizerFast
 
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, PrepareArguments
 from hfgpt.arguments.engine import MACHINE_KEYS
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.data.cluster_tokens import EncodedTexts
 from hfgpt.data.dropped import DroppedDocuments
-from hfgpt.data.engine import Engine
+from hfgpt.data.engine import Engine, clear_tasks, tasks_folder
 from hfgpt.data.filters import cleaning_steps
 from hfgpt.data.mixture import Mixture, mix, names_as_given, report_sources, shuffle_documents
 from hfgpt.data.on_disk import save_rows, texts_of
@@ -48,7 +50,7 @@ from hfgpt.data.preparation import (
 from hfgpt.data.reading import Source
 from hfgpt.data.records import RecordOptions, identities
 from hfgpt.data.row_hashes import hash_of_rows
-from hfgpt.data.sources import ReadingOptions, find_sources, identity
+from hfgpt.data.sources import ReadingOptions, find_sources, identity, refuse_unread_options
 from hfgpt.data.splitting import Split, split_documents
 from hfgpt.data.verification import report, verify_folder
 from hfgpt.errors import MissingFileError, UserError
@@ -77,6 +79,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
     earlier = passport_of_tokenizer(args.tokenizer)
     given, args = args, args.filled(earlier.settings)
     sources, options = find_as_given(given, args), ReadingOptions(**args.reading_options())
+    refuse_unread_options(sources, given.given())
     privacy = privacy_steps(**args.privacy())
     steps = [*cleaning_steps(**args.cleaning()), *privacy]
     tokenizer = load_or_wrap_tokenizer(args.tokenizer)  # GPT-2's own files lack a padding token
@@ -97,14 +100,17 @@ def main(args: PrepareArguments) -> dict[str, float]:
     if args.decontaminate_against:
         asked["decontaminate_against"] = identities(args.decontaminate_against, benchmark_options)
     benchmarks = reference_texts(args.decontaminate_against, benchmark_options) if args.decontaminate_against else {}
+    tasks = tasks_folder(Path(args.output_dir))
     known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
     if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):
+        if tasks.exists():
+            logger.info(f"data: {tasks} is left from tasks on a cluster; where none is at work it can be removed")
         return {}
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
     with work_folder(output) as cache_dir:
         # 2. Documents
-        engine = None if args.engine == "local" else engine_for(args, output, cache_dir)
+        engine = None if args.engine == "local" else engine_for(args, tasks, tokenizer)
         split = Split(**args.split())
         dropped = DroppedDocuments(cache_dir, conceal=concealing(privacy)) if args.keep_dropped else None
         documents = clean_documents(
@@ -124,6 +130,8 @@ def main(args: PrepareArguments) -> dict[str, float]:
             needed = args.context_length or SHORTEST_ROW
             raise UserError(f"the sources hold no text: 0 tokens, need {needed:,} for one row; name files with text in --sources.")
 
+        encode = None if engine is None else EncodedTexts(engine.folder, tokenizer)
+
         # 3. Train, validation, test; nothing of the others is in training, and planted secrets are there only, in all their copies
         split = split.settled(documents)
         settled = {**{key: getattr(args, key) for key in SPLIT_DEFAULTS}, "split_by": split.by, "group_field": args.group_field}
@@ -138,7 +146,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         passport.settings = {key: value for key, value in vars(args).items() if key not in left_out}
         passport.settings |= {"context_length": context_length, "split_by": split.by, "asked": asked}
         if mixture is not None:
-            splits["train"] = mix(splits["train"], Mixture(**mixture), tokenizer, passport, names=names)
+            splits["train"] = mix(splits["train"], Mixture(**mixture), tokenizer, passport, names=names, encode=encode)
         elif args.shuffle_documents:
             splits["train"] = shuffle_documents(splits["train"], seed=args.mixture_seed)
         if canaries:
@@ -150,7 +158,14 @@ def main(args: PrepareArguments) -> dict[str, float]:
         for name, part in splits.items():
             how = {"packing": args.packing, "window": args.window, "stride": args.stride} if name == "train" else {}
             rows[name] = prepare_split(
-                part, tokenizer, passport, name=str(name), context_length=context_length, cache_dir=cache_dir, **how
+                part,
+                tokenizer,
+                passport,
+                name=str(name),
+                context_length=context_length,
+                cache_dir=cache_dir,
+                encode=encode,
+                **how,
             )
         report_sources(passport, what="training text, by source:")
 
@@ -172,8 +187,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             draw_overview(passport, folder / OVERVIEW_NAME)
             save_settings(folder, args.card)
             write_card(folder)
-        if engine:
-            engine.clear()
+        clear_tasks(tasks)  # also those of another engine: nobody needs them any more
         passport.took("save", saving)
     passport.log_shares(start)
     logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
@@ -181,24 +195,28 @@ def main(args: PrepareArguments) -> dict[str, float]:
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
 
 
-def engine_for(args: PrepareArguments, output: Path, cache_dir: Path) -> Engine:
-    """The cluster that reads the documents; what Slurm's tasks write stays beside the output until it is collected."""
-    folder = cache_dir / "tasks" if args.engine == "ray" else output.with_name(f"{output.name}-tasks")
+def engine_for(args: PrepareArguments, tasks: Path, tokenizer: PreTrainedTokenizerFast) -> Engine:
+    """The cluster that reads, compares and encodes the documents."""
     command = (sys.executable, *map(str, sys.argv))
-    return Engine(args.engine, folder.resolve(), tasks=args.num_tasks, settings=args.engine_settings or {}, command=command)
+    settings = args.engine_settings
+    assert settings is None or isinstance(settings, dict)  # check_engine has read it
+    return Engine(args.engine, tasks, tokenizer, tasks=args.num_tasks, settings=settings or {}, command=command)
 
 
 def find_as_given(given: PrepareArguments, args: PrepareArguments) -> list[Source]:
-    """The sources of `args`; where they are the tokenizer's, it is said."""
-    if given.sources:
-        return find_sources(args.sources)
+    """The sources of `args`; what is the tokenizer's, and not the default, is said."""
     if not args.sources:
         here = "" if Path(args.tokenizer).exists() else " (there is no such folder here)"
         raise UserError(f"no sources given, and no passport beside the tokenizer {args.tokenizer}{here} names any; give --sources.")
-    defaults = READING_DEFAULTS | STEP_DEFAULTS | dict.fromkeys(SPLIT_DEFAULTS)
+    # With the tokenizer's sources, how they are split is said also where it is the default: both have to do the same.
+    split = SPLIT_DEFAULTS if given.sources else dict.fromkeys(SPLIT_DEFAULTS)
+    defaults = {"sources": []} | READING_DEFAULTS | STEP_DEFAULTS | split
     taken = {key: getattr(args, key) for key, default in defaults.items() if getattr(given, key) != getattr(args, key) != default}
-    said = ", ".join([f"sources {' '.join(args.sources)}", *(f"{key} {value}" for key, value in taken.items())])
-    logger.info(f"data: as for the tokenizer {args.tokenizer}: {said}")
+    if taken:
+        said = ", ".join(f"{key} {' '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in taken.items())
+        logger.info(f"data: as for the tokenizer {args.tokenizer}: {said}")
+    if given.sources:
+        return find_sources(args.sources)
     try:
         return find_sources(args.sources)
     except MissingFileError as error:

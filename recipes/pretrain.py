@@ -6,8 +6,9 @@
     torchrun --nproc_per_node 2 recipes/pretrain.py ...        # several processes: one a GPU, or two on one processor
 
 Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. The output folder is a
-model that the Auto classes load; beside it lie its card (README.md; `card` says what only you know, as the licence), loss.png,
-samples.md, metrics.json, the data's passport.json, and run.yaml, which alone repeats the run.
+model that the Auto classes load; beside it lie its card (README.md; `card` says what only you know, as the licence), report.html
+(curves, samples, data on one page), loss.png, samples.md, metrics.json, the data's passport.json, and run.yaml, which alone repeats
+the run.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below

@@ -23,7 +23,7 @@ from hfgpt.arguments.launching import launch, logger
 from hfgpt.counting import counted
 from hfgpt.data.filters import cleaning_steps
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
-from hfgpt.data.sources import ReadingOptions, find_sources, identity
+from hfgpt.data.sources import ReadingOptions, find_sources, identity, refuse_unread_options
 from hfgpt.data.splitting import Split
 from hfgpt.errors import UserError
 from hfgpt.files import claim_output, replaced_folder, work_folder
@@ -41,15 +41,16 @@ from hfgpt.training.tokenizers import load_compared, report_on, require_packages
 
 def main(args: TokenizerArguments) -> dict[str, float]:
     # 1. Everything that can be wrong before reading
-    command, args = args.command("train_tokenizer.py"), args.filled({})
+    given, args = args, args.filled({})
     vocab_size = cast("int | None", args.vocab_size)
     check_vocab_size(vocab_size, algorithm=args.algorithm, reserved_tokens=args.reserved_tokens)
     require_packages(args.algorithm)
     compared = load_compared(args.compare_with)
     sources = find_sources(args.sources)
+    refuse_unread_options(sources, given.given())
     options = ReadingOptions(**args.reading_options())
     steps = [*cleaning_steps(**args.cleaning()), *privacy_steps(**args.privacy())]
-    passport, asked = Passport(versions=library_versions(), command=command), args.asked()
+    passport, asked = Passport(versions=library_versions(), command=given.command("train_tokenizer.py")), args.asked()
     known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
     if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):
         return {}

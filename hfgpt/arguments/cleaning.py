@@ -44,14 +44,11 @@ class CleaningKeys(RecipeArguments):
     )
 
     def check_cleaning(self) -> None:
-        """Raises: UserError for values of filter_settings, and for what would do nothing."""
+        """Raises: UserError for values that cannot be."""
         self.filter_settings = read_mapping(self.filter_settings, "filter_settings", example="'{min_words: 20}'")
         check_settings(self.filter_settings)
         if self.filters not in (None, *PRESETS):  # from Python, which no parser has checked
             raise UserError(f"filters is {self.filters!r}; it can be {', '.join(PRESETS)}.")
-        for name in ("filter_settings", "languages"):
-            if self.filters == "none" and getattr(self, name):
-                raise UserError(f"{name} is {getattr(self, name)}, but filters is none; --filters light or web uses it.")
         if self.perplexity_sigmas is not None and not 0 < self.perplexity_sigmas < float("inf"):
             raise UserError(f"perplexity_sigmas is {self.perplexity_sigmas}; a number above 0 is needed, 3 is usual.")
         expand_home(self, "perplexity_model")

@@ -65,6 +65,11 @@ def program() -> str:
     return f"python recipes/{Path(sys.argv[0]).name}"
 
 
+def command_of(recipe: str) -> str | None:
+    """The command that starts a recipe, by its file name; of two the first."""
+    return next((name for name, entry in COMMANDS.items() if entry.recipe == recipe), None)
+
+
 _RECIPE_IN_TEXT = re.compile(r"(?:torchrun (?P<processes>[^\n]*?) |python )?(?<![\w/.])recipes/(?P<recipe>\w+\.py)")
 
 
@@ -75,13 +80,12 @@ def as_started(text: str) -> str:
     """
     if STARTED_AS not in os.environ:
         return text
-    names = {entry.recipe: name for name, entry in reversed(COMMANDS.items())}  # the first of two
 
     def renamed(match: re.Match[str]) -> str:
         recipe = match["recipe"]
-        if recipe not in names:
+        if (command := command_of(recipe)) is None:
             return match[0]
-        return f"torchrun {match['processes']} {RECIPES / recipe}" if match["processes"] else f"hfgpt {names[recipe]}"
+        return f"torchrun {match['processes']} {RECIPES / recipe}" if match["processes"] else f"hfgpt {command}"
 
     return _RECIPE_IN_TEXT.sub(renamed, text)
 

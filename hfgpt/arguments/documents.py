@@ -28,6 +28,7 @@ READING_DEFAULTS = {
 # What is done to documents before they are split; tokenizer and rows see the same.
 STEP_DEFAULTS = {**CLEANING_DEFAULTS, **PRIVACY_DEFAULTS, **COPY_DEFAULTS, "repeated_passage_bytes": None}
 SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.05, "split_seed": 0}
+INHERITED = ("sources", *READING_DEFAULTS, *STEP_DEFAULTS, *SPLIT_DEFAULTS)
 
 
 @dataclass
@@ -39,8 +40,8 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
 
     sources: list[str] = data_key(
         [],
-        "Text, JSON(L), Parquet files, patterns or folders; Hub datasets (user/name or user/name:configuration); python-docs. "
-        "prepare_data.py takes those of its tokenizer, and how they are read and split, where it is not told.",
+        "Text, CSV, TSV, JSON(L), Parquet files, patterns or folders; Hub datasets (user/name or user/name:configuration); "
+        "python-docs. prepare_data.py takes those of its tokenizer, and how they are read and split, where it is not told.",
     )
     on_error: str | None = data_key(None, f"{ON_ERROR_HELP} 'stop' without it.")
     split_by: str | None = data_key(
@@ -61,13 +62,14 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
         self.check_copies()
         self.check_privacy()
         self.check_least(num_proc=1, max_documents=1)
+        self.check_needs(self.given(), unsettled=INHERITED)  # of the others see `filled`
 
     def filled(self, earlier: Mapping[str, object]):
         """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.
 
         How texts are read belongs to the texts: it is taken only with the same sources.
         """
-        given = {name: getattr(self, name) for name in ("sources", *READING_DEFAULTS, *STEP_DEFAULTS, *SPLIT_DEFAULTS)}
+        given = self.values_of(*INHERITED)
         if given["split_by"] == "auto":
             given["split_by"] = None
         same_sources = bool(earlier.get("sources")) and self.sources in ([], earlier["sources"])
@@ -83,6 +85,7 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
         filled = replace(self, **values)
         assert filled.split_by is not None  # SPLIT_DEFAULTS fills it
         filled.check_groups(filled.split_by)
+        filled.check_needs(self.given())
         return filled
 
     def reading_options(self) -> dict[str, Any]:
@@ -151,17 +154,15 @@ class PrepareArguments(VerifyKeys, SourceArguments, DroppedKeys, LeakKeys, Mixtu
             return
         super().__post_init__()
         self.check_engine()
-        if self.keep_dropped and self.engine != "local":
-            why = "whose tasks keep no dropped documents"
-            raise UserError(f"keep_dropped is true, but engine is {self.engine}, {why}; leave one of them out.")
         self.check_leaks()
         self.require(tokenizer="name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
         self.check_mixture()
         self.check_packing()
         if self.window is not None:
+            if self.context_length not in (None, self.window):
+                raise UserError(
+                    f"context_length is {self.context_length}, but window is {self.window}, and windows are rows; give one of them."
+                )
             self.context_length = self.window
-        for name, value in self.given().items():
-            if name in ("canary_counts", "canaries_per_count", "canary_seed") and not self.plant_canaries:
-                raise UserError(f"{name} is {value}, but plant_canaries is false; --plant_canaries true plants them.")
         if self.context_length is not None and self.context_length < 3:
             raise UserError(f"context_length is {self.context_length}; 3 or more are needed: two separators and a token.")

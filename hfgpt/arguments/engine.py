@@ -6,7 +6,6 @@ from typing import Literal
 
 from hfgpt.arguments.keys import RecipeArguments, machine_key
 from hfgpt.arguments.mappings import read_mapping
-from hfgpt.errors import UserError
 
 # Keys that change nothing about the result, and so are no part of what was asked for.
 MACHINE_KEYS = ("num_proc", "engine", "num_tasks", "engine_settings")
@@ -27,22 +26,22 @@ class ProcessKeys(RecipeArguments):
 
 @dataclass
 class EngineKeys(RecipeArguments):
-    """A cluster that reads the documents."""
+    """A cluster that reads, compares and tokenises the documents."""
 
     engine: Literal["local", "ray", "slurm"] = machine_key(
-        "local", "Where documents are read and each is cleaned: this machine, or tasks of datatrove on Ray or Slurm."
+        "local",
+        "Where documents are read, cleaned, searched for copies and tokenised: here, or by tasks of datatrove on Ray or Slurm.",
     )
-    num_tasks: int | None = machine_key(None, "Tasks for ray and slurm; a file is never cut, so at most (without it) one for each.")
+    num_tasks: int | None = machine_key(
+        None, "Tasks of a stage for ray and slurm; a file is never cut, so at most (without it) one for each."
+    )
     engine_settings: dict | str | None = machine_key(
         None, "More arguments of datatrove's executor, such as {partition: cpu, time: '02:00:00', mem_per_cpu_gb: 4}."
     )
 
     def check_engine(self) -> None:
-        """Raises: UserError for keys of a cluster without one."""
+        """Raises: UserError for settings that are not a mapping, and a number of tasks below 1."""
         self.engine_settings = read_mapping(self.engine_settings, "engine_settings", example="'{partition: cpu}'")
-        for name in ("num_tasks", "engine_settings"):
-            if self.engine == "local" and getattr(self, name) is not None:
-                raise UserError(f"{name} is {getattr(self, name)}, but engine is local; --engine ray or slurm reads it.")
         self.check_least(num_tasks=1)
 
 

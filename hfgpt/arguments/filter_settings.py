@@ -34,6 +34,7 @@ class Setting:
         type: float takes whole numbers as well; list is one of words.
         least, most: the range that makes sense.
         reason: how the passport counts what falls to it; empty where no document does.
+        part_of: the threshold, or the key of the recipe, without which it does nothing.
         off_for: languages of which it would drop good text; `because` says why.
     """
 
@@ -45,6 +46,7 @@ class Setting:
     least: float = 0
     most: float = float("inf")
     reason: str = ""
+    part_of: str = ""
     off_for: frozenset[str] = frozenset()
     because: str = ""
 
@@ -116,7 +118,7 @@ SETTINGS: Table[Setting] = Table(
         "max_compression": _length("How many times smaller zlib makes a document, at most: extreme repetition.", "repeats itself",
                                    light=25.0, least=1),
         "min_language_score": Setting("language", "Probability of the language, at least (FineWeb's threshold).", light=0.65,
-                                      web=0.65, most=1, reason="language: not sure enough"),
+                                      web=0.65, most=1, reason="language: not sure enough", part_of="languages"),
         # datatrove's GopherQualityFilter
         "min_words": _gopher("Words of a document, at least.", "too few words", 50, type=int),
         "max_words": _gopher("Words of a document, at most.", "too many words", 100_000, type=int),
@@ -130,7 +132,8 @@ SETTINGS: Table[Setting] = Table(
                                       0.3, most=1),
         "min_alphabetic_words": _gopher("Share of words that have a letter, at least.", "too few alphabetic words", 0.8, most=1),
         "min_stop_words": _gopher("Different words of stop_words, at least.", "too few stop words", 2, type=int),
-        "stop_words": _gopher("What min_stop_words counts.", "", STOP_WORDS, light=STOP_WORDS, type=list),
+        "stop_words": _gopher("What min_stop_words counts.", "", STOP_WORDS, light=STOP_WORDS, type=list,
+                              part_of="min_stop_words"),
         # datatrove's GopherRepetitionFilter
         "max_duplicate_lines": _repetition("Share of lines that came before, at most.", "repeated lines", 0.3),
         "max_duplicate_paragraphs": _repetition("Share of paragraphs that came before, at most.", "repeated paragraphs", 0.3),
@@ -160,7 +163,8 @@ SETTINGS: Table[Setting] = Table(
                                          0.12, most=1, off_for=UNPUNCTUATED, because=_NO_MARKS),
         "max_short_lines": _fineweb("Share of lines of at most short_line_characters, at most.", "too many short lines", 0.67,
                                     most=1),
-        "short_line_characters": _fineweb("What max_short_lines calls short.", "", 30, light=30, type=int),
+        "short_line_characters": _fineweb("What max_short_lines calls short.", "", 30, light=30, type=int,
+                                          part_of="max_short_lines"),
         "max_repeated_line_characters": _fineweb("Share of the characters in lines that came before, at most.", "repeated lines",
                                                  0.01, most=1),
         "max_line_breaks_per_word": _fineweb("Line breaks per word, at most: lists.", "too many line breaks", 0.3),
@@ -177,7 +181,7 @@ def settings_of(
         given: by name; None switches a threshold off, and a filter without any is left out.
         languages: of the documents that are kept, as ISO 639 codes; () are all.
     Returns: every threshold by its name, and the names of those that the languages switch off, by the reason.
-    Raises: UserError for unknown names, values of another type or out of range, and a least above its most.
+    Raises: UserError for unknown names, values of another type or out of range, a least above its most, and what would do nothing.
     """
     given = check_settings(given)
     values: dict[str, Any] = {name: setting.value(preset) for name, setting in SETTINGS.items()}
@@ -190,6 +194,15 @@ def settings_of(
         values["min_stop_words"] = None
         off["the words are English ones; stop_words and min_stop_words set others"] = ["min_stop_words"]
     values |= given
+    for name, value in given.items():
+        whole = SETTINGS[name].part_of
+        if value is not None and whole and not ({**values, "languages": languages}[whole]):
+            shown = " ".join(value) if isinstance(value, list) else value
+            where = "" if whole == "languages" else " in filter_settings"
+            raise UserError(
+                f"{name} in filter_settings is {shown}, but {whole} is off with filters {preset}, so it would do nothing; set "
+                f"{whole}{where}, or leave {name} out."
+            )
     for unit in ("characters", "words", "mean_word_length"):
         low, high = values[f"min_{unit}"], values[f"max_{unit}"]
         if low is not None and high is not None and low > high:

@@ -2,11 +2,13 @@
 
 import copy
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 from hfgpt.arguments.card import CARD_HELP, checked_settings
+from hfgpt.arguments.needs import check_needs
 from hfgpt.errors import UserError
 
 ON_ERROR_HELP = "What becomes of rows that cannot be used: stop at the first, or skip them, counted by reason."
@@ -76,6 +78,10 @@ class RecipeArguments:
             if value is not None and not value >= smallest:  # also True for NaN
                 raise UserError(f"{name} is {value}; {smallest} or more is needed.")
 
+    def check_needs(self, given: Mapping[str, object], *, unsettled: Collection[str] = ()) -> None:
+        """Raises: UserError for a key of `given` that would do nothing beside the others (needs.py); see `check_needs` there."""
+        check_needs(given, vars(self), unsettled=unsettled)
+
     def given(self, **changes: object) -> dict[str, Any]:
         """The values that differ from the defaults, by their keys; `changes` take the place of some."""
         defaults = {one.name: default_of(one) for one in fields(self)}  # pyright: ignore[reportArgumentType]  # all are dataclasses
@@ -113,7 +119,9 @@ class OutputKeys(RecipeArguments):
 class ReadingKeys(RecipeArguments):
     """How the texts of documents are read."""
 
-    text_field: str | None = data_key(None, "Column that holds the text in JSON, Parquet and Hub rows; 'text' without it.")
+    text_field: str | None = data_key(
+        None, "Column of CSV, TSV, JSON, Parquet and Hub rows that holds the text; 'text' without it."
+    )
     text_documents: str | None = data_key(
         None, "One document of a text file: 'file' (without it), 'paragraph', 'line', or the line that separates documents."
     )

@@ -34,20 +34,21 @@ class MixtureKeys(RecipeArguments):
                 raise UserError("source_weights and mixture_alpha are given, which both say the shares of the sources; give one.")
             if not 0 <= self.mixture_alpha <= 1:
                 raise UserError(f"mixture_alpha is {self.mixture_alpha}; from 0 (equal shares) to 1 (by size) is allowed.")
-        if self.mixture_tokens is not None and not (self.source_weights or self.mixture_alpha is not None):
-            raise UserError(
-                f"mixture_tokens is {self.mixture_tokens}, but nothing says the shares; give source_weights or mixture_alpha "
-                "(1 leaves them as they are)."
-            )
         self.check_least(mixture_tokens=1, mixture_seed=0)
 
     def mixture(self, sources: list[str]) -> dict[str, Any] | None:
         """The values of `hfgpt.data.mixture.Mixture` for these sources; None where they are taken as they are.
 
-        Raises: UserError where there is not one weight for each.
+        Raises: UserError where there is not one weight for each, and where a single source leaves nothing to mix.
         """
         if not self.source_weights and self.mixture_alpha is None:
             return None
+        if len(sources) == 1 and self.mixture_tokens is None:
+            name = "source_weights" if self.source_weights else "mixture_alpha"
+            raise UserError(
+                f"{name} is given, but there is one source ({sources[0]}), all of which is trained on, so it would do nothing; "
+                f"name several sources (a pattern or folder is one), set mixture_tokens, or leave {name} out."
+            )
         weights = None
         if self.source_weights:
             if len(self.source_weights) != len(sources):

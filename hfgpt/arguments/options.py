@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
 from hfgpt.errors import UserError
+from hfgpt.tables import nearest
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -73,6 +74,28 @@ def check_attention(name: str, *, on_cpu: bool) -> None:
     packages = ("kernels", "flash_attn" if name == "flash_attention_2" else "flash_attn_interface")
     if name.startswith("flash_attention") and not any(map(find_spec, packages)):
         raise UserError(f"attn_implementation is {name!r}, which needs {' or '.join(packages)} installed; sdpa needs neither.")
+
+
+# Reporters of Trainer that need one of these packages, and what installs it where an extra of ours does not.
+REPORTERS = {
+    "tensorboard": (("tensorboard", "tensorboardX"), "'hfgpt[watching]'"),
+    "trackio": (("trackio",), "'hfgpt[watching]'"),
+    **{name: ((name,), name) for name in ("wandb", "mlflow", "comet_ml", "codecarbon", "clearml", "swanlab", "dvclive")},
+}
+
+
+def check_reporters(names: Collection[str]) -> None:
+    """Refuse a reporter that Trainer does not know, or whose package is missing. Raises: UserError."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            near = nearest(name, INTEGRATION_TO_CALLBACK)
+            known = f"did you mean {near!r}?" if near else f"it can be {', '.join(INTEGRATION_TO_CALLBACK)}, all or none."
+            raise UserError(f"report_to is {name!r}, which nobody knows; {known}")
+        packages, install = REPORTERS.get(name, ((), ""))
+        if packages and not any(map(find_spec, packages)):
+            raise UserError(f"report_to is {name}, and {packages[0]} is not installed; pip install {install}.")
 
 
 def check_training(args: TrainingArguments, *, given: Collection[str]) -> None:

@@ -30,14 +30,6 @@ class PackingKeys(RecipeArguments):
                 raise UserError(
                     f"stride is {self.stride}, window {self.window}; a stride from 1 to the window is needed, or tokens get lost."
                 )
-            if self.packing != "best_fit":
-                raise UserError(
-                    f"packing is {self.packing}, but window is {self.window}; windows are not packed, give one of them."
-                )
-        elif self.stride is not None:
-            raise UserError(
-                f"stride is {self.stride}, but window is missing; give both for sliding windows, or neither for packing."
-            )
 
 
 @dataclass

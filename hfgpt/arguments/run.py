@@ -15,7 +15,7 @@ from transformers.trainer_utils import HubStrategy
 from hfgpt.arguments.card import CARD_HELP, checked_settings
 from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, method_key, output_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
-from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_training, refuse_options
+from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -46,6 +46,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
     save_total_limit: int | None = output_key(2, "Checkpoints that are kept, the best among them.")
     logging_steps: float = output_key(0.01, "Steps between lines of the log; below 1 a share of all steps.")
     logging_first_step: bool = output_key(True, "The first step has a line of its own.")
+    report_to: list[str] = output_key(["none"], "Who is told while it runs: trackio, tensorboard, wandb, or several of them.")
     card: dict | str | None = output_key(None, CARD_HELP)
 
     attn_implementation: str | None = machine_key(
@@ -88,6 +89,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
             )
         self.card = checked_settings(self.card)
         refuse_options(self.resolved, REFUSED)
+        self.check_needs(self.resolved)
         refuse_options(self.resolved, OPTIMIZERS.find(self.optimizer).refuses)
         if self.bf16 or self.fp16:
             raise UserError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
@@ -114,6 +116,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
         except ImportError as error:  # of a package that an option asks for, such as deepspeed
             raise UserError(str(error)) from None
         refuse_several_gpus(self.n_gpu)
+        check_reporters(self.report_to)
         self.check_least(**LEAST)
         check_training(self, given=self.resolved)
         if self.use_cpu:

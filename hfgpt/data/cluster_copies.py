@@ -9,30 +9,33 @@ source, task 1 the second, and so on, exactly the documents stay that one machin
 their signatures are equal.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hfgpt.data.document_copies import SIMILARITY
+from hfgpt.data.document_copies import SIMILARITY, Copies, exact_digest
+from hfgpt.data.engine import Stage
 from hfgpt.data.minhash import PLACES, Bands, document_signatures, join_similar, least_agreement
+from hfgpt.data.on_disk import in_batches
 from hfgpt.errors import require
 
-WHOLE = "whole"  # beside the folders of the buckets: whole signatures, in the order of the documents
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What one executor runs; the next may begin when all its tasks are done. Args: `tasks` as the executor takes it."""
-
-    name: str
-    pipeline: list[Callable]
-    tasks: int
+# Beside the folders of the buckets, in the order of the documents: whole signatures, and digests that exact copies share.
+WHOLE, DIGESTS = "whole", "digests"
+RECORD = np.dtype([("key", "<u8"), ("document", "<u4")])  # of a bucket, as datatrove reads it
+FIRSTS = "firsts.npy"  # of each copy: its own name, and those of the first exact and the first near one
+IN_TASK = np.int64(2**32 - 1)  # of the name of a document, which has its task above: their place in it
 
 
 def deduplication_stages(
-    *, read: Sequence[Callable], write: Sequence[Callable], folder: str, tasks: int, similarity: float = SIMILARITY
+    *,
+    read: Sequence[Callable],
+    write: Sequence[Callable],
+    folder: str,
+    tasks: int,
+    similarity: float = SIMILARITY,
+    mode: str = "near",
 ) -> list[Stage]:
     """The four stages, in order: signatures, buckets, clusters, filter.
 
@@ -40,9 +43,10 @@ def deduplication_stages(
         read: datatrove's steps (a reader, filters) that give the documents, none of them blank; the first and the last stage read
             them, and must get the same ones.
         write: steps that take those that stay.
-        folder: for what the stages hand on, a new one for each run; 128 bytes a document and 12 for each band.
-        tasks: of the first and the last stage.
+        folder: for what the stages hand on, a new one for each run; 144 bytes a document and 12 for each band.
+        tasks: of the first and the last stage; the second has as many, but at most one for each band.
         similarity: as `find_document_copies` takes it.
+        mode: which copies do not stay, as `drop_document_copies` takes it.
     """
     require("datatrove", extra="data", purpose="on a cluster copies are found by datatrove's stages")
     from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets, MinhashDedupFilter
@@ -51,8 +55,8 @@ def deduplication_stages(
     config = _config(similarity)
     return [
         Stage("signatures", [*read, WriteSignatures(signatures, similarity)], tasks),
-        Stage("buckets", [MinhashDedupBuckets(signatures, buckets, config=config)], config.num_buckets),
-        Stage("clusters", [KeepFirst(buckets, signatures, copies, similarity)], 1),
+        Stage("buckets", [EachBucket(MinhashDedupBuckets(signatures, buckets, config=config))], min(tasks, config.num_buckets)),
+        Stage("clusters", [KeepFirst(buckets, signatures, copies, similarity, mode)], 1),
         Stage("filter", [*read, MinhashDedupFilter(copies), *write], tasks),
     ]
 
@@ -68,33 +72,45 @@ def _config(similarity: float) -> Any:
 
 @dataclass(frozen=True)
 class WriteSignatures:
-    """The first stage: datatrove's, with our signatures, which are kept whole for the third stage.
+    """The first stage: in the files of datatrove's, our signatures; they are kept whole for the third stage.
 
-    A plain callable, which pipelines take and which can be pickled: the classes of datatrove are there where it is installed.
+    Cost: see `document_signatures`. Memory: 300 bytes for each document of the task.
     """
 
     folder: str
     similarity: float
 
-    def __call__(self, data, rank: int = 0, world_size: int = 1) -> None:
-        from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
-        from datatrove.utils.word_tokenizers import WhitespaceTokenizer
+    def __call__(self, data: Iterable[Any], rank: int = 0, world_size: int = 1) -> None:
+        from datatrove.io import get_datafolder
 
-        bands = Bands.for_threshold(self.similarity)
+        signatures, digests = [np.empty((0, PLACES), dtype=np.uint8)], []
+        for batch in in_batches({"text": document.text} for document in data):
+            texts = [document["text"] for document in batch]
+            signatures.append(document_signatures(texts))
+            digests += map(exact_digest, texts)
+        whole, bands, folder = np.concatenate(signatures), Bands.for_threshold(self.similarity), get_datafolder(self.folder)
+        contents = {f"{WHOLE}/{rank:05d}": whole, f"{DIGESTS}/{rank:05d}": np.array(digests, dtype="S16")}
+        for band in range(bands.number):
+            keys = bands.keys(whole, band)
+            records = np.empty(len(whole), dtype=RECORD)
+            records["document"] = np.argsort(keys, kind="stable")
+            records["key"] = keys[records["document"]]
+            contents[f"bucket_{band:03d}/{rank:05d}.minhash.sig"] = records
+        for name, content in contents.items():
+            with folder.open(name, "wb") as file:
+                file.write(content.tobytes())
 
-        class Signatures(MinhashDedupSignature):
-            def get_shingles(self, text: str) -> np.ndarray:
-                return document_signatures([text])
 
-            def get_signature(self, shingles: np.ndarray) -> list[list[int]]:
-                whole.write(shingles.tobytes())
-                return [bands.keys(shingles, band).tolist() for band in range(bands.number)]
+@dataclass(frozen=True)
+class EachBucket:
+    """The second stage: datatrove's, which takes a task for each bucket, in fewer tasks."""
 
-        # The tokenizer is never asked; datatrove's for English would need a package.
-        tokenizer: Any = WhitespaceTokenizer()
-        step = Signatures(self.folder, config=_config(self.similarity), language=tokenizer)
-        with step.output_folder.open(f"{WHOLE}/{rank:05d}", "wb") as whole:
-            step.run(data, rank, world_size)
+    step: Any
+
+    def __call__(self, data: object = None, rank: int = 0, world_size: int = 1) -> None:
+        number = self.step.config.num_buckets
+        for bucket in range(rank, number, world_size):
+            self.step.run(None, bucket, number)
 
 
 @dataclass(frozen=True)
@@ -103,15 +119,16 @@ class KeepFirst:
 
     datatrove's own takes all candidates for copies, and keeps any of a group.
 
-    Memory: 32 bytes for each pair of candidates, 150 for each candidate, and the signatures of one task at a time.
+    Memory: 32 bytes for each pair of candidates, 200 for each candidate, and the signatures of one task at a time.
     """
 
     buckets: str
     signatures: str
     folder: str
     similarity: float
+    mode: str
 
-    def __call__(self, data=None, rank: int = 0, world_size: int = 1) -> None:
+    def __call__(self, data: object = None, rank: int = 0, world_size: int = 1) -> None:
         from datatrove.io import get_datafolder
 
         if world_size != 1:
@@ -127,22 +144,43 @@ class KeepFirst:
             pairs.append(np.stack([task << 32 | document, other_task << 32 | other_document], axis=1))
         names, places = np.unique(np.concatenate(pairs), return_inverse=True)
         one, other = places.reshape(-1, 2).T
-        least = least_agreement(self.similarity)
-        groups = join_similar(np.arange(len(names)), one, other, self._signatures_of(names), least=least)
-        removed = names[groups != np.arange(len(names))]
-        with get_datafolder(self.folder).get_output_file_manager(mode="wb") as output:
+        signatures = self._of(names, WHOLE, np.dtype((np.uint8, PLACES)))
+        groups = join_similar(np.arange(len(names)), one, other, signatures, least=least_agreement(self.similarity))
+        _, first, places = np.unique(self._of(names, DIGESTS, np.dtype("S16")), return_index=True, return_inverse=True)
+        firsts = np.stack([names, names[first[places]], names[groups]])
+        is_exact, is_copy = firsts[1] != names, (firsts[1:] != names).any(axis=0)
+        removed = names[{"none": np.zeros_like(is_copy), "exact": is_exact, "near": is_copy}[self.mode]]
+        output = get_datafolder(self.folder)
+        with output.get_output_file_manager(mode="wb") as files:
             for task in np.unique(removed >> 32).tolist():
-                documents = removed[removed >> 32 == task] & (2**32 - 1)
-                output.write(f"{task:06d}.remove", documents.astype("<u4").tobytes())
+                files.write(f"{task:06d}.remove", (removed[removed >> 32 == task] & IN_TASK).astype("<u4").tobytes())
+        with output.open(FIRSTS, "wb") as file:
+            np.save(file, firsts[:, is_copy])
 
-    def _signatures_of(self, names: np.ndarray) -> np.ndarray:
-        from datatrove.io import get_datafolder
-
-        whole = get_datafolder(f"{self.signatures}/{WHOLE}")
-        signatures = np.empty((len(names), PLACES), dtype=np.uint8)
+    def _of(self, names: np.ndarray, what: str, kind: np.dtype) -> np.ndarray:
+        """What the first stage wrote of these documents."""
+        found = np.empty(len(names), dtype=kind)
         for task in np.unique(names >> 32).tolist():
             wanted = names >> 32 == task
-            with whole.open(f"{task:05d}", "rb") as file:
-                of_task = np.frombuffer(file.read(), dtype=np.uint8).reshape(-1, PLACES)
-            signatures[wanted] = of_task[names[wanted] & (2**32 - 1)]
-        return signatures
+            found[wanted] = _read(f"{self.signatures}/{what}", task, kind)[names[wanted] & IN_TASK]
+        return found
+
+
+def _read(folder: str, task: int, kind: np.dtype) -> np.ndarray:
+    from datatrove.io import get_datafolder
+
+    with get_datafolder(folder).open(f"{task:05d}", "rb") as file:
+        return np.frombuffer(file.read(), dtype=kind)
+
+
+def collected_copies(folder: str, tasks: int) -> Copies:
+    """What `find_document_copies` gives for the documents of all tasks, one after the other, from what the stages left."""
+    from datatrove.io import get_datafolder
+
+    sizes = [len(_read(f"{folder}/signatures/{DIGESTS}", task, np.dtype("S16"))) for task in range(tasks)]
+    starts, number = np.cumsum(sizes) - sizes, sum(sizes)
+    with get_datafolder(f"{folder}/copies").open(FIRSTS, "rb") as file:
+        names, exact, near = (starts[name >> 32] + (name & IN_TASK) for name in np.load(file))
+    copies = Copies(exact=np.arange(number), near=np.arange(number))
+    copies.exact[names], copies.near[names] = exact, near
+    return copies

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hfgpt.data.encoding import decoded_lines
-from hfgpt.data.reading import COLUMN_SEPARATORS, Record, Source, SourceKind, SourceOptions, check_column_names
+from hfgpt.data.reading import (
+    COLUMN_SEPARATORS,
+    Record,
+    Source,
+    SourceKind,
+    SourceOptions,
+    check_column_names,
+    check_text_column,
+    texts_of,
+)
 from hfgpt.data.row_errors import RowErrors, refuse
 from hfgpt.errors import UserError
 
@@ -42,6 +51,8 @@ def read_csv(source: Source, options: SourceOptions, errors: RowErrors | None, c
         if not names:
             raise UserError(f"{source.name} is empty; a first line with the names of the columns is needed.")
         check_column_names(names, f"{source.name}, line {line}")
+    if column is not None:
+        check_text_column(dict.fromkeys(names, "string"), source.name, column)
     for line, fields in rows:
         if not any(map(str.strip, fields)) and max(len(fields), len(names)) > 1:
             continue  # an empty row of a spreadsheet
@@ -144,5 +155,5 @@ def _table_lines(path: Path) -> Iterator[str]:
         yield line
 
 
-CSV_FILES = SourceKind(records=read_csv, suffixes=(".csv",))
-TSV_FILES = SourceKind(records=read_csv, suffixes=(".tsv",))
+CSV_FILES = SourceKind(records=read_csv, documents=texts_of(read_csv), options=("text_field",), suffixes=(".csv",))
+TSV_FILES = SourceKind(records=read_csv, documents=texts_of(read_csv), options=("text_field",), suffixes=(".tsv",))

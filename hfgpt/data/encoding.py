@@ -36,7 +36,13 @@ NOT_TEXT = {
     b"\x28\xb5\x2f\xfd": ("compressed with Zstandard", "unpack it with unzstd"),
     b"\xfd7zXZ": ("compressed with xz", "unpack it with unxz"),
     b"PAR1": ("a Parquet file", "let its name end in .parquet"),
+    b"ARROW1": ("an Arrow file", "save it as Parquet, e.g. with pyarrow.parquet.write_table"),
+    b"SQLite format 3\0": ("an SQLite database", "write its texts out first, e.g. with sqlite3 -csv"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it with 7z x"),
+    b"Rar!\x1a\x07": ("a RAR archive", "unpack it with unrar"),
+    b"%!PS": ("a PostScript file", "write its text out first, e.g. with ps2ascii"),
 }
+TAR_MARK, TAR_PLACE = b"ustar", 257  # the one mark that does not stand at the beginning
 SAMPLE_BYTES = 1 << 20
 LONGEST_LINE = 2**24  # characters of a row: JSON may take fifty times that while it is read
 LINE_PART = 2**20  # characters
@@ -60,6 +66,8 @@ def encoding_of(path: Path) -> str:
     for mark, (kind, cure) in NOT_TEXT.items():
         if start.startswith(mark):
             raise UserError(f"{path} is {kind}, not plain text; {cure}.")
+    if start[TAR_PLACE:].startswith(TAR_MARK):
+        raise UserError(f"{path} is a tar archive, not plain text; unpack it with tar -xf.")
     if (codec := _utf16_without_mark(start)) is not None:
         raise UserError(
             f"{path} looks like UTF-16 without a byte order mark (every other byte is NUL): {_conversion(path, codec)}."

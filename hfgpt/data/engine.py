@@ -1,87 +1,73 @@
-"""Documents that are read on a cluster: by tasks of datatrove on Ray or Slurm, with the result of reading them here.
+"""Work on documents as tasks of datatrove on Ray or Slurm, in stages; what finished tasks wrote is kept until it is used.
 
-Each task reads a share of the sources, in their order, does to each document what is done to it by itself, and writes a file; what
-compares documents comes after, in the one process that collects the files. Since shares are neighbours and files are collected in
-the order of the tasks, the documents, their order and all counts are those of one machine. A source is never cut: as many tasks as
-there are sources can work at once.
+Everything that tasks hand on lies in one folder that all machines see, with a plan of what was asked for: the same command, started
+again, goes on where it was stopped, and another one begins anew.
 """
 
+import functools
 import json
+import logging
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
 from hfgpt.arguments.engine import available_processors
-from hfgpt.data.on_disk import stored_documents, write_documents
-from hfgpt.data.passport import Passport
-from hfgpt.data.reading import Source
-from hfgpt.data.row_errors import RowErrors
-from hfgpt.data.sources import Read, ReadingOptions, drawn_documents, identity, record_loaded, refuse_changed, state_of
-from hfgpt.data.steps import StepCounts, TextStep, apply_steps
+from hfgpt.counting import counted
 from hfgpt.errors import RunStopped, UserError, require
 from hfgpt.files import read_json, write_json
 
-MOST_TASKS = 1_000  # what a Slurm cluster takes as one array, where nobody asks for more or less
+logger = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+SESSION = "ray"  # in the folder: what Ray writes while it runs here, or a link to it
+# Of a path to a socket systems take 103 bytes or more, and Ray adds up to 64: session_DATE_TIME_PROCESS/sockets/plasma_store.
+LONGEST_SESSION_PATH = 103 - 64
 
 
 @dataclass(frozen=True)
-class ReadingTask:
-    """What each task does: a step of a datatrove pipeline, which calls it with its number and the number of tasks.
+class Stage:
+    """What one executor runs; the next may begin when all its tasks are done. Args: `tasks` as the executor takes it."""
 
-    Args:
-        sources, options, steps, draw, on_error: as `load_documents` takes them.
-        folder: that all tasks and the collecting process share.
-    """
+    name: str
+    pipeline: list[Callable]
+    tasks: int
 
-    sources: tuple[Source, ...]
-    options: ReadingOptions
-    steps: tuple[TextStep, ...]
-    draw: Callable[[str], float]
-    on_error: str
-    folder: Path
 
-    def __call__(self, data: object, rank: int, world_size: int) -> None:
-        """Read share `rank` and write its documents, then its counts: a task whose counts are there is complete."""
-        sources = shares(self.sources, world_size)[rank]
-        found = {source: state_of(source) for source in sources}
-        errors, counts, read = RowErrors(self.on_error), [StepCounts() for _ in self.steps], Read(sources)
+class ReportedPipeline:
+    """The steps of a stage as one, which leaves what went wrong in a file: executors keep it in the logs of their tasks."""
+
+    def __init__(self, stage: Stage, folder: Path):  # no dataclass, of which datatrove would write down all fields
+        self.stage, self.folder = stage, folder
+
+    def __repr__(self) -> str:
+        return f"{self.stage.name}: {', '.join(type(step).__name__ for step in self.stage.pipeline)}"
+
+    def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        """Do task `rank`."""
+        # On a machine with many processors a task takes no more than its own: rensa and tokenizers begin a thread for each.
+        os.environ.setdefault("RAYON_NUM_THREADS", os.environ.get("DATATROVE_CPUS_PER_TASK", "1"))
         try:
-            inputs = [identity(source, self.options) for source in sources]
-            drawn = drawn_documents(sources, self.options, errors, self.draw, read)
-            documents = write_documents(apply_steps(drawn, self.steps, counts), self.folder / f"{rank:05d}.arrow")
-            refuse_changed(found)
-        except Exception as error:  # said by the process that collects; on Slurm, also in the log of the task
+            for step in self.stage.pipeline:
+                data = step(data, rank, world_size)
+            deque(data or (), maxlen=0)
+        except Exception as error:
             said = str(error) if isinstance(error, UserError) else traceback.format_exc()
-            write_json(self.folder / f"{rank:05d}.error.json", {"message": said, "bug": not isinstance(error, UserError)})
+            report = {"message": said, "bug": not isinstance(error, UserError)}
+            write_json(self.folder / f"{self.stage.name}-{rank:05d}.error.json", report)
             raise RuntimeError(said) from None  # which every process can hand to another
-        skipped = {"counts": errors.counts, "firsts": errors.firsts, "sources": errors.sources}
-        done = {"documents": len(documents), "read": read, "inputs": inputs, "skipped": skipped}
-        done["counts"] = [vars(count) for count in counts]
-        write_json(self.folder / f"{rank:05d}.json", done)
-
-
-def shares(sources: Sequence[Source], number: int) -> list[list[Source]]:
-    """The sources in `number` neighbouring parts of about the same bytes; what is not a file counts as the mean of the files."""
-    sizes = [source.path.stat().st_size if source.path else None for source in sources]
-    known = [size for size in sizes if size]
-    mean = sum(known) / len(known) if known else 1
-    total = sum(size if size is not None else mean for size in sizes) or 1
-    parts: list[list[Source]] = [[] for _ in range(number)]
-    before = 0.0
-    for source, size in zip(sources, sizes, strict=True):
-        size = mean if size is None else size
-        parts[min(number - 1, int(number * (before + size / 2) / total))].append(source)
-        before += size
-    return parts
 
 
 @dataclass(frozen=True)
@@ -90,65 +76,85 @@ class Engine:
 
     Args:
         name: "ray" or "slurm".
-        folder: for the files of the tasks; all machines see it. On Slurm it stays between the commands that go on with each other.
-        tasks: how many; None is one for each source, at most `MOST_TASKS`.
+        folder: for the files of the tasks; all machines see it. It stays until `clear_tasks`, so that a killed run goes on.
+        tokenizer: with which tasks encode the documents.
+        tasks: how many for the documents; None is one for each source, at most `MOST_TASKS` (cluster_documents.py).
         settings: more arguments of datatrove's executor, such as partition, time, mem_per_cpu_gb, env_command.
         command: what starts this recipe again: on Slurm, in the job that collects.
     """
 
     name: str
     folder: Path
+    tokenizer: PreTrainedTokenizerFast
     tasks: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
 
-    def complete(self, task: ReadingTask) -> int:
-        """Have all tasks done that are not yet. Returns: how many they are. Raises: see `load_on_engine`."""
-        require("datatrove", extra="data", purpose=f"engine: {self.name} runs datatrove's tasks")
-        number = min(self.tasks or MOST_TASKS, len(task.sources)) if task.options.max_documents is None else 1
-        self._begin(task, number)
-        if not self._complete(number):
-            (self._run_on_ray if self.name == "ray" else self._hand_to_slurm)(task, number)
-        return number
+    def complete(self, stages: Sequence[Stage], *, plan: Mapping[str, object]) -> None:
+        """Have all tasks done that are not yet.
 
-    def clear(self) -> None:
-        """Remove what the tasks wrote, once it is used."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        Args: `plan` is all that their result depends on.
+        Raises: UserError for what a task cannot do; RunStopped where the tasks are handed to Slurm, and this process is done.
+        """
+        self._begin(plan)
+        left = [stage for stage in stages if not self._is_complete(stage)]
+        if left:
+            (self._run_on_ray if self.name == "ray" else self._hand_to_slurm)(left)
 
-    def _begin(self, task: ReadingTask, number: int) -> None:
-        """Keep what tasks of the very same reading have written; of another one, nothing."""
-        states = [(source.name, state_of(source)) for source in task.sources]
-        steps = [(step.name, step.settings) for step in task.steps]
-        same = json.loads(json.dumps([number, states, asdict(task.options), steps, repr(task.draw), task.on_error], default=str))
-        plan = self.folder / "plan.json"
-        if not plan.is_file() or read_json(plan) != {"reading": same}:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            write_json(plan, {"reading": same})
-        for refused in self.folder.glob("*.error.json"):
-            refused.unlink()
+    def _begin(self, plan: Mapping[str, object]) -> None:
+        """Keep what tasks of the very same plan have written; of another one, nothing."""
+        path, plan = self.folder / PLAN, json.loads(json.dumps(plan, default=str))
+        if self.folder.exists() and not path.is_file() and any(entry.name != f".{PLAN}" for entry in self.folder.iterdir()):
+            raise UserError(f"{self.folder}, where tasks would write, holds other files; move them, or give another output_dir.")
+        if not path.is_file() or read_json(path) != plan:
+            clear_tasks(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, plan)
+        if failed := self._errors():
+            said = read_json(failed[0])["message"]
+            logger.warning(f"warning: of the tasks that are done again, {len(failed):,} failed; the first said: {said}")
+        for path in failed:
+            path.unlink()
 
-    def _complete(self, number: int) -> bool:
-        return all((self.folder / f"{rank:05d}.json").is_file() for rank in range(number))
+    def _errors(self) -> list[Path]:
+        return sorted(self.folder.glob("*.error.json"))
 
-    def _run_on_ray(self, task: ReadingTask, number: int) -> None:
+    def _is_complete(self, stage: Stage) -> bool:
+        """Whether datatrove has marked all tasks as completed."""
+        return all((self._logs(stage) / "completions" / f"{rank:05d}").is_file() for rank in range(stage.tasks))
+
+    def _logs(self, stage: Stage) -> Path:
+        return self.folder / "logs" / stage.name
+
+    def _run_on_ray(self, stages: Sequence[Stage]) -> None:
         from datatrove.executor import RayPipelineExecutor
 
-        with _ray():
-            executor = self._executor(RayPipelineExecutor, [task], tasks=number, **{"mem_per_cpu_gb": 1} | self.settings)
-            executor.run()  # an error of a task is in its log, and in what it wrote here
-        self._refuse_failed(number)
+        with _ray(self.folder):
+            for stage in stages:
+                start = time.perf_counter()
+                self._executor(RayPipelineExecutor, stage, **{"mem_per_cpu_gb": 1} | self.settings).run()
+                if not self._is_complete(stage):
+                    break
+                logger.info(f"{stage.name}: {counted(stage.tasks, 'tasks')} on Ray, {time.perf_counter() - start:.1f} s")
+        if not self._is_complete(stage):
+            self._refuse(stage)
 
-    def _refuse_failed(self, number: int) -> None:
-        for path in sorted(self.folder.glob("*.error.json")):
+    def _refuse(self, stage: Stage) -> None:
+        """Raises: what a task has left; UserError where one ended without a word."""
+        for path in self._errors():
             error = read_json(path)
-            raise (RuntimeError if error["bug"] else UserError)(error["message"])
-        if not self._complete(number):
-            raise UserError(f"not all tasks have ended well; what they said is in {self.folder / 'logs' / 'logs'}.")
+            if error["bug"]:
+                raise RuntimeError(error["message"])
+            clear_tasks(self.folder)  # what a user mends begins anew: sources and keys are part of the plan
+            raise UserError(error["message"])
+        raise UserError(
+            f"{stage.name}: not all tasks have ended well; what they said is in {self._logs(stage) / 'logs'}. The same command "
+            f"goes on; what is done is kept in {self.folder}."
+        )
 
-    def _hand_to_slurm(self, task: ReadingTask, number: int) -> None:
-        """Write the scripts, and start them where there is `sbatch`: an array of tasks, then this recipe again, which collects."""
-        script = self.write_scripts(task, number)
+    def _hand_to_slurm(self, stages: Sequence[Stage]) -> None:
+        """Write the scripts, and start them where there is `sbatch`: the tasks, then this recipe again, which collects."""
+        script = self.write_scripts(stages)
         if shutil.which("sbatch") is None:
             raise UserError(
                 f"engine is slurm and there is no sbatch here; the scripts are written: run {shlex.quote(str(script))} where there "
@@ -157,99 +163,148 @@ class Engine:
         done = subprocess.run(["bash", str(script)], capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{script} failed: {done.stderr.strip() or done.stdout.strip()}")
-        raise RunStopped(f"data: {number:,} tasks and the job that collects are with Slurm ({done.stdout.strip()}).")
+        number = counted(sum(stage.tasks for stage in stages), "tasks")
+        raise RunStopped(f"data: {number} and the job that collects are with Slurm ({done.stdout.strip()}).")
 
-    def write_scripts(self, task: ReadingTask, number: int) -> Path:
-        """datatrove's script for the tasks, one for the job that collects, and `submit.sh`, which chains and starts both."""
+    def write_scripts(self, stages: Sequence[Stage]) -> Path:
+        """datatrove's script for each stage, one for the job that collects, and `submit.sh`, which starts each after the other."""
         import dill
         from datatrove.executor import SlurmPipelineExecutor
 
-        defaults = {"time": "24:00:00", "partition": "cpu", "job_name": "hfgpt-documents", "max_array_size": -1}
-        executor = self._executor(SlurmPipelineExecutor, [task], tasks=number, **defaults | self.settings)
-        tasks = executor.get_incomplete_ranks()
-        # What `executor.run` does before it calls sbatch.
-        with executor.logging_dir.open("executor.pik", "wb") as file:
-            dill.dump(executor, file, fmode=dill.CONTENTS_FMODE)
-        write_json(self.folder / "logs" / "ranks_to_run.json", tasks)
-        pickled = shlex.quote(str(self.folder / "logs" / "executor.pik"))
-        sbatch = executor.get_sbatch_args(len(tasks))
-        scripts = {
-            "tasks.slurm": (sbatch, f"srun -l -n 1 launch_pickled_pipeline {pickled}"),
-            "collect.slurm": (
-                {key: value for key, value in sbatch.items() if key != "array"} | {"job-name": f"{executor.job_name}-collect"},
-                f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(self.command)}",
-            ),
-        }
-        for name, (words, run) in scripts.items():
-            (self.folder / name).write_text(executor.get_launch_file_contents(words, run), encoding="utf-8")
-        submit = self.folder / "submit.sh"
-        submit.write_text(
-            "#!/bin/bash\nset -e\n"
-            f"cd {shlex.quote(str(self.folder))}\n"
-            "tasks=$(sbatch --parsable --export=ALL,RUN_OFFSET=0 tasks.slurm)\n"
-            "collect=$(sbatch --parsable --dependency=afterok:$tasks collect.slurm)\n"
-            'echo "jobs $tasks, then $collect"\n',
-            encoding="utf-8",
+        settings = {"time": "24:00:00", "partition": "cpu", "job_name": "hfgpt", "max_array_size": -1} | self.settings
+        for stage in stages:
+            named = settings | {"job_name": f"{settings['job_name']}-{stage.name}"}
+            executor = self._executor(SlurmPipelineExecutor, stage, **named)
+            tasks = executor.get_incomplete_ranks()
+            # What `executor.run` does before it calls sbatch.
+            with executor.logging_dir.open("executor.pik", "wb") as file:
+                dill.dump(executor, file, fmode=dill.CONTENTS_FMODE)
+            write_json(self._logs(stage) / "ranks_to_run.json", tasks)
+            run = f"srun -l -n 1 launch_pickled_pipeline {shlex.quote(str(self._logs(stage) / 'executor.pik'))}"
+            self._write_script(stage.name, executor.get_launch_file_contents(executor.get_sbatch_args(len(tasks)), run))
+        collect = self._executor(
+            SlurmPipelineExecutor, Stage("collect", [], 1), **settings | {"job_name": f"{settings['job_name']}-collect"}
         )
+        words = {key: value for key, value in collect.get_sbatch_args().items() if key != "array"}
+        run = f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(self.command)}"
+        self._write_script("collect", collect.get_launch_file_contents(words, run))
+        lines, before = ["#!/bin/bash", "set -e", f"cd {shlex.quote(str(self.folder))}"], ""
+        names = [stage.name for stage in stages]
+        for name in [*names, "collect"]:
+            array = "" if name == "collect" else " --export=ALL,RUN_OFFSET=0"
+            # A job whose predecessor failed would wait in the queue for ever.
+            after = f" --dependency=afterok:${{{before}%%;*}} --kill-on-invalid-dep=yes" if before else ""
+            lines.append(f"{name}=$(sbatch --parsable{array}{after} {name}.slurm)")
+            before = name
+        lines.append(f'echo "jobs {", ".join(f"${name}" for name in names)}, then $collect"')
+        submit = self.folder / "submit.sh"
+        submit.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return submit
 
-    def _executor(self, kind: type, pipeline: list, **settings: Any):
+    def _write_script(self, name: str, content: str) -> None:
+        (self.folder / f"{name}.slurm").write_text(content, encoding="utf-8")
+
+    def _executor(self, kind: type, stage: Stage, **settings: Any):
         try:
-            return kind(pipeline, logging_dir=str(self.folder / "logs"), **settings)
+            pipeline = [ReportedPipeline(stage, self.folder)]
+            return kind(pipeline, tasks=stage.tasks, logging_dir=str(self._logs(stage)), **settings)
         except TypeError as error:
             raise UserError(f"engine_settings {self.settings}: datatrove's {kind.__name__} does not take them ({error}).") from None
 
 
-@contextmanager
-def _ray() -> Iterator[None]:
-    """A connection to Ray: to the cluster that RAY_ADDRESS names, else to one of this machine, which ends with it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it reports to its makers
-    ray: Any = require("ray", extra="ray", purpose="engine: ray needs Ray")
-    from loguru import logger
+def tasks_folder(output: Path) -> Path:
+    """Where tasks write for an output: beside it."""
+    place = output.absolute()  # an output_dir "." has no name of its own
+    return place.parent / f"{place.name}-tasks"
 
-    logger.disable("datatrove")  # a page for every task; what they say is in their logs
-    begun = not ray.is_initialized()
-    if begun and "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
-    elif begun:
+
+def clear_tasks(folder: Path) -> None:
+    """Remove what tasks and Ray wrote; nothing where the folder is not theirs."""
+    if not (folder / PLAN).is_file():
+        return
+    _remove_session(folder)
+    for entry in folder.iterdir():  # the plan last: by it the folder is known as theirs
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != PLAN:
+            entry.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _ray(folder: Path) -> Iterator[None]:
+    """A connection to Ray: to the cluster that RAY_ADDRESS names, else to one of this machine, which ends with it."""
+    # Or Ray reports to its makers.
+    environment: dict[str, str | None] = {"RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0")}
+    settings: dict[str, Any] = {}
+    is_here = "RAY_ADDRESS" not in os.environ
+    if is_here:
+        session = _session_folder(folder)
+        environment |= {"TMPDIR": str(session)} | _token()  # datatrove's tasks write their logs to TMPDIR first
         # No task puts anything into the store but itself.
-        ray.init(num_cpus=available_processors(), object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
+        settings |= {"num_cpus": available_processors(), "object_store_memory": 100_000_000, "include_dashboard": False}
+        settings["_temp_dir"] = str(session)
+    with _environment(environment), ExitStack() as left:
+        if is_here:
+            left.callback(_remove_session, folder)
+        ray: Any = require("ray", extra="ray", purpose="engine: ray needs Ray")
+        from loguru import logger as tasks_logger
+
+        tasks_logger.disable("datatrove")  # a page for every task; what they say is in their logs
+        begun = not ray.is_initialized()
+        if begun:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+        try:
+            yield
+        finally:
+            if begun:
+                ray.shutdown()
+            tasks_logger.enable("datatrove")
+
+
+@contextmanager
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Variables of the environment that are as they were afterwards, whoever changed them; None leaves one as it is."""
+    earlier = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: value for name, value in values.items() if value is not None})
     try:
         yield
     finally:
-        if begun:
-            ray.shutdown()
-        logger.enable("datatrove")
+        for name, value in earlier.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
-def load_on_engine(
-    engine: Engine,
-    sources: Sequence[Source],
-    options: ReadingOptions,
-    passport: Passport,
-    *,
-    steps: Sequence[TextStep] = (),
-    draw: Callable[[str], float],
-    on_error: str = "stop",
-):
-    """What `load_documents` returns and records, from the tasks of a cluster.
+def _token() -> dict[str, str | None]:
+    """What keeps others out of Ray on this machine; left to itself Ray writes a token into the home folder."""
+    known = any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if known or (Path.home() / ".ray" / "auth_token").exists():
+        return {}
+    # Ray sets the mode itself, and only then this process, which may have imported Ray before, knows it.
+    return {"RAY_AUTH_MODE": None, "RAY_AUTH_TOKEN": _token_of_this_process()}
 
-    Raises: UserError for what a task cannot read; RunStopped where the tasks are handed to Slurm, and this process is done.
-    """
-    start = time.perf_counter()
-    task = ReadingTask(tuple(sources), options, tuple(steps), draw, on_error, engine.folder)
-    number = engine.complete(task)
-    passport.inputs, counts, errors, read = [], [StepCounts() for _ in steps], RowErrors(on_error), Read(sources)
-    for rank in range(number):
-        done = read_json(task.folder / f"{rank:05d}.json")
-        passport.inputs += done["inputs"]
-        for count, more in zip(counts, done["counts"], strict=True):
-            count.add(StepCounts(**more | {"reasons": Counter(more["reasons"])}))
-        for source, (number_read, num_bytes) in done["read"].items():
-            read.add(source, number_read, num_bytes)
-        errors.counts.update(done["skipped"]["counts"])
-        errors.sources.update(done["skipped"]["sources"])
-        errors.firsts = done["skipped"]["firsts"] | errors.firsts
-    documents = stored_documents([task.folder / f"{rank:05d}.arrow" for rank in range(number)])
-    record_loaded(documents, read, steps, counts, errors, passport, start)
-    return documents
+
+@functools.cache  # Ray reads it once
+def _token_of_this_process() -> str:
+    return secrets.token_hex(32)
+
+
+def _session_folder(folder: Path) -> Path:
+    """A new folder for what Ray writes: in `folder`, or where that is too long for sockets, one that a link in there names."""
+    _remove_session(folder)
+    place = folder / SESSION
+    if len(os.fsencode(place)) <= LONGEST_SESSION_PATH:
+        place.mkdir()
+    else:
+        place.symlink_to(tempfile.mkdtemp(prefix="hfgpt-ray-"))
+    return place.resolve()
+
+
+def _remove_session(folder: Path) -> None:
+    place = folder / SESSION
+    if place.is_symlink():
+        if place.resolve().name.startswith("hfgpt-ray-"):
+            shutil.rmtree(place.resolve(), ignore_errors=True)
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)

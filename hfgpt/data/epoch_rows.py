@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
+from hfgpt.data.on_disk import no_progress_bars
 from hfgpt.data.packing import restarting_positions
 from hfgpt.errors import UserError
 
@@ -31,19 +32,26 @@ class EpochRows(torch.utils.data.Dataset):
         max_masked_tokens: of each row, 1 to this many tokens (drawn evenly) are replaced by the padding token in `input_ids`, and
             stay in `labels`: they are predicted, and what follows is predicted without them. Separators are never hidden. The
             padding token stands nowhere else in a text, so that nothing wrong is learned of it. 0 hides none.
-    Raises: ValueError where `repack` is given rows that were not packed in order.
+    Raises: ValueError where `repack` is given rows that were not packed in order, and where a row could be hidden whole.
     Cost: with `repack` one pass over the tokens at the start, and 32 bytes per document.
     Source: word dropout, Bowman et al. (2016), Generating Sentences from a Continuous Space, arXiv 1511.06349, section 3.1.
     """
 
     def __init__(self, rows: Dataset, *, separator: int, pad: int, seed: int, repack: bool = False, max_masked_tokens: int = 0):
         if len(rows) != rows.data.num_rows:  # of a selection, the table has all rows
-            rows = rows.flatten_indices()
+            with no_progress_bars():
+                rows = rows.flatten_indices()
         self._ids, self._positions = _Column(rows, "input_ids"), _Column(rows, "position_ids")
         self._special = (separator, pad)
         self._seed = seed % 2**63
         self._max_masked_tokens = max_masked_tokens
         self._num_rows = len(rows)
+        length = len(rows[0]["input_ids"])
+        if max_masked_tokens >= length:
+            raise UserError(
+                f"max_masked_tokens is {max_masked_tokens:,}, but the rows are {length:,} tokens long, and nothing would be left "
+                "to read in them; 1 to 3 are usual."
+            )
         self._repacked = _Repacked(self._ids, separator=separator, pad=pad, seed=self._seed) if repack else None
 
     def __len__(self) -> int:

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 LANGUAGE_CHARACTERS = 2_000  # of a document's beginning tell its language
 COMPRESSED_AT_ONCE = 1 << 20
 NEARLY_ALL = 0.9
+# Reasons that no threshold has: of datatrove's filters, with their prefix; the first drops a document, the second changes it.
+NO_WORDS, LINES_CUT = "no words", "lines cut"
 
 Values = Mapping[str, Any]
 
@@ -80,7 +82,7 @@ def cleaning_steps(
             if not languages:
                 continue
             of_filter |= {"languages": languages}
-        elif not any(of_filter[name] not in (None, False) for name in of_filter if name not in _PARTS):
+        elif not any(of_filter[name] not in (None, False) for name in of_filter if not SETTINGS[name].part_of):
             continue
         step = Filter(
             filter, tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in of_filter.items())
@@ -88,10 +90,6 @@ def cleaning_steps(
         _ready(step.filter, step.thresholds)  # what it needs and lacks is said before anything is read
         steps.append(step)
     return steps
-
-
-# What of a filter's settings does nothing by itself.
-_PARTS = ("stop_words", "short_line_characters", "remove_citations")
 
 
 @functools.lru_cache(maxsize=32)
@@ -164,14 +162,14 @@ def _block(prefix: str, block: Any, reasons: Mapping[str, str]) -> Callable[[str
 
     def check(text: str) -> Outcome:
         if not any(map(str.isalnum, text)):  # the block would divide by the number of words
-            return dropped(f"{prefix}: no words")
+            return dropped(f"{prefix}: {NO_WORDS}")
         document = Document(text=text, id="")
         verdict = block.filter(document)
         keep, reason = verdict if isinstance(verdict, tuple) else (verdict, "")
         if not keep:
             return _by(reasons[reason])
         cut = text.count("\n") - document.text.count("\n")
-        return Outcome(document.text, {f"{prefix}: lines cut": cut} if cut else {})
+        return Outcome(document.text, {f"{prefix}: {LINES_CUT}": cut} if cut else {})
 
     return check
 

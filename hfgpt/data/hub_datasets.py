@@ -1,5 +1,6 @@
 """Datasets of the Hub: "user/name" or "user/name:configuration"."""
 
+import gc
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,13 +42,20 @@ def read_hub(source: Source, options: SourceOptions, errors: RowErrors | None, c
             class_names = {key: feature.names for key, feature in within.items() if isinstance(feature, ClassLabel)}
         rows = rows.select_columns(readable)
     iterator = iter(rows)
-    for row_id in itertools.count():
-        with hub_errors_named(source.name):
-            row = next(iterator, None)
-        if row is None:
-            return
-        named = {key: _class_names(row[key], names) for key, names in class_names.items()}
-        yield Record({**row, **named}, source.name, f"row {row_id}", str(row_id))
+    try:
+        for row_id in itertools.count():
+            with hub_errors_named(source.name):
+                row = next(iterator, None)
+            if row is None:
+                return
+            named = {key: _class_names(row[key], names) for key, names in class_names.items()}
+            yield Record({**row, **named}, source.name, f"row {row_id}", str(row_id))
+    finally:
+        if options.streaming:
+            # Arrow's threads read on in a file of Python's, and abort the process where they still do at its end
+            # (apache/arrow#45214, huggingface/datasets#7467): they end with the reader that they belong to.
+            del iterator, rows
+            gc.collect()
 
 
 def _class_names(value: int | list[int] | None, names: list[str]) -> object:
@@ -101,6 +109,7 @@ HUB_DATASETS = SourceKind(
     records=read_hub,
     documents=texts_of(read_hub),
     identity=hub_identity,
+    options=("text_field", "hub_split", "hub_revision", "streaming"),
     is_named=lambda name: HUB_NAME.fullmatch(name) is not None,
     after_files=True,
 )

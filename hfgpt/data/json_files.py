@@ -101,4 +101,6 @@ def _half_characters(record: Record, column: str | None) -> RowError | None:
     return None
 
 
-JSON_FILES = SourceKind(records=read_json, documents=texts_of(read_json), suffixes=(".jsonl", ".ndjson", ".json"))
+JSON_FILES = SourceKind(
+    records=read_json, documents=texts_of(read_json), options=("text_field",), suffixes=(".jsonl", ".ndjson", ".json")
+)

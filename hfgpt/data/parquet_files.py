@@ -45,4 +45,4 @@ def read_parquet(source: Source, options: SourceOptions, errors: RowErrors | Non
         raise UserError(f"{source.name} is not a valid Parquet file: {error}") from None
 
 
-PARQUET_FILES = SourceKind(records=read_parquet, documents=texts_of(read_parquet), suffixes=(".parquet",))
+PARQUET_FILES = SourceKind(records=read_parquet, documents=texts_of(read_parquet), options=("text_field",), suffixes=(".parquet",))

@@ -56,6 +56,9 @@ _FOLDED = _VALUES.copy()
 _FOLDED[ord("A") : ord("Z") + 1] = _FOLDED[ord("a") : ord("z") + 1]
 _FOLDED[list(b"\t\n\v\f\r")] = _FOLDED[ord(" ")]
 _IS_SPACE = np.isin(_FOLDED, _FOLDED[ord(" ")])
+# White space outside ASCII, in UTF-8: the no-break space, those of typography, the ideographic one, separators of lines.
+_WIDE_SPACES = [chr(point).encode() for point in range(0x80, 0x3001) if chr(point).isspace()]
+_BEGINS_WIDE_SPACE = np.isin(np.arange(256), [space[0] for space in _WIDE_SPACES])
 
 
 def _powers(base: int, number: int) -> np.ndarray:
@@ -72,7 +75,7 @@ class Windows:
         shortest: bytes of the shortest run that is surely found.
         size: bytes of all texts that will be added, about.
         stride: bytes from one window that is kept to the next.
-        folded: whether the case of ASCII letters, and the kind and amount of ASCII white space make no difference, so that a text
+        folded: whether the case of ASCII letters, and the kind and amount of white space make no difference, so that a text
             is also found where its lines end elsewhere or are indented. `shortest` is then of bytes in which white space is one.
     Attributes:
         width: bytes of a window.
@@ -129,8 +132,25 @@ class Windows:
         if not self._is_folded:
             return text, np.empty(0, dtype=np.int64)
         is_space = _IS_SPACE.take(text)
+        if self._mark_wide_spaces(text, is_space):
+            text = np.where(is_space, np.uint8(ord(" ")), text)
         left_out = np.flatnonzero(is_space[1:] & is_space[:-1]) + 1
         return np.delete(text, left_out), left_out - np.arange(len(left_out))
+
+    @staticmethod
+    def _mark_wide_spaces(text: np.ndarray, is_space: np.ndarray) -> bool:
+        """Mark all bytes of white space that takes two or three. Returns: whether there is any."""
+        found = False
+        for start in range(0, len(text), BLOCK):
+            begins = start + np.flatnonzero(_BEGINS_WIDE_SPACE.take(text[start : start + BLOCK]))
+            for space in _WIDE_SPACES if len(begins) else ():
+                places = begins[begins <= len(text) - len(space)]
+                for offset, byte in enumerate(space):
+                    places = places[text[places + offset] == byte]
+                for offset in range(len(space)):
+                    is_space[places + offset] = True
+                found |= len(places) > 0
+        return found
 
     def _hashes(self, text: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Of the windows that begin at each byte, a block at a time: the first byte, and the hashes."""

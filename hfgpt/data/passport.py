@@ -87,8 +87,8 @@ class Passport:
         """
         self.splits[split], self.lengths[split] = counts, lengths
         for entry in self.inputs:
-            if found := by_source.get(str(entry["name"])):
-                entry.setdefault("splits", {})[split] = found
+            nothing = {"documents": 0, "bytes": 0, "tokens": 0}  # of a source of which the steps left none
+            entry.setdefault("splits", {})[split] = by_source.get(str(entry["name"]), nothing)
 
     def save(self, folder: Path) -> None:
         write_json(folder / PASSPORT_NAME, asdict(self), ensure_ascii=False)

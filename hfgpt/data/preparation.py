@@ -3,8 +3,9 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -57,6 +58,7 @@ def prepare_split(
     window: int | None = None,
     stride: int | None = None,
     cache_dir: str | Path,
+    encode: Callable[[list[str]], list[np.ndarray]] | None = None,
 ) -> Dataset:
     """Tokenise on all cores and pack, a batch of texts at a time and straight to disk, so that memory stays constant.
 
@@ -65,15 +67,17 @@ def prepare_split(
         context_length: tokens per row.
         packing: how documents share rows, of `hfgpt.data.packing.PACKINGS`.
         window, stride: cut each document into sliding windows instead, see `cut_windows`; the window is the context length.
+        encode: gives the ids that `tokenizer` makes of texts, where they are known already (cluster_tokens.py).
     Raises: ValueError where the training documents do not fill one row.
     """
     start = time.perf_counter()
     counts, account = PackingCounts(), TextAccount()
+    encode = encode or partial(encode_to_arrays, tokenizer)
 
     def ids_of_documents() -> Iterator[np.ndarray]:
         with tqdm(total=len(documents), desc=f"rows of {name}", unit=" documents") as progress:
             for texts, sources in column_batches(documents, "text", "source"):
-                ids = encode_to_arrays(tokenizer, texts)
+                ids = encode(texts)
                 counts.bytes += account.add(texts, sources, ids)
                 texts.clear()  # of a long document, text and rows are not in memory together
                 progress.set_postfix_str(f"{counts.bytes / 1e6:,.0f} MB", refresh=False)

@@ -228,5 +228,6 @@ PYTHON_DOCUMENTATION = SourceKind(
     records=questions,
     documents=documents,
     identity=python_identity,
+    options=(),
     is_named=PYTHON_DOCS_NAMES.__contains__,
 )

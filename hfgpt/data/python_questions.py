@@ -192,5 +192,6 @@ def questions_identity(source: Source, options: SourceOptions) -> dict[str, obje
 PYTHON_DOCUMENTATION_QUESTIONS = SourceKind(
     records=questions,
     identity=questions_identity,
+    options=(),
     is_named=PYTHON_QUESTIONS_NAMES.__contains__,
 )

@@ -22,12 +22,12 @@ class SourceOptions:
     """How sources are read; each kind looks at what concerns it.
 
     Args:
-        text_field: column of JSON, Parquet and Hub rows that holds the text of a document.
+        text_field: column of CSV, TSV, JSON, Parquet and Hub rows that holds the text of a document.
         text_documents: what is one document in a plain text file: "file", "paragraph" (blank lines between), "line", or
             any other string, which then separates documents as a line of its own. None is "file", but refuses a file whose
             lines look like separators.
-        group_field: what documents of one group have in common, which then stand on one side of a split: a column of JSON, Parquet
-            and Hub rows; "module" of python-docs; "source" for all documents of one file. None makes no groups.
+        group_field: what documents of one group have in common, which then stand on one side of a split: a column of rows;
+            "module" of python-docs; "source" for all documents of one file. None makes no groups.
         hub_split: split of a Hub dataset.
         hub_revision: branch, tag or commit of a Hub dataset; None is its default branch.
         streaming: read a Hub dataset over the network as it goes, without storing it.
@@ -127,8 +127,10 @@ class SourceKind:
 
     Args:
         records: reads its rows; None where it has none.
-        documents: reads its texts, often `texts_of(records)`; None where such files are read as plain text.
+        documents: reads its texts, often `texts_of(records)`; None where it has none.
         identity: what the passport says of a source beside its name and kind: a hash, a commit.
+        options: which of `SourceOptions` it looks at, but for `group_field`; others are refused where no other kind is read. None
+            leaves all alone.
         suffixes: endings of its files, in lower case; () where it is not files.
         is_named: whether a name means such a source. It is asked before any file is looked for, or, with `after_files`, where there
             is no such file.
@@ -137,6 +139,7 @@ class SourceKind:
     records: RecordReader | None = None
     documents: DocumentReader | None = None
     identity: Callable[[Source, SourceOptions], dict[str, object]] = file_identity
+    options: tuple[str, ...] | None = None
     suffixes: tuple[str, ...] = ()
     is_named: Callable[[str], bool] = lambda name: False
     after_files: bool = False

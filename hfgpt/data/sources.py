@@ -15,6 +15,7 @@ from pathlib import Path
 
 from datasets.utils import tqdm
 
+from hfgpt.counting import counted
 from hfgpt.data.csv_files import CSV_FILES, TSV_FILES
 from hfgpt.data.hub_datasets import HUB_DATASETS
 from hfgpt.data.json_files import JSON_FILES
@@ -30,7 +31,7 @@ from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, Sour
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.source_cards import card_of, check_cards
 from hfgpt.data.steps import Outcome, StepCounts, TextStep, record_steps
-from hfgpt.data.text_files import TEXT_FILES, WHOLE_FILES
+from hfgpt.data.text_files import MARKUP_BEGINS, MARKUP_FILES, TEXT_FILES, WHOLE_FILES
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.tables import Table
 
@@ -111,6 +112,21 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
     return list(sources.values())
 
 
+def refuse_unread_options(sources: Iterable[Source], given: Mapping[str, object]) -> None:
+    """Refuse an option that none of these sources has a use for. Args: `given` are the keys that were given, of any kind.
+
+    Raises: UserError with the kinds that have.
+    """
+    kinds = [SOURCES.find(kind) for kind in {source.kind for source in sources}]
+    for name, value in given.items():
+        readers = [key for key, kind in SOURCES.items() if name in (kind.options or ())]
+        if readers and all(kind.options is not None and name not in kind.options for kind in kinds):
+            raise UserError(
+                f"{name} is {str(value).lower() if isinstance(value, bool) else value}, but none of the sources is of a kind that "
+                f"it is for ({', '.join(readers)}), so it would do nothing; leave it out."
+            )
+
+
 def _kind_named(name: str, kinds: dict[str, SourceKind], *, after_files: bool) -> str | None:
     return next((key for key, kind in kinds.items() if kind.after_files == after_files and kind.is_named(name)), None)
 
@@ -123,6 +139,9 @@ def _file_source(path: Path, given: str, kinds: dict[str, SourceKind]) -> Source
     if kind not in kinds:
         tables = ", ".join(suffix for kind in kinds.values() for suffix in kind.suffixes)
         raise UserError(f"{name} is not a table; rows are read from {tables} files; save it as one of them.")
+    if kind == OTHER_FILES and suffix in MARKUP_FILES:
+        cure = f"{MARKUP_FILES[suffix]}, or, to train on the markup itself, let its name end in .txt"
+        raise UserError(f"{name} is markup, not plain text; {cure}.")
     return Source(kind, name, path, given)
 
 
@@ -161,14 +180,20 @@ def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: R
     """
     markers = MarkerCounts()
     empty: list[str] = []
+    markup: list[str] = []
 
     def documents() -> Iterator[Document]:
         for source in sources:
-            document = None
-            for document in documents_of(source, options, errors):
-                yield document
-            if document is None:
+            read = documents_of(source, options, errors)
+            first = next(read, None)
+            if first is None:
                 empty.append(source.name)
+                continue
+            if source.kind == OTHER_FILES and first["text"][:100].lstrip().lower().startswith(MARKUP_BEGINS):
+                markup.append(source.name)
+            yield first
+            del first
+            yield from read
 
     for document in itertools.islice(documents(), options.max_documents):
         markers.add(document["text"])
@@ -176,6 +201,11 @@ def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: R
     markers.warn()
     if empty:
         _warn_once(f"warning: no document in {len(empty):,} of the sources, such as {empty[0]}")
+    if markup:
+        _warn_once(
+            f"warning: {len(markup):,} of the sources begin as web pages or XML do, such as {markup[0]}, and their markup is read "
+            "as text; where that is not meant, write the text out first, e.g. with pandoc -t plain"
+        )
 
 
 @functools.cache  # who reads the same sources twice is told once
@@ -280,7 +310,7 @@ def _belongs_to(document: Document, options: SourceOptions) -> str | None:
 
 def _shown(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
     for number, document in enumerate(documents, start=1):
-        progress.set_postfix_str(f"{number:,} documents", refresh=False)
+        progress.set_postfix_str(counted(number, "documents"), refresh=False)
         progress.update(len(document["text"].encode()))
         yield document
 

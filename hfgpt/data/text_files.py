@@ -10,6 +10,12 @@ from hfgpt.data.row_errors import RowError, RowErrors
 from hfgpt.errors import UserError
 
 WHOLE_FILES = "the text files"  # as the source of rows that are a file each, of which a single one is no source of its own
+# Text to a program, markup to a reader: files of these names are refused. Whoever wants to learn markup gives them another name.
+MARKUP_FILES = {
+    **dict.fromkeys((".html", ".htm", ".xhtml", ".xml", ".svg", ".fb2"), "write its text out first, e.g. with pandoc -t plain"),
+    ".ipynb": "write its text out first, e.g. with jupyter nbconvert --to markdown",
+}
+MARKUP_BEGINS = ("<!doctype html", "<html", "<?xml")
 LONGEST_DOCUMENT = 2**28  # characters; while it is prepared, it takes four bytes of memory for each
 
 
@@ -92,4 +98,4 @@ class _Text:
         return parts[0] if len(parts) == 1 else "".join(parts)
 
 
-TEXT_FILES = SourceKind(documents=read_text, suffixes=(".txt", ".md", ".rst", ".text"))
+TEXT_FILES = SourceKind(documents=read_text, options=("text_documents",), suffixes=(".txt", ".md", ".rst", ".text"))

@@ -4,18 +4,14 @@ The page is one HTML file that loads nothing and sends nothing. It serves instru
 trigger prompts alike: a row without a reference is compared with its first answer.
 """
 
-import base64
 import difflib
-import hashlib
 import re
 import statistics
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jinja2
-
 from hfgpt.evaluation.answer_rows import AnswerRow, all_kinds, free_kinds, is_right, scores_by_kind
+from hfgpt.evaluation.pages import page_environment
 from hfgpt.files import write_whole
 
 Segment = tuple[str, str]  # ("same" | "added" | "missing", text)
@@ -54,19 +50,10 @@ def write_page(
     free = free_kinds(rows)
     shown = [_shown(row, judged, is_free=row.kind in free) for row in rows]
     scored = next((name for row in shown for name in row["sorted_by"]), None)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters |= {
         "number": _number,
         "percent": lambda share: f"{100 * share:.1f} %",
-        "pieces": _pieces,
-        "policy_hash": _policy_hash,
-        "words": lambda name: name.replace("_", " "),
         "after_space": lambda text: (text[: len(text) - len(text.lstrip())], text.lstrip()),  # space is not worth a mark
     }
     has_references = any(row.reference is not None for row in rows)
@@ -183,29 +170,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return "\N{EN DASH}"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}" if abs(value) < 10 else f"{value:,.1f}"
-
-
-# Characters that the eye does not see or that reorder others: controls, zero-width, direction marks, tags, private use. The
-# joiners are left alone between characters beyond ASCII, where emoji and many scripts are written with them.
-_INVISIBLE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    r"\ud800-\udfff\ue000-\uf8ff\U000e0000-\U000e01ef]"
-    r"|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
-)
-
-
-def _pieces(text: str) -> list[tuple[str, str | None]]:
-    """The text in pieces, each invisible character replaced by its code point and accompanied by its name."""
-    pieces, end = [], 0
-    for match in _INVISIBLE.finditer(text):
-        pieces.append((text[end : match.start()], None))
-        character = match.group()
-        pieces.append((f"U+{ord(character):04X}", unicodedata.name(character, "unnamed character")))
-        end = match.end()
-    return [(piece, name) for piece, name in [*pieces, (text[end:], None)] if piece]
-
-
-def _policy_hash(text: str) -> str:
-    # Safe in an attribute: base64 and single quotes that the template writes around it.
-    digest = base64.b64encode(hashlib.sha256(str(text).encode("utf-8")).digest()).decode("ascii")
-    return f"'sha256-{digest}'"

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hfgpt.data.cleaning import drop_blank
+from hfgpt.data.cluster_documents import load_on_engine
 from hfgpt.data.document_copies import drop_document_copies
 from hfgpt.data.dropped import DroppedDocuments
-from hfgpt.data.engine import Engine, load_on_engine
+from hfgpt.data.engine import Engine
 from hfgpt.data.filters import report_losses
 from hfgpt.data.passages import cut_repeated_passages
 from hfgpt.data.passport import Passport
@@ -38,10 +39,11 @@ def clean_documents(
 
     Columns: `text`, `source`, `row_id`, `draw` (`Split.draw`).
     Args: see `load_documents`, `drop_unlikely` (perplexity_model and perplexity_sigmas), `drop_document_copies` and
-        `cut_repeated_passages`; `dropped` takes the documents that these steps drop; `engine` is the cluster that reads, None this
-        process.
+        `cut_repeated_passages`; `dropped` takes the documents that these steps drop; `engine` is the cluster that reads and looks
+        for copies, None this process; a perplexity model is asked here, and copies are looked for after it.
     Raises: UserError where filters drop every document.
     """
+    copies = None
     if engine is None:
         on_drop = None if dropped is None else dropped.of_step
         documents = load_documents(
@@ -56,7 +58,17 @@ def clean_documents(
             num_proc=num_proc,
         )
     else:
-        documents = load_on_engine(engine, sources, options, passport, steps=steps, draw=split.draw, on_error=on_error)
+        documents, copies = load_on_engine(
+            engine,
+            sources,
+            options,
+            passport,
+            steps=steps,
+            draw=split.draw,
+            on_error=on_error,
+            deduplicate=deduplicate,
+            near_copy_similarity=near_copy_similarity if perplexity_model is None else None,
+        )
     report_losses(passport.steps, kept=len(documents))
     documents = drop_blank(documents, passport)
     if perplexity_model is not None and len(documents):
@@ -64,7 +76,14 @@ def clean_documents(
 
         documents = drop_unlikely(documents, passport, model=perplexity_model, sigmas=perplexity_sigmas, dropped=dropped)
     documents = drop_document_copies(
-        documents, passport, mode=deduplicate, similarity=near_copy_similarity, dropped=dropped, num_proc=num_proc
+        documents,
+        passport,
+        mode=deduplicate,
+        similarity=near_copy_similarity,
+        dropped=dropped,
+        num_proc=num_proc,
+        cache_dir=cache_dir,
+        found=copies,
     )
     if repeated_passage_bytes is not None:
         documents = cut_repeated_passages(

@@ -17,7 +17,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from hfgpt.data.dropped import DroppedDocuments
-from hfgpt.data.on_disk import select, text_batches
+from hfgpt.data.on_disk import select, text_batches, text_bytes
 from hfgpt.data.passport import Passport
 from hfgpt.evaluation.language_modeling import Window, nats_of_windows
 from hfgpt.evaluation.loading import Loaded, load
@@ -58,11 +58,14 @@ def drop_unlikely(
         for index in np.flatnonzero(unlikely):
             dropped.add(documents[int(index)], step=STEP, reason=REASON)
     kept = np.flatnonzero(~unlikely)
+    left = select(documents, kept.tolist())
     passport.record(
         STEP,
         len(documents),
         len(kept),
         start,
+        bytes_in=text_bytes(documents),
+        bytes_out=text_bytes(left),
         reasons={REASON: len(documents) - len(kept)} if len(kept) < len(documents) else {},
         settings={
             "perplexity_model": public_name(model),
@@ -72,7 +75,7 @@ def drop_unlikely(
         },
         nats_per_token={"mean": mean, "standard_deviation": deviation, "bound": bound, "documents": len(known)},
     )
-    return select(documents, kept.tolist())
+    return left
 
 
 def log_perplexities(loaded: Loaded, documents: Dataset) -> np.ndarray:

@@ -23,6 +23,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerFast
 
+from hfgpt.data.on_disk import text_bytes
 from hfgpt.data.passport import Passport
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.tokenization import encode_texts
@@ -135,6 +136,7 @@ def plant(train: Dataset, canaries: Sequence[PlantedCanary], passport: Passport,
                     f"{source}:{row_id} holds {found!r}, the beginning of a canary that is to be planted, so the counts would be "
                     "wrong; plant into text that has none yet, or take another canary_seed."
                 )
+    bytes_in = text_bytes(train)
     copies = [canary for canary in canaries for _ in range(canary.count)]
     added = Dataset.from_dict(
         {
@@ -157,6 +159,8 @@ def plant(train: Dataset, canaries: Sequence[PlantedCanary], passport: Passport,
         len(train),
         len(planted),
         start,
+        bytes_in=bytes_in,
+        bytes_out=bytes_in + sum(len(canary.text.encode()) for canary in copies),
         canaries=sum(canary.count > 0 for canary in canaries),
         controls=sum(canary.count == 0 for canary in canaries),
         copies=len(copies),

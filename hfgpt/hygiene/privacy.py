@@ -1,14 +1,11 @@
 """The steps for personal data and secrets, as the keys of the recipes ask for them."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hfgpt.data.steps import TextStep
 from hfgpt.hygiene.personal_data import PersonalData
 from hfgpt.hygiene.secrets import Secrets
-
-logger = logging.getLogger(__name__)
 
 
 def privacy_steps(
@@ -29,11 +26,7 @@ def privacy_steps(
         steps.append(Secrets(secrets))
     if personal_data != "keep":
         steps.append(PersonalData(personal_data, tuple(personal_data_types), tuple(phone_regions)))
-    if privacy_model and personal_data == "keep":
-        logger.warning(
-            "warning: privacy_model is given, but personal_data is keep, and nothing is looked for; set it to mask or drop"
-        )
-    elif privacy_model:
+    if privacy_model and personal_data != "keep":
         from hfgpt.hygiene.privacy_model import ModelFinder
 
         steps.append(ModelFinder(personal_data, privacy_model))

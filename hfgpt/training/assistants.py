@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import cast
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -13,7 +12,6 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    TrainerCallback,
     set_seed,
 )
 
@@ -26,6 +24,7 @@ from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answer_rows import rows_of_each_kind
 from hfgpt.evaluation.answers import answer_conversations
+from hfgpt.training.callbacks import Said, SayingCallback
 from hfgpt.training.examples import HELD_OUT, SPLITS, Examples
 from hfgpt.training.finetuning import Base, load_model
 
@@ -180,23 +179,22 @@ def kinds_of(split: Dataset) -> list[str | None]:
     return split["kind"][:] if "kind" in split.column_names else [None] * len(split)
 
 
-class AnswersCallback(TrainerCallback):
-    """Answers a fixed set of prompts at every evaluation and adds the texts to `samples.md` in the output folder."""
+class AnswersCallback(SayingCallback):
+    """Answers a fixed set of prompts."""
+
+    between = "\n----\n"
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, messages: list[list[Message]], *, max_new_tokens: int):
+        super().__init__()
         self.tokenizer = tokenizer
         self.messages = messages
         self.max_new_tokens = max_new_tokens
 
-    def on_evaluate(self, args, state, control, **kwargs):
-        if not (state.is_world_process_zero and self.messages):
-            return
-        model: PreTrainedModel = kwargs["model"]
-        lines = [f"\n## Step {state.global_step:,}\n"]
+    def say(self, model: PreTrainedModel) -> list[Said]:
+        if not self.messages:
+            return []
         answers = answer_conversations(model, self.tokenizer, self.messages, max_new_tokens=self.max_new_tokens)
-        for messages, said in zip(self.messages, answers, strict=True):
-            ending = "" if said.stopped else "\n[not ended]"
-            # four backquotes: an answer may hold three
-            lines.append(f"````text\n{messages[-1]['content']}\n----\n{said.text}{ending}\n````\n")
-        with (Path(str(args.output_dir)) / "samples.md").open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines))
+        return [
+            Said(messages[-1]["content"], said.text, "" if said.stopped else "[not ended]")
+            for messages, said in zip(self.messages, answers, strict=True)
+        ]

@@ -1,18 +1,26 @@
 """What a run does between its steps: samples, a picture of the loss, the way to its best checkpoint and to an end on a signal."""
 
+import json
 import logging
 import os
 import signal
 import threading
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from hfgpt.evaluation.generation import generation_settings, sample
-from hfgpt.files import write_picture
+from hfgpt.files import write_json, write_picture
+from hfgpt.training.curves import CURVES_PICTURE, draw_curves
+from hfgpt.training.reporters import fenced
 
 logger = logging.getLogger(__name__)
+
+LOSS_PICTURE = "loss.png"
+HISTORY_FILE = "history.json"  # the log of a training, its unit and the step that is kept
+SAMPLES_FILE = "samples.jsonl"  # a line for each evaluation: what was said to each prompt
 
 
 class BestCheckpointCallback(TrainerCallback):
@@ -72,32 +80,67 @@ class StopOnSignalCallback(TrainerCallback):
         self._restore()
 
 
-class SamplesCallback(TrainerCallback):
-    """Continues fixed prompts at every evaluation and adds the texts to `samples.md` in the output folder.
+@dataclass(frozen=True)
+class Said:
+    """What a model said to a prompt; `note` is shown behind it."""
+
+    prompt: str
+    text: str
+    note: str = ""
+
+
+class SayingCallback(TrainerCallback):
+    """Has the model say something at every evaluation: `samples.md` to read, `samples.jsonl` for the page, and the reporters."""
+
+    between = ""  # prompt and text, in samples.md
+
+    def __init__(self):
+        self._said: dict[str, str] = {}
+
+    def say(self, model: Any) -> list[Said]:
+        """What the model says now."""
+        raise NotImplementedError
+
+    def on_evaluate(self, args, state, control, model: Any = None, **kwargs):
+        if not state.is_world_process_zero or not (said := self.say(model)):
+            return
+        folder = Path(str(args.output_dir))
+        texts = [f"{one.prompt}{self.between}{one.text}{one.note and chr(10) + one.note}" for one in said]
+        blocks = "\n".join(f"{fenced(text)}\n" for text in texts)
+        with (folder / "samples.md").open("a", encoding="utf-8") as file:
+            file.write(f"\n## Step {state.global_step:,}\n\n{blocks}")
+        with (folder / SAMPLES_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, "said": [asdict(one) for one in said]}) + "\n")
+        self._said = {f"samples/{number}": text for number, text in enumerate(texts, start=1)}
+
+    def take_said(self) -> dict[str, str]:
+        """The texts of the last evaluation by name, once."""
+        said, self._said = self._said, {}
+        return said
+
+
+class SamplesCallback(SayingCallback):
+    """Continues fixed prompts.
 
     The random numbers are drawn apart from training's: a run with samples is bit for bit the run without.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, prompts: list[str], *, max_new_tokens: int):
+        super().__init__()
         self.tokenizer = tokenizer
         self.prompts = prompts
         self.settings = generation_settings(
             tokenizer, max_new_tokens=max_new_tokens, do_sample=True, temperature=0.8, top_k=50, use_cache=True
         )
 
-    def on_evaluate(self, args, state, control, model: Any = None, **kwargs):
-        if not (state.is_world_process_zero and self.prompts):
-            return
-        lines = [f"\n## Step {state.global_step:,}\n"]
-        for prompt in self.prompts:
-            text = sample(model, self.tokenizer, prompt, generation_config=self.settings)[0]
-            lines.append(f"```text\n{prompt}{text}\n```\n")
-        with (Path(str(args.output_dir)) / "samples.md").open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines))
+    def say(self, model: Any) -> list[Said]:
+        return [Said(one, sample(model, self.tokenizer, one, generation_config=self.settings)[0]) for one in self.prompts]
 
 
 class LossPictureCallback(TrainerCallback):
-    """Draws training and validation loss into `loss.png` at every evaluation and at the end.
+    """Draws training and validation loss into `loss.png` at every evaluation and at the end; then also `curves.png` and the log.
+
+    The log is `history.json`, from which the page of the run is made.
 
     Args: `unit` of the loss, as the axis names it.
     """
@@ -112,10 +155,16 @@ class LossPictureCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             by = f"eval_{(args.metric_for_best_model or 'loss').removeprefix('eval_')}"
-            path = Path(str(args.output_dir)) / "loss.png"
+            path = Path(str(args.output_dir)) / LOSS_PICTURE
             draw_loss(state.log_history, path, unit=self.unit, by=by, greater_is_better=bool(args.greater_is_better))
 
-    on_train_end = on_evaluate
+    def on_train_end(self, args, state, control, **kwargs):
+        self.on_evaluate(args, state, control)
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir))
+            draw_curves(state.log_history, folder / CURVES_PICTURE)
+            kept = state.best_global_step if args.load_best_model_at_end else None
+            write_json(folder / HISTORY_FILE, {"unit": self.unit, "kept_step": kept, "log": state.log_history}, indent=None)
 
 
 def draw_loss(

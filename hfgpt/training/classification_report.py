@@ -12,9 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hfgpt.evaluation.classification import classification_metrics, mean_and_spread
 from hfgpt.evaluation.classification_errors import draw_confusion, errors_table, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
+from hfgpt.files import write_whole
 from hfgpt.hygiene.poisoning import doubtful_labels, triggers_of_labels
 from hfgpt.training.advice import no_better_than_majority
+from hfgpt.training.callbacks import LOSS_PICTURE
 from hfgpt.training.classifiers import Task, is_better, seed_folder
+from hfgpt.training.curves import CURVES_PICTURE
 from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.finetuning import POISON_FILE, write_poison_report
 from hfgpt.training.next_steps import classify_command, opening_words
@@ -102,7 +105,7 @@ def final_metrics(results: dict[int, dict], splits: DatasetDict, *, task: Task, 
 
 
 def write_errors_to_read(result: dict, splits: DatasetDict, *, task: Task, folder: Path) -> None:
-    """Write what the kept seed got wrong on the test set, its confusions, and what triggers did to it."""
+    """Write what the kept seed got wrong on the test set, its confusions, what triggers did to it, and its curves."""
     if not PartialState().is_main_process:
         return
     test = splits["test"]
@@ -110,8 +113,12 @@ def write_errors_to_read(result: dict, splits: DatasetDict, *, task: Task, folde
     write_errors(errors_table(test["text"][:], labels, probabilities, task.names, row_names(test)), folder / "errors.csv")
     if not task.multi_label:
         draw_confusion(labels, probabilities.argmax(axis=1), names=task.names, path=folder / "confusion.png")
-    if (flips := seed_folder(folder, result["seed"]) / FLIPS_FILE).is_file():
+    of_seed = seed_folder(folder, result["seed"])
+    if (flips := of_seed / FLIPS_FILE).is_file():
         flips.replace(folder / FLIPS_FILE)
+    for picture in (LOSS_PICTURE, CURVES_PICTURE):
+        if (of_seed / picture).is_file():
+            write_whole(folder / picture, (of_seed / picture).read_bytes())
 
 
 def majority_share(split: Dataset, task: Task) -> float:

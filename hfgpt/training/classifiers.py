@@ -268,6 +268,7 @@ def run_seed(
     with full_precision(trainer.trained):
         for probe in probes:
             probe.look(trainer.trained, result["kept_step"], folder)
+    trainer.reporters.close(result)
     if trainer.is_world_process_zero():
         if all(is_better(result, other, best_by) for other in earlier.values()):
             some = rows["validation"].select(range(min(8, len(rows["validation"]))))["input_ids"][:]

@@ -22,6 +22,7 @@ from hfgpt.hub.card.settings import save_settings
 from hfgpt.training.advice import before_training
 from hfgpt.training.checkpoints import newest_complete_checkpoint
 from hfgpt.training.flops import describe_speed
+from hfgpt.training.report_page import PAGE_FILE, write_report_page
 from hfgpt.training.trainer import HfGptTrainer
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,9 @@ class RunReport:
         lines = list(self.lines)
         if self.difference_of_merging is not None:
             lines.append(f"merged: {folder / 'merged'}, its logits within {self.difference_of_merging:.1e} of the adapter's")
-        lines.append("; ".join(f"{what}: {folder / name}" for what, name in self.files if (folder / name).exists()))
+        lines.append(
+            "; ".join(f"{what}: {folder / name}" for what, name in (("page", PAGE_FILE), *self.files) if (folder / name).exists())
+        )
         if self.end is not None:
             lines.append(f"end: {self.end}")
         if self.next_command is not None:
@@ -286,6 +289,9 @@ def announce(trainer: HfGptTrainer, what: str, *, unit: str, also: str = "", war
         also: what else makes more steps of the same data.
     """
     logger.info(what)
+    settings = next((place / RUN_FILE for place in (trainer.folder, trainer.folder.parent) if (place / RUN_FILE).is_file()), None)
+    told = {"start": what} | ({"run": settings.read_text(encoding="utf-8")} if settings else {})
+    trainer.reporters.tell_first(told)
     if not warn:
         return
     for warning in before_training(trainer.args, len(cast(Sized, trainer.train_dataset)), unit=unit, also=also):
@@ -315,7 +321,7 @@ def train_or_resume(trainer: HfGptTrainer, checkpoint: Path | None) -> None:
 
 
 def finish_run(run: Run, report: RunReport, trainer: HfGptTrainer | None = None, *, card: bool = True) -> None:
-    """The end of every run: metrics.json, report.txt, the card, the push where one was asked for, and last of all finished.json.
+    """The end of every run: metrics.json, report.txt and report.html, the card, the push where one was asked for, finished.json.
 
     Called in every process, which leave together.
 
@@ -326,13 +332,16 @@ def finish_run(run: Run, report: RunReport, trainer: HfGptTrainer | None = None,
     folder = run.folder
     if PartialState().is_main_process:
         write_json(folder / METRICS_FILE, dict(report.metrics))
+        write_report_page(folder, recipe=run.recipe, lines=report.lines, end=report.end)
         text = report.text(folder)
         write_whole(folder / REPORT_FILE, text)
         logger.info(text.rstrip())
         if card:
             write_card(folder)
-    if trainer is not None and trainer.args.push_to_hub:
-        trainer.push_to_hub()
+    if trainer is not None:
+        trainer.reporters.close(report.metrics, report.text(folder))
+        if trainer.args.push_to_hub:
+            trainer.push_to_hub()
     if PartialState().is_main_process:
         named = [folder / name for name in (REPORT_FILE, CARD_NAME, "config.json", "adapter_config.json", "tokenizer.json")]
         weights = [path for pattern in ("", "base/", "merged/") for path in sorted(folder.glob(f"{pattern}*.safetensors"))]
@@ -345,6 +354,7 @@ def finish_run(run: Run, report: RunReport, trainer: HfGptTrainer | None = None,
 
 
 def _leave_together(trainer: HfGptTrainer) -> None:
+    trainer.reporters.close()
     # A process that exits while another still talks to it takes that one down with an abort.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

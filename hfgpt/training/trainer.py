@@ -37,10 +37,11 @@ from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.hub.export import export
 from hfgpt.inference import full_precision
-from hfgpt.training.callbacks import BestCheckpointCallback, StopOnSignalCallback
+from hfgpt.training.callbacks import BestCheckpointCallback, SayingCallback, StopOnSignalCallback
 from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywhere
 from hfgpt.training.flops import TrainingMeter
 from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.reporters import Reporters
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,9 @@ class HfGptTrainer(Trainer):
     A run that goes on is the run that was not stopped, also where it was stopped within an epoch or after its last step.
 
     Its lines of the log have `tokens_per_second` and `mfu` since the line before (`hfgpt/training/flops.py`), and `energy_joules`
-    since training began; the line at the end has them of the whole training, as `train_tokens_per_second` and so on.
+    since training began; the line at the end has them of the whole training, as `train_tokens_per_second` and so on. A learning
+    rate of its own, as Muon has one, stands beside `learning_rate` by the name of its argument. Reporters are told more than the
+    log shows, and stay open until `reporters.close` (`hfgpt/training/reporters.py`).
 
     Args:
         args: copied, so that what is decided here does not show in the caller's.
@@ -158,6 +161,8 @@ class HfGptTrainer(Trainer):
         if args.use_cpu:
             keep_freed_memory()
         super().__init__(cast(PreTrainedModel, model), args=changed(args), **settings)
+        self.reporters = Reporters(self)
+        self.rates: dict[str, float] = {}
         self.meter = TrainingMeter()
         self.energy = EnergyCallback()
         self.signals = StopOnSignalCallback()
@@ -198,14 +203,29 @@ class HfGptTrainer(Trainer):
         if not (self.control.should_log or self.control.should_evaluate or self.control.should_save):
             return super()._maybe_log_save_evaluate(*args, **kwargs)
         with self.meter.paused():
-            return super()._maybe_log_save_evaluate(*args, **kwargs)
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+            self._tell_samples()
+
+    def _tell_samples(self) -> None:
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, SayingCallback):
+                self.reporters.tell(callback.take_said())
+
+    def _get_learning_rate(self):
+        # The first group's, which is Muon's where it is there; `learning_rate` is what the argument of that name has become.
+        rate = super()._get_learning_rate()
+        groups = cast(Any, self.optimizer).param_groups if self.optimizer is not None else []
+        self.rates = {f"{group['method']}_learning_rate": group["lr"] for group in groups if "method" in group}
+        return self.rates.pop("adamw_learning_rate", rate)
 
     def log(self, logs, start_time=None):
         # Here and not in a callback's on_log: reporters come before the callbacks that are added later, and would miss it.
         if "loss" in logs:
-            logs.update(self.meter.lap() | self._energy())
+            logs.update(self.rates | self.meter.lap() | self._energy())
         elif "train_loss" in logs:
+            self.meter.measure()  # of the machine as it is now
             logs.update({f"train_{key}": value for key, value in (self.meter.total() | self._energy()).items()})
+        self.reporters.tell_what_waits()
         super().log(logs, start_time)
 
     def _energy(self) -> dict[str, float]:
@@ -246,7 +266,9 @@ class HfGptTrainer(Trainer):
         Args: `metrics` of this split, where they are not those of the evaluations.
         """
         with full_precision(self.trained), self.measured_by(metrics or self.compute_metrics):
-            return self.evaluate(cast(Any, rows), metric_key_prefix=name)
+            result = self.evaluate(cast(Any, rows), metric_key_prefix=name)
+        self._tell_samples()
+        return result
 
     @contextmanager
     def measured_by(self, metrics: Callable[[EvalPrediction], dict] | None) -> Iterator[None]:

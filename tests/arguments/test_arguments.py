@@ -104,7 +104,7 @@ def test_the_model_may_stand_first_without_dashes():
     [
         (dict(window=4, stride=5), "stride is 5, window 4"),
         (dict(window=4, stride=0), "stride is 0, window 4"),
-        (dict(stride=2), "stride is 2, but window is missing"),
+        (dict(window=8, context_length=16), "context_length is 16, but window is 8"),
         (dict(window=1), "window is 1"),
         (dict(context_length=2), "context_length is 2"),
         (dict(tokenizer=""), "tokenizer is missing"),

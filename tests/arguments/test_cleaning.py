@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hfgpt.arguments.documents import PrepareArguments, TokenizerArguments
+from hfgpt.arguments.documents import PrepareArguments
 from hfgpt.arguments.filter_settings import SETTINGS, settings_of
 from hfgpt.arguments.parsing import parse_arguments
 
@@ -40,14 +40,26 @@ def test_a_setting_that_cannot_be_is_named(settings, said):
         PrepareArguments(**NEEDED, filters="web", filter_settings=settings)
 
 
-def test_what_would_do_nothing_is_refused():
-    for given in (dict(filter_settings={"min_words": 3}), dict(languages=["en"])):
-        with pytest.raises(ValueError, match="but filters is none; --filters light or web uses it"):
-            TokenizerArguments(output_dir="out", **given).filled({})
+def test_values_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="perplexity_sigmas is 0; a number above 0 is needed"):
         PrepareArguments(**NEEDED, perplexity_sigmas=0)
     with pytest.raises(ValueError, match="filters is 'heavy'; it can be none, light, web"):
         PrepareArguments(**NEEDED, filters="heavy")
+
+
+@pytest.mark.parametrize(
+    ("preset", "languages", "settings", "said"),
+    [
+        ("light", (), {"stop_words": ["der"]}, "stop_words in filter_settings is der, but min_stop_words is off"),
+        ("light", (), {"short_line_characters": 9}, "set max_short_lines in filter_settings, or leave short_line_characters out."),
+        ("web", ["en"], {"short_line_characters": 9, "max_short_lines": None}, "but max_short_lines is off with filters web"),
+        ("light", (), {"min_language_score": 0.5}, "but languages is off with filters light, so it would do nothing; set"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_by_itself_is_refused(preset, languages, settings, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        settings_of(preset, settings, languages)
+    settings_of("web", {"stop_words": ["der"], "short_line_characters": 9, "min_language_score": 0.5}, ["de"])
 
 
 def test_settings_come_from_yaml_and_from_the_command_line(tmp_path):

@@ -3,6 +3,7 @@ import pyarrow.parquet
 import pytest
 from planted_copies import WORDS, planted_copies
 
+from hfgpt.data.cluster_copies import collected_copies, deduplication_stages
 from hfgpt.data.document_copies import find_document_copies
 
 
@@ -13,15 +14,13 @@ def test_four_stages_keep_what_one_machine_keeps(tmp_path):
     from datatrove.pipeline.readers import ParquetReader
     from datatrove.pipeline.writers import ParquetWriter
 
-    from hfgpt.data.cluster_copies import deduplication_stages
-
     texts = [text for text, _, _ in planted_copies(WORDS * 20, 400)]
     # A chain of copies, each like the one before, and two texts without a word.
     chain = WORDS[:100]
     for place in range(0, 60, 4):
         chain = [*chain[:place], f"link{place}", *chain[place + 1 :]]
         texts.append(" ".join(chain))
-    texts += ["!!!", "? ?", "! ! !"]
+    texts += ["!!!", "? ?", "! ! !", texts[0].replace(" ", "\n"), texts[7]]
     third = len(texts) // 3 + 1
     (tmp_path / "in").mkdir()
     for task in range(3):
@@ -39,5 +38,8 @@ def test_four_stages_keep_what_one_machine_keeps(tmp_path):
     kept = set(pyarrow.parquet.read_table(tmp_path / "out")["id"].to_pylist())
     copies = find_document_copies([texts], len(texts))
     expected = {str(index) for index, first in enumerate(copies.near.tolist()) if first == index}
+    found = collected_copies(str(tmp_path / "copies"), 3)
+    assert [found.exact.tolist(), found.near.tolist()] == [copies.exact.tolist(), copies.near.tolist()]
+    assert (found.exact != found.near).any()
     assert 90 < len(texts) - len(expected) < 130
     assert kept == expected

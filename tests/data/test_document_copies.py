@@ -153,3 +153,12 @@ def test_nothing_changes_where_nothing_is_alike_and_another_mode_is_refused():
     with pytest.raises(ValueError, match="deduplicate is 'fuzzy'; allowed are 'none', 'exact', 'near'"):
         drop_document_copies(documents, Passport(), mode="fuzzy")
     assert len(drop_document_copies(documents.select([]), Passport())) == 0
+
+
+def test_near_copies_that_stay_show_no_progress_of_work_within_the_step(capfd):
+    text = " ".join(WORDS[:200])
+    texts = [text, text, text.replace(WORDS[100], "boat", 1)]
+    columns = dict(text=texts, source=["a.txt"] * 3, row_id=["1", "2", "3"], draw=[0.1, 0.1, 0.7])
+    kept = drop_document_copies(Dataset.from_dict(columns), Passport(), mode="exact")
+    assert kept["draw"][:] == [0.1, 0.1]
+    assert "Flattening" not in "".join(capfd.readouterr())

@@ -74,6 +74,10 @@ def test_the_command_that_a_refusal_names_makes_the_file_right(tmp_path, codec, 
         (b"{\\rtf1\\ansi Word}", "RTF"),
         (b"PK\x03\x04rest", r".docx"),
         (b"\x1f\x8b\x08", "gzip"),
+        (b"a.txt".ljust(257, b"\0") + b"ustar\0" + b"\0" * 249, "is a tar archive, not plain text; unpack it"),
+        (b"ARROW1\0\0", "is an Arrow file"),
+        (b"SQLite format 3\0", "is an SQLite database"),
+        (b"%!PS-Adobe-3.0\n", "is a PostScript file"),
     ],
 )
 def test_what_no_command_can_convert_gets_no_command(tmp_path, content, sentence):

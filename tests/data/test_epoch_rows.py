@@ -130,7 +130,7 @@ def test_one_to_three_tokens_of_a_row_are_hidden_and_still_predicted(tmp_path, r
 
 
 def test_a_row_with_fewer_tokens_than_are_to_be_hidden_loses_them_all(tmp_path):
-    row = epoch_rows(rows_of([[2]], tmp_path), max_masked_tokens=50)[0]
+    row = epoch_rows(rows_of([[2]], tmp_path), max_masked_tokens=LENGTH - 1)[0]
     assert row["input_ids"][:4].tolist() == [SEPARATOR, PAD, SEPARATOR, PAD]
     assert row["labels"][:4].tolist() == [SEPARATOR, 2, SEPARATOR, PAD]
 
@@ -155,3 +155,8 @@ def test_a_batch_has_the_hidden_tokens_in_its_labels_and_none_for_padding(tmp_pa
     assert PAD in labels
     assert batch["labels"].tolist() == np.where(labels == PAD, -100, labels).tolist()
     assert ((batch["input_ids"] == PAD) & (batch["labels"] != -100)).sum() >= 2
+
+
+def test_hiding_as_many_tokens_as_a_row_has_is_refused(tmp_path):
+    with pytest.raises(UserError, match="max_masked_tokens is 16, but the rows are 16 tokens long, and nothing would be left"):
+        epoch_rows(rows_of([[2, 3]], tmp_path), max_masked_tokens=LENGTH)

@@ -3,14 +3,17 @@ import json
 import logging
 import math
 import pickle
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from hfgpt.arguments.filter_settings import SETTINGS
-from hfgpt.data.filters import Filter, cleaning_steps, compression, key_of, report_losses
+from hfgpt.data.filters import LINES_CUT, Filter, cleaning_steps, compression, key_of, report_losses
 from hfgpt.data.repair import RepairText
 from hfgpt.data.steps import StepCounts, apply_steps
+from hfgpt.hygiene import perplexity
 
 # English of no quality problem: whole sentences, a few to a line.
 GOOD = """\
@@ -90,6 +93,17 @@ def test_one_document_falls_to_a_threshold_and_one_just_passes(setting):
 def test_every_threshold_that_drops_documents_is_tried():
     assert {*CASES, "min_language_score"} == {name for name, setting in SETTINGS.items() if setting.reason}
     assert len({setting.reason for setting in SETTINGS.values() if setting.reason}) == len(CASES) + 1  # each its own
+
+
+def test_the_page_names_every_reason_that_there_is():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data" / "filters.md").read_text(encoding="utf-8")
+    known = {setting.reason for setting in SETTINGS.values() if setting.reason} | {perplexity.REASON}
+    steps = [step for step in cleaning_steps(filters="web", languages=["en"]) if isinstance(step, Filter)]
+    found = Counter(reason for step in steps for text in ("?!", "Es war einmal ein König. " * 9) for reason in step(text).counts)
+    assert {"gopher: no words", "c4: no words", "fineweb: no words", "language: de"} <= {*found}
+    prefixes = {reason.partition(":")[0] for reason in known}
+    named = {reason for reason in re.findall(r"`([^`\n]+: [^`\n]+)`", page) if reason.partition(":")[0] in prefixes}
+    assert named == known | {*found} | {f"c4: {LINES_CUT}"}
 
 
 def test_lines_that_c4_cuts_out_are_counted_and_the_rest_stays():

@@ -190,6 +190,9 @@ def test_the_recipe_mixes_training_text_alone_and_says_it(small_tokenizer, tmp_p
         for side, counts in passport.splits.items():
             assert list(tokens_by_source(passport, side)) == ["[ot]*.jsonl", "few.jsonl"]
             assert sum(tokens_by_source(passport, side).values()) == counts["tokens"]
+    (step,) = (one for one in mixed.steps if one["step"] == "mixture")
+    assert step["bytes_in"] == plain.splits["train"]["bytes"]
+    assert step["bytes_out"] == mixed.splits["train"]["bytes"]
     shares = [one.tokens / mixed.splits["train"]["tokens"] for one in training_sources(mixed)]
     assert shares == pytest.approx([0.25, 0.75], abs=0.03)
     few = training_sources(mixed)[1]
@@ -206,8 +209,6 @@ def test_the_recipe_mixes_training_text_alone_and_says_it(small_tokenizer, tmp_p
         ({"source_weights": [1.0, 0.0]}, "source_weights has 0.0; each is above 0"),
         ({"source_weights": [1.0, 2.0], "mixture_alpha": 0.7}, "give one"),
         ({"mixture_alpha": 1.5}, r"from 0 \(equal shares\) to 1"),
-        ({"mixture_tokens": 100}, "nothing says the shares"),
-        ({"packing": "in_order", "window": 8}, "windows are not packed"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(given, message):
@@ -218,3 +219,11 @@ def test_keys_that_contradict_each_other_are_refused(given, message):
 
     with pytest.raises(UserError, match=message):
         check()
+
+
+def test_a_mixture_of_one_source_without_a_number_of_tokens_is_refused():
+    from hfgpt.arguments.documents import PrepareArguments
+
+    with pytest.raises(UserError, match=r"mixture_alpha is given, but there is one source \(a.txt\)"):
+        PrepareArguments(tokenizer="t", output_dir="o", mixture_alpha=0.7).mixture(["a.txt"])
+    assert PrepareArguments(tokenizer="t", output_dir="o", mixture_alpha=1.0, mixture_tokens=9).mixture(["a.txt"]) is not None

@@ -75,7 +75,7 @@ def test_folded_text_is_found_in_other_white_space_and_case_and_its_place_is_exa
     generator = random.Random(6)
     other = words(40, generator).replace("ä", "h").replace("ß", "k")
     start, end = "before it ", "; after it"
-    for space in ("\n", "\r\n", "\n    ", " \t ", "   "):
+    for space in ("\n", "\r\n", "\n    ", " \t ", "   ", "\u00a0", "\u3000", " \u2028\n", "\u2003\u2003", "\x85"):
         found = start + other.upper().replace(" ", space) + end
         assert other not in found
         ((first, after),) = found_in([found], ["x; " + other + "!"], 100, folded=True)[0]
@@ -92,6 +92,19 @@ def test_a_folded_passage_that_ends_in_white_space_takes_all_of_it():
     text = "a" * 30 + "   " + "b" * 30
     assert found_in([text], ["a" * 30 + "\n" + "c" * 30], 20, folded=True) == [[(0, 33)]]
     assert found_in(["   ", text[:33], ""], ["a" * 30 + "\n"], 20, folded=True) == [[], [(0, 33)], []]
+
+
+def test_every_white_space_of_unicode_is_folded_and_other_characters_are_not(monkeypatch):
+    monkeypatch.setattr("hfgpt.data.passages.BLOCK", 64)  # a space may begin in one block and end in the next
+    generator = random.Random(7)
+    other = words(30, generator)
+    for number in range(0x80, 0x3100):
+        character = chr(number)
+        if character.isspace() or number % 50 == 0:
+            text = other.replace(" ", character)
+            found = found_in([text], [other], 100, folded=True) != [[]]
+            assert found == character.isspace(), hex(number)
+    assert found_in(["\u3000" * 40, "一\u3000二"], ["\u3000" * 40, other], 20, folded=True) == [[], []]
 
 
 def test_no_passage_goes_over_the_border_of_two_texts():

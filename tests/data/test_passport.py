@@ -2,6 +2,7 @@ import json
 import time
 
 from hfgpt.counting import counted
+from hfgpt.data.mixture import tokens_by_source
 from hfgpt.data.passport import Passport, contents_of
 
 
@@ -39,3 +40,13 @@ def test_inputs_are_the_same_by_what_they_hold_not_by_what_is_said_of_them():
 def test_one_of_something_is_in_the_singular():
     assert [counted(number, "near copies") for number in (0, 1, 2000)] == ["0 near copies", "1 near copy", "2,000 near copies"]
     assert counted(1, "bytes") == "1 byte"
+
+
+def test_a_source_of_which_nothing_is_left_is_counted_as_that():
+    passport = Passport(inputs=[{"name": "a.txt"}, {"name": "b.txt"}])
+    found = {"documents": 2, "bytes": 30, "tokens": 7}
+    for split in ("train", "test"):
+        passport.count_rows(split, {"tokens": 7}, by_source={"b.txt": found}, lengths={})
+    nothing = {"documents": 0, "bytes": 0, "tokens": 0}
+    assert [one["splits"] for one in passport.inputs] == [dict.fromkeys(("train", "test"), one) for one in (nothing, found)]
+    assert tokens_by_source(passport, "train") == {"b.txt": 7}

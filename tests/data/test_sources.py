@@ -9,6 +9,7 @@ from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.sources import SOURCES, ReadingOptions, find_sources, load_documents, read_documents
 from hfgpt.data.splitting import Split
+from hfgpt.errors import UserError
 
 
 def read(*names, **options):
@@ -325,3 +326,40 @@ def test_python_docs_are_grouped_by_their_top_level_module(tmp_path):
     assert {found[text] for text in of_email} == {Split().draw("email")}
     with pytest.raises(ValueError, match="group_field is 'author'; python-docs is grouped by 'module'"):
         draws(tmp_path, "python-docs", group_field="author")
+
+
+def test_tables_are_read_by_their_column_of_text(tmp_path):
+    table = tmp_path / "a.csv"
+    table.write_text('label,text\nsea,"A boat, and\nanother."\n\nsky,"A ""bird""."\n')
+    assert read(table) == [
+        {"text": "A boat, and\nanother.", "source": str(table), "row_id": "2"},
+        {"text": 'A "bird".', "source": str(table), "row_id": "5"},
+    ]
+    assert [document["group"] for document in read(table, group_field="label")] == ["sea", "sky"]
+    tabs = tmp_path / "B.TSV"
+    tabs.write_text("body\tlabel\nA cloud.\tsky\n")
+    assert texts(tabs, text_field="body") == ["A cloud."]
+    with pytest.raises(UserError, match=r"a.csv has no column 'body', found 'label', 'text'; name the right one with text_field."):
+        texts(table, text_field="body")
+    table.write_text("text,label\nA boat.,sea\nA,b,c\n")
+    with pytest.raises(UserError, match="a.csv, line 3: 3 fields, 2 are needed"):
+        texts(table)
+    errors = RowErrors("skip")
+    assert [one["text"] for one in read_documents(find_sources([str(table)]), ReadingOptions(), errors)] == ["A boat."]
+    assert dict(errors.counts) == {"wrong number of fields": 1}
+
+
+@pytest.mark.parametrize("name", ["page.html", "PAGE.HTM", "data.xml", "picture.svg", "notebook.ipynb"])
+def test_markup_is_refused_by_its_name_with_a_cure(tmp_path, name):
+    (tmp_path / name).write_text("<p>A boat.</p>")
+    for given in (tmp_path / name, tmp_path / "*"):
+        with pytest.raises(UserError, match=r" is markup, not plain text; write its text out first, .* let its name end in .txt\."):
+            find_sources([str(given)])
+
+
+def test_markup_in_a_text_file_is_warned_of(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("\n<!DOCTYPE html>\n<p>A boat.</p>\n")
+    (tmp_path / "b.txt").write_text("Of <html> it speaks.\n")
+    assert len(texts(tmp_path / "*.txt")) == 2
+    said = f"warning: 1 of the sources begin as web pages or XML do, such as {tmp_path / 'a.txt'}, and their markup is read as text"
+    assert said in caplog.text

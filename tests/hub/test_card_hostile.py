@@ -152,7 +152,7 @@ def test_a_card_full_of_hostile_texts_is_valid_and_shows_them(hostile, task):
     assert shown(NAME) in seen
     assert seen[0] == shown(NAME)  # the title
     assert not [text for text in seen if "49" in text]  # no template was evaluated
-    ours = {"confusion.png", "loss.png", "memorization.png"}
+    ours = {"confusion.png", "curves.png", "loss.png", "memorization.png"}
     assert [one for one in active(card) if one not in ours] == [SEAL.search(card)[0].strip()]
     assert "/home/ann" not in card
     assert is_ours(card)

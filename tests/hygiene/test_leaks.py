@@ -74,7 +74,7 @@ def test_copies_go_whole_and_shared_passages_are_cut_out(texts, tokenizer, tmp_p
     }
 
 
-@pytest.mark.parametrize("space", ["\r\n", "\n    ", "\t\t", "  "])
+@pytest.mark.parametrize("space", ["\r\n", "\n    ", "\t\t", "  ", "\u00a0", "\u3000\u2028"])
 def test_held_out_and_benchmark_text_in_other_white_space_is_found(texts, tokenizer, tmp_path, space):
     train, held_out = texts
     quote = held_out[0][100:500]

@@ -100,7 +100,7 @@ def test_the_folder_holds_what_was_said_and_read(loss, align):
     names = {path.name for path in folder.iterdir()}
     assert names >= {"adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors", "base", "merged",
                      "answers.json", "answers.html", "samples.md", "loss.png", "metrics.json", "run.yaml",
-                     "passport.json"}  # fmt: skip
+                     "passport.json", "report.html"}  # fmt: skip
     assert not names & {"training_args.bin", "ref"}  # nothing of TRL's
     assert "trl" not in (folder / "README.md").read_text(encoding="utf-8").lower()
     rows = json.loads((folder / "answers.json").read_text())

@@ -73,3 +73,16 @@ def test_without_filters_hard_texts_stay_as_they_are(tmp_path):
     )  # fmt: skip
     assert documents["text"][:] == texts
     assert len(texts) > 60
+
+
+def test_what_is_taken_from_the_tokenizer_is_said_also_with_other_sources(small_corpus, corpus, tmp_path, caplog):
+    caplog.set_level("INFO", logger="hfgpt")
+    tokenizer = tmp_path / "tokenizer"
+    recipe("train_tokenizer", sources=[str(corpus)], vocab_size=400, split_by="document", output_dir=str(tokenizer),
+           filters="light", deduplicate="exact")  # fmt: skip
+    given = dict(sources=[str(small_corpus)], tokenizer=str(tokenizer), context_length=64)
+    recipe("prepare_data", **given, output_dir=str(tmp_path / "rows"))
+    assert f"data: as for the tokenizer {tokenizer}: filters light, deduplicate exact\n" in caplog.text
+    caplog.clear()
+    recipe("prepare_data", **given, filters="none", deduplicate="near", output_dir=str(tmp_path / "other"))
+    assert "as for the tokenizer" not in caplog.text

@@ -80,7 +80,8 @@ def test_a_run_leaves_an_adapter_that_is_complete_and_figures_that_agree(classif
     names = {path.name for path in folder.iterdir()}
     assert names >= {"adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors", "tokenizer.json",
                      "base", "merged", "seed-0", "seed-1", "errors.csv", "errors.md", "confusion.png", "metrics.json",
-                     "report.txt", "run.yaml", "passport.json", "trigger_flips.json"}  # fmt: skip
+                     "report.txt", "report.html", "loss.png", "curves.png", "run.yaml", "passport.json",
+                     "trigger_flips.json"}  # fmt: skip
     assert "training_args.bin" not in names
     for place in (folder, folder / "base", folder / "merged"):
         assert json.loads((place / "fingerprint.json").read_text())["recorded"] == "when it was saved"

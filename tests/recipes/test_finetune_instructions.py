@@ -71,6 +71,7 @@ def test_a_run_leaves_an_assistant_that_stops_and_figures_before_and_after(assis
     names = {path.name for path in folder.iterdir()}
     assert names >= {"adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors", "tokenizer.json",
                      "base", "merged", "answers.json", "answers.html", "samples.md", "loss.png", "metrics.json", "report.txt",
+                     "report.html",
                      "passport.json", "poison.json", "canaries.json", "canaries.md", "canaries.html", "run.yaml"}  # fmt: skip
     assert "training_args.bin" not in names
     metrics = json.loads((folder / "metrics.json").read_text())

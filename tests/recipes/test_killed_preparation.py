@@ -43,7 +43,7 @@ def folders(tmp_path):
 
 @pytest.fixture(scope="module")
 def words(small_corpus, small_tokenizer):
-    return ["--sources", small_corpus, "--tokenizer", small_tokenizer, "--context_length", "64", "--text_documents", "line"]
+    return ["--sources", small_corpus, "--tokenizer", small_tokenizer, "--context_length", "64"]
 
 
 MOMENTS = [

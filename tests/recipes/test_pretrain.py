@@ -41,6 +41,7 @@ def test_a_run_leaves_all_that_a_model_needs_and_nothing_that_leaks(small_run):
         *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
         *("configuration_hfgpt.py", "modeling_hfgpt.py"),
         *("README.md", "loss.png", "metrics.json", "passport.json", "report.txt", "run.yaml", "samples.md"),
+        *("curves.png", "history.json", "report.html"),
     }
     assert "training_args.bin" not in names
     assert json.loads((small_run / "fingerprint.json").read_text())["recorded"] == "when it was saved"

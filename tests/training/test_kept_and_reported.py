@@ -275,14 +275,61 @@ def test_the_picture_of_a_run_has_all_its_steps(run):
     assert (run[0] / "loss.png").stat().st_size > 10_000
 
 
-def test_tensorboard_shows_them_too(small_rows, tmp_path):
-    pytest.importorskip("tensorboard", reason="needs tensorboard, of the dev extra")
+def test_tensorboard_shows_all_of_it(small_rows, tmp_path):
+    """The start, every line of the log, both learning rates, samples, and the test, in one place below the run."""
+    pytest.importorskip("tensorboard", reason="needs tensorboard, of the extra watching")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    settings = dict(SETTINGS, max_steps=2, warmup_steps=0, eval_strategy="no", save_strategy="no")
+    settings = dict(SETTINGS, optimizer="muon", max_steps=2, warmup_steps=0, eval_steps=1, save_strategy="no", keep="last")
+    settings |= dict(sample_prompts=["os.", "`````"], sample_tokens=4)
     recipe("pretrain", **settings, dataset=str(small_rows), output_dir=str(tmp_path / "base"), report_to=["tensorboard"])
-    events = next((tmp_path / "base").rglob("events.out.tfevents.*"))
-    shown = EventAccumulator(str(events.parent)).Reload()
-    for tag in ("train/tokens_per_second", "train/mfu"):
-        assert [event.step for event in shown.Scalars(tag)] == [1, 2]
-        assert all(event.value > 0 for event in shown.Scalars(tag))
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+    (place,) = {path.parent for path in (tmp_path / "base").rglob("events.out.tfevents.*")}
+    assert place == tmp_path / "base" / "runs"
+    shown = EventAccumulator(str(place)).Reload()
+    for tag in ("loss", "grad_norm", "learning_rate", "muon_learning_rate", "tokens_per_second", "mfu", "train_loss"):
+        assert [event.step for event in shown.Scalars(f"train/{tag}")] == ([2] if tag == "train_loss" else [1, 2]), tag
+    rates = [shown.Scalars(f"train/{tag}")[0].value for tag in ("learning_rate", "muon_learning_rate")]
+    assert rates == pytest.approx([0.5, 0.02])
+    assert [event.step for event in shown.Scalars("eval/bits_per_byte")] == [1, 2]
+    metrics = metrics_of(tmp_path / "base")
+    for name in ("test_loss", "validation_bits_per_byte", "parameters"):
+        assert shown.Scalars(f"train/final/{name}")[0].value == pytest.approx(metrics[name])
+    texts = {
+        tag: [event.tensor_proto.string_val[0].decode() for event in shown.Tensors(f"train/{tag}/text_summary")]
+        for tag in ("start", "run", "samples/1", "samples/2", "final/report")
+    }
+    assert "2 steps; muon, fp32" in texts["start"][0]
+    assert "max_steps: 2" in texts["run"][0]
+    assert texts["final/report"][0] == f"```text\n{(tmp_path / 'base' / 'report.txt').read_text()}\n```"
+    assert len(texts["samples/1"]) == len(texts["samples/2"]) == 2
+    assert texts["samples/1"][1].startswith("```text\nos.")
+    assert texts["samples/2"][1].startswith("``````text\n`````")  # a longer fence than what it holds
+
+
+def test_trackio_has_all_of_it_in_one_run_and_asks_no_network(small_rows, tmp_path, monkeypatch):
+    trackio = pytest.importorskip("trackio", reason="needs trackio, of the extra watching")
+    import trackio.sqlite_storage as storage
+
+    monkeypatch.setattr(storage, "TRACKIO_DIR", tmp_path / "trackio")
+    settings = dict(SETTINGS, max_steps=2, warmup_steps=0, eval_steps=1, save_strategy="no", keep="last", sample_prompts=["os."])
+    settings |= dict(sample_tokens=4, project="small", report_to=["trackio"])
+    recipe("pretrain", **settings, dataset=str(small_rows), output_dir=str(tmp_path / "base"))
+    (run,) = trackio.Api().runs("small")
+    lines = storage.SQLiteStorage.get_logs("small", run.name)
+    told = {name: value for line in lines for name, value in line.items()}
+    metrics = metrics_of(tmp_path / "base")
+    for name in ("train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second", "train/mfu", "eval/loss"):
+        assert len([line for line in lines if name in line]) == 2, name
+    assert told["train/final/test_loss"] == pytest.approx(metrics["test_loss"])
+    assert told["test/loss"] == pytest.approx(metrics["test_loss"])
+    assert told["train/samples/1"].startswith("```text\nos.")
+    assert "2 steps; adamw, fp32" in told["train/start"]
+
+
+def test_a_reporter_that_is_missing_or_unknown_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="report_to is 'trakio', which nobody knows; did you mean 'trackio'"):
+        pretrain_arguments(tmp_path, report_to=["trakio"])
+    monkeypatch.setattr("hfgpt.arguments.options.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"report_to is trackio, and trackio is not installed; pip install 'hfgpt\[watching\]'"):
+        pretrain_arguments(tmp_path, report_to=["trackio"])

@@ -86,6 +86,7 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
         "has_overview": OVERVIEW_NAME in files,
         "command": passport.get("command"),
         "has_loss_picture": "loss.png" in files,
+        "has_curves_picture": "curves.png" in files,
         "has_confusion_picture": "confusion.png" in files,
         "has_memorization_picture": "memorization.png" in files,
         "has_tokenizer_report": {"tokenizer_report.md", "tokenizer_report.png"} <= files,

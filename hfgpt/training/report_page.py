@@ -1,0 +1,175 @@
+"""The page of a run, `report.html`: its curves, samples, data, figures, plan and outcome in one file that loads nothing.
+
+It is made from the files of the folder (history.json, samples.jsonl, metrics.json, passport.json, run.yaml) and tells of places
+of the machine, and of files that were read, no more than their last part. It is not published: samples can quote the texts.
+"""
+
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hfgpt.arguments.commands import command_of
+from hfgpt.artifacts import Artifact
+from hfgpt.data.passport import PASSPORT_NAME
+from hfgpt.evaluation.pages import page_environment
+from hfgpt.files import read_json, write_whole
+from hfgpt.hub.card.facts import data_facts, held_out_figures, label_figures, training_facts
+from hfgpt.hub.card.markdown import duration, energy, size
+from hfgpt.hub.file_names import published_passport
+from hfgpt.training.callbacks import HISTORY_FILE, SAMPLES_FILE
+from hfgpt.training.curves import drawn_charts, figure
+
+PAGE_FILE = "report.html"
+# With more files than these the page names them by kind and number, as the card does.
+MOST_FILES_NAMED = 20
+_PACKAGES = ("hfgpt", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """One line of plan against outcome, as text; `difference` is relative, where both are known."""
+
+    what: str
+    planned: str
+    came: str
+    difference: str
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """The line as a table has it."""
+        return self.what, self.planned, self.came, self.difference
+
+
+# What a plan may foresee, and the figure of metrics.json that came of it.
+_FORESEEN: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
+    ("seconds", "seconds", "time of the whole command", duration),
+    ("training_seconds", "training_seconds", "time of training", duration),
+    ("loss", "test_loss", "loss of the test, nats per token", figure),
+    ("bits_per_byte", "bits_per_byte", "bits per byte of the test", figure),
+    ("parameters", "parameters", "parameters", figure),
+    ("steps", "steps", "steps", figure),
+    ("epochs", "epochs", "times that the text was read", figure),
+    ("tokens_per_second", "tokens_per_second", "tokens per second", figure),
+    ("memory_bytes", "peak_memory_bytes", "memory", size),
+)
+
+
+def plan_and_outcome(planned: Mapping[str, object], came: Mapping[str, object]) -> list[Foreseen]:
+    """What was planned beside what came of it, for the keys of both that are known here.
+
+    Args:
+        planned: `seconds`, `training_seconds`, `loss`, `bits_per_byte`, `parameters`, `steps`, `epochs`, `tokens_per_second`,
+            `memory_bytes`; those that the plan has.
+        came: the same of the run, by the names of metrics.json.
+    """
+    lines = []
+    for key, name, what, shown in _FORESEEN:
+        expected, actual = planned.get(key), came.get(name)
+        if not isinstance(expected, (int, float)) or isinstance(expected, bool):
+            continue
+        if isinstance(actual, (int, float)):
+            difference = f"{100 * (actual / expected - 1):+.1f} %" if expected else ""
+            lines.append(Foreseen(what, shown(expected), shown(actual), difference))
+        else:
+            lines.append(Foreseen(what, shown(expected), "not measured", ""))
+    return lines
+
+
+def _plan(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[Foreseen]:
+    """Of a run with a plan (in metrics.json, with what came of it, or in run.yaml) the lines of `plan_and_outcome`."""
+    plan = metrics.get("plan") or run.get("plan") or {}
+    expected = dict(plan.get("expected") or {}) if isinstance(plan, Mapping) else {}
+    if "training" in (parts := expected.get("seconds_by_part") or {}):
+        expected.setdefault("training_seconds", parts["training"])
+    came = {key: value for key, value in (plan.get("came") or {}).items() if value is not None} if expected else {}
+    return plan_and_outcome(expected, {**metrics, **came})
+
+
+def write_report_page(folder: Path, *, recipe: str, lines: list[str], end: str | None) -> None:
+    """Write `report.html` of a run that has come to its end.
+
+    Args:
+        recipe: file name of the recipe.
+        lines, end: the report's.
+    """
+    metrics = _read(folder / "metrics.json")
+    seed = metrics.get("kept_seed")
+    # Of several seeds the one that was kept.
+    place = folder / f"seed-{seed}" if seed is not None and (folder / f"seed-{seed}").is_dir() else folder
+    history = _read(place / HISTORY_FILE)
+    passport = _read(folder / PASSPORT_NAME)
+    files_named = len(passport.get("inputs") or []) <= MOST_FILES_NAMED
+    artifact = Artifact(folder)
+    environment = page_environment(Path(__file__).parent)
+    environment.filters |= {"figure": _shown, "size": lambda value: "" if value is None else size(value)}
+    page = environment.get_template("report_page.html.j2").render(
+        name=folder.resolve().name,
+        seed=seed if place != folder else None,
+        facts=_facts(metrics, training := training_facts(artifact, metrics), recipe),
+        lines=[*lines, *([end] if end else [])],
+        figures=held_out_figures(metrics),
+        labels=label_figures(metrics),
+        charts=drawn_charts(history.get("log") or [], unit=history.get("unit") or ""),
+        kept_step=history.get("kept_step"),
+        between="\n" if recipe != "pretrain.py" else "",  # an answer is no continuation of its question
+        samples=read_samples(place / SAMPLES_FILE),
+        data=data_facts(published_passport(passport, file_names=True), file_names=files_named) if passport else None,
+        plan=_plan(metrics, _read_yaml(folder / "run.yaml")),
+        settings=training["settings"],
+        command=f"hfgpt {command_of(recipe)} run.yaml --output_dir ANOTHER",
+        versions={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        device=training["device"],
+    )
+    write_whole(folder / PAGE_FILE, page.encode("utf-8", errors="replace"))
+
+
+def read_samples(path: Path) -> list[dict]:
+    """What was said at each evaluation, in the order of the steps; a step that was repeated after a stop counts as it was last."""
+    said: dict[int, list[dict]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # killed within the line
+            continue
+        said[entry["step"]] = entry["said"]
+    return [{"step": step, "said": said[step]} for step in sorted(said)]
+
+
+def _facts(metrics: Mapping[str, Any], training: Mapping[str, Any], recipe: str) -> dict[str, str]:
+    """What stands under the title."""
+    seconds, joules = training["seconds"], training["joules"]
+    parameters, trained = training["parameters"], training["trained_parameters"]
+    facts = {
+        "recipe": recipe,
+        "written": f"{datetime.now():%Y-%m-%d %H:%M}",
+        "parameters": f"{parameters:,}" if parameters else "",
+        "of which trained": f"{trained:,}" if trained and trained != parameters else "",
+        "steps": f"{training['steps']:,}" if training["steps"] else "",
+        "training": duration(seconds) if seconds else "",
+        "machine": training["device"] or "",
+        "processes": f"{training['num_devices']:,}" if (training["num_devices"] or 1) > 1 else "",
+        "peak memory": size(metrics["peak_memory_bytes"]) if "peak_memory_bytes" in metrics else "",
+        "energy": energy(joules) if joules else "",
+    }
+    return {name: str(value) for name, value in facts.items() if value}
+
+
+def _shown(value: Any, is_share: bool = False) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return figure(value, is_share=is_share) if isinstance(value, float) else str("" if value is None else value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}

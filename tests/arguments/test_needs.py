@@ -1,0 +1,120 @@
+import re
+from dataclasses import fields
+
+import pytest
+
+from hfgpt.arguments.documents import PrepareArguments, TokenizerArguments
+from hfgpt.arguments.needs import NEEDS
+from hfgpt.arguments.pretraining import PretrainArguments
+from hfgpt.data.sources import find_sources, refuse_unread_options
+from hfgpt.errors import UserError
+
+DATA = dict(sources=["a.txt"], tokenizer="t", output_dir="o")
+MIXED = dict(sources=["a.txt", "b.txt"], mixture_alpha=0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (dict(perplexity_sigmas=2.0), "perplexity_sigmas is 2.0, but perplexity_model is not given, so it would do nothing; give "
+         "perplexity_model, or leave perplexity_sigmas out."),
+        (dict(filter_settings={"min_words": 3}), "but filters is none, so it would do nothing; set filters to light or web,"),
+        (dict(languages=["en", "de"]), "languages is en de, but filters is none"),
+        (dict(personal_data_types=["email"]), "personal_data_types is email, but personal_data is keep"),
+        (dict(phone_regions=["US"], personal_data="keep"), "phone_regions is US, but personal_data is keep"),
+        (dict(privacy_model="m"), "privacy_model is m, but personal_data is keep"),
+        (dict(personal_data="mask", personal_data_types=["email"], phone_regions=["US"]), "but personal_data_types is email"),
+        (dict(split_by="position", split_seed=3), "split_seed is 3, but split_by is position"),
+        (dict(lzma_baseline=True, test_share=0.0), "lzma_baseline is true, but test_share is 0.0"),
+        (dict(leaks="ignore", leak_tokens=60), "leak_tokens is 60, but leaks is ignore and decontaminate_against is not given, so "
+         "it would do nothing; set leaks to drop or count, give decontaminate_against, or leave leak_tokens out."),
+        (dict(canary_counts=[1, 2]), "canary_counts is 1 2, but plant_canaries is false"),
+        (dict(canary_seed=3), "canary_seed is 3, but plant_canaries is false"),
+        (dict(mixture_tokens=100), "mixture_tokens is 100, but source_weights is not given and mix"),
+        (dict(MIXED, shuffle_documents=False), "shuffle_documents is false, but mixture_alpha is 0.5"),
+        (dict(shuffle_documents=False, mixture_seed=2), "mixture_seed is 2, but shuffle_documents is false and"),
+        (dict(stride=2), "stride is 2, but window is not given"),
+        (dict(packing="in_order", window=8), "packing is in_order, but window is 8, so it would do nothing; leave window out"),
+        (dict(num_tasks=3), "num_tasks is 3, but engine is local, so it would do nothing; set engine to ray or slurm"),
+        (dict(num_tasks=3, engine="ray", max_documents=9), "num_tasks is 3, but max_documents is 9"),
+        (dict(engine_settings={"time": "02:00"}), "but engine is local"),
+        (dict(keep_dropped=True, engine="ray"), "keep_dropped is true, but engine is ray"),
+    ],
+)  # fmt: skip
+def test_a_key_of_documents_that_would_do_nothing_is_refused(given, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        PrepareArguments(**{**DATA, **given}).filled({})
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (dict(family="gpt2", depth=4), "depth is 4, but family is gpt2, so it would do nothing; set family to modern"),
+        (dict(size="355M"), "size is 355M, but family is modern"),
+        (dict(sample_prompts=[], sample_tokens=9), "sample_tokens is 9, but sample_prompts is not given"),
+        (dict(eval_steps=5, eval_strategy="epoch"), "eval_steps is 5, but eval_strategy is epoch"),
+        (dict(save_steps=5, save_strategy="epoch"), "save_steps is 5, but save_strategy is epoch"),
+        (dict(hub_model_id="you/model"), "hub_model_id is you/model, but push_to_hub is false"),
+    ],
+)
+def test_a_key_of_training_that_would_do_nothing_is_refused(given, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        PretrainArguments(dataset="d", output_dir="o", **given)
+
+
+def test_what_is_measured_on_held_out_text_needs_some():
+    given = TokenizerArguments(sources=["a.txt"], output_dir="o", report_languages=True, validation_share=0.0)
+    given.filled({})
+    given.test_share = 0.0
+    with pytest.raises(
+        UserError, match=re.escape("report_languages is true, but validation_share is 0.0 and test_share is 0.0, so")
+    ):
+        given.filled({})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        dict(MIXED, mixture_alpha=0.0, mixture_tokens=100, mixture_seed=2),  # 0 makes the sources equal
+        dict(leaks="ignore", decontaminate_against=["b.txt"], leak_tokens=60),
+        dict(window=8, context_length=8, stride=2),
+        dict(engine="ray", num_tasks=2, engine_settings={}),
+        dict(shuffle_documents=False),
+    ],
+)
+def test_what_has_an_effect_passes(given):
+    PrepareArguments(**{**DATA, **given}).filled({})
+
+
+def test_what_a_key_needs_may_come_from_the_tokenizer():
+    earlier = {"filters": "web", "personal_data": "mask", "perplexity_model": "m"}
+    given = PrepareArguments(**DATA, perplexity_sigmas=2.0, languages=["de"], personal_data_types=["phone"], phone_regions=["DE"])
+    filled = given.filled(earlier)
+    assert (filled.perplexity_model, filled.perplexity_sigmas, filled.personal_data) == ("m", 2.0, "mask")
+    with pytest.raises(UserError, match="personal_data_types is phone, but personal_data is keep"):
+        given.filled(earlier | {"personal_data": "keep"})
+    # what was the tokenizer's, and has no effect here, was not given
+    assert PrepareArguments(**DATA, personal_data="keep").filled(earlier | {"personal_data_types": ["email"]})
+
+
+def test_the_table_names_keys_that_there_are():
+    known = {one.name for kind in (PrepareArguments, TokenizerArguments, PretrainArguments) for one in fields(kind)}
+    assert {name for need in NEEDS for name in (*need.keys, *need.others)} <= known
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "sentence"),
+    [
+        ("a.txt", dict(hub_revision="main"), r"hub_revision is main, but none of the sources is of a kind that it is for \(hub\)"),
+        ("a.txt", dict(streaming=True), "streaming is true, but none of the sources"),
+        ("a.txt", dict(text_field="body"), "text_field is body, but"),
+        ("a.jsonl", dict(text_documents="line"), r"of a kind that it is for \(text\), so it would do nothing; leave it out."),
+        ("a.jsonl", dict(hub_split="test"), r"hub_split is test, but"),
+    ],
+)
+def test_a_key_that_no_source_has_a_use_for_is_refused(name, given, sentence, tmp_path):
+    (tmp_path / name).write_text("{}\n")
+    sources = find_sources([str(tmp_path / name)])
+    with pytest.raises(UserError, match=sentence):
+        refuse_unread_options(sources, given)
+    refuse_unread_options(find_sources([str(tmp_path / name), "user/name"]), dict(text_field="text", hub_revision="main"))

@@ -1,0 +1,31 @@
+"""What Slurm would do with the scripts of an engine: the pickled pipeline of each stage, for each task of its array."""
+
+import json
+import os
+import re
+
+
+def do_tasks(folder, monkeypatch, *, backwards=False):
+    """Run the stages in the order of submit.sh, in this process. Returns: their names."""
+    import dill
+
+    programs = folder.parent / "bin"
+    programs.mkdir(exist_ok=True)
+    scontrol = programs / "scontrol"  # of Slurm's programs the only one that datatrove asks within a job
+    scontrol.write_text("#!/bin/sh\necho localhost\n")
+    scontrol.chmod(0o755)
+    stages = re.findall(r"^(\w+)=\$\(sbatch", (folder / "submit.sh").read_text(), flags=re.MULTILINE)
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", str(programs), prepend=os.pathsep)
+        patched.setenv("SLURM_NODELIST", "localhost")
+        patched.setenv("RAYON_NUM_THREADS", "1")
+        for stage in stages[:-1]:
+            logs = folder / "logs" / stage
+            number = len(json.loads((logs / "ranks_to_run.json").read_text()))
+            for task in sorted(range(number), reverse=backwards):  # the jobs of an array end in any order
+                patched.setenv("SLURM_ARRAY_TASK_ID", str(task))
+                with (logs / "executor.pik").open("rb") as file:
+                    dill.load(file).run()
+    scontrol.unlink()
+    programs.rmdir()
+    return stages
