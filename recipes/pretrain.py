@@ -3,6 +3,7 @@
     python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml
     python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml --learning_rate 2e-3 --output_dir runs/other
     python recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
+    python recipes/pretrain.py --dataset runs/mine/data --time_budget 180 --output_dir runs/mine/base    # chooses all the rest
     torchrun --nproc_per_node 2 recipes/pretrain.py ...        # several processes: one a GPU, or two on one processor
 
 Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. The output folder is a
@@ -25,6 +26,7 @@ from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.data.verification import check_tokenizer
 from hfgpt.tokenization import load_tokenizer
+from hfgpt.training.budgets import within_budget
 from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
 from hfgpt.training.next_steps import opening_of_rows
 from hfgpt.training.optimizers import trainer_optimizer
@@ -49,6 +51,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
     rows, passport = load_rows(args.dataset)
     tokenizer = load_tokenizer(Path(args.dataset) / "tokenizer")
     check_tokenizer(tokenizer, Path(args.dataset), passport)
+    args = within_budget(args, rows=rows, passport=passport, tokenizer=tokenizer)
     run = Run("pretrain.py", data=args.dataset, **args.run_settings())
     if already_done(run, lambda: asdict(passport)):
         return {}

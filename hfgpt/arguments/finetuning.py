@@ -8,6 +8,7 @@ from hfgpt.arguments.keys import RecordKeys, data_key, evaluation_key, hygiene_k
 from hfgpt.arguments.methods import METHODS, Method
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.run import RunArguments
+from hfgpt.arguments.sharding import asked_for_fsdp
 from hfgpt.artifacts import check_model_folder
 from hfgpt.chat_templates import CHAT_STYLES
 from hfgpt.errors import UserError
@@ -84,6 +85,8 @@ class FinetuneArguments(RecordKeys, RunArguments):
                 "that method full trains."
             )
         super().__post_init__()
+        if self.quantization == "4bit" and asked_for_fsdp(self):
+            raise UserError("quantization is 4bit, and FSDP would divide the weights; train copies of them (ddp.yaml).")
 
     def method_settings(self) -> dict[str, Any]:
         """The fields of a `Method`."""

@@ -104,7 +104,7 @@ def final_metrics(
             earlier = [Answer(**one) for one in before["answers"][name]]
             metrics |= {f"{name}_{key}_before": value for key, value in answers_report(earlier, asked.references).items()}
             columns = {"before": earlier, **columns}
-        if judge is not None and name == "test":
+        if judge is not None and name == "test" and trainer.is_world_process_zero():  # which writes what it says
             metrics |= judged(asked, said, judge)
         page = answer_rows(asked.prompts, asked.references, columns, kinds=asked.kinds)
         metrics |= metrics_by_kind(page, name)

@@ -15,18 +15,24 @@ from hfgpt.hub.file_names import PYTHON_DOCS, is_file, summed_up
 
 # Of run.yaml only these are told: whatever else a run had is of its machine.
 TOLD_SETTINGS = (
-    *("family", "depth", "size", "method", "loss", "beta", "optimizer", "learning_rate", "muon_learning_rate", "adam_beta2"),
+    *("family", "depth", "size", "method", "loss", "beta", "optimizer", "learning_rate", "muon_learning_rate"),
+    *("embedding_learning_rate", "adam_beta2"),
     *("weight_decay", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "quantization", "precision"),
     *("max_length", "packing", "prompt_style", "loss_on", "keep", "balance", "early_stopping_patience", "seed", "seeds"),
+    *("time_budget", "token_budget", "flop_budget"),
 )
 SETTING_NAMES = {
     "num_train_epochs": "epochs",
     "max_steps": "steps",
+    "time_budget": "seconds that were given",
+    "token_budget": "tokens that were given",
+    "flop_budget": "FLOPs that were given",
     "per_device_train_batch_size": "rows per device and step",
     "gradient_accumulation_steps": "batches per step",
     "lr_scheduler_type": "course of the learning rate",
     "muon_learning_rate": "learning rate of Muon",
+    "embedding_learning_rate": "learning rate of the embedding",
     "loss_on": "loss on the tokens of",
 }
 # Of metrics.json these are told as they are.
@@ -214,10 +220,11 @@ def base_facts(artifact: Artifact, passport: dict, settings: dict) -> dict:
 
 
 def run_settings(artifact: Artifact) -> dict:
-    """What run.yaml says: the run's settings that are not the defaults."""
+    """What run.yaml says: the run's settings that are not the defaults, those that a budget chose among them."""
     path = _of_the_adapter(artifact, "run.yaml")
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
+    settings = content if isinstance(content, dict) else {}
+    return settings | (settings.get("plan") or {}).get("chosen", {})
 
 
 def training_facts(artifact: Artifact, metrics: dict) -> dict:
