@@ -56,6 +56,8 @@ FIGURES = {
     "roc_auc": ("ROC-AUC", False),
     "log_loss": ("log loss", False),
     "calibration_error": ("calibration error", False),
+    "right": ("right answers, where there is one right answer", True),
+    "most_frequent": ("right by always giving the most frequent answer of a kind", True),
     "exact_match": ("exact match with the reference", True),
     "token_f1": ("token F1 with the reference", False),
     "rougeL": ("ROUGE-L", False),
@@ -286,6 +288,11 @@ def label_figures(metrics: dict) -> list[dict]:
     """Precision, recall and F1 of each label on the test split, of the weights that were kept."""
     kept = (metrics.get("seeds") or {}).get(str(metrics.get("kept_seed"))) or {}
     return [{"label": label, **figures} for label, figures in ((kept.get("test") or {}).get("per_class") or {}).items()]
+
+
+def kind_figures(metrics: dict) -> list[dict]:
+    """What an assistant's answers to the test set are worth, by kind of question."""
+    return [{"kind": kind, **scores} for kind, scores in (metrics.get("test_kinds") or {}).items()]
 
 
 def evaluation_facts(evaluation: dict) -> list[dict]:
