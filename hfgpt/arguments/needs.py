@@ -68,6 +68,8 @@ NEEDS: tuple[Need, ...] = (
     # Training
     Need(("depth",), {"family": _one_of("modern")}),
     Need(("size",), {"family": _one_of("gpt2")}),
+    Need(("family", "depth", "size"), {"model": NOT_GIVEN}),  # whose shape is what it is
+    Need(("revision", "trust_remote_code", "old_dataset", "rewarm_to"), {"model": GIVEN}),
     Need(("sample_tokens",), {"sample_prompts": GIVEN}),
     # "no" switches off for one run what its file says; "epoch" contradicts it.
     Need(("eval_steps",), {"eval_strategy": _one_of("steps", "no")}),

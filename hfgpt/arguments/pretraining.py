@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from hfgpt.arguments.continued import ContinuedKeys
 from hfgpt.arguments.keys import data_key, evaluation_key, method_key, model_key, output_key, training_key
 from hfgpt.arguments.mappings import read_mapping
 from hfgpt.arguments.optimizers import OPTIMIZERS
@@ -12,7 +13,7 @@ from hfgpt.files import expand_home
 
 
 @dataclass
-class PretrainArguments(EpochKeys, RunArguments):
+class PretrainArguments(EpochKeys, ContinuedKeys, RunArguments):
     """recipes/pretrain.py"""
 
     dataset: str = data_key("", "Folder of rows that recipes/prepare_data.py wrote.")
@@ -37,4 +38,7 @@ class PretrainArguments(EpochKeys, RunArguments):
         self.require(dataset="name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
         self.check_epochs()
         self.config_overrides = read_mapping(self.config_overrides, "config_overrides", example="'{num_hidden_layers: 2}'")
+        self.check_continued(self.config_overrides or {})
         super().__post_init__()
+        if self.model:
+            self.warm_up_again()
