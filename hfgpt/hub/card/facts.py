@@ -280,8 +280,17 @@ def held_out_figures(metrics: dict) -> list[dict]:
                 more = {"split": split, "before": measured.get(f"{key}_before"), "over_seeds": over_seeds}
                 rows.append(found | more | {"name": names.get(key, found["name"])})
         if rows:
-            return rows
+            return rows + old_text_figures(metrics, split)
     return []
+
+
+def old_text_figures(metrics: dict, split: str) -> list[dict]:
+    """Rows of that table for the text that the base of a continued pretraining had learned before."""
+    found = [named_figure(key, metrics.get(f"old_{key}")) for key in ("bits_per_byte", "loss")]
+    more = {"split": split, "over_seeds": None}
+    return [
+        row | more | {"name": f"{row['name']}, old text", "before": metrics.get(f"old_{row['key']}_before")} for row in found if row
+    ]
 
 
 def label_figures(metrics: dict) -> list[dict]:
