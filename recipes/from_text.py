@@ -6,7 +6,7 @@
 
 Which vocabulary, size, context, steps and rates is decided by the text, the minutes and this machine, and said with the reasons. Of
 a text that is too large for the minutes a stated share is read, from all of it alike. Each step's YAML is left in the folder:
-tokenizer.yaml, data.yaml and pretrain.yaml each repeat their step, alone and with changes. Started again, the same command goes on
+tokenizer.yaml, data.yaml and pretrain.yaml each repeat their step, and may be changed. Started again, the same command goes on
 where it was stopped, or says that it is done. docs/from_text.md answers what a newcomer asks.
 """
 

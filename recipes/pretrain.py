@@ -1,9 +1,10 @@
-"""Pretrain a GPT from zero on prepared rows.
+"""Pretrain a GPT on prepared rows, from zero or from another model.
 
     python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml
     python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml --learning_rate 2e-3 --output_dir runs/other
     python recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
     python recipes/pretrain.py --dataset runs/mine/data --time_budget 180 --output_dir runs/mine/base    # chooses all the rest
+    python recipes/pretrain.py --model runs/mine/base --dataset runs/new/data --output_dir runs/new/base    # goes on from another
     torchrun --nproc_per_node 2 recipes/pretrain.py ...        # several processes: one a GPU, or two on one processor
 
 Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. The output folder is a
@@ -11,6 +12,23 @@ model that the Auto classes load; beside it lie its card (README.md; `card` says
 (curves, samples, data on one page), loss.png, samples.md, metrics.json, the data's passport.json, and run.yaml, which alone repeats
 the run.
 """
+
+# hf jobs uv run runs this file on Hugging Face's machines, from the checkout (recipes/jobs/train.sh).
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#   "torch>=2.10", "transformers>=5.20,<6", "tokenizers>=0.22", "datasets>=4.0,<6", "accelerate>=1.10,<2",
+#   "huggingface_hub>=2.0,<3", "safetensors>=0.5", "pyarrow>=15", "numpy>=1.26", "pandas>=2.2", "scipy>=1.13",
+#   "matplotlib>=3.8", "psutil>=5.9", "PyYAML>=6.0", "Jinja2>=3.1.6", "wrapt>=1.16,<3", "peft>=0.21,<1", "evaluate>=0.4.5,<1",
+#   "scikit-learn>=1.5,<2", "rouge_score>=0.1.2,<0.2", "tqdm>=4.66", "rensa>=0.5,<1", "joblib>=1.4"
+# ]
+# [tool.hf-jobs]
+# flavor = "a10g-large"
+# timeout = "1d"
+# secrets = ["HF_TOKEN"]
+# env = { PYTHONPATH = "/code" }
+# volumes = ["./hfgpt:/code/hfgpt", "./recipes:/code/recipes"]
+# ///
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
@@ -26,6 +44,7 @@ from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.data.verification import check_tokenizer
 from hfgpt.tokenization import load_tokenizer
+from hfgpt.training import continued
 from hfgpt.training.budgets import within_budget
 from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
 from hfgpt.training.next_steps import opening_of_rows
@@ -51,24 +70,29 @@ def main(args: PretrainArguments) -> dict[str, float]:
     rows, passport = load_rows(args.dataset)
     tokenizer = load_tokenizer(Path(args.dataset) / "tokenizer")
     check_tokenizer(tokenizer, Path(args.dataset), passport)
+    base = continued.find_base(args.dataset, passport, tokenizer, **args.base_settings()) if args.model else None
     args = within_budget(args, rows=rows, passport=passport, tokenizer=tokenizer)
-    run = Run("pretrain.py", data=args.dataset, **args.run_settings())
+    run = Run("pretrain.py", data=args.dataset, base_files=base.files if base else {}, **args.run_settings())
     if already_done(run, lambda: asdict(passport)):
         return {}
 
-    # 2. Model
+    # 2. Model: a new one, or the base
+    overrides = cast(dict, args.config_overrides or {})
     context_length = passport.settings["context_length"]
     tokenizer.model_max_length = context_length
-    model = build_model(
-        tokenizer,
-        context_length=context_length,
-        family=args.family,
-        depth=args.depth,
-        size=args.size,
-        overrides=cast(dict, args.config_overrides or {}),
-        seed=args.seed,
-        attn_implementation=args.attn_implementation,
-    )
+    if base is not None:
+        model = continued.load_model(base, passport, attn_implementation=args.attn_implementation, overrides=overrides)
+    else:
+        model = build_model(
+            tokenizer,
+            context_length=context_length,
+            family=args.family,
+            depth=args.depth,
+            size=args.size,
+            overrides=overrides,
+            seed=args.seed,
+            attn_implementation=args.attn_implementation,
+        )
 
     # 3. Output folder: new, or a run to go on with
     claim = claim_run(run, passport)
@@ -76,6 +100,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
         return {}
 
     # 4. Trainer
+    optimizer = continued.optimizer_for(model, args.optimizer, given=args.resolved)
     sample_tokens = min(args.sample_tokens, context_length // 2)  # half the context at most: the other half is for the prompt
     trainer = LanguageModelTrainer(
         model=model,
@@ -87,24 +112,28 @@ def main(args: PretrainArguments) -> dict[str, float]:
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         data_collator=PackedRowsCollator(cast(int, tokenizer.pad_token_id)),
-        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
+        optimizer_cls_and_kwargs=trainer_optimizer(optimizer, args.optimizer_settings()),
         compute_metrics=token_metrics(bytes_of("validation", passport, tokenizer)),
         callbacks=[SamplesCallback(tokenizer, args.sample_prompts, max_new_tokens=sample_tokens), LossPictureCallback()],
     )
-    start = describe_start(trainer, context_length=context_length, optimizer=args.optimizer, hardware=args.describe_hardware())
+    start = describe_start(trainer, context_length=context_length, optimizer=optimizer, hardware=args.describe_hardware())
     unit = f"rows of {context_length:,} tokens"
     announce(trainer, start, unit=unit, also="a smaller context_length of prepare_data.py")
     announce_sources(trainer, passport)
     check_isolation(model, rows["train"])
 
-    # 5. Train
+    # 5. What the base says of old and new text, then training
+    before = continued.measure_before(trainer, base, rows=rows, passport=passport) if base else {}
     train_or_resume(trainer, claim.checkpoint)
 
     # 6. Test once, save, report
     metrics = final_metrics(trainer, rows=rows, passport=passport)
+    if base is not None:
+        metrics |= before | continued.measure_after(trainer, base)
     save_model(trainer)
     prompt = opening_of_rows(rows, tokenizer)
-    report = build_report(metrics, passport, args.folder, log_history=trainer.state.log_history, prompt=prompt)
+    more = continued.compare(metrics)
+    report = build_report(metrics, passport, args.folder, log_history=trainer.state.log_history, prompt=prompt, more=more)
     finish_run(run, report, trainer)
     return metrics
 

@@ -36,7 +36,7 @@ class FinetuneArguments(RecordKeys, RunArguments):
     quantization: Literal["none", "4bit"] = model_key("none", "4bit (QLoRA, needs a GPU) keeps the frozen weights in 4 bits.")
 
     sources: list[str] = data_key(
-        [], "CSV, TSV, JSON(L), Parquet files or patterns; Hub datasets (user/name[:config]); python-docs."
+        [], "CSV, TSV, JSON(L), Parquet files or patterns; Hub datasets (user/name[:config]); python-docs; python-docs-questions."
     )
     validation_sources: list[str] = data_key([], "Validation set, where it is given.")
     test_sources: list[str] = data_key([], "Test set, where it is given.")
@@ -199,7 +199,7 @@ class AssistantArguments(FinetuneArguments):
     )
     num_samples: int = evaluation_key(3, "Validation prompts answered at every evaluation, into samples.md.")
     max_new_tokens: int = evaluation_key(128, "Most tokens of an answer.")
-    max_answers: int | None = evaluation_key(None, "Answer at most this many test prompts; all without it.")
+    max_answers: int | None = evaluation_key(None, "Answer at most this many test prompts, as many of each kind; all without it.")
 
 
 @dataclass

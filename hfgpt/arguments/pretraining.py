@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hfgpt.arguments.budget import BudgetKeys
+from hfgpt.arguments.continued import ContinuedKeys
 from hfgpt.arguments.keys import data_key, evaluation_key, method_key, model_key, output_key, training_key
 from hfgpt.arguments.mappings import read_mapping
 from hfgpt.arguments.optimizers import OPTIMIZERS
@@ -13,7 +14,7 @@ from hfgpt.files import expand_home
 
 
 @dataclass
-class PretrainArguments(EpochKeys, BudgetKeys, RunArguments):
+class PretrainArguments(EpochKeys, BudgetKeys, ContinuedKeys, RunArguments):
     """recipes/pretrain.py"""
 
     dataset: str = data_key("", "Folder of rows that recipes/prepare_data.py wrote.")
@@ -40,4 +41,7 @@ class PretrainArguments(EpochKeys, BudgetKeys, RunArguments):
         self.check_epochs()
         self.config_overrides = read_mapping(self.config_overrides, "config_overrides", example="'{num_hidden_layers: 2}'")
         self.check_budget(self.explicit, overrides=self.config_overrides or {})
+        self.check_continued(self.config_overrides or {})
         super().__post_init__()
+        if self.model:
+            self.warm_up_again()

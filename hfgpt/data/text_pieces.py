@@ -10,7 +10,7 @@ from hfgpt.files import write_whole
 
 FOLDER = "read_texts"
 SEPARATOR_LINE = "<|endoftext|>"
-PIECE_BYTES = 2**16
+PIECE_BYTES, LONGEST_PIECE = 2**16, 1.25
 # What is no file: this Python's documentation, and what has a size that nobody knows.
 BYTES_OF_KINDS, UNKNOWN_BYTES = {PYTHON_DOCS: 2_400_000}, 10**12
 # What a document of a table or of the Hub is taken for in bytes, of which only the number can be bounded.
@@ -32,8 +32,8 @@ def read_in_pieces(
 ) -> tuple[list[str], dict[str, Any]]:
     """Write pieces of large text files and JSON lines, from all of them alike, into a folder below `folder`.
 
-    A piece begins and ends where a document does, or at a line where a document is a whole file; then it is a document. Sources of
-    other kinds stay as they are, and are read up to a number of documents.
+    A piece begins and ends where a document does, or at a line where documents are longer than pieces; where a document is a whole
+    file, a piece is a document. Sources of other kinds stay as they are, and are read up to a number of documents.
 
     Args: `reading` says how the sources are read, `text_documents` among it.
     Returns: what is to be read instead, and how.
@@ -72,7 +72,7 @@ def _pieces(path: Path, *, share: float, rule: str | None) -> Iterator[bytes]:
                 _skip_to_document(file, rule)
             taken = 0
             while line := file.readline(LONGEST_LINE):
-                if taken >= wanted and _is_boundary(line, rule):
+                if taken >= LONGEST_PIECE * wanted or (taken >= wanted and _is_boundary(line, rule)):
                     break
                 yield line
                 taken += len(line)
@@ -84,8 +84,12 @@ def _pieces(path: Path, *, share: float, rule: str | None) -> Iterator[bytes]:
 
 def _skip_to_document(file: BinaryIO, rule: str | None) -> None:
     file.readline(LONGEST_LINE)  # the rest of a line
+    start = file.tell()
     while rule not in (None, "file", "line") and (line := file.readline(LONGEST_LINE)):
         if _is_boundary(line, rule):
+            return
+        if file.tell() > start + PIECE_BYTES:  # a long document: its middle is as good
+            file.seek(start)
             return
 
 

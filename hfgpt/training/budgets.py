@@ -32,10 +32,12 @@ MOST_MEASURED = 5
 SECONDS_OF_SAVING = 3.0
 # Memory of Python with torch, transformers and datasets loaded. Measured: this program on a CPU, 2026-11-26.
 BYTES_OF_THE_PROGRAM = 700 << 20
+# The share of the steps in which the rates rise, as in the runs that the law was fitted to (docs/lab_notes.md).
+WARMUP = 0.1
 # What a plan chooses where it is not given.
 FITTED = (
     *("depth", "config_overrides", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
-    *("muon_learning_rate", "eval_steps", "save_steps", "logging_steps"),
+    *("muon_learning_rate", "warmup_steps", "eval_steps", "save_steps", "logging_steps"),
 )
 # Fields of HfGptConfig that make up a shape: whoever gives one has the others from the depth.
 SHAPE_FIELDS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "head_dim")
@@ -215,6 +217,7 @@ class Planner:
             **self.workbench.batch_settings(candidate, choice.batch),
             **self.workbench.rates(candidate),
         }
+        values |= {"warmup_steps": WARMUP}
         if args.family == "modern":
             values |= {"depth": candidate.depth}
         for name in ("eval", "save"):

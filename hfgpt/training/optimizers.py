@@ -153,14 +153,16 @@ class MuonWithAdamWFactory:
 
 
 def matrices_and_others(model: PreTrainedModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """The trainable weights of linear layers, less the head and the embeddings; and everything else trainable.
+    """The trainable weights of linear layers in the body, less the head and the embeddings; and everything else trainable.
+
+    The head of a classifier stands outside the body, and is AdamW's as that of a language model is.
 
     Raises: ValueError for a model without such matrices.
     """
     head = model.get_output_embeddings()
     matrices = [
         module.weight
-        for module in model.modules()
+        for module in model.base_model.modules()
         if isinstance(module, nn.Linear) and module is not head and module.weight.requires_grad
     ]
     if not matrices:

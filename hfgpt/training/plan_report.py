@@ -37,7 +37,7 @@ def describe_plan(
         f"  size: {in_words(candidate.parameters)} parameters, depth {candidate.depth}, width {candidate.width}",
         f"  steps: {steps:,} of {choice.batch:,} tokens ({1000 * step:,.0f} ms each): {in_words(expected['tokens'])} tokens, "
         f"{epochs:.1f} times the text",
-        f"  rates: {rates or 'as given'}, falling to 0 at the last step",
+        f"  rates: {rates or 'as given'}, rising for a tenth of the steps, then falling to 0",
         f"  memory: about {expected['memory_bytes'] / 2**20:,.0f} MiB, {free_memory / 2**20:,.0f} are free",
         f"  time: about {expected['seconds']:,.0f} s: until now {parts['start']:.0f}, training {parts['training']:.0f}, "
         f"evaluations and checkpoints {parts['evaluations']:.0f}, test and saving {parts['end']:.0f}",

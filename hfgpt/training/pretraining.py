@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -179,10 +179,7 @@ def final_metrics(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport:
     }
     for name in HELD_OUT:
         if name in rows:
-            num_bytes = bytes_of(name, passport, trainer.text_tokenizer)
-            result = trainer.evaluate_as_loaded(rows[name], name=name, metrics=token_metrics(num_bytes))
-            keys = (f"{name}_{key}" for key in ("loss", "perplexity", "bits_per_byte"))
-            metrics |= {key: result[key] for key in keys if key in result}
+            metrics |= figures_of(trainer, rows[name], name=name, num_bytes=bytes_of(name, passport, trainer.text_tokenizer))
     metrics |= trainer.training_metrics()
     if plan := getattr(trainer.args, "plan", None):
         whole = metrics["steps_timed"] == metrics["steps"]
@@ -196,6 +193,13 @@ def final_metrics(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport:
     return metrics
 
 
+def figures_of(trainer: LanguageModelTrainer, rows: Dataset, *, name: str, num_bytes: int | None) -> dict[str, float]:
+    """NAME_loss, NAME_perplexity and, of text whose bytes are known, NAME_bits_per_byte."""
+    result = trainer.evaluate_as_loaded(rows, name=name, metrics=token_metrics(num_bytes))
+    keys = (f"{name}_{key}" for key in ("loss", "perplexity", "bits_per_byte"))
+    return {key: result[key] for key in keys if key in result}
+
+
 def save_model(trainer: LanguageModelTrainer) -> None:
     """Write the model with everything that loading needs, and its fingerprint."""
     trainer.save_model()
@@ -204,13 +208,20 @@ def save_model(trainer: LanguageModelTrainer) -> None:
 
 
 def build_report(
-    metrics: dict[str, Any], passport: Passport, folder: Path, *, log_history: list[dict], prompt: str | None = None
+    metrics: dict[str, Any],
+    passport: Passport,
+    folder: Path,
+    *,
+    log_history: list[dict],
+    prompt: str | None = None,
+    more: Sequence[str] = (),
 ) -> RunReport:
     """The end of a run in a few lines: its numbers, next to lzma's where the passport has them.
 
     Args:
         log_history: of the training, which says where validation was best, if that was not at the end.
         prompt: what the next command has the model continue.
+        more: lines to follow the figures.
     """
     lines = [
         f"{name}: {metrics[f'{name}_loss']:.4f} nats per token, perplexity {metrics[f'{name}_perplexity']:,.2f}"
@@ -218,6 +229,7 @@ def build_report(
         for name in HELD_OUT
         if f"{name}_loss" in metrics
     ]
+    lines += more
     if passport.lzma_bits_per_byte:
         lines.append(
             f"lzma on the same test bytes: {passport.lzma_bits_per_byte['alone']:.4f} bits per byte alone, "

@@ -80,6 +80,15 @@ def test_pieces_come_from_all_of_a_file_and_cut_no_document(large, tmp_path, rul
         assert all(document["text"].count("line ") == 10 for document in documents[:-1])
 
 
+def test_documents_that_are_longer_than_pieces_are_cut_at_lines(large, tmp_path):
+    text = large.read_text()
+    large.write_text(text[: len(text) // 2] + "<|endoftext|>\n" + text[len(text) // 2 :])
+    sources, reading = find_sources([str(large)]), {"text_documents": "<|endoftext|>"}
+    names, reading = read_in_pieces(sources, tmp_path / "out", most=size_of(sources) // 8, reading=reading)
+    assert 0.11 < size_of(find_sources(names)) / size_of(sources) < 0.17
+    assert len(list(read_documents(find_sources(names), ReadingOptions(**reading)))) > 4
+
+
 def test_json_lines_stay_whole(tmp_path):
     path = tmp_path / "large.jsonl"
     path.write_text("".join(f'{{"text": "number {number}"}}\n' for number in range(100_000)))

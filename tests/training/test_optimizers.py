@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from hfgpt import HfGptConfig, HfGptForCausalLM
+from hfgpt import HfGptConfig, HfGptForCausalLM, HfGptForSequenceClassification
 from hfgpt.arguments.optimizers import OPTIMIZERS, Optimizer
 from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.arguments.pretraining import PretrainArguments
@@ -29,6 +29,7 @@ def test_every_parameter_has_one_optimizer_and_only_block_matrices_have_muon():
         small_model(tie_word_embeddings=True),
         small_model(tie_word_embeddings=False),
         HfGptForCausalLM(HfGptConfig(num_hidden_layers=1, vocab_size=50)),
+        HfGptForSequenceClassification(HfGptConfig.modern(1, vocab_size=50, num_labels=3)),
     ):
         matrices, others = matrices_and_others(model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}

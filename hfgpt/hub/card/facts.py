@@ -56,6 +56,8 @@ FIGURES = {
     "roc_auc": ("ROC-AUC", False),
     "log_loss": ("log loss", False),
     "calibration_error": ("calibration error", False),
+    "right": ("right answers, where there is one right answer", True),
+    "most_frequent": ("right by always giving the most frequent answer of a kind", True),
     "exact_match": ("exact match with the reference", True),
     "token_f1": ("token F1 with the reference", False),
     "rougeL": ("ROUGE-L", False),
@@ -278,14 +280,28 @@ def held_out_figures(metrics: dict) -> list[dict]:
                 more = {"split": split, "before": measured.get(f"{key}_before"), "over_seeds": over_seeds}
                 rows.append(found | more | {"name": names.get(key, found["name"])})
         if rows:
-            return rows
+            return rows + old_text_figures(metrics, split)
     return []
+
+
+def old_text_figures(metrics: dict, split: str) -> list[dict]:
+    """Rows of that table for the text that the base of a continued pretraining had learned before."""
+    found = [named_figure(key, metrics.get(f"old_{key}")) for key in ("bits_per_byte", "loss")]
+    more = {"split": split, "over_seeds": None}
+    return [
+        row | more | {"name": f"{row['name']}, old text", "before": metrics.get(f"old_{row['key']}_before")} for row in found if row
+    ]
 
 
 def label_figures(metrics: dict) -> list[dict]:
     """Precision, recall and F1 of each label on the test split, of the weights that were kept."""
     kept = (metrics.get("seeds") or {}).get(str(metrics.get("kept_seed"))) or {}
     return [{"label": label, **figures} for label, figures in ((kept.get("test") or {}).get("per_class") or {}).items()]
+
+
+def kind_figures(metrics: dict) -> list[dict]:
+    """What an assistant's answers to the test set are worth, by kind of question."""
+    return [{"kind": kind, **scores} for kind, scores in (metrics.get("test_kinds") or {}).items()]
 
 
 def evaluation_facts(evaluation: dict) -> list[dict]:
