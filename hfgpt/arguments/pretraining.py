@@ -44,7 +44,7 @@ class PretrainArguments(EpochKeys, BudgetKeys, ContinuedKeys, RunArguments):
         self.check_budget(self.explicit, overrides=self.config_overrides or {})
         if self.model and (budget := next(iter(self.budget()), None)):
             raise UserError(
-                f"model is {self.model!r} and {budget} is given; a budget chooses the size of a model from zero, and this one has its "
+                f"model is {self.model!r} and {budget} is given; a budget chooses the size of a new model, and this one has its "
                 "size: give max_steps or num_train_epochs instead."
             )
         self.check_continued(self.config_overrides or {})
