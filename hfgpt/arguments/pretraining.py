@@ -42,3 +42,4 @@ class PretrainArguments(EpochKeys, ContinuedKeys, RunArguments):
         super().__post_init__()
         if self.model:
             self.warm_up_again()
+            self.resolved["rewarm_to"] = self.rewarm_to  # in run.yaml and on the card, beside the rates that it lowers
