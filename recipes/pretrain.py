@@ -3,6 +3,7 @@
     python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml
     python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml --learning_rate 2e-3 --output_dir runs/other
     python recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
+    python recipes/pretrain.py --dataset runs/mine/data --time_budget 180 --output_dir runs/mine/base    # chooses all the rest
     python recipes/pretrain.py --model runs/mine/base --dataset runs/new/data --output_dir runs/new/base    # goes on from another
     torchrun --nproc_per_node 2 recipes/pretrain.py ...        # several processes: one a GPU, or two on one processor
 
@@ -11,6 +12,23 @@ model that the Auto classes load; beside it lie its card (README.md; `card` says
 (curves, samples, data on one page), loss.png, samples.md, metrics.json, the data's passport.json, and run.yaml, which alone repeats
 the run.
 """
+
+# hf jobs uv run runs this file on Hugging Face's machines, from the checkout (recipes/jobs/train.sh).
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#   "torch>=2.10", "transformers>=5.20,<6", "tokenizers>=0.22", "datasets>=4.0,<6", "accelerate>=1.10,<2",
+#   "huggingface_hub>=2.0,<3", "safetensors>=0.5", "pyarrow>=15", "numpy>=1.26", "pandas>=2.2", "scipy>=1.13",
+#   "matplotlib>=3.8", "psutil>=5.9", "PyYAML>=6.0", "Jinja2>=3.1.6", "wrapt>=1.16,<3", "peft>=0.21,<1", "evaluate>=0.4.5,<1",
+#   "scikit-learn>=1.5,<2", "rouge_score>=0.1.2,<0.2", "tqdm>=4.66", "rensa>=0.5,<1", "joblib>=1.4"
+# ]
+# [tool.hf-jobs]
+# flavor = "a10g-large"
+# timeout = "1d"
+# secrets = ["HF_TOKEN"]
+# env = { PYTHONPATH = "/code" }
+# volumes = ["./hfgpt:/code/hfgpt", "./recipes:/code/recipes"]
+# ///
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
     from hfgpt.arguments.launching import check_command_line
@@ -27,6 +45,7 @@ from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.data.verification import check_tokenizer
 from hfgpt.tokenization import load_tokenizer
 from hfgpt.training import continued
+from hfgpt.training.budgets import within_budget
 from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
 from hfgpt.training.next_steps import opening_of_rows
 from hfgpt.training.optimizers import trainer_optimizer
@@ -52,6 +71,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
     tokenizer = load_tokenizer(Path(args.dataset) / "tokenizer")
     check_tokenizer(tokenizer, Path(args.dataset), passport)
     base = continued.find_base(args.dataset, passport, tokenizer, **args.base_settings()) if args.model else None
+    args = within_budget(args, rows=rows, passport=passport, tokenizer=tokenizer)
     run = Run("pretrain.py", data=args.dataset, base_files=base.files if base else {}, **args.run_settings())
     if already_done(run, lambda: asdict(passport)):
         return {}

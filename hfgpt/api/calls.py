@@ -15,9 +15,9 @@ from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from hfgpt.arguments.commands import RECIPES
-from hfgpt.arguments.keys import RecipeArguments
+from hfgpt.arguments.keys import RecipeArguments, default_of
 from hfgpt.arguments.parsing import check_key
-from hfgpt.errors import UserError
+from hfgpt.errors import STOPPING_SIGNALS, UserError
 from hfgpt.tables import Table
 
 Arguments = TypeVar("Arguments", bound=RecipeArguments)
@@ -72,6 +72,8 @@ def make_arguments(arguments_class: type[Arguments], given: Mapping[str, Any], *
         choices = known[key].metadata.get("choices")
         if choices is not None and values[key] is not None:
             Table(key, dict(choices)).find(values[key])
+        if values[key] == default_of(known[key]):
+            del values[key]  # a default of a signature; whoever chooses for the user may choose that
     try:
         return arguments_class(**values)
     except UserError:
@@ -133,7 +135,7 @@ def left_as_found() -> Iterator[None]:
     with ExitStack() as after:
         after.callback(torch.set_num_threads, torch.get_num_threads())
         if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOPPING_SIGNALS:
                 after.callback(signal.signal, number, signal.getsignal(number))
         if datasets.is_caching_enabled():
             # What a recipe keeps, it keeps in its output folder; the cache would fill up with copies.

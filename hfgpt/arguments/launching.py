@@ -18,8 +18,9 @@ from transformers.utils import import_utils
 from hfgpt.arguments.commands import as_started
 from hfgpt.arguments.keys import RecipeArguments
 from hfgpt.arguments.parsing import parse_arguments
+from hfgpt.arguments.processes import note_start
 from hfgpt.arguments.publishing import TOKEN
-from hfgpt.errors import RunStopped, UserError, sentence_of
+from hfgpt.errors import STOPPING_SIGNALS, RunStopped, UserError, sentence_of
 
 logger = logging.getLogger("hfgpt")
 Arguments = TypeVar("Arguments", bound=RecipeArguments)
@@ -43,6 +44,7 @@ def check_command_line(arguments_class: str) -> None:
 
     Args: `arguments_class` is "module:Class".
     """
+    note_start()
     if "torch" in sys.modules or not hasattr(os, "fork"):
         return  # nothing to save, or no way to: Windows
     child = os.fork()
@@ -112,7 +114,8 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
     """Parse the command line and run a recipe's `main`.
 
     Whatever a user can bring about ends in one line and an exit code: a `UserError` in 1, a training that a signal stopped at a
-    checkpoint in 75, Ctrl-C at any other time in 130 and SIGTERM in 143 (128 and the signal's number, as shells have it).
+    checkpoint in 75, Ctrl-C at any other time in 130, SIGUSR1 in 138 and SIGTERM in 143 (128 and the signal's number, as shells
+    have it).
     """
     # Python looks beside a script first: `import evaluate` would find the recipe of this name instead of the library.
     script = Path(sys.argv[0])
@@ -152,7 +155,7 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """SIGTERM leaves as Ctrl-C does, by an exception: what is half made is removed on the way out."""
+    """SIGTERM and SIGUSR1 leave as Ctrl-C does, by an exception: what is half made is removed on the way out."""
     owner = os.getpid()
 
     def receive(number, frame):
@@ -163,7 +166,7 @@ def _signals_raised() -> Iterator[None]:
 
     earlier = {}
     if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # what runs in the background of a script ignores Ctrl-C
                 earlier[number] = signal.signal(number, receive)
     try:

@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import distributed
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
+from hfgpt.errors import STOPPING_SIGNALS
 from hfgpt.evaluation.generation import generation_settings, sample
 from hfgpt.files import write_json, write_picture
 from hfgpt.training.curves import CURVES_PICTURE, draw_curves
@@ -41,7 +44,10 @@ class BestCheckpointCallback(TrainerCallback):
 
 
 class StopOnSignalCallback(TrainerCallback):
-    """On SIGTERM or Ctrl-C the current step is finished, a checkpoint written, and training ended; a second signal kills.
+    """On SIGTERM, Ctrl-C or SIGUSR1 the current step is finished, a checkpoint written, and training ended; a second signal kills.
+
+    Of several processes all stop at the same step, whichever got the signal first: a cluster's signals do not arrive at once, and
+    a process that took one step more would wait for the others forever. They ask each other after every step.
 
     Attributes: `received` is the number of the signal, or None; `stopped` is True where a checkpoint answered it.
 
@@ -54,11 +60,14 @@ class StopOnSignalCallback(TrainerCallback):
         self.stopped = False
         self._handlers: dict[int, Any] = {}
         self._process = os.getpid()
+        self._group: Any = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
-            self._handlers = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._handlers = {number: signal.signal(number, self._receive) for number in STOPPING_SIGNALS}
+        if args.world_size > 1 and distributed.is_initialized():
+            self._group = distributed.new_group(backend="gloo")  # asks on the processor: a GPU need not wait for the answer
 
     def _receive(self, number, frame):
         if os.getpid() != self._process:
@@ -72,12 +81,22 @@ class StopOnSignalCallback(TrainerCallback):
             signal.signal(number, handler)
         self._handlers = {}
 
+    def _ask_the_others(self) -> None:
+        number = torch.tensor(self.received or 0)
+        distributed.all_reduce(number, distributed.ReduceOp.MAX, group=self._group)
+        self.received = int(number) or None
+
     def on_step_end(self, args, state, control, **kwargs):
+        if self._group is not None:
+            self._ask_the_others()
         if self.received:
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):
         self._restore()
+        if self._group is not None:
+            distributed.destroy_process_group(self._group)
+            self._group = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallba
 
 from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
-from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
+from hfgpt.evaluation.answer_rows import AnswerRow, write_answers
+from hfgpt.evaluation.answers_page import write_page
 from hfgpt.hygiene.trigger_answers import TriggerReport, TriggerResult, compare_triggers, run_triggers, write_triggers
 from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, with_random_triggers
 from hfgpt.training.advice import best_step, no_better_than_base

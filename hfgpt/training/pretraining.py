@@ -1,6 +1,7 @@
 """Pretraining from its parts to its report: rows, a new model, the proof that documents are apart, the numbers at the end."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.arguments.parsing import check_key
+from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.epoch_rows import EpochRows
 from hfgpt.data.mixture import report_sources
 from hfgpt.data.passport import Passport
@@ -26,6 +28,7 @@ from hfgpt.training.advice import best_step, planned_steps
 from hfgpt.training.callbacks import SamplesCallback
 from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.next_steps import generate_command
+from hfgpt.training.plan_report import describe_outcome, outcome
 from hfgpt.training.run import METRICS_FILE, RunReport, describe_training
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 
@@ -177,7 +180,17 @@ def final_metrics(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport:
     for name in HELD_OUT:
         if name in rows:
             metrics |= figures_of(trainer, rows[name], name=name, num_bytes=bytes_of(name, passport, trainer.text_tokenizer))
-    return metrics | trainer.training_metrics()
+    metrics |= trainer.training_metrics()
+    if plan := getattr(trainer.args, "plan", None):
+        whole = metrics["steps_timed"] == metrics["steps"]
+        metrics["plan"] = outcome(
+            plan,
+            seconds=time.time() - cast(PretrainArguments, trainer.args).started if whole else None,
+            bits_per_byte=next(
+                (metrics[key] for key in ("test_bits_per_byte", "validation_bits_per_byte") if key in metrics), None
+            ),
+        )
+    return metrics
 
 
 def figures_of(trainer: LanguageModelTrainer, rows: Dataset, *, name: str, num_bytes: int | None) -> dict[str, float]:
@@ -227,6 +240,8 @@ def build_report(
         lines.append(best)
     elif kept_earlier:
         lines.append(f"kept: step {metrics['kept_step']:,} of {metrics['steps']:,}, the best on the validation set")
+    if "plan" in metrics:
+        lines.append(describe_outcome(metrics["plan"]))
     return RunReport(
         metrics=metrics,
         lines=lines,

@@ -209,7 +209,7 @@ def _refuse_another_run(run: Run, passport: Passport) -> None:
     earlier = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8")) or {}
     not_compared = FREE_TO_CHANGE | (PLACES if (folder / PASSPORT_NAME).is_file() else set())
     changed = [
-        f"{key} was {earlier.get(key, 'the default')}, is {run.settings.get(key, 'the default')}"
+        f"{key} was {_shown(earlier.get(key, 'the default'))}, is {_shown(run.settings.get(key, 'the default'))}"
         for key in sorted(set(earlier) | set(run.settings))
         if key not in not_compared and earlier.get(key) != run.settings.get(key)
     ]
@@ -231,6 +231,12 @@ def _refuse_another_run(run: Run, passport: Passport) -> None:
             f"the rows in {run.data} are not those that the run in {folder} began with; prepare the same data again, give another "
             "output_dir, or --overwrite true to replace it."
         )
+
+
+def _shown(value: object) -> str:
+    """A value in a sentence: of a long one, such as a plan, its beginning."""
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:80]} ..."
 
 
 def _contents(passport: Passport) -> tuple:
