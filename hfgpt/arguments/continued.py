@@ -60,10 +60,11 @@ class ContinuedKeys(RecipeArguments):
 
         The embedding of a base moves at AdamW's rate unless told: the fast one of a new model would rub out what it has learned.
         """
-        if "embedding_learning_rate" not in self.explicit:
-            vars(self)["embedding_learning_rate"] = None
-        for one in fields(self):
-            if one.name.endswith("learning_rate") and getattr(self, one.name) is not None:
-                setattr(self, one.name, getattr(self, one.name) * self.rewarm_to)
-        if not vars(self)["warmup_steps"]:
-            vars(self)["warmup_steps"] = REWARM_STEPS
+        values, rates = vars(self), [one.name for one in fields(self) if one.name.endswith("learning_rate")]
+        given = {name: values[name] for name in (*rates, "warmup_steps") if name in values["explicit"]}
+        # In run.yaml also where they are the defaults, which mean something else here; the share is on the card beside them.
+        values["resolved"] |= {**given, "rewarm_to": self.rewarm_to}
+        values |= {"embedding_learning_rate": None, "warmup_steps": REWARM_STEPS} | given
+        for name in rates:
+            if values[name] is not None:
+                values[name] *= self.rewarm_to

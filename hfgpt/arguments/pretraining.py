@@ -10,6 +10,7 @@ from hfgpt.arguments.mappings import read_mapping
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.rows import EpochKeys
 from hfgpt.arguments.run import RunArguments
+from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
 
@@ -41,6 +42,11 @@ class PretrainArguments(EpochKeys, BudgetKeys, ContinuedKeys, RunArguments):
         self.check_epochs()
         self.config_overrides = read_mapping(self.config_overrides, "config_overrides", example="'{num_hidden_layers: 2}'")
         self.check_budget(self.explicit, overrides=self.config_overrides or {})
+        if self.model and (budget := next(iter(self.budget()), None)):
+            raise UserError(
+                f"model is {self.model!r} and {budget} is given; a budget chooses the size of a new model, and this one has its "
+                "size: give max_steps or num_train_epochs instead."
+            )
         self.check_continued(self.config_overrides or {})
         super().__post_init__()
         if self.model:

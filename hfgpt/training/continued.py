@@ -91,8 +91,15 @@ def find_base(
         _check_length(old_dataset, old_passport, name=name, longest=opened.context_length)
         old_text = _read_old_text(Path(old_dataset), old_passport, tokenizer)
         passport.settings["old_rows"] = old_passport.rows[old_text.split]["sha256"]
-    options = dict(revision=revision, trust_remote_code=trust_remote_code, commit=opened.commit)
-    return ContinuedBase(name, opened.source, tokenizer, **options, old_text=old_text)
+    return ContinuedBase(
+        name,
+        opened.source,
+        tokenizer,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        commit=opened.commit,
+        old_text=old_text,
+    )
 
 
 def _check_length(dataset: str, passport: Passport, *, name: str, longest: int | None) -> None:
@@ -126,7 +133,7 @@ def load_model(
     opened = open_folder(base.location, revision=base.revision, trust_remote_code=base.trust_remote_code)
     for key in overrides:
         check_key(key, opened.config.to_dict(), where=f"config_overrides, for {opened.config.model_type}")
-    model = finetuning.load_model(base, AutoModelForCausalLM, attn_implementation=attn_implementation, **overrides)
+    model = finetuning.load_model(base, AutoModelForCausalLM, attn_implementation=attn_implementation, **cast(dict, overrides))
     if not takes(model, "position_ids"):
         raise UserError(
             f"{base.name} is a {type(model).__name__}, which takes no position_ids, and packed documents are kept apart by them "

@@ -185,7 +185,8 @@ def untied_embeddings(model: PreTrainedModel) -> list[torch.Tensor]:
 def muon_with_adamw(settings: OptimizerSettings) -> tuple[type[MuonWithAdamWFactory], dict[str, Any]]:
     """`MuonWithAdamW` in the form of Trainer's `optimizer_cls_and_kwargs`."""
     given = asdict(settings)
-    return MuonWithAdamWFactory, dict(given, muon_in_bfloat16=not given.pop("in_float32") and bfloat16_is_fast())
+    in_float32 = given.pop("in_float32")
+    return MuonWithAdamWFactory, dict(given, muon_in_bfloat16=bfloat16_is_fast() and not in_float32)
 
 
 def trainer_optimizer(name: str, settings: OptimizerSettings) -> tuple[Any, dict[str, Any]] | None:

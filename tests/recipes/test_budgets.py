@@ -101,6 +101,7 @@ def test_a_budget_of_seconds_is_divided_and_counted(small_rows, tmp_path):
         (dict(time_budget=60.0, max_steps=10), "max_steps is 10 and time_budget is 60; each says how long"),
         (dict(token_budget=1e6, num_train_epochs=1.0), "num_train_epochs is 1.0 and token_budget is 1e"),
         (dict(time_budget=60.0, token_budget=1e6), "time_budget and token_budget are given; one of them"),
+        (dict(time_budget=60.0, model="base"), "model is 'base' and time_budget is given; a budget chooses the size"),
         (dict(flop_budget=-1.0), "flop_budget is -1.0; FLOPs above 0 are needed"),
         (dict(time_budget=60.0, plan={"depth": 2}), "plan needs the parts asked, chosen and expected"),
         (

@@ -254,7 +254,7 @@ def test_two_processes_train_the_model_that_one_trains(small_run, small_rows, tm
     assert "2 x cpu with FSDP2" in start
     assert sum(line.startswith("end: ") for line in done.stdout.splitlines()) == 1
     losses = [json.loads((folder / "metrics.json").read_text())["test_loss"] for folder in (small_run, tmp_path / "two")]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
 def test_isolation_is_proven_or_the_run_stops(small_run, small_rows):

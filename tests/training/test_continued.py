@@ -163,8 +163,16 @@ def test_rates_rise_again_to_a_share_of_their_peak(tmp_path):
     assert warm.muon_learning_rate == pytest.approx(0.3 * usual.muon_learning_rate)
     settled = PretrainArguments(**given, learning_rate=1e-3, rewarm_to=1.0, warmup_steps=5)
     assert (settled.learning_rate, settled.warmup_steps) == (1e-3, 5)
-    assert settled.resolved["learning_rate"] == 1e-3  # what run.yaml has, which says the same again
-    assert PretrainArguments(**given, learning_rate=1e-3).resolved["learning_rate"] == 1e-3
+    assert usual.embedding_learning_rate == 0.2
+    assert warm.embedding_learning_rate is None
+    # What run.yaml has says the same again, also of what is the default elsewhere.
+    told = PretrainArguments(**given, embedding_learning_rate=0.2, warmup_steps=0)
+    assert (told.embedding_learning_rate, told.warmup_steps) == (pytest.approx(0.06), 0)
+    for one in (warm, settled, told):
+        again = PretrainArguments(**one.resolved)
+        names = ("learning_rate", "muon_learning_rate", "embedding_learning_rate", "warmup_steps", "rewarm_to")
+        assert [getattr(again, name) for name in names] == [getattr(one, name) for name in names]
+        assert again.resolved == one.resolved
 
 
 def test_matrices_that_lie_transposed_are_left_to_adamw(caplog):

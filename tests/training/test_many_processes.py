@@ -23,7 +23,10 @@ FINETUNED = (*COMMON, "--poison_report", "false", "--decontaminate", "false", "-
 
 @pytest.fixture(scope="module")
 def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
-    """The words of three recipes; no number of rows is divided by the batch, so each epoch ends with a smaller step."""
+    """The words of three recipes; no number of rows is divided by the batch, so each epoch ends with a smaller step.
+
+    The rates are small: AdamW moves a weight by its rate even where the gradient is rounding alone, which may have another sign.
+    """
     folder = tmp_path_factory.mktemp("examples")
     texts = folder / "texts.jsonl"
     rows = [{"text": f"{'yes ' * (n % 7)}{word} {n}", "label": word} for n in range(23) for word in ("true", "false")]
@@ -35,7 +38,7 @@ def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {
         "pretrain": (*COMMON, "--dataset", small_rows, "--depth", "2", "--max_steps", "38", "--eval_steps", "19",
-                     "--save_steps", "19", "--sample_tokens", "4"),
+                     "--save_steps", "19", "--sample_tokens", "4", "--learning_rate", "1e-3", "--embedding_learning_rate", "1e-3"),
         "finetune_classification": (*FINETUNED, "--model", small_families["modern"], "--sources", texts, "--validation_share",
                                     "0.2", "--test_share", "0.2", "--tfidf_baseline", "false", "--canary_file", canary),
         "finetune_instructions": (*FINETUNED, "--model", small_families["modern"], "--sources", questions, "--validation_share",
@@ -97,7 +100,7 @@ def test_two_processes_read_the_rows_of_one_and_have_its_losses(runs, name, file
         ours, theirs = load_file(two / path.name), load_file(path)
         assert ours.keys() == theirs.keys()
         for key in theirs:
-            torch.testing.assert_close(ours[key], theirs[key], atol=5e-5, rtol=0)
+            torch.testing.assert_close(ours[key], theirs[key], atol=2e-4, rtol=0)
 
 
 @pytest.mark.slow

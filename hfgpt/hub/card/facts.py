@@ -16,7 +16,7 @@ from hfgpt.hub.file_names import PYTHON_DOCS, is_file, summed_up
 # Of run.yaml only these are told: whatever else a run had is of its machine.
 TOLD_SETTINGS = (
     *("family", "depth", "size", "method", "loss", "beta", "optimizer", "learning_rate", "muon_learning_rate"),
-    *("embedding_learning_rate", "adam_beta2"),
+    *("embedding_learning_rate", "rewarm_to", "adam_beta2"),
     *("weight_decay", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "quantization", "precision"),
     *("max_length", "packing", "prompt_style", "loss_on", "keep", "balance", "early_stopping_patience", "seed", "seeds"),
@@ -33,6 +33,7 @@ SETTING_NAMES = {
     "lr_scheduler_type": "course of the learning rate",
     "muon_learning_rate": "learning rate of Muon",
     "embedding_learning_rate": "learning rate of the embedding",
+    "rewarm_to": "warmed up again to, of every learning rate",
     "loss_on": "loss on the tokens of",
 }
 # Of metrics.json these are told as they are.
