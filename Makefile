@@ -35,12 +35,7 @@ quickstart: install
 	$(BIN)/python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml $(PRETRAIN_ARGS)
 	$(BIN)/python recipes/finetune_classification.py recipes/configs/quickstart/classification.yaml $(CLASSIFY_ARGS)
 	$(BIN)/python recipes/finetune_instructions.py recipes/configs/quickstart/instructions.yaml $(INSTRUCT_ARGS)
-	@echo "== the base model"
-	@cat $(RUN)/base/report.txt
-	@echo "== the classifier: which part of the standard library does a docstring belong to?"
-	@cat $(RUN)/classifier/report.txt
-	@echo "== the assistant: what does a function do?"
-	@cat $(RUN)/assistant/report.txt
+	@$(BIN)/python -m hfgpt.training.summary $(RUN)
 
 # The cards in model_cards/examples anew, from what `make quickstart` left here; those of the run with planted secrets:
 # make cards RUN=runs/memorization EXAMPLES=base CARDS=model_cards/examples/memorization

@@ -9,46 +9,46 @@ a command hold (RSS, every 20 ms); pages that processes share count for each of 
 """
 
 import argparse
+import itertools
 import json
-import random
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 NOVELS = "../shared/data/english_novels/train.txt"
-WORD = re.compile(r"[a-z]{4,}")
-
-
-def paragraphs(text: str, *, num_bytes: int) -> Iterator[str]:
-    """Paragraphs of at least so many bytes in all: those of the text, then of copies in which one word in four is another."""
-    found = [paragraph for paragraph in text.split("\n\n") if paragraph.strip()]
-    words = sorted(set(WORD.findall(text)))
-    written = 0
-    for seed in range(1 + num_bytes // len(text.encode()) * 2):
-        generator = random.Random(seed)
-        shuffled = dict(zip(words, generator.sample(words, len(words)), strict=True))
-        for paragraph in found:
-            if seed:
-                pieces = WORD.split(paragraph)
-                old = WORD.findall(paragraph)
-                new = [shuffled[word] if generator.random() < 0.25 else word for word in old]
-                paragraph = "".join(piece + word for piece, word in zip(pieces, [*new, ""], strict=True))
-            yield paragraph
-            written += len(paragraph.encode()) + 2
-            if written >= num_bytes:
-                return
+WORD = re.compile(r"([a-z]{4,})")
 
 
 def write(path: Path, text: str, *, megabytes: int) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for paragraph in paragraphs(text, num_bytes=megabytes * 1_000_000):
-            file.write(paragraph + "\n\n")
+    """Paragraphs of at least so many bytes in all: those of the text, then of copies in which one word in four is another."""
+    paragraphs = "".join(f"{paragraph}\n\n" for paragraph in text.split("\n\n") if paragraph.strip())
+    pieces = WORD.split(paragraphs)  # what lies between words, and at every other place a word
+    names = sorted(set(pieces))
+    number_of = {piece: number for number, piece in enumerate(names)}
+    numbers = np.array([number_of[piece] for piece in pieces])
+    del pieces, number_of
+    words = np.unique(numbers[1::2])
+    written = 0
+    with path.open("wb") as file:
+        for seed in itertools.count():
+            generator = np.random.default_rng(seed)
+            other = np.arange(len(names))
+            other[words] = generator.permutation(words)
+            changed = numbers.copy()
+            exchanged = 2 * np.flatnonzero(generator.random(len(numbers) // 2) < (0.25 if seed else 0)) + 1
+            changed[exchanged] = other[numbers[exchanged]]
+            copy = "".join(map(names.__getitem__, changed.tolist())).encode()
+            if written + len(copy) >= megabytes * 1_000_000:
+                end = copy.find(b"\n\n", megabytes * 1_000_000 - written)
+                file.write(copy[: end + 2] if end >= 0 else copy)
+                return
+            written += file.write(copy)
 
 
 def measure(command: list[str]) -> tuple[float, float, float, float]:

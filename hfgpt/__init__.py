@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for editors and type checkers, to whom `x as x` says that x
     from hfgpt.api.training import align as align
     from hfgpt.api.training import finetune_assistant as finetune_assistant
     from hfgpt.api.training import finetune_classifier as finetune_classifier
+    from hfgpt.api.training import from_text as from_text
     from hfgpt.api.training import prepare_data as prepare_data
     from hfgpt.api.training import pretrain as pretrain
     from hfgpt.api.training import train_tokenizer as train_tokenizer
@@ -73,6 +74,7 @@ _MODULE_OF = {
     "align": "hfgpt.api.training",
     "finetune_assistant": "hfgpt.api.training",
     "finetune_classifier": "hfgpt.api.training",
+    "from_text": "hfgpt.api.training",
     "prepare_data": "hfgpt.api.training",
     "pretrain": "hfgpt.api.training",
     "train_tokenizer": "hfgpt.api.training",

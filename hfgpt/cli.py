@@ -19,7 +19,7 @@ Your text in, your own GPT on the Hugging Face Hub out.
 """
 EXAMPLES = """
 Every command takes a YAML file of its keys, keys on the command line, or both; the command line wins. Shipped files need no
-path: hfgpt pretrain quickstart/pretrain.yaml. --launch says on which machine: hfgpt pretrain ... --launch two_cpu_processes.yaml
+path: hfgpt pretrain quickstart/pretrain.yaml. --launch says on which machine: hfgpt pretrain ... --launch ddp.yaml
 """
 
 
@@ -63,7 +63,7 @@ def split_launch(words: list[str]) -> tuple[list[str], str | None]:
         rest = words[:place] + words[place + (1 if equals else 2) :]
         file = file or "".join(words[place + 1 : place + 2])
         if not file:
-            raise UserError("--launch needs accelerate's file, such as --launch two_cpu_processes.yaml.")
+            raise UserError("--launch needs accelerate's file, such as --launch ddp.yaml.")
         path = shipped(file, kind="accelerate")
         if not path.is_file():
             known = ", ".join(sorted(one.name for one in (RECIPES / "accelerate").glob("*.yaml")))

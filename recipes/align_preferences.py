@@ -46,8 +46,9 @@ from hfgpt.data.passport import Passport
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training.assistant_report import search_for_poison
 from hfgpt.training.assistants import AnswersCallback, sample_questions
+from hfgpt.training.before import measured_once
 from hfgpt.training.callbacks import LossPictureCallback
-from hfgpt.training.comparison import Canaries, measured_once, save_assistant
+from hfgpt.training.comparison import Canaries, save_assistant
 from hfgpt.training.examples import Examples, HeldOutShares
 from hfgpt.training.finetuning import find_base, identify_base, save_base
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable

@@ -3,7 +3,7 @@
     python recipes/evaluate.py runs/quickstart/base --text python-docs:test --stride 128        # loss, perplexity, bits per byte
     python recipes/evaluate.py runs/quickstart/base --dataset runs/quickstart/data --split test  # as pretraining's own test
     python recipes/evaluate.py runs/quickstart/classifier --test_sources python-docs:test        # accuracy, F1, calibration
-    python recipes/evaluate.py runs/quickstart/assistant --test_sources python-docs:test        # nats per token, exact match, ROUGE
+    python recipes/evaluate.py runs/quickstart/assistant --test_sources python-docs-questions:test   # right answers by kind
     python recipes/evaluate.py runs/mine/base --tasks hellaswag.jsonl:hellaswag lambada.jsonl:lambada arc.jsonl:arc
     python recipes/evaluate.py openai-community/gpt2 --output_dir runs/gpt2-evaluation --tasks lambada_openai --num_fewshot 0
     python recipes/evaluate.py runs/mine/base --dataset runs/mine/data --memorization true       # what it says by heart

@@ -45,8 +45,9 @@ from hfgpt.data.passport import Passport
 from hfgpt.evaluation.judge import judge_answers
 from hfgpt.tokenization import tokenizer_sha256
 from hfgpt.training import assistant_report, assistants
+from hfgpt.training.before import measured_once
 from hfgpt.training.callbacks import LossPictureCallback
-from hfgpt.training.comparison import Canaries, measured_once, save_assistant
+from hfgpt.training.comparison import Canaries, save_assistant
 from hfgpt.training.examples import Examples, HeldOutShares
 from hfgpt.training.finetuning import adopt_style, find_base, identify_base, save_base
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable

@@ -1,8 +1,10 @@
-"""Pretrain a GPT from zero on prepared rows.
+"""Pretrain a GPT on prepared rows, from zero or from another model.
 
     python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml
     python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml --learning_rate 2e-3 --output_dir runs/other
     python recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
+    python recipes/pretrain.py --dataset runs/mine/data --time_budget 180 --output_dir runs/mine/base    # chooses all the rest
+    python recipes/pretrain.py --model runs/mine/base --dataset runs/new/data --output_dir runs/new/base    # goes on from another
     torchrun --nproc_per_node 2 recipes/pretrain.py ...        # several processes: one a GPU, or two on one processor
 
 Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. The output folder is a
@@ -42,6 +44,8 @@ from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.data.verification import check_tokenizer
 from hfgpt.tokenization import load_tokenizer
+from hfgpt.training import continued
+from hfgpt.training.budgets import within_budget
 from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
 from hfgpt.training.next_steps import opening_of_rows
 from hfgpt.training.optimizers import trainer_optimizer
@@ -66,23 +70,29 @@ def main(args: PretrainArguments) -> dict[str, float]:
     rows, passport = load_rows(args.dataset)
     tokenizer = load_tokenizer(Path(args.dataset) / "tokenizer")
     check_tokenizer(tokenizer, Path(args.dataset), passport)
-    run = Run("pretrain.py", data=args.dataset, **args.run_settings())
+    base = continued.find_base(args.dataset, passport, tokenizer, **args.base_settings()) if args.model else None
+    args = within_budget(args, rows=rows, passport=passport, tokenizer=tokenizer)
+    run = Run("pretrain.py", data=args.dataset, base_files=base.files if base else {}, **args.run_settings())
     if already_done(run, lambda: asdict(passport)):
         return {}
 
-    # 2. Model
+    # 2. Model: a new one, or the base
+    overrides = cast(dict, args.config_overrides or {})
     context_length = passport.settings["context_length"]
     tokenizer.model_max_length = context_length
-    model = build_model(
-        tokenizer,
-        context_length=context_length,
-        family=args.family,
-        depth=args.depth,
-        size=args.size,
-        overrides=cast(dict, args.config_overrides or {}),
-        seed=args.seed,
-        attn_implementation=args.attn_implementation,
-    )
+    if base is not None:
+        model = continued.load_model(base, passport, attn_implementation=args.attn_implementation, overrides=overrides)
+    else:
+        model = build_model(
+            tokenizer,
+            context_length=context_length,
+            family=args.family,
+            depth=args.depth,
+            size=args.size,
+            overrides=overrides,
+            seed=args.seed,
+            attn_implementation=args.attn_implementation,
+        )
 
     # 3. Output folder: new, or a run to go on with
     claim = claim_run(run, passport)
@@ -90,6 +100,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
         return {}
 
     # 4. Trainer
+    optimizer = continued.optimizer_for(model, args.optimizer, given=args.resolved)
     sample_tokens = min(args.sample_tokens, context_length // 2)  # half the context at most: the other half is for the prompt
     trainer = LanguageModelTrainer(
         model=model,
@@ -101,24 +112,28 @@ def main(args: PretrainArguments) -> dict[str, float]:
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         data_collator=PackedRowsCollator(cast(int, tokenizer.pad_token_id)),
-        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()),
+        optimizer_cls_and_kwargs=trainer_optimizer(optimizer, args.optimizer_settings()),
         compute_metrics=token_metrics(bytes_of("validation", passport, tokenizer)),
         callbacks=[SamplesCallback(tokenizer, args.sample_prompts, max_new_tokens=sample_tokens), LossPictureCallback()],
     )
-    start = describe_start(trainer, context_length=context_length, optimizer=args.optimizer, hardware=args.describe_hardware())
+    start = describe_start(trainer, context_length=context_length, optimizer=optimizer, hardware=args.describe_hardware())
     unit = f"rows of {context_length:,} tokens"
     announce(trainer, start, unit=unit, also="a smaller context_length of prepare_data.py")
     announce_sources(trainer, passport)
     check_isolation(model, rows["train"])
 
-    # 5. Train
+    # 5. What the base says of old and new text, then training
+    before = continued.measure_before(trainer, base, rows=rows, passport=passport) if base else {}
     train_or_resume(trainer, claim.checkpoint)
 
     # 6. Test once, save, report
     metrics = final_metrics(trainer, rows=rows, passport=passport)
+    if base is not None:
+        metrics |= before | continued.measure_after(trainer, base)
     save_model(trainer)
     prompt = opening_of_rows(rows, tokenizer)
-    report = build_report(metrics, passport, args.folder, log_history=trainer.state.log_history, prompt=prompt)
+    more = continued.compare(metrics)
+    report = build_report(metrics, passport, args.folder, log_history=trainer.state.log_history, prompt=prompt, more=more)
     finish_run(run, report, trainer)
     return metrics
 

@@ -180,7 +180,9 @@ def small_families(tmp_path_factory, small_corpus, small_tokenizer) -> dict[str,
     )
     configs = {
         "book": HfGptConfig.gpt2("124M", **shape),
-        "modern": HfGptConfig.modern(2, **shape, num_key_value_heads=2, head_dim=16, intermediate_size=160),
+        "modern": HfGptConfig.modern(
+            2, **shape, num_key_value_heads=2, head_dim=16, intermediate_size=160, tie_word_embeddings=True
+        ),
     }
     folders = {}
     for family, config in configs.items():

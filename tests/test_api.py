@@ -26,6 +26,7 @@ from hfgpt.api.calls import load_recipe, make_arguments
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 # Each function with its recipe; those of hfgpt.api.texts have none.
 RECIPE_OF = {
+    "from_text": "from_text",
     "train_tokenizer": "train_tokenizer",
     "prepare_data": "prepare_data",
     "pretrain": "pretrain",

@@ -16,7 +16,8 @@ from hfgpt import cli
 from hfgpt.arguments.commands import COMMANDS, STARTED_AS, Command, as_started, command_line, shipped
 from hfgpt.errors import UserError
 
-NAMES = ["tokenizer", "data", "pretrain", "classify", "instruct", "align", "generate", "chat", "evaluate", "convert", "check",
+NAMES = ["from-text", "tokenizer", "data", "pretrain", "classify", "instruct", "align", "generate", "chat", "evaluate", "convert",
+         "check",
          "publish"]  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def test_every_recipe_is_a_command_and_every_command_a_recipe():
 def test_help_has_a_line_for_every_command_in_groups(as_hfgpt, capsys):
     assert as_hfgpt() == as_hfgpt("--help") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if re.fullmatch(r"\w+:", line)] == ["Data:", "Train:", "Use:", "Share:"] * 2
+    assert [line for line in lines if re.fullmatch(r"\w+:", line)] == ["Start:", "Data:", "Train:", "Use:", "Share:"] * 2
     assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS] == NAMES * 2
     assert max(map(len, lines)) <= 132
 
@@ -71,7 +72,7 @@ def test_help_and_version_need_none_of_the_heavy_packages():
 def test_an_unknown_command_is_one_sentence(as_hfgpt, capsys):
     assert as_hfgpt("pretran") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: command is 'pretran'; it can be tokenizer, data, ")
+    assert line.startswith("error: command is 'pretran'; it can be from-text, tokenizer, data, ")
     assert line.endswith("Did you mean 'pretrain'?")
 
 
@@ -129,7 +130,7 @@ def test_launch_takes_its_file_from_anywhere_among_the_words(tmp_path, monkeypat
     assert cli.split_launch(["a.yaml", "--launch", "cpu.yaml", "--depth", "2"]) == (["a.yaml", "--depth", "2"], cpu)
     assert cli.split_launch(["--launch=cpu.yaml", "a.yaml"]) == (["a.yaml"], cpu)
     assert cli.split_launch(["a.yaml"]) == (["a.yaml"], None)
-    with pytest.raises(UserError, match=r"--launch tpu.yaml does not exist .*; shipped are cpu.yaml, two_cpu_processes.yaml"):
+    with pytest.raises(UserError, match=r"--launch tpu.yaml does not exist .*; shipped are cpu.yaml, ddp.yaml"):
         cli.split_launch(["--launch", "tpu.yaml"])
     with pytest.raises(UserError, match="--launch needs accelerate's file"):
         cli.split_launch(["a.yaml", "--launch"])
@@ -175,7 +176,7 @@ def launched(tmp_path: Path, machine: str, *words: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", ["cpu.yaml", "two_cpu_processes.yaml"])
+@pytest.mark.parametrize("machine", ["cpu.yaml", "ddp.yaml"])
 def test_under_accelerate_the_exit_code_is_the_recipes(tmp_path, machine):
     process = launched(tmp_path, machine, "exit", "75")
     said, _ = process.communicate(timeout=120)
@@ -185,7 +186,7 @@ def test_under_accelerate_the_exit_code_is_the_recipes(tmp_path, machine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("machine", "number"), [("cpu.yaml", signal.SIGINT), ("cpu.yaml", signal.SIGTERM),
-                                                 ("two_cpu_processes.yaml", signal.SIGTERM)])  # fmt: skip
+                                                 ("ddp.yaml", signal.SIGTERM)])  # fmt: skip
 def test_under_accelerate_a_signal_reaches_the_recipe(tmp_path, machine, number):
     process = launched(tmp_path, machine, "wait")
     assert process.stdout.readline() == "ready wait NO\n"

@@ -87,6 +87,7 @@ def test_every_key_and_path_that_the_readme_names_exists():
     from hfgpt.arguments.documents import PrepareArguments, TokenizerArguments
     from hfgpt.arguments.evaluation import EvaluateArguments
     from hfgpt.arguments.finetuning import ClassificationArguments, InstructionArguments
+    from hfgpt.arguments.from_text import FromTextArguments
     from hfgpt.arguments.generation import GenerateArguments
     from hfgpt.arguments.preferences import PreferenceArguments
     from hfgpt.arguments.pretraining import PretrainArguments
@@ -94,7 +95,7 @@ def test_every_key_and_path_that_the_readme_names_exists():
 
     classes = (ConvertArguments, GenerateArguments, PrepareArguments, TokenizerArguments, PretrainArguments,
                ClassificationArguments, InstructionArguments, PreferenceArguments, EvaluateArguments, CheckArguments,
-               PublishArguments)  # fmt: skip
+               PublishArguments, FromTextArguments)  # fmt: skip
     known = {field.name for arguments in classes for field in fields(arguments)} | {"help", "key", "launch"}
     # Without other programs, which have options of their own.
     launchers = r"`torchrun [^`]*`|`accelerate launch[^`]*`|`--cpu --num_processes 2`"

@@ -15,7 +15,7 @@ from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from hfgpt.arguments.commands import RECIPES
-from hfgpt.arguments.keys import RecipeArguments
+from hfgpt.arguments.keys import RecipeArguments, default_of
 from hfgpt.arguments.parsing import check_key
 from hfgpt.errors import STOPPING_SIGNALS, UserError
 from hfgpt.tables import Table
@@ -72,6 +72,8 @@ def make_arguments(arguments_class: type[Arguments], given: Mapping[str, Any], *
         choices = known[key].metadata.get("choices")
         if choices is not None and values[key] is not None:
             Table(key, dict(choices)).find(values[key])
+        if values[key] == default_of(known[key]):
+            del values[key]  # a default of a signature; whoever chooses for the user may choose that
     try:
         return arguments_class(**values)
     except UserError:

@@ -45,6 +45,32 @@ def train_tokenizer(
     return TokenizerResult.read(Path(arguments.output_dir))
 
 
+def from_text(
+    sources: Place | Sequence[Place],
+    *,
+    output_dir: Place,
+    minutes: float = 10.0,
+    text_documents: str | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> TrainingResult:
+    """Make a GPT of a text: tokenizer, rows, model and report, within the minutes that are given.
+
+    Args:
+        sources: text, JSON(L) or Parquet files, patterns or folders; Hub datasets ("user/name[:configuration]").
+        output_dir: folder of the steps, each with its YAML and its result; the model is in `base`.
+        minutes: that the call may take; size, steps and rates are chosen for them, and of a large text the share that is read.
+        text_documents: what one document of a text file is: "file", "paragraph", "line", or the line that separates documents.
+        overwrite: replace what output_dir holds.
+        options: further keys of recipes/from_text.py: text_field, card.
+    Returns: the result of `pretrain`, whose folder is `output_dir`/base.
+    Raises: as `pretrain`, and UserError for minutes that are too few for this text.
+    """
+    given = dict(sources=sources, output_dir=output_dir, minutes=minutes, text_documents=text_documents, overwrite=overwrite)
+    arguments, _ = run_recipe("from_text", given | options, where="from_text()")
+    return TrainingResult.read(Path(arguments.output_dir) / "base")
+
+
 def prepare_data(
     tokenizer: Place,
     *,
@@ -94,9 +120,12 @@ def pretrain(
     dataset: Place,
     *,
     output_dir: Place,
+    model: Place = "",
+    old_dataset: Place = "",
     family: Literal["modern", "gpt2"] = "modern",
     depth: int = 12,
     size: str = "124M",
+    time_budget: float | None = None,
     max_steps: int = -1,
     num_train_epochs: float = 1.0,
     per_device_train_batch_size: int = 16,
@@ -105,15 +134,21 @@ def pretrain(
     overwrite: bool = False,
     **options: Any,
 ) -> TrainingResult:
-    """Pretrain a GPT from zero, keep the state that is best on the validation rows, and test it once.
+    """Pretrain a GPT, from zero or from `model`, keep the state that is best on the validation rows, and test it once.
 
     Args:
         dataset: folder of `prepare_data`.
         output_dir: folder of the run and of its model.
+        model: folder or Hub id of a causal language model to go on from, with whose tokenizer the rows were prepared; its shape is
+            what it is. Without it a new model is made.
+        old_dataset: rows of text that `model` was trained on; their held-out loss before and after is reported.
         family: "modern" (its shape follows from `depth`, its number of layers) or "gpt2" (a published `size`).
+        time_budget: seconds that this call may take; depth, steps, batch and rates that are as their defaults here are then chosen
+            for this machine and text (docs/budgets.md). `token_budget` and `flop_budget` are further options.
         max_steps: optimizer steps; -1 takes `num_train_epochs` times over the rows instead.
         per_device_train_batch_size: rows per device and step.
-        learning_rate: peak rate of AdamW; Muon's, for the matrices, is `muon_learning_rate`.
+        learning_rate: peak rate of AdamW; Muon's, for the matrices, is `muon_learning_rate`, that of an embedding beside a head of
+            its own `embedding_learning_rate`. With `model` they rise to their share `rewarm_to` of it.
         overwrite: forget what output_dir holds and start again.
         options: further keys of recipes/pretrain.py, those of transformers' `TrainingArguments` among them.
     Returns: metrics with `parameters`, `validation_loss` and `test_loss` (nats per token), `..._perplexity`, `..._bits_per_byte`,
@@ -121,6 +156,7 @@ def pretrain(
     Raises: UserError for what cannot be; RunStopped, with a checkpoint written, where Ctrl-C or SIGTERM stopped the training.
     """
     given = dict(dataset=dataset, output_dir=output_dir, family=family, depth=depth, size=size, max_steps=max_steps)
+    given |= dict(time_budget=time_budget, model=model, old_dataset=old_dataset)
     given |= dict(num_train_epochs=num_train_epochs, per_device_train_batch_size=per_device_train_batch_size)
     given |= dict(learning_rate=learning_rate, seed=seed, overwrite=overwrite)
     return _train("pretrain", given | options, where="pretrain()")

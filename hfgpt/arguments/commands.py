@@ -35,6 +35,7 @@ class Command(NamedTuple):
 COMMANDS = Table[Command](
     "command",
     {
+        "from-text": Command("from_text.py", "Start", "Make a GPT of your text: tokenizer, rows, model and report in one go."),
         "tokenizer": Command("train_tokenizer.py", "Data", "Train a tokenizer on any text."),
         "data": Command("prepare_data.py", "Data", "Clean, split and pack text into rows that a model trains on."),
         "pretrain": Command("pretrain.py", "Train", "Train a GPT from zero on prepared rows."),

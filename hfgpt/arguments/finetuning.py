@@ -8,6 +8,7 @@ from hfgpt.arguments.keys import RecordKeys, data_key, evaluation_key, hygiene_k
 from hfgpt.arguments.methods import METHODS, Method
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.run import RunArguments
+from hfgpt.arguments.sharding import asked_for_fsdp
 from hfgpt.artifacts import check_model_folder
 from hfgpt.chat_templates import CHAT_STYLES
 from hfgpt.errors import UserError
@@ -35,7 +36,7 @@ class FinetuneArguments(RecordKeys, RunArguments):
     quantization: Literal["none", "4bit"] = model_key("none", "4bit (QLoRA, needs a GPU) keeps the frozen weights in 4 bits.")
 
     sources: list[str] = data_key(
-        [], "CSV, TSV, JSON(L), Parquet files or patterns; Hub datasets (user/name[:config]); python-docs."
+        [], "CSV, TSV, JSON(L), Parquet files or patterns; Hub datasets (user/name[:config]); python-docs; python-docs-questions."
     )
     validation_sources: list[str] = data_key([], "Validation set, where it is given.")
     test_sources: list[str] = data_key([], "Test set, where it is given.")
@@ -84,6 +85,8 @@ class FinetuneArguments(RecordKeys, RunArguments):
                 "that method full trains."
             )
         super().__post_init__()
+        if self.quantization == "4bit" and asked_for_fsdp(self):
+            raise UserError("quantization is 4bit, and FSDP would divide the weights; train copies of them (ddp.yaml).")
 
     def method_settings(self) -> dict[str, Any]:
         """The fields of a `Method`."""
@@ -196,7 +199,7 @@ class AssistantArguments(FinetuneArguments):
     )
     num_samples: int = evaluation_key(3, "Validation prompts answered at every evaluation, into samples.md.")
     max_new_tokens: int = evaluation_key(128, "Most tokens of an answer.")
-    max_answers: int | None = evaluation_key(None, "Answer at most this many test prompts; all without it.")
+    max_answers: int | None = evaluation_key(None, "Answer at most this many test prompts, as many of each kind; all without it.")
 
 
 @dataclass

@@ -18,6 +18,7 @@ from transformers.utils import import_utils
 from hfgpt.arguments.commands import as_started
 from hfgpt.arguments.keys import RecipeArguments
 from hfgpt.arguments.parsing import parse_arguments
+from hfgpt.arguments.processes import note_start
 from hfgpt.arguments.publishing import TOKEN
 from hfgpt.errors import STOPPING_SIGNALS, RunStopped, UserError, sentence_of
 
@@ -43,6 +44,7 @@ def check_command_line(arguments_class: str) -> None:
 
     Args: `arguments_class` is "module:Class".
     """
+    note_start()
     if "torch" in sys.modules or not hasattr(os, "fork"):
         return  # nothing to save, or no way to: Windows
     child = os.fork()

@@ -68,6 +68,9 @@ NEEDS: tuple[Need, ...] = (
     # Training
     Need(("depth",), {"family": _one_of("modern")}),
     Need(("size",), {"family": _one_of("gpt2")}),
+    Need(("family", "depth", "size"), {"model": NOT_GIVEN}),  # whose shape is what it is
+    Need(("time_budget", "token_budget", "flop_budget"), {"model": NOT_GIVEN}),  # they choose the shape of a new one
+    Need(("revision", "trust_remote_code", "old_dataset", "rewarm_to"), {"model": GIVEN}),
     Need(("sample_tokens",), {"sample_prompts": GIVEN}),
     # "no" switches off for one run what its file says; "epoch" contradicts it.
     Need(("eval_steps",), {"eval_strategy": _one_of("steps", "no")}),

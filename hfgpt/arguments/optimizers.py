@@ -14,15 +14,19 @@ class OptimizerSettings:
     Args:
         learning_rate: the peak rate; of Muon that of the parameters which AdamW moves.
         muon_learning_rate: the peak rate of the matrices under Muon.
+        embedding_learning_rate: the peak rate of a token embedding that is not the head; None is `learning_rate`.
         weight_decay: decoupled.
         betas, eps: of AdamW.
+        in_float32: all is computed in float32, whatever the processor is fast in.
     """
 
     learning_rate: float
     muon_learning_rate: float
+    embedding_learning_rate: float | None
     weight_decay: float
     betas: tuple[float, float]
     eps: float
+    in_float32: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ OPTIMIZERS: Table[Optimizer] = Table(
             refuses=dict.fromkeys(("optim", "optim_args", "optim_target_modules"), _TRAINERS_OWN),
             whole_matrices=True,
         ),
-        "adamw": Optimizer(None, refuses={"muon_learning_rate": "it is for optimizer: muon; learning_rate is the rate of AdamW."}),
+        "adamw": Optimizer(
+            None,
+            refuses=dict.fromkeys(
+                ("muon_learning_rate", "embedding_learning_rate"), "it is for optimizer: muon; learning_rate is the rate of AdamW."
+            ),
+        ),
     },
 )

@@ -107,7 +107,7 @@ def check_training(args: TrainingArguments, *, given: Collection[str]) -> None:
     import torch
     from transformers.optimization import get_scheduler
     from transformers.trainer_utils import SchedulerType
-    from transformers.training_args import OptimizerNames, ParallelMode
+    from transformers.training_args import OptimizerNames
 
     if args.label_smoothing_factor >= 1:
         raise UserError(
@@ -119,8 +119,6 @@ def check_training(args: TrainingArguments, *, given: Collection[str]) -> None:
         )
     if args.fp16 and args.use_cpu:
         raise UserError("precision is fp16, which only a GPU computes in; on a CPU it can be bf16 or fp32.")
-    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
-        raise UserError("fsdp divides a model among several processes, and this run has one; leave it out.")
     steps = {"num_warmup_steps": 1, "num_training_steps": 4}
     try:
         if "optim" in given and args.optim_target_modules is None:  # with those, the optimizer asks for the model

@@ -50,7 +50,7 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Argume
             raise UserError(f"got {first!r}, a YAML file (or --key value) is needed first.")
     for word in argv:
         if word.startswith("--"):
-            check_key(word[2:].split("=")[0].replace("-", "_"), known, where="the command line")
+            check_key(_key_of(word), known, where="the command line")
 
     defaults = vars(parser.parse_args([]))
     # A list goes in as the default of its key: as words of a command line, an item such as "--x" would be taken for a key.
@@ -58,11 +58,18 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Argume
     namespace, rest = parser.parse_known_args(from_yaml + argv)
     if rest:
         raise UserError(f"on the command line, {' '.join(rest)!r} belongs to no key; write --key value.")
-    values = {name: getattr(namespace, name) for name in known if getattr(namespace, name) != defaults[name]}
+    # What was given is handed on also where it is the default: whoever chooses for the user does not choose that.
+    named = {_key_of(word) for word in from_yaml + argv if word.startswith("--")} | set(lists)
+    values = {name: getattr(namespace, name) for name in known if name in named or getattr(namespace, name) != defaults[name]}
     try:
         return arguments_class(**values)
     except ValueError as error:  # TrainingArguments refuses what contradicts itself; nothing of ours has run yet
         raise UserError(str(error)) from None
+
+
+def _key_of(word: str) -> str:
+    """The key that a word of a command line, `--key` or `--key=value`, names."""
+    return word[2:].split("=")[0].replace("-", "_")
 
 
 def check_key(key: str, known: Iterable[str], *, where: str) -> None:

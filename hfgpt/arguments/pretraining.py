@@ -3,16 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from hfgpt.arguments.budget import BudgetKeys
+from hfgpt.arguments.continued import ContinuedKeys
 from hfgpt.arguments.keys import data_key, evaluation_key, method_key, model_key, output_key, training_key
 from hfgpt.arguments.mappings import read_mapping
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.rows import EpochKeys
 from hfgpt.arguments.run import RunArguments
+from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
 
 @dataclass
-class PretrainArguments(EpochKeys, RunArguments):
+class PretrainArguments(EpochKeys, BudgetKeys, ContinuedKeys, RunArguments):
     """recipes/pretrain.py"""
 
     dataset: str = data_key("", "Folder of rows that recipes/prepare_data.py wrote.")
@@ -22,6 +25,7 @@ class PretrainArguments(EpochKeys, RunArguments):
     config_overrides: dict | str | None = model_key(None, "Fields of HfGptConfig to set otherwise, such as {num_hidden_layers: 2}.")
     optimizer: str = method_key("muon", "Muon for the blocks' matrices and AdamW for the rest, or AdamW alone.", choices=OPTIMIZERS)
     muon_learning_rate: float = method_key(0.02, "Peak learning rate of the matrices under Muon.")
+    embedding_learning_rate: float | None = method_key(0.2, "Beside Muon, of a token embedding that is not the head.")
     sample_prompts: list[str] = evaluation_key([""], "Prompts continued at every evaluation, in samples.md; '' starts a text.")
     sample_tokens: int = evaluation_key(80, "Most tokens of such a sample.")
 
@@ -37,4 +41,13 @@ class PretrainArguments(EpochKeys, RunArguments):
         self.require(dataset="name the folder of prepared rows with --dataset (recipes/prepare_data.py).")
         self.check_epochs()
         self.config_overrides = read_mapping(self.config_overrides, "config_overrides", example="'{num_hidden_layers: 2}'")
+        self.check_budget(self.explicit, overrides=self.config_overrides or {})
+        if self.model and (budget := next(iter(self.budget()), None)):
+            raise UserError(
+                f"model is {self.model!r} and {budget} is given; a budget chooses the size of a new model, and this one has its "
+                "size: give max_steps or num_train_epochs instead."
+            )
+        self.check_continued(self.config_overrides or {})
         super().__post_init__()
+        if self.model:
+            self.warm_up_again()

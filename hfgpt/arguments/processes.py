@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,20 @@ from hfgpt.errors import UserError
 SET_BY_ACCELERATE = "ACCELERATE_DYNAMO_BACKEND"  # by each of its launchers, for the processes that they start
 # What a process has that is one of several: from torchrun and all that use it, and from MPI.
 ONE_OF_SEVERAL = ("LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-TWO_PROCESSES = RECIPES / "accelerate" / "two_cpu_processes.yaml"
+DDP = RECIPES / "accelerate" / "ddp.yaml"
+
+
+_noted: list[float] = []
+
+
+def note_start() -> None:
+    """A command begins, with this process, or now where the process has done other things: its time is counted from here."""
+    _noted[:] = [time.time() if "torch" in sys.modules else psutil.Process().create_time()]
+
+
+def time_of_start() -> float:
+    """When the command began, in seconds since the epoch; now where none has noted it, as in a call from Python."""
+    return _noted.pop() if _noted else time.time()
 
 
 def refuse_missing_processes() -> None:
@@ -37,7 +51,7 @@ def refuse_missing_processes() -> None:
     raise UserError(
         f"accelerate launch was asked for {asked if several else 'several'} processes and started one: without several GPUs it "
         f"starts no more (huggingface/accelerate#2741). Start them with: torchrun --nproc_per_node {number} {shlex.join(sys.argv)} "
-        f"(or let accelerate launch read --config_file {TWO_PROCESSES} and --num_processes {number}); or ask for 1."
+        f"(or let accelerate launch read --config_file {DDP} and --num_processes {number}); or ask for 1."
     )
 
 

@@ -12,9 +12,10 @@ from hfgpt.errors import UserError
 from hfgpt.tokenization import character_tokenizer, load_or_wrap_tokenizer
 
 CHARACTERS = "meta.pkl"  # nanoGPT's, of a model of characters
-# nanoGPT and others round the rows up to a multiple of 64 or 128, which GPUs multiply faster.
+# nanoGPT and others round the rows up to a multiple of 64 or 128, which GPUs multiply faster; Qwen's vocabularies have up to 400
+# rows more than their tokenizers use.
 PADDED_TO = 64
-MOST_PADDING = 128
+MOST_PADDING = 512
 
 
 def find_tokenizer(named: str, *, beside: Path) -> PreTrainedTokenizerFast | None:

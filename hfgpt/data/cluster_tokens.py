@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -80,7 +80,7 @@ class EncodedTexts:
         file = self._open[1]
         file.seek(4 * int(self._starts[place]))
         ids = np.empty(int(self._lengths[place]), dtype=np.int32)
-        read = file.readinto(memoryview(ids).cast("B")) if len(ids) else 0  # pyright: ignore[reportAttributeAccessIssue]
+        read = file.readinto(memoryview(cast(Any, ids)).cast("B")) if len(ids) else 0  # pyright: ignore[reportAttributeAccessIssue]
         assert read == ids.nbytes, f"{self.paths[number]} is shorter than it was"
         return ids
 

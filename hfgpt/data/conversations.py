@@ -20,6 +20,7 @@ from hfgpt.data.messages import (
     alpaca_prompt,
     answer_in,
     check_turns,
+    kind_of,
     listed,
     message_list,
     prompt_and_completion,
@@ -86,7 +87,8 @@ FORMATS = Table(
 class Conversation:
     """Messages that end with the assistant's, and where they were read (`place` as in `Record`).
 
-    `unlearned` numbers the answers that are only read, not learned ("weight": 0).
+    `unlearned` numbers the answers that are only read, not learned ("weight": 0). `kind` says which kind of question it is, where
+    the data does (`hfgpt.data.messages.KIND_NAMES`).
     """
 
     messages: list[Message]
@@ -94,6 +96,7 @@ class Conversation:
     row_id: str
     place: str
     unlearned: list[int] = field(default_factory=list)
+    kind: str | None = None
 
 
 def read_conversations(
@@ -126,7 +129,7 @@ def read_conversations(
                 "there is nothing to learn, the weight of every answer is 0; give one the weight 1, or remove the row.",
                 reason="every answer has the weight 0",
             )
-        return Conversation(messages, record.source, record.row_id, record.place, unlearned)
+        return Conversation(messages, record.source, record.row_id, record.place, unlearned, kind_of(record))
 
     yield from usable(records, conversation, errors)
     unread.log()
@@ -158,6 +161,7 @@ def conversation_dataset(conversations: Iterable[Conversation]):
             "messages": [{"role": Value("string"), "content": Value("string")}],
             **{name: Value("string") for name in ("source", "row_id", "place")},
             "unlearned": List(Value("int64")),
+            "kind": Value("string"),
         }
     )
     return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)

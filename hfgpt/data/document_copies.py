@@ -8,19 +8,23 @@ tables they are all there is. Near copies have a Jaccard similarity of at least 
 import hashlib
 import logging
 import re
+import tempfile
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hfgpt.data.dropped import DroppedDocuments
-from hfgpt.data.minhash import PLACES, Bands, document_signatures, near_groups
+from hfgpt.data.minhash import PLACES, Bands, document_signatures
 from hfgpt.data.on_disk import column_batches, no_progress_bars, numbers_of, select, text_batches, text_bytes
+from hfgpt.data.parallel import TOO_LONG_TO_SEND, in_processes
 from hfgpt.data.passport import Passport
+from hfgpt.data.signature_files import SignatureFiles, exact_groups, near_groups
 from hfgpt.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -46,36 +50,32 @@ class Copies:
 
 
 def find_document_copies(
-    batches: Iterable[list[str]], num_documents: int, *, similarity: float = SIMILARITY, num_proc: int = 1
+    batches: Iterable[list[str]],
+    num_documents: int,
+    *,
+    similarity: float = SIMILARITY,
+    num_proc: int = 1,
+    cache_dir: str | Path | None = None,
 ) -> Copies:
     """The copies among documents, which come in batches of texts.
 
     Args:
         similarity: Jaccard similarity from which two documents are near copies, above 0 to 1.
         num_proc: processes; the result is the same for any number.
-    Cost: about 45 us for 1 KB of English on one core. Memory: 144 bytes a document, and 50 while they are grouped.
+        cache_dir: where signatures lie meanwhile, 312 bytes a document (see `SignatureFiles`); a temporary folder without it.
+    Cost: about 45 us for 1 KB of English on one core. Memory: 16 bytes a document, and up to 90 MB for a partition of them.
     """
     bands = Bands.for_threshold(similarity)
-    signatures = np.empty((num_documents, PLACES), dtype=np.uint8)
-    digests = np.empty(num_documents, dtype="S16")
-    end = 0
-    for some_digests, some_signatures in _in_processes(batches, num_documents, num_proc):
-        start, end = end, end + len(some_digests)
-        digests[start:end], signatures[start:end] = some_digests, some_signatures
-    assert end == num_documents
-    _, first, places = np.unique(digests, return_index=True, return_inverse=True)
-    return Copies(exact=first[places], near=near_groups(signatures, threshold=similarity, bands=bands))
+    with tempfile.TemporaryDirectory(prefix="signatures-", dir=cache_dir) as folder, SignatureFiles(Path(folder), bands) as files:
+        processes = num_proc if num_documents >= WORTH_PROCESSES else 1
+        for digests, signatures in in_processes(_read_batch, batches, num_proc=processes, too_long=_is_long):
+            files.append(digests, signatures)
+        assert files.num_documents == num_documents
+        return Copies(exact=exact_groups(files), near=near_groups(files, threshold=similarity))
 
 
-def _in_processes(batches: Iterable[list[str]], num_documents: int, num_proc: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if num_proc == 1 or num_documents < WORTH_PROCESSES:
-        yield from map(_read_batch, batches)
-        return
-    from joblib import Parallel, delayed
-
-    # joblib's own processes: a fork of this one would wait for ever for the threads that rensa and tokenizers began in it.
-    read = Parallel(num_proc, return_as="generator")(delayed(_read_batch)(batch) for batch in batches)
-    yield from cast("Iterator[tuple[np.ndarray, np.ndarray]]", read)  # joblib has no annotations
+def _is_long(texts: list[str]) -> bool:
+    return max(map(len, texts)) > TOO_LONG_TO_SEND
 
 
 def _read_batch(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,6 +97,7 @@ def drop_document_copies(
     similarity: float = SIMILARITY,
     dropped: DroppedDocuments | None = None,
     num_proc: int = 1,
+    cache_dir: str | Path | None = None,
     found: Copies | None = None,
 ):
     """The documents without copies; near copies that stay share one draw: a split of whole documents puts them on one side.
@@ -104,7 +105,7 @@ def drop_document_copies(
     Args:
         documents: a `datasets.Dataset` with `text`, `source` and `draw`.
         mode: "near" drops exact and near copies, "exact" only exact ones, "none" keeps all.
-        similarity, num_proc: see `find_document_copies`.
+        similarity, num_proc, cache_dir: see `find_document_copies`.
         dropped: takes the copies that are dropped, each with the place of the one that stays.
         found: what `find_document_copies` gives for these documents, where others have looked for them (cluster_copies.py).
     Raises: ValueError for another mode, or a similarity that is none.
@@ -113,10 +114,13 @@ def drop_document_copies(
         raise UserError(f"deduplicate is {mode!r}; allowed are {', '.join(map(repr, MODES))}.")
     bands, start = Bands.for_threshold(similarity), time.perf_counter()
     if found is None:
-        found = find_document_copies(text_batches(documents), len(documents), similarity=similarity, num_proc=num_proc)
+        found = find_document_copies(
+            text_batches(documents), len(documents), similarity=similarity, num_proc=num_proc, cache_dir=cache_dir
+        )
     assert len(found.exact) == len(documents)
-    places = np.arange(len(documents))
-    is_exact, is_near = found.exact != places, (found.near != places) & (found.exact == places)
+    places = np.arange(len(documents), dtype=np.int32)
+    is_exact = found.exact != places
+    is_near = (found.near != places) & ~is_exact
     settings = dict(similarity=similarity, shingles="5 words", places=PLACES, bands=bands.number, rows=bands.rows)
     left, kept_bytes = documents, text_bytes(documents)
 

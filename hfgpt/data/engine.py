@@ -234,7 +234,8 @@ def clear_tasks(folder: Path) -> None:
 @contextmanager
 def _ray(folder: Path) -> Iterator[None]:
     """A connection to Ray: to the cluster that RAY_ADDRESS names, else to one of this machine, which ends with it."""
-    environment = {"RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0")}  # or it reports to its makers
+    # Or Ray reports to its makers.
+    environment: dict[str, str | None] = {"RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0")}
     settings: dict[str, Any] = {}
     is_here = "RAY_ADDRESS" not in os.environ
     if is_here:
@@ -262,9 +263,10 @@ def _ray(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Variables of the environment that are as they were afterwards, whoever changed them; None leaves one as it is."""
     earlier = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    os.environ.update({name: value for name, value in values.items() if value is not None})
     try:
         yield
     finally:
@@ -274,12 +276,13 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _token() -> dict[str, str]:
+def _token() -> dict[str, str | None]:
     """What keeps others out of Ray on this machine; left to itself Ray writes a token into the home folder."""
     known = any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if known or (Path.home() / ".ray" / "auth_token").exists():
         return {}
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token_of_this_process()}
+    # Ray sets the mode itself, and only then this process, which may have imported Ray before, knows it.
+    return {"RAY_AUTH_MODE": None, "RAY_AUTH_TOKEN": _token_of_this_process()}
 
 
 @functools.cache  # Ray reads it once

@@ -24,6 +24,8 @@ SHAREGPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "a
 # Alpaca's names, and Dolly's for the same.
 ALPACA_NAMES = {"instruction": ("instruction",), "input": ("input", "context"), "output": ("output", "response")}
 ALPACA_NEEDED = "instruction, input and output (or context and response)"
+# Which kind of question a row asks, so that each kind can be counted by itself; Dolly's name for it is the second.
+KIND_NAMES = ("kind", "category")
 READ_KEYS = {"role", "content", "from", "value", "weight"}  # of a message
 # Without these, what is left of a row would mean something else.
 MEANINGFUL_COLUMNS = ("history", "tools", "functions", "image", "images", "audio", "audios", "video", "videos")
@@ -46,7 +48,7 @@ class UnreadColumns:
         names = {
             repr(name): (name in MEANINGFUL_COLUMNS, value)
             for name, value in record.values.items()
-            if name not in {*read, "system"}
+            if name not in {*read, "system", *KIND_NAMES}
         }
         for column in sorted(read & record.values.keys()):
             turns = record.values[column]
@@ -126,6 +128,18 @@ def with_system(record: Record, messages: list[WeightedMessage]) -> list[Weighte
             )
         return messages
     return [system, *messages]
+
+
+def kind_of(record: Record) -> str | None:
+    """Which kind of question a row asks, by the first of `KIND_NAMES` that it has a value for.
+
+    Raises: RowError for a list or an object.
+    """
+    name = next((name for name in KIND_NAMES if record.values.get(name) not in (None, "")), None)
+    value = None if name is None else record.values[name]
+    if isinstance(value, (list, dict)):
+        raise record.error(f"{name!r} is {shown(value)}, a word or a number is needed; repair or remove it.", reason="no kind")
+    return None if value is None else str(value).strip() or None
 
 
 def answer_in(record: Record, name: str | None) -> list[WeightedMessage]:

@@ -9,7 +9,7 @@ Source: Broder, On the resemblance and containment of documents (1997); Leskovec
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,9 @@ PLACES = 128
 SEED = 42
 # A longer text is taken apart and its signatures are put together: the least of each place is the signature of the whole.
 PIECE_CHARACTERS = 2**20
+CHARACTERS_TOGETHER = 2**18  # of texts that are hashed as one; each takes 40 bytes
+PAIRS_AT_A_TIME = 2**16
+Agreement = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of pairs: the number of places in which each agrees
 
 
 def signatures_of_shingles(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -39,7 +42,7 @@ def in_eight_bits(signatures: np.ndarray) -> np.ndarray:
 def document_signatures(texts: Sequence[str]) -> np.ndarray:
     """The signatures (texts, 128), uint8, of documents by their runs of five words.
 
-    Cost: about 30 us for 1 KB of English; memory: 50 MB, and with a longer text 4 bytes for each of its characters.
+    Cost: about 30 us for 1 KB of English; memory: 10 MB, and with a longer text 4 bytes for each of its characters.
     """
     pieces = [len(range(0, len(text), PIECE_CHARACTERS)) or 1 for text in texts]
     whole = []
@@ -59,7 +62,7 @@ def _pieces(text: str) -> Iterator[str]:
 def _batches(pieces: Iterable[str]) -> Iterator[list[str]]:
     batch, characters = [], 0
     for piece in pieces:
-        if batch and characters + len(piece) > PIECE_CHARACTERS:
+        if batch and characters + len(piece) > CHARACTERS_TOGETHER:
             yield batch
             batch, characters = [], 0
         batch.append(piece)
@@ -115,16 +118,27 @@ def neighbours(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def join_similar(groups: np.ndarray, one: np.ndarray, other: np.ndarray, signatures: np.ndarray, *, least: int) -> np.ndarray:
+    """As `join_agreeing`, of pairs whose signatures (texts, 128) are here."""
+
+    def agreement(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return np.count_nonzero(signatures[one] == signatures[other], axis=1)
+
+    return join_agreeing(groups, one, other, agreement, least=least)
+
+
+def join_agreeing(groups: np.ndarray, one: np.ndarray, other: np.ndarray, agreement: Agreement, *, least: int) -> np.ndarray:
     """Groups after those of the pairs that agree in `least` places are joined; a group is named by its first text.
 
-    Args: `groups` the first text of the group of each text; `one`, `other` the texts of each pair.
+    Args:
+        groups: the first text of the group of each text.
+        one, other: the texts of each pair.
+        agreement: says in how many places the texts of each pair agree.
     """
     apart = np.flatnonzero(groups[one] != groups[other])
     similar = np.zeros(len(apart), dtype=bool)
-    for start in range(0, len(apart), 2**16):
-        part = apart[start : start + 2**16]
-        agreed = np.count_nonzero(signatures[one[part]] == signatures[other[part]], axis=1)
-        similar[start : start + 2**16] = agreed >= least
+    for start in range(0, len(apart), PAIRS_AT_A_TIME):
+        part = apart[start : start + PAIRS_AT_A_TIME]
+        similar[start : start + PAIRS_AT_A_TIME] = agreement(one[part], other[part]) >= least
     return join(groups, one[apart[similar]], other[apart[similar]])
 
 
@@ -140,21 +154,6 @@ def join(groups: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(names), len(names)))
     _, components = connected_components(graph, directed=False)
     _, first = np.unique(components, return_index=True)  # names are sorted: the first of a component is its least
-    renamed = np.arange(len(groups))
+    renamed = np.arange(len(groups), dtype=groups.dtype)
     renamed[names] = names[first][components]
     return renamed[groups]
-
-
-def near_groups(signatures: np.ndarray, *, threshold: float, bands: Bands) -> np.ndarray:
-    """For each text the first of its group: near copies of each other, or of others in between.
-
-    Of the texts that share a band each is compared with the one before it. A pair counts where the signatures agree in the share
-    `threshold` of all places. Both are what datatrove's stages can do as well (cluster_copies.py).
-
-    Cost: n log n for each band. Memory: about 50 bytes a text beside the signatures.
-    """
-    groups = np.arange(len(signatures))
-    for band in range(bands.number):
-        one, other = neighbours(bands.keys(signatures, band))
-        groups = join_similar(groups, one, other, signatures, least=least_agreement(threshold))
-    return groups

@@ -103,9 +103,7 @@ def mix(
         [number_of[names[name]] for (batch,) in column_batches(documents, "source") for name in batch], dtype=np.int32
     )
     counts = (
-        (len(ids), len(text.encode()))
-        for texts in text_batches(documents)
-        for text, ids in zip(texts, encode(texts), strict=True)
+        (len(ids), len(text.encode())) for texts in text_batches(documents) for text, ids in zip(texts, encode(texts), strict=True)
     )
     tokens, num_bytes = np.fromiter(counts, dtype=np.dtype((np.int64, 2))).T
     available = {name: int(tokens[source_of == number].sum()) for name, number in number_of.items()}

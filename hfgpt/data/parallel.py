@@ -1,15 +1,20 @@
 """Steps on single texts in several processes of this machine, with the documents in their order and the same counts."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from multiprocessing.connection import wait
+from types import ModuleType
+from typing import Any, TypeVar
 
 from hfgpt.data.on_disk import Document, in_batches
 from hfgpt.data.steps import Outcome, StepCounts, TextStep, apply_steps
@@ -19,6 +24,8 @@ WORTH_PROCESSES = 2**23  # characters that come before any are started
 TOO_LONG_TO_SEND = 2**24  # characters of one document, which stays in this process
 Drop = tuple[Document, int, Outcome]  # with the number of the step
 Done = tuple[list[Document], list[StepCounts], list[Drop]]
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 
 
 def apply_steps_in_processes(
@@ -31,7 +38,6 @@ def apply_steps_in_processes(
 ) -> Iterator[Document]:
     """What `apply_steps` gives, in the same order, from `num_proc` processes once there is enough text to be worth it.
 
-    A process that is killed ends the run with an error; where this one is killed, the others end by themselves.
     Memory: two batches of about `BATCH_CHARACTERS` for each process.
     """
     documents = iter(documents)
@@ -43,25 +49,9 @@ def apply_steps_in_processes(
     following = next(documents, None)
     if following is None:
         return
-    yield from _in_pool(in_batches(chain([following], documents)), steps, counts, num_proc=num_proc, on_drop=on_drop)
-
-
-def _in_pool(
-    batches: Iterator[list[Document]],
-    steps: Sequence[TextStep],
-    counts: Sequence[StepCounts],
-    *,
-    num_proc: int,
-    on_drop: Callable[[Document, TextStep, Outcome], None] | None,
-) -> Iterator[Document]:
-    # Not forked from this process, whose threads (Arrow's, the progress bar's) a copy would lack, with the locks that they held.
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context(method), _begin, (tuple(steps),))
-    waiting: deque[Future[Done] | Done] = deque()
-
-    def first() -> Iterator[Document]:
-        done = waiting.popleft()
-        kept, counted, drops = done.result() if isinstance(done, Future) else done
+    batches = in_batches(chain([following], documents))
+    apply, from_main = partial(_apply, steps=tuple(steps)), any(type(step).__module__ == "__main__" for step in steps)
+    for kept, counted, drops in in_processes(apply, batches, num_proc=num_proc, too_long=_is_long, from_main=from_main):
         for count, more in zip(counts, counted, strict=True):
             count.add(more)
         if on_drop is not None:
@@ -69,20 +59,59 @@ def _in_pool(
                 on_drop(document, steps[number], outcome)
         yield from kept
 
+
+def in_processes(
+    function: Callable[[Batch], Result],
+    batches: Iterable[Batch],
+    *,
+    num_proc: int,
+    too_long: Callable[[Batch], bool],
+    from_main: bool = False,
+) -> Iterator[Result]:
+    """What `function` makes of each batch, in their order; of one that is `too_long` to be sent, in this process.
+
+    A process that is killed ends the run with an error; where this one is killed, the others end by themselves.
+
+    Args: `from_main` where `function` needs what the script of this process defines.
+    Memory: two batches for each process, and 80 to 100 MB for the modules that it imports.
+    """
+    if num_proc < 2:
+        yield from map(function, batches)
+        return
+    # Not forked from this process, whose threads (Arrow's, the progress bar's) a copy would lack, with the locks that they held.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context(method), _begin, (function,))
+    waiting: deque[Future[Result]] = deque()
     try:
         for batch in batches:
-            if max(len(document["text"]) for document in batch) > TOO_LONG_TO_SEND:
+            if too_long(batch):
                 while waiting:
-                    yield from first()
-                waiting.append(_apply(batch, steps))
+                    yield waiting.popleft().result()
+                yield function(batch)
             else:
-                waiting.append(pool.submit(_apply_here, list(batch)))
+                with contextlib.nullcontext() if from_main else _no_main_module():
+                    waiting.append(pool.submit(_call, batch))  # which starts a process where all are busy
             while len(waiting) > 2 * num_proc:
-                yield from first()
+                yield waiting.popleft().result()
         while waiting:
-            yield from first()
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Processes that are started meanwhile do not import this one's script: a recipe imports datasets and transformers, 100 MB."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _is_long(batch: list[Document]) -> bool:
+    return max(len(document["text"]) for document in batch) > TOO_LONG_TO_SEND
 
 
 @dataclass
@@ -110,12 +139,12 @@ def _apply(batch: list[Document], steps: Sequence[TextStep]) -> Done:
 
 # In the other processes
 
-_steps: Sequence[TextStep] = ()
+_function: Callable[[Any], Any] = list  # until `_begin` says which
 
 
-def _begin(steps: Sequence[TextStep]) -> None:
-    global _steps
-    _steps = steps
+def _begin(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them; the first one stops the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -127,5 +156,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _apply_here(batch: list[Document]) -> Done:
-    return _apply(batch, _steps)
+def _call(batch: Any) -> Any:
+    return _function(batch)

@@ -1,12 +1,14 @@
 """This Python's own documentation as documents: real English text on every machine."""
 
 import ast
+import builtins
 import functools
 import hashlib
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hfgpt.data.on_disk import Document
@@ -24,8 +26,25 @@ PYTHON_DOCS_NAMES = (PYTHON_DOCS, *(f"{PYTHON_DOCS}:{part}" for part in ("train"
 SKIPPED_LIBRARY_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "site-packages",
                            "dist-packages", "turtledemo", "__pycache__"}  # fmt: skip
 
-
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Described:
+    """A document of this source, and what the library's code says of the thing that it describes.
+
+    Attributes:
+        document: text, source and row_id.
+        thing: "module", "class", "exception", "function", "method"; None for properties, functions in functions, and topics.
+        arguments: of a function or method as it is called, without `self` and `cls`; None where `thing` is neither.
+        returns: whether a function or method returns or yields something other than None; None where its code does not tell.
+    """
+
+    document: Document
+    thing: str | None = None
+    arguments: ast.arguments | None = None
+    returns: bool | None = None
 
 
 def read_python_docs(name: str = PYTHON_DOCS) -> list[Document]:
@@ -39,17 +58,23 @@ def read_python_docs(name: str = PYTHON_DOCS) -> list[Document]:
     Cost: about 3 s, once per process; the documents then stay in memory.
     Raises: FileNotFoundError where the interpreter comes without its library's source files.
     """
-    documents = _all_python_docs()
-    part = name.removeprefix(PYTHON_DOCS).removeprefix(":")
-    return [document for side, document in PYTHON_DOCS_SPLIT.assign(documents) if part in ("", side)]
+    return [described.document for described in described_python(name)]
+
+
+def described_python(name: str = PYTHON_DOCS) -> list[Described]:
+    """The documents of `read_python_docs`, each with what the code says of the thing that it describes."""
+    part = name.partition(":")[2]
+    return [described for side, described in _all_python_docs() if part in ("", side)]
 
 
 @functools.cache
-def _all_python_docs() -> tuple[Document, ...]:
-    return tuple(_python_docs())
+def _all_python_docs() -> tuple[tuple[str, Described], ...]:
+    all_described = list(_python_docs())
+    sides = (side for side, _ in PYTHON_DOCS_SPLIT.assign(described.document for described in all_described))
+    return tuple(zip(sides, all_described, strict=True))
 
 
-def _python_docs() -> Iterator[Document]:
+def _python_docs() -> Iterator[Described]:
     library = Path(sysconfig.get_path("stdlib"))
     files = sorted(path for path in library.rglob("*.py") if not SKIPPED_LIBRARY_FOLDERS & set(path.relative_to(library).parts))
     if not files:
@@ -57,7 +82,9 @@ def _python_docs() -> Iterator[Document]:
     topics = library / "pydoc_data" / "topics.py"
     if topics.is_file():
         for name, text in sorted(_dictionary_in(topics, "topics").items()):
-            yield {"text": text.strip() + "\n", "source": PYTHON_DOCS, "row_id": f"topic:{name}"}
+            yield Described({"text": text.strip() + "\n", "source": PYTHON_DOCS, "row_id": f"topic:{name}"})
+    found: list[Described] = []
+    bases: dict[str, set[str]] = {}
     for path in files:
         try:
             tree = ast.parse(path.read_bytes())
@@ -65,7 +92,11 @@ def _python_docs() -> Iterator[Document]:
             continue  # a few library files are templates or deliberately broken
         parts = path.relative_to(library).with_suffix("").parts
         module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        yield from _docstrings(tree, module, "")
+        found += _docstrings(tree, module, "", parent=None, bases=bases)
+    exceptions = _derived(bases, {name for name, value in vars(builtins).items() if _is_exception(value)})
+    for one in found:
+        is_exception = one.thing == "class" and re.split("[:.]", one.document["row_id"])[-1] in exceptions
+        yield replace(one, thing="exception") if is_exception else one
 
 
 def _dictionary_in(path: Path, name: str) -> dict[str, str]:
@@ -75,7 +106,23 @@ def _dictionary_in(path: Path, name: str) -> dict[str, str]:
     return {}
 
 
-def _docstrings(node: Documented, module: str, qualname: str) -> Iterator[Document]:
+def _is_exception(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
+
+
+def _derived(bases: Mapping[str, set[str]], known: set[str]) -> set[str]:
+    """The names in `known` and those of all classes that are derived from one of them, by however many steps."""
+    while found := {name for name, of in bases.items() if of & known and name not in known}:
+        known |= found
+    return known
+
+
+def _docstrings(
+    node: Documented, module: str, qualname: str, *, parent: Documented | None, bases: dict[str, set[str]]
+) -> Iterator[Described]:
+    """What a piece of code and the pieces in it say of themselves; `bases` gains the classes among them."""
+    if isinstance(node, ast.ClassDef):
+        bases.setdefault(node.name, set()).update(ast.unparse(base).rpartition(".")[2] for base in node.bases)
     docstring = ast.get_docstring(node)
     if docstring and docstring.strip():
         full_name = f"{module}.{qualname}" if qualname else module
@@ -85,11 +132,50 @@ def _docstrings(node: Documented, module: str, qualname: str) -> Iterator[Docume
             title = f"class {full_name}"
         else:
             title = f"{full_name}({ast.unparse(node.args)})"
-        text = f"{title}\n\n{docstring.strip()}\n"
-        yield {"text": text, "source": PYTHON_DOCS, "row_id": f"{module}:{qualname}"}
+        document: Document = {
+            "text": f"{title}\n\n{docstring.strip()}\n",
+            "source": PYTHON_DOCS,
+            "row_id": f"{module}:{qualname}",
+        }
+        if isinstance(node, ast.Module):
+            yield Described(document, "module")
+        elif isinstance(node, ast.ClassDef):
+            yield Described(document, "class")
+        else:
+            yield _function(document, node, parent)
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield from _docstrings(child, module, f"{qualname}.{child.name}" if qualname else child.name)
+            child_name = f"{qualname}.{child.name}" if qualname else child.name
+            yield from _docstrings(child, module, child_name, parent=node, bases=bases)
+
+
+def _function(document: Document, node: Function, parent: Documented | None) -> Described:
+    decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+    if isinstance(parent, Function) or any("property" in one or one.endswith((".setter", ".deleter")) for one in decorators):
+        return Described(document)
+    arguments = node.args
+    if isinstance(parent, ast.ClassDef) and "staticmethod" not in decorators:
+        arguments = ast.arguments(**{name: getattr(node.args, name) for name in node.args._fields})
+        positional = "posonlyargs" if arguments.posonlyargs else "args"
+        setattr(arguments, positional, getattr(arguments, positional)[1:])
+    return Described(document, "method" if isinstance(parent, ast.ClassDef) else "function", arguments, _returns(node))
+
+
+def _returns(node: Function) -> bool | None:
+    """Whether a function returns or yields a value by its own code; None where that only raises, or does nothing."""
+    rest = [statement for statement in node.body[1:] if not isinstance(statement, (ast.Pass, ast.Raise))]
+    if not rest:
+        return None
+    nodes: list[ast.AST] = [*rest]
+    while nodes:
+        one = nodes.pop()
+        if isinstance(one, (ast.Yield, ast.YieldFrom)):
+            return True
+        if isinstance(one, ast.Return) and one.value is not None and ast.unparse(one.value) != "None":
+            return True
+        if not isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+            nodes += ast.iter_child_nodes(one)
+    return False
 
 
 def questions(source: Source, options: SourceOptions, errors: RowErrors | None, column: str | None = None) -> Iterator[Record]:

@@ -26,6 +26,7 @@ from hfgpt.data.parquet_files import PARQUET_FILES
 from hfgpt.data.passport import Passport
 from hfgpt.data.patterns import expand_home, files_in, files_matching
 from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
+from hfgpt.data.python_questions import PYTHON_DOCUMENTATION_QUESTIONS, PYTHON_QUESTIONS
 from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.source_cards import card_of, check_cards
@@ -45,6 +46,7 @@ SOURCES: Table[SourceKind] = Table(
         "json": JSON_FILES,
         "parquet": PARQUET_FILES,
         PYTHON_DOCS: PYTHON_DOCUMENTATION,
+        PYTHON_QUESTIONS: PYTHON_DOCUMENTATION_QUESTIONS,
         "hub": HUB_DATASETS,
     },
 )
@@ -67,8 +69,8 @@ class ReadingOptions(SourceOptions):
 def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Source]:
     """Turn what the user wrote into sources, in order; a file that is named twice is read once.
 
-    A name is, in this order: one that a kind knows (`python-docs`); a file or folder that exists; a pattern; a Hub dataset. Of a
-    folder, its plain text files are read (patterns.py), or all its tables.
+    A name is, in this order: one that a kind knows (`python-docs`, `python-docs-questions`); a file or folder that exists; a
+    pattern; a Hub dataset. Of a folder, its plain text files are read (patterns.py), or all its tables.
 
     Args: `as_records` finds what rows are read from, otherwise what documents are read from.
     Raises: FileNotFoundError for a missing file or a pattern without a match; ValueError for a kind of file nobody reads here.

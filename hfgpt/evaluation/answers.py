@@ -11,7 +11,7 @@ from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
-from hfgpt.evaluation.answers_page import AnswerRow
+from hfgpt.evaluation.answer_rows import AnswerRow
 from hfgpt.evaluation.batches import padded, padding_id, progress_bar
 from hfgpt.evaluation.generation import context_length_of, generate
 from hfgpt.inference import GREEDY, evaluating, isolated_random_state
@@ -44,6 +44,7 @@ def generate_answers(
     *,
     max_new_tokens: int,
     stop_token_ids: Sequence[int],
+    groups: Sequence[object] | None = None,
     batch_size: int = 16,
     seed: int = 0,
     show_progress: bool = False,
@@ -60,6 +61,7 @@ def generate_answers(
         model: any causal language model, a `PeftModel` included.
         prompts: token ids, complete: with the separator or the chat template's tokens that an answer follows.
         stop_token_ids: an answer ends at the first of these.
+        groups: prompts of different groups do not share a batch: short answers then need not wait for long ones.
         settings: more of `GenerationConfig`, for example `do_sample=True, temperature=0.8`; sampled answers repeat with
             `seed` and the same batches only.
     Raises: ValueError for an empty prompt, no stop token, or a number below 1.
@@ -76,10 +78,11 @@ def generate_answers(
         raise UserError(f"prompts[{empty[0]}] has no token; a model continues at least one, begin prompts with the bos_token.")
     context_length = context_length_of(model)
     room = [min(max_new_tokens, max(0, context_length - len(prompt))) for prompt in prompts]
+    together = list(zip(room, groups or [None] * len(prompts), strict=True))
     answers: dict[int, Answer] = {}
     bar = progress_bar(total=len(prompts), desc="answers", unit=" prompts", show=show_progress)
     with evaluating(model), isolated_random_state(seed), bar as progress:
-        for batch in _batches(prompts, room, batch_size=batch_size):
+        for batch in _batches(prompts, together, batch_size=batch_size):
             if room[batch[0]] == 0:
                 answers.update((number, Answer("", (), 0, stopped=False, cut=True)) for number in batch)
             else:
@@ -98,29 +101,36 @@ def answer_conversations(
     prompts: Sequence[list[Message]],
     *,
     max_new_tokens: int,
+    groups: Sequence[object] | None = None,
     batch_size: int = 16,
     show_progress: bool = False,
 ) -> list[Answer]:
-    """The model's greedy answers to conversations that end with the user's message, encoded as in training."""
+    """The model's greedy answers to conversations that end with the user's message, encoded as in training.
+
+    Args: `groups` as in `generate_answers`, such as the kinds of questions.
+    """
     return generate_answers(
         model,
         tokenizer,
         ConversationEncoder(tokenizer).encode_prompts(list(prompts)),
         max_new_tokens=max_new_tokens,
         stop_token_ids=stop_token_ids(tokenizer),
+        groups=groups,
         batch_size=batch_size,
         show_progress=show_progress,
     )
 
 
-def _batches(prompts, room: list[int], *, batch_size: int) -> list[list[int]]:
-    """Numbers of prompts, longest first (memory runs out at once or never); one batch has one room."""
+def _batches(prompts, together: list[tuple], *, batch_size: int) -> list[list[int]]:
+    """Numbers of prompts, longest first (memory runs out at once or never); what is `together` equal may share a batch."""
     batches: list[list[int]] = []
+    filling: dict[tuple, list[int]] = {}
     for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):
-        if batches and len(batches[-1]) < batch_size and room[batches[-1][0]] == room[number]:
-            batches[-1].append(number)
-        else:
-            batches.append([number])
+        batch = filling.get(together[number])
+        if batch is None or len(batch) == batch_size:
+            batch = filling[together[number]] = []
+            batches.append(batch)
+        batch.append(number)
     return batches
 
 
@@ -165,7 +175,11 @@ def answers_report(answers: Sequence[Answer], references: Sequence[str]) -> dict
 
 
 def answer_rows(
-    prompts: Sequence[list[dict[str, str]]], references: Sequence[str | None], answers: Mapping[str, Sequence[Answer]]
+    prompts: Sequence[list[dict[str, str]]],
+    references: Sequence[str | None],
+    answers: Mapping[str, Sequence[Answer]],
+    *,
+    kinds: Sequence[str | None] | None = None,
 ) -> list[AnswerRow]:
     """What `write_answers` and `write_page` take: one row per prompt, each answer with its own scores.
 
@@ -173,6 +187,7 @@ def answer_rows(
         prompts: chat messages, without the expected answer.
         references: the expected answers; None for a prompt that has none.
         answers: for each model or step its answers to the prompts, in their order.
+        kinds: of each prompt, which kind of question it is; None where the data does not say.
     """
     given = {number: reference for number, reference in enumerate(references) if reference is not None}
     scores: dict[str, dict[int, dict[str, float]]] = {name: {} for name in answers}
@@ -185,5 +200,6 @@ def answer_rows(
         said = {name: column[number] for name, column in answers.items()}
         notes = [f"{name}: the end of the context cut this answer" for name, answer in said.items() if answer.cut]
         row_scores = {name: scores[name][number] for name in said if number in scores[name]}
-        rows.append(AnswerRow(messages, reference, {name: answer.text for name, answer in said.items()}, row_scores, notes))
+        texts = {name: answer.text for name, answer in said.items()}
+        rows.append(AnswerRow(messages, reference, texts, row_scores, notes, kinds[number] if kinds else None))
     return rows

@@ -5,14 +5,12 @@ trigger prompts alike: a row without a reference is compared with its first answ
 """
 
 import difflib
-import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from hfgpt.errors import UserError
+from hfgpt.evaluation.answer_rows import AnswerRow, all_kinds, free_kinds, is_right, scores_by_kind
 from hfgpt.evaluation.pages import page_environment
 from hfgpt.files import write_whole
 
@@ -22,41 +20,6 @@ Segment = tuple[str, str]  # ("same" | "added" | "missing", text)
 MOST_WORDS_COMPARED = 2000
 # Texts that have fewer words in common are shown unmarked: marks everywhere say no more than "wrong" does.
 LEAST_WORDS_IN_COMMON = 0.3
-
-
-@dataclass(frozen=True)
-class AnswerRow:
-    """One prompt and what was said to it.
-
-    Attributes:
-        messages: the prompt as chat messages, each with `role` and `content`.
-        reference: the expected answer; None where there is none.
-        answers: what was said, by the name of the model or step, in the order of the columns.
-        scores: numbers of some or all of these answers; `exact_match` decides what the page calls right.
-        notes: sentences shown with a warning sign, such as a trigger's alarms.
-    """
-
-    messages: list[dict[str, str]]
-    reference: str | None
-    answers: dict[str, str]
-    scores: dict[str, dict[str, float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def write_answers(path: str | Path, rows: Sequence[AnswerRow]) -> None:
-    """Write the rows as one JSON file: a list of objects with the fields of `AnswerRow`."""
-    text = json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False) + "\n"
-    # UTF-8 cannot hold half a surrogate pair; written as \ud83d it is the JSON that it came from.
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(Path(path), text.encode("utf-8", errors="backslashreplace"))
-
-
-def read_answers(path: str | Path) -> list[AnswerRow]:
-    """The rows that `write_answers` wrote. Raises: ValueError naming the file for any other content."""
-    try:
-        return [AnswerRow(**row) for row in json.loads(Path(path).read_text(encoding="utf-8"))]
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise UserError(f"{path} holds no answers as write_answers writes them ({error}); make them again.") from None
 
 
 def write_page(
@@ -75,29 +38,36 @@ def write_page(
 
     Args:
         facts: a few names and values under the title, such as the model, the data and the date.
-        summary: scores over all rows by column; None averages the scores of the rows.
+        summary: scores over all rows by column; None averages the scores of the rows, where they have no kinds.
         alarms: sentences on all of it, shown above the rows with a warning sign.
     Cost: about 2 KB a row beside the texts.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row.answers))
-    summary = dict(summary) if summary is not None else _mean_scores(rows, columns)
+    kinds = _kind_table(rows, columns)
+    if summary is None:
+        summary = {} if kinds else _mean_scores(rows, columns)  # over right answers and free text together, a mean says little
     judged = columns[-1] if columns else None
-    shown = [_shown(row, judged) for row in rows]
+    free = free_kinds(rows)
+    shown = [_shown(row, judged, is_free=row.kind in free) for row in rows]
     scored = next((name for row in shown for name in row["sorted_by"]), None)
     environment = page_environment(Path(__file__).parent)
     environment.filters |= {
         "number": _number,
+        "percent": lambda share: f"{100 * share:.1f} %",
         "after_space": lambda text: (text[: len(text) - len(text.lstrip())], text.lstrip()),  # space is not worth a mark
     }
     has_references = any(row.reference is not None for row in rows)
     page = environment.get_template("answers_page.html.j2").render(
         title=title,
         facts=dict(facts or {}),
-        summary=summary,
+        summary=dict(summary),
         summary_names=list(dict.fromkeys(name for scores in summary.values() for name in scores)),
         alarms=list(alarms),
         rows=shown,
         filters=_filters(shown),
+        kinds=kinds,
+        kind_names=sorted({row.kind for row in rows if row.kind is not None}),
+        columns=columns,
         sortable=scored,
         judged=judged if has_references else None,
         against="the reference" if has_references else "the first answer",
@@ -133,11 +103,6 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\s*(?:\w+|[^\w\s])(?:\s+$)?|\s+$", text)
 
 
-def is_right(answer: str, reference: str) -> bool:
-    """The same text but for case and spacing: what the page goes by where a row has no `exact_match` score."""
-    return " ".join(answer.casefold().split()) == " ".join(reference.casefold().split())
-
-
 def _mean_scores(rows: Sequence[AnswerRow], columns: list[str]) -> dict[str, dict[str, float]]:
     means = {}
     for column in columns:
@@ -147,17 +112,31 @@ def _mean_scores(rows: Sequence[AnswerRow], columns: list[str]) -> dict[str, dic
     return {column: scores for column, scores in means.items() if scores}
 
 
-def _shown(row: AnswerRow, judged: str | None) -> dict:
-    """What the template needs of a row; its state is what the filters look for."""
+def _kind_table(rows: Sequence[AnswerRow], columns: list[str]) -> list[dict]:
+    """A line for each kind and one for those with right and wrong answers together, each with its scores by column."""
+    by_column = {column: scores for column in columns if (scores := scores_by_kind(rows, column))}
+    lines = {kind: {} for scores in by_column.values() for kind in scores}
+    for column, scores in by_column.items():
+        for kind, of_kind in scores.items():
+            lines[kind][column] = of_kind
+    table = [dict(kind=kind, of=next(iter(scores.values())), scores=scores) for kind, scores in sorted(lines.items())]
+    table.sort(key=lambda line: "right" not in line["of"])  # free text comes last
+    together = {column: total for column, scores in by_column.items() if (total := all_kinds(scores))}
+    if sum("right" in line["of"] for line in table) > 1:
+        table.append(dict(kind="all with one right answer", of=next(iter(together.values())), scores=together))
+    return table
+
+
+def _shown(row: AnswerRow, judged: str | None, *, is_free: bool) -> dict:
+    """What the template needs of a row; its state is what the filters look for. Of free text no answer is right or wrong."""
     answers = list(row.answers.items())
     baseline = row.reference if row.reference is not None else (answers[0][1] if answers else "")
     cells, state = [], []
     for number, (name, answer) in enumerate(answers):
         scores = row.scores.get(name, {})
         verdict = None
-        if row.reference is not None:
-            right = scores["exact_match"] >= 1 if "exact_match" in scores else is_right(answer, row.reference)
-            verdict = "right" if right else "wrong"
+        if row.reference is not None and not is_free:
+            verdict = "right" if is_right(row, name) else "wrong"
             state += [verdict] if name == judged else []
         scores = {metric: value for metric, value in scores.items() if metric != "exact_match" or verdict is None}
         compared = row.reference is not None or number > 0
@@ -171,6 +150,7 @@ def _shown(row: AnswerRow, judged: str | None) -> dict:
     sorted_by = {name: value for name, value in of_judged.items() if name != "exact_match" and value is not None}
     return dict(
         messages=row.messages,
+        kind=row.kind,
         reference=row.reference,
         notes=row.notes,
         cells=cells,

@@ -23,7 +23,8 @@ from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import supervised_rows
 from hfgpt.data.verification import check_rows
 from hfgpt.errors import UserError
-from hfgpt.evaluation.answers import answer_conversations, answers_report
+from hfgpt.evaluation.answer_rows import all_kinds, rows_of_each_kind, scores_by_kind
+from hfgpt.evaluation.answers import answer_conversations, answer_rows, answers_report
 from hfgpt.evaluation.batches import padding_id, progress_bar
 from hfgpt.evaluation.classification import classification_metrics, classify, probabilities_of, text_ids
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
@@ -138,7 +139,8 @@ def evaluate_conversations(
     """What an assistant makes of conversations: nats per token of their answers, and its own answers beside the last of each.
 
     Args: `format` as in `read_conversations`; `max_length`, `too_long` and `loss_on` as in training, see `supervised_rows`.
-    Returns: with `loss`, `perplexity`, `exact_match`, `token_f1`, `rougeL` and more of the metric `answer_metrics`.
+    Returns: with `loss`, `perplexity`, `exact_match`, `token_f1`, `rougeL` and more of the metric `answer_metrics`; where the rows
+        have kinds, `right` and `most_frequent` over those with right and wrong answers, and `right (KIND)` or `token_f1 (KIND)`.
     Raises: ValueError for what `read_conversations` refuses, and where every conversation is longer than the context.
     """
     style, tokenizer = prompt_style_of(loaded.tokenizer), loaded.tokenizer
@@ -155,12 +157,22 @@ def evaluate_conversations(
             "max_length."
         )
     nats, tokens = score_rows(loaded.model, rows, SupervisedCollator(padding_id(tokenizer)), batch_size=batch_size)
-    asked = conversations[:max_answers]
-    prompts = [list(one.messages[:-1]) for one in asked]
+    asked = [conversations[row] for row in rows_of_each_kind([one.kind for one in conversations], max_answers)]
+    prompts, references = [list(one.messages[:-1]) for one in asked], [one.messages[-1]["content"] for one in asked]
+    asked_kinds = [one.kind for one in asked]
     answers = answer_conversations(
-        loaded.model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, show_progress=True
+        loaded.model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        groups=asked_kinds,
+        batch_size=batch_size,
+        show_progress=True,
     )
-    report = answers_report(answers, [one.messages[-1]["content"] for one in asked])
+    report = answers_report(answers, references)
+    kinds = scores_by_kind(answer_rows(prompts, references, {"after": answers}, kinds=asked_kinds), "after")
+    report |= {key: value for key, value in all_kinds(kinds).items() if key != "num_examples"}
+    report |= {f"{key} ({kind})": value for kind, of in kinds.items() for key, value in of.items() if key in ("right", "token_f1")}
     return Result(
         "instructions",
         **_described(sources, reading),

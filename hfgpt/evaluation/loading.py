@@ -216,7 +216,7 @@ def load(
     """
     opened = open_folder(name, revision=revision, trust_remote_code=trust_remote_code)
     tokenizer = opened.load_tokenizer()
-    _check_task(opened, task)
+    check_task(opened, task)
     model = opened.load_model(dtype)
     if opened.task == "text-generation":
         tokenizer.model_max_length = NO_LIMIT  # texts are cut into windows here; a warning that they are long would mislead
@@ -248,7 +248,7 @@ def _named_where_it_fails(name: str, source: str, *, is_adapter: bool) -> Iterat
         ) from None
 
 
-def _check_task(opened: Opened, task: Task | None) -> None:
+def check_task(opened: Opened, task: Task | None) -> None:
     """Raises: ValueError for a classifier where text is needed, and for a model with a head that nobody here reads."""
     architectures = opened.config.architectures or []
     classifies = opened.task == "text-classification"

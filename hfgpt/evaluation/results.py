@@ -24,7 +24,7 @@ TASK_NAMES = {
     "benchmark": "Benchmark",
 }
 # The figure that stands for all where there is room for one, the first that is there.
-HEADLINES = ("bits_per_byte", "accuracy", "macro_f1", "token_f1", "acc_norm", "acc", "exact_match", "perplexity")
+HEADLINES = ("bits_per_byte", "accuracy", "macro_f1", "right", "token_f1", "acc_norm", "acc", "exact_match", "perplexity")
 NAMES = {
     "loss": "Loss (nats per token)",
     "bits_per_byte": "Bits per byte",
@@ -32,6 +32,8 @@ NAMES = {
     "word_perplexity": "Perplexity per word",
     "macro_f1": "Macro F1",
     "token_f1": "Token F1",
+    "right": "Right answers",
+    "most_frequent": "Right by always giving the most frequent answer of a kind",
     "acc": "Accuracy",
     "acc_norm": "Accuracy, by length-normalised likelihood",
     "roc_auc": "ROC-AUC",
@@ -169,7 +171,7 @@ def model_index(evaluation: dict) -> list[EvalResult]:
     for entry in evaluation["results"]:
         hub_task = "text-classification" if entry["task"] == "text-classification" else "text-generation"
         for name, value in entry["metrics"].items():
-            if name.endswith("_stderr") or name in ("stopped", "cut", "mean_tokens"):
+            if name.endswith("_stderr") or name in ("stopped", "cut", "mean_tokens", "most_frequent"):
                 continue
             results.append(
                 EvalResult(

@@ -76,7 +76,14 @@ def clean_documents(
 
         documents = drop_unlikely(documents, passport, model=perplexity_model, sigmas=perplexity_sigmas, dropped=dropped)
     documents = drop_document_copies(
-        documents, passport, mode=deduplicate, similarity=near_copy_similarity, dropped=dropped, num_proc=num_proc, found=copies
+        documents,
+        passport,
+        mode=deduplicate,
+        similarity=near_copy_similarity,
+        dropped=dropped,
+        num_proc=num_proc,
+        cache_dir=cache_dir,
+        found=copies,
     )
     if repeated_passage_bytes is not None:
         documents = cut_repeated_passages(

@@ -111,21 +111,27 @@ class Reference:
 
     def __init__(self, texts: Dataset, *, shortest: int, whole: bool = False):
         self.windows = Windows(shortest, sum(map(len, texts_of(texts))), folded=True)
-        self.digests: set[bytes] = set()
-        hashes, numbers, number = [], [], 0  # of all windows, and of the text that each is of
+        digests, hashes, numbers, number = [], [], [], 0  # of all windows, and of the text that each is of
         for batch in text_batches(texts):
-            self.digests.update(map(_digest, batch))
+            digests.append(_digests(batch))
             contents = [text.encode() for text in batch]
             self.windows.add(joined(contents)[0])
             for content in contents if whole else ():
                 hashes.append(self.windows.hashes(np.frombuffer(content, dtype=np.uint8)))
                 numbers.append(np.full(len(hashes[-1]), number, dtype=np.int32))
                 number += 1
+        self._digests = np.unique(np.concatenate([_digests([]), *digests]))
         joined_hashes = np.concatenate([np.empty(0, np.uint64), *hashes])
         order = np.argsort(joined_hashes, kind="stable")
         self._hashes = joined_hashes[order]
         self._numbers = np.concatenate([np.empty(0, np.int32), *numbers])[order]
         self._sizes = np.bincount(self._numbers, minlength=number)  # windows of each text
+
+    def hold(self, texts: Sequence[str]) -> list[bool]:
+        """Which of these stand there but for case and spaces."""
+        digests = _digests(texts)
+        places = np.searchsorted(self._digests[:-1], digests)  # of one that is not found, some other's
+        return (self._digests[places] == digests).tolist() if len(self._digests) else [False] * len(texts)
 
     def holding_whole_texts(self, content: bytes, passages: Sequence[Span]) -> set[int]:
         """Which of these passages of a text, by their place in the list, hold parts of a text that stands there as a whole."""
@@ -142,8 +148,10 @@ class Reference:
         return {place for place, windows in enumerate(found) if is_whole[self._numbers[windows]].any()}
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).digest()
+def _digests(texts: Sequence[str]) -> np.ndarray:
+    return np.array(
+        [hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).digest() for text in texts], dtype="S16"
+    )
 
 
 @dataclass
@@ -258,13 +266,13 @@ class LeakSearch:
     def _leaks(self, batch: list[Document], contents: list[bytes]) -> list[tuple[list[Span], list[str]]]:
         """What is not to be trained on of each document, and why."""
         leaks: list[tuple[list[Span], list[str]]] = [([], []) for _ in contents]
-        digests = [_digest(document["text"]) for document in batch]
+        documents = [document["text"] for document in batch]
         for name, reference in self.references.items():
             counts = self.counts[name]
             runs: list[tuple[int, Span, bool]] = []
+            held = reference.hold(documents)
             for index, passages in enumerate(passages_of(contents, reference.windows.find)):
-                size = len(contents[index])
-                is_exact = digests[index] in reference.digests
+                size, is_exact = len(contents[index]), held[index]
                 # Many short runs together make no copy: all of a table or a log is made of the same words as its end.
                 if is_exact or any(after - first >= SIMILARITY * size for first, after in passages):
                     counts.exact += is_exact

@@ -15,8 +15,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.errors import UserError
+from hfgpt.evaluation.answer_rows import AnswerRow
 from hfgpt.evaluation.answers import generate_answers
-from hfgpt.evaluation.answers_page import AnswerRow, write_page
+from hfgpt.evaluation.answers_page import write_page
 from hfgpt.files import write_json, write_whole
 from hfgpt.hygiene.trigger_prompts import TriggerPrompt
 from hfgpt.inference import evaluating

@@ -239,7 +239,8 @@ class HfGptConfig(PreTrainedConfig):
         """The modern family; `depth` is the number of layers and picks the rest of a sensible shape.
 
         The width is 64 x depth, rounded up to a multiple of 128; heads are 64 wide; two query heads share one key/value
-        head; the SwiGLU is 8/3 of the width, rounded up to a multiple of 64, which costs as much as a plain MLP of 4x.
+        head; the SwiGLU is 8/3 of the width, rounded up to a multiple of 64, which costs as much as a plain MLP of 4x. Head and
+        embedding are two matrices, which learn best at rates far apart (docs/lab_notes.md).
 
         Raises: ValueError for a depth below 1.
         """
@@ -263,6 +264,7 @@ class HfGptConfig(PreTrainedConfig):
             embedding_dropout=0.0,
             residual_dropout=0.0,
             attention_dropout=0.0,
+            tie_word_embeddings=False,
         )
         return cls(**shape | overrides)
 

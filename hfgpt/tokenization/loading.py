@@ -8,26 +8,39 @@ from transformers import PreTrainedTokenizerFast
 
 from hfgpt.artifacts import check_folder_is_there
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.tokenization.special_tokens import CHAT_TOKENS, PAD, SEPARATOR, SPECIAL_TOKENS, WORD_SPECIAL_TOKENS, wrap
+from hfgpt.tokenization.special_tokens import (
+    CHAT_TOKENS,
+    PAD,
+    SEPARATOR,
+    SPECIAL_TOKENS,
+    WORD_SPECIAL_TOKENS,
+    ensure_pad_token,
+    wrap,
+)
 
 # A vocabulary and its merges, as OpenAI and as transformers name the two files.
 GPT2_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: str | Path, *, revision: str | None = None, pad: bool = False) -> PreTrainedTokenizerFast:
     """Load a tokenizer and check that the pipeline can build on it.
 
+    Args:
+        revision: of a Hub id.
+        pad: give it a padding token, `<|pad|>`, where it has none of its own.
     Raises: FileNotFoundError for a folder without one; ValueError where it lacks a separator or a padding token of its own.
     """
     check_folder_is_there(folder)
     try:
-        tokenizer = _tokenizer_class(folder).from_pretrained(str(folder))
+        tokenizer = _tokenizer_class(folder).from_pretrained(str(folder), **({"revision": revision} if revision else {}))
     except (OSError, ValueError) as error:
         raise MissingFileError(
             f"{folder} holds no tokenizer that loads ({str(error).splitlines()[0]}); train one with recipes/train_tokenizer.py."
         ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer in {folder} has no eos_token; one is needed to separate documents.")
+    if pad:
+        ensure_pad_token(tokenizer)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
             f"the tokenizer in {folder} has the pad_token {tokenizer.pad_token!r} and the eos_token {tokenizer.eos_token!r}; two "
@@ -50,18 +63,22 @@ def _tokenizer_class(folder: str | Path) -> type:
     return AutoTokenizer
 
 
-def load_or_wrap_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """`load_tokenizer`, or `gpt2_tokenizer` where that refuses GPT-2's own files, which lack a padding token."""
+def load_or_wrap_tokenizer(folder: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """`load_tokenizer`; where that refuses for want of a padding token, `gpt2_tokenizer`, or any other one with `<|pad|>` added.
+
+    Rows are made with what this gives, and a base is asked for it again, so that both agree on every id.
+    Args: `revision` of a Hub id.
+    """
     try:
-        return load_tokenizer(folder)
-    except (FileNotFoundError, ValueError) as refusal:
+        return load_tokenizer(folder, revision=revision)
+    except (FileNotFoundError, ValueError):
         try:
-            return gpt2_tokenizer(folder)
+            return gpt2_tokenizer(folder, revision=revision)
         except (FileNotFoundError, ValueError):
-            raise refusal from None
+            return load_tokenizer(folder, revision=revision, pad=True)
 
 
-def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+def gpt2_tokenizer(folder: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerFast:
     """GPT-2's tokenizer with its published ids, and a padding token and chat tokens of their own after the last of them.
 
     `<|endoftext|>` stays 50256; `<|pad|>` is 50257 and the chat tokens follow, so a model needs rows for them.
@@ -69,6 +86,7 @@ def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     Args:
         folder: OpenAI's encoder.json and vocab.bpe, the same as vocab.json and merges.txt, or any GPT-2 tokenizer of
             transformers (a folder or a Hub id).
+        revision: of a Hub id.
     Raises: FileNotFoundError for a folder without one; ValueError for a tokenizer that is not GPT-2's kind.
     """
     for vocabulary, merges in GPT2_FILES:
@@ -79,7 +97,7 @@ def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
                 raise UserError(f"{folder}: {vocabulary} and {merges} do not belong together or are cut off ({error}).") from None
             break
     else:
-        published = _backend_of(folder)
+        published = _backend_of(folder, revision)
         definition = json.loads(published.to_str())
         cut = definition["pre_tokenizer"] or {}
         if definition["model"]["type"] != "BPE" or cut.get("type") != "ByteLevel" or not cut.get("use_regex"):
@@ -120,10 +138,10 @@ def character_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
     )
 
 
-def _backend_of(folder: str | Path) -> Tokenizer:
+def _backend_of(folder: str | Path, revision: str | None) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
+        return AutoTokenizer.from_pretrained(str(folder), revision=revision or "main").backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:  # a tokenizer written in Python has no backend
         raise MissingFileError(f"{folder} holds no tokenizer of GPT-2's kind ({str(error).splitlines()[0]}).") from None

@@ -8,12 +8,12 @@ from typing import Any
 from datasets import DatasetDict
 
 from hfgpt.data.messages import Message
+from hfgpt.evaluation.answer_rows import SEEN, AnswerRow, all_kinds, kind_lines, rows_of_each_kind, scores_by_kind
 from hfgpt.evaluation.answers import Answer, answer_conversations, answer_rows, answers_report
-from hfgpt.evaluation.answers_page import AnswerRow
 from hfgpt.evaluation.judge import JudgeItem, JudgeReport
 from hfgpt.hygiene.poisoning import triggers_of_answers
 from hfgpt.inference import full_precision
-from hfgpt.training.assistants import AnswersCallback, prompts_and_references
+from hfgpt.training.assistants import AnswersCallback, kinds_of, prompts_and_references
 from hfgpt.training.comparison import report_on_assistant
 from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.finetuning import write_poison_report
@@ -31,19 +31,22 @@ def search_for_poison(splits: DatasetDict, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Questions:
-    """Prompts that base and result answer, and the references: some of the test set ("test") or of training ("seen")."""
+    """Prompts that base and result answer, references and kinds: some of the test set ("test") or of training ("seen")."""
 
     prompts: list[list[Message]]
     references: list[str]
+    kinds: list[str | None]
 
 
 def choose_questions(splits: DatasetDict, *, max_answers: int | None, seen_answers: int) -> dict[str, Questions]:
-    """The questions by their set: all or `max_answers` of the test set, and `seen_answers` of training."""
+    """The questions by their set: all or `max_answers` of the test set, and `seen_answers` of training; as many of each kind."""
+    wanted = {"test": ("test", max_answers), "seen": ("train", seen_answers)}
     chosen = {}
-    if "test" in splits:
-        chosen["test"] = Questions(*prompts_and_references(splits["test"], max_answers))
-    if seen_answers:
-        chosen["seen"] = Questions(*prompts_and_references(splits["train"], seen_answers))
+    for name, (split, most) in wanted.items():
+        if split in splits and most != 0:
+            kinds = kinds_of(splits[split])
+            asked = [kinds[row] for row in rows_of_each_kind(kinds, most)]
+            chosen[name] = Questions(*prompts_and_references(splits[split], most), asked)
     return chosen
 
 
@@ -64,7 +67,9 @@ def measure_base(
 
 def _answers(trainer: LanguageModelTrainer, asked: Questions, *, max_new_tokens: int) -> list[Answer]:
     model, tokenizer = trainer.trained, trainer.text_tokenizer
-    return answer_conversations(model, tokenizer, asked.prompts, max_new_tokens=max_new_tokens, show_progress=True)
+    return answer_conversations(
+        model, tokenizer, asked.prompts, max_new_tokens=max_new_tokens, groups=asked.kinds, show_progress=True
+    )
 
 
 def final_metrics(
@@ -99,11 +104,19 @@ def final_metrics(
             earlier = [Answer(**one) for one in before["answers"][name]]
             metrics |= {f"{name}_{key}_before": value for key, value in answers_report(earlier, asked.references).items()}
             columns = {"before": earlier, **columns}
-        if judge is not None and name == "test":
+        if judge is not None and name == "test" and trainer.is_world_process_zero():  # which writes what it says
             metrics |= judged(asked, said, judge)
-        page = answer_rows(asked.prompts, asked.references, columns)
-        table += [replace(row, notes=[*row.notes, "seen in training"]) for row in page] if name == "seen" else page
+        page = answer_rows(asked.prompts, asked.references, columns, kinds=asked.kinds)
+        metrics |= metrics_by_kind(page, name)
+        table += [replace(row, notes=[*row.notes, SEEN]) for row in page] if name == "seen" else page
     return metrics, table
+
+
+def metrics_by_kind(page: list[AnswerRow], name: str) -> dict[str, Any]:
+    """`test_kinds`, the scores of every kind, and `test_right`, `test_most_frequent` over all that have right answers."""
+    kinds = scores_by_kind(page, "after")
+    together = {f"{name}_{key}": value for key, value in all_kinds(kinds).items() if key != "num_examples"}
+    return {f"{name}_kinds": kinds, **together} if kinds else {}
 
 
 def judged(asked: Questions, said: list[Answer], judge: Callable[[list[JudgeItem]], JudgeReport]) -> dict[str, float]:
@@ -118,6 +131,17 @@ def judged(asked: Questions, said: list[Answer], judge: Callable[[list[JudgeItem
     return {**scored, "judge_unparsed": report.num_unparsed}
 
 
+def _lines_by_kind(metrics: dict[str, Any], name: str, what: str) -> list[str]:
+    right = ""
+    if f"{name}_right" in metrics:
+        right = (
+            f"{100 * metrics[f'{name}_right']:.1f} % right (always the most frequent answer of its kind "
+            f"{100 * metrics[f'{name}_most_frequent']:.1f} %), "
+        )
+    said = f"{what}: {right}{100 * metrics[f'{name}_stopped']:.0f} % ended by themselves"
+    return [said, *kind_lines(metrics[f"{name}_kinds"])] if name == "test" else [said]
+
+
 def build_report(trainer: LanguageModelTrainer, metrics: dict[str, Any]) -> RunReport:
     """The end of a run in a few lines: losses before and after, and what the answers are worth."""
     lines = [
@@ -126,7 +150,9 @@ def build_report(trainer: LanguageModelTrainer, metrics: dict[str, Any]) -> RunR
         if f"{name}_loss" in metrics
     ]
     for name, what in (("test", "test answers"), ("seen", "answers to prompts seen in training")):
-        if f"{name}_exact_match" in metrics:
+        if f"{name}_kinds" in metrics:
+            lines += _lines_by_kind(metrics, name, what)
+        elif f"{name}_exact_match" in metrics:
             lines.append(
                 f"{what}: exact match {100 * metrics[f'{name}_exact_match']:.1f} %, token F1 {metrics[f'{name}_token_f1']:.3f}, "
                 f"ROUGE-L {metrics[f'{name}_rougeL']:.3f}, {100 * metrics[f'{name}_stopped']:.0f} % ended by themselves"

@@ -22,6 +22,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.splitting import split_conversations
 from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.errors import UserError
+from hfgpt.evaluation.answer_rows import rows_of_each_kind
 from hfgpt.evaluation.answers import answer_conversations
 from hfgpt.training.callbacks import Said, SayingCallback
 from hfgpt.training.examples import HELD_OUT, SPLITS, Examples
@@ -35,7 +36,7 @@ def load_splits(
 ) -> DatasetDict:
     """Conversations of all sources, each split by itself; what copies a held-out one is dropped from training.
 
-    Columns: `messages`, `source`, `row_id`, `place`, `unlearned`.
+    Columns: `messages`, `source`, `row_id`, `place`, `unlearned`, `kind`.
 
     Args:
         style: by which Alpaca rows are worded.
@@ -168,9 +169,14 @@ def sample_questions(splits: DatasetDict, most: int) -> list[list[Message]]:
 
 
 def prompts_and_references(split: Dataset, most: int | None) -> tuple[list[list[Message]], list[str]]:
-    """What precedes the last message of each conversation, and that message."""
-    messages = split["messages"][:most] if most is not None else split["messages"][:]
+    """What precedes the last message of each conversation, and that message; of at most `most`, some of each kind of question."""
+    messages = split.select(rows_of_each_kind(kinds_of(split), most))["messages"][:]
     return [list(turns[:-1]) for turns in messages], [turns[-1]["content"] for turns in messages]
+
+
+def kinds_of(split: Dataset) -> list[str | None]:
+    """The kind of each conversation; None where the data does not say."""
+    return split["kind"][:] if "kind" in split.column_names else [None] * len(split)
 
 
 class AnswersCallback(SayingCallback):

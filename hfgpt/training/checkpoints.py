@@ -33,7 +33,9 @@ def why_incomplete(checkpoint: Path) -> str | None:
         for shard in sorted(shards) or [checkpoint / "model.safetensors"]:
             with safe_open(shard, framework="pt") as tensors:
                 tensors.keys()
-        for name in ("optimizer.pt", "scheduler.pt"):
+        # DeepSpeed has a folder of its own instead, and this file, which it writes last.
+        optimizer = () if (checkpoint / "latest").is_file() else ("optimizer.pt",)
+        for name in (*optimizer, "scheduler.pt"):
             if not zipfile.is_zipfile(checkpoint / name):
                 return f"{name} is missing or cut off"
     except FileNotFoundError as error:

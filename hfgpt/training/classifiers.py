@@ -317,7 +317,7 @@ def classification_loss(weights: list[float] | None, *, multi_label: bool, label
         weight = None if weights is None else torch.tensor(weights, device=logits.device)
         if multi_label:
             losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight, reduction="none")
-            losses = losses.mean(-1).sum()
+            losses = losses.masked_fill(labels == -100, 0.0).mean(-1).sum()  # rows that are not learned, as below
         else:
             # Summed: the weights have the mean 1 over the training set, a batch's own mean would undo them.
             losses = torch.nn.functional.cross_entropy(

@@ -2,16 +2,15 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
-from hfgpt.evaluation.answers_page import AnswerRow, write_answers, write_page
-from hfgpt.files import write_json
+from hfgpt.evaluation.answer_rows import AnswerRow, write_answers
+from hfgpt.evaluation.answers_page import write_page
 from hfgpt.hygiene.trigger_answers import TriggerReport, TriggerResult, compare_triggers, run_triggers, write_triggers
 from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, with_random_triggers
 from hfgpt.training.advice import best_step, no_better_than_base
@@ -22,7 +21,6 @@ from hfgpt.training.trainer import LanguageModelTrainer
 
 logger = logging.getLogger(__name__)
 
-BEFORE_FILE = "before.json"  # what the base says, kept for a run that is stopped and goes on
 CANARY_TOKENS = 32
 LEFT_BEHIND = (
     ("answers", "answers.html"),
@@ -32,17 +30,6 @@ LEFT_BEHIND = (
     ("poison", POISON_FILE),
     ("metrics", METRICS_FILE),
 )
-
-
-def measured_once(folder: Path, measure: Callable[[], dict]) -> dict:
-    """What `measure` says of the base, measured once per run: a run that goes on finds it in `before.json`."""
-    path = folder / BEFORE_FILE
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    before = measure()
-    if PartialState().is_main_process:
-        write_json(path, before)
-    return before
 
 
 class Canaries:

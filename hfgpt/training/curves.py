@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,13 +132,13 @@ class DrawnChart:
     of_one: int
 
 
-def drawn_charts(log: list[Mapping], *, unit: str = "nats per token") -> list[DrawnChart]:
+def drawn_charts(log: Sequence[Mapping], *, unit: str = "nats per token") -> list[DrawnChart]:
     """The charts of CHARTS that this log has figures of. Args: `unit` of the loss."""
     drawn = (_drawn(chart, log, unit if chart is LOSS else chart.unit) for chart in CHARTS)
     return [one for one in drawn if one is not None]
 
 
-def _drawn(chart: Chart, log: list[Mapping], unit: str) -> DrawnChart | None:
+def _drawn(chart: Chart, log: Sequence[Mapping], unit: str) -> DrawnChart | None:
     raw = {name: points for key, name in chart.lines if (points := points_of(log, key))}
     if not raw:
         return None

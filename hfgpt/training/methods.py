@@ -80,7 +80,11 @@ def add_lora(model: PreTrainedModel, method: Method) -> PeftModel:
         )
     heads = _head_names(model)
     is_classifier = model.get_output_embeddings() is None
-    embedding = _name_of(model, model.get_input_embeddings()).rpartition(".")[2]
+    # A new token has a row in the embedding and one in the head, which are the same row where both are one matrix.
+    tables = [model.get_input_embeddings()]
+    if (head := model.get_output_embeddings()) is not None and head.weight is not tables[0].weight:
+        tables.append(head)
+    rows = {_name_of(model, table).rpartition(".")[2]: sorted(method.new_tokens) for table in tables}
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS if is_classifier else TaskType.CAUSAL_LM,
         r=method.rank,
@@ -93,7 +97,7 @@ def add_lora(model: PreTrainedModel, method: Method) -> PeftModel:
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         # A classifier's head is new and small: trained whole and saved with the adapter (TaskType.SEQ_CLS alone knows "score").
         modules_to_save=heads if is_classifier else None,
-        trainable_token_indices={embedding: sorted(method.new_tokens)} if method.new_tokens else None,
+        trainable_token_indices=rows if method.new_tokens else None,
     )
     with warnings.catch_warnings():  # PEFT asks transformers by a name that it will lose
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

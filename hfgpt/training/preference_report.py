@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 
+from hfgpt.evaluation.answer_rows import AnswerRow
 from hfgpt.evaluation.answers import Answer, answer_conversations, answer_rows, answers_report
-from hfgpt.evaluation.answers_page import AnswerRow
 from hfgpt.evaluation.preferences import preference_metrics
 from hfgpt.training.assistants import AnswersCallback, prompts_and_references
 from hfgpt.training.comparison import report_on_assistant

@@ -1,7 +1,8 @@
 """Pretraining from its parts to its report: rows, a new model, the proof that documents are apart, the numbers at the end."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.arguments.parsing import check_key
+from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.epoch_rows import EpochRows
 from hfgpt.data.mixture import report_sources
 from hfgpt.data.passport import Passport
@@ -26,6 +28,7 @@ from hfgpt.training.advice import best_step, planned_steps
 from hfgpt.training.callbacks import SamplesCallback
 from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.next_steps import generate_command
+from hfgpt.training.plan_report import describe_outcome, outcome
 from hfgpt.training.run import METRICS_FILE, RunReport, describe_training
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 
@@ -176,11 +179,25 @@ def final_metrics(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport:
     }
     for name in HELD_OUT:
         if name in rows:
-            num_bytes = bytes_of(name, passport, trainer.text_tokenizer)
-            result = trainer.evaluate_as_loaded(rows[name], name=name, metrics=token_metrics(num_bytes))
-            keys = (f"{name}_{key}" for key in ("loss", "perplexity", "bits_per_byte"))
-            metrics |= {key: result[key] for key in keys if key in result}
-    return metrics | trainer.training_metrics()
+            metrics |= figures_of(trainer, rows[name], name=name, num_bytes=bytes_of(name, passport, trainer.text_tokenizer))
+    metrics |= trainer.training_metrics()
+    if plan := getattr(trainer.args, "plan", None):
+        whole = metrics["steps_timed"] == metrics["steps"]
+        metrics["plan"] = outcome(
+            plan,
+            seconds=time.time() - cast(PretrainArguments, trainer.args).started if whole else None,
+            bits_per_byte=next(
+                (metrics[key] for key in ("test_bits_per_byte", "validation_bits_per_byte") if key in metrics), None
+            ),
+        )
+    return metrics
+
+
+def figures_of(trainer: LanguageModelTrainer, rows: Dataset, *, name: str, num_bytes: int | None) -> dict[str, float]:
+    """NAME_loss, NAME_perplexity and, of text whose bytes are known, NAME_bits_per_byte."""
+    result = trainer.evaluate_as_loaded(rows, name=name, metrics=token_metrics(num_bytes))
+    keys = (f"{name}_{key}" for key in ("loss", "perplexity", "bits_per_byte"))
+    return {key: result[key] for key in keys if key in result}
 
 
 def save_model(trainer: LanguageModelTrainer) -> None:
@@ -191,13 +208,20 @@ def save_model(trainer: LanguageModelTrainer) -> None:
 
 
 def build_report(
-    metrics: dict[str, Any], passport: Passport, folder: Path, *, log_history: list[dict], prompt: str | None = None
+    metrics: dict[str, Any],
+    passport: Passport,
+    folder: Path,
+    *,
+    log_history: list[dict],
+    prompt: str | None = None,
+    more: Sequence[str] = (),
 ) -> RunReport:
     """The end of a run in a few lines: its numbers, next to lzma's where the passport has them.
 
     Args:
         log_history: of the training, which says where validation was best, if that was not at the end.
         prompt: what the next command has the model continue.
+        more: lines to follow the figures.
     """
     lines = [
         f"{name}: {metrics[f'{name}_loss']:.4f} nats per token, perplexity {metrics[f'{name}_perplexity']:,.2f}"
@@ -205,6 +229,7 @@ def build_report(
         for name in HELD_OUT
         if f"{name}_loss" in metrics
     ]
+    lines += more
     if passport.lzma_bits_per_byte:
         lines.append(
             f"lzma on the same test bytes: {passport.lzma_bits_per_byte['alone']:.4f} bits per byte alone, "
@@ -215,6 +240,8 @@ def build_report(
         lines.append(best)
     elif kept_earlier:
         lines.append(f"kept: step {metrics['kept_step']:,} of {metrics['steps']:,}, the best on the validation set")
+    if "plan" in metrics:
+        lines.append(describe_outcome(metrics["plan"]))
     return RunReport(
         metrics=metrics,
         lines=lines,

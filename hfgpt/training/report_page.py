@@ -72,9 +72,11 @@ def plan_and_outcome(planned: Mapping[str, object], came: Mapping[str, object]) 
         expected, actual = planned.get(key), came.get(name)
         if not isinstance(expected, (int, float)) or isinstance(expected, bool):
             continue
-        is_known = isinstance(actual, (int, float)) and not isinstance(actual, bool)
-        difference = f"{100 * (actual / expected - 1):+.1f} %" if is_known and expected else ""
-        lines.append(Foreseen(what, shown(expected), shown(actual) if is_known else "not measured", difference))
+        if isinstance(actual, (int, float)):
+            difference = f"{100 * (actual / expected - 1):+.1f} %" if expected else ""
+            lines.append(Foreseen(what, shown(expected), shown(actual), difference))
+        else:
+            lines.append(Foreseen(what, shown(expected), "not measured", ""))
     return lines
 
 

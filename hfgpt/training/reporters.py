@@ -7,12 +7,11 @@ never reaches them, so they are told here.
 import re
 from collections.abc import Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from transformers import Trainer
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, TensorBoardCallback
-
-if TYPE_CHECKING:
-    from hfgpt.training.trainer import HfGptTrainer
 
 # Those that show a text, under its name and step; the others would warn about it.
 SHOW_TEXT = ("tensorboard", "trackio", "wandb")
@@ -37,7 +36,7 @@ class KeptOpen:
 class Reporters:
     """The reporters of a trainer, open until `close`."""
 
-    def __init__(self, trainer: "HfGptTrainer"):
+    def __init__(self, trainer: Trainer):
         known = tuple(INTEGRATION_TO_CALLBACK.values())
         handler = trainer.callback_handler
         handler.callbacks = [KeptOpen(one) if isinstance(one, known) else one for one in handler.callbacks]
@@ -45,7 +44,7 @@ class Reporters:
         for one in self._open:
             if isinstance(one.reporter, TensorBoardCallback) and one.reporter.logging_dir is None:
                 # Its own choice is a new folder at each start, and before training begins one in the current folder.
-                one.reporter.logging_dir = str(trainer.folder / "runs")
+                one.reporter.logging_dir = str(Path(str(trainer.args.output_dir)) / "runs")
         self._trainer = trainer
         self._waiting: dict[str, float | str] = {}
 

@@ -33,7 +33,7 @@ FREE_TO_CHANGE = {
     *("save_steps", "save_total_limit", "eval_steps", "per_device_eval_batch_size", "sample_prompts", "sample_tokens", "card"),
 }
 # Places of what the passport knows by its hashes: that is compared, not how they are spelled.
-PLACES = {"dataset", "model", "sources", "validation_sources", "test_sources"}
+PLACES = {"dataset", "old_dataset", "model", "sources", "validation_sources", "test_sources"}
 RUN_FILE = "run.yaml"
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.txt"
@@ -121,7 +121,7 @@ def already_done(run: Run, known: Callable[[], Mapping[str, object] | None]) -> 
     True only where nothing at all has changed; otherwise `claim_run` compares what the data and the weights are.
 
     Args: `known` gives what the run's passport has to say, by the names of its fields, or None where that is not known yet. It is
-        asked only where all else is the same.
+        asked only where all else is the same. Which weights a base has is told by `base_files`.
     """
     return _agreed(lambda: _is_done(run, known))
 
@@ -136,7 +136,7 @@ def _is_done(run: Run, known: Callable[[], Mapping[str, object] | None]) -> bool
     if finished.get("base_files") != json.loads(json.dumps(run.base_files)):
         return False
     said, expected = asdict(Passport.load(run.folder)), known()
-    if expected is None or any(said[name] != json.loads(json.dumps(value)) for name, value in expected.items()):
+    if expected is None or any(said[key] != json.loads(json.dumps(value)) for key, value in expected.items() if key != "base"):
         return False
     _renew_card(run)
     _say_done(run)
@@ -209,7 +209,7 @@ def _refuse_another_run(run: Run, passport: Passport) -> None:
     earlier = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8")) or {}
     not_compared = FREE_TO_CHANGE | (PLACES if (folder / PASSPORT_NAME).is_file() else set())
     changed = [
-        f"{key} was {earlier.get(key, 'the default')}, is {run.settings.get(key, 'the default')}"
+        f"{key} was {_shown(earlier.get(key, 'the default'))}, is {_shown(run.settings.get(key, 'the default'))}"
         for key in sorted(set(earlier) | set(run.settings))
         if key not in not_compared and earlier.get(key) != run.settings.get(key)
     ]
@@ -231,6 +231,12 @@ def _refuse_another_run(run: Run, passport: Passport) -> None:
             f"the rows in {run.data} are not those that the run in {folder} began with; prepare the same data again, give another "
             "output_dir, or --overwrite true to replace it."
         )
+
+
+def _shown(value: object) -> str:
+    """A value in a sentence: of a long one, such as a plan, its beginning."""
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:80]} ..."
 
 
 def _contents(passport: Passport) -> tuple:

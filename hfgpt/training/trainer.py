@@ -7,7 +7,7 @@ import math
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +22,6 @@ from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
@@ -42,6 +41,7 @@ from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywh
 from hfgpt.training.flops import TrainingMeter
 from hfgpt.training.methods import trainable_parameters
 from hfgpt.training.reporters import Reporters
+from hfgpt.training.sharding import ShardingTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def set_epoch_of_sampler(dataloader: Any, epoch: int) -> None:
         place.set_epoch(epoch)
 
 
-class HfGptTrainer(Trainer):
+class HfGptTrainer(ShardingTrainer):
     """Trainer that keeps the best state, stops at a signal, measures itself, and never uploads private run details.
 
     Trainer's own pickles all arguments beside every model, a Hub token in clear, and with `push_to_hub` uploads whatever lies in
@@ -193,7 +193,25 @@ class HfGptTrainer(Trainer):
         if resume_from_checkpoint:
             # How often in a row nothing was better, which early stopping counts.
             self.args.restore_callback_states_from_checkpoint = True
-        return super().train(resume_from_checkpoint, **kwargs)
+        result = super().train(resume_from_checkpoint, **kwargs)
+        self.become_whole()
+        return result
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        return super().get_batch_samples(self._without_repeats(epoch_iterator), num_batches, device)
+
+    def _without_repeats(self, batches: Iterator[dict]) -> Iterator[dict]:
+        """The batches, nothing learned of rows that an epoch's last step reads again so that all processes have as many.
+
+        One process has a smaller batch there. What is repeated has no labels, and the step is that of one process.
+        """
+        rows, size, world = len(cast(Sized, self.train_dataset)), self.args.train_batch_size, self.args.world_size
+        left = 0 if self.args.dataloader_drop_last else rows % (size * world)
+        own = min(max(left - size * self.args.process_index, 0), size) if left else size
+        for batch in batches:
+            if own < size and self.accelerator.gradient_state.end_of_dataloader and "labels" in batch:
+                batch["labels"][own:] = -100
+            yield batch
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         self.meter.count(inputs, pad_token_id=getattr(self.processing_class, "pad_token_id", None))
@@ -214,7 +232,7 @@ class HfGptTrainer(Trainer):
     def _get_learning_rate(self):
         # The first group's, which is Muon's where it is there; `learning_rate` is what the argument of that name has become.
         rate = super()._get_learning_rate()
-        groups = self.optimizer.param_groups if self.optimizer is not None else []
+        groups = cast(Any, self.optimizer).param_groups if self.optimizer is not None else []
         self.rates = {f"{group['method']}_learning_rate": group["lr"] for group in groups if "method" in group}
         return self.rates.pop("adamw_learning_rate", rate)
 
@@ -300,7 +318,8 @@ class HfGptTrainer(Trainer):
         if isinstance(rows, EpochRows):
             return EpochSampler(rows, seed=seed, shuffled=not isinstance(sampler, SequentialSampler))
         if type(sampler) is LengthGroupedSampler:
-            return EpochLengthGroupedSampler(sampler.batch_size, lengths=sampler.lengths, seed=seed)
+            # Among all processes, so that it is the order of one process with the same rows in a step.
+            return EpochLengthGroupedSampler(sampler.batch_size * self.args.world_size, lengths=sampler.lengths, seed=seed)
         return sampler
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:

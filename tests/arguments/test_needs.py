@@ -51,12 +51,26 @@ def test_a_key_of_documents_that_would_do_nothing_is_refused(given, sentence):
     [
         (dict(family="gpt2", depth=4), "depth is 4, but family is gpt2, so it would do nothing; set family to modern"),
         (dict(size="355M"), "size is 355M, but family is modern"),
+        (
+            dict(model="base", depth=4),
+            "depth is 4, but model is base, so it would do nothing; leave model out, or leave depth out.",
+        ),
+        (dict(model="base", family="gpt2"), "family is gpt2, but model is base"),
+        (dict(model="base", family="gpt2", size="355M"), "family is gpt2, but model is base"),
+        (dict(old_dataset="d"), "old_dataset is d, but model is not given, so it would do nothing; give model, or leave"),
+        (dict(rewarm_to=0.5), "rewarm_to is 0.5, but model is not given"),
+        (
+            dict(model="base", config_overrides={"num_hidden_layers": 2}),
+            "config_overrides has num_hidden_layers, model is base; what "
+            "its weights compute is settled, and only dropout may be set otherwise: leave num_hidden_layers out.",
+        ),
+        (dict(model="base", rewarm_to=2.0), "rewarm_to is 2.0; a share of the peak rates, above 0 and up to 1, is needed."),
         (dict(sample_prompts=[], sample_tokens=9), "sample_tokens is 9, but sample_prompts is not given"),
         (dict(eval_steps=5, eval_strategy="epoch"), "eval_steps is 5, but eval_strategy is epoch"),
         (dict(save_steps=5, save_strategy="epoch"), "save_steps is 5, but save_strategy is epoch"),
         (dict(hub_model_id="you/model"), "hub_model_id is you/model, but push_to_hub is false"),
     ],
-)
+)  # fmt: skip
 def test_a_key_of_training_that_would_do_nothing_is_refused(given, sentence):
     with pytest.raises(UserError, match=re.escape(sentence)):
         PretrainArguments(dataset="d", output_dir="o", **given)

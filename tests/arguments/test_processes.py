@@ -58,7 +58,7 @@ def test_accelerate_launch_with_two_processes_ends_in_one_line_with_the_command_
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: accelerate launch was asked for 2 processes and started one")
     assert f"torchrun --nproc_per_node 2 {ROOT / 'recipes' / 'pretrain.py'} --dataset rows --output_dir out" in line
-    assert "recipes/accelerate/two_cpu_processes.yaml" in line
+    assert "recipes/accelerate/ddp.yaml" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -282,7 +282,7 @@ def test_a_way_to_cut_numbers_that_no_engine_knows_is_refused_at_the_export(sett
         (lambda: book_model(vocab_size=512, norm_type="rmsnorm"), "norm_type is 'rmsnorm'"),
         (lambda: book_model(vocab_size=300), "the tokenizer has 512 tokens, the model's embedding 300 rows"),
         (lambda: book_model(vocab_size=600), "the tokenizer has 512 tokens, the model's embedding 600 rows"),
-        (lambda: book_model(vocab_size=704), "the tokenizer has 512 tokens, the model's embedding 704 rows"),
+        (lambda: book_model(vocab_size=1088), "the tokenizer has 512 tokens, the model's embedding 1,088 rows"),
     ],
 )
 def test_what_llama_cpp_cannot_run_is_refused_before_writing(tokenizer, tmp_path, make, sentence):

@@ -117,13 +117,13 @@ def test_text_parts_are_joined_and_other_parts_refused_by_name():
 def test_what_is_not_read_is_named_and_refused_where_it_changes_the_meaning(caplog):
     caplog.set_level("INFO", "hfgpt")
     rows = [
-        record(instruction="2 + 2?", output="4", category="math", note=None),
+        record(instruction="2 + 2?", output="4", author="Ann", note=None),
         record(instruction="2 + 2?", output="4", topic="x"),
     ]
     list(read_conversations(rows, style="chat"))
     list(read_conversations([record(messages=[{**QUESTION[0], "name": "Ann"}, EXCHANGE[1]], id=7)], style="chat"))
     assert caplog.messages == [
-        "rows.jsonl: not read are 'category', 'topic'",
+        "rows.jsonl: not read are 'author', 'topic'",
         "rows.jsonl: not read are 'id', 'name' in 'messages'",
     ]
     with pytest.raises(ValueError, match="line 3: 'tools' is not read here, and without it the row would mean something else"):
@@ -133,6 +133,20 @@ def test_what_is_not_read_is_named_and_refused_where_it_changes_the_meaning(capl
     with pytest.raises(ValueError, match="'history' is not read here"):
         conversation(instruction="And 3?", output="7", history=[["2 + 2?", "4"]])
     assert conversation(messages=[*QUESTION, {**EXCHANGE[1], "tool_calls": None}], tools=[]).messages == EXCHANGE
+
+
+def test_the_kind_of_a_question_is_its_kind_or_its_category_in_every_format(caplog):
+    caplog.set_level("INFO", "hfgpt")
+    for values, kind in (
+        (dict(instruction="2 + 2?", output="4", kind="sums"), "sums"),
+        (dict(messages=EXCHANGE, category=" 3 "), "3"),
+        (dict(prompt="2 + 2?", completion="4", kind="", category="open_qa"), "open_qa"),
+        (dict(prompt="2 + 2?", completion="4", kind=None), None),
+    ):
+        assert conversation(**values).kind == kind
+    assert not caplog.messages  # read, and so not named as unread
+    with pytest.raises(ValueError, match=r"line 3: 'kind' is \['a', 'b'\], a word or a number is needed"):
+        conversation(messages=EXCHANGE, kind=["a", "b"])
 
 
 def test_each_source_has_a_format_of_its_own(tmp_path):
@@ -319,9 +333,12 @@ def test_weights_that_fit_nothing_are_refused():
 
 
 def test_conversations_come_back_from_a_dataset():
-    conversations = [Conversation(EXCHANGE, "a.json", "0", "item 0"), Conversation(EXCHANGE * 2, "b.json", "7", "line 7", [1])]
+    conversations = [
+        Conversation(EXCHANGE, "a.json", "0", "item 0"),
+        Conversation(EXCHANGE * 2, "b.json", "7", "line 7", [1], "sums"),
+    ]
     dataset = conversation_dataset(conversations)
-    assert dataset.column_names == ["messages", "source", "row_id", "place", "unlearned"]
+    assert dataset.column_names == ["messages", "source", "row_id", "place", "unlearned", "kind"]
     assert [Conversation(**row) for row in dataset] == conversations
     assert len(conversation_dataset([])) == 0
 

@@ -3,8 +3,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
+from hfgpt.evaluation.answer_rows import AnswerRow
 from hfgpt.evaluation.answers import Answer, answer_rows, answers_report, generate_answers
-from hfgpt.evaluation.answers_page import AnswerRow
 from hfgpt.tokenization import encode_texts, load_tokenizer
 
 CONTEXT = 48

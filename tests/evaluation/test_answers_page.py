@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from hfgpt.evaluation.answers_page import AnswerRow, is_right, read_answers, word_differences, write_answers, write_page
+from hfgpt.evaluation.answer_rows import SEEN, AnswerRow, read_answers, write_answers
+from hfgpt.evaluation.answers_page import word_differences, write_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -106,11 +107,6 @@ def test_a_very_long_answer_is_shown_unmarked_rather_than_compared():
     assert word_differences("word", long) == [("same", long)]
 
 
-def test_case_and_spacing_do_not_make_an_answer_wrong():
-    assert is_right(" It  returns\nthe folder. ", "it returns the folder.")
-    assert not is_right("It returns the folder", "It returns a folder")
-
-
 def test_the_page_is_one_file_that_asks_for_nothing(page):
     text = page.read_text(encoding="utf-8")
     assert not re.search(r"""(?:src|href|action)\s*=\s*(?:["'](?!#)|[^"'\s#])|@import|url\(|https?://|fetch\(|XMLHttp""", text)
@@ -127,6 +123,41 @@ def test_the_means_of_the_rows_stand_above_unless_others_are_given(tmp_path, pag
     assert table(page) == "answers exact match token f1 before 0.000 0.333 after 0.333 0.583"
     write_page(tmp_path / "page.html", ROWS, title="a", summary={"after": {"judge": 71.25, "answers": 1234}})
     assert table(tmp_path / "page.html") == "answers judge answers after 71.2 1,234"
+
+
+KINDS = [
+    row("1 + 2?", "3", "4", "3", kind="sums", scores=scored(0, 1)),
+    row("2 + 2?", "4", "4", "3", kind="sums", scores=scored(1, 0)),
+    row("Sing.", "La la la la la la.", "la", "La la.", kind="<b>songs", scores=scored(0.2, 0.5)),
+    row("3 + 2?", "5", "5", "5", kind="sums", scores=scored(1, 1), notes=[SEEN]),
+]
+
+
+def test_a_table_has_a_line_for_each_kind_and_free_text_is_neither_right_nor_wrong(tmp_path):
+    write_page(tmp_path / "page.html", KINDS, title="a")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    table = html.unescape(re.sub(r"<[^>]+>", " ", re.search(r"<table>.*?</table>", text, re.DOTALL)[0]))
+    assert " ".join(table.split()) == (
+        "kind of question questions before after always the most frequent answer sums 2 0.0 % right 50.0 % right 50.0 % "
+        "<b>songs 1 token F1 0.200 token F1 0.500 free text"
+    )
+    assert text.count("<table>") == 1
+    articles = re.findall(r"<article.*?</article>", text, re.DOTALL)
+    assert [re.findall(r"verdict (right|wrong)", article) for article in articles] == [
+        ["wrong", "right"],
+        ["wrong", "wrong"],
+        [],
+        ["wrong", "right"],
+    ]
+    assert '<option value="&lt;b&gt;songs">&lt;b&gt;songs</option><option value="sums">sums</option>' in text
+
+
+@needs_browser
+def test_a_browser_shows_the_rows_of_one_kind(tmp_path):
+    write_page(tmp_path / "page.html", KINDS, title="a")
+    assert shown_rows(opened(tmp_path / "page.html", "kind=sums")) == [1, 2, 4]
+    assert shown_rows(opened(tmp_path / "page.html", "kind=sums&show=wrong")) == [2]
+    assert shown_rows(opened(tmp_path / "page.html", "kind=no-such-kind")) == [1, 2, 3, 4]
 
 
 def test_a_page_of_no_rows_and_of_rows_without_references_can_be_written(tmp_path):

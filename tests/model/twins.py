@@ -30,6 +30,7 @@ def modern_model(**fields) -> HfGptForCausalLM:
         head_dim=16,
         intermediate_size=80,
         max_position_embeddings=64,
+        tie_word_embeddings=True,  # as the book family; its own default is tried where it matters
     )
     torch.manual_seed(0)
     return randomized(HfGptForCausalLM(HfGptConfig.modern(3, **shape | fields)))

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from recipes_in_process import recipe, run_script
 
 from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
-from hfgpt.evaluation.answers_page import read_answers
+from hfgpt.evaluation.answer_rows import read_answers
 
 ARC = {"question": "What is it?", "choices": {"text": ["a string", "zq9"], "label": ["A", "B"]}, "answerKey": "A"}
 pytestmark = pytest.mark.slow

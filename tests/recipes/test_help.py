@@ -10,6 +10,7 @@ from recipes_in_process import run_script
 @pytest.mark.parametrize(
     ("name", "key"),
     [
+        ("from_text", "minutes"),
         ("train_tokenizer", "vocab_size"),
         ("prepare_data", "stride"),
         ("pretrain", "optimizer"),

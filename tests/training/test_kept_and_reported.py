@@ -290,7 +290,7 @@ def test_tensorboard_shows_all_of_it(small_rows, tmp_path):
     for tag in ("loss", "grad_norm", "learning_rate", "muon_learning_rate", "tokens_per_second", "mfu", "train_loss"):
         assert [event.step for event in shown.Scalars(f"train/{tag}")] == ([2] if tag == "train_loss" else [1, 2]), tag
     rates = [shown.Scalars(f"train/{tag}")[0].value for tag in ("learning_rate", "muon_learning_rate")]
-    assert rates == pytest.approx([0.5, 0.002])
+    assert rates == pytest.approx([0.5, 0.02])
     assert [event.step for event in shown.Scalars("eval/bits_per_byte")] == [1, 2]
     metrics = metrics_of(tmp_path / "base")
     for name in ("test_loss", "validation_bits_per_byte", "parameters"):

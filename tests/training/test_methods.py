@@ -114,6 +114,24 @@ def test_of_the_embedding_only_new_tokens_are_trained(name, make):
     assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
 
 
+def test_beside_an_embedding_of_its_own_a_lora_trains_the_new_tokens_in_the_head_too():
+    model = modern_model(tie_word_embeddings=False)
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    before = [table.weight.detach().clone() for table in tables]
+    adapted = apply_method(model, Method(name="lora", rank=2, new_tokens=[5, 7]))
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.1, weight_decay=0.0)
+    ids = torch.arange(12).view(1, 12)
+    for _ in range(3):
+        adapted(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    expected = adapted(input_ids=ids).logits
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(merged(input_ids=ids).logits, expected, atol=1e-4, rtol=0)
+    for table, old in zip((merged.get_input_embeddings(), merged.get_output_embeddings()), before, strict=True):
+        assert (table.weight.detach() != old).any(dim=1).nonzero().flatten().tolist() == [5, 7]
+
+
 def test_frozen_weights_notice_a_change_and_name_it():
     model = apply_method(classifier("modern"), Method(name="head"))
     frozen = FrozenWeights(model)

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from hfgpt import HfGptConfig, HfGptForCausalLM
+from hfgpt import HfGptConfig, HfGptForCausalLM, HfGptForSequenceClassification
 from hfgpt.arguments.optimizers import OPTIMIZERS, Optimizer
 from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.arguments.pretraining import PretrainArguments
@@ -26,9 +26,10 @@ def backward(model, seed):
 
 def test_every_parameter_has_one_optimizer_and_only_block_matrices_have_muon():
     for model in (
-        small_model(),
+        small_model(tie_word_embeddings=True),
         small_model(tie_word_embeddings=False),
         HfGptForCausalLM(HfGptConfig(num_hidden_layers=1, vocab_size=50)),
+        HfGptForSequenceClassification(HfGptConfig.modern(1, vocab_size=50, num_labels=3)),
     ):
         matrices, others = matrices_and_others(model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -72,6 +73,25 @@ def test_its_state_saves_and_resumes_exactly(tmp_path):
             optimizer.step()
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_an_embedding_that_is_not_the_head_can_have_a_rate_of_its_own():
+    for tied, rates in ((True, [0.02, 0.003]), (False, [0.02, 0.003, 0.2])):
+        model = small_model(tie_word_embeddings=tied)
+        optimizer = MuonWithAdamWFactory()(model, embedding_learning_rate=0.2, **SETTINGS)
+        assert [group["lr"] for group in optimizer.param_groups] == rates
+        assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    [apart] = optimizer.param_groups[-1]["params"]
+    assert apart is model.get_input_embeddings().weight
+
+
+def test_the_short_way_of_orthogonalizing_long_matrices_gives_the_same():
+    torch.manual_seed(0)
+    settings = dict(coefficients=(3.4445, -4.775, 2.0315), steps=5, eps=1e-7)
+    for shape in ((64, 24), (24, 64)):
+        matrix = torch.randn(shape)
+        exact = orthogonalize(matrix.double(), **settings)  # float64 takes the long way
+        assert (orthogonalize(matrix, **settings) - exact).abs().max() < 1e-5
 
 
 def test_a_schedule_scales_both_learning_rates():

@@ -285,6 +285,7 @@ EVERYWHERE = {
 }
 FINE_TUNING = {
     "muon_learning_rate": (0.1, "is for optimizer: muon"),
+    "embedding_learning_rate": (0.1, "is for optimizer: muon"),
 }
 REFUSED = [(one, name, *case) for one in GIVEN for name, case in EVERYWHERE.items()]
 REFUSED += [(one, name, *case) for one in list(GIVEN)[1:] for name, case in FINE_TUNING.items()]
@@ -317,7 +318,7 @@ def test_every_option_that_a_recipe_refuses_is_tried():
     refused = {name for table in tables for name in table}
     # A ParallelismConfig needs as many processes as it says.
     assert refused - {name for _, name, _, _ in REFUSED} == {"parallelism_config"}
-    assert refused - {"muon_learning_rate"} <= set(KNOWN)
+    assert refused - {"muon_learning_rate", "embedding_learning_rate"} <= set(KNOWN)
 
 
 def test_a_schedule_with_a_lowest_rate_goes_with_muon(tmp_path):

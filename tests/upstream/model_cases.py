@@ -118,4 +118,4 @@ class BookFamilyTest(CommonTests, unittest.TestCase):
 class ModernFamilyTest(CommonTests, unittest.TestCase):
     @staticmethod
     def build_config() -> HfGptConfig:
-        return HfGptConfig.modern(2, **SHAPE | dict(num_key_value_heads=2))
+        return HfGptConfig.modern(2, **SHAPE | dict(num_key_value_heads=2, tie_word_embeddings=True))

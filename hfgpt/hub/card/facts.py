@@ -15,18 +15,25 @@ from hfgpt.hub.file_names import PYTHON_DOCS, is_file, summed_up
 
 # Of run.yaml only these are told: whatever else a run had is of its machine.
 TOLD_SETTINGS = (
-    *("family", "depth", "size", "method", "loss", "beta", "optimizer", "learning_rate", "muon_learning_rate", "adam_beta2"),
+    *("family", "depth", "size", "method", "loss", "beta", "optimizer", "learning_rate", "muon_learning_rate"),
+    *("embedding_learning_rate", "rewarm_to", "adam_beta2"),
     *("weight_decay", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "quantization", "precision"),
     *("max_length", "packing", "prompt_style", "loss_on", "keep", "balance", "early_stopping_patience", "seed", "seeds"),
+    *("time_budget", "token_budget", "flop_budget"),
 )
 SETTING_NAMES = {
     "num_train_epochs": "epochs",
     "max_steps": "steps",
+    "time_budget": "seconds that were given",
+    "token_budget": "tokens that were given",
+    "flop_budget": "FLOPs that were given",
     "per_device_train_batch_size": "rows per device and step",
     "gradient_accumulation_steps": "batches per step",
     "lr_scheduler_type": "course of the learning rate",
     "muon_learning_rate": "learning rate of Muon",
+    "embedding_learning_rate": "learning rate of the embedding",
+    "rewarm_to": "warmed up again to, of every learning rate",
     "loss_on": "loss on the tokens of",
 }
 # Of metrics.json these are told as they are.
@@ -50,6 +57,8 @@ FIGURES = {
     "roc_auc": ("ROC-AUC", False),
     "log_loss": ("log loss", False),
     "calibration_error": ("calibration error", False),
+    "right": ("right answers, where there is one right answer", True),
+    "most_frequent": ("right by always giving the most frequent answer of a kind", True),
     "exact_match": ("exact match with the reference", True),
     "token_f1": ("token F1 with the reference", False),
     "rougeL": ("ROUGE-L", False),
@@ -212,10 +221,11 @@ def base_facts(artifact: Artifact, passport: dict, settings: dict) -> dict:
 
 
 def run_settings(artifact: Artifact) -> dict:
-    """What run.yaml says: the run's settings that are not the defaults."""
+    """What run.yaml says: the run's settings that are not the defaults, those that a budget chose among them."""
     path = _of_the_adapter(artifact, "run.yaml")
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
+    settings = content if isinstance(content, dict) else {}
+    return settings | (settings.get("plan") or {}).get("chosen", {})
 
 
 def training_facts(artifact: Artifact, metrics: dict) -> dict:
@@ -271,14 +281,28 @@ def held_out_figures(metrics: dict) -> list[dict]:
                 more = {"split": split, "before": measured.get(f"{key}_before"), "over_seeds": over_seeds}
                 rows.append(found | more | {"name": names.get(key, found["name"])})
         if rows:
-            return rows
+            return rows + old_text_figures(metrics, split)
     return []
+
+
+def old_text_figures(metrics: dict, split: str) -> list[dict]:
+    """Rows of that table for the text that the base of a continued pretraining had learned before."""
+    found = [named_figure(key, metrics.get(f"old_{key}")) for key in ("bits_per_byte", "loss")]
+    more = {"split": split, "over_seeds": None}
+    return [
+        row | more | {"name": f"{row['name']}, old text", "before": metrics.get(f"old_{row['key']}_before")} for row in found if row
+    ]
 
 
 def label_figures(metrics: dict) -> list[dict]:
     """Precision, recall and F1 of each label on the test split, of the weights that were kept."""
     kept = (metrics.get("seeds") or {}).get(str(metrics.get("kept_seed"))) or {}
     return [{"label": label, **figures} for label, figures in ((kept.get("test") or {}).get("per_class") or {}).items()]
+
+
+def kind_figures(metrics: dict) -> list[dict]:
+    """What an assistant's answers to the test set are worth, by kind of question."""
+    return [{"kind": kind, **scores} for kind, scores in (metrics.get("test_kinds") or {}).items()]
 
 
 def evaluation_facts(evaluation: dict) -> list[dict]:

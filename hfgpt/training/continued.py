@@ -1,0 +1,225 @@
+"""Pretraining that goes on from a base: whose weights, on rows of its own tokenizer, and how much of the old text it forgets."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
+
+from hfgpt.arguments.optimizers import OPTIMIZERS
+from hfgpt.arguments.options import refuse_options
+from hfgpt.arguments.parsing import check_key
+from hfgpt.data.passport import Passport
+from hfgpt.data.verification import check_rows
+from hfgpt.errors import UserError
+from hfgpt.evaluation.language_modeling import takes
+from hfgpt.evaluation.loading import check_task, open_folder
+from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256
+from hfgpt.training import finetuning
+from hfgpt.training.advice import no_better_than_base
+from hfgpt.training.before import measured_once
+from hfgpt.training.callbacks import SamplesCallback
+from hfgpt.training.examples import HELD_OUT
+from hfgpt.training.pretraining import bytes_of, figures_of
+from hfgpt.training.trainer import LanguageModelTrainer
+
+logger = logging.getLogger(__name__)
+
+OLD = "old"  # what the figures of the old text begin with, in metrics.json and in the log
+
+
+@dataclass(frozen=True)
+class OldText:
+    """Held-out rows of text that the base was trained on; `num_bytes` as `bytes_of` has them."""
+
+    rows: Dataset
+    split: str
+    num_bytes: int | None
+
+
+@dataclass(frozen=True)
+class ContinuedBase(finetuning.Base):
+    """A base to go on from, with the rows that tell what it forgets, where some were named."""
+
+    old_text: OldText | None = None
+
+
+def find_base(
+    dataset: str,
+    passport: Passport,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    name: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    old_dataset: str,
+) -> ContinuedBase:
+    """The base of a run on the rows in `dataset`, before its weights are read; which old text is measured goes into `passport`.
+
+    Args:
+        passport, tokenizer: of the rows; the tokenizer is the one that the run goes on with.
+        name: folder or Hub id.
+        old_dataset: folder of rows of the text that the base was trained on, or empty.
+    Raises: UserError for a base that gives no text, for rows of another tokenizer than the base's, and for rows that are longer
+        than it reads; FileNotFoundError for what is not there.
+    """
+    opened = open_folder(name, revision=revision, trust_remote_code=trust_remote_code, merged=True)
+    check_task(opened, "text-generation")
+    sha256 = tokenizer_sha256(load_or_wrap_tokenizer(opened.source, revision=revision))
+    if tokenizer_sha256(tokenizer) != sha256:
+        raise UserError(
+            f"the rows in {dataset} are ids of another tokenizer than {name}'s (SHA-256 {tokenizer_sha256(tokenizer)[:16]}…, its "
+            f"own {sha256[:16]}…), so they would mean other words to it; prepare the data with --tokenizer {name}."
+        )
+    _check_length(dataset, passport, name=name, longest=opened.context_length)
+    if opened.context_length:
+        tokenizer.model_max_length = opened.context_length
+    old_text = None
+    if old_dataset:
+        old_passport = Passport.load(Path(old_dataset))
+        if old_passport.tokenizer.get("sha256") != sha256:
+            raise UserError(
+                f"the rows in old_dataset {old_dataset} are ids of another tokenizer than {name}'s; name rows that were prepared "
+                f"with --tokenizer {name}."
+            )
+        _check_length(old_dataset, old_passport, name=name, longest=opened.context_length)
+        old_text = _read_old_text(Path(old_dataset), old_passport, tokenizer)
+        passport.settings["old_rows"] = old_passport.rows[old_text.split]["sha256"]
+    return ContinuedBase(
+        name,
+        opened.source,
+        tokenizer,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        commit=opened.commit,
+        old_text=old_text,
+    )
+
+
+def _check_length(dataset: str, passport: Passport, *, name: str, longest: int | None) -> None:
+    length = passport.settings["context_length"]
+    if longest is not None and length > longest:
+        raise UserError(
+            f"the rows in {dataset} are {length:,} tokens long, {name} reads at most {longest:,} at once "
+            f"(max_position_embeddings); prepare the data with --context_length {longest} or less."
+        )
+
+
+def _read_old_text(folder: Path, passport: Passport, tokenizer: PreTrainedTokenizerFast) -> OldText:
+    """The test rows, or those of validation. Raises: UserError where nothing was held out, or rows are not the passport's."""
+    split = next((name for name in ("test", "validation") if name in passport.splits), None)
+    if split is None:
+        raise UserError(f"old_dataset {folder} has training rows alone; name prepared data with a test or validation split.")
+    if PartialState().is_local_main_process:
+        check_rows(folder, passport, splits=[split])
+    rows = cast(DatasetDict, DatasetDict.load_from_disk(str(folder)))[split]
+    return OldText(rows, split, bytes_of(split, passport, tokenizer))
+
+
+def load_model(
+    base: ContinuedBase, passport: Passport, *, attn_implementation: str | None, overrides: Mapping[str, object]
+) -> PreTrainedModel:
+    """The base as what it is, in float32, with a row for every token; which weights it has is noted in `passport`.
+
+    Args: `overrides` are fields of its config.
+    Raises: UserError for an unknown field, for a tokenizer of another vocabulary, and for a model that is not told of positions.
+    """
+    opened = open_folder(base.location, revision=base.revision, trust_remote_code=base.trust_remote_code)
+    for key in overrides:
+        check_key(key, opened.config.to_dict(), where=f"config_overrides, for {opened.config.model_type}")
+    model = finetuning.load_model(base, AutoModelForCausalLM, attn_implementation=attn_implementation, **cast(dict, overrides))
+    if not takes(model, "position_ids"):
+        raise UserError(
+            f"{base.name} is a {type(model).__name__}, which takes no position_ids, and packed documents are kept apart by them "
+            "alone; choose a model that takes them, as GPT-2, Llama and Qwen do."
+        )
+    rows = opened.config.get_text_config().vocab_size
+    if model.config.get_text_config().vocab_size > rows:
+        logger.info(f"base: {rows:,} -> {model.config.vocab_size:,} rows of the embedding, for special tokens of the tokenizer")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if model.generation_config is not None and getattr(model.generation_config, name) is None:
+            setattr(model.generation_config, name, getattr(base.tokenizer, name))
+    passport.base = finetuning.identify_base(base, model)
+    logger.info(f"base: {base.name}, {type(model).__name__}, weights SHA-256 {passport.base['sha256'][:16]}…")
+    return model
+
+
+def optimizer_for(model: PreTrainedModel, name: str, *, given: Mapping[str, object]) -> str:
+    """The optimizer of this model: the one that was asked for, but AdamW where Muon does not know the layers.
+
+    GPT2LMHeadModel and its kin keep their matrices transposed and fused (Conv1D), so Muon's update would be of another scale, and
+    of query, key and value as one matrix.
+
+    Args: `given` are the keys that were given, by which one for Muon is refused.
+    """
+    if not OPTIMIZERS.find(name).whole_matrices or not any(isinstance(module, Conv1D) for module in model.modules()):
+        return name
+    logger.info(
+        f"optimizer: adamw, because Muon is not made for the fused, transposed matrices (Conv1D) of {type(model).__name__}; "
+        "`hfgpt convert` makes an equal model of hfgpt's class, which Muon can train"
+    )
+    refuse_options(given, OPTIMIZERS.find("adamw").refuses)
+    return "adamw"
+
+
+def measure_before(
+    trainer: LanguageModelTrainer, base: ContinuedBase, *, rows: DatasetDict, passport: Passport
+) -> dict[str, float]:
+    """What the base says of the old text and of the held-out new text, as `old_loss_before` and so on; measured once per run."""
+    found = measured_once(trainer.folder, partial(_measure_before, trainer, base, rows, passport))
+    logger.info(f"before: {_figures_in_words(found, '_before')}")
+    return found
+
+
+def _measure_before(trainer: LanguageModelTrainer, base: ContinuedBase, rows: DatasetDict, passport: Passport) -> dict[str, float]:
+    samples = next((one for one in trainer.callback_handler.callbacks if isinstance(one, SamplesCallback)), None)
+    if samples is not None:
+        trainer.remove_callback(samples)  # an evaluation has it say something, and this is no step of the run
+    found = measure_after(trainer, base)
+    for name in HELD_OUT:
+        if name in rows:
+            found |= figures_of(trainer, rows[name], name=name, num_bytes=bytes_of(name, passport, base.tokenizer))
+    if samples is not None:
+        trainer.add_callback(samples)
+    return {f"{key}_before": value for key, value in found.items()}
+
+
+def measure_after(trainer: LanguageModelTrainer, base: ContinuedBase) -> dict[str, float]:
+    """What the model says of the old text now: `old_loss` and so on; empty where none was named."""
+    if base.old_text is None:
+        return {}
+    return figures_of(trainer, base.old_text.rows, name=OLD, num_bytes=base.old_text.num_bytes)
+
+
+def compare(metrics: Mapping[str, object]) -> list[str]:
+    """Lines for the report: old and new text before and after, side by side; none for a run from zero."""
+    new = _new_split(metrics)
+    if new is None:
+        return []
+    said = [_figures_in_words(metrics)]
+    before, after = (cast(float, metrics[f"{new}_loss{end}"]) for end in ("_before", ""))
+    if sentence := no_better_than_base(before, after, what=f"{new} loss"):
+        said.append(sentence)
+    return said
+
+
+def _new_split(metrics: Mapping[str, object]) -> str | None:
+    return next((name for name in ("test", "validation") if f"{name}_loss_before" in metrics), None)
+
+
+def _figures_in_words(metrics: Mapping[str, object], *ends: str) -> str:
+    """`old text 1.72 -> 1.75 bits per byte, new text (test) 2.10 -> 1.80 bits per byte`; with `ends` those alone."""
+    said = []
+    for name, what in ((OLD, "old text"), (new := _new_split(metrics), f"new text ({new})")):
+        key = next((key for key in ("bits_per_byte", "loss") if f"{name}_{key}_before" in metrics), None)
+        if key is not None:
+            values = (metrics[f"{name}_{key}{end}"] for end in ends or ("_before", ""))
+            unit = "bits per byte" if key == "bits_per_byte" else "nats per token"
+            said.append(f"{what} {' -> '.join(f'{value:.4f}' for value in values)} {unit}")
+    return ", ".join(said) or "nothing is held out to measure it on"

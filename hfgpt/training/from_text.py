@@ -1,0 +1,269 @@
+"""What recipes/from_text.py decides before anything is measured, the YAML of its steps, and its last words."""
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import DatasetDict
+
+from hfgpt.arguments.commands import COMMANDS
+from hfgpt.data.passport import Passport
+from hfgpt.data.text_pieces import FOLDER as PIECES_FOLDER
+from hfgpt.data.text_pieces import UNKNOWN_BYTES
+from hfgpt.errors import UserError
+from hfgpt.files import claim_output, read_json, write_json, write_whole
+from hfgpt.tokenization import load_tokenizer
+from hfgpt.tokenization.training import suitable_vocab_size
+from hfgpt.training.next_steps import opening_of_rows
+from hfgpt.training.plan import MANY_EPOCHS, in_words
+
+STEPS, RESULTS = ("tokenizer", "data", "pretrain"), ("tokenizer", "data", "base")
+ASKED_FILE = "from_text.json"  # by which the folder is known
+# Of the time, the share that preparing may take, and the bytes per second that are read, cleaned, split, tokenized and packed.
+# Measured: prepare_data.py and train_tokenizer.py on 20 MB of novels, one core, 2026-11-26.
+SHARE_OF_PREPARING, PREPARED_PER_SECOND = 0.15, 0.35e6
+# Start, plan, a few steps and the test.
+FEWEST_SECONDS = 15
+# Below this a text teaches spelling at most.
+FEW_BYTES = 200_000
+# By the FLOPs that the time allows: the largest vocabulary and the longest rows that pay. A large vocabulary makes the head most of
+# a small model, and a long row costs attention that a short training does not learn to use.
+LIMITS = ((1e15, 4096, 256), (1e17, 8192, 512), (1e19, 16_384, 1024), (math.inf, 32_768, 1024))
+# Of what this machine's matrix products reach, the share that a small model's training does.
+SHARE_OF_CEILING = 0.25
+# Rows that a training wants at least, and bytes that a token stands for, before either is known.
+ENOUGH_ROWS, SHORTEST_ROW, BYTES_PER_TOKEN = 512, 64, 3.5
+# Held out for validation, and as much again for the test: enough for two digits, not more than is evaluated in seconds.
+HELD_OUT_BYTES = 200_000
+# lzma reads about so many bytes per second; beside the model's figure it may take a fiftieth of the time.
+LZMA_PER_SECOND = 1e6
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a text before the training, and with how much of it.
+
+    Args:
+        read_bytes: of the text, at most; None reads all of it.
+        vocab_size: of the tokenizer.
+        context_length: tokens per row.
+        held_out_share: of the text for validation, and as much for the test.
+        lzma: whether there is time to compare with it.
+    """
+
+    read_bytes: int | None
+    vocab_size: int
+    context_length: int
+    held_out_share: float
+    lzma: bool
+
+
+def choose_preparation(num_bytes: int, *, seconds: float, flops_per_second: float) -> Preparation:
+    """How to prepare a text of so many bytes for a training within `seconds` on a machine with matrix products of that speed."""
+    flops = SHARE_OF_CEILING * flops_per_second * seconds
+    most_tokens, longest_row = next((vocab, row) for limit, vocab, row in LIMITS if flops < limit)
+    # What a model of the least size could read in the time, once; more would be prepared and never seen.
+    readable = BYTES_PER_TOKEN * flops / (6 * 1.2e6)
+    most = int(max(2e6, min(SHARE_OF_PREPARING * seconds * PREPARED_PER_SECOND, readable)))
+    read = min(num_bytes, most)
+    rows = read / BYTES_PER_TOKEN / ENOUGH_ROWS
+    row = min(longest_row, max(SHORTEST_ROW, 2 ** int(math.log2(max(rows, 1)))))
+    share = 0.1 if read < 1e5 else min(0.05, HELD_OUT_BYTES / read)
+    return Preparation(
+        read_bytes=most if num_bytes > most else None,
+        vocab_size=min(suitable_vocab_size(read), most_tokens),
+        context_length=row,
+        held_out_share=round(share, 4),
+        lzma=read / LZMA_PER_SECOND < 0.02 * seconds,
+    )
+
+
+def describe_preparation(num_bytes: int, preparation: Preparation, *, minutes: float) -> list[str]:
+    """What is decided before the training, with the reasons, and what the text is too small for."""
+    read = min(num_bytes, preparation.read_bytes or num_bytes)
+    known = num_bytes < UNKNOWN_BYTES
+    lines = [
+        f"from-text: {f'{num_bytes:,} bytes' if known else 'an unknown number of bytes'} of text, {minutes:g} minutes",
+        f"  vocabulary: at most {preparation.vocab_size:,} tokens; a larger one makes the head most of a small model",
+        f"  context: rows of {preparation.context_length:,} tokens, so that there are about {ENOUGH_ROWS} or more of them",
+        f"  held out: {100 * preparation.held_out_share:.1f} % for validation and as much for the test at the end",
+    ]
+    if preparation.read_bytes is not None:
+        lines.append(
+            f"  read: {read:,} bytes"
+            + (f", {100 * read / num_bytes:.2g} % of the text, in pieces from all of it" if known else ", the first of the text")
+            + f"; more could not be prepared and learned from in {minutes:g} minutes here"
+        )
+    if num_bytes < FEW_BYTES:
+        lines.append(
+            f"  small: {num_bytes:,} bytes teach spelling and frequent words; 1 MB (a long novel) begins to give sentences. Give "
+            "more text of the kind, or fewer minutes"
+        )
+    return lines
+
+
+# The folder
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The folder of a run: a YAML for each step, written once; the step's own recipe repeats it.
+
+    Args: `folder` has tokenizer.yaml, data.yaml, pretrain.yaml, and in folders beside them what they made.
+    """
+
+    folder: Path
+
+    @classmethod
+    def in_folder(cls, folder: Path, *, asked: Mapping[str, object], overwrite: bool) -> "Steps":
+        """The folder, new or with the steps that the same command has begun. Raises: UserError where it holds something else."""
+        marker = folder / ASKED_FILE
+        if marker.is_file() and not overwrite:
+            before = read_json(marker)
+            now = json.loads(json.dumps(asked))
+            changed = [
+                f"{key} was {before.get(key, 'the default')}, is {now.get(key, 'the default')}"
+                for key in sorted({*before, *now})
+                if before.get(key) != now.get(key)
+            ]
+            begun = any((folder / name).is_dir() for name in RESULTS)
+            if changed and begun:
+                raise UserError(
+                    f"output_dir {folder} was made otherwise ({'; '.join(changed)}); give another output_dir, or --overwrite "
+                    "true to replace it."
+                )
+            if not changed:
+                return cls(folder)
+            overwrite = True  # nothing has been made yet: a mistake was answered, and is mended
+        claim_output(str(folder), overwrite=overwrite, marker=ASKED_FILE)
+        for name in STEPS:
+            (folder / f"{name}.yaml").unlink(missing_ok=True)
+        for name in (*RESULTS, PIECES_FOLDER):
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+        folder.mkdir(exist_ok=True)
+        write_json(marker, dict(asked))
+        return cls(folder)
+
+    def has(self, step: str) -> bool:
+        """Whether the YAML of a step is written."""
+        return (self.folder / f"{step}.yaml").is_file()
+
+    def settings(self, step: str) -> dict[str, Any]:
+        """What the YAML of a step says, by its recipe's keys."""
+        return yaml.safe_load((self.folder / f"{step}.yaml").read_text(encoding="utf-8"))
+
+    def write(self, step: str, **settings: object) -> None:
+        """Write the YAML of a step; None is not given."""
+        given = {key: value for key, value in settings.items() if value is not None}
+        head = f"# python recipes/{COMMANDS[step].recipe} {self.folder / step}.yaml --output_dir ANOTHER repeats this step.\n"
+        write_whole(self.folder / f"{step}.yaml", head + yaml.safe_dump(given, allow_unicode=True, sort_keys=False))
+
+    def write_preparation(
+        self, preparation: Preparation, *, sources: Sequence[str], reading: Mapping[str, object], card: object
+    ) -> None:
+        """The YAML of the tokenizer and of the rows; the tokenizer's last, as the sign that both are there."""
+        share, folder = preparation.held_out_share, self.folder
+        self.write(
+            "data",
+            tokenizer=str(folder / "tokenizer"),
+            context_length=preparation.context_length,
+            lzma_baseline=preparation.lzma or None,
+            streaming=reading.get("streaming"),
+            card=card,
+            output_dir=str(folder / "data"),
+        )
+        held_out = dict(validation_share=share, test_share=share)
+        vocab_size = preparation.vocab_size
+        self.write("tokenizer", sources=list(sources), **reading, vocab_size=vocab_size, **held_out, card=card,
+                   output_dir=str(folder / "tokenizer"))  # fmt: skip
+
+    def write_training(self, *, seconds: float, card: object) -> None:
+        """The YAML of the training, with the seconds that are left; once, so that a run that goes on is the run that began.
+
+        Raises: UserError where nothing is left.
+        """
+        if self.has("pretrain"):
+            return
+        if seconds < FEWEST_SECONDS:
+            raise UserError(
+                f"tokenizer and rows took all but {max(0, seconds):.0f} seconds of the time, and the training needs "
+                f"{FEWEST_SECONDS} or more; give more minutes and --overwrite true, or train on the rows with hfgpt pretrain."
+            )
+        budget = float(f"{seconds:.0f}")
+        self.write(
+            "pretrain", dataset=str(self.folder / "data"), time_budget=budget, card=card, output_dir=str(self.folder / "base")
+        )
+
+    def prompt(self) -> str | None:
+        """The first words of a text that the model has not seen."""
+        data = self.folder / "data"
+        return opening_of_rows(DatasetDict.load_from_disk(str(data)), load_tokenizer(data / "tokenizer"))
+
+
+@contextmanager
+def one_command() -> Iterator[None]:
+    """The steps' own words about what to run next are left out: the command goes on by itself."""
+
+    def goes_on(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("next: ")
+
+    handlers = logging.getLogger("hfgpt").handlers[:]
+    for handler in handlers:
+        handler.addFilter(goes_on)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(goes_on)
+
+
+# The last screen
+
+
+def meaning(bits_per_byte: float) -> str:
+    """What a model with this figure writes, in words; from runs on English (docs/from_text.md)."""
+    for least, words in (
+        (2.4, "letters and the most frequent words: gibberish is normal here"),
+        (1.9, "mostly real words in short runs that mean nothing, which is normal after minutes"),
+        (1.5, "phrases of this kind of text, sentences that wander; facts are not to be trusted"),
+        (1.15, "sentences and layout of this kind of text; facts are not to be trusted"),
+    ):
+        if bits_per_byte >= least:
+            return words
+    return "fluent text of this kind; facts are still not to be trusted"
+
+
+def last_screen(
+    metrics: Mapping[str, Any], passport: Passport, *, folder: Path, minutes: float, commands: Sequence[str]
+) -> list[str]:
+    """What was made, how good it is, what that means, what would make it better, and three commands: eight lines."""
+    bits = metrics.get("test_bits_per_byte", metrics.get("validation_bits_per_byte"))
+    good = "no text was held out" if bits is None else f"{bits:.3f} bits per byte on text that it has not seen"
+    if bits is not None and (lzma := passport.lzma_bits_per_byte):
+        good += f"; lzma needs {lzma['after_training']:.3f} after reading the training text, {lzma['alone']:.3f} without it"
+    read, epochs = passport.splits["train"]["bytes"], metrics.get("epochs") or 0.0
+    return [
+        f"made: {folder / 'base'}, a GPT of {in_words(metrics['parameters'])} parameters, from {read:,} bytes of text",
+        f"how good: {good}",
+        f"it writes: {meaning(bits) if bits is not None else 'see samples.md'}",
+        f"better with: {improvement(epochs, minutes=minutes)}",
+        "to try:",
+        *(f"  {command}" for command in commands),
+    ]
+
+
+def improvement(epochs: float, *, minutes: float) -> str:
+    """What would help most, by how often the text was read."""
+    if epochs > MANY_EPOCHS:
+        return f"more text; this one was read {epochs:.0f} times, and more time would teach it by heart"
+    if epochs > 4:
+        return f"more text, and then more time; this one was read {epochs:.1f} times"
+    return f"more time, as --minutes {4 * minutes:g}, or a GPU; the text was read {epochs:.1f} times and has more to teach"

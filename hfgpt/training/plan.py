@@ -1,0 +1,298 @@
+"""What a budget is spent on: size, batch, steps and rates of a pretraining, chosen by pure functions from measured speeds.
+
+The choice weighs three things that cost the same time: a larger model learns more from each token, a faster one reads more tokens,
+and a smaller batch makes more steps of them. `expected_bits_per_byte` puts a figure on each, `best_choice` takes the lowest.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+# Depth and width of the modern models that are tried, each about 1.3 to 2 times as large as the one before it.
+SHAPES = (
+    *((2, 64), (2, 128), (4, 128), (4, 192), (4, 256), (6, 256), (6, 384), (8, 512), (10, 640), (12, 768)),
+    *((16, 1024), (20, 1280), (24, 1536), (28, 1792)),
+)
+HEAD_WIDTH = 64
+# Tokens per step that are tried.
+FEWEST_TOKENS_PER_STEP, MOST_TOKENS_PER_STEP = 512, 2**19
+# Fewer steps than these have taught nobody anything; a budget for less is refused.
+FEWEST_STEPS = 20
+# Evaluations of a run, and the share of its time that they may take together with checkpoints, samples and pictures.
+MOST_EVALUATIONS, SHARE_OF_EVALUATIONS = 10, 0.08
+# Lines of the log, and the share of the time that they may take.
+FEWEST_LINES, MOST_LINES, SHARE_OF_LINES = 5, 50, 0.02
+# Passes over a text after which nothing is gained from further ones (the best state on the validation rows is kept anyway).
+MOST_EPOCHS = 40.0
+# From here on it is said that more text would help more than more time.
+MANY_EPOCHS = 12.0
+
+
+@dataclass(frozen=True)
+class Law:
+    """Bits per byte of unseen text, in units of what the text itself is like, from size, tokens and batch.
+
+    `limit + size / parameters^alpha + tokens / seen^beta`, all times the difficulty of the text. `seen` are the tokens of a run as
+    if all were new and every step had one row: a second reading of a text is worth less than the first, and a step of a large batch
+    less than several of a small one.
+
+    Args:
+        half_value: readings of a text after which a further one is worth 1/e of a first one.
+        per_token: parameters per token of the text above which more of them would learn it by heart.
+        batch: tokens per step at which two batches are worth one of half the size, for a run of a million tokens; it grows with the
+            root of the tokens.
+    Source: the form is that of Hoffmann et al. (2022, arXiv 2203.15556), with repetition as in Muennighoff et al. (2023, arXiv
+        2305.16264) and the batch as in McCandlish et al. (2018, arXiv 1812.06162).
+    """
+
+    limit: float
+    size: float
+    alpha: float
+    tokens: float
+    beta: float
+    half_value: float
+    per_token: float
+    batch: float
+
+
+LAW = Law(limit=0.34, size=4.92, alpha=0.305, tokens=7.13, beta=0.277, half_value=15.0, per_token=20.0, batch=11_800.0)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The training text of a run.
+
+    Args:
+        tokens: of the training rows, padding left out.
+        bytes_per_token: of its UTF-8.
+        row_tokens: the context length.
+        difficulty: bits per byte that a compressor needs for a part of it (`difficulty_of`).
+    """
+
+    tokens: int
+    bytes_per_token: float
+    row_tokens: int
+    difficulty: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that could be trained.
+
+    Args:
+        depth: its layers.
+        width: of the residual stream.
+        overrides: fields of HfGptConfig beside those that the depth sets.
+        parameters: all of them.
+        tables: those of the embedding and of the head, which are one matrix or two.
+        flops_per_token: of a training step.
+    """
+
+    depth: int
+    width: int
+    overrides: Mapping[str, object] = field(hash=False, compare=False)
+    parameters: int
+    tables: int
+    flops_per_token: float
+
+    @property
+    def in_blocks(self) -> int:
+        """Parameters of the blocks, the size that the law goes by: tables grow with the vocabulary and say little more."""
+        return max(1, self.parameters - self.tables)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The time of a training step: `per_step` seconds whatever its batch (the optimizer, launches), and `per_token`."""
+
+    per_step: float
+    per_token: float
+    measured: bool = True
+
+    def step(self, tokens: float) -> float:
+        """Seconds of a step with so many tokens."""
+        return self.per_step + self.per_token * tokens
+
+    @classmethod
+    def through(cls, small: tuple[float, float], large: tuple[float, float]) -> "Speed":
+        """The line through two measurements (tokens, seconds); noise that would make a part of it negative is left out."""
+        per_token = (large[1] - small[1]) / (large[0] - small[0])
+        per_token = min(max(per_token, 0.1 * large[1] / large[0]), large[1] / large[0])
+        return cls(max(0.0, small[1] - per_token * small[0]), per_token)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent: `seconds` of training steps, `tokens`, or `flops`; one of them, the others are None."""
+
+    seconds: float | None = None
+    tokens: float | None = None
+    flops: float | None = None
+
+    def tokens_for(self, candidate: Candidate, speed: Speed, batch: int) -> float:
+        """Tokens that a candidate learns from within the budget."""
+        if self.seconds is not None:
+            return self.seconds / speed.step(batch) * batch
+        if self.flops is not None:
+            return self.flops / candidate.flops_per_token
+        assert self.tokens is not None
+        return self.tokens
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate with its batch in tokens, its steps, and what is expected of them."""
+
+    candidate: Candidate
+    batch: int
+    steps: int
+    bits_per_byte: float
+    step_seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the run reads."""
+        return self.batch * self.steps
+
+
+def shape(depth: int, width: int) -> dict[str, object]:
+    """The fields of HfGptConfig of a modern model of this width, its head and its embedding apart.
+
+    A head of its own costs a lookup, not time, and lowers the loss of small models.
+    """
+    heads = max(1, width // HEAD_WIDTH)
+    return dict(
+        num_hidden_layers=depth,
+        hidden_size=width,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2 if heads % 2 == 0 else heads,
+        intermediate_size=64 * -(-8 * width // (3 * 64)),
+        tie_word_embeddings=False,
+    )
+
+
+def rates(width: int, *, muon: bool = True) -> dict[str, float]:
+    """Peak rates of AdamW and Muon for a model of this width, or of AdamW alone; wider models take smaller steps.
+
+    Measured: 0.03 and 6e-3 at width 128 (FACTS of the quickstart's text); the powers are those of maximal update parametrization
+    for AdamW, tempered, and of Muon's adjustment.
+    """
+    narrow = max(1.0, width / 128)
+    if not muon:
+        return {"learning_rate": _rounded(3e-3 * narrow**-0.5)}
+    return {"learning_rate": _rounded(6e-3 * narrow**-0.5), "muon_learning_rate": _rounded(0.03 * narrow**-0.25)}
+
+
+def worth_of_tokens(tokens: float, *, unique: float, batch: float, law: Law = LAW) -> float:
+    """Tokens of a run as if all were new and every step small."""
+    repeated = max(0.0, tokens / unique - 1)
+    worth = min(tokens, unique) + unique * law.half_value * (1 - math.exp(-repeated / law.half_value))
+    return worth / (1 + batch / (law.batch * math.sqrt(max(worth, 1.0) / 1e6)))
+
+
+def expected_bits_per_byte(candidate: Candidate, text: Text, *, tokens: float, batch: float, law: Law = LAW) -> float:
+    """Bits per byte on unseen text of the same kind, after a run that has read `tokens` in steps of `batch`."""
+    seen = worth_of_tokens(tokens, unique=text.tokens, batch=batch, law=law) * text.bytes_per_token
+    parameters = candidate.in_blocks / (1 + candidate.in_blocks / (law.per_token * text.tokens))
+    return text.difficulty * (law.limit + law.size / parameters**law.alpha + law.tokens / max(seen, 1.0) ** law.beta)
+
+
+def batches(text: Text, *, processes: int = 1) -> list[int]:
+    """Tokens per step that are tried: powers of two of rows, the same number in every process."""
+    rows = [processes * 2**power for power in range(20)]
+    sizes = [count * text.row_tokens for count in rows]
+    fitting = [size for size in sizes if FEWEST_TOKENS_PER_STEP <= size <= MOST_TOKENS_PER_STEP]
+    return fitting or [max(sizes[0], next((size for size in sizes if size >= FEWEST_TOKENS_PER_STEP), sizes[-1]))]
+
+
+def choice_for(candidate: Candidate, speed: Speed, text: Text, budget: Budget, *, sizes: Sequence[int], law: Law = LAW) -> Choice:
+    """The batch, of `sizes`, and the steps with which a candidate comes to the lowest loss within the budget."""
+    choices = []
+    for batch in sizes:
+        tokens = min(budget.tokens_for(candidate, speed, batch), MOST_EPOCHS * text.tokens)
+        steps = max(1, int(tokens / batch))
+        bits = expected_bits_per_byte(candidate, text, tokens=steps * batch, batch=batch, law=law)
+        choices.append(Choice(candidate, batch, steps, bits, speed.step(batch)))
+    enough = [choice for choice in choices if choice.steps >= FEWEST_STEPS] or choices[:1]
+    if budget.seconds is None:  # a small batch is always better here, and slower: the largest that costs no more than a hundredth
+        lowest = min(choice.bits_per_byte for choice in enough)
+        return [choice for choice in enough if choice.bits_per_byte <= 1.01 * lowest][-1]
+    return min(enough, key=lambda choice: choice.bits_per_byte)
+
+
+def best_choice(choices: Sequence[Choice], text: Text, budget: Budget, *, law: Law = LAW) -> Choice:
+    """The choice with the lowest expected loss, of one for each candidate in the order of their size.
+
+    With a budget of tokens the largest would always be: there it is the largest that would be chosen for the FLOPs that it takes.
+    """
+    if budget.tokens is None:
+        return min(choices, key=lambda choice: choice.bits_per_byte)
+
+    def at(other: Choice, flops: float) -> float:
+        tokens = flops / other.candidate.flops_per_token
+        return expected_bits_per_byte(other.candidate, text, tokens=tokens, batch=other.batch, law=law)
+
+    best = choices[0]
+    for choice in choices:
+        flops = choice.tokens * choice.candidate.flops_per_token
+        if min(choices, key=lambda other: at(other, flops)) is choice:
+            best = choice
+    return best
+
+
+def foreseen_speed(candidate: Candidate, measured: Mapping[Candidate, Speed]) -> Speed:
+    """The speed of a candidate: as measured, or that of the measured one nearest in size, scaled by arithmetic and by size."""
+    if candidate in measured:
+        return measured[candidate]
+    nearest = min(measured, key=lambda one: abs(math.log(one.flops_per_token / candidate.flops_per_token)))
+    speed = measured[nearest]
+    return Speed(
+        speed.per_step * math.sqrt(candidate.parameters / nearest.parameters),
+        speed.per_token * candidate.flops_per_token / nearest.flops_per_token,
+        measured=False,
+    )
+
+
+def number_of_evaluations(seconds: float, *, each: float) -> int:
+    """How often a run of so many seconds is evaluated and saved, where that takes `each` of them."""
+    return max(1, min(MOST_EVALUATIONS, int(SHARE_OF_EVALUATIONS * seconds / max(each, 1e-9))))
+
+
+def expected_memory(candidate: Candidate, *, vocab_size: int, row_tokens: int, device_tokens: int, heads: int) -> int:
+    """Bytes of a training step in mixed precision on one device, beside those of the program itself.
+
+    Weights, gradients and two states of the optimizer are float32, a copy of the weights is bfloat16; of each token and layer some
+    40 values of the width are kept for the way back, the probabilities of its attention, and the logits once.
+    """
+    activations = device_tokens * (candidate.depth * (40 * candidate.width + 3 * heads * row_tokens) + 3 * vocab_size) * 2
+    return 18 * candidate.parameters + activations
+
+
+def allotted_steps(seconds: float, *, step: float, evaluation: float, most: int) -> tuple[int, int]:
+    """Steps and evaluations that fill so many seconds, the steps a multiple of the evaluations, so that the last step has one.
+
+    Args:
+        step, evaluation: seconds of each.
+        most: steps that make sense.
+    """
+    evaluations = number_of_evaluations(min(seconds, most * step), each=evaluation)
+    steps = min(most, int((seconds - evaluations * evaluation) / step))
+    evaluations = max(1, min(evaluations, steps))
+    return max(0, steps - steps % evaluations), evaluations
+
+
+def number_of_log_lines(seconds: float, *, each: float) -> int:
+    """Lines of the log of a run of so many seconds, where each takes `each` of them: the machine is measured anew for its MFU."""
+    return max(FEWEST_LINES, min(MOST_LINES, int(SHARE_OF_LINES * seconds / max(each, 1e-9))))
+
+
+def in_words(count: float) -> str:
+    """A large number as people say it: 1.8 million, 640 thousand."""
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if count >= size:
+            return f"{count / size:,.3g} {word}"
+    return f"{count:,.0f}"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.2g}")

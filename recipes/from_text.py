@@ -1,0 +1,81 @@
+"""Make a GPT of your own text in one command: a tokenizer, rows, a model and a report, within the minutes that you give.
+
+    python recipes/from_text.py 'my_texts/*.txt' --minutes 10 --output_dir runs/mine
+    python recipes/from_text.py book.txt --minutes 3 --output_dir runs/book
+    python recipes/from_text.py big.jsonl --text_field body --minutes 60 --output_dir runs/big
+
+Which vocabulary, size, context, steps and rates is decided by the text, the minutes and this machine, and said with the reasons. Of
+a text that is too large for the minutes a stated share is read, from all of it alike. Each step's YAML is left in the folder:
+tokenizer.yaml, data.yaml and pretrain.yaml each repeat their step, and may be changed. Started again, the same command goes on
+where it was stopped, or says that it is done. docs/from_text.md answers what a newcomer asks.
+"""
+
+if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
+    from hfgpt.arguments.launching import check_command_line
+
+    check_command_line("hfgpt.arguments.from_text:FromTextArguments")
+
+import time
+from pathlib import Path
+
+import torch
+
+from hfgpt.api.calls import run_recipe
+from hfgpt.arguments.commands import command_line
+from hfgpt.arguments.from_text import FromTextArguments
+from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.processes import time_of_start
+from hfgpt.arguments.run import bfloat16_is_fast
+from hfgpt.data.passport import Passport
+from hfgpt.data.sources import find_sources
+from hfgpt.data.text_pieces import read_in_pieces, size_of
+from hfgpt.files import read_json
+from hfgpt.training.flops import measured_ceiling
+from hfgpt.training.from_text import (
+    Steps,
+    choose_preparation,
+    describe_preparation,
+    last_screen,
+    one_command,
+)
+from hfgpt.training.next_steps import generate_command
+
+
+def main(args: FromTextArguments) -> dict[str, float]:
+    # 1. What there is, and what the minutes allow
+    started, folder = time_of_start(), Path(args.output_dir)
+    steps = Steps.in_folder(folder, asked=args.asked(), overwrite=args.overwrite)
+    if not steps.has("tokenizer"):
+        sources, names = find_sources(args.sources), args.sources
+        num_bytes = size_of(sources)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        speed = measured_ceiling(device, torch.bfloat16 if bfloat16_is_fast() else torch.float32)
+        preparation = choose_preparation(num_bytes, seconds=60 * args.minutes, flops_per_second=speed)
+        logger.info("\n".join(describe_preparation(num_bytes, preparation, minutes=args.minutes)))
+        reading = {"text_documents": args.text_documents, "text_field": args.text_field}
+        if preparation.read_bytes is not None:
+            names, reading = read_in_pieces(sources, folder, most=preparation.read_bytes, reading=reading)
+        steps.write_preparation(preparation, sources=names, reading=reading, card=args.card)
+
+    # 2. Tokenizer and rows
+    with one_command():
+        run_recipe("train_tokenizer", steps.settings("tokenizer"), where="tokenizer.yaml")
+        run_recipe("prepare_data", steps.settings("data"), where="data.yaml")
+
+    # 3. The model, in the time that is left
+    steps.write_training(seconds=60 * args.minutes - (time.time() - started), card=args.card)
+    run_recipe("pretrain", steps.settings("pretrain"), where="pretrain.yaml")
+
+    # 4. What was made
+    metrics, passport = read_json(folder / "base" / "metrics.json"), Passport.load(folder / "data")
+    commands = [
+        generate_command(folder / "base", prompt=steps.prompt()),
+        command_line("evaluate", folder / "base", "--dataset", folder / "data"),
+        command_line("from-text", *args.sources, "--minutes", f"{4 * args.minutes:g}", "--output_dir", f"{folder}-longer"),
+    ]
+    logger.info("\n".join(["", *last_screen(metrics, passport, folder=folder, minutes=args.minutes, commands=commands)]))
+    return metrics
+
+
+if __name__ == "__main__":
+    launch(main, FromTextArguments)

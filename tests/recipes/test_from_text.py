@@ -1,0 +1,75 @@
+"""The one command for one's own text, from 50 KB of it to a model: its files, its last screen, and what a second start does."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from recipes_in_process import run_script
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hfgpt.training.from_text import Steps
+
+
+@pytest.fixture(scope="module")
+def mine(small_corpus, tmp_path_factory):
+    """The folder, and what was said; the YAML of the training has a budget of tokens, for which no busy machine is too slow."""
+    place = tmp_path_factory.mktemp("from text")
+    shutil.copy(small_corpus, place / "notes.jsonl")
+    steps = Steps.in_folder(place / "mine", asked={"sources": ["notes.jsonl"], "minutes": 3.0}, overwrite=False)
+    steps.write("pretrain", dataset="mine/data", token_budget=10_000.0, sample_tokens=4, output_dir="mine/base")
+    done = run_script("from_text.py", "notes.jsonl", "--minutes", "3", "--output_dir", "mine", cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place / "mine", done.stdout
+
+
+def test_it_leaves_a_model_and_the_yaml_of_each_step(mine):
+    folder, _ = mine
+    assert {path.name for path in folder.iterdir()} == {
+        *("from_text.json", "tokenizer.yaml", "data.yaml", "pretrain.yaml", "tokenizer", "data", "base"),
+    }
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder / "base"), AutoTokenizer.from_pretrained(folder / "base")
+    assert model.config.vocab_size == len(tokenizer)
+    settings = {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("tokenizer", "data", "pretrain")}
+    assert settings["tokenizer"]["sources"] == ["notes.jsonl"]
+    assert settings["data"]["context_length"] == 64
+    assert (
+        (folder / "tokenizer.yaml").read_text().startswith("# python recipes/train_tokenizer.py mine/tokenizer.yaml --output_dir ")
+    )
+    assert yaml.safe_load((folder / "base" / "run.yaml").read_text())["plan"]["asked"] == {"token_budget": 10_000.0}
+
+
+def test_it_says_why_before_it_begins_and_what_was_made_in_eight_lines(mine):
+    folder, said = mine
+    assert said.startswith("from-text: ")
+    for part in ("vocabulary: at most ", "context: rows of 64 tokens", "held out: 10.0 %", "small: ", "plan for 10,000 tokens"):
+        assert part in said
+    assert "next: python recipes/prepare_data.py" not in said
+    last = said.rstrip().rpartition("\n\n")[2].splitlines()
+    assert len(last) == 8
+    assert last[0].startswith("made: mine/base, a GPT of ")
+    metrics = json.loads((folder / "base" / "metrics.json").read_text())
+    assert f"how good: {metrics['test_bits_per_byte']:.3f} bits per byte" in last[1]
+    assert "; lzma needs " in last[1]
+    assert [line.split()[1] for line in last[5:]] == ["recipes/generate.py", "recipes/evaluate.py", "recipes/from_text.py"]
+
+
+def test_the_same_command_again_says_that_all_is_done_and_another_one_is_refused(mine):
+    folder, said = mine
+    before = (folder / "base" / "model.safetensors").stat().st_mtime_ns
+    again = run_script("from_text.py", "notes.jsonl", "--minutes", "3", "--output_dir", "mine", cwd=folder.parent)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("already done") == 3
+    assert again.stdout.rstrip().rpartition("\n\n")[2] == said.rstrip().rpartition("\n\n")[2]
+    assert (folder / "base" / "model.safetensors").stat().st_mtime_ns == before
+    other = run_script("from_text.py", "notes.jsonl", "--minutes", "4", "--output_dir", "mine", cwd=folder.parent)
+    assert other.returncode == 1
+    assert "minutes was 3.0, is 4.0" in other.stderr
+
+
+def test_texts_are_the_first_words_and_minutes_too_few_are_refused(tmp_path):
+    missing = run_script("from_text.py", "--output_dir", tmp_path / "mine")
+    assert "sources are missing; name your texts" in missing.stderr
+    short = run_script("from_text.py", "a.txt", "b.txt", "--minutes", "0.1", "--output_dir", tmp_path / "mine")
+    assert "minutes is 0.1; 0.5 or more are needed" in short.stderr
+    assert not (tmp_path / "mine").exists()
