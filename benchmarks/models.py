@@ -6,7 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from hfgpt import HfGptConfig, HfGptForCausalLM
 
 # layers, width, heads, vocabulary
-SIZES = {"small": (6, 384, 6, 4096), "124M": (12, 768, 12, 50257)}
+SIZES = {"tiny": (2, 64, 2, 512), "small": (6, 384, 6, 4096), "124M": (12, 768, 12, 50257)}
 
 
 def pairs(size: str, *, device: str, dtype: torch.dtype) -> dict[str, tuple[PreTrainedModel, PreTrainedModel]]:

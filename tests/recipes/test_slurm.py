@@ -102,7 +102,9 @@ def test_a_training_that_stops_without_the_clusters_signal_is_not_queued_again(j
 
 def test_the_processes_are_told_which_they_are_and_where_they_meet(job, tmp_path):
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    (tmp_path / "program.py").write_text(f"import os\nprint(*(os.environ.get(name, '-') for name in {names}))")
+    (tmp_path / "program.py").write_text(
+        f"import os\nprint(' '.join(os.environ.get(name, '-') for name in {names}) + chr(10), end='')"
+    )
     port = 20000 + os.getpid() % 10000
     for tasks, expected in ((2, [f"{rank} 0 2 1 127.0.0.1 {port}" for rank in (0, 1)]), (1, [f"- - - - 127.0.0.1 {port}"])):
         assert sorted(job(tmp_path / "program.py", tasks=tasks).communicate(timeout=60)[0].splitlines()) == expected
