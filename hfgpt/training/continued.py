@@ -91,15 +91,8 @@ def find_base(
         _check_length(old_dataset, old_passport, name=name, longest=opened.context_length)
         old_text = _read_old_text(Path(old_dataset), old_passport, tokenizer)
         passport.settings["old_rows"] = old_passport.rows[old_text.split]["sha256"]
-    return ContinuedBase(
-        name,
-        opened.source,
-        tokenizer,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        commit=opened.commit,
-        old_text=old_text,
-    )
+    where = name, opened.source, tokenizer, revision, trust_remote_code
+    return ContinuedBase(*where, commit=opened.commit, old_text=old_text)
 
 
 def _check_length(dataset: str, passport: Passport, *, name: str, longest: int | None) -> None:
