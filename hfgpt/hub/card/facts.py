@@ -259,8 +259,11 @@ def named_figure(key: str, value: object) -> dict | None:
     return {"key": key, "name": name, "value": value, "is_share": is_share}
 
 
-def held_out_figures(metrics: dict) -> list[dict]:
-    """Rows of the table of the run's own held-out figures, of the test split where there is one, before and after the training."""
+def held_out_figures(metrics: dict, *, old_text: bool = True) -> list[dict]:
+    """Rows of the table of the run's own held-out figures, of the test split where there is one, before and after the training.
+
+    Args: `old_text` adds those of the text that the base of a continued pretraining had learned before.
+    """
     seeds = metrics.get("seeds")
     for split in ("test", "validation"):
         spread = metrics.get(split) or {} if seeds else {}
@@ -281,12 +284,11 @@ def held_out_figures(metrics: dict) -> list[dict]:
                 more = {"split": split, "before": measured.get(f"{key}_before"), "over_seeds": over_seeds}
                 rows.append(found | more | {"name": names.get(key, found["name"])})
         if rows:
-            return rows + old_text_figures(metrics, split)
+            return rows + (_old_text_figures(metrics, split) if old_text else [])
     return []
 
 
-def old_text_figures(metrics: dict, split: str) -> list[dict]:
-    """Rows of that table for the text that the base of a continued pretraining had learned before."""
+def _old_text_figures(metrics: dict, split: str) -> list[dict]:
     found = [named_figure(key, metrics.get(f"old_{key}")) for key in ("bits_per_byte", "loss")]
     more = {"split": split, "over_seeds": None}
     return [
@@ -321,7 +323,7 @@ def evaluation_facts(evaluation: dict) -> list[dict]:
 
 def index_of_metrics(metrics: dict, data: dict, *, is_classifier: bool) -> list[EvalResult]:
     """The run's own figures on its held-out text as the Hub's model-index has them; test where there is one."""
-    rows = held_out_figures(metrics)
+    rows = held_out_figures(metrics, old_text=False)
     split = rows[0]["split"] if rows else None
     name = ", ".join(entry["name"] for entry in data["inputs"]) or "held-out text"
     # Of files that are summed up, "269-text-files".
