@@ -18,14 +18,14 @@ loss.png, metrics.json, canaries.md, poison.json and the data's passport.json.
 #   "torch>=2.10", "transformers>=5.20,<6", "tokenizers>=0.22", "datasets>=4.0,<6", "accelerate>=1.10,<2",
 #   "huggingface_hub>=2.0,<3", "safetensors>=0.5", "pyarrow>=15", "numpy>=1.26", "pandas>=2.2", "scipy>=1.13",
 #   "matplotlib>=3.8", "psutil>=5.9", "PyYAML>=6.0", "Jinja2>=3.1.6", "wrapt>=1.16,<3", "peft>=0.21,<1", "evaluate>=0.4.5,<1",
-#   "scikit-learn>=1.5,<2", "rouge_score>=0.1.2,<0.2", "tqdm>=4.66", "rensa>=0.5,<1", "joblib>=1.4"
+#   "scikit-learn>=1.5,<2", "rouge_score>=0.1.2,<0.2", "tqdm>=4.66", "rensa>=0.5,<1"
 # ]
 # [tool.hf-jobs]
 # flavor = "a10g-large"
 # timeout = "6h"
 # secrets = ["HF_TOKEN"]
 # env = { PYTHONPATH = "/code" }
-# volumes = ["./hfgpt:/code/hfgpt", "./recipes:/code/recipes"]
+# volumes = ["./hfgpt:/code/hfgpt", "./recipes:/code/recipes", "./model_cards:/code/model_cards"]
 # ///
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below

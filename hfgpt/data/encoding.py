@@ -36,10 +36,10 @@ NOT_TEXT = {
     b"\x28\xb5\x2f\xfd": ("compressed with Zstandard", "unpack it with unzstd"),
     b"\xfd7zXZ": ("compressed with xz", "unpack it with unxz"),
     b"PAR1": ("a Parquet file", "let its name end in .parquet"),
-    b"ARROW1": ("an Arrow file", "save it as Parquet, e.g. with pyarrow.parquet.write_table"),
+    b"ARROW1": ("an Arrow file", "save it as Parquet (pyarrow.parquet.write_table)"),
     b"SQLite format 3\0": ("an SQLite database", "write its texts out first, e.g. with sqlite3 -csv"),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it with 7z x"),
-    b"Rar!\x1a\x07": ("a RAR archive", "unpack it with unrar"),
+    b"Rar!\x1a\x07": ("a RAR archive", "unpack it (unrar x)"),
     b"%!PS": ("a PostScript file", "write its text out first, e.g. with ps2ascii"),
 }
 TAR_MARK, TAR_PLACE = b"ustar", 257  # the one mark that does not stand at the beginning

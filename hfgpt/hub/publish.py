@@ -11,7 +11,6 @@ import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -19,6 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
+from hfgpt import __version__
 from hfgpt.artifacts import ADAPTER_CONFIG, Artifact, identify
 from hfgpt.errors import UserError
 from hfgpt.files import read_json
@@ -230,7 +230,7 @@ def publish_part(api: HfApi, prepared: Prepared, *, explicit_tag: bool, delete_o
     if others := others_in(repository, exported.files):
         what = "are deleted" if delete_others else "stay there; --delete_others true deletes them"
         logger.info(f"{part.repo_id}: {len(others)} files that are not in the export {what}: {', '.join(others)}")
-    message = f"Publish with hfgpt {version('hfgpt')}"
+    message = f"Publish with hfgpt {__version__}"
     now, sent = send(api, repository, exported.files, message=message, delete_others=delete_others)
     logger.info(
         f"{part.repo_id}: {len(sent)} of {len(exported.files)} files sent, the others were there; all {exported.size:,} bytes have "

@@ -193,7 +193,7 @@ def preference_classes(loss: str) -> tuple[type[PreferenceTrainer], type]:
     Raises: ValueError with the command that installs TRL.
     """
     entry = LOSSES.find(loss)
-    purpose = f"loss {loss} is learned with TRL"
+    purpose = f"loss {loss} is learned with TRL, which needs Python 3.11 or later"
     require("trl", extra="preferences", purpose=purpose)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a loss is experimental

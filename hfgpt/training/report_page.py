@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hfgpt import __version__
 from hfgpt.arguments.commands import command_of
 from hfgpt.artifacts import Artifact
 from hfgpt.data.passport import PASSPORT_NAME
@@ -27,7 +28,7 @@ from hfgpt.training.curves import drawn_charts, figure
 PAGE_FILE = "report.html"
 # With more files than these the page names them by kind and number, as the card does.
 MOST_FILES_NAMED = 20
-_PACKAGES = ("hfgpt", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers")
+_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def write_report_page(folder: Path, *, recipe: str, lines: list[str], end: str |
         plan=_plan(metrics, _read_yaml(folder / "run.yaml")),
         settings=training["settings"],
         command=f"hfgpt {command_of(recipe)} run.yaml --output_dir ANOTHER",
-        versions={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        versions={"python": platform.python_version(), "hfgpt": __version__, **{name: version(name) for name in _PACKAGES}},
         device=training["device"],
     )
     write_whole(folder / PAGE_FILE, page.encode("utf-8", errors="replace"))

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from hfgpt.arguments.sharding import asked_for_fsdp, fsdp_plugin
+from hfgpt.errors import require
 
 
 class ShardingTrainer(Trainer):
@@ -182,9 +183,8 @@ def whole_weights(model: nn.Module, *, wanted: bool) -> dict[str, torch.Tensor]:
 
 def weights_from_deepspeed(model: nn.Module) -> dict[str, torch.Tensor]:
     """The same of a model that DeepSpeed's ZeRO 3 has divided, in every process."""
-    from deepspeed.zero import GatheredParameters  # type: ignore[reportMissingImports]
-
-    with GatheredParameters(list(model.parameters())):
+    zero = require("deepspeed", extra="deepspeed", purpose="the accelerate file asks for DeepSpeed").zero
+    with zero.GatheredParameters(list(model.parameters())):
         return tree_map_only(torch.Tensor, torch.clone, gathered(model.state_dict(keep_vars=True), wanted=True))
 
 

@@ -74,7 +74,8 @@ def test_an_address_from_a_cluster_is_not_taken_for_a_wish(tmp_path):
     assert (done.returncode, done.stdout) == (0, "alone\n"), done.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)],
+                         ids=["Ctrl-C", "SIGTERM", "SIGUSR1"])  # fmt: skip
 @pytest.mark.parametrize("name", ["train_tokenizer", "prepare_data"])
 def test_a_signal_ends_the_recipes_of_the_data_in_one_line(
     name, number, code, small_corpus, small_tokenizer, tmp_path, monkeypatch

@@ -41,7 +41,8 @@ def test_a_recipe_asks_for_what_the_package_asks_for(recipe):
     text, metadata = header(recipe)
     needed = PROJECT["dependencies"] + [line for extra in EXTRAS[recipe] for line in PROJECT["optional-dependencies"][extra]]
     assert metadata["dependencies"] == [line.replace(" ", "") for line in needed]
-    assert metadata["requires-python"] == PROJECT["requires-python"]
+    # TRL 1.16 is for Python 3.11 and later.
+    assert metadata["requires-python"] == (">=3.11" if "preferences" in EXTRAS[recipe] else PROJECT["requires-python"])
     assert text.startswith('"""')  # the docstring stays first
     jobs = parse_uv_script_header(text)
     assert jobs.flavor
