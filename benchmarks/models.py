@@ -13,7 +13,7 @@ def pairs(size: str, *, device: str, dtype: torch.dtype) -> dict[str, tuple[PreT
     """`{name of the class: (ours, theirs)}`, with as many parameters each; dropout is off."""
     layers, width, heads, vocab_size = SIZES[size]
     modern = HfGptConfig.modern(layers, vocab_size=vocab_size, hidden_size=width, num_attention_heads=heads,
-                                num_key_value_heads=heads // 2)  # fmt: skip
+                                num_key_value_heads=heads // 2, tie_word_embeddings=True)  # fmt: skip
     shared = dict(
         vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=heads // 2, intermediate_size=modern.intermediate_size, max_position_embeddings=1024,
@@ -22,7 +22,7 @@ def pairs(size: str, *, device: str, dtype: torch.dtype) -> dict[str, tuple[PreT
     book = HfGptConfig(vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
                        embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0)  # fmt: skip
     no_norm = HfGptConfig.modern(layers, vocab_size=vocab_size, hidden_size=width, num_attention_heads=heads,
-                                 num_key_value_heads=heads // 2, qk_norm=False)  # fmt: skip
+                                 num_key_value_heads=heads // 2, tie_word_embeddings=True, qk_norm=False)  # fmt: skip
     gpt2 = GPT2Config(vocab_size=vocab_size, n_embd=width, n_layer=layers, n_head=heads, embd_pdrop=0.0, resid_pdrop=0.0,
                       attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, pad_token_id=0, loss_type="ForCausalLM")  # fmt: skip
     torch.manual_seed(0)

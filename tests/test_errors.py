@@ -22,6 +22,7 @@ SMALLEST = {
     "evaluate": ("no/model", "--text", "none.txt", "--output_dir", "out"),
     "finetune_classification": ("--model", "no/model", "--sources", "none.csv", "--output_dir", "out"),
     "finetune_instructions": ("--model", "no/model", "--sources", "none.json", "--output_dir", "out"),
+    "from_text": ("none.txt", "--output_dir", "out"),
     "generate": ("no/model",),
     "prepare_data": ("--sources", "none.txt", "--tokenizer", "no/tokenizer", "--output_dir", "out"),
     "pretrain": ("--dataset", "no/rows", "--output_dir", "out"),
@@ -67,7 +68,8 @@ def test_main_takes_arguments_that_were_built_in_python(name, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     arguments_class = load(name).main.__annotations__["args"]
     words = iter(SMALLEST[name])
-    values, positional = {}, {"check": "folder", "convert": "source", "evaluate": "model", "generate": "model", "publish": "folder"}
+    values, positional = {}, {"check": "folder", "convert": "source", "evaluate": "model", "from_text": "sources",
+                                      "generate": "model", "publish": "folder"}  # fmt: skip
     for word in words:
         key = word.removeprefix("--") if word.startswith("--") else positional[name]
         value = next(words) if word.startswith("--") else word

@@ -23,7 +23,7 @@ NO_KEYS = {
 }
 # Commands of others that messages name.
 OPTIONS_OF_OTHERS = {"key", "help", "version", "launch", "no_", "quiet", "config_file", "nproc_per_node", "num_processes",
-                     "parsable", "export", "dependency", "kill"}  # fmt: skip
+                     "parsable", "export", "dependency", "kill", "to"}  # fmt: skip
 
 
 def words_of(node: ast.AST) -> str | None:

@@ -280,16 +280,16 @@ def _picked_parts(blocks: list, column: str, wanted: np.ndarray) -> Iterator[pya
     """A column of rows in any order, each text read by itself from its file: a map would bring the 64 KB around it along."""
     kind = blocks[0].schema.field(column).type
     is_string = pyarrow.types.is_string(kind)
+    rows = min(_batch_rows(block) for block in blocks)  # the same for every column: they are read side by side
     if not is_string or column == "source":  # of which there are few different ones: 4 bytes a row
         parts = itertools.chain.from_iterable(_parts_of(block, column) for block in blocks)
         encoded = [part.dictionary_encode() if is_string else part for part in parts]
         values = pyarrow.chunked_array(encoded).unify_dictionaries().combine_chunks()
         del encoded
-        for start in range(0, len(wanted), BATCH_DOCUMENTS):
-            taken = values.take(pyarrow.array(wanted[start : start + BATCH_DOCUMENTS]))
+        for start in range(0, len(wanted), rows):
+            taken = values.take(pyarrow.array(wanted[start : start + rows]))
             yield taken.dictionary_decode() if is_string else taken
         return
-    rows = min(_batch_rows(block) for block in blocks)
     ends = np.cumsum([block.num_rows for block in blocks])
     with contextlib.ExitStack() as files:
         texts = [_texts_in(block, column, files) for block in blocks]

@@ -125,7 +125,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._muon = muon_class([{"params": matrices}], lr=muon_learning_rate, weight_decay=weight_decay, adjust_lr_fn="original")
         rest: list[dict[str, Any]] = [{"params": others}]
         if embeddings:
-            rest.append({"params": list(embeddings), "lr": embedding_learning_rate or learning_rate})
+            rest.append({"params": list(embeddings), "lr": embedding_learning_rate or learning_rate, "part": "embedding"})
         self._adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=betas, eps=eps, weight_decay=0.0, fused=True)
         groups = [{**group, "method": "muon"} for group in self._muon.param_groups]
         groups += [{**group, "method": "adamw"} for group in self._adamw.param_groups]

@@ -233,7 +233,7 @@ class HfGptTrainer(ShardingTrainer):
         # The first group's, which is Muon's where it is there; `learning_rate` is what the argument of that name has become.
         rate = super()._get_learning_rate()
         groups = cast(Any, self.optimizer).param_groups if self.optimizer is not None else []
-        self.rates = {f"{group['method']}_learning_rate": group["lr"] for group in groups if "method" in group}
+        self.rates = {f"{group.get('part', group['method'])}_learning_rate": group["lr"] for group in groups if "method" in group}
         return self.rates.pop("adamw_learning_rate", rate)
 
     def log(self, logs, start_time=None):

@@ -34,6 +34,13 @@ def test_rows_are_read_in_every_order(documents, order):
     assert np.array_equal(numbers_of(picked, "draw"), np.array(picked["draw"]))
 
 
+def test_columns_of_long_texts_in_any_order_stay_side_by_side(documents, monkeypatch):
+    monkeypatch.setattr("hfgpt.data.on_disk.BATCH_CHARACTERS", 5_000)  # fewer rows at a time than of short texts
+    picked = select(documents, np.random.default_rng(0).permutation(3_000))
+    seen = [pair for texts, sources in column_batches(picked, "text", "source") for pair in zip(texts, sources, strict=True)]
+    assert seen == list(zip(picked["text"], picked["source"], strict=True))
+
+
 def test_rows_of_files_and_of_memory_are_read_together(documents):
     added = Dataset.from_dict({key: [str(key)] for key in ("text", "source", "row_id")} | {"draw": [0.5]}, documents.features)
     both = select(concatenate_datasets([documents, added]), np.array([3_000, 5, 3_000, 0]))

@@ -23,7 +23,8 @@ def make(kind: str, vocab_size: int):
         return GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=CONTEXT, **shape)).eval()
     shape |= dict(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, max_position_embeddings=CONTEXT)
     if kind == "modern":
-        return HfGptForCausalLM(HfGptConfig.modern(2, **shape, num_key_value_heads=1, head_dim=16, intermediate_size=64)).eval()
+        modern = dict(num_key_value_heads=1, head_dim=16, intermediate_size=64, tie_word_embeddings=True)
+        return HfGptForCausalLM(HfGptConfig.modern(2, **shape, **modern)).eval()
     model = HfGptForCausalLM(HfGptConfig.gpt2("124M", **shape)).eval()
     if kind == "adapter":
         peft = pytest.importorskip("peft", reason="adapters need the package peft")

@@ -80,7 +80,7 @@ def test_a_new_repository_is_private_holds_the_export_and_is_tagged_by_its_weigh
 
 def test_the_same_again_sends_nothing_and_a_change_sends_only_itself(hub, api, folder, tmp_path):
     (_, (first,)) = push(api, folder, tmp_path / "one")
-    assert len(set(uploads(hub)[0])) == 2
+    assert len(set(uploads(hub)[0])) == 3
     assert uploads(hub)[1] == 1
     before = len(hub.requests)
     (_, (second,)) = push(api, folder, tmp_path / "two")
@@ -110,7 +110,7 @@ def no_pauses(monkeypatch):
 def test_a_cut_connection_is_tried_again_by_huggingface_hub(hub, api, folder, tmp_path, no_pauses):
     hub.cut_next(path_contains="/storage/", after_bytes=10_000)
     (_, (published,)) = push(api, folder, tmp_path / "one")
-    assert len(uploads(hub)[0]) == 3  # two files, one of them twice
+    assert len(uploads(hub)[0]) == 4  # three files, one of them twice
     assert no_pauses
     assert hub.files("me/gpt")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert published.tag in hub.tags("me/gpt")

@@ -231,7 +231,7 @@ def test_a_half_written_checkpoint_is_passed_over(small_run, small_rows, tmp_pat
 def test_adamw_alone_and_the_book_family_train_too(small_rows, tmp_path):
     overrides = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2}
     done = run_script(
-        "pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "book", "--family", "gpt2",
+        "pretrain.py", *SMALL_RUN[2:], "--dataset", small_rows, "--output_dir", tmp_path / "book", "--family", "gpt2",
         "--optimizer", "adamw", "--config_overrides", json.dumps(overrides),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

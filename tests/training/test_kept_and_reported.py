@@ -22,10 +22,14 @@ from hfgpt.training.trainer import best_state
 
 # The rate rises to the very end, far too high: validation is best somewhere in between.
 SETTINGS = dict(
-    depth=2, config_overrides={"hidden_size": 32, "num_attention_heads": 2, "residual_dropout": 0.1}, optimizer="adamw",
+    depth=2, config_overrides={"hidden_size": 32, "num_attention_heads": 2, "residual_dropout": 0.1, "tie_word_embeddings": True},
+    optimizer="adamw",
     learning_rate=0.5, seed=0, max_steps=20, warmup_steps=20, per_device_train_batch_size=4, eval_steps=0.2, save_steps=7,
     save_total_limit=1, precision="fp32", cpu_threads=1, use_cpu=True, disable_tqdm=True, sample_prompts=[],
 )  # fmt: skip
+
+
+RATES = ("learning_rate", "muon_learning_rate", "embedding_learning_rate")
 
 
 class Recorder(TrainerCallback):
@@ -276,21 +280,22 @@ def test_the_picture_of_a_run_has_all_its_steps(run):
 
 
 def test_tensorboard_shows_all_of_it(small_rows, tmp_path):
-    """The start, every line of the log, both learning rates, samples, and the test, in one place below the run."""
+    """The start, every line of the log, all learning rates, samples, and the test, in one place below the run."""
     pytest.importorskip("tensorboard", reason="needs tensorboard, of the extra watching")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     settings = dict(SETTINGS, optimizer="muon", max_steps=2, warmup_steps=0, eval_steps=1, save_strategy="no", keep="last")
     settings |= dict(sample_prompts=["os.", "`````"], sample_tokens=4)
+    settings["config_overrides"] = settings["config_overrides"] | {"tie_word_embeddings": False}  # or the embedding has no rate
     recipe("pretrain", **settings, dataset=str(small_rows), output_dir=str(tmp_path / "base"), report_to=["tensorboard"])
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
     (place,) = {path.parent for path in (tmp_path / "base").rglob("events.out.tfevents.*")}
     assert place == tmp_path / "base" / "runs"
     shown = EventAccumulator(str(place)).Reload()
-    for tag in ("loss", "grad_norm", "learning_rate", "muon_learning_rate", "tokens_per_second", "mfu", "train_loss"):
+    for tag in ("loss", "grad_norm", *RATES, "tokens_per_second", "mfu", "train_loss"):
         assert [event.step for event in shown.Scalars(f"train/{tag}")] == ([2] if tag == "train_loss" else [1, 2]), tag
-    rates = [shown.Scalars(f"train/{tag}")[0].value for tag in ("learning_rate", "muon_learning_rate")]
-    assert rates == pytest.approx([0.5, 0.02])
+    rates = [shown.Scalars(f"train/{tag}")[0].value for tag in RATES]
+    assert rates == pytest.approx([0.5, 0.02, 0.2])
     assert [event.step for event in shown.Scalars("eval/bits_per_byte")] == [1, 2]
     metrics = metrics_of(tmp_path / "base")
     for name in ("test_loss", "validation_bits_per_byte", "parameters"):
