@@ -44,9 +44,11 @@ from hfgpt.training.next_steps import generate_command
 def main(args: FromTextArguments) -> dict[str, float]:
     # 1. What there is, and what the minutes allow
     started, folder = time_of_start(), Path(args.output_dir)
+    # A source that is not there is a mistake that leaves no folder.
+    sources = find_sources(args.sources) if args.overwrite or not (folder / "tokenizer.yaml").is_file() else []
     steps = Steps.in_folder(folder, asked=args.asked(), overwrite=args.overwrite)
     if not steps.has("tokenizer"):
-        sources, names = find_sources(args.sources), args.sources
+        names = args.sources
         num_bytes = size_of(sources)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         speed = measured_ceiling(device, torch.bfloat16 if bfloat16_is_fast() else torch.float32)
