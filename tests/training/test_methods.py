@@ -96,18 +96,22 @@ def test_a_language_models_tied_head_is_its_embedding_and_stays_frozen_with_the_
         apply_method(GPT2LMHeadModel(GPT2Config(**GPT2)), Method(name="head"))
 
 
+def train_a_little(model) -> None:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.0)
+    ids = torch.arange(12).view(1, 12)
+    for _ in range(3):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 @pytest.mark.parametrize("name", ["lora", "last_block"])
 @pytest.mark.parametrize("make", [lambda: GPT2LMHeadModel(GPT2Config(**GPT2)), modern_model])
 def test_of_the_embedding_only_new_tokens_are_trained(name, make):
     model = make()
     before = model.get_input_embeddings().weight.detach().clone()
     adapted = apply_method(model, Method(name=name, rank=2, new_tokens=[5, 7]))
-    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.1, weight_decay=0.0)
-    ids = torch.arange(12).view(1, 12)
-    for _ in range(3):
-        adapted(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    train_a_little(adapted)
     merged = adapted.merge_and_unload() if name == "lora" else adapted
     changed = (merged.get_input_embeddings().weight.detach() != before).any(dim=1).nonzero().flatten().tolist()
     assert changed == [5, 7]
@@ -119,12 +123,8 @@ def test_beside_an_embedding_of_its_own_a_lora_trains_the_new_tokens_in_the_head
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
     before = [table.weight.detach().clone() for table in tables]
     adapted = apply_method(model, Method(name="lora", rank=2, new_tokens=[5, 7]))
-    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.1, weight_decay=0.0)
+    train_a_little(adapted)
     ids = torch.arange(12).view(1, 12)
-    for _ in range(3):
-        adapted(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
     expected = adapted(input_ids=ids).logits
     merged = adapted.merge_and_unload()
     torch.testing.assert_close(merged(input_ids=ids).logits, expected, atol=1e-4, rtol=0)
