@@ -58,7 +58,7 @@ class StopOnSignalCallback(TrainerCallback):
     def __init__(self):
         self.received: int | None = None
         self.stopped = False
-        self._handlers: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}  # what was there before; empty once this process has got its signal
         self._process = os.getpid()
         self._group: Any = None
 
@@ -93,7 +93,13 @@ class StopOnSignalCallback(TrainerCallback):
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):
-        self._restore()
+        if self.stopped and self._handlers:
+            # Another process got the signal first. This one's is on its way, and would end it while the others still talk to it;
+            # to ignore it is all that lasts until the process is gone.
+            for number in self._handlers:
+                signal.signal(number, signal.SIG_IGN)
+        else:
+            self._restore()
         if self._group is not None:
             distributed.destroy_process_group(self._group)
             self._group = None

@@ -314,6 +314,7 @@ def test_without_trl_the_command_that_installs_it_is_named(assistant, examples, 
     done = run_python("-c", code, RECIPES / "align_preferences.py", "--model", assistant, "--sources", examples,
                       "--output_dir", tmp_path / "out", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 1
-    assert "error: loss dpo is learned with TRL, and trl is not installed; pip install 'hfgpt[preferences]'." in done.stderr
+    said = "error: loss dpo is learned with TRL, which needs Python 3.11 or later, and trl is not installed; "
+    assert f"{said}pip install 'hfgpt[preferences]'." in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT, SMALL_RUN
 
 SCRIPT = ROOT / "recipes" / "slurm" / "train.sbatch"
-# Starts the processes of all nodes on this machine. A signal reaches the second process half a second after the first.
+# Starts the processes of all nodes on this machine. A signal reaches the second process half a second after the first: a step is
+# shorter, so by then they have stopped together and are leaving.
 SRUN = """#!/bin/bash
 while [[ $1 == -* ]]; do shift; done
 pids=()
