@@ -76,11 +76,19 @@ def _newest(folder: Path, *, run: str | None, last_step: int | None) -> Path | N
     return None
 
 
+def whole_checkpoints(folder: Path, *, run: str) -> list[Path]:
+    """The checkpoints of a run by step, of which each file is there in its length; their bytes are not read."""
+    return [path for path in reversed(_by_step(folder)) if why_not_whole(path, run=run, hashed=False) is None]
+
+
 def _by_step(folder: Path) -> list[Path]:
     """Whatever has the name of a checkpoint, the newest first; what has no step in its name comes last."""
-    return sorted(
-        folder.glob("checkpoint-*"), key=lambda path: int(n[1]) if (n := _NAME.fullmatch(path.name)) else -1, reverse=True
-    )
+    return sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
+
+
+def _step_of(checkpoint: Path) -> int:
+    name = _NAME.fullmatch(checkpoint.name)
+    return int(name[1]) if name else -1
 
 
 def why_not_whole(checkpoint: Path, *, run: str | None, last_step: int | None = None, hashed: bool = True) -> str | None:
@@ -243,8 +251,7 @@ def rotate(folder: Path, *, run: str, keep: int | None, newest: int, best: int |
     """
     if not keep or keep < 1:
         return
-    steps = sorted(int(name[1]) for path in _by_step(folder) if (name := _NAME.fullmatch(path.name)))
-    steps = [step for step in steps if step <= newest and why_not_whole(checkpoint_of(folder, step), run=run, hashed=False) is None]
+    steps = [step for path in whole_checkpoints(folder, run=run) if (step := _step_of(path)) <= newest]
     surplus = [step for step in steps if step not in (newest, best)]
     for step in surplus[: max(0, len(steps) - keep)]:
         _remove(checkpoint_of(folder, step))

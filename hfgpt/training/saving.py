@@ -22,6 +22,7 @@ from hfgpt.training.checkpoints import (
     environment,
     remove_staged,
     rotate,
+    whole_checkpoints,
     why_not_whole,
 )
 from hfgpt.training.sharding import ShardingTrainer, gathered, shard_state
@@ -68,6 +69,28 @@ class SavingTrainer(ShardingTrainer):
         if self.args.should_save:
             remove_staged(self.folder)
         return super().train(resume_from_checkpoint, **kwargs)
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.args.save_strategy != SaveStrategy.NO and not self.is_deepspeed_enabled:
+            self._faults = []
+            with self._in_all(self.folder):
+                if self.args.should_save:
+                    self._require_space_for_training(max_steps - self.state.global_step)
+        return prepared
+
+    def _require_space_for_training(self, steps: int) -> None:
+        """Raises: UserError where the disk has no room for what the run will have written by its end."""
+        there = len(whole_checkpoints(self.folder, run=self.run_id))
+        at_once = (self.args.save_total_limit or 1) + 1  # the oldest is removed once the newest is whole
+        more, each = max(0, min(at_once - there, steps)), self.checkpoint_bytes()
+        model = _bytes_of(cast(torch.nn.Module, self.model).parameters())
+        needed, free = more * each + model, shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"output_dir {self.folder} needs about {needed:,} bytes ({more} more checkpoints of {each:,}, the model of {model:,})"
+                f", and {free:,} are free there; free some space, or give a smaller save_total_limit or another output_dir."
+            )
 
     def _get_output_dir(self, trial):
         return super()._get_output_dir(trial) if self._staged is None else str(self._staged.place.parent)
