@@ -119,6 +119,7 @@ class FiniteTrainer(SavingTrainer):
         )
 
     def _what_is_left(self) -> str:
+        self._wait_for_checkpoint()
         found = whole_checkpoints(self.folder, run=self.run_id)
         if not found:
             return "There is no checkpoint yet, and the same command begins again."
