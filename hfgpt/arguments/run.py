@@ -13,10 +13,11 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hfgpt.arguments.card import CARD_HELP, checked_settings
-from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, method_key, output_key, training_key
+from hfgpt.arguments.keys import default_of, machine_key, method_key, output_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus, time_of_start
+from hfgpt.arguments.resuming import ResumeKeys
 from hfgpt.arguments.sharding import asked_for_fsdp, check_fsdp, refuse_other_divisions
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -36,7 +37,7 @@ def bfloat16_is_fast() -> bool:
 
 
 @dataclass
-class RunArguments(RecipeArguments, TrainingArguments):
+class RunArguments(ResumeKeys, TrainingArguments):
     """What every recipe that trains takes: all that Trainer knows, and these. Defaults that differ from Trainer's are repeated.
 
     Attributes:
@@ -86,11 +87,14 @@ class RunArguments(RecipeArguments, TrainingArguments):
         arguments.resolved = {
             one.name: given[one.name] for one in fields(cls) if one.name in given and given[one.name] != default_of(one)
         }
+        for name in ("resume", "allow_change"):  # of this start, not of the run
+            arguments.resolved.pop(name, None)
         return arguments
 
     def __post_init__(self):
         refuse_missing_processes()
         expand_home(self, "output_dir")
+        self.check_resuming([one.name for one in fields(self)])
         self.require(output_dir="name the folder for the model with --output_dir.")
         if self.hub_token is not None:
             raise UserError(
