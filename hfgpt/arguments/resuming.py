@@ -6,6 +6,7 @@ checkpoint holds would not fit.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hfgpt.arguments.keys import RecipeArguments, output_key
 from hfgpt.errors import UserError
@@ -50,6 +51,8 @@ class ResumeKeys(RecipeArguments):
         """
         if self.resume not in (AUTO, NEVER):
             expand_home(self, "resume")
+            if not Path(self.resume).is_dir():
+                raise UserError(f"resume is {self.resume!r}; it can be auto, never, or the folder of a checkpoint of this run.")
         for name in self.allow_change:
             if name in CANNOT_CHANGE:
                 raise UserError(

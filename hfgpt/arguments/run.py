@@ -3,6 +3,7 @@
 Nothing here imports torch before it is needed: `check_command_line` in launching.py reads a command line without it.
 """
 
+import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +18,7 @@ from hfgpt.arguments.keys import default_of, machine_key, method_key, output_key
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus, time_of_start
-from hfgpt.arguments.resuming import ResumeKeys
+from hfgpt.arguments.resuming import ROWS_PER_STEP, ResumeKeys
 from hfgpt.arguments.sharding import asked_for_fsdp, check_fsdp, refuse_other_divisions
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -164,8 +165,16 @@ class RunArguments(ResumeKeys, TrainingArguments):
         return Path(str(self.output_dir))
 
     def run_settings(self) -> dict[str, Any]:
-        """By what a run is known, for `hfgpt.training.run.Run`."""
-        return dict(folder=self.folder, settings=self.resolved, overwrite=self.overwrite, card=self.card)
+        """By what a run is known, and how it is to go on, for `hfgpt.training.run.Run`."""
+        how = self.values_of("overwrite", "card", "resume", "allow_change")
+        return dict(folder=self.folder, settings=self.resolved, values=self.values_in_effect(), **how)
+
+    def values_in_effect(self) -> dict[str, Any]:
+        """What the keys came to, as JSON has them, and what follows from several of them."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
+        values |= {"precision": "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32", "processes": self.world_size}
+        values[ROWS_PER_STEP] = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return json.loads(json.dumps(values, default=str))
 
     def describe_hardware(self) -> str:
         """Precision, attention and devices, for the line at a run's start."""

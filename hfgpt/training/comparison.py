@@ -16,7 +16,8 @@ from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, with_rand
 from hfgpt.training.advice import best_step, no_better_than_base
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned
 from hfgpt.training.next_steps import generate_command
-from hfgpt.training.run import METRICS_FILE, RunReport, describe_training
+from hfgpt.training.run import RunReport, describe_training
+from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trainer import LanguageModelTrainer
 
 logger = logging.getLogger(__name__)
