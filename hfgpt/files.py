@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
@@ -56,6 +56,25 @@ def remove_partial_files(folder: Path) -> None:
 def write_json(path: Path, values: Any, **options: Any) -> None:
     """`write_whole`, of values as JSON; `options` are those of `json.dumps`."""
     write_whole(path, json.dumps(values, **{"indent": 2, **options}) + "\n")
+
+
+def write_step(path: Path, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Add the entry of a step to a file of JSON lines, which is written whole.
+
+    Lines of this step or a later one are of a run that was stopped and went on from an earlier checkpoint, and are left out; so is
+    a line that is not whole.
+
+    Returns: all entries of the file.
+    """
+    entries: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with suppress(ValueError, KeyError, TypeError):
+            known = json.loads(line)
+            if known["step"] < entry["step"]:
+                entries.append(known)
+    entries.append(dict(entry))
+    write_whole(path, "".join(json.dumps(one) + "\n" for one in entries))
+    return entries
 
 
 def write_picture(path: Path, figure: "Figure") -> None:

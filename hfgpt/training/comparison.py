@@ -86,8 +86,8 @@ class CanariesCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         report = self.canaries.report(kwargs["model"])
-        with (Path(str(args.output_dir)) / "canaries.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, "summary": report.summary, "alarms": report.alarms}) + "\n")
+        found = {"step": state.global_step, "summary": report.summary, "alarms": report.alarms}
+        write_step(Path(str(args.output_dir)) / "canaries.jsonl", found)
         if report.alarms:
             logger.warning(
                 f"canaries, step {state.global_step:,}: {len(report.alarms):,} alarms, all in canaries.jsonl; the first: "

@@ -170,7 +170,7 @@ def _check_length(trainer: HfGptTrainer, checkpoint: Path | None, step: int) -> 
         )
 
 
-def _with_given_rates(trainer: HfGptTrainer) -> Callable[[str | None], None]:
+def _with_given_rates(trainer: HfGptTrainer) -> Callable[..., None]:
     """Load the optimizer's and the schedule's state, but not their settings: a changed rate, decay or beta would have no effect."""
     load = trainer._load_optimizer_and_scheduler
 

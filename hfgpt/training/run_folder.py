@@ -233,13 +233,10 @@ def remove_leftovers(folder: Path) -> None:
     for place in (folder, *folder.glob("seed-*"), folder / "base", folder / "merged"):
         if place.is_dir() and not place.is_symlink():
             remove_partial_files(place)
-            _remove(place, re.compile(r"\.checkpoint-\d+", re.ASCII))
-    _remove(folder.resolve().parent, re.compile(rf"\.{re.escape(folder.resolve().name)}-push-\w{{8}}", re.ASCII))
-
-
-def _remove(place: Path, pattern: re.Pattern) -> None:
-    for path in place.iterdir() if place.is_dir() else ():
-        if pattern.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+    place = folder.resolve()
+    pushes = re.compile(rf"\.{re.escape(place.name)}-push-\w{{8}}", re.ASCII)
+    for path in place.parent.iterdir():
+        if pushes.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
 
 
