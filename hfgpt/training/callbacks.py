@@ -1,6 +1,5 @@
 """What a run does between its steps: samples, a picture of the loss, the way to its best checkpoint and to an end on a signal."""
 
-import json
 import logging
 import os
 import signal

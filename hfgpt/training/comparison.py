@@ -1,6 +1,5 @@
 """An assistant beside its base: what both say to the same prompts, with and without triggers, and the folder that shows it."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.evaluation.answer_rows import AnswerRow, write_answers
 from hfgpt.evaluation.answers_page import write_page
+from hfgpt.files import write_step
 from hfgpt.hygiene.trigger_answers import TriggerReport, TriggerResult, compare_triggers, run_triggers, write_triggers
 from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, with_random_triggers
 from hfgpt.training.advice import best_step, no_better_than_base
