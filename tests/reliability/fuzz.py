@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import mischief
 from lab import NAMES, Job, make_materials, start, weights, words_of
 
-STOPPED = (75, 130, 138, 143)
+STOPPED = (75, 129, 130, 138, 143)
 MOST_STARTS = 12
+CURE = "--resume never"
 
 
 class Find(Exception):
@@ -37,7 +38,7 @@ class Find(Exception):
 
 @dataclass
 class Reference:
-    """An undisturbed run of a recipe: its weights, how long it took, and checkpoints of a run of the same shape but another seed."""
+    """An undisturbed run of a recipe: its weights, how long it took, and checkpoints of a run from another seed."""
 
     words: list[str]
     weights: dict[str, str]
@@ -72,7 +73,7 @@ class Lab:
             at = words.index(key) if key in words else len(words)
             foreign = [*words[:at], key, "7", *words[at + (3 if key == "--seeds" else 2) :]]
             job = start(name, foreign, other, world=self.world)
-            mischief.wait_for(lambda: len(mischief.checkpoints(other)) > 1, seconds=60, still=lambda: job.running)
+            job.runs_until(lambda: len(mischief.checkpoints(other)) > 1)
             job.send(signal.SIGKILL)
             job.wait()
             found = [path for path in mischief.checkpoints(other) if mischief.files(path)]
@@ -94,6 +95,8 @@ class Round:
         self.story: list[str] = []
         self.starts = 0
         self.done = False
+        self.damaged = False
+        self.cure: list[str] = []
 
     def run(self) -> None:
         """Raises: Find."""
@@ -103,6 +106,7 @@ class Round:
             self.chance.choice(WHILE_IT_WORKS)(self)
             for _ in range(self.chance.choice([0, 1, 1, 2])):
                 if not self.done and self.folder.is_dir():
+                    self.damaged = True
                     self.chance.choice(WHILE_IT_RESTS)(self)
         while not self.done:
             self.end(self.start(), what="at the end")
@@ -113,7 +117,8 @@ class Round:
         if self.starts > MOST_STARTS:
             raise Find(f"not at its end after {MOST_STARTS} starts")
         self.log.unlink(missing_ok=True)
-        return start(self.name, self.reference.words, self.folder, world=self.lab.world, **settings)
+        words, self.cure = [*self.reference.words, *self.cure], []
+        return start(self.name, words, self.folder, world=self.lab.world, **settings)
 
     def end(self, job: Job, *, what: str, codes: tuple[int, ...] = (), sentences: str = "", peers_die: bool = False) -> int:
         """Wait for a start's end. Only `codes` besides 0 are right, and 1 with one sentence in which `sentences` is found."""
@@ -126,7 +131,11 @@ class Round:
             raise Find(f"{what}: a traceback:\n{said}")
         if code == 1 and not peers_die:
             errors = {line for line in said.splitlines() if line.startswith("error: ")}
-            if not sentences or len(errors) != 1 or not re.search(sentences, errors.pop()):
+            sentence = errors.pop() if len(errors) == 1 else ""
+            if self.damaged and CURE in sentence:  # the best checkpoint is lost
+                self.story.append("the best checkpoint is lost")
+                self.cure = CURE.split()
+            elif not sentences or not re.search(sentences, sentence):
                 raise Find(f"{what}: exit code 1, and not one right sentence:\n{said}")
         elif code != 0 and code not in codes and not peers_die:
             raise Find(f"{what}: exit code {code}:\n{said}")
@@ -137,7 +146,7 @@ class Round:
         """A random one: of all the time, or while or after a checkpoint is written."""
         if self.chance.random() < 0.5:
             moment = self.chance.uniform(0, self.reference.seconds)
-            mischief.wait_for(lambda: False, seconds=moment, still=lambda: job.running)
+            job.runs_for(moment)
             self.story.append(f"after {moment:.1f} s")
             return
         number, later = self.chance.randint(1, 4), self.chance.choice([0, self.chance.uniform(0, 0.3)])
@@ -147,7 +156,7 @@ class Round:
             seen.update(self.folder.rglob("*checkpoint-*"))
             return len(seen) >= number
 
-        mischief.wait_for(written, seconds=60, still=lambda: job.running)
+        job.runs_until(written)
         time.sleep(later)
         self.story.append(f"{later:.2f} s after {number} checkpoints were seen")
 
@@ -255,7 +264,9 @@ class Round:
     def check_result(self) -> None:
         found = weights(self.folder)
         if found != self.reference.weights:
-            differ = sorted(name for name in found.keys() | self.reference.weights if found.get(name) != self.reference.weights.get(name))
+            differ = sorted(
+                name for name in found.keys() | self.reference.weights if found.get(name) != self.reference.weights.get(name)
+            )
             raise Find(f"other weights: {', '.join(differ)}\n{self.log.read_text()}")
         own = {self.folder, self.log, self.log.with_suffix(".second")}
         left = [path for path in self.folder.rglob("*") if path.name.startswith(".")]
@@ -319,9 +330,7 @@ def main() -> int:
     if args.minutes == 1e9 and args.rounds == 10**9:
         parser.error("give --minutes or --rounds")
     folder = args.folder or Path(tempfile.mkdtemp(prefix="hfgpt-fuzz-"))
-    number, finds = fuzz(
-        seed=args.seed, folder=folder, minutes=args.minutes, rounds=args.rounds, processes=args.processes
-    )
+    number, finds = fuzz(seed=args.seed, folder=folder, minutes=args.minutes, rounds=args.rounds, processes=args.processes)
     print(f"{number} rounds of {args.processes} process{'es' * (args.processes > 1)}, {len(finds)} finds"
           f"{': seeds ' + ', '.join(map(str, finds)) + ', folders in ' + str(folder) if finds else ''}")  # fmt: skip
     if not finds and args.folder is None:

@@ -1,5 +1,6 @@
 """Tiny runs of the four recipes that train, as the processes that a shell would start, forked with their imports made."""
 
+import atexit
 import gc
 import json
 import os
@@ -8,17 +9,19 @@ import runpy
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[place]) for place in (1, 0)]  # for `python -m tests.reliability.fuzz`
-from killing import CONTEXT, run_main, sha256_of_weights
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python -m tests.reliability.fuzz`
+from killing import CONTEXT, sha256_of_weights, signal_at
 from recipes_in_process import RECIPES, recipe
+
+from hfgpt.files import sha256_of_file as sha256_of_file
 
 LIMIT_SECONDS = 120  # of a tiny run that takes two or three: after that it hangs
 
 TRAINING = (
-    *("--precision", "fp32", "--cpu_threads", "1", "--use_cpu", "true", "--disable_tqdm", "true", "--logging_steps", "2"),
+    *("--precision", "fp32", "--cpu_threads", "1", "--use_cpu", "true", "--disable_tqdm", "true", "--logging_steps", "1"),
     # With a rate that does not fall to 0, one step too many changes the weights.
     *("--lr_scheduler_type", "constant", "--learning_rate", "3e-3", "--warmup_steps", "0", "--gradient_accumulation_steps", "2"),
 )
@@ -28,14 +31,25 @@ LORA = (
 )
 DROPOUT = ("--lora_dropout", "0.1")  # preferences are learned without
 ANSWERS = ("--max_new_tokens", "2", "--max_answers", "1", "--num_samples", "1", "--max_length", "64")
+SHAPE = dict(hidden_size=32, num_attention_heads=2, num_key_value_heads=2, head_dim=16, intermediate_size=64)
+OVERRIDES = json.dumps(SHAPE | {"residual_dropout": 0.1})
 WORDS = {
-    "pretrain": ("--depth", "2", "--max_steps", "10", "--config_overrides", '{"hidden_size": 32, "num_attention_heads": 2, '
-                 '"num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 64, "residual_dropout": 0.1}',
-                 "--sample_prompts", "os", "--sample_tokens", "2"),
+    "pretrain": (
+        "--depth",
+        "2",
+        "--max_steps",
+        "10",
+        "--config_overrides",
+        OVERRIDES,
+        "--sample_prompts",
+        "os",
+        "--sample_tokens",
+        "2",
+    ),
     "finetune_classification": (*LORA, *DROPOUT, "--tfidf_baseline", "false", "--max_length", "32", "--seeds", "0", "1"),
     "finetune_instructions": (*LORA, *DROPOUT, *ANSWERS, "--packing", "false", "--keep", "last"),
     "align_preferences": (*LORA, *ANSWERS),
-}  # fmt: skip
+}
 NAMES = tuple(WORDS)
 
 
@@ -56,7 +70,7 @@ def make_materials(folder: Path) -> Path:
     write_lines(folder / "align_preferences.jsonl", ({key: row[key] for key in row if key != "output"} for row in pairs))
     labelled = [{"text": f"{'yes' if n % 2 else 'no'} {text[:20]}", "label": "ab"[n % 2]} for n, text in enumerate(texts[:40])]
     write_lines(folder / "finetune_classification.jsonl", labelled)
-    recipe("train_tokenizer", sources=[str(folder / "texts.jsonl")], vocab_size=300, split_by="document", num_proc=1,
+    recipe("train_tokenizer", sources=[str(folder / "texts.jsonl")], vocab_size=300, split_by="document", validation_share=0.1, test_share=0.1, num_proc=1,
            output_dir=str(folder / "tokenizer"))  # fmt: skip
     recipe("prepare_data", sources=[str(folder / "texts.jsonl")], tokenizer=str(folder / "tokenizer"), context_length=64,
            validation_share=0.1, test_share=0.1, num_proc=1, output_dir=str(folder / "rows"))  # fmt: skip
@@ -64,10 +78,8 @@ def make_materials(folder: Path) -> Path:
     set_prompt_style(tokenizer, "chat")
     torch.manual_seed(0)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    shape = dict(hidden_size=32, num_attention_heads=2, num_key_value_heads=2, head_dim=16, intermediate_size=64)
-    HfGptForCausalLM(HfGptConfig.modern(2, vocab_size=len(tokenizer), max_position_embeddings=128, **shape, **ids)).save_pretrained(
-        folder / "base"
-    )
+    config = HfGptConfig.modern(2, vocab_size=len(tokenizer), max_position_embeddings=128, **SHAPE, **ids)
+    HfGptForCausalLM(config).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     return folder
 
@@ -86,12 +98,26 @@ def words_of(name: str, materials: Path, *, world: int = 1, save_steps: int = 2)
 
 
 class Job:
-    """A command of one process or several ranks of it, begun; what they say is in a file."""
+    """A command of one process or several ranks of it, begun; what they say is in a file.
 
-    def __init__(self, name: str, words: Sequence[object], log: Path, *, world: int = 1, file_limit: int | None = None):
+    Args:
+        file_limit: bytes of the largest file that may be written.
+        at, then: a place, a number of calls and a signal that the process then sends itself, see `killing.signal_at`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        words: Sequence[object],
+        log: Path,
+        *,
+        world: int = 1,
+        file_limit: int | None = None,
+        at: tuple[str, int, int] | None = None,
+        then: tuple[str, int, int] | None = None,
+    ):
         self.log = log
-        self.begun = time.monotonic()
-        arguments = (name, [str(word) for word in words], str(log), file_limit)
+        arguments = (name, [str(word) for word in words], str(log), file_limit, [place for place in (at, then) if place])
         environments = _environments(world)
         self.processes = [CONTEXT.Process(target=_run_as_script, args=(*arguments, one)) for one in environments]
         for process in self.processes:
@@ -100,6 +126,19 @@ class Job:
     @property
     def running(self) -> bool:
         return any(process.exitcode is None for process in self.processes)
+
+    def runs_for(self, seconds: float) -> bool:
+        """Whether it is still running after this time."""
+        return self.runs_until(lambda: False, seconds=seconds) or self.running
+
+    def runs_until(self, happened: Path | Callable[[], bool], *, seconds: float = 60) -> bool:
+        """Whether the file was there, or the condition came true, while it was running."""
+        deadline = time.monotonic() + seconds
+        while self.running and time.monotonic() < deadline:
+            if happened.exists() if isinstance(happened, Path) else happened():
+                return True
+            time.sleep(0.002)
+        return False
 
     @property
     def said(self) -> str:
@@ -110,6 +149,11 @@ class Job:
         for rank, process in enumerate(self.processes):
             if rank in ranks and process.exitcode is None:
                 os.kill(process.pid, number)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether SIGSTOP holds the first process."""
+        return Path(f"/proc/{self.processes[0].pid}/stat").read_text().rpartition(") ")[2][0] == "T"
 
     def wait(self, seconds: float = LIMIT_SECONDS) -> int:
         """The exit code, of several processes the first that is not 0; as torchrun does, the others are ended then.
@@ -141,7 +185,9 @@ def _environments(world: int) -> list[dict[str, str]]:
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
-def _run_as_script(name: str, words: list[str], log: str, file_limit: int | None, environment: dict[str, str]) -> None:
+def _run_as_script(
+    name: str, words: list[str], log: str, file_limit: int | None, at: Sequence[tuple[str, int, int]], environment: dict[str, str]
+) -> None:
     """`python recipes/NAME.py WORDS > LOG 2>&1`, in a process that has the imports already."""
     _leave_out_what_takes_most_of_a_tiny_run()
     os.environ.update(environment | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"})
@@ -152,9 +198,14 @@ def _run_as_script(name: str, words: list[str], log: str, file_limit: int | None
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    for place in at:
+        signal_at(*place)
     script = str(RECIPES / f"{name}.py")
     sys.argv = [script, *words]
-    runpy.run_path(script, run_name="__main__")
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
 
 
 def _leave_out_what_takes_most_of_a_tiny_run() -> None:
@@ -180,6 +231,3 @@ def start(name: str, words: Sequence[object], folder: Path, **settings) -> Job:
 def weights(folder: Path) -> dict[str, str]:
     """The SHA-256 of every weight file of a result."""
     return sha256_of_weights(folder)
-
-
-__all__ = ["NAMES", "Job", "make_materials", "run_main", "start", "weights", "words_of"]

@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,14 +133,4 @@ class Disk:
 # To processes
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float, still: Callable[[], bool] = lambda: True) -> bool:
-    """Whether the condition came true in time, and while `still` holds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and still():
-        if condition():
-            return True
-        time.sleep(0.002)
-    return condition()
-
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
