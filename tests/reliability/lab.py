@@ -68,12 +68,12 @@ def make_materials(folder: Path) -> Path:
     write_lines(folder / "finetune_instructions.jsonl", answers)
     pairs = [{**row, "chosen": row["output"], "rejected": row["output"][:3]} for row in answers]
     write_lines(folder / "align_preferences.jsonl", ({key: row[key] for key in row if key != "output"} for row in pairs))
-    labelled = [{"text": f"{'yes' if n % 2 else 'no'} {text[:20]}", "label": "ab"[n % 2]} for n, text in enumerate(texts[:40])]
+    labelled = [{"text": f"{'yes' if n % 2 else 'no'} {text[:20]}", "label": "ab"[n % 2]} for n, text in enumerate(texts[:28])]
     write_lines(folder / "finetune_classification.jsonl", labelled)
-    recipe("train_tokenizer", sources=[str(folder / "texts.jsonl")], vocab_size=300, split_by="document", validation_share=0.1, test_share=0.1, num_proc=1,
-           output_dir=str(folder / "tokenizer"))  # fmt: skip
-    recipe("prepare_data", sources=[str(folder / "texts.jsonl")], tokenizer=str(folder / "tokenizer"), context_length=64,
-           validation_share=0.1, test_share=0.1, num_proc=1, output_dir=str(folder / "rows"))  # fmt: skip
+    shared = dict(sources=[str(folder / "texts.jsonl")], validation_share=0.1, test_share=0.1, num_proc=1)
+    tokenizer, rows = str(folder / "tokenizer"), str(folder / "rows")
+    recipe("train_tokenizer", **shared, vocab_size=300, split_by="document", output_dir=tokenizer)
+    recipe("prepare_data", **shared, tokenizer=tokenizer, context_length=64, output_dir=rows)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     set_prompt_style(tokenizer, "chat")
     torch.manual_seed(0)
