@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 from hfgpt.errors import STOPPING_SIGNALS
 from hfgpt.evaluation.generation import generation_settings, sample
 from hfgpt.files import write_json, write_picture
+from hfgpt.training.checkpoints import why_not_whole
 from hfgpt.training.curves import CURVES_PICTURE, draw_curves
 from hfgpt.training.reporters import fenced
 
@@ -36,10 +37,11 @@ class BestCheckpointCallback(TrainerCallback):
         if not (args.load_best_model_at_end and state.best_global_step):
             return
         best = Path(str(args.output_dir)) / f"checkpoint-{state.best_global_step}"
-        if best.is_dir():
+        fault = why_not_whole(best, run=None) if best.exists() else "it is gone"
+        if fault is None:
             state.best_model_checkpoint = str(best)
         else:
-            logger.warning(f"{best}, the best checkpoint so far, is gone; the best from here on is kept.")
+            logger.warning(f"{best}, the best checkpoint so far, cannot be kept: {fault}; the best from here on is.")
             state.best_model_checkpoint = state.best_global_step = state.best_metric = None
 
 

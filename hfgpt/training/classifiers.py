@@ -41,7 +41,7 @@ from hfgpt.files import write_json
 from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
 from hfgpt.training.advice import best_step
-from hfgpt.training.checkpoints import newest_complete_checkpoint, remove_checkpoints
+from hfgpt.training.checkpoints import newest_whole_checkpoint, remove_checkpoints
 from hfgpt.training.examples import HELD_OUT, Examples
 from hfgpt.training.finetuning import Base, identify_base, load_model, save_finetuned
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
@@ -244,7 +244,7 @@ def run_seed(
     """
     seed, folder = trainer.args.seed, trainer.folder
     frozen = FrozenWeights(trainer.trained)
-    train_or_resume(trainer, newest_complete_checkpoint(folder))
+    train_or_resume(trainer, newest_whole_checkpoint(folder, run=trainer.run_id or None))
     result: dict[str, Any] = {
         "seed": seed,
         **trainer.training_metrics(),

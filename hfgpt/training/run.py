@@ -20,7 +20,7 @@ from hfgpt.files import claim_output, read_json, write_json, write_whole
 from hfgpt.hub.card.rendering import CARD_NAME, write_card
 from hfgpt.hub.card.settings import save_settings
 from hfgpt.training.advice import before_training
-from hfgpt.training.checkpoints import newest_complete_checkpoint
+from hfgpt.training.checkpoints import newest_whole_checkpoint
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.report_page import PAGE_FILE, write_report_page
 from hfgpt.training.trainer import HfGptTrainer
@@ -167,7 +167,7 @@ def claim_run(run: Run, passport: Passport) -> Claim:
     Raises: ValueError where the folder holds another run or foreign files; PermissionError where it cannot be written.
     """
     finished = _agreed(lambda: _claim_folder(run, passport))
-    return Claim(None if finished else newest_complete_checkpoint(run.folder), finished)
+    return Claim(None if finished else newest_whole_checkpoint(run.folder, run=None), finished)
 
 
 def _claim_folder(run: Run, passport: Passport) -> bool:
