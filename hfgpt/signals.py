@@ -26,7 +26,7 @@ class StopRequest:
 
     Args:
         answer: called in the signal's handler, with its number.
-        children: what processes do that are forked meanwhile: "end" as the signal has it, or "ignore" it, where this one needs them.
+        children: what processes do that are forked meanwhile: "end" as the signal has it, or "ignore" it, as this one needs them.
     Attributes: `number` of the first signal, or None.
     """
 
