@@ -46,7 +46,8 @@ REFUSED = {
     "save_only_model": _WHOLE,
     "ignore_data_skip": "a run that goes on would read the same rows again; leave it out.",
     "enable_jit_checkpoint": "a signal is answered at the end of a step already, by all processes alike; leave it out.",
-    "resume_from_checkpoint": "a run goes on by itself from the newest checkpoint in its output_dir; leave it out.",
+    "resume_from_checkpoint": "a run goes on by itself from the newest checkpoint in its output_dir, and resume names another "
+    "one; leave it out.",
 }
 # The least that makes sense of a number.
 LEAST = {
