@@ -6,6 +6,7 @@ import os
 import re
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -184,13 +185,11 @@ def test_a_spike_moves_nothing_is_counted_and_is_skipped_again_by_a_run_that_goe
 def _one_of_two(rank: int, environment: dict[str, str], folder: Path, kind: str, answers) -> None:
     """A run in which only one process meets a loss that is not finite, or only the first one a limit of the disk."""
     os.environ.update(environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-    settings = {"per_device_train_batch_size": 2, "optimizer": "adamw"}
+    settings: dict[str, Any] = {"per_device_train_batch_size": 2, "optimizer": "adamw"}
     if kind == "loss":
-        trainer = tiny_trainer(
-            folder, loss=Poisoned(math.nan, first=0), per_device_train_batch_size=2, save_steps=1, optimizer="adamw"
-        )
+        trainer = tiny_trainer(folder, loss=Poisoned(math.nan, first=0), save_steps=1, **settings)
     else:
-        trainer = tiny_trainer(folder, per_device_train_batch_size=2, optimizer="adamw")
+        trainer = tiny_trainer(folder, **settings)
         if rank == 0:
             trainer.add_callback(Limit())
     try:
