@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from killing import CONTEXT
 from tiny_runs import assert_same, tiny_trainer, train, weights
+from together import environment_of
 from transformers import TrainerCallback
 
 from hfgpt.errors import UserError
@@ -363,3 +365,28 @@ def test_a_file_that_may_not_be_so_large_is_one_sentence(run, tmp_path):
     assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
     assert "ulimit -f" in said
     assert_as_before_and_goes_on(folder, run[1], last=2)
+
+
+def _one_of_two(rank: int, environment: dict[str, str], folder: Path, checkpoint: Path | None) -> None:
+    os.environ.update(environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+    train(tiny_trainer(folder, per_device_train_batch_size=2), checkpoint)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["ddp", "fsdp2"])
+def test_two_processes_go_on_bit_for_bit_and_every_rank_has_its_random_numbers(tmp_path, file):
+    def run_both(folder: Path, checkpoint: Path | None) -> dict[str, dict]:
+        environment = environment_of(ROOT / "recipes" / "accelerate" / f"{file}.yaml")
+        processes = [CONTEXT.Process(target=_one_of_two, args=(rank, environment, folder, checkpoint)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(timeout=300)
+        assert [process.exitcode for process in processes] == [0, 0]
+        files = json.loads((folder / "checkpoint-8" / "manifest.json").read_text())["files"]
+        return {name: files[name] for name in files if "state" not in name or "rng" in name}
+
+    straight = run_both(tmp_path / "straight", None)
+    assert {"model.safetensors", "optimizer.safetensors", "rng_state_0.safetensors", "rng_state_1.safetensors"} < straight.keys()
+    shutil.copytree(tmp_path / "straight" / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
+    assert run_both(tmp_path / "resumed", tmp_path / "resumed" / "checkpoint-4") == straight
