@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +36,7 @@ from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.hub.export import export
 from hfgpt.inference import full_precision
+from hfgpt.signals import start_reader
 from hfgpt.training.callbacks import BestCheckpointCallback, SayingCallback, StopOnSignalCallback
 from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywhere
 from hfgpt.training.finite import FiniteTrainer, set_epoch_of_sampler
@@ -306,6 +308,12 @@ class HfGptTrainer(FiniteTrainer):
             # Among all processes, so that it is the order of one process with the same rows in a step.
             return EpochLengthGroupedSampler(sampler.batch_size * self.args.world_size, lengths=sampler.lengths, seed=seed)
         return sampler
+
+    def _get_dataloader(self, *args, **kwargs) -> DataLoader:
+        loader = super()._get_dataloader(*args, **kwargs)
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate's own has it inside
+        inner.worker_init_fn = partial(start_reader, inner.worker_init_fn)
+        return loader
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
         # In the order of the rows: grouped by length, predictions would be taken for those of other texts.
