@@ -144,11 +144,12 @@ class Job:
     def said(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
-    def send(self, number: int, ranks: Sequence[int] = (0, 1)) -> None:
-        """Send a signal to those of the processes that are still there."""
-        for rank, process in enumerate(self.processes):
-            if rank in ranks and process.exitcode is None:
-                os.kill(process.pid, number)
+    def send(self, number: int, ranks: Sequence[int] = (0, 1)) -> bool:
+        """Send a signal to those of the processes that are still there. Returns: whether there was one."""
+        there = [one for rank, one in enumerate(self.processes) if rank in ranks and one.exitcode is None]
+        for process in there:
+            os.kill(process.pid, number)
+        return bool(there)
 
     @property
     def stopped(self) -> bool:

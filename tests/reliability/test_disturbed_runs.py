@@ -128,10 +128,9 @@ def test_killed_at_random_instants(world, straight, tmp_path):
         folder.parent.mkdir()
         for _ in range(3):
             job = start(name, straight(name, world).words, folder, world=world)
-            killed = job.runs_for(chance.uniform(0, straight(name, world).seconds))
-            job.send(signal.SIGKILL, chance.choice([(0,), (1,), (0, 1)]) if world > 1 else (0,))
-            code = job.wait(60)
-            assert (code != 0) == killed, job.said
+            job.runs_for(chance.uniform(0, straight(name, world).seconds))
+            killed = job.send(signal.SIGKILL, chance.choice([(0,), (1,), (0, 1)]) if world > 1 else (0,))
+            assert (job.wait() != 0) == killed, job.said
             kills += killed
             if not killed or kills == KILLS[world]:
                 break
@@ -190,7 +189,7 @@ def test_a_signal_saves_at_the_end_of_the_step_and_stops(name, moment, number, s
     assert job.wait() == 75, job.said
     assert job.said.splitlines()[-1].startswith("stopped: at step 4 of ")
     assert not any((folder / file).exists() for file in ("finished.json", "report.txt", "metrics.json"))
-    assert [path.name for path in mischief.checkpoints(folder)] == ["checkpoint-4"]
+    assert mischief.checkpoints(folder)[-1].name == "checkpoint-4"
     goes_on(name, folder, straight)
 
 
