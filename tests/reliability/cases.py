@@ -4,6 +4,7 @@ DISTURBED = "reliability/test_disturbed_runs.py"
 KILLED = "recipes/test_killed_runs.py"
 PREPARED = "recipes/test_killed_preparation.py"
 TOGETHER = "training/test_many_processes.py"
+SIGNALS = "training/test_signals.py"
 PROCESSES = "arguments/test_processes.py"
 
 # Case: file and name of each test, below tests/.
@@ -20,16 +21,22 @@ CASES: dict[str, tuple[tuple[str, str], ...]] = {
     "A5": ((DISTURBED, "test_bad_checkpoints_are_named_and_passed_over"),
            ("training/test_checkpoints.py", "test_each_file_that_is_damaged_is_named_and_the_checkpoint_before_is_taken")),
     "A6": ((DISTURBED, "test_bad_checkpoints_are_named_and_passed_over"),),
-    "A7": ((DISTURBED, "test_a_full_disk_is_one_sentence_and_what_was_saved_stays"),
+    "A7": (("training/test_checkpoints.py", "test_a_disk_without_room_is_refused_before_training"), (DISTURBED, "test_a_full_disk_is_one_sentence_and_what_was_saved_stays"),
            (DISTURBED, "test_a_file_that_may_not_grow_in_the_first_save_is_one_sentence")),
     "A8": ((DISTURBED, "test_a_signal_saves_at_the_end_of_the_step_and_stops"),),
     "A9": ((DISTURBED, "test_a_signal_saves_at_the_end_of_the_step_and_stops"),
            (DISTURBED, "test_a_second_ctrl_c_leaves_at_once_and_the_older_checkpoints_are_whole")),
-    "A10": ((DISTURBED, "test_two_processes_stop_at_the_same_step_whoever_gets_the_signal"),),
+    "A10": ((DISTURBED, "test_two_processes_that_are_signalled_apart_stop_at_the_same_step"), (SIGNALS, "test_of_two_processes_both_stop_where_one_got_the_signal")),
     "A11": ((DISTURBED, "test_one_of_two_processes_is_killed_twice"),),
-    "A12": (),
+    "A12": (
+        ("training/test_numbers.py", "test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_rows"),
+        ("training/test_numbers.py", "test_a_gradient_that_is_not_finite_stops_though_the_loss_is"),
+    ),
     "A13": ((DISTURBED, "test_a_finished_run_is_started_three_times"),),
-    "A14": (),
+    "A14": (
+        ("training/test_resume.py", "test_what_would_train_another_model_is_refused_with_both_values_and_the_way_out"),
+        ("training/test_resume.py", "test_an_allowed_change_is_noted_and_has_its_effect"),
+    ),
     "A15": ((TOGETHER, "test_a_run_goes_on_with_shares_with_copies_and_alone"),
             (TOGETHER, "test_two_processes_read_the_rows_of_one_and_have_its_losses")),
     "A16": ((PROCESSES, "test_one_process_where_several_were_asked_for_is_refused"),
@@ -74,6 +81,6 @@ CASES: dict[str, tuple[tuple[str, str], ...]] = {
     "D03": ((KILLED, "test_overwriting_goes_through_a_link_and_says_what_it_cannot_remove"),),
     "D08": ((KILLED, "test_a_finished_run_that_is_damaged_is_finished_again"),),
     "D16": ((KILLED, "test_no_configuration_replaces_what_lies_there"),),
-    "D23": ((DISTURBED, "test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on"),),
-    "D-L": (),
+    "D23": (("training/test_resume.py", "test_a_second_run_in_the_folder_is_refused_while_the_first_lives_and_not_after"), (DISTURBED, "test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on"),),
+    "D-L": ((SIGNALS, "test_a_signal_always_leaves_a_checkpoint_and_nobody_who_trains_on"),),
 }  # fmt: skip
