@@ -1,13 +1,21 @@
-"""Pages that are written when the site is built: the keys of every command, the Python functions, and the syllabus as notebooks."""
+"""Pages that are written when the site is built: the keys of every command, the Python functions, and the syllabus as notebooks.
+
+mkdocs imports this in a process of its own, which needs no torch: TrainingArguments has its keys without it, in no time.
+"""
 
 import importlib
 import json
+import os
 import re
+import sys
 from pathlib import Path
+
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # or it says that there is no torch
+sys.modules["torch"] = None
 
 from mkdocs.structure.files import File
 
-import hfgpt
+import hfgpt  # noqa: E402
 from hfgpt.arguments.commands import COMMANDS, RECIPES, Command
 from hfgpt.arguments.help import _KINDS, TRAINER, KeyParser
 from hfgpt.arguments.keys import GROUPS
