@@ -3,6 +3,7 @@
 mkdocs imports this in a process of its own, which needs no torch: TrainingArguments has its keys without it, in no time.
 """
 
+import html
 import importlib
 import json
 import os
@@ -16,7 +17,7 @@ sys.modules["torch"] = None
 from mkdocs.structure.files import File
 
 import hfgpt  # noqa: E402
-from hfgpt.arguments.commands import COMMANDS, RECIPES, Command
+from hfgpt.arguments.commands import COMMANDS, RECIPES, Command, command_of
 from hfgpt.arguments.help import _KINDS, TRAINER, KeyParser
 from hfgpt.arguments.keys import GROUPS
 from hfgpt.arguments.options import REFUSED
@@ -40,26 +41,48 @@ def keys_page(name: str, command: Command) -> str:
     recipe = (RECIPES / command.recipe).read_text(encoding="utf-8")
     module, class_name = re.search(r'check_command_line\("(.+?):(.+?)"\)', recipe).groups()
     parser = KeyParser(getattr(importlib.import_module(module), class_name))
-    usage = re.match(r'"""(.*?)"""', recipe, flags=re.DOTALL)[1].replace(f"python recipes/{command.recipe}", f"hfgpt {name}")
-    lines = [f"# hfgpt {name}", "", command.purpose, "", "```text", usage.strip(), "```", ""]
-    lines += [f"The recipe is `recipes/{command.recipe}`. Keys go on the command line (`--key value`) or into a YAML file (`key: value`)."]
+    text = re.match(r'"""(.*?)"""', recipe, flags=re.DOTALL)[1]
+    lines = [f"# hfgpt {name}", "", _as_commands(re.sub(r"((?:^ {4}.*\n)+)", r"```bash\n\1```\n", text, flags=re.MULTILINE))]
+    lines += [
+        f"The recipe is `recipes/{command.recipe}`. Keys go on the command line (`--key value`) or into a YAML file (`key: value`)."
+    ]
     for group in GROUPS:
         if group in parser.shown:
-            lines += ["", f"## {group}", "", "| key | type | default | |", "|---|---|---|---|"]
-            lines += [_row(action) for action in parser.shown[group]]
+            lines += ["", f"## {group}", "", *map(_entry, parser.shown[group])]
     if TRAINER in parser.shown:
-        lines += ["", f"## {TRAINER}", "", f"Beside these, every key of [`TrainingArguments`]({TRAINING_ARGUMENTS}) of transformers,"]
+        lines += [
+            "",
+            f"## {TRAINER}",
+            "",
+            f"Beside these, every key of [`TrainingArguments`]({TRAINING_ARGUMENTS}) of transformers,",
+        ]
         lines += [f"such as `max_steps`, `seed` and `weight_decay`; `hfgpt {name} --help all` lists them. These are refused:", ""]
         lines += ['??? note "Keys of Trainer that are refused, and why"', "", "    | key | |", "    |---|---|"]
         lines += [f"    | `{key}` | {reason} |" for key, reason in REFUSED.items()]
     return "\n".join(lines) + "\n"
 
 
-def _row(action) -> str:
-    kind = ", ".join(f"`{choice}`" for choice in action.choices or ()) or _KINDS.get(action.type, "TEXT").strip("{}").replace(",", ", ").lower()
-    many = " (one or more)" if action.nargs == "+" else ""
-    default = "" if action.default in (None, "", [], [""]) else f"`{json.dumps(action.default) if isinstance(action.default, bool) else action.default}`"
-    return f"| `{action.dest}` | {kind}{many} | {default} | {re.sub('[|<]', lambda found: chr(92) + found[0], action.help or '')} |"
+def _as_commands(text: str) -> str:
+    """Recipes by the names of their commands, and examples without their margin; what torchrun starts stays a file."""
+    named = re.sub(
+        r"^(?!.*torchrun)(.*)$",
+        lambda line: re.sub(
+            r"(?:python )?recipes/(\w+\.py)", lambda one: f"hfgpt {command_of(one[1])}" if command_of(one[1]) else one[0], line[0]
+        ),
+        text,
+        flags=re.MULTILINE,
+    )
+    return re.sub(r"^ {4}", "", named, flags=re.MULTILINE)
+
+
+def _entry(action) -> str:
+    """A key, what it takes, and its help, as an item of a definition list: it reads well on a narrow screen, too."""
+    kind = ", ".join(f"`{choice}`" for choice in action.choices or ()) or _KINDS.get(action.type, "TEXT").strip("{}").lower()
+    about = [kind.replace("true,false", "`true`, `false`") + (", one or more" if action.nargs == "+" else "")]
+    if action.default not in (None, "", [], [""]):
+        value = action.default if isinstance(action.default, str) else json.dumps(action.default)
+        about.append(f"default `{value}`")
+    return f"`{action.dest}` <small>{'; '.join(about)}</small>\n:   {html.escape(_as_commands(action.help or ''), quote=False)}\n"
 
 
 def api_page() -> str:
@@ -70,7 +93,12 @@ def api_page() -> str:
         "hfgpt.api.texts": "Read, cut and pack",
         "hfgpt.api.results": "Results",
     }
-    lines = ["# Python functions and classes", "", "Each name is imported from `hfgpt` itself. [hfgpt from Python](../python.md) shows them at work.", ""]
+    lines = [
+        "# Python functions and classes",
+        "",
+        "Each name is imported from `hfgpt` itself. [hfgpt from Python](../python.md) shows them at work.",
+        "",
+    ]
     names = {title: [name for name, where in hfgpt._MODULE_OF.items() if where == module] for module, title in titles.items()}
     named = {name for group in names.values() for name in group}
     names["Text, errors and the model's classes"] = [name for name in hfgpt._MODULE_OF if name not in named]
