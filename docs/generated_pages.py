@@ -16,7 +16,7 @@ sys.modules["torch"] = None
 
 from mkdocs.structure.files import File
 
-import hfgpt  # noqa: E402
+import hfgpt
 from hfgpt.arguments.commands import COMMANDS, RECIPES, Command, command_of
 from hfgpt.arguments.help import _KINDS, TRAINER, KeyParser
 from hfgpt.arguments.keys import GROUPS
