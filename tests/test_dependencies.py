@@ -6,7 +6,6 @@ import sys
 from importlib.metadata import packages_distributions
 
 import pytest
-import yaml
 from conftest import ROOT
 
 try:

@@ -31,9 +31,10 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Argume
         wrong type, and missing ones; SystemExit once `--help` was answered.
     """
     parser = KeyParser(arguments_class)
-    for word in ("--help", "-h"):
+    for word in ("--help", "-h", "--help-all"):
         if word in argv:
-            print_page(parser.explain(everything="all" in argv[argv.index(word) + 1 :][:1]))
+            following = argv[argv.index(word) + 1 :][:1]
+            print_page(parser.explain(everything=word == "--help-all" or following in (["all"], ["trainer"])))
             raise SystemExit(0)
     known = [action.dest for actions in parser.shown.values() for action in actions]
     argv = list(argv)

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hfgpt.arguments.card import CARD_HELP, checked_settings
-from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, method_key, output_key, training_key
+from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, method_key, output_key, trainer_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus, time_of_start
@@ -50,12 +50,12 @@ class RunArguments(RecipeArguments, TrainingArguments):
         explicit: frozenset[str] = field(init=False)
         started: float = field(init=False)
 
-    output_dir: str = output_key("", "Folder that the model is written to.")
+    output_dir: str = output_key("", "Folder that the model is written to.", required=True)
     overwrite: bool = output_key(False, "Forget what output_dir holds and start again.")
     keep: Literal["best", "last"] = output_key("best", "The state that is best on the validation set, or that after the last step.")
     save_total_limit: int | None = output_key(2, "Checkpoints that are kept, the best among them.")
     logging_steps: float = output_key(0.01, "Steps between lines of the log; below 1 a share of all steps.")
-    logging_first_step: bool = output_key(True, "The first step has a line of its own.")
+    logging_first_step: bool = trainer_key(True, "The first step has a line of its own.")
     report_to: list[str] = output_key(["none"], "Who is told while it runs: trackio, tensorboard, wandb, or several of them.")
     card: dict | str | None = output_key(None, CARD_HELP)
 
@@ -66,10 +66,10 @@ class RunArguments(RecipeArguments, TrainingArguments):
         "auto", "Of the matrix products; auto is bf16 where the processor is fast in it, else fp32."
     )
     cpu_threads: int | None = machine_key(None, "Threads per process on a CPU; all cores, shared out, without it.")
-    ddp_find_unused_parameters: bool | None = machine_key(
+    ddp_find_unused_parameters: bool | None = trainer_key(
         False, "Search each step of several processes for parameters without a gradient; there are none."
     )
-    dataloader_pin_memory: bool = machine_key(True, "Pin batches for the GPU, where there is one.")
+    dataloader_pin_memory: bool = trainer_key(True, "Pin batches for the GPU, where there is one.")
 
     optimizer: str = method_key("adamw", "AdamW, or Muon for the blocks' matrices beside it (method full).", choices=OPTIMIZERS)
     muon_learning_rate: float = method_key(0.002, "Peak learning rate of the matrices under Muon.")
