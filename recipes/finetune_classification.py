@@ -54,7 +54,8 @@ from hfgpt.training.examples import Examples, HeldOutShares
 from hfgpt.training.finetuning import find_base, identify_base, save_base
 from hfgpt.training.methods import apply_method
 from hfgpt.training.optimizers import trainer_optimizer
-from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run
+from hfgpt.training.run import announce, finish_run
+from hfgpt.training.run_folder import Run, already_done, claim_run
 from hfgpt.training.trainer import HfGptTrainer, changed
 from hfgpt.training.trigger_probe import TriggerProbe
 
@@ -133,7 +134,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
             callbacks=[LossPictureCallback(unit="nats per text"), *probes],
         )
         announce(trainer, f"seed {seed}: {args.describe_hardware()}", unit="texts", warn=not results)
-        return classifiers.run_seed(trainer, results, rows=rows, task=task, probes=probes, best_by=args.best_by)
+        return classifiers.run_seed(trainer, results, claim=claim, rows=rows, task=task, probes=probes, best_by=args.best_by)
 
     for seed in args.seeds if labeller is None else []:
         results[seed] = classifiers.finished_seed(classifiers.seed_folder(args.folder, seed)) or train(seed)

@@ -41,7 +41,8 @@ REFUSED = {
     "do_train": _ALWAYS,
     "do_eval": _ALWAYS,
     "do_predict": _ALWAYS,
-    "resume_from_checkpoint": "a run goes on by itself from the newest checkpoint in its output_dir; leave it out.",
+    "resume_from_checkpoint": "a run goes on by itself from the newest checkpoint in its output_dir, and resume names another "
+    "one; leave it out.",
 }
 # The least that makes sense of a number.
 LEAST = {

@@ -3,6 +3,7 @@
 Nothing here imports torch before it is needed: `check_command_line` in launching.py reads a command line without it.
 """
 
+import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,10 +14,11 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hfgpt.arguments.card import CARD_HELP, checked_settings
-from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, method_key, output_key, trainer_key, training_key
+from hfgpt.arguments.keys import default_of, machine_key, method_key, output_key, trainer_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus, time_of_start
+from hfgpt.arguments.resuming import ROWS_PER_STEP, ResumeKeys
 from hfgpt.arguments.sharding import asked_for_fsdp, check_fsdp, refuse_other_divisions
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -36,7 +38,7 @@ def bfloat16_is_fast() -> bool:
 
 
 @dataclass
-class RunArguments(RecipeArguments, TrainingArguments):
+class RunArguments(ResumeKeys, TrainingArguments):
     """What every recipe that trains takes: all that Trainer knows, and these. Defaults that differ from Trainer's are repeated.
 
     Attributes:
@@ -86,11 +88,14 @@ class RunArguments(RecipeArguments, TrainingArguments):
         arguments.resolved = {
             one.name: given[one.name] for one in fields(cls) if one.name in given and given[one.name] != default_of(one)
         }
+        for name in ("resume", "allow_change"):  # of this start, not of the run
+            arguments.resolved.pop(name, None)
         return arguments
 
     def __post_init__(self):
         refuse_missing_processes()
         expand_home(self, "output_dir")
+        self.check_resuming([one.name for one in fields(self)])
         self.require(output_dir="name the folder for the model with --output_dir.")
         if self.hub_token is not None:
             raise UserError(
@@ -160,8 +165,16 @@ class RunArguments(RecipeArguments, TrainingArguments):
         return Path(str(self.output_dir))
 
     def run_settings(self) -> dict[str, Any]:
-        """By what a run is known, for `hfgpt.training.run.Run`."""
-        return dict(folder=self.folder, settings=self.resolved, overwrite=self.overwrite, card=self.card)
+        """By what a run is known, and how it is to go on, for `hfgpt.training.run.Run`."""
+        how = self.values_of("overwrite", "card", "resume", "allow_change")
+        return dict(folder=self.folder, settings=self.resolved, values=self.values_in_effect(), **how)
+
+    def values_in_effect(self) -> dict[str, Any]:
+        """What the keys came to, as JSON has them, and what follows from several of them."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
+        values |= {"precision": "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32", "processes": self.world_size}
+        values[ROWS_PER_STEP] = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return json.loads(json.dumps(values, default=str))
 
     def describe_hardware(self) -> str:
         """Precision, attention and devices, for the line at a run's start."""

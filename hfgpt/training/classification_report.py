@@ -21,7 +21,8 @@ from hfgpt.training.curves import CURVES_PICTURE
 from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.finetuning import POISON_FILE, write_poison_report
 from hfgpt.training.next_steps import classify_command, opening_words
-from hfgpt.training.run import METRICS_FILE, RunReport, describe_memory
+from hfgpt.training.run import RunReport, describe_memory
+from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trigger_probe import FLIPS_FILE
 
 LEFT_BEHIND = (

@@ -29,7 +29,8 @@ from hfgpt.training.callbacks import SamplesCallback
 from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.next_steps import generate_command
 from hfgpt.training.plan_report import describe_outcome, outcome
-from hfgpt.training.run import METRICS_FILE, RunReport, describe_training
+from hfgpt.training.run import RunReport, describe_training
+from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 
 LEFT_BEHIND = (("picture", "loss.png"), ("samples", "samples.md"), ("metrics", METRICS_FILE), ("model", "."))

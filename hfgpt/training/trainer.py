@@ -1,6 +1,5 @@
 """Our subclass of Trainer: what it keeps, measures, saves and pushes, and in which order it reads the rows."""
 
-import copy
 import ctypes
 import logging
 import math
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import psutil
 import torch
@@ -25,7 +24,6 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalPrediction, HubStrategy, IntervalStrategy
 from transformers.utils.hub import PushInProgress, hf_api
@@ -41,20 +39,9 @@ from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywh
 from hfgpt.training.flops import TrainingMeter
 from hfgpt.training.methods import trainable_parameters
 from hfgpt.training.reporters import Reporters
-from hfgpt.training.sharding import ShardingTrainer
+from hfgpt.training.saving import SavingTrainer, changed
 
 logger = logging.getLogger(__name__)
-
-
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
-
-
-def changed(args: Arguments, **values: object) -> Arguments:
-    """A copy of a run's arguments with other values; the original stays as it is."""
-    args = copy.copy(args)
-    for name, value in values.items():
-        setattr(args, name, value)
-    return args
 
 
 def best_state(
@@ -116,7 +103,7 @@ def set_epoch_of_sampler(dataloader: Any, epoch: int) -> None:
         place.set_epoch(epoch)
 
 
-class HfGptTrainer(ShardingTrainer):
+class HfGptTrainer(SavingTrainer):
     """Trainer that keeps the best state, stops at a signal, measures itself, and never uploads private run details.
 
     Trainer's own pickles all arguments beside every model, a Hub token in clear, and with `push_to_hub` uploads whatever lies in
@@ -170,11 +157,6 @@ class HfGptTrainer(ShardingTrainer):
             callbacks = [*callbacks, EarlyStoppingCallback(early_stopping_patience)]
         for callback in (self.meter, self.energy, BestCheckpointCallback(), self.signals, *callbacks):
             self.add_callback(callback)
-
-    @property
-    def folder(self) -> Path:
-        """The output folder."""
-        return Path(cast(str, self.args.output_dir))
 
     @property
     def trained(self) -> PreTrainedModel:
@@ -309,7 +291,9 @@ class HfGptTrainer(ShardingTrainer):
             share = getattr(self.args, name)
             if share is not None and 0 < share < 1:
                 setattr(self.args, name, math.ceil(max_steps * share))
-        return super()._init_training_state(max_steps, *args, **kwargs)
+        place = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)  # those of this run, where the checkpoint's were others
+        return place
 
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
@@ -348,15 +332,6 @@ class HfGptTrainer(ShardingTrainer):
         loaded = {id(tensor) for name, tensor in tensors.items() if name not in load_result.missing_keys}
         missing = [name for name in load_result.missing_keys if id(tensors.get(name)) not in loaded]
         super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
-
-    def _save(self, output_dir=None, state_dict=None):
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
-        # Going on with a run does not read it: the arguments come from run.yaml and the command line.
-        (Path(output_dir or self.folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def save_model(self, output_dir=None, _internal_call=False):
         super().save_model(output_dir, _internal_call=True)  # without pushing: the metrics are not there yet

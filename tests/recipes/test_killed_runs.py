@@ -47,7 +47,7 @@ def test_pretraining(small_rows, tmp_path):
              "--eval_steps", "3", "--save_steps", "0.5", "--sample_prompts", "os.", "--sample_tokens", "4",
              "--config_overrides", '{"residual_dropout": 0.1}')  # fmt: skip
     moments = [
-        ("hfgpt.training.run.save_settings", 1),  # the folder has been claimed, and no more
+        ("hfgpt.training.run_folder.save_settings", 1),  # the folder has been claimed, and no more
         ("transformers.Trainer.training_step", 5),
         ("transformers.Trainer._finalize_training", 1),  # after the last checkpoint
         ("hfgpt.training.pretraining.record_fingerprint", 1),  # the model is saved
@@ -238,7 +238,7 @@ def test_a_folder_that_was_just_claimed_is_a_runs(small_rows, tmp_path):
     from conftest import SMALL_RUN
 
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".run.yaml").write_text("# pyth")
+    (tmp_path / "out" / ".run.yaml.hfgpt-part").write_text("# pyth")
     words = (*SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "out", "--max_steps", "1", "--sample_tokens", "1")
     assert run_main("pretrain", words)["steps"] == 1
 

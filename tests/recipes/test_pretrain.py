@@ -14,6 +14,8 @@ from recipes_in_process import recipe, run_script
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hfgpt.training.states import load_state
+
 
 def weights(folder):
     return load_file(folder / "model.safetensors")
@@ -218,11 +220,11 @@ def test_a_half_written_checkpoint_is_passed_over(small_run, small_rows, tmp_pat
     for name in ("model.safetensors", "metrics.json"):  # are written anew
         (tmp_path / "base" / name).unlink()
     (tmp_path / "base" / "report.txt").unlink()  # as if it had been killed before the end
-    broken = tmp_path / "base" / "checkpoint-12" / "optimizer.pt"
+    broken = tmp_path / "base" / "checkpoint-12" / "optimizer.safetensors"
     broken.write_bytes(broken.read_bytes()[:-100])
     done = run_script("pretrain.py", *words)
     assert done.returncode == 0, done.stderr
-    assert "checkpoint-12 is not complete (optimizer.pt is missing or cut off)" in done.stdout
+    assert "checkpoint-12 is passed over: optimizer.safetensors has " in done.stdout
     assert "checkpoint-6" in done.stdout
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "base").items())
 
@@ -237,7 +239,7 @@ def test_adamw_alone_and_the_book_family_train_too(small_rows, tmp_path):
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "book" / "config.json").read_text())
     assert config["position_embedding_type"] == "learned"
-    groups = torch.load(tmp_path / "book" / "checkpoint-12" / "optimizer.pt", weights_only=True)["param_groups"]
+    groups = load_state(tmp_path / "book" / "checkpoint-12" / "optimizer.safetensors")["param_groups"]
     assert not any("method" in group for group in groups)
 
 
