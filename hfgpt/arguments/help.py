@@ -59,8 +59,9 @@ class KeyParser(HfArgumentParser):
             formatter.add_arguments(sorted(self.shown.get(group, []), key=self._place))
             formatter.end_section()
         text += f"\n{formatter.format_help()}"
+        text += "\n--quiet prints warnings and the result only.\n"
         if TRAINER in self.shown and not everything:
-            text += "\nTrainer's own keys (max_steps, seed, weight_decay, push_to_hub and many more): --help all\n"
+            text += "Trainer's own keys (max_steps, seed, weight_decay, push_to_hub and many more): --help all\n"
         return as_started(text)
 
     def _place(self, action: argparse.Action) -> tuple[bool, int]:

@@ -184,5 +184,5 @@ class RunArguments(ResumeKeys, TrainingArguments):
         return (
             f"{precision} ({'chosen for this processor' if self.precision == 'auto' else 'as asked'}), {self.attn_implementation} "
             f"attention, {self.world_size} x {self.device.type}{' with FSDP2' if asked_for_fsdp(self) else ''}"
-            + (f", {torch.get_num_threads()} CPU threads a process" if self.device.type == "cpu" else "")
+            + (f", {torch.get_num_threads()} CPU threads per process" if self.device.type == "cpu" else "")
         )

@@ -38,6 +38,7 @@ from hfgpt.training.callbacks import BestCheckpointCallback, SayingCallback, Sto
 from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywhere
 from hfgpt.training.flops import TrainingMeter
 from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.progress import show_progress
 from hfgpt.training.reporters import Reporters
 from hfgpt.training.saving import SavingTrainer, changed
 
@@ -155,6 +156,7 @@ class HfGptTrainer(SavingTrainer):
         self.signals = StopOnSignalCallback()
         if early_stopping_patience and keep == "best":
             callbacks = [*callbacks, EarlyStoppingCallback(early_stopping_patience)]
+        show_progress(self)
         for callback in (self.meter, self.energy, BestCheckpointCallback(), self.signals, *callbacks):
             self.add_callback(callback)
 
