@@ -42,6 +42,7 @@ from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywh
 from hfgpt.training.finite import FiniteTrainer, set_epoch_of_sampler
 from hfgpt.training.flops import TrainingMeter
 from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.progress import show_progress
 from hfgpt.training.reporters import Reporters
 from hfgpt.training.saving import changed
 
@@ -151,6 +152,7 @@ class HfGptTrainer(FiniteTrainer):
         self.signals = StopOnSignalCallback()
         if early_stopping_patience and keep == "best":
             callbacks = [*callbacks, EarlyStoppingCallback(early_stopping_patience)]
+        show_progress(self)
         for callback in (self.meter, self.energy, BestCheckpointCallback(), self.signals, *callbacks):
             self.add_callback(callback)
 
