@@ -50,6 +50,15 @@ def _run_until(name: str, words: list[str], at: str, call: int) -> None:
     run_main(name, words)
 
 
+def state_of(folder: Path) -> dict[str, tuple]:
+    """Every file and folder, the folder itself included, by its time and the SHA-256 of its bytes."""
+    from hfgpt.files import sha256_of_file
+
+    paths = [folder, *folder.rglob("*")]
+    hashes = {path: sha256_of_file(path) for path in paths if path.is_file()}
+    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, hashes.get(path)) for path in paths}
+
+
 def sha256_of_weights(folder: Path) -> dict[str, str]:
     """Of every weight file of a result, by its name."""
     from hfgpt.files import sha256_of_file
