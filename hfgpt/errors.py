@@ -5,7 +5,6 @@ import importlib
 import os
 import re
 import shutil
-import signal
 from pathlib import Path
 from types import ModuleType
 
@@ -36,9 +35,6 @@ class RunStopped(KeyboardInterrupt):
     As Ctrl-C at any other time, it passes by a loop over several runs that catches every Exception.
     """
 
-
-# What asks a program to end: Ctrl-C, the system, and a cluster that wants its machine back (`--signal` of Slurm; not on Windows).
-STOPPING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 # What the machine refuses, whoever asks: no line of ours can know it in advance or do better than to say it.
 MACHINE_REFUSES = {

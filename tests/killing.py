@@ -33,6 +33,12 @@ def kill(name: str, words: Sequence[object], *, at: str, call: int = 1) -> None:
 
 
 def _run_until(name: str, words: list[str], at: str, call: int) -> None:
+    signal_at(at, call, signal.SIGKILL)
+    run_main(name, words)
+
+
+def signal_at(at: str, call: int, number: int) -> None:
+    """This process sends itself a signal when it calls `at` for the `call`-th time; for a place and a count, see `kill`."""
     places = at.split(".")
     owner = importlib.import_module(".".join(place for place in places[:-1] if place.islower()))
     for place in places[:-1]:
@@ -43,11 +49,10 @@ def _run_until(name: str, words: list[str], at: str, call: int) -> None:
     def die_or_go_on(*args, **kwargs):
         left[0] -= 1
         if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return original(*args, **kwargs)
 
     setattr(owner, places[-1], die_or_go_on)
-    run_main(name, words)
 
 
 def state_of(folder: Path) -> dict[str, tuple]:

@@ -7,10 +7,13 @@ import logging
 import os
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from hfgpt.signals import STOPPING_SIGNALS
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
@@ -53,6 +56,7 @@ def run_command(line: str, *, cwd: Path) -> subprocess.CompletedProcess:
 def _run(words: list[str], main: Callable[[], object], cwd: Path | None) -> subprocess.CompletedProcess:
     logger = logging.getLogger("hfgpt")
     before = (sys.argv, sys.path[:], Path.cwd(), logger.handlers[:], logger.propagate, logger.level)
+    handlers = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}  # a process that leaves ignores them
     stdout, stderr = io.StringIO(), io.StringIO()
     returncode = 0
     sys.argv = words
@@ -68,4 +72,6 @@ def _run(words: list[str], main: Callable[[], object], cwd: Path | None) -> subp
         sys.argv, sys.path[:], folder, logger.handlers, logger.propagate, level = before
         logger.setLevel(level)
         os.chdir(folder)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return subprocess.CompletedProcess(words, returncode, stdout.getvalue(), stderr.getvalue())

@@ -17,8 +17,9 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 from hfgpt.arguments.commands import RECIPES
 from hfgpt.arguments.keys import RecipeArguments, default_of
 from hfgpt.arguments.parsing import check_key
-from hfgpt.errors import STOPPING_SIGNALS, UserError
+from hfgpt.errors import UserError
 from hfgpt.files import held, release
+from hfgpt.signals import STOPPING_SIGNALS
 from hfgpt.tables import Table
 
 Arguments = TypeVar("Arguments", bound=RecipeArguments)

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +17,11 @@ from transformers.utils import import_utils
 from hfgpt.arguments.commands import as_started
 from hfgpt.arguments.keys import RecipeArguments
 from hfgpt.arguments.parsing import parse_arguments
-from hfgpt.arguments.processes import note_start
+from hfgpt.arguments.processes import ending_with_launcher, note_start
 from hfgpt.arguments.publishing import TOKEN
-from hfgpt.errors import STOPPING_SIGNALS, RunStopped, UserError, sentence_of
+from hfgpt.arguments.terminal import lines_and_bars
+from hfgpt.errors import RunStopped, UserError, sentence_of
+from hfgpt.signals import StopRequest, ignore_stopping_signals
 
 logger = logging.getLogger("hfgpt")
 Arguments = TypeVar("Arguments", bound=RecipeArguments)
@@ -95,14 +96,6 @@ def _import_core_without_needless_packages() -> None:
             answer.cache_clear()
 
 
-class _AsStarted(logging.Formatter):
-    """Messages that name recipes, in the words that work where this process was started."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The message as it is printed."""
-        return as_started(super().format(record))
-
-
 def _say_error(sentence: str) -> None:
     print(f"error: {TOKEN.sub('hf_***', as_started(sentence))}", file=sys.stderr)  # a word at a wrong place may be one
 
@@ -114,8 +107,8 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
     """Parse the command line and run a recipe's `main`.
 
     Whatever a user can bring about ends in one line and an exit code: a `UserError` in 1, a training that a signal stopped at a
-    checkpoint in 75, Ctrl-C at any other time in 130, SIGUSR1 in 138 and SIGTERM in 143 (128 and the signal's number, as shells
-    have it).
+    checkpoint in 75, Ctrl-C at any other time in 130, SIGHUP in 129, SIGUSR1 in 138 and SIGTERM in 143 (128 and the signal's
+    number, as shells have it). A launcher that is gone counts as SIGTERM.
     """
     # Python looks beside a script first: `import evaluate` would find the recipe of this name instead of the library.
     script = Path(sys.argv[0])
@@ -125,16 +118,9 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
         if isinstance(stream, io.TextIOWrapper):
             # A console in cp1252, or a pipe in ASCII, has no arrow and no Chinese: a question mark there, and the run goes on.
             stream.reconfigure(errors="replace")
-    # One plain line per message, from the main process: these are for the reader of a terminal. transformers and datasets keep
-    # their own handlers; accelerate's logger would put its rank before every line.
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_AsStarted("%(message)s"))
-    logger.handlers = [handler]
-    logger.propagate = False  # a library that gives the root logger a handler would have every line printed twice
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     output_dir = ""
     try:
-        with _signals_raised():
+        with lines_and_bars(logger), _signals_raised(), ending_with_launcher():
             args = parse_arguments(arguments_class, sys.argv[1:])
             output_dir = getattr(args, "output_dir", "")
             main(args)
@@ -155,22 +141,19 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 leave as Ctrl-C does, by an exception: what is half made is removed on the way out."""
-    owner = os.getpid()
+    """SIGTERM and the others leave as Ctrl-C does, by an exception: what is half made is removed on the way out."""
 
-    def receive(number, frame):
-        if os.getpid() == owner:
-            raise KeyboardInterrupt(number)
-        signal.signal(number, signal.SIG_DFL)  # a process that was forked from this one has nothing to remove or to say
-        os.kill(os.getpid(), number)
+    def leave(number: int) -> None:
+        raise KeyboardInterrupt(number)
 
-    earlier = {}
-    if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
-        for number in STOPPING_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # what runs in the background of a script ignores Ctrl-C
-                earlier[number] = signal.signal(number, receive)
+    request = StopRequest(leave, children="end")  # a process that was forked from this one has nothing to remove or to say
+    request.listen()
     try:
         yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+    except KeyboardInterrupt:  # this process is leaving
+        ignore_stopping_signals()
+        raise
+    except BaseException:
+        request.close()
+        raise
+    request.close()

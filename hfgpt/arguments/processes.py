@@ -2,8 +2,12 @@
 
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -19,16 +23,55 @@ DDP = RECIPES / "accelerate" / "ddp.yaml"
 
 
 _noted: list[float] = []
+_launchers: list[int | None] = []
 
 
 def note_start() -> None:
     """A command begins, with this process, or now where the process has done other things: its time is counted from here."""
     _noted[:] = [time.time() if "torch" in sys.modules else psutil.Process().create_time()]
+    _launchers[:] = [_launcher_of_this_process()]
 
 
 def time_of_start() -> float:
     """When the command began, in seconds since the epoch; now where none has noted it, as in a call from Python."""
     return _noted.pop() if _noted else time.time()
+
+
+@contextmanager
+def ending_with_launcher() -> Iterator[None]:
+    """Meanwhile, a launcher that is gone is SIGTERM for this process.
+
+    `accelerate launch` with one process dies of SIGTERM alone, and torchrun of SIGUSR1 and SIGKILL; what they have started would
+    train on with nobody to stop it. Where nobody waits for the process, as under nohup, nothing is watched.
+    """
+    launcher = _launchers.pop() if _launchers else _launcher_of_this_process()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(1):
+            if os.getppid() != launcher:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    if launcher is not None:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _launcher_of_this_process() -> int | None:
+    """The parent, where it is torchrun's agent, or `accelerate launch` of one process."""
+    parent = os.getppid()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # the agent gives each of its processes a session
+        return parent if hasattr(os, "getsid") and os.getsid(0) == os.getpid() else None
+    if SET_BY_ACCELERATE in os.environ:
+        # A shell is none: hfgpt --launch becomes the recipe that it starts, and goes on when its terminal is left.
+        with suppress(psutil.Error):
+            if any(Path(word).name.startswith("accelerate") for word in psutil.Process(parent).cmdline()):
+                return parent
+    return None
 
 
 def refuse_missing_processes() -> None:

@@ -1,9 +1,7 @@
 """What a run does between its steps: samples, a picture of the loss, the way to its best checkpoint and to an end on a signal."""
 
 import logging
-import os
 import signal
-import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,9 @@ import torch
 from torch import distributed
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
-from hfgpt.errors import STOPPING_SIGNALS
 from hfgpt.evaluation.generation import generation_settings, sample
 from hfgpt.files import write_json, write_picture, write_step, write_whole
+from hfgpt.signals import StopRequest
 from hfgpt.training.checkpoints import why_not_whole
 from hfgpt.training.curves import CURVES_PICTURE, draw_curves
 from hfgpt.training.reporters import fenced
@@ -45,10 +43,12 @@ class BestCheckpointCallback(TrainerCallback):
 
 
 class StopOnSignalCallback(TrainerCallback):
-    """On SIGTERM, Ctrl-C or SIGUSR1 the current step is finished, a checkpoint written, and training ended; a second signal kills.
+    """On SIGTERM, Ctrl-C, SIGUSR1 or SIGHUP the current step is finished, a checkpoint written, and training ended.
 
-    Of several processes all stop at the same step, whichever got the signal first: a cluster's signals do not arrive at once, and
-    a process that took one step more would wait for the others forever. They ask each other after every step.
+    A second Ctrl-C, a second or more later, leaves at once. Of several processes all stop at the same step, whichever got the
+    signal first: a cluster's signals do not arrive at once, and a process that took one step more would wait for the others
+    forever. They ask each other after every step, every evaluation of the training, and every save; the one that is running is
+    finished first.
 
     Attributes: `received` is the number of the signal, or None; `stopped` is True where a checkpoint answered it.
 
@@ -57,50 +57,50 @@ class StopOnSignalCallback(TrainerCallback):
     """
 
     def __init__(self):
-        self.received: int | None = None
         self.stopped = False
-        self._handlers: dict[int, Any] = {}  # what was there before; empty once this process has got its signal
-        self._process = os.getpid()
+        # Processes that read rows get Ctrl-C, too; the step that is finished needs them.
+        self._request = StopRequest(self._say, children="ignore")
+        self._training = False
         self._group: Any = None
 
+    @property
+    def received(self) -> int | None:
+        return self._request.number
+
+    def _say(self, number: int) -> None:
+        logger.info(f"{signal.Signals(number).name}: finishing this step, then saving a checkpoint")
+
     def on_train_begin(self, args, state, control, **kwargs):
-        self._process = os.getpid()
-        if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
-            self._handlers = {number: signal.signal(number, self._receive) for number in STOPPING_SIGNALS}
+        self._training = True
+        self._request.listen()
         if args.world_size > 1 and distributed.is_initialized():
             self._group = distributed.new_group(backend="gloo")  # asks on the processor: a GPU need not wait for the answer
 
-    def _receive(self, number, frame):
-        if os.getpid() != self._process:
-            return  # Ctrl-C reaches the workers that read rows, too; the step that is finished needs them
-        self.received = number
-        logger.info("signal: finishing this step, then saving a checkpoint")
-        self._restore()
-
-    def _restore(self):
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
-
-    def _ask_the_others(self) -> None:
-        number = torch.tensor(self.received or 0)
-        distributed.all_reduce(number, distributed.ReduceOp.MAX, group=self._group)
-        self.received = int(number) or None
+    def _asked_to_stop(self) -> bool:
+        """Whether any process got a signal; then this one has got it, too."""
+        if self._group is not None:
+            number = torch.tensor(self.received or 0)
+            distributed.all_reduce(number, distributed.ReduceOp.MAX, group=self._group)
+            if number and not self.received:
+                self._request.note(int(number))
+        return self.received is not None
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self._group is not None:
-            self._ask_the_others()
-        if self.received:
+        if self._asked_to_stop():
             self.stopped = control.should_save = control.should_training_stop = True
 
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self._training and not self.stopped:
+            self.on_step_end(args, state, control)  # no step more than was taken
+
+    def on_save(self, args, state, control, **kwargs):
+        if not self.stopped and self._asked_to_stop():
+            self.stopped = control.should_training_stop = True  # this very checkpoint answers it
+
     def on_train_end(self, args, state, control, **kwargs):
-        if self.stopped and self._handlers:
-            # Another process got the signal first. This one's is on its way, and would end it while the others still talk to it;
-            # to ignore it is all that lasts until the process is gone.
-            for number in self._handlers:
-                signal.signal(number, signal.SIG_IGN)
-        else:
-            self._restore()
+        self._training = False
+        if not self.stopped:  # else all leave, and what is still on its way would end a process that the others still talk to
+            self._request.close()
         if self._group is not None:
             distributed.destroy_process_group(self._group)
             self._group = None
