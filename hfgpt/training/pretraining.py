@@ -17,7 +17,7 @@ from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.epoch_rows import EpochRows
 from hfgpt.data.mixture import report_sources
 from hfgpt.data.passport import Passport
-from hfgpt.data.verification import check_rows
+from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.fingerprint import record_fingerprint
@@ -45,7 +45,7 @@ def load_rows(folder: str) -> tuple[DatasetDict, Passport]:
     passport = Passport.load(Path(folder))
     if PartialState().is_local_main_process:
         check_rows(Path(folder), passport)
-    return cast(DatasetDict, DatasetDict.load_from_disk(folder)), passport
+    return open_rows(Path(folder)), passport
 
 
 def training_rows(
