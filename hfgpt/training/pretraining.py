@@ -19,6 +19,7 @@ from hfgpt.data.mixture import report_sources
 from hfgpt.data.passport import Passport
 from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
+from hfgpt.evaluation.bounds import check_memory
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.fingerprint import record_fingerprint
 from hfgpt.inference import evaluating
@@ -102,6 +103,7 @@ def build_model(
             f"{config.max_position_embeddings:,}; prepare shorter rows or give the model more."
         )
     torch.manual_seed(seed)
+    check_memory(config, HfGptForCausalLM._from_config, "what hidden_size, vocab_size and the other settings say")
     model = HfGptForCausalLM._from_config(config, attn_implementation=attn_implementation)
     model.generation_config = generation_settings(tokenizer, do_sample=True, temperature=0.8, top_k=50)
     return model
