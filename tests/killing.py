@@ -12,7 +12,11 @@ from recipes_in_process import load
 # One process imports what all recipes need, and each run is forked from it: the imports would cost more than the runs.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["hfgpt.training.pretraining", "hfgpt.training.classification_report", "hfgpt.training.preference_report"]
+    [
+        *("hfgpt.training.pretraining", "hfgpt.training.classification_report", "hfgpt.training.preference_report"),
+        *("matplotlib.axes", "matplotlib.backends.backend_agg", "evaluate", "sklearn.metrics", "rouge_score.rouge_scorer"),
+        *("sklearn.feature_extraction.text", "wcwidth", "trl.trainer.dpo_trainer"),
+    ]
 )
 
 
