@@ -227,14 +227,14 @@ def build_report(
     lines = [
         f"{name}: {metrics[f'{name}_loss']:.4f} nats per token, perplexity {metrics[f'{name}_perplexity']:,.2f}"
         + (f", {metrics[f'{name}_bits_per_byte']:.4f} bits per byte" if f"{name}_bits_per_byte" in metrics else "")
-        for name in HELD_OUT
+        for name in reversed(HELD_OUT)
         if f"{name}_loss" in metrics
     ]
     lines += more
     if passport.lzma_bits_per_byte:
         lines.append(
-            f"lzma on the same test bytes: {passport.lzma_bits_per_byte['alone']:.4f} bits per byte alone, "
-            f"{passport.lzma_bits_per_byte['after_training']:.4f} after reading the training documents"
+            f"lzma: {passport.lzma_bits_per_byte['after_training']:.4f} bits per byte on the same test text after reading the "
+            f"training documents, {passport.lzma_bits_per_byte['alone']:.4f} alone"
         )
     kept_earlier = metrics["kept_step"] < metrics["steps"]
     if best := best_step(log_history, kept="best" if kept_earlier else "last"):

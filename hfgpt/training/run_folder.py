@@ -14,6 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from hfgpt.arguments.resuming import AUTO, NEVER
+from hfgpt.arguments.terminal import RESULT
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import AccessError, UserError
 from hfgpt.files import claim_output, hold, read_json, release, remove_partial_files, sha256_of_file, write_json, write_whole
@@ -21,6 +22,7 @@ from hfgpt.hub.card.rendering import CARD_NAME, write_card
 from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.training.before import BEFORE_FILE
 from hfgpt.training.changes import IDENTITY_FILE, Change, Identity, changes_between, new_identity
+from hfgpt.training.last_screen import last_screen
 
 logger = logging.getLogger(__name__)
 
@@ -296,5 +298,6 @@ def _renew_card(run: Run) -> None:
 
 
 def _say_done(run: Run) -> None:
-    report = (run.folder / REPORT_FILE).read_text(encoding="utf-8").rstrip()
-    logger.info(f"already done: {run.folder} holds this very run; --overwrite true runs it again.\n{report}")
+    file = run.folder / REPORT_FILE
+    screen = last_screen(file.read_text(encoding="utf-8"), file)
+    logger.log(RESULT, f"already done: {run.folder} holds this very run; --overwrite true runs it again.\n{screen}")
