@@ -1,9 +1,9 @@
 """Fine-tune a classifier of texts: any causal language model, any table of texts and labels.
 
     python recipes/finetune_classification.py recipes/configs/quickstart/classification.yaml
-    python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --text_column review \
+    python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --text_column review \\
         --label_column stars --output_dir runs/mine/classifier
-    python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --method likelihood \
+    python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --method likelihood \\
         --num_shots 4 --output_dir runs/mine/few-shot          # no training: which label does the model find likeliest?
 
 Several seeds make several runs (seed-0/, seed-1/, ...); the one that is best on the validation set is kept, and the test set is

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hfgpt.arguments.card import CARD_HELP, checked_settings
-from hfgpt.arguments.keys import default_of, machine_key, method_key, output_key, training_key
+from hfgpt.arguments.keys import default_of, machine_key, method_key, output_key, trainer_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus, time_of_start
@@ -52,12 +52,12 @@ class RunArguments(ResumeKeys, TrainingArguments):
         explicit: frozenset[str] = field(init=False)
         started: float = field(init=False)
 
-    output_dir: str = output_key("", "Folder that the model is written to.")
+    output_dir: str = output_key("", "Folder that the model is written to.", required=True)
     overwrite: bool = output_key(False, "Forget what output_dir holds and start again.")
     keep: Literal["best", "last"] = output_key("best", "The state that is best on the validation set, or that after the last step.")
     save_total_limit: int | None = output_key(2, "Checkpoints that are kept, the best among them.")
     logging_steps: float = output_key(0.01, "Steps between lines of the log; below 1 a share of all steps.")
-    logging_first_step: bool = output_key(True, "The first step has a line of its own.")
+    logging_first_step: bool = trainer_key(True, "The first step has a line of its own.")
     report_to: list[str] = output_key(["none"], "Who is told while it runs: trackio, tensorboard, wandb, or several of them.")
     card: dict | str | None = output_key(None, CARD_HELP)
 
@@ -68,10 +68,10 @@ class RunArguments(ResumeKeys, TrainingArguments):
         "auto", "Of the matrix products; auto is bf16 where the processor is fast in it, else fp32."
     )
     cpu_threads: int | None = machine_key(None, "Threads per process on a CPU; all cores, shared out, without it.")
-    ddp_find_unused_parameters: bool | None = machine_key(
+    ddp_find_unused_parameters: bool | None = trainer_key(
         False, "Search each step of several processes for parameters without a gradient; there are none."
     )
-    dataloader_pin_memory: bool = machine_key(True, "Pin batches for the GPU, where there is one.")
+    dataloader_pin_memory: bool = trainer_key(True, "Pin batches for the GPU, where there is one.")
 
     optimizer: str = method_key("adamw", "AdamW, or Muon for the blocks' matrices beside it (method full).", choices=OPTIMIZERS)
     muon_learning_rate: float = method_key(0.002, "Peak learning rate of the matrices under Muon.")
@@ -185,5 +185,5 @@ class RunArguments(ResumeKeys, TrainingArguments):
         return (
             f"{precision} ({'chosen for this processor' if self.precision == 'auto' else 'as asked'}), {self.attn_implementation} "
             f"attention, {self.world_size} x {self.device.type}{' with FSDP2' if asked_for_fsdp(self) else ''}"
-            + (f", {torch.get_num_threads()} CPU threads a process" if self.device.type == "cpu" else "")
+            + (f", {torch.get_num_threads()} CPU threads per process" if self.device.type == "cpu" else "")
         )

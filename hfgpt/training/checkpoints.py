@@ -71,7 +71,7 @@ def _newest(folder: Path, *, run: str | None, last_step: int | None) -> Path | N
         path, fault = needy
         raise UserError(
             f"{folder} has no checkpoint to go on from as if nothing had happened: {fault}. Give --resume {path} to go on without "
-            "it (the best state from there on is kept), or --resume never to train again from the start."
+            "it (the best state from there on is kept), or --overwrite true to train again from the start."
         )
     return None
 

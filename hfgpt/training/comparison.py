@@ -1,7 +1,7 @@
 """An assistant beside its base: what both say to the same prompts, with and without triggers, and the folder that shows it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
@@ -126,14 +126,14 @@ def save_assistant(
     return metrics
 
 
-def report_on_assistant(trainer: LanguageModelTrainer, metrics: dict, lines: list[str]) -> RunReport:
-    """The report of an assistant's run: to its `lines` come what the canaries and the course of the training say."""
+def report_on_assistant(trainer: LanguageModelTrainer, metrics: dict, lines: list[str], *, table: Sequence[str] = ()) -> RunReport:
+    """The report of an assistant's run: to its `lines` come what the canaries and the course of the training say, then `table`."""
     if "canary_alarms" in metrics:
         alarms = metrics["canary_alarms"]
         lines = [*lines, f"canaries: {alarms:,} alarm{'s' * (alarms != 1)}"]
     return RunReport(
         metrics=metrics,
-        lines=[*lines, *advice_after(trainer, metrics)],
+        lines=[*lines, *advice_after(trainer, metrics), *table],
         files=LEFT_BEHIND,
         end=describe_training(metrics),
         next_command=generate_command(trainer.folder, chat=True),

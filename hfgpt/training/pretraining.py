@@ -17,8 +17,9 @@ from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.epoch_rows import EpochRows
 from hfgpt.data.mixture import report_sources
 from hfgpt.data.passport import Passport
-from hfgpt.data.verification import check_rows
+from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
+from hfgpt.evaluation.bounds import check_memory
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.fingerprint import record_fingerprint
 from hfgpt.inference import evaluating
@@ -45,7 +46,7 @@ def load_rows(folder: str) -> tuple[DatasetDict, Passport]:
     passport = Passport.load(Path(folder))
     if PartialState().is_local_main_process:
         check_rows(Path(folder), passport)
-    return cast(DatasetDict, DatasetDict.load_from_disk(folder)), passport
+    return open_rows(Path(folder)), passport
 
 
 def training_rows(
@@ -102,6 +103,7 @@ def build_model(
             f"{config.max_position_embeddings:,}; prepare shorter rows or give the model more."
         )
     torch.manual_seed(seed)
+    check_memory(config, HfGptForCausalLM._from_config, "what hidden_size, vocab_size and the other settings say")
     model = HfGptForCausalLM._from_config(config, attn_implementation=attn_implementation)
     model.generation_config = generation_settings(tokenizer, do_sample=True, temperature=0.8, top_k=50)
     return model
@@ -227,14 +229,14 @@ def build_report(
     lines = [
         f"{name}: {metrics[f'{name}_loss']:.4f} nats per token, perplexity {metrics[f'{name}_perplexity']:,.2f}"
         + (f", {metrics[f'{name}_bits_per_byte']:.4f} bits per byte" if f"{name}_bits_per_byte" in metrics else "")
-        for name in HELD_OUT
+        for name in reversed(HELD_OUT)
         if f"{name}_loss" in metrics
     ]
     lines += more
     if passport.lzma_bits_per_byte:
         lines.append(
-            f"lzma on the same test bytes: {passport.lzma_bits_per_byte['alone']:.4f} bits per byte alone, "
-            f"{passport.lzma_bits_per_byte['after_training']:.4f} after reading the training documents"
+            f"lzma: {passport.lzma_bits_per_byte['after_training']:.4f} bits per byte on the same test text after reading the "
+            f"training documents, {passport.lzma_bits_per_byte['alone']:.4f} alone"
         )
     kept_earlier = metrics["kept_step"] < metrics["steps"]
     if best := best_step(log_history, kept="best" if kept_earlier else "last"):

@@ -1,6 +1,7 @@
 """What every run shares, from its folder to its end: claim the folder, train or go on, report, publish, say that it is finished."""
 
 import logging
+import re
 import signal
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import set_seed
 
 from hfgpt.arguments.resuming import AUTO, LAYOUT, NEVER
+from hfgpt.arguments.terminal import RESULT
 from hfgpt.errors import RunStopped, UserError
 from hfgpt.files import release, write_json, write_whole
 from hfgpt.hub.card.rendering import write_card
@@ -19,6 +21,7 @@ from hfgpt.training.advice import before_training, planned_steps
 from hfgpt.training.changes import layout_in_words
 from hfgpt.training.checkpoints import environment, newest_whole_checkpoint, read_manifest, why_not_whole
 from hfgpt.training.flops import describe_speed
+from hfgpt.training.last_screen import last_screen
 from hfgpt.training.report_page import PAGE_FILE, write_report_page
 from hfgpt.training.run_folder import (
     METRICS_FILE,
@@ -33,6 +36,8 @@ from hfgpt.training.run_folder import (
 from hfgpt.training.trainer import HfGptTrainer
 
 logger = logging.getLogger(__name__)
+
+_LABEL = re.compile(r"^[a-z]{1,10}: ")  # what stands before a figure, in a column of its own
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,17 @@ class RunReport:
         lines = list(self.lines)
         if self.difference_of_merging is not None:
             lines.append(f"merged: {folder / 'merged'}, its logits within {self.difference_of_merging:.1e} of the adapter's")
-        lines.append(
-            "; ".join(f"{what}: {folder / name}" for what, name in (("page", PAGE_FILE), *self.files) if (folder / name).exists())
-        )
+        files = [name for _, name in self.files if (folder / name).is_file()]
+        lines.append(f"page: {folder / PAGE_FILE}" + f", beside it {', '.join(files)}" * bool(files))
         if self.end is not None:
             lines.append(f"end: {self.end}")
         if self.next_command is not None:
             lines.append(f"next: {self.next_command}")
-        return "\n".join(lines) + "\n"
+        return "".join(f"{_LABEL.sub(_padded, line)}\n" for line in lines)
+
+
+def _padded(label: re.Match[str]) -> str:
+    return f"{label[0]:<12}"
 
 
 def describe_training(metrics: Mapping) -> str:
@@ -216,7 +224,7 @@ def finish_run(run: Run, report: RunReport, trainer: HfGptTrainer | None = None,
         write_report_page(folder, recipe=run.recipe, lines=report.lines, end=report.end)
         text = report.text(folder)
         write_whole(folder / REPORT_FILE, text)
-        logger.info(text.rstrip())
+        logger.log(RESULT, last_screen(text, folder / REPORT_FILE))
         if card:
             write_card(folder)
     if trainer is not None:

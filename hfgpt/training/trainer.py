@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,11 +36,13 @@ from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.hub.export import export
 from hfgpt.inference import full_precision
+from hfgpt.signals import start_reader
 from hfgpt.training.callbacks import BestCheckpointCallback, SayingCallback, StopOnSignalCallback
 from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywhere
 from hfgpt.training.finite import FiniteTrainer, set_epoch_of_sampler
 from hfgpt.training.flops import TrainingMeter
 from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.progress import show_progress
 from hfgpt.training.reporters import Reporters
 from hfgpt.training.saving import changed
 
@@ -149,6 +152,7 @@ class HfGptTrainer(FiniteTrainer):
         self.signals = StopOnSignalCallback()
         if early_stopping_patience and keep == "best":
             callbacks = [*callbacks, EarlyStoppingCallback(early_stopping_patience)]
+        show_progress(self)
         for callback in (self.meter, self.energy, BestCheckpointCallback(), self.signals, *callbacks):
             self.add_callback(callback)
 
@@ -303,9 +307,16 @@ class HfGptTrainer(FiniteTrainer):
         if isinstance(rows, EpochRows):
             return EpochSampler(rows, seed=seed, shuffled=not isinstance(sampler, SequentialSampler))
         if type(sampler) is LengthGroupedSampler:
-            # Among all processes, so that it is the order of one process with the same rows in a step.
-            return EpochLengthGroupedSampler(sampler.batch_size * self.args.world_size, lengths=sampler.lengths, seed=seed)
+            # By the rows of a step, so that it is the same order however processes and accumulated batches share them.
+            rows_per_step = sampler.batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            return EpochLengthGroupedSampler(rows_per_step, lengths=sampler.lengths, seed=seed)
         return sampler
+
+    def _get_dataloader(self, *args, **kwargs) -> DataLoader:
+        loader = super()._get_dataloader(*args, **kwargs)
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate's own has it inside
+        inner.worker_init_fn = partial(start_reader, inner.worker_init_fn)
+        return loader
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
         # In the order of the rows: grouped by length, predictions would be taken for those of other texts.

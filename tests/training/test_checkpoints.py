@@ -255,7 +255,7 @@ def test_the_best_checkpoint_is_noted_where_it_lies_and_must_be_whole_too(tmp_pa
     for path in (tmp_path / "run").glob("checkpoint-*"):
         if path.name not in (best.name, "checkpoint-8"):
             shutil.rmtree(path)
-    with pytest.raises(UserError, match=r"Give --resume .*checkpoint-8 to go on without it .*or --resume never"):
+    with pytest.raises(UserError, match=r"Give --resume .*checkpoint-8 to go on without it .*or --overwrite true"):
         newest_whole_checkpoint(tmp_path / "run", run="one")
 
 
