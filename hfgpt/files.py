@@ -195,6 +195,11 @@ def release(*outputs: Path) -> None:
             lock.close()
 
 
+def was_held(output: Path) -> bool:
+    """Whether a process holds a folder, or was killed while it did."""
+    return _work_place(output.resolve()).is_dir()
+
+
 def held() -> list[Path]:
     """The folders that this process holds."""
     return list(_held)

@@ -67,7 +67,7 @@ def main(args: FromTextArguments) -> dict[str, float]:
 
     # 3. The model, in the time that is left
     steps.write_training(seconds=60 * args.minutes - (time.time() - started), card=args.card)
-    run_recipe("pretrain", steps.settings("pretrain"), where="pretrain.yaml")
+    run_recipe("pretrain", {**steps.settings("pretrain"), "resume": args.resume}, where="pretrain.yaml")
 
     # 4. What was made
     metrics, passport = read_json(folder / "base" / "metrics.json"), Passport.load(folder / "data")

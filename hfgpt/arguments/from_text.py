@@ -2,9 +2,9 @@
 
 import os
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from hfgpt.arguments.keys import OutputKeys, data_key, training_key
+from hfgpt.arguments.keys import OutputKeys, data_key, output_key, training_key
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -27,6 +27,8 @@ class FromTextArguments(OutputKeys):
     )
     text_field: str | None = data_key(None, "Column that holds the text in JSON, Parquet and Hub rows; 'text' without it.")
 
+    resume: Literal["auto", "never"] = output_key("auto", "Whether a training that was stopped goes on, or is refused.")
+
     def __post_init__(self):
         expand_home(self, "output_dir")
         self.check_output()
@@ -46,4 +48,4 @@ class FromTextArguments(OutputKeys):
 
     def asked(self) -> dict[str, object]:
         """What a folder of this recipe is known by."""
-        return {name: value for name, value in self.given().items() if name not in ("output_dir", "overwrite", "card")}
+        return {name: value for name, value in self.given().items() if name not in ("output_dir", "overwrite", "card", "resume")}

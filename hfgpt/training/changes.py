@@ -112,7 +112,12 @@ def new_identity(run: "Run", passport: Passport) -> Identity:
     values = {key: run.values.get(key, run.settings.get(key)) for key in (*run.settings, *_DERIVED) if key not in free}
     what = [run.recipe, values, _contents(passport, run), passport.base.get("sha256")]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
-    return Identity(digest[:_DIGITS], values=dict(run.values))
+    return Identity(digest[:_DIGITS], values=values_to_keep(run))
+
+
+def values_to_keep(run: "Run") -> dict[str, object]:
+    """What identity.json keeps of the values: none that may differ freely, and no places of this machine."""
+    return {key: value for key, value in run.values.items() if key not in FREE_TO_CHANGE | PLACES}
 
 
 def changes_between(run: "Run", passport: Passport, *, written: Mapping, identity: Identity | None, earlier: Passport | None):
@@ -124,6 +129,12 @@ def changes_between(run: "Run", passport: Passport, *, written: Mapping, identit
     Raises: UserError with old and new values and what to do.
     """
     settings = list(_setting_changes(run, written, identity))
+    if earlier is None:  # where the rows lie is all that is known of them
+        settings += [
+            Change(key, written.get(key), run.settings.get(key), f"{key} was {written.get(key)}, is {run.settings.get(key)}")
+            for key in sorted(PLACES)
+            if written.get(key) != run.settings.get(key)
+        ]
     harmless = [one for one in settings if one.field in STATED]
     harmful = [one for one in settings if one.field not in STATED]
     folder, others = run.folder, "give another output_dir, or --overwrite true to replace it."
@@ -144,6 +155,9 @@ def changes_between(run: "Run", passport: Passport, *, written: Mapping, identit
             if any(set(earlier.splits[name].get("labels", ())) != set(passport.splits[name].get("labels", ()))
                    for name in {*earlier.splits} & {*passport.splits}):  # fmt: skip
                 raise UserError(f"{what}, and their labels are others, for which a classifier's head has no rows; {others}")
+            was, now = (one.settings.get("context_length") for one in (earlier, passport))
+            if was != now:
+                raise UserError(f"{what}, and they are {now} tokens long instead of {was}, for which the model was made; {others}")
             harmful.append(Change(ROWS, _rows_of(earlier), _rows_of(passport), what))
     refused = [one for one in harmful if not is_allowed(one.field, run.allow_change)]
     if refused:
@@ -156,7 +170,7 @@ def changes_between(run: "Run", passport: Passport, *, written: Mapping, identit
 def _setting_changes(run: "Run", written: Mapping, identity: Identity | None) -> Iterator[Change]:
     before = identity.values if identity else written
     now = run.values if identity else run.settings
-    not_compared = {*FREE_TO_CHANGE, *LAYOUT, *(PLACES if run.data else ())}
+    not_compared = {*FREE_TO_CHANGE, *LAYOUT, *PLACES}
     if run.values.get("loss") == "kto":  # which compares the answers of one device's batch
         not_compared.remove("per_device_train_batch_size")
     derived = _DERIVED if identity else ()

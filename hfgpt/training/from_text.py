@@ -18,7 +18,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.text_pieces import FOLDER as PIECES_FOLDER
 from hfgpt.data.text_pieces import UNKNOWN_BYTES
 from hfgpt.errors import UserError
-from hfgpt.files import claim_output, read_json, write_json, write_whole
+from hfgpt.files import claim_output, hold, read_json, write_json, write_whole
 from hfgpt.tokenization import load_tokenizer
 from hfgpt.tokenization.training import suitable_vocab_size
 from hfgpt.training.next_steps import opening_of_rows
@@ -125,6 +125,8 @@ class Steps:
     def in_folder(cls, folder: Path, *, asked: Mapping[str, object], overwrite: bool) -> "Steps":
         """The folder, new or with the steps that the same command has begun. Raises: UserError where it holds something else."""
         marker = folder / ASKED_FILE
+        if marker.is_file():
+            hold(folder)
         if marker.is_file() and not overwrite:
             before = read_json(marker)
             now = json.loads(json.dumps(asked))
@@ -143,6 +145,7 @@ class Steps:
                 return cls(folder)
             overwrite = True  # nothing has been made yet: a mistake was answered, and is mended
         claim_output(str(folder), overwrite=overwrite, marker=ASKED_FILE)
+        hold(folder)
         for name in STEPS:
             (folder / f"{name}.yaml").unlink(missing_ok=True)
         for name in (*RESULTS, PIECES_FOLDER):

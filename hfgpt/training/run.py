@@ -123,7 +123,8 @@ def train_or_resume(trainer: HfGptTrainer, claim: Claim) -> None:
     trainer.run_id = f"{claim.run_id}-{seed}" if seed else claim.run_id
     checkpoint = _checkpoint(trainer, run)
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    _check_length(trainer, checkpoint, step)
+    if claim.changes:
+        _check_length(trainer, checkpoint, step)
     if claim.was_changed:
         trainer._load_optimizer_and_scheduler = _with_given_rates(trainer)
     if claim.begun and PartialState().is_main_process:

@@ -18,12 +18,22 @@ from hfgpt.arguments.resuming import AUTO, NEVER
 from hfgpt.arguments.terminal import RESULT
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import AccessError, UserError
-from hfgpt.files import claim_output, hold, read_json, release, remove_partial_files, sha256_of_file, write_json, write_whole
+from hfgpt.files import (
+    claim_output,
+    hold,
+    read_json,
+    release,
+    remove_partial_files,
+    sha256_of_file,
+    was_held,
+    write_json,
+    write_whole,
+)
 from hfgpt.fingerprint import FINGERPRINT_NAME
 from hfgpt.hub.card.rendering import CARD_NAME, write_card
 from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.training.before import BEFORE_FILE
-from hfgpt.training.changes import IDENTITY_FILE, Change, Identity, changes_between, new_identity
+from hfgpt.training.changes import IDENTITY_FILE, Change, Identity, changes_between, new_identity, values_to_keep
 from hfgpt.training.last_screen import last_screen
 
 logger = logging.getLogger(__name__)
@@ -114,6 +124,11 @@ def _is_done(run: Run, known: Callable[[], Mapping[str, object] | None]) -> bool
         return False
     _renew_card(run)
     _say_done(run)
+    if was_held(run.folder):  # by a process that was killed after its last file, or that is about to end
+        with suppress(UserError):
+            hold(run.folder)
+            remove_leftovers(run.folder)
+            release(run.folder)
     return True
 
 
@@ -143,7 +158,11 @@ def claim_run(run: Run, passport: Passport) -> Claim:
 
     Raises: UserError where the folder holds another run or foreign files, or is in use; PermissionError where it cannot be written.
     """
-    return decided_by_the_first(lambda: _claim_folder(run, passport))
+    try:
+        return decided_by_the_first(lambda: _claim_folder(run, passport))
+    except BaseException:
+        release(run.folder)
+        raise
 
 
 def _claim_folder(run: Run, passport: Passport) -> Claim:
@@ -222,7 +241,7 @@ def _change_in_words(change: Mapping) -> str:
 def note_changes(claim: Claim, *, step: int, seed: str | None) -> None:
     """Write into identity.json and run.yaml what was changed at which step; from here on it is the run."""
     folder, identity = claim.run.folder, Identity.load(claim.run.folder) or Identity(claim.run_id)
-    identity.values = dict(claim.run.values)
+    identity.values = values_to_keep(claim.run)
     for one in claim.changes:
         place = {"step": step} | ({"seed": seed} if seed else {})
         noted = {"field": one.field, "was": one.was, "is": one.now, **place}

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT, SMALL_RUN
 from killing import CONTEXT, kill, run_main, sha256_of_weights, state_of
@@ -29,9 +30,11 @@ WORDS = (*SMALL_RUN, "--use_cpu", "true", "--disable_tqdm", "true", "--max_steps
 
 @pytest.fixture(scope="module")
 def begun(small_rows, tmp_path_factory) -> Path:
-    """A run that was killed in its fifth step, with checkpoints of steps 2 and 4."""
+    """A run that was killed before it saved its sixth step, with checkpoints of steps 2 and 4."""
     folder = tmp_path_factory.mktemp("begun") / "base"
-    kill("pretrain", [*WORDS, "--dataset", small_rows, "--output_dir", folder], at="transformers.Trainer.training_step", call=5)
+    words = [*WORDS, "--dataset", small_rows, "--output_dir", folder]
+    kill("pretrain", words, at="hfgpt.training.saving.SavingTrainer._require_space", call=3)
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
     return folder
 
 
@@ -223,13 +226,12 @@ def test_rows_that_are_not_as_they_were_made_are_refused(small_rows, tmp_path, n
 
 def test_runs_go_on_with_one_process_two_and_one_again(small_rows, tmp_path):
     """At a constant number of rows per step: the same rows, and losses equal to rounding."""
-    words = [*WORDS, "--dataset", small_rows, "--seed", "3", "--keep", "last"]
+    words = [*WORDS, "--dataset", small_rows, "--seed", "3", "--keep", "last", "--max_steps", "8"]
     one = ("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2")
     two = ("--per_device_train_batch_size", "4")
     out = tmp_path / "out"
     kill("pretrain", [*words, *one, "--output_dir", out], at="transformers.Trainer.training_step", call=5)
-    run_together(ROOT / "recipes" / "accelerate" / "ddp.yaml", "pretrain", [*words, *two, "--output_dir", out], kill_at_step=5)
-    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    run_together(ROOT / "recipes" / "accelerate" / "ddp.yaml", "pretrain", [*words, *two, "--output_dir", out], kill_at_step=7)
     assert json.loads((out / "checkpoint-4" / "manifest.json").read_text())["world_size"] == 2
     run_main("pretrain", [*words, *one, "--output_dir", out])
     run_main("pretrain", [*words, *one, "--output_dir", tmp_path / "straight"])
@@ -249,6 +251,35 @@ def test_what_killed_runs_left_is_removed_and_nothing_else(again, unfinished):
     assert [folder.exists() for folder in mine] == [False, True, True, True]
     assert sorted(path.name for path in unfinished.glob(".*")) == [".hidden"]
     assert not (beside / ".hfgpt-base").exists()
+    (beside / ".hfgpt-base").mkdir()  # killed after its last file
+    (beside / ".hfgpt-base" / "lock").write_text("process 1")
+    assert "already done" in again()
+    assert not (beside / ".hfgpt-base").exists()
+
+
+def test_other_versions_are_stated(again, unfinished):
+    path = unfinished / "checkpoint-4" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["environment"] |= {"torch": "2.0.0", "threads": 7}
+    path.write_text(json.dumps(manifest))
+    said = again("--attn_implementation", "sdpa")
+    assert f"resume: torch {torch.__version__} was 2.0.0: the last bits may differ" in said
+    assert "resume: threads 1 was 7: the last bits may differ" in said
+    assert "resume: attn_implementation was eager, is sdpa; the last bits may differ" in said
+
+
+def test_other_rows_are_refused_and_may_be_allowed(again, unfinished, small_corpus, small_tokenizer, tmp_path):
+    others = dict(sources=[str(small_corpus)], tokenizer=str(small_tokenizer), validation_share=0.1, test_share=0.1)
+    recipe("prepare_data", **others, context_length=64, split_seed=1, output_dir=str(tmp_path / "rows"))
+    with pytest.raises(
+        UserError, match=r"are not those that the run in .* began with \(.*: SHA-256 .*…, now .*--allow_change rows,"
+    ):
+        again("--dataset", tmp_path / "rows")
+    said = again("--dataset", tmp_path / "rows", "--allow_change", "rows")
+    assert "changed at step 4: rows was " in said
+    recipe("prepare_data", **others, context_length=32, output_dir=str(tmp_path / "short"))
+    with pytest.raises(UserError, match="and they are 32 tokens long instead of 64, for which the model was made"):
+        again("--dataset", tmp_path / "short", "--allow_change", "rows")
 
 
 def _hold(folder: Path, ready) -> None:
