@@ -80,10 +80,11 @@ def _sentence_of_one(error: BaseException, place: str) -> str | None:
         return str(error)
     said = " ".join(str(error).split())[:300]
     if isinstance(error, MemoryError) or _NO_MEMORY.search(said):
-        what = f" ({said})" if said else ""
-        return f"out of memory{what}; give it more, or less at a time: smaller batches, shorter texts, fewer processes, a smaller model."
+        cure = "give it more, or less at a time: smaller batches, shorter texts, fewer processes, a smaller model."
+        return f"out of memory{f' ({said})' if said else ''}; {cure}"
     if type(error).__name__ in _DAMAGED or _CUT.search(said):
-        return f"{_file_at_hand(error) or 'a file'} is damaged or cut off ({said}); download it again, or write it again with its recipe."
+        cure = "download it again, or write it again with its recipe."
+        return f"{_file_at_hand(error) or 'a file'} is damaged or cut off ({said}); {cure}"
     if "ignore_mismatched_sizes" in said:
         return "the weights do not have the shapes of their config.json (the report above names them); download both again."
     if isinstance(error, RecursionError) and _innermost(error).partition(".")[0] in ("json", "yaml"):
