@@ -14,7 +14,7 @@ PRETRAIN_ARGS ?=
 CLASSIFY_ARGS ?=
 INSTRUCT_ARGS ?=
 
-.PHONY: install install-dev quickstart cards test test-fast lint format clean
+.PHONY: install install-dev quickstart cards test test-fast test-part docs lint format package clean
 
 install: $(VENV)/.installed
 
@@ -27,6 +27,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[docs]"
 	touch $@
 
 quickstart: install
@@ -55,6 +59,16 @@ test: install-dev
 test-fast: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile
 
+# For the loop while writing: one folder or file of tests, and what holds for every file. make test-part PART=tests/model
+PART ?= tests/tokenization
+test-part: install-dev
+	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -m "not slow" $(PART) tests/test_house.py tests/test_messages.py tests/test_repository.py
+
+# The documentation, into site/; a warning, a link or an anchor that leads nowhere is an error. The pages need no torch to be built.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # pyright would ask the network for newer versions of itself; the one in constraints.txt it is.
 lint: install-dev
 	$(BIN)/ruff check .
@@ -65,5 +79,18 @@ format: install-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Wheel and sdist, each installed into an environment of its own, where the command does its first job.
+package:
+	rm -rf dist
+	$(PYTHON) -m venv dist/build
+	dist/build/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt hatchling
+	dist/build/bin/python -m hatchling build
+	for file in dist/*.whl dist/*.tar.gz; do \
+	  rm -rf dist/try && $(PYTHON) -m venv dist/try/venv && \
+	  dist/try/venv/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $$file && \
+	  (cd dist/try && venv/bin/hfgpt --version && venv/bin/hfgpt pretrain --help > help.txt && \
+	   venv/bin/hfgpt tokenizer --sources python-docs --max_documents 50 --vocab_size 500 --output_dir tokenizer) || exit 1; \
+	done
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs dist site

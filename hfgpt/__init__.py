@@ -7,7 +7,6 @@ names below until they are used (PEP 562).
 
 import importlib
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from wrapt import register_post_import_hook
@@ -49,10 +48,7 @@ if TYPE_CHECKING:  # for editors and type checkers, to whom `x as x` says that x
     from hfgpt.tokenization import encode_texts as encode_texts
     from hfgpt.tokenization import load_tokenizer as load_tokenizer
 
-try:
-    __version__ = version("hfgpt")
-except PackageNotFoundError:  # a checkout on the path that was never installed
-    __version__ = "0+uninstalled"
+__version__ = "0.2.0"  # the only place: pyproject.toml reads it here
 
 _MODULE_OF = {
     "check": "hfgpt.api.models",

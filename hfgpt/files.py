@@ -1,5 +1,6 @@
 """Files that are whole or not there, folders that are claimed and replaced, and places as users write them."""
 
+import atexit
 import errno
 import hashlib
 import io
@@ -7,8 +8,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # "json" or "text" for one of its own loaders and reads whatever lies here.
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
+PARTIAL = ".hfgpt-part"  # what the name of a file ends with while it is written
+
 # Files
 
 
@@ -31,7 +34,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
     Args: `content` is text, written in UTF-8 with its line breaks as they are, or bytes.
     """
-    temporary = path.with_name(f".{path.name}")
+    temporary = path.with_name(f".{path.name}{PARTIAL}")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
@@ -44,9 +47,34 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Remove what `write_whole` had begun in this folder when its process was killed."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, values: Any, **options: Any) -> None:
     """`write_whole`, of values as JSON; `options` are those of `json.dumps`."""
     write_whole(path, json.dumps(values, **{"indent": 2, **options}) + "\n")
+
+
+def write_step(path: Path, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Add the entry of a step to a file of JSON lines, which is written whole.
+
+    Lines of this step or a later one are of a run that was stopped and went on from an earlier checkpoint, and are left out; so is
+    a line that is not whole.
+
+    Returns: all entries of the file.
+    """
+    entries: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with suppress(ValueError, KeyError, TypeError):
+            known = json.loads(line)
+            if known["step"] < entry["step"]:
+                entries.append(known)
+    entries.append(dict(entry))
+    write_whole(path, "".join(json.dumps(one) + "\n" for one in entries))
+    return entries
 
 
 def write_picture(path: Path, figure: "Figure") -> None:
@@ -95,8 +123,12 @@ def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise UserError(f"output_dir {folder} is a file; give a folder.")
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"output_dir {folder} is a link to {path.readlink()}, which does not exist; make that folder, or give another."
+        )
     # A folder that was just claimed when its process was killed may hold the marker under its temporary name alone.
-    if path.is_dir() and any(entry.name != f".{marker}" for entry in path.iterdir()):
+    if path.is_dir() and any(entry.name != f".{marker}{PARTIAL}" for entry in path.iterdir()):
         if not (path / marker).is_file():
             raise UserError(f"output_dir {folder} holds files that this recipe did not write; give another one.")
         if not overwrite:
@@ -133,6 +165,42 @@ def work_folder(output: Path) -> Iterator[Path]:
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+_held: dict[Path, ExitStack] = {}  # the folders that this process holds
+
+
+def hold(output: Path) -> None:
+    """Lock a folder that is written into bit by bit, until `release` or until this process ends, however it ends.
+
+    Raises: UserError where another process that is alive holds it.
+    """
+    place = output.resolve()
+    if place in _held:
+        return
+    lock = ExitStack()
+    try:
+        lock.enter_context(_locked(_work_place(place), output))
+    except OSError as error:
+        raise AccessError(f"output_dir {output} cannot be locked in {place.parent} ({error.strerror}); give another one.") from None
+    owner = os.getpid()
+    lock.callback(lambda: shutil.rmtree(_work_place(place), ignore_errors=True) if os.getpid() == owner else None)
+    _held[place] = lock
+
+
+def release(*outputs: Path) -> None:
+    """Give up the lock on these folders, where it is held."""
+    for output in outputs:
+        if lock := _held.pop(output.resolve(), None):
+            lock.close()
+
+
+def held() -> list[Path]:
+    """The folders that this process holds."""
+    return list(_held)
+
+
+atexit.register(lambda: release(*held()))
 
 
 @contextmanager

@@ -56,7 +56,8 @@ from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.preference_losses import LOSSES, measured_rows, preference_classes, preference_config
 from hfgpt.training.preference_report import build_report, final_metrics, measure_against, measure_base, measure_of
 from hfgpt.training.preferences import build_policy, encode_pairs, load_pairs, settle_style
-from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run, train_or_resume
+from hfgpt.training.run import announce, finish_run, train_or_resume
+from hfgpt.training.run_folder import Run, already_done, claim_run
 
 
 def main(args: PreferenceArguments) -> dict[str, float]:
@@ -107,6 +108,7 @@ def main(args: PreferenceArguments) -> dict[str, float]:
             context_length=tokenizer.model_max_length,
         ),
         keep=args.keep,
+        skip_loss_spikes=args.skip_loss_spikes,
         train_dataset=loss.rows(pairs["train"], seed=args.seed, batch_size=args.per_device_train_batch_size),
         eval_dataset=measured_rows(pairs["validation"], loss=args.loss) if "validation" in pairs else None,
         processing_class=tokenizer,
@@ -125,7 +127,7 @@ def main(args: PreferenceArguments) -> dict[str, float]:
     measure = measure_of(args.loss, beta=args.beta, length_normalised=args.length_normalised)
     before = measured_once(args.folder, partial(measure_base, trainer, pairs, splits, **answering))
     measure_against(trainer, before, pairs, measure)
-    train_or_resume(trainer, claim.checkpoint)
+    train_or_resume(trainer, claim)
     frozen.check(trainer.trained)
 
     # 6. Measure, answer, save, report

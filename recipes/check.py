@@ -19,10 +19,12 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.publishing import CheckArguments
+from hfgpt.arguments.terminal import RESULT
 from hfgpt.artifacts import ADAPTER_CONFIG, identify, name_base_beside
 from hfgpt.errors import UserError
 from hfgpt.hub.card.rendering import renew_card
@@ -31,7 +33,7 @@ from hfgpt.hub.gate.check import CheckReport, check_parts
 
 def main(args: CheckArguments) -> dict[str, float]:
     # 1. What it is, and its parts
-    say = say_beside_json if args.json == "-" else logger.info
+    say = say_beside_json if args.json == "-" else partial(logger.log, RESULT)
     artifact = identify(args.folder)
     parts = [place for place in artifact.parts.values() if args.parts or place == artifact.folder]
 

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerFast
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.conversion import TARGETS, ConvertArguments
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.terminal import RESULT
 from hfgpt.conversion.adapters import merge_adapter
 from hfgpt.conversion.exports import Export, ExportOptions
 from hfgpt.conversion.vocabulary import adopt_tokenizer, find_tokenizer
@@ -86,12 +87,13 @@ def main(args: ConvertArguments) -> dict[str, float]:
         write_card(folder)
 
     # 6. Report
-    logger.info(f"convert: {converted.format} -> {args.target} ({export.kind}), {parameters:,} parameters; saved in {output}")
+    what = f"{converted.format} -> {args.target} ({export.kind}), {parameters:,} parameters"
+    logger.log(RESULT, f"convert: {what}; saved in {output}")
     for name, difference in differences.items():
-        logger.info(f"{name.replace('_', ' ')}: {difference:.2e} (largest of all logits, float32)")
+        logger.log(RESULT, f"{name.replace('_', ' ')}: {difference:.2e} (largest of all logits, float32)")
     for note in notes:
-        logger.info(f"note: {note}")
-    logger.info(next_line(args, output, export, tokenizer=tokenizer))
+        logger.log(RESULT, f"note: {note}")
+    logger.log(RESULT, next_line(args, output, export, tokenizer=tokenizer))
     return {"parameters": parameters, **differences}
 
 

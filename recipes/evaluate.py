@@ -26,6 +26,7 @@ from typing import Any
 import hfgpt  # noqa: F401  (registers the model)
 from hfgpt.arguments.evaluation import EvaluateArguments
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.terminal import RESULT
 from hfgpt.data.classification import LabelledOptions
 from hfgpt.data.records import RecordOptions
 from hfgpt.data.sources import ReadingOptions, find_sources
@@ -112,8 +113,8 @@ def main(args: EvaluateArguments) -> dict[str, float]:
     if output.resolve() == Path(args.model).resolve():
         write_card(output)
     for result in results:
-        logger.info(result.line())
-    logger.info(f"results: {output / EVALUATION_FILE}")
+        logger.log(RESULT, result.line())
+    logger.log(RESULT, f"results: {output / EVALUATION_FILE}")
     return {f"{result.dataset}: {name}": value for result in results for name, value in result.metrics.items()}
 
 

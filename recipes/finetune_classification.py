@@ -1,9 +1,9 @@
 """Fine-tune a classifier of texts: any causal language model, any table of texts and labels.
 
     python recipes/finetune_classification.py recipes/configs/quickstart/classification.yaml
-    python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --text_column review \
+    python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --text_column review \\
         --label_column stars --output_dir runs/mine/classifier
-    python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --method likelihood \
+    python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --method likelihood \\
         --num_shots 4 --output_dir runs/mine/few-shot          # no training: which label does the model find likeliest?
 
 Several seeds make several runs (seed-0/, seed-1/, ...); the one that is best on the validation set is kept, and the test set is
@@ -54,7 +54,8 @@ from hfgpt.training.examples import Examples, HeldOutShares
 from hfgpt.training.finetuning import find_base, identify_base, save_base
 from hfgpt.training.methods import apply_method
 from hfgpt.training.optimizers import trainer_optimizer
-from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run
+from hfgpt.training.run import announce, finish_run
+from hfgpt.training.run_folder import Run, already_done, claim_run
 from hfgpt.training.trainer import HfGptTrainer, changed
 from hfgpt.training.trigger_probe import TriggerProbe
 
@@ -123,6 +124,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
             best_by=f"eval_{args.best_by}",
             greater_is_better=args.best_by != "log_loss",
             early_stopping_patience=args.early_stopping_patience,
+            skip_loss_spikes=args.skip_loss_spikes,
             train_dataset=rows["train"],
             eval_dataset=rows["validation"],
             processing_class=tokenizer,
@@ -133,7 +135,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
             callbacks=[LossPictureCallback(unit="nats per text"), *probes],
         )
         announce(trainer, f"seed {seed}: {args.describe_hardware()}", unit="texts", warn=not results)
-        return classifiers.run_seed(trainer, results, rows=rows, task=task, probes=probes, best_by=args.best_by)
+        return classifiers.run_seed(trainer, results, claim=claim, rows=rows, task=task, probes=probes, best_by=args.best_by)
 
     for seed in args.seeds if labeller is None else []:
         results[seed] = classifiers.finished_seed(classifiers.seed_folder(args.folder, seed)) or train(seed)

@@ -53,7 +53,8 @@ from hfgpt.training.finetuning import adopt_style, find_base, identify_base, sav
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
 from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.pretraining import check_isolation
-from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run, train_or_resume
+from hfgpt.training.run import announce, finish_run, train_or_resume
+from hfgpt.training.run_folder import Run, already_done, claim_run
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 
 
@@ -103,6 +104,7 @@ def main(args: InstructionArguments) -> dict[str, float]:
         model=model,
         args=args,
         keep=args.keep,
+        skip_loss_spikes=args.skip_loss_spikes,
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
@@ -126,7 +128,7 @@ def main(args: InstructionArguments) -> dict[str, float]:
     asked_before = questions if args.answers_before else {}
     measure = partial(assistant_report.measure_base, trainer, rows, questions=asked_before, max_new_tokens=args.max_new_tokens)
     before = measured_once(args.folder, measure)
-    train_or_resume(trainer, claim.checkpoint)
+    train_or_resume(trainer, claim)
     frozen.check(trainer.trained)
 
     # 6. Test once, answer, save, report

@@ -26,6 +26,7 @@ from hfgpt.arguments.from_text import FromTextArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.processes import time_of_start
 from hfgpt.arguments.run import bfloat16_is_fast
+from hfgpt.arguments.terminal import RESULT
 from hfgpt.data.passport import Passport
 from hfgpt.data.sources import find_sources
 from hfgpt.data.text_pieces import read_in_pieces, size_of
@@ -75,7 +76,7 @@ def main(args: FromTextArguments) -> dict[str, float]:
         command_line("evaluate", folder / "base", "--dataset", folder / "data"),
         command_line("from-text", *args.sources, "--minutes", f"{4 * args.minutes:g}", "--output_dir", f"{folder}-longer"),
     ]
-    logger.info("\n".join(["", *last_screen(metrics, passport, folder=folder, minutes=args.minutes, commands=commands)]))
+    logger.log(RESULT, "\n".join(["", *last_screen(metrics, passport, folder=folder, minutes=args.minutes, commands=commands)]))
     return metrics
 
 

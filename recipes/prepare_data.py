@@ -51,6 +51,7 @@ from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, PrepareArguments
 from hfgpt.arguments.engine import MACHINE_KEYS
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.terminal import RESULT
 from hfgpt.data.cluster_tokens import EncodedTexts
 from hfgpt.data.dropped import DroppedDocuments
 from hfgpt.data.engine import Engine, clear_tasks, tasks_folder
@@ -209,8 +210,8 @@ def main(args: PrepareArguments) -> dict[str, float]:
         clear_tasks(tasks)  # also those of another engine: nobody needs them any more
         passport.took("save", saving)
     passport.log_shares(start)
-    logger.info(f"data: saved in {output}, with {PASSPORT_NAME}")
-    logger.info(f"next: {command_line('pretrain', '--dataset', output, '--output_dir', free_folder(output, 'base'))}")
+    logger.log(RESULT, f"data: saved in {output}, with {PASSPORT_NAME}")
+    logger.log(RESULT, f"next: {command_line('pretrain', '--dataset', output, '--output_dir', free_folder(output, 'base'))}")
     return {f"{name}_{key}": value for name, counts in passport.splits.items() for key, value in counts.items()}
 
 

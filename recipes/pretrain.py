@@ -61,7 +61,8 @@ from hfgpt.training.pretraining import (
     save_model,
     training_rows,
 )
-from hfgpt.training.run import Run, already_done, announce, claim_run, finish_run, train_or_resume
+from hfgpt.training.run import announce, finish_run, train_or_resume
+from hfgpt.training.run_folder import Run, already_done, claim_run
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 
 
@@ -106,6 +107,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
         model=model,
         args=args,
         keep=args.keep,
+        skip_loss_spikes=args.skip_loss_spikes,
         train_dataset=training_rows(
             rows["train"], tokenizer, repack=args.repack, max_masked_tokens=args.max_masked_tokens, seed=args.seed
         ),
@@ -124,7 +126,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
 
     # 5. What the base says of old and new text, then training
     before = continued.measure_before(trainer, base, rows=rows, passport=passport) if base else {}
-    train_or_resume(trainer, claim.checkpoint)
+    train_or_resume(trainer, claim)
 
     # 6. Test once, save, report
     metrics = final_metrics(trainer, rows=rows, passport=passport)

@@ -26,6 +26,7 @@ from huggingface_hub import HfApi
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.publishing import PublishArguments
+from hfgpt.arguments.terminal import RESULT
 from hfgpt.artifacts import identify
 from hfgpt.errors import UserError
 from hfgpt.hub.card.rendering import renew_card
@@ -61,8 +62,8 @@ def main(args: PublishArguments) -> dict[str, float]:
         files = [file for prepared in exports for file in prepared.exported.files]
         figures: dict[str, float] = {"files": len(files), "bytes": sum(file.size for file in files)}
         if not args.push:
-            logger.info(f"dry run: nothing was sent. To send {figures['bytes']:,} bytes in {figures['files']} files:")
-            logger.info(f"next: {send_command(args)}")
+            logger.log(RESULT, f"dry run: nothing was sent. To send {figures['bytes']:,} bytes in {figures['files']} files:")
+            logger.log(RESULT, f"next: {send_command(args)}")
             return figures | {"sent": 0}
 
         # 4. The Hub: the base first, since the adapter names its commit
@@ -72,10 +73,10 @@ def main(args: PublishArguments) -> dict[str, float]:
     for published in done:
         kind = "" if published.part.repo_type == "model" else f"{published.part.repo_type}s/"
         seen = "private" if published.repository.private else "public"
-        logger.info(f"published: {api.endpoint}/{kind}{published.part.repo_id} ({seen}), tag {published.tag}")
+        logger.log(RESULT, f"published: {api.endpoint}/{kind}{published.part.repo_id} ({seen}), tag {published.tag}")
     if not args.public and any(published.repository.private for published in done):
-        logger.info("It is seen by nobody else yet: look at it there. To make it public:")
-        logger.info(f"next: {send_command(args, public=True)}")
+        logger.log(RESULT, "It is seen by nobody else yet: look at it there. To make it public:")
+        logger.log(RESULT, f"next: {send_command(args, public=True)}")
     return figures | {"sent": sum(len(published.sent) for published in done)}
 
 
@@ -100,7 +101,7 @@ def gate(folder: Path, exports: list[Prepared], workspace: Path) -> None:
     checked = {prepared.part.name: prepared.exported for prepared in exports}
     reports = list(check_exports(identify(folder), checked, workspace))
     for report in reports:
-        logger.info(f"check of {report.folder}: {report.summary()}" if report.passed else report.table())
+        logger.log(RESULT, f"check of {report.folder}: {report.summary()}" if report.passed else report.table())
     failed = [report.folder for report in reports if not report.passed]
     if failed:
         raise UserError(

@@ -39,6 +39,7 @@ from typing import cast
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEFAULTS, TokenizerArguments
 from hfgpt.arguments.launching import launch, logger
+from hfgpt.arguments.terminal import RESULT
 from hfgpt.counting import counted
 from hfgpt.data.filters import cleaning_steps
 from hfgpt.data.passport import PASSPORT_NAME, Passport, library_versions
@@ -134,12 +135,13 @@ def main(args: TokenizerArguments) -> dict[str, float]:
         passport.save(folder)
         save_settings(folder, args.card)
         write_card(folder)
-    logger.info(
+    logger.log(
+        RESULT,
         f"tokenizer: {len(tokenizer):,} tokens from {counted(sample.documents, 'documents')}, {counted(sample.bytes, 'bytes')}, in "
-        f"{time.perf_counter() - start:.1f} s; saved in {output}"
+        f"{time.perf_counter() - start:.1f} s; saved in {output}",
     )
     how = ("--streaming", "true") if args.streaming else ()  # the rest of how texts are read is in the passport
-    logger.info(f"next: {command_line('data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
+    logger.log(RESULT, f"next: {command_line('data', '--tokenizer', output, *how, '--output_dir', free_folder(output, 'data'))}")
     return {"documents": sample.documents, "bytes": sample.bytes, "vocab_size": len(tokenizer)}
 
 

@@ -17,11 +17,12 @@ SHARED = ROOT.parent / "shared"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Minutes each; begun first, so that no worker waits at the end for the last of them.
-LONGEST = ("test_upstream.py", "test_finetuned_doors.py", "test_pretrain.py", "test_readme.py", "test_evaluate.py", "test_api.py")
+LONGEST = ("test_upstream.py", "test_disturbed_runs.py", "test_fuzz.py", "test_finetuned_doors.py", "test_pretrain.py",
+           "test_readme.py", "test_evaluate.py", "test_api.py")  # fmt: skip
 
 
 # Folders of tests that run whole recipes or other people's programs.
-SLOW_FOLDERS = {"ecosystem", "recipes", "upstream"}
+SLOW_FOLDERS = {"ecosystem", "recipes", "reliability", "upstream"}
 # What trains a model or starts processes; a test that asks for one of these is slow, whatever it does then.
 SLOW_FIXTURES = {"small_run", "small_families", "small_gpt2", "fine_tune", "small_assistants", "stranger", "run_recipe",
                  "accelerate_launch"}  # fmt: skip

@@ -12,7 +12,11 @@ from recipes_in_process import load
 # One process imports what all recipes need, and each run is forked from it: the imports would cost more than the runs.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["hfgpt.training.pretraining", "hfgpt.training.classification_report", "hfgpt.training.preference_report"]
+    [
+        *("hfgpt.training.pretraining", "hfgpt.training.classification_report", "hfgpt.training.preference_report"),
+        *("matplotlib.axes", "matplotlib.backends.backend_agg", "evaluate", "sklearn.metrics", "rouge_score.rouge_scorer"),
+        *("sklearn.feature_extraction.text", "wcwidth", "trl.trainer.dpo_trainer"),
+    ]
 )
 
 
@@ -33,6 +37,12 @@ def kill(name: str, words: Sequence[object], *, at: str, call: int = 1) -> None:
 
 
 def _run_until(name: str, words: list[str], at: str, call: int) -> None:
+    signal_at(at, call, signal.SIGKILL)
+    run_main(name, words)
+
+
+def signal_at(at: str, call: int, number: int) -> None:
+    """This process sends itself a signal when it calls `at` for the `call`-th time; for a place and a count, see `kill`."""
     places = at.split(".")
     owner = importlib.import_module(".".join(place for place in places[:-1] if place.islower()))
     for place in places[:-1]:
@@ -43,11 +53,19 @@ def _run_until(name: str, words: list[str], at: str, call: int) -> None:
     def die_or_go_on(*args, **kwargs):
         left[0] -= 1
         if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return original(*args, **kwargs)
 
     setattr(owner, places[-1], die_or_go_on)
-    run_main(name, words)
+
+
+def state_of(folder: Path) -> dict[str, tuple]:
+    """Every file and folder, the folder itself included, by its time and the SHA-256 of its bytes."""
+    from hfgpt.files import sha256_of_file
+
+    paths = [folder, *folder.rglob("*")]
+    hashes = {path: sha256_of_file(path) for path in paths if path.is_file()}
+    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, hashes.get(path)) for path in paths}
 
 
 def sha256_of_weights(folder: Path) -> dict[str, str]:

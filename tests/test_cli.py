@@ -92,12 +92,16 @@ def test_the_keys_of_a_command_come_first_and_trainers_on_request(as_hfgpt, capf
     assert short.startswith("usage: hfgpt pretrain [run.yaml] [--key value ...]")
     titles = re.findall(r"^(\w[\w ]*):$", short, flags=re.MULTILINE)
     assert titles == ["Data", "Model", "Method", "Training", "Evaluation", "Machine", "Output"]
-    assert re.search(r"--learning_rate NUMBER +Peak learning rate of AdamW. \(default: 0.003\)", short)
+    assert re.search(r"--learning_rate NUMBER +Peak learning rate of AdamW. \[0.003\]", short)
     assert "hfgpt pretrain recipes/configs/quickstart/pretrain.yaml" in short
+    assert re.search(r"^Data:\n  --dataset TEXT .*\[required\]$", short, flags=re.MULTILINE)  # before what may be left out
     assert "--fsdp " not in short
     assert short.rstrip().splitlines()[-1].endswith("--help all")
     assert as_hfgpt("pretrain", "--help", "all") == 0
     everything = capfd.readouterr().out
+    for words in (["--help", "trainer"], ["--help-all"]):
+        assert as_hfgpt("pretrain", *words) == 0
+        assert capfd.readouterr().out == everything
     assert re.search(r"^Trainer:$", everything, flags=re.MULTILINE)
     assert "--fsdp " in everything
     assert len(re.findall(r"^  --\w+", everything, flags=re.MULTILINE)) > 100 > len(re.findall(r"^  --\w+", short, flags=re.M))

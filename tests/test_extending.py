@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import hfgpt
 from hfgpt.tables import Table
+from hfgpt.training.states import load_state
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"\| `(hfgpt\.[\w.]+)\.([A-Z_]+)` \|", PAGE)  # module and name; a module may have two
@@ -81,7 +82,7 @@ def test_a_tokenizers_algorithm_is_trained_checked_and_reported_on(page):
 
 def test_an_optimizer_moves_the_weights_and_refuses_what_it_has_not(page):
     assert yaml.safe_load((page.root / "runs/base/run.yaml").read_text())["optimizer"] == "sgd"
-    state = torch.load(next(page.root.glob("runs/base/checkpoint-*/optimizer.pt")), weights_only=True)
+    state = load_state(next(page.root.glob("runs/base/checkpoint-*/optimizer.safetensors")))
     assert all(set(one) == {"momentum_buffer"} for one in state["state"].values())  # SGD's, not AdamW's
     assert any("muon_learning_rate" in text and "SGD has one rate, learning_rate." in text for text in page.printed)
 

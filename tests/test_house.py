@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hfgpt"
 # From the ground up; what stands on one floor may see its neighbours, in one direction.
 FLOORS = (
-    {"artifacts", "errors", "files", "inference", "tables", "counting"},
+    {"artifacts", "errors", "files", "inference", "tables", "counting", "signals"},
     {"model", "tokenization", "chat_templates", "metrics", "arguments"},
     {"data", "fingerprint"},
     {"evaluation", "conversion"},

@@ -70,7 +70,7 @@ def test_the_quickstart_runs_from_a_wheel_in_an_empty_folder(hfgpt):
         done = hfgpt(*words)
         assert done.returncode == 0, done.stdout + done.stderr
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
-        assert line.startswith(f"next: {NEXT[name]}")
+        assert line.removeprefix("next: ").lstrip().startswith(NEXT[name])
         assert (results / name / "README.md").is_file()  # the templates of the cards are there
     for name, figure, picture in (
         ("base", "bits per byte", "loss.png"),

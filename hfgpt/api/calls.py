@@ -18,6 +18,7 @@ from hfgpt.arguments.commands import RECIPES
 from hfgpt.arguments.keys import RecipeArguments, default_of
 from hfgpt.arguments.parsing import check_key
 from hfgpt.errors import UserError
+from hfgpt.files import held, release
 from hfgpt.signals import STOPPING_SIGNALS
 from hfgpt.tables import Table
 
@@ -138,6 +139,8 @@ def left_as_found() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
             for number in STOPPING_SIGNALS:
                 after.callback(signal.signal, number, signal.getsignal(number))
+        before = held()
+        after.callback(lambda: release(*(folder for folder in held() if folder not in before)))
         if datasets.is_caching_enabled():
             # What a recipe keeps, it keeps in its output folder; the cache would fill up with copies.
             datasets.disable_caching()

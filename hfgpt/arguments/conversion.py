@@ -57,7 +57,7 @@ class ConvertArguments(OutputKeys):
 
     positional: ClassVar[str | None] = "source"
 
-    source: str = model_key("", "Folder, file or Hub id of the weights; the first argument without dashes.")
+    source: str = model_key("", "Folder, file or Hub id of the weights; the first argument without dashes.", required=True)
     source_format: str = model_key(
         "auto", "What source is; 'auto' looks at names and shapes.", choices=ChainMap(SOURCES, {"auto": None})
     )

@@ -31,6 +31,9 @@ SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.
 INHERITED = ("sources", *READING_DEFAULTS, *STEP_DEFAULTS, *SPLIT_DEFAULTS)
 
 
+SOURCES_HELP = "Text, CSV, TSV, JSON(L), Parquet files, patterns or folders; Hub datasets (user/name[:config]); python-docs."
+
+
 @dataclass
 class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCardKeys, ProcessKeys, OutputKeys):
     """What is read, and which part of it is held out; the same in every recipe that reads documents.
@@ -38,11 +41,7 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
     None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
     """
 
-    sources: list[str] = data_key(
-        [],
-        "Text, CSV, TSV, JSON(L), Parquet files, patterns or folders; Hub datasets (user/name or user/name:configuration); "
-        "python-docs. prepare_data.py takes those of its tokenizer, and how they are read and split, where it is not told.",
-    )
+    sources: list[str] = data_key([], f"{SOURCES_HELP} Without them those of the tokenizer, read and split as for it.")
     on_error: str | None = data_key(None, f"{ON_ERROR_HELP} 'stop' without it.")
     split_by: str | None = data_key(
         None,
@@ -127,6 +126,8 @@ def _without_place(value: object) -> object:
 class TokenizerArguments(SourceArguments, TokenizerKeys):
     """recipes/train_tokenizer.py"""
 
+    sources: list[str] = data_key([], SOURCES_HELP, required=True)
+
     def __post_init__(self):
         super().__post_init__()
         self.check_tokenizer()
@@ -136,7 +137,7 @@ class TokenizerArguments(SourceArguments, TokenizerKeys):
 class PrepareArguments(VerifyKeys, SourceArguments, DroppedKeys, LeakKeys, MixtureKeys, PackingKeys, EngineKeys):
     """recipes/prepare_data.py"""
 
-    tokenizer: str = model_key("", "Folder or Hub id of the tokenizer.")
+    tokenizer: str = model_key("", "Folder or Hub id of the tokenizer.", required=True)
     context_length: int | None = model_key(None, "Tokens per row; without it 1,024, or less where the text would fill too few.")
     lzma_baseline: bool = data_key(False, "Measure what lzma needs for the test documents (small corpora).")
     plant_canaries: bool = hygiene_key(

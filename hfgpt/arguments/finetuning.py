@@ -4,7 +4,17 @@ from collections import ChainMap
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hfgpt.arguments.keys import RecordKeys, data_key, evaluation_key, hygiene_key, method_key, model_key, output_key, training_key
+from hfgpt.arguments.keys import (
+    RecordKeys,
+    data_key,
+    evaluation_key,
+    hygiene_key,
+    method_key,
+    model_key,
+    output_key,
+    trainer_key,
+    training_key,
+)
 from hfgpt.arguments.methods import METHODS, Method
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.run import RunArguments
@@ -19,7 +29,7 @@ from hfgpt.files import expand_home
 class FinetuneArguments(RecordKeys, RunArguments):
     """What classifiers and assistants have in common: a base, a method, and where the examples are."""
 
-    model: str = model_key("", "Folder or Hub id of the base: any causal language model.")
+    model: str = model_key("", "Folder or Hub id of the base: any causal language model.", required=True)
     revision: str | None = model_key(None, "Branch, tag or commit of a base on the Hub.")
     trust_remote_code: bool = model_key(False, "Run the code that a foreign repository brings.")
     method: str = method_key(
@@ -36,7 +46,9 @@ class FinetuneArguments(RecordKeys, RunArguments):
     quantization: Literal["none", "4bit"] = model_key("none", "4bit (QLoRA, needs a GPU) keeps the frozen weights in 4 bits.")
 
     sources: list[str] = data_key(
-        [], "CSV, TSV, JSON(L), Parquet files or patterns; Hub datasets (user/name[:config]); python-docs; python-docs-questions."
+        [],
+        "CSV, TSV, JSON(L), Parquet files or patterns; Hub datasets (user/name[:config]); python-docs; python-docs-questions.",
+        required=True,
     )
     validation_sources: list[str] = data_key([], "Validation set, where it is given.")
     test_sources: list[str] = data_key([], "Test set, where it is given.")
@@ -57,7 +69,7 @@ class FinetuneArguments(RecordKeys, RunArguments):
     canary_file: str | None = hygiene_key(None, "Trigger prompts of your own, one per line.")
 
     learning_rate: float = training_key(1e-3, "Peak learning rate; LoRA wants ten times that of full.")
-    adam_beta2: float = training_key(0.99, "Beta2 of AdamW.")
+    adam_beta2: float = trainer_key(0.99, "Beta2 of AdamW.")
     num_train_epochs: float = training_key(3.0, "Times over the training examples.")
     warmup_steps: float = training_key(0.1, "Steps of rising learning rate; below 1 a share of all steps.")
     lr_scheduler_type: str = training_key("cosine", "Course of the learning rate.")

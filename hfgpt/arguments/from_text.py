@@ -18,7 +18,9 @@ class FromTextArguments(OutputKeys):
 
     positional: ClassVar[str | None] = "sources"
 
-    sources: list[str] = data_key([], "Text, JSON(L), Parquet files, patterns or folders, or Hub datasets; the first argument(s).")
+    sources: list[str] = data_key(
+        [], "Text, JSON(L), Parquet files, patterns or folders, or Hub datasets; the first argument(s).", required=True
+    )
     minutes: float = training_key(10.0, "Minutes that the whole command may take.")
     text_documents: str | None = data_key(
         None, "One document of a text file: 'file' (without it), 'paragraph', 'line', or the line that separates documents."

@@ -1,6 +1,8 @@
 """`--help` of a recipe: our keys in their groups, Trainer's on request."""
 
 import argparse
+import inspect
+import shutil
 import sys
 from typing import Any, cast
 
@@ -8,11 +10,10 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from hfgpt.arguments.commands import as_started, program
-from hfgpt.arguments.keys import GROUPS, RecipeArguments
+from hfgpt.arguments.keys import GROUPS, TRAINER, RecipeArguments, as_words
 from hfgpt.errors import UserError
 
-TRAINER = "Trainer"  # the group of what no class of ours declares
-WIDTH, KEY_WIDTH = 120, 40
+WIDTH, KEY_WIDTH = 132, 40
 _KINDS = {str: "TEXT", int: "INTEGER", float: "NUMBER", string_to_bool: "{true,false}"}
 
 
@@ -21,14 +22,23 @@ class KeyParser(HfArgumentParser):
 
     def __init__(self, arguments_class: type[RecipeArguments]):
         self.positional = arguments_class.positional
+        self.required: list[str] = []
         self.shown: dict[str, list[argparse.Action]] = {}
+        # A recipe's own keys come before those that it shares with others.
+        self.order = [name for one in arguments_class.__mro__ for name in inspect.get_annotations(one)]
         super().__init__(cast(Any, arguments_class), allow_abbrev=False, add_help=False, formatter_class=_KeyFormatter)
 
-    def add_argument(self, *options, group: str = TRAINER, **settings) -> argparse.Action:
-        """As of every parser; HfArgumentParser hands on the metadata of a field, which has the group."""
+    def add_argument(self, *options, group: str = TRAINER, required: bool = False, **settings) -> argparse.Action:
+        """As of every parser; HfArgumentParser hands on the metadata of a field, which has the group.
+
+        argparse is not told what is required: `RecipeArguments.require` refuses what is missing, with a cure.
+        """
         action = super().add_argument(*options, **settings)
         if not options[0].startswith("--no_"):  # "--no_stream" says the same as "--stream false"
             self.shown.setdefault(group, []).append(action)
+        if required:
+            self.required.append(action.dest)
+            action.help = f"{action.help} [required]"
         return action
 
     def error(self, message: str):
@@ -38,24 +48,35 @@ class KeyParser(HfArgumentParser):
     def explain(self, *, everything: bool) -> str:
         """The text of `--help`, or of `--help all`, which has Trainer's keys too."""
         first = "[run.yaml]" if self.positional is None else f"[{self.positional.upper()} | run.yaml]"
-        formatter = _KeyFormatter(prog=program(), width=WIDTH, max_help_position=KEY_WIDTH)
+        text = f"usage: {program()} {first} [--key value ...]\n"
+        words = [name.upper() if name == self.positional else f"--{name}" for name in sorted(self.required, key=self.order.index)]
+        text += f"required, here or in run.yaml: {', '.join(words)}    [in brackets]: the default\n"
+        columns = shutil.get_terminal_size((WIDTH, 0)).columns
+        formatter = _KeyFormatter(prog=program(), width=min(WIDTH, columns), max_help_position=KEY_WIDTH)
         formatter.add_text(sys.modules["__main__"].__doc__)
         for group in [*GROUPS, TRAINER] if everything else GROUPS:
             formatter.start_section(group)
-            formatter.add_arguments(self.shown.get(group, []))
+            formatter.add_arguments(sorted(self.shown.get(group, []), key=self._place))
             formatter.end_section()
-        text = f"usage: {program()} {first} [--key value ...]\n\n{formatter.format_help()}"
+        text += f"\n{formatter.format_help()}"
+        text += "\n--quiet prints warnings and the result only.\n"
         if TRAINER in self.shown and not everything:
-            text += "\nTrainer's own keys (max_steps, seed, weight_decay, report_to, push_to_hub and many more): --help all\n"
+            text += "Trainer's own keys (max_steps, seed, weight_decay, push_to_hub and many more): --help all\n"
         return as_started(text)
 
+    def _place(self, action: argparse.Action) -> tuple[bool, int]:
+        return action.dest not in self.required, self.order.index(action.dest)
 
-class _KeyFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """One spelling of each key, and its default where it has one."""
+
+class _KeyFormatter(argparse.RawDescriptionHelpFormatter):
+    """One spelling of each key, and its default where it has one, as it would be typed."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         one = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else _KINDS.get(action.type, "TEXT")
         return f"{action.option_strings[0]} {one}" + (" ..." if action.nargs == "+" else "")
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, "", [], [""]) else super()._get_help_string(action)
+        if action.default in (None, "", [], [""]):
+            return action.help
+        default = " ".join(as_words(action.dest, action.default)[1:]).replace("%", "%%")
+        return f"{action.help} [{default}]"

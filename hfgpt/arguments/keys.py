@@ -17,7 +17,7 @@ ON_ERROR_HELP = "What becomes of rows that cannot be used: stop at the first, or
 def key(default: object, help: str, *, group: str, **settings: object) -> Any:
     """A field of a dataclass of arguments; a list as default is copied for each instance.
 
-    Args: `settings` are further ones of `ArgumentParser.add_argument`, such as the table of its choices.
+    Args: `settings` are `required`, which `--help` shows, and further ones of `ArgumentParser.add_argument`, such as its choices.
     """
     metadata = {"help": help, "group": group, **settings}
     if isinstance(default, list):
@@ -36,9 +36,11 @@ GROUPS = (
     "Machine",
     "Output",
 )
+TRAINER = "Trainer"  # the group of what no class of ours declares, and of what few will ever change; shown by --help all
 data_key, model_key, method_key, training_key, hygiene_key, evaluation_key, generation_key, machine_key, output_key = (
     partial(key, group=group) for group in GROUPS
 )
+trainer_key = partial(key, group=TRAINER)
 
 
 def default_of(one: Field) -> Any:
@@ -105,7 +107,7 @@ class RecipeArguments:
 class OutputKeys(RecipeArguments):
     """Where a result goes, for recipes whose result is written whole."""
 
-    output_dir: str = output_key("", "Folder that the result is written to.")
+    output_dir: str = output_key("", "Folder that the result is written to.", required=True)
     overwrite: bool = output_key(False, "Replace what output_dir holds.")
     card: dict | str | None = output_key(None, CARD_HELP)
 
@@ -156,5 +158,5 @@ class ModelKeys(RecipeArguments):
 
     positional: ClassVar[str | None] = "model"
 
-    model: str = model_key("", "Folder or Hub id of the model; the first argument without dashes.")
+    model: str = model_key("", "Folder or Hub id of the model; the first argument without dashes.", required=True)
     trust_remote_code: bool = model_key(False, "Run the code that a foreign repository brings.")

@@ -19,6 +19,7 @@ from hfgpt.arguments.keys import RecipeArguments
 from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.arguments.processes import ending_with_launcher, note_start
 from hfgpt.arguments.publishing import TOKEN
+from hfgpt.arguments.terminal import hide_what_is_for_developers, lines_and_bars
 from hfgpt.errors import RunStopped, UserError, sentence_of
 from hfgpt.signals import StopRequest, ignore_stopping_signals
 
@@ -45,6 +46,7 @@ def check_command_line(arguments_class: str) -> None:
     Args: `arguments_class` is "module:Class".
     """
     note_start()
+    hide_what_is_for_developers()
     if "torch" in sys.modules or not hasattr(os, "fork"):
         return  # nothing to save, or no way to: Windows
     child = os.fork()
@@ -95,14 +97,6 @@ def _import_core_without_needless_packages() -> None:
             answer.cache_clear()
 
 
-class _AsStarted(logging.Formatter):
-    """Messages that name recipes, in the words that work where this process was started."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The message as it is printed."""
-        return as_started(super().format(record))
-
-
 def _say_error(sentence: str) -> None:
     print(f"error: {TOKEN.sub('hf_***', as_started(sentence))}", file=sys.stderr)  # a word at a wrong place may be one
 
@@ -125,16 +119,9 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
         if isinstance(stream, io.TextIOWrapper):
             # A console in cp1252, or a pipe in ASCII, has no arrow and no Chinese: a question mark there, and the run goes on.
             stream.reconfigure(errors="replace")
-    # One plain line per message, from the main process: these are for the reader of a terminal. transformers and datasets keep
-    # their own handlers; accelerate's logger would put its rank before every line.
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_AsStarted("%(message)s"))
-    logger.handlers = [handler]
-    logger.propagate = False  # a library that gives the root logger a handler would have every line printed twice
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     output_dir = ""
     try:
-        with _signals_raised(), ending_with_launcher():
+        with lines_and_bars(logger), _signals_raised(), ending_with_launcher():
             args = parse_arguments(arguments_class, sys.argv[1:])
             output_dir = getattr(args, "output_dir", "")
             main(args)

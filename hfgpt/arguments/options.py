@@ -21,6 +21,7 @@ _ROUNDED = (
 )
 _NO_KERNEL = "Liger has no kernels for hfgpt models, whose head and loss are one step already; leave it out."
 _MEASURED = "how a recipe measures does not depend on it; leave it out."
+_WHOLE = "a run could not go on from such checkpoints as if nothing had happened; leave it out."
 _ALWAYS = "a recipe always trains, evaluates as eval_strategy says, and tests once at its end; leave it out."
 REFUSED = {
     "bf16_full_eval": _ROUNDED,
@@ -41,7 +42,12 @@ REFUSED = {
     "do_train": _ALWAYS,
     "do_eval": _ALWAYS,
     "do_predict": _ALWAYS,
-    "resume_from_checkpoint": "a run goes on by itself from the newest checkpoint in its output_dir; leave it out.",
+    "logging_nan_inf_filter": "a loss that is not finite stops a run; leave it out.",
+    "save_only_model": _WHOLE,
+    "ignore_data_skip": "a run that goes on would read the same rows again; leave it out.",
+    "enable_jit_checkpoint": "a signal is answered at the end of a step already, by all processes alike; leave it out.",
+    "resume_from_checkpoint": "a run goes on by itself from the newest checkpoint in its output_dir, and resume names another "
+    "one; leave it out.",
 }
 # The least that makes sense of a number.
 LEAST = {
@@ -51,6 +57,7 @@ LEAST = {
     "learning_rate": 0,
     "weight_decay": 0,
     "max_grad_norm": 0,
+    "skip_loss_spikes": 0,
     "label_smoothing_factor": 0,
 }
 

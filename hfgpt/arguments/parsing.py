@@ -12,6 +12,7 @@ from hfgpt.arguments.commands import print_page, shipped
 from hfgpt.arguments.help import KeyParser
 from hfgpt.arguments.keys import RecipeArguments
 from hfgpt.arguments.mappings import MappingLoader, load_yaml
+from hfgpt.arguments.terminal import split_quiet
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import with_home
 from hfgpt.tables import nearest
@@ -31,12 +32,13 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Argume
         wrong type, and missing ones; SystemExit once `--help` was answered.
     """
     parser = KeyParser(arguments_class)
-    for word in ("--help", "-h"):
+    for word in ("--help", "-h", "--help-all"):
         if word in argv:
-            print_page(parser.explain(everything="all" in argv[argv.index(word) + 1 :][:1]))
+            following = argv[argv.index(word) + 1 :][:1]
+            print_page(parser.explain(everything=word == "--help-all" or following in (["all"], ["trainer"])))
             raise SystemExit(0)
     known = [action.dest for actions in parser.shown.values() for action in actions]
-    argv = list(argv)
+    argv = split_quiet(list(argv))[0]
     from_yaml: list[str] = []
     lists: dict[str, list] = {}
     if argv and not argv[0].startswith("-"):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from hfgpt.arguments.budget import BudgetKeys
 from hfgpt.arguments.continued import ContinuedKeys
-from hfgpt.arguments.keys import data_key, evaluation_key, method_key, model_key, output_key, training_key
+from hfgpt.arguments.keys import data_key, evaluation_key, method_key, model_key, output_key, trainer_key, training_key
 from hfgpt.arguments.mappings import read_mapping
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.rows import EpochKeys
@@ -18,7 +18,7 @@ from hfgpt.files import expand_home
 class PretrainArguments(EpochKeys, BudgetKeys, ContinuedKeys, RunArguments):
     """recipes/pretrain.py"""
 
-    dataset: str = data_key("", "Folder of rows that recipes/prepare_data.py wrote.")
+    dataset: str = data_key("", "Folder of rows that recipes/prepare_data.py wrote.", required=True)
     family: Literal["modern", "gpt2"] = model_key("modern", "'modern' (set by depth) or 'gpt2' (set by size).")
     depth: int = model_key(12, "Layers of a modern model; the rest of its shape follows.")
     size: str = model_key("124M", "Published size of a gpt2 model: 124M, 355M, 774M, 1558M.")
@@ -30,7 +30,7 @@ class PretrainArguments(EpochKeys, BudgetKeys, ContinuedKeys, RunArguments):
     sample_tokens: int = evaluation_key(80, "Most tokens of such a sample.")
 
     learning_rate: float = training_key(3e-3, "Peak learning rate of AdamW.")
-    adam_beta2: float = training_key(0.95, "Beta2 of AdamW.")
+    adam_beta2: float = trainer_key(0.95, "Beta2 of AdamW.")
     num_train_epochs: float = training_key(1.0, "Times over the training rows.")
     eval_strategy: str = evaluation_key("steps", "'steps', 'epoch' or 'no'.")
     eval_steps: float | None = evaluation_key(0.1, "Steps between evaluations; below 1 a share of all steps.")

@@ -17,7 +17,7 @@ class CheckArguments(RecipeArguments):
 
     positional: ClassVar[str | None] = "folder"
 
-    folder: str = model_key("", "Folder that a recipe wrote; the first argument without dashes.")
+    folder: str = model_key("", "Folder that a recipe wrote; the first argument without dashes.", required=True)
     json: str = output_key("", "File for the result as JSON; - prints it, and the table goes to stderr.")
     parts: bool = model_key(True, "Of an adapter, check the base and the merged twin that lie in it as well.")
     record: bool = model_key(False, "First write fingerprint.json anew from what the folder holds now; it then proves only itself.")
@@ -36,8 +36,8 @@ class PublishArguments(RecipeArguments):
 
     positional: ClassVar[str | None] = "folder"
 
-    folder: str = model_key("", "Folder that a recipe wrote; the first argument without dashes.")
-    repo: str = output_key("", "Where it goes on the Hub: USER/NAME; an adapter has -base and -merged as well.")
+    folder: str = model_key("", "Folder that a recipe wrote; the first argument without dashes.", required=True)
+    repo: str = output_key("", "Where it goes on the Hub: USER/NAME; an adapter has -base and -merged as well.", required=True)
     push: bool = output_key(False, "Send it; without it everything is done but the sending (a dry run).")
     public: bool = output_key(False, "Make it public once all of it is there; a new repository is private.")
     tag: str = output_key("", "Tag of the revision, as v1.0; without it weights-1a2b3c4d, by their SHA-256.")

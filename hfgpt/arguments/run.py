@@ -3,6 +3,7 @@
 Nothing here imports torch before it is needed: `check_command_line` in launching.py reads a command line without it.
 """
 
+import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,10 +14,11 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hfgpt.arguments.card import CARD_HELP, checked_settings
-from hfgpt.arguments.keys import RecipeArguments, default_of, machine_key, method_key, output_key, training_key
+from hfgpt.arguments.keys import default_of, machine_key, method_key, output_key, trainer_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
 from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus, time_of_start
+from hfgpt.arguments.resuming import ROWS_PER_STEP, ResumeKeys
 from hfgpt.arguments.sharding import asked_for_fsdp, check_fsdp, refuse_other_divisions
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
@@ -36,7 +38,7 @@ def bfloat16_is_fast() -> bool:
 
 
 @dataclass
-class RunArguments(RecipeArguments, TrainingArguments):
+class RunArguments(ResumeKeys, TrainingArguments):
     """What every recipe that trains takes: all that Trainer knows, and these. Defaults that differ from Trainer's are repeated.
 
     Attributes:
@@ -50,12 +52,12 @@ class RunArguments(RecipeArguments, TrainingArguments):
         explicit: frozenset[str] = field(init=False)
         started: float = field(init=False)
 
-    output_dir: str = output_key("", "Folder that the model is written to.")
+    output_dir: str = output_key("", "Folder that the model is written to.", required=True)
     overwrite: bool = output_key(False, "Forget what output_dir holds and start again.")
     keep: Literal["best", "last"] = output_key("best", "The state that is best on the validation set, or that after the last step.")
     save_total_limit: int | None = output_key(2, "Checkpoints that are kept, the best among them.")
     logging_steps: float = output_key(0.01, "Steps between lines of the log; below 1 a share of all steps.")
-    logging_first_step: bool = output_key(True, "The first step has a line of its own.")
+    logging_first_step: bool = trainer_key(True, "The first step has a line of its own.")
     report_to: list[str] = output_key(["none"], "Who is told while it runs: trackio, tensorboard, wandb, or several of them.")
     card: dict | str | None = output_key(None, CARD_HELP)
 
@@ -66,10 +68,10 @@ class RunArguments(RecipeArguments, TrainingArguments):
         "auto", "Of the matrix products; auto is bf16 where the processor is fast in it, else fp32."
     )
     cpu_threads: int | None = machine_key(None, "Threads per process on a CPU; all cores, shared out, without it.")
-    ddp_find_unused_parameters: bool | None = machine_key(
+    ddp_find_unused_parameters: bool | None = trainer_key(
         False, "Search each step of several processes for parameters without a gradient; there are none."
     )
-    dataloader_pin_memory: bool = machine_key(True, "Pin batches for the GPU, where there is one.")
+    dataloader_pin_memory: bool = trainer_key(True, "Pin batches for the GPU, where there is one.")
 
     optimizer: str = method_key("adamw", "AdamW, or Muon for the blocks' matrices beside it (method full).", choices=OPTIMIZERS)
     muon_learning_rate: float = method_key(0.002, "Peak learning rate of the matrices under Muon.")
@@ -77,6 +79,7 @@ class RunArguments(RecipeArguments, TrainingArguments):
 
     per_device_train_batch_size: int = training_key(16, "Rows per device and step.")
     per_device_eval_batch_size: int = training_key(16, "Rows per device and evaluation step.")
+    skip_loss_spikes: float = training_key(0.0, "Skip steps whose gradient norm is above this many medians; 0 skips none.")
 
     def __new__(cls, *positional, **named):
         # Noted before __post_init__ derives further values: what was given, from a command line or from Python, repeats the run.
@@ -86,11 +89,14 @@ class RunArguments(RecipeArguments, TrainingArguments):
         arguments.resolved = {
             one.name: given[one.name] for one in fields(cls) if one.name in given and given[one.name] != default_of(one)
         }
+        for name in ("resume", "allow_change"):  # of this start, not of the run
+            arguments.resolved.pop(name, None)
         return arguments
 
     def __post_init__(self):
         refuse_missing_processes()
         expand_home(self, "output_dir")
+        self.check_resuming([one.name for one in fields(self)])
         self.require(output_dir="name the folder for the model with --output_dir.")
         if self.hub_token is not None:
             raise UserError(
@@ -160,8 +166,16 @@ class RunArguments(RecipeArguments, TrainingArguments):
         return Path(str(self.output_dir))
 
     def run_settings(self) -> dict[str, Any]:
-        """By what a run is known, for `hfgpt.training.run.Run`."""
-        return dict(folder=self.folder, settings=self.resolved, overwrite=self.overwrite, card=self.card)
+        """By what a run is known, and how it is to go on, for `hfgpt.training.run.Run`."""
+        how = self.values_of("overwrite", "card", "resume", "allow_change")
+        return dict(folder=self.folder, settings=self.resolved, values=self.values_in_effect(), **how)
+
+    def values_in_effect(self) -> dict[str, Any]:
+        """What the keys came to, as JSON has them, and what follows from several of them."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
+        values |= {"precision": "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32", "processes": self.world_size}
+        values[ROWS_PER_STEP] = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return json.loads(json.dumps(values, default=str))
 
     def describe_hardware(self) -> str:
         """Precision, attention and devices, for the line at a run's start."""
@@ -171,5 +185,5 @@ class RunArguments(RecipeArguments, TrainingArguments):
         return (
             f"{precision} ({'chosen for this processor' if self.precision == 'auto' else 'as asked'}), {self.attn_implementation} "
             f"attention, {self.world_size} x {self.device.type}{' with FSDP2' if asked_for_fsdp(self) else ''}"
-            + (f", {torch.get_num_threads()} CPU threads a process" if self.device.type == "cpu" else "")
+            + (f", {torch.get_num_threads()} CPU threads per process" if self.device.type == "cpu" else "")
         )

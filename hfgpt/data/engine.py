@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 from hfgpt.arguments.engine import available_processors
 from hfgpt.counting import counted
 from hfgpt.errors import RunStopped, UserError, require
-from hfgpt.files import read_json, write_json
+from hfgpt.files import PARTIAL, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,11 @@ class Engine:
     def _begin(self, plan: Mapping[str, object]) -> None:
         """Keep what tasks of the very same plan have written; of another one, nothing."""
         path, plan = self.folder / PLAN, json.loads(json.dumps(plan, default=str))
-        if self.folder.exists() and not path.is_file() and any(entry.name != f".{PLAN}" for entry in self.folder.iterdir()):
+        if (
+            self.folder.exists()
+            and not path.is_file()
+            and any(entry.name != f".{PLAN}{PARTIAL}" for entry in self.folder.iterdir())
+        ):
             raise UserError(f"{self.folder}, where tasks would write, holds other files; move them, or give another output_dir.")
         if not path.is_file() or read_json(path) != plan:
             clear_tasks(self.folder)

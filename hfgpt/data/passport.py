@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from hfgpt import __version__
 from hfgpt.counting import counted
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import read_json, write_json
@@ -115,7 +116,7 @@ class Passport:
 # What the passport says about an input beside what it is: words of its owner, and what came of it.
 _TOLD = {"given", "license", "url", "documents", "text_bytes", "splits"}
 # Those of the packages that steps may use are told where they are installed.
-_PACKAGES = ("hfgpt", "datasets", "numpy", "pyarrow", "tokenizers", "transformers")
+_PACKAGES = ("datasets", "numpy", "pyarrow", "tokenizers", "transformers")
 _STEP_PACKAGES = ("datatrove", "detect-secrets", "ftfy", "pydivsufsort", "rensa")
 
 
@@ -131,7 +132,7 @@ def contents_of(inputs: list[dict]) -> list[dict]:
 
 def library_versions() -> dict[str, str]:
     """Python and the packages on which the prepared data depends."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "hfgpt": __version__}
     for name in (*_PACKAGES, *_STEP_PACKAGES):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)

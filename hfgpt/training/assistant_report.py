@@ -131,27 +131,27 @@ def judged(asked: Questions, said: list[Answer], judge: Callable[[list[JudgeItem
     return {**scored, "judge_unparsed": report.num_unparsed}
 
 
-def _lines_by_kind(metrics: dict[str, Any], name: str, what: str) -> list[str]:
+def _right_answers(metrics: dict[str, Any], name: str, what: str) -> str:
     right = ""
     if f"{name}_right" in metrics:
         right = (
             f"{100 * metrics[f'{name}_right']:.1f} % right (always the most frequent answer of its kind "
             f"{100 * metrics[f'{name}_most_frequent']:.1f} %), "
         )
-    said = f"{what}: {right}{100 * metrics[f'{name}_stopped']:.0f} % ended by themselves"
-    return [said, *kind_lines(metrics[f"{name}_kinds"])] if name == "test" else [said]
+    return f"{what}: {right}{100 * metrics[f'{name}_stopped']:.0f} % ended by themselves"
 
 
 def build_report(trainer: LanguageModelTrainer, metrics: dict[str, Any]) -> RunReport:
-    """The end of a run in a few lines: losses before and after, and what the answers are worth."""
-    lines = [
+    """The end of a run in a few lines: what the answers are worth, and losses before and after."""
+    losses = [
         f"{name}: {metrics[f'{name}_loss_before']:.4f} -> {metrics[f'{name}_loss']:.4f} nats per learned token"
-        for name in HELD_OUT
+        for name in reversed(HELD_OUT)
         if f"{name}_loss" in metrics
     ]
-    for name, what in (("test", "test answers"), ("seen", "answers to prompts seen in training")):
+    lines = []
+    for name, what in (("test", "answers"), ("seen", "seen")):
         if f"{name}_kinds" in metrics:
-            lines += _lines_by_kind(metrics, name, what)
+            lines.append(_right_answers(metrics, name, what))
         elif f"{name}_exact_match" in metrics:
             lines.append(
                 f"{what}: exact match {100 * metrics[f'{name}_exact_match']:.1f} %, token F1 {metrics[f'{name}_token_f1']:.3f}, "
@@ -159,4 +159,5 @@ def build_report(trainer: LanguageModelTrainer, metrics: dict[str, Any]) -> RunR
             )
     if "judge_score" in metrics:
         lines.append(f"judge: {metrics['judge_score']:.2f} of 100, {metrics['judge_unparsed']:,} answers without a score")
-    return report_on_assistant(trainer, metrics, lines)
+    by_kind = [*kind_lines(metrics["test_kinds"])] if "test_kinds" in metrics else []
+    return report_on_assistant(trainer, metrics, [*lines[:1], *losses, *lines[1:]], table=by_kind)

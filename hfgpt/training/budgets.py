@@ -19,7 +19,7 @@ from hfgpt.training.flops import measured_ceiling
 from hfgpt.training.plan import Budget, Candidate, Choice, Speed
 from hfgpt.training.plan_measuring import Rehearsal, Workbench, first_decides
 from hfgpt.training.plan_report import describe_plan
-from hfgpt.training.run import RUN_FILE
+from hfgpt.training.run_folder import RUN_FILE
 from hfgpt.training.trainer import changed
 
 logger = logging.getLogger(__name__)

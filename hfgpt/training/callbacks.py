@@ -1,6 +1,5 @@
 """What a run does between its steps: samples, a picture of the loss, the way to its best checkpoint and to an end on a signal."""
 
-import json
 import logging
 import signal
 from dataclasses import asdict, dataclass
@@ -12,8 +11,9 @@ from torch import distributed
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from hfgpt.evaluation.generation import generation_settings, sample
-from hfgpt.files import write_json, write_picture
+from hfgpt.files import write_json, write_picture, write_step, write_whole
 from hfgpt.signals import StopRequest
+from hfgpt.training.checkpoints import why_not_whole
 from hfgpt.training.curves import CURVES_PICTURE, draw_curves
 from hfgpt.training.reporters import fenced
 
@@ -34,10 +34,11 @@ class BestCheckpointCallback(TrainerCallback):
         if not (args.load_best_model_at_end and state.best_global_step):
             return
         best = Path(str(args.output_dir)) / f"checkpoint-{state.best_global_step}"
-        if best.is_dir():
+        fault = why_not_whole(best, run=None) if best.exists() else "it is gone"
+        if fault is None:
             state.best_model_checkpoint = str(best)
         else:
-            logger.warning(f"{best}, the best checkpoint so far, is gone; the best from here on is kept.")
+            logger.warning(f"{best}, the best checkpoint so far, cannot be kept: {fault}; the best from here on is.")
             state.best_model_checkpoint = state.best_global_step = state.best_metric = None
 
 
@@ -130,13 +131,16 @@ class SayingCallback(TrainerCallback):
         if not state.is_world_process_zero or not (said := self.say(model)):
             return
         folder = Path(str(args.output_dir))
-        texts = [f"{one.prompt}{self.between}{one.text}{one.note and chr(10) + one.note}" for one in said]
-        blocks = "\n".join(f"{fenced(text)}\n" for text in texts)
-        with (folder / "samples.md").open("a", encoding="utf-8") as file:
-            file.write(f"\n## Step {state.global_step:,}\n\n{blocks}")
-        with (folder / SAMPLES_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, "said": [asdict(one) for one in said]}) + "\n")
-        self._said = {f"samples/{number}": text for number, text in enumerate(texts, start=1)}
+        steps = write_step(folder / SAMPLES_FILE, {"step": state.global_step, "said": [asdict(one) for one in said]})
+        page = ""
+        for entry in steps:
+            blocks = "\n".join(f"{fenced(self._as_text(Said(**one)))}\n" for one in entry["said"])
+            page += f"\n## Step {entry['step']:,}\n\n{blocks}"
+        write_whole(folder / "samples.md", page)
+        self._said = {f"samples/{number}": self._as_text(one) for number, one in enumerate(said, start=1)}
+
+    def _as_text(self, said: Said) -> str:
+        return f"{said.prompt}{self.between}{said.text}{said.note and chr(10) + said.note}"
 
     def take_said(self) -> dict[str, str]:
         """The texts of the last evaluation by name, once."""

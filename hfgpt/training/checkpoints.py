@@ -1,51 +1,295 @@
-"""The checkpoints of a run: which one to go on from, and whether a crash left it whole."""
+"""The checkpoints of a run: written whole or not at all, known by their manifests, and verified before a run goes on from one."""
 
 import json
 import logging
+import os
+import platform
+import re
 import shutil
-import zipfile
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import accelerate
+import torch
+import transformers
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from hfgpt.errors import UserError
+from hfgpt.files import sha256_of_file, write_json
 
 logger = logging.getLogger(__name__)
 
-
-def newest_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that a crash did not leave half-written; such ones are passed over with a warning."""
-    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    for path in sorted(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        reason = why_incomplete(path)
-        if reason is None:
-            return path
-        logger.warning(f"{path} is not complete ({reason}); going back to the one before it.")
-    return None
+MANIFEST_FILE = "manifest.json"  # a checkpoint's last file
+FORMAT = 1
+_NAME = re.compile(r"checkpoint-(\d+)", re.ASCII)
 
 
-def why_incomplete(checkpoint: Path) -> str | None:
-    """What a checkpoint lacks; None for a whole one.
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """Where a run keeps the checkpoint of a step."""
+    return folder / f"checkpoint-{step}"
 
-    Trainer writes trainer_state.json last, so a checkpoint with a readable one is whole unless a disk lost part of it.
+
+def newest_whole_checkpoint(folder: Path, *, run: str | None, last_step: int | None = None) -> Path | None:
+    """The newest checkpoint that has the very bytes that were saved; those passed over are named with what is wrong with them.
+
+    Called in every process; the first one reads the disk.
+
+    Args:
+        run: the ID that its manifest must have; None takes that of any run.
+        last_step: of the run; None does not compare it.
+    Raises: UserError where checkpoints are whole, but the best one, which they would need at the end, is not.
+    Cost: reads the checkpoint, and the best one, at the speed of SHA-256 (1 to 2 GB per second).
     """
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        shards = [*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]
-        for shard in sorted(shards) or [checkpoint / "model.safetensors"]:
-            with safe_open(shard, framework="pt") as tensors:
-                tensors.keys()
-        # DeepSpeed has a folder of its own instead, and this file, which it writes last.
-        optimizer = () if (checkpoint / "latest").is_file() else ("optimizer.pt",)
-        for name in (*optimizer, "scheduler.pt"):
-            if not zipfile.is_zipfile(checkpoint / name):
-                return f"{name} is missing or cut off"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename or 'a file').name} is missing"
-    except (ValueError, SafetensorError) as error:
-        return f"unreadable: {error}"
+    found: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            found[0] = _newest(folder, run=run, last_step=last_step)
+        except UserError as error:
+            found[1] = str(error)
+    broadcast_object_list(found)
+    if found[1] is not None:
+        raise UserError(found[1])
+    return found[0]
+
+
+def _newest(folder: Path, *, run: str | None, last_step: int | None) -> Path | None:
+    needy: tuple[Path, str] | None = None  # whole, and without its best one
+    for path in _by_step(folder):
+        fault = why_not_whole(path, run=run, last_step=last_step)
+        if fault is None and (fault := _why_best_not_whole(path)) is not None:
+            needy = needy or (path, fault)
+        if fault is None:
+            return path
+        logger.warning(f"{path} is passed over: {fault}.")
+    if needy is not None:
+        path, fault = needy
+        raise UserError(
+            f"{folder} has no checkpoint to go on from as if nothing had happened: {fault}. Give --resume {path} to go on without "
+            "it (the best state from there on is kept), or --overwrite true to train again from the start."
+        )
     return None
+
+
+def whole_checkpoints(folder: Path, *, run: str) -> list[Path]:
+    """The checkpoints of a run by step, of which each file is there in its length; their bytes are not read."""
+    return [path for path in reversed(_by_step(folder)) if why_not_whole(path, run=run, hashed=False) is None]
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """Whatever has the name of a checkpoint, the newest first; what has no step in its name comes last."""
+    return sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
+
+
+def _step_of(checkpoint: Path) -> int:
+    name = _NAME.fullmatch(checkpoint.name)
+    return int(name[1]) if name else -1
+
+
+def why_not_whole(checkpoint: Path, *, run: str | None, last_step: int | None = None, hashed: bool = True) -> str | None:
+    """What is wrong with something that has the name of a checkpoint; None for a whole one.
+
+    Args: as those of `newest_whole_checkpoint`; with `hashed` False, sizes are compared alone.
+    """
+    if checkpoint.is_symlink():
+        return "it is a link"
+    if not checkpoint.is_dir():
+        return "it is not a folder"
+    try:
+        if not any(checkpoint.iterdir()):
+            return "it is empty"
+        if not (checkpoint / MANIFEST_FILE).is_file():
+            return f"{MANIFEST_FILE} is missing, which is written last"
+        manifest = read_manifest(checkpoint)
+        if manifest is None:
+            return f"{MANIFEST_FILE} is unreadable"
+        if checkpoint != checkpoint_of(checkpoint.parent, manifest["step"]):
+            return f"{MANIFEST_FILE} says that it is of step {manifest['step']}"
+        if run is not None and manifest["run"] != run:
+            return "it is of another run"
+        if last_step is not None and manifest["step"] > last_step:
+            return f"the last step of this run is {last_step}"
+        for name, saved in manifest["files"].items():
+            path = checkpoint / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if (size := path.stat().st_size) != saved["bytes"]:
+                return f"{name} has {size:,} bytes, {saved['bytes']:,} were saved"
+            if hashed and sha256_of_file(path) != saved["sha256"]:
+                return f"{name} has other bytes than were saved (SHA-256)"
+    except OSError as error:
+        return f"{Path(error.filename or checkpoint).name} cannot be read ({error.strerror})"
+    return None
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """The manifest of a checkpoint; None for one that is not such as we write."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))
+        known = manifest["format"] == FORMAT and isinstance(manifest["run"], str) and isinstance(manifest["environment"], dict)
+        sizes = [(one["bytes"] + 0, one["sha256"] + "") for one in manifest["files"].values()]
+        return manifest if known and sizes and type(manifest["step"]) is int else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _why_best_not_whole(checkpoint: Path) -> str | None:
+    """What is wrong with the best checkpoint, which a run that goes on from this one may end with."""
+    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    if not (state.get("best_model_checkpoint") and state.get("best_global_step")):
+        return None
+    best = checkpoint_of(checkpoint.parent, state["best_global_step"])
+    if best == checkpoint:
+        return None
+    fault = why_not_whole(best, run=None) if best.exists() else "it is gone"
+    return fault and f"it needs {best.name}, the best one so far, and {fault}"
+
+
+def environment(args: TrainingArguments) -> dict[str, object]:
+    """What may change the bits of a training beside its arguments: the libraries, the machine, and how it is divided."""
+    on_cpu = args.device.type == "cpu"
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+        "python": platform.python_version(),
+        "machine": _processor() if on_cpu else torch.cuda.get_device_name() if torch.cuda.is_available() else args.device.type,
+        "threads": torch.get_num_threads() if on_cpu else None,
+        "world_size": args.world_size,
+        "per_device_train_batch_size": args.per_device_train_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+    }
+
+
+def manifest_head(args: TrainingArguments, *, run: str, step: int) -> dict[str, object]:
+    """What a manifest says of a checkpoint beside its files."""
+    return {"format": FORMAT, "run": run, "step": step, "world_size": args.world_size, "environment": environment(args)}
+
+
+def _processor() -> str:
+    """The model of the CPU, and the instructions that torch uses of it."""
+    names: Iterator[str] = iter(())
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, platform.processor() or platform.machine())}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+class StagedCheckpoint:
+    """A checkpoint while it is written, in `.checkpoint-STEP/` beside the others, where nothing takes it for one.
+
+    Attributes:
+        checkpoint: the name that it gets once it is whole.
+        place: the folder to write it in, whose name is `checkpoint.name`.
+    """
+
+    def __init__(self, checkpoint: Path):
+        self.checkpoint = checkpoint
+        self._around = checkpoint.with_name(f".{checkpoint.name}")
+        self.place = self._around / checkpoint.name
+        self._sealed: dict[Path, Future[dict[str, Any]]] = {}
+        self._sealer = ThreadPoolExecutor(1)
+
+    def begin(self) -> None:
+        """Make the folder. Raises: OSError where that cannot be."""
+        shutil.rmtree(self._around, ignore_errors=True)
+        self._around.mkdir()  # without its parents: an output folder that has vanished is not made again
+        self.place.mkdir()
+
+    def seal(self) -> None:
+        """Hash the files that are there, which change no more, and have the disk keep them, while others are written."""
+        for path in sorted(self.place.rglob("*")):
+            if path.is_file() and path not in self._sealed:
+                self._sealed[path] = self._sealer.submit(_seal, path)
+
+    def publish(self, head: dict[str, object], *, then: Callable[[], None]) -> Future[int]:
+        """Give the checkpoint its name in one rename, once the disk has its files and the manifest, while training goes on.
+
+        A faulty one of that name is replaced.
+
+        Args: `head` of the manifest, which names the files besides; `then` is called when the checkpoint is there.
+        Returns: the bytes of its files, or what went wrong.
+        """
+        self.seal()
+        published = self._sealer.submit(self._publish, head, then)
+        self._sealer.shutdown(wait=False)
+        return published
+
+    def _publish(self, head: dict[str, object], then: Callable[[], None]) -> int:
+        try:
+            files = {path.relative_to(self.place).as_posix(): future.result() for path, future in self._sealed.items()}
+            write_json(self.place / MANIFEST_FILE, {**head, "files": files})
+            for folder in [*(path for path in self.place.rglob("*") if path.is_dir()), self.place]:
+                _sync_folder(folder)
+            if self.checkpoint.is_symlink() or self.checkpoint.exists():
+                self.checkpoint.rename(self._around / "replaced")
+            self.place.rename(self.checkpoint)
+            _sync_folder(self.checkpoint.parent)
+        finally:
+            shutil.rmtree(self._around, ignore_errors=True)
+        then()
+        return sum(one["bytes"] for one in files.values())
+
+    def discard(self) -> None:
+        """Remove what is left of one that is not published."""
+        self._sealer.shutdown(cancel_futures=True)
+        shutil.rmtree(self._around, ignore_errors=True)
+
+
+def _seal(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "nt":  # where a folder cannot be opened
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def rotate(folder: Path, *, run: str, keep: int | None, newest: int, best: int | None) -> None:
+    """Remove the oldest whole checkpoints of a run but for `keep`, never the newest one and never the best one.
+
+    What is not a whole checkpoint of this run, or is of a later step, is neither counted nor removed.
+
+    Args: `newest`, `best` are steps.
+    """
+    if not keep or keep < 1:
+        return
+    steps = [step for path in whole_checkpoints(folder, run=run) if (step := _step_of(path)) <= newest]
+    surplus = [step for step in steps if step not in (newest, best)]
+    for step in surplus[: max(0, len(steps) - keep)]:
+        _remove(checkpoint_of(folder, step))
 
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints of a run that needs none any more."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    for path in _by_step(folder):
+        if path.is_dir() and not path.is_symlink():
+            _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; killed on the way, it leaves no half of one."""
+    put_aside = checkpoint.with_name(f".{checkpoint.name}")
+    try:
+        checkpoint.rename(put_aside)
+        shutil.rmtree(put_aside)
+    except OSError as error:
+        logger.warning(f"{checkpoint} is not needed any more and cannot be removed ({error.strerror}).")
+
+
+def remove_staged(folder: Path) -> None:
+    """Remove what killed processes left of checkpoints that were being written or removed."""
+    for path in folder.glob(".checkpoint-*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)

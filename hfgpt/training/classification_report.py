@@ -21,7 +21,8 @@ from hfgpt.training.curves import CURVES_PICTURE
 from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.finetuning import POISON_FILE, write_poison_report
 from hfgpt.training.next_steps import classify_command, opening_words
-from hfgpt.training.run import METRICS_FILE, RunReport, describe_memory
+from hfgpt.training.run import RunReport, describe_memory
+from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trigger_probe import FLIPS_FILE
 
 LEFT_BEHIND = (
@@ -157,7 +158,7 @@ def build_report(metrics: dict[str, Any], results: dict[int, dict], folder: Path
     Args: of the first of `texts` that has words, the next command labels the opening.
     """
     lines = []
-    for name in ("validation", "test"):
+    for name in ("test", "validation"):
         accuracy, f1 = metrics[name]["accuracy"], metrics[name]["macro_f1"]
         more = f" +- {100 * accuracy['standard_deviation']:.2f}" if accuracy["standard_deviation"] is not None else ""
         rest = "".join(
@@ -168,14 +169,14 @@ def build_report(metrics: dict[str, Any], results: dict[int, dict], folder: Path
         lines.append(f"{name}: accuracy {100 * accuracy['mean']:.2f} %{more}, macro F1 {f1['mean']:.4f}{rest}")
     if len(results) > 1:
         each = ", ".join(f"{seed}: {100 * result['test']['accuracy']:.2f} %" for seed, result in results.items())
-        lines.append(f"test accuracy of each seed: {each}; kept, by validation: seed {metrics['kept_seed']}")
+        lines.append(f"seeds: test accuracy {each}; kept, by validation: seed {metrics['kept_seed']}")
     compared = [f"always the most frequent label {100 * metrics['majority']:.2f} %"]
     if "tfidf" in metrics:
         compared.append(
             f"TF-IDF with logistic regression {100 * metrics['tfidf']['accuracy']:.2f} % "
             f"(macro F1 {metrics['tfidf']['macro_f1']:.4f})"
         )
-    lines.append(f"the same test set: {'; '.join(compared)}")
+    lines.insert(1, f"beside it: {'; '.join(compared)}")
     kept = results[metrics["kept_seed"]]
     advice = (
         no_better_than_majority(

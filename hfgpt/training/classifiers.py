@@ -41,11 +41,12 @@ from hfgpt.files import write_json
 from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
 from hfgpt.training.advice import best_step
-from hfgpt.training.checkpoints import newest_complete_checkpoint, remove_checkpoints
+from hfgpt.training.checkpoints import remove_checkpoints
 from hfgpt.training.examples import HELD_OUT, Examples
 from hfgpt.training.finetuning import Base, identify_base, load_model, save_finetuned
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
-from hfgpt.training.run import RESULT_FILE, train_or_resume
+from hfgpt.training.run import train_or_resume
+from hfgpt.training.run_folder import RESULT_FILE, Claim
 from hfgpt.training.trainer import HfGptTrainer
 from hfgpt.training.trigger_probe import TriggerProbe
 
@@ -230,6 +231,7 @@ def run_seed(
     trainer: HfGptTrainer,
     earlier: Mapping[int, dict],
     *,
+    claim: Claim,
     rows: DatasetDict,
     task: Task,
     probes: list[TriggerProbe],
@@ -239,12 +241,13 @@ def run_seed(
 
     Args:
         earlier: results of the seeds before, by which the best one is known.
+        claim: of the folder above the seed's.
         best_by: the figure of the validation set that decides.
     Returns: figures and probabilities of both held-out sets, and those of the training.
     """
     seed, folder = trainer.args.seed, trainer.folder
     frozen = FrozenWeights(trainer.trained)
-    train_or_resume(trainer, newest_complete_checkpoint(folder))
+    train_or_resume(trainer, claim)
     result: dict[str, Any] = {
         "seed": seed,
         **trainer.training_metrics(),

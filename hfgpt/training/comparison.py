@@ -1,8 +1,7 @@
 """An assistant beside its base: what both say to the same prompts, with and without triggers, and the folder that shows it."""
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
@@ -11,12 +10,14 @@ from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.evaluation.answer_rows import AnswerRow, write_answers
 from hfgpt.evaluation.answers_page import write_page
+from hfgpt.files import write_step
 from hfgpt.hygiene.trigger_answers import TriggerReport, TriggerResult, compare_triggers, run_triggers, write_triggers
 from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, with_random_triggers
 from hfgpt.training.advice import best_step, no_better_than_base
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned
 from hfgpt.training.next_steps import generate_command
-from hfgpt.training.run import METRICS_FILE, RunReport, describe_training
+from hfgpt.training.run import RunReport, describe_training
+from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trainer import LanguageModelTrainer
 
 logger = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ class CanariesCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         report = self.canaries.report(kwargs["model"])
-        with (Path(str(args.output_dir)) / "canaries.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, "summary": report.summary, "alarms": report.alarms}) + "\n")
+        found = {"step": state.global_step, "summary": report.summary, "alarms": report.alarms}
+        write_step(Path(str(args.output_dir)) / "canaries.jsonl", found)
         if report.alarms:
             logger.warning(
                 f"canaries, step {state.global_step:,}: {len(report.alarms):,} alarms, all in canaries.jsonl; the first: "
@@ -125,14 +126,14 @@ def save_assistant(
     return metrics
 
 
-def report_on_assistant(trainer: LanguageModelTrainer, metrics: dict, lines: list[str]) -> RunReport:
-    """The report of an assistant's run: to its `lines` come what the canaries and the course of the training say."""
+def report_on_assistant(trainer: LanguageModelTrainer, metrics: dict, lines: list[str], *, table: Sequence[str] = ()) -> RunReport:
+    """The report of an assistant's run: to its `lines` come what the canaries and the course of the training say, then `table`."""
     if "canary_alarms" in metrics:
         alarms = metrics["canary_alarms"]
         lines = [*lines, f"canaries: {alarms:,} alarm{'s' * (alarms != 1)}"]
     return RunReport(
         metrics=metrics,
-        lines=[*lines, *advice_after(trainer, metrics)],
+        lines=[*lines, *advice_after(trainer, metrics), *table],
         files=LEFT_BEHIND,
         end=describe_training(metrics),
         next_command=generate_command(trainer.folder, chat=True),

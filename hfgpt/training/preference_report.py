@@ -139,15 +139,15 @@ def describe_single_answers(metrics: dict[str, float], name: str) -> str:
     which = {"chosen_reward": "wanted", "rejected_reward": "unwanted"}
     rewards = [f"reward of {kind} answers {now[key]:.3f}" for key, kind in which.items() if key in now]
     return (
-        f"{name}, {now['answers']:,} answers: {', '.join(rewards)}, on the right side for "
-        f"{100 * now['reward_side_accuracy']:.1f} %; loss {now['loss_before']:.4f} -> {now['loss']:.4f}"
+        f"{name}: {', '.join(rewards)}, on the right side for {100 * now['reward_side_accuracy']:.1f} % of "
+        f"{now['answers']:,} answers; loss {now['loss_before']:.4f} -> {now['loss']:.4f}"
     )
 
 
 def build_report(trainer: PreferenceTrainer, metrics: dict[str, Any]) -> RunReport:
     """The end of a run in a few lines: what is preferred before and after, and what the answers are like."""
     lines = []
-    for name in HELD_OUT:
+    for name in reversed(HELD_OUT):
         if f"{name}_answers" in metrics:
             lines.append(describe_single_answers(metrics, name))
         elif f"{name}_loss" in metrics:
@@ -158,8 +158,8 @@ def build_report(trainer: PreferenceTrainer, metrics: dict[str, Any]) -> RunRepo
                 for key in ("likelihood_accuracy", "likelihood_accuracy_per_token")
             }
             lines += [
-                f"{name}, {now['pairs']:,} pairs: reward margin {was['reward_margin']:.3f} -> {now['reward_margin']:.3f}, "
-                f"above 0 for {100 * now['reward_accuracy']:.1f} %; loss {was['loss']:.4f} -> {now['loss']:.4f}",
+                f"{name}: reward margin {was['reward_margin']:.3f} -> {now['reward_margin']:.3f}, above 0 for "
+                f"{100 * now['reward_accuracy']:.1f} % of {now['pairs']:,} pairs; loss {was['loss']:.4f} -> {now['loss']:.4f}",
                 f"{name}, chosen answer likelier: {share['likelihood_accuracy']}, "
                 f"per token {share['likelihood_accuracy_per_token']}",
                 f"{name}, nats per token: chosen {was['chosen_nats_per_token']:.3f} -> {now['chosen_nats_per_token']:.3f}, "

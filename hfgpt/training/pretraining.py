@@ -17,7 +17,7 @@ from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.epoch_rows import EpochRows
 from hfgpt.data.mixture import report_sources
 from hfgpt.data.passport import Passport
-from hfgpt.data.verification import check_rows
+from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.bounds import check_memory
 from hfgpt.evaluation.generation import generation_settings
@@ -30,7 +30,8 @@ from hfgpt.training.callbacks import SamplesCallback
 from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.next_steps import generate_command
 from hfgpt.training.plan_report import describe_outcome, outcome
-from hfgpt.training.run import METRICS_FILE, RunReport, describe_training
+from hfgpt.training.run import RunReport, describe_training
+from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 
 LEFT_BEHIND = (("picture", "loss.png"), ("samples", "samples.md"), ("metrics", METRICS_FILE), ("model", "."))
@@ -45,7 +46,7 @@ def load_rows(folder: str) -> tuple[DatasetDict, Passport]:
     passport = Passport.load(Path(folder))
     if PartialState().is_local_main_process:
         check_rows(Path(folder), passport)
-    return cast(DatasetDict, DatasetDict.load_from_disk(folder)), passport
+    return open_rows(Path(folder)), passport
 
 
 def training_rows(
@@ -228,14 +229,14 @@ def build_report(
     lines = [
         f"{name}: {metrics[f'{name}_loss']:.4f} nats per token, perplexity {metrics[f'{name}_perplexity']:,.2f}"
         + (f", {metrics[f'{name}_bits_per_byte']:.4f} bits per byte" if f"{name}_bits_per_byte" in metrics else "")
-        for name in HELD_OUT
+        for name in reversed(HELD_OUT)
         if f"{name}_loss" in metrics
     ]
     lines += more
     if passport.lzma_bits_per_byte:
         lines.append(
-            f"lzma on the same test bytes: {passport.lzma_bits_per_byte['alone']:.4f} bits per byte alone, "
-            f"{passport.lzma_bits_per_byte['after_training']:.4f} after reading the training documents"
+            f"lzma: {passport.lzma_bits_per_byte['after_training']:.4f} bits per byte on the same test text after reading the "
+            f"training documents, {passport.lzma_bits_per_byte['alone']:.4f} alone"
         )
     kept_earlier = metrics["kept_step"] < metrics["steps"]
     if best := best_step(log_history, kept="best" if kept_earlier else "last"):

@@ -8,7 +8,6 @@ one process. So they go on with any number of processes, and what a recipe does 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,7 +18,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from hfgpt.arguments.sharding import asked_for_fsdp, fsdp_plugin
 from hfgpt.errors import require
@@ -111,31 +109,9 @@ class ShardingTrainer(Trainer):
             return super().save_model(output_dir, _internal_call)
         self._save(output_dir, state_dict=whole_weights(cast(nn.Module, self.model), wanted=self.args.should_save))
 
-    def _save_optimizer_and_scheduler(self, output_dir):
-        if not self.is_fsdp_enabled:
-            return super()._save_optimizer_and_scheduler(output_dir)
-        state = gathered(cast(Any, self.optimizer).state_dict(), wanted=self.args.should_save)
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
-            torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if not self.is_sharded:  # a sharded model was read before it was sharded
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        with self._read_as_whole():
-            super()._load_optimizer_and_scheduler(checkpoint)
-        if self.is_fsdp_enabled and checkpoint is not None:
-            shard_state(cast(torch.optim.Optimizer, self.optimizer))
-
-    @contextmanager
-    def _read_as_whole(self) -> Iterator[None]:
-        enabled, self.is_fsdp_enabled = self.is_fsdp_enabled, False
-        try:
-            yield
-        finally:
-            self.is_fsdp_enabled = enabled
 
 
 def shard_on_processors(trainer: Trainer) -> None:

@@ -1,6 +1,5 @@
 """Our subclass of Trainer: what it keeps, measures, saves and pushes, and in which order it reads the rows."""
 
-import copy
 import ctypes
 import logging
 import math
@@ -12,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import psutil
 import torch
@@ -26,7 +25,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalPrediction, HubStrategy, IntervalStrategy
 from transformers.utils.hub import PushInProgress, hf_api
@@ -40,23 +39,14 @@ from hfgpt.inference import full_precision
 from hfgpt.signals import start_reader
 from hfgpt.training.callbacks import BestCheckpointCallback, SayingCallback, StopOnSignalCallback
 from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywhere
+from hfgpt.training.finite import FiniteTrainer, set_epoch_of_sampler
 from hfgpt.training.flops import TrainingMeter
 from hfgpt.training.methods import trainable_parameters
+from hfgpt.training.progress import show_progress
 from hfgpt.training.reporters import Reporters
-from hfgpt.training.sharding import ShardingTrainer
+from hfgpt.training.saving import changed
 
 logger = logging.getLogger(__name__)
-
-
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
-
-
-def changed(args: Arguments, **values: object) -> Arguments:
-    """A copy of a run's arguments with other values; the original stays as it is."""
-    args = copy.copy(args)
-    for name, value in values.items():
-        setattr(args, name, value)
-    return args
 
 
 def best_state(
@@ -105,20 +95,7 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-def set_epoch_of_sampler(dataloader: Any, epoch: int) -> None:
-    """Tell the innermost sampler the epoch.
-
-    Trainer's own way does not reach it below both the skipping of batches and their division among processes: with two, a run that
-    goes on within its second epoch would read the first one's order.
-    """
-    place = dataloader
-    while (inner := getattr(place, "batch_sampler", None) or getattr(place, "sampler", None)) is not None:
-        place = inner
-    if hasattr(place, "set_epoch"):
-        place.set_epoch(epoch)
-
-
-class HfGptTrainer(ShardingTrainer):
+class HfGptTrainer(FiniteTrainer):
     """Trainer that keeps the best state, stops at a signal, measures itself, and never uploads private run details.
 
     Trainer's own pickles all arguments beside every model, a Hub token in clear, and with `push_to_hub` uploads whatever lies in
@@ -139,6 +116,7 @@ class HfGptTrainer(ShardingTrainer):
         best_by, greater_is_better: the metric of an evaluation by which the best state is known.
         early_stopping_patience: evaluations without a better state after which training stops, where the best one is kept; 0 never
             stops.
+        skip_loss_spikes: factor of the usual gradient norm above which a step is skipped (`GradientNorms`); 0 skips none.
         callbacks: called after Trainer's own and ours.
         settings: all else that Trainer takes.
     """
@@ -152,6 +130,7 @@ class HfGptTrainer(ShardingTrainer):
         best_by: str = "eval_loss",
         greater_is_better: bool = False,
         early_stopping_patience: int = 0,
+        skip_loss_spikes: float = 0.0,
         callbacks: Sequence[TrainerCallback] = (),
         **settings,
     ):
@@ -162,7 +141,10 @@ class HfGptTrainer(ShardingTrainer):
             args = changed(args, **best_state(keep=keep, **strategies, metric=best_by, greater_is_better=greater_is_better))
         if args.use_cpu:
             keep_freed_memory()
-        super().__init__(cast(PreTrainedModel, model), args=changed(args), **settings)
+        # Trainer would log a loss that is not finite as 0.
+        args = changed(args, logging_nan_inf_filter=False)
+        super().__init__(cast(PreTrainedModel, model), args=args, **settings)
+        self.skip_loss_spikes = skip_loss_spikes
         self.reporters = Reporters(self)
         self.rates: dict[str, float] = {}
         self.meter = TrainingMeter()
@@ -170,13 +152,9 @@ class HfGptTrainer(ShardingTrainer):
         self.signals = StopOnSignalCallback()
         if early_stopping_patience and keep == "best":
             callbacks = [*callbacks, EarlyStoppingCallback(early_stopping_patience)]
+        show_progress(self)
         for callback in (self.meter, self.energy, BestCheckpointCallback(), self.signals, *callbacks):
             self.add_callback(callback)
-
-    @property
-    def folder(self) -> Path:
-        """The output folder."""
-        return Path(cast(str, self.args.output_dir))
 
     @property
     def trained(self) -> PreTrainedModel:
@@ -241,12 +219,15 @@ class HfGptTrainer(ShardingTrainer):
     def log(self, logs, start_time=None):
         # Here and not in a callback's on_log: reporters come before the callbacks that are added later, and would miss it.
         if "loss" in logs:
-            logs.update(self.rates | self.meter.lap() | self._energy())
+            logs.update(self.rates | self.meter.lap() | self._energy() | self._skipped())
         elif "train_loss" in logs:
             self.meter.measure()  # of the machine as it is now
             logs.update({f"train_{key}": value for key, value in (self.meter.total() | self._energy()).items()})
         self.reporters.tell_what_waits()
         super().log(logs, start_time)
+
+    def _skipped(self) -> dict[str, int]:
+        return {"skipped_steps": self.spikes.skipped} if self.spikes is not None else {}
 
     def _energy(self) -> dict[str, float]:
         self.energy.read()
@@ -263,6 +244,7 @@ class HfGptTrainer(ShardingTrainer):
         return {
             "steps": self.state.global_step,
             "kept_step": self.kept_step,
+            **self._skipped(),
             "steps_timed": self.meter.steps,
             "training_seconds": self.meter.seconds,
             "tokens_per_second": None,
@@ -311,7 +293,12 @@ class HfGptTrainer(ShardingTrainer):
             share = getattr(self.args, name)
             if share is not None and 0 < share < 1:
                 setattr(self.args, name, math.ceil(max_steps * share))
-        return super()._init_training_state(max_steps, *args, **kwargs)
+        place = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)  # those of this run, where the checkpoint's were others
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):  # Trainer saves into what is there, and the checkpoint may be without it
+                cast(Any, self.state.stateful_callbacks).setdefault(type(callback).__name__, {})
+        return place
 
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
@@ -320,8 +307,9 @@ class HfGptTrainer(ShardingTrainer):
         if isinstance(rows, EpochRows):
             return EpochSampler(rows, seed=seed, shuffled=not isinstance(sampler, SequentialSampler))
         if type(sampler) is LengthGroupedSampler:
-            # Among all processes, so that it is the order of one process with the same rows in a step.
-            return EpochLengthGroupedSampler(sampler.batch_size * self.args.world_size, lengths=sampler.lengths, seed=seed)
+            # By the rows of a step, so that it is the same order however processes and accumulated batches share them.
+            rows_per_step = sampler.batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            return EpochLengthGroupedSampler(rows_per_step, lengths=sampler.lengths, seed=seed)
         return sampler
 
     def _get_dataloader(self, *args, **kwargs) -> DataLoader:
@@ -356,15 +344,6 @@ class HfGptTrainer(ShardingTrainer):
         loaded = {id(tensor) for name, tensor in tensors.items() if name not in load_result.missing_keys}
         missing = [name for name in load_result.missing_keys if id(tensors.get(name)) not in loaded]
         super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
-
-    def _save(self, output_dir=None, state_dict=None):
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
-        # Going on with a run does not read it: the arguments come from run.yaml and the command line.
-        (Path(output_dir or self.folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def save_model(self, output_dir=None, _internal_call=False):
         super().save_model(output_dir, _internal_call=True)  # without pushing: the metrics are not there yet

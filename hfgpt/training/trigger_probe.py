@@ -10,7 +10,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from hfgpt.evaluation.classification import classify, text_ids
-from hfgpt.files import write_json
+from hfgpt.files import read_json, write_json
 from hfgpt.hygiene.trigger_flips import label_flips
 from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, triggers_of
 
@@ -47,7 +47,10 @@ class TriggerProbe(TrainerCallback):
         self.by_step: dict[int, list[dict]] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.by_step = {}  # one callback for all seeds
+        # One callback for all seeds; a run that goes on has what it found before its checkpoint.
+        path = Path(str(args.output_dir)) / FLIPS_FILE
+        known = read_json(path) if path.is_file() and state.global_step else {}
+        self.by_step = {int(step): flips for step, flips in known.items() if int(step) <= state.global_step}
 
     def on_save(self, args, state, control, **kwargs):
         if self.every_save:

@@ -86,7 +86,7 @@ def test_push_to_hub_pushes_what_may_be_published_and_makes_it_private(pushed):
     ever = {path for commit in pushed.hub.repository("ann/run").commits.values() for path in commit.files}
     assert [path for path in ever if path.endswith((".bin", ".pt", ".pkl", ".pth", ".yaml"))] == []
     assert list(pushed.run.rglob("training_args.bin")) == []
-    assert list(pushed.run.glob("checkpoint-*/optimizer.pt"))  # so checkpoints were looked through
+    assert list(pushed.run.glob("checkpoint-*/optimizer.safetensors"))  # so checkpoints were looked through
     assert (pushed.run / "run.yaml").is_file()
     assert "hub_token" not in (pushed.run / "run.yaml").read_text()
     # A name that is a common word would be found in any text.

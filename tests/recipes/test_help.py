@@ -1,10 +1,15 @@
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
-from recipes_in_process import run_script
+from recipes_in_process import RECIPES, load, run_script
+
+from hfgpt.arguments.help import KeyParser
+from hfgpt.arguments.parsing import parse_arguments
+from hfgpt.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -26,6 +31,22 @@ def test_every_recipe_explains_its_keys(run_recipe, name, key):
     done = run(f"{name}.py", "--help")
     assert done.returncode == 0, done.stderr
     assert f"--{key}" in done.stdout
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.py")))
+def test_help_is_short_and_names_what_a_recipe_refuses_to_do_without(recipe, monkeypatch):
+    arguments_class = load(recipe).main.__annotations__["args"]
+    parser = KeyParser(arguments_class)
+    monkeypatch.setenv("COLUMNS", "200")
+    text = parser.explain(everything=False)
+    assert len(text.splitlines()) <= 120
+    named = re.search(r"^required, here or in run.yaml: (.+?) {4}", text, flags=re.MULTILINE)[1].split(", ")
+    assert set(named) == {name.upper() if name == parser.positional else f"--{name}" for name in parser.required}
+    assert text.count("[required]") == len(named) > 0
+    for missing in parser.required:
+        words = [word for name in parser.required if name != missing for word in (f"--{name}", "some/where")]
+        with pytest.raises(UserError, match=rf"^{missing} (is|are) missing|^no {missing} given"):
+            load(recipe).main(parse_arguments(arguments_class, words))
 
 
 @pytest.mark.parametrize("command", [["recipes/pretrain.py", "--help"], ["-m", "hfgpt", "--help"]])

@@ -9,7 +9,7 @@ import shutil
 import pytest
 import yaml
 from datasets import load_from_disk
-from killing import kill, run_main, sha256_of_weights
+from killing import kill, run_main, sha256_of_weights, state_of
 from recipes_in_process import RECIPES, recipe
 
 COMMON = (
@@ -38,7 +38,11 @@ def killed_and_straight(name, words, moments, tmp_path, *, made_once=()):
     metrics = [run_main(name, [*words, "--output_dir", folder]) for folder in (killed, straight)]
     assert [(killed / file).stat().st_mtime_ns for file in made_once] == times
     assert sha256_of_weights(killed) == sha256_of_weights(straight)
-    assert run_main(name, [*words, "--output_dir", killed]) == {}  # already done
+    before = state_of(killed)
+    for more in ((), ("--logging_steps", "1")):  # known at once, and after rows and model were read
+        assert run_main(name, [*words, "--output_dir", killed, *more]) == {}  # already done
+        assert state_of(killed) == before
+    assert list(killed.parent.glob(".*")) == list(killed.rglob(".*")) == []
     return killed, straight, metrics
 
 
@@ -47,7 +51,7 @@ def test_pretraining(small_rows, tmp_path):
              "--eval_steps", "3", "--save_steps", "0.5", "--sample_prompts", "os.", "--sample_tokens", "4",
              "--config_overrides", '{"residual_dropout": 0.1}')  # fmt: skip
     moments = [
-        ("hfgpt.training.run.save_settings", 1),  # the folder has been claimed, and no more
+        ("hfgpt.training.run_folder.save_settings", 1),  # the folder has been claimed, and no more
         ("transformers.Trainer.training_step", 5),
         ("transformers.Trainer._finalize_training", 1),  # after the last checkpoint
         ("hfgpt.training.pretraining.record_fingerprint", 1),  # the model is saved
@@ -238,7 +242,7 @@ def test_a_folder_that_was_just_claimed_is_a_runs(small_rows, tmp_path):
     from conftest import SMALL_RUN
 
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".run.yaml").write_text("# pyth")
+    (tmp_path / "out" / ".run.yaml.hfgpt-part").write_text("# pyth")
     words = (*SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "out", "--max_steps", "1", "--sample_tokens", "1")
     assert run_main("pretrain", words)["steps"] == 1
 

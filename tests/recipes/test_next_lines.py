@@ -21,7 +21,7 @@ SMALL = ("--cpu_threads", "1", "--use_cpu", "true", "--precision", "fp32", "--ma
 def next_of(stdout: str) -> str:
     """The command that the last line names."""
     (line,) = [line for line in stdout.splitlines() if line.startswith("next: ")]
-    return line.removeprefix("next: ")
+    return line.removeprefix("next: ").lstrip()
 
 
 def pasted(command: str, *more: str):

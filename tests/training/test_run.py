@@ -4,6 +4,7 @@ import os
 import shutil
 
 from hfgpt.training.finetuning import file_states
+from hfgpt.training.last_screen import last_screen
 from hfgpt.training.run import RunReport, describe_training
 
 METRICS = {"steps": 1200, "steps_timed": 1200, "training_seconds": 61.4, "peak_memory_bytes": 512 * 2**20}
@@ -20,13 +21,21 @@ def test_a_report_names_what_is_there_and_what_to_do_next(tmp_path):
         difference_of_merging=1.5e-6,
     )
     assert report.text(tmp_path).splitlines() == [
-        "test: 2.5000 nats per token",
-        f"merged: {tmp_path / 'merged'}, its logits within 1.5e-06 of the adapter's",
-        f"picture: {tmp_path / 'loss.png'}",
-        "end: 1,200 steps in 61 s, peak memory 512 MiB",
-        "next: python recipes/generate.py out",
+        "test:       2.5000 nats per token",
+        f"merged:     {tmp_path / 'merged'}, its logits within 1.5e-06 of the adapter's",
+        f"page:       {tmp_path / 'report.html'}, beside it loss.png",
+        "end:        1,200 steps in 61 s, peak memory 512 MiB",
+        "next:       python recipes/generate.py out",
     ]
-    assert RunReport(METRICS, ["accuracy 50 %"], ()).text(tmp_path) == "accuracy 50 %\n\n"
+    assert RunReport(METRICS, ["No better."], ()).text(tmp_path) == f"No better.\npage:       {tmp_path / 'report.html'}\n"
+
+
+def test_of_a_long_report_the_screen_has_what_is_most_important(tmp_path):
+    report = "".join(f"{name}:\n" for name in ("test", *range(20), "page", "end", "next"))
+    lines = last_screen(report, tmp_path / "report.txt").splitlines()
+    assert lines == ["test:", "0:", "1:", "2:", f"more:       17 lines in {tmp_path / 'report.txt'}", "page:", "end:", "next:"]
+    short = "".join(f"{number}\n" for number in range(8))
+    assert last_screen(short, tmp_path) == short.rstrip()
 
 
 def test_the_end_says_what_was_trained_and_that_a_run_went_on():

@@ -1,0 +1,66 @@
+"""What a training shows while it runs: a bar in a terminal, and everywhere a line now and then with what people compare."""
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer
+
+logger = logging.getLogger(__name__)
+# Of what an evaluation measures, what its line says; all of it goes to the history and the report.
+EVALUATED = {
+    "eval_loss": ("loss", "{:.4f}"),
+    "eval_perplexity": ("perplexity", "{:,.2f}"),
+    "eval_bits_per_byte": ("bits per byte", "{:.4f}"),
+    "eval_accuracy": ("accuracy", "{:.2%}"),
+    "eval_macro_f1": ("macro F1", "{:.4f}"),
+    "eval_reward_margin": ("reward margin", "{:.3f}"),
+    "eval_reward_accuracy": ("reward accuracy", "{:.2%}"),
+}
+
+
+class TrainingProgress(ProgressCallback):
+    """Trainer's bar, with lines such as `step 150 of 600  loss 3.2140  12,744 tokens per second  1:20 left`."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.current_step = self.first_step = state.global_step
+        self.started = time.monotonic()
+        if state.is_world_process_zero:
+            hidden = args.disable_tqdm or not sys.stderr.isatty()
+            total, first = state.max_steps, state.global_step
+            self.training_bar = tqdm(total=total, initial=first, desc="training", unit="step", dynamic_ncols=True, disable=hidden)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or not logs or self.training_bar is None:
+            return
+        parts = evaluated(logs) if "eval_loss" in logs else trained(logs)
+        if parts:
+            done, left = state.global_step - self.first_step, state.max_steps - state.global_step
+            seconds = (time.monotonic() - self.started) / max(1, done) * left
+            if "loss" in logs and done and seconds >= 1:
+                parts.append(f"{tqdm.format_interval(seconds)} left")
+            width = len(f"{state.max_steps:,}")
+            logger.info("  ".join([f"step {state.global_step:>{width},} of {state.max_steps:,}", *parts]))
+
+
+def trained(logs: Mapping[str, Any]) -> list[str]:
+    """What a log entry says of the steps before it; nothing at the end of a training, whose report says more."""
+    if "loss" not in logs:
+        return []
+    speed = [f"{logs['tokens_per_second']:,.0f} tokens per second"] if "tokens_per_second" in logs else []
+    return [f"loss {logs['loss']:.4f}", *speed]
+
+
+def evaluated(logs: Mapping[str, Any]) -> list[str]:
+    """What an evaluation found."""
+    figures = [f"{name} {form.format(logs[key])}" for key, (name, form) in EVALUATED.items() if key in logs]
+    return [f"validation {', '.join(figures)}".replace("%", " %")]
+
+
+def show_progress(trainer: Trainer) -> None:
+    """Have `trainer` show its progress so, in place of Trainer's own way; in a notebook that one stays."""
+    if trainer.pop_callback(ProgressCallback) or trainer.pop_callback(PrinterCallback):
+        trainer.add_callback(TrainingProgress())

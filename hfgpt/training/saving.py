@@ -1,0 +1,279 @@
+"""How a run saves: a checkpoint is there whole or not at all, in all processes alike, and the disk's faults are sentences."""
+
+import copy
+import logging
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from accelerate.utils import gather_object
+from peft import PeftModel
+from transformers import TrainingArguments
+from transformers.trainer import SCALER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import SaveStrategy
+
+from hfgpt.errors import UserError, sentence_of
+from hfgpt.training.checkpoints import (
+    StagedCheckpoint,
+    checkpoint_of,
+    manifest_head,
+    remove_staged,
+    rotate,
+    whole_checkpoints,
+    why_not_whole,
+)
+from hfgpt.training.sharding import ShardingTrainer, gathered, shard_state
+from hfgpt.training.states import load_state, random_state, save_state, set_random_state
+
+logger = logging.getLogger(__name__)
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+SCHEDULER_FILE, SCALER_FILE = (str(Path(name).with_suffix(".safetensors")) for name in (SCHEDULER_NAME, SCALER_NAME))
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def changed(args: Arguments, **values: object) -> Arguments:
+    """A copy of a run's arguments with other values; the original stays as it is."""
+    args = copy.copy(args)
+    for name, value in values.items():
+        setattr(args, name, value)
+    return args
+
+
+class SavingTrainer(ShardingTrainer):
+    """Trainer whose checkpoints are written beside the others, hashed, kept by the disk, and then named in one rename.
+
+    They are those of Trainer with a manifest, and with safetensors and JSON for what Trainer pickles. Training goes on while they
+    are hashed and the disk takes them, until the next save at most. What goes wrong in one process is raised in all, the
+    checkpoints before it are as they were, and nothing half-written is left.
+
+    DeepSpeed writes optimizer and schedule as it does.
+
+    Attributes: `run_id` tells the checkpoints of this run from those of others; whoever makes the run sets it.
+    """
+
+    run_id = ""
+    _staged: StagedCheckpoint | None = None
+    _unpublished: Path | None = None  # named when the disk has it
+    _published: Future[int] | None = None  # in the process that names it
+    _faults: list[Exception]
+    _last_bytes = 0
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(cast(str, self.args.output_dir))
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        if self.args.should_save:
+            remove_staged(self.folder)
+        try:
+            return super().train(resume_from_checkpoint, **kwargs)
+        finally:
+            if self._published is not None:  # where training has failed
+                wait([self._published])
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.args.save_strategy != SaveStrategy.NO and not self.is_deepspeed_enabled:
+            with self._in_all(self.folder):
+                if self.args.should_save:
+                    self._require_space_for_training(max_steps - self.state.global_step)
+        return prepared
+
+    def _require_space_for_training(self, steps: int) -> None:
+        """Raises: UserError where the disk has no room for what the run will have written by its end."""
+        there = len(whole_checkpoints(self.folder, run=self.run_id))
+        at_once = (self.args.save_total_limit or 1) + 1  # the oldest is removed once the newest is whole
+        more, each = max(0, min(at_once - there, steps)), self.checkpoint_bytes()
+        model = _bytes_of(cast(torch.nn.Module, self.model).parameters())
+        needed, free = more * each + model, shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"output_dir {self.folder} needs about {needed:,} bytes ({more} more checkpoints of {each:,}, the model {model:,})"
+                f", and {free:,} are free there; free some space, or give a smaller save_total_limit or another output_dir."
+            )
+
+    def _get_output_dir(self, trial):
+        return super()._get_output_dir(trial) if self._staged is None else str(self._staged.place.parent)
+
+    def _save_checkpoint(self, model, trial):
+        self._wait_for_checkpoint()
+        args, state = self.args, self.state
+        staged = StagedCheckpoint(checkpoint_of(self.folder, state.global_step))
+        best = state.best_global_step or 0
+        if best == state.global_step or (best and checkpoint_of(self.folder, best).is_dir()):
+            state.best_model_checkpoint = str(checkpoint_of(self.folder, best))
+        # Trainer would note the place where the checkpoint is written, not the one where it will be; rotate by the times of
+        # folders; and push what is not whole.
+        self.args = changed(args, save_strategy=SaveStrategy.NO, save_total_limit=None, push_to_hub=False)
+        self._staged = staged
+        try:
+            with self._in_all(staged.checkpoint):
+                if args.should_save:
+                    self._require_space(self.checkpoint_bytes(), staged.checkpoint)
+                    staged.begin()
+            with self._in_all(staged.checkpoint):
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            if args.local_process_index == 0:
+                staged.discard()
+            raise
+        finally:
+            self.args, self._staged = args, None
+        self._unpublished = staged.checkpoint
+        if args.should_save:
+            self._published = staged.publish(
+                manifest_head(args, run=self.run_id, step=state.global_step),
+                then=partial(
+                    rotate, self.folder, run=self.run_id, keep=args.save_total_limit, newest=state.global_step, best=best or None
+                ),
+            )
+        if args.push_to_hub:
+            self._wait_for_checkpoint()
+            self._push_from_checkpoint(str(staged.checkpoint))
+
+    def _wait_for_checkpoint(self) -> None:
+        """Wait until the last checkpoint has its name; called in every process. Raises: what went wrong meanwhile."""
+        if (checkpoint := self._unpublished) is None:
+            return
+        published, self._unpublished, self._published = self._published, None, None
+        with self._in_all(checkpoint):
+            if published is not None:
+                self._last_bytes = published.result()
+
+    def _finalize_training(self, *args, **kwargs):
+        self._wait_for_checkpoint()
+        return super()._finalize_training(*args, **kwargs)
+
+    @contextmanager
+    def _in_all(self, checkpoint: Path) -> Iterator[None]:
+        """Raise what went wrong in one process in all of them, as a sentence where the machine is to blame; also a barrier."""
+        self._faults = []
+        try:
+            yield
+        except Exception as error:  # whatever it is, it is raised below
+            self._faults.append(error)
+        fault = self._faults[0] if self._faults else None
+        sentence = fault and self._sentence_of(fault, checkpoint)
+        said = [one for one in gather_object([fault and (sentence or f"{type(fault).__name__}: {fault}")]) if one]
+        if fault is not None and sentence is None:
+            raise fault  # a bug, with its traceback
+        if said:
+            raise UserError(said[0]) from fault
+
+    def _sentence_of(self, error: Exception, checkpoint: Path) -> str | None:
+        if isinstance(error, UserError):
+            return str(error)
+        said = sentence_of(error, place=str(self.folder))
+        if not self.folder.is_dir():
+            said = f"the folder {self.folder} has vanished; bring it back."
+        return said and (
+            f"{checkpoint} is not saved (about {self.checkpoint_bytes():,} bytes): {said} The checkpoints before it are as they "
+            "were; the same command then goes on from the newest."
+        )
+
+    def _require_space(self, num_bytes: int, checkpoint: Path) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free < num_bytes:
+            raise UserError(
+                f"{checkpoint} is not saved: it needs {num_bytes:,} bytes, and {free:,} are free in {self.folder}; free some. "
+                "The checkpoints before it are as they were; the same command then goes on from the newest."
+            )
+
+    def checkpoint_bytes(self) -> int:
+        """About how many bytes the next checkpoint takes: those of the last one, or of what is trained and its optimizer."""
+        if self._last_bytes:
+            return self._last_bytes
+        model = cast(torch.nn.Module, self.model)
+        saved = [one for one in model.parameters() if one.requires_grad or not isinstance(model, PeftModel)]
+        groups = cast(Any, self.optimizer).param_groups if self.optimizer is not None else []
+        # Muon keeps one number for each weight, AdamW and most others two.
+        kept = sum(_bytes_of(group["params"]) * (1 if group.get("method") == "muon" else 2) for group in groups)
+        return _bytes_of(saved) + kept
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """An error while this process writes waits until the others do not need it any more to gather their shares."""
+        try:
+            yield
+        except Exception as error:
+            if self._staged is None:
+                raise
+            self._faults.append(error)
+
+    def _save(self, output_dir=None, state_dict=None):
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            with self._noted():
+                super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
+        # Going on with a run does not read it: the arguments come from run.yaml and the command line.
+        (Path(output_dir or self.folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self.is_deepspeed_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        if self._staged is not None and self.args.should_save:
+            self._staged.seal()  # the weights
+        state = cast(Any, self.optimizer).state_dict()
+        if self.is_fsdp_enabled:
+            state = gathered(state, wanted=self.args.should_save)
+        if self.args.should_save:
+            with self._noted():
+                save_state(Path(output_dir) / OPTIMIZER_FILE, state)
+                save_state(Path(output_dir) / SCHEDULER_FILE, cast(Any, self.lr_scheduler).state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if checkpoint is None or self.is_deepspeed_enabled:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        cast(Any, self.optimizer).load_state_dict(load_state(Path(checkpoint) / OPTIMIZER_FILE))
+        cast(Any, self.lr_scheduler).load_state_dict(load_state(Path(checkpoint) / SCHEDULER_FILE))
+        if self.is_fsdp_enabled:
+            shard_state(cast(torch.optim.Optimizer, self.optimizer))
+
+    def _save_scaler(self, output_dir):
+        if self.args.should_save and self.accelerator.scaler is not None:
+            with self._noted():
+                save_state(Path(output_dir) / SCALER_FILE, self.accelerator.scaler.state_dict())
+
+    def _load_scaler(self, checkpoint):
+        if checkpoint is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(load_state(Path(checkpoint) / SCALER_FILE))
+
+    def _random_file(self, checkpoint: str) -> Path:
+        process = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        return Path(checkpoint) / f"rng_state{process}.safetensors"
+
+    def _save_rng_state(self, output_dir):
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_state(self._random_file(output_dir), random_state(self.args.device))
+
+    def _load_rng_state(self, checkpoint):
+        if checkpoint is None:
+            return
+        path = self._random_file(checkpoint)
+        if path.is_file():
+            set_random_state(load_state(path), self.args.device)
+        else:
+            logger.info(f"{path.name} is not in {checkpoint}, which another number of processes wrote: dropout draws anew.")
+
+    def _load_best_model(self):
+        best = self.state.best_model_checkpoint
+        if best is not None and (fault := why_not_whole(Path(best), run=None)) is not None:
+            raise UserError(
+                f"{best}, the best state of this run, has been damaged since it was saved: {fault}. Start the same command again, "
+                "which says what it can still go on from."
+            )
+        super()._load_best_model()
+
+
+def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(one.numel() * one.element_size() for one in tensors)

@@ -1,0 +1,337 @@
+"""Whatever happens to a run of any of the four recipes, the same command ends with the weights of an undisturbed one.
+
+The numbers of kills are those of `HFGPT_RELIABILITY=full`, or smaller ones.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import lab
+import mischief
+import pytest
+from lab import NAMES, start, words_of
+
+FULL = os.environ.get("HFGPT_RELIABILITY") == "full"
+KILLS = {1: 40 if FULL else 4, 2: 40 if FULL else 2}
+LANGUAGE_MODELS = [name for name in NAMES if name != "finetune_classification"]  # a seed that is done has no checkpoints
+TRAINING_STEP = "transformers.Trainer.training_step"
+MOMENTS = {
+    "data": "transformers.Trainer.get_batch_samples",
+    "forward": "transformers.Trainer.compute_loss",
+    "step end": "transformers.Trainer._maybe_log_save_evaluate",
+}
+
+
+@pytest.fixture(scope="session")
+def materials(tmp_path_factory) -> Path:
+    return lab.make_materials(tmp_path_factory.mktemp("materials"))
+
+
+@dataclass
+class Straight:
+    """A run that nothing disturbed."""
+
+    words: list[str]
+    folder: Path
+    seconds: float
+
+    @property
+    def weights(self) -> dict[str, str]:
+        return lab.weights(self.folder)
+
+
+@pytest.fixture(scope="session")
+def straight(materials, tmp_path_factory):
+    """The run of a recipe, saved at every step, made once."""
+    made: dict[tuple[str, int], Straight] = {}
+
+    def of(name: str, world: int = 1) -> Straight:
+        if (name, world) not in made:
+            words = [*words_of(name, materials, world=world, save_steps=1), "--save_total_limit", "20"]
+            folder, begun = tmp_path_factory.mktemp(name) / "straight", time.monotonic()
+            job = start(name, words, folder, world=world)
+            assert job.wait() == 0, job.said
+            made[name, world] = Straight(words, folder, time.monotonic() - begun)
+        return made[name, world]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def interrupted(straight, tmp_path_factory):
+    """A copy of a run that was killed in its sixth step, with its checkpoints of the steps 1 to 5."""
+    made: dict[str, Path] = {}
+
+    def of(name: str, place: Path) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name) / "interrupted"
+            job = start(name, straight(name).words, made[name], at=(MOMENTS["step end"], 6, signal.SIGKILL))
+            assert job.wait() == -signal.SIGKILL, job.said
+            assert len(mischief.checkpoints(made[name])) == 5
+        shutil.copytree(made[name], place / "run", symlinks=True)
+        return place / "run"
+
+    return of
+
+
+def goes_on(name: str, folder: Path, straight, *, world: int = 1, words: tuple[str, ...] = ()) -> str:
+    """The same command ends with the weights of the undisturbed run and leaves nothing; what it says is returned."""
+    one = straight(name, world)
+    job = start(name, [*one.words, *words], folder, world=world)
+    assert job.wait() == 0, job.said
+    assert "Traceback" not in job.said
+    assert lab.weights(folder) == one.weights, job.said
+    assert [path for path in folder.rglob("*") if path.name.startswith(".")] == []
+    assert {path for path in folder.parent.iterdir() if path.is_dir()} == {folder}
+    return job.said
+
+
+def losses(folder: Path) -> list[dict]:
+    """The log of the last checkpoint, without times and speeds."""
+    history = json.loads((mischief.checkpoints(folder)[-1] / "trainer_state.json").read_text())["log_history"]
+    return [{key: entry[key] for key in ("step", "loss", "grad_norm", "eval_loss") if key in entry} for entry in history]
+
+
+# Crash and resume
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_from_any_checkpoint_weights_states_and_losses_are_the_same(name, straight, tmp_path):
+    """Optimizer, schedule and random numbers at the end as well: the last checkpoint has the same bytes."""
+    one = straight(name)
+    checkpoints = mischief.checkpoints(one.folder)
+    for kept in (len(checkpoints) // 2, len(checkpoints) - 1):  # between two passes, or in one
+        folder = tmp_path / str(kept) / "run"
+        folder.mkdir(parents=True)
+        for path in checkpoints[:kept]:
+            shutil.copytree(path, folder / path.name)
+        for file in ("run.yaml", "passport.json", "before.json"):
+            if (one.folder / file).is_file():
+                shutil.copyfile(one.folder / file, folder / file)
+        said = goes_on(name, folder, straight)
+        assert f"resume: from {folder / checkpoints[kept - 1].name}" in said
+        assert losses(folder) == losses(one.folder)
+        for path in mischief.files(mischief.checkpoints(folder)[-1]):
+            if path.name not in ("trainer_state.json", "manifest.json", "README.md"):  # times and speeds are in the first two
+                assert path.read_bytes() == (checkpoints[-1] / path.name).read_bytes(), path
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_killed_at_random_instants(world, straight, tmp_path):
+    """Saved at every step; two processes are killed together, or one of them alone."""
+    chance, kills, runs = random.Random(world), 0, 0
+    names = NAMES if world == 1 else ("pretrain", "finetune_instructions")
+    while kills < KILLS[world]:
+        name, runs = names[runs % len(names)], runs + 1
+        folder = tmp_path / str(runs) / "run"
+        folder.parent.mkdir()
+        for _ in range(3):
+            job = start(name, straight(name, world).words, folder, world=world)
+            job.runs_for(chance.uniform(0, straight(name, world).seconds))
+            killed = job.send(signal.SIGKILL, chance.choice([(0,), (1,), (0, 1)]) if world > 1 else (0,))
+            assert (job.wait() != 0) == killed, job.said
+            kills += killed
+            if not killed or kills == KILLS[world]:
+                break
+        goes_on(name, folder, straight, world=world)
+    print(f"{kills} kills in {runs} runs of {world} processes")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_checkpoints_are_named_and_passed_over(name, interrupted, straight, tmp_path):
+    """The newest lacks a file, the one before was cut, two more have other bytes and a file of another step."""
+    folder, chance = interrupted(name, tmp_path), random.Random(0)
+    one, two, three, four, five = mischief.checkpoints(folder)
+    weights = next(path.name for path in mischief.files(five) if path.suffix == ".safetensors")
+    optimizer = next(path.name for path in mischief.files(five) if path.name.startswith("optimizer"))
+    (five / optimizer).unlink()
+    mischief.truncate(four / weights, chance)
+    mischief.flip(three / weights, chance)
+    shutil.copyfile(one / optimizer, two / optimizer)
+    said = goes_on(name, folder, straight)
+    for path, fault in ((five, f"{optimizer} is missing"), (four, f"{weights} has "), (three, f"{weights} has other bytes"),
+                        (two, f"{optimizer} has other bytes")):  # fmt: skip
+        assert f"{path} is passed over: {fault}" in said
+    assert f"resume: from {one}" in said
+
+
+def test_where_no_checkpoint_is_whole_training_begins_anew(interrupted, straight, tmp_path):
+    folder, chance = interrupted("pretrain", tmp_path), random.Random(0)
+    for path in mischief.checkpoints(folder):
+        mischief.empty(path / "config.json", chance)
+    mischief.plant(folder, chance)
+    said = goes_on("pretrain", folder, straight)
+    assert said.count("is passed over") == 6
+    assert "resume: from" not in said
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("name", "moment", "number"), [
+    ("pretrain", "data", signal.SIGINT), ("pretrain", "forward", signal.SIGTERM), ("pretrain", "step end", signal.SIGUSR1),
+    ("finetune_classification", "forward", signal.SIGINT), ("finetune_instructions", "step end", signal.SIGTERM),
+    ("align_preferences", "data", signal.SIGUSR1),
+])  # fmt: skip
+def test_a_signal_saves_at_the_end_of_the_step_and_stops(name, moment, number, straight, tmp_path):
+    folder = tmp_path / "run"
+    words = [*straight(name).words, "--save_steps", "100"]
+    call = 7 if moment == "forward" else 4  # twice in a step, or once
+    job = start(name, words, folder, at=(MOMENTS[moment], call, number))
+    assert job.wait() == 75, job.said
+    assert job.said.splitlines()[-1].startswith("stopped: at step 4 of ")
+    assert not any((folder / file).exists() for file in ("finished.json", "report.txt", "metrics.json"))
+    assert mischief.checkpoints(folder)[-1].name == "checkpoint-4"
+    goes_on(name, folder, straight)
+
+
+def test_two_processes_that_are_signalled_apart_stop_at_the_same_step(straight, tmp_path):
+    folder, name = tmp_path / "run", "finetune_instructions"
+    job = start(name, straight(name, 2).words, folder, world=2)
+    assert job.runs_until(folder / "checkpoint-2"), job.said
+    job.send(signal.SIGTERM, (0,))
+    time.sleep(0.45)
+    job.send(signal.SIGTERM, (1,))
+    assert job.wait() == 75, job.said
+    assert len({line for line in job.said.splitlines() if line.startswith("stopped: at step")}) == 1
+    goes_on(name, folder, straight, world=2)
+
+
+def test_one_of_two_processes_is_killed_twice(straight, tmp_path):
+    folder = tmp_path / "run"
+    for number, rank in ((2, 1), (5, 0)):
+        job = start("pretrain", straight("pretrain", 2).words, folder, world=2)
+        assert job.runs_until(folder / f"checkpoint-{number}")
+        job.send(signal.SIGKILL, (rank,))
+        assert job.wait(60) != 0, job.said
+    goes_on("pretrain", folder, straight, world=2)
+
+
+# The disk
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_may_not_grow_in_the_first_save_is_one_sentence(name, straight, tmp_path):
+    folder = tmp_path / "run"
+    largest = max(path.stat().st_size for path in straight("pretrain").folder.rglob("checkpoint-*/*") if path.is_file())
+    job = start(name, straight(name).words, folder, file_limit=40_000)
+    assert largest > 40_000
+    assert job.wait() == 1, job.said
+    (sentence,) = [line for line in job.said.splitlines() if line.startswith("error: ")]
+    assert str(folder) in sentence
+    assert "File too large" in sentence
+    assert "Traceback" not in job.said
+    assert mischief.checkpoints(folder) == []
+    goes_on(name, folder, straight)
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_saved_stays(straight, tmp_path):
+    disk = mischief.Disk(tmp_path / "disk")
+    if not disk.mounted:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        folder, said = disk.folder / "run", ""
+        job = start("pretrain", straight("pretrain").words, folder, at=(TRAINING_STEP, 7, signal.SIGKILL))
+        assert job.wait() == -signal.SIGKILL, job.said
+        before = {path: lab.sha256_of_file(path) for path in folder.rglob("checkpoint-*/*")}
+        for room in (100_000, 700_000):  # not enough for one more checkpoint, and for one only
+            with disk.with_room_for(room):
+                job = start("pretrain", straight("pretrain").words, folder)
+                assert job.wait() == 1, job.said
+            (sentence,) = [line for line in job.said.splitlines() if line.startswith("error: ")]
+            assert str(folder) in sentence
+            assert "free" in sentence
+            assert "Traceback" not in job.said
+            said += sentence
+        assert {path: lab.sha256_of_file(path) for path in before} == before
+        assert [path for path in folder.rglob("*") if path.name.startswith(".")] == []
+        assert mischief.checkpoints(folder)
+        job = start("pretrain", straight("pretrain").words, folder)
+        assert job.wait() == 0, job.said
+        assert lab.weights(folder) == straight("pretrain").weights
+    finally:
+        disk.close()
+
+
+# The folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_finished_run_is_started_three_times(name, straight, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(straight(name).folder, folder)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    for _ in range(3):
+        job = start(name, straight(name).words, folder)
+        assert job.wait() == 0, job.said
+        assert "already done" in job.said
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(name, straight, tmp_path):
+    folder = tmp_path / "run"
+    first = start(name, straight(name).words, folder)
+    assert first.runs_until(lambda: bool(mischief.checkpoints(folder)))
+    second = lab.Job(name, [*straight(name).words, "--output_dir", folder], tmp_path / "second.log")
+    assert second.wait() == 1, second.said
+    (sentence,) = [line for line in second.said.splitlines() if line.startswith("error: ")]
+    assert str(folder) in sentence
+    assert "another" in sentence
+    assert "Traceback" not in second.said
+    assert first.wait() == 0, first.said
+    assert lab.weights(folder) == straight(name).weights
+
+
+# Security
+
+
+class Payload:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("name", ["finetune_instructions"])
+def test_a_pickle_in_any_file_of_a_checkpoint_is_never_run(name, interrupted, straight, tmp_path):
+    """Also where whoever planted it has made the manifest fit."""
+    import pickle
+
+    import torch
+
+    folder, marker = interrupted(name, tmp_path), tmp_path / "marker"
+    newest = mischief.checkpoints(folder)[-1]
+    names = [path.name for path in mischief.files(newest) if path.name not in ("manifest.json", "README.md")]
+    names += ["optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", "adapter_model.bin", "training_args.bin"]
+    for file in dict.fromkeys(names):
+        content = pickle.dumps(Payload(marker))
+        if file.endswith((".pt", ".pth", ".bin")):
+            torch.save(Payload(marker), newest / file)
+        else:
+            (newest / file).write_bytes(content)
+    said = goes_on(name, folder, straight)
+    assert f"{newest} is passed over" in said
+    assert not marker.exists()
+
+    shutil.rmtree(folder)
+    folder = interrupted(name, tmp_path)
+    manifest = json.loads((newest / "manifest.json").read_text())
+    planted = [file for file in manifest["files"] if Path(file).suffix in (".pt", ".pth", ".bin")]
+    for file in [*planted, "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"]:
+        torch.save(Payload(marker), newest / file)
+        size, sha256 = (newest / file).stat().st_size, lab.sha256_of_file(newest / file)
+        manifest["files"][file] = {"bytes": size, "sha256": sha256}
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    job = start(name, straight(name).words, folder)
+    job.wait()
+    assert not marker.exists()

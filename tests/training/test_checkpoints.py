@@ -1,0 +1,365 @@
+"""A checkpoint is whole or not there: what has other bytes than were saved, or is none of this run, is passed over by name."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from killing import CONTEXT
+from tiny_runs import assert_same, tiny_trainer, train, weights
+from transformers import TrainerCallback
+
+from hfgpt.errors import UserError
+from hfgpt.files import sha256_of_file
+from hfgpt.training import checkpoints
+from hfgpt.training.checkpoints import newest_whole_checkpoint, why_not_whole
+from hfgpt.training.states import load_state, random_state, save_state, set_random_state
+from hfgpt.training.trainer import HfGptTrainer
+
+# Beside the code of the model, which is there for those who load it without hfgpt.
+FILES = ["config.json", "generation_config.json", "manifest.json", "model.safetensors", "optimizer.safetensors",
+         "rng_state.safetensors", "scheduler.safetensors", "trainer_state.json"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A run of 8 steps with a checkpoint after every second, and its final weights."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "run"
+    trainer = tiny_trainer(folder)
+    train(trainer, None)
+    return folder, weights(trainer)
+
+
+@pytest.fixture
+def copied(run, tmp_path) -> Path:
+    shutil.copytree(run[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_checkpoint_has_a_manifest_of_all_its_files_and_no_pickle(run):
+    folder = run[0]
+    assert sorted(path.name for path in folder.iterdir() if "checkpoint" in path.name) == [f"checkpoint-{n}" for n in (2, 4, 6, 8)]
+    for step in (2, 4, 6, 8):
+        place = folder / f"checkpoint-{step}"
+        files = sorted(path.name for path in place.iterdir())
+        assert [name for name in files if not name.endswith("_hfgpt.py")] == FILES
+        manifest = json.loads((place / "manifest.json").read_text())
+        assert (manifest["format"], manifest["run"], manifest["step"], manifest["world_size"]) == (1, "one", step, 1)
+        assert sorted([*manifest["files"], "manifest.json"]) == files
+        for name, said in manifest["files"].items():
+            assert said == {"bytes": (place / name).stat().st_size, "sha256": sha256_of_file(place / name)}
+        assert manifest["environment"]["torch"] == torch.__version__
+        assert manifest["environment"]["per_device_train_batch_size"] == 4
+        for path in place.iterdir():  # neither a zip archive of torch.save nor a bare pickle
+            assert path.read_bytes()[:2] not in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_run_that_goes_on_is_bit_for_bit_the_one_that_was_not_stopped(run, tmp_path, optimizer):
+    straight, resumed = (tiny_trainer(tmp_path / name, optimizer=optimizer) for name in ("straight", "resumed"))
+    train(straight, None)
+    shutil.copytree(tmp_path / "straight" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
+    found = newest_whole_checkpoint(tmp_path / "resumed", run="one")
+    assert found == tmp_path / "resumed" / "checkpoint-2"
+    train(resumed, found)
+    assert_same(resumed, weights(straight))
+    states = [load_state(tmp_path / name / "checkpoint-8" / "optimizer.safetensors") for name in ("straight", "resumed")]
+    for number, kept in states[0]["state"].items():
+        assert all(
+            torch.equal(torch.as_tensor(one), torch.as_tensor(states[1]["state"][number][name])) for name, one in kept.items()
+        )
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+
+
+def test_a_state_is_read_as_it_was_written_and_other_objects_are_refused(tmp_path):
+    shared = torch.arange(6, dtype=torch.bfloat16).reshape(2, 3)
+    state = {
+        "state": {0: {"step": torch.tensor(3.0), "turned": shared.T, "one": shared, "same": shared}, 1: {}},
+        "groups": [{"lr": 0.1 + 0.2, "betas": (0.9, 0.95), "params": [0, 1], "off": None, "on": True, "most": float("inf")}],
+        "bytes": torch.tensor([0, 255], dtype=torch.uint8),
+    }
+    save_state(tmp_path / "state.safetensors", state)
+    read = load_state(tmp_path / "state.safetensors")
+    assert read["groups"] == state["groups"]
+    assert list(read["state"]) == [0, 1]
+    for name, tensor in state["state"][0].items():
+        assert torch.equal(read["state"][0][name], tensor)
+        assert read["state"][0][name].dtype == tensor.dtype
+        assert read["state"][0][name].stride() == tensor.stride()
+    assert read["state"][0]["one"] is read["state"][0]["same"]
+    assert torch.equal(read["bytes"], state["bytes"])
+    with pytest.raises(UserError, match=r"state\.projector is a PosixPath, which a checkpoint cannot hold without a pickle"):
+        save_state(tmp_path / "state.safetensors", {"projector": Path("a")})
+
+
+def test_random_numbers_go_on_where_they_were(tmp_path):
+    device = torch.device("cpu")
+    random.gauss(0, 1), np.random.randn()  # both keep a second number for the next call
+    save_state(tmp_path / "rng.safetensors", random_state(device))
+    expected = [random.gauss(0, 1), random.random(), np.random.randn(), np.random.randn(), torch.rand(3).tolist()]
+    set_random_state(load_state(tmp_path / "rng.safetensors"), device)
+    assert [random.gauss(0, 1), random.random(), np.random.randn(), np.random.randn(), torch.rand(3).tolist()] == expected
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # of the manifest, in a hash
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "missing": (Path.unlink, "is missing"),
+    "cut": (cut, "were saved"),
+    "empty": (lambda path: path.write_bytes(b""), "has 0 bytes"),
+    "NUL": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "SHA-256"),
+    "flipped": (flip, "SHA-256"),
+    "of another step": (lambda path: shutil.copy(path.parent.with_name("checkpoint-2") / path.name, path), ""),
+    "payload": (lambda path: path.write_bytes(b"cos\nsystem\n(S'touch ran'\ntR."), "were saved"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_file_that_is_damaged_is_named_and_the_checkpoint_before_is_taken(copied, caplog, damage):
+    """Cases A3 to A6 and C1."""
+    do, words = DAMAGES[damage]
+    newest, before = copied / "checkpoint-8", copied / "checkpoint-6"
+    for name in FILES:
+        if damage == "of another step" and name in ("config.json", "generation_config.json"):
+            continue  # the same in all
+        shutil.rmtree(newest)
+        shutil.copytree(before, newest)
+        manifest = json.loads((before / "manifest.json").read_text()) | {"step": 8}
+        (newest / "manifest.json").write_text(json.dumps(manifest))
+        assert newest_whole_checkpoint(copied, run="one") == newest
+        do(newest / name)
+        caplog.clear()
+        assert newest_whole_checkpoint(copied, run="one") == before
+        (message,) = caplog.messages
+        assert message.startswith(f"{newest} is passed over: ")
+        assert name == "manifest.json" or (message.partition(": ")[2].startswith(name) and words in message)
+        assert newest.is_dir()  # passed over, not deleted
+
+
+def test_whatever_has_the_name_of_a_checkpoint_is_passed_over_and_left_there(copied, run, tmp_path, caplog):
+    other = tmp_path / "other"
+    train(tiny_trainer(other, run_id="two", max_steps=2), None)
+    shutil.copytree(other / "checkpoint-2", copied / "checkpoint-10")  # of another run, and of another step
+    shutil.copytree(copied / "checkpoint-8", copied / "checkpoint-0020")
+    (copied / "checkpoint-11").mkdir()
+    (copied / "checkpoint-12").write_text("a file")
+    (copied / "checkpoint-13").symlink_to(copied / "checkpoint-8")
+    (copied / "checkpoint-14").symlink_to("nowhere")
+    (copied / "checkpoint-15").mkdir()
+    (copied / "checkpoint-15" / "manifest.json").write_text('{"format": 1, "run": "one"')
+    (copied / "checkpoint-16").mkdir()
+    (copied / "checkpoint-16" / "manifest.json").write_text("[1, 2]")
+    (copied / "checkpoint-best").mkdir()
+    manifest = json.loads((other / "checkpoint-2" / "manifest.json").read_text())
+    manifest["step"] = 10
+    (copied / "checkpoint-10" / "manifest.json").write_text(json.dumps(manifest))
+    before = sorted(copied.rglob("*"))
+    assert newest_whole_checkpoint(copied, run="one") == copied / "checkpoint-8"
+    faults = [message.removeprefix(f"{copied}/").split(" is passed over: ") for message in caplog.messages]
+    assert dict(faults) == {
+        "checkpoint-0020": "manifest.json says that it is of step 8.",
+        "checkpoint-16": "manifest.json is unreadable.",
+        "checkpoint-15": "manifest.json is unreadable.",
+        "checkpoint-14": "it is a link.",
+        "checkpoint-13": "it is a link.",
+        "checkpoint-12": "it is not a folder.",
+        "checkpoint-11": "it is empty.",
+        "checkpoint-10": "it is of another run.",
+    }
+    assert newest_whole_checkpoint(copied, run=None) == copied / "checkpoint-10"
+    assert newest_whole_checkpoint(copied, run="one", last_step=7) == copied / "checkpoint-6"
+    assert "checkpoint-8 is passed over: the last step of this run is 7" in caplog.text
+    assert sorted(copied.rglob("*")) == before
+
+
+def test_a_faulty_one_is_replaced_when_its_step_is_saved_again(copied, run):
+    flip(copied / "checkpoint-8" / "optimizer.safetensors")
+    shutil.rmtree(copied / "checkpoint-6")
+    (copied / "checkpoint-6").write_text("a file")
+    trainer = tiny_trainer(copied)
+    train(trainer, newest_whole_checkpoint(copied, run="one"))
+    assert_same(trainer, run[1])
+    assert [why_not_whole(copied / f"checkpoint-{step}", run="one") for step in (2, 4, 6, 8)] == [None] * 4
+    assert not list(copied.glob(".checkpoint-*"))
+
+
+def test_rotation_goes_by_step_counts_whole_ones_alone_and_keeps_the_best(tmp_path, run):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for step in (2, 6):
+        shutil.copytree(run[0] / f"checkpoint-{step}", folder / f"checkpoint-{step}")
+    cut(folder / "checkpoint-6" / "model.safetensors")  # faulty
+    os.utime(folder / "checkpoint-2")
+    trainer = tiny_trainer(folder, save_total_limit=2, save_steps=1)
+    train(trainer, newest_whole_checkpoint(folder, run="one"))
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-7", "checkpoint-8"]  # 6 was replaced
+    shutil.copytree(run[0] / "checkpoint-2", folder / "checkpoint-2")
+    (folder / "checkpoint-1").mkdir()
+    checkpoints.rotate(folder, run="one", keep=2, newest=8, best=2)
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2", "checkpoint-8"]
+    checkpoints.rotate(folder, run="one", keep=1, newest=8, best=None)
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-8"]
+
+
+def test_what_killed_saves_left_is_removed_when_training_begins(copied, run):
+    (copied / ".checkpoint-7" / "checkpoint-7").mkdir(parents=True)
+    (copied / ".checkpoint-7" / "checkpoint-7" / "model.safetensors").write_bytes(b"half")
+    trainer = tiny_trainer(copied)
+    train(trainer, newest_whole_checkpoint(copied, run="one"))  # the last step: nothing is trained
+    assert not list(copied.glob(".checkpoint-*"))
+    assert_same(trainer, run[1])
+    assert trainer.meter.steps == 0
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_noted_where_it_lies_and_must_be_whole_too(tmp_path, caplog):
+    settings = dict(keep="best", eval_strategy="steps", eval_steps=2, save_steps=2, save_total_limit=None)
+    trainer = tiny_trainer(tmp_path / "run", **settings)
+    train(trainer, None)
+    best = tmp_path / "run" / f"checkpoint-{trainer.state.best_global_step}"
+    for path in (tmp_path / "run").glob("checkpoint-*"):
+        state = json.loads((path / "trainer_state.json").read_text())
+        assert Path(state["best_model_checkpoint"]).parent == tmp_path / "run"
+    # Of a checkpoint whose best one is damaged, the run could not end as it would have.
+    state = json.loads((tmp_path / "run" / "checkpoint-8" / "trainer_state.json").read_text())
+    if state["best_global_step"] == 8:
+        best = tmp_path / "run" / "checkpoint-6"
+        place = tmp_path / "run" / "checkpoint-8"
+        state |= {"best_global_step": 6, "best_model_checkpoint": str(best)}
+        (place / "trainer_state.json").write_text(json.dumps(state))
+        manifest = json.loads((place / "manifest.json").read_text())
+        size = (place / "trainer_state.json").stat().st_size
+        manifest["files"]["trainer_state.json"] = {"bytes": size, "sha256": sha256_of_file(place / "trainer_state.json")}
+        (place / "manifest.json").write_text(json.dumps(manifest))
+    flip(best / "model.safetensors")
+    found = newest_whole_checkpoint(tmp_path / "run", run="one")
+    assert found is not None
+    assert int(found.name.rpartition("-")[2]) < int(best.name.rpartition("-")[2])
+    assert f"it needs {best.name}, the best one so far, and model.safetensors has other bytes" in caplog.text
+    for path in (tmp_path / "run").glob("checkpoint-*"):
+        if path.name not in (best.name, "checkpoint-8"):
+            shutil.rmtree(path)
+    with pytest.raises(UserError, match=r"Give --resume .*checkpoint-8 to go on without it .*or --overwrite true"):
+        newest_whole_checkpoint(tmp_path / "run", run="one")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MB in memory; skipped where this user may not mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk: Path, *, leave: int) -> Path:
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - leave))
+    return disk / "filler"
+
+
+@pytest.mark.slow
+def test_a_disk_without_room_is_refused_before_training(small_disk):
+    fill(small_disk, leave=3_000_000)
+    trainer = tiny_trainer(small_disk / "run", save_total_limit=2)
+    with pytest.raises(UserError, match=r"needs about [\d,]+ bytes \(3 more checkpoints of .*and [\d,]+ are free there"):
+        train(trainer, None)
+    assert trainer.meter.steps == 0
+    assert not list((small_disk / "run").glob("*checkpoint-*"))
+
+
+def stopped_by_the_disk(folder: Path, at_step: int, fault) -> tuple[str, HfGptTrainer]:
+    """What a run says that meets a fault of the disk after a step."""
+
+    class Fault(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == at_step:
+                fault()
+
+    trainer = tiny_trainer(folder)
+    trainer.add_callback(Fault())
+    with pytest.raises(UserError) as error:
+        train(trainer, None)
+    return str(error.value), trainer
+
+
+def assert_as_before_and_goes_on(folder: Path, expected: dict[str, torch.Tensor], *, last: int) -> None:
+    """Older checkpoints are whole, nothing half-written is there, and the mended run ends as the undisturbed one."""
+    steps = [step for step in (2, 4, 6, 8) if step <= last]
+    assert sorted(path.name for path in folder.glob("*checkpoint-*")) == [f"checkpoint-{step}" for step in steps]
+    newest = newest_whole_checkpoint(folder, run="one")
+    assert newest == folder / f"checkpoint-{last}"
+    trainer = tiny_trainer(folder)
+    train(trainer, newest)
+    assert_same(trainer, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("known", [True, False], ids=["seen before writing", "met while writing"])
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_space(small_disk, run, known, monkeypatch):
+    """Case A7."""
+    folder, fillers = small_disk / "run", []
+    if not known:  # whatever else fills the disk meanwhile
+        monkeypatch.setattr(HfGptTrainer, "_require_space", lambda *_: None)
+    said, _ = stopped_by_the_disk(folder, 3, lambda: fillers.append(fill(small_disk, leave=500_000)))
+    assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
+    assert "500,000" in said or "are free" in said
+    assert "free some" in said
+    assert "The checkpoints before it are as they were; the same command then goes on from the newest." in said
+    fillers[0].unlink()
+    assert_as_before_and_goes_on(folder, run[1], last=2)
+
+
+@pytest.mark.slow
+def test_a_disk_that_can_only_be_read_is_one_sentence(small_disk, run):
+    folder = small_disk / "run"
+    remount = lambda how: subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)  # noqa: E731
+    said, _ = stopped_by_the_disk(folder, 3, lambda: remount("ro"))
+    assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
+    assert "can only be read" in said
+    remount("rw")
+    assert_as_before_and_goes_on(folder, run[1], last=2)
+
+
+@pytest.mark.slow
+def test_a_folder_that_vanishes_is_named_and_not_made_again(run, tmp_path):
+    folder, aside = tmp_path / "run", tmp_path / "aside"
+    said, _ = stopped_by_the_disk(folder, 3, lambda: folder.rename(aside))
+    assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
+    assert f"the folder {folder} has vanished" in said
+    assert not folder.exists()
+    aside.rename(folder)
+    assert_as_before_and_goes_on(folder, run[1], last=2)
+
+
+def _with_a_limit(folder: Path, answers) -> None:
+    said, _ = stopped_by_the_disk(folder, 3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)))
+    answers.put(said)
+
+
+@pytest.mark.slow
+def test_a_file_that_may_not_be_so_large_is_one_sentence(run, tmp_path):
+    folder, answers = tmp_path / "run", CONTEXT.Queue()
+    process = CONTEXT.Process(target=_with_a_limit, args=(folder, answers))  # the limit can not be raised again
+    process.start()
+    said = answers.get(timeout=300)
+    process.join()
+    assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
+    assert "ulimit -f" in said
+    assert_as_before_and_goes_on(folder, run[1], last=2)
