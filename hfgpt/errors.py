@@ -57,8 +57,12 @@ _NO_SPACE = re.compile(r"requested and \d+ written|inline_container.*unexpected 
 
 
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|std::bad_alloc|Cannot allocate memory")
-_CUT = re.compile(r"Expected to (be able to )?read [\d,]+ .*bytes|Tried reading schema message|not an? (Arrow|Parquet) file")
-_DAMAGED = ("SafetensorError", "ArrowInvalid")  # by name: their packages take time to import
+# What Arrow and torch say of a file that was cut; of ArrowInvalid alone, a wrong conversion of ours may be the cause.
+_CUT = re.compile(
+    r"Expected to (be able to )?read [\d,]+ .*bytes|Tried reading schema message|not an? (Arrow|Parquet) file|Parquet magic bytes|"
+    r"(Invalid|Corrupted) (IPC|message)|file is (smaller|too small)|PytorchStreamReader failed",
+    re.IGNORECASE,
+)
 
 
 def sentence_of(error: BaseException, *, place: str = "") -> str | None:
@@ -80,17 +84,11 @@ def _sentence_of_one(error: BaseException, place: str) -> str | None:
         return str(error)
     said = " ".join(str(error).split())[:300]
     if isinstance(error, MemoryError) or _NO_MEMORY.search(said):
-        what = f" ({said})" if said else ""
-        return f"out of memory{what}; give it more, or less at a time: smaller batches, shorter texts, fewer processes, a smaller model."
-    if type(error).__name__ in _DAMAGED or _CUT.search(said):
-        return f"{_file_at_hand(error) or 'a file'} is damaged or cut off ({said}); download it again, or write it again with its recipe."
-    if "ignore_mismatched_sizes" in said:
-        return "the weights do not have the shapes of their config.json (the report above names them); download both again."
-    if isinstance(error, RecursionError) and _innermost(error).partition(".")[0] in ("json", "yaml"):
-        return f"{_file_at_hand(error) or 'a JSON or YAML text'} is nested too deeply to be read; write it with fewer brackets."
+        cure = "give it more, or less at a time: smaller batches, shorter texts, fewer processes, a smaller model."
+        return f"out of memory{f' ({said})' if said else ''}; {cure}"
     number = _number_of(error)
     if number is None:
-        return _sentence_of_gone(error)
+        return _sentence_of_damage(error, said)
     where = getattr(error, "filename", None) or place
     free = ""
     if place and number in (errno.ENOSPC, errno.EDQUOT):
@@ -98,16 +96,20 @@ def _sentence_of_one(error: BaseException, place: str) -> str | None:
     return f"{where}{': ' if where else ''}{os.strerror(number)}: {MACHINE_REFUSES[number]}{free}."
 
 
-def _sentence_of_gone(error: BaseException) -> str | None:
-    """Of a file whose whole folder has vanished: a disk that was unmounted. One file that is missing may be our bug."""
-    if not isinstance(error, FileNotFoundError) or error.errno is None:
-        return None
-    folder = Path(os.fsdecode(error.filename)).parent if error.filename else Path()
-    return (
-        None
-        if folder.exists()
-        else f"{error.filename or 'the working folder'}: its folder is gone; mount its disk again, or make it again."
-    )
+def _sentence_of_damage(error: BaseException, said: str) -> str | None:
+    """Of a file that is cut, nested without end, or gone with its folder. One that is missing alone may be our bug."""
+    if type(error).__name__ == "SafetensorError" or _CUT.search(said):
+        cure = "download it again, or write it again with its recipe."
+        return f"{_file_at_hand(error) or 'a file'} is damaged or cut off ({said}); {cure}"
+    if "ignore_mismatched_sizes" in said:
+        return "the weights do not have the shapes of their config.json (the report above names them); download both again."
+    if isinstance(error, RecursionError) and _innermost(error).partition(".")[0] in ("json", "yaml"):
+        return f"{_file_at_hand(error) or 'a JSON or YAML text'} is nested too deeply to be read; write it with fewer brackets."
+    if isinstance(error, FileNotFoundError) and error.errno is not None:
+        folder = Path(os.fsdecode(error.filename)).parent if error.filename else Path()
+        if not folder.exists():
+            return f"{error.filename or 'the working folder'}: its folder is gone; mount its disk again, or make it again."
+    return None
 
 
 def _frames(error: BaseException) -> list[FrameType]:

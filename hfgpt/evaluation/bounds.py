@@ -76,8 +76,8 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
         problem = _problem_of(template, tokens)
         if problem is not None:
             raise UserError(
-                f"the chat template of {name} is refused: {problem}. A template is a program: take its files from a source that you "
-                "trust, or delete chat_template from its tokenizer."
+                f"the chat template of {name} is refused: {problem}. A template is a program: take its files from a source that "
+                "you trust, or delete chat_template from its tokenizer."
             )
 
 
