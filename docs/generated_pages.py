@@ -111,6 +111,8 @@ def notebook(page: str) -> str:
     """A page of the syllabus as a Jupyter notebook: a cell for each block of Python, and one for the text before it."""
     cells = []
     for number, part in enumerate(re.split(r"```python\n(.*?)```\n", page, flags=re.DOTALL)):
+        if not number % 2:  # links lead to pages that do not lie beside a notebook
+            part = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", part)
         if part.strip():
             kind = {"cell_type": "code", "execution_count": None, "outputs": []} if number % 2 else {"cell_type": "markdown"}
             cells.append(kind | {"id": str(number), "metadata": {}, "source": part.strip()})

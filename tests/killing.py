@@ -59,6 +59,15 @@ def signal_at(at: str, call: int, number: int) -> None:
     setattr(owner, places[-1], die_or_go_on)
 
 
+def state_of(folder: Path) -> dict[str, tuple]:
+    """Every file and folder, the folder itself included, by its time and the SHA-256 of its bytes."""
+    from hfgpt.files import sha256_of_file
+
+    paths = [folder, *folder.rglob("*")]
+    hashes = {path: sha256_of_file(path) for path in paths if path.is_file()}
+    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, hashes.get(path)) for path in paths}
+
+
 def sha256_of_weights(folder: Path) -> dict[str, str]:
     """Of every weight file of a result, by its name."""
     from hfgpt.files import sha256_of_file
