@@ -45,7 +45,7 @@ CASES: dict[str, tuple[tuple[str, str], ...]] = {
     "A8": ((DISTURBED, "test_a_signal_saves_at_the_end_of_the_step_and_stops"),),
     "A9": (
         (DISTURBED, "test_a_signal_saves_at_the_end_of_the_step_and_stops"),
-        (DISTURBED, "test_a_second_ctrl_c_leaves_at_once_and_the_older_checkpoints_are_whole"),
+        (SIGNALS, "test_a_second_ctrl_c_leaves_at_once_and_an_echo_of_the_first_does_not"),
     ),
     "A10": (
         (DISTURBED, "test_two_processes_that_are_signalled_apart_stop_at_the_same_step"),

@@ -14,7 +14,8 @@ from pathlib import Path
 
 def checkpoints(folder: Path) -> list[Path]:
     """Folders that are named as checkpoints of a run or of one of its seeds, by step."""
-    found = [path for path in folder.rglob("checkpoint-*") if path.is_dir() and not path.is_symlink()]
+    found = [path for place in ("", "seed-*/") for path in folder.glob(f"{place}checkpoint-*")]
+    found = [path for path in found if path.is_dir() and not path.is_symlink()]
     return sorted(found, key=lambda path: (path.parent.name, int(path.name.rpartition("-")[2])))
 
 
