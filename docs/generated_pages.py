@@ -36,6 +36,16 @@ def on_files(files, config):
     return files
 
 
+def on_page_markdown(markdown, **_):
+    """GitHub wants a pipe in a table escaped in code, too; here the backslash would be shown."""
+    return re.sub(r"`[^`\n]+`", lambda code: code[0].replace("\\|", "|"), markdown)
+
+
+def on_page_content(html, **_):
+    """A key is not broken after its dashes."""
+    return re.sub(r"(?<=[>\s])(--\w+)(?=[^<>]*</code>)", r'<span class="key">\1</span>', html)
+
+
 def keys_page(name: str, command: Command) -> str:
     """What `hfgpt NAME --help` says, as tables."""
     recipe = (RECIPES / command.recipe).read_text(encoding="utf-8")
