@@ -19,7 +19,7 @@ from hfgpt.arguments.keys import RecipeArguments
 from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.arguments.processes import ending_with_launcher, note_start
 from hfgpt.arguments.publishing import TOKEN
-from hfgpt.arguments.terminal import lines_and_bars
+from hfgpt.arguments.terminal import hide_what_is_for_developers, lines_and_bars
 from hfgpt.errors import RunStopped, UserError, sentence_of
 from hfgpt.signals import StopRequest, ignore_stopping_signals
 
@@ -46,6 +46,7 @@ def check_command_line(arguments_class: str) -> None:
     Args: `arguments_class` is "module:Class".
     """
     note_start()
+    hide_what_is_for_developers()
     if "torch" in sys.modules or not hasattr(os, "fork"):
         return  # nothing to save, or no way to: Windows
     child = os.fork()

@@ -69,15 +69,17 @@ def refuse_options(given: Mapping[str, object], table: Mapping[str, str]) -> Non
             raise UserError(f"{name} is {given[name]!r}; {reason}")
 
 
+KERNELS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")  # what transformers brings or knows
+
+
 def check_attention(name: str, *, on_cpu: bool) -> None:
     """Refuse an attention that this machine has no kernel for. Raises: UserError."""
     if on_cpu and name not in ("eager", "sdpa"):
         is_flex = name == "flex_attention"
         reason = "FlexAttention has no backward pass there (pytorch#148752)" if is_flex else "other kernels are for GPUs"
         raise UserError(f"attn_implementation is {name!r}; on a CPU it can be eager or sdpa, because {reason}.")
-    allowed = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
-    if name not in allowed and "/" not in name:
-        raise UserError(f"attn_implementation is {name!r}; it can be {', '.join(allowed)}, or a kernel of the Hub (user/name).")
+    if name not in KERNELS and "/" not in name:
+        raise UserError(f"attn_implementation is {name!r}; it can be {', '.join(KERNELS)}, or a kernel of the Hub (user/name).")
     packages = ("kernels", "flash_attn" if name == "flash_attention_2" else "flash_attn_interface")
     if name.startswith("flash_attention") and not any(map(find_spec, packages)):
         raise UserError(f"attn_implementation is {name!r}, which needs {' or '.join(packages)} installed; sdpa needs neither.")

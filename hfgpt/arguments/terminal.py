@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -25,6 +26,13 @@ def split_quiet(words: list[str]) -> tuple[list[str], bool]:
     said = words[place + 1 : place + 2]
     is_value = said in (["true"], ["false"])
     return words[:place] + words[place + 1 + is_value :], said != ["false"]
+
+
+def hide_what_is_for_developers() -> None:
+    """What a user cannot mend: deprecations between libraries, and what torchao says of kernels that this machine cannot load."""
+    if not sys.warnoptions:  # nobody has asked Python for them
+        warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("torchao").setLevel(logging.ERROR)
 
 
 class Lines(logging.StreamHandler):

@@ -307,8 +307,9 @@ class HfGptTrainer(FiniteTrainer):
         if isinstance(rows, EpochRows):
             return EpochSampler(rows, seed=seed, shuffled=not isinstance(sampler, SequentialSampler))
         if type(sampler) is LengthGroupedSampler:
-            # Among all processes, so that it is the order of one process with the same rows in a step.
-            return EpochLengthGroupedSampler(sampler.batch_size * self.args.world_size, lengths=sampler.lengths, seed=seed)
+            # By the rows of a step, so that it is the same order however processes and accumulated batches share them.
+            rows_per_step = sampler.batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            return EpochLengthGroupedSampler(rows_per_step, lengths=sampler.lengths, seed=seed)
         return sampler
 
     def _get_dataloader(self, *args, **kwargs) -> DataLoader:

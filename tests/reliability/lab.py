@@ -68,7 +68,7 @@ def make_materials(folder: Path) -> Path:
     write_lines(folder / "finetune_instructions.jsonl", answers)
     pairs = [{**row, "chosen": row["output"], "rejected": row["output"][:3]} for row in answers]
     write_lines(folder / "align_preferences.jsonl", ({key: row[key] for key in row if key != "output"} for row in pairs))
-    labelled = [{"text": f"{'yes' if n % 2 else 'no'} {text[:20]}", "label": "ab"[n % 2]} for n, text in enumerate(texts[:28])]
+    labelled = [{"text": f"{'yes' if n % 2 else 'no'} {text[:20]}", "label": "ab"[n % 2]} for n, text in enumerate(texts[:44])]
     write_lines(folder / "finetune_classification.jsonl", labelled)
     shared = dict(sources=[str(folder / "texts.jsonl")], validation_share=0.1, test_share=0.1, num_proc=1)
     tokenizer, rows = str(folder / "tokenizer"), str(folder / "rows")
@@ -116,6 +116,7 @@ class Job:
         at: tuple[str, int, int] | None = None,
     ):
         self.log = log
+        log.unlink(missing_ok=True)
         arguments = (name, [str(word) for word in words], str(log), file_limit, at)
         environments = _environments(world)
         self.processes = [CONTEXT.Process(target=_run_as_script, args=(*arguments, one)) for one in environments]

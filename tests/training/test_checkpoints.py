@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 from killing import CONTEXT
-from tiny_runs import assert_same, tiny_trainer, weights
+from tiny_runs import assert_same, tiny_trainer, train, weights
 from transformers import TrainerCallback
 
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file
 from hfgpt.training import checkpoints
 from hfgpt.training.checkpoints import newest_whole_checkpoint, why_not_whole
-from hfgpt.training.run import train_or_resume
 from hfgpt.training.states import load_state, random_state, save_state, set_random_state
 from hfgpt.training.trainer import HfGptTrainer
 
@@ -33,7 +32,7 @@ def run(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
     """A run of 8 steps with a checkpoint after every second, and its final weights."""
     folder = tmp_path_factory.mktemp("checkpoints") / "run"
     trainer = tiny_trainer(folder)
-    train_or_resume(trainer, None)
+    train(trainer, None)
     return folder, weights(trainer)
 
 
@@ -64,11 +63,11 @@ def test_a_checkpoint_has_a_manifest_of_all_its_files_and_no_pickle(run):
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_run_that_goes_on_is_bit_for_bit_the_one_that_was_not_stopped(run, tmp_path, optimizer):
     straight, resumed = (tiny_trainer(tmp_path / name, optimizer=optimizer) for name in ("straight", "resumed"))
-    train_or_resume(straight, None)
+    train(straight, None)
     shutil.copytree(tmp_path / "straight" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
     found = newest_whole_checkpoint(tmp_path / "resumed", run="one")
     assert found == tmp_path / "resumed" / "checkpoint-2"
-    train_or_resume(resumed, found)
+    train(resumed, found)
     assert_same(resumed, weights(straight))
     states = [load_state(tmp_path / name / "checkpoint-8" / "optimizer.safetensors") for name in ("straight", "resumed")]
     for number, kept in states[0]["state"].items():
@@ -153,7 +152,7 @@ def test_each_file_that_is_damaged_is_named_and_the_checkpoint_before_is_taken(c
 
 def test_whatever_has_the_name_of_a_checkpoint_is_passed_over_and_left_there(copied, run, tmp_path, caplog):
     other = tmp_path / "other"
-    train_or_resume(tiny_trainer(other, run_id="two", max_steps=2), None)
+    train(tiny_trainer(other, run_id="two", max_steps=2), None)
     shutil.copytree(other / "checkpoint-2", copied / "checkpoint-10")  # of another run, and of another step
     shutil.copytree(copied / "checkpoint-8", copied / "checkpoint-0020")
     (copied / "checkpoint-11").mkdir()
@@ -192,7 +191,7 @@ def test_a_faulty_one_is_replaced_when_its_step_is_saved_again(copied, run):
     shutil.rmtree(copied / "checkpoint-6")
     (copied / "checkpoint-6").write_text("a file")
     trainer = tiny_trainer(copied)
-    train_or_resume(trainer, newest_whole_checkpoint(copied, run="one"))
+    train(trainer, newest_whole_checkpoint(copied, run="one"))
     assert_same(trainer, run[1])
     assert [why_not_whole(copied / f"checkpoint-{step}", run="one") for step in (2, 4, 6, 8)] == [None] * 4
     assert not list(copied.glob(".checkpoint-*"))
@@ -206,7 +205,7 @@ def test_rotation_goes_by_step_counts_whole_ones_alone_and_keeps_the_best(tmp_pa
     cut(folder / "checkpoint-6" / "model.safetensors")  # faulty
     os.utime(folder / "checkpoint-2")
     trainer = tiny_trainer(folder, save_total_limit=2, save_steps=1)
-    train_or_resume(trainer, newest_whole_checkpoint(folder, run="one"))
+    train(trainer, newest_whole_checkpoint(folder, run="one"))
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-7", "checkpoint-8"]  # 6 was replaced
     shutil.copytree(run[0] / "checkpoint-2", folder / "checkpoint-2")
     (folder / "checkpoint-1").mkdir()
@@ -220,7 +219,7 @@ def test_what_killed_saves_left_is_removed_when_training_begins(copied, run):
     (copied / ".checkpoint-7" / "checkpoint-7").mkdir(parents=True)
     (copied / ".checkpoint-7" / "checkpoint-7" / "model.safetensors").write_bytes(b"half")
     trainer = tiny_trainer(copied)
-    train_or_resume(trainer, newest_whole_checkpoint(copied, run="one"))  # the last step: nothing is trained
+    train(trainer, newest_whole_checkpoint(copied, run="one"))  # the last step: nothing is trained
     assert not list(copied.glob(".checkpoint-*"))
     assert_same(trainer, run[1])
     assert trainer.meter.steps == 0
@@ -230,7 +229,7 @@ def test_what_killed_saves_left_is_removed_when_training_begins(copied, run):
 def test_the_best_checkpoint_is_noted_where_it_lies_and_must_be_whole_too(tmp_path, caplog):
     settings = dict(keep="best", eval_strategy="steps", eval_steps=2, save_steps=2, save_total_limit=None)
     trainer = tiny_trainer(tmp_path / "run", **settings)
-    train_or_resume(trainer, None)
+    train(trainer, None)
     best = tmp_path / "run" / f"checkpoint-{trainer.state.best_global_step}"
     for path in (tmp_path / "run").glob("checkpoint-*"):
         state = json.loads((path / "trainer_state.json").read_text())
@@ -280,7 +279,7 @@ def test_a_disk_without_room_is_refused_before_training(small_disk):
     fill(small_disk, leave=3_000_000)
     trainer = tiny_trainer(small_disk / "run", save_total_limit=2)
     with pytest.raises(UserError, match=r"needs about [\d,]+ bytes \(3 more checkpoints of .*and [\d,]+ are free there"):
-        train_or_resume(trainer, None)
+        train(trainer, None)
     assert trainer.meter.steps == 0
     assert not list((small_disk / "run").glob("*checkpoint-*"))
 
@@ -296,7 +295,7 @@ def stopped_by_the_disk(folder: Path, at_step: int, fault) -> tuple[str, HfGptTr
     trainer = tiny_trainer(folder)
     trainer.add_callback(Fault())
     with pytest.raises(UserError) as error:
-        train_or_resume(trainer, None)
+        train(trainer, None)
     return str(error.value), trainer
 
 
@@ -307,7 +306,7 @@ def assert_as_before_and_goes_on(folder: Path, expected: dict[str, torch.Tensor]
     newest = newest_whole_checkpoint(folder, run="one")
     assert newest == folder / f"checkpoint-{last}"
     trainer = tiny_trainer(folder)
-    train_or_resume(trainer, newest)
+    train(trainer, newest)
     assert_same(trainer, expected)
 
 

@@ -2,18 +2,23 @@
 
 import json
 import math
+import os
 import re
+import resource
+from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import assert_same, tiny_trainer, weights
+from conftest import ROOT
+from killing import CONTEXT
+from tiny_runs import assert_same, tiny_trainer, train, weights
+from together import environment_of
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
 from hfgpt.errors import UserError
 from hfgpt.training.checkpoints import newest_whole_checkpoint, why_not_whole
 from hfgpt.training.finite import LEAST, GradientNorms
-from hfgpt.training.run import train_or_resume
 
 
 class Poisoned:
@@ -24,7 +29,8 @@ class Poisoned:
 
     def __call__(self, outputs, labels, num_items_in_batch=None):
         logits = outputs["logits"][:, :-1]
-        loss = cross_entropy(logits.reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1))
+        learned = labels[:, 1:].reshape(-1)
+        loss = cross_entropy(logits.reshape(-1, logits.shape[-1]), learned, reduction="sum") / (learned != -100).sum().clamp(min=1)
         if (labels[:, 0] == self.first).any():
             return loss * self.factor + self.value
         return loss
@@ -54,7 +60,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_ro
     get_grad_norm = trainer._get_grad_norm
     trainer._get_grad_norm = lambda *args, **kwargs: (before.append(weights(trainer)), get_grad_norm(*args, **kwargs))[1]
     with pytest.raises(UserError) as stopped:
-        train_or_resume(trainer, None)
+        train(trainer, None)
     step = trainer.state.global_step + 1
     batch = next(rows for rows in seen if row_of(bad) in rows)
     assert len(batch) == 2
@@ -69,7 +75,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_ro
     assert not (tmp_path / "run" / f"checkpoint-{step}").exists()
     # Without that row, the same run goes on from there, also in an epoch that is not its first.
     trainer = tiny_trainer(tmp_path / "run", loss=Poisoned(0.0, first=bad), **settings)
-    train_or_resume(trainer, newest)
+    train(trainer, newest)
     assert trainer.state.global_step == 8
 
 
@@ -84,10 +90,10 @@ def test_rows_of_a_later_epoch_and_of_a_run_that_went_on_are_those_that_were_rea
             return super().__call__(outputs, labels, num_items_in_batch)
 
     trainer = tiny_trainer(tmp_path / "run", loss=poisoned, save_steps=7)
-    train_or_resume(trainer, None)
+    train(trainer, None)
     trainer = tiny_trainer(tmp_path / "run", loss=Noted(math.nan, first=0), max_steps=30)
     with pytest.raises(UserError) as stopped:
-        train_or_resume(trainer, tmp_path / "run" / "checkpoint-7")
+        train(trainer, tmp_path / "run" / "checkpoint-7")
     assert trainer.state.global_step >= 7  # the second epoch, of 6 steps each
     assert f"(rows {', '.join(map(str, read[-1]))} of the training set" in str(stopped.value)
 
@@ -102,12 +108,12 @@ def test_a_gradient_that_is_not_finite_stops_though_the_loss_is(tmp_path):
 
     trainer = tiny_trainer(tmp_path / "run", loss=Infinite(0.0, first=0))
     with pytest.raises(UserError, match=r"is not taken: the norm of the gradient is nan \(rows (\d+, )+\d+ of the training set"):
-        train_or_resume(trainer, None)
+        train(trainer, None)
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     trainer = tiny_trainer(tmp_path / "run", save_steps=4, save_total_limit=1)
-    train_or_resume(trainer, None)
+    train(trainer, None)
     with torch.no_grad():
         trainer.trained.get_input_embeddings().weight[3, 5] = math.inf
     trainer.state.global_step = 9
@@ -122,7 +128,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
 @pytest.mark.slow
 def test_an_evaluation_that_is_not_finite_is_named(tmp_path):
     trainer = tiny_trainer(tmp_path / "run", keep="best", loss=Poisoned(0.0, first=60), eval_strategy="steps", eval_steps=2)
-    train_or_resume(trainer, None)
+    train(trainer, None)
     with pytest.raises(UserError, match=r"^test_loss after step 8 is nan, while the weights are finite: look at the rows"):
         trainer.evaluate_as_loaded(trainer.eval_dataset, name="test", metrics=lambda _: {"loss": math.nan})
 
@@ -160,7 +166,7 @@ def test_a_spike_moves_nothing_is_counted_and_is_skipped_again_by_a_run_that_goe
 
     trainer, watched = tiny_trainer(tmp_path / "straight", **settings), Watched()
     trainer.add_callback(watched)
-    train_or_resume(trainer, None)
+    train(trainer, None)
     skipped = [int(number) for number in re.findall(r"step (\d+) is skipped: its gradient norm", caplog.text)]
     assert skipped
     assert watched.moved_nothing == skipped
@@ -169,7 +175,61 @@ def test_a_spike_moves_nothing_is_counted_and_is_skipped_again_by_a_run_that_goe
     assert any(step > 23 for step in skipped)
     caplog.clear()
     resumed = tiny_trainer(tmp_path / "straight", **settings)
-    train_or_resume(resumed, tmp_path / "straight" / "checkpoint-23")
+    train(resumed, tmp_path / "straight" / "checkpoint-23")
     assert [int(number) for number in re.findall(r"step (\d+) is skipped", caplog.text)] == [step for step in skipped if step > 23]
     assert_same(resumed, weights(trainer))
     assert resumed.training_metrics()["skipped_steps"] == len(skipped)
+
+
+def _one_of_two(rank: int, environment: dict[str, str], folder: Path, kind: str, answers) -> None:
+    """A run in which only one process meets a loss that is not finite, or only the first one a limit of the disk."""
+    os.environ.update(environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+    settings = {"per_device_train_batch_size": 2, "optimizer": "adamw"}
+    if kind == "loss":
+        trainer = tiny_trainer(
+            folder, loss=Poisoned(math.nan, first=0), per_device_train_batch_size=2, save_steps=1, optimizer="adamw"
+        )
+    else:
+        trainer = tiny_trainer(folder, per_device_train_batch_size=2, optimizer="adamw")
+        if rank == 0:
+            trainer.add_callback(Limit())
+    try:
+        train(trainer, None)
+    except UserError as error:
+        answers.put((rank, str(error), trainer.state.global_step))
+
+
+class Limit(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["loss", "disk"])
+def test_two_processes_stop_together_with_one_sentence(tmp_path, file, kind):
+    environment = environment_of(ROOT / "recipes" / "accelerate" / f"{file}.yaml")
+    answers = CONTEXT.Queue()
+    arguments = (environment, tmp_path / "run", kind, answers)
+    processes = [CONTEXT.Process(target=_one_of_two, args=(rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    told = sorted(answers.get(timeout=300) for _ in processes)
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    (_, first, step), (_, second, _) = told
+    assert first == second
+    if kind == "loss":
+        assert re.match(rf"step {step + 1} is not taken: the loss is nan \(rows (0, \d+|\d+, 0) of the training set", first)
+        last = step
+    else:
+        assert first.startswith(f"{tmp_path / 'run' / 'checkpoint-4'} is not saved")
+        assert "ulimit -f" in first
+        last = 2
+    newest = tmp_path / "run" / f"checkpoint-{last}"
+    assert max(path.name for path in (tmp_path / "run").glob("*checkpoint-*")) == newest.name
+    assert why_not_whole(newest, run="one") is None
+    assert json.loads((newest / "manifest.json").read_text())["world_size"] == 2
+    assert {path.name for path in newest.glob("rng_state*")} == {"rng_state_0.safetensors", "rng_state_1.safetensors"}

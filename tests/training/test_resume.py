@@ -1,6 +1,5 @@
 """The same command again goes on; what has changed since is stated, refused with old and new value, or allowed by name."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SMALL_RUN
-from killing import CONTEXT, kill, run_main, sha256_of_weights
+from conftest import ROOT, SMALL_RUN
+from killing import CONTEXT, kill, run_main, sha256_of_weights, state_of
 from recipes_in_process import recipe
+from together import run_together
 
 from hfgpt.errors import UserError
 from hfgpt.files import PARTIAL, hold, release, write_step
 from hfgpt.training.changes import layout_in_words
+from hfgpt.training.pretraining import load_rows
+from hfgpt.training.run_folder import check_base_files
 
 pytestmark = pytest.mark.slow
 
@@ -55,14 +57,6 @@ def again(small_rows, unfinished, caplog):
 
 def history(folder: Path) -> list[dict]:
     return json.loads((folder / "history.json").read_text())["log"]
-
-
-def state_of(folder: Path) -> dict[str, tuple]:
-    """Every file by its bytes and times."""
-    return {
-        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest())
-        for path in [folder, *folder.rglob("*")]
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -180,15 +174,67 @@ def test_another_runs_checkpoint_and_what_is_none_are_refused(again, unfinished,
 def test_a_finished_run_says_so_and_changes_nothing(again, unfinished):
     again()
     before = state_of(unfinished)
-    for words in ((), ("--logging_steps", "3"), ("--resume", "never"), ("--per_device_train_batch_size", "4", "--gradient_accumulation_"
-                  "steps", "2"), ("--resume", unfinished / "checkpoint-2")):  # fmt: skip
+    smaller = ("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2")
+    for words in ((), ("--logging_steps", "3"), ("--resume", "never"), smaller, ("--resume", unfinished / "checkpoint-2")):
         assert "already done" in again(*words), words
         assert state_of(unfinished) == before
+    card = ("--card", '{"license": "mit"}')
+    again(*card)
+    renewed = state_of(unfinished)
+    assert sorted(name for name in renewed if renewed[name] != before.get(name)) == [".", "README.md", "card.yaml"]
+    again(*card)
+    assert state_of(unfinished) == renewed
     tokenizer = unfinished / "tokenizer.json"
     tokenizer.write_bytes(tokenizer.read_bytes().replace(b"e", b"f", 1))
     assert "finished but damaged since (tokenizer.json has other bytes than were written (SHA-256" in again()
-    assert state_of(unfinished).keys() == before.keys()
     assert state_of(unfinished)["tokenizer.json"][1] == before["tokenizer.json"][1]
+
+
+def test_a_base_with_other_bytes_than_were_saved_is_refused(again, unfinished):
+    again()
+    check_base_files(unfinished)
+    weights = unfinished / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"model.safetensors has other bytes than were saved \(SHA-256 .*fingerprint.json says"):
+        check_base_files(unfinished)
+    weights.write_bytes(content)
+    (unfinished / "tokenizer.json").write_bytes((unfinished / "tokenizer.json").read_bytes() + b"\n")
+    with pytest.raises(UserError, match=r"tokenizer.json has other bytes than were saved \(SHA-256 .*finished.json says"):
+        check_base_files(unfinished)
+
+
+@pytest.mark.parametrize(
+    "name", ["train/data-00000-of-00001.arrow", "train/dataset_info.json", "test/state.json", "dataset_dict.json"]
+)
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_rows_that_are_not_as_they_were_made_are_refused(small_rows, tmp_path, name, damage):
+    shutil.copytree(small_rows, tmp_path / "rows")
+    path = tmp_path / "rows" / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flip":
+        path.write_bytes(content.replace(content[-80:], bytes(byte ^ 1 for byte in content[-80:])))
+    with pytest.raises(UserError, match="rows"):
+        load_rows(str(tmp_path / "rows"))
+
+
+def test_runs_go_on_with_one_process_two_and_one_again(small_rows, tmp_path):
+    """At a constant number of rows per step: the same rows, and losses equal to rounding."""
+    words = [*WORDS, "--dataset", small_rows, "--seed", "3", "--keep", "last"]
+    one = ("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2")
+    two = ("--per_device_train_batch_size", "4")
+    out = tmp_path / "out"
+    kill("pretrain", [*words, *one, "--output_dir", out], at="transformers.Trainer.training_step", call=5)
+    run_together(ROOT / "recipes" / "accelerate" / "ddp.yaml", "pretrain", [*words, *two, "--output_dir", out], kill_at_step=5)
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    assert json.loads((out / "checkpoint-4" / "manifest.json").read_text())["world_size"] == 2
+    run_main("pretrain", [*words, *one, "--output_dir", out])
+    run_main("pretrain", [*words, *one, "--output_dir", tmp_path / "straight"])
+    losses = [[entry["loss"] for entry in history(folder) if "loss" in entry] for folder in (out, tmp_path / "straight")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
 def test_what_killed_runs_left_is_removed_and_nothing_else(again, unfinished):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import default_data_collator
+from transformers import default_data_collator, set_seed
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.arguments.run import RunArguments
@@ -36,3 +36,10 @@ def weights(trainer: HfGptTrainer) -> dict[str, torch.Tensor]:
 
 def assert_same(trainer: HfGptTrainer, expected: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(trainer).items())
+
+
+def train(trainer: HfGptTrainer, checkpoint: Path | None) -> None:
+    """Train to the end, from the start or a checkpoint, as recipes do."""
+    if checkpoint is None:
+        set_seed(trainer.args.seed)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
