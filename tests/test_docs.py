@@ -34,10 +34,8 @@ def arguments_class(command: str):
 
 
 def keys_of(command: str) -> set[str]:
-    return {action.dest for actions in KeyParser(arguments_class(command)).shown.values() for action in actions} | {
-        "help",
-        "launch",
-    }
+    parser = KeyParser(arguments_class(command))
+    return {action.dest for actions in parser.shown.values() for action in actions} | {"help", "launch", "quiet"}
 
 
 def launched(line: str) -> tuple[str, list[str]] | None:
