@@ -18,8 +18,8 @@ from mkdocs.structure.files import File
 
 import hfgpt
 from hfgpt.arguments.commands import COMMANDS, RECIPES, Command, command_of
-from hfgpt.arguments.help import _KINDS, TRAINER, KeyParser
-from hfgpt.arguments.keys import GROUPS
+from hfgpt.arguments.help import _KINDS, KeyParser
+from hfgpt.arguments.keys import GROUPS, TRAINER
 from hfgpt.arguments.options import REFUSED
 
 TRAINING_ARGUMENTS = "https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments"
@@ -36,6 +36,16 @@ def on_files(files, config):
     return files
 
 
+def on_page_markdown(markdown, **_):
+    """GitHub wants a pipe in a table escaped in code, too; here the backslash would be shown."""
+    return re.sub(r"`[^`\n]+`", lambda code: code[0].replace("\\|", "|"), markdown)
+
+
+def on_page_content(html, **_):
+    """A key is not broken after its dashes."""
+    return re.sub(r"(?<=[>\s])(--\w+)(?=[^<>]*</code>)", r'<span class="key">\1</span>', html)
+
+
 def keys_page(name: str, command: Command) -> str:
     """What `hfgpt NAME --help` says, as tables."""
     recipe = (RECIPES / command.recipe).read_text(encoding="utf-8")
@@ -48,7 +58,7 @@ def keys_page(name: str, command: Command) -> str:
     ]
     for group in GROUPS:
         if group in parser.shown:
-            lines += ["", f"## {group}", "", *map(_entry, parser.shown[group])]
+            lines += ["", f"## {group}", "", *map(_entry, sorted(parser.shown[group], key=parser._place))]
     if TRAINER in parser.shown:
         lines += [
             "",
@@ -79,10 +89,13 @@ def _entry(action) -> str:
     """A key, what it takes, and its help, as an item of a definition list: it reads well on a narrow screen, too."""
     kind = ", ".join(f"`{choice}`" for choice in action.choices or ()) or _KINDS.get(action.type, "TEXT").strip("{}").lower()
     about = [kind.replace("true,false", "`true`, `false`") + (", one or more" if action.nargs == "+" else "")]
+    help, mark, _ = (action.help or "").partition(" [required]")
+    if mark:
+        about.insert(0, "**required**")
     if action.default not in (None, "", [], [""]):
         value = action.default if isinstance(action.default, str) else json.dumps(action.default)
         about.append(f"default `{value}`")
-    return f"`{action.dest}` <small>{'; '.join(about)}</small>\n:   {html.escape(_as_commands(action.help or ''), quote=False)}\n"
+    return f"`{action.dest}` <small>{'; '.join(about)}</small>\n:   {html.escape(_as_commands(help), quote=False)}\n"
 
 
 def api_page() -> str:

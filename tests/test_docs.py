@@ -34,10 +34,8 @@ def arguments_class(command: str):
 
 
 def keys_of(command: str) -> set[str]:
-    return {action.dest for actions in KeyParser(arguments_class(command)).shown.values() for action in actions} | {
-        "help",
-        "launch",
-    }
+    parser = KeyParser(arguments_class(command))
+    return {action.dest for actions in parser.shown.values() for action in actions} | {"help", "launch", "quiet"}
 
 
 def launched(line: str) -> tuple[str, list[str]] | None:
@@ -49,12 +47,19 @@ def launched(line: str) -> tuple[str, list[str]] | None:
     return found["command"] or command_of(found["recipe"]), words
 
 
-def blocks(language: str) -> list[tuple[str, str]]:
-    pattern = re.compile(rf"^( *)```{language}\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
-    return [(page, found[2].replace("\\\n", " ")) for page, text in TEXT.items() for found in pattern.finditer(text)]
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", flags=re.DOTALL | re.MULTILINE)
+BLOCKS = [(page, found[2], found[3].replace("\\\n", " ")) for page, text in TEXT.items() for found in FENCE.finditer(text)]
 
 
-COMMAND_LINES = [(page, line.strip()) for page, text in blocks("bash") for line in text.splitlines() if launched(line.strip())]
+def blocks(*languages: str) -> list[tuple[str, str]]:
+    """Page and text of each block of these languages; "" is a block that names none."""
+    return [(page, text) for page, language, text in BLOCKS if language in languages]
+
+
+LINES = [
+    (page, line.strip().removeprefix("$ ")) for page, text in blocks("bash", "sh", "console", "") for line in text.splitlines()
+]
+COMMAND_LINES = sorted({(page, line) for page, line in LINES if launched(line)})
 
 
 def test_there_are_commands_on_the_pages():
@@ -71,7 +76,8 @@ def test_a_command_can_be_given_as_it_stands(page, line, monkeypatch):
         at = words.index("--launch")
         assert (RECIPES / "accelerate" / words[at + 1]).is_file()
         del words[at : at + 2]
-    if "..." in words:
+    if any(word == "..." or word.startswith("$") for word in words):
+        assert {word[2:] for word in words if word.startswith("--")} <= keys_of(command)
         return
     try:
         parse_arguments(arguments_class(command), words)
@@ -97,7 +103,7 @@ def test_what_a_page_names_in_its_text_exists(page):
         assert (ROOT / path).is_file(), path
 
 
-@pytest.mark.parametrize(("page", "code"), [*blocks("py"), *blocks("python")])
+@pytest.mark.parametrize(("page", "code"), blocks("py", "python"))
 def test_python_on_the_pages_is_python(page, code):
     compile(re.sub(r"^    ", "", code, flags=re.MULTILINE) if code.startswith("    ") else code, page, "exec")
 
