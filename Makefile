@@ -14,7 +14,7 @@ PRETRAIN_ARGS ?=
 CLASSIFY_ARGS ?=
 INSTRUCT_ARGS ?=
 
-.PHONY: install install-dev quickstart cards test test-fast test-part lint format package clean
+.PHONY: install install-dev quickstart cards test test-fast test-part docs lint format package clean
 
 install: $(VENV)/.installed
 
@@ -27,6 +27,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[docs]"
 	touch $@
 
 quickstart: install
@@ -61,6 +65,10 @@ test-part: install-dev
 	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -m "not slow" $(PART) tests/test_house.py tests/test_messages.py tests/test_repository.py
 
+# The documentation, into site/; a warning, a link or an anchor that leads nowhere is an error. The pages need no torch to be built.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # pyright would ask the network for newer versions of itself; the one in constraints.txt it is.
 lint: install-dev
 	$(BIN)/ruff check .
@@ -85,4 +93,4 @@ package:
 	done
 
 clean:
-	rm -rf $(VENV) runs dist
+	rm -rf $(VENV) runs dist site

@@ -5,8 +5,9 @@ import importlib
 import os
 import re
 import shutil
+import traceback
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 
 class UserError(ValueError):
@@ -45,9 +46,19 @@ MACHINE_REFUSES = {
     errno.EACCES: "this user may not do that; give another place, or change its permissions",
     errno.EPERM: "this user may not do that; give another place, or change its permissions",
     errno.ENAMETOOLONG: "the name is too long for this file system; give a shorter one",
+    errno.EIO: "the disk, or what it is reached by, reports a fault; check it, or give another place",
+    errno.EMFILE: "this process may not open more files (ulimit -n); raise that, or use fewer processes and files",
+    errno.ENFILE: "this machine may not open more files; close other programs",
+    errno.ESTALE: "what was opened is no longer there; mount the disk again",
+    errno.ENOTCONN: "the file system is no longer there; mount it again",
 }
 # Libraries in Rust and C++ report a full disk in words of their own: safetensors and tokenizers, numpy's tofile, torch.save.
 _NO_SPACE = re.compile(r"requested and \d+ written|inline_container.*unexpected pos|PytorchStreamWriter failed writing")
+
+
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|std::bad_alloc|Cannot allocate memory")
+_CUT = re.compile(r"Expected to (be able to )?read [\d,]+ .*bytes|Tried reading schema message|not an? (Arrow|Parquet) file")
+_DAMAGED = ("SafetensorError", "ArrowInvalid")  # by name: their packages take time to import
 
 
 def sentence_of(error: BaseException, *, place: str = "") -> str | None:
@@ -55,16 +66,67 @@ def sentence_of(error: BaseException, *, place: str = "") -> str | None:
 
     Args: `place` is where the recipe writes, named with the bytes that are free there where the error names no file.
     """
+    one: BaseException | None = error
+    while one is not None:  # libraries wrap what the machine says: DatasetGenerationError from OSError
+        sentence = _sentence_of_one(one, place)
+        if sentence is not None:
+            return sentence
+        one = one.__cause__
+    return None
+
+
+def _sentence_of_one(error: BaseException, place: str) -> str | None:
     if isinstance(error, UserError):
         return str(error)
+    said = " ".join(str(error).split())[:300]
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(said):
+        what = f" ({said})" if said else ""
+        return f"out of memory{what}; give it more, or less at a time: smaller batches, shorter texts, fewer processes, a smaller model."
+    if type(error).__name__ in _DAMAGED or _CUT.search(said):
+        return f"{_file_at_hand(error) or 'a file'} is damaged or cut off ({said}); download it again, or write it again with its recipe."
+    if "ignore_mismatched_sizes" in said:
+        return "the weights do not have the shapes of their config.json (the report above names them); download both again."
+    if isinstance(error, RecursionError) and _innermost(error).partition(".")[0] in ("json", "yaml"):
+        return f"{_file_at_hand(error) or 'a JSON or YAML text'} is nested too deeply to be read; write it with fewer brackets."
     number = _number_of(error)
     if number is None:
-        return None
+        return _sentence_of_gone(error)
     where = getattr(error, "filename", None) or place
     free = ""
     if place and number in (errno.ENOSPC, errno.EDQUOT):
         free = f" ({_free_bytes(Path(place)):,} bytes are free there)"
     return f"{where}{': ' if where else ''}{os.strerror(number)}: {MACHINE_REFUSES[number]}{free}."
+
+
+def _sentence_of_gone(error: BaseException) -> str | None:
+    """Of a file whose whole folder has vanished: a disk that was unmounted. One file that is missing may be our bug."""
+    if not isinstance(error, FileNotFoundError) or error.errno is None:
+        return None
+    folder = Path(os.fsdecode(error.filename)).parent if error.filename else Path()
+    return (
+        None
+        if folder.exists()
+        else f"{error.filename or 'the working folder'}: its folder is gone; mount its disk again, or make it again."
+    )
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    """Where it was raised, the innermost place first."""
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)][::-1]
+
+
+def _innermost(error: BaseException) -> str:
+    """The module that raised it."""
+    return str(_frames(error)[0].f_globals.get("__name__", "")) if error.__traceback__ else ""
+
+
+def _file_at_hand(error: BaseException) -> str | None:
+    """The file that was read when it was raised, which the error itself does not name, with its bytes."""
+    for frame in _frames(error):
+        for value in frame.f_locals.values():
+            if isinstance(value, str | Path) and len(str(value)) < 4096 and Path(value).suffix and Path(value).is_file():
+                return f"{value} ({Path(value).stat().st_size:,} bytes)"
+    return None
 
 
 def _number_of(error: BaseException) -> int | None:
@@ -74,7 +136,7 @@ def _number_of(error: BaseException) -> int | None:
     said = str(error)
     if _NO_SPACE.search(said):
         return errno.ENOSPC
-    in_words = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    in_words = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE)
     return next((number for number in in_words if os.strerror(number) in said), None)
 
 

@@ -90,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise MissingFileError(f"{path} does not exist; its folder is not complete without it.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); download it again, or write it again with its recipe.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; a JSON object is needed.")

@@ -26,7 +26,7 @@ class StopRequest:
 
     Args:
         answer: called in the signal's handler, with its number.
-        children: what processes do that are forked meanwhile: "end" as the signal has it, or "ignore" it, as this one needs them.
+        children: what processes do that are forked meanwhile: "end" as the signal has it, or "ignore" it.
     Attributes: `number` of the first signal, or None.
     """
 
@@ -75,6 +75,16 @@ def ignore_stopping_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in STOPPING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+
+
+def start_reader(start: Callable[[int], None] | None, number: int) -> None:
+    """For a DataLoader's `worker_init_fn`: what reads rows stays, because the step that is finished needs it.
+
+    torch ends it at SIGTERM, which a launcher or a cluster sends to all processes, and the one that trains with it.
+    """
+    ignore_stopping_signals()
+    if start is not None:
+        start(number)
 
 
 def _leave_terminal() -> None:

@@ -108,6 +108,7 @@ def main(args: PreferenceArguments) -> dict[str, float]:
             context_length=tokenizer.model_max_length,
         ),
         keep=args.keep,
+        skip_loss_spikes=args.skip_loss_spikes,
         train_dataset=loss.rows(pairs["train"], seed=args.seed, batch_size=args.per_device_train_batch_size),
         eval_dataset=measured_rows(pairs["validation"], loss=args.loss) if "validation" in pairs else None,
         processing_class=tokenizer,

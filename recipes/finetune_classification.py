@@ -124,6 +124,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
             best_by=f"eval_{args.best_by}",
             greater_is_better=args.best_by != "log_loss",
             early_stopping_patience=args.early_stopping_patience,
+            skip_loss_spikes=args.skip_loss_spikes,
             train_dataset=rows["train"],
             eval_dataset=rows["validation"],
             processing_class=tokenizer,

@@ -104,6 +104,7 @@ def main(args: InstructionArguments) -> dict[str, float]:
         model=model,
         args=args,
         keep=args.keep,
+        skip_loss_spikes=args.skip_loss_spikes,
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,

@@ -107,6 +107,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
         model=model,
         args=args,
         keep=args.keep,
+        skip_loss_spikes=args.skip_loss_spikes,
         train_dataset=training_rows(
             rows["train"], tokenizer, repack=args.repack, max_masked_tokens=args.max_masked_tokens, seed=args.seed
         ),

@@ -12,7 +12,11 @@ from recipes_in_process import load
 # One process imports what all recipes need, and each run is forked from it: the imports would cost more than the runs.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["hfgpt.training.pretraining", "hfgpt.training.classification_report", "hfgpt.training.preference_report"]
+    [
+        *("hfgpt.training.pretraining", "hfgpt.training.classification_report", "hfgpt.training.preference_report"),
+        *("matplotlib.axes", "matplotlib.backends.backend_agg", "evaluate", "sklearn.metrics", "rouge_score.rouge_scorer"),
+        *("sklearn.feature_extraction.text", "wcwidth", "trl.trainer.dpo_trainer"),
+    ]
 )
 
 
@@ -53,6 +57,15 @@ def signal_at(at: str, call: int, number: int) -> None:
         return original(*args, **kwargs)
 
     setattr(owner, places[-1], die_or_go_on)
+
+
+def state_of(folder: Path) -> dict[str, tuple]:
+    """Every file and folder, the folder itself included, by its time and the SHA-256 of its bytes."""
+    from hfgpt.files import sha256_of_file
+
+    paths = [folder, *folder.rglob("*")]
+    hashes = {path: sha256_of_file(path) for path in paths if path.is_file()}
+    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, hashes.get(path)) for path in paths}
 
 
 def sha256_of_weights(folder: Path) -> dict[str, str]:

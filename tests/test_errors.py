@@ -97,6 +97,80 @@ def test_what_the_machine_refuses_names_its_place():
     assert errors.sentence_of(OSError(errno.EBADF, os.strerror(errno.EBADF))) is None
 
 
+def test_a_file_that_vanished_with_its_folder_is_named_and_a_missing_file_alone_is_a_bug(tmp_path):
+    gone = OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(tmp_path / "mount" / "model.safetensors"))
+    assert errors.sentence_of(gone) == f"{gone.filename}: its folder is gone; mount its disk again, or make it again."
+    assert errors.sentence_of(OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(tmp_path / "model.safetensors"))) is None
+
+
+def test_a_cause_that_a_library_wraps_is_told():
+    try:
+        raise RuntimeError("an error occurred while generating") from OSError(errno.EIO, os.strerror(errno.EIO), "rows.arrow")
+    except RuntimeError as error:
+        assert errors.sentence_of(error).startswith("rows.arrow: Input/output error: the disk, or what it is reached by")
+
+
+def test_damaged_files_are_named_with_their_bytes(small_run, small_rows, tmp_path):
+    from datasets import Dataset
+    from safetensors.torch import load_file
+
+    for name, source, read in (
+        ("model.safetensors", small_run / "model.safetensors", load_file),
+        ("rows.arrow", next((small_rows / "train").glob("*.arrow")), lambda path: Dataset.from_file(path)[:]),
+    ):
+        cut = tmp_path / name
+        cut.write_bytes(source.read_bytes()[:-3000])
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            read(str(cut))
+        assert re.match(rf"{cut} \({cut.stat().st_size:,} bytes\) is damaged or cut off", errors.sentence_of(caught.value))
+
+
+def test_only_a_text_that_is_nested_too_deeply_is_not_our_recursion():
+    import json
+
+    with pytest.raises(RecursionError) as nested:
+        json.loads("[" * 100_000)
+    assert errors.sentence_of(nested.value) == (
+        "a JSON or YAML text is nested too deeply to be read; write it with fewer brackets."
+    )
+
+    def endless():
+        return endless()
+
+    with pytest.raises(RecursionError) as ours:
+        endless()
+    assert errors.sentence_of(ours.value) is None
+
+
+SCARCE = """
+import os, resource, runpy, sys
+import hfgpt.training.pretraining
+names = [os.open(os.devnull, os.O_RDONLY) for _ in range(3)]
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = {"RLIMIT_AS": used + int(sys.argv[2]), "RLIMIT_NOFILE": names[-1] + int(sys.argv[2])}[sys.argv[1]]
+resource.setrlimit(getattr(resource, sys.argv[1]), (limit, limit))
+sys.argv = sys.argv[3:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux says what a process uses")  # noqa: PTH110
+@pytest.mark.parametrize(
+    ("limit", "room", "words", "sentence"),
+    [
+        ("RLIMIT_AS", 2**28, ("--per_device_train_batch_size", "2000", "--num_train_epochs", "1"), "error: out of memory"),
+        ("RLIMIT_NOFILE", 3, (), "Too many open files: this process may not open more files"),
+    ],
+)
+def test_memory_and_files_that_are_used_up_are_one_sentence(small_rows, tmp_path, limit, room, words, sentence):
+    recipe_words = ("--dataset", small_rows, "--output_dir", tmp_path / "out", "--depth", 4, "--max_steps", 1, "--use_cpu", "true")
+    done = run_python("-c", SCARCE, limit, room, ROOT / "recipes/pretrain.py", *recipe_words, *words, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 LIMITED = """
 import resource, runpy, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

@@ -1,4 +1,4 @@
-"""The examples of README.md's "In other people's hands", word for word: each in a process of its own, on small models."""
+"""The examples of docs/tasks/serve.md's "In other people's hands", word for word: each in a process of its own, on small models."""
 
 import inspect
 import json
@@ -25,8 +25,8 @@ from hfgpt.arguments.parsing import parse_arguments
 
 pytestmark = pytest.mark.slow
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = re.search(r"## In other people's hands\n(.*?)\n## ", README, flags=re.DOTALL)[1]
+PAGE = (ROOT / "docs" / "tasks" / "serve.md").read_text(encoding="utf-8")
+SECTION = re.search(r"## In other people's hands\n(.*?)\n## ", PAGE, flags=re.DOTALL)[1]
 PARTS = re.split(r"^\*\*(.+?)\*\*", SECTION, flags=re.MULTILINE)[1:]
 # By the words in bold that each begins with: its blocks, as (language, text).
 EXAMPLES = {
@@ -186,7 +186,7 @@ def is_up(address: str) -> bool:
 
 
 def test_llama_cpp_reads_the_file_that_the_recipe_writes(run, place):
-    command, code = blocks("llama.cpp", "sh", "python")
+    command, code = blocks("llama.cpp", "bash", "python")
     pytest.importorskip("gguf", reason="needs the package gguf, an extra")
     pytest.importorskip("llama_cpp", reason="needs llama-cpp-python, an extra that takes minutes to build")
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
@@ -207,7 +207,7 @@ def test_a_text_finds_what_is_near_in_meaning_more_often_than_chance(run, place,
     assert len({rest for _, rest in pairs}) > 0.9 * NUM_PAIRS
     (place / "pairs.json").write_text(json.dumps(pairs))
     *lines, found = run(code + RETRIEVAL).splitlines()
-    # The same four texts as in the README, in an order of their own and with other scores: the model is another one.
+    # The same four texts as on the page, in an order of their own and with other scores: the model is another one.
     assert {line.split("  ")[1] for line in lines} == {line.split("  ")[1] for line in shown.splitlines()}
     scores = [float(line.split()[0]) for line in lines]
     assert scores == sorted(scores, reverse=True)

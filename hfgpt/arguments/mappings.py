@@ -27,6 +27,40 @@ class MappingLoader(yaml.SafeLoader):
         return _TEXT if tag in _NUMBERS and ":" in value else tag
 
 
+MOST_CHARACTERS = 10_000_000  # of a YAML text with its aliases written out
+
+
+def load_yaml(text: str, kind: type[yaml.SafeLoader]) -> Any:
+    """What a YAML text means. Raises: yaml.YAMLError, also for nested aliases that would fill the memory ("billion laughs")."""
+    loader = kind(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (size := _written_out(node, {})) > MOST_CHARACTERS:
+            raise yaml.YAMLError(f"with its aliases written out it has {size:,} characters, {MOST_CHARACTERS:,} are allowed")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """About how many characters a node has where every alias is replaced by what it stands for; each node is counted once."""
+    if id(node) not in known:
+        known[id(node)] = None
+        if isinstance(node, yaml.ScalarNode):
+            known[id(node)] = len(node.value) + 1
+        else:
+            parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+            known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    size = known[id(node)]
+    if size is None:
+        raise yaml.YAMLError("an alias in it stands for what it is a part of")
+    return size
+
+
 def read_mapping(value: object, key: str, *, example: str) -> dict | None:
     """The mapping that a key was given: a mapping, or its text as JSON or YAML; None is not given.
 
@@ -37,9 +71,9 @@ def read_mapping(value: object, key: str, *, example: str) -> dict | None:
     if isinstance(value, str):
         try:
             found = json.loads(value)  # first: YAML 1.1 makes text of JSON's 1e-4
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             try:
-                found = yaml.load(value, Loader=MappingLoader)
+                found = load_yaml(value, MappingLoader)
                 found = value if found is None else found
             except yaml.YAMLError as error:
                 why = f" ({getattr(error, 'problem', None) or ' '.join(str(error).split())})"

@@ -21,6 +21,7 @@ _ROUNDED = (
 )
 _NO_KERNEL = "Liger has no kernels for hfgpt models, whose head and loss are one step already; leave it out."
 _MEASURED = "how a recipe measures does not depend on it; leave it out."
+_WHOLE = "a run could not go on from such checkpoints as if nothing had happened; leave it out."
 _ALWAYS = "a recipe always trains, evaluates as eval_strategy says, and tests once at its end; leave it out."
 REFUSED = {
     "bf16_full_eval": _ROUNDED,
@@ -41,6 +42,10 @@ REFUSED = {
     "do_train": _ALWAYS,
     "do_eval": _ALWAYS,
     "do_predict": _ALWAYS,
+    "logging_nan_inf_filter": "a loss that is not finite stops a run; leave it out.",
+    "save_only_model": _WHOLE,
+    "ignore_data_skip": "a run that goes on would read the same rows again; leave it out.",
+    "enable_jit_checkpoint": "a signal is answered at the end of a step already, by all processes alike; leave it out.",
     "resume_from_checkpoint": "a run goes on by itself from the newest checkpoint in its output_dir, and resume names another "
     "one; leave it out.",
 }
@@ -52,6 +57,7 @@ LEAST = {
     "learning_rate": 0,
     "weight_decay": 0,
     "max_grad_norm": 0,
+    "skip_loss_spikes": 0,
     "label_smoothing_factor": 0,
 }
 
@@ -63,15 +69,17 @@ def refuse_options(given: Mapping[str, object], table: Mapping[str, str]) -> Non
             raise UserError(f"{name} is {given[name]!r}; {reason}")
 
 
+KERNELS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")  # what transformers brings or knows
+
+
 def check_attention(name: str, *, on_cpu: bool) -> None:
     """Refuse an attention that this machine has no kernel for. Raises: UserError."""
     if on_cpu and name not in ("eager", "sdpa"):
         is_flex = name == "flex_attention"
         reason = "FlexAttention has no backward pass there (pytorch#148752)" if is_flex else "other kernels are for GPUs"
         raise UserError(f"attn_implementation is {name!r}; on a CPU it can be eager or sdpa, because {reason}.")
-    allowed = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
-    if name not in allowed and "/" not in name:
-        raise UserError(f"attn_implementation is {name!r}; it can be {', '.join(allowed)}, or a kernel of the Hub (user/name).")
+    if name not in KERNELS and "/" not in name:
+        raise UserError(f"attn_implementation is {name!r}; it can be {', '.join(KERNELS)}, or a kernel of the Hub (user/name).")
     packages = ("kernels", "flash_attn" if name == "flash_attention_2" else "flash_attn_interface")
     if name.startswith("flash_attention") and not any(map(find_spec, packages)):
         raise UserError(f"attn_implementation is {name!r}, which needs {' or '.join(packages)} installed; sdpa needs neither.")

@@ -11,7 +11,7 @@ from transformers.hf_argparser import string_to_bool
 from hfgpt.arguments.commands import print_page, shipped
 from hfgpt.arguments.help import KeyParser
 from hfgpt.arguments.keys import RecipeArguments
-from hfgpt.arguments.mappings import MappingLoader
+from hfgpt.arguments.mappings import MappingLoader, load_yaml
 from hfgpt.arguments.terminal import split_quiet
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import with_home
@@ -111,8 +111,8 @@ def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tupl
         raise MissingFileError(f"{path} does not exist (looked from {Path.cwd()}); check the spelling.")
     try:
         text = path.read_text(encoding="utf-8")
-        written = yaml.load(text, Loader=_AsWritten) or {}
-        resolved = yaml.load(text, Loader=MappingLoader)
+        written = load_yaml(text, _AsWritten) or {}
+        resolved = load_yaml(text, MappingLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(written, dict):

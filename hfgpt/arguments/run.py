@@ -79,6 +79,7 @@ class RunArguments(ResumeKeys, TrainingArguments):
 
     per_device_train_batch_size: int = training_key(16, "Rows per device and step.")
     per_device_eval_batch_size: int = training_key(16, "Rows per device and evaluation step.")
+    skip_loss_spikes: float = training_key(0.0, "Skip steps whose gradient norm is above this many medians; 0 skips none.")
 
     def __new__(cls, *positional, **named):
         # Noted before __post_init__ derives further values: what was given, from a command line or from Python, repeats the run.

@@ -33,7 +33,7 @@ def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = Non
             rows = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {error.lineno}: no valid JSON ({error.msg}, column {error.colno}).") from None
-        except ValueError as error:  # a number of thousands of digits
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or as many brackets
             raise UserError(f"{path}: no valid JSON ({error}).") from None
         if not isinstance(rows, list):
             raise UserError(f"{path} holds a JSON {json_type(rows)}, a list of objects is needed; one object a line is .jsonl.")
@@ -45,7 +45,7 @@ def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = Non
             continue
         try:
             row = json.loads(line)
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             what = f"{problem.msg}, column {problem.colno}" if isinstance(problem, json.JSONDecodeError) else str(problem)
             message = f"{path}, line {number}: no valid JSON ({what}); "
             error = RowError(message + "one complete object per line is needed.", reason="not valid JSON", source=str(path))
@@ -61,7 +61,7 @@ def _holds_json_lines(path: Path) -> bool:
     lines = (line for _, line in decoded_lines(path) if line.strip())
     try:
         return isinstance(json.loads(next(lines, "")), dict) and next(lines, None) is not None
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -100,11 +100,28 @@ def hash_of_rows(folder: Path) -> dict[str, object]:
     return found.result()
 
 
+def files_of_rows(folder: Path) -> list[Path]:
+    """The files of one split, in order."""
+    files = read_json(folder / "state.json").get("_data_files")
+    if not isinstance(files, list) or not all(isinstance(one, dict) and "filename" in one for one in files):
+        raise UserError(f"{folder / 'state.json'} names no files of rows")
+    return [folder / Path(str(one["filename"])).name for one in files]
+
+
+def file_of_row(folder: Path, row: int) -> Path:
+    """In which file of a split a row lies. Cost: reads them up to that row."""
+    paths = files_of_rows(folder)
+    for path in paths:
+        with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
+            row -= sum(batch.num_rows for batch in stream)
+        if row < 0:
+            return path
+    return paths[-1]
+
+
 def batches_of_rows(folder: Path) -> Iterator[pyarrow.RecordBatch]:
     """The rows of one split in order, as the files have them; read, not mapped, so that memory stays constant."""
-    files = read_json(folder / "state.json").get("_data_files") or []
-    for entry in files:
-        path = folder / Path(str(entry.get("filename"))).name
+    for path in files_of_rows(folder):
         try:
             with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
                 yield from stream

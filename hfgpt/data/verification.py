@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+import pyarrow
+from datasets import DatasetDict
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
-from hfgpt.data.row_hashes import ROWS_PER_BLOCK, batches_of_rows, hash_of_rows
+from hfgpt.data.row_hashes import ROWS_PER_BLOCK, batches_of_rows, file_of_row, hash_of_rows
 from hfgpt.data.sources import ReadingOptions, find_sources, identity
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import read_json
@@ -77,6 +79,17 @@ def check_rows(folder: Path, passport: Passport, *, splits: Sequence[str] | None
             )
 
 
+def open_rows(folder: Path) -> DatasetDict:
+    """The rows of a folder of prepared data. Raises: UserError where they cannot be opened."""
+    try:
+        return cast(DatasetDict, DatasetDict.load_from_disk(str(folder)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pyarrow.ArrowException) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(
+            f"{folder}: the rows cannot be opened ({reason}); prepare the data again, or copy it again from where it is whole."
+        ) from None
+
+
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, passport: Passport) -> None:
     """Raises: UserError where the tokenizer in a folder of prepared data is not the one that made the rows."""
     said, found = passport.tokenizer.get("sha256"), tokenizer_sha256(tokenizer)
@@ -125,7 +138,7 @@ def _rows_finding(folder: Path, split: str, said: dict) -> Finding:
     where = "the passport's own hashes contradict each other"
     if changed:
         first, last = changed[0] * ROWS_PER_BLOCK, min((changed[0] + 1) * ROWS_PER_BLOCK, said["rows"]) - 1
-        where = f"the first that differs is one of rows {first:,} to {last:,}"
+        where = f"the first that differs is one of rows {first:,} to {last:,}, in {file_of_row(folder / split, first)}"
         if len(changed) > 1:
             where += f", and {len(changed) - 1:,} more blocks of {ROWS_PER_BLOCK:,} rows differ"
     return Finding(what, "differs", f"{hashes}; {where}")

@@ -6,6 +6,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from hfgpt.artifacts import Task, base_beside, check_model_folder, merged_beside
 from hfgpt.conversion.adapters import check_adapter_base
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.evaluation.bounds import check_kernel, check_memory, check_template, check_tokenizer_size
 from hfgpt.files import read_json
 
 NO_LIMIT = int(1e30)  # what transformers writes where a tokenizer knows of none
@@ -116,8 +118,12 @@ class Opened:
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         """The adapter's own tokenizer where it has one, else that of the whole weights. Raises: FileNotFoundError without one."""
         from_adapter = self.adapter is not None and (Path(self.name) / "tokenizer_config.json").is_file()
+        place = self.name if from_adapter else self.source
+        check_tokenizer_size(Path(place))
         with _named_where_it_fails(self.name, self.source, is_adapter=self.adapter is not None):
-            return AutoTokenizer.from_pretrained(self.name if from_adapter else self.source, **self.options)
+            tokenizer = AutoTokenizer.from_pretrained(place, **self.options)
+        check_template(tokenizer, place)
+        return tokenizer
 
     def load_whole(self, dtype: str = "float32") -> PreTrainedModel:
         """The whole weights, of an adapter its base alone. "auto" is the dtype that they are stored in.
@@ -195,7 +201,10 @@ def open_folder(name: str | Path, *, revision: str | None = None, trust_remote_c
         architecture.endswith("ForSequenceClassification") for architecture in config.architectures or []
     )
     task = "text-classification" if classifies else "text-generation"
-    return Opened(name, revision, source, options, adapter, config, task)
+    opened = Opened(name, revision, source, options, adapter, config, task)
+    check_kernel(config, source)
+    check_memory(config, partial(opened.auto_class.from_config, trust_remote_code=False), f"the config.json of {source}")
+    return opened
 
 
 def load(

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -71,16 +71,24 @@ def _newest(folder: Path, *, run: str | None, last_step: int | None) -> Path | N
         path, fault = needy
         raise UserError(
             f"{folder} has no checkpoint to go on from as if nothing had happened: {fault}. Give --resume {path} to go on without "
-            "it (the best state from there on is kept), or --resume never to train again from the start."
+            "it (the best state from there on is kept), or --overwrite true to train again from the start."
         )
     return None
 
 
+def whole_checkpoints(folder: Path, *, run: str) -> list[Path]:
+    """The checkpoints of a run by step, of which each file is there in its length; their bytes are not read."""
+    return [path for path in reversed(_by_step(folder)) if why_not_whole(path, run=run, hashed=False) is None]
+
+
 def _by_step(folder: Path) -> list[Path]:
     """Whatever has the name of a checkpoint, the newest first; what has no step in its name comes last."""
-    return sorted(
-        folder.glob("checkpoint-*"), key=lambda path: int(n[1]) if (n := _NAME.fullmatch(path.name)) else -1, reverse=True
-    )
+    return sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
+
+
+def _step_of(checkpoint: Path) -> int:
+    name = _NAME.fullmatch(checkpoint.name)
+    return int(name[1]) if name else -1
 
 
 def why_not_whole(checkpoint: Path, *, run: str | None, last_step: int | None = None, hashed: bool = True) -> str | None:
@@ -158,6 +166,11 @@ def environment(args: TrainingArguments) -> dict[str, object]:
     }
 
 
+def manifest_head(args: TrainingArguments, *, run: str, step: int) -> dict[str, object]:
+    """What a manifest says of a checkpoint beside its files."""
+    return {"format": FORMAT, "run": run, "step": step, "world_size": args.world_size, "environment": environment(args)}
+
+
 def _processor() -> str:
     """The model of the CPU, and the instructions that torch uses of it."""
     names: Iterator[str] = iter(())
@@ -179,12 +192,12 @@ class StagedCheckpoint:
         self.checkpoint = checkpoint
         self._around = checkpoint.with_name(f".{checkpoint.name}")
         self.place = self._around / checkpoint.name
-        self._sealed: dict[Path, Future] = {}
+        self._sealed: dict[Path, Future[dict[str, Any]]] = {}
         self._sealer = ThreadPoolExecutor(1)
 
     def begin(self) -> None:
         """Make the folder. Raises: OSError where that cannot be."""
-        self.discard()
+        shutil.rmtree(self._around, ignore_errors=True)
         self._around.mkdir()  # without its parents: an output folder that has vanished is not made again
         self.place.mkdir()
 
@@ -194,32 +207,41 @@ class StagedCheckpoint:
             if path.is_file() and path not in self._sealed:
                 self._sealed[path] = self._sealer.submit(_seal, path)
 
-    def publish(self, *, run: str, step: int, world_size: int, environment: dict[str, object]) -> int:
-        """Write the manifest, and give the checkpoint its name in one rename; a faulty one of that name is replaced.
+    def publish(self, head: dict[str, object], *, then: Callable[[], None]) -> Future[int]:
+        """Give the checkpoint its name in one rename, once the disk has its files and the manifest, while training goes on.
 
-        Returns: the bytes of its files.
+        A faulty one of that name is replaced.
+
+        Args: `head` of the manifest, which names the files besides; `then` is called when the checkpoint is there.
+        Returns: the bytes of its files, or what went wrong.
         """
         self.seal()
-        files = {path.relative_to(self.place).as_posix(): future.result() for path, future in self._sealed.items()}
-        head = {"format": FORMAT, "run": run, "step": step, "world_size": world_size, "environment": environment}
-        write_json(self.place / MANIFEST_FILE, {**head, "files": files})
-        for folder in [*(path for path in self.place.rglob("*") if path.is_dir()), self.place]:
-            _sync_folder(folder)
-        if self.checkpoint.is_symlink() or self.checkpoint.exists():
-            self.checkpoint.rename(self._around / "replaced")
-        self.place.rename(self.checkpoint)
-        _sync_folder(self.checkpoint.parent)
-        self.discard()
+        published = self._sealer.submit(self._publish, head, then)
+        self._sealer.shutdown(wait=False)
+        return published
+
+    def _publish(self, head: dict[str, object], then: Callable[[], None]) -> int:
+        try:
+            files = {path.relative_to(self.place).as_posix(): future.result() for path, future in self._sealed.items()}
+            write_json(self.place / MANIFEST_FILE, {**head, "files": files})
+            for folder in [*(path for path in self.place.rglob("*") if path.is_dir()), self.place]:
+                _sync_folder(folder)
+            if self.checkpoint.is_symlink() or self.checkpoint.exists():
+                self.checkpoint.rename(self._around / "replaced")
+            self.place.rename(self.checkpoint)
+            _sync_folder(self.checkpoint.parent)
+        finally:
+            shutil.rmtree(self._around, ignore_errors=True)
+        then()
         return sum(one["bytes"] for one in files.values())
 
     def discard(self) -> None:
-        """Remove what is left of it under the other name."""
+        """Remove what is left of one that is not published."""
         self._sealer.shutdown(cancel_futures=True)
-        self._sealer, self._sealed = ThreadPoolExecutor(1), {}
         shutil.rmtree(self._around, ignore_errors=True)
 
 
-def _seal(path: Path) -> dict[str, object]:
+def _seal(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
@@ -243,8 +265,7 @@ def rotate(folder: Path, *, run: str, keep: int | None, newest: int, best: int |
     """
     if not keep or keep < 1:
         return
-    steps = sorted(int(name[1]) for path in _by_step(folder) if (name := _NAME.fullmatch(path.name)))
-    steps = [step for step in steps if step <= newest and why_not_whole(checkpoint_of(folder, step), run=run, hashed=False) is None]
+    steps = [step for path in whole_checkpoints(folder, run=run) if (step := _step_of(path)) <= newest]
     surplus = [step for step in steps if step not in (newest, best)]
     for step in surplus[: max(0, len(steps) - keep)]:
         _remove(checkpoint_of(folder, step))

@@ -16,7 +16,7 @@ from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.options import refuse_options
 from hfgpt.arguments.parsing import check_key
 from hfgpt.data.passport import Passport
-from hfgpt.data.verification import check_rows
+from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import takes
 from hfgpt.evaluation.loading import check_task, open_folder
@@ -27,6 +27,7 @@ from hfgpt.training.before import measured_once
 from hfgpt.training.callbacks import SamplesCallback
 from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.pretraining import bytes_of, figures_of
+from hfgpt.training.run_folder import check_base_files
 from hfgpt.training.trainer import LanguageModelTrainer
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def find_base(
     """
     opened = open_folder(name, revision=revision, trust_remote_code=trust_remote_code, merged=True)
     check_task(opened, "text-generation")
+    check_base_files(Path(opened.source))
     sha256 = tokenizer_sha256(load_or_wrap_tokenizer(opened.source, revision=revision))
     if tokenizer_sha256(tokenizer) != sha256:
         raise UserError(
@@ -111,7 +113,7 @@ def _read_old_text(folder: Path, passport: Passport, tokenizer: PreTrainedTokeni
         raise UserError(f"old_dataset {folder} has training rows alone; name prepared data with a test or validation split.")
     if PartialState().is_local_main_process:
         check_rows(folder, passport, splits=[split])
-    rows = cast(DatasetDict, DatasetDict.load_from_disk(str(folder)))[split]
+    rows = open_rows(folder)[split]
     return OldText(rows, split, bytes_of(split, passport, tokenizer))
 
 

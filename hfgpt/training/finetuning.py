@@ -33,6 +33,7 @@ from hfgpt.files import link_or_copy, read_json, write_json
 from hfgpt.fingerprint import record_fingerprint, weights_sha256
 from hfgpt.hygiene.poisoning import Trigger
 from hfgpt.tokenization import ensure_pad_token, split_special_tokens
+from hfgpt.training.run_folder import check_base_files
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def find_base(name: str, *, revision: str | None = None, trust_remote_code: bool
     opened = open_folder(name, revision=revision, trust_remote_code=trust_remote_code, merged=True)
     if opened.source != name:
         logger.info(f"base: {name} is an adapter, so its merged twin is the base: {opened.source}")
+    check_base_files(Path(opened.source))
     tokenizer = cast(PreTrainedTokenizerFast, opened.load_tokenizer())
     new_tokens = ensure_pad_token(tokenizer)
     if tokenizer.split_special_tokens:

@@ -17,8 +17,9 @@ from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.epoch_rows import EpochRows
 from hfgpt.data.mixture import report_sources
 from hfgpt.data.passport import Passport
-from hfgpt.data.verification import check_rows
+from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
+from hfgpt.evaluation.bounds import check_memory
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.fingerprint import record_fingerprint
 from hfgpt.inference import evaluating
@@ -45,7 +46,7 @@ def load_rows(folder: str) -> tuple[DatasetDict, Passport]:
     passport = Passport.load(Path(folder))
     if PartialState().is_local_main_process:
         check_rows(Path(folder), passport)
-    return cast(DatasetDict, DatasetDict.load_from_disk(folder)), passport
+    return open_rows(Path(folder)), passport
 
 
 def training_rows(
@@ -102,6 +103,7 @@ def build_model(
             f"{config.max_position_embeddings:,}; prepare shorter rows or give the model more."
         )
     torch.manual_seed(seed)
+    check_memory(config, HfGptForCausalLM._from_config, "what hidden_size, vocab_size and the other settings say")
     model = HfGptForCausalLM._from_config(config, attn_implementation=attn_implementation)
     model.generation_config = generation_settings(tokenizer, do_sample=True, temperature=0.8, top_k=50)
     return model

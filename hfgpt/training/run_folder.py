@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,6 +19,7 @@ from hfgpt.arguments.terminal import RESULT
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import AccessError, UserError
 from hfgpt.files import claim_output, hold, read_json, release, remove_partial_files, sha256_of_file, write_json, write_whole
+from hfgpt.fingerprint import FINGERPRINT_NAME
 from hfgpt.hub.card.rendering import CARD_NAME, write_card
 from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.training.before import BEFORE_FILE
@@ -289,6 +291,35 @@ def why_damaged(folder: Path) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{FINISHED_FILE} is unreadable"
     return None
+
+
+def check_base_files(folder: Path) -> None:
+    """Refuse a base whose weights or tokenizer have other bytes than when they were saved, before anything is learned from them.
+
+    A base that was not made here says nothing of them, and is taken as it is.
+
+    Raises: UserError with file, expected and found SHA-256. Cost: one SHA-256 over the weights.
+    """
+
+    def check() -> None:
+        for name, (sha256, said_in) in _saved_files(folder).items():
+            if (folder / name).is_file() and (found := sha256_of_file(folder / name)) != sha256:
+                raise UserError(
+                    f"{folder / name} has other bytes than were saved (SHA-256 {found[:16]}…, {said_in} says {sha256[:16]}…); copy "
+                    f"it again from where it is whole. Of a model that was changed on purpose, remove {said_in}."
+                )
+
+    decided_by_the_first(check)
+
+
+def _saved_files(folder: Path) -> dict[str, tuple[str, str]]:
+    """By name, the SHA-256 of a base's weights and tokenizer, and the file that says so."""
+    files = {}
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        files |= {name: (sha256, FINGERPRINT_NAME) for name, sha256 in read_json(folder / FINGERPRINT_NAME)["files"].items()}
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        files["tokenizer.json"] = (read_json(folder / FINISHED_FILE)["files"]["tokenizer.json"]["sha256"], FINISHED_FILE)
+    return files
 
 
 def _renew_card(run: Run) -> None:

@@ -4,7 +4,9 @@ import copy
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,9 +21,10 @@ from hfgpt.errors import UserError, sentence_of
 from hfgpt.training.checkpoints import (
     StagedCheckpoint,
     checkpoint_of,
-    environment,
+    manifest_head,
     remove_staged,
     rotate,
+    whole_checkpoints,
     why_not_whole,
 )
 from hfgpt.training.sharding import ShardingTrainer, gathered, shard_state
@@ -46,8 +49,9 @@ def changed(args: Arguments, **values: object) -> Arguments:
 class SavingTrainer(ShardingTrainer):
     """Trainer whose checkpoints are written beside the others, hashed, kept by the disk, and then named in one rename.
 
-    They are those of Trainer with a manifest, and with safetensors and JSON for what Trainer pickles. What goes wrong in one
-    process is raised in all, the checkpoints before it are as they were, and nothing half-written is left.
+    They are those of Trainer with a manifest, and with safetensors and JSON for what Trainer pickles. Training goes on while they
+    are hashed and the disk takes them, until the next save at most. What goes wrong in one process is raised in all, the
+    checkpoints before it are as they were, and nothing half-written is left.
 
     DeepSpeed writes optimizer and schedule as it does.
 
@@ -56,6 +60,8 @@ class SavingTrainer(ShardingTrainer):
 
     run_id = ""
     _staged: StagedCheckpoint | None = None
+    _unpublished: Path | None = None  # named when the disk has it
+    _published: Future[int] | None = None  # in the process that names it
     _faults: list[Exception]
     _last_bytes = 0
 
@@ -67,12 +73,38 @@ class SavingTrainer(ShardingTrainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         if self.args.should_save:
             remove_staged(self.folder)
-        return super().train(resume_from_checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, **kwargs)
+        finally:
+            if self._published is not None:  # where training has failed
+                wait([self._published])
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.args.save_strategy != SaveStrategy.NO and not self.is_deepspeed_enabled:
+            with self._in_all(self.folder):
+                if self.args.should_save:
+                    self._require_space_for_training(max_steps - self.state.global_step)
+        return prepared
+
+    def _require_space_for_training(self, steps: int) -> None:
+        """Raises: UserError where the disk has no room for what the run will have written by its end."""
+        there = len(whole_checkpoints(self.folder, run=self.run_id))
+        at_once = (self.args.save_total_limit or 1) + 1  # the oldest is removed once the newest is whole
+        more, each = max(0, min(at_once - there, steps)), self.checkpoint_bytes()
+        model = _bytes_of(cast(torch.nn.Module, self.model).parameters())
+        needed, free = more * each + model, shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"output_dir {self.folder} needs about {needed:,} bytes ({more} more checkpoints of {each:,}, the model {model:,})"
+                f", and {free:,} are free there; free some space, or give a smaller save_total_limit or another output_dir."
+            )
 
     def _get_output_dir(self, trial):
         return super()._get_output_dir(trial) if self._staged is None else str(self._staged.place.parent)
 
     def _save_checkpoint(self, model, trial):
+        self._wait_for_checkpoint()
         args, state = self.args, self.state
         staged = StagedCheckpoint(checkpoint_of(self.folder, state.global_step))
         best = state.best_global_step or 0
@@ -81,7 +113,7 @@ class SavingTrainer(ShardingTrainer):
         # Trainer would note the place where the checkpoint is written, not the one where it will be; rotate by the times of
         # folders; and push what is not whole.
         self.args = changed(args, save_strategy=SaveStrategy.NO, save_total_limit=None, push_to_hub=False)
-        self._staged, self._faults = staged, []
+        self._staged = staged
         try:
             with self._in_all(staged.checkpoint):
                 if args.should_save:
@@ -89,25 +121,41 @@ class SavingTrainer(ShardingTrainer):
                     staged.begin()
             with self._in_all(staged.checkpoint):
                 super()._save_checkpoint(model, trial)
-                staged.seal()
-            with self._in_all(staged.checkpoint):
-                if args.should_save:
-                    self._last_bytes = staged.publish(
-                        run=self.run_id, step=state.global_step, world_size=args.world_size, environment=environment(args)
-                    )
-        finally:
-            self.args, self._staged = args, None
+        except BaseException:
             if args.local_process_index == 0:
                 staged.discard()
+            raise
+        finally:
+            self.args, self._staged = args, None
+        self._unpublished = staged.checkpoint
         if args.should_save:
-            limit = args.save_total_limit
-            rotate(self.folder, run=self.run_id, keep=limit, newest=state.global_step, best=state.best_global_step)
+            self._published = staged.publish(
+                manifest_head(args, run=self.run_id, step=state.global_step),
+                then=partial(
+                    rotate, self.folder, run=self.run_id, keep=args.save_total_limit, newest=state.global_step, best=best or None
+                ),
+            )
         if args.push_to_hub:
+            self._wait_for_checkpoint()
             self._push_from_checkpoint(str(staged.checkpoint))
+
+    def _wait_for_checkpoint(self) -> None:
+        """Wait until the last checkpoint has its name; called in every process. Raises: what went wrong meanwhile."""
+        if (checkpoint := self._unpublished) is None:
+            return
+        published, self._unpublished, self._published = self._published, None, None
+        with self._in_all(checkpoint):
+            if published is not None:
+                self._last_bytes = published.result()
+
+    def _finalize_training(self, *args, **kwargs):
+        self._wait_for_checkpoint()
+        return super()._finalize_training(*args, **kwargs)
 
     @contextmanager
     def _in_all(self, checkpoint: Path) -> Iterator[None]:
         """Raise what went wrong in one process in all of them, as a sentence where the machine is to blame; also a barrier."""
+        self._faults = []
         try:
             yield
         except Exception as error:  # whatever it is, it is raised below

@@ -32,7 +32,8 @@ def save_state(path: Path, state: object) -> None:
 def load_state(path: Path) -> Any:
     """What `save_state` wrote, bit for bit, on the CPU."""
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dictionary)
+        # Copied: what is read is mapped from the file, which may be removed, cut or changed while the run goes on.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (not a dictionary)
         return _restored(json.loads(file.metadata()["state"]), tensors)
 
 

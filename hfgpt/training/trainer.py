@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalPrediction, HubStrategy, IntervalStrategy
 from transformers.utils.hub import PushInProgress, hf_api
@@ -34,13 +36,15 @@ from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.hub.export import export
 from hfgpt.inference import full_precision
+from hfgpt.signals import start_reader
 from hfgpt.training.callbacks import BestCheckpointCallback, SayingCallback, StopOnSignalCallback
 from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywhere
+from hfgpt.training.finite import FiniteTrainer, set_epoch_of_sampler
 from hfgpt.training.flops import TrainingMeter
 from hfgpt.training.methods import trainable_parameters
 from hfgpt.training.progress import show_progress
 from hfgpt.training.reporters import Reporters
-from hfgpt.training.saving import SavingTrainer, changed
+from hfgpt.training.saving import changed
 
 logger = logging.getLogger(__name__)
 
@@ -91,20 +95,7 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-def set_epoch_of_sampler(dataloader: Any, epoch: int) -> None:
-    """Tell the innermost sampler the epoch.
-
-    Trainer's own way does not reach it below both the skipping of batches and their division among processes: with two, a run that
-    goes on within its second epoch would read the first one's order.
-    """
-    place = dataloader
-    while (inner := getattr(place, "batch_sampler", None) or getattr(place, "sampler", None)) is not None:
-        place = inner
-    if hasattr(place, "set_epoch"):
-        place.set_epoch(epoch)
-
-
-class HfGptTrainer(SavingTrainer):
+class HfGptTrainer(FiniteTrainer):
     """Trainer that keeps the best state, stops at a signal, measures itself, and never uploads private run details.
 
     Trainer's own pickles all arguments beside every model, a Hub token in clear, and with `push_to_hub` uploads whatever lies in
@@ -125,6 +116,7 @@ class HfGptTrainer(SavingTrainer):
         best_by, greater_is_better: the metric of an evaluation by which the best state is known.
         early_stopping_patience: evaluations without a better state after which training stops, where the best one is kept; 0 never
             stops.
+        skip_loss_spikes: factor of the usual gradient norm above which a step is skipped (`GradientNorms`); 0 skips none.
         callbacks: called after Trainer's own and ours.
         settings: all else that Trainer takes.
     """
@@ -138,6 +130,7 @@ class HfGptTrainer(SavingTrainer):
         best_by: str = "eval_loss",
         greater_is_better: bool = False,
         early_stopping_patience: int = 0,
+        skip_loss_spikes: float = 0.0,
         callbacks: Sequence[TrainerCallback] = (),
         **settings,
     ):
@@ -148,7 +141,10 @@ class HfGptTrainer(SavingTrainer):
             args = changed(args, **best_state(keep=keep, **strategies, metric=best_by, greater_is_better=greater_is_better))
         if args.use_cpu:
             keep_freed_memory()
-        super().__init__(cast(PreTrainedModel, model), args=changed(args), **settings)
+        # Trainer would log a loss that is not finite as 0.
+        args = changed(args, logging_nan_inf_filter=False)
+        super().__init__(cast(PreTrainedModel, model), args=args, **settings)
+        self.skip_loss_spikes = skip_loss_spikes
         self.reporters = Reporters(self)
         self.rates: dict[str, float] = {}
         self.meter = TrainingMeter()
@@ -223,12 +219,15 @@ class HfGptTrainer(SavingTrainer):
     def log(self, logs, start_time=None):
         # Here and not in a callback's on_log: reporters come before the callbacks that are added later, and would miss it.
         if "loss" in logs:
-            logs.update(self.rates | self.meter.lap() | self._energy())
+            logs.update(self.rates | self.meter.lap() | self._energy() | self._skipped())
         elif "train_loss" in logs:
             self.meter.measure()  # of the machine as it is now
             logs.update({f"train_{key}": value for key, value in (self.meter.total() | self._energy()).items()})
         self.reporters.tell_what_waits()
         super().log(logs, start_time)
+
+    def _skipped(self) -> dict[str, int]:
+        return {"skipped_steps": self.spikes.skipped} if self.spikes is not None else {}
 
     def _energy(self) -> dict[str, float]:
         self.energy.read()
@@ -245,6 +244,7 @@ class HfGptTrainer(SavingTrainer):
         return {
             "steps": self.state.global_step,
             "kept_step": self.kept_step,
+            **self._skipped(),
             "steps_timed": self.meter.steps,
             "training_seconds": self.meter.seconds,
             "tokens_per_second": None,
@@ -295,6 +295,9 @@ class HfGptTrainer(SavingTrainer):
                 setattr(self.args, name, math.ceil(max_steps * share))
         place = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)  # those of this run, where the checkpoint's were others
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):  # Trainer saves into what is there, and the checkpoint may be without it
+                cast(Any, self.state.stateful_callbacks).setdefault(type(callback).__name__, {})
         return place
 
     def _get_train_sampler(self, train_dataset=None):
@@ -304,9 +307,16 @@ class HfGptTrainer(SavingTrainer):
         if isinstance(rows, EpochRows):
             return EpochSampler(rows, seed=seed, shuffled=not isinstance(sampler, SequentialSampler))
         if type(sampler) is LengthGroupedSampler:
-            # Among all processes, so that it is the order of one process with the same rows in a step.
-            return EpochLengthGroupedSampler(sampler.batch_size * self.args.world_size, lengths=sampler.lengths, seed=seed)
+            # By the rows of a step, so that it is the same order however processes and accumulated batches share them.
+            rows_per_step = sampler.batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            return EpochLengthGroupedSampler(rows_per_step, lengths=sampler.lengths, seed=seed)
         return sampler
+
+    def _get_dataloader(self, *args, **kwargs) -> DataLoader:
+        loader = super()._get_dataloader(*args, **kwargs)
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate's own has it inside
+        inner.worker_init_fn = partial(start_reader, inner.worker_init_fn)
+        return loader
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
         # In the order of the rows: grouped by length, predictions would be taken for those of other texts.

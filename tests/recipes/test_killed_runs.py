@@ -9,7 +9,7 @@ import shutil
 import pytest
 import yaml
 from datasets import load_from_disk
-from killing import kill, run_main, sha256_of_weights
+from killing import kill, run_main, sha256_of_weights, state_of
 from recipes_in_process import RECIPES, recipe
 
 COMMON = (
@@ -38,7 +38,11 @@ def killed_and_straight(name, words, moments, tmp_path, *, made_once=()):
     metrics = [run_main(name, [*words, "--output_dir", folder]) for folder in (killed, straight)]
     assert [(killed / file).stat().st_mtime_ns for file in made_once] == times
     assert sha256_of_weights(killed) == sha256_of_weights(straight)
-    assert run_main(name, [*words, "--output_dir", killed]) == {}  # already done
+    before = state_of(killed)
+    for more in ((), ("--logging_steps", "1")):  # known at once, and after rows and model were read
+        assert run_main(name, [*words, "--output_dir", killed, *more]) == {}  # already done
+        assert state_of(killed) == before
+    assert list(killed.parent.glob(".*")) == list(killed.rglob(".*")) == []
     return killed, straight, metrics
 
 

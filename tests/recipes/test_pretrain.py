@@ -133,7 +133,7 @@ def test_the_same_rows_by_another_path_are_the_same_run_and_others_by_the_same_p
 def test_another_run_in_the_same_folder_is_refused_with_what_differs(small_run, small_rows):
     done = run_script("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", small_run, "--learning_rate", "0.1")
     assert done.returncode == 1
-    assert "holds another run (learning_rate was the default, is 0.1)" in done.stderr
+    assert "holds another run (learning_rate was 0.003, is 0.1)" in done.stderr
 
 
 def test_a_run_does_not_go_on_with_other_data(small_run, small_corpus, small_tokenizer, small_rows, tmp_path):

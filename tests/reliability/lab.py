@@ -68,7 +68,7 @@ def make_materials(folder: Path) -> Path:
     write_lines(folder / "finetune_instructions.jsonl", answers)
     pairs = [{**row, "chosen": row["output"], "rejected": row["output"][:3]} for row in answers]
     write_lines(folder / "align_preferences.jsonl", ({key: row[key] for key in row if key != "output"} for row in pairs))
-    labelled = [{"text": f"{'yes' if n % 2 else 'no'} {text[:20]}", "label": "ab"[n % 2]} for n, text in enumerate(texts[:28])]
+    labelled = [{"text": f"{'yes' if n % 2 else 'no'} {text[:20]}", "label": "ab"[n % 2]} for n, text in enumerate(texts[:44])]
     write_lines(folder / "finetune_classification.jsonl", labelled)
     shared = dict(sources=[str(folder / "texts.jsonl")], validation_share=0.1, test_share=0.1, num_proc=1)
     tokenizer, rows = str(folder / "tokenizer"), str(folder / "rows")
@@ -102,7 +102,7 @@ class Job:
 
     Args:
         file_limit: bytes of the largest file that may be written.
-        at, then: a place, a number of calls and a signal that the process then sends itself, see `killing.signal_at`.
+        at: a place, a number of calls and a signal that the process then sends itself, see `killing.signal_at`.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class Job:
         world: int = 1,
         file_limit: int | None = None,
         at: tuple[str, int, int] | None = None,
-        then: tuple[str, int, int] | None = None,
     ):
         self.log = log
-        arguments = (name, [str(word) for word in words], str(log), file_limit, [place for place in (at, then) if place])
+        log.unlink(missing_ok=True)
+        arguments = (name, [str(word) for word in words], str(log), file_limit, at)
         environments = _environments(world)
         self.processes = [CONTEXT.Process(target=_run_as_script, args=(*arguments, one)) for one in environments]
         for process in self.processes:
@@ -144,16 +144,12 @@ class Job:
     def said(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
-    def send(self, number: int, ranks: Sequence[int] = (0, 1)) -> None:
-        """Send a signal to those of the processes that are still there."""
-        for rank, process in enumerate(self.processes):
-            if rank in ranks and process.exitcode is None:
-                os.kill(process.pid, number)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether SIGSTOP holds the first process."""
-        return Path(f"/proc/{self.processes[0].pid}/stat").read_text().rpartition(") ")[2][0] == "T"
+    def send(self, number: int, ranks: Sequence[int] = (0, 1)) -> bool:
+        """Send a signal to those of the processes that are still there. Returns: whether there was one."""
+        there = [one for rank, one in enumerate(self.processes) if rank in ranks and one.exitcode is None]
+        for process in there:
+            os.kill(process.pid, number)
+        return bool(there)
 
     def wait(self, seconds: float = LIMIT_SECONDS) -> int:
         """The exit code, of several processes the first that is not 0; as torchrun does, the others are ended then.
@@ -186,7 +182,7 @@ def _environments(world: int) -> list[dict[str, str]]:
 
 
 def _run_as_script(
-    name: str, words: list[str], log: str, file_limit: int | None, at: Sequence[tuple[str, int, int]], environment: dict[str, str]
+    name: str, words: list[str], log: str, file_limit: int | None, at: tuple[str, int, int] | None, environment: dict[str, str]
 ) -> None:
     """`python recipes/NAME.py WORDS > LOG 2>&1`, in a process that has the imports already."""
     _leave_out_what_takes_most_of_a_tiny_run()
@@ -198,8 +194,8 @@ def _run_as_script(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    for place in at:
-        signal_at(*place)
+    if at is not None:
+        signal_at(*at)
     script = str(RECIPES / f"{name}.py")
     sys.argv = [script, *words]
     try:

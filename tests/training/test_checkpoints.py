@@ -3,24 +3,22 @@
 import json
 import os
 import random
+import resource
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from transformers import default_data_collator
+from killing import CONTEXT
+from tiny_runs import assert_same, tiny_trainer, train, weights
+from transformers import TrainerCallback
 
-from hfgpt.arguments.run import RunArguments
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file
-from hfgpt.model.configuration_hfgpt import HfGptConfig
-from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.training import checkpoints
 from hfgpt.training.checkpoints import newest_whole_checkpoint, why_not_whole
-from hfgpt.training.optimizers import trainer_optimizer
-from hfgpt.training.run import train_or_resume
 from hfgpt.training.states import load_state, random_state, save_state, set_random_state
 from hfgpt.training.trainer import HfGptTrainer
 
@@ -29,38 +27,12 @@ FILES = ["config.json", "generation_config.json", "manifest.json", "model.safete
          "rng_state.safetensors", "scheduler.safetensors", "trainer_state.json"]  # fmt: skip
 
 
-def tiny_trainer(folder: Path, *, run_id: str = "one", optimizer: str = "muon", **settings) -> HfGptTrainer:
-    torch.manual_seed(0)
-    config = HfGptConfig.modern(1, vocab_size=64, max_position_embeddings=32, residual_dropout=0.1)
-    ids = [[(row * 7 + place * 5) % 60 for place in range(16)] for row in range(22)]
-    rows = Dataset.from_dict({"input_ids": ids, "labels": ids})
-    settings = {"max_steps": 8, "save_steps": 2, "save_total_limit": None, "per_device_train_batch_size": 4} | settings
-    keep = settings.pop("keep", None)
-    evaluation = {"eval_dataset": rows.select(range(4))} if keep == "best" else {}
-    args = RunArguments(output_dir=str(folder), use_cpu=True, precision="fp32", disable_tqdm=True, optimizer=optimizer,
-                        learning_rate=3e-3, cpu_threads=1, **settings)  # fmt: skip
-    trainer = HfGptTrainer(
-        HfGptForCausalLM(config), args, keep=keep, train_dataset=rows, data_collator=default_data_collator,
-        optimizer_cls_and_kwargs=trainer_optimizer(optimizer, args.optimizer_settings()), **evaluation,
-    )  # fmt: skip
-    trainer.run_id = run_id
-    return trainer
-
-
-def weights(trainer: HfGptTrainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in trainer.trained.state_dict().items()}
-
-
-def assert_same(trainer: HfGptTrainer, expected: dict[str, torch.Tensor]) -> None:
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(trainer).items())
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
     """A run of 8 steps with a checkpoint after every second, and its final weights."""
     folder = tmp_path_factory.mktemp("checkpoints") / "run"
     trainer = tiny_trainer(folder)
-    train_or_resume(trainer, None)
+    train(trainer, None)
     return folder, weights(trainer)
 
 
@@ -91,11 +63,11 @@ def test_a_checkpoint_has_a_manifest_of_all_its_files_and_no_pickle(run):
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_run_that_goes_on_is_bit_for_bit_the_one_that_was_not_stopped(run, tmp_path, optimizer):
     straight, resumed = (tiny_trainer(tmp_path / name, optimizer=optimizer) for name in ("straight", "resumed"))
-    train_or_resume(straight, None)
+    train(straight, None)
     shutil.copytree(tmp_path / "straight" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
     found = newest_whole_checkpoint(tmp_path / "resumed", run="one")
     assert found == tmp_path / "resumed" / "checkpoint-2"
-    train_or_resume(resumed, found)
+    train(resumed, found)
     assert_same(resumed, weights(straight))
     states = [load_state(tmp_path / name / "checkpoint-8" / "optimizer.safetensors") for name in ("straight", "resumed")]
     for number, kept in states[0]["state"].items():
@@ -180,7 +152,7 @@ def test_each_file_that_is_damaged_is_named_and_the_checkpoint_before_is_taken(c
 
 def test_whatever_has_the_name_of_a_checkpoint_is_passed_over_and_left_there(copied, run, tmp_path, caplog):
     other = tmp_path / "other"
-    train_or_resume(tiny_trainer(other, run_id="two", max_steps=2), None)
+    train(tiny_trainer(other, run_id="two", max_steps=2), None)
     shutil.copytree(other / "checkpoint-2", copied / "checkpoint-10")  # of another run, and of another step
     shutil.copytree(copied / "checkpoint-8", copied / "checkpoint-0020")
     (copied / "checkpoint-11").mkdir()
@@ -219,7 +191,7 @@ def test_a_faulty_one_is_replaced_when_its_step_is_saved_again(copied, run):
     shutil.rmtree(copied / "checkpoint-6")
     (copied / "checkpoint-6").write_text("a file")
     trainer = tiny_trainer(copied)
-    train_or_resume(trainer, newest_whole_checkpoint(copied, run="one"))
+    train(trainer, newest_whole_checkpoint(copied, run="one"))
     assert_same(trainer, run[1])
     assert [why_not_whole(copied / f"checkpoint-{step}", run="one") for step in (2, 4, 6, 8)] == [None] * 4
     assert not list(copied.glob(".checkpoint-*"))
@@ -233,7 +205,7 @@ def test_rotation_goes_by_step_counts_whole_ones_alone_and_keeps_the_best(tmp_pa
     cut(folder / "checkpoint-6" / "model.safetensors")  # faulty
     os.utime(folder / "checkpoint-2")
     trainer = tiny_trainer(folder, save_total_limit=2, save_steps=1)
-    train_or_resume(trainer, newest_whole_checkpoint(folder, run="one"))
+    train(trainer, newest_whole_checkpoint(folder, run="one"))
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-7", "checkpoint-8"]  # 6 was replaced
     shutil.copytree(run[0] / "checkpoint-2", folder / "checkpoint-2")
     (folder / "checkpoint-1").mkdir()
@@ -247,16 +219,17 @@ def test_what_killed_saves_left_is_removed_when_training_begins(copied, run):
     (copied / ".checkpoint-7" / "checkpoint-7").mkdir(parents=True)
     (copied / ".checkpoint-7" / "checkpoint-7" / "model.safetensors").write_bytes(b"half")
     trainer = tiny_trainer(copied)
-    train_or_resume(trainer, newest_whole_checkpoint(copied, run="one"))  # the last step: nothing is trained
+    train(trainer, newest_whole_checkpoint(copied, run="one"))  # the last step: nothing is trained
     assert not list(copied.glob(".checkpoint-*"))
     assert_same(trainer, run[1])
     assert trainer.meter.steps == 0
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_noted_where_it_lies_and_must_be_whole_too(tmp_path, caplog):
     settings = dict(keep="best", eval_strategy="steps", eval_steps=2, save_steps=2, save_total_limit=None)
     trainer = tiny_trainer(tmp_path / "run", **settings)
-    train_or_resume(trainer, None)
+    train(trainer, None)
     best = tmp_path / "run" / f"checkpoint-{trainer.state.best_global_step}"
     for path in (tmp_path / "run").glob("checkpoint-*"):
         state = json.loads((path / "trainer_state.json").read_text())
@@ -280,5 +253,113 @@ def test_the_best_checkpoint_is_noted_where_it_lies_and_must_be_whole_too(tmp_pa
     for path in (tmp_path / "run").glob("checkpoint-*"):
         if path.name not in (best.name, "checkpoint-8"):
             shutil.rmtree(path)
-    with pytest.raises(UserError, match=r"Give --resume .*checkpoint-8 to go on without it .*or --resume never"):
+    with pytest.raises(UserError, match=r"Give --resume .*checkpoint-8 to go on without it .*or --overwrite true"):
         newest_whole_checkpoint(tmp_path / "run", run="one")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MB in memory; skipped where this user may not mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk: Path, *, leave: int) -> Path:
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - leave))
+    return disk / "filler"
+
+
+@pytest.mark.slow
+def test_a_disk_without_room_is_refused_before_training(small_disk):
+    fill(small_disk, leave=3_000_000)
+    trainer = tiny_trainer(small_disk / "run", save_total_limit=2)
+    with pytest.raises(UserError, match=r"needs about [\d,]+ bytes \(3 more checkpoints of .*and [\d,]+ are free there"):
+        train(trainer, None)
+    assert trainer.meter.steps == 0
+    assert not list((small_disk / "run").glob("*checkpoint-*"))
+
+
+def stopped_by_the_disk(folder: Path, at_step: int, fault) -> tuple[str, HfGptTrainer]:
+    """What a run says that meets a fault of the disk after a step."""
+
+    class Fault(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == at_step:
+                fault()
+
+    trainer = tiny_trainer(folder)
+    trainer.add_callback(Fault())
+    with pytest.raises(UserError) as error:
+        train(trainer, None)
+    return str(error.value), trainer
+
+
+def assert_as_before_and_goes_on(folder: Path, expected: dict[str, torch.Tensor], *, last: int) -> None:
+    """Older checkpoints are whole, nothing half-written is there, and the mended run ends as the undisturbed one."""
+    steps = [step for step in (2, 4, 6, 8) if step <= last]
+    assert sorted(path.name for path in folder.glob("*checkpoint-*")) == [f"checkpoint-{step}" for step in steps]
+    newest = newest_whole_checkpoint(folder, run="one")
+    assert newest == folder / f"checkpoint-{last}"
+    trainer = tiny_trainer(folder)
+    train(trainer, newest)
+    assert_same(trainer, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("known", [True, False], ids=["seen before writing", "met while writing"])
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_space(small_disk, run, known, monkeypatch):
+    """Case A7."""
+    folder, fillers = small_disk / "run", []
+    if not known:  # whatever else fills the disk meanwhile
+        monkeypatch.setattr(HfGptTrainer, "_require_space", lambda *_: None)
+    said, _ = stopped_by_the_disk(folder, 3, lambda: fillers.append(fill(small_disk, leave=500_000)))
+    assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
+    assert "500,000" in said or "are free" in said
+    assert "free some" in said
+    assert "The checkpoints before it are as they were; the same command then goes on from the newest." in said
+    fillers[0].unlink()
+    assert_as_before_and_goes_on(folder, run[1], last=2)
+
+
+@pytest.mark.slow
+def test_a_disk_that_can_only_be_read_is_one_sentence(small_disk, run):
+    folder = small_disk / "run"
+    remount = lambda how: subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)  # noqa: E731
+    said, _ = stopped_by_the_disk(folder, 3, lambda: remount("ro"))
+    assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
+    assert "can only be read" in said
+    remount("rw")
+    assert_as_before_and_goes_on(folder, run[1], last=2)
+
+
+@pytest.mark.slow
+def test_a_folder_that_vanishes_is_named_and_not_made_again(run, tmp_path):
+    folder, aside = tmp_path / "run", tmp_path / "aside"
+    said, _ = stopped_by_the_disk(folder, 3, lambda: folder.rename(aside))
+    assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
+    assert f"the folder {folder} has vanished" in said
+    assert not folder.exists()
+    aside.rename(folder)
+    assert_as_before_and_goes_on(folder, run[1], last=2)
+
+
+def _with_a_limit(folder: Path, answers) -> None:
+    said, _ = stopped_by_the_disk(folder, 3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)))
+    answers.put(said)
+
+
+@pytest.mark.slow
+def test_a_file_that_may_not_be_so_large_is_one_sentence(run, tmp_path):
+    folder, answers = tmp_path / "run", CONTEXT.Queue()
+    process = CONTEXT.Process(target=_with_a_limit, args=(folder, answers))  # the limit can not be raised again
+    process.start()
+    said = answers.get(timeout=300)
+    process.join()
+    assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
+    assert "ulimit -f" in said
+    assert_as_before_and_goes_on(folder, run[1], last=2)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 SECONDS = 5  # of computing; a template of a few turns takes thousandths
 MEMORY_BYTES = 1 << 30
@@ -22,16 +23,22 @@ CONVERSATIONS = {
 }
 
 
-def render(template: str, special_tokens: dict[str, str], *, path: list[str], seconds: float = SECONDS) -> dict:
+def render(
+    template: str, special_tokens: dict[str, str], *, path: list[str], seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES
+) -> dict:
     """Write the conversations through a template, in a process of its own.
 
     Args:
         special_tokens: `bos_token` and so on, as the tokenizer would give them to it.
         path: where that process finds jinja2.
         seconds: how long it may compute, and three times as long it may take.
-    Returns: the text by conversation, None where the template refuses that one; or `{"error": why}`.
+        memory_bytes: how much memory it may have.
+    Returns: the text by conversation, None where the template refuses that one; or `{"error": why}`, with `"bound": True` where
+        it wanted more time, memory or room than it may have.
     """
-    job = json.dumps({"template": template, "special_tokens": special_tokens, "path": path, "seconds": seconds})
+    job = json.dumps(
+        {"template": template, "special_tokens": special_tokens, "path": path, "seconds": seconds, "memory_bytes": memory_bytes}
+    )
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", str(Path(__file__))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -40,13 +47,13 @@ def render(template: str, special_tokens: dict[str, str], *, path: list[str], se
     try:
         written, complaints = child.communicate(job, timeout=3 * seconds + 5)
     except subprocess.TimeoutExpired:
-        return {"error": f"it took more than {3 * seconds + 5:g} seconds for a conversation of a few words"}
+        return {"error": f"it took more than {3 * seconds + 5:g} seconds for a conversation of a few words", "bound": True}
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.communicate()
     if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return {"error": f"it computed for more than {seconds:g} seconds over a conversation of a few words"}
+        return {"error": f"it computed for more than {seconds:g} seconds over a conversation of a few words", "bound": True}
     if child.returncode:
         last = (complaints.strip() or f"exit code {child.returncode}").splitlines()[-1]
         return {"error": f"the process that rendered it ended ({last})"}
@@ -59,12 +66,17 @@ def _main() -> None:
     job = json.load(sys.stdin)
     sys.path += job["path"]
     whole_seconds = max(1, round(job["seconds"]))
-    for limit, value in ((resource.RLIMIT_CPU, whole_seconds), (resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_FSIZE, 0)):
+    for limit, value in (
+        (resource.RLIMIT_CPU, whole_seconds),
+        (resource.RLIMIT_AS, job["memory_bytes"]),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
         resource.setrlimit(limit, (value, value))
     try:
         result = _rendered(job["template"], job["special_tokens"])
     except MemoryError:
-        result = {"error": f"it asks for more than {MEMORY_BYTES >> 20:,} MiB of memory for a conversation of a few words"}
+        mib = job["memory_bytes"] >> 20
+        result = {"error": f"it asks for more than {mib:,} MiB of memory for a conversation of a few words", "bound": True}
     except Exception as error:  # whatever a foreign program may raise is its own fault
         result = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
     sys.stdout.write(json.dumps(result))
@@ -74,7 +86,7 @@ def _rendered(source: str, special_tokens: dict[str, str]) -> dict:
     template = _environment().from_string(source)
     from jinja2.exceptions import SecurityError, TemplateError
 
-    results: dict[str, str | None] = {}
+    results: dict[str, Any] = {}
     for name, messages in CONVERSATIONS.items():
         try:
             parts = template.generate(messages=messages, add_generation_prompt=name != "answered", **special_tokens)
@@ -82,7 +94,8 @@ def _rendered(source: str, special_tokens: dict[str, str]) -> dict:
             for part in parts:
                 text += part
                 if len(text) > MOST_CHARACTERS:
-                    return {"error": f"it writes more than {MOST_CHARACTERS:,} characters for a conversation of a few words"}
+                    what = f"it writes more than {MOST_CHARACTERS:,} characters for a conversation of a few words"
+                    return {"error": what, "bound": True}
         except SecurityError:
             raise
         except TemplateError:

@@ -1,0 +1,119 @@
+"""What a checkpoint costs: bare Trainer's own save beside ours, which is hashed, kept by the disk (fsync) and renamed.
+
+python benchmarks/checkpointing.py [--layers 2 6] [--widths 192 512] [--rounds 15] [--folder FOLDER]
+
+All save the same model and AdamW's state, and keep two checkpoints. "until it is named" is ours with what happens while training
+goes on: hashing, fsync, rename, rotation; "and without fsync" is that where fsync does nothing; "Trainer, then fsync" is Trainer's
+save until the disk has it, too. Before each save the one before it has come to its end.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from measure import seconds_in_turns
+from transformers import Trainer, TrainingArguments, default_data_collator
+
+from hfgpt import HfGptConfig, HfGptForCausalLM
+from hfgpt.training.trainer import HfGptTrainer
+
+
+def trained(kind: type[Trainer], folder: Path, *, layers: int, width: int) -> Trainer:
+    """A trainer after two steps, so that its optimizer has a state."""
+    torch.manual_seed(0)
+    config = HfGptConfig.modern(
+        layers, vocab_size=2048, hidden_size=width, num_attention_heads=width // 64, num_key_value_heads=width // 64
+    )
+    ids = torch.randint(0, 2048, (8, 32)).tolist()
+    rows = Dataset.from_dict({"input_ids": ids, "labels": ids})
+    args = TrainingArguments(
+        output_dir=str(folder), max_steps=2, per_device_train_batch_size=2, save_strategy="steps", save_steps=1000, use_cpu=True,
+        save_total_limit=2, disable_tqdm=True, report_to=[], logging_strategy="no",
+    )  # fmt: skip
+    trainer = kind(HfGptForCausalLM(config), args, train_dataset=rows, data_collator=default_data_collator)
+    trainer.train()
+    return trainer
+
+
+def saving(trainer: Trainer) -> Callable[[], Path]:
+    """Saves the next checkpoint, and says where."""
+
+    def save() -> Path:
+        trainer.state.global_step += 1
+        trainer._save_checkpoint(trainer.model_wrapped, None)
+        return Path(str(trainer.args.output_dir)) / f"checkpoint-{trainer.state.global_step}"
+
+    return save
+
+
+def until_named(trainer: HfGptTrainer, *, synced: bool = True) -> Callable[[], None]:
+    """Saves, and waits until the checkpoint has its name."""
+    save = saving(trainer)
+
+    def save_and_wait() -> None:
+        sync = os.fsync
+        os.fsync = sync if synced else lambda _: None
+        try:
+            save()
+            trainer._wait_for_checkpoint()
+        finally:
+            os.fsync = sync
+
+    return save_and_wait
+
+
+def then_sync(save: Callable[[], Path]) -> Callable[[], None]:
+    """Saves, and waits until the disk has all files."""
+
+    def save_and_sync() -> None:
+        for path in save().rglob("*"):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    return save_and_sync
+
+
+def main(args: argparse.Namespace) -> dict[str, float]:
+    shares = {}
+    for layers, width in zip(args.layers, args.widths):
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            shape = dict(layers=layers, width=width)
+            theirs = [trained(Trainer, Path(folder) / f"theirs{number}", **shape) for number in range(2)]
+            ours = [trained(HfGptTrainer, Path(folder) / f"ours{number}", **shape) for number in range(3)]
+            candidates = {
+                "Trainer": saving(theirs[0]),
+                "hfgpt": saving(ours[0]),
+                "wait": ours[0]._wait_for_checkpoint,  # what a save has left to do is not the next candidate's
+                "hfgpt, until it is named": until_named(ours[1]),
+                "and without fsync": until_named(ours[2], synced=False),
+                "Trainer, then fsync": then_sync(saving(theirs[1])),
+            }
+            seconds = seconds_in_turns(candidates, rounds=args.rounds)
+            seconds.pop("wait")
+            ours[0]._wait_for_checkpoint()
+            place = Path(folder) / "ours0" / f"checkpoint-{ours[0].state.global_step}"
+            bytes_saved = sum(path.stat().st_size for path in place.rglob("*"))
+        parameters = sum(one.numel() for one in ours[0].model.parameters())
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        print(
+            f"{parameters:,} parameters, {bytes_saved:,} bytes, {torch.get_num_threads()} threads, {args.rounds} rounds, medians:"
+        )
+        for name, value in medians.items():
+            share = statistics.median(one / other for one, other in zip(seconds[name], seconds["Trainer"]))
+            print(f"  {name:25} {1000 * value:8.1f} ms, {share:.2f} x Trainer's in the same round")
+            shares[f"{parameters} {name}"] = share
+    return shares
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, nargs="+", default=[2, 6])
+    parser.add_argument("--widths", type=int, nargs="+", default=[192, 512])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--folder", type=Path, default=None, help="on the disk that is measured; else the one for temporary files")
+    main(parser.parse_args())

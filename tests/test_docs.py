@@ -1,0 +1,171 @@
+"""docs/: every command can be given as it stands, the syllabus runs, and the site builds without a warning."""
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from hfgpt.arguments.commands import COMMANDS, RECIPES, command_of
+from hfgpt.arguments.help import KeyParser
+from hfgpt.arguments.parsing import parse_arguments
+from hfgpt.errors import UserError
+
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+SYLLABUS = sorted((ROOT / "docs" / "syllabus").glob("[0-9]*.md"))
+TEXT = {str(path.relative_to(ROOT / "docs")): path.read_text(encoding="utf-8") for path in PAGES}
+# What may come before a recipe's own words on a command line.
+LAUNCHED = re.compile(
+    r"(?:hfgpt (?P<command>[\w-]+)|(?:python|torchrun .*?|accelerate launch .*?) ?recipes/(?P<recipe>\w+\.py))(?P<words>.*)"
+)
+
+
+def arguments_class(command: str):
+    recipe = (RECIPES / COMMANDS[command].recipe).read_text(encoding="utf-8")
+    module, name = re.search(r'check_command_line\("(.+?):(.+?)"\)', recipe).groups()
+    return getattr(importlib.import_module(module), name)
+
+
+def keys_of(command: str) -> set[str]:
+    return {action.dest for actions in KeyParser(arguments_class(command)).shown.values() for action in actions} | {
+        "help",
+        "launch",
+    }
+
+
+def launched(line: str) -> tuple[str, list[str]] | None:
+    """The command of hfgpt that a line starts, and its words."""
+    found = LAUNCHED.match(line)
+    if found is None:
+        return None
+    words = shlex.split(found["words"], comments=True)
+    return found["command"] or command_of(found["recipe"]), words
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    pattern = re.compile(rf"^( *)```{language}\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
+    return [(page, found[2].replace("\\\n", " ")) for page, text in TEXT.items() for found in pattern.finditer(text)]
+
+
+COMMAND_LINES = [(page, line.strip()) for page, text in blocks("bash") for line in text.splitlines() if launched(line.strip())]
+
+
+def test_there_are_commands_on_the_pages():
+    assert len(COMMAND_LINES) > 60
+    assert {launched(line)[0] for _, line in COMMAND_LINES} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(("page", "line"), COMMAND_LINES)
+def test_a_command_can_be_given_as_it_stands(page, line, monkeypatch):
+    """Keys, values and YAML files are read as the recipe reads them, up to the model that an earlier command would have made."""
+    monkeypatch.chdir(ROOT)
+    command, words = launched(line)
+    if "--launch" in words:
+        at = words.index("--launch")
+        assert (RECIPES / "accelerate" / words[at + 1]).is_file()
+        del words[at : at + 2]
+    if "..." in words:
+        return
+    try:
+        parse_arguments(arguments_class(command), words)
+    except UserError as error:
+        if not re.match(r"runs/\S+ does not exist|model 'runs/\S+' is not a folder here", str(error)):
+            raise
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_what_a_page_names_in_its_text_exists(page):
+    text = re.sub(r"```.*?```", "", TEXT[page], flags=re.DOTALL)
+    spans = re.findall(r"`([^`\n]+)`", text)
+    every_key = set().union(*map(keys_of, COMMANDS)) | {"key", "num_processes", "nproc_per_node", "config_file", "num_machines"}
+    for span in spans:
+        found = launched(span) if span.startswith(("hfgpt ", "python recipes/")) else None
+        if found and found[0] not in (None, "COMMAND"):
+            assert found[0] in COMMANDS, span
+            keys = {word[2:].partition("=")[0] for word in found[1] if word.startswith("--")}
+            assert keys <= keys_of(found[0]), span
+        elif key := re.match(r"--([a-z_]+)(?: |$)", span):
+            assert key[1] in every_key | {"nodes", "signal"}, span
+    for path in set(re.findall(r"(?:recipes|benchmarks|hfgpt|tests)/[\w/-]+\.(?:py|yaml|sh|sbatch)", TEXT[page])):
+        assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.parametrize(("page", "code"), [*blocks("py"), *blocks("python")])
+def test_python_on_the_pages_is_python(page, code):
+    compile(re.sub(r"^    ", "", code, flags=re.MULTILINE) if code.startswith("    ") else code, page, "exec")
+
+
+@pytest.mark.slow
+def test_the_files_of_a_run_are_explained(small_run, small_rows, small_tokenizer):
+    """All that lies there is on the page, and the page knows what of it is published."""
+    from hfgpt.artifacts import identify
+
+    rows = re.findall(r"^\| (`.+?) \| (P?) ?\|", TEXT["reference/files.md"], flags=re.MULTILINE)
+    named = {name: mark == "P" for cell, mark in rows for name in re.findall(r"`([^`]+)`", cell)}
+    for folder in (small_run, small_rows, small_tokenizer):
+        published = {path.parts[0] for path in identify(folder).files()}
+        for path in folder.iterdir():
+            name = re.sub(r"checkpoint-\d+", "checkpoint-STEP", path.name) + "/" * path.is_dir()
+            if not name.startswith("."):
+                assert named.get(name) == (path.name in published), name
+
+
+@pytest.mark.slow
+def test_the_syllabus_runs(tmp_path):
+    """Page after page in one folder, as a reader does it; what is claimed is asserted on the pages themselves."""
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        for path in SYLLABUS:
+            code = re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+            assert sum(len(one.splitlines()) for one in code) < 30, path
+            names: dict = {}
+            for one in code:
+                one = one.replace("max_steps=", "cpu_threads=1, max_steps=")  # tests run side by side, one core each
+                with contextlib.redirect_stdout(io.StringIO()):
+                    exec(compile(one, path.name, "exec"), names)
+    finally:
+        os.chdir(here)
+    assert {"tokenizer", "data", "base", "gpt2-native", "classifier", "assistant"} <= {
+        path.name for path in (tmp_path / "runs").iterdir()
+    }
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    pytest.importorskip("mkdocs", reason="the site is built by mkdocs, of the extra docs")
+    folder = tmp_path_factory.mktemp("site")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_asks_no_other_place_for_anything(site):
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r'<(?:script|img|iframe|source)[^>]+src="?(?:https?:)?//[^>]*', text), path
+        assert not re.findall(r'<link[^>]+href="?(?:https?:)?//[^>]*', text), path
+
+
+@pytest.mark.slow
+def test_every_key_and_every_public_name_is_on_the_site(site):
+    import hfgpt
+
+    for name, command in COMMANDS.items():
+        if not command.words:
+            page = (site / "reference" / "keys" / f"{name}.html").read_text(encoding="utf-8")
+            parser = KeyParser(arguments_class(name))
+            ours = {action.dest for group, actions in parser.shown.items() if group != "Trainer" for action in actions}
+            assert ours == set(re.findall(r"<dt><code>(\w+)</code>", page))
+    api = (site / "reference" / "api.html").read_text(encoding="utf-8")
+    assert {name for name in hfgpt.__all__ if f'id="hfgpt.{name}"' not in api} == {"__version__"}
+    assert len(list((site / "syllabus").glob("*.ipynb"))) == len(SYLLABUS)
