@@ -30,11 +30,11 @@ class TrainingProgress(ProgressCallback):
         self.current_step = self.first_step = state.global_step
         self.started = time.monotonic()
         if state.is_world_process_zero:
-            self.training_bar = _bar("training", args, total=state.max_steps, initial=state.global_step, unit="step")
+            self.training_bar = _bar("training", args, total=state.max_steps, initial=state.global_step, unit=" steps")
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self.prediction_bar is None and state.is_world_process_zero and has_length(eval_dataloader):
-            self.prediction_bar = _bar("evaluating", args, total=len(cast(Sized, eval_dataloader)), unit="batch", leave=False)
+            self.prediction_bar = _bar("evaluating", args, total=len(cast(Sized, eval_dataloader)), unit=" batches", leave=False)
         super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
