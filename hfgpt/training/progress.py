@@ -3,11 +3,12 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sized
+from typing import Any, cast
 
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import has_length
 
 logger = logging.getLogger(__name__)
 # Of what an evaluation measures, what its line says; all of it goes to the history and the report.
@@ -29,14 +30,19 @@ class TrainingProgress(ProgressCallback):
         self.current_step = self.first_step = state.global_step
         self.started = time.monotonic()
         if state.is_world_process_zero:
-            hidden = args.disable_tqdm or not sys.stderr.isatty()
-            total, first = state.max_steps, state.global_step
-            self.training_bar = tqdm(total=total, initial=first, desc="training", unit="step", dynamic_ncols=True, disable=hidden)
+            self.training_bar = _bar("training", args, total=state.max_steps, initial=state.global_step, unit=" steps")
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if self.prediction_bar is None and state.is_world_process_zero and has_length(eval_dataloader):
+            self.prediction_bar = _bar("evaluating", args, total=len(cast(Sized, eval_dataloader)), unit=" batches", leave=False)
+        super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or not logs or self.training_bar is None:
             return
         parts = evaluated(logs) if "eval_loss" in logs else trained(logs)
+        if "loss" in logs:
+            self.training_bar.set_postfix_str(", ".join(parts), refresh=False)
         if parts:
             done, left = state.global_step - self.first_step, state.max_steps - state.global_step
             seconds = (time.monotonic() - self.started) / max(1, done) * left
@@ -44,6 +50,11 @@ class TrainingProgress(ProgressCallback):
                 parts.append(f"{tqdm.format_interval(seconds)} left")
             width = len(f"{state.max_steps:,}")
             logger.info("  ".join([f"step {state.global_step:>{width},} of {state.max_steps:,}", *parts]))
+
+
+def _bar(what: str, args: TrainingArguments, **settings) -> tqdm:
+    hidden = args.disable_tqdm or not sys.stderr.isatty()
+    return tqdm(desc=what, dynamic_ncols=True, disable=hidden, **settings)
 
 
 def trained(logs: Mapping[str, Any]) -> list[str]:

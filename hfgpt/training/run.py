@@ -105,7 +105,7 @@ def announce(trainer: HfGptTrainer, what: str, *, unit: str, also: str = "", war
     settings = next((place / RUN_FILE for place in (trainer.folder, trainer.folder.parent) if (place / RUN_FILE).is_file()), None)
     told = {"start": what} | ({"run": settings.read_text(encoding="utf-8")} if settings else {})
     trainer.reporters.tell_first(told)
-    if not warn:
+    if not warn or not PartialState().is_main_process:
         return
     for warning in before_training(trainer.args, len(cast(Sized, trainer.train_dataset)), unit=unit, also=also):
         logger.warning(warning)
