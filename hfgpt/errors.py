@@ -82,13 +82,13 @@ def _sentence_of_one(error: BaseException, place: str) -> str | None:
     if isinstance(error, MemoryError) or _NO_MEMORY.search(said):
         what = f" ({said})" if said else ""
         return f"out of memory{what}; give it more, or less at a time: smaller batches, shorter texts, fewer processes, a smaller model."
-    if type(error).__name__ in _DAMAGED or _CUT.search(said):
+    number = _number_of(error)  # safetensors says so of a full disk, too
+    if number is None and (type(error).__name__ in _DAMAGED or _CUT.search(said)):
         return f"{_file_at_hand(error) or 'a file'} is damaged or cut off ({said}); download it again, or write it again with its recipe."
     if "ignore_mismatched_sizes" in said:
         return "the weights do not have the shapes of their config.json (the report above names them); download both again."
     if isinstance(error, RecursionError) and _innermost(error).partition(".")[0] in ("json", "yaml"):
         return f"{_file_at_hand(error) or 'a JSON or YAML text'} is nested too deeply to be read; write it with fewer brackets."
-    number = _number_of(error)
     if number is None:
         return _sentence_of_gone(error)
     where = getattr(error, "filename", None) or place
