@@ -32,7 +32,7 @@ class Training:
             self.process = subprocess.Popen(
                 [str(word) for word in (*command, *words)], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
-        self.wait_for("'loss'")
+        self.wait_for("  loss ")
         self.children = psutil.Process(self.process.pid).children(recursive=True)
 
     def text(self) -> str:
@@ -128,7 +128,7 @@ def test_a_terminal_that_closes_leaves_a_checkpoint(small_rows, tmp_path):
         os.chdir(ROOT)
         os.execv(sys.executable, [str(word) for word in command])
     said = b""
-    while b"'loss'" not in said:
+    while b"  loss " not in said:
         said += os.read(terminal, 65536)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
