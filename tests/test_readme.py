@@ -33,7 +33,7 @@ def test_six_lines_load_a_model_and_let_it_speak(small_run, tmp_path):
 def test_three_commands_train_your_own(tmp_path):
     from hfgpt.data.python_docs import read_python_docs
 
-    commands = blocks("bash")[1].splitlines()
+    commands = blocks("bash")[2].splitlines()
     assert len(commands) == 3
     # two hundred files of real text, enough for the vocabulary that the README names
     (tmp_path / "my_texts").mkdir()
@@ -48,12 +48,27 @@ def test_three_commands_train_your_own(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_first_three_commands_end_with_a_list_of_what_would_be_published(small_run, tmp_path):
+    """The first one takes the minutes that it is given; tests/recipes/test_from_text.py has it in three."""
+    commands = blocks("bash")[1].splitlines()
+    assert [command.split()[1] for command in commands] == ["from-text", "generate", "publish"]
+    assert "license: mit" in commands[0]
+    shutil.copytree(small_run, tmp_path / "runs" / "mine" / "base")
+    (tmp_path / "runs" / "mine" / "base" / "card.yaml").write_text("license: mit\n")  # as the first one has it
+    for command in commands[1:]:
+        done = run_command(command, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "model.safetensors" in done.stdout
+    assert "--push true" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_commands_that_fine_tune(small_families, tmp_path, monkeypatch):
     """Word for word, on a small base and a few rows of real text; tests/test_wheel.py has each in a process of its own."""
     pytest.importorskip("trl", reason="preferences need TRL, an extra")
     from hfgpt.data.records import RecordOptions, read_records
 
-    commands = re.search(r"## Fine-tune.*?```sh\n(.*?)```", README, flags=re.DOTALL)[1].splitlines()
+    commands = blocks("sh")[0].splitlines()
     assert [command.split()[1] for command in commands] == ["classify", "instruct", "align", "chat"]
     records = [record.values for record in read_records(["python-docs"], RecordOptions())]
     short = [
@@ -107,10 +122,17 @@ def test_every_key_and_path_that_the_readme_names_exists():
         assert (ROOT / path).is_file(), path
 
 
-def test_the_tree_of_the_readme_is_the_tree(tmp_path):
-    tree = README.partition("## What is where")[2]
-    for folder in re.findall(r"^  (\w+/) ", tree, flags=re.MULTILINE):
-        assert any((ROOT / parent / folder).is_dir() for parent in ("hfgpt", "recipes")), folder
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) <= 200
+    places = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(places) > 20
+    for place in places:
+        assert (ROOT / place).exists(), place
+    tree = README.partition("## Where to go on")[2]
+    folders = re.findall(r"^(\w+)/ ", tree, flags=re.MULTILINE)
+    assert {"hfgpt", "recipes", "tests"} <= set(folders)
+    for folder in folders:
+        assert (ROOT / folder).is_dir(), folder
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
