@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from hfgpt.arguments.options import KERNELS
 from hfgpt.chat_templates import CHAT_STYLES
 from hfgpt.errors import UserError
-from hfgpt.hub.gate.chat_templates import render
+from hfgpt.evaluation.template_trial import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,46 +9,26 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hfgpt.arguments.resuming import CANNOT_CHANGE, LAYOUT, ROWS, ROWS_PER_STEP, is_allowed
+from hfgpt.arguments.resuming import AUTO, CANNOT_CHANGE, LAYOUT, ROWS, ROWS_PER_STEP, is_allowed
 from hfgpt.data.passport import Passport, contents_of
 from hfgpt.errors import UserError
 from hfgpt.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from hfgpt.training.run import Run
 
 logger = logging.getLogger(__name__)
 
 IDENTITY_FILE = "identity.json"
 # May differ when a run goes on: they change what is shown, kept or pushed, and how fast, but not one bit of the model.
 FREE_TO_CHANGE = {
-    *(
-        "output_dir",
-        "overwrite",
-        "resume",
-        "allow_change",
-        "run_name",
-        "report_to",
-        "disable_tqdm",
-        "card",
-        "cpu_threads",
-        "use_cpu",
-    ),
-    *(
-        "logging_steps",
-        "logging_first_step",
-        "logging_strategy",
-        "save_steps",
-        "save_total_limit",
-        "log_level",
-        "log_level_replica",
-    ),
-    *("per_device_eval_batch_size", "eval_accumulation_steps", "sample_prompts", "sample_tokens", "ddp_timeout", "ddp_backend"),
-    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor", "dataloader_persistent_workers"),
-    *("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision", "hub_token", "project"),
-}
+    "output_dir", "overwrite", "resume", "allow_change", "run_name", "report_to", "disable_tqdm", "card", "cpu_threads",
+    "use_cpu",
+    "logging_steps", "logging_first_step", "logging_strategy", "save_steps", "save_total_limit", "log_level",
+    "log_level_replica",
+    "per_device_eval_batch_size", "eval_accumulation_steps", "sample_prompts", "sample_tokens", "ddp_timeout", "ddp_backend",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor", "dataloader_persistent_workers",
+    "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision", "hub_token",
+    "project",
+}  # fmt: skip
 # May differ, too, but the reader is told what it does.
 STATED = {
     **dict.fromkeys(
@@ -62,6 +42,34 @@ PLACES = {"dataset", "old_dataset", "model", "sources", "validation_sources", "t
 # What follows from the machine or from several keys is compared also where nobody gave it.
 _DERIVED = ("precision", "attn_implementation", ROWS_PER_STEP)
 _DIGITS = 16  # of hashes in sentences and in the ID
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is known by.
+
+    Args:
+        recipe: file name of the recipe.
+        folder: `output_dir`.
+        settings: what was given and differs from the defaults; written to run.yaml, which alone repeats the run.
+        values: what all keys came to.
+        data: what the rows are read from, for the sentence that refuses others.
+        overwrite: replace what the folder holds.
+        card: what only the owner knows, for the card, as the arguments have checked it.
+        base_files: of a fine-tuning, the state of the base's files (`Base.files`); None where it is not known.
+        resume, allow_change: as the keys of these names.
+    """
+
+    recipe: str
+    folder: Path
+    settings: Mapping[str, object]
+    data: str
+    values: Mapping[str, object] = field(default_factory=dict)
+    overwrite: bool = False
+    card: dict | str | None = None
+    base_files: Mapping[str, object] | None = field(default_factory=dict)
+    resume: str = AUTO
+    allow_change: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -106,7 +114,7 @@ class Change:
     sentence: str
 
 
-def new_identity(run: "Run", passport: Passport) -> Identity:
+def new_identity(run: Run, passport: Passport) -> Identity:
     """The identity of a run that begins: the hash of all that makes it what it is, however that was spelled."""
     free = {*FREE_TO_CHANGE, *STATED, *PLACES, *LAYOUT}
     values = {key: run.values.get(key, run.settings.get(key)) for key in (*run.settings, *_DERIVED) if key not in free}
@@ -115,12 +123,12 @@ def new_identity(run: "Run", passport: Passport) -> Identity:
     return Identity(digest[:_DIGITS], values=values_to_keep(run))
 
 
-def values_to_keep(run: "Run") -> dict[str, object]:
+def values_to_keep(run: Run) -> dict[str, object]:
     """What identity.json keeps of the values: none that may differ freely, and no places of this machine."""
     return {key: value for key, value in run.values.items() if key not in FREE_TO_CHANGE | PLACES}
 
 
-def changes_between(run: "Run", passport: Passport, *, written: Mapping, identity: Identity | None, earlier: Passport | None):
+def changes_between(run: Run, passport: Passport, *, written: Mapping, identity: Identity | None, earlier: Passport | None):
     """The changes that `--allow_change` lets pass; what is harmless is logged.
 
     Args:
@@ -167,7 +175,7 @@ def changes_between(run: "Run", passport: Passport, *, written: Mapping, identit
     return harmful
 
 
-def _setting_changes(run: "Run", written: Mapping, identity: Identity | None) -> Iterator[Change]:
+def _setting_changes(run: Run, written: Mapping, identity: Identity | None) -> Iterator[Change]:
     before = identity.values if identity else written
     now = run.values if identity else run.settings
     not_compared = {*FREE_TO_CHANGE, *LAYOUT, *PLACES}
@@ -185,7 +193,7 @@ def _setting_changes(run: "Run", written: Mapping, identity: Identity | None) ->
             yield Change(key, was, current, f"{key} was {shown[0]}, is {shown[1]}")
 
 
-def _refusal(run: "Run", refused: Sequence[Change], others: str) -> str:
+def _refusal(run: Run, refused: Sequence[Change], others: str) -> str:
     settings = [one.sentence for one in refused if one.field != ROWS]
     rows = [one.sentence for one in refused if one.field == ROWS]
     start = "; ".join([*([f"output_dir {run.folder} holds another run ({'; '.join(settings)})"] if settings else []), *rows])
@@ -216,7 +224,7 @@ def _layout(values: Mapping) -> str:
     return parts if rows is None else f"{rows} ({parts}: processes x rows x accumulated batches)"
 
 
-def _contents(passport: Passport, run: "Run") -> tuple:
+def _contents(passport: Passport, run: Run) -> tuple:
     """What a passport says of the rows, without where their files lay, and without the run's keys, which are compared as such."""
     elsewhere = {"sources", "tokenizer", "asked", *PLACES, *FREE_TO_CHANGE, *run.values}
     settings = {key: value for key, value in passport.settings.items() if key not in elsewhere}

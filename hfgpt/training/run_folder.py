@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,7 +14,7 @@ import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from hfgpt.arguments.resuming import AUTO, NEVER
+from hfgpt.arguments.resuming import NEVER
 from hfgpt.arguments.terminal import RESULT
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import AccessError, UserError
@@ -33,7 +33,7 @@ from hfgpt.fingerprint import FINGERPRINT_NAME
 from hfgpt.hub.card.rendering import CARD_NAME, write_card
 from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.training.before import BEFORE_FILE
-from hfgpt.training.changes import IDENTITY_FILE, Change, Identity, changes_between, new_identity, values_to_keep
+from hfgpt.training.changes import IDENTITY_FILE, Change, Identity, Run, changes_between, new_identity, values_to_keep
 from hfgpt.training.last_screen import last_screen
 
 logger = logging.getLogger(__name__)
@@ -48,34 +48,6 @@ _LENGTH = ("max_steps", "num_train_epochs")  # what a finished run goes on for
 _WHOLE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", METRICS_FILE)
 _READ = (REPORT_FILE, CARD_NAME, "adapter_config.json")
 _Decision = TypeVar("_Decision")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run is known by.
-
-    Args:
-        recipe: file name of the recipe.
-        folder: `output_dir`.
-        settings: what was given and differs from the defaults; written to run.yaml, which alone repeats the run.
-        values: what all keys came to.
-        data: what the rows are read from, for the sentence that refuses others.
-        overwrite: replace what the folder holds.
-        card: what only the owner knows, for the card, as the arguments have checked it.
-        base_files: of a fine-tuning, the state of the base's files (`Base.files`); None where it is not known.
-        resume, allow_change: as the keys of these names.
-    """
-
-    recipe: str
-    folder: Path
-    settings: Mapping[str, object]
-    data: str
-    values: Mapping[str, object] = field(default_factory=dict)
-    overwrite: bool = False
-    card: dict | str | None = None
-    base_files: Mapping[str, object] | None = field(default_factory=dict)
-    resume: str = AUTO
-    allow_change: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ class SavingTrainer(ShardingTrainer):
 
     DeepSpeed writes optimizer and schedule as it does.
 
-    Measured: benchmarks/checkpointing.py --rounds 9, one thread, a busy machine: of 18 and 214 MB a save takes 0.80 and 0.82 times
-    Trainer's, and with what is done beside training 2.2 and 2.3 times (Trainer's and an fsync: 2.0 and 1.4); 2026-11-27.
+    Measured: benchmarks/checkpointing.py with 9 rounds, one thread, a busy machine: of 18 and 214 MB a save takes 0.80 and 0.82
+    times Trainer's, and with what is done beside training 2.2 and 2.3 times (Trainer's and an fsync: 2.0 and 1.4); 2026-11-27.
 
     Attributes: `run_id` tells the checkpoints of this run from those of others; whoever makes the run sets it.
     """

@@ -26,11 +26,11 @@ from typing import Any
 
 from hfgpt.artifacts import HUB_ID, Artifact, adapter_around, adapter_settings, identify, stale_base
 from hfgpt.errors import UserError
+from hfgpt.evaluation.template_trial import ANSWER, CONVERSATIONS, render
 from hfgpt.files import read_json
 from hfgpt.hub.card.rendering import CARD_NAME, render_card
 from hfgpt.hub.export import Exported, export
 from hfgpt.hub.gate.card_checks import check_card
-from hfgpt.hub.gate.chat_templates import ANSWER, CONVERSATIONS, render
 from hfgpt.hub.gate.consistency import judged
 from hfgpt.hub.gate.report import AGAIN, CheckReport, CheckResult, Disagreement
 from hfgpt.hub.gate.scan import scan

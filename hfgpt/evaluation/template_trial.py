@@ -1,6 +1,6 @@
 """A chat template is a program from the folder: it is run in a process with little time and little memory, and in a sandbox.
 
-The same file is that process (`python -I -S chat_templates.py`): it knows the standard library and jinja2, nothing of ours.
+The same file is that process (`python -I -S template_trial.py`): it knows the standard library and jinja2, nothing of ours.
 """
 
 import json
