@@ -1,5 +1,6 @@
 """What a model's folder may ask for before anything is loaded: memory, kernels, a tokenizer's file, a template's time."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -84,9 +85,7 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
 @cache
 def _problem_of(template: str, special_tokens: tuple[tuple[str, str], ...]) -> str | None:
     """Which bound a template of one conversation breaks, or None."""
-    import jinja2
-    import markupsafe
-
-    path = [str(Path(module.__file__ or "").parents[1]) for module in (jinja2, markupsafe)]
-    found = render(template, dict(special_tokens), path=path, seconds=TEMPLATE_SECONDS, memory_bytes=TEMPLATE_BYTES)
-    return found["error"] if found.get("bound") else None
+    found = [importlib.util.find_spec(name) for name in ("jinja2", "markupsafe")]  # the latter is the former's
+    path = [str(Path(one.origin).parents[1]) for one in found if one is not None and one.origin is not None]
+    result = render(template, dict(special_tokens), path=path, seconds=TEMPLATE_SECONDS, memory_bytes=TEMPLATE_BYTES)
+    return result["error"] if result.get("bound") else None

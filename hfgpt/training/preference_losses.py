@@ -7,6 +7,7 @@ import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import Trainer, TrainingArguments
 from hfgpt.data.collators import SupervisedCollator
 from hfgpt.data.supervised import IGNORED
 from hfgpt.errors import require
+from hfgpt.files import PARTIAL
 from hfgpt.tables import Table
 from hfgpt.training.preferences import Pair, unpaired_labels
 from hfgpt.training.trainer import LanguageModelTrainer
@@ -155,7 +157,17 @@ class PreferenceTrainer(LanguageModelTrainer):
         return {}  # the same, of ORPO
 
     def _precompute_ref_logps(self, dataset, name, batch_size):
-        return cast(Any, super())._precompute_ref_logps(dataset, name, batch_size) if name == "train" else dataset
+        if name != "train":
+            return dataset
+        # TRL has the first process write a file that all then read, in a place that datasets gives each process for itself.
+        shared = Path(self.args.output_dir) / f".reference{PARTIAL}"
+        dataset._get_cache_file_path = lambda fingerprint: str(shared)
+        rows = cast(Any, super())._precompute_ref_logps(dataset, name, batch_size)
+        rows = Dataset.from_dict(rows.to_dict(), features=rows.features)  # in memory, so that the file can go
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            shared.unlink()
+        return rows
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         return Trainer.evaluate(self, eval_dataset, ignore_keys, metric_key_prefix)

@@ -188,7 +188,7 @@ def test_a_run_that_is_cut_off_goes_on_bit_for_bit(loss, align, assistant, examp
     (older,) = cut.glob("checkpoint-*")
     caplog.set_level("INFO", "hfgpt")
     again = run_main(model=assistant, sources=[examples], loss=loss, output_dir=cut)
-    assert f"resume: from {older}" in caplog.messages
+    assert any(message.startswith(f"resume: from {older}, ") for message in caplog.messages)
     assert again["steps"] == metrics["steps"] > int(older.name.rpartition("-")[2])
     ours, theirs = (load_file(place / "adapter_model.safetensors") for place in (folder, cut))
     assert ours.keys() == theirs.keys()

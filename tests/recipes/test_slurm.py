@@ -61,7 +61,7 @@ def test_a_job_that_is_wanted_back_is_queued_again_and_goes_on_with_the_same_com
     lines = []
     for line in stopped.stdout:  # the first line of the log: training has begun
         lines.append(line)
-        if "'loss'" in line:
+        if "  loss " in line:
             break
     stopped.send_signal(signal.SIGUSR1)
     lines.append(stopped.communicate(timeout=120)[0])

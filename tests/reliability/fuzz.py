@@ -127,6 +127,8 @@ class Round:
         except TimeoutError as hang:
             raise Find(f"{what}: {hang}") from None
         said = job.said
+        if code == 1 and not said and -signal.SIGINT in codes:
+            return code  # Ctrl-C before the script: multiprocessing's own end of a process
         if "Traceback (most recent call last)" in said and not peers_die:
             raise Find(f"{what}: a traceback:\n{said}")
         if code == 1 and not peers_die:
@@ -307,7 +309,8 @@ def fuzz(*, seed: int, folder: Path, minutes: float = 1e9, rounds: int = 10**9, 
                 finds.append(seed + number)
                 result = f"FIND {find}"
                 kept = folder / f"find-{seed + number}"
-                shutil.copytree(one.folder, kept, symlinks=True, ignore_dangling_symlinks=True, dirs_exist_ok=True)
+                if one.folder.is_dir():
+                    shutil.copytree(one.folder, kept, symlinks=True, ignore_dangling_symlinks=True, dirs_exist_ok=True)
             said = "; ".join(one.story) or "nothing"
             print(f"seed {seed + number}: {one.name}: {said} -> {result}, {one.starts} starts, {time.monotonic() - begun:.0f} s",
                   flush=True)  # fmt: skip
