@@ -68,6 +68,9 @@ def page(tmp_path_factory) -> SimpleNamespace:
     folder, here = tmp_path_factory.mktemp("page"), Path.cwd()
     names: dict = {}
     printed = []
+    import datasets
+
+    datasets.enable_caching()  # a script that ran in this process before has it off
     before = state_of_process()
     os.chdir(folder)
     try:
