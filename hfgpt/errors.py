@@ -52,6 +52,8 @@ MACHINE_REFUSES = {
     errno.ESTALE: "what was opened is no longer there; mount the disk again",
     errno.ENOTCONN: "the file system is no longer there; mount it again",
 }
+# What a process hears of one that has ended with an error of its own.
+_PEER_GONE = re.compile(r"gloo/transport.*(closed|reset) by peer|ncclRemoteError", re.DOTALL)
 # Libraries in Rust and C++ report a full disk in words of their own: safetensors and tokenizers, numpy's tofile, torch.save.
 _NO_SPACE = re.compile(r"requested and \d+ written|inline_container.*unexpected pos|PytorchStreamWriter failed writing")
 
@@ -86,6 +88,8 @@ def _sentence_of_one(error: BaseException, place: str) -> str | None:
     if isinstance(error, MemoryError) or _NO_MEMORY.search(said):
         cure = "give it more, or less at a time: smaller batches, shorter texts, fewer processes, a smaller model."
         return f"out of memory{f' ({said})' if said else ''}; {cure}"
+    if _PEER_GONE.search(said):
+        return "another process of this run has ended, without which this one cannot go on; its own message says why."
     number = _number_of(error)
     if number is None:
         return _sentence_of_damage(error, said)

@@ -7,7 +7,6 @@ import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -160,7 +159,7 @@ class PreferenceTrainer(LanguageModelTrainer):
         if name != "train":
             return dataset
         # TRL has the first process write a file that all then read, in a place that datasets gives each process for itself.
-        shared = Path(self.args.output_dir) / f".reference{PARTIAL}"
+        shared = self.folder / f".reference{PARTIAL}"
         dataset._get_cache_file_path = lambda fingerprint: str(shared)
         rows = cast(Any, super())._precompute_ref_logps(dataset, name, batch_size)
         rows = Dataset.from_dict(rows.to_dict(), features=rows.features)  # in memory, so that the file can go

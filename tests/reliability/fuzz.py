@@ -32,6 +32,9 @@ MOST_STARTS = 12
 CURE = "--overwrite true"
 
 
+PEER_GONE = "another process of this run has ended"
+
+
 class Find(Exception):
     """Something that must not happen."""
 
@@ -132,7 +135,7 @@ class Round:
         if "Traceback (most recent call last)" in said and not peers_die:
             raise Find(f"{what}: a traceback:\n{said}")
         if code == 1 and not peers_die:
-            errors = {line for line in said.splitlines() if line.startswith("error: ")}
+            errors = {line for line in said.splitlines() if line.startswith("error: ") and PEER_GONE not in line}
             sentence = errors.pop() if len(errors) == 1 else ""
             if self.damaged and CURE in sentence:  # the best checkpoint is lost
                 self.story.append("the best checkpoint is lost")
@@ -199,7 +202,7 @@ class Round:
             return self.file_too_large()
         room = self.chance.randrange(1_500_000)
         with self.lab.disk.with_room_for(room):
-            code = self.end(self.start(), what=f"room for {room:,} bytes", sentences=r"No space left|bytes are free|are free there")
+            code = self.end(self.start(), what=f"room for {room:,} bytes", sentences=r"No space left|bytes are free|are free")
         self.story.append(f"room for {room:,} bytes: {code}")
 
     def file_too_large(self) -> None:
