@@ -272,10 +272,11 @@ def rotate(folder: Path, *, run: str, keep: int | None, newest: int, best: int |
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints of a run that needs none any more."""
+    """Remove all checkpoints of a run that needs none any more, and what a process left that was killed while it did so."""
     for path in _by_step(folder):
         if path.is_dir() and not path.is_symlink():
             _remove(path)
+    remove_staged(folder)
 
 
 def _remove(checkpoint: Path) -> None:
