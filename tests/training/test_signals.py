@@ -106,6 +106,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_an_echo_of_the_first_does_not(small_
     """A step that lasts: a hundred times the rows."""
     words = ("--gradient_accumulation_steps", 2000, "--save_steps", 1, "--save_total_limit", 1)
     training = Training(tmp_path / "base", small_rows, *words)
+    time.sleep(5)  # the first step is saved, where a signal would be answered at once, and the second has begun
     steps = sorted(path.name for path in training.folder.glob("checkpoint-*"))
     training.process.send_signal(signal.SIGINT)
     training.process.send_signal(signal.SIGINT)
