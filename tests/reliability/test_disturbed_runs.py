@@ -18,6 +18,7 @@ import lab
 import mischief
 import pytest
 from lab import NAMES, start, words_of
+from safetensors.torch import load_file
 
 FULL = os.environ.get("HFGPT_RELIABILITY") == "full"
 KILLS = {1: 40 if FULL else 4, 2: 40 if FULL else 2}
@@ -216,6 +217,24 @@ def test_one_of_two_processes_is_killed_twice(straight, tmp_path):
         job.send(signal.SIGKILL, (rank,))
         assert job.wait(60) != 0, job.said
     goes_on("pretrain", folder, straight, world=2)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rate_that_is_far_too_high_stops_before_the_update_and_every_checkpoint_is_finite(name, straight, tmp_path):
+    folder, rates = tmp_path / "run", ("--learning_rate", "1e30")
+    job = start(name, [*straight(name).words, *rates], folder)
+    assert job.wait() == 1, job.said
+    (sentence,) = [line for line in job.said.splitlines() if line.startswith("error: ")]
+    assert re.search(r"step \d+ is not taken: the (loss|norm of the gradient) is (nan|inf)", sentence)
+    assert "smaller learning_rate" in sentence
+    assert "Traceback" not in job.said
+    saved = mischief.checkpoints(folder) or mischief.checkpoints(folder / "seed-0")
+    assert str(saved[-1]) in sentence
+    for path in (path for one in saved for path in one.glob("*.safetensors") if path.name.startswith(("model", "adapter"))):
+        assert all(tensor.isfinite().all() for tensor in load_file(path).values()), path
 
 
 # The disk
