@@ -132,6 +132,7 @@ CASES: dict[str, tuple[tuple[str, str], ...]] = {
     "D01": (
         (KILLED, "test_pretraining"),
         (KILLED, "test_classification"),
+        (KILLED, "test_instructions"),
         (KILLED, "test_preferences"),
     ),
     "D24": ((KILLED, "test_instructions"),),
