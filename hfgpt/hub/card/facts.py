@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections import Counter
 from pathlib import Path, PureWindowsPath
 
@@ -9,13 +10,16 @@ import yaml
 from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
+from hfgpt.arguments.commands import command_of
 from hfgpt.artifacts import MERGED_FOLDER, Artifact, adapter_around, adapter_settings, base_on_the_hub
 from hfgpt.files import read_json
+from hfgpt.hub.card.markdown import one_line
 from hfgpt.hub.file_names import PYTHON_DOCS, is_file, summed_up
 
 # Of run.yaml only these are told: whatever else a run had is of its machine.
 TOLD_SETTINGS = (
     *("family", "depth", "size", "method", "loss", "beta", "optimizer", "learning_rate", "muon_learning_rate"),
+    *("max_labels", "label_smoothing_factor"),
     *("embedding_learning_rate", "rewarm_to", "adam_beta2"),
     *("weight_decay", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "quantization", "precision"),
@@ -25,15 +29,15 @@ TOLD_SETTINGS = (
 SETTING_NAMES = {
     "num_train_epochs": "epochs",
     "max_steps": "steps",
-    "time_budget": "seconds that were given",
-    "token_budget": "tokens that were given",
-    "flop_budget": "FLOPs that were given",
-    "per_device_train_batch_size": "rows per device and step",
-    "gradient_accumulation_steps": "batches per step",
-    "lr_scheduler_type": "course of the learning rate",
+    "time_budget": "time budget in seconds",
+    "token_budget": "token budget",
+    "flop_budget": "FLOP budget",
+    "per_device_train_batch_size": "batch size per device",
+    "gradient_accumulation_steps": "gradient accumulation steps",
+    "lr_scheduler_type": "learning rate schedule",
     "muon_learning_rate": "learning rate of Muon",
     "embedding_learning_rate": "learning rate of the embedding",
-    "rewarm_to": "warmed up again to, of every learning rate",
+    "rewarm_to": "share of each learning rate that the warmup returns to",
     "loss_on": "loss on the tokens of",
 }
 # Of metrics.json these are told as they are.
@@ -48,26 +52,26 @@ FIGURES = {
     "loss": ("nats per token", False),
     "accuracy": ("accuracy", True),
     "acc": ("accuracy", True),
-    "acc_norm": ("accuracy, normalised by length", True),
-    "subset_accuracy": ("all labels of a text right", True),
-    "macro_f1": ("F1, mean of the labels", False),
-    "micro_f1": ("F1, all labels together", False),
-    "macro_precision": ("precision, mean of the labels", False),
-    "macro_recall": ("recall, mean of the labels", False),
+    "acc_norm": ("accuracy, normalized by length", True),
+    "subset_accuracy": ("all labels of a text correct", True),
+    "macro_f1": ("macro F1", False),
+    "micro_f1": ("micro F1", False),
+    "macro_precision": ("macro precision", False),
+    "macro_recall": ("macro recall", False),
     "roc_auc": ("ROC-AUC", False),
     "log_loss": ("log loss", False),
     "calibration_error": ("calibration error", False),
-    "right": ("right answers, where there is one right answer", True),
-    "most_frequent": ("right by always giving the most frequent answer of a kind", True),
+    "right": ("correct answers, where only one is correct", True),
+    "most_frequent": ("the same, always giving the most frequent answer", True),
     "exact_match": ("exact match with the reference", True),
     "token_f1": ("token F1 with the reference", False),
     "rougeL": ("ROUGE-L", False),
     "mean_tokens": ("tokens per answer", False),
-    "stopped": ("answers that end by themselves", True),
+    "stopped": ("answers that end on their own", True),
     "reward_margin": ("reward margin", False),
     "reward_accuracy": ("reward margin above 0", True),
-    "likelihood_accuracy": ("chosen answer likelier", True),
-    "likelihood_accuracy_per_token": ("chosen answer likelier, per token", True),
+    "likelihood_accuracy": ("chosen answer more likely", True),
+    "likelihood_accuracy_per_token": ("chosen answer more likely, per token", True),
 }
 
 
@@ -166,6 +170,8 @@ def data_facts(passport: dict, *, file_names: bool = False, license: str | None 
     return {
         "inputs": inputs,
         "steps": steps,
+        "steps_have_bytes": any(step["bytes_out"] is not None for step in steps),
+        "steps_have_details": any(step["why"] for step in steps),
         "splits": splits,
         "by_source": [name for name in splits if any(name in entry["tokens"] for entry in inputs)],
         "rows_sha256": {name: one["sha256"] for name, one in (passport.get("rows") or {}).items()},
@@ -226,6 +232,43 @@ def run_settings(artifact: Artifact) -> dict:
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     settings = content if isinstance(content, dict) else {}
     return settings | (settings.get("plan") or {}).get("chosen", {})
+
+
+def repeating_command(artifact: Artifact) -> str | None:
+    """The command that trains such a model again, in lines for a shell; None where run.yaml does not say which recipe it was.
+
+    What is told are the settings of `TOLD_SETTINGS` that differ from the defaults. Folders and files of the machine are words in
+    capitals; data that everybody has keeps its name.
+    """
+    path = _of_the_adapter(artifact, "run.yaml")
+    recipe = re.match(r"# python recipes/(\w+\.py) ", path.read_text(encoding="utf-8")) if path.is_file() else None
+    command = command_of(recipe[1]) if recipe else None
+    if command is None:
+        return None
+    settings = run_settings(artifact)
+    options = ["--dataset DATA"] if settings.get("dataset") else []
+    if settings.get("model"):
+        hub_id = base_facts(artifact, {}, {})["hub_id"]
+        options.append(f"--model {shlex.quote(hub_id) if hub_id else 'BASE'}")
+    for key in ("sources", "validation_sources", "test_sources"):
+        if sources := settings.get(key):
+            names = sources if isinstance(sources, list) else [sources]
+            everybodys = all(str(name).startswith(PYTHON_DOCS) for name in names)
+            options.append(f"--{key} {_words(names) if everybodys else 'FILES'}")
+    options += [f"--{key} {_words(value)}" for key in TOLD_SETTINGS if (value := settings.get(key)) is not None]
+    lines = [f"hfgpt {command}"]
+    for option in [*options, "--output_dir OUTPUT"]:
+        if len(lines[-1]) + len(option) > 90:
+            lines.append("   ")
+        lines[-1] += f" {option}"
+    return " \\\n".join(lines)
+
+
+def _words(value: object) -> str:
+    """A value, or the values of a list, as words of a command line."""
+    values = value if isinstance(value, list) else [value]
+    texts = [str(one).lower() if isinstance(one, bool) else one_line(str(one)) for one in values]
+    return " ".join(map(shlex.quote, texts))
 
 
 def training_facts(artifact: Artifact, metrics: dict) -> dict:
