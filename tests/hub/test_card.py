@@ -187,7 +187,9 @@ def test_a_card_begins_with_what_it_is_and_ends_with_how_to_repeat_it(folders):
 def test_the_command_that_a_card_names_trains_the_same_weights(folders, small_rows, tmp_path):
     text = (folders["base"] / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    program, command, *words = shlex.split(block.replace("\\\n", " "))
+    of_data, of_model = block.replace("\\\n", " ").splitlines()
+    assert of_data.startswith("hfgpt data --sources FILE.jsonl ")
+    program, command, *words = shlex.split(of_model)
     assert (program, command) == ("hfgpt", "pretrain")
     places = {"DATA": str(small_rows), "OUTPUT": str(tmp_path / "again")}
     assert set(places) <= set(words)
@@ -309,6 +311,12 @@ def test_what_came_from_the_hub_is_named_as_the_hub_wants_it(tmp_path):
     (tmp_path / "card.yaml").write_text("base_model: user/base\ndatasets: user/rows\n")
     assert told() == ("user/base", "finetune", ["user/rows"])
     (tmp_path / "card.yaml").unlink()
+    (tmp_path / "passport.json").write_text(json.dumps({"base": base}))
+    (tmp_path / "run.yaml").write_text(
+        "# python recipes/finetune_classification.py run.yaml ...\nmodel: /home/ann/gpt2\nsources: [a.csv]\n"
+    )
+    assert "hfgpt classify --model openai-community/gpt2 --sources FILES --output_dir OUTPUT\n" in render_card(identify(tmp_path))
+    (tmp_path / "run.yaml").unlink()
     conversion = {"source": "openai-community/gpt2", "commit": "0" * 40, "target": "hfgpt", "notes": ["read from /home/ann/x/y."]}
     (tmp_path / "passport.json").unlink()
     (tmp_path / "conversion.json").write_text(json.dumps(conversion))

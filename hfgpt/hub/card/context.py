@@ -19,11 +19,11 @@ from hfgpt.hub.card.facts import (
     kind_figures,
     label_figures,
     read_if_there,
-    repeating_command,
     run_settings,
     training_facts,
 )
 from hfgpt.hub.card.markdown import Markdown, escaped, figure, link, one_line, rough, share, size
+from hfgpt.hub.card.repeating import command_of_data, command_of_training
 from hfgpt.hub.file_names import evaluation_without_names, published_passport
 
 USUAL_PROMPT = "The "
@@ -52,6 +52,8 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
     files = {path.as_posix() for path in artifact.files()}
     slug = re.sub(r"[^\w.-]+", "-", folder.resolve().name, flags=re.ASCII).strip("-.") or "model"
     weights = sorted(folder.glob("*.gguf"))
+    base = base_facts(artifact, passport, settings)
+    repeating = command_of_training(artifact, base_hub_id=base["hub_id"])
     context = {
         "task": artifact.task,
         "title": one_line(settings.get("title") or (repo_id.rpartition("/")[2] if repo_id else folder.resolve().name)),
@@ -72,7 +74,7 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
         "shape": architecture(artifact),
         "data": data,
         "training": training_facts(artifact, metrics),
-        "base": base_facts(artifact, passport, settings),
+        "base": base,
         "figures": held_out_figures(metrics),
         "label_figures": label_figures(metrics),
         "kind_figures": kind_figures(metrics),
@@ -85,8 +87,8 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
         "overlaps": _overlaps(memorization),
         "conversion": _conversion(conversion),
         "has_overview": OVERVIEW_NAME in files,
-        "command": passport.get("command") if OVERVIEW_NAME in files else None,  # a model's passport has that of its data
-        "repeating": Markdown(repeating) if (repeating := repeating_command(artifact)) else None,
+        "command": command_of_data(passport) if OVERVIEW_NAME in files or run.get("dataset") else None,
+        "repeating": Markdown(repeating) if repeating else None,
         "has_loss_picture": "loss.png" in files,
         "has_curves_picture": "curves.png" in files,
         "has_confusion_picture": "confusion.png" in files,

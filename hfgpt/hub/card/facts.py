@@ -2,7 +2,6 @@
 
 import math
 import re
-import shlex
 from collections import Counter
 from pathlib import Path, PureWindowsPath
 
@@ -10,10 +9,8 @@ import yaml
 from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
-from hfgpt.arguments.commands import command_of
 from hfgpt.artifacts import MERGED_FOLDER, Artifact, adapter_around, adapter_settings, base_on_the_hub
 from hfgpt.files import read_json
-from hfgpt.hub.card.markdown import one_line
 from hfgpt.hub.file_names import PYTHON_DOCS, is_file, summed_up
 
 # Of run.yaml only these are told: whatever else a run had is of its machine.
@@ -82,11 +79,11 @@ def read_if_there(artifact: Artifact, name: str) -> dict:
     """A JSON file of the folder, or an empty dict. An adapter's merged twin has its adapter's where it has none."""
     path = artifact.folder / name
     if not path.is_file() and name in ("metrics.json", "passport.json", "memorization.json"):
-        path = _of_the_adapter(artifact, name)
+        path = of_the_adapter(artifact, name)
     return read_json(path) if path.is_file() else {}
 
 
-def _of_the_adapter(artifact: Artifact, name: str) -> Path:
+def of_the_adapter(artifact: Artifact, name: str) -> Path:
     """Where a file of a merged twin lies that tells of the adapter: in the adapter's folder."""
     around = adapter_around(artifact.folder)
     return (around if around and artifact.folder.name == MERGED_FOLDER else artifact.folder) / name
@@ -228,47 +225,10 @@ def base_facts(artifact: Artifact, passport: dict, settings: dict) -> dict:
 
 def run_settings(artifact: Artifact) -> dict:
     """What run.yaml says: the run's settings that are not the defaults, those that a budget chose among them."""
-    path = _of_the_adapter(artifact, "run.yaml")
+    path = of_the_adapter(artifact, "run.yaml")
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     settings = content if isinstance(content, dict) else {}
     return settings | (settings.get("plan") or {}).get("chosen", {})
-
-
-def repeating_command(artifact: Artifact) -> str | None:
-    """The command that trains such a model again, in lines for a shell; None where run.yaml does not say which recipe it was.
-
-    What is told are the settings of `TOLD_SETTINGS` that differ from the defaults. Folders and files of the machine are words in
-    capitals; data that everybody has keeps its name.
-    """
-    path = _of_the_adapter(artifact, "run.yaml")
-    recipe = re.match(r"# python recipes/(\w+\.py) ", path.read_text(encoding="utf-8")) if path.is_file() else None
-    command = command_of(recipe[1]) if recipe else None
-    if command is None:
-        return None
-    settings = run_settings(artifact)
-    options = ["--dataset DATA"] if settings.get("dataset") else []
-    if settings.get("model"):
-        hub_id = base_facts(artifact, {}, {})["hub_id"]
-        options.append(f"--model {shlex.quote(hub_id) if hub_id else 'BASE'}")
-    for key in ("sources", "validation_sources", "test_sources"):
-        if sources := settings.get(key):
-            names = sources if isinstance(sources, list) else [sources]
-            everybodys = all(str(name).startswith(PYTHON_DOCS) for name in names)
-            options.append(f"--{key} {_words(names) if everybodys else 'FILES'}")
-    options += [f"--{key} {_words(value)}" for key in TOLD_SETTINGS if (value := settings.get(key)) is not None]
-    lines = [f"hfgpt {command}"]
-    for option in [*options, "--output_dir OUTPUT"]:
-        if len(lines[-1]) + len(option) > 90:
-            lines.append("   ")
-        lines[-1] += f" {option}"
-    return " \\\n".join(lines)
-
-
-def _words(value: object) -> str:
-    """A value, or the values of a list, as words of a command line."""
-    values = value if isinstance(value, list) else [value]
-    texts = [str(one).lower() if isinstance(one, bool) else one_line(str(one)) for one in values]
-    return " ".join(map(shlex.quote, texts))
 
 
 def training_facts(artifact: Artifact, metrics: dict) -> dict:
