@@ -117,6 +117,7 @@ def hostile(plain, tmp_path_factory) -> Path:
         "splits": {everything: {"examples": 3, "labels": dict.fromkeys(HOSTILE.values(), 1)}},
         "base": {"name": everything, "commit": None, "sha256": everything},
         "tokenizer": {"prompt_style": everything},
+        "command": f"python recipes/prepare_data.py ```{everything}",
     }
     (folder / "passport.json").write_text(json.dumps(passport))
     per_class = {text: dict(precision=1.0, recall=0.5, f1=0.01 * n, support=2) for n, text in enumerate(HOSTILE.values())}
@@ -130,7 +131,9 @@ def hostile(plain, tmp_path_factory) -> Path:
         "metrics": {"accuracy": 0.5, everything: 1.0},
     }
     (folder / "evaluation.json").write_text(json.dumps({"results": [entry]}))
-    run = yaml.safe_dump({"sample_prompts": [everything], "optimizer": everything, "sources": [everything], "seeds": [everything]})
+    run = yaml.safe_dump(
+        {"sample_prompts": [everything], "optimizer": everything, "sources": [everything], "seeds": [everything], "dataset": "x"}
+    )
     head = "# python recipes/finetune_classification.py run.yaml --output_dir ANOTHER repeats this run."
     (folder / "run.yaml").write_text(f"{head}\n{run}")
     settings = {"license": everything, "license_name": everything, "license_link": "javascript:alert(1)", "author": everything,
@@ -158,8 +161,10 @@ def test_a_card_full_of_hostile_texts_is_valid_and_shows_them(hostile, task):
         assert sentence.endswith(f"It is best at {shown(list(HOSTILE.values())[-1])} (F1 0.1100) and worst at "
                                  f"{shown(HOSTILE['yaml'])} (F1 0).")  # fmt: skip
     (block,) = [token.content for token in READER.parse(body_of(card)) if token.type == "fence" and token.info == "bash"]
-    words = shlex.split(block.replace("\\\n", " "))
-    assert words[:4] == ["hfgpt", "classify", "--sources", "FILES"]
+    of_data, of_training = block.replace("\\\n", " ").splitlines()
+    assert of_data == f"hfgpt data ```{shown(NAME)}"
+    words = shlex.split(of_training)
+    assert words[:6] == ["hfgpt", "classify", "--dataset", "DATA", "--sources", "FILES"]
     assert words[words.index("--optimizer") + 1] == words[words.index("--seeds") + 1] == shown(NAME)
     assert shown(NAME) in seen
     assert seen[0] == shown(NAME)  # the title

@@ -15,9 +15,11 @@ _WIDTH = 90  # of a line, which Markdown would not break
 def command_of_data(passport: dict) -> str | None:
     """The command that prepared the rows, which a pretrained model's passport names as well."""
     command = passport.get("command")
-    recipe = re.match(r"python recipes/(\w+\.py)", command or "")
+    if not isinstance(command, str):
+        return None
+    recipe = re.match(r"python recipes/(\w+\.py)", command)
     name = command_of(recipe[1]) if recipe else None
-    return f"hfgpt {name}{command[recipe.end() :]}" if command and recipe and name else command
+    return f"hfgpt {name}{command[recipe.end() :]}" if recipe and name else command
 
 
 def command_of_training(artifact: Artifact, *, base_hub_id: str | None) -> str | None:
