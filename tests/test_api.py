@@ -180,7 +180,7 @@ def test_called_again_a_job_returns_what_it_made_and_another_one_is_refused(page
     again = hfgpt.pretrain(page.data.folder, output_dir="runs/rate-0.001", **settings)
     assert again.metrics["validation_loss"] == page.losses[1e-3]
     assert files == {path: path.stat().st_mtime_ns for path in Path("runs/rate-0.001").glob("*.safetensors")}
-    with pytest.raises(hfgpt.UserError, match="max_steps was 4, is 5"):
+    with pytest.raises(hfgpt.UserError, match="max_steps was 4, is now 5"):
         hfgpt.pretrain(page.data.folder, output_dir="runs/rate-0.001", **settings | {"max_steps": 5})
     again = hfgpt.train_tokenizer(
         "python-docs", output_dir="runs/tokenizer", vocab_size=512, max_documents=400, validation_share=0.02

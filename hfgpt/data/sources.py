@@ -122,8 +122,8 @@ def refuse_unread_options(sources: Iterable[Source], given: Mapping[str, object]
         readers = [key for key, kind in SOURCES.items() if name in (kind.options or ())]
         if readers and all(kind.options is not None and name not in kind.options for kind in kinds):
             raise UserError(
-                f"{name} is {str(value).lower() if isinstance(value, bool) else value}, but none of the sources is of a kind that "
-                f"it is for ({', '.join(readers)}), so it would do nothing; leave it out."
+                f"{name} is {str(value).lower() if isinstance(value, bool) else value}, but no source is of a kind that uses it "
+                f"({', '.join(readers)}), so it would have no effect; leave it out."
             )
 
 

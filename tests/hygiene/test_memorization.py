@@ -171,7 +171,7 @@ def test_any_causal_model_is_measured_on_data_without_canaries(small_gpt2, small
 
 @pytest.mark.parametrize("name", ["num_samples", "sample_tokens", "num_references", "max_rows"])
 def test_numbers_out_of_range_are_refused(name, tmp_path):
-    with pytest.raises(ValueError, match=f"{name} is 0; 1 or more is needed"):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
         memorization_report(None, None, tmp_path, tmp_path, **{name: 0})
 
 

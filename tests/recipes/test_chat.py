@@ -232,7 +232,7 @@ def test_a_model_without_a_chat_template_is_refused_in_one_sentence(generate, as
     shutil.copytree(assistant, tmp_path / "base", ignore=shutil.ignore_patterns("chat_template.jinja"))
     with pytest.raises(ValueError, match="has no chat template, so there is no chat with it.*recipes/finetune_instructions.py"):
         generate(tmp_path / "base", chat=True)
-    with pytest.raises(ValueError, match="num_samples is 2; a conversation has one answer a turn"):
+    with pytest.raises(ValueError, match="num_samples is 2; a conversation has one answer per turn"):
         generate(tmp_path / "base", chat=True, num_samples=2)
 
 

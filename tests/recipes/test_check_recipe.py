@@ -52,7 +52,7 @@ def test_a_failure_names_its_cure_and_ends_with_exit_code_1(folder):
         (("nowhere",), "nowhere does not exist"),
         ((".",), "holds no model (config.json), adapter"),
         ((".", "--jason", "x"), "did you mean 'json'?"),
-        ((".", "--seconds", "0"), "seconds is 0; 1 or more is needed"),
+        ((".", "--seconds", "0"), "seconds is 0; it must be at least 1"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, sentence, tmp_path):

@@ -127,13 +127,13 @@ def test_the_same_rows_by_another_path_are_the_same_run_and_others_by_the_same_p
     (tmp_path / "moved" / "passport.json").write_text(json.dumps(passport))
     done = run_script("pretrain.py", *words, "moved", cwd=tmp_path)
     assert done.returncode == 1
-    assert "the rows in moved are not those that the run in" in done.stderr
+    assert "the rows in moved are not the ones that the run in" in done.stderr
 
 
 def test_another_run_in_the_same_folder_is_refused_with_what_differs(small_run, small_rows):
     done = run_script("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", small_run, "--learning_rate", "0.1")
     assert done.returncode == 1
-    assert "holds another run (learning_rate was 0.003, is 0.1)" in done.stderr
+    assert "holds another run (learning_rate was 0.003, is now 0.1)" in done.stderr
 
 
 def test_a_run_does_not_go_on_with_other_data(small_run, small_corpus, small_tokenizer, small_rows, tmp_path):
@@ -144,7 +144,7 @@ def test_a_run_does_not_go_on_with_other_data(small_run, small_corpus, small_tok
            validation_share=0.1, test_share=0.1, split_seed=1, output_dir=str(tmp_path / "rows"))  # fmt: skip
     done = run_script("pretrain.py", tmp_path / "base" / "run.yaml", "--output_dir", tmp_path / "base")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "are not those that the run in" in done.stderr
+    assert "are not the ones that the run in" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -200,7 +200,7 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(accelerate_launch, strai
     assert not (stopped / "metrics.json").exists(), output
     if ending == signal.SIGTERM:
         assert process.returncode == 75, output
-        assert "the same command goes on from there" in output.splitlines()[-1]
+        assert "run the same command to continue from there" in output.splitlines()[-1]
 
     done = accelerate_launch("pretrain.py", *words, "--output_dir", stopped)
     assert done.returncode == 0, done.stderr
@@ -224,7 +224,7 @@ def test_a_half_written_checkpoint_is_passed_over(small_run, small_rows, tmp_pat
     broken.write_bytes(broken.read_bytes()[:-100])
     done = run_script("pretrain.py", *words)
     assert done.returncode == 0, done.stderr
-    assert "checkpoint-12 is passed over: optimizer.safetensors has " in done.stdout
+    assert "checkpoint-12 is skipped: optimizer.safetensors has " in done.stdout
     assert "checkpoint-6" in done.stdout
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "base").items())
 

@@ -136,7 +136,7 @@ def test_a_token_anywhere_in_the_arguments_is_refused_without_saying_it():
     from hfgpt.arguments.publishing import PublishArguments
 
     for words in ({"repo": f"me/{TOKEN}"}, {"tag": TOKEN}, {"parts": ["base", TOKEN]}, {"token": "anything"}, {"folder": TOKEN}):
-        with pytest.raises(ValueError, match=f"{next(iter(words))} holds a token, and none is taken") as refusal:
+        with pytest.raises(ValueError, match=f"{next(iter(words))} holds a token. Tokens are not accepted") as refusal:
             PublishArguments(**({"folder": "x", "repo": "me/gpt"} | words))
         assert TOKEN not in str(refusal.value)
     with pytest.raises(ValueError, match="token holds a token, .* use `hf auth login` or HF_TOKEN"):

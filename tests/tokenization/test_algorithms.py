@@ -175,7 +175,7 @@ def arguments(*words: str) -> TokenizerArguments:
 def test_a_size_is_a_number_or_auto():
     assert arguments("--vocab_size", "512").vocab_size == 512
     assert arguments("--vocab_size", "auto").vocab_size is arguments().vocab_size is None
-    with pytest.raises(ValueError, match="vocab_size is 'many'; a whole number or 'auto' is needed"):
+    with pytest.raises(ValueError, match="vocab_size is 'many'; it must be a whole number or 'auto'"):
         arguments("--vocab_size", "many")
 
 

@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_ends_with_the_weights_of_one_that_was_not_stopped(sm
     # Another base does not go on with it, by whatever name.
     other = tmp_path / "other"
     shutil.copytree(small_run / "checkpoint-6", other)
-    with pytest.raises(UserError, match=r"began with other weights of .*; give another output_dir"):
+    with pytest.raises(UserError, match=r"began with different weights of .*; give another output_dir"):
         recipe("pretrain", **settings | {"model": str(other)}, output_dir=str(tmp_path / "run"))
     again = recipe("pretrain", **settings, output_dir=str(tmp_path / "run"))
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run")]
@@ -183,9 +183,9 @@ def test_matrices_that_lie_transposed_are_left_to_adamw(caplog):
     llama = LlamaForCausalLM(LlamaConfig(**{**SHAPE, "num_hidden_layers": 1}, vocab_size=8))
     with caplog.at_level("INFO", logger="hfgpt"):
         assert optimizer_for(gpt2, "muon", given={}) == "adamw"
-    assert "Muon is not made for the fused, transposed matrices (Conv1D) of GPT2LMHeadModel" in caplog.text
+    assert "Muon does not support the fused, transposed matrices (Conv1D) of GPT2LMHeadModel" in caplog.text
     assert optimizer_for(llama, "muon", given={"muon_learning_rate": 0.01}) == "muon"
-    with pytest.raises(UserError, match=r"muon_learning_rate is 0.01; it is for optimizer: muon"):
+    with pytest.raises(UserError, match=r"muon_learning_rate is 0.01; it needs optimizer: muon"):
         optimizer_for(gpt2, "muon", given={"muon_learning_rate": 0.01})
 
 
