@@ -122,7 +122,7 @@ def why_not_whole(checkpoint: Path, *, run: str | None, last_step: int | None = 
             if (size := path.stat().st_size) != saved["bytes"]:
                 return f"{name} has {size:,} bytes, but {saved['bytes']:,} were saved"
             if hashed and sha256_of_file(path) != saved["sha256"]:
-                return f"the content of {name} has changed since it was saved (SHA-256)"
+                return f"{name} has changed since it was saved (SHA-256)"
     except OSError as error:
         return f"{Path(error.filename or checkpoint).name} cannot be read ({error.strerror})"
     return None

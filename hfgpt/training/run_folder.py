@@ -283,7 +283,7 @@ def why_damaged(folder: Path) -> str | None:
             if not size or size != said.get("bytes", size):
                 return f"{name} has {size:,} bytes" + (f", but had {said['bytes']:,}" if said else "")
             if said and (found := sha256_of_file(path)) != said["sha256"]:
-                return f"the content of {name} has changed since it was written (SHA-256 {found[:16]}…, was {said['sha256'][:16]}…)"
+                return f"{name} has changed since it was written (SHA-256 {found[:16]}…, was {said['sha256'][:16]}…)"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{FINISHED_FILE} is unreadable"
     return None
@@ -301,7 +301,7 @@ def check_base_files(folder: Path) -> None:
         for name, (sha256, said_in) in _saved_files(folder).items():
             if (folder / name).is_file() and (found := sha256_of_file(folder / name)) != sha256:
                 raise UserError(
-                    f"the content of {folder / name} has changed since it was saved (SHA-256 {found[:16]}…, {said_in} says "
+                    f"{folder / name} has changed since it was saved (SHA-256 {found[:16]}…, {said_in} says "
                     f"{sha256[:16]}…); copy it again from an intact source. If you changed the model on purpose, remove {said_in}."
                 )
 

@@ -148,7 +148,7 @@ def test_our_recipes_open_it_and_the_gate_says_and_mends_it(moved, tmp_path, mon
     assert f"base: {folder / 'adapter_config.json'} named it at" in done.stdout
     settings = json.loads((folder / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str((folder / "base").resolve())
-    assert "adapter_config.json names it where it lies" in done.stdout
+    assert "adapter_config.json names its actual location" in done.stdout
     assert AutoPeftModelForSequenceClassification.from_pretrained(folder).config.id2label == {0: "bad", 1: "good"}
 
     chat = copied(moved / "chat", tmp_path / "chat")

@@ -126,7 +126,7 @@ def test_a_folder_that_fails_the_gate_is_not_sent(hub, small_tokenizer, tmp_path
 @pytest.mark.slow
 def test_without_a_token_a_push_ends_at_once_in_one_sentence(hub, small_tokenizer, tmp_path):
     sentence = refused(publish(hub, tmp_path / "home", small_tokenizer, "--repo", "me/words", "--push", "true", token=None))
-    assert "there is no token for" in sentence
+    assert "publishing needs a token for" in sentence
     assert "run `hf auth login`, or set HF_TOKEN" in sentence
     assert hub.requests == []
 

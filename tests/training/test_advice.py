@@ -19,7 +19,7 @@ def test_a_short_run_is_told_the_keys_that_help():
         "or more, a smaller per_device_train_batch_size (now 16 examples per step), or use more data."
     )
     assert "1 step on 3 pairs" in too_short(1, rows=3, rows_per_step=16, unit="pairs")
-    assert "Give max_steps 50 or more, or more data." in too_short(3, rows=4000, rows_per_step=16, max_steps=3)
+    assert "Give max_steps 50 or more, or use more data." in too_short(3, rows=4000, rows_per_step=16, max_steps=3)
     assert "per_device_train_batch_size" not in too_short(4, rows=4, rows_per_step=1)
     assert too_short(50, rows=42, rows_per_step=16) is None
 

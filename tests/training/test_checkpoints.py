@@ -252,7 +252,7 @@ def test_the_best_checkpoint_is_noted_where_it_lies_and_must_be_whole_too(tmp_pa
     found = newest_whole_checkpoint(tmp_path / "run", run="one")
     assert found is not None
     assert int(found.name.rpartition("-")[2]) < int(best.name.rpartition("-")[2])
-    assert f"it needs {best.name}, the best one so far, but the content of model.safetensors has changed" in caplog.text
+    assert f"it needs {best.name}, the best one so far, but model.safetensors has changed" in caplog.text
     for path in (tmp_path / "run").glob("checkpoint-*"):
         if path.name not in (best.name, "checkpoint-8"):
             shutil.rmtree(path)
@@ -325,7 +325,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_space(sma
     assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
     assert "500,000" in said or "are free" in said
     assert "free some" in said
-    assert "The checkpoints before it are as they were; the same command then goes on from the newest." in said
+    assert "Earlier checkpoints are intact; afterwards, the same command resumes from the newest one." in said
     fillers[0].unlink()
     assert_as_before_and_goes_on(folder, run[1], last=2)
 

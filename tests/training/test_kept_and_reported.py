@@ -191,7 +191,7 @@ def test_a_run_that_is_too_short_says_so_before_it_trains(run):
     (short, warm) = run[2]
     assert "this run is short: 20 steps on 274 rows of 64 tokens; with fewer than 50" in short
     assert "Give max_steps 50 or more" in short
-    assert "the learning rate never reaches its peak: warmup_steps is 20, the run has 20 steps" in warm
+    assert "the learning rate never reaches its peak: warmup_steps is 20, but the run has only 20 steps" in warm
 
 
 def test_the_cures_of_a_short_run_are_keys_that_make_more_steps(tmp_path):
@@ -336,5 +336,5 @@ def test_a_reporter_that_is_missing_or_unknown_is_refused_before_anything_is_rea
     with pytest.raises(UserError, match="report_to is 'trakio', which is unknown; did you mean 'trackio'"):
         pretrain_arguments(tmp_path, report_to=["trakio"])
     monkeypatch.setattr("hfgpt.arguments.options.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"report_to is trackio, and trackio is not installed; pip install 'hfgpt\[watching\]'"):
+    with pytest.raises(UserError, match=r"report_to is trackio, but trackio is not installed; pip install 'hfgpt\[watching\]'"):
         pretrain_arguments(tmp_path, report_to=["trackio"])

@@ -172,7 +172,7 @@ def test_another_runs_checkpoint_and_what_is_none_are_refused(again, unfinished,
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(UserError, match="cannot resume from .*: the content of model.safetensors has changed"):
+    with pytest.raises(UserError, match="cannot resume from .*: model.safetensors has changed"):
         again("--resume", unfinished / "checkpoint-4")
     shutil.copytree(other / "checkpoint-2", unfinished / "checkpoint-5")
     said = again()  # the newest is of another run, the next one is damaged
@@ -194,7 +194,7 @@ def test_a_finished_run_says_so_and_changes_nothing(again, unfinished):
     assert state_of(unfinished) == renewed
     tokenizer = unfinished / "tokenizer.json"
     tokenizer.write_bytes(tokenizer.read_bytes().replace(b"e", b"f", 1))
-    assert "finished but damaged since then (the content of tokenizer.json has changed since it was written (SHA-256" in again()
+    assert "finished but damaged since then (tokenizer.json has changed since it was written (SHA-256" in again()
     assert state_of(unfinished)["tokenizer.json"][1] == before["tokenizer.json"][1]
 
 
