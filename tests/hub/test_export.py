@@ -181,7 +181,7 @@ def test_links_that_nobody_asked_for_are_not_followed(folder, tmp_path):
 def test_an_index_that_names_other_files_is_refused(folder, tmp_path, name):
     (tmp_path / "outside.safetensors").write_bytes(b"secret")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": name}}))
-    with pytest.raises(ValueError, match=r"index\.json refers to the file '.*', which is not among the files"):
+    with pytest.raises(ValueError, match=r"index\.json refers to the file '.*', which is not among the publishable files"):
         export(identify(folder), tmp_path / "out")
 
 

@@ -234,7 +234,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(small_run, small_rows, sm
     (tmp_path / "empty.txt").write_text("")
     done = run_script("evaluate.py", model, "--text", tmp_path / "empty.txt", "--output_dir", out)
     assert done.returncode == 1
-    assert "error: the text has 0 tokens to score, in 0 documents; 2 or more are needed" in done.stderr
+    assert "error: the text has 0 tokens to score, in 0 documents; at least 2 are needed" in done.stderr
     assert "Traceback" not in done.stderr
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match=r"none holds no model"):

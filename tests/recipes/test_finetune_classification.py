@@ -322,9 +322,9 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, small_ru
 
 
 def test_a_model_that_is_not_there_and_an_adapter_without_its_merged_twin(small_run, examples, tmp_path):
-    with pytest.raises(FileNotFoundError, match="model 'no/such' does not load with its tokenizer"):
+    with pytest.raises(FileNotFoundError, match="model 'no/such' cannot be loaded with its tokenizer"):
         run_main(model="no/such", sources=[examples], output_dir=tmp_path / "out")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="is an adapter; fine-tuning goes on from whole weights"):
+    with pytest.raises(ValueError, match="is an adapter, but fine-tuning needs full weights"):
         run_main(model=tmp_path / "adapter", sources=[examples], output_dir=tmp_path / "out")

@@ -151,7 +151,7 @@ def test_rows_of_another_tokenizer_and_longer_ones_are_refused(foreign, small_ro
     passport = json.loads((other / "passport.json").read_text())
     passport["tokenizer"]["sha256"] = "0" * 64
     (other / "passport.json").write_text(json.dumps(passport))
-    with pytest.raises(UserError, match="the rows in old_dataset .* are ids of another tokenizer"):
+    with pytest.raises(UserError, match="the rows in old_dataset .* were made with a different tokenizer"):
         recipe("pretrain", **given, model=str(foreign["llama"]), old_dataset=str(other))
     assert not (tmp_path / "run").exists()
 
