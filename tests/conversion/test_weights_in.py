@@ -358,7 +358,7 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_named(gpt2):
         "unexpected: transformer.h.0.attn.rotary;",
         "transformer.wpe.weight has the shape (32, 48), (64, 48) is needed",
         "transformer.h.2.mlp.c_fc.weight has the shape (192, 48), (48, 192) is needed",
-        "transformer.h.0.ln_1.weight holds values that are not finite",
+        "transformer.h.0.ln_1.weight contains values that are not finite",
         "transformer.h.0.ln_1.bias has the dtype torch.int8, a float is needed",
     ):
         assert words in str(refusal.value).replace(", transformer.ln_f.weight", ", transformer.ln_f.weight")

@@ -127,7 +127,7 @@ def test_languages_are_told_and_kept():
         "en": {"language: en": 1}, "de": {}, "fr": {"language: fr": 1}, "zh": {},
     }  # fmt: skip
     assert step("ok 12").counts == {"language: not sure enough": 1}
-    with pytest.raises(ValueError, match="languages has 'deu', which py3langid does not tell; did you mean 'eu'"):
+    with pytest.raises(ValueError, match="languages has 'deu', which py3langid does not know; did you mean 'eu'"):
         cleaning_steps(filters="web", languages=["deu"])  # ISO 639-3
 
 

@@ -52,16 +52,16 @@ def test_examples_keep_their_place_and_labels_may_be_words_ids_or_several(tmp_pa
 @pytest.mark.parametrize(
     ("rows", "options", "sentence"),
     [
-        ([{"body": "A", "label": "x"}], {}, r"rows.jsonl, line 1: no column 'text', found 'body', 'label'; name the right one"),
+        ([{"body": "A", "label": "x"}], {}, r"rows.jsonl, line 1: no column 'text', found 'body', 'label'; give the right one"),
         ([{"text": "A"}], {"label_column": "y"}, r"line 1: no column 'y', found 'text'; .* with label_column"),
         ([{"text": "A", "label": "x"}, {"text": " \n", "label": "x"}], {}, r"rows.jsonl, line 2: the text is blank"),
         ([{"text": None, "label": "x"}], {}, r"line 1: the text is blank"),
-        ([{"text": 3, "label": "x"}], {}, r"line 1: the column 'text' is a int, a text is needed"),
+        ([{"text": 3, "label": "x"}], {}, r"line 1: the column 'text' is a int, but must be text"),
         ([{"text": "A", "label": None}], {}, r"line 1: the label in column 'label' is missing"),
         ([{"text": "A", "label": " "}], {}, r"line 1: the label in column 'label' is missing"),
         ([{"text": "A", "label": 0.5}], {}, r"line 1: the label 0.5 is a float"),
         ([{"text": "A", "label": "eggs"}], {"labels": ["ham", "spam"]}, r"line 1: the label 'eggs' is none of ham, spam"),
-        ([{"text": "A", "label": 2}], {"labels": ["ham", "spam"]}, r"line 1: the label '2' is none of ham, spam .*0 to 1"),
+        ([{"text": "A", "label": 2}], {"labels": ["ham", "spam"]}, r"line 1: the label '2' is not one of ham, spam .*0 to 1"),
         ([{"text": "A", "label": "x"}, {"text": "B", "label": ["y"]}], {}, r"line 2: a list of labels \['y'\], and one label 'x'"),
         ([], {}, r"no labelled examples: 0 rows were read"),
     ],
@@ -255,7 +255,7 @@ def test_options_that_contradict_themselves_are_refused():
     for options, sentence in (
         ({"blank_texts": "keep"}, "allowed are 'error' and 'drop'"),
         ({"max_labels": 1}, "a classifier needs at least 2"),
-        ({"labels": ["a", "a"]}, "every label is named once"),
+        ({"labels": ["a", "a"]}, "every label may occur only once"),
     ):
         with pytest.raises(ValueError, match=sentence):
             LabelledOptions(**options)

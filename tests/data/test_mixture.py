@@ -97,7 +97,7 @@ def test_the_mixture_may_be_larger_or_smaller_than_the_text(tokenizer):
 
 
 def test_a_source_without_training_text_cannot_have_a_share(tokenizer):
-    with pytest.raises(UserError, match="the source b.txt has no training document of its own"):
+    with pytest.raises(UserError, match="the source b.txt has no training document"):
         mixed(tokenizer, Mixture(weights={"a*.txt": 1, "b.txt": 1}), b=0)
 
 
@@ -107,7 +107,7 @@ def test_few_long_documents_that_miss_their_share_are_said(tokenizer, caplog):
 
     rows = concatenate_datasets([documents(50, 0), long])
     mix(rows, Mixture(weights={"a*.txt": 9, "b.txt": 1}, tokens=2000), tokenizer, Passport(), names=NAMES)
-    assert "b.txt was to have 10.0 % of the tokens and has " in caplog.text
+    assert "b.txt should have 10.0 % of the tokens but has " in caplog.text
 
 
 @pytest.mark.parametrize("wanted", [1, 99, 1000, 12_345])

@@ -26,7 +26,7 @@ def conversations(path, errors):
 
 def test_the_first_row_that_cannot_be_used_stops_the_run_and_the_key_is_named(tmp_path):
     path = write(tmp_path / "rows.jsonl", GOOD, {**GOOD, "output": ""})
-    with pytest.raises(UserError, match=r"line 2: the row has no answer.*To leave such rows out, set on_error: skip\.$"):
+    with pytest.raises(UserError, match=r"line 2: the row has no answer.*To skip such rows, set on_error: skip\.$"):
         conversations(path, RowErrors())
     with pytest.raises(UserError, match=r"remove the row\.$"):  # where nobody gave such a key, none is named
         conversations(path, None)
@@ -62,7 +62,7 @@ def test_a_source_of_which_nothing_is_left_is_an_error(tmp_path):
 
 def test_what_is_wrong_with_a_whole_file_stops_in_any_case(tmp_path):
     errors = RowErrors("skip")
-    with pytest.raises(UserError, match="the columns 'question', 'answer' fit no format") as refusal:
+    with pytest.raises(UserError, match="the columns 'question', 'answer' match no format") as refusal:
         conversations(write(tmp_path / "qa.jsonl", {"question": "a", "answer": "b"}), errors)
     assert not isinstance(refusal.value, RowError)
     path = write(tmp_path / "a.csv", "text,label", "a,x", "b,y")

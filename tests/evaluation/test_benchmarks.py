@@ -72,7 +72,7 @@ def test_local_rows_are_asked_and_scored_as_the_harness_does(small_families, tmp
 @pytest.mark.parametrize(
     ("task", "rows", "sentence"),
     [
-        ("arc", [ARC[0], "{"], r"rows.jsonl, line 2: no valid JSON"),
+        ("arc", [ARC[0], "{"], r"rows.jsonl, line 2: not valid JSON"),
         ("arc", [ARC[0], "[1]"], r"rows.jsonl, line 2: found a JSON list, but an object is needed"),
         ("arc", [{**ARC[0], "answerKey": "C"}], r"line 1: the answerKey is 'C', the choices are \['A', 'B'\]"),
         ("arc", [{**ARC[0], "choices": {"text": ["a"], "label": []}}], r"line 1: choices need 'label' and 'text'"),

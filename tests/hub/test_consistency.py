@@ -85,8 +85,8 @@ def second_head(folder: Path) -> None:
 
 
 CASES = [
-    (json_of("config.json", dtype="bfloat16"), "config", "says dtype bfloat16, the weights are float32"),
-    (json_of("config.json", vocab_size=700), "config", "says vocab_size 700, the embedding has 512 rows"),
+    (json_of("config.json", dtype="bfloat16"), "config", "says dtype bfloat16, but the weights are float32"),
+    (json_of("config.json", vocab_size=700), "config", "says vocab_size 700, but the embedding has 512 rows"),
     (auto_map(AutoModelForTokenClassification=None), "auto_map", "lacks AutoModelForTokenClassification"),
     (auto_map(AutoModel="modeling_hfgpt.HfGptModul"), "auto_map", "modeling_hfgpt.py does not define HfGptModul"),
     (auto_map(AutoModel="other_hfgpt.HfGptModel"), "auto_map", "there is no other_hfgpt.py beside it"),

@@ -162,7 +162,7 @@ def test_values_that_are_not_finite_are_named(folder):
     tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
     (folder / "model.safetensors").unlink()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    only_failure(folder, "safetensors", "model.layers.1.mlp.up_proj.weight holds values that are not finite")
+    only_failure(folder, "safetensors", "model.layers.1.mlp.up_proj.weight contains values that are not finite")
 
 
 def test_weights_that_are_cut_off_are_named(folder):

@@ -105,7 +105,7 @@ def test_leaks_can_be_counted_only_or_ignored(texts, tokenizer, tmp_path, caplog
     assert drop_leaks(documents, sides, passport, how="count", **settings) is documents
     assert step_of(passport)["shared_with"]["test"]["exact"] == 1
     assert "drop leaks: shared with test: 1 exact and 0 near copies\n" in caplog.text
-    assert "drop leaks: left in: 1 documents as a whole; " in caplog.text
+    assert "drop leaks: left in: 1 whole documents; " in caplog.text
     assert step_of(passport)["settings"] == {"leak_tokens": 50, "only_counted": True}
 
 
@@ -125,7 +125,7 @@ def test_what_is_dropped_is_counted_once_and_written_aside_without_personal_data
     assert step["cut"] == {"bytes": step["bytes_in"] - step["bytes_out"], "documents_cut": 1, "pieces": 2, "documents_dropped": 3}
     assert len(kept) == 16 - 3 - 1 + 2
     assert step["settings"] == {"leak_tokens": 30}
-    assert "drop leaks: taken out: 3 documents as a whole, parts of 1 others (2 pieces stay); " in caplog.text
+    assert "drop leaks: removed: 3 whole documents, parts of 1 others (2 pieces are kept); " in caplog.text
     assert "warning" not in caplog.text
     dropped.move_into(tmp_path)
     lines = list(map(json.loads, (tmp_path / "dropped.jsonl").read_text(encoding="utf-8").splitlines()))

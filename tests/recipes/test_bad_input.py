@@ -45,7 +45,7 @@ def test_a_blank_corpus_says_how_many_tokens_it_has_and_needs(small_tokenizer, t
         recipe("prepare_data", sources=[str(tmp_path / "few.txt")], tokenizer=str(small_tokenizer), context_length=64,
                validation_share=0.0, test_share=0.0, output_dir=str(tmp_path / "out"))  # fmt: skip
     few = dict(sources=[str(tmp_path / "few.txt")], tokenizer=str(small_tokenizer), validation_share=0.0, test_share=0.0)
-    with pytest.raises(ValueError, match=r"need 64 for one row; give more text, or --context_length (\d+)\.$") as refused_with:
+    with pytest.raises(ValueError, match=r"but one row needs 64; give more text, or --context_length (\d+)\.$") as refused_with:
         recipe("prepare_data", **few, context_length=64, output_dir=str(tmp_path / "out"))
     assert left_behind(tmp_path) == ["blank.txt", "few.txt"]
     works = int(str(refused_with.value).split()[-1].rstrip("."))
@@ -90,7 +90,7 @@ def test_a_broken_json_line(small_tokenizer, tmp_path):
     done = run_script(
         PREPARE, "--sources", tmp_path / "rows.jsonl", "--tokenizer", small_tokenizer, "--output_dir", tmp_path / "out"
     )
-    refused(done, "rows.jsonl, line 2: the field 'text' is a number, a string is needed")
+    refused(done, "rows.jsonl, line 2: the field 'text' is a number, but must be a string")
     assert left_behind(tmp_path) == ["rows.jsonl"]
 
 

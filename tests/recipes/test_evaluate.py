@@ -135,7 +135,7 @@ def test_rows_that_cannot_be_used_are_skipped_where_that_is_asked_for_and_counte
     folder, _ = classifier
     (tmp_path / "TEST.CSV").write_text("text;label\nReturn it;read\n ;read\nSet it;write;more\nSet it, now;write\n")
     words = dict(model=str(folder), test_sources=[str(tmp_path / "TEST.CSV")], output_dir=str(tmp_path / "out"))
-    with pytest.raises(ValueError, match=r"TEST.CSV, line 3: the text is blank; .* To leave such rows out, set on_error: skip"):
+    with pytest.raises(ValueError, match=r"TEST.CSV, line 3: the text is blank; .* To skip such rows, set on_error: skip"):
         recipe("evaluate", **words)
     recipe("evaluate", **words, on_error="skip")
     (entry,) = results_of(tmp_path / "out").values()

@@ -205,7 +205,7 @@ def test_an_adapter_of_another_base_is_refused_with_both_hashes(assistant, tmp_p
         ([{"instruction": "Ask", "output": ""}], r"item 0: the row has no answer, 'output' is ''"),
         ([{"messages": [{"role": "robot", "content": "x"}]}], r"message 1 has the unknown role 'robot'"),
         ([{"messages": [{"role": "assistant", "content": "x"}]}], r"message 1 has the role 'assistant', 'user' is needed"),
-        ([{"question": "x"}], r"the columns 'question' fit no format"),
+        ([{"question": "x"}], r"the columns 'question' match no format"),
     ],
 )
 def test_rows_that_are_no_conversation(rows, words, base, tmp_path):
