@@ -195,7 +195,7 @@ def check_labels(labels: list[list[int]], *, names: list[str], length_normalised
             if other != index and longer[: len(label)] == label and not length_normalised:
                 raise UserError(
                     f"the label {names[index]!r} is a prefix of {names[other]!r}, which can therefore never be more likely; put "
-                    f"something after {label} in the template, such as a line break."
+                    f"something after {{label}} in the template, such as a line break."
                 )
 
 

@@ -144,9 +144,7 @@ def export(
             try:
                 check_code(target / name.parent)  # checks the exported files: a file that may not be published is missing
             except Disagreement as error:
-                raise UserError(
-                    f"{artifact.folder / name}: {error}; nobody else could load it. {error.cure[:1].upper()}{error.cure[1:]}."
-                ) from None
+                raise UserError(f"{artifact.folder / name}: {error}; nobody else could load it: {error.cure}.") from None
     if card is not None:
         (target / "README.md").write_text(card, encoding="utf-8", newline="\n")
         names = sorted({*names, Path("README.md")})

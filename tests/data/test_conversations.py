@@ -166,16 +166,16 @@ def roles(*names):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (dict(instruction="2 + 2?", output=""), "rows.jsonl, line 3: the row has no answer, 'output' is ''"),
-        (dict(instruction="2 + 2?", output=None), "line 3: the row has no answer, 'output' is None"),
-        (dict(instruction="2 + 2?", output=" \n"), r"the row has no answer, 'output' is ' \\n'; give it one, or remove"),
-        (dict(prompt="2 + 2?", completion=""), "the row has no answer, 'completion' is ''"),
-        (dict(instruction=" ", output="4"), "'instruction' is blank, ' '; give it text"),
+        (dict(instruction="2 + 2?", output=""), "rows.jsonl, line 3: the row has no answer: 'output' is ''"),
+        (dict(instruction="2 + 2?", output=None), "line 3: the row has no answer: 'output' is None"),
+        (dict(instruction="2 + 2?", output=" \n"), r"the row has no answer: 'output' is ' \\n'; give it one, or remove"),
+        (dict(prompt="2 + 2?", completion=""), "the row has no answer: 'completion' is ''"),
+        (dict(instruction=" ", output="4"), "'instruction' is blank \(' '\); give it text"),
         (dict(instruction=5, output="4"), "'instruction' is 5, but must be a string"),
         (dict(instruction="2 + 2?", input=["2"], output="4"), r"'input' is \['2'\], but must be a string"),
         (dict(instruction="2 + 2?", output=4), "'output' is 4, but must be a string"),
         (dict(instruction="\ud800", output="4"), "half a surrogate pair"),
-        (dict(instruction="a", input="b", context="c", output="d"), "'input', 'context' may both be the input; rename or remove"),
+        (dict(instruction="a", input="b", context="c", output="d"), "'input', 'context' could both be the input; rename or remove"),
         (dict(instruction="a", output="b", response="c"), "'output', 'response' could both be the output"),
         (
             dict(messages=EXCHANGE, conversations=[]),
@@ -191,11 +191,11 @@ def roles(*names):
             dict(conversations=[{"from": "bing", "value": "x"}]),
             "message 1 has the unknown role 'bing'; allowed are 'system', 'human'",
         ),
-        (dict(messages=roles("assistant", "user")), "message 1 has the role 'assistant', 'user' is needed there"),
-        (dict(messages=roles("user", "user", "assistant")), "message 2 has the role 'user', 'assistant' is needed there"),
+        (dict(messages=roles("assistant", "user")), "message 1 has the role 'assistant', but must be 'user'"),
+        (dict(messages=roles("user", "user", "assistant")), "message 2 has the role 'user', but must be 'assistant'"),
         (dict(messages=roles("user", "system", "assistant")), "message 2 has the role 'system'"),
-        (dict(messages=roles("system", "system", "user", "assistant")), "message 2 has the role 'system', 'user' is needed"),
-        (dict(messages=roles("system", "assistant")), "message 2 has the role 'assistant', 'user' is needed"),
+        (dict(messages=roles("system", "system", "user", "assistant")), "message 2 has the role 'system', but must be 'user'"),
+        (dict(messages=roles("system", "assistant")), "message 2 has the role 'assistant', but must be 'user'"),
         (dict(messages=roles("user", "assistant", "user")), "the row has no answer: its last message has the role 'user'"),
         (dict(messages=roles("system")), "the row has no answer: its last message has the role 'system'"),
         (dict(messages=[{"role": "user", "content": None}, EXCHANGE[1]]), "'content' of message 1 is None, but must be a string"),
@@ -262,7 +262,7 @@ def test_single_answers_are_read_where_they_are_asked_for():
     assert [(each.prompt, each.chosen, each.rejected) for each in found] == [(QUESTION, "4", None)] * 2 + [
         (QUESTION, None, "4")
     ] * 2
-    with pytest.raises(ValueError, match=r"line 3: the row has one answer .* loss: kto learns from such rows"):
+    with pytest.raises(ValueError, match=r"line 3: the row has one answer .* only loss: kto supports such rows"):
         preferences(dict(prompt="2 + 2?", completion="4", label=True))
     with pytest.raises(ValueError, match="the label is 0.5; it must be true .* or false"):
         read_preferences([record(prompt="a", completion="b", label=0.5)], style="chat", unpaired=True)

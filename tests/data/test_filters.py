@@ -246,7 +246,7 @@ def test_what_drops_nearly_everything_is_warned_about_with_its_key(caplog):
         entries.append({"step": step.name, "reasons": dict(count.reasons), "settings": step.settings})
     report_losses(entries, kept=len(kept))
     assert len(kept) == 1
-    said = "filters dropped 19 of 20 documents, 18 of them as 'gopher: too few words'; change min_words (50) in filter_settings"
+    said = "filters dropped 19 of 20 documents, 18 of them for 'gopher: too few words'; change min_words (50) in filter_settings"
     assert f"warning: {said}" in caplog.text
     with pytest.raises(ValueError, match="no document is left: filters dropped 19 of 20 documents"):
         report_losses(entries, kept=0)

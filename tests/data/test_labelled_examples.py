@@ -60,7 +60,7 @@ def test_examples_keep_their_place_and_labels_may_be_words_ids_or_several(tmp_pa
         ([{"text": "A", "label": None}], {}, r"line 1: the label in column 'label' is missing"),
         ([{"text": "A", "label": " "}], {}, r"line 1: the label in column 'label' is missing"),
         ([{"text": "A", "label": 0.5}], {}, r"line 1: the label 0.5 is a float"),
-        ([{"text": "A", "label": "eggs"}], {"labels": ["ham", "spam"]}, r"line 1: the label 'eggs' is none of ham, spam"),
+        ([{"text": "A", "label": "eggs"}], {"labels": ["ham", "spam"]}, r"line 1: the label 'eggs' is not one of ham, spam"),
         ([{"text": "A", "label": 2}], {"labels": ["ham", "spam"]}, r"line 1: the label '2' is not one of ham, spam .*0 to 1"),
         ([{"text": "A", "label": "x"}, {"text": "B", "label": ["y"]}], {}, r"line 2: a list of labels \['y'\], and one label 'x'"),
         ([], {}, r"no labelled examples: 0 rows were read"),
@@ -207,7 +207,7 @@ def test_a_share_of_zero_leaves_its_side_out_and_loses_no_row(method):
         assert sum(map(len, splits.values())) == 34
     with pytest.raises(ValueError, match="the validation split is empty: 2 examples"):
         split_examples(examples(["a", "b"]), Passport(), method=method)
-    with pytest.raises(ValueError, match="below 1 is needed"):
+    with pytest.raises(ValueError, match="must be below 1"):
         split_examples(data, Passport(), validation_share=0.5, test_share=0.5, method=method)
 
 
@@ -235,7 +235,7 @@ def test_several_labels_become_zeros_and_ones():
     ("train", "test", "labels", "sentence"),
     [
         (["a", "a"], ["a"], None, "the 2 training examples have only the label 'a'"),
-        (["a", "b"], ["a", "c"], None, r"the label 'c' is only in the test split \(first in a.csv, row 1\)"),
+        (["a", "b"], ["a", "c"], None, r"the label 'c' only occurs in the test split \(first in a.csv, row 1\)"),
         (["a", "b"], ["a"], ["a", "b", "c"], "no training example has the label 'c' of labels"),
         ([["a"], ["b"]], ["a"], None, "some splits have one label per text and some several"),
     ],

@@ -105,7 +105,7 @@ def test_a_folder_without_texts_says_what_is_in_it():
         "the folder 'code' has no .txt, .md, .rst, .text file: 2 .py; select files in it with a pattern, such as 'code/**/*.py'."
     )
     Path("empty").mkdir()
-    assert refusal("empty") == "the folder 'empty' holds no .txt, .md, .rst, .text file: it is empty."
+    assert refusal("empty") == "the folder 'empty' has no .txt, .md, .rst, .text file: it is empty."
     write("runs/t/passport.json")
     assert "runs/t was written by an hfgpt recipe (it contains passport.json)" in refusal("runs/t")
 
@@ -118,7 +118,7 @@ def test_a_folder_that_is_missing_is_called_missing():
         f"my_texts/a.txt does not exist, nor does its folder 'my_texts' (looked from {here}); check the spelling."
     )
     assert refusal("my_texts/").startswith("my_texts/ does not exist")
-    assert "'my_texts' is neither a file or folder here" in refusal("my_texts")
+    assert "'my_texts' is neither a file or folder" in refusal("my_texts")
 
 
 def test_a_pattern_without_a_match_says_what_is_there():

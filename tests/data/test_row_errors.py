@@ -46,7 +46,7 @@ def test_skipped_rows_are_counted_by_reason_with_the_first_of_each(tmp_path, cap
     assert errors.skipped == 5
     assert passport.steps == [{"step": "skip rows that cannot be used", "rows": 5, "reasons": counts}]
     (line,) = [message for message in caplog.messages if "no answer" in message]
-    assert line.startswith(f"skipped 2 rows (no answer); the first: {path}, line 2: the row has no answer, 'output' is ''")
+    assert line.startswith(f"skipped 2 rows (no answer); the first: {path}, line 2: the row has no answer: 'output' is ''")
     assert str(tmp_path) not in json.dumps(passport.steps)  # it is published; messages hold the texts and their places
 
 

@@ -106,7 +106,7 @@ def test_invalid_utf8_is_named_by_file_line_and_byte(tmp_path):
         ('{"text": 7}\n', r"rows.jsonl, line 1: the field 'text' is a number, but must be a string"),
         ('{"text": null}\n', r"rows.jsonl, line 1: the field 'text' is a null"),
         ('{"text": ["a"]}\n', r"rows.jsonl, line 1: the field 'text' is a list"),
-        ('"text"\n', r"rows.jsonl, line 1: found a JSON string, an object"),
+        ('"text"\n', r"rows.jsonl, line 1: found a JSON string, but an object"),
         ('{"text": "\\ud800"}\n', r"rows.jsonl, line 1: the field 'text' contains half a surrogate pair \(\\ud800"),
     ],
 )

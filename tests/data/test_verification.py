@@ -84,7 +84,7 @@ def test_another_tokenizer_is_found(folder):
     content["model"]["merges"].pop()
     (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(content))
     assert differing(folder) == ["tokenizer"]
-    with pytest.raises(UserError, match=r"not the one that made its rows \(SHA-256 .*, the passport says "):
+    with pytest.raises(UserError, match=r"not the one that made its rows \(SHA-256 .*, but the passport says "):
         check_tokenizer(load_tokenizer(folder / "tokenizer"), folder, Passport.load(folder))
 
 

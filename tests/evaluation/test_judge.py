@@ -156,7 +156,7 @@ def test_what_is_no_number_is_asked_once_more_and_then_left_out_of_the_mean(serv
         report = judge_answers(items("good", "vague", "late"), path=path, model="j", base_url=server.url)
     assert report.scores == [90, None, 40]
     assert (report.mean_score, report.num_unparsed) == (65, 1)
-    assert "1 of 3 answers of j were no number" in caplog.text
+    assert "1 of 3 answers of j were not a number" in caplog.text
     assert sorted(line["answers"] for line in lines(path)) == [["90"], ["Hm.", "40"], ["Quite good!", "Quite good!"]]
     again = [request["messages"] for request in server.requests if len(request["messages"]) > 1]
     assert len(again) == 2

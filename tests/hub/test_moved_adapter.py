@@ -186,7 +186,7 @@ def test_no_door_of_ours_puts_an_adapter_on_other_weights(moved, tmp_path, dtype
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] += 1
     (folder / "base" / "model.safetensors").unlink()
     save_file(tensors, folder / "base" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="was trained on .*, whose weights have the SHA-256 .* Give it its own base"):
+    with pytest.raises(ValueError, match="was trained on .*, whose weights have the SHA-256 .* Use its own base"):
         load(str(folder), dtype=dtype)
 
 

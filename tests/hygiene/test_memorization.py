@@ -150,7 +150,7 @@ def test_batches_do_not_change_a_log_likelihood(overfitted, halves, monkeypatch)
 def test_a_model_whose_weights_are_no_numbers_has_no_exposure(overfitted, halves, tmp_path):
     broken = HfGptForCausalLM(overfitted["planted"][0].config)
     torch.nn.init.constant_(broken.get_input_embeddings().weight, math.nan)
-    with pytest.raises(ValueError, match="not a finite number, so it has no rank"):
+    with pytest.raises(ValueError, match="not a finite number, so it cannot be ranked"):
         memorization_report(broken, overfitted["planted"][1], halves["planted"], tmp_path / "out", **SETTINGS)
     assert not (tmp_path / "out").exists()
 

@@ -192,7 +192,7 @@ def test_rouge_is_that_of_rouge_score_and_of_the_hand():
         ("label_metrics", [[0.5, 0.5], [2.0, -1.0]], [0, 1], "prediction 1 is [2.0, -1.0]"),
         ("label_metrics", [[math.nan, 0.5]], [0], "no NaN"),
         ("label_metrics", [[0.9, 0.8]], [0], "sums from 1.7 to 1.7"),
-        ("label_metrics", [[1.0]], [0], "two or more"),
+        ("label_metrics", [[1.0]], [0], "at least two"),
         ("label_metrics", [[0.5, 0.5]], [2], "allowed are 0 to 1"),
         ("label_metrics", [[0.5, 0.5], [0.2, 0.3, 0.5]], [0, 1], "[2, 3] probabilities per row"),
         ("multilabel_metrics", [[0.5, 0.5]], [[0.5, 1]], "reference 0 is [0.5, 1.0]"),

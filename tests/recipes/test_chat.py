@@ -316,7 +316,7 @@ def test_an_adapter_of_other_weights_is_refused_with_both_hashes(generate, assis
     Passport(base={"name": "mine", "sha256": found}).save(foreign_adapter)
     assert generate(foreign_adapter, prompt=["a"], max_new_tokens=2)[0].startswith("a")
     Passport(base={"name": "mine", "sha256": "0" * 64}).save(foreign_adapter)
-    with pytest.raises(ValueError, match=f"have the SHA-256 {'0' * 64}; those of the model at hand have {found}"):
+    with pytest.raises(ValueError, match=f"have the SHA-256 {'0' * 64}; those of this model have {found}"):
         generate(foreign_adapter, prompt=["a"], max_new_tokens=2)
 
 

@@ -284,7 +284,7 @@ def test_a_label_that_only_the_test_set_has_or_that_nobody_named(small_run, exam
     test = write(tmp_path / "test.csv", [*rows_of(examples)[:5], ("Draw a window.", "tkinter")])
     with pytest.raises(ValueError, match=r"the label 'tkinter' is only in the test split \(first in .*test.csv, row \d+\)"):
         run_main(model=small_run, sources=[examples], test_sources=[test], output_dir=tmp_path / "out")
-    with pytest.raises(ValueError, match=r"the label 'unittest' is none of asyncio, email"):
+    with pytest.raises(ValueError, match=r"the label 'unittest' is not one of asyncio, email"):
         run_main(model=small_run, sources=[examples], labels=["asyncio", "email"], output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -185,8 +185,8 @@ def test_a_size_is_a_number_or_auto():
         (("--algorithm", "wordlevel", "--pattern", "gpt2"), "pattern is gpt2; algorithm wordlevel takes vocab_size, min_frequency"),
         (("--algorithm", "unigram", "--min_frequency", "2"), "min_frequency is 2; algorithm unigram takes"),
         (("--algorithm", "wordpiece", "--max_token_length", "9"), "max_token_length is 9; algorithm wordpiece takes"),
-        (("--reserved_tokens", "-1"), "reserved_tokens is -1; 0 or more is needed"),
-        (("--max_token_length", "0"), "max_token_length is 0; 1 or more is needed"),
+        (("--reserved_tokens", "-1"), "reserved_tokens is -1; it must be at least 0"),
+        (("--max_token_length", "0"), "max_token_length is 0; it must be at least 1"),
         (("--pattern", "gpt5"), "gpt5"),
     ],
 )
