@@ -136,7 +136,7 @@ def test_launch_takes_its_file_from_anywhere_among_the_words(tmp_path, monkeypat
     assert cli.split_launch(["a.yaml"]) == (["a.yaml"], None)
     with pytest.raises(UserError, match=r"--launch tpu.yaml does not exist .*; shipped are cpu.yaml, ddp.yaml"):
         cli.split_launch(["--launch", "tpu.yaml"])
-    with pytest.raises(UserError, match="--launch needs accelerate's file"):
+    with pytest.raises(UserError, match="--launch needs an accelerate file"):
         cli.split_launch(["a.yaml", "--launch"])
 
 

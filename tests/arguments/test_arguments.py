@@ -120,7 +120,7 @@ def test_an_output_folder_is_replaced_only_when_asked_and_only_when_ours(tmp_pat
     assert claim_output(str(folder), overwrite=False, marker="passport.json") == folder
     folder.mkdir()
     (folder / "precious.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds files that this recipe did not write"):
+    with pytest.raises(ValueError, match="contains files that this recipe did not write"):
         claim_output(str(folder), overwrite=True, marker="passport.json")
     (folder / "passport.json").write_text("{}")
     with pytest.raises(ValueError, match="is not empty; give another one, or --overwrite true"):

@@ -58,7 +58,7 @@ def test_the_cure_of_a_missing_licence_works_as_it_is_written(without_licence, c
     cards = [place / "README.md" for place in (folder, folder / "base", folder / "merged")]
     assert [ModelCard(card.read_text()).data.license for card in cards] == ["apache-2.0"] * 3
     assert [line for line in after.stdout.splitlines() if line.startswith("card: ")] == [
-        f"card: {card} written anew" for card in cards
+        f"card: {card} rewritten" for card in cards
     ]
     assert not [line for line in check(command).stdout.splitlines() if line.startswith("card: ")]  # nothing new, nothing written
     assert not list(folder.rglob("README.generated.md"))

@@ -43,7 +43,7 @@ def test_only_the_files_of_the_allow_list_leave_and_the_folder_stays_as_it_is(fo
     assert not set(junk) & set(texts(tmp_path / "out"))
     assert not [name for name in texts(tmp_path / "out") if "/" in name or name.endswith((".bin", ".pt", ".pkl", ".pem"))]
     assert texts(folder) == before
-    # What was written anew has not touched the original.
+    # What was rewritten has not touched the original.
     assert not (tmp_path / "out" / "passport.json").samefile(folder / "passport.json")
     assert not (tmp_path / "out" / "tokenizer.json").samefile(folder / "tokenizer.json")
 

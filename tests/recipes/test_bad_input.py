@@ -37,11 +37,11 @@ def test_a_missing_file_and_a_pattern_without_a_match(tmp_path):
 
 def test_a_blank_corpus_says_how_many_tokens_it_has_and_needs(small_tokenizer, tmp_path):
     (tmp_path / "blank.txt").write_text(" \n\t\n")
-    with pytest.raises(ValueError, match="the sources hold no text: 0 tokens, need 64 for one row"):
+    with pytest.raises(ValueError, match="the sources contain no text: 0 tokens, but one row needs 64"):
         recipe("prepare_data", sources=[str(tmp_path / "blank.txt")], tokenizer=str(small_tokenizer), context_length=64,
                output_dir=str(tmp_path / "out"))  # fmt: skip
     (tmp_path / "few.txt").write_text("few words\n" * 3)
-    with pytest.raises(ValueError, match=r"the training documents hold \d+ tokens, need 64 for one row"):
+    with pytest.raises(ValueError, match=r"the training documents have \d+ tokens, but one row needs 64"):
         recipe("prepare_data", sources=[str(tmp_path / "few.txt")], tokenizer=str(small_tokenizer), context_length=64,
                validation_share=0.0, test_share=0.0, output_dir=str(tmp_path / "out"))  # fmt: skip
     few = dict(sources=[str(tmp_path / "few.txt")], tokenizer=str(small_tokenizer), validation_share=0.0, test_share=0.0)
@@ -64,8 +64,8 @@ def test_documents_that_are_all_dropped_name_the_step_and_its_key(small_tokenize
 def test_an_empty_corpus(small_tokenizer, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     words = ("--sources", tmp_path / "empty.txt", "--output_dir", tmp_path / "out")
-    refused(run_script(PREPARE, *words, "--tokenizer", small_tokenizer), "hold no text: 0 tokens, need 64 for one row")
-    refused(run_script(TOKENIZER, *words, "--vocab_size", 300), "the sources hold no text; name files with text")
+    refused(run_script(PREPARE, *words, "--tokenizer", small_tokenizer), "contain no text: 0 tokens, but one row needs 64")
+    refused(run_script(TOKENIZER, *words, "--vocab_size", 300), "the sources contain no text; give files with text")
     assert left_behind(tmp_path) == ["empty.txt"]
 
 
@@ -95,7 +95,7 @@ def test_a_broken_json_line(small_tokenizer, tmp_path):
 
 
 def test_a_vocabulary_that_is_too_small_is_refused_before_reading(tmp_path):
-    with pytest.raises(ValueError, match="vocab_size is 100, the smallest possible is 260"):
+    with pytest.raises(ValueError, match="vocab_size is 100, but must be at least 260"):
         recipe("train_tokenizer", sources=["no/such.txt"], vocab_size=100, output_dir=str(tmp_path / "out"))
 
 

@@ -258,7 +258,7 @@ def test_a_filled_folder_is_replaced_only_where_it_is_ours_and_it_was_asked_for(
         recipe("convert", **arguments)
     recipe("convert", **arguments, overwrite=True, target="native")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "gpt2"
-    with pytest.raises(ValueError, match="holds files that this recipe did not write"):
+    with pytest.raises(ValueError, match="contains files that this recipe did not write"):
         recipe("convert", source=str(tmp_path / "out"), output_dir=str(tmp_path / "base"), overwrite=True)
     before = sorted(path.name for path in (tmp_path / "out").iterdir())
     book_model(norm_type="rmsnorm").save_pretrained(tmp_path / "odd")
@@ -308,7 +308,7 @@ def test_a_shard_that_is_lost_on_the_way_leaves_nothing(tmp_path):
         (dict(target="gguf", dtype="float16"), "dtype is float16, but target is gguf"),
         (dict(num_attention_heads=0), "num_attention_heads is 0"),
         (dict(adapter="no/adapter"), "no/adapter/adapter_config.json does not exist"),
-        (dict(tokenizer="no/tokenizer"), "no/tokenizer holds no tokenizer that loads"),
+        (dict(tokenizer="no/tokenizer"), "no/tokenizer has no tokenizer that can be loaded"),
     ],
 )
 def test_options_that_cannot_be(tmp_path, arguments, sentence):

@@ -164,7 +164,7 @@ def test_texts_of_labels_that_the_classifier_does_not_know_are_left_out_and_coun
     with pytest.raises(ValueError, match=r"none of the 2 texts has a label that the model knows \(read, write\); the file has "
                        r"Return it, Delete it: name another column with label_column"):  # fmt: skip
         recipe("evaluate", **words, label_column="text", text_column="kind")
-    with pytest.raises(ValueError, match=r"is a classifier, which predicts no text, and text is given"):
+    with pytest.raises(ValueError, match=r"is a classifier, which does not predict text, but text is given"):
         recipe("evaluate", model=str(folder), text=["python-docs"])
 
 

@@ -41,12 +41,16 @@ def test_a_text_with_fewer_tokens_than_that_gives_a_smaller_vocabulary(one_file)
     folder, (said, _) = one_file
     size = len(load_tokenizer(folder / "runs/mine/tokenizer"))
     assert 260 < size < 768
-    assert f"tokenizer: the text yields {size} different tokens, fewer than vocab_size 768; the tokenizer has these." in said
+    assert (
+        f"tokenizer: the text only yields {size} distinct tokens, fewer than vocab_size 768, so the tokenizer is smaller." in said
+    )
 
 
 def test_the_second_command_takes_sources_and_split_from_the_tokenizer_and_a_context_that_gives_rows(one_file):
     folder, (_, said) = one_file
-    assert "data: as for the tokenizer runs/mine/tokenizer: sources my_texts/*.txt, split_by position, validation_share" in said
+    assert (
+        "data: same as for the tokenizer runs/mine/tokenizer: sources my_texts/*.txt, split_by position, validation_share" in said
+    )
     assert "data: context_length 64, because" in said
     passport = json.loads((folder / "runs/mine/data/passport.json").read_text())
     settings = {key: passport["settings"][key] for key in ("sources", "split_by", "test_share", "context_length")}
@@ -88,15 +92,19 @@ def test_sources_that_changed_or_are_gone_since_are_named(one_file, monkeypatch,
     recipe("prepare_data", tokenizer="runs/mine/tokenizer", output_dir="runs/again/data")
     assert "the sources have changed since the tokenizer was trained" in caplog.text
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"'my_texts' does not exist.*The passport of the tokenizer copy/runs"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'my_texts' does not exist.*This source comes from the passport of the tokenizer copy/runs"
+    ):
         recipe("prepare_data", tokenizer="copy/runs/mine/tokenizer", output_dir="data")
 
 
 def test_a_tokenizer_that_is_not_ours_names_no_sources(small_tokenizer, tmp_path):
     shutil.copytree(small_tokenizer, tmp_path / "t", ignore=shutil.ignore_patterns("passport.json"))
-    with pytest.raises(ValueError, match="no sources given, and no passport beside the tokenizer .* names any; give --sources"):
+    with pytest.raises(
+        ValueError, match="no sources given, and there is no passport beside the tokenizer .* that lists any; give --sources"
+    ):
         recipe("prepare_data", tokenizer=str(tmp_path / "t"), output_dir=str(tmp_path / "data"))
-    with pytest.raises(ValueError, match="beside the tokenizer nowhere .there is no such folder here. names any"):
+    with pytest.raises(ValueError, match="beside the tokenizer nowhere .no such folder. that lists any"):
         recipe("prepare_data", tokenizer="nowhere", output_dir=str(tmp_path / "data"))
 
 

@@ -217,7 +217,7 @@ def test_a_half_written_checkpoint_is_passed_over(small_run, small_rows, tmp_pat
     words = [*SMALL_RUN, "--dataset", small_rows, "--output_dir", tmp_path / "base"]
     shutil.copytree(small_run, tmp_path / "base")
     expected = weights(small_run)
-    for name in ("model.safetensors", "metrics.json"):  # are written anew
+    for name in ("model.safetensors", "metrics.json"):  # are rewritten
         (tmp_path / "base" / name).unlink()
     (tmp_path / "base" / "report.txt").unlink()  # as if it had been killed before the end
     broken = tmp_path / "base" / "checkpoint-12" / "optimizer.safetensors"

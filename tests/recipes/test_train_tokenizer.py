@@ -97,7 +97,7 @@ def test_a_tokenizer_that_loads_as_another_leaves_nothing(letters, tmp_path):
     keys = dict(sources=[str(letters / "*.jsonl")], algorithm="forgetful", vocab_size=300, split_by="document")
     try:
         with pytest.raises(
-            ValueError, match="gives other ids when it is loaded through AutoTokenizer: .* was .*, is .*; nothing is kept"
+            ValueError, match="gives different ids when loaded with AutoTokenizer: .* was .*, is now .*; nothing is kept"
         ):
             recipe("train_tokenizer", **keys, output_dir=str(tmp_path / "t"))
         assert list(tmp_path.iterdir()) == []

@@ -110,7 +110,7 @@ def test_reserved_tokens_come_right_after_the_others_and_are_special(name):
     assert tokenizer.convert_ids_to_tokens(list(range(first, first + 3))) == ["<|reserved_0|>", "<|reserved_1|>", "<|reserved_2|>"]
     assert set(range(first + 3)) <= set(tokenizer.all_special_ids)
     assert not set(range(first + 3)) & set(encode_texts(tokenizer, ["<|reserved_0|> <|reserved_2|>"])[0]) - {tokenizer.unk_token_id}
-    with pytest.raises(ValueError, match=rf"smallest possible is {SMALLEST[name] + 3}: .* and 3 reserved ones"):
+    with pytest.raises(ValueError, match=rf"must be at least {SMALLEST[name] + 3}: .* and 3 reserved ones"):
         train(name, vocab_size=SMALLEST[name] + 2, reserved_tokens=3)
 
 

@@ -147,5 +147,5 @@ def test_a_data_set_of_the_hub_counts_as_more_than_can_be_read(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds files that this recipe did not write"):
+    with pytest.raises(UserError, match="contains files that this recipe did not write"):
         Steps.in_folder(tmp_path, asked={}, overwrite=True)
