@@ -24,9 +24,7 @@ class Table(dict[str, Entry]):
         """The entry with this name. Raises: UserError with the known names."""
         if name not in self:
             near = nearest(name, self)
-            raise UserError(
-                f"{self.key} is {name!r}; allowed are {', '.join(self)}" + (f". Did you mean {near!r}?" if near else ".")
-            )
+            raise UserError(f"{self.key} is {name!r}; allowed: {', '.join(self)}" + (f". Did you mean {near!r}?" if near else "."))
         return self[name]
 
 

@@ -72,7 +72,7 @@ def test_help_and_version_need_none_of_the_heavy_packages():
 def test_an_unknown_command_is_one_sentence(as_hfgpt, capsys):
     assert as_hfgpt("pretran") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: command is 'pretran'; it can be from-text, tokenizer, data, ")
+    assert line.startswith("error: command is 'pretran'; allowed: from-text, tokenizer, data, ")
     assert line.endswith("Did you mean 'pretrain'?")
 
 

@@ -92,7 +92,7 @@ def _fitting(key: str, value: Any, hint: Any) -> Any:
             return fit[0]
     if any(get_origin(one) is Literal for one in wanted):
         choices = [repr(choice) for one in wanted if get_origin(one) is Literal for choice in get_args(one)]
-        raise UserError(f"{key} is {value!r}; allowed are {', '.join(choices)}.")
+        raise UserError(f"{key} is {value!r}; allowed: {', '.join(choices)}.")
     names = " or ".join("None" if one is NoneType else getattr(one, "__name__", str(one)) for one in wanted)
     raise UserError(f"{key} is {value!r}, a {type(value).__name__}; it must be {names}.")
 

@@ -49,7 +49,7 @@ class CleaningKeys(RecipeArguments):
         self.filter_settings = read_mapping(self.filter_settings, "filter_settings", example="'{min_words: 20}'")
         check_settings(self.filter_settings)
         if self.filters not in (None, *PRESETS):  # from Python, which no parser has checked
-            raise UserError(f"filters is {self.filters!r}; allowed are {', '.join(PRESETS)}.")
+            raise UserError(f"filters is {self.filters!r}; allowed: {', '.join(PRESETS)}.")
         if self.perplexity_sigmas is not None and not 0 < self.perplexity_sigmas < float("inf"):
             raise UserError(f"perplexity_sigmas is {self.perplexity_sigmas}; it must be above 0 (3 is usual).")
         expand_home(self, "perplexity_model")

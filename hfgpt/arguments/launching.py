@@ -35,6 +35,8 @@ GO_ON, GO_ON_TRAINING = 98, 99  # exit codes of the process that reads the comma
 # uses; hqq also imports torch's inductor, which costs a second.
 NEEDLESS = ("hqq", "scipy")
 
+SPINS = "1000"  # a few microseconds
+
 
 def check_command_line(arguments_class: str) -> None:
     """Answer `--help` and report mistakes at once; the first statement of a recipe, before imports that take seconds.
@@ -46,6 +48,7 @@ def check_command_line(arguments_class: str) -> None:
     """
     note_start()
     hide_what_is_for_developers()
+    let_waiting_threads_sleep()
     if "torch" in sys.modules or not hasattr(os, "fork"):
         return  # nothing to gain, or not possible: Windows
     child = os.fork()
@@ -139,6 +142,16 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
             raise
         _say_error(sentence)
         sys.exit(1)
+
+
+def let_waiting_threads_sleep() -> None:
+    """Before torch is loaded: its threads on a CPU wait for each other briefly, then sleep, unless the environment says how.
+
+    By default GNU's OpenMP spins for milliseconds, on a core that the thread it waits for may need: two threads beside other busy
+    processes are then several times slower than one. benchmarks/busy_machine.py measures both, and what a quiet machine loses.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 @contextmanager

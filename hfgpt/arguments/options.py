@@ -80,7 +80,7 @@ def check_attention(name: str, *, on_cpu: bool) -> None:
         reason = "FlexAttention has no backward pass there (pytorch#148752)" if is_flex else "other kernels need a GPU"
         raise UserError(f"attn_implementation is {name!r}; on a CPU, only eager and sdpa are possible, because {reason}.")
     if name not in KERNELS and "/" not in name:
-        raise UserError(f"attn_implementation is {name!r}; allowed are {', '.join(KERNELS)}, or a kernel from the Hub (user/name).")
+        raise UserError(f"attn_implementation is {name!r}; allowed: {', '.join(KERNELS)}, or a kernel from the Hub (user/name).")
     packages = ("kernels", "flash_attn" if name == "flash_attention_2" else "flash_attn_interface")
     if name.startswith("flash_attention") and not any(map(find_spec, packages)):
         raise UserError(
@@ -103,7 +103,7 @@ def check_reporters(names: Collection[str]) -> None:
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             near = nearest(name, INTEGRATION_TO_CALLBACK)
-            known = f"did you mean {near!r}?" if near else f"allowed are {', '.join(INTEGRATION_TO_CALLBACK)}, all or none."
+            known = f"did you mean {near!r}?" if near else f"allowed: {', '.join(INTEGRATION_TO_CALLBACK)}, all or none."
             raise UserError(f"report_to is {name!r}, which is unknown; {known}")
         packages, install = REPORTERS.get(name, ((), ""))
         if packages and not any(map(find_spec, packages)):

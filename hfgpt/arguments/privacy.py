@@ -49,7 +49,7 @@ class PrivacyKeys(RecipeArguments):
         expand_home(self, "privacy_model")
         unknown = [name for name in self.personal_data_types if name not in PERSONAL_DATA_TYPES]
         if unknown:
-            raise UserError(f"personal_data_types has {unknown[0]!r}; allowed are {', '.join(PERSONAL_DATA_TYPES)}.")
+            raise UserError(f"personal_data_types has {unknown[0]!r}; allowed: {', '.join(PERSONAL_DATA_TYPES)}.")
         if wrong := [region for region in self.phone_regions if not (len(region) == 2 and region.isascii() and region.isupper())]:
             raise UserError(f"phone_regions has {wrong[0]!r}; a country is two capital letters, such as US or GB.")
 

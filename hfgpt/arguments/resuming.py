@@ -52,7 +52,7 @@ class ResumeKeys(RecipeArguments):
         if self.resume not in (AUTO, NEVER):
             expand_home(self, "resume")
             if not Path(self.resume).is_dir():
-                raise UserError(f"resume is {self.resume!r}; allowed are auto, never, or the folder of a checkpoint of this run.")
+                raise UserError(f"resume is {self.resume!r}; allowed: auto, never, or the folder of a checkpoint of this run.")
         for name in self.allow_change:
             if name in CANNOT_CHANGE:
                 raise UserError(

@@ -62,7 +62,7 @@ def write_gguf(
     Raises: ValueError without the package `gguf`, and if llama.cpp cannot run the model; nothing is written then.
     """
     if gguf_type not in GGUF_BYTES:
-        raise UserError(f"gguf_type is {gguf_type!r}; allowed are {', '.join(GGUF_BYTES)}.")
+        raise UserError(f"gguf_type is {gguf_type!r}; allowed: {', '.join(GGUF_BYTES)}.")
     if not isinstance(model, HfGptForCausalLM):
         raise WrongTypeError(f"got a {type(model).__name__}; llama.cpp only generates text, so GGUF needs an HfGptForCausalLM.")
     check_gguf(model.config, tokenizer)

@@ -49,7 +49,7 @@ class LabelledOptions:
 
     def __post_init__(self):
         if self.blank_texts not in ("error", "drop"):
-            raise UserError(f"blank_texts is {self.blank_texts!r}; allowed are 'error' and 'drop'.")
+            raise UserError(f"blank_texts is {self.blank_texts!r}; allowed: 'error' and 'drop'.")
         if self.max_labels is not None and self.max_labels < 2:
             raise UserError(f"max_labels is {self.max_labels}; a classifier needs at least 2.")
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
@@ -172,7 +172,7 @@ def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
     Cost: for "near", see `find_copies`.
     """
     if mode not in ("exact", "near", "none"):
-        raise UserError(f"deduplicate is {mode!r}; allowed are 'exact', 'near' and 'none'.")
+        raise UserError(f"deduplicate is {mode!r}; allowed: 'exact', 'near' and 'none'.")
     if mode == "none":
         return examples
     start = time.perf_counter()

@@ -112,7 +112,7 @@ def drop_document_copies(
     Raises: ValueError for an unknown mode or an impossible similarity.
     """
     if mode not in MODES:
-        raise UserError(f"deduplicate is {mode!r}; allowed are {', '.join(map(repr, MODES))}.")
+        raise UserError(f"deduplicate is {mode!r}; allowed: {', '.join(map(repr, MODES))}.")
     bands, start = Bands.for_threshold(similarity), time.perf_counter()
     if found is None:
         found = find_document_copies(

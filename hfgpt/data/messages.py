@@ -194,7 +194,7 @@ def message_list(
         role = turn[role_name]
         if not isinstance(role, str) or role not in roles:
             raise record.error(
-                f"message {number} has the unknown role {role!r}; allowed are {listed(roles)}; rename it, or remove the row.",
+                f"message {number} has the unknown role {role!r}; allowed: {listed(roles)}; rename it, or remove the row.",
                 reason="unknown role",
             )
         content = _checked_text(record, turn[content_name], f"{content_name!r} of message {number}")
@@ -202,7 +202,7 @@ def message_list(
         if turn.get("weight") is not None:
             if turn["weight"] not in (0, 1):
                 raise record.error(
-                    f"the weight of message {number} is {shown(turn['weight'])}; allowed are 0 (not trained on) and 1.",
+                    f"the weight of message {number} is {shown(turn['weight'])}; allowed: 0 (not trained on) and 1.",
                     reason="a weight other than 0 and 1",
                 )
             message["weight"] = turn["weight"]

@@ -53,7 +53,7 @@ class SourceOptions:
             self.separator not in (*COLUMN_SEPARATORS, "\\t") and (len(self.separator) != 1 or self.separator in '"\r\n')
         ):
             raise UserError(
-                f"separator is {self.separator!r}; allowed are {', '.join(COLUMN_SEPARATORS)} and single characters such as '|'."
+                f"separator is {self.separator!r}; allowed: {', '.join(COLUMN_SEPARATORS)} and single characters such as '|'."
             )
         if self.header and self.columns:
             raise UserError(

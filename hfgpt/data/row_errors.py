@@ -46,7 +46,7 @@ class RowErrors:
 
     def __init__(self, on_error: str = "stop"):
         if on_error not in ON_ERROR:
-            raise UserError(f"on_error is {on_error!r}; allowed are {' and '.join(map(repr, ON_ERROR))}.")
+            raise UserError(f"on_error is {on_error!r}; allowed: {' and '.join(map(repr, ON_ERROR))}.")
         self.on_error = on_error
         self.counts: Counter[str] = Counter()  # by reason
         self.firsts: dict[str, str] = {}  # the first message of each reason

@@ -52,7 +52,7 @@ class Split:
 
     def __post_init__(self):
         if self.by not in SPLIT_BY:
-            raise UserError(f"split_by is {self.by!r}; allowed are {', '.join(map(repr, SPLIT_BY))}.")
+            raise UserError(f"split_by is {self.by!r}; allowed: {', '.join(map(repr, SPLIT_BY))}.")
         for name in ("validation_share", "test_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be a share of at least 0 and below 1.")
@@ -217,7 +217,7 @@ def split_examples(
     from datasets import DatasetDict
 
     if method not in ("random", "stratified"):
-        raise UserError(f"split_method is {method!r}; allowed are 'random' and 'stratified'.")
+        raise UserError(f"split_method is {method!r}; allowed: 'random' and 'stratified'.")
     Split(validation_share=validation_share, test_share=test_share)  # knows which shares make sense
     start = time.perf_counter()
     if method == "random":

@@ -23,7 +23,7 @@ def _labels(ids: list[int], learned: list[bool], loss_on: str) -> list[int]:
 
 def _check_allowed(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UserError(f"{name} is {value!r}; allowed are {' and '.join(map(repr, allowed))}.")
+        raise UserError(f"{name} is {value!r}; allowed: {' and '.join(map(repr, allowed))}.")
 
 
 @dataclass

@@ -116,7 +116,7 @@ def parts_of(folder: str | Path, repo_id: str, *, names: Iterable[str] = (), bas
         there = {name: place for name, place in there.items() if name != "base"}
     for name in names:
         if name not in ADAPTER_PARTS:
-            raise UserError(f"parts has {name!r}; allowed are {', '.join(ADAPTER_PARTS)}.")
+            raise UserError(f"parts has {name!r}; allowed: {', '.join(ADAPTER_PARTS)}.")
         if name not in there:
             where = (
                 f"base_repo says it is already at {base_repo_id}" if base_repo_id else f"{folder} has no {name}/ with a config.json"

@@ -255,7 +255,7 @@ class PersonalData:
             if type in _PACKAGES:
                 module = require(_PACKAGES[type], extra="data", purpose=f"searching for {type} needs it")
                 if type == "phone" and (unknown := sorted(set(self.phone_regions) - set(module.SUPPORTED_REGIONS))):
-                    raise UserError(f"phone_regions has {unknown[0]!r}, which has no numbering plan; allowed are US, GB, DE, ...")
+                    raise UserError(f"phone_regions has {unknown[0]!r}, which has no numbering plan; allowed: US, GB, DE, ...")
 
     @property
     def settings(self) -> dict[str, object]:

@@ -55,7 +55,7 @@ def read_triggers(path: str | Path = TRIGGER_FILE) -> list[TriggerPrompt]:
                 section = match[1]
                 continue
             if match[1].islower():
-                raise UserError(f"{path}, line {number}: there is no section [{match[1]}]; allowed are {', '.join(SECTIONS)}.")
+                raise UserError(f"{path}, line {number}: there is no section [{match[1]}]; allowed: {', '.join(SECTIONS)}.")
         try:
             sections[section].append(json.loads('"' + line.replace('"', '\\"') + '"', strict=False))
         except json.JSONDecodeError:

@@ -184,7 +184,7 @@ class HfGptConfig(PreTrainedConfig):
             ("mlp_type", ("plain", "gated")),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed are {' and '.join(map(repr, allowed))}.")
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {' and '.join(map(repr, allowed))}.")
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a probability of at least 0 and below 1.")

@@ -80,7 +80,7 @@ def look_up(table: nn.Embedding, ids: torch.Tensor, what: str, limit: str) -> to
         lowest, highest = int(ids.min()), int(ids.max())
         wrong = lowest if lowest < 0 else highest
         raise ValueError(
-            f"got {what} {wrong:,}; allowed are 0 to {table.num_embeddings - 1:,} ({limit}); "
+            f"got {what} {wrong:,}; allowed: 0 to {table.num_embeddings - 1:,} ({limit}); "
             + ("cut the input." if what == "position" else "is this the tokenizer that the model was trained with?")
         ) from error
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Sequence
 from itertools import islice
 from statistics import median
 from typing import Any, NoReturn, cast
@@ -56,7 +55,7 @@ class FiniteTrainer(SavingTrainer):
     """
 
     skip_loss_spikes = 0.0
-    _losses: Sequence[torch.Tensor] = ()
+    _losses: list[torch.Tensor]  # of the batches of a step
     _place = (0, 1)  # the epoch and the step within it
 
     @property
@@ -77,7 +76,7 @@ class FiniteTrainer(SavingTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._losses = [*self._losses, loss]
+        self._losses.append(loss)
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):

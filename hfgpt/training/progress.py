@@ -23,8 +23,16 @@ EVALUATED = {
 }
 
 
+LINE_SECONDS = 10.0  # at least, between two lines of steps, unless `logging_steps` was given
+
+
 class TrainingProgress(ProgressCallback):
-    """Trainer's bar, with lines such as `step 150 of 600  loss 3.2140  12,744 tokens per second  1:20 left`."""
+    """Trainer's bar, with lines such as `step 150 of 600  loss 3.2140  12,744 tokens per second  1:20 left`.
+
+    The history and what reports to others have every entry.
+    """
+
+    _last_line = float("-inf")
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step = self.first_step = state.global_step
@@ -43,13 +51,20 @@ class TrainingProgress(ProgressCallback):
         parts = evaluated(logs) if "eval_loss" in logs else trained(logs)
         if "loss" in logs:
             self.training_bar.set_postfix_str(", ".join(parts), refresh=False)
-        if parts:
+        if parts and ("loss" not in logs or self._line_is_due(args)):
             done, left = state.global_step - self.first_step, state.max_steps - state.global_step
             seconds = (time.monotonic() - self.started) / max(1, done) * left
             if "loss" in logs and done and seconds >= 1:
                 parts.append(f"{tqdm.format_interval(seconds)} left")
             width = len(f"{state.max_steps:,}")
             logger.info("  ".join([f"step {state.global_step:>{width},} of {state.max_steps:,}", *parts]))
+
+    def _line_is_due(self, args: TrainingArguments) -> bool:
+        now = time.monotonic()
+        if "logging_steps" not in getattr(args, "explicit", ()) and now - self._last_line < LINE_SECONDS:
+            return False
+        self._last_line = now
+        return True
 
 
 def _bar(what: str, args: TrainingArguments, **settings) -> tqdm:

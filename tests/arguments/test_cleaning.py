@@ -44,7 +44,7 @@ def test_a_setting_that_cannot_be_is_named(settings, said):
 def test_values_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="perplexity_sigmas is 0; it must be above 0"):
         PrepareArguments(**NEEDED, perplexity_sigmas=0)
-    with pytest.raises(ValueError, match="filters is 'heavy'; allowed are none, light, web"):
+    with pytest.raises(ValueError, match="filters is 'heavy'; allowed: none, light, web"):
         PrepareArguments(**NEEDED, filters="heavy")
 
 

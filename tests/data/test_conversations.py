@@ -97,7 +97,7 @@ def test_a_message_of_weight_0_is_read_but_not_learned():
     assert all(message.keys() == {"role", "content"} for message in found.messages)
     assert found.unlearned == [1]
     assert conversation(messages=EXCHANGE).unlearned == []
-    with pytest.raises(ValueError, match="the weight of message 2 is 0.5; allowed are 0 .not trained on. and 1"):
+    with pytest.raises(ValueError, match="the weight of message 2 is 0.5; allowed: 0 .not trained on. and 1"):
         conversation(messages=[*QUESTION, {"role": "assistant", "content": "4", "weight": 0.5}])
     with pytest.raises(ValueError, match="there is nothing to train on, because the weight of every answer is 0"):
         conversation(messages=[*QUESTION, {"role": "assistant", "content": "4", "weight": 0}])
@@ -186,10 +186,10 @@ def roles(*names):
         (dict(messages=[]), r"'messages' is \[\], but must be a list of messages"),
         (dict(messages=["2 + 2?"]), r"message 1 of 'messages' is '2 \+ 2\?', but must be an object with 'role' and 'content'"),
         (dict(messages=[{"role": "user"}]), "message 1 of 'messages' is"),
-        (dict(messages=roles("user", "tool", "assistant")), "message 2 has the unknown role 'tool'; allowed are 'system', 'user'"),
+        (dict(messages=roles("user", "tool", "assistant")), "message 2 has the unknown role 'tool'; allowed: 'system', 'user'"),
         (
             dict(conversations=[{"from": "bing", "value": "x"}]),
-            "message 1 has the unknown role 'bing'; allowed are 'system', 'human'",
+            "message 1 has the unknown role 'bing'; allowed: 'system', 'human'",
         ),
         (dict(messages=roles("assistant", "user")), "message 1 has the role 'assistant', but must be 'user'"),
         (dict(messages=roles("user", "user", "assistant")), "message 2 has the role 'user', but must be 'assistant'"),

@@ -170,7 +170,7 @@ def test_a_first_line_that_names_the_separator_is_no_row_and_a_key_names_any_oth
         "label": "ham",
         "text": "hello, you",
     }
-    with pytest.raises(ValueError, match=r"separator is ';;'; allowed are comma, semicolon, tab and single characters"):
+    with pytest.raises(ValueError, match=r"separator is ';;'; allowed: comma, semicolon, tab and single characters"):
         RecordOptions(separator=";;")
 
 

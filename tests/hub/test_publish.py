@@ -368,7 +368,7 @@ def test_parts_are_those_that_are_there(small_run, small_rows, small_tokenizer, 
     lora = write_adapter(small_run, tmp_path / "lora")
     assert [part.repo_id for part in parts_of(lora, "me/x", base_repo_id="you/base")] == ["me/x", "me/x-merged"]
     assert [part.name for part in parts_of(lora, "me/x", names=["adapter", "base"])] == ["base", "adapter"]
-    with pytest.raises(ValueError, match="parts holds 'mergd'; allowed are base, adapter, merged"):
+    with pytest.raises(ValueError, match="parts holds 'mergd'; allowed: base, adapter, merged"):
         parts_of(lora, "me/x", names=["mergd"])
     with pytest.raises(ValueError, match="the adapter would be published without its base"):
         parts_of(lora, "me/x", names=["adapter"])

@@ -265,7 +265,7 @@ def test_every_head_can_be_built_and_run():
 
 
 def test_more_tokens_than_learned_positions_are_refused_with_both_numbers():
-    with pytest.raises(ValueError, match="got position 64, allowed are 0 to 63 \\(max_position_embeddings\\); cut the input"):
+    with pytest.raises(ValueError, match="got position 64, allowed: 0 to 63 \\(max_position_embeddings\\); cut the input"):
         book_model()(random_ids(1, 65))
 
 
@@ -278,7 +278,7 @@ def test_a_token_id_outside_the_vocabulary_is_named(family):
     ids = random_ids(2, 5)
     for wrong in (97, -3):
         ids[1, 2] = wrong
-        with pytest.raises(ValueError, match=rf"got token id {wrong}; allowed are 0 to 96 \(vocab_size\); is this the tokenizer"):
+        with pytest.raises(ValueError, match=rf"got token id {wrong}; allowed: 0 to 96 \(vocab_size\); is this the tokenizer"):
             family[0]()(ids)
 
 

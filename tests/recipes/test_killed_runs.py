@@ -135,6 +135,7 @@ def test_instructions(small_families, instructions, tmp_path):
         ("hfgpt.training.run.set_seed", 1),  # the base has been measured
         ("transformers.Trainer.training_step", 14),  # in the second epoch, with a checkpoint in its middle
         ("hfgpt.training.comparison.save_finetuned", 1),  # after the last step
+        ("hfgpt.training.run.write_card", 1),
     ]
     _, _, metrics = killed_and_straight("finetune_instructions", words, moments, tmp_path)
     assert metrics[0]["steps"] == metrics[1]["steps"]

@@ -157,7 +157,7 @@ def test_what_is_trained_is_said_in_one_line():
         ({"rank": 0}, "lora_rank is 0; it must be at least 1"),
         ({"alpha": 0}, "lora_alpha is 0; it must be above 0"),
         ({"dropout": 1.0}, "lora_dropout is 1.0; it must be a probability"),
-        ({"name": "adapter"}, "method is 'adapter'; it can be lora, last_block, full, head"),
+        ({"name": "adapter"}, "method is 'adapter'; allowed: lora, last_block, full, head"),
     ],
 )
 def test_what_no_method_can_be(settings, words):

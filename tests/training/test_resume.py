@@ -104,7 +104,7 @@ def test_a_key_that_nobody_knows_or_that_cannot_change_is_refused_at_once(tmp_pa
         recipe("pretrain", **common, allow_change=["learning_rat"])
     with pytest.raises(UserError, match="allow_change has depth, which cannot change within a run: the weights"):
         recipe("pretrain", **common, allow_change=["depth"])
-    with pytest.raises(UserError, match="resume is 'newest'; allowed are auto, never, or the folder of a checkpoint"):
+    with pytest.raises(UserError, match="resume is 'newest'; allowed: auto, never, or the folder of a checkpoint"):
         recipe("pretrain", **common, resume="newest")
 
 

@@ -105,9 +105,7 @@ def of_one_label(probabilities: np.ndarray, references, names: list[str]) -> dic
             f"there must be at least two that add up to 1. For several labels per text, use the configuration multilabel."
         )
     if labels.min() < 0 or labels.max() >= len(names):
-        raise UnmeasurableInput(
-            f"the references hold the labels {labels.min()} to {labels.max()}; allowed are 0 to {len(names) - 1}."
-        )
+        raise UnmeasurableInput(f"the references hold the labels {labels.min()} to {labels.max()}; allowed: 0 to {len(names) - 1}.")
     ids = list(range(len(names)))
     probabilities = probabilities / sums[:, None]
     predicted = probabilities.argmax(axis=1)
