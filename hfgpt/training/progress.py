@@ -1,4 +1,4 @@
-"""What a training shows while it runs: a bar in a terminal, and everywhere a line now and then with what people compare."""
+"""What training shows while it runs: a bar in a terminal, and everywhere an occasional line with the figures people compare."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 from transformers.trainer_utils import has_length
 
 logger = logging.getLogger(__name__)
-# Of what an evaluation measures, what its line says; all of it goes to the history and the report.
+# The evaluation figures shown in its line; the history and the report have all of them.
 EVALUATED = {
     "eval_loss": ("loss", "{:.4f}"),
     "eval_perplexity": ("perplexity", "{:,.2f}"),
@@ -73,7 +73,7 @@ def _bar(what: str, args: TrainingArguments, **settings) -> tqdm:
 
 
 def trained(logs: Mapping[str, Any]) -> list[str]:
-    """What a log entry says of the steps before it; nothing at the end of a training, whose report says more."""
+    """The line for a log entry about training steps; nothing at the end of training, because the report says more."""
     if "loss" not in logs:
         return []
     speed = [f"{logs['tokens_per_second']:,.0f} tokens per second"] if "tokens_per_second" in logs else []
@@ -81,12 +81,12 @@ def trained(logs: Mapping[str, Any]) -> list[str]:
 
 
 def evaluated(logs: Mapping[str, Any]) -> list[str]:
-    """What an evaluation found."""
+    """The line for an evaluation."""
     figures = [f"{name} {form.format(logs[key])}" for key, (name, form) in EVALUATED.items() if key in logs]
     return [f"validation {', '.join(figures)}".replace("%", " %")]
 
 
 def show_progress(trainer: Trainer) -> None:
-    """Have `trainer` show its progress so, in place of Trainer's own way; in a notebook that one stays."""
+    """Let `trainer` show its progress this way instead of Trainer's own, which is kept in a notebook."""
     if trainer.pop_callback(ProgressCallback) or trainer.pop_callback(PrinterCallback):
         trainer.add_callback(TrainingProgress())

@@ -344,12 +344,12 @@ def test_figures_of_several_seeds_are_those_of_the_weights_that_are_there():
     ("settings", "message"),
     [
         ({"licence": "mit"}, "unknown key 'licence' in card; did you mean 'license'"),
-        ({"language": False}, "language in card is False, a bool; text is needed (YAML reads no, yes, on and off"),
+        ({"language": False}, "language in card is False, a bool; it must be text (YAML reads no, yes, on and off"),
         ({"language": ["en", 1]}, "language in card is 1, a int"),
         ({"license": "other"}, "takes only with license_name and license_link"),
         ({"title": ["a"]}, "title in card is ['a'], a list"),
         ("{license", "card is not a mapping"),
-        (["mit"], "card is not a mapping: ['mit']; write it such as --card '{license: "),
+        (["mit"], "card is not a mapping: ['mit']; write it like this: --card '{license: "),
     ],
 )
 def test_what_the_owner_says_is_checked(settings, message):

@@ -286,9 +286,9 @@ def test_a_finished_run_is_noticed_before_data_and_model_are_read(small_families
     assert run_main("finetune_classification", words) == {}
     assert read == [1]
     examples.write_text(examples.read_text() + "one more,a\n")
-    with pytest.raises(ValueError, match="are not those that the run in .* began with"):
+    with pytest.raises(ValueError, match="are not the ones that the run in .* began with"):
         run_main("finetune_classification", words)
-    with pytest.raises(ValueError, match="holds another run .learning_rate was 0.003, is 0.1"):
+    with pytest.raises(ValueError, match="holds another run .learning_rate was 0.003, is now 0.1"):
         run_main("finetune_classification", [*words, "--learning_rate", "0.1"])
 
 

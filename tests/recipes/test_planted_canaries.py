@@ -113,9 +113,9 @@ def test_counts_come_from_yaml_and_from_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
-        ("--plant_canaries true --canary_counts 2 2", "canary_counts is [2, 2]; different numbers of copies"),
-        ("--plant_canaries true --canaries_per_count 0", "canaries_per_count is 0; 1 or more"),
-        ("--plant_canaries true --context_length 16", "the context_length is 16; it would be cut"),
+        ("--plant_canaries true --canary_counts 2 2", "canary_counts is [2, 2]; it must contain different numbers of copies"),
+        ("--plant_canaries true --canaries_per_count 0", "canaries_per_count is 0; it must be at least 1"),
+        ("--plant_canaries true --context_length 16", "but context_length is 16; it would be cut"),
     ],
 )
 def test_mistakes_are_answered_before_anything_is_written(mistake, sentence, small_corpus, small_tokenizer, tmp_path):

@@ -127,13 +127,13 @@ def test_the_same_rows_by_another_path_are_the_same_run_and_others_by_the_same_p
     (tmp_path / "moved" / "passport.json").write_text(json.dumps(passport))
     done = run_script("pretrain.py", *words, "moved", cwd=tmp_path)
     assert done.returncode == 1
-    assert "the rows in moved are not those that the run in" in done.stderr
+    assert "the rows in moved are not the ones that the run in" in done.stderr
 
 
 def test_another_run_in_the_same_folder_is_refused_with_what_differs(small_run, small_rows):
     done = run_script("pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", small_run, "--learning_rate", "0.1")
     assert done.returncode == 1
-    assert "holds another run (learning_rate was 0.003, is 0.1)" in done.stderr
+    assert "holds another run (learning_rate was 0.003, is now 0.1)" in done.stderr
 
 
 def test_a_run_does_not_go_on_with_other_data(small_run, small_corpus, small_tokenizer, small_rows, tmp_path):
@@ -144,7 +144,7 @@ def test_a_run_does_not_go_on_with_other_data(small_run, small_corpus, small_tok
            validation_share=0.1, test_share=0.1, split_seed=1, output_dir=str(tmp_path / "rows"))  # fmt: skip
     done = run_script("pretrain.py", tmp_path / "base" / "run.yaml", "--output_dir", tmp_path / "base")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "are not those that the run in" in done.stderr
+    assert "are not the ones that the run in" in done.stderr
     assert "Traceback" not in done.stderr
 
 

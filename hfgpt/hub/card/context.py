@@ -1,4 +1,4 @@
-"""What the templates of model_cards/ are given: the facts of a folder, and the usual words around them."""
+"""The context of the templates in model_cards/: the facts about a folder, and the standard phrases around them."""
 
 import re
 
@@ -30,10 +30,10 @@ USUAL_PROMPT = "The "
 
 
 def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> dict:
-    """Everything that a card can tell, None or empty where the folder's files do not say it.
+    """Everything that a card can show; None or empty if the folder's files do not contain it.
 
     Args:
-        settings: the owner's, of card.yaml.
+        settings: the owner's settings from card.yaml.
         repo_id: where it is published, or None.
     """
     folder = artifact.folder
@@ -47,7 +47,9 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
     if evaluation and not file_names:
         evaluation = evaluation_without_names(evaluation)
     license = settings.get("license_name") or settings.get("license")
-    of_texts = str(license) if license and artifact.kind == "dataset" else None  # a model's says nothing of what it learned from
+    of_texts = (
+        str(license) if license and artifact.kind == "dataset" else None
+    )  # a model's license says nothing about its training data
     data = data_facts(passport, file_names=file_names, license=of_texts)
     files = {path.as_posix() for path in artifact.files()}
     slug = re.sub(r"[^\w.-]+", "-", folder.resolve().name, flags=re.ASCII).strip("-.") or "model"
@@ -177,7 +179,7 @@ def _license_line(settings: dict) -> Markdown | None:
 
 
 def _phrases(context: dict) -> dict[str, Markdown]:
-    """What the first sentences of several cards have in common: how large it is, and from what it was made."""
+    """Phrases that the first sentences of several cards share: its size and its origin."""
     shape, data, labels = context["shape"], context["data"], context["labels"]
     parameters = context["training"]["parameters"] or shape.get("parameters")
     amount = data["examples"] or (f"{size(data['training_bytes'])} of text" if data["training_bytes"] else "")
