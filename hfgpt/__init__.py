@@ -1,7 +1,7 @@
 """hfgpt: your text in, your own GPT on the Hub out.
 
 Importing this package registers the model with the Auto classes of transformers, tells PEFT to look for an adapter's base beside
-it, and does nothing else. It stays as cheap as `import transformers`: both wait until those classes themselves are loaded, and the
+it, and does nothing else. It is as cheap as `import transformers`: both registrations wait until those classes are loaded, and the
 names below until they are used (PEP 562).
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from wrapt import register_post_import_hook
 
-if TYPE_CHECKING:  # for editors and type checkers, to whom `x as x` says that x is public; the same names as in _MODULE_OF
+if TYPE_CHECKING:  # for editors and type checkers, for which `x as x` means that x is public; the same names as in _MODULE_OF
     from hfgpt.api.models import check as check
     from hfgpt.api.models import convert as convert
     from hfgpt.api.models import evaluate as evaluate
@@ -87,7 +87,7 @@ _MODULE_OF = {
     "encode_texts": "hfgpt.tokenization",
     "load_tokenizer": "hfgpt.tokenization",
 }
-__all__ = ["__version__", *_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]  # the aliases above say the same
+__all__ = ["__version__", *_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]  # the same as the aliases above
 
 _AUTO, _LAYERS = "transformers.models.auto.modeling_auto", "transformers.modeling_layers"
 _imported: set[str] = set()
@@ -106,13 +106,13 @@ def __dir__() -> list[str]:
 def _register_config(auto_module) -> None:
     from hfgpt.model.configuration_hfgpt import HfGptConfig
 
-    # exist_ok: a notebook that reloads hfgpt registers it a second time.
+    # exist_ok: a notebook that reloads hfgpt registers it again.
     auto_module.AutoConfig.register(HfGptConfig.model_type, HfGptConfig, exist_ok=True)
 
 
 def _load_models(module) -> None:
-    # `from transformers import GPT2LMHeadModel` imports modeling_layers, which imports modeling_auto before it is whole itself.
-    # Our models need both: they wait for the second, unless nobody has begun to import it.
+    # `from transformers import GPT2LMHeadModel` imports modeling_layers, which imports modeling_auto before it is complete itself.
+    # Our models need both: they wait for the second, unless nobody has started importing it.
     _imported.add(module.__name__)
     if _AUTO in _imported and (_LAYERS in _imported or _LAYERS not in sys.modules):
         importlib.import_module("hfgpt.model.modeling_hfgpt")
@@ -124,7 +124,7 @@ def _let_peft_find_bases(config_module) -> None:
     let_peft_find_bases(config_module)
 
 
-# A hook runs when its module has been imported, or at once if it was before. The models register themselves.
+# A hook runs after its module has been imported, or at once if it already was. The models register themselves.
 register_post_import_hook(_register_config, "transformers.models.auto.configuration_auto")
 register_post_import_hook(_load_models, _AUTO)
 register_post_import_hook(_load_models, _LAYERS)

@@ -1,7 +1,7 @@
-"""What is at this path? The kinds of folder that hfgpt writes and reads, each told by its files. Nothing here imports torch.
+"""What is at this path? The kinds of folder that hfgpt writes and reads, identified by their files. Nothing here imports torch.
 
-`KINDS` is the table: a class per kind, with everything that only the files are needed for. What the Hub has to know of a kind
-stands beside it, in `hfgpt.hub.kinds`.
+`KINDS` is the table: a class per kind, with everything that depends only on the files. What the Hub needs for a kind is in
+`hfgpt.hub.kinds`.
 """
 
 import json
@@ -28,9 +28,9 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-# What may be published with every kind. Everything else stays: checkpoints, optimizer states, run.yaml and logs with paths of this
-# machine, samples, answers, the page of the run that shows them, and memorization.json, which quotes the training text (the card
-# has its figures).
+# Files that may be published with every kind. Everything else is never published: checkpoints, optimizer states, run.yaml and logs
+# with paths of this machine, samples, answers, the run's page that shows them, and memorization.json, which quotes the training
+# text (the card has its figures).
 ABOUT = ("README.md", "LICENSE", "LICENSE.txt", "passport.json", "evaluation.json", ".eval_results/*.yaml",
          "memorization.png", "metrics.json", "loss.png", "curves.png", "confusion.png", "fingerprint.json",
          "conversion.json")  # fmt: skip
@@ -44,10 +44,10 @@ class Artifact:
     """A folder of one of the kinds in `KINDS`, as `identify` finds it.
 
     Args:
-        folder: where it lies.
-        task: what a model or adapter is for, in the Hub's words; None for the others.
-        custom_code: True where its class is ours and travels beside the weights.
-        base, merged: of an adapter, the folders that hold its base and its merged twin, where they are there.
+        folder: its location.
+        task: the task of a model or adapter, as the Hub names it; None for the others.
+        custom_code: True if its class is ours and its code is published with the weights.
+        base, merged: for an adapter, the folders of its base and its merged model, if they exist.
     """
 
     folder: Path
@@ -57,11 +57,11 @@ class Artifact:
     merged: Path | None = None
 
     kind: ClassVar[str]  # its name in KINDS
-    described: ClassVar[str]  # in a list of what a folder can hold
-    mark: ClassVar[str]  # the file, or the pattern of files, by which a folder is known for one of this kind
+    described: ClassVar[str]  # for a list of what a folder can contain
+    mark: ClassVar[str]  # the file, or pattern of files, that identifies a folder of this kind
     allowed: ClassVar[tuple[str, ...]]  # patterns of the files that may be published
-    use: ClassVar[str] = ""  # where a model was asked for: what this is, and who takes it; empty for models and adapters
-    needs_base: ClassVar[bool] = False  # whether it loads only beside the whole weights of another folder
+    use: ClassVar[str] = ""  # for messages when a model is needed: what this is, and what uses it; empty for models and adapters
+    needs_base: ClassVar[bool] = False  # whether it only loads together with the full weights of another folder
 
     @classmethod
     def lies_in(cls, folder: Path) -> bool:
@@ -70,26 +70,26 @@ class Artifact:
 
     @classmethod
     def read(cls, folder: Path) -> "Artifact":
-        """The artifact in a folder of this kind. Raises: ValueError for a file of it that holds no JSON."""
+        """The artifact in a folder of this kind. Raises: ValueError for a file that is not JSON."""
         return cls(folder)
 
     @property
     def whole(self) -> Path | None:
-        """The folder with the weights of a whole model, of an adapter its base; None where there are none."""
+        """The folder with the weights of a whole model; for an adapter, its base; None if there are none."""
         return None
 
     @property
     def parts(self) -> dict[str, Path]:
-        """What of the folder has a repository of its own, in the order of publishing: its folder by its name."""
+        """The parts of the folder with their own repositories, in order of publishing: folders by name."""
         return {self.kind: self.folder}
 
     def allows(self, name: Path) -> bool:
         """Whether a file, relative to the folder, may be published; a pattern without a slash means the folder itself."""
-        # fnmatch's star also matches slashes; a file of a folder below is meant only where the pattern names one.
+        # fnmatch's star also matches slashes; a file in a subfolder is only meant if the pattern contains a slash.
         return any(len(name.parts) == one.count("/") + 1 and fnmatch(name.as_posix(), one) for one in self.allowed)
 
     def files(self) -> list[Path]:
-        """The files that may be published, relative to the folder, sorted; links that lead out of the folder are not among them."""
+        """The files that may be published, relative to the folder, sorted, without links that lead outside the folder."""
         inside = self.folder.resolve()
         names = [path.relative_to(self.folder) for path in sorted(self.folder.rglob("*"))]
         return [
@@ -100,7 +100,7 @@ class Artifact:
 
 
 class ModelFolder(Artifact):
-    """What `save_pretrained` of a model writes: ours with its code, a native twin, any other."""
+    """A model's `save_pretrained` folder: ours with its code, a native twin, or any other."""
 
     kind, described, mark = "model", "model (config.json)", "config.json"
     allowed = ("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
@@ -109,7 +109,7 @@ class ModelFolder(Artifact):
 
     @classmethod
     def lies_in(cls, folder: Path) -> bool:
-        # An adapter's folder has the files of its base as well, for programs that load both as one.
+        # An adapter's folder also has the files of its base, for programs that load both as one.
         return super().lies_in(folder) and not AdapterFolder.lies_in(folder)
 
     @classmethod
@@ -125,7 +125,7 @@ class ModelFolder(Artifact):
 
 
 class AdapterFolder(Artifact):
-    """A PEFT adapter, with base/ and merged/ in its folder where one of our recipes wrote it."""
+    """A PEFT adapter, with base/ and merged/ in its folder if one of our recipes wrote it."""
 
     kind, described, mark = "adapter", "adapter (adapter_config.json)", ADAPTER_CONFIG
     allowed = (ADAPTER_CONFIG, "adapter_model.safetensors", *_TOKENIZER, *ABOUT)
@@ -144,17 +144,17 @@ class AdapterFolder(Artifact):
 
     @property
     def parts(self) -> dict[str, Path]:
-        # The base first: what is published of the adapter names its commit.
+        # The base first: the adapter's published config contains its commit.
         places = {"base": self.base, "adapter": self.folder, "merged": self.merged}
         return {name: place for name, place in places.items() if place is not None}
 
 
 class GgufFolder(Artifact):
-    """A model for llama.cpp and what is built on it, with Ollama's Modelfile."""
+    """A model for llama.cpp and programs built on it, with Ollama's Modelfile."""
 
     kind, described, mark = "gguf", "GGUF file", "*.gguf"
     allowed = ("*.gguf", "Modelfile", *ABOUT)
-    use = "a GGUF file, which llama.cpp and Ollama run"
+    use = "a GGUF file for llama.cpp and Ollama"
 
     @classmethod
     def read(cls, folder: Path) -> Artifact:
@@ -174,7 +174,7 @@ class DatasetFolder(Artifact):
         "overview.png",
         *ABOUT,
     )
-    use = "prepared data, which recipes/pretrain.py trains a model on"
+    use = "prepared data for recipes/pretrain.py"
 
 
 class TokenizerFolder(Artifact):
@@ -182,10 +182,10 @@ class TokenizerFolder(Artifact):
 
     kind, described, mark = "tokenizer", "tokenizer (tokenizer.json)", "tokenizer.json"
     allowed = (*_TOKENIZER, "tokenizer_report.md", "tokenizer_report.png", *ABOUT)
-    use = "a tokenizer, which recipes/prepare_data.py prepares data with"
+    use = "a tokenizer for recipes/prepare_data.py"
 
 
-# The last entry is asked first: a kind that is added may look like one of these with something more.
+# The last entry is tried first: an added kind may look like one of these plus something more.
 KINDS: Table[type[Artifact]] = Table(
     "kind", {one.kind: one for one in (TokenizerFolder, DatasetFolder, GgufFolder, AdapterFolder, ModelFolder)}
 )
@@ -196,28 +196,29 @@ def _kinds_in_order() -> list[type[Artifact]]:
 
 
 def identify(folder: str | Path) -> Artifact:
-    """What `folder` holds.
+    """Identify what `folder` contains.
 
-    Raises: FileNotFoundError where there is no such folder; ValueError where nothing in it can be published.
+    Raises: FileNotFoundError if there is no such folder; ValueError if it contains nothing publishable.
     """
     folder = Path(folder)
     if not folder.is_dir():
         problem = "is a file" if folder.is_file() else "does not exist"
-        raise MissingFileError(f"{folder} {problem} (looked from {Path.cwd()}); give a folder that a recipe wrote.")
+        raise MissingFileError(f"{folder} {problem} (looked from {Path.cwd()}); give a folder written by a recipe.")
     for kind in _kinds_in_order():
         if kind.lies_in(folder):
             return kind.read(folder)
     if is_unfinished(folder):
         raise UserError(_unfinished(folder))
     *first, last = [kind.described for kind in _kinds_in_order()]
-    raise UserError(f"{folder} holds no {', '.join(first)} or {last}; give a folder that a recipe wrote.")
+    raise UserError(f"{folder} has no {', '.join(first)} or {last}; give a folder written by a recipe.")
 
 
 # An adapter and its base
 
 
 def run_folders(folder: str | Path) -> list[Path]:
-    """The folder, and of a checkpoint the folders of its run above it, which hold what is kept once a run: base/, passport.json."""
+    """The folder and, for a checkpoint, the folders of its run above it, which contain what is stored once per run: base/,
+    passport.json."""
     places = [Path(folder)]
     if _CHECKPOINT.fullmatch(places[0].resolve().name):
         run = places[0].resolve().parent
@@ -226,35 +227,35 @@ def run_folders(folder: str | Path) -> list[Path]:
 
 
 def base_beside(folder: str | Path) -> Path | None:
-    """The base that lies with an adapter, base/ in its folder or in that of its run; None where there is none.
+    """The base stored with an adapter, base/ in its folder or in that of its run; None if there is none.
 
-    It is what the adapter was trained on wherever the folder lies now, whatever place adapter_config.json names.
+    The adapter was trained on it, wherever the folder is now and whatever path adapter_config.json contains.
     """
     bases = (place / BASE_FOLDER for place in run_folders(folder))
     return next((base for base in bases if (base / "config.json").is_file()), None)
 
 
 def merged_beside(folder: str | Path) -> Path | None:
-    """The merged twin in an adapter's folder: the same function as a whole model. None where there is none."""
+    """The merged model in an adapter's folder: the same function without an adapter. None if there is none."""
     merged = Path(folder) / MERGED_FOLDER
     return merged if (merged / "config.json").is_file() else None
 
 
 def adapter_around(folder: str | Path) -> Path | None:
-    """Of a base/ or merged/ within an adapter's folder that folder, whose card.yaml and figures are theirs; else None."""
+    """The adapter's folder around a base/ or merged/, which shares its card.yaml and figures; otherwise None."""
     folder = Path(folder) if Path(folder).name else Path(folder).resolve()
     is_part = folder.name in (BASE_FOLDER, MERGED_FOLDER) and (folder.parent / ADAPTER_CONFIG).is_file()
     return folder.parent if is_part else None
 
 
 def base_on_the_hub(adapter_settings: Mapping[str, Any]) -> str | None:
-    """The Hub id that an adapter_config.json names as the base; None where it names a folder."""
+    """The Hub id of the base in an adapter_config.json; None if it is a folder."""
     named = str(adapter_settings.get("base_model_name_or_path") or "")
     return named if HUB_ID.fullmatch(named) and not Path(named).exists() else None
 
 
 def stale_base(folder: str | Path) -> str | None:
-    """The place that adapter_config.json names where the base lies elsewhere, beside the adapter; None where both agree."""
+    """The outdated path in adapter_config.json if the base is actually beside the adapter; None if both agree."""
     settings, base = adapter_settings(folder), base_beside(folder)
     if base is None or base_on_the_hub(settings):
         return None
@@ -263,12 +264,12 @@ def stale_base(folder: str | Path) -> str | None:
 
 
 def name_base_beside(folder: str | Path) -> str | None:
-    """Write into adapter_config.json where the base lies now, for programs that ask PEFT without hfgpt.
+    """Write the base's current path into adapter_config.json, for programs that use PEFT without hfgpt.
 
-    PEFT takes a Hub id or a path, and reads a relative path from wherever the process runs: only an absolute one is found from
-    everywhere, and it ends with the first move.
+    PEFT accepts a Hub id or a path, and resolves a relative path from the process's working folder: only an absolute path works
+    everywhere, until the folder is moved.
 
-    Returns: the place that stood there, or None where nothing had to be changed. Raises: OSError where it cannot be written.
+    Returns: the previous path, or None if nothing had to be changed. Raises: OSError if it cannot be written.
     """
     stale, base = stale_base(folder), base_beside(folder)
     if stale is not None and base is not None:
@@ -278,7 +279,7 @@ def name_base_beside(folder: str | Path) -> str | None:
 
 
 def adapter_settings(folder: str | Path) -> dict[str, Any]:
-    """What adapter_config.json says; empty where there is none or it is no JSON object, which whoever loads it says."""
+    """The contents of adapter_config.json; empty if there is none or it is not a JSON object, which loading will report."""
     try:
         return read_json(Path(folder) / ADAPTER_CONFIG)
     except (OSError, ValueError):
@@ -286,7 +287,7 @@ def adapter_settings(folder: str | Path) -> dict[str, Any]:
 
 
 def let_peft_find_bases(config_module: Any) -> None:
-    """Have PEFT load the base that lies with an adapter, wherever its folder was moved to; `import hfgpt` does this.
+    """Make PEFT load the base stored with an adapter, even after its folder was moved; `import hfgpt` does this.
 
     Args: `config_module` is the module peft.config.
     """
@@ -305,9 +306,9 @@ def let_peft_find_bases(config_module: Any) -> None:
 
 
 def why_no_model(name: str | Path) -> str | None:
-    """Why there is no model in the folder `name`, in a sentence; None where there may be one, and for what may be a Hub id.
+    """Why there is no model in the folder `name`, in a sentence; None if there may be one, or if it may be a Hub id.
 
-    Nothing is loaded: a folder that has the files of a model is taken for one.
+    Nothing is loaded: a folder with the files of a model counts as one.
     """
     folder = Path(name)
     if folder.is_file():
@@ -319,7 +320,7 @@ def why_no_model(name: str | Path) -> str | None:
     if is_unfinished(folder):
         return _unfinished(folder)
     what = next((kind.use for kind in _kinds_in_order() if kind.lies_in(folder)), "no model: there is no config.json")
-    return f"{name} holds {what}; give the folder of a model."
+    return f"{name} contains {what}; give the folder of a model."
 
 
 def _holds_model(folder: Path) -> bool:
@@ -327,17 +328,19 @@ def _holds_model(folder: Path) -> bool:
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a run has begun in the folder and left no model yet."""
+    """Whether a run has begun in the folder but has not produced a model yet."""
     return not _holds_model(folder) and ((folder / _RUN_FILE).is_file() or bool(_checkpoints(folder)))
 
 
 def _is_place(name: str) -> bool:
-    """Whether a name that is not here can only mean a folder; user/model may be on the Hub, unless a folder `user` is here."""
+    """Whether a name that does not exist here can only be a folder; user/model may be on the Hub, unless there is a folder
+    `user`."""
     return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith(".") or ("/" in name and Path(name).parent.is_dir())
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """The checkpoints of a run that hold a model, with their steps, the newest last; of several seeds those of the last."""
+    """The checkpoints of a run that contain a model, with their steps, the newest last; with several seeds, those of the last
+    one."""
     runs = [folder, *sorted(folder.glob("seed-*"), key=lambda path: (len(path.name), path.name))]
     found = []
     for run in runs:
@@ -355,8 +358,8 @@ def _unfinished(folder: Path) -> str:
     checkpoints = _checkpoints(folder)
     if not checkpoints:
         return (
-            f"{folder} holds a run that is still training, or was stopped before its first checkpoint, so there is no model in it "
-            "yet: wait for its end, or start the same command again."
+            f"{folder} contains a run that is still training or was stopped before its first checkpoint, so it has no model yet: "
+            f"wait until it has finished, or start the same command again."
         )
     step, newest = checkpoints[-1]
     try:
@@ -365,18 +368,18 @@ def _unfinished(folder: Path) -> str:
         steps = None
     of = f" of {steps:,}" if steps else ""
     return (
-        f"{folder} holds a run that is still training or was stopped (step {step:,}{of}): use {newest}, or start the same command "
-        "again, which goes on from there."
+        f"{folder} contains a run that is still training or was stopped (step {step:,}{of}): use {newest}, or start the same "
+        f"command again to resume it."
     )
 
 
 def check_folder_is_there(name: str | Path) -> None:
-    """Raises: FileNotFoundError for a folder that does not exist; what may be a Hub id is let through."""
+    """Raises: FileNotFoundError for a folder that does not exist; a possible Hub id is accepted."""
     if not Path(name).exists() and _is_place(str(name)):
         raise MissingFileError(f"{name} does not exist (looked from {Path.cwd()}); check the spelling.")
 
 
 def check_model_folder(name: str | Path) -> None:
-    """Raises: FileNotFoundError, before anything is loaded, for a folder that is not there or holds no model."""
+    """Raises: FileNotFoundError, before anything is loaded, for a folder that does not exist or contains no model."""
     if (problem := why_no_model(name)) is not None:
         raise MissingFileError(problem)

@@ -1,4 +1,4 @@
-"""Chat styles: how a conversation is worded, with which tokens, and where an answer ends. One entry per style, in one table.
+"""Chat styles: how a conversation is formatted, with which tokens, and where an answer ends. One entry per style, in one table.
 
 Nothing here imports transformers, so that the recipes' arguments can name the styles.
 """
@@ -13,7 +13,7 @@ from hfgpt.tables import Table
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# ChatML. `generation` marks what an assistant's loss is computed on; the dash at the start of a tag eats the line break.
+# ChatML. `generation` marks what an assistant's loss is computed on; the dash at the start of a tag removes the line break.
 CHATML_TEMPLATE = """\
 {%- if bos_token is defined and bos_token %}{{ bos_token }}{% endif %}
 {%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}
@@ -21,7 +21,7 @@ CHATML_TEMPLATE = """\
 {%- else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
-# The book's text; a system message takes the place of its first paragraph. Source: Raschka (2024), section 7.2.
+# The book's format; a system message replaces its first paragraph. Source: Raschka (2024), section 7.2.
 ALPACA_TEMPLATE = """\
 {%- if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}
 {%- else %}{{ 'Below is an instruction that describes a task. Write a response that appropriately completes the request.' }}
@@ -37,14 +37,14 @@ ALPACA_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class ChatStyle:
-    """All that depends on a prompt style.
+    """Everything that depends on a prompt style.
 
     Args:
-        template: the Jinja template that the tokenizer keeps; None leaves it the one that it came with.
-        special_tokens: what the template writes beside the tokenizer's own special tokens. They are added where they are missing,
-            and trained with every method.
-        stop_token: the special token that ends an answer; None is the tokenizer's eos_token.
-        instruction_with_input: what the user says in an Alpaca row that has an input.
+        template: the Jinja template stored in the tokenizer; None keeps the tokenizer's own.
+        special_tokens: tokens that the template writes besides the tokenizer's own special tokens. They are added if missing, and
+            trained with every method.
+        stop_token: the special token that ends an answer; None means the tokenizer's eos_token.
+        instruction_with_input: the user's message for an Alpaca row with an input.
     """
 
     template: str | None
@@ -53,7 +53,7 @@ class ChatStyle:
     instruction_with_input: str = "{instruction}\n\n{input}"
 
     def user_message(self, instruction: str, input: str) -> str:
-        """What the user says in an Alpaca row; `input` may be empty."""
+        """The user's message for an Alpaca row; `input` may be empty."""
         return self.instruction_with_input.format(instruction=instruction, input=input) if input else instruction
 
 
@@ -68,18 +68,18 @@ CHAT_STYLES = Table(
 
 
 def set_prompt_style(tokenizer: "PreTrainedTokenizerBase", style: str) -> list[int]:
-    """Give the tokenizer the chat template of a style; it is saved with it, so serving words prompts as training did.
+    """Give the tokenizer the chat template of a style; it is saved with the tokenizer, so serving formats prompts as in training.
 
-    Returns: the ids of special tokens that are new; the model needs rows for them, and they have to be trained.
-    Raises: ValueError for an unknown style, for "base" where there is no template, and for a style whose answers end with an
-        eos_token that the tokenizer does not have.
+    Returns: the ids of new special tokens; the model needs rows for them, and they must be trained.
+    Raises: ValueError for an unknown style, for "base" if there is no template, and for a style whose answers end with an eos_token
+    that the tokenizer does not have.
     """
     entry = CHAT_STYLES.find(style)
     if entry.template is None:
         if tokenizer.chat_template is None:
             raise UserError(
                 f"the prompt style is {style!r}, but the base model's tokenizer has no chat template; choose 'chat' or 'alpaca', "
-                "which bring their own."
+                f"which add one."
             )
         return []
     if entry.stop_token is None and tokenizer.eos_token is None:
@@ -89,12 +89,13 @@ def set_prompt_style(tokenizer: "PreTrainedTokenizerBase", style: str) -> list[i
 
 
 def style_of(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The style whose template the tokenizer has; "base" for a template of its own."""
+    """The style of the tokenizer's template; "base" for any other template."""
     return next((name for name, style in CHAT_STYLES.items() if style.template == tokenizer.chat_template), "base")
 
 
 def style_token_ids(tokenizer: "PreTrainedTokenizerBase", style: str) -> list[int]:
-    """Ids of the special tokens that the style's template writes; a base of ours has reserved them and never seen them."""
+    """Ids of the special tokens that the style's template writes; our base models have reserved rows for them but never trained
+    them."""
     vocabulary = tokenizer.get_vocab()
     return [vocabulary[token] for token in CHAT_STYLES.find(style).special_tokens]
 
@@ -104,10 +105,10 @@ def stop_token_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
 
     They belong in the generation config as `eos_token_id`.
 
-    Raises: ValueError for a tokenizer without a template, and for a template that ends an answer with no token of its own.
+    Raises: ValueError for a tokenizer without a template, and for a template that does not end an answer with a special token.
     """
     if tokenizer.chat_template is None:
-        raise UserError("the tokenizer has no chat template; set_prompt_style gives it one.")
+        raise UserError("the tokenizer has no chat template; set_prompt_style adds one.")
     answer = "The Answer Of 1 Turn"
     turns = [{"role": role, "content": content} for role, content in (("user", "A question."), ("assistant", answer))] * 2
     rendered = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
@@ -115,12 +116,12 @@ def stop_token_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     stops: list[int] = []
     for text in rendered.split(answer)[1:]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        # None: no token of its own, so that an answer could not end
+        # None: no special token, so an answer could not end
         end = next((id for id in ids if id in control), None)
         if end is None:
             raise UserError(
-                f"the chat template writes {text!r} after an answer, without a special token that could end it, so the model would "
-                "never learn to stop; choose the prompt style 'chat' or 'alpaca'."
+                f"the chat template writes {text!r} after an answer, without a special token to end it, so the model would never "
+                f"learn to stop; choose the prompt style 'chat' or 'alpaca'."
             )
         stops.append(end)
     if tokenizer.eos_token_id is not None:
@@ -129,16 +130,16 @@ def stop_token_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
 
 
 def add_special_tokens(tokenizer: "PreTrainedTokenizerBase", tokens: Iterable[str]) -> list[int]:
-    """Make these tokens special, adding those that the tokenizer lacks. Returns: the ids that are new."""
+    """Make these tokens special, adding those that the tokenizer lacks. Returns: the new ids."""
     before = tokenizer.get_vocab()
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     missing = [token for token in tokens if token not in special]
-    # False: the special tokens that the tokenizer has stay special
+    # False: existing special tokens stay special
     tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
     after = tokenizer.get_vocab()
     return [after[token] for token in missing if token not in before]
 
 
 def control_token_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """Ids that a template writes and text should not: the added tokens, but for the runs of spaces that some vocabularies add."""
+    """Ids that a template may write but text should not: the added tokens, except the runs of spaces that some vocabularies add."""
     return {id for id, token in tokenizer.added_tokens_decoder.items() if not token.content.isspace()}

@@ -1,6 +1,6 @@
 """`hfgpt COMMAND [run.yaml] [--key value]`: every command is a recipe, run in this process or started by `accelerate launch`.
 
-Nothing heavy is imported before the command is known, so that `hfgpt --help` answers at once.
+Nothing heavy is imported before the command is known, so `hfgpt --help` answers at once.
 """
 
 import os
@@ -18,13 +18,13 @@ usage: hfgpt COMMAND [run.yaml] [--key value ...] [--launch accelerate.yaml]
 Your text in, your own GPT on the Hugging Face Hub out.
 """
 EXAMPLES = """
-Every command takes a YAML file of its keys, keys on the command line, or both; the command line wins. Shipped files need no
-path: hfgpt pretrain quickstart/pretrain.yaml. --launch says on which machine: hfgpt pretrain ... --launch ddp.yaml
+Every command takes a YAML file with its keys, keys on the command line, or both; the command line wins. Shipped files need no
+path: hfgpt pretrain quickstart/pretrain.yaml. --launch selects the machine: hfgpt pretrain ... --launch ddp.yaml
 """
 
 
 def main() -> None:
-    """The console script. Ends with the recipe's exit code; what is wrong with the command itself is one sentence and 1."""
+    """The console script. Exits with the recipe's exit code; an error in the command itself gives one sentence and exit code 1."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help"):
         print_page(overview())
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def overview() -> str:
-    """All commands, a line each, in their groups."""
+    """All commands, one line each, by group."""
     lines = [ABOUT.rstrip()]
     for group in dict.fromkeys(command.group for command in COMMANDS.values()):
         lines += ["", f"{group}:"]
@@ -55,7 +55,7 @@ def overview() -> str:
 
 
 def split_launch(words: list[str]) -> tuple[list[str], str | None]:
-    """The recipe's words, and accelerate's file where `--launch` names one. Raises: UserError where that file is missing."""
+    """The recipe's words, and accelerate's file if `--launch` gives one. Raises: UserError if that file is missing."""
     for place, word in enumerate(words):
         option, equals, file = word.partition("=")
         if option != "--launch":
@@ -63,17 +63,17 @@ def split_launch(words: list[str]) -> tuple[list[str], str | None]:
         rest = words[:place] + words[place + (1 if equals else 2) :]
         file = file or "".join(words[place + 1 : place + 2])
         if not file:
-            raise UserError("--launch needs accelerate's file, such as --launch ddp.yaml.")
+            raise UserError("--launch needs an accelerate file, such as --launch ddp.yaml.")
         path = shipped(file, kind="accelerate")
         if not path.is_file():
             known = ", ".join(sorted(one.name for one in (RECIPES / "accelerate").glob("*.yaml")))
-            raise MissingFileError(f"--launch {file} does not exist (looked from {os.getcwd()}); shipped are {known}.")  # noqa: PTH109
+            raise MissingFileError(f"--launch {file} does not exist (looked from {os.getcwd()}); the shipped files are {known}.")  # noqa: PTH109
         return rest, str(path)
     return words, None
 
 
 def launch(machine: str, recipe: str, words: list[str]) -> None:
-    """Run a recipe as `accelerate launch --config_file MACHINE RECIPE WORDS` does, and end with the exit code of the recipe."""
+    """Run a recipe like `accelerate launch --config_file MACHINE RECIPE WORDS`, and exit with the recipe's exit code."""
     from accelerate.commands import launch as accelerate
     from accelerate.utils.launch import prepare_simple_launcher_cmd_env
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -84,13 +84,13 @@ def launch(machine: str, recipe: str, words: list[str]) -> None:
         os.execve(command[0], command, environment)
 
     if os.name == "posix":
-        # accelerate would wait beside the one process that it starts, keep signals from it and make 1 of its exit code.
+        # accelerate would wait for the single process it starts, keep signals from it and turn its exit code into 1.
         accelerate.simple_launcher = become_recipe
     try:
         accelerate.launch_command(
             accelerate.launch_command_parser().parse_args(["--quiet", "--config_file", machine, recipe, *words])
         )
-    except ChildFailedError as failed:  # the recipe has said why
+    except ChildFailedError as failed:  # the recipe has printed the reason
         code = failed.get_first_failure()[1].exitcode
         sys.exit(code if code >= 0 else 128 - code)
     except SignalException as stopped:

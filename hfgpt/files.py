@@ -1,4 +1,4 @@
-"""Files that are whole or not there, folders that are claimed and replaced, and places as users write them."""
+"""Atomic file writes, folders that are claimed and replaced, and paths as written by users."""
 
 import atexit
 import errno
@@ -18,19 +18,19 @@ from hfgpt.errors import AccessError, MissingFileError, UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A data set or model on the Hub: user/name or user/name:configuration. Always with the owner, because load_dataset takes a bare
-# "json" or "text" for one of its own loaders and reads whatever lies here.
+# A data set or model on the Hub: user/name or user/name:configuration. Always with the owner, because load_dataset treats a bare
+# "json" or "text" as one of its own loaders and reads local files.
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
-PARTIAL = ".hfgpt-part"  # what the name of a file ends with while it is written
+PARTIAL = ".hfgpt-part"  # suffix of a file while it is being written
 
 # Files
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file under another name first: killed at any moment, it is the old one or the new one, never half of one.
+    """Write a file atomically: if killed at any moment, it is the old one or the new one, never half of one.
 
-    A hard link to a file elsewhere is replaced, not written through.
+    A hard link to another file is replaced, not written through.
 
     Args: `content` is text, written in UTF-8 with its line breaks as they are, or bytes.
     """
@@ -39,30 +39,30 @@ def write_whole(path: Path, content: str | bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())  # a name that outlives a power cut names content that does
+            os.fsync(file.fileno())  # if the name survives a power cut, so must the content
         temporary.replace(path)
     except BaseException:
-        with suppress(OSError):  # the error at hand is the one to tell
+        with suppress(OSError):  # the original error is the one to report
             temporary.unlink()
         raise
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what `write_whole` had begun in this folder when its process was killed."""
+    """Remove partial files in this folder, left by `write_whole` when its process was killed."""
     for path in folder.glob(f".*{PARTIAL}"):
         path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: Any, **options: Any) -> None:
-    """`write_whole`, of values as JSON; `options` are those of `json.dumps`."""
+    """`write_whole` with values as JSON; `options` are passed to `json.dumps`."""
     write_whole(path, json.dumps(values, **{"indent": 2, **options}) + "\n")
 
 
 def write_step(path: Path, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Add the entry of a step to a file of JSON lines, which is written whole.
+    """Add the entry of a step to a JSON lines file, written atomically.
 
-    Lines of this step or a later one are of a run that was stopped and went on from an earlier checkpoint, and are left out; so is
-    a line that is not whole.
+    Lines of this step or a later one come from a run that was stopped and resumed from an earlier checkpoint, and are dropped; so
+    are incomplete lines.
 
     Returns: all entries of the file.
     """
@@ -78,22 +78,22 @@ def write_step(path: Path, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def write_picture(path: Path, figure: "Figure") -> None:
-    """`write_whole`, of a figure of matplotlib as PNG."""
+    """`write_whole` with a matplotlib figure as PNG."""
     content = io.BytesIO()
     figure.savefig(content, dpi=120, format="png")
     write_whole(path, content.getvalue())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises: FileNotFoundError; ValueError, with the file's name, for any other content."""
+    """The object in a JSON file. Raises: FileNotFoundError; ValueError, with the file's name, for any other content."""
     if not path.is_file():
-        raise MissingFileError(f"{path} does not exist; its folder is not complete without it.")
+        raise MissingFileError(f"{path} does not exist; its folder is incomplete without it.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); download it again, or write it again with its recipe.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; a JSON object is needed.")
+        raise UserError(f"{path} contains a {type(content).__name__}, but must contain a JSON object.")
     return content
 
 
@@ -104,7 +104,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def _file_digest(file: BinaryIO, name: str) -> "hashlib._Hash":
-    # hashlib.file_digest came with Python 3.11
+    # hashlib.file_digest is new in Python 3.11
     digest = hashlib.new(name)
     while block := file.read(1 << 20):
         digest.update(block)
@@ -115,28 +115,28 @@ def _file_digest(file: BinaryIO, name: str) -> "hashlib._Hash":
 
 
 def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
-    """Check, before any work, that `folder` can be written and may be replaced; its parents are made.
+    """Check, before any work, that `folder` can be written and may be replaced; creates its parents.
 
-    Args: `marker` names a file by which a folder of ours is known: nothing else is ever replaced.
-    Raises: ValueError for a path that is a file, or a filled folder that may not be replaced; PermissionError.
+    Args: `marker` is a file that identifies our own folders: nothing else is ever replaced.
+    Raises: ValueError for a path that is a file, or a non-empty folder that may not be replaced; PermissionError.
     """
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise UserError(f"output_dir {folder} is a file; give a folder.")
     if path.is_symlink() and not path.exists():
         raise UserError(
-            f"output_dir {folder} is a link to {path.readlink()}, which does not exist; make that folder, or give another."
+            f"output_dir {folder} is a link to {path.readlink()}, which does not exist; create that folder, or give another one."
         )
-    # A folder that was just claimed when its process was killed may hold the marker under its temporary name alone.
+    # If its process was killed just after claiming it, a folder may contain only the temporary marker file.
     if path.is_dir() and any(entry.name != f".{marker}{PARTIAL}" for entry in path.iterdir()):
         if not (path / marker).is_file():
-            raise UserError(f"output_dir {folder} holds files that this recipe did not write; give another one.")
+            raise UserError(f"output_dir {folder} contains files that this recipe did not write; give another one.")
         if not overwrite:
             raise UserError(f"output_dir {folder} is not empty; give another one, or --overwrite true to replace it.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _work_place(path).mkdir(exist_ok=True)
-        with suppress(OSError):  # it is in use, or holds what a killed process left; `work_folder` sees to both
+        with suppress(OSError):  # it is in use, or has leftovers of a killed process; `work_folder` handles both
             _work_place(path).rmdir()
         if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -147,9 +147,9 @@ def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
 
 @contextmanager
 def work_folder(output: Path) -> Iterator[Path]:
-    """A folder beside `output` for what leads to it, used by this process alone; what a killed process left there is removed first.
+    """A temporary folder beside `output`, used only by this process; leftovers of a killed process are removed first.
 
-    Raises: UserError where another process that is alive is making the same output.
+    Raises: UserError if another running process is writing the same output.
     """
     work = _work_place(output)
     with _locked(work, output):
@@ -167,13 +167,13 @@ def work_folder(output: Path) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-_held: dict[Path, ExitStack] = {}  # the folders that this process holds
+_held: dict[Path, ExitStack] = {}  # the folders locked by this process
 
 
 def hold(output: Path) -> None:
-    """Lock a folder that is written into bit by bit, until `release` or until this process ends, however it ends.
+    """Lock a folder that is written incrementally, until `release` or until this process ends, however it ends.
 
-    Raises: UserError where another process that is alive holds it.
+    Raises: UserError if another running process holds it.
     """
     place = output.resolve()
     if place in _held:
@@ -189,19 +189,19 @@ def hold(output: Path) -> None:
 
 
 def release(*outputs: Path) -> None:
-    """Give up the lock on these folders, where it is held."""
+    """Release the locks on these folders, if held."""
     for output in outputs:
         if lock := _held.pop(output.resolve(), None):
             lock.close()
 
 
 def was_held(output: Path) -> bool:
-    """Whether a process holds a folder, or was killed while it did."""
+    """Whether a process holds a folder, or was killed while holding it."""
     return _work_place(output.resolve()).is_dir()
 
 
 def held() -> list[Path]:
-    """The folders that this process holds."""
+    """The folders locked by this process."""
     return list(_held)
 
 
@@ -210,9 +210,9 @@ atexit.register(lambda: release(*held()))
 
 @contextmanager
 def replaced_folder(path: Path, *, work: Path | None = None) -> Iterator[Path]:
-    """A folder beside `path` to write into; it takes the place of `path` when all went well, and vanishes otherwise.
+    """A folder beside `path` to write to; it replaces `path` on success, and is removed otherwise.
 
-    Args: `work` is the `work_folder` of `path`, where the caller has it already.
+    Args: `work` is the `work_folder` of `path`, if the caller already has it.
     """
     with nullcontext(work) if work else work_folder(path) as place:
         staged = place / "new" / path.name
@@ -232,10 +232,10 @@ def _work_place(output: Path) -> Path:
 
 @contextmanager
 def _locked(work: Path, output: Path) -> Iterator[None]:
-    """Make the folder and hold its lock, which ends with the process, however it ends, and is not inherited by its children."""
+    """Create the folder and hold its lock, which ends with the process, however it ends, and is not inherited by children."""
     while True:
         work.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):  # who held it has just removed the folder: make it again
+        with suppress(FileNotFoundError):  # the holder has just removed the folder: create it again
             file = (work / LOCK).open("a+")
             if _lock(file):
                 if (work / LOCK).exists() and os.path.samestat(os.fstat(file.fileno()), (work / LOCK).stat()):
@@ -257,7 +257,7 @@ def _locked(work: Path, output: Path) -> Iterator[None]:
 
 
 def _lock(file: IO[str]) -> bool:
-    """Whether this process has the lock now. Where the system or the file system knows no locks, everybody has it."""
+    """Whether this process has the lock now. If the system or the file system does not support locks, everybody has it."""
     try:
         import fcntl
 
@@ -270,14 +270,14 @@ def _lock(file: IO[str]) -> bool:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, or a copy where `target` is on another file system, or on one without hard links."""
+    """A hard link, or a copy if `target` is on another file system or one without hard links."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
 
 
-# Places as users write them
+# Paths as written by users
 
 
 def expand_home(arguments: object, *keys: str) -> None:
@@ -291,13 +291,13 @@ def expand_home(arguments: object, *keys: str) -> None:
 
 
 def with_home(place: str) -> str:
-    """`~/texts` as `/home/ann/texts`; whatever has no such beginning, a Hub id or a pattern, stays as it is written."""
-    return os.path.expanduser(place)  # noqa: PTH111  (Path's fails for a user that is not there, and folds slashes)
+    """`~/texts` as `/home/ann/texts`; anything else, such as a Hub id or a pattern, is unchanged."""
+    return os.path.expanduser(place)  # noqa: PTH111  (Path's version fails for an unknown user, and folds slashes)
 
 
 def public_name(place: str) -> str:
-    """What a file, folder or Hub id may be called where everybody reads it: of a path the last part, of a Hub id all of it."""
+    """The name of a file, folder or Hub id for publication: the last part of a path, but a full Hub id."""
     if HUB_NAME.fullmatch(place) and not place.startswith(".") and not Path(place.partition(":")[0]).exists():
         return place
-    # Both kinds of slash: a passport may have been written on another system.
+    # Both kinds of slashes: a passport may have been written on another system.
     return Path(place).resolve().name if Path(place).exists() else PureWindowsPath(place).name

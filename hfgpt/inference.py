@@ -1,4 +1,4 @@
-"""How a model is asked: in evaluation mode, with random numbers of its own, in full precision, greedily."""
+"""Inference settings: evaluation mode, separate random numbers, full precision, greedy decoding."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-# The likeliest token, each time. Written out, because what is not said would come from the model's own generation_config.
+# Always the most likely token. Explicit, because missing values would come from the model's own generation_config.
 GREEDY = dict(do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0, repetition_penalty=1.0)
 
 
 @contextmanager
 def isolated_random_state(seed: int):
-    """Random numbers of our own; the surrounding stream goes on as if nothing had been drawn."""
+    """Use separate random numbers; the surrounding random state is restored."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -21,8 +21,8 @@ def isolated_random_state(seed: int):
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Dropout off and no gradients; the mode of every module is as before when this ends."""
-    modes = {module: module.training for module in model.modules()}  # a frozen base may be in another mode than its adapter
+    """Turn off dropout and gradients; the mode of every module is restored afterwards."""
+    modes = {module: module.training for module in model.modules()}  # a frozen base may be in a different mode from its adapter
     model.eval()
     try:
         with torch.no_grad():
@@ -34,9 +34,10 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def full_precision(model: PreTrainedModel) -> Iterator[None]:
-    """Compute as whoever loads the saved weights does, without the mixed precision that accelerate puts around a trained model.
+    """Compute like anyone who loads the saved weights, without the mixed precision that accelerate adds to a trained model.
 
-    In bfloat16 a text near the border of two labels gets the other one. FlashAttention knows no float32 and keeps its precision.
+    In bfloat16, a text near the border between two labels may get the other one. FlashAttention does not support float32 and keeps
+    its precision.
     """
     plain = getattr(model, "_original_forward", None)  # accelerate's name
     if plain is None or "flash" in (getattr(model.config, "_attn_implementation", None) or ""):

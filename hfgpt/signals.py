@@ -1,4 +1,4 @@
-"""Signals that ask a program to end: the first is answered, the ones that only say it again are not, a second Ctrl-C leaves."""
+"""Signals that ask a program to stop: the first is handled, repetitions are ignored, and a second Ctrl-C exits."""
 
 import os
 import signal
@@ -8,26 +8,26 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# What asks a program to end: Ctrl-C, the system, a cluster that wants its machine back (`--signal` of Slurm), and a terminal that
-# closes. Windows has the first two.
+# Signals that ask a program to stop: Ctrl-C, the system, a cluster that reclaims its machine (`--signal` of Slurm), and a terminal
+# that closes. Windows has the first two.
 STOPPING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
-# Ctrl-C reaches a launcher and its processes at once, and the launcher passes on another signal when it ends: within this time
-# all of them are one wish.
+# Ctrl-C reaches a launcher and its processes at the same time, and the launcher sends another signal when it ends: within this
+# time, all of them count as one request.
 ONE_WISH_SECONDS = 1.0
 
 
 class StopRequest:
-    """Listens to the stopping signals, and knows which came first.
+    """Listens for stopping signals, and remembers which came first.
 
-    `answer` is called with the first one. Later ones say the same again: a launcher passes on what the terminal has sent already,
-    and several processes are not told at once. Only Ctrl-C after `ONE_WISH_SECONDS` is a wish of its own: it leaves at once, by a
-    KeyboardInterrupt. What is ignored when listening begins stays so: Ctrl-C of a shell's background job, a terminal that closes
-    under nohup.
+    `answer` is called with the first one. Later ones are repetitions: a launcher forwards what the terminal has already sent, and
+    several processes are not signalled simultaneously. Only Ctrl-C after `ONE_WISH_SECONDS` is a new request: it exits at once with
+    a KeyboardInterrupt. Signals that are ignored when listening begins stay ignored: Ctrl-C in a shell's background job, a closing
+    terminal under nohup.
 
     Args:
         answer: called in the signal's handler, with its number.
-        children: what processes do that are forked meanwhile: "end" as the signal has it, or "ignore" it.
-    Attributes: `number` of the first signal, or None.
+        children: what processes forked in the meantime do: "end" on the signal, or "ignore" it.
+    Attributes: `number` is that of the first signal, or None.
     """
 
     def __init__(self, answer: Callable[[int], None], *, children: str):
@@ -39,7 +39,7 @@ class StopRequest:
         self._earlier: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Begin; only the main thread may, and in others nothing happens."""
+        """Start listening; only possible in the main thread, does nothing in others."""
         self._owner = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING_SIGNALS:
@@ -47,13 +47,13 @@ class StopRequest:
                     self._earlier[number] = signal.signal(number, self._receive)
 
     def close(self) -> None:
-        """Who listened before listens again."""
+        """Restore the previous handlers."""
         for number, handler in self._earlier.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._earlier = {}
 
     def note(self, number: int) -> None:
-        """This signal has come, here or in another process."""
+        """Record that this signal has arrived, here or in another process."""
         self.number, self._since = number, time.monotonic()
 
     def _receive(self, number: int, frame) -> None:
@@ -71,16 +71,16 @@ class StopRequest:
 
 
 def ignore_stopping_signals() -> None:
-    """For a process that is leaving, or that another one ends: what is still on its way would only cut it short."""
+    """For a process that is exiting, or that another one will end: late signals would only cut it short."""
     if threading.current_thread() is threading.main_thread():
         for number in STOPPING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
 def start_reader(start: Callable[[int], None] | None, number: int) -> None:
-    """For a DataLoader's `worker_init_fn`: what reads rows stays, because the step that is finished needs it.
+    """For a DataLoader's `worker_init_fn`: workers keep running, because the step being finished needs them.
 
-    torch ends it at SIGTERM, which a launcher or a cluster sends to all processes, and the one that trains with it.
+    On SIGTERM, which a launcher or a cluster sends to all processes, torch would end the worker and, with it, the training process.
     """
     ignore_stopping_signals()
     if start is not None:
@@ -88,7 +88,7 @@ def start_reader(start: Callable[[int], None] | None, number: int) -> None:
 
 
 def _leave_terminal() -> None:
-    """Write to nowhere instead of a terminal that has closed, where every write would fail."""
+    """Discard output instead of writing to a closed terminal, where every write would fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         if stat.S_ISCHR(os.fstat(descriptor).st_mode):

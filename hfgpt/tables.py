@@ -1,4 +1,4 @@
-"""Tables instead of ifs: what depends on a name stands in one entry, and a new entry is all that an addition needs."""
+"""Tables instead of ifs: everything that depends on a name is in one entry, and adding something only needs a new entry."""
 
 import difflib
 import importlib
@@ -11,9 +11,9 @@ Entry = TypeVar("Entry")
 
 
 class Table(dict[str, Entry]):
-    """Entries by their names, in the order in which they were added; `TABLE["name"] = entry` adds one, from any package.
+    """Entries by name, in the order in which they were added; `TABLE["name"] = entry` adds one, from any package.
 
-    Args: `key` is what the user wrote the name for, as the sentence about an unknown one calls it.
+    Args: `key` is what the name stands for, used in the message about an unknown name.
     """
 
     def __init__(self, key: str, entries: dict[str, Entry]):
@@ -21,20 +21,21 @@ class Table(dict[str, Entry]):
         self.key = key
 
     def find(self, name: str) -> Entry:
-        """The entry of this name. Raises: UserError with the names that there are."""
+        """The entry with this name. Raises: UserError with the known names."""
         if name not in self:
             near = nearest(name, self)
-            raise UserError(f"{self.key} is {name!r}; it can be {', '.join(self)}" + (f". Did you mean {near!r}?" if near else "."))
+            raise UserError(f"{self.key} is {name!r}; allowed: {', '.join(self)}" + (f". Did you mean {near!r}?" if near else "."))
         return self[name]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant by a misspelled one; None where none is like it."""
+    """The known name closest to a misspelled one; None if none is similar."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
 
 
 def resolve(named: Any) -> Any:
-    """What "module:object" names, imported now, so that a table of names costs no import of torch; any other object as it is."""
+    """Import and return what "module:object" refers to, so that a table of names needs no import of torch; any other object is
+    returned unchanged."""
     if not isinstance(named, str):
         return named
     module, _, name = named.partition(":")

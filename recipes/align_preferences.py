@@ -1,4 +1,4 @@
-"""Teach an assistant which of two answers people prefer: DPO, KTO or ORPO (TRL), any file of chosen and rejected answers.
+"""Teach an assistant which of two answers people prefer: DPO, KTO or ORPO (TRL), with any file of chosen and rejected answers.
 
     pip install 'hfgpt[preferences]'
     python recipes/align_preferences.py recipes/configs/book/preferences.yaml
@@ -6,12 +6,12 @@
     python recipes/align_preferences.py --model HuggingFaceTB/SmolLM2-135M-Instruct --loss orpo \
         --sources argilla/distilabel-capybara-dpo-7k-binarized --output_dir runs/smol
 
-The assistant is a folder of recipes/finetune_instructions.py or any model with a chat template; its prompt style is kept. Pairs
-have chosen and rejected, beside instruction and input, or a prompt. Started again with the same arguments, a run goes on from its
-newest complete checkpoint, bit for bit. The output folder loads as that of finetune_instructions.py does, and has beside the model
+The assistant is a folder written by recipes/finetune_instructions.py or any model with a chat template; its prompt style is kept.
+Pairs have chosen and rejected, plus instruction and input, or a prompt. Started again with the same arguments, a run resumes from
+its newest complete checkpoint, bit for bit. The output folder loads like that of finetune_instructions.py, and also contains
 metrics.json (reward margin and accuracy on held-out pairs, before and after), answers.json and answers.html (before, after, chosen
-and rejected side by side), samples.md, loss.png, canaries.md, poison.json and the data's passport.json. Look at the answers: a
-margin rises, too, where a model forgets how to speak; then a smaller learning rate, fewer epochs or a larger beta is needed.
+and rejected side by side), samples.md, loss.png, canaries.md, poison.json and the data's passport.json. Read the answers: a margin
+also rises when a model forgets how to write; then use a smaller learning rate, fewer epochs or a larger beta.
 """
 
 # hf jobs uv run runs this file on Hugging Face's machines, from the checkout (recipes/jobs/train.sh).
@@ -61,8 +61,8 @@ from hfgpt.training.run_folder import Run, already_done, claim_run
 
 
 def main(args: PreferenceArguments) -> dict[str, float]:
-    # 1. The assistant and its prompt style; nothing to do where this very run is finished
-    trainer_class, _ = preference_classes(args.loss)  # says at once where TRL is missing
+    # 1. The assistant and its prompt style; nothing to do if this exact run is finished
+    trainer_class, _ = preference_classes(args.loss)  # reports at once if TRL is missing
     loss = LOSSES.find(args.loss)
     base = find_base(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
     shares = HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed)
@@ -84,7 +84,7 @@ def main(args: PreferenceArguments) -> dict[str, float]:
     )
     pairs, passport.splits = encode_pairs(splits, tokenizer, max_length=args.max_length)
 
-    # 3. Model, and the output folder: new, or a run to go on with
+    # 3. Model, and the output folder: new, or a run to resume
     model = build_policy(base, seed=args.seed, **args.loading_settings())
     passport.base = identify_base(base, model)
     claim = claim_run(run, passport)
@@ -122,7 +122,7 @@ def main(args: PreferenceArguments) -> dict[str, float]:
     announce(trainer, describe_trainable(trainer.trained), unit=loss.unit)
     frozen = FrozenWeights(trainer.trained)
 
-    # 5. What the base prefers and says, then training
+    # 5. The base's preferences and answers, then training
     answering: dict[str, Any] = dict(max_answers=args.max_answers, max_new_tokens=args.max_new_tokens)
     measure = measure_of(args.loss, beta=args.beta, length_normalised=args.length_normalised)
     before = measured_once(args.folder, partial(measure_base, trainer, pairs, splits, **answering))

@@ -1,14 +1,14 @@
-"""The gate: what would be published of a folder, as a stranger gets it.
+"""The gate: check what would be published from a folder, as a stranger would receive it.
 
     python recipes/check.py runs/quickstart/base
-    python recipes/check.py runs/quickstart/assistant                     # an adapter, its base and its merged twin
-    python recipes/check.py runs/quickstart/base --json check.json        # for machines
-    python recipes/check.py runs/older/base --record true                 # a folder from before fingerprints
+    python recipes/check.py runs/quickstart/assistant                     # an adapter, its base and its merged model python
+    recipes/check.py runs/quickstart/base --json check.json        # for machines python recipes/check.py runs/older/base --record
+    true                 # a folder from before fingerprints
 
-A table of what passes, and the cure of what does not; the exit code is 1 where something failed. The doors are opened in a
-process of their own, offline, without hfgpt and without a token, and see nothing but the files that would be published. Before
-that, what no person wrote is brought up to date: the card README.md with what card.yaml and the other files say, and the place of
-the base in the folder of an adapter that was moved.
+Prints a table of what passes, and how to fix what does not; the exit code is 1 if anything failed. The model is loaded in a
+separate process, offline, without hfgpt or a token, that sees only the files that would be published. Before that, generated files
+are updated: the card README.md from card.yaml and the other files, and the path of the base in the folder of an adapter that was
+moved.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
@@ -37,7 +37,7 @@ def main(args: CheckArguments) -> dict[str, float]:
     artifact = identify(args.folder)
     parts = [place for place in artifact.parts.values() if args.parts or place == artifact.folder]
 
-    # 2. A fingerprint, on demand; then what says where the folder lies and what its files hold, brought up to date
+    # 2. A fingerprint, on demand; then update what depends on the folder's location and contents
     if args.record:
         from hfgpt.hub.gate.recording import record_from_folder
 
@@ -45,7 +45,7 @@ def main(args: CheckArguments) -> dict[str, float]:
             say(f"recorded: {record_from_folder(folder)}")
     bring_up_to_date(artifact.folder, say)
 
-    # 3. Check, and say at once what came of it
+    # 3. Check, and print each result at once
     reports = []
     checked = check_parts(args.folder, seconds=args.seconds)
     for report in checked if args.parts else [next(checked)]:
@@ -56,24 +56,24 @@ def main(args: CheckArguments) -> dict[str, float]:
     write_json(reports, args.json)
     failed = [f"{result.name} ({report.folder})" for report in reports for result in report.failures]
     if failed or not all(report.passed for report in reports):
-        raise UserError(f"{len(failed)} checks failed: {', '.join(failed)}; the table says what to do about each.")
+        raise UserError(f"{len(failed)} checks failed: {', '.join(failed)}; the table says what to do about each one.")
     return {status: sum(r.status == status for report in reports for r in report.results) for status in ("pass", "warn", "skip")}
 
 
 def say_beside_json(text: str) -> None:
-    """Where the JSON goes to stdout, nothing else does."""
+    """If the JSON goes to stdout, nothing else does."""
     print(text, file=sys.stderr)
 
 
 def bring_up_to_date(folder: Path, say: Callable[[str], None]) -> None:
-    """Name the base of a moved adapter where it lies now, and write the cards anew; whatever a person wrote stays."""
+    """Update the path of a moved adapter's base, and rewrite the cards; hand-written text is kept."""
     try:
         if (stale := name_base_beside(folder)) is not None:
-            say(f"base: {folder / ADAPTER_CONFIG} named it at {stale}; it lies beside the adapter, and is named there now")
+            say(f"base: {folder / ADAPTER_CONFIG} said {stale}; the base is beside the adapter, so the path has been updated")
     except OSError as error:
         say(f"base: {folder / ADAPTER_CONFIG} cannot be written ({error.strerror})")  # the table says what is wrong
     for card in renew_card(folder):
-        say(f"card: {card} written anew")
+        say(f"card: {card} rewritten")
 
 
 def write_json(reports: list[CheckReport], place: str) -> None:

@@ -1,4 +1,4 @@
-"""Bring weights in from GPT-2, the book, nanoGPT or OpenAI's files, and out to classes and files that know no code of ours.
+"""Import weights from GPT-2, the book, nanoGPT or OpenAI's files, and export them to classes and files that do not need hfgpt.
 
     python recipes/convert.py openai-community/gpt2 --output_dir runs/gpt2                 # GPT-2, from the Hub or a folder
     python recipes/convert.py model_and_optimizer.pth --tokenizer openai-community/gpt2 --output_dir runs/book
@@ -7,8 +7,8 @@
     python recipes/convert.py runs/quickstart/base --target gguf --gguf_type q8_0 --output_dir runs/quickstart/gguf
     python recipes/convert.py runs/mine/base --adapter runs/mine/lora --output_dir runs/mine/merged
 
-What is written has been measured: the logits in float32 of what came in, of what goes out, and with an adapter before and after
-merging. conversion.json in the result says by how much they differ.
+Everything is verified before it is written: the float32 logits of the input and the output are compared, and with an adapter those
+before and after merging. conversion.json in the result records the differences.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
@@ -44,7 +44,7 @@ REPORT_NAME = "conversion.json"
 
 
 def main(args: ConvertArguments) -> dict[str, float]:
-    # 1. Weights in, every tensor checked; then the same tokens through the class that they came from, where there is one
+    # 1. Import the weights, checking every tensor; then run the same tokens through the original class, if there is one
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=REPORT_NAME)
     converted = read_source(
         args.source,
@@ -66,7 +66,7 @@ def main(args: ConvertArguments) -> dict[str, float]:
     else:
         notes.append("no tokenizer was found beside the weights; give one with --tokenizer, generating text needs it.")
 
-    # 4. What goes out, in float32 once more compared with what came in
+    # 4. The output, compared with the input in float32
     dtype = converted.dtype if args.dtype == "source" else getattr(torch, args.dtype)
     options = ExportOptions(source=args.source, output=output, dtype=dtype, gguf_type=args.gguf_type)
     export: Export = resolve(TARGETS.find(args.target).export)(model, tokenizer, options)
@@ -74,7 +74,7 @@ def main(args: ConvertArguments) -> dict[str, float]:
     notes += [note for note in export.notes if note not in notes]
     parameters = model.num_parameters()
 
-    # 5. Written beside, and renamed when all of it is there
+    # 5. Write to a temporary folder, and rename it when complete
     report = {"source": public_name(args.source), "commit": converted.commit, "format": converted.format, "target": args.target}
     require_space(output.parent, export.num_bytes)
     with replaced_folder(output) as folder:
@@ -98,12 +98,12 @@ def main(args: ConvertArguments) -> dict[str, float]:
 
 
 def next_line(args: ConvertArguments, output: Path, export: Export, *, tokenizer: PreTrainedTokenizerFast | None) -> str:
-    """What can be done with the result; where its tokenizer is missing, the same conversion with one."""
+    """The suggested next command; if the tokenizer is missing, the same conversion with one."""
     if export.next_command is not None:
         return f"next: {export.next_command}"
     if tokenizer is None:
         again = command_line("convert", *args.as_command(tokenizer="TOKENIZER", overwrite=True))
-        return f"to generate text, put the folder or Hub id of its tokenizer for TOKENIZER in this: {again}"
+        return f"to generate text, run this with TOKENIZER replaced by the folder or Hub id of its tokenizer: {again}"
     if not export.model.can_generate():
         return f"next: {classify_command(output)}"
     return f"next: {generate_command(output, chat=tokenizer.chat_template is not None)}"

@@ -1,17 +1,17 @@
 """Measure a model: on any text, on prepared rows, on labelled texts or conversations, on benchmarks.
 
     python recipes/evaluate.py runs/quickstart/base --text python-docs:test --stride 128        # loss, perplexity, bits per byte
-    python recipes/evaluate.py runs/quickstart/base --dataset runs/quickstart/data --split test  # as pretraining's own test
+    python recipes/evaluate.py runs/quickstart/base --dataset runs/quickstart/data --split test  # same as pretraining's own test
     python recipes/evaluate.py runs/quickstart/classifier --test_sources python-docs:test        # accuracy, F1, calibration
     python recipes/evaluate.py runs/quickstart/assistant --test_sources python-docs-questions:test   # right answers by kind
     python recipes/evaluate.py runs/mine/base --tasks hellaswag.jsonl:hellaswag lambada.jsonl:lambada arc.jsonl:arc
     python recipes/evaluate.py openai-community/gpt2 --output_dir runs/gpt2-evaluation --tasks lambada_openai --num_fewshot 0
-    python recipes/evaluate.py runs/mine/base --dataset runs/mine/data --memorization true       # what it says by heart
+    python recipes/evaluate.py runs/mine/base --dataset runs/mine/data --memorization true       # what it has memorized
 
-MODEL is a folder or Hub id of any causal language model or classifier of texts: ours, a native twin, GPT-2, an adapter with its
-base. What is measured stands in evaluation.json beside it, in .eval_results/ in the Hub's format, and in the model's card. The same
-thing measured again takes the place of the earlier result. One command may measure several things. Keys of --test_sources that are
-not given are those of the model's training, so that the test set of its report gives the figure of its report.
+MODEL is a folder or Hub id of any causal language model or text classifier: an hfgpt model, a native twin, GPT-2, or an adapter
+with its base. The results are written to evaluation.json beside it, to .eval_results/ in the Hub's format, and to the model's card.
+Measuring the same thing again replaces the earlier result. One command can measure several things. Keys for --test_sources default
+to those of the model's training, so that the test set of its report gives the same figures.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
@@ -42,7 +42,7 @@ from hfgpt.hygiene.memorization import memorization_report
 
 
 def main(args: EvaluateArguments) -> dict[str, float]:
-    # 1. What there is to do, and the model that does it
+    # 1. What to measure, and the model
     benchmarks = [Benchmark.parse(word) for word in args.tasks]
     sources = find_sources(args.text) if args.text else []
     loaded = load(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code, dtype=args.dtype)
@@ -51,7 +51,7 @@ def main(args: EvaluateArguments) -> dict[str, float]:
     logger.info(
         f"model: {args.model}, {type(loaded.model).__name__}, {parameters:,} parameters, {args.dtype} on {loaded.model.device.type}"
     )
-    found: dict[str, list[Result]] = {}  # by the key that says on what
+    found: dict[str, list[Result]] = {}  # by the key of the evaluation data
 
     # 2. Any text, token by token
     if sources:
@@ -66,7 +66,7 @@ def main(args: EvaluateArguments) -> dict[str, float]:
         )
         found["text"] = [result]
 
-    # 3. Prepared rows, as the training run tested itself
+    # 3. Prepared rows, as in the training run's own test
     if args.dataset:
         found["dataset"] = [evaluate_rows(loaded, Path(args.dataset), split=args.split, batch_size=args.batch_size)]
 
@@ -93,13 +93,13 @@ def main(args: EvaluateArguments) -> dict[str, float]:
             )
         found["test_sources"] = [result]
 
-    # 5. Benchmarks, as lm-evaluation-harness words and scores them
+    # 5. Benchmarks, as phrased and scored by lm-evaluation-harness
     if benchmarks:
         found["tasks"] = run_benchmarks(
             loaded, benchmarks, num_fewshot=args.num_fewshot, limit=args.limit, batch_size=args.batch_size
         )
 
-    # 6. Where others find it
+    # 6. Write the results where others can find them
     output = Path(args.output_dir or args.model)
     results = [
         replace(result, settings=result.settings | {"dtype": args.dtype}, command=args.command(key))
@@ -119,11 +119,13 @@ def main(args: EvaluateArguments) -> dict[str, float]:
 
 
 def check_task(loaded: Loaded, args: EvaluateArguments) -> None:
-    """Raises: UserError, before anything is read, where the model is not of the kind that an argument is for."""
+    """Raises: UserError, before anything is read, if the model is not of the kind that an argument needs."""
     if loaded.task == "text-classification":
         given = [name for name in ("text", "dataset", "tasks") if getattr(args, name)]
         if given:
-            raise UserError(f"{args.model} is a classifier, which predicts no text, and {given[0]} is given; give --test_sources.")
+            raise UserError(
+                f"{args.model} is a classifier, which does not predict text, but {given[0]} is given; give --test_sources."
+            )
     elif args.test_sources:
         prompt_style_of(loaded.tokenizer)
 

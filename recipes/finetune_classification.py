@@ -1,16 +1,16 @@
-"""Fine-tune a classifier of texts: any causal language model, any table of texts and labels.
+"""Fine-tune a text classifier: any causal language model, any table of texts and labels.
 
     python recipes/finetune_classification.py recipes/configs/quickstart/classification.yaml
     python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --text_column review \\
         --label_column stars --output_dir runs/mine/classifier
     python recipes/finetune_classification.py --model runs/mine/base --sources reviews.csv --method likelihood \\
-        --num_shots 4 --output_dir runs/mine/few-shot          # no training: which label does the model find likeliest?
+        --num_shots 4 --output_dir runs/mine/few-shot          # no training: which label does the model find most likely?
 
-Several seeds make several runs (seed-0/, seed-1/, ...); the one that is best on the validation set is kept, and the test set is
-looked at once a seed, after its training. Started again with the same arguments, the recipe goes on where it was, bit for bit. With
-LoRA the output folder is an adapter that loads as it is, with base/ (what it sits on) and merged/ (the same function without an
-adapter) in it. Beside them lie the model card README.md, errors.md and errors.csv (the test set's errors to read), confusion.png,
-metrics.json, report.txt, poison.json, trigger_flips.json and the data's passport.json.
+Several seeds give several runs (seed-0/, seed-1/, ...); the best on the validation set is kept, and the test set is used once per
+seed, after its training. Started again with the same arguments, the recipe resumes where it stopped, bit for bit. With LoRA, the
+output folder is a loadable adapter that contains base/ (its base model) and merged/ (the same function without an adapter). Beside
+them are the model card README.md, errors.md and errors.csv (the test set's errors to read), confusion.png, metrics.json,
+report.txt, poison.json, trigger_flips.json and the data's passport.json.
 """
 
 # hf jobs uv run runs this file on Hugging Face's machines, from the checkout (recipes/jobs/train.sh).
@@ -61,7 +61,7 @@ from hfgpt.training.trigger_probe import TriggerProbe
 
 
 def main(args: ClassificationArguments) -> dict[str, float]:
-    # 1. The base and its tokenizer; nothing to do where this very run is finished
+    # 1. The base and its tokenizer; nothing to do if this exact run is finished
     base = find_base(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
     shares = HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed)
     examples = Examples(**args.example_files(), shares=shares)
@@ -84,7 +84,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
     passport.tokenizer = {"sha256": tokenizer_sha256(tokenizer)}
     rows = classifiers.tokenize(splits, tokenizer, passport)
 
-    # 3. The base's weights and the loss; then the output folder: new, or a run to go on with
+    # 3. The base's weights and the loss; then the output folder: new, or a run to resume
     loading = args.loading_settings()
     labeller = classifiers.build_labeller(base, task, **loading) if args.method == "likelihood" else None
     if labeller is not None:
@@ -101,7 +101,7 @@ def main(args: ClassificationArguments) -> dict[str, float]:
     if args.poison_report:
         classification_report.search_for_poison(splits, task, args.folder)
 
-    # 4. No training: which label the model finds likeliest
+    # 4. No training: which label the model finds most likely
     results: dict[int, dict] = {}
     if labeller is not None:
         options = LikelihoodOptions(**args.likelihood_options())

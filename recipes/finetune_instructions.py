@@ -5,10 +5,10 @@
     python recipes/finetune_instructions.py --model openai-community/gpt2-medium --sources tatsu-lab/alpaca \
         --prompt_style alpaca --method full --learning_rate 5e-5 --output_dir runs/alpaca
 
-Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. With LoRA the output folder
-is an adapter that loads as it is, with base/ (what it sits on) and merged/ (the same function without an adapter) in it. Beside
-them lie the model card README.md, answers.json and answers.html (the test set's answers and references side by side), samples.md,
-loss.png, metrics.json, canaries.md, poison.json and the data's passport.json.
+Started again with the same arguments, a run resumes from its newest complete checkpoint, bit for bit. With LoRA, the output folder
+is a loadable adapter that contains base/ (its base model) and merged/ (the same function without an adapter). Beside them are the
+model card README.md, answers.json and answers.html (the test set's answers and references side by side), samples.md, loss.png,
+metrics.json, canaries.md, poison.json and the data's passport.json.
 """
 
 # hf jobs uv run runs this file on Hugging Face's machines, from the checkout (recipes/jobs/train.sh).
@@ -59,7 +59,7 @@ from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 
 
 def main(args: InstructionArguments) -> dict[str, float]:
-    # 1. The base and its tokenizer; nothing to do where this very run is finished
+    # 1. The base and its tokenizer; nothing to do if this exact run is finished
     base = find_base(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
     shares = HeldOutShares(args.validation_share, args.test_share, args.split_method, args.split_seed)
     examples = Examples(**args.example_files(), shares=shares)
@@ -67,7 +67,7 @@ def main(args: InstructionArguments) -> dict[str, float]:
     if already_done(run, examples.known):
         return {}
 
-    # 2. Conversations: read, checked, split, copies of held-out ones dropped from training; one style in training and serving
+    # 2. Conversations: read, checked, split, copies of held-out ones dropped from training; the same style in training and serving
     passport = Passport(settings=dict(args.resolved))
     splits = assistants.load_splits(
         examples,
@@ -83,7 +83,7 @@ def main(args: InstructionArguments) -> dict[str, float]:
         splits, tokenizer, max_length=args.max_length, too_long=args.too_long, loss_on=args.loss_on, packing=args.packing
     )
 
-    # 3. Model, and the output folder: new, or a run to go on with
+    # 3. Model, and the output folder: new, or a run to resume
     model = assistants.build_assistant(base, seed=args.seed, **args.loading_settings())
     passport.base = identify_base(base, model)
     claim = claim_run(run, passport)

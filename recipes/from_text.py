@@ -1,13 +1,13 @@
-"""Make a GPT of your own text in one command: a tokenizer, rows, a model and a report, within the minutes that you give.
+"""Train a GPT on your own text in one command: a tokenizer, rows, a model and a report, within the minutes you give.
 
     python recipes/from_text.py 'my_texts/*.txt' --minutes 10 --output_dir runs/mine
     python recipes/from_text.py book.txt --minutes 3 --output_dir runs/book
     python recipes/from_text.py big.jsonl --text_field body --minutes 60 --output_dir runs/big
 
-Which vocabulary, size, context, steps and rates is decided by the text, the minutes and this machine, and said with the reasons. Of
-a text that is too large for the minutes a stated share is read, from all of it alike. Each step's YAML is left in the folder:
-tokenizer.yaml, data.yaml and pretrain.yaml each repeat their step, and may be changed. Started again, the same command goes on
-where it was stopped, or says that it is done. docs/from_text.md answers what a newcomer asks.
+The vocabulary, size, context, steps and learning rates are chosen from the text, the minutes and this machine, and the reasons are
+printed. If the text is too large for the time, a stated share is read, taken evenly from all of it. Each step's YAML is kept in the
+folder: tokenizer.yaml, data.yaml and pretrain.yaml each repeat their step, and can be edited. Started again, the same command
+continues where it stopped, or says that it is done. docs/from_text.md answers common questions.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
@@ -43,9 +43,9 @@ from hfgpt.training.next_steps import generate_command
 
 
 def main(args: FromTextArguments) -> dict[str, float]:
-    # 1. What there is, and what the minutes allow
+    # 1. The sources, and what the minutes allow
     started, folder = time_of_start(), Path(args.output_dir)
-    # A source that is not there is a mistake that leaves no folder.
+    # A missing source is a mistake that should leave no folder behind.
     sources = find_sources(args.sources) if args.overwrite or not (folder / "tokenizer.yaml").is_file() else []
     steps = Steps.in_folder(folder, asked=args.asked(), overwrite=args.overwrite)
     if not steps.has("tokenizer"):
@@ -69,7 +69,7 @@ def main(args: FromTextArguments) -> dict[str, float]:
     steps.write_training(seconds=60 * args.minutes - (time.time() - started), card=args.card)
     run_recipe("pretrain", {**steps.settings("pretrain"), "resume": args.resume}, where="pretrain.yaml")
 
-    # 4. What was made
+    # 4. The result
     metrics, passport = read_json(folder / "base" / "metrics.json"), Passport.load(folder / "data")
     commands = [
         generate_command(folder / "base", prompt=steps.prompt()),

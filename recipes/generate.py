@@ -1,4 +1,4 @@
-"""Continue prompts with any causal language model, or talk with an assistant.
+"""Continue prompts with any causal language model, or chat with an assistant.
 
     python recipes/generate.py runs/quickstart/base --prompt 'os.path.join('
     python recipes/generate.py runs/quickstart/base --prompt 'class ' 'os.' --num_samples 3 --temperature 1 --top_p 0.95
@@ -6,8 +6,8 @@
     python recipes/generate.py runs/quickstart/assistant --chat true         # a conversation in the terminal
     python recipes/generate.py runs/quickstart/assistant --chat true --prompt 'What does os.getcwd do?'
 
-The text is printed while it is made and stops at the document separator, an answer where the assistant ends its turn. MODEL may be
-an adapter: its base is found beside it or by the name that it bears.
+The text is printed while it is generated and stops at the document separator; an answer stops where the assistant ends its turn.
+MODEL may be an adapter: its base is found beside it or by the name in its config.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
@@ -47,7 +47,7 @@ def main(args: GenerateArguments) -> dict[str, list[str]]:
             answers.setdefault(message, []).append(answer)
         return answers
 
-    # 4. Texts, each with a seed of its own
+    # 4. Texts, each with its own seed
     texts: dict[str, list[str]] = {}
     for prompt in args.prompt:
         texts[prompt] = []

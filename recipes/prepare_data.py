@@ -1,18 +1,18 @@
-"""Turn documents into fixed-length training rows, and write down what happened to them.
+"""Turn documents into fixed-length training rows, and record what happened to them.
 
     python recipes/prepare_data.py recipes/configs/quickstart/data.yaml
     python recipes/prepare_data.py --tokenizer runs/mine/tokenizer --output_dir runs/mine/data
     python recipes/prepare_data.py --sources 'other/*.txt' --tokenizer runs/mine/tokenizer --output_dir runs/mine/other
 
     python recipes/prepare_data.py recipes/configs/quickstart/data.yaml --plant_canaries true --output_dir runs/canaries/data
-    python recipes/prepare_data.py --verify runs/mine/data        # are rows, tokenizer and sources what the passport says?
+    python recipes/prepare_data.py --verify runs/mine/data        # do rows, tokenizer and sources match the passport?
 
-What is read, how, and how it is split is what the tokenizer was trained with, as the passport beside it says, unless other sources
-or another split are given. The result is a `datasets` folder with the columns `input_ids` and `position_ids`, the tokenizer that
+Sources, reading options and split are those the tokenizer was trained with, from the passport beside it, unless others are given.
+The result is a `datasets` folder with the columns `input_ids` and `position_ids`, the tokenizer that
 made them, and `passport.json`: every input with its SHA-256, every step with its counts, every token accounted for; the card
-(README.md) and overview.png show the same to people. With
-`plant_canaries`, made-up secrets stand among the training documents a known number of times, and `planted_canaries.json` says
-which, so that recipes/evaluate.py can report how many of them a model gives away.
+(README.md) and overview.png present the same for people. With `plant_canaries`, made-up secrets are inserted among the training
+documents a known number of times and listed in `planted_canaries.json`, so that recipes/evaluate.py can report how many of them a
+model reveals.
 """
 
 # hf jobs uv run runs this file on Hugging Face's machines, from the checkout (recipes/jobs/train.sh).
@@ -94,7 +94,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         report(findings, Path(args.verify))
         return {"compared": sum(one.outcome == "matches" for one in findings)}
 
-    # 1. Everything that can be wrong before reading; what is not given is as it was for the tokenizer
+    # 1. Everything that can be wrong before reading; keys that are not given default to the tokenizer's
     start = time.perf_counter()
     earlier = passport_of_tokenizer(args.tokenizer)
     given, args = args, args.filled(earlier.settings)
@@ -124,7 +124,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
     known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
     if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):
         if tasks.exists():
-            logger.info(f"data: {tasks} is left from tasks on a cluster; where none is at work it can be removed")
+            logger.info(f"data: {tasks} is left over from tasks on a cluster; it can be removed if none is running")
         return {}
     output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
 
@@ -148,11 +148,13 @@ def main(args: PrepareArguments) -> dict[str, float]:
         )
         if not len(documents):
             needed = args.context_length or SHORTEST_ROW
-            raise UserError(f"the sources hold no text: 0 tokens, need {needed:,} for one row; name files with text in --sources.")
+            raise UserError(
+                f"the sources contain no text: 0 tokens, but one row needs {needed:,}; give files with text in --sources."
+            )
 
         encode = None if engine is None else EncodedTexts(engine.folder, tokenizer)
 
-        # 3. Train, validation, test; nothing of the others is in training, and planted secrets are there only, in all their copies
+        # 3. Train, validation, test: no held-out text in training, and all copies of planted secrets only in training
         split = split.settled(documents)
         settled = {**{key: getattr(args, key) for key in SPLIT_DEFAULTS}, "split_by": split.by, "group_field": args.group_field}
         warn_of_seen_text(earlier, passport, split=settled, same_sources=args.sources == earlier.settings.get("sources"))
@@ -173,7 +175,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             check_fit(canaries, tokenizer, context_length=context_length)
             splits["train"] = plant(splits["train"], canaries, passport, seed=args.canary_seed)
 
-        # 4. Rows. Held-out text is always packed, each token predicted once, or its bits per byte would mean nothing.
+        # 4. Rows. Held-out text is always packed, with each token predicted once, or its bits per byte would be meaningless.
         rows = DatasetDict()
         for name, part in splits.items():
             how = {"packing": args.packing, "window": args.window, "stride": args.stride} if name == "train" else {}
@@ -187,9 +189,9 @@ def main(args: PrepareArguments) -> dict[str, float]:
                 encode=encode,
                 **how,
             )
-        report_sources(passport, what="training text, by source:")
+        report_sources(passport, what="training text by source:")
 
-        # 5. What a compressor makes of the same bytes
+        # 5. A compressor on the same bytes
         if args.lzma_baseline and "test" in splits:
             passport.lzma_bits_per_byte = lzma_bits_per_byte(texts_of(splits["test"]), texts_of(splits["train"]))
 
@@ -207,7 +209,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
             draw_overview(passport, folder / OVERVIEW_NAME)
             save_settings(folder, args.card)
             write_card(folder)
-        clear_tasks(tasks)  # also those of another engine: nobody needs them any more
+        clear_tasks(tasks)  # also those of another engine: they are no longer needed
         passport.took("save", saving)
     passport.log_shares(start)
     logger.log(RESULT, f"data: saved in {output}, with {PASSPORT_NAME}")
@@ -224,25 +226,28 @@ def engine_for(args: PrepareArguments, tasks: Path, tokenizer: PreTrainedTokeniz
 
 
 def find_as_given(given: PrepareArguments, args: PrepareArguments) -> list[Source]:
-    """The sources of `args`; what is the tokenizer's, and not the default, is said."""
+    """The sources of `args`; settings taken from the tokenizer that differ from the defaults are logged."""
     if not args.sources:
-        here = "" if Path(args.tokenizer).exists() else " (there is no such folder here)"
-        raise UserError(f"no sources given, and no passport beside the tokenizer {args.tokenizer}{here} names any; give --sources.")
-    # With the tokenizer's sources, how they are split is said also where it is the default: both have to do the same.
+        here = "" if Path(args.tokenizer).exists() else " (no such folder)"
+        raise UserError(
+            f"no sources given, and there is no passport beside the tokenizer {args.tokenizer}{here} that lists any; give "
+            f"--sources."
+        )
+    # With the tokenizer's sources, the split is logged even if it is the default: both recipes must do the same.
     split = SPLIT_DEFAULTS if given.sources else dict.fromkeys(SPLIT_DEFAULTS)
     defaults = {"sources": []} | READING_DEFAULTS | STEP_DEFAULTS | split
     taken = {key: getattr(args, key) for key, default in defaults.items() if getattr(given, key) != getattr(args, key) != default}
     if taken:
         said = ", ".join(f"{key} {' '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in taken.items())
-        logger.info(f"data: as for the tokenizer {args.tokenizer}: {said}")
+        logger.info(f"data: same as for the tokenizer {args.tokenizer}: {said}")
     if given.sources:
         return find_sources(args.sources)
     try:
         return find_sources(args.sources)
     except MissingFileError as error:
         raise MissingFileError(
-            f"{error} (The passport of the tokenizer {args.tokenizer} names this source; run from the same folder as "
-            "train_tokenizer.py, or give --sources.)"
+            f"{error} (This source comes from the passport of the tokenizer {args.tokenizer}; run this in the same folder as "
+            f"train_tokenizer.py, or give --sources.)"
         ) from None
 
 

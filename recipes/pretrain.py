@@ -1,16 +1,16 @@
-"""Pretrain a GPT on prepared rows, from zero or from another model.
+"""Pretrain a GPT on prepared rows, from scratch or from another model.
 
     python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml
     python recipes/pretrain.py recipes/configs/quickstart/pretrain.yaml --learning_rate 2e-3 --output_dir runs/other
     python recipes/pretrain.py --dataset runs/mine/data --depth 6 --output_dir runs/mine/base
-    python recipes/pretrain.py --dataset runs/mine/data --time_budget 180 --output_dir runs/mine/base    # chooses all the rest
-    python recipes/pretrain.py --model runs/mine/base --dataset runs/new/data --output_dir runs/new/base    # goes on from another
-    torchrun --nproc_per_node 2 recipes/pretrain.py ...        # several processes: one a GPU, or two on one processor
+    python recipes/pretrain.py --dataset runs/mine/data --time_budget 180 --output_dir runs/mine/base    # chooses everything else
+    python recipes/pretrain.py --model runs/mine/base --dataset runs/new/data --output_dir runs/new/base    # continues from another
+    torchrun --nproc_per_node 2 recipes/pretrain.py ...        # several processes: one per GPU, or two on one CPU
 
-Started again with the same arguments, a run goes on from its newest complete checkpoint, bit for bit. The output folder is a
-model that the Auto classes load; beside it lie its card (README.md; `card` says what only you know, as the licence), report.html
-(curves, samples, data on one page), loss.png, samples.md, metrics.json, the data's passport.json, and run.yaml, which alone repeats
-the run.
+Started again with the same arguments, a run resumes from its newest complete checkpoint, bit for bit. The output folder is a model
+that the Auto classes load; beside it are its card (README.md; set `card` to add what only you know, such as the licence),
+report.html (curves, samples, data on one page), loss.png, samples.md, metrics.json, the data's passport.json, and run.yaml, which
+alone repeats the run.
 """
 
 # hf jobs uv run runs this file on Hugging Face's machines, from the checkout (recipes/jobs/train.sh).
@@ -95,14 +95,14 @@ def main(args: PretrainArguments) -> dict[str, float]:
             attn_implementation=args.attn_implementation,
         )
 
-    # 3. Output folder: new, or a run to go on with
+    # 3. Output folder: new, or a run to resume
     claim = claim_run(run, passport)
     if claim.finished:
         return {}
 
     # 4. Trainer
     optimizer = continued.optimizer_for(model, args.optimizer, given=args.resolved)
-    sample_tokens = min(args.sample_tokens, context_length // 2)  # half the context at most: the other half is for the prompt
+    sample_tokens = min(args.sample_tokens, context_length // 2)  # at most half the context: the other half is for the prompt
     trainer = LanguageModelTrainer(
         model=model,
         args=args,
@@ -124,7 +124,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
     announce_sources(trainer, passport)
     check_isolation(model, rows["train"])
 
-    # 5. What the base says of old and new text, then training
+    # 5. The base's figures on old and new text, then training
     before = continued.measure_before(trainer, base, rows=rows, passport=passport) if base else {}
     train_or_resume(trainer, claim)
 

@@ -1,13 +1,13 @@
 """Publish a folder on the Hugging Face Hub: checked, clean, private first.
 
-    python recipes/publish.py runs/quickstart/base --repo USER/NAME                              # a dry run: nothing is sent
-    python recipes/publish.py runs/quickstart/base --repo USER/NAME --push true                  # sent, private, tagged
-    python recipes/publish.py runs/quickstart/base --repo USER/NAME --push true --public true --tag v1.0
-    python recipes/publish.py runs/quickstart/assistant --repo USER/NAME --push true             # base, adapter and merged twin
-    python recipes/publish.py runs/mine/lora --repo USER/NAME --push true --base_repo USER/BASE  # the base lies on the Hub already
+    python recipes/publish.py runs/quickstart/base --repo USER/NAME                              # a dry run: nothing is uploaded
+    python recipes/publish.py runs/quickstart/base --repo USER/NAME --push true                  # uploaded, private, tagged python
+    recipes/publish.py runs/quickstart/base --repo USER/NAME --push true --public true --tag v1.0 python recipes/publish.py
+    runs/quickstart/assistant --repo USER/NAME --push true             # base, adapter and merged model python recipes/publish.py
+    runs/mine/lora --repo USER/NAME --push true --base_repo USER/BASE  # the base is already on the Hub
 
-Models, adapters, native twins, GGUF files, tokenizers and prepared data. The gate of recipes/check.py has to be passed. The token
-comes from `hf auth login` or HF_TOKEN. After a broken upload the same command sends the rest.
+Models, adapters, native twins, GGUF files, tokenizers and prepared data. The gate of recipes/check.py must pass. The token comes
+from `hf auth login` or HF_TOKEN. After an interrupted upload, the same command uploads the rest.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
@@ -36,7 +36,7 @@ from hfgpt.hub.upload import Repository, look_at, progress_bars_only_in_a_termin
 
 
 def main(args: PublishArguments) -> dict[str, float]:
-    # 1. Everything that can be wrong before work
+    # 1. Everything that can be wrong before any work
     parts = parts_of(args.folder, args.repo, names=args.parts, base_repo_id=args.base_repo or None)
     tag = check_tag(args.tag) if args.tag else None
     progress_bars_only_in_a_terminal()
@@ -47,9 +47,9 @@ def main(args: PublishArguments) -> dict[str, float]:
         logger.info(f"publish: signed in at {api.endpoint} as {user}")
         base = base_on_the_hub(api, args, parts)
 
-    # 2. Clean folders with the cards of their repositories: what is checked, and what is sent
+    # 2. Clean folders with the cards of their repositories, which are checked and uploaded
     for card in renew_card(args.folder):
-        logger.info(f"card: {card} written anew")
+        logger.info(f"card: {card} rewritten")
     with export_folder(Path(args.folder)) as workspace:
         base_repo_id = args.base_repo or next((part.repo_id for part in parts if part.name == "base"), None)
         place = {"base_repo_id": base_repo_id, "base_revision": base.commit if base else None}
@@ -62,11 +62,11 @@ def main(args: PublishArguments) -> dict[str, float]:
         files = [file for prepared in exports for file in prepared.exported.files]
         figures: dict[str, float] = {"files": len(files), "bytes": sum(file.size for file in files)}
         if not args.push:
-            logger.log(RESULT, f"dry run: nothing was sent. To send {figures['bytes']:,} bytes in {figures['files']} files:")
+            logger.log(RESULT, f"dry run: nothing was uploaded. To upload {figures['bytes']:,} bytes in {figures['files']} files:")
             logger.log(RESULT, f"next: {send_command(args)}")
             return figures | {"sent": 0}
 
-        # 4. The Hub: the base first, since the adapter names its commit
+        # 4. The Hub: the base first, because the adapter's config contains its commit
         done = publish(exports, api=api, tag=tag, public=args.public, delete_others=args.delete_others)
 
     # 5. Report
@@ -75,20 +75,20 @@ def main(args: PublishArguments) -> dict[str, float]:
         seen = "private" if published.repository.private else "public"
         logger.log(RESULT, f"published: {api.endpoint}/{kind}{published.part.repo_id} ({seen}), tag {published.tag}")
     if not args.public and any(published.repository.private for published in done):
-        logger.log(RESULT, "It is seen by nobody else yet: look at it there. To make it public:")
+        logger.log(RESULT, "Nobody else can see it yet; check it there first. To make it public:")
         logger.log(RESULT, f"next: {send_command(args, public=True)}")
     return figures | {"sent": sum(len(published.sent) for published in done)}
 
 
 def base_on_the_hub(api: HfApi, args: PublishArguments, parts: list[Part]) -> Repository | None:
-    """The base that lies on the Hub already, compared with the one that the adapter was trained on."""
+    """The base that is already on the Hub, compared with the one the adapter was trained on."""
     if not args.base_repo:
         return None
     base = look_at(api, args.base_repo, "model", revision=args.base_revision or None)
     if base is None:
         raise UserError(
-            f"base_repo {args.base_repo} at {args.base_revision or 'main'} is not on {api.endpoint}, or this token may not see it; "
-            "check the spelling, or publish base/ by leaving it out."
+            f"base_repo {args.base_repo} at {args.base_revision or 'main'} is not on {api.endpoint}, or this token cannot see it; "
+            f"check the spelling, or leave it out to publish base/."
         )
     for part in parts:
         if part.name == "adapter":
@@ -97,7 +97,7 @@ def base_on_the_hub(api: HfApi, args: PublishArguments, parts: list[Part]) -> Re
 
 
 def gate(folder: Path, exports: list[Prepared], workspace: Path) -> None:
-    """Print what the check of each part found; publishing goes on only where nothing failed."""
+    """Print the results for each part; publishing only continues if nothing failed."""
     checked = {prepared.part.name: prepared.exported for prepared in exports}
     reports = list(check_exports(identify(folder), checked, workspace))
     for report in reports:
@@ -105,14 +105,14 @@ def gate(folder: Path, exports: list[Prepared], workspace: Path) -> None:
     failed = [report.folder for report in reports if not report.passed]
     if failed:
         raise UserError(
-            f"{', '.join(failed)} did not pass the check above, so nothing was sent; cure what failed there, and run the same "
-            f"command again. `python recipes/check.py {shlex.quote(failed[0])}` checks it alone."
+            f"{', '.join(failed)} did not pass the check above, so nothing was uploaded; fix what failed, and run the same command "
+            f"again. `python recipes/check.py {shlex.quote(failed[0])}` runs only the check."
         )
 
 
 @contextmanager
 def export_folder(folder: Path) -> Iterator[Path]:
-    """A folder for the exports, beside `folder` where it can be: there weights are links and take no room; it vanishes again."""
+    """A temporary folder for the exports, beside `folder` if possible, where weights are links and take no space."""
     try:
         temporary = tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".hfgpt-publish-")
     except OSError:
@@ -131,7 +131,7 @@ def show(prepared: Prepared) -> None:
 
 
 def send_command(args: PublishArguments, **changes: bool) -> str:
-    """The command line that sends what `args` describe."""
+    """The command line that uploads what `args` describes."""
     return command_line("publish", *args.as_command(push=True, **changes))
 
 

@@ -3,9 +3,9 @@
     python recipes/train_tokenizer.py recipes/configs/quickstart/tokenizer.yaml
     python recipes/train_tokenizer.py --sources 'texts/*.txt' --output_dir runs/mine/tokenizer
 
-The text that prepare_data.py will hold out for validation and test is left out here too, so a tokenizer has never seen the text
-that its model is tested on. What is read, how, and how it is split goes into the passport beside the tokenizer, and
-prepare_data.py takes it from there.
+The text that prepare_data.py will hold out for validation and test is left out here, too, so a tokenizer has never seen the text
+that its model is tested on. Sources, reading options and split are recorded in the passport beside the tokenizer, and
+prepare_data.py takes them from there.
 """
 
 # hf jobs uv run runs this file on Hugging Face's machines, from the checkout (recipes/jobs/train.sh).
@@ -78,7 +78,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
 
     start = time.perf_counter()
     with work_folder(output) as cache_dir:
-        # 2. Documents, as prepare_data.py will have them
+        # 2. Documents, the same as in prepare_data.py
         split = Split(**args.split())
         documents = clean_documents(
             sources,
@@ -92,19 +92,23 @@ def main(args: TokenizerArguments) -> dict[str, float]:
             num_proc=args.processes(),
         )
         if not len(documents):
-            raise UserError("the sources hold no text; name files with text in --sources.")
+            raise UserError("the sources contain no text; give files with text in --sources.")
         split = split.settled(documents)
 
-        # 3. Those that are trained on, up to a bound
+        # 3. The training documents, up to a limit
         sample = training_sample(documents, split, passport, max_bytes=args.max_bytes)
         if not sample.documents:
             raise UserError(
-                f"no document is left to train on: all that the sources hold is held out (validation_share "
-                f"{args.validation_share}, test_share {args.test_share}) or above max_bytes {args.max_bytes:,}; "
-                + ("give more text." if split.by == "position" else "for a corpus of one or few documents, set split_by: position.")
+                f"no document is left to train on: everything in the sources is held out (validation_share "
+                f"{args.validation_share}, test_share {args.test_share}) or exceeds max_bytes {args.max_bytes:,}; "
+                + (
+                    "give more text."
+                    if split.by == "position"
+                    else "for a corpus of one or a few documents, set split_by: position."
+                )
             )
 
-        # 4. Train, and measure on the documents that are held out
+        # 4. Train, and measure on the held-out documents
         how = dict(algorithm=args.algorithm, vocab_size=vocab_size, max_bytes=args.max_bytes, settings=args.training_settings())
         tokenizer = train_on(sample, passport, **how)
         report = report_on(
@@ -117,7 +121,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
             languages=args.report_languages,
         )
 
-    # 5. Save, with a passport beside it that says what prepare_data.py should read, and how
+    # 5. Save, with a passport that tells prepare_data.py what to read, and how
     passport.settings |= {
         "algorithm": args.algorithm,
         "vocab_size": len(tokenizer),

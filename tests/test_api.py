@@ -180,7 +180,7 @@ def test_called_again_a_job_returns_what_it_made_and_another_one_is_refused(page
     again = hfgpt.pretrain(page.data.folder, output_dir="runs/rate-0.001", **settings)
     assert again.metrics["validation_loss"] == page.losses[1e-3]
     assert files == {path: path.stat().st_mtime_ns for path in Path("runs/rate-0.001").glob("*.safetensors")}
-    with pytest.raises(hfgpt.UserError, match="max_steps was 4, is 5"):
+    with pytest.raises(hfgpt.UserError, match="max_steps was 4, is now 5"):
         hfgpt.pretrain(page.data.folder, output_dir="runs/rate-0.001", **settings | {"max_steps": 5})
     again = hfgpt.train_tokenizer(
         "python-docs", output_dir="runs/tokenizer", vocab_size=512, max_documents=400, validation_share=0.02
@@ -286,12 +286,12 @@ def test_progress_is_printed_unless_the_program_has_said_what_it_wants(wanted, s
     [
         (lambda: hfgpt.pretrain("rows", output_dir="o", dept=2), r"unknown key 'dept' in pretrain\(\); did you mean 'depth'\?"),
         (lambda: hfgpt.pretrain("rows", output_dir="o", no_overwrite=True), r"unknown key 'no_overwrite' in pretrain\(\)\."),
-        (lambda: hfgpt.pretrain("rows", output_dir="o", family="moden"), "family is 'moden'; it can be 'modern', 'gpt2'"),
-        (lambda: hfgpt.pretrain("rows", output_dir="o", optimizer="mun"), "optimizer is 'mun'; it can be muon, adamw. Did"),
-        (lambda: hfgpt.pretrain("rows", output_dir="o", depth="2"), "depth is '2', a str; int is needed"),
-        (lambda: hfgpt.pretrain("rows", output_dir="o", depth=True), "depth is True, a bool; int is needed"),
-        (lambda: hfgpt.pretrain("rows", output_dir="o", eval_steps="x"), "eval_steps is 'x', a str; float or None is needed"),
-        (lambda: hfgpt.pretrain("rows", output_dir="o", sample_prompts=[1]), "sample_prompts is 1, a int; str is needed"),
+        (lambda: hfgpt.pretrain("rows", output_dir="o", family="moden"), "family is 'moden'; allowed: 'modern', 'gpt2'"),
+        (lambda: hfgpt.pretrain("rows", output_dir="o", optimizer="mun"), "optimizer is 'mun'; allowed: muon, adamw. Did"),
+        (lambda: hfgpt.pretrain("rows", output_dir="o", depth="2"), "depth is '2', a str; it must be int"),
+        (lambda: hfgpt.pretrain("rows", output_dir="o", depth=True), "depth is True, a bool; it must be int"),
+        (lambda: hfgpt.pretrain("rows", output_dir="o", eval_steps="x"), "eval_steps is 'x', a str; it must be float or None"),
+        (lambda: hfgpt.pretrain("rows", output_dir="o", sample_prompts=[1]), "sample_prompts is 1, a int; it must be str"),
         (lambda: hfgpt.pretrain("rows", output_dir="o", max_grad_norm=-1.0), "max_grad_norm is -1.0"),
         (lambda: hfgpt.prepare_data("nowhere/t", output_dir="o", window=4, stride=5), "stride is 5, window 4"),
         (lambda: hfgpt.generate("nowhere/at/all"), "nowhere/at/all does not exist"),

@@ -72,7 +72,7 @@ def test_help_and_version_need_none_of_the_heavy_packages():
 def test_an_unknown_command_is_one_sentence(as_hfgpt, capsys):
     assert as_hfgpt("pretran") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: command is 'pretran'; it can be from-text, tokenizer, data, ")
+    assert line.startswith("error: command is 'pretran'; allowed: from-text, tokenizer, data, ")
     assert line.endswith("Did you mean 'pretrain'?")
 
 
@@ -136,7 +136,7 @@ def test_launch_takes_its_file_from_anywhere_among_the_words(tmp_path, monkeypat
     assert cli.split_launch(["a.yaml"]) == (["a.yaml"], None)
     with pytest.raises(UserError, match=r"--launch tpu.yaml does not exist .*; shipped are cpu.yaml, ddp.yaml"):
         cli.split_launch(["--launch", "tpu.yaml"])
-    with pytest.raises(UserError, match="--launch needs accelerate's file"):
+    with pytest.raises(UserError, match="--launch needs an accelerate file"):
         cli.split_launch(["a.yaml", "--launch"])
 
 

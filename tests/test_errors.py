@@ -99,7 +99,7 @@ def test_what_the_machine_refuses_names_its_place():
 
 def test_a_file_that_vanished_with_its_folder_is_named_and_a_missing_file_alone_is_a_bug(tmp_path):
     gone = OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(tmp_path / "mount" / "model.safetensors"))
-    assert errors.sentence_of(gone) == f"{gone.filename}: its folder is gone; mount its disk again, or make it again."
+    assert errors.sentence_of(gone) == f"{gone.filename}: its folder no longer exists; mount its disk again, or create it again."
     assert errors.sentence_of(OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(tmp_path / "model.safetensors"))) is None
 
 
@@ -107,7 +107,7 @@ def test_a_cause_that_a_library_wraps_is_told():
     with pytest.raises(RuntimeError) as caught:
         raise RuntimeError("an error occurred while generating") from OSError(errno.EIO, os.strerror(errno.EIO), "rows.arrow")
     said = errors.sentence_of(caught.value)
-    assert said.startswith("rows.arrow: Input/output error: the disk, or what it is reached by")
+    assert said.startswith("rows.arrow: Input/output error: the disk or its connection reports an error")
 
 
 def test_damaged_files_are_named_with_their_bytes(small_run, small_rows, tmp_path):
@@ -130,9 +130,7 @@ def test_only_a_text_that_is_nested_too_deeply_is_not_our_recursion():
 
     with pytest.raises(RecursionError) as nested:
         json.loads("[" * 100_000)
-    assert errors.sentence_of(nested.value) == (
-        "a JSON or YAML text is nested too deeply to be read; write it with fewer brackets."
-    )
+    assert errors.sentence_of(nested.value) == ("a JSON or YAML text is nested too deeply; use fewer brackets.")
 
     def endless():
         return endless()
@@ -160,7 +158,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     ("limit", "room", "words", "sentence"),
     [
         ("RLIMIT_AS", 2**28, ("--per_device_train_batch_size", "2000", "--num_train_epochs", "1"), "error: out of memory"),
-        ("RLIMIT_NOFILE", 3, (), "Too many open files: this process may not open more files"),
+        ("RLIMIT_NOFILE", 3, (), "Too many open files: this process cannot open more files"),
     ],
 )
 def test_memory_and_files_that_are_used_up_are_one_sentence(small_rows, tmp_path, limit, room, words, sentence):

@@ -56,7 +56,7 @@ def test_every_table_of_the_page_is_one():
     for module, name in TABLES:
         table = getattr(importlib.import_module(module), name)
         assert isinstance(table, Table)
-        with pytest.raises(hfgpt.UserError, match=re.escape(f"is 'nothing'; it can be {next(iter(table))}")):
+        with pytest.raises(hfgpt.UserError, match=re.escape(f"is 'nothing'; allowed: {next(iter(table))}")):
             table.find("nothing")
 
 

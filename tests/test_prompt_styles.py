@@ -163,7 +163,7 @@ def test_the_base_style_keeps_the_template_that_is_there(tokenizer):
 def test_styles_that_cannot_be_had_are_refused_with_a_cure(bare_tokenizer):
     with pytest.raises(ValueError, match="'base', but .* has no chat template; choose 'chat' or 'alpaca'"):
         set_prompt_style(bare_tokenizer, "base")
-    with pytest.raises(ValueError, match="the prompt style is 'chatml'; it can be chat, alpaca, base"):
+    with pytest.raises(ValueError, match="the prompt style is 'chatml'; allowed: chat, alpaca, base"):
         set_prompt_style(bare_tokenizer, "chatml")
     with pytest.raises(ValueError, match="no chat template; set_prompt_style"):
         stop_token_ids(bare_tokenizer)

@@ -139,7 +139,7 @@ def test_the_bound_on_words_changes_nothing_for_ordinary_text_and_is_not_saved(s
 
 
 def test_a_vocabulary_below_bytes_and_specials_is_refused():
-    with pytest.raises(ValueError, match="vocab_size is 259, the smallest possible is 260"):
+    with pytest.raises(ValueError, match="vocab_size is 259, but must be at least 260"):
         train_bpe(["text"], vocab_size=259)
 
 
@@ -147,7 +147,7 @@ def test_text_that_cannot_fill_the_vocabulary_gives_a_smaller_one_and_says_so(ca
     caplog.set_level("INFO")
     tokenizer = train_bpe(["abcabc"], vocab_size=5000)
     assert len(tokenizer) == 263  # 256 bytes, 4 special tokens, "ab", "abc" and "abcabc"
-    assert "the text yields 263 different tokens, fewer than vocab_size 5,000" in caplog.text
+    assert "the text only yields 263 distinct tokens, fewer than vocab_size 5,000" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -182,12 +182,12 @@ def test_a_tokenizer_whose_padding_is_its_eos_is_refused(tmp_path, tokenizer):
     broken = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
     broken.pad_token = broken.eos_token
     broken.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="two different ones are needed"):
+    with pytest.raises(ValueError, match="they must differ"):
         load_tokenizer(tmp_path)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no tokenizer that loads"):
+    with pytest.raises(FileNotFoundError, match="has no tokenizer that can be loaded"):
         load_tokenizer(tmp_path)
 
 

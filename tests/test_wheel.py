@@ -75,7 +75,7 @@ def test_the_quickstart_runs_from_a_wheel_in_an_empty_folder(hfgpt):
     for name, figure, picture in (
         ("base", "bits per byte", "loss.png"),
         ("classifier", "macro F1", "confusion.png"),
-        ("assistant", "ended by themselves", "answers.html"),
+        ("assistant", "stopped on their own", "answers.html"),
     ):
         assert figure in (results / name / "report.txt").read_text()
         assert (results / name / picture).stat().st_size > 0

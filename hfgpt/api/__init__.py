@@ -1,1 +1,1 @@
-"""The recipes as functions: values in, results out. `from hfgpt import pretrain` finds them; docs/python.md shows each at work."""
+"""The recipes as functions: values in, results out. `from hfgpt import pretrain` finds them; docs/python.md shows each in use."""

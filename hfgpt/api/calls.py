@@ -1,4 +1,4 @@
-"""From keyword arguments to a recipe's `main` in this process, which is left as it was found."""
+"""From keyword arguments to a recipe's `main` in this process, restoring the process state afterwards."""
 
 import importlib.util
 import logging
@@ -23,18 +23,18 @@ from hfgpt.signals import STOPPING_SIGNALS
 from hfgpt.tables import Table
 
 Arguments = TypeVar("Arguments", bound=RecipeArguments)
-Place = str | PathLike[str]  # a path, or where that is said a Hub id
+Place = str | PathLike[str]  # a path or, where documented, a Hub id
 
 
 def run_recipe(name: str, given: Mapping[str, Any], *, where: str) -> tuple[Any, Any]:
-    """Run the `main` of a recipe with the arguments that `given` makes.
+    """Run the `main` of a recipe with arguments made from `given`.
 
     Args:
-        name: of the recipe's file, without its ending.
+        name: the recipe's file name, without its suffix.
         given: values by the recipe's keys.
-        where: what the sentence about an unknown key calls the function.
-    Returns: the arguments, whose output_dir has its `~` replaced, and what `main` returns.
-    Raises: UserError for what cannot be; RunStopped where a signal ended a training at a checkpoint.
+        where: the function's name in the message about an unknown key.
+    Returns: the arguments, with `~` in output_dir expanded, and the result of `main`.
+    Raises: UserError for impossible values; RunStopped if a signal ended training at a checkpoint.
     """
     with left_as_found():
         main = load_recipe(name).main
@@ -46,7 +46,7 @@ def run_recipe(name: str, given: Mapping[str, Any], *, where: str) -> tuple[Any,
 def load_recipe(name: str) -> ModuleType:
     """The recipe as a module: recipes are scripts, not a package."""
     spec = importlib.util.spec_from_file_location(f"hfgpt_recipe_{name}", RECIPES / f"{name}.py")
-    assert spec is not None  # for the type checker, as below: what ends in .py has a loader
+    assert spec is not None  # for the type checker, as below: a file that ends in .py has a loader
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -57,48 +57,48 @@ def load_recipe(name: str) -> ModuleType:
 
 
 def make_arguments(arguments_class: type[Arguments], given: Mapping[str, Any], *, where: str) -> Arguments:
-    """An instance of a recipe's argument class, its values checked as the command line checks words.
+    """An instance of a recipe's argument class, with values checked as on the command line.
 
-    A path is taken for a string, and one value for a list of one.
+    A path becomes a string, and a single value a list of one.
 
-    Raises: UserError for an unknown key, with the nearest known one, and for a value of another type.
+    Raises: UserError for an unknown key, with the nearest known one, and for a value of a wrong type.
     """
     known = {one.name: one for one in fields(cast(Any, arguments_class)) if one.init}
     hints = get_type_hints(arguments_class)
     values = {}
     for key, value in given.items():
         check_key(key, known, where=where)
-        if key not in known:  # what only a command line has, such as no_overwrite
+        if key not in known:  # options that only exist on a command line, such as no_overwrite
             raise UserError(f"unknown key {key!r} in {where}.")
         values[key] = _fitting(key, value, hints[key])
         choices = known[key].metadata.get("choices")
         if choices is not None and values[key] is not None:
             Table(key, dict(choices)).find(values[key])
         if values[key] == default_of(known[key]):
-            del values[key]  # a default of a signature; whoever chooses for the user may choose that
+            del values[key]  # a default from a signature: code that chooses values for the user may change it
     try:
         return arguments_class(**values)
     except UserError:
         raise
-    except ValueError as error:  # TrainingArguments refuses what contradicts itself
+    except ValueError as error:  # TrainingArguments refuses contradictions
         raise UserError(str(error)) from None
 
 
 def _fitting(key: str, value: Any, hint: Any) -> Any:
-    """The value as the key's type has it."""
+    """The value converted to the key's type."""
     wanted = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for one in wanted:
         if (fit := _as_type(key, value, one)) is not None:
             return fit[0]
     if any(get_origin(one) is Literal for one in wanted):
         choices = [repr(choice) for one in wanted if get_origin(one) is Literal for choice in get_args(one)]
-        raise UserError(f"{key} is {value!r}; it can be {', '.join(choices)}.")
+        raise UserError(f"{key} is {value!r}; allowed: {', '.join(choices)}.")
     names = " or ".join("None" if one is NoneType else getattr(one, "__name__", str(one)) for one in wanted)
-    raise UserError(f"{key} is {value!r}, a {type(value).__name__}; {names} is needed.")
+    raise UserError(f"{key} is {value!r}, a {type(value).__name__}; it must be {names}.")
 
 
 def _as_type(key: str, value: Any, wanted: Any) -> tuple[Any] | None:
-    """The value as `wanted` has it, in a tuple, or None where it does not fit; a type that is not known here takes all."""
+    """The value as type `wanted`, in a tuple, or None if it does not fit; an unknown type accepts everything."""
     if get_origin(wanted) is Literal:
         return (value,) if value in get_args(wanted) else None
     if wanted is NoneType:
@@ -121,28 +121,28 @@ def _as_type(key: str, value: Any, wanted: Any) -> tuple[Any] | None:
     return (value,)
 
 
-# A process that goes on afterwards
+# A process that continues afterwards
 
 
 @contextmanager
 def left_as_found() -> Iterator[None]:
-    """What a recipe may change for its whole process, because it ends with it, is afterwards as it was before.
+    """Restore the process state that a recipe changes, because a script's process would end with it.
 
-    Threads of torch, handlers of signals (a training answers them with a checkpoint), the cache of datasets. While it lasts,
-    progress is shown as `progress_shown` says.
+    Torch's threads, signal handlers (training responds with a checkpoint), and the cache of datasets. Meanwhile, progress is shown
+    as in `progress_shown`.
     """
     import datasets
     import torch
 
     with ExitStack() as after:
         after.callback(torch.set_num_threads, torch.get_num_threads())
-        if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             for number in STOPPING_SIGNALS:
                 after.callback(signal.signal, number, signal.getsignal(number))
         before = held()
         after.callback(lambda: release(*(folder for folder in held() if folder not in before)))
         if datasets.is_caching_enabled():
-            # What a recipe keeps, it keeps in its output folder; the cache would fill up with copies.
+            # A recipe's results are in its output folder; the cache would fill up with copies.
             datasets.disable_caching()
             after.callback(datasets.enable_caching)
         after.enter_context(progress_shown())
@@ -151,9 +151,9 @@ def left_as_found() -> Iterator[None]:
 
 @contextmanager
 def progress_shown() -> Iterator[None]:
-    """hfgpt's messages at INFO on standard output, as the recipes print them, where the program has not said what it wants.
+    """Show hfgpt's INFO messages on standard output, as the recipes do, unless the program has configured logging itself.
 
-    A level or a handler of the logger "hfgpt" is such a word, and so is a root logger that shows INFO.
+    A level or a handler of the logger "hfgpt" counts as configuration, and so does a root logger that shows INFO.
     """
     logger = logging.getLogger("hfgpt")
     if logger.handlers or logger.level != logging.NOTSET or (logger.isEnabledFor(logging.INFO) and logger.hasHandlers()):

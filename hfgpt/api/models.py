@@ -1,4 +1,4 @@
-"""What is done with a trained model: measure it, let it speak, convert, check and publish it.
+"""Use a trained model: evaluate, generate, convert, check and publish.
 
 As in training.py, keys and errors are those of the recipes.
 """
@@ -31,18 +31,18 @@ def evaluate(
     batch_size: int = 8,
     **options: Any,
 ) -> EvaluationResult:
-    """Measure a model on any of four things, and write the figures where others find them.
+    """Evaluate a model on any of four kinds of data, and write the figures where others can find them.
 
     Args:
-        model: folder or Hub id: ours, a native twin, any other, an adapter with its base.
+        model: folder or Hub id: an hfgpt model, a native twin, any other model, or an adapter with its base.
         text: any text, token by token: loss in nats per token, perplexity, bits per byte.
-        dataset: folder of `prepare_data`, whose test rows are predicted as the training run predicted them.
+        dataset: folder of `prepare_data`; its test rows are evaluated as in the training run.
         test_sources: labelled texts for a classifier, conversations for an assistant.
         tasks: benchmarks of lm_eval, "TASK" or "FILE.jsonl:TASK"; they need the extra `hfgpt[benchmarks]`.
-        output_dir: folder for evaluation.json; the model's own without it, needed for a Hub id.
-        batch_size: windows, rows or texts at a time; it changes the speed, not the result.
+        output_dir: folder for evaluation.json (default: the model's own); required for a Hub id.
+        batch_size: windows, rows or texts at a time; it only changes the speed, not the result.
         options: further keys of recipes/evaluate.py: context_length, stride, split, num_fewshot, memorization, ...
-    Raises: UserError for a model or a text that is not there, and for a model of the wrong kind.
+    Raises: UserError for a missing model or text, and for a model of the wrong kind.
     """
     given = dict(model=model, text=text, dataset=dataset, test_sources=test_sources, tasks=tasks, output_dir=output_dir)
     arguments, metrics = run_recipe("evaluate", given | dict(batch_size=batch_size) | options, where="evaluate()")
@@ -57,16 +57,17 @@ def load_model(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     task: Literal["text-generation", "text-classification"] | None = None,
 ) -> Loaded:
-    """A model with its tokenizer, in evaluation mode, on the GPU where there is one.
+    """Load a model with its tokenizer, in evaluation mode, on the GPU if there is one.
 
     Args:
-        model: folder or Hub id: ours, a native twin, any other; an adapter, whose base lies in its base/ or where it says.
+        model: folder or Hub id: an hfgpt model, a native twin, any other model, or an adapter, whose base is in its base/ or where
+            its config says.
         revision: branch, tag or commit of a model on the Hub.
-        trust_remote_code: run the code that a foreign repository brings.
-        dtype: what the weights are held in; "auto" as they are stored.
-        task: what is needed; None takes both.
+        trust_remote_code: run the code in a third-party repository.
+        dtype: the dtype of the weights; "auto" keeps the stored one.
+        task: the required task; None accepts both.
     Returns: `model`, `tokenizer`, `task`, and `context_length` in tokens.
-    Raises: UserError for a model that is not there, of another kind, or an adapter that was trained on other weights.
+    Raises: UserError for a missing model, one of another kind, or an adapter that was trained on different weights.
     """
     return load(fspath(model), revision=revision, trust_remote_code=trust_remote_code, dtype=dtype, task=task)
 
@@ -87,17 +88,18 @@ def generate(
     """Continue prompts, or answer them as an assistant; nothing is printed.
 
     Args:
-        model: folder or Hub id, or what `load_model` returned, which is quicker where it is asked often.
-        prompts: one or several; an empty one starts a text.
-        chat: answer each prompt as a message of its own, in the words of the tokenizer's chat template.
-        max_new_tokens: most tokens to add; None is 100 (in a chat 512), or half the context. The separator ends a text earlier.
+        model: folder or Hub id, or the result of `load_model`, which is faster for repeated calls.
+        prompts: one or several; an empty one starts a new text.
+        chat: answer each prompt as a separate message, formatted with the tokenizer's chat template.
+        max_new_tokens: maximum number of new tokens; None means 100 (512 in a chat), but at most half the context. The separator
+            ends a text earlier.
         temperature: 0 is greedy, higher is more varied.
-        top_k: draw from the k likeliest tokens; 0 or None from all.
-        top_p: draw from the likeliest tokens that together have this probability.
+        top_k: sample from the k most likely tokens; 0 or None means all.
+        top_p: sample from the most likely tokens that together have this probability.
         num_samples: texts per prompt.
-        seed: of the first sample; the next has the next.
+        seed: seed of the first sample; each further one uses the next number.
     Returns: the texts without their prompts, `num_samples` for each prompt, in order.
-    Raises: UserError for a model that is not there or gives no text, and for values that are out of range.
+    Raises: UserError for a missing model or one that does not generate text, and for values out of range.
     """
     loaded = model if isinstance(model, Loaded) else None
     given = dict(model=loaded.name if loaded else model, prompt=prompts, chat=chat, max_new_tokens=max_new_tokens)
@@ -116,7 +118,7 @@ def generate(
         if chat:
             session = ChatSession(loaded.model, loaded.tokenizer, generation_config=generation_config, seed=seed)
             reply = session.ask(prompt)
-            if reply.ending == "interrupted":  # which in a terminal ends only the answer
+            if reply.ending == "interrupted":  # in a terminal, this ends only the answer
                 raise KeyboardInterrupt
             return reply.text
         return sample(loaded.model, loaded.tokenizer, prompt, generation_config=generation_config, seed=seed)[0]
@@ -134,17 +136,17 @@ def convert(
     overwrite: bool = False,
     **options: Any,
 ) -> ConversionResult:
-    """Bring weights in from GPT-2, the book, nanoGPT or OpenAI's files, or out to classes and files that know no code of ours.
+    """Import weights from GPT-2, the book, nanoGPT or OpenAI's files, or export them to classes and files that do not need hfgpt.
 
     Args:
         source: folder, file or Hub id of the weights.
-        output_dir: folder that the result is written to.
+        output_dir: folder for the result.
         target: "hfgpt", "native" (transformers' own GPT-2, Qwen3 or Llama), or "gguf" (llama.cpp and Ollama; an extra).
-        tokenizer: folder or Hub id; without it the one beside the source.
-        adapter: folder of a LoRA adapter that is merged into the weights.
-        overwrite: replace what output_dir holds.
+        tokenizer: folder or Hub id (default: the one beside the source).
+        adapter: folder of a LoRA adapter to merge into the weights.
+        overwrite: replace the contents of output_dir.
         options: further keys of recipes/convert.py: source_format, gguf_type, dtype, num_attention_heads, hidden_act.
-    Raises: UserError for weights of an unknown kind, a tensor that is missing, and logits that differ from those that came in.
+    Raises: UserError for weights of an unknown kind, a missing tensor, and logits that differ from the input's.
     """
     given = dict(source=source, output_dir=output_dir, target=target, tokenizer=tokenizer, adapter=adapter, overwrite=overwrite)
     arguments, figures = run_recipe("convert", given | options, where="convert()")
@@ -154,16 +156,16 @@ def convert(
 
 
 def check(folder: Place, *, parts: bool = True, record: bool = False, seconds: int = 900) -> list[CheckReport]:
-    """The gate: what would be published of a folder, opened as a stranger gets it, in a process of its own.
+    """The gate: check what would be published from a folder, opened as a stranger would receive it, in a separate process.
 
     Args:
-        folder: what a job wrote: a model, an adapter, a GGUF file, a tokenizer, prepared data.
-        parts: of an adapter, check its base and its merged twin as well.
-        record: first write fingerprint.json anew from what the folder holds now; it then proves only itself.
-        seconds: most for opening all the doors of one model.
-    Returns: one report for the folder and one for each part; `passed` says whether nothing failed, `failures` what did, and
+        folder: written by a job: a model, an adapter, a GGUF file, a tokenizer, or prepared data.
+        parts: for an adapter, also check its base and its merged model.
+        record: first rewrite fingerprint.json from the current contents of the folder; it then proves nothing about the original.
+        seconds: time limit for all loading checks of one model.
+    Returns: one report for the folder and one per part; `passed` says whether nothing failed, `failures` lists what did, and
         `table()` is for people.
-    Raises: UserError where the folder holds nothing that can be published. A check that fails raises nothing.
+    Raises: UserError if the folder contains nothing publishable. A failed check does not raise.
     Cost: about 20 seconds per small model.
     """
     with tempfile.TemporaryDirectory(prefix="hfgpt-") as temporary:
@@ -191,18 +193,19 @@ def publish(
     parts: Sequence[str] = (),
     **options: Any,
 ) -> PublishingResult:
-    """Publish a folder on the Hugging Face Hub: checked, clean, private first. Without `push` nothing is sent (a dry run).
+    """Publish a folder on the Hugging Face Hub: checked, clean, private by default. Without `push`, nothing is uploaded (a dry
+    run).
 
     Args:
-        folder: what a job wrote.
-        repo: "USER/NAME"; of an adapter, its base goes to USER/NAME-base and its merged twin to USER/NAME-merged.
-        push: send it. The token comes from `hf auth login` or HF_TOKEN, never from here.
-        public: make it public once all of it is there; a new repository is private.
-        tag: of the revision, such as "v1.0"; without it one that names the SHA-256 of the weights.
-        parts: of an adapter, what is published: "base", "adapter", "merged"; all without it.
+        folder: written by a job.
+        repo: "USER/NAME"; an adapter's base goes to USER/NAME-base and its merged model to USER/NAME-merged.
+        push: upload it. The token comes from `hf auth login` or HF_TOKEN, never from here.
+        public: make it public after everything is uploaded; a new repository is private.
+        tag: tag of the revision, such as "v1.0" (default: one derived from the SHA-256 of the weights).
+        parts: for an adapter, what to publish: "base", "adapter", "merged" (default: all).
         options: further keys of recipes/publish.py: base_repo, base_revision, delete_others.
-    Raises: UserError for a folder that fails the gate of `check`, for a repository that this token may not write, and for a Hub
-        that does not answer.
+    Raises: UserError for a folder that fails the gate of `check`, for a repository that this token cannot write to, and if the Hub
+        does not answer.
     """
     given = dict(folder=folder, repo=repo, push=push, public=public, tag=tag, parts=parts)
     _, figures = run_recipe("publish", given | options, where="publish()")

@@ -1,4 +1,4 @@
-"""What the functions of hfgpt return: where a result lies, and its figures, read from the files that the recipe left there."""
+"""The return values of hfgpt's functions: the location of a result and its figures, read from the recipe's files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ class TokenizerResult:
     """A trained tokenizer.
 
     Attributes:
-        folder: where it lies, with its passport.json, its tokenizer_report.md and its card.
-        vocab_size: rows that a model's embedding needs, special tokens included.
-        documents, num_bytes: the text that it was trained on, in UTF-8 bytes.
+        folder: its folder, with passport.json, tokenizer_report.md and the card.
+        vocab_size: rows that a model's embedding needs, including special tokens.
+        documents, num_bytes: its training text, in UTF-8 bytes.
     """
 
     folder: Path
@@ -28,7 +28,7 @@ class TokenizerResult:
 
     @classmethod
     def read(cls, folder: Path) -> "TokenizerResult":
-        """The result in the folder of a recipe that has ended."""
+        """Read the result from the folder of a finished recipe."""
         passport = Passport.load(folder)
         train = passport.splits["train"]
         return cls(folder, passport.tokenizer["vocab_size"], train["documents"], train["bytes"])
@@ -41,7 +41,7 @@ class DataResult:
     Attributes:
         folder: a `datasets` folder (`datasets.load_from_disk`), with the tokenizer, passport.json and the card in it.
         context_length: tokens per row.
-        splits: what went into the rows of "train", "validation" and "test": documents, UTF-8 bytes, tokens, padding, rows.
+        splits: counts for "train", "validation" and "test": documents, UTF-8 bytes, tokens, padding, rows.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class DataResult:
 
     @classmethod
     def read(cls, folder: Path) -> "DataResult":
-        """The result in the folder of a recipe that has ended."""
+        """Read the result from the folder of a finished recipe."""
         passport = Passport.load(folder)
         splits = {name: PackingCounts(**counts) for name, counts in passport.splits.items()}
         return cls(folder, passport.settings["context_length"], splits)
@@ -61,7 +61,7 @@ class TrainingResult:
     """A trained model.
 
     Attributes:
-        folder: the model or adapter, with its tokenizer, its card and all that docs/python.md names.
+        folder: the model or adapter, with its tokenizer, its card and everything listed in docs/python.md.
         metrics: the content of the folder's metrics.json: losses in nats per token, shares of 1, seconds, bytes.
         report: the content of the folder's report.txt, the run in a few lines for people.
     """
@@ -72,17 +72,17 @@ class TrainingResult:
 
     @classmethod
     def read(cls, folder: Path) -> "TrainingResult":
-        """The result in the folder of a recipe that has ended."""
+        """Read the result from the folder of a finished recipe."""
         return cls(folder, read_json(folder / METRICS_FILE), (folder / REPORT_FILE).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What was measured.
+    """The results of an evaluation.
 
     Attributes:
-        folder: where evaluation.json lies, which also says on which data and how.
-        metrics: figures by the name of the data and their own: `{"texts.txt: bits_per_byte": 1.7}`.
+        folder: the folder with evaluation.json, which also records the data and settings.
+        metrics: figures by data and metric name: `{"texts.txt: bits_per_byte": 1.7}`.
     """
 
     folder: Path
@@ -94,10 +94,10 @@ class ConversionResult:
     """Converted weights.
 
     Attributes:
-        folder: where they lie, with the tokenizer and conversion.json.
-        parameters: how many there are.
-        differences: the largest difference of any logit from what came in, in float32, by what was compared.
-        notes: what the conversion could not carry over, or had to add.
+        folder: their folder, with the tokenizer and conversion.json.
+        parameters: their number.
+        differences: the largest difference of any logit from the input's, in float32, by comparison.
+        notes: what the conversion could not carry over or had to add.
     """
 
     folder: Path
@@ -108,11 +108,11 @@ class ConversionResult:
 
 @dataclass(frozen=True)
 class PublishingResult:
-    """What was sent to the Hub, or in a dry run would be.
+    """What was uploaded to the Hub or, in a dry run, would be.
 
     Attributes:
-        files, num_bytes: all that makes up the repositories.
-        sent: files that were not there already; 0 in a dry run.
+        files, num_bytes: the full contents of the repositories.
+        sent: files that were not there yet; 0 in a dry run.
     """
 
     files: int

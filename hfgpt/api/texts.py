@@ -1,4 +1,4 @@
-"""Reading, cutting and packing texts, without a folder in between: what prepared data is made of, in a notebook's hands."""
+"""Read, encode and pack texts without a folder in between: the building blocks of prepared data, for notebooks."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike, fspath
@@ -38,16 +38,16 @@ def read_documents(
     """The documents of files, patterns, folders, Hub datasets or "python-docs", one source after the other.
 
     Args:
-        text_field: column of JSON, Parquet and Hub rows that holds the text.
-        text_documents: what is one document in a plain text file: "file", "paragraph", "line", or any other string, which then
-            separates documents as a line of its own. None is "file", but refuses a file whose lines look like separators.
+        text_field: column with the text in JSON, Parquet and Hub rows.
+        text_documents: what counts as a document in a plain text file: "file", "paragraph", "line", or any other string, which
+            separates documents when it is on its own line. None means "file", but refuses a file whose lines look like separators.
         hub_split, hub_revision: split, and branch, tag or commit, of a Hub dataset.
-        streaming: read a Hub dataset over the network as it goes, without storing it.
-        max_documents: stop after this many in all.
-        on_error: what becomes of single rows that are no document: stop at the first, or skip them.
+        streaming: stream a Hub dataset over the network without storing it.
+        max_documents: stop after this many in total.
+        on_error: what to do with rows that are not documents: stop at the first, or skip them.
     Yields: `{"text", "source", "row_id"}`, all strings.
-    Raises: UserError, with file and line, at once for sources that are not there, and while reading for what cannot be read.
-    Memory: one document (text), one row group (Parquet); a .json list is read whole.
+    Raises: UserError at once for missing sources and, with file and line, while reading unreadable data.
+    Memory: one document (text), one row group (Parquet); a .json list is read completely.
     """
     options = ReadingOptions(
         text_field=text_field,
@@ -75,10 +75,10 @@ def read_records(
 
     Args:
         hub_split, hub_revision: split, and branch, tag or commit, of a Hub dataset.
-        header: whether the first line of a CSV or TSV file names its columns; without it, `columns` names them in order.
-        separator: what separates columns: "comma", "semicolon", "tab" or a character; None tells it from the first line.
-        max_records: stop after this many in all.
-        on_error: what becomes of single rows that cannot be used: stop at the first, or skip them.
+        header: whether the first line of a CSV or TSV file names its columns; if not, `columns` names them in order.
+        separator: what separates columns: "comma", "semicolon", "tab" or a character; None detects it from the first line.
+        max_records: stop after this many in total.
+        on_error: what to do with rows that cannot be used: stop at the first, or skip them.
     Yields: records with `values` by column, `source`, `place` and `row_id`.
     Raises: UserError, with file and line.
     """
@@ -103,14 +103,14 @@ def read_conversations(
     max_records: int | None = None,
     on_error: Literal["stop", "skip"] = "stop",
 ) -> Iterator[Conversation]:
-    """Conversations out of what `read_records` reads: Alpaca, ShareGPT, OpenAI's messages, prompts and completions.
+    """Conversations from the same sources as `read_records`: Alpaca, ShareGPT, OpenAI's messages, prompts and completions.
 
     Args:
-        style: the prompt style that they are for, of `CHAT_STYLES`; only Alpaca rows with an input are worded by it.
-        format: what a row holds, of `hfgpt.data.conversations.FORMATS`; None tells it by the columns of each source.
+        style: the prompt style, one of `CHAT_STYLES`; it only affects Alpaca rows with an input.
+        format: the format of a row, one of `hfgpt.data.conversations.FORMATS`; None detects it from the columns of each source.
         hub_split, hub_revision, max_records, on_error: as for `read_records`.
     Yields: conversations with `messages`, a list of `{"role", "content"}` that ends with the assistant's.
-    Raises: UserError, with file and line, for a row that is no conversation.
+    Raises: UserError, with file and line, for a row that is not a conversation.
     """
     errors = RowErrors(on_error)
     options = RecordOptions(hub_split=hub_split, hub_revision=hub_revision, max_records=max_records)
@@ -118,10 +118,10 @@ def read_conversations(
 
 
 def pack_rows(documents: Iterable[Sequence[int]], *, context_length: int, separator: int, pad: int) -> tuple[Rows, PackingCounts]:
-    """Pack documents into rows of one length by best fit; nothing is lost, and none is cut that fits into one row.
+    """Pack documents into rows of one length by best fit; nothing is lost, and no document that fits into one row is cut.
 
-    Each document is followed by the separator, which also opens the next; `position_ids` restart with each, which is how
-    attention keeps them apart.
+    Each document is followed by the separator, which also begins the next; `position_ids` restart with each document, which keeps
+    them apart in attention.
 
     Args:
         documents: token ids of each, without separators (`encode_texts`).
@@ -129,13 +129,13 @@ def pack_rows(documents: Iterable[Sequence[int]], *, context_length: int, separa
         separator, pad: ids of the two special tokens, which differ (`tokenizer.eos_token_id`, `tokenizer.pad_token_id`).
     Returns: rows with `input_ids` and `position_ids`, int32 arrays of (rows, context_length), and the counts: rows x context_length
         = tokens + separators + repeated + padding.
-    Raises: UserError for a context without room, and for separator and padding that are one.
+    Raises: UserError for a context that is too short, and if separator and padding are the same.
     Cost: linear in the tokens; all rows are held in memory (`hfgpt.data.packing.pack` yields blocks of them).
     """
     if context_length < 3:
-        raise UserError(f"context_length is {context_length}; 3 or more are needed: two separators and a token.")
+        raise UserError(f"context_length is {context_length}; it must be at least 3: two separators and a token.")
     if separator == pad:
-        raise UserError(f"separator and pad are both {pad}; two ids are needed, or the end of a document would not be learned.")
+        raise UserError(f"separator and pad are both {pad}; they must differ, or the model would not learn the end of a document.")
     counts = PackingCounts()
     blocks = list(pack(documents, context_length=context_length, separator=separator, pad=pad, counts=counts))
     empty = np.empty((0, context_length), dtype=np.int32)

@@ -1,10 +1,10 @@
-"""From texts to a trained model: the jobs of the recipes as functions, in the order in which a model goes through them.
+"""From texts to a trained model: the recipes as functions, in the order in which they are used.
 
-Each runs what the recipe of the same job runs (recipes/ says which files it leaves), takes the recipe's keys as keyword arguments,
-the ones that matter most by name and all others as `options`, and returns a result of hfgpt/api/results.py. All raise `UserError`
-(hfgpt.errors), which says what was got, what is allowed, why, and what to do; what it calls `--overwrite true` is `overwrite=True`
-here. A job that is called again with the same arguments and the same `output_dir` goes on where it was stopped, or returns what it
-made before.
+Each one runs the corresponding recipe (recipes/ documents the files it writes), takes the recipe's keys as keyword arguments, the
+most important ones by name and all others as `options`, and returns a result of hfgpt/api/results.py. All raise `UserError`
+(hfgpt.errors), which says what was given, what is allowed, why, and what to do; `--overwrite true` in a message means
+`overwrite=True` here. Calling a function again with the same arguments and the same `output_dir` continues where it stopped, or
+returns the earlier result.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ def train_tokenizer(
 
     Args:
         sources: text, JSON(L) or Parquet files, patterns or folders; Hub datasets ("user/name[:configuration]"); "python-docs".
-        output_dir: folder that it is written to.
-        algorithm: "bpe", "unigram" or "wordpiece", which are made of bytes and lose nothing, or "wordlevel", the book's.
-        vocab_size: tokens, the special ones included; None and "auto" take as many as suit the size of the text.
+        output_dir: folder for the tokenizer.
+        algorithm: "bpe", "unigram" or "wordpiece", which work on bytes and are lossless, or "wordlevel", the book's.
+        vocab_size: number of tokens, including special ones; None and "auto" choose a number that suits the size of the text.
         max_documents: stop reading after this many.
         overwrite: replace what output_dir holds.
         options: further keys of recipes/train_tokenizer.py: pattern, digits, compare_with, text_field, split_by, test_share, ...
-    Raises: UserError for sources that are missing, unreadable or empty, and for a tokenizer that does not load as it was saved.
+    Raises: UserError for sources that are missing, unreadable or empty, and for a tokenizer that does not reload correctly.
     Cost: linear in the bytes; the counts of distinct words stay in memory.
     """
     given = dict(sources=sources, output_dir=output_dir, algorithm=algorithm, vocab_size=vocab_size)
@@ -54,17 +54,18 @@ def from_text(
     overwrite: bool = False,
     **options: Any,
 ) -> TrainingResult:
-    """Make a GPT of a text: tokenizer, rows, model and report, within the minutes that are given.
+    """Train a GPT on a text: tokenizer, rows, model and report, within the given minutes.
 
     Args:
         sources: text, JSON(L) or Parquet files, patterns or folders; Hub datasets ("user/name[:configuration]").
         output_dir: folder of the steps, each with its YAML and its result; the model is in `base`.
-        minutes: that the call may take; size, steps and rates are chosen for them, and of a large text the share that is read.
-        text_documents: what one document of a text file is: "file", "paragraph", "line", or the line that separates documents.
+        minutes: the maximum duration of the call; size, steps and rates are chosen to fit, and for a large text also the share that
+            is read.
+        text_documents: what counts as a document in a text file: "file", "paragraph", "line", or the line that separates documents.
         overwrite: replace what output_dir holds.
         options: further keys of recipes/from_text.py: text_field, card.
     Returns: the result of `pretrain`, whose folder is `output_dir`/base.
-    Raises: as `pretrain`, and UserError for minutes that are too few for this text.
+    Raises: see `pretrain`; also UserError if the minutes are too few for this text.
     """
     given = dict(sources=sources, output_dir=output_dir, minutes=minutes, text_documents=text_documents, overwrite=overwrite)
     arguments, _ = run_recipe("from_text", given | options, where="from_text()")
@@ -87,15 +88,16 @@ def prepare_data(
 
     Args:
         tokenizer: folder or Hub id of the tokenizer.
-        output_dir: folder that the rows are written to.
-        sources: as for `train_tokenizer`; without it those of the tokenizer, read and split as they were for it.
-        context_length: tokens per row; None is 1,024, or less where the text would fill too few rows.
-        window, stride: cut the training documents into sliding windows of `window` tokens, which start every `stride` tokens,
-            instead of packing them.
-        deduplicate: which copies are dropped, "near" for equal and nearly equal documents; None as for the tokenizer, else "near".
+        output_dir: folder for the rows.
+        sources: as for `train_tokenizer` (default: those of the tokenizer, read and split in the same way).
+        context_length: tokens per row; None means 1,024, or fewer if the text would fill too few rows.
+        window, stride: instead of packing, cut the training documents into sliding windows of `window` tokens that start every
+            `stride` tokens.
+        deduplicate: which copies are dropped, "near" for equal and nearly equal documents; None uses the tokenizer's setting, or
+            else "near".
         overwrite: replace what output_dir holds.
         options: further keys of recipes/prepare_data.py: group_field, leaks, decontaminate_against, repeated_passage_bytes, ...
-    Raises: UserError for missing sources, and for a text that fills no row.
+    Raises: UserError for missing sources, and for a text that does not fill a row.
     Cost: linear in the bytes, on all cores; memory stays constant.
     """
     given = dict(tokenizer=tokenizer, output_dir=output_dir, sources=sources, context_length=context_length, window=window)
@@ -105,11 +107,11 @@ def prepare_data(
 
 
 def verify_data(folder: Place) -> list[Finding]:
-    """Compare prepared data with its passport: rows, counts, tokenizer, and the sources that are still where it names them.
+    """Compare prepared data with its passport: rows, counts, tokenizer, and those sources that are still at their recorded paths.
 
-    Args: `folder` is one of `prepare_data`, or a downloaded copy.
-    Returns: what was compared, each with `what`, `outcome` ("matches", "differs", or "missing" for a source that is not here) and
-        `detail`.
+    Args: `folder` was written by `prepare_data`, or is a downloaded copy.
+    Returns: the comparisons, each with `what`, `outcome` ("matches", "differs", or "missing" for a source that is not here) and
+    `detail`.
     Raises: UserError for a folder without a passport of prepared data.
     Cost: reads rows and sources once; memory stays constant.
     """
@@ -134,26 +136,26 @@ def pretrain(
     overwrite: bool = False,
     **options: Any,
 ) -> TrainingResult:
-    """Pretrain a GPT, from zero or from `model`, keep the state that is best on the validation rows, and test it once.
+    """Pretrain a GPT, from scratch or from `model`, keep the best state on the validation rows, and test it once.
 
     Args:
         dataset: folder of `prepare_data`.
         output_dir: folder of the run and of its model.
-        model: folder or Hub id of a causal language model to go on from, with whose tokenizer the rows were prepared; its shape is
-            what it is. Without it a new model is made.
-        old_dataset: rows of text that `model` was trained on; their held-out loss before and after is reported.
+        model: folder or Hub id of a causal language model to continue from; the rows must be prepared with its tokenizer, and its
+            shape is fixed. By default, a new model is created.
+        old_dataset: rows of text that `model` was trained on before; their held-out loss before and after is reported.
         family: "modern" (its shape follows from `depth`, its number of layers) or "gpt2" (a published `size`).
-        time_budget: seconds that this call may take; depth, steps, batch and rates that are as their defaults here are then chosen
-            for this machine and text (docs/budgets.md). `token_budget` and `flop_budget` are further options.
-        max_steps: optimizer steps; -1 takes `num_train_epochs` times over the rows instead.
-        per_device_train_batch_size: rows per device and step.
-        learning_rate: peak rate of AdamW; Muon's, for the matrices, is `muon_learning_rate`, that of an embedding beside a head of
-            its own `embedding_learning_rate`. With `model` they rise to their share `rewarm_to` of it.
-        overwrite: forget what output_dir holds and start again.
-        options: further keys of recipes/pretrain.py, those of transformers' `TrainingArguments` among them.
+        time_budget: seconds this call may take; depth, steps, batch and rates that have their default values are then chosen for
+            this machine and text (docs/budgets.md). `token_budget` and `flop_budget` are further options.
+        max_steps: optimizer steps; -1 uses `num_train_epochs` passes over the rows instead.
+        per_device_train_batch_size: rows per device per step.
+        learning_rate: peak rate of AdamW; `muon_learning_rate` is Muon's, for the matrices, and `embedding_learning_rate` that of
+            an untied embedding. With `model`, they rise to the fraction `rewarm_to` of it.
+        overwrite: discard the contents of output_dir and start again.
+        options: further keys of recipes/pretrain.py, including those of transformers' `TrainingArguments`.
     Returns: metrics with `parameters`, `validation_loss` and `test_loss` (nats per token), `..._perplexity`, `..._bits_per_byte`,
         `tokens_per_second`, `peak_memory_bytes`, ...
-    Raises: UserError for what cannot be; RunStopped, with a checkpoint written, where Ctrl-C or SIGTERM stopped the training.
+    Raises: UserError for impossible settings; RunStopped, after writing a checkpoint, if Ctrl-C or SIGTERM stopped the training.
     """
     given = dict(dataset=dataset, output_dir=output_dir, family=family, depth=depth, size=size, max_steps=max_steps)
     given |= dict(time_budget=time_budget, model=model, old_dataset=old_dataset)
@@ -178,22 +180,22 @@ def finetune_classifier(
     overwrite: bool = False,
     **options: Any,
 ) -> TrainingResult:
-    """Fine-tune a language model into a classifier of texts; one run per seed, the best on validation is kept.
+    """Fine-tune a language model into a text classifier; one run per seed, the best on validation is kept.
 
     Args:
         model: folder or Hub id of any causal language model.
         sources: CSV, TSV, JSON(L) or Parquet files, Hub datasets, "python-docs".
-        output_dir: folder of the run; of a LoRA it is an adapter, with its base and its merged twin in it.
-        text_column, label_column: columns of the texts and of their labels, words or numbers.
-        label_delimiter: what separates several labels of one text; None is one label per text.
-        method: what is trained, of `METHODS`: "lora", "last_block", "full", "head"; "likelihood" trains nothing and asks the
-            language model which label it finds likeliest.
-        max_steps: optimizer steps; -1 takes `num_train_epochs` times over the examples instead.
-        overwrite: forget what output_dir holds and start again.
+        output_dir: folder of the run; with LoRA, an adapter that contains its base and its merged model.
+        text_column, label_column: columns of the texts and of their labels (words or numbers).
+        label_delimiter: what separates several labels of one text; None means one label per text.
+        method: what is trained, one of `METHODS`: "lora", "last_block", "full", "head"; "likelihood" trains nothing and asks the
+            language model which label is most likely.
+        max_steps: optimizer steps; -1 uses `num_train_epochs` passes over the examples instead.
+        overwrite: discard the contents of output_dir and start again.
         options: further keys of recipes/finetune_classification.py: validation_sources, test_sources, balance, lora_rank, ...
-    Returns: metrics with `labels`, and for `validation` and `test` the `mean` and `standard_deviation` over the seeds of
-        `accuracy`, `macro_f1`, `log_loss`, ...; each seed's own under `seeds`.
-    Raises: UserError for what cannot be; RunStopped, with a checkpoint written, where Ctrl-C or SIGTERM stopped the training.
+    Returns: metrics with `labels` and, for `validation` and `test`, the `mean` and `standard_deviation` over the seeds of
+        `accuracy`, `macro_f1`, `log_loss`, ...; those of each seed are under `seeds`.
+    Raises: UserError for impossible settings; RunStopped, after writing a checkpoint, if Ctrl-C or SIGTERM stopped the training.
     """
     given = dict(model=model, sources=sources, output_dir=output_dir, text_column=text_column, label_column=label_column)
     given |= dict(label_delimiter=label_delimiter, method=method, num_train_epochs=num_train_epochs, max_steps=max_steps)
@@ -215,19 +217,19 @@ def finetune_assistant(
     overwrite: bool = False,
     **options: Any,
 ) -> TrainingResult:
-    """Fine-tune a language model into an assistant that answers; the loss is on the answers alone.
+    """Fine-tune a language model into an assistant; the loss only covers the answers.
 
     Args:
         model: folder or Hub id of any causal language model.
-        sources: instructions (Alpaca), conversations (ShareGPT, OpenAI's messages) or prompts and completions, in the files that
-            `finetune_classifier` reads.
-        output_dir: folder of the run; of a LoRA it is an adapter, with its base and its merged twin in it.
-        prompt_style: the chat template that the tokenizer keeps, of `CHAT_STYLES`; "base" is the one that it has.
+        sources: instructions (Alpaca), conversations (ShareGPT, OpenAI's messages) or prompts and completions, in the same kinds of
+            files as for `finetune_classifier`.
+        output_dir: folder of the run; with LoRA, an adapter that contains its base and its merged model.
+        prompt_style: the chat template for the tokenizer, one of `CHAT_STYLES`; "base" keeps its own.
         method, max_steps, overwrite: as for `finetune_classifier`.
         options: further keys of recipes/finetune_instructions.py: max_length, source_weights, lora_rank, max_answers, ...
-    Returns: metrics with losses before and after in nats per learned token, and how the answers to the test set compare with the
+    Returns: metrics with losses before and after, in nats per trained token, and scores of the answers to the test set against the
         references.
-    Raises: as `finetune_classifier`.
+    Raises: see `finetune_classifier`.
     """
     given = dict(model=model, sources=sources, output_dir=output_dir, prompt_style=prompt_style, method=method)
     given |= dict(
@@ -254,13 +256,13 @@ def align(
 
     Args:
         model: folder or Hub id of an assistant, or of any model with a chat template.
-        sources: rows with chosen and rejected, beside instruction and input, or a prompt; for "kto" also answers with a label.
+        sources: rows with chosen and rejected, plus instruction and input, or a prompt; for "kto", also answers with a label.
         output_dir: folder of the run.
-        loss, beta: which loss of TRL, and how dear it is to leave the base (for "orpo" the weight of the preference).
+        loss, beta: the TRL loss, and how strongly the model is kept close to its base (for "orpo", the weight of the preference).
         max_steps, overwrite: as for `finetune_classifier`.
         options: further keys of recipes/align_preferences.py.
     Returns: metrics with reward margins and accuracies on held-out pairs, before and after.
-    Raises: as `finetune_classifier`, and UserError with the command that installs TRL.
+    Raises: see `finetune_classifier`, and UserError with the command that installs TRL.
     """
     given = dict(model=model, sources=sources, output_dir=output_dir, loss=loss, beta=beta, num_train_epochs=num_train_epochs)
     given |= dict(max_steps=max_steps, learning_rate=learning_rate, seed=seed, overwrite=overwrite)

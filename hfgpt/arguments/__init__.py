@@ -1,1 +1,1 @@
-"""The recipes' arguments; nothing here imports torch before it is needed, so that mistakes are answered at once."""
+"""The recipes' arguments; nothing here imports torch before it is needed, so mistakes are reported at once."""

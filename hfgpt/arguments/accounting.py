@@ -1,4 +1,4 @@
-"""The keys that account for data: what only the user knows of its sources, and the check of what was prepared before."""
+"""The keys that account for data: what only the user knows about its sources, and the check of data prepared earlier."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,11 @@ SOURCE_CARD_KEYS = ("license", "url", "revision")
 
 @dataclass
 class SourceCardKeys(ReadingKeys):
-    """How the texts of documents are read, and what the user knows of where they come from."""
+    """How the texts of documents are read, and what the user knows about their origin."""
 
     source_cards: dict | str | None = data_key(
         None,
-        "What only you know of sources, by their names or patterns: {'novels*.txt': {license: ..., url: ..., revision: ...}}.",
+        "What only you know about your sources, by name or pattern: {'novels*.txt': {license: ..., url: ..., revision: ...}}.",
     )
 
     def reading_options(self) -> dict[str, Any]:
@@ -26,9 +26,9 @@ class SourceCardKeys(ReadingKeys):
 
 
 def checked_source_cards(cards: dict | str | None) -> dict[str, dict[str, str]] | None:
-    """The owner's words about sources, checked: of a mapping, or the same as the text of JSON or YAML.
+    """Check what the owner says about sources: a mapping, or the same as JSON or YAML text.
 
-    Raises: ValueError for what is not such a mapping, unknown keys (with the nearest known one), and values that are not text.
+    Raises: ValueError if it is not such a mapping, for unknown keys (with the nearest known one), and for values that are not text.
     """
     wanted = "a mapping such as {'novels*.txt': {'license': 'cc0-1.0', 'url': 'https://...'}} is needed"
     cards = read_mapping(cards, "source_cards", example="\"{'novels*.txt': {license: cc0-1.0}}\"")
@@ -41,16 +41,16 @@ def checked_source_cards(cards: dict | str | None) -> dict[str, dict[str, str]] 
         for key, value in card.items():
             if key not in SOURCE_CARD_KEYS:
                 near = nearest(str(key), SOURCE_CARD_KEYS)
-                meant = f"did you mean {near!r}?" if near else f"known are {', '.join(SOURCE_CARD_KEYS)}."
+                meant = f"did you mean {near!r}?" if near else f"the known keys are {', '.join(SOURCE_CARD_KEYS)}."
                 raise UserError(f"unknown key {key!r} in source_cards, for {pattern!r}; {meant}")
             if not isinstance(value, str):
-                raise UserError(f"{key} in source_cards, for {pattern!r}, is {value!r}; text is needed, in quotes.")
+                raise UserError(f"{key} in source_cards, for {pattern!r}, is {value!r}; it must be text, in quotes.")
         checked[str(pattern)] = {key: " ".join(value.split()) for key, value in card.items()}
     return checked
 
 
 @dataclass
 class VerifyKeys:
-    """A check in place of the work of a recipe."""
+    """A check that replaces the recipe's usual work."""
 
     verify: str = data_key("", "Check the prepared data in this folder against its passport, and do nothing else.")

@@ -1,4 +1,4 @@
-"""Keys of how documents are repaired and filtered before they are compared, split and learned from."""
+"""Keys for repairing and filtering documents before they are compared, split and trained on."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,37 +20,38 @@ CLEANING_DEFAULTS = {
 
 @dataclass
 class CleaningKeys(RecipeArguments):
-    """What is repaired, and which documents are dropped for what they are."""
+    """What is repaired, and which documents are dropped for their content."""
 
     filters: Literal["none", "light", "web"] | None = data_key(
         None,
-        "Which documents are dropped for their quality: 'none' (without it), 'light' (unusable ones, in any language) or 'web' "
-        "(also what the rules of Gopher, C4 and FineWeb find in web pages).",
+        "Which documents are dropped for low quality: 'none' (default), 'light' (unusable ones, in any language) or 'web' (also "
+        "those that the rules of Gopher, C4 and FineWeb remove from web pages).",
     )
     filter_settings: dict | str | None = data_key(
-        None, "Thresholds in place of those of the preset: {min_words: 20, max_short_lines: null}. docs/data/filters.md lists them."
+        None,
+        "Thresholds that replace those of the preset: {min_words: 20, max_short_lines: null}. docs/data/filters.md lists them.",
     )
     repair_text: bool | None = data_key(
-        None, "Repair mojibake, control characters, line ends and blanks; without it, with filters light and web."
+        None, "Repair mojibake, control characters, line endings and whitespace (default: only with filters light and web)."
     )
     languages: list[str] | None = data_key(
-        None, "Drop documents in other languages than these ISO 639 codes (en de); without it, 'en' with filters web, else none."
+        None, "Keep only documents in these languages (ISO 639 codes: en de); default: 'en' with filters web, otherwise all."
     )
     perplexity_model: str | None = data_key(
-        None, "Folder or Hub id of a model: drop documents that it finds unlikely, by the mean log-perplexity of their tokens."
+        None, "Folder or Hub id of a model: drop documents it finds unlikely, by the mean log-perplexity of their tokens."
     )
     perplexity_sigmas: float | None = data_key(
-        None, "How many standard deviations above the mean of all documents count as unlikely; 3 without it."
+        None, "How many standard deviations above the mean of all documents count as unlikely (default: 3)."
     )
 
     def check_cleaning(self) -> None:
-        """Raises: UserError for values that cannot be."""
+        """Raises: UserError for impossible values."""
         self.filter_settings = read_mapping(self.filter_settings, "filter_settings", example="'{min_words: 20}'")
         check_settings(self.filter_settings)
         if self.filters not in (None, *PRESETS):  # from Python, which no parser has checked
-            raise UserError(f"filters is {self.filters!r}; it can be {', '.join(PRESETS)}.")
+            raise UserError(f"filters is {self.filters!r}; allowed: {', '.join(PRESETS)}.")
         if self.perplexity_sigmas is not None and not 0 < self.perplexity_sigmas < float("inf"):
-            raise UserError(f"perplexity_sigmas is {self.perplexity_sigmas}; a number above 0 is needed, 3 is usual.")
+            raise UserError(f"perplexity_sigmas is {self.perplexity_sigmas}; it must be above 0 (3 is usual).")
         expand_home(self, "perplexity_model")
 
     def cleaning(self) -> dict[str, Any]:
@@ -60,10 +61,10 @@ class CleaningKeys(RecipeArguments):
 
 @dataclass
 class DroppedKeys(RecipeArguments):
-    """What becomes of dropped documents."""
+    """What happens to dropped documents."""
 
     keep_dropped: bool = data_key(
         False,
-        "Write the documents that steps drop as a whole (filters, copies, what stands in held-out or benchmark text) to "
-        "dropped.jsonl in output_dir, with step and reason; it is never published.",
+        "Write documents that a step drops as a whole (filters, copies, overlap with held-out or benchmark text) to dropped.jsonl "
+        "in output_dir, with step and reason; the file is never published.",
     )

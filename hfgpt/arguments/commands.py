@@ -1,4 +1,4 @@
-"""The commands of `hfgpt`, where their recipes lie, and what a message calls them."""
+"""The commands of `hfgpt`, where their recipes are, and how messages refer to them."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from hfgpt.files import with_home
 from hfgpt.tables import Table
 
 _PACKAGE = Path(__file__).parents[1]
-# A wheel has the recipes in the package, a checkout beside it.
+# In a wheel, the recipes are inside the package; in a checkout, beside it.
 RECIPES = next(folder for folder in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if folder.is_dir())
 STARTED_AS = "HFGPT_COMMAND"  # cli.py sets it to the name of a command, also for the processes that accelerate starts
 
@@ -21,8 +21,8 @@ class Command(NamedTuple):
 
     Args:
         recipe: its file in recipes/, or an absolute path from elsewhere.
-        group: the title that it stands under in `hfgpt --help`.
-        purpose: what it is for, in one line.
+        group: the heading it appears under in `hfgpt --help`.
+        purpose: what it does, in one line.
         words: what it adds to the recipe's command line.
     """
 
@@ -37,17 +37,17 @@ COMMANDS = Table[Command](
     {
         "from-text": Command("from_text.py", "Start", "Make a GPT of your text: tokenizer, rows, model and report in one go."),
         "tokenizer": Command("train_tokenizer.py", "Data", "Train a tokenizer on any text."),
-        "data": Command("prepare_data.py", "Data", "Clean, split and pack text into rows that a model trains on."),
-        "pretrain": Command("pretrain.py", "Train", "Train a GPT from zero on prepared rows."),
-        "classify": Command("finetune_classification.py", "Train", "Fine-tune a classifier of texts."),
+        "data": Command("prepare_data.py", "Data", "Clean, split and pack text into rows to train a model on."),
+        "pretrain": Command("pretrain.py", "Train", "Train a GPT from scratch on prepared rows."),
+        "classify": Command("finetune_classification.py", "Train", "Fine-tune a text classifier."),
         "instruct": Command("finetune_instructions.py", "Train", "Fine-tune an assistant on instructions and conversations."),
         "align": Command("align_preferences.py", "Train", "Teach an assistant which of two answers people prefer."),
         "generate": Command("generate.py", "Use", "Continue prompts with a model."),
         "chat": Command("generate.py", "Use", "Talk with an assistant in the terminal.", ("--chat", "true")),
         "evaluate": Command("evaluate.py", "Use", "Measure a model on text, labels, conversations or benchmarks."),
-        "convert": Command("convert.py", "Share", "Bring weights in from GPT-2 or nanoGPT, and out to Qwen3, Llama or GGUF."),
-        "check": Command("check.py", "Share", "Check what would be published, as a stranger gets it."),
-        "publish": Command("publish.py", "Share", "Publish on the Hugging Face Hub: private first, checked before."),
+        "convert": Command("convert.py", "Share", "Import weights from GPT-2 or nanoGPT; export them to Qwen3, Llama or GGUF."),
+        "check": Command("check.py", "Share", "Check what would be published, as a stranger would receive it."),
+        "publish": Command("publish.py", "Share", "Publish on the Hugging Face Hub: checked first, private by default."),
     },
 )
 
@@ -67,7 +67,7 @@ def program() -> str:
 
 
 def command_of(recipe: str) -> str | None:
-    """The command that starts a recipe, by its file name; of two the first."""
+    """The command that starts a recipe, by its file name; if there are two, the first."""
     return next((name for name, entry in COMMANDS.items() if entry.recipe == recipe), None)
 
 
@@ -75,9 +75,9 @@ _RECIPE_IN_TEXT = re.compile(r"(?:torchrun (?P<processes>[^\n]*?) |python )?(?<!
 
 
 def as_started(text: str) -> str:
-    """A text for the terminal that names recipes, in the words that work where this process was started.
+    """Rewrite the recipe names in a text for the terminal as commands that work where this process was started.
 
-    After `hfgpt COMMAND`, "python recipes/check.py FOLDER" reads "hfgpt check FOLDER". torchrun needs the file itself.
+    After `hfgpt COMMAND`, "python recipes/check.py FOLDER" becomes "hfgpt check FOLDER". torchrun needs the file itself.
     """
     if STARTED_AS not in os.environ:
         return text
@@ -94,9 +94,9 @@ def as_started(text: str) -> str:
 def shipped(name: str, *, kind: str) -> Path:
     """The file of this name, or else the shipped one.
 
-    Args: `kind` is the folder of recipes/ that it would lie in, "configs" or "accelerate"; "quickstart/data.yaml" and
+    Args: `kind` is the folder of recipes/ to look in, "configs" or "accelerate"; "quickstart/data.yaml" and
         "recipes/configs/quickstart/data.yaml" are the same shipped file.
-    Returns: the path as it was given where there is neither.
+    Returns: the path as given if there is neither.
     """
     path = Path(with_home(name))
     places = (path, RECIPES / kind / path, RECIPES.parent / path)
@@ -104,8 +104,8 @@ def shipped(name: str, *, kind: str) -> Path:
 
 
 def print_page(text: str) -> None:
-    """Print to a reader who may leave before the end, as `| head` does."""
+    """Print to a pipe that may close before the end, as with `| head`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail again when it flushes at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python would fail again when it flushes at exit

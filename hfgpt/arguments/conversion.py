@@ -1,4 +1,4 @@
-"""The arguments of recipes/convert.py, and the tables of what it reads and writes. Nothing here imports torch."""
+"""The arguments of recipes/convert.py, and the tables of formats it reads and writes. Nothing here imports torch."""
 
 from collections import ChainMap
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from hfgpt.files import expand_home
 from hfgpt.tables import Table
 
 # A `Reader` of hfgpt/conversion/weights_in.py for each source format, or its name "module:object", in the order in which they are
-# asked whether they know what lies at a path.
+# asked whether they recognize a path.
 SOURCES: Table[Any] = Table(
     "source_format",
     {
@@ -29,10 +29,10 @@ class Target:
     """One entry of `TARGETS`.
 
     Args:
-        export: takes the model, its tokenizer or None, and `ExportOptions`; checks that the model can go there, compares what goes
-            out with what came in, and returns an `Export` (hfgpt/conversion/exports.py). It is the function, or its name
+        export: takes the model, its tokenizer or None, and `ExportOptions`; checks that the model can be converted, compares the
+            output with the input, and returns an `Export` (hfgpt/conversion/exports.py). It is the function, or its name
             "module:function".
-        refuses: options that would do nothing for it, with the reason.
+        refuses: options that would have no effect with it, with the reason.
     """
 
     export: Callable[..., Any] | str
@@ -46,7 +46,7 @@ TARGETS: Table[Target] = Table(
     {
         "hfgpt": Target("hfgpt.conversion.exports:as_hfgpt", _NO_GGUF_TYPE),
         "native": Target("hfgpt.conversion.exports:as_native", _NO_GGUF_TYPE),
-        "gguf": Target("hfgpt.conversion.exports:as_gguf", {"dtype": "--gguf_type says how GGUF stores matrices."}),
+        "gguf": Target("hfgpt.conversion.exports:as_gguf", {"dtype": "--gguf_type sets how GGUF stores matrices."}),
     },
 )
 
@@ -57,14 +57,18 @@ class ConvertArguments(OutputKeys):
 
     positional: ClassVar[str | None] = "source"
 
-    source: str = model_key("", "Folder, file or Hub id of the weights; the first argument without dashes.", required=True)
-    source_format: str = model_key(
-        "auto", "What source is; 'auto' looks at names and shapes.", choices=ChainMap(SOURCES, {"auto": None})
+    source: str = model_key(
+        "", "Folder, file or Hub id of the weights; may be given as the first argument, without its name.", required=True
     )
-    tokenizer: str = model_key("", "Folder or Hub id of the tokenizer, GPT-2's own files included; else the one beside source.")
-    adapter: str = model_key("", "Folder of a LoRA adapter that is merged into the weights.")
+    source_format: str = model_key(
+        "auto", "Format of source; 'auto' detects it from names and shapes.", choices=ChainMap(SOURCES, {"auto": None})
+    )
+    tokenizer: str = model_key(
+        "", "Folder or Hub id of the tokenizer (GPT-2's own files work too); default: the one beside source."
+    )
+    adapter: str = model_key("", "Folder of a LoRA adapter to merge into the weights.")
     num_attention_heads: int | None = model_key(None, "Number of heads, for a bare state dict of an unpublished width.")
-    hidden_act: str | None = model_key(None, "Activation of a nanoGPT checkpoint from before 2023-06: gelu_new; today's is gelu.")
+    hidden_act: str | None = model_key(None, "Activation of a nanoGPT checkpoint: gelu_new before 2023-06, gelu since then.")
     target: str = output_key(
         "hfgpt",
         "'hfgpt', 'native' (GPT-2, Qwen3 or Llama in transformers' own classes) or 'gguf' (llama.cpp, Ollama).",
@@ -72,7 +76,7 @@ class ConvertArguments(OutputKeys):
     )
     gguf_type: Literal["f32", "f16", "q8_0"] = output_key("f16", "How GGUF stores matrices.")
     dtype: Literal["source", "float32", "bfloat16", "float16"] = output_key(
-        "source", "dtype of the weights that are written; GGUF has gguf_type instead."
+        "source", "dtype of the written weights; for GGUF, use gguf_type instead."
     )
 
     def __post_init__(self):

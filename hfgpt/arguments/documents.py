@@ -18,14 +18,14 @@ from hfgpt.arguments.tokenizers import TokenizerKeys
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home, public_name
 
-# What a recipe that reads documents does where it is not told; prepare_data.py does as its tokenizer's training did.
+# The defaults of a recipe that reads documents; prepare_data.py does what its tokenizer's training did.
 READING_DEFAULTS = {
     **{"text_field": "text", "text_documents": None, "hub_split": "train", "hub_revision": None, "max_documents": None},
     "on_error": "stop",
     "source_cards": None,
     "group_field": None,
 }
-# What is done to documents before they are split; tokenizer and rows see the same.
+# What is done to documents before they are split; tokenizer and rows see the same text.
 STEP_DEFAULTS = {**CLEANING_DEFAULTS, **PRIVACY_DEFAULTS, **COPY_DEFAULTS, "repeated_passage_bytes": None}
 SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.05, "split_seed": 0}
 INHERITED = ("sources", *READING_DEFAULTS, *STEP_DEFAULTS, *SPLIT_DEFAULTS)
@@ -36,24 +36,24 @@ SOURCES_HELP = "Text, CSV, TSV, JSON(L), Parquet files, patterns or folders; Hub
 
 @dataclass
 class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCardKeys, ProcessKeys, OutputKeys):
-    """What is read, and which part of it is held out; the same in every recipe that reads documents.
+    """What is read and which part of it is held out: the same in every recipe that reads documents.
 
-    None means that a key was not given, so that prepare_data.py can take it from the tokenizer; `filled` leaves no such None.
+    None means that a key was not given, so prepare_data.py can take it from the tokenizer; after `filled`, no such None is left.
     """
 
-    sources: list[str] = data_key([], f"{SOURCES_HELP} Without them those of the tokenizer, read and split as for it.")
-    on_error: str | None = data_key(None, f"{ON_ERROR_HELP} 'stop' without it.")
+    sources: list[str] = data_key([], f"{SOURCES_HELP} Default: those of the tokenizer, read and split in the same way.")
+    on_error: str | None = data_key(None, f"{ON_ERROR_HELP} Default: 'stop'.")
     split_by: str | None = data_key(
         None,
-        "'document', 'group' (see group_field), 'position' to cut each document (for one or few), or 'auto' (without it): by group "
-        "where group_field is given, else by document where there are enough.",
+        "'document', 'group' (see group_field), 'position' to cut each document (for one or a few), or 'auto' (default): by group "
+        "if group_field is given, otherwise by document if there are enough.",
     )
-    validation_share: float | None = data_key(None, "Share of the documents for validation while training; 0.05 without it.")
-    test_share: float | None = data_key(None, "Share of the documents for the one test at the end; 0.05 without it.")
-    split_seed: int | None = data_key(None, "Another seed holds out other documents; 0 without it.")
+    validation_share: float | None = data_key(None, "Share of the documents for validation during training (default: 0.05).")
+    test_share: float | None = data_key(None, "Share of the documents for the single test at the end (default: 0.05).")
+    split_seed: int | None = data_key(None, "Seed that decides which documents are held out (default: 0).")
 
     def __post_init__(self):
-        expand_home(self, "output_dir")  # of sources, patterns.py does: the passport keeps the tilde
+        expand_home(self, "output_dir")  # patterns.py does it for sources: the passport keeps the tilde
         self.source_cards = checked_source_cards(self.source_cards)
         self.check_output()
         self.check_splits()
@@ -61,12 +61,13 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
         self.check_copies()
         self.check_privacy()
         self.check_least(num_proc=1, max_documents=1)
-        self.check_needs(self.given(), unsettled=INHERITED)  # of the others see `filled`
+        self.check_needs(self.given(), unsettled=INHERITED)  # for the others, see `filled`
 
     def filled(self, earlier: Mapping[str, object]):
-        """These arguments with what was not given: from `earlier`, the settings of a tokenizer's passport, else the defaults.
+        """These arguments with the missing ones filled in: from `earlier`, the settings of a tokenizer's passport, or else the
+        defaults.
 
-        How texts are read belongs to the texts: it is taken only with the same sources.
+        How texts are read belongs to the texts: it is only taken over if the sources are the same.
         """
         given = self.values_of(*INHERITED)
         if given["split_by"] == "auto":
@@ -74,7 +75,7 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
         same_sources = bool(earlier.get("sources")) and self.sources in ([], earlier["sources"])
         always = {*STEP_DEFAULTS, *SPLIT_DEFAULTS} - {"split_by"}
         known = {name: earlier.get(name) for name in given if same_sources or name in always}
-        if given["filters"] not in (None, known["filters"]):  # what was set for one preset is not for another
+        if given["filters"] not in (None, known["filters"]):  # settings for one preset are not meant for another
             known |= dict.fromkeys(FILTER_DETAILS)
         values: dict[str, Any] = {"sources": []} | READING_DEFAULTS | STEP_DEFAULTS | SPLIT_DEFAULTS
         for source in (known, given):
@@ -91,12 +92,12 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
         return super().reading_options() | {"group_field": self.group_field}
 
     def asked(self) -> dict[str, Any]:
-        """What was asked for, as the passport keeps it beside what came of it; sources are known by their SHA-256, not by name."""
+        """What was asked for, as the passport stores it beside the outcome; sources are identified by SHA-256, not by name."""
         left_out = ("sources", "tokenizer", "output_dir", "overwrite", "card", "verify", *MACHINE_KEYS)
         return {key: value for key, value in vars(self).items() if key not in left_out}
 
     def command(self, recipe: str) -> str:
-        """The command line for the passport, which is published: files by their names alone, nothing of this machine."""
+        """The command line for the passport, which is published: file names only, nothing about this machine."""
         words = ["python", f"recipes/{recipe}"]
         for name, value in self.given().items():
             if name in ("output_dir", "overwrite", "card", "source_cards", *MACHINE_KEYS):
@@ -107,7 +108,7 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
         return shlex.join(words)
 
     def document_steps(self) -> dict[str, Any]:
-        """What `hfgpt.hygiene.documents.clean_documents` does to all documents together."""
+        """The settings of `hfgpt.hygiene.documents.clean_documents` for all documents together."""
         copies = ("deduplicate", "near_copy_similarity", "repeated_passage_bytes")
         return self.values_of("perplexity_model", "perplexity_sigmas", *copies)
 
@@ -138,32 +139,33 @@ class PrepareArguments(VerifyKeys, SourceArguments, DroppedKeys, LeakKeys, Mixtu
     """recipes/prepare_data.py"""
 
     tokenizer: str = model_key("", "Folder or Hub id of the tokenizer.", required=True)
-    context_length: int | None = model_key(None, "Tokens per row; without it 1,024, or less where the text would fill too few.")
-    lzma_baseline: bool = data_key(False, "Measure what lzma needs for the test documents (small corpora).")
+    context_length: int | None = model_key(None, "Tokens per row (default: 1,024, or fewer if the text would fill too few rows).")
+    lzma_baseline: bool = data_key(False, "Measure how well lzma compresses the test documents (for small corpora).")
     plant_canaries: bool = hygiene_key(
-        False, "Put made-up secrets into the training text, to measure later what a model memorizes."
+        False, "Insert made-up secrets into the training text to measure later what a model memorizes."
     )
-    canary_counts: list[int] = hygiene_key([1, 2, 4, 8, 16, 32], "How many copies of a planted secret; each number once.")
-    canaries_per_count: int = hygiene_key(4, "Planted secrets with each number of copies.")
-    canary_seed: int = hygiene_key(0, "Another seed, other secrets in other places.")
+    canary_counts: list[int] = hygiene_key([1, 2, 4, 8, 16, 32], "How many copies of a planted secret to insert; each number once.")
+    canaries_per_count: int = hygiene_key(4, "Planted secrets for each number of copies.")
+    canary_seed: int = hygiene_key(0, "Seed that decides the secrets and where they are placed.")
 
     def __post_init__(self):
         expand_home(self, "tokenizer", "verify")
         if self.verify:
             if other := next((name for name in self.given() if name != "verify"), None):
-                raise UserError(f"{other} is given with verify, which only looks at a folder; leave one of them out.")
+                raise UserError(f"{other} is given with verify, which only checks a folder; leave one of them out.")
             return
         super().__post_init__()
         self.check_engine()
         self.check_leaks()
-        self.require(tokenizer="name its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
+        self.require(tokenizer="give its folder with --tokenizer (recipes/train_tokenizer.py makes one).")
         self.check_mixture()
         self.check_packing()
         if self.window is not None:
             if self.context_length not in (None, self.window):
                 raise UserError(
-                    f"context_length is {self.context_length}, but window is {self.window}, and windows are rows; give one of them."
+                    f"context_length is {self.context_length}, but window is {self.window}, and each window is a row; give only "
+                    f"one of them."
                 )
             self.context_length = self.window
         if self.context_length is not None and self.context_length < 3:
-            raise UserError(f"context_length is {self.context_length}; 3 or more are needed: two separators and a token.")
+            raise UserError(f"context_length is {self.context_length}; it must be at least 3: two separators and a token.")

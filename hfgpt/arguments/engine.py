@@ -1,4 +1,4 @@
-"""Where the work on documents is done: in how many processes of this machine, or on a cluster."""
+"""Where documents are processed: in how many processes on this machine, or on a cluster."""
 
 import os
 from dataclasses import dataclass
@@ -7,17 +7,15 @@ from typing import Literal
 from hfgpt.arguments.keys import RecipeArguments, machine_key
 from hfgpt.arguments.mappings import read_mapping
 
-# Keys that change nothing about the result, and so are no part of what was asked for.
+# Keys that do not change the result and so are not part of what was asked for.
 MACHINE_KEYS = ("num_proc", "engine", "num_tasks", "engine_settings")
 
 
 @dataclass
 class ProcessKeys(RecipeArguments):
-    """Processes of this machine."""
+    """Processes on this machine."""
 
-    num_proc: int | None = machine_key(
-        None, "Processes for what is done to each document; without it as many as there are processors for this one."
-    )
+    num_proc: int | None = machine_key(None, "Processes for the work on each document (default: one per available processor).")
 
     def processes(self) -> int:
         """How many processes to use."""
@@ -30,22 +28,22 @@ class EngineKeys(RecipeArguments):
 
     engine: Literal["local", "ray", "slurm"] = machine_key(
         "local",
-        "Where documents are read, cleaned, searched for copies and tokenised: here, or by tasks of datatrove on Ray or Slurm.",
+        "Where documents are read, cleaned, deduplicated and tokenised: on this machine, or in datatrove tasks on Ray or Slurm.",
     )
     num_tasks: int | None = machine_key(
-        None, "Tasks of a stage for ray and slurm; a file is never cut, so at most (without it) one for each."
+        None, "Tasks per stage for ray and slurm; files are never cut, so at most one per file (default)."
     )
     engine_settings: dict | str | None = machine_key(
-        None, "More arguments of datatrove's executor, such as {partition: cpu, time: '02:00:00', mem_per_cpu_gb: 4}."
+        None, "More arguments for datatrove's executor, such as {partition: cpu, time: '02:00:00', mem_per_cpu_gb: 4}."
     )
 
     def check_engine(self) -> None:
-        """Raises: UserError for settings that are not a mapping, and a number of tasks below 1."""
+        """Raises: UserError if the settings are not a mapping or the number of tasks is below 1."""
         self.engine_settings = read_mapping(self.engine_settings, "engine_settings", example="'{partition: cpu}'")
         self.check_least(num_tasks=1)
 
 
 def available_processors() -> int:
-    """How many processors this process may run on: fewer than the machine has, under taskset or a scheduler."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    """How many processors this process may run on: under taskset or a scheduler, fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # only on Linux
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -8,7 +8,7 @@ from hfgpt.arguments.keys import OutputKeys, data_key, output_key, training_key
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
-# Start, tokenizer, rows and the plan take a good part of it already.
+# Startup, tokenizer, rows and the plan already take a good part of it.
 FEWEST_MINUTES = 0.5
 
 
@@ -23,29 +23,30 @@ class FromTextArguments(OutputKeys):
     )
     minutes: float = training_key(10.0, "Minutes that the whole command may take.")
     text_documents: str | None = data_key(
-        None, "One document of a text file: 'file' (without it), 'paragraph', 'line', or the line that separates documents."
+        None,
+        "What counts as a document in a text file: 'file' (default), 'paragraph', 'line', or the line that separates documents.",
     )
-    text_field: str | None = data_key(None, "Column that holds the text in JSON, Parquet and Hub rows; 'text' without it.")
+    text_field: str | None = data_key(None, "Column with the text in JSON, Parquet and Hub rows (default: 'text').")
 
-    resume: Literal["auto", "never"] = output_key("auto", "Whether a training that was stopped goes on, or is refused.")
+    resume: Literal["auto", "never"] = output_key("auto", "Continue a training run that was stopped, or refuse to.")
 
     def __post_init__(self):
         expand_home(self, "output_dir")
         self.check_output()
         if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
             raise UserError(
-                f"{processes} processes were started; from-text runs in one, and its pretrain.yaml in several: "
+                f"{processes} processes were started; from-text uses one. To train with several, use the pretrain.yaml it wrote: "
                 "torchrun --nproc_per_node 2 recipes/pretrain.py runs/mine/pretrain.yaml"
             )
         if not self.sources:
             raise UserError(
-                "sources are missing; name your texts, such as: hfgpt from-text 'my_texts/*.txt' --output_dir runs/mine"
+                "sources are missing; give your texts, for example: hfgpt from-text 'my_texts/*.txt' --output_dir runs/mine"
             )
         if not self.minutes >= FEWEST_MINUTES:
             raise UserError(
-                f"minutes is {self.minutes:g}; {FEWEST_MINUTES:g} or more are needed, of which half are for the training."
+                f"minutes is {self.minutes:g}; it must be at least {FEWEST_MINUTES:g}, about half of which is for training."
             )
 
     def asked(self) -> dict[str, object]:
-        """What a folder of this recipe is known by."""
+        """What identifies a folder of this recipe."""
         return {name: value for name, value in self.given().items() if name not in ("output_dir", "overwrite", "card", "resume")}

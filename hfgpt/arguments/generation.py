@@ -12,15 +12,19 @@ from hfgpt.files import expand_home
 class GenerateArguments(ModelKeys):
     """recipes/generate.py"""
 
-    prompt: list[str] = generation_key([""], "One or several prompts; an empty one starts a text.")
-    chat: bool = generation_key(False, "Talk with an assistant in the terminal; with prompt, answer each as a message of its own.")
-    max_new_tokens: int | None = generation_key(None, "Most tokens to add; without it 100 (chat: 512), at most half the context.")
+    prompt: list[str] = generation_key([""], "One or more prompts; an empty one starts a new text.")
+    chat: bool = generation_key(
+        False, "Chat with an assistant in the terminal; with prompt, answer each prompt as a separate message."
+    )
+    max_new_tokens: int | None = generation_key(
+        None, "Maximum number of new tokens (default: 100, chat: 512; at most half the context)."
+    )
     temperature: float = generation_key(0.8, "0 is greedy; higher is more varied.")
-    top_k: int | None = generation_key(50, "Draw from the k likeliest tokens; 0 from all.")
-    top_p: float | None = generation_key(None, "Draw from the likeliest tokens that together have this probability.")
-    num_samples: int = generation_key(1, "Continuations for each prompt.")
-    seed: int = generation_key(0, "The same seed, the same text.")
-    stream: bool = generation_key(True, "Print the text while it is made.")
+    top_k: int | None = generation_key(50, "Sample from the k most likely tokens; 0 means all.")
+    top_p: float | None = generation_key(None, "Sample from the most likely tokens that together have this probability.")
+    num_samples: int = generation_key(1, "Continuations per prompt.")
+    seed: int = generation_key(0, "Random seed; the same seed gives the same text.")
+    stream: bool = generation_key(True, "Print the text while it is generated.")
 
     def __post_init__(self):
         expand_home(self, "model")
@@ -28,11 +32,13 @@ class GenerateArguments(ModelKeys):
         check_model_folder(self.model)
         self.check_least(max_new_tokens=1, num_samples=1, temperature=0, top_k=0)
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; a probability above 0, up to 1, is needed.")
+            raise UserError(f"top_p is {self.top_p}; it must be a probability above 0 and at most 1.")
         if self.in_terminal and self.num_samples > 1:
-            raise UserError(f"num_samples is {self.num_samples}; a conversation has one answer a turn, --prompt may have several.")
+            raise UserError(
+                f"num_samples is {self.num_samples}; a conversation has one answer per turn, but --prompt can have several."
+            )
 
     @property
     def in_terminal(self) -> bool:
-        """Whether a conversation is had, instead of single prompts continued or answered."""
+        """Whether this is an interactive conversation rather than single prompts."""
         return self.chat and self.prompt == [""]

@@ -1,4 +1,4 @@
-"""`--help` of a recipe: our keys in their groups, Trainer's on request."""
+"""`--help` of a recipe: our keys by group, Trainer's on request."""
 
 import argparse
 import inspect
@@ -18,20 +18,20 @@ _KINDS = {str: "TEXT", int: "INTEGER", float: "NUMBER", string_to_bool: "{true,f
 
 
 class KeyParser(HfArgumentParser):
-    """Reads the keys of a class of arguments, and explains them in their groups."""
+    """Reads the keys of a class of arguments and explains them by group."""
 
     def __init__(self, arguments_class: type[RecipeArguments]):
         self.positional = arguments_class.positional
         self.required: list[str] = []
         self.shown: dict[str, list[argparse.Action]] = {}
-        # A recipe's own keys come before those that it shares with others.
+        # A recipe's own keys come before the shared ones.
         self.order = [name for one in arguments_class.__mro__ for name in inspect.get_annotations(one)]
         super().__init__(cast(Any, arguments_class), allow_abbrev=False, add_help=False, formatter_class=_KeyFormatter)
 
     def add_argument(self, *options, group: str = TRAINER, required: bool = False, **settings) -> argparse.Action:
-        """As of every parser; HfArgumentParser hands on the metadata of a field, which has the group.
+        """As in every parser; HfArgumentParser passes on the metadata of a field, which contains the group.
 
-        argparse is not told what is required: `RecipeArguments.require` refuses what is missing, with a cure.
+        argparse does not know what is required: `RecipeArguments.require` reports missing keys and says what to do.
         """
         action = super().add_argument(*options, **settings)
         if not options[0].startswith("--no_"):  # "--no_stream" says the same as "--stream false"
@@ -43,10 +43,10 @@ class KeyParser(HfArgumentParser):
 
     def error(self, message: str):
         """Raises: UserError instead of ending the process."""
-        raise UserError(f"{message}; --help lists what there is.")
+        raise UserError(f"{message}; see --help.")
 
     def explain(self, *, everything: bool) -> str:
-        """The text of `--help`, or of `--help all`, which has Trainer's keys too."""
+        """The text of `--help`, or of `--help all`, which includes Trainer's keys."""
         first = "[run.yaml]" if self.positional is None else f"[{self.positional.upper()} | run.yaml]"
         text = f"usage: {program()} {first} [--key value ...]\n"
         words = [name.upper() if name == self.positional else f"--{name}" for name in sorted(self.required, key=self.order.index)]
@@ -59,9 +59,9 @@ class KeyParser(HfArgumentParser):
             formatter.add_arguments(sorted(self.shown.get(group, []), key=self._place))
             formatter.end_section()
         text += f"\n{formatter.format_help()}"
-        text += "\n--quiet prints warnings and the result only.\n"
+        text += "\n--quiet prints only warnings and the result.\n"
         if TRAINER in self.shown and not everything:
-            text += "Trainer's own keys (max_steps, seed, weight_decay, push_to_hub and many more): --help all\n"
+            text += "Trainer's own keys (max_steps, seed, weight_decay, push_to_hub and many more) are listed by --help all\n"
         return as_started(text)
 
     def _place(self, action: argparse.Action) -> tuple[bool, int]:
@@ -69,7 +69,7 @@ class KeyParser(HfArgumentParser):
 
 
 class _KeyFormatter(argparse.RawDescriptionHelpFormatter):
-    """One spelling of each key, and its default where it has one, as it would be typed."""
+    """One spelling per key, and its default, if any, as it would be typed."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         one = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else _KINDS.get(action.type, "TEXT")

@@ -1,4 +1,4 @@
-"""From a command line to a recipe's `main`: help and mistakes at once, signals and errors in one line."""
+"""From a command line to a recipe's `main`: immediate answers to --help and mistakes, one line for signals and errors."""
 
 import importlib
 import io
@@ -27,28 +27,30 @@ logger = logging.getLogger("hfgpt")
 Arguments = TypeVar("Arguments", bound=RecipeArguments)
 
 
-_modules = cast("dict[str, ModuleType | None]", sys.modules)  # an import of a name that is None there fails
+_modules = cast("dict[str, ModuleType | None]", sys.modules)  # importing a name that is None here fails
 GO_ON, GO_ON_TRAINING = 98, 99  # exit codes of the process that reads the command line first
 
 
-# Packages that transformers' core and PEFT import where they are installed, though they need them for models and caches that no
-# recipe makes; hqq takes torch's inductor along, which costs a second.
+# Packages that transformers' core and PEFT import if installed, although they need them only for models and caches that no recipe
+# uses; hqq also imports torch's inductor, which costs a second.
 NEEDLESS = ("hqq", "scipy")
+
+SPINS = "1000"  # a few microseconds
 
 
 def check_command_line(arguments_class: str) -> None:
-    """Answer `--help` and mistakes at once; the first statement of a recipe, before imports that take seconds.
+    """Answer `--help` and report mistakes at once; the first statement of a recipe, before imports that take seconds.
 
-    The command line is read by a fork of this process in which torch cannot be imported: without it, transformers defines
-    TrainingArguments in no time. Where nothing is found, the process goes on, and `launch` reads the command line again, with all
-    that torch knows of it.
+    A fork of this process parses the command line with torch made unimportable: without torch, transformers defines
+    TrainingArguments instantly. If nothing is wrong, the process continues, and `launch` parses the command line again, with torch.
 
     Args: `arguments_class` is "module:Class".
     """
     note_start()
     hide_what_is_for_developers()
+    let_waiting_threads_sleep()
     if "torch" in sys.modules or not hasattr(os, "fork"):
-        return  # nothing to save, or no way to: Windows
+        return  # nothing to gain, or not possible: Windows
     child = os.fork()
     if child:
         exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -59,7 +61,7 @@ def check_command_line(arguments_class: str) -> None:
         return
     exit_code = GO_ON
     try:
-        _modules["torch"] = None  # an import of it fails, and is_torch_available is False
+        _modules["torch"] = None  # importing it fails, and is_torch_available is False
         import_utils.is_torch_available.cache_clear()
         import_utils.is_accelerate_available.cache_clear()  # it needs torch
         module_name, _, class_name = arguments_class.partition(":")
@@ -73,7 +75,7 @@ def check_command_line(arguments_class: str) -> None:
         _say_error(str(error))
         exit_code = 1
     except BaseException:
-        pass  # torch is needed for more, or it is a bug, which shows itself again
+        pass  # torch is needed for the rest, or it is a bug, which will appear again
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -81,7 +83,7 @@ def check_command_line(arguments_class: str) -> None:
 
 
 def _import_core_without_needless_packages() -> None:
-    """Import transformers' core and PEFT while `NEEDLESS` packages seem not to be installed; afterwards they are."""
+    """Import transformers' core and PEFT while the `NEEDLESS` packages appear not to be installed, then make them visible again."""
     answers = (import_utils.is_hqq_available, import_utils.is_scipy_available)
     hidden = [package for package in NEEDLESS if package not in sys.modules]
     _modules.update(dict.fromkeys(hidden))
@@ -98,26 +100,26 @@ def _import_core_without_needless_packages() -> None:
 
 
 def _say_error(sentence: str) -> None:
-    print(f"error: {TOKEN.sub('hf_***', as_started(sentence))}", file=sys.stderr)  # a word at a wrong place may be one
+    print(f"error: {TOKEN.sub('hf_***', as_started(sentence))}", file=sys.stderr)  # a misplaced word may be a token
 
 
-STOPPED_WITH_CHECKPOINT = 75  # sysexits.h calls it a temporary failure: the same command goes on
+STOPPED_WITH_CHECKPOINT = 75  # sysexits.h calls it a temporary failure: the same command continues the run
 
 
 def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) -> None:
     """Parse the command line and run a recipe's `main`.
 
-    Whatever a user can bring about ends in one line and an exit code: a `UserError` in 1, a training that a signal stopped at a
-    checkpoint in 75, Ctrl-C at any other time in 130, SIGHUP in 129, SIGUSR1 in 138 and SIGTERM in 143 (128 and the signal's
-    number, as shells have it). A launcher that is gone counts as SIGTERM.
+    Everything a user can cause ends in one line and an exit code: 1 for a `UserError`, 75 for training stopped at a checkpoint by a
+    signal, 130 for Ctrl-C at any other time, 129 for SIGHUP, 138 for SIGUSR1 and 143 for SIGTERM (128 plus the signal number, as in
+    shells). If the launcher is gone, that counts as SIGTERM.
     """
-    # Python looks beside a script first: `import evaluate` would find the recipe of this name instead of the library.
+    # Python looks in the script's folder first: `import evaluate` would find the recipe of that name instead of the library.
     script = Path(sys.argv[0])
     if script.is_file():
         sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != script.resolve().parent]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A console in cp1252, or a pipe in ASCII, has no arrow and no Chinese: a question mark there, and the run goes on.
+            # A cp1252 console or an ASCII pipe cannot print arrows or Chinese: print a question mark instead of failing.
             stream.reconfigure(errors="replace")
     output_dir = ""
     try:
@@ -130,7 +132,9 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
         sys.exit(STOPPED_WITH_CHECKPOINT)
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        logger.info(f"stopped: by {signal.Signals(number).name}; the same command starts again, or goes on where it can.")
+        logger.info(
+            f"stopped by {signal.Signals(number).name}; run the same command to start again, or to continue where possible."
+        )
         sys.exit(128 + number)
     except Exception as error:
         sentence = sentence_of(error, place=output_dir)
@@ -140,18 +144,28 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
         sys.exit(1)
 
 
+def let_waiting_threads_sleep() -> None:
+    """Before torch is loaded: its threads on a CPU wait for each other briefly, then sleep, unless the environment says how.
+
+    By default GNU's OpenMP spins for milliseconds, on a core that the thread it waits for may need: two threads beside other busy
+    processes are then several times slower than one. benchmarks/busy_machine.py measures both, and what a quiet machine loses.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """SIGTERM and the others leave as Ctrl-C does, by an exception: what is half made is removed on the way out."""
+    """SIGTERM and the others exit like Ctrl-C, through an exception, so that half-finished files are removed on the way out."""
 
     def leave(number: int) -> None:
         raise KeyboardInterrupt(number)
 
-    request = StopRequest(leave, children="end")  # a process that was forked from this one has nothing to remove or to say
+    request = StopRequest(leave, children="end")  # a process forked from this one has nothing to remove or report
     request.listen()
     try:
         yield
-    except KeyboardInterrupt:  # this process is leaving
+    except KeyboardInterrupt:  # this process is exiting
         ignore_stopping_signals()
         raise
     except BaseException:

@@ -1,4 +1,4 @@
-"""Keys whose value is a mapping: in a YAML file, and written out on the command line."""
+"""Keys whose value is a mapping, in a YAML file or written out on the command line."""
 
 import json
 from typing import Any
@@ -12,9 +12,9 @@ _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class MappingLoader(yaml.SafeLoader):
-    """YAML whose numbers, true and null are what they are, and whose dates and times stay the text that was written.
+    """YAML that converts numbers, true and null, but leaves dates and times as text.
 
-    No key takes a date, and YAML 1.1 makes 7200 of 02:00:00.
+    No key takes a date, and YAML 1.1 would turn 02:00:00 into 7200.
     """
 
     yaml_implicit_resolvers = {
@@ -27,18 +27,18 @@ class MappingLoader(yaml.SafeLoader):
         return _TEXT if tag in _NUMBERS and ":" in value else tag
 
 
-MOST_CHARACTERS = 10_000_000  # of a YAML text with its aliases written out
+MOST_CHARACTERS = 10_000_000  # in a YAML text with its aliases expanded
 
 
 def load_yaml(text: str, kind: type[yaml.SafeLoader]) -> Any:
-    """What a YAML text means. Raises: yaml.YAMLError, also for nested aliases that would fill the memory ("billion laughs")."""
+    """Parse a YAML text. Raises: yaml.YAMLError, also for nested aliases that would fill the memory ("billion laughs")."""
     loader = kind(text)
     try:
         node = loader.get_single_node()
         if node is None:
             return None
         if (size := _written_out(node, {})) > MOST_CHARACTERS:
-            raise yaml.YAMLError(f"with its aliases written out it has {size:,} characters, {MOST_CHARACTERS:,} are allowed")
+            raise yaml.YAMLError(f"with its aliases expanded it has {size:,} characters; {MOST_CHARACTERS:,} are allowed")
         return loader.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
@@ -47,7 +47,7 @@ def load_yaml(text: str, kind: type[yaml.SafeLoader]) -> Any:
 
 
 def _written_out(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """About how many characters a node has where every alias is replaced by what it stands for; each node is counted once."""
+    """Roughly how many characters a node has with every alias expanded; each node is counted once."""
     if id(node) not in known:
         known[id(node)] = None
         if isinstance(node, yaml.ScalarNode):
@@ -57,20 +57,20 @@ def _written_out(node: yaml.Node, known: dict[int, int | None]) -> int:
             known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
     size = known[id(node)]
     if size is None:
-        raise yaml.YAMLError("an alias in it stands for what it is a part of")
+        raise yaml.YAMLError("it contains an alias that refers to itself")
     return size
 
 
 def read_mapping(value: object, key: str, *, example: str) -> dict | None:
-    """The mapping that a key was given: a mapping, or its text as JSON or YAML; None is not given.
+    """The mapping given for a key: a mapping, or its text as JSON or YAML; None means not given.
 
     Args: `example` is a value that can be pasted after the key on the command line, with its quotes.
-    Raises: UserError for what is not a mapping.
+    Raises: UserError if it is not a mapping.
     """
     found, why = value, ""
     if isinstance(value, str):
         try:
-            found = json.loads(value)  # first: YAML 1.1 makes text of JSON's 1e-4
+            found = json.loads(value)  # first, because YAML 1.1 reads JSON's 1e-4 as text
         except (json.JSONDecodeError, RecursionError):
             try:
                 found = load_yaml(value, MappingLoader)
@@ -78,5 +78,5 @@ def read_mapping(value: object, key: str, *, example: str) -> dict | None:
             except yaml.YAMLError as error:
                 why = f" ({getattr(error, 'problem', None) or ' '.join(str(error).split())})"
     if found is not None and not isinstance(found, dict):
-        raise UserError(f"{key} is not a mapping{why}: {value!r}; write it such as --{key} {example}, or as a mapping in YAML.")
+        raise UserError(f"{key} is not a mapping{why}: {value!r}; write it like this: --{key} {example}, or as a mapping in YAML.")
     return found

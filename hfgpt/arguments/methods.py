@@ -1,4 +1,4 @@
-"""What of a model a fine-tuning trains: a table of methods, and the settings of one. Nothing here imports torch."""
+"""Which part of a model fine-tuning trains: a table of methods, and the settings of one. Nothing here imports torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,10 +15,10 @@ class Method:
     Args:
         name: a key of `METHODS`.
         rank, alpha, dropout: of LoRA; its update is alpha / rank times the product of its two matrices.
-        targets: names of the linear layers that LoRA goes beside, such as "q_proj"; None is every one in the decoder layers.
-        dora: learn the length of each output row apart from its direction. Source: Liu et al. (2024), DoRA, eq. 5.
+        targets: names of the linear layers that get LoRA matrices, such as "q_proj"; None means all in the decoder layers.
+        dora: learn the magnitude of each output row separately from its direction. Source: Liu et al. (2024), DoRA, eq. 5.
         rslora: divide by the root of the rank instead of by the rank. Source: Kalajdzievski (2023), rsLoRA.
-        new_tokens: ids whose embeddings the base has never trained; they are trained whatever the method.
+        new_tokens: ids whose embeddings the base has never trained; they are trained with every method.
     Raises: ValueError for an unknown name, a rank below 1 and a dropout that is not a probability.
     """
 
@@ -34,11 +34,11 @@ class Method:
     def __post_init__(self):
         METHODS.find(self.name)
         if self.rank < 1:
-            raise UserError(f"lora_rank is {self.rank}; 1 or more is needed, a matrix of rank 0 learns nothing.")
+            raise UserError(f"lora_rank is {self.rank}; it must be at least 1, because a matrix of rank 0 learns nothing.")
         if self.alpha <= 0:
-            raise UserError(f"lora_alpha is {self.alpha}; above 0 is needed, it multiplies what LoRA learns.")
+            raise UserError(f"lora_alpha is {self.alpha}; it must be above 0, because it scales what LoRA learns.")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"lora_dropout is {self.dropout}; a probability from 0 to below 1 is needed.")
+            raise UserError(f"lora_dropout is {self.dropout}; it must be a probability of at least 0 and below 1.")
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class TuningMethod:
     Args:
         prepare: takes the model and the `Method`, freezes what is not trained, and returns the model to train. It is the function,
             or its name "module:function".
-        is_adapter: the trained part is a PEFT adapter, saved beside the base; only such a method trains beside weights of 4 bits.
-        trains_everything: no parameter is frozen; Muon needs that, because it moves whole matrices.
+        is_adapter: the trained part is a PEFT adapter, saved beside the base; only such a method can train on top of 4-bit weights.
+        trains_everything: no parameter is frozen; Muon needs that, because it updates whole matrices.
     """
 
     prepare: Callable[[Any, Method], Any] | str

@@ -1,4 +1,4 @@
-"""The optimizers that a recipe can be asked for: a table. Nothing here imports torch."""
+"""The optimizers that a recipe can use: a table. Nothing here imports torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,15 +9,15 @@ from hfgpt.tables import Table
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """What a recipe says about its optimizer.
+    """What a recipe specifies about its optimizer.
 
     Args:
-        learning_rate: the peak rate; of Muon that of the parameters which AdamW moves.
-        muon_learning_rate: the peak rate of the matrices under Muon.
+        learning_rate: the peak rate; with Muon, the rate of the parameters that AdamW updates.
+        muon_learning_rate: the peak rate of the matrices that Muon updates.
         embedding_learning_rate: the peak rate of a token embedding that is not the head; None is `learning_rate`.
-        weight_decay: decoupled.
-        betas, eps: of AdamW.
-        in_float32: all is computed in float32, whatever the processor is fast in.
+        weight_decay: decoupled weight decay.
+        betas, eps: the settings of AdamW.
+        in_float32: everything is computed in float32, even if the processor has a faster dtype.
     """
 
     learning_rate: float
@@ -31,14 +31,14 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """One entry of `OPTIMIZERS`; its key is the name in the line at the start of a run.
+    """One entry of `OPTIMIZERS`; its key is the name shown at the start of a run.
 
     Args:
         make: takes the `OptimizerSettings` and returns what Trainer's `optimizer_cls_and_kwargs` takes: a class (or a factory that
             is called with the model) and its keyword arguments. It is the function, or its name "module:function"; None leaves
             the choice to Trainer's own `optim`.
-        refuses: options of a recipe that would do nothing beside it, with the reason.
-        whole_matrices: it moves whole matrices, so it goes only with a tuning method that trains everything.
+        refuses: options of a recipe that would have no effect with it, with the reason.
+        whole_matrices: it updates whole matrices, so it only works with a tuning method that trains everything.
     """
 
     make: Callable[[OptimizerSettings], tuple[Any, dict[str, Any]]] | str | None
@@ -46,7 +46,7 @@ class Optimizer:
     whole_matrices: bool = False
 
 
-_TRAINERS_OWN = "it chooses among Trainer's optimizers, which go with optimizer: adamw."
+_TRAINERS_OWN = "it chooses among Trainer's optimizers, which need optimizer: adamw."
 
 OPTIMIZERS: Table[Optimizer] = Table(
     "optimizer",
@@ -59,7 +59,7 @@ OPTIMIZERS: Table[Optimizer] = Table(
         "adamw": Optimizer(
             None,
             refuses=dict.fromkeys(
-                ("muon_learning_rate", "embedding_learning_rate"), "it is for optimizer: muon; learning_rate is the rate of AdamW."
+                ("muon_learning_rate", "embedding_learning_rate"), "it needs optimizer: muon; learning_rate is the rate of AdamW."
             ),
         ),
     },

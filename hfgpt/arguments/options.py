@@ -1,6 +1,6 @@
-"""Options of Trainer that a recipe refuses: there they would do nothing, or something else than they say.
+"""Options of Trainer that a recipe refuses, because they would have no effect or not the documented one.
 
-All others do what transformers documents, as tests/training/test_training_options.py shows of each.
+All others do what transformers documents, as tests/training/test_training_options.py shows for each.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ if TYPE_CHECKING:
     from transformers.trainer_pt_utils import AcceleratorConfig
 
 _ROUNDED = (
-    "an evaluation would round the weights in place, which are saved after it; precision says how all is computed, leave it out."
+    "an evaluation would round the weights in place before they are saved. precision sets the dtype of all computation; leave it "
+    "out."
 )
-_NO_KERNEL = "Liger has no kernels for hfgpt models, whose head and loss are one step already; leave it out."
-_MEASURED = "how a recipe measures does not depend on it; leave it out."
-_WHOLE = "a run could not go on from such checkpoints as if nothing had happened; leave it out."
-_ALWAYS = "a recipe always trains, evaluates as eval_strategy says, and tests once at its end; leave it out."
+_NO_KERNEL = "Liger has no kernels for hfgpt models, whose head and loss are already fused; leave it out."
+_MEASURED = "it does not affect how a recipe measures; leave it out."
+_WHOLE = "a run could not resume exactly from such checkpoints; leave it out."
+_ALWAYS = "a recipe always trains, evaluates according to eval_strategy, and tests once at the end; leave it out."
 REFUSED = {
     "bf16_full_eval": _ROUNDED,
     "fp16_full_eval": _ROUNDED,
     "use_liger_kernel": _NO_KERNEL,
     "liger_kernel_config": _NO_KERNEL,
-    "use_cache": "with a cache the documents of a packed row would see each other; training has none, the saved model has.",
-    "auto_find_batch_size": "the run would take other steps than it says and notes; give a smaller per_device_train_batch_size and "
-    "as many times more gradient_accumulation_steps, which takes the same steps.",
-    "parallelism_config": "the packed rows of the recipes are divided among processes whole (DDP, FSDP, DeepSpeed); leave it out.",
-    "remove_unused_columns": "a recipe chooses the columns that its model is given; leave it out.",
-    "label_names": "a recipe's labels are in the column labels; leave it out.",
-    "length_column_name": "a recipe notes the lengths of its rows in the column length; leave it out.",
+    "use_cache": "with a cache, the documents of a packed row would see each other; training uses none, the saved model does.",
+    "auto_find_batch_size": "the run would not take the steps it reports; give a smaller per_device_train_batch_size and "
+    "proportionally more gradient_accumulation_steps, which gives the same steps.",
+    "parallelism_config": "recipes distribute whole packed rows among processes (DDP, FSDP, DeepSpeed); leave it out.",
+    "remove_unused_columns": "a recipe chooses the columns its model receives; leave it out.",
+    "label_names": "a recipe's labels are always in the column labels; leave it out.",
+    "length_column_name": "a recipe stores the lengths of its rows in the column length; leave it out.",
     "prediction_loss_only": _MEASURED,
     "eval_do_concat_batches": _MEASURED,
     "batch_eval_metrics": _MEASURED,
@@ -44,12 +45,12 @@ REFUSED = {
     "do_predict": _ALWAYS,
     "logging_nan_inf_filter": "a loss that is not finite stops a run; leave it out.",
     "save_only_model": _WHOLE,
-    "ignore_data_skip": "a run that goes on would read the same rows again; leave it out.",
-    "enable_jit_checkpoint": "a signal is answered at the end of a step already, by all processes alike; leave it out.",
-    "resume_from_checkpoint": "a run goes on by itself from the newest checkpoint in its output_dir, and resume names another "
-    "one; leave it out.",
+    "ignore_data_skip": "a resumed run would read the same rows again; leave it out.",
+    "enable_jit_checkpoint": "signals are already handled at the end of a step, by all processes alike; leave it out.",
+    "resume_from_checkpoint": "a run resumes automatically from the newest checkpoint in its output_dir, and resume selects "
+    "another one; leave it out.",
 }
-# The least that makes sense of a number.
+# The smallest sensible values.
 LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
@@ -63,29 +64,31 @@ LEAST = {
 
 
 def refuse_options(given: Mapping[str, object], table: Mapping[str, str]) -> None:
-    """Refuse what was given of `table`, with its reason. Raises: UserError."""
+    """Refuse given options of `table`, with the reason. Raises: UserError."""
     for name, reason in table.items():
         if name in given:
             raise UserError(f"{name} is {given[name]!r}; {reason}")
 
 
-KERNELS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")  # what transformers brings or knows
+KERNELS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")  # those that transformers contains or knows
 
 
 def check_attention(name: str, *, on_cpu: bool) -> None:
-    """Refuse an attention that this machine has no kernel for. Raises: UserError."""
+    """Refuse an attention implementation that this machine has no kernel for. Raises: UserError."""
     if on_cpu and name not in ("eager", "sdpa"):
         is_flex = name == "flex_attention"
-        reason = "FlexAttention has no backward pass there (pytorch#148752)" if is_flex else "other kernels are for GPUs"
-        raise UserError(f"attn_implementation is {name!r}; on a CPU it can be eager or sdpa, because {reason}.")
+        reason = "FlexAttention has no backward pass there (pytorch#148752)" if is_flex else "other kernels need a GPU"
+        raise UserError(f"attn_implementation is {name!r}; on a CPU, only eager and sdpa are possible, because {reason}.")
     if name not in KERNELS and "/" not in name:
-        raise UserError(f"attn_implementation is {name!r}; it can be {', '.join(KERNELS)}, or a kernel of the Hub (user/name).")
+        raise UserError(f"attn_implementation is {name!r}; allowed: {', '.join(KERNELS)}, or a kernel from the Hub (user/name).")
     packages = ("kernels", "flash_attn" if name == "flash_attention_2" else "flash_attn_interface")
     if name.startswith("flash_attention") and not any(map(find_spec, packages)):
-        raise UserError(f"attn_implementation is {name!r}, which needs {' or '.join(packages)} installed; sdpa needs neither.")
+        raise UserError(
+            f"attn_implementation is {name!r}, which needs {' or '.join(packages)} installed; sdpa needs no extra package."
+        )
 
 
-# Reporters of Trainer that need one of these packages, and what installs it where an extra of ours does not.
+# Reporters of Trainer that need one of these packages, and what installs it if none of our extras does.
 REPORTERS = {
     "tensorboard": (("tensorboard", "tensorboardX"), "'hfgpt[watching]'"),
     "trackio": (("trackio",), "'hfgpt[watching]'"),
@@ -100,15 +103,15 @@ def check_reporters(names: Collection[str]) -> None:
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             near = nearest(name, INTEGRATION_TO_CALLBACK)
-            known = f"did you mean {near!r}?" if near else f"it can be {', '.join(INTEGRATION_TO_CALLBACK)}, all or none."
-            raise UserError(f"report_to is {name!r}, which nobody knows; {known}")
+            known = f"did you mean {near!r}?" if near else f"allowed: {', '.join(INTEGRATION_TO_CALLBACK)}, all or none."
+            raise UserError(f"report_to is {name!r}, which is unknown; {known}")
         packages, install = REPORTERS.get(name, ((), ""))
         if packages and not any(map(find_spec, packages)):
-            raise UserError(f"report_to is {name}, and {packages[0]} is not installed; pip install {install}.")
+            raise UserError(f"report_to is {name}, but {packages[0]} is not installed; pip install {install}.")
 
 
 def check_training(args: TrainingArguments, *, given: Collection[str]) -> None:
-    """Refuse what the trainer would stumble over later, its optimizer and its schedule included.
+    """Refuse what would make the trainer fail later, including its optimizer and schedule.
 
     Args: `given` are the keys that differ from their defaults.
     Raises: UserError.
@@ -120,17 +123,18 @@ def check_training(args: TrainingArguments, *, given: Collection[str]) -> None:
 
     if args.label_smoothing_factor >= 1:
         raise UserError(
-            f"label_smoothing_factor is {args.label_smoothing_factor}; a share below 1 is spread over the other tokens."
+            f"label_smoothing_factor is {args.label_smoothing_factor}; it must be below 1: the share that is spread over the other "
+            f"tokens."
         )
-    if cast("AcceleratorConfig", args.accelerator_config).split_batches:  # which __post_init__ makes of whatever was given
+    if cast("AcceleratorConfig", args.accelerator_config).split_batches:  # __post_init__ always creates one
         raise UserError(
-            "accelerator_config has split_batches; per_device_train_batch_size counts the rows of one process here, leave it out."
+            "accelerator_config has split_batches; here, per_device_train_batch_size counts the rows of one process; leave it out."
         )
     if args.fp16 and args.use_cpu:
-        raise UserError("precision is fp16, which only a GPU computes in; on a CPU it can be bf16 or fp32.")
+        raise UserError("precision is fp16, which needs a GPU; on a CPU, use bf16 or fp32.")
     steps = {"num_warmup_steps": 1, "num_training_steps": 4}
     try:
-        if "optim" in given and args.optim_target_modules is None:  # with those, the optimizer asks for the model
+        if "optim" in given and args.optim_target_modules is None:  # with those, the optimizer needs the model
             from transformers import Trainer
 
             Trainer.get_optimizer_cls_and_kwargs(args)

@@ -1,4 +1,4 @@
-"""The recipes' arguments from their words: dataclass default < YAML < command line, and no typo passes."""
+"""Parse the recipes' arguments: dataclass default < YAML < command line; no typo passes unnoticed."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from hfgpt.errors import MissingFileError, UserError
 from hfgpt.files import with_home
 from hfgpt.tables import nearest
 
-ON_OFF = {"on": "true", "off": "false"}  # which YAML 1.1 has beside yes and no
+ON_OFF = {"on": "true", "off": "false"}  # YAML 1.1 knows them besides yes and no
 
 
 Arguments = TypeVar("Arguments", bound=RecipeArguments)
@@ -26,10 +26,10 @@ Arguments = TypeVar("Arguments", bound=RecipeArguments)
 def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Arguments:
     """Read `[run.yaml] [--key value ...]` into `arguments_class`.
 
-    Args: `argv` is the command line without the program's name. A leading value without dashes names a YAML file, here or among
-        the shipped ones, or is the value of the class's `positional`.
+    Args: `argv` is the command line without the program's name. A leading value without dashes is a YAML file, here or among the
+    shipped ones, or the value of the class's `positional`.
     Raises: FileNotFoundError for a missing YAML file; ValueError for unknown keys (with the nearest known one), values of the
-        wrong type, and missing ones; SystemExit once `--help` was answered.
+        wrong type, and missing ones; SystemExit after answering `--help`.
     """
     parser = KeyParser(arguments_class)
     for word in ("--help", "-h", "--help-all"):
@@ -49,33 +49,33 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Argume
         elif parser.positional:
             from_yaml = [f"--{parser.positional}", first]
         else:
-            raise UserError(f"got {first!r}, a YAML file (or --key value) is needed first.")
+            raise UserError(f"got {first!r}; the first argument must be a YAML file or --key value.")
     for word in argv:
         if word.startswith("--"):
             check_key(_key_of(word), known, where="the command line")
 
     defaults = vars(parser.parse_args([]))
-    # A list goes in as the default of its key: as words of a command line, an item such as "--x" would be taken for a key.
+    # A list is passed as the default of its key: on a command line, an item such as "--x" would be taken for a key.
     parser.set_defaults(**{key: _converted(parser, key, items) for key, items in lists.items()})
     namespace, rest = parser.parse_known_args(from_yaml + argv)
     if rest:
         raise UserError(f"on the command line, {' '.join(rest)!r} belongs to no key; write --key value.")
-    # What was given is handed on also where it is the default: whoever chooses for the user does not choose that.
+    # What was given is passed on even if it equals the default: code that chooses values for the user must not change it.
     named = {_key_of(word) for word in from_yaml + argv if word.startswith("--")} | set(lists)
     values = {name: getattr(namespace, name) for name in known if name in named or getattr(namespace, name) != defaults[name]}
     try:
         return arguments_class(**values)
-    except ValueError as error:  # TrainingArguments refuses what contradicts itself; nothing of ours has run yet
+    except ValueError as error:  # TrainingArguments refuses contradictions; none of our checks has run yet
         raise UserError(str(error)) from None
 
 
 def _key_of(word: str) -> str:
-    """The key that a word of a command line, `--key` or `--key=value`, names."""
+    """The key in a word of a command line, `--key` or `--key=value`."""
     return word[2:].split("=")[0].replace("-", "_")
 
 
 def check_key(key: str, known: Iterable[str], *, where: str) -> None:
-    """Raises: ValueError for a key that nobody knows, with the nearest known one."""
+    """Raises: ValueError for an unknown key, with the nearest known one."""
     if key not in known and key.removeprefix("no_") not in known:
         near = nearest(key, known)
         raise UserError(f"unknown key {key!r} in {where}" + (f"; did you mean {near!r}?" if near else "."))
@@ -84,16 +84,16 @@ def check_key(key: str, known: Iterable[str], *, where: str) -> None:
 def _converted(parser: KeyParser, key: str, items: list) -> list:
     action = next(action for action in parser._actions if action.dest == key)
     if action.nargs != "+":
-        raise UserError(f"{key} is a list of {len(items)}; a single value is needed.")
-    convert = cast(Callable[[str], Any], action.type)  # a function, as HfArgumentParser has them for lists
+        raise UserError(f"{key} is a list of {len(items)} items; it must be a single value.")
+    convert = cast(Callable[[str], Any], action.type)  # a function: HfArgumentParser uses functions for lists
     return [convert(str(item)) for item in items]
 
 
 class _AsWritten(yaml.SafeLoader):
-    """YAML whose single values stay what was written: the key's own type decides later what they mean.
+    """YAML whose scalars stay as written; the key's own type decides later what they mean.
 
-    YAML 1.1 makes a boolean of `no` and `on`, 1.1 of 1.10 and 70 of 1:10, whatever they are for. Only empty values and merge keys
-    mean here what they mean there.
+    YAML 1.1 turns `no` and `on` into booleans, 1.10 into 1.1 and 1:10 into 70, whatever the key. Only empty values and merge keys
+    keep their YAML meaning here.
     """
 
     yaml_implicit_resolvers = {
@@ -103,9 +103,9 @@ class _AsWritten(yaml.SafeLoader):
 
 
 def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tuple[list[str], dict[str, list]]:
-    """The YAML's entries as words of a command line, so that one parser converts and checks both; lists come apart.
+    """The YAML's entries as words of a command line, so that one parser converts and checks both; lists are returned separately.
 
-    Args: `switches` are the keys that are true or false, for which YAML has words that the parser does not know.
+    Args: `switches` are the keys that are true or false, for which YAML has spellings that the parser does not know.
     """
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist (looked from {Path.cwd()}); check the spelling.")
@@ -116,7 +116,7 @@ def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tupl
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(written, dict):
-        raise UserError(f"{path} holds a {type(written).__name__}, lines of the form 'key: value' are needed.")
+        raise UserError(f"{path} holds a {type(written).__name__}; it must consist of lines of the form 'key: value'.")
     words: list[str] = []
     lists: dict[str, list] = {}
     for key, value in written.items():
@@ -124,7 +124,7 @@ def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tupl
         if value is None:
             continue  # the default
         if isinstance(value, dict):
-            words += [f"--{key}={json.dumps(resolved[key])}"]  # no type of ours says what is in it
+            words += [f"--{key}={json.dumps(resolved[key])}"]  # no type of ours describes its contents
         elif isinstance(value, list):
             lists[key] = value
         else:

@@ -8,8 +8,8 @@ from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
 PERSONAL_DATA_TYPES = ("email", "phone", "ip_address", "card_number", "iban")
-# Countries whose numbers are told from sums and dates by a leading zero or, in North America, by their groups. In Spain or Norway
-# nine or eight digits are a number, and a text is full of such.
+# Countries whose phone numbers differ from amounts and dates by a leading zero or, in North America, by their groups. In Spain or
+# Norway any nine or eight digits may be a phone number, and texts are full of those.
 PHONE_REGIONS = ("US", "GB", "IE", "AU", "DE", "AT", "CH", "FR", "NL", "SE")
 PRIVACY_DEFAULTS = {
     "personal_data": "keep",
@@ -22,34 +22,36 @@ PRIVACY_DEFAULTS = {
 
 @dataclass
 class PrivacyKeys(RecipeArguments):
-    """What becomes of personal data and secrets; None and [] were not given."""
+    """What happens to personal data and secrets; None and [] mean not given."""
 
     personal_data: Literal["keep", "mask", "drop"] | None = hygiene_key(
         None,
-        "What becomes of e-mail addresses, phone numbers and the like: 'keep' (without it), 'mask' puts <EMAIL>, <PHONE>, ... in "
-        "their place, 'drop' leaves the document out.",
+        "What to do with e-mail addresses, phone numbers and the like: 'keep' (default), 'mask' replaces them with <EMAIL>, "
+        "<PHONE>, ..., 'drop' drops the document.",
     )
-    personal_data_types: list[str] = hygiene_key([], f"What is looked for: {', '.join(PERSONAL_DATA_TYPES)}; all of it without it.")
+    personal_data_types: list[str] = hygiene_key([], f"What to look for: {', '.join(PERSONAL_DATA_TYPES)} (default: all).")
     phone_regions: list[str] = hygiene_key(
         [],
-        "Countries whose national phone numbers are looked for; numbers that begin with + always are. Without it "
+        f"Countries whose national phone numbers to look for; numbers that begin with + are always found. Default: "
         f"{' '.join(PHONE_REGIONS)}.",
     )
     secrets: Literal["keep", "mask", "drop"] | None = hygiene_key(
-        None, "What becomes of keys, tokens and private keys: 'keep' (without it), 'mask' (<SECRET>) or 'drop'."
+        None, "What to do with API keys, tokens and private keys: 'keep' (default), 'mask' (<SECRET>) or 'drop'."
     )
     privacy_model: str | None = hygiene_key(
-        None, "Folder or Hub id of a token classifier, as openai/privacy-filter, whose finds are treated as personal_data says."
+        None,
+        "Folder or Hub id of a token classifier, such as openai/privacy-filter, whose findings are treated as set by "
+        "personal_data.",
     )
 
     def check_privacy(self) -> None:
-        """Raises: UserError for types and countries that nobody knows."""
+        """Raises: UserError for unknown types and countries."""
         expand_home(self, "privacy_model")
         unknown = [name for name in self.personal_data_types if name not in PERSONAL_DATA_TYPES]
         if unknown:
-            raise UserError(f"personal_data_types names {unknown[0]!r}; allowed are {', '.join(PERSONAL_DATA_TYPES)}.")
+            raise UserError(f"personal_data_types has {unknown[0]!r}; allowed: {', '.join(PERSONAL_DATA_TYPES)}.")
         if wrong := [region for region in self.phone_regions if not (len(region) == 2 and region.isascii() and region.isupper())]:
-            raise UserError(f"phone_regions names {wrong[0]!r}; a country is two capital letters, as US or GB.")
+            raise UserError(f"phone_regions has {wrong[0]!r}; a country is two capital letters, such as US or GB.")
 
     def privacy(self) -> dict[str, Any]:
         """The values of `hfgpt.hygiene.privacy.privacy_steps`."""

@@ -1,4 +1,4 @@
-"""How this process was started, and whether all the processes that were asked for were started with it."""
+"""How this process was started, and whether all requested processes were started with it."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ from hfgpt.arguments.commands import RECIPES
 from hfgpt.errors import UserError
 
 SET_BY_ACCELERATE = "ACCELERATE_DYNAMO_BACKEND"  # by each of its launchers, for the processes that they start
-# What a process has that is one of several: from torchrun and all that use it, and from MPI.
+# Variables of a process that is one of several: from torchrun and everything built on it, and from MPI.
 ONE_OF_SEVERAL = ("LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 DDP = RECIPES / "accelerate" / "ddp.yaml"
 
@@ -27,22 +27,23 @@ _launchers: list[int | None] = []
 
 
 def note_start() -> None:
-    """A command begins, with this process, or now where the process has done other things: its time is counted from here."""
+    """Record that a command begins: with this process, or now if the process has done other things before."""
     _noted[:] = [time.time() if "torch" in sys.modules else psutil.Process().create_time()]
     _launchers[:] = [_launcher_of_this_process()]
 
 
 def time_of_start() -> float:
-    """When the command began, in seconds since the epoch; now where none has noted it, as in a call from Python."""
+    """When the command began, in seconds since the epoch; now if nothing recorded it, as in a call from Python."""
     return _noted.pop() if _noted else time.time()
 
 
 @contextmanager
 def ending_with_launcher() -> Iterator[None]:
-    """Meanwhile, a launcher that is gone is SIGTERM for this process.
+    """Inside this context, the end of the launcher counts as SIGTERM for this process.
 
-    `accelerate launch` with one process dies of SIGTERM alone, and torchrun of SIGUSR1 and SIGKILL; what they have started would
-    train on with nobody to stop it. Where nobody waits for the process, as under nohup, nothing is watched.
+    `accelerate launch` with one process dies from SIGTERM without passing it on, and so does torchrun from SIGUSR1 and SIGKILL; the
+    processes they started would train on with nobody to stop them. If nobody waits for the process, as under nohup, nothing is
+    watched.
     """
     launcher = _launchers.pop() if _launchers else _launcher_of_this_process()
     done = threading.Event()
@@ -62,12 +63,12 @@ def ending_with_launcher() -> Iterator[None]:
 
 
 def _launcher_of_this_process() -> int | None:
-    """The parent, where it is torchrun's agent, or `accelerate launch` of one process."""
+    """The parent, if it is torchrun's agent or `accelerate launch` with one process."""
     parent = os.getppid()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # the agent gives each of its processes a session
         return parent if hasattr(os, "getsid") and os.getsid(0) == os.getpid() else None
     if SET_BY_ACCELERATE in os.environ:
-        # A shell is none: hfgpt --launch becomes the recipe that it starts, and goes on when its terminal is left.
+        # A shell is not a launcher: hfgpt --launch becomes the recipe it starts, and keeps running after its terminal is closed.
         with suppress(psutil.Error):
             if any(Path(word).name.startswith("accelerate") for word in psutil.Process(parent).cmdline()):
                 return parent
@@ -75,10 +76,10 @@ def _launcher_of_this_process() -> int | None:
 
 
 def refuse_missing_processes() -> None:
-    """Refuse to train alone where `accelerate launch` was asked for several processes.
+    """Refuse to train with one process if `accelerate launch` was asked for several.
 
     Without several GPUs its simple launcher starts one process whatever `--num_processes` says (huggingface/accelerate#2741). All
-    that it does for several is to set the address at which they would meet, and that is how it is noticed.
+    it does for several is set the address at which they would meet, which is how this function notices.
 
     Raises: UserError with the command that starts them all.
     """
@@ -88,43 +89,43 @@ def refuse_missing_processes() -> None:
     asked = _asked(words)
     meeting = ("MASTER_ADDR", "MASTER_PORT")
     if asked in (None, "1") and all(environment.get(name) == os.environ.get(name) for name in meeting):
-        return  # the launcher was given the address, by a cluster's script for instance
+        return  # the launcher was given the address, for instance by a cluster's script
     several = asked not in (None, "1")
     number = asked if several else "N"
     raise UserError(
-        f"accelerate launch was asked for {asked if several else 'several'} processes and started one: without several GPUs it "
-        f"starts no more (huggingface/accelerate#2741). Start them with: torchrun --nproc_per_node {number} {shlex.join(sys.argv)} "
+        f"accelerate launch was asked for {asked if several else 'several'} processes but started only one, because there are not "
+        f"several GPUs (huggingface/accelerate#2741). Start them with: torchrun --nproc_per_node {number} {shlex.join(sys.argv)} "
         f"(or let accelerate launch read --config_file {DDP} and --num_processes {number}); or ask for 1."
     )
 
 
 def refuse_several_gpus(num_gpus: int) -> None:
-    """Refuse one process with several GPUs, for which Trainer would make each batch as many times larger (`nn.DataParallel`).
+    """Refuse one process with several GPUs, because Trainer would multiply each batch by their number (`nn.DataParallel`).
 
     Raises: UserError with the command that starts one process per GPU, and the one that uses one GPU.
     """
     if num_gpus > 1:
         command = shlex.join(sys.argv)
         raise UserError(
-            f"{num_gpus} GPUs are here for one process, which would make each batch {num_gpus} times as large; start one process "
-            f"per GPU: torchrun --nproc_per_node {num_gpus} {command}; or use one of them: CUDA_VISIBLE_DEVICES=0 python {command}"
+            f"one process has {num_gpus} GPUs, which would make each batch {num_gpus} times as large; start one process per GPU: "
+            f"torchrun --nproc_per_node {num_gpus} {command}; or use only one of them: CUDA_VISIBLE_DEVICES=0 python {command}"
         )
 
 
 def _launcher() -> tuple[dict[str, str], list[str]]:
-    """Environment and command line of the launcher: the nearest process above that had not been launched by it."""
+    """Environment and command line of the launcher: the nearest parent process that was not started by it."""
     try:
         for process in psutil.Process().parents():
             environment = process.environ()
             if SET_BY_ACCELERATE not in environment:
                 return environment, process.cmdline()
     except psutil.Error:
-        pass  # somebody else's process: nothing is known of it
+        pass  # another user's process: nothing is known about it
     return {}, []
 
 
 def _asked(words: list[str]) -> str | None:
-    """How many processes a launcher's command line asks for, itself or by its configuration file."""
+    """How many processes a launcher's command line asks for, directly or through its configuration file."""
     given: dict[str, str] = {}
     for word, following in zip(words, [*words[1:], ""]):
         key, equals, value = word.partition("=")

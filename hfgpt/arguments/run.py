@@ -1,6 +1,6 @@
-"""The arguments of recipes that train: Trainer's own, and ours beside them.
+"""The arguments of recipes that train: Trainer's own plus ours.
 
-Nothing here imports torch before it is needed: `check_command_line` in launching.py reads a command line without it.
+Nothing here imports torch before it is needed: `check_command_line` in launching.py parses a command line without it.
 """
 
 import json
@@ -25,10 +25,10 @@ from hfgpt.files import expand_home
 
 
 def bfloat16_is_fast() -> bool:
-    """True where the processor multiplies matrices faster in bfloat16 than in float32: CUDA from Ampere on, AMX on a CPU.
+    """Whether the processor multiplies matrices faster in bfloat16 than in float32: CUDA since Ampere, AMX on a CPU.
 
-    AVX512-BF16 without AMX is slower in it. Measured: 2048 x 768 x 3072 on one core, 84 GFLOP/s against 161 in float32; a training
-    step of the quickstart 0.41 s against 0.29 s; 2026-11-26.
+    AVX512-BF16 without AMX is slower. Measured: 2048 x 768 x 3072 on one core, 84 GFLOP/s against 161 in float32; a training step
+    of the quickstart 0.41 s against 0.29 s; 2026-11-26.
     """
     import torch
 
@@ -39,57 +39,64 @@ def bfloat16_is_fast() -> bool:
 
 @dataclass
 class RunArguments(ResumeKeys, TrainingArguments):
-    """What every recipe that trains takes: all that Trainer knows, and these. Defaults that differ from Trainer's are repeated.
+    """What every recipe that trains accepts: all of Trainer's keys, and these. Keys with a default other than Trainer's are
+    repeated.
 
     Attributes:
-        resolved: what was given and differs from the defaults.
-        explicit: the keys that were given, with whatever value.
+        resolved: the given values that differ from the defaults.
+        explicit: the keys that were given, whatever their value.
         started: when the run began, in seconds since the epoch.
     """
 
-    if TYPE_CHECKING:  # no fields of the dataclass: they are about the fields
+    if TYPE_CHECKING:  # not fields of the dataclass: they describe the fields
         resolved: dict[str, Any] = field(init=False)
         explicit: frozenset[str] = field(init=False)
         started: float = field(init=False)
 
-    output_dir: str = output_key("", "Folder that the model is written to.", required=True)
-    overwrite: bool = output_key(False, "Forget what output_dir holds and start again.")
-    keep: Literal["best", "last"] = output_key("best", "The state that is best on the validation set, or that after the last step.")
-    save_total_limit: int | None = output_key(2, "Checkpoints that are kept, the best among them.")
-    logging_steps: float = output_key(0.01, "Steps between lines of the log; below 1 a share of all steps.")
-    logging_first_step: bool = trainer_key(True, "The first step has a line of its own.")
-    report_to: list[str] = output_key(["none"], "Who is told while it runs: trackio, tensorboard, wandb, or several of them.")
+    output_dir: str = output_key("", "Folder for the model.", required=True)
+    overwrite: bool = output_key(False, "Discard the contents of output_dir and start again.")
+    keep: Literal["best", "last"] = output_key("best", "Keep the best state on the validation set, or the one after the last step.")
+    save_total_limit: int | None = output_key(2, "Number of checkpoints to keep, including the best.")
+    logging_steps: float = output_key(0.01, "Steps between log lines; below 1, a share of all steps.")
+    logging_first_step: bool = trainer_key(True, "Also log the first step.")
+    report_to: list[str] = output_key(
+        ["none"], "Where to report metrics during the run: trackio, tensorboard, wandb, or several of them."
+    )
     card: dict | str | None = output_key(None, CARD_HELP)
 
     attn_implementation: str | None = machine_key(
-        None, "eager, sdpa, flash_attention_2, flex_attention; else sdpa (GPU), eager (CPU)."
+        None, "eager, sdpa, flash_attention_2 or flex_attention (default: sdpa on a GPU, eager on a CPU)."
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = machine_key(
-        "auto", "Of the matrix products; auto is bf16 where the processor is fast in it, else fp32."
+        "auto", "Precision of the matrix products; auto is bf16 if the processor is fast at it, else fp32."
     )
-    cpu_threads: int | None = machine_key(None, "Threads per process on a CPU; all cores, shared out, without it.")
+    cpu_threads: int | None = machine_key(None, "Threads per process on a CPU (default: all cores, divided among the processes).")
     ddp_find_unused_parameters: bool | None = trainer_key(
-        False, "Search each step of several processes for parameters without a gradient; there are none."
+        False, "With several processes, look for parameters without a gradient in every step; there are none."
     )
-    dataloader_pin_memory: bool = trainer_key(True, "Pin batches for the GPU, where there is one.")
+    dataloader_pin_memory: bool = trainer_key(True, "Pin batches in memory for the GPU, if there is one.")
 
-    optimizer: str = method_key("adamw", "AdamW, or Muon for the blocks' matrices beside it (method full).", choices=OPTIMIZERS)
-    muon_learning_rate: float = method_key(0.002, "Peak learning rate of the matrices under Muon.")
-    embedding_learning_rate: float | None = method_key(None, "Beside Muon, of a token embedding that is not the head.")
+    optimizer: str = method_key(
+        "adamw", "AdamW, or Muon for the blocks' matrices and AdamW for the rest (method full).", choices=OPTIMIZERS
+    )
+    muon_learning_rate: float = method_key(0.002, "Peak learning rate of the matrices that Muon updates.")
+    embedding_learning_rate: float | None = method_key(
+        None, "With Muon: peak learning rate of a token embedding that is not tied to the head."
+    )
 
-    per_device_train_batch_size: int = training_key(16, "Rows per device and step.")
-    per_device_eval_batch_size: int = training_key(16, "Rows per device and evaluation step.")
-    skip_loss_spikes: float = training_key(0.0, "Skip steps whose gradient norm is above this many medians; 0 skips none.")
+    per_device_train_batch_size: int = training_key(16, "Rows per device per step.")
+    per_device_eval_batch_size: int = training_key(16, "Rows per device per evaluation step.")
+    skip_loss_spikes: float = training_key(0.0, "Skip steps whose gradient norm exceeds the median this many times; 0 skips none.")
 
     def __new__(cls, *positional, **named):
-        # Noted before __post_init__ derives further values: what was given, from a command line or from Python, repeats the run.
+        # Recorded before __post_init__ derives more values: the given ones, from a command line or from Python, repeat the run.
         arguments = super().__new__(cls)
         given = dict(zip([one.name for one in fields(cls) if one.init], positional)) | named
         arguments.explicit, arguments.started = frozenset(given), time_of_start()
         arguments.resolved = {
             one.name: given[one.name] for one in fields(cls) if one.name in given and given[one.name] != default_of(one)
         }
-        for name in ("resume", "allow_change"):  # of this start, not of the run
+        for name in ("resume", "allow_change"):  # they belong to this start, not to the run
             arguments.resolved.pop(name, None)
         return arguments
 
@@ -97,36 +104,37 @@ class RunArguments(ResumeKeys, TrainingArguments):
         refuse_missing_processes()
         expand_home(self, "output_dir")
         self.check_resuming([one.name for one in fields(self)])
-        self.require(output_dir="name the folder for the model with --output_dir.")
+        self.require(output_dir="give a folder for the model with --output_dir.")
         if self.hub_token is not None:
             raise UserError(
-                "hub_token is given as an argument; it may not be one, because everybody on this machine reads arguments (ps, the "
-                "shell's history, YAML files). Set the variable HF_TOKEN or run `hf auth login` instead, and revoke that token."
+                "hub_token is given as an argument, which is not allowed, because everybody on this machine can read arguments "
+                "(ps, the shell's history, YAML files). Set the variable HF_TOKEN or run `hf auth login` instead, and revoke that "
+                "token."
             )
         if self.push_to_hub and HubStrategy(self.hub_strategy) not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
             raise UserError(
-                f"hub_strategy is {HubStrategy(self.hub_strategy).value!r}; 'end' and 'every_save' are allowed, because the others "
-                "push optimizer states, which are pickles that nobody should load. Keep checkpoints on your own disks."
+                f"hub_strategy is {HubStrategy(self.hub_strategy).value!r}; only 'end' and 'every_save' are allowed, because the "
+                f"others push optimizer states, which are pickles that nobody should load. Keep checkpoints on your own disks."
             )
         self.card = checked_settings(self.card)
         refuse_options(self.resolved, REFUSED)
         self.check_needs(self.resolved)
         refuse_options(self.resolved, OPTIMIZERS.find(self.optimizer).refuses)
         if self.bf16 or self.fp16:
-            raise UserError("bf16 and fp16 are set by precision here; write precision: bf16 (or fp16, fp32, auto).")
+            raise UserError("here, bf16 and fp16 are set through precision; write precision: bf16 (or fp16, fp32, auto).")
         if self.load_best_model_at_end or self.metric_for_best_model is not None or self.greater_is_better is not None:
             raise UserError(
-                "load_best_model_at_end, metric_for_best_model and greater_is_better are set by keep here; write keep: best or "
-                "keep: last (a classifier's best is by best_by)."
+                "here, load_best_model_at_end, metric_for_best_model and greater_is_better are set through keep; write keep: best "
+                "or keep: last (for a classifier, best_by sets the metric)."
             )
-        import torch  # from here on; what is refused above is refused without it
+        import torch  # only from here on, so that the refusals above do not need it
 
         precision = self.precision
         if precision == "auto":
             precision = "bf16" if bfloat16_is_fast() else "fp32"
         self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
         if not torch.cuda.is_available():
-            self.use_cpu = True  # Trainer refuses bf16 on a CPU that nobody asked for
+            self.use_cpu = True  # Trainer refuses bf16 on a CPU that was not requested
             self.dataloader_pin_memory = False
         if self.attn_implementation is None:
             # Measured: at 256 tokens in bfloat16, sdpa's backward on a CPU takes 4x that of plain attention (torch 2.13).
@@ -135,7 +143,7 @@ class RunArguments(ResumeKeys, TrainingArguments):
         refuse_other_divisions(self)
         try:
             super().__post_init__()
-        except ImportError as error:  # of a package that an option asks for, such as deepspeed
+        except ImportError as error:  # for a package that an option needs, such as deepspeed
             raise UserError(str(error)) from None
         refuse_several_gpus(self.n_gpu)
         check_reporters(self.report_to)
@@ -143,13 +151,13 @@ class RunArguments(ResumeKeys, TrainingArguments):
         check_training(self, given=self.resolved)
         check_fsdp(self)
         if self.use_cpu:
-            # `accelerate launch` gives a process one thread unless it is told otherwise, which halves the speed of two cores.
+            # `accelerate launch` gives a process one thread by default, which halves the speed on two cores.
             usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             cores = min(usable, psutil.cpu_count(logical=False) or usable)
             torch.set_num_threads(self.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
     def optimizer_settings(self) -> OptimizerSettings:
-        """What the entries of `OPTIMIZERS` are made of."""
+        """The settings for the entries of `OPTIMIZERS`."""
         return OptimizerSettings(
             learning_rate=self.learning_rate,
             muon_learning_rate=self.muon_learning_rate,
@@ -166,24 +174,25 @@ class RunArguments(ResumeKeys, TrainingArguments):
         return Path(str(self.output_dir))
 
     def run_settings(self) -> dict[str, Any]:
-        """By what a run is known, and how it is to go on, for `hfgpt.training.run.Run`."""
+        """What identifies a run and how it resumes, for `hfgpt.training.run.Run`."""
         how = self.values_of("overwrite", "card", "resume", "allow_change")
         return dict(folder=self.folder, settings=self.resolved, values=self.values_in_effect(), **how)
 
     def values_in_effect(self) -> dict[str, Any]:
-        """What the keys came to, as JSON has them, and what follows from several of them."""
+        """The final values of the keys, as JSON types, and values derived from several of them."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
         values |= {"precision": "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32", "processes": self.world_size}
         values[ROWS_PER_STEP] = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
         return json.loads(json.dumps(values, default=str))
 
     def describe_hardware(self) -> str:
-        """Precision, attention and devices, for the line at a run's start."""
+        """Precision, attention and devices, for the line at the start of a run."""
         import torch
 
         precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
         return (
-            f"{precision} ({'chosen for this processor' if self.precision == 'auto' else 'as asked'}), {self.attn_implementation} "
+            f"{precision} ({'chosen for this processor' if self.precision == 'auto' else 'as requested'}), "
+            f"{self.attn_implementation} "
             f"attention, {self.world_size} x {self.device.type}{' with FSDP2' if asked_for_fsdp(self) else ''}"
             + (f", {torch.get_num_threads()} CPU threads per process" if self.device.type == "cpu" else "")
         )

@@ -1,4 +1,4 @@
-"""What a recipe prints: plain lines, bars in a terminal only, and no bars of libraries that mean nothing to the reader."""
+"""What a recipe prints: plain lines, progress bars only in a terminal, and no library bars that mean nothing to the user."""
 
 import logging
 import os
@@ -13,13 +13,13 @@ from tqdm import tqdm
 from hfgpt.arguments.commands import as_started
 
 QUIET = "--quiet"
-RESULT = 25  # between INFO and WARNING: the level of a recipe's last screen, which --quiet leaves
-# What libraries do for a moment on the way; a model of one file has one shard.
+RESULT = 25  # between INFO and WARNING: the level of a recipe's last screen, which --quiet keeps
+# Brief steps inside libraries; a model in one file has one shard.
 _NEEDLESS_BARS = ("Flattening the indices", "Loading weights", "Saving the dataset", "Writing model shards")
 
 
 def split_quiet(words: list[str]) -> tuple[list[str], bool]:
-    """A command line without `--quiet`, and whether it was given; as every switch it may be followed by true or false."""
+    """A command line without `--quiet`, and whether it was given; like every switch, it may be followed by true or false."""
     if QUIET not in words:
         return words, False
     place = words.index(QUIET)
@@ -29,14 +29,16 @@ def split_quiet(words: list[str]) -> tuple[list[str], bool]:
 
 
 def hide_what_is_for_developers() -> None:
-    """What a user cannot mend: deprecations between libraries, and what torchao says of kernels that this machine cannot load."""
-    if not sys.warnoptions:  # nobody has asked Python for them
+    """Hide what a user cannot fix: deprecations between libraries, and torchao's messages about kernels that this machine cannot
+    load."""
+    if not sys.warnoptions:  # the user has not asked Python for warnings
         warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("torchao").setLevel(logging.ERROR)
 
 
 class Lines(logging.StreamHandler):
-    """A plain line per message, above the bar where there is one, in the words that work where this process was started."""
+    """One plain line per message, above the progress bar if there is one, with commands as they work where this process was
+    started."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message."""
@@ -49,13 +51,13 @@ class Lines(logging.StreamHandler):
 
 @contextmanager
 def lines_and_bars(logger: logging.Logger) -> Iterator[None]:
-    """Messages of `logger` as lines on standard output, from the main process alone; bars where somebody watches them.
+    """Print messages of `logger` as lines on standard output, from the main process only; show progress bars only in a terminal.
 
-    transformers and datasets keep their own handlers; accelerate's logger would put its rank before every line.
+    transformers and datasets keep their own handlers; accelerate's logger would prefix every line with the rank.
     """
     quiet = split_quiet(sys.argv[1:])[1]
     logger.handlers = [Lines(sys.stdout)]
-    logger.propagate = False  # a library that gives the root logger a handler would have every line printed twice
+    logger.propagate = False  # a library that adds a handler to the root logger would make every line appear twice
     level = RESULT if quiet else logging.INFO
     logger.setLevel(level if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     no_bars = quiet or not sys.stderr.isatty()

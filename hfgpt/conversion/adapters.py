@@ -1,4 +1,4 @@
-"""A LoRA adapter -> into the weights, in float32, and measured."""
+"""Merge a LoRA adapter into the weights, in float32, and measure the difference."""
 
 import copy
 import re
@@ -26,53 +26,56 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     """Add a PEFT adapter to the weights of its base model.
 
     Args:
-        model: the base, in float32: in half precision each sum would be rounded, and the merged model would answer otherwise.
-        folder: what PEFT's `save_pretrained` wrote. The adapter of a classifier takes the language model that it was trained
-            on; its labels come from the config.json beside it, or are counted in its head.
-    Returns: the merged model, and the largest difference of its logits from those with the adapter beside the weights.
-    Raises: ValueError for an adapter of another model (every tensor is named), and where merging changes the logits.
+        model: the base, in float32: in half precision each sum would be rounded, and the merged model would give different answers.
+        folder: written by PEFT's `save_pretrained`. A classifier's adapter is merged into the language model it was trained on; its
+            labels come from the config.json beside it, or are counted in its head.
+    Returns: the merged model, and the largest difference between its logits and those with the unmerged adapter.
+    Raises: ValueError for an adapter of a different model (every tensor is named), and if merging changes the logits.
     """
     if model.dtype != torch.float32:
-        raise WrongTypeError(f"the model is {model.dtype}; adapters are merged in float32, cast it before and back afterwards.")
+        raise WrongTypeError(
+            f"the model is {model.dtype}; adapters are merged in float32, so cast the model first and back afterwards."
+        )
     settings, tensors = read_json(folder / ADAPTER_CONFIG), read_folder(folder, WEIGHT_FILES)
     if settings.get("peft_type") != "LORA":
-        raise UserError(f"{folder / ADAPTER_CONFIG}: peft_type is {settings.get('peft_type')!r}; LORA can be merged.")
+        raise UserError(f"{folder / ADAPTER_CONFIG}: peft_type is {settings.get('peft_type')!r}; only LORA can be merged.")
     check_adapter_base(folder, model)
     if settings.get("task_type") == "SEQ_CLS" and isinstance(model, HfGptForCausalLM):
         model = classifier_of(model, _labels(folder, tensors), **_head_settings(folder))
     config = peft.PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
-    is_tied = model.config.tie_word_embeddings  # no longer, once an adapter lies beside one of the two
+    is_tied = model.config.tie_word_embeddings  # no longer true once an adapter is on one of the two
     try:
         adapted = peft.get_peft_model(model, config).eval()
     except ValueError as error:  # "Target modules {'c_attn'} not found in the base model."
         trained_on = settings.get("base_model_name_or_path")
         raise UserError(
-            f"the adapter in {folder} does not fit: {str(error).splitlines()[0]} It was trained on {trained_on!r}; an adapter of a "
-            "GPT-2 layout is merged there, before the weights come in."
+            f"the adapter in {folder} does not fit: {str(error).splitlines()[0]} It was trained on {trained_on!r}; merge an "
+            f"adapter for a GPT-2 layout there, before converting the weights."
         ) from None
     shapes = {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(adapted).items()}
     # Single rows of the embedding (a token_adapter) are the exception: PEFT trains and merges them in both places.
     tied = [name for name in shapes if {"lm_head", "embed_tokens"} & set(name.split(".")) and "token_adapter" not in name]
     if tied and is_tied:
         raise UserError(
-            f"the adapter in {folder} changes {', '.join(tied)}; head and embedding are one matrix here, which would part."
+            f"the adapter in {folder} changes {', '.join(tied)}; here, head and embedding are one matrix, which would have to be "
+            f"separated."
         )
-    # Our recipes name such rows twice, for transformers: as the embedding's and, with the name of the adapter, as the head's.
+    # Our recipes store such rows under two names for transformers: the embedding's and, with the adapter's name, the head's.
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".trainable_tokens_delta.default")}
     check_tensors(tensors, shapes, source=str(folder), title=f"{type(model).__name__} and its {ADAPTER_CONFIG}")
     peft.set_peft_model_state_dict(adapted, tensors)
     rows = probe_rows(model)
     beside = logits_of(adapted, rows)
     merged = cast(Model, adapted.merge_and_unload(safe_merge=True))
-    return merged, check_equal(logits_of(merged, rows), beside, what="the merged model and of the model with the adapter beside it")
+    return merged, check_equal(logits_of(merged, rows), beside, what="the merged model and the model with the unmerged adapter")
 
 
 def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
-    """Refuse an adapter that was trained on other weights, though they have the same shapes.
+    """Refuse an adapter that was trained on different weights with the same shapes.
 
-    Every door of ours that loads an adapter asks here. Our recipes note the weights' hash beside the adapter; without that note
-    nothing is known, and nothing is refused.
+    All our code that loads an adapter calls this. Our recipes store the weights' hash beside the adapter; without it, nothing is
+    known, and nothing is refused.
 
     Raises: ValueError that names both hashes.
     """
@@ -87,15 +90,15 @@ def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
     if base.get("sha256") not in (None, found):
         raise UserError(
             f"the adapter in {folder} was trained on {base.get('name')!r}, whose weights have the SHA-256 {base['sha256']}; those "
-            f"of the model at hand have {found}, and with other weights it answers otherwise. Give it its own base, which its "
-            f"recipe wrote into {noted / BASE_FOLDER}."
+            f"of this model have {found}, and with different weights it gives different answers. Use its own base, which its "
+            f"recipe wrote to {noted / BASE_FOLDER}."
         )
 
 
 def classifier_of(model: HfGptForCausalLM, id2label: dict[int, str], **settings) -> HfGptForSequenceClassification:
-    """A classifier on the body of a language model; its head is zero until an adapter brings one.
+    """A classifier on the body of a language model; its head is zero until an adapter provides one.
 
-    Args: `settings` go into the config, such as `problem_type`.
+    Args: `settings` are values for the config, such as `problem_type`.
     """
     fields = copy.deepcopy(model.config.to_dict()) | settings
     fields |= {"id2label": id2label, "label2id": {label: id for id, label in id2label.items()}}
@@ -106,7 +109,7 @@ def classifier_of(model: HfGptForCausalLM, id2label: dict[int, str], **settings)
 
 
 def _head_settings(folder: Path) -> dict:
-    """Whether a text may have several labels, and how much of it is read, as the config.json beside an adapter says."""
+    """Whether a text may have several labels, and how much of it is read, from the config.json beside an adapter."""
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     return {name: config[name] for name in ("problem_type", "max_text_length") if config.get(name) is not None}
 
@@ -114,11 +117,11 @@ def _head_settings(folder: Path) -> dict:
 def _labels(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[int, str]:
     heads = [tensor for name, tensor in tensors.items() if name.endswith("score.weight")]
     if not heads:
-        raise UserError(f"{folder} is the adapter of a classifier without its head score.weight; train it with modules_to_save.")
+        raise UserError(f"{folder} is a classifier's adapter without its head score.weight; train it with modules_to_save.")
     count = len(heads[0])
     if not (folder / "config.json").is_file():
         return {id: f"LABEL_{id}" for id in range(count)}
     labels = {int(id): label for id, label in (read_json(folder / "config.json").get("id2label") or {}).items()}
     if sorted(labels) != list(range(count)):
-        raise UserError(f"{folder / 'config.json'} names {len(labels)} labels, the head score.weight has {count} rows.")
+        raise UserError(f"{folder / 'config.json'} names {len(labels)} labels, but the head score.weight has {count} rows.")
     return labels

@@ -1,4 +1,4 @@
-"""Weights out, to the targets of recipes/convert.py: each checked and compared before anything is written."""
+"""Export weights to the targets of recipes/convert.py, each checked and compared before anything is written."""
 
 import re
 import shlex
@@ -25,9 +25,9 @@ class ExportOptions:
     """What a target may need to know.
 
     Args:
-        source: what is converted, as the user wrote it; said in messages.
-        output: the folder that the result will lie in; its name becomes the model's.
-        dtype: of the weights that are written.
+        source: the source, as the user wrote it; used in messages.
+        output: the folder for the result; its name becomes the model's.
+        dtype: the dtype of the written weights.
         gguf_type: how GGUF stores matrices.
     """
 
@@ -39,16 +39,16 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Export:
-    """What goes out.
+    """An export that is ready to be written.
 
     Args:
-        model: what is written, or what is in it; its logits are recorded beside it.
-        kind: what architecture that is.
-        num_bytes: how large its weights will be, about.
-        write: writes it into an empty folder.
-        differences: by name, the largest differences of logits that were measured.
-        notes: what a reader should know, one sentence each.
-        next_command: what can be done with it, where that is not to load it with transformers.
+        model: the model to write, or to put into the file; its logits are recorded beside it.
+        kind: its architecture.
+        num_bytes: the approximate size of its weights.
+        write: writes it to an empty folder.
+        differences: the largest measured differences of logits, by name.
+        notes: what a user should know, one sentence each.
+        next_command: the suggested next command, if it is not loading it with transformers.
     """
 
     model: PreTrainedModel
@@ -61,12 +61,12 @@ class Export:
 
 
 def as_hfgpt(model: Model, tokenizer: PreTrainedTokenizerFast | None, options: ExportOptions) -> Export:
-    """The class that we train, with its code."""
+    """Our own class, with its code."""
     return _in_transformers(model, tokenizer, options, kind="hfgpt")
 
 
 def as_native(model: Model, tokenizer: PreTrainedTokenizerFast | None, options: ExportOptions) -> Export:
-    """The twin in a class of transformers. Raises: ValueError for a model without one, and where the two differ."""
+    """The native twin in a transformers class. Raises: ValueError for a model without one, and if the two differ."""
     twin = twin_of(model)
     rows = probe_rows(model)
     what = f"{type(model).__name__} and {type(twin).__name__}"
@@ -78,7 +78,7 @@ def as_native(model: Model, tokenizer: PreTrainedTokenizerFast | None, options: 
         options,
         kind=twin_kind(model.config),
         differences={"difference_of_twin": difference},
-        notes=[f"{type(twin).__name__} has no {dropouts}, which matters only to further training."] if dropouts else [],
+        notes=[f"{type(twin).__name__} has no {dropouts}, which only matters for further training."] if dropouts else [],
     )
 
 
@@ -95,11 +95,11 @@ def _in_transformers(
 
 
 def as_gguf(model: Model, tokenizer: PreTrainedTokenizerFast | None, options: ExportOptions) -> Export:
-    """A GGUF file and Ollama's Modelfile. Raises: ValueError for what llama.cpp cannot run."""
+    """A GGUF file and Ollama's Modelfile. Raises: ValueError if llama.cpp cannot run it."""
     if tokenizer is None:
-        raise UserError(f"GGUF carries the tokenizer, and none was found beside {options.source}; give one with --tokenizer.")
+        raise UserError(f"GGUF includes the tokenizer, but none was found beside {options.source}; give one with --tokenizer.")
     if not isinstance(model, HfGptForCausalLM):
-        raise UserError(f"{options.source} is a classifier; llama.cpp generates text, so --target native is its way out.")
+        raise UserError(f"{options.source} is a classifier, but llama.cpp only generates text; use --target native instead.")
     notes = check_gguf(model.config, tokenizer)
     name = options.output.name
 
@@ -125,5 +125,5 @@ def as_gguf(model: Model, tokenizer: PreTrainedTokenizerFast | None, options: Ex
 
 
 def ollama_name(name: str) -> str:
-    """A folder's name as Ollama takes it for a model."""
+    """A folder's name in a form that Ollama accepts for a model."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"

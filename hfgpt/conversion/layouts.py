@@ -1,7 +1,7 @@
-"""Which tensor of a book-family model is called what in other people's checkpoints, and how it is stored there.
+"""Names and storage of a book-family model's tensors in third-party checkpoints.
 
-One `Layout` serves both directions: `take_in` reads a checkpoint into our names, `give_out` writes ours into it. A layout names
-modules; its biases may be missing (`Biases`), in which case ours, where we have them, are zero: exactly the same function.
+One `Layout` serves both directions: `take_in` converts a checkpoint to our names, `give_out` converts ours to it. A layout names
+modules; its biases may be missing (`Biases`), in which case ours, if we have them, are zero: exactly the same function.
 """
 
 import re
@@ -13,7 +13,7 @@ import torch
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 
 HEADS = ("lm_head.weight", "score.weight")
-# The fields of HfGptConfig that make a GPT-2, and what GPT2Config calls them.
+# The fields of HfGptConfig that define a GPT-2, and their names in GPT2Config.
 GPT2_FIELDS = {
     "vocab_size": "vocab_size",
     "hidden_size": "n_embd",
@@ -43,16 +43,16 @@ class Biases:
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of one kind of checkpoint.
+    """The tensor names of one kind of checkpoint.
 
     Args:
-        title: what it is called in messages.
-        block: how a block's tensors begin; `{}` is the number of the block.
-        modules: our module -> theirs. Three modules of ours joined by "+" are one of theirs, rows side by side.
+        title: its name in messages.
+        block: prefix of a block's tensors; `{}` is the number of the block.
+        modules: our module -> theirs. Three of our modules joined by "+" are one of theirs, concatenated by rows.
         kinds: their suffixes for weight and bias of a linear layer, then of a norm, then for an embedding's weight.
-        transposed: matrices are stored (in, out), as GPT-2's Conv1D does, where ours are (out, in).
-        leading_axis: matrices have a first axis of size 1 besides.
-        buffers: tensors that are no weights (causal masks), left aside.
+        transposed: matrices are stored (in, out), as in GPT-2's Conv1D, while ours are (out, in).
+        leading_axis: matrices have an extra first axis of size 1.
+        buffers: tensors that are not weights (causal masks), which are ignored.
     """
 
     title: str
@@ -128,7 +128,7 @@ OPENAI = Layout(
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of theirs, the tensors of ours that it holds, and its shape in their files."""
+    """One of their tensors, our tensors that it contains, and its shape in their files."""
 
     theirs: str
     ours: tuple[str, ...]
@@ -146,7 +146,7 @@ class Entry:
         return zip(self.ours, (part.clone(memory_format=torch.contiguous_format) for part in tensor.chunk(len(self.ours))))
 
     def join(self, state_dict: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Theirs out of ours; a bias that ours lacks is written as zeros, the same function."""
+        """Theirs out of ours; a bias that ours lacks is written as zeros, which is the same function."""
         if self.ours[0] not in state_dict and self.ours[0].endswith(".bias"):
             return torch.zeros(self.shape, dtype=state_dict["model.embed_tokens.weight"].dtype)
         tensor = torch.cat([state_dict[name] for name in self.ours])
@@ -156,7 +156,7 @@ class Entry:
 
 
 def entries(layout: Layout, config: HfGptConfig, *, biases: Biases, heads: Iterable[str]) -> list[Entry]:
-    """Every tensor that a checkpoint of this layout and shape holds, in order; `heads` are our names of those it has."""
+    """Every tensor in a checkpoint of this layout and shape, in order; `heads` are our names of its heads."""
     width, inner = config.hidden_size, config.intermediate_size
     weight, bias, norm_weight, norm_bias, embedding = layout.kinds
     columns = {"mlp.down_proj": inner, "mlp.up_proj": width}

@@ -1,4 +1,4 @@
-"""The Modelfile that makes a GGUF file a model of Ollama."""
+"""The Modelfile that makes a GGUF file an Ollama model."""
 
 from jinja2.exceptions import TemplateError
 from transformers import GenerationConfig, PreTrainedTokenizerFast
@@ -6,22 +6,22 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 # Ollama writes templates in Go's language; this is ChatML.
 CHATML_TEMPLATE = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 RAW_TEMPLATE = "{{ .Prompt }}"
-# What a template is asked to write, to see how it does it.
+# A conversation for testing how a template formats it.
 CONVERSATION = [{"role": role, "content": f"words {number}"} for number, role in enumerate(("system", "user", "assistant", "user"))]
 
 
 def modelfile(
     tokenizer: PreTrainedTokenizerFast, *, gguf_name: str, context_length: int, generation_config: GenerationConfig
 ) -> str:
-    """The text of the Modelfile: where the weights lie, how a conversation is written, where an answer ends, how to sample.
+    """The text of the Modelfile: the weights, the conversation format, where an answer ends, and how to sample.
 
-    A chat template that is not ChatML has no translation here: the prompt then goes through as it is.
+    A chat template other than ChatML is not translated: the prompt is then passed through unchanged.
     """
     chat = is_chatml(tokenizer)
     template = f"{written_bos(tokenizer)}{CHATML_TEMPLATE}" if chat else RAW_TEMPLATE
     stops = dict.fromkeys((*(["<|im_end|>"] if chat else []), tokenizer.eos_token))  # each once, in order
     lines = [
-        f"# ollama create NAME -f Modelfile   {'(a conversation, in ChatML)' if chat else '(text is continued, no conversation)'}",
+        f"# ollama create NAME -f Modelfile   {'(a conversation, in ChatML)' if chat else '(continues text, no conversation)'}",
         f"FROM ./{gguf_name}",
         f'TEMPLATE """{template}"""',
         f"PARAMETER num_ctx {context_length}",
@@ -36,7 +36,7 @@ def modelfile(
 
 
 def is_chatml(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether the chat template writes a conversation in ChatML, to the letter; a bos_token may stand before it."""
+    """Whether the chat template writes exact ChatML; a bos_token may precede it."""
     rendered = _rendered(tokenizer)
     if rendered is None:
         return False
@@ -45,10 +45,10 @@ def is_chatml(tokenizer: PreTrainedTokenizerFast) -> bool:
 
 
 def written_bos(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The bos_token, where the chat template begins with it and Ollama would not put it there by itself.
+    """The bos_token, if the chat template begins with it and Ollama would not add it by itself.
 
-    Ollama encodes a prompt as llama.cpp does, with a BOS in front where GGUF's add_bos_token says so, which is where the
-    tokenizer does so for a text (gguf_file.py); written out as well, it would stand there twice.
+    Like llama.cpp, Ollama adds a BOS to a prompt if GGUF's add_bos_token is set, that is, if the tokenizer adds one to a text
+    (gguf_file.py); in the template as well, it would appear twice.
     Source: github.com/ollama/ollama, runner/llamarunner/runner.go, inputs: Tokenize(part, i == 0, true).
     """
     bos = str(tokenizer.bos_token or "")
@@ -58,7 +58,7 @@ def written_bos(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def _rendered(tokenizer: PreTrainedTokenizerFast) -> str | None:
-    """A conversation in the words of the chat template; None without one, and where it refuses a role."""
+    """A conversation rendered by the chat template; None without one, or if it refuses a role."""
     if not tokenizer.chat_template:
         return None
     try:

@@ -1,6 +1,6 @@
 """The source formats of hfgpt: GPT2LMHeadModel, the book's GPTModel, nanoGPT, OpenAI's TensorFlow files, and hfgpt itself.
 
-Each has a `Reader`, an entry of `SOURCES`; most of them say how their tensors are laid out (layouts.py) and build the same model.
+Each has a `Reader`, an entry of `SOURCES`; most of them specify the layout of their tensors (layouts.py) and build the same model.
 """
 
 import re
@@ -24,7 +24,7 @@ from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassif
 
 AnyConfig = TypeVar("AnyConfig", bound=PreTrainedConfig)
 
-# The published widths have one number of heads each; a bare state dict does not say it.
+# Each published width has one number of heads, which a bare state dict does not contain.
 PUBLISHED_HEADS = {width: heads for _, width, heads in GPT2_SIZES.values()}
 
 
@@ -38,7 +38,7 @@ def _read_gpt2(contents: Contents) -> Converted:
     ):
         if getattr(source, name) is not needed:
             raise UserError(
-                f"{path / 'config.json'}: {name} is {getattr(source, name)}, {needed} is needed; hfgpt has no such switch."
+                f"{path / 'config.json'}: {name} is {getattr(source, name)}, but must be {needed}; hfgpt has no such switch."
             )
     tensors = read_folder(path)
     if not any(name.startswith("transformer.") for name in tensors):
@@ -52,10 +52,10 @@ def _read_gpt2(contents: Contents) -> Converted:
         **labels,
     )
     if is_classifier:
-        tensors.pop("lm_head.weight", None)  # left over from the pretraining; a classifier has none
+        tensors.pop("lm_head.weight", None)  # left over from pretraining; a classifier has none
         heads = ("score.weight",)
     else:
-        # Published files leave the head out, because it is the embedding; some write it a second time.
+        # Published files leave out the head, because it is the embedding; some contain it again.
         heads = ("lm_head.weight",) if "lm_head.weight" in tensors or not config.tie_word_embeddings else ()
     converted = _build(path, "gpt2", GPT2, tensors, config, heads=heads)
     converted.model.generation_config = _generation_config(path, config)
@@ -68,12 +68,12 @@ def _read_hfgpt(contents: Contents) -> Converted:
     tensors = read_folder(path)
     config = _load_config(HfGptConfig, path)
     model_class = HfGptForSequenceClassification if "score.weight" in tensors else HfGptForCausalLM
-    # Our fine-tuned language models name the Auto class, because `transformers serve` finds no other.
+    # Our fine-tuned language models name the Auto class, because `transformers serve` only finds that.
     names = [model_class.__name__] + (["AutoModelForCausalLM"] if model_class is HfGptForCausalLM else [])
     if settings.get("architectures") not in (None, *([name] for name in names)):
         raise UserError(
-            f"{path} holds {' and '.join(settings['architectures'])}; HfGptForCausalLM and HfGptForSequenceClassification can be "
-            "converted, because they have twins elsewhere."
+            f"{path} contains {' and '.join(settings['architectures'])}; only HfGptForCausalLM and HfGptForSequenceClassification "
+            f"can be converted, because they have native twins."
         )
     model = empty_model(model_class, config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -91,11 +91,11 @@ def _read_hfgpt(contents: Contents) -> Converted:
 def _read_book(contents: Contents, *, num_attention_heads: int | None = None, hidden_act: str | None = None) -> Converted:
     path, tensors = contents.path, contents.tensors
     if hidden_act is not None:
-        raise UserError(f"hidden_act is {hidden_act!r}, but the book's GPTModel has one activation, gelu_new; leave it out.")
+        raise UserError(f"hidden_act is {hidden_act!r}, but the book's GPTModel only has gelu_new; leave it out.")
     vocab_size, width = _shape(tensors, "tok_emb.weight", path)
     biases = Biases(query_key_value=any(name.endswith(".W_query.bias") for name in tensors))
     head = tensors.get("out_head.weight")
-    # The book copies the embedding into the head where it loads OpenAI's weights; bit for bit the same means tied.
+    # The book copies the embedding into the head when it loads OpenAI's weights; if they are bit for bit the same, they are tied.
     tied = head is not None and torch.equal(head, tensors["tok_emb.weight"])
     config = _config(
         path,
@@ -106,12 +106,14 @@ def _read_book(contents: Contents, *, num_attention_heads: int | None = None, hi
         num_attention_heads=_heads(width, num_attention_heads, path),
         max_position_embeddings=_shape(tensors, "pos_emb.weight", path)[0],
         norm_eps=1e-5,
-        hidden_act="gelu_new",  # its GELU is written out with tanh
+        hidden_act="gelu_new",  # its GELU uses tanh
         tie_word_embeddings=tied,
     )
     converted = _build(path, "book", BOOK, tensors, config, heads=("lm_head.weight",), biases=biases)
     if not biases.query_key_value:
-        converted.notes.append("its queries, keys and values have no bias (qkv_bias=False): ours are zero, the same function.")
+        converted.notes.append(
+            "its queries, keys and values have no bias (qkv_bias=False); ours are zero, which is the same function."
+        )
     return converted
 
 
@@ -119,7 +121,7 @@ def _read_nanogpt(contents: Contents, *, num_attention_heads: int | None = None,
     path, tensors = contents.path, contents.tensors
     model_args = contents.checkpoint.get("model_args") or {}
     if not isinstance(model_args, dict):
-        raise UserError(f"{path}: model_args is a {type(model_args).__name__}, a dict is needed.")
+        raise UserError(f"{path}: model_args is a {type(model_args).__name__}, but must be a dict.")
     vocab_size, width = _shape(tensors, "transformer.wte.weight", path)
     has_bias = any(name.endswith(".attn.c_attn.bias") for name in tensors)
     found = {
@@ -132,11 +134,11 @@ def _read_nanogpt(contents: Contents, *, num_attention_heads: int | None = None,
     for name, value in found.items():
         if name in model_args and model_args[name] != value:
             raise UserError(
-                f"{path}: model_args says {name} {model_args[name]}, the tensors say {value}; the file contradicts itself."
+                f"{path}: model_args says {name} {model_args[name]}, but the tensors say {value}; the file contradicts itself."
             )
     heads = model_args.get("n_head")
     if heads is not None and num_attention_heads not in (None, heads):
-        raise UserError(f"{path}: model_args says n_head {heads}, num_attention_heads is {num_attention_heads}; leave it out.")
+        raise UserError(f"{path}: model_args says n_head {heads}, but num_attention_heads is {num_attention_heads}; leave it out.")
     config = _config(
         path,
         vocab_size=vocab_size,
@@ -146,7 +148,7 @@ def _read_nanogpt(contents: Contents, *, num_attention_heads: int | None = None,
         num_attention_heads=heads or _heads(width, num_attention_heads, path),
         max_position_embeddings=found["block_size"],
         norm_eps=1e-5,
-        # The exact GELU since 2023; before that nanoGPT wrote out the one with tanh, which hidden_act gelu_new gives.
+        # The exact GELU since 2023; before that, nanoGPT used the tanh version, which is hidden_act gelu_new.
         hidden_act=hidden_act or "gelu",
         attention_bias=has_bias,
         mlp_bias=has_bias,
@@ -155,7 +157,7 @@ def _read_nanogpt(contents: Contents, *, num_attention_heads: int | None = None,
     biases = Biases(*[has_bias] * 4)
     converted = _build(path, "nanogpt", NANOGPT, tensors, config, heads=("lm_head.weight",), biases=biases)
     if not has_bias:
-        converted.notes.append("its norms have no bias (bias=False): ours are zero, the same function.")
+        converted.notes.append("its norms have no bias (bias=False); ours are zero, which is the same function.")
     return converted
 
 
@@ -198,7 +200,7 @@ def _build(
     if model_class is HfGptForCausalLM and config.tie_word_embeddings:
         ours["lm_head.weight"] = ours["model.embed_tokens.weight"]
     model = empty_model(model_class, config)
-    # A bias that theirs lacks is zero in ours: the same function.
+    # A bias missing in theirs is zero in ours: the same function.
     missing = (name for name, _ in model.named_parameters() if name.endswith(".bias") and name not in ours)
     zeros = {name: torch.zeros_like(model.get_parameter(name)) for name in missing}
     model.load_state_dict(ours | zeros, strict=True)
@@ -206,14 +208,14 @@ def _build(
 
 
 def check_tied(tensors: dict[str, torch.Tensor], table: list[Entry], config: HfGptConfig, path: Path) -> None:
-    """Raises: ValueError where a head that is said to be the embedding has other values."""
+    """Raises: ValueError if a head that should be tied to the embedding has different values."""
     theirs = {name: entry.theirs for entry in table for name in entry.ours}
     if not config.tie_word_embeddings or "lm_head.weight" not in theirs:
         return
     head, embedding = theirs["lm_head.weight"], theirs["model.embed_tokens.weight"]
     if not torch.equal(tensors[head], tensors[embedding]):
         raise UserError(
-            f"{path}: {head} should be {embedding} (the two are tied), but has other values; which one counts is unclear."
+            f"{path}: {head} should equal {embedding} (the two are tied), but has different values; it is unclear which one counts."
         )
 
 
@@ -223,13 +225,11 @@ def _without_buffers(tensors: dict[str, torch.Tensor], layout: Layout) -> dict[s
 
 def _config(path: Path, **fields) -> HfGptConfig:
     if fields.get("hidden_act", "gelu_new") not in ACT2FN:
-        raise UserError(
-            f"{path}: hidden_act is {fields['hidden_act']!r}; transformers.activations.ACT2FN knows {', '.join(ACT2FN)}."
-        )
-    # A head width that is not the quotient would pass as a given head_dim; here the two always belong together.
+        raise UserError(f"{path}: hidden_act is {fields['hidden_act']!r}; transformers.activations.ACT2FN has {', '.join(ACT2FN)}.")
+    # Otherwise, a head width other than the quotient would be accepted as an explicit head_dim; here it must be the quotient.
     width, heads = fields["hidden_size"], fields["num_attention_heads"]
     if heads < 1 or width % heads:
-        raise UserError(f"{path}: num_attention_heads is {heads}, a divisor of the hidden_size {width} is needed.")
+        raise UserError(f"{path}: num_attention_heads is {heads}, but must divide the hidden_size {width}.")
     try:
         return HfGptConfig(**{name: value for name, value in fields.items() if value is not None})
     except StrictDataclassError as error:
@@ -244,7 +244,7 @@ def _load_config(config_class: type[AnyConfig], path: Path) -> AnyConfig:
 
 
 def _special_ids(source: GPT2Config) -> dict[str, int | None]:
-    # GPT2Config fills in 50256 for everybody, also for a vocabulary that ends before it.
+    # GPT2Config always fills in 50256, even for a smaller vocabulary.
     ids = {name: getattr(source, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {name: value for name, value in ids.items() if isinstance(value, int) and 0 <= value < source.vocab_size}
 
@@ -260,7 +260,7 @@ def _heads(width: int, given: int | None, path: Path) -> int:
     if heads is None:
         published = ", ".join(f"{heads} for {width}" for width, heads in PUBLISHED_HEADS.items())
         raise UserError(
-            f"{path} does not say how many attention heads its width of {width} has, and it is none of the published ones "
+            f"{path} does not say how many attention heads it has, and its width of {width} is not one of the published ones "
             f"({published}); give num_attention_heads."
         )
     return heads
@@ -268,9 +268,9 @@ def _heads(width: int, given: int | None, path: Path) -> int:
 
 def _shape(tensors: dict[str, torch.Tensor], name: str, path: Path) -> tuple[int, int]:
     if name not in tensors:
-        raise UserError(f"{path} lacks the tensor {name}, which the model's shape is read from; it has {', '.join(tensors)}.")
+        raise UserError(f"{path} lacks the tensor {name}, which determines the model's shape; it has {', '.join(tensors)}.")
     if tensors[name].ndim != 2:
-        raise UserError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}, two axes are needed.")
+        raise UserError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}, but must have two axes.")
     rows, columns = tensors[name].shape
     return rows, columns
 
@@ -284,7 +284,7 @@ def _num_blocks(tensors: dict[str, torch.Tensor], layout: Layout, path: Path) ->
 
 
 def _compare_with_gpt2(converted: Converted) -> float:
-    # What transformers' own GPT-2 reads out of the same folder.
+    # What transformers' own GPT-2 loads from the same folder.
     source_class = GPT2LMHeadModel if isinstance(converted.model, HfGptForCausalLM) else GPT2ForSequenceClassification
     source = source_class.from_pretrained(converted.source, dtype=torch.float32)
     rows = probe_rows(converted.model)
@@ -293,7 +293,7 @@ def _compare_with_gpt2(converted: Converted) -> float:
 
 def _is_nanogpt(contents: Contents) -> bool:
     rows, columns = attention_shape(contents.tensors) or (0, 0)
-    return "model_args" in contents.checkpoint or rows > columns  # nn.Linear keeps (3E, E), GPT-2's Conv1D (E, 3E)
+    return "model_args" in contents.checkpoint or rows > columns  # nn.Linear stores (3E, E), GPT-2's Conv1D (E, 3E)
 
 
 _UNSAID = ("num_attention_heads", "hidden_act")

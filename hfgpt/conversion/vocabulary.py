@@ -1,4 +1,4 @@
-"""A model and its tokenizer: as many rows as ids, and the same special tokens in every config."""
+"""A model and its tokenizer: one row per id, and the same special tokens in every config."""
 
 from pathlib import Path
 from typing import cast
@@ -11,20 +11,20 @@ from hfgpt.conversion.checkpoints import read_characters
 from hfgpt.errors import UserError
 from hfgpt.tokenization import character_tokenizer, load_or_wrap_tokenizer
 
-CHARACTERS = "meta.pkl"  # nanoGPT's, of a model of characters
-# nanoGPT and others round the rows up to a multiple of 64 or 128, which GPUs multiply faster; Qwen's vocabularies have up to 400
-# rows more than their tokenizers use.
+CHARACTERS = "meta.pkl"  # nanoGPT's file for a character-level model
+# nanoGPT and others round the rows up to a multiple of 64 or 128, which is faster on GPUs; Qwen's vocabularies have up to 400 more
+# rows than their tokenizers use.
 PADDED_TO = 64
 MOST_PADDING = 512
 
 
 def find_tokenizer(named: str, *, beside: Path) -> PreTrainedTokenizerFast | None:
-    """The tokenizer that was named, or the one beside the weights; GPT-2's own files and nanoGPT's characters get a padding token.
+    """The given tokenizer, or the one beside the weights; GPT-2's own files and nanoGPT's characters get a padding token.
 
     Args:
-        named: a folder, a file of characters or a Hub id; empty to look in `beside`.
+        named: a folder, a file of characters or a Hub id; empty to search `beside`.
         beside: the folder of the weights.
-    Returns: None where nothing was named and nothing lies there. Raises: as `load_tokenizer`.
+    Returns: None if nothing was given and nothing is there. Raises: see `load_tokenizer`.
     """
     place = Path(named) if named else beside
     if place.name == CHARACTERS or (place / CHARACTERS).is_file():
@@ -37,10 +37,10 @@ def find_tokenizer(named: str, *, beside: Path) -> PreTrainedTokenizerFast | Non
 
 
 def adopt_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """Fit model and tokenizer to each other, in place; the notes say what was changed.
+    """Fit model and tokenizer to each other, in place; the notes describe the changes.
 
     Special tokens past the last row (GPT-2 has none for padding and chat) get new rows.
-    Raises: ValueError for a tokenizer of another vocabulary.
+    Raises: ValueError for a tokenizer with a different vocabulary.
     """
     notes = check_vocabulary(model.config.vocab_size, tokenizer)
     rows, num_tokens = model.config.vocab_size, num_ids(tokenizer)
@@ -51,7 +51,7 @@ def adopt_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) 
         if config is not None:
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 ids = getattr(config, name)
-                # An assistant's eos_token_id is a list: it stops at the end of a turn as well.
+                # An assistant's eos_token_id is a list: it also stops at the end of a turn.
                 if not (isinstance(ids, list) and getattr(tokenizer, name) in ids):
                     setattr(config, name, getattr(tokenizer, name))
     # A classifier's tokenizer knows where training cut its texts.
@@ -60,22 +60,22 @@ def adopt_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) 
 
 
 def check_vocabulary(rows: int, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """Raises: ValueError where the ids of a tokenizer and the rows of an embedding do not belong together."""
+    """Raises: ValueError if the ids of a tokenizer do not match the rows of an embedding."""
     num_tokens = num_ids(tokenizer)
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     outside = sorted(id for id in tokenizer.get_vocab().values() if id >= rows and id not in special)
     if outside:
         first = f"{outside[0]}, {tokenizer.convert_ids_to_tokens(outside[0])!r}"
         raise UserError(
-            f"the tokenizer has {num_tokens:,} tokens, the model's embedding {rows:,} rows; {len(outside):,} of the ids without "
-            f"a row (the first is {first}) are no special tokens, so give the tokenizer that the model was trained with."
+            f"the tokenizer has {num_tokens:,} tokens, but the model's embedding has {rows:,} rows; {len(outside):,} of the ids "
+            f"without a row (the first is {first}) are not special tokens, so give the tokenizer that the model was trained with."
         )
     if rows <= num_tokens:
         return []
     if rows % PADDED_TO or rows - num_tokens >= MOST_PADDING:
         raise UserError(
-            f"the tokenizer has {num_tokens:,} tokens, the model's embedding {rows:,} rows; rows without a token are allowed only "
-            f"where they fill up a multiple of {PADDED_TO}, so give the tokenizer that the model was trained with."
+            f"the tokenizer has {num_tokens:,} tokens, but the model's embedding has {rows:,} rows; extra rows are only allowed as "
+            f"padding to a multiple of {PADDED_TO}, so give the tokenizer that the model was trained with."
         )
     return [f"the last {rows - num_tokens} of the embedding's {rows:,} rows have no token (padded to a multiple of {PADDED_TO})."]
 
@@ -87,10 +87,10 @@ def num_ids(tokenizer: PreTrainedTokenizerFast) -> int:
 
 @torch.no_grad()
 def grow_vocabulary(model: PreTrainedModel, rows: int) -> None:
-    """Add rows to the embedding, and to the head where there is one, each the mean of those before.
+    """Add rows to the embedding, and to the head if there is one, each the mean of the existing rows.
 
-    The logit of such a row is the mean of all logits, so (Jensen) its probability is at most 1 / V: the model goes on as
-    before, and needs no random numbers to do so.
+    The logit of such a row is the mean of all logits, so (Jensen) its probability is at most 1 / V: the model behaves as before,
+    and no random numbers are needed.
     """
     before = model.config.vocab_size
     means = [matrix.mean(dim=0) for matrix in _matrices(model)]

@@ -1,6 +1,6 @@
-"""Weights in: a checkpoint of somebody else's -> an hfgpt model that computes the same.
+"""Import weights: a third-party checkpoint -> an hfgpt model that computes the same.
 
-`read_source` finds out what a path holds, reads it, and checks every tensor's name, shape and dtype before anything is built.
+`read_source` recognizes the contents of a path, reads it, and checks every tensor's name, shape and dtype before anything is built.
 """
 
 from collections.abc import Callable
@@ -30,11 +30,11 @@ class Converted:
     """A checkpoint, read and checked.
 
     Args:
-        source: the folder or file that it was read from.
+        source: the folder or file it was read from.
         format: a key of `SOURCES`.
         model: in float32, in evaluation mode.
         dtype: the dtype of the weights in the file.
-        notes: what a reader should know, one sentence each.
+        notes: what a user should know, one sentence each.
     """
 
     source: Path
@@ -45,30 +45,30 @@ class Converted:
 
     @property
     def folder(self) -> Path:
-        """Where the source lies: the folder that it is, or that it is in."""
+        """The folder of the source: itself, or the one that contains it."""
         return self.source if self.source.is_dir() else self.source.parent
 
     @property
     def commit(self) -> str | None:
-        """Of a Hub id the commit that was read, as the cache's folder is called; None for a folder or file of the user."""
+        """For a Hub id, the commit that was read, from the name of the cache folder; None for the user's folder or file."""
         return self.source.name if self.source.parent.name == "snapshots" else None
 
     @property
     def passport(self) -> Path | None:
-        """The passport of the data that the weights were trained on; a merged twin's lies with its adapter."""
+        """The passport of the weights' training data; that of a merged model is with its adapter."""
         places = (self.source, self.source.parent) if self.source.name == "merged" else (self.source,)
         return next((place / PASSPORT_NAME for place in places if (place / PASSPORT_NAME).is_file()), None)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One entry of `SOURCES`: how a format is recognised, read, and compared with the class that it came from.
+    """One entry of `SOURCES`: how a format is recognised, read, and compared with its original class.
 
     Args:
-        recognises: whether `Contents` are of this format.
-        read: `Contents` -> `Converted`, with the given options as keyword arguments. Raises: ValueError for what is wrong in it.
-        options: what the format does not say itself, of "num_attention_heads" and "hidden_act".
-        compare: `Converted` -> the largest difference of its logits from those of the class that it came from, where there is one.
+        recognises: whether `Contents` have this format.
+        read: `Contents` -> `Converted`, with the given options as keyword arguments. Raises: ValueError for errors in it.
+        options: which of "num_attention_heads" and "hidden_act" the format itself does not contain.
+        compare: `Converted` -> the largest difference between its logits and those of its original class, if there is one.
     """
 
     recognises: Callable[[Contents], bool]
@@ -84,17 +84,17 @@ def read_source(
 
     Args:
         source: a folder, a file, or a Hub id (GPT-2 and hfgpt layouts).
-        source_format: a key of `SOURCES`, or "auto" to look at names and shapes.
-        num_attention_heads: for a bare state dict, which does not say it; the published widths need none.
-        hidden_act: the activation of a bare state dict or a nanoGPT checkpoint, where it is not the one of today's code.
-    Raises: FileNotFoundError and ValueError for what is missing, cut off, foreign or contradicts itself.
+        source_format: a key of `SOURCES`, or "auto" to detect it from names and shapes.
+        num_attention_heads: for a bare state dict, which does not contain it; not needed for the published widths.
+        hidden_act: the activation of a bare state dict or a nanoGPT checkpoint, if it differs from today's code.
+    Raises: FileNotFoundError and ValueError for files that are missing, truncated, unknown or contradictory.
     """
     path = Path(source)
     if not path.exists() or (path.is_dir() and is_unfinished(path)):
         check_model_folder(source)
         path = from_hub(source)
     is_adapter = (path / "adapter_config.json").is_file()
-    if is_adapter:  # its weights beside it are those of the base alone
+    if is_adapter:  # the weights beside it are only those of the base
         if not (path / "merged").is_dir():
             raise UserError(
                 f"{source} is an adapter, which changes the weights of a base; give the base as the source, and --adapter {source}."
@@ -102,28 +102,28 @@ def read_source(
         path = path / "merged"
     found, contents = recognise(path)
     if source_format not in ("auto", found):
-        raise UserError(f"{source} is of the format {found!r}, source_format says {source_format!r}; leave it at 'auto'.")
+        raise UserError(f"{source} has the format {found!r}, but source_format is {source_format!r}; leave it at 'auto'.")
     reader: Reader = resolve(SOURCES[found])
     options = {"hidden_act": hidden_act, "num_attention_heads": num_attention_heads}
     given = {name: value for name, value in options.items() if value is not None}
     if stated := " and ".join(name for name in given if name not in reader.options):
-        raise UserError(f"{source} says its {stated} itself; leave {stated} out.")
+        raise UserError(f"{source} already specifies {stated}; leave {stated} out.")
     converted = reader.read(contents, **given)
     if is_adapter:
         name = public_name(source)  # the note is published with the result
-        converted.notes.append(f"{name} is an adapter; its merged twin {name}/merged was read.")
+        converted.notes.append(f"{name} is an adapter; its merged model {name}/merged was read.")
     return converted
 
 
 def difference_from_source(converted: Converted) -> dict[str, float]:
-    """The largest difference of the logits from those of the class that the weights came from, where there is one to ask."""
+    """The largest difference between the logits and those of the original class, if there is one."""
     compare = resolve(SOURCES[converted.format]).compare
     return {"difference_from_source": compare(converted)} if compare is not None else {}
 
 
 def empty_model(model_class: type[AnyModel], config: HfGptConfig) -> AnyModel:
-    """A model in float32 whose weights are still anything."""
-    with initialization.no_init_weights():  # every value comes out of the checkpoint
+    """A model in float32 with uninitialized weights."""
+    with initialization.no_init_weights():  # every value comes from the checkpoint
         model = model_class._from_config(config, dtype=torch.float32).eval()
-    model.tie_weights()  # which no_init_weights leaves out
+    model.tie_weights()  # no_init_weights skips this
     return model

@@ -1,4 +1,4 @@
-"""Weights out: the twin of an hfgpt model in a class that every engine knows, without remote code.
+"""Export weights: the native twin of an hfgpt model in a class that every engine supports, without remote code.
 
 A book-family model is exactly a GPT-2; a modern one exactly a Qwen3 (with QK-norm) or a Llama (without).
 """
@@ -34,15 +34,15 @@ TWIN_CLASSES = {
 
 
 def twin_kind(config: HfGptConfig) -> str:
-    """Which twin a config has: "gpt2", "qwen3" or "llama".
+    """The native twin of a config: "gpt2", "qwen3" or "llama".
 
-    Raises: ValueError for a config without one; it names every field that stands in the way.
+    Raises: ValueError for a config without one, naming every field that prevents it.
     """
     heads, width = config.num_attention_heads, config.hidden_size
     if config.position_embedding_type == "learned":
         kind = "gpt2"
         needed: dict[str, Any] = {"norm_type": "layernorm", "mlp_type": "plain", "qk_norm": False, "num_key_value_heads": heads}
-        faults = [] if heads * config.head_dim == width else [f"head_dim is {config.head_dim}, {width} / {heads} is needed"]
+        faults = [] if heads * config.head_dim == width else [f"head_dim is {config.head_dim}, but must be {width} / {heads}"]
     else:
         kind = "qwen3" if config.qk_norm else "llama"
         needed = {"norm_type": "rmsnorm", "mlp_type": "gated"}
@@ -50,16 +50,16 @@ def twin_kind(config: HfGptConfig) -> str:
         if kind == "qwen3":
             needed["mlp_bias"] = False
         elif width % heads:
-            faults = [f"num_attention_heads is {heads}, a divisor of the hidden_size {width} is needed"]
+            faults = [f"num_attention_heads is {heads}, but must divide the hidden_size {width}"]
     faults = [
-        f"{name} is {getattr(config, name)!r}, {value!r} is needed"
+        f"{name} is {getattr(config, name)!r}, but must be {value!r}"
         for name, value in needed.items()
         if getattr(config, name) != value
     ] + faults
     if faults:
         raise UserError(
-            f"no class of transformers computes what this model does: as {TWIN_CLASSES[kind][0].__name__} "
-            f"(position_embedding_type {config.position_embedding_type!r}), {'; '.join(faults)}. Publish it as hfgpt instead."
+            f"no transformers class computes the same as this model: as {TWIN_CLASSES[kind][0].__name__} (position_embedding_type "
+            f"{config.position_embedding_type!r}), {'; '.join(faults)}. Publish it as hfgpt instead."
         )
     return kind
 
@@ -67,7 +67,7 @@ def twin_kind(config: HfGptConfig) -> str:
 def twin_config(config: HfGptConfig) -> PreTrainedConfig:
     """The configuration of the twin. Raises: ValueError for a config without one."""
     kind = twin_kind(config)
-    # Given even where they are None: GPT2Config and LlamaConfig have ids of their own as defaults.
+    # Set even if None: GPT2Config and LlamaConfig have their own default ids.
     names = ["bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "id2label", "label2id", "problem_type"]
     if kind != "gpt2":
         names += ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -81,20 +81,20 @@ def twin_config(config: HfGptConfig) -> PreTrainedConfig:
 
 
 def twin_of(model: HfGptForCausalLM | HfGptForSequenceClassification) -> PreTrainedModel:
-    """The twin of a model, in memory, with copies of its weights, its dtype and its generation config.
+    """The native twin of a model, in memory, with copies of its weights, its dtype and its generation config.
 
-    Raises: ValueError for a config without a twin, TypeError for a model with another head.
+    Raises: ValueError for a config without a twin, TypeError for a model with a different head.
     """
     config = model.config
     kind = twin_kind(config)
     if type(model) not in (HfGptForCausalLM, HfGptForSequenceClassification):
         raise WrongTypeError(
-            f"got a {type(model).__name__}; HfGptForCausalLM and HfGptForSequenceClassification have twins, merge an adapter first."
+            f"got a {type(model).__name__}; HfGptForCausalLM and HfGptForSequenceClassification have twins; merge an adapter first."
         )
     is_classifier = isinstance(model, HfGptForSequenceClassification)
     with initialization.no_init_weights():
         twin = TWIN_CLASSES[kind][is_classifier]._from_config(twin_config(config), dtype=model.dtype).eval()
-    twin.tie_weights()  # which no_init_weights leaves out
+    twin.tie_weights()  # no_init_weights skips this
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     if kind == "gpt2":
         head = "score.weight" if is_classifier else "lm_head.weight"
@@ -106,7 +106,7 @@ def twin_of(model: HfGptForCausalLM | HfGptForSequenceClassification) -> PreTrai
 
 
 def dropped_dropouts(config: HfGptConfig) -> list[str]:
-    """Dropouts that the twin has no place for; they matter only to whoever trains it further."""
+    """Dropouts that the twin does not support; they only matter for further training."""
     if twin_kind(config) == "gpt2":
         return []
     return [name for name in ("embedding_dropout", "residual_dropout") if getattr(config, name)]

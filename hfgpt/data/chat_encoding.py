@@ -1,9 +1,10 @@
-"""Conversations into token ids: the tokenizer's chat template words them, and what they say never becomes part of its wording.
+"""Conversations to token ids: formatted by the tokenizer's chat template, so that message text never becomes template markup.
 
-The template is rendered once for each order of roles, with placeholders for contents. What stands between the placeholders is
-the template's, and only there are special tokens read; everything else is encoded as text, in the runs that a serving engine
-would see between two special tokens. So no content makes a special token, and the ids are those that `apply_chat_template` gives
-for harmless contents. An answer is cut where the prompt ends, because that is where the model goes on when it is asked:
+The template is rendered once per sequence of roles, with placeholders for the contents. Text between the placeholders belongs to
+the template, and special tokens are only recognized there; everything else is encoded as plain text, in the runs that a serving
+engine would see between two special tokens. So contents never become special tokens, and the ids equal those of
+`apply_chat_template` for harmless contents. An answer starts where the prompt ends, because that is where the model continues when
+prompted:
 
     <|im_start|>user\\n What is 1 + 1? <|im_end|>\\n<|im_start|>assistant\\n  Two. <|im_end|>  \\n
     ------------------------------ not learned ---------------------------   ---- learned ----
@@ -23,7 +24,7 @@ from hfgpt.errors import UserError
 from hfgpt.tokenization import encode_texts
 
 PLACEHOLDER = re.compile(r"hfgptMessage(\d+)Content")
-# No template writes such a space, so what is left of it tells how the template trims contents. Preserving ones come first.
+# No template writes such a space, so what remains of it shows how the template trims contents. Preserving ones come first.
 FLANK = "\n\u2003\n"
 TRIMMERS: tuple[Callable[[str], str], ...] = (
     lambda text: text,
@@ -40,18 +41,18 @@ TRIMMERS: tuple[Callable[[str], str], ...] = (
 class Segment:
     """A special token of the template (`token`), or a run of text: literal strings and indices of messages.
 
-    `answer` is the index of the answer that it belongs to and that is learned with it, None for what is not an answer.
+    `answer` is the index of the answer it belongs to and is trained with; None if it is not part of an answer.
     """
 
     answer: int | None
     token: int | None = None
     parts: tuple[str | int, ...] = ()
-    follows: str = "start"  # "start" of everything, a "token", or "text" that was cut here
+    follows: str = "start"  # the "start" of everything, a "token", or "text" that was cut here
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a template makes of one order of roles."""
+    """The structure a template gives to one sequence of roles."""
 
     literals: list[str]  # one more than there are messages
     order: list[int]  # which message stands between them
@@ -60,25 +61,25 @@ class Layout:
 
 
 class ConversationEncoder:
-    """Encodes conversations with a tokenizer and its chat template as they are now.
+    """Encodes conversations with a tokenizer and its current chat template.
 
     Raises: ValueError for a tokenizer without a chat template.
-    Cost: the template is rendered about three times for each new order of roles, and once for each conversation, to see
-        that it changed no content.
+    Cost: the template is rendered about three times per new sequence of roles, and once per conversation, to verify that it changed
+    no content.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         if tokenizer.chat_template is None:
-            raise UserError("the tokenizer has no chat template; hfgpt.chat_templates.set_prompt_style gives it one.")
+            raise UserError("the tokenizer has no chat template; hfgpt.chat_templates.set_prompt_style adds one.")
         self.tokenizer = tokenizer
         self._control = control_token_ids(tokenizer)
         self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}
-        # `split_special_tokens` leaves tokens alone that were added without being special; text is broken inside them.
+        # `split_special_tokens` does not affect added tokens that are not special; split the text inside them.
         template = str(tokenizer.chat_template)
         added = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special]
         plain = [content for content in added if content in template and not content.isspace() and len(content) > 1]
         self._inside_added = re.compile("|".join(f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in plain) or "(?!)")
-        # SentencePiece's kind writes a space before text that begins, and some of them again after each special token.
+        # SentencePiece tokenizers add a space at the beginning of text, and some of them after each special token.
         self._prefix_at_start = self._plain("a") != self._inside(["a"])[0]
         eos = str(tokenizer.eos_token or "")
         self._prefix_after_token = self._prefix_at_start and self._plain(eos + "a")[-len(self._plain("a")) :] == self._plain("a")
@@ -86,15 +87,15 @@ class ConversationEncoder:
     def encode(
         self, conversations: list[list[Message]], unlearned: list[list[int]] | None = None
     ) -> list[tuple[list[int], list[bool]]]:
-        """Ids of each conversation, and which of them are learned: answers with the token that ends them.
+        """Ids of each conversation, and which of them are trained on: answers with the token that ends them.
 
-        Args: `unlearned` numbers, for each conversation, the messages that are not learned although they are answers.
-        Raises: ValueError for a conversation that the template refuses or changes, and for a template whose answers do not end.
+        Args: `unlearned` lists, per conversation, the indices of answers that are not trained on.
+        Raises: ValueError for a conversation that the template refuses or changes, and for a template that does not end answers.
         """
         return self._encode(conversations, unlearned or [[]] * len(conversations), generation_prompt=False)
 
     def encode_prompts(self, conversations: list[list[Message]]) -> list[list[int]]:
-        """Ids of conversations that end before an answer; what the model goes on with is what `encode` has after them."""
+        """Ids of conversations that end before an answer; the model continues with what `encode` has after them."""
         return [ids for ids, _ in self._encode(conversations, [[]] * len(conversations), generation_prompt=True)]
 
     def _encode(
@@ -139,8 +140,8 @@ class ConversationEncoder:
             pieces += [contents[index], literal]
         if "".join(pieces) != self._render(messages, generation_prompt):
             raise UserError(
-                "the tokenizer's chat template changes what the messages say, or words them by what they say, so it is not known "
-                "which tokens are the assistant's; take such passages out of the messages, or choose the prompt style 'chat'."
+                "the tokenizer's chat template changes messages or formats them depending on their content, so it is not known "
+                "which tokens are the assistant's; remove such passages from the messages, or choose the prompt style 'chat'."
             )
 
     def _layout(self, roles: tuple[str, ...], generation_prompt: bool) -> Layout:
@@ -158,13 +159,13 @@ class ConversationEncoder:
         order = [int(index) for index in pieces[1::2]]
         if sorted(order) != list(range(len(roles))):
             raise UserError(
-                f"the tokenizer's chat template leaves out, repeats or rewrites messages of a conversation of {', '.join(roles)}; "
+                f"the tokenizer's chat template omits, repeats or rewrites messages of a conversation of {', '.join(roles)}; "
                 "choose the prompt style 'chat'."
             )
         return pieces[::2], order
 
     def _find_trimmers(self, roles, generation_prompt, literals, order) -> list[Callable[[str], str]]:
-        """How the template trims each content, seen from placeholders with spaces around them."""
+        """How the template trims each content, determined from placeholders surrounded by spaces."""
         flanked = [{**message, "content": f"{FLANK}{message['content']}{FLANK}"} for message in _placeholders(roles)]
         rendered = self._render(flanked, generation_prompt)
         trimmers: list[Callable[[str], str]] = [str] * len(roles)
@@ -176,28 +177,28 @@ class ConversationEncoder:
                     trimmers[index] = trim
                     position += len(text)
                     break
-        return trimmers  # where none fitted, the comparison with the real rendering finds it
+        return trimmers  # if none fits, the comparison with the real rendering detects it
 
     def _answer_starts(self, roles, generation_prompt, literals, order) -> dict[int, int]:
-        """For each answer, how much of the literal before it belongs to the prompt that asks for it."""
+        """For each answer, how much of the literal before it belongs to its prompt."""
         rendered = self._render(_placeholders(roles), generation_prompt)
         starts, position = {}, 0
         for index, literal in zip(order, literals, strict=False):
             if roles[index] == "assistant":
                 prompt = self._render(_placeholders(roles[:index]), True) if index else ""
                 fits = rendered.startswith(prompt) and position <= len(prompt) <= position + len(literal)
-                # Templates may word an earlier turn otherwise than the last, which alone is what serving looks like.
+                # Templates may format earlier turns differently from the last one, and only the last matches serving.
                 if not fits and index == len(roles) - 1:
                     raise UserError(
-                        f"the tokenizer's chat template asks for an answer with {prompt[-40:]!r}, but a conversation does not go "
-                        "on from there, so the model would be asked otherwise than it was trained; choose the prompt style 'chat'."
+                        f"the tokenizer's chat template prompts for an answer with {prompt[-40:]!r}, but in a conversation the "
+                        f"answer does not follow that text, so prompts would differ from training; choose the prompt style 'chat'."
                     )
                 starts[index] = len(prompt) - position if fits else len(literal)
             position += len(literal) + len(_placeholder(index))
         return starts
 
     def _segments(self, literals: list[str], order: list[int], starts: dict[int, int], *, complete: bool) -> list[Segment]:
-        # What the template writes, in order: its text and special tokens, the messages, and where an answer begins.
+        # The template's output in order: its text and special tokens, the messages, and where an answer begins.
         pieces: list[tuple[str, str | int]] = []
         for index, literal in zip(order, literals, strict=False):
             if index in starts:
@@ -208,7 +209,7 @@ class ConversationEncoder:
 
         segments: list[Segment] = []
         parts: list[str | int] = []
-        follows, answer, said = "start", None, False  # an answer goes from where it begins to the first token after it is said
+        follows, answer, said = "start", None, False  # an answer extends from its beginning to the first token after its message
         for kind, value in [*pieces, ("end", "")]:
             if kind in ("text", "content"):
                 parts.append(value)
@@ -226,13 +227,13 @@ class ConversationEncoder:
                     answer, said = None, False
         if complete and answer is not None:
             raise UserError(
-                f"the tokenizer's chat template writes {literals[-1]!r} after an answer, and no special token that could end it, "
-                "so the model would never learn to stop; choose the prompt style 'chat' or 'alpaca'."
+                f"the tokenizer's chat template writes {literals[-1]!r} after an answer, but no special token to end it, so the "
+                f"model would never learn to stop; choose the prompt style 'chat' or 'alpaca'."
             )
         return segments
 
     def _parsed(self, literal: str) -> Iterator[tuple[str, str | int]]:
-        """The text and the special tokens of what a template writes."""
+        """The text and the special tokens in a template's output."""
         encoded = self.tokenizer(literal, add_special_tokens=False, return_offsets_mapping=True)
         done = 0
         for id, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
@@ -257,9 +258,9 @@ class ConversationEncoder:
         return encoded
 
     def _inside(self, texts: list[str]) -> list[list[int]]:
-        """Ids of texts that stand within another, where SentencePiece's kind writes no space before them.
+        """Ids of texts inside another text, where SentencePiece tokenizers add no space before them.
 
-        A line break is put before each and its ids taken off again, where it stays apart.
+        A line break is put before each and its ids are removed again, if it stays separate.
         """
         before = encode_texts(self.tokenizer, ["\n"])[0]
         joined, plain = encode_texts(self.tokenizer, [f"\n{text}" for text in texts]), encode_texts(self.tokenizer, texts)

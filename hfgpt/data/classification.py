@@ -4,7 +4,7 @@ The steps in order, each a `Dataset` in and a `Dataset` out, each with its entry
 
     load_examples -> deduplicate -> keep_frequent_labels -> undersample -> split_examples -> oversample (train) -> encode_labels
 
-Until they are encoded, labels are names: a string, or a list of them where a text may have several.
+Until they are encoded, labels are names: a string, or a list of strings if a text may have several.
 """
 
 import logging
@@ -27,16 +27,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledOptions:
-    """What in a record is the text and what its label.
+    """Which parts of a record are the text and its label.
 
     Args:
-        text_column, label_column: the columns. A list in the label's column is several labels for one text.
+        text_column, label_column: the columns. A list in the label column means several labels for one text.
         label_delimiter: what separates several labels in one string, such as ","; None: the string is one label.
-        labels: the names of all labels in the order of their ids; labels that are ids stand for these by position. None takes
-            those found, sorted.
+        labels: the names of all labels in the order of their ids; labels that are ids refer to these by position. None uses those
+            found, sorted.
         min_label_count: labels with fewer examples are left out, with their examples.
-        max_labels: only so many labels, the most frequent, are kept; None keeps all.
-        blank_texts: a text without a visible character is an "error", or is dropped and counted ("drop").
+        max_labels: only this many of the most frequent labels are kept; None keeps all.
+        blank_texts: whether a text without a visible character is an "error", or dropped and counted ("drop").
     """
 
     text_column: str = "text"
@@ -49,18 +49,18 @@ class LabelledOptions:
 
     def __post_init__(self):
         if self.blank_texts not in ("error", "drop"):
-            raise UserError(f"blank_texts is {self.blank_texts!r}; allowed are 'error' and 'drop'.")
+            raise UserError(f"blank_texts is {self.blank_texts!r}; allowed: 'error' and 'drop'.")
         if self.max_labels is not None and self.max_labels < 2:
             raise UserError(f"max_labels is {self.max_labels}; a classifier needs at least 2.")
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
-            raise UserError(f"labels are {self.labels}; every label is named once.")
+            raise UserError(f"labels are {self.labels}; every label may occur only once.")
 
 
 def load_examples(records: Iterable[Record], options: LabelledOptions, passport: Passport, errors: RowErrors | None = None):
     """The records as a `Dataset` with the columns text, label (a name, or a list of names), source and row_id.
 
-    Args: `errors` decides about rows that are no examples; None raises.
-    Raises: ValueError for a missing column, a blank text, a missing or unknown label and for no examples, with file and line.
+    Args: `errors` handles invalid rows; None raises.
+    Raises: ValueError for a missing column, a blank text, a missing or unknown label, with file and line, and for no examples.
     """
     from datasets import Dataset, Features, List, Value
 
@@ -79,8 +79,8 @@ def load_examples(records: Iterable[Record], options: LabelledOptions, passport:
             if columns["label"] and isinstance(label, list) != isinstance(columns["label"][0], list):
                 raise record.error(
                     f"{_one_or_several(label)}, and {_one_or_several(columns['label'][0])} in {columns['source'][0]}, row "
-                    f"{columns['row_id'][0]}; write lists in all rows, or in none.",
-                    reason="one label among lists of labels, or the other way round",
+                    f"{columns['row_id'][0]}; use lists in all rows or in none.",
+                    reason="a single label among lists of labels, or vice versa",
                 )
         except RowError as error:
             refuse(error, errors)
@@ -91,7 +91,7 @@ def load_examples(records: Iterable[Record], options: LabelledOptions, passport:
         errors.finish(columns["source"], passport)
     if not columns["text"]:
         found = f"{blank:,} rows were read, all with blank texts" if blank else "0 rows were read"
-        raise UserError(f"no labelled examples: {found}; name files that hold some.")
+        raise UserError(f"no labelled examples: {found}; give files that contain some.")
     several = isinstance(columns["label"][0], list)
     features = Features({name: Value("string") for name in columns})
     if several:
@@ -103,11 +103,11 @@ def load_examples(records: Iterable[Record], options: LabelledOptions, passport:
 
 def _text_of(record: Record, options: LabelledOptions) -> str:
     text = _cell(record, options.text_column, "text_column")
-    if text is None or text != text:  # NaN, which is unequal to itself, is how pandas writes an empty cell into JSON
+    if text is None or text != text:  # pandas writes an empty cell as NaN, which is unequal to itself
         return ""
     if not isinstance(text, str):
         raise record.error(
-            f"the column {options.text_column!r} is a {type(text).__name__}, a text is needed; quote it, or remove the row.",
+            f"the column {options.text_column!r} is a {type(text).__name__}, but must be text; quote it, or remove the row.",
             reason="the text is not a string",
         )
     return text
@@ -117,8 +117,8 @@ def _cell(record: Record, column: str, key: str) -> object:
     if column not in record.values:
         found = ", ".join(repr(name) if len(name) < 40 else repr(name[:36] + "...") for name in record.values) or "none"
         raise record.error(
-            f"no column {column!r}, found {found}; name the right one with {key} (and where the first line of a file "
-            "is an example already, set header: false and columns).",
+            f"no column {column!r}, found {found}; give the right one with {key} (if the first line of the file is already an "
+            f"example, set header: false and columns).",
             reason=f"no column {column!r}",
         )
     return record.values[column]
@@ -135,16 +135,16 @@ def _label_of(record: Record, options: LabelledOptions) -> str | list[str]:
 
 def _label_name(record: Record, value: object, options: LabelledOptions) -> str:
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # what pandas makes of a column of ids with gaps
+        value = int(value)  # pandas turns a column of ids with gaps into floats
     if isinstance(value, bool):
         value = str(value).lower()
     if value is None or value != value or not str(value).strip():  # NaN is unequal to itself
         raise record.error(
-            f"the label in column {options.label_column!r} is missing; add it, or take the row out.", reason="no label"
+            f"the label in column {options.label_column!r} is missing; add it, or remove the row.", reason="no label"
         )
     if not isinstance(value, (str, int)):
         raise record.error(
-            f"the label {value!r} is a {type(value).__name__}; a word, an id or a list of them is needed.",
+            f"the label {value!r} is a {type(value).__name__}; it must be a word, an id or a list of them.",
             reason="the label is neither a word nor an id",
         )
     name = str(value).strip()
@@ -153,8 +153,8 @@ def _label_name(record: Record, value: object, options: LabelledOptions) -> str:
     if name.isdecimal() and int(name) < len(options.labels):
         return options.labels[int(name)]
     raise record.error(
-        f"the label {name!r} is none of {', '.join(options.labels)} (nor the id of one, 0 to {len(options.labels) - 1}); "
-        "correct it, or add it to labels.",
+        f"the label {name!r} is not one of {', '.join(options.labels)} (or an id from 0 to {len(options.labels) - 1}); correct it, "
+        f"or add it to labels.",
         reason=f"the label {name!r} is not among the known ones",
     )
 
@@ -164,15 +164,15 @@ def _one_or_several(label: str | list[str]) -> str:
 
 
 def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
-    """Keep the first of all examples with the same text, and none where the labels of the same text contradict each other.
+    """Keep the first of all examples with the same text, and none if their labels contradict each other.
 
     Args:
-        mode: "exact" (the same characters), "near" (the same but for case, digits, punctuation and spaces; and among near copies,
-            see near_copies.py, the first of each label) or "none".
-    Cost: of "near" see `find_copies`.
+        mode: "exact" (the same characters), "near" (the same except for case, digits, punctuation and spaces; and of near copies,
+            see near_copies.py, the first per label) or "none".
+    Cost: for "near", see `find_copies`.
     """
     if mode not in ("exact", "near", "none"):
-        raise UserError(f"duplicates are treated by {mode!r}; allowed are 'exact', 'near' and 'none'.")
+        raise UserError(f"deduplicate is {mode!r}; allowed: 'exact', 'near' and 'none'.")
     if mode == "none":
         return examples
     start = time.perf_counter()
@@ -185,7 +185,7 @@ def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
     if conflicting:
         row = examples[conflicting[0]]
         logger.warning(
-            f"{len(conflicting):,} examples have a text that also stands with another label, and are left out; the first is "
+            f"{len(conflicting):,} examples have a text that also occurs with a different label, and are left out; the first is "
             f"{row['source']}, row {row['row_id']}: {row['text'][:80]!r}"
         )
     first = {text: index for index, text in reversed(list(enumerate(texts))) if len(labels_of[text]) == 1}
@@ -209,8 +209,8 @@ def keep_frequent_labels(examples, options: LabelledOptions, passport: Passport)
     kept = {label for label, count in counts.most_common(options.max_labels) if count >= options.min_label_count}
     if len(kept) < 2:
         raise UserError(
-            f"{len(kept)} labels have {options.min_label_count:,} examples (min_label_count), a classifier needs 2; the most "
-            f"frequent are {', '.join(f'{label} ({count:,})' for label, count in counts.most_common(5))}."
+            f"{len(kept)} labels have {options.min_label_count:,} examples (min_label_count), but a classifier needs 2 labels; the "
+            f"most frequent are {', '.join(f'{label} ({count:,})' for label, count in counts.most_common(5))}."
         )
     if isinstance(examples[0]["label"], list):
         selected = examples.select([i for i, label in enumerate(examples["label"]) if not label or kept & set(label)])
@@ -230,7 +230,7 @@ def _count(labels: Iterable[str | list[str]]) -> Counter:
 
 
 def undersample(examples, passport: Passport, *, seed: int = 123):
-    """As many examples of each label as the rarest has: the larger ones are sampled, the rarest follows as it is.
+    """Keep as many examples of each label as the rarest has: the larger ones are sampled, the rarest is unchanged.
 
     Source: Raschka, Build a Large Language Model (From Scratch), chapter 6, create_balanced_dataset; the same rows in the same
     order for its two labels.
@@ -246,9 +246,9 @@ def undersample(examples, passport: Passport, *, seed: int = 123):
 
 
 def oversample(examples, passport: Passport, *, seed: int = 123):
-    """As many examples of each label as the most frequent has, by repeating them evenly; for training data only.
+    """Repeat examples evenly until each label has as many as the most frequent; for training data only.
 
-    The rows stay in order, the repeated ones follow.
+    The rows stay in order; the repeated ones follow.
     """
     start = time.perf_counter()
     each_label = rows_of_each_label(examples, "oversampling")
@@ -264,8 +264,8 @@ def oversample(examples, passport: Passport, *, seed: int = 123):
 def check_labels(splits, options: LabelledOptions) -> list[str]:
     """The names of the labels in the order of their ids: `options.labels`, or those of the training examples, sorted.
 
-    Raises: ValueError where there is only one label, where a label has no training example, and where examples with one label
-        per text meet examples with several.
+    Raises: ValueError if there is only one label, if a label has no training example, and if examples with one label per text are
+    mixed with examples with several.
     """
     several = {name: isinstance(side[0]["label"], list) for name, side in splits.items()}
     if len(set(several.values())) > 1:
@@ -280,21 +280,21 @@ def check_labels(splits, options: LabelledOptions) -> list[str]:
             unseen = [label for label in label_names(row["label"]) if not counts[label]]
             if unseen:
                 raise UserError(
-                    f"the label {unseen[0]!r} is only in the {name} split (first in {row['source']}, row {row['row_id']}) and has "
-                    "no training example; add some, take it out, leave rare labels out with min_label_count, or, where they "
-                    "were dropped as copies, keep those with decontaminate: false."
+                    f"the label {unseen[0]!r} only occurs in the {name} split (first in {row['source']}, row {row['row_id']}) and "
+                    f"has no training example; add some, remove it, leave rare labels out with min_label_count, or, if they were "
+                    f"dropped as copies, keep those with decontaminate: false."
                 )
     missing = [name for name in names if not counts[name]]
     if missing:
-        raise UserError(f"no training example has the label {missing[0]!r} of labels; add some, or take it out of labels.")
+        raise UserError(f"no training example has the label {missing[0]!r} of labels; add some, or remove it from labels.")
     return list(names)
 
 
 def encode_labels(splits, options: LabelledOptions, passport: Passport):
-    """Labels as numbers: `(DatasetDict, names)`, where a label is its place in `names`, or a list of 0.0 and 1.0, one per name.
+    """Labels as numbers: `(DatasetDict, names)`, where a label is its index in `names`, or a list of 0.0 and 1.0, one per name.
 
-    The counts of each label in each split go into the passport.
-    Raises: as `check_labels`.
+    The passport records the counts of each label in each split.
+    Raises: see `check_labels`.
     """
     from datasets import ClassLabel, List, Value
 
@@ -314,7 +314,7 @@ def encode_labels(splits, options: LabelledOptions, passport: Passport):
 
 
 def class_weights(labels: Sequence[int], *, num_labels: int) -> list[float]:
-    """What an error on an example of each label costs: inverse to the label's frequency, 1 in the mean over the examples.
+    """The loss weight of each label: inversely proportional to its frequency, with mean 1 over the examples.
 
     Args:
         labels: ids of the training examples, each of 0..num_labels - 1 at least once.
@@ -324,5 +324,6 @@ def class_weights(labels: Sequence[int], *, num_labels: int) -> list[float]:
 
 
 def positive_weights(labels: Sequence[Sequence[float]]) -> list[float]:
-    """For several labels per text (0.0 and 1.0), `pos_weight` of BCEWithLogitsLoss: examples without a label to those with it."""
+    """For several labels per text (0.0 and 1.0), `pos_weight` of BCEWithLogitsLoss: the ratio of examples without a label to those
+    with it."""
     return [(len(column) - sum(column)) / sum(column) for column in zip(*labels)]

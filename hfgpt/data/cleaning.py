@@ -1,4 +1,4 @@
-"""Documents that are no text are dropped and counted before anything is split."""
+"""Documents without text are dropped and counted before anything is split."""
 
 import time
 

@@ -4,9 +4,9 @@
     for stage in stages:
         LocalPipelineExecutor(stage.pipeline, tasks=stage.tasks, logging_dir=f"runs/copies/logs/{stage.name}").run()
 
-The first of a group stays in the order of the tasks and, within a task, of what its reader reads: where task 0 reads the first
-source, task 1 the second, and so on, exactly the documents stay that one machine keeps. Exact copies need no stage of their own:
-their signatures are equal.
+The first of a group is kept, in the order of the tasks and, within a task, of its reader: if task 0 reads the first source, task 1
+the second, and so on, exactly the same documents are kept as on one machine. Exact copies need no separate stage: their signatures
+are equal.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -40,15 +40,15 @@ def deduplication_stages(
     """The four stages, in order: signatures, buckets, clusters, filter.
 
     Args:
-        read: datatrove's steps (a reader, filters) that give the documents, none of them blank; the first and the last stage read
-            them, and must get the same ones.
-        write: steps that take those that stay.
-        folder: for what the stages hand on, a new one for each run; 144 bytes a document and 12 for each band.
+        read: datatrove's steps (a reader, filters) that yield the documents, none of them blank; the first and the last stage must
+            read the same ones.
+        write: steps for the kept documents.
+        folder: for data passed between the stages, a new one per run; 144 bytes per document and 12 per band.
         tasks: of the first and the last stage; the second has as many, but at most one for each band.
-        similarity: as `find_document_copies` takes it.
-        mode: which copies do not stay, as `drop_document_copies` takes it.
+        similarity: see `find_document_copies`.
+        mode: which copies are dropped, see `drop_document_copies`.
     """
-    require("datatrove", extra="data", purpose="on a cluster copies are found by datatrove's stages")
+    require("datatrove", extra="data", purpose="finding copies on a cluster needs datatrove")
     from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets, MinhashDedupFilter
 
     signatures, buckets, copies = (f"{folder}/{name}" for name in ("signatures", "buckets", "copies"))
@@ -132,7 +132,7 @@ class KeepFirst:
         from datatrove.io import get_datafolder
 
         if world_size != 1:
-            raise ValueError(f"{world_size} tasks; groups are made by one.")
+            raise ValueError(f"{world_size} tasks; groups must be made by a single task.")
         buckets = get_datafolder(self.buckets)
         pairs = [np.empty((0, 2), dtype=np.int64)]
         for name in buckets.list_files(glob_pattern="*.dups"):

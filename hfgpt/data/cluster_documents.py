@@ -1,9 +1,9 @@
-"""Documents that are read, compared and encoded on a cluster, with the result of doing it here.
+"""Read, compare and encode documents on a cluster, with the same result as on one machine.
 
-Each task reads a share of the sources, in their order, does to each document what is done to it by itself, and writes a file.
-Later stages look for copies among these files (cluster_copies.py) and encode what stays (cluster_tokens.py). Since shares are
-neighbours and files are collected in the order of the tasks, the documents, their order and all counts are those of one machine.
-A source is never cut: as many tasks as there are sources can work at once.
+Each task reads a share of the sources in order, applies the per-document steps, and writes a file. Later stages search these files
+for copies (cluster_copies.py) and encode the rest (cluster_tokens.py). Since shares are contiguous and files are collected in the
+order of the tasks, the documents, their order and all counts are the same as on one machine. A source is never divided, so at most
+as many tasks as there are sources can run in parallel.
 """
 
 import time
@@ -29,7 +29,7 @@ from hfgpt.errors import require
 from hfgpt.files import read_json, write_json
 from hfgpt.tokenization import tokenizer_sha256
 
-MOST_TASKS = 1_000  # what a Slurm cluster takes as one array, where nobody asks for more or less
+MOST_TASKS = 1_000  # the default size limit of a job array on Slurm
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class ReadingTask:
 
 @dataclass(frozen=True)
 class ReadWritten:
-    """The reader of the later stages: the documents that `ReadingTask` wrote, but for blank ones, which are dropped in between."""
+    """The reader of the later stages: the documents that `ReadingTask` wrote, except blank ones."""
 
     folder: Path
 
     def __call__(self, data: object, rank: int, world_size: int) -> Iterator[Any]:
-        """datatrove's documents, with their texts alone."""
+        """The documents as datatrove's, with texts only."""
         from datatrove.data import Document
 
         for text in texts_of(stored_documents([self.folder / f"{rank:05d}.arrow"])):
@@ -80,7 +80,8 @@ class ReadWritten:
 
 
 def shares(sources: Sequence[Source], number: int) -> list[list[Source]]:
-    """The sources in `number` neighbouring parts of about the same bytes; what is not a file counts as the mean of the files."""
+    """The sources in `number` contiguous parts of about the same size; a source that is not a file counts as the mean of the
+    files."""
     sizes = [source.path.stat().st_size if source.path else None for source in sources]
     known = [size for size in sizes if size]
     mean = sum(known) / len(known) if known else 1
@@ -106,13 +107,13 @@ def load_on_engine(
     deduplicate: str = "near",
     near_copy_similarity: float | None = None,
 ) -> tuple[Any, Copies | None]:
-    """What `load_documents` returns and records, from the tasks of a cluster, which also look for copies and encode what stays.
+    """Same as `load_documents`, with tasks on a cluster, which also search for copies and encode the rest.
 
     Args:
         deduplicate: which copies need not be encoded, as `drop_document_copies` takes it.
         near_copy_similarity: as `find_document_copies` takes it; None does not look for copies.
-    Returns: the documents, and the copies among those that are not blank, where they were looked for.
-    Raises: UserError for what a task cannot read; RunStopped where the tasks are handed to Slurm, and this process is done.
+    Returns: the documents, and the copies among the non-blank ones, if searched.
+    Raises: UserError for data that a task cannot read; RunStopped if the tasks were submitted to Slurm and this process is done.
     """
     require("datatrove", extra="data", purpose=f"engine: {engine.name} runs datatrove's tasks")
     check_cards(options.source_cards, sources)
@@ -146,7 +147,7 @@ def load_on_engine(
 
 
 def tasks_for(engine: Engine, sources: Sequence[Source], options: ReadingOptions) -> int:
-    """How many tasks read these sources: one where the first so many documents are wanted."""
+    """How many tasks read these sources: one if only the first documents are wanted."""
     return min(engine.tasks or MOST_TASKS, len(sources)) if options.max_documents is None else 1
 
 

@@ -1,6 +1,6 @@
-"""Token ids of documents that tasks have encoded; they are found again by the text, whatever was done to documents in between.
+"""Token ids of documents encoded by tasks; they are looked up by text, whatever was done to the documents in between.
 
-A text has the same ids wherever it stands. What was cut, split or planted after the tasks is not there, and is encoded here.
+A text has the same ids wherever it occurs. Texts that were cut, split or planted after the tasks are encoded here.
 """
 
 import hashlib

@@ -7,9 +7,9 @@ import torch
 class PackedRowsCollator:
     """Batch fixed-length rows: `input_ids`, `position_ids` and `labels`, each (B, T), int64.
 
-    There is deliberately no attention mask: transformers keeps packed documents apart by their restarting positions, and only
-    where no mask is given. Labels are the inputs (the model shifts them), or the `labels` of rows some of whose inputs are hidden
-    (epoch_rows.py); padding has the label -100.
+    There is deliberately no attention mask: transformers separates packed documents by their restarting positions, but only without
+    a mask. Labels are the inputs (the model shifts them), or the `labels` of rows with masked inputs (epoch_rows.py); padding has
+    the label -100.
     """
 
     def __init__(self, pad_token_id: int):
@@ -31,7 +31,7 @@ class SupervisedCollator:
     """Batch conversations: `input_ids` and `labels`, each (B, T), int64, padded on the right; padding has the label -100.
 
     Rows with `position_ids` are packed and keep them, without an attention mask, as in `PackedRowsCollator`; others get an
-    `attention_mask`. Padding of packed rows is a segment of its own, positions from 0.
+    `attention_mask`. Padding of packed rows is a separate segment with positions from 0.
     """
 
     def __init__(self, pad_token_id: int):

@@ -1,7 +1,6 @@
-"""Records into conversations: what Alpaca, ShareGPT, OpenAI and prompt/completion files say, as one list of messages each.
+"""Records to conversations: rows of Alpaca, ShareGPT, OpenAI and prompt/completion files as lists of messages.
 
-What a row says beyond its messages and what is not read is refused where it changes what is meant (tools, pictures, earlier turns),
-and named otherwise.
+Unread columns are refused if they would change the meaning (tools, pictures, earlier turns), and otherwise reported.
 """
 
 import random
@@ -35,13 +34,13 @@ from hfgpt.tables import Table
 
 @dataclass(frozen=True)
 class ConversationFormat:
-    """How a row holds a conversation.
+    """A format of conversations in rows.
 
     Args:
-        needed: the columns by which it is known, as a person would list them.
-        columns: all that is read of a row; a column `system` is read in every format.
-        fits: whether a row with these columns is of this format.
-        read: the messages of a record, worded for a chat style.
+        needed: the columns that identify it, in words.
+        columns: all columns that are read; a column `system` is read in every format.
+        fits: whether a row with these columns has this format.
+        read: returns the messages of a record, formatted for a chat style.
     """
 
     needed: str
@@ -85,10 +84,10 @@ FORMATS = Table(
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages that end with the assistant's, and where they were read (`place` as in `Record`).
+    """Messages ending with the assistant's, and their origin (`place` as in `Record`).
 
-    `unlearned` numbers the answers that are only read, not learned ("weight": 0). `kind` says which kind of question it is, where
-    the data does (`hfgpt.data.messages.KIND_NAMES`).
+    `unlearned` lists the answers that are not trained on ("weight": 0). `kind` is the kind of question, if the data specifies it
+    (`hfgpt.data.messages.KIND_NAMES`).
     """
 
     messages: list[Message]
@@ -102,13 +101,13 @@ class Conversation:
 def read_conversations(
     records: Iterable[Record], *, style: str, format: str | None = None, errors: RowErrors | None = None
 ) -> Iterator[Conversation]:
-    """Conversations of records; the format of each source is told by the columns of its first record.
+    """Conversations from records; the format of each source is detected from the columns of its first record.
 
     Args:
         style: one of `CHAT_STYLES`; only Alpaca rows with an input depend on it.
-        format: one of `FORMATS` for all sources; None looks.
-        errors: decides about rows that are not a conversation; None raises.
-    Raises: ValueError, naming file and line, for unknown columns and roles, roles out of order, a message that is not text or
+        format: one of `FORMATS` for all sources; None detects it.
+        errors: handles rows that are not a conversation; None raises.
+    Raises: ValueError, with file and line, for unknown columns and roles, roles out of order, a message that is not text or is
         blank, and a row without an answer.
     """
     CHAT_STYLES.find(style)
@@ -126,7 +125,7 @@ def read_conversations(
         unlearned = take_weights(messages)
         if len(unlearned) == sum(message["role"] == "assistant" for message in messages):
             raise record.error(
-                "there is nothing to learn, the weight of every answer is 0; give one the weight 1, or remove the row.",
+                "there is nothing to train on, because the weight of every answer is 0; give one the weight 1, or remove the row.",
                 reason="every answer has the weight 0",
             )
         return Conversation(messages, record.source, record.row_id, record.place, unlearned, kind_of(record))
@@ -136,23 +135,23 @@ def read_conversations(
 
 
 def detect_format(record: Record) -> str:
-    """The format that a record's columns speak for.
+    """The format that matches a record's columns.
 
-    Raises: ValueError where they speak for none or for several.
+    Raises: ValueError if none or several match.
     """
     matches = [name for name, format in FORMATS.items() if format.fits(record.values)]
     if len(matches) != 1:
         allowed = "; ".join(f"{name!r}: {format.needed}" for name, format in FORMATS.items())
         if matches:
-            kind, cure = f"fit several formats, {' and '.join(map(repr, matches))}", "name the one with conversation_format"
+            kind, cure = f"match several formats, {' and '.join(map(repr, matches))}", "choose one with conversation_format"
         else:
-            kind, cure = "fit no format", "rename them"
+            kind, cure = "match no format", "rename them"
         raise UserError(f"{record}: the columns {listed(record.values)} {kind}; {cure} ({allowed}).")
     return matches[0]
 
 
 def conversation_dataset(conversations: Iterable[Conversation]):
-    """The `datasets.Dataset` of conversations; `Conversation(**row)` is one of them again."""
+    """The `datasets.Dataset` of conversations; `Conversation(**row)` restores one."""
     from datasets import Dataset, Features, List, Value
 
     rows = [asdict(conversation) for conversation in conversations]
@@ -168,34 +167,34 @@ def conversation_dataset(conversations: Iterable[Conversation]):
 
 
 def whole_texts(conversations) -> list[str]:
-    """Question and answer as one text each: what a copy of a held-out conversation would repeat."""
+    """Question and answer as one text: what a copy of a held-out conversation would repeat."""
     return ["\n".join(turn["content"] for turn in turns) for turns in conversations["messages"]]
 
 
 def mix(datasets: list, weights: list[float], *, seed: int):
-    """One `datasets.Dataset` of several, in order, each repeated by its weight, and how many rows each gave.
+    """Concatenate several datasets in order, each repeated according to its weight, and return how many rows each contributed.
 
-    A weight of 1 takes every row once, 3 three times, 0.5 a random half, 1.5 every row and a random half again.
+    A weight of 1 uses every row once, 3 three times, 0.5 a random half, 1.5 every row plus a random half again.
 
-    Returns: the dataset, and a list of {"rows", "weight", "used"}, one for each part.
-    Raises: ValueError for weights that do not fit the datasets or are not above 0, and for one that leaves no row.
+    Returns: the dataset, and a list of {"rows", "weight", "used"}, one per part.
+    Raises: ValueError for a wrong number of weights, weights that are not above 0, and a weight that leaves no row.
     """
     from datasets import concatenate_datasets
 
     if len(weights) != len(datasets):
-        raise UserError(f"there are {len(weights)} weights for {len(datasets)} datasets; give one for each.")
+        raise UserError(f"there are {len(weights)} weights for {len(datasets)} datasets; give one per dataset.")
     parts, counts = [], []
     for number, (dataset, weight) in enumerate(zip(datasets, weights, strict=True)):
         # also False for NaN
         if not 0 < weight < float("inf"):
-            raise UserError(f"weight {number + 1} is {weight}; a number above 0 is needed, 1 takes each row once.")
+            raise UserError(f"weight {number + 1} is {weight}; it must be above 0 (1 uses each row once).")
         used = round(len(dataset) * weight)
         if not used:
             raise UserError(
                 f"weight {number + 1} is {weight}, which leaves none of {len(dataset):,} rows; give more, or leave it out."
             )
         whole, rest = divmod(used, len(dataset))
-        # a seed for each place, so that two parts of the same size do not take the same rows
+        # a seed per part, so that two parts of the same size do not use the same rows
         drawn = sorted(random.Random(f"{seed}/{number}").sample(range(len(dataset)), rest))
         parts.append(dataset.select([*list(range(len(dataset))) * whole, *drawn]))
         counts.append({"rows": len(dataset), "weight": weight, "used": used})

@@ -1,4 +1,4 @@
-"""CSV and TSV files: tables as spreadsheets write them."""
+"""CSV and TSV files, as written by spreadsheets."""
 
 import csv
 import itertools
@@ -20,17 +20,18 @@ from hfgpt.data.reading import (
 from hfgpt.data.row_errors import RowErrors, refuse
 from hfgpt.errors import UserError
 
-# Excel writes, and reads, a first line that only names the separator.
+# Excel writes and reads a first line that only declares the separator.
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?')
 FIELD_BEGINS_WITH_QUOTE = re.compile(r'(?:^|\t)"')
 FIELD_HOLDS_DOUBLED_QUOTE = re.compile(r'(?:^|\t)"[^\t]*""[^\t]*"')
 
 
 def read_csv(source: Source, options: SourceOptions, errors: RowErrors | None, column: str | None = None) -> Iterator[Record]:
-    """The rows of a CSV or TSV file, as pandas and Excel write them; every value is a string. Memory: one row.
+    """The rows of a CSV or TSV file as written by pandas and Excel; every value is a string. Memory: one row.
 
-    Quotes may hold separators and line breaks; in a TSV file whose quotes enclose no fields they are characters like any other.
-    Raises: ValueError, naming file and line, for what is not valid CSV.
+    Quoted fields may contain separators and line breaks; in a TSV file whose quotes do not enclose fields, they are ordinary
+    characters.
+    Raises: ValueError, with file and line, for invalid CSV.
     """
     csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is less than a long text; C's long on Windows ends here
     separator, begin = _separator(source, options)
@@ -49,7 +50,7 @@ def read_csv(source: Source, options: SourceOptions, errors: RowErrors | None, c
         while names and not names[-1]:
             names.pop()  # separators at the end of the line, of which spreadsheets write many
         if not names:
-            raise UserError(f"{source.name} is empty; a first line with the names of the columns is needed.")
+            raise UserError(f"{source.name} is empty; it must begin with a line of column names.")
         check_column_names(names, f"{source.name}, line {line}")
     if column is not None:
         check_text_column(dict.fromkeys(names, "string"), source.name, column)
@@ -61,8 +62,8 @@ def read_csv(source: Source, options: SourceOptions, errors: RowErrors | None, c
         if len(values) < len(names) or any(map(str.strip, beyond)):
             name = next((name for name, character in COLUMN_SEPARATORS.items() if character == separator), repr(separator))
             message = (
-                f"{len(fields)} fields, {len(names)} are needed ({', '.join(names)}), separated by {name}; quote fields that hold "
-                f"a {name}, a quote or a line break, or give the right separator."
+                f"{len(fields)} fields instead of {len(names)} ({', '.join(names)}), separated by {name}; quote fields that "
+                f"contain a {name}, a quote or a line break, or give the right separator."
             )
             refuse(record.error(message, reason="wrong number of fields"), errors)
         else:
@@ -70,7 +71,7 @@ def read_csv(source: Source, options: SourceOptions, errors: RowErrors | None, c
 
 
 def _separator(source: Source, options: SourceOptions) -> tuple[str, int]:
-    """The separator of a table's columns, and how many lines precede the table: one, where that line only names the separator."""
+    """The separator of a table's columns, and how many lines precede the table: one if that line only declares the separator."""
     lines = (line.rstrip("\r\n") for line in _table_lines(source.file))
     first = next(lines, "")
     named = SEPARATOR_LINE.fullmatch(first)
@@ -95,8 +96,8 @@ def _separator(source: Source, options: SourceOptions) -> tuple[str, int]:
 def _quotes_enclose_fields(path: Path, begin: int) -> bool:
     """Whether the quotes of a tab-separated file enclose fields, as pandas and Excel write them, or belong to the texts.
 
-    The reading that gives more rows the header's number of fields is right. Where both fit, quotes enclose fields if the first
-    row's all are enclosed, or if quotes within them are doubled; not where they would swallow lines that are rows by themselves.
+    The reading that gives more rows the header's number of fields is right. If both fit, quotes enclose fields if all fields of the
+    first row are enclosed, or if quotes within them are doubled; but not if they would swallow lines that are rows by themselves.
     """
     if not any(FIELD_BEGINS_WITH_QUOTE.search(line) for _, line in decoded_lines(path)):
         return False
@@ -117,7 +118,7 @@ def _quotes_enclose_fields(path: Path, begin: int) -> bool:
 
 
 def _shape(rows: Iterator[tuple[int, list[str]]]) -> tuple[int, int, int]:
-    """How many fields the first row has, how many rows there are, and how many of them have another number of fields."""
+    """The number of fields in the first row, the number of rows, and how many rows have a different number of fields."""
     width = count = wrong = 0
     for _, fields in rows:
         count += 1
@@ -127,11 +128,11 @@ def _shape(rows: Iterator[tuple[int, list[str]]]) -> tuple[int, int, int]:
 
 
 def _table_rows(path: Path, *, separator: str, begin: int, **settings) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the number of the line they begin on; empty lines between them are left out.
+    """Rows with the number of their first line; empty lines between them are skipped.
 
-    Args: `begin` lines are left out first; `settings` are more of `csv.reader`.
+    Args: the first `begin` lines are skipped; `settings` are passed to `csv.reader`.
     """
-    # strict: otherwise a quote that nobody closes silently swallows the rest of the file
+    # strict: otherwise an unclosed quote silently swallows the rest of the file
     reader = csv.reader(itertools.islice(_table_lines(path), begin, None), delimiter=separator, strict=True, **settings)
     while True:
         line = begin + reader.line_num + 1
@@ -140,7 +141,7 @@ def _table_rows(path: Path, *, separator: str, begin: int, **settings) -> Iterat
         except csv.Error as error:
             raise UserError(
                 f"{path}, line {line}: the row that begins here is not valid CSV ({error}); close each quote that opens a field, "
-                "and double those within."
+                f"and double quotes within fields."
             ) from None
         if fields is None:
             return
@@ -151,7 +152,9 @@ def _table_rows(path: Path, *, separator: str, begin: int, **settings) -> Iterat
 def _table_lines(path: Path) -> Iterator[str]:
     for number, line in decoded_lines(path):
         if "\0" in line:
-            raise UserError(f"{path}, line {number}: a NUL character, which no table holds; save the file again as UTF-8 text.")
+            raise UserError(
+                f"{path}, line {number}: a NUL character, which cannot be part of a table; save the file again as UTF-8 text."
+            )
         yield line
 
 

@@ -1,8 +1,8 @@
-"""Copies among documents: the same text again, and nearly the same text; the first in the order of the sources stays.
+"""Exact and near copies among documents; the first in the order of the sources is kept.
 
-Exact copies are the same but for Unicode form (NFC) and white space. Case, punctuation and digits tell texts apart: in code and in
-tables they are all there is. Near copies have a Jaccard similarity of at least the threshold, of their sets of runs of five words
-(shingles.py), as far as signatures of 128 places tell it (minhash.py). Copies of copies are one group.
+Exact copies are identical except for Unicode form (NFC) and whitespace. Case, punctuation and digits matter, because in code and
+tables little else distinguishes texts. Near copies have at least the threshold's Jaccard similarity between their sets of five-word
+runs (shingles.py), as estimated by signatures with 128 places (minhash.py). Copies of copies form one group.
 """
 
 import hashlib
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 MODES = ("none", "exact", "near")
 SIMILARITY = 0.8
-_WHITE_SPACE = re.compile(r"[^\S ]\s*| \s+")  # all but single spaces
-WORTH_PROCESSES = 50_000  # documents; fewer are read in less time than processes need to start
-MOST_SOURCES = 100  # that the passport counts one by one
+_WHITE_SPACE = re.compile(r"[^\S ]\s*| \s+")  # everything except single spaces
+WORTH_PROCESSES = 50_000  # documents; fewer are read faster than processes can start
+MOST_SOURCES = 100  # counted individually in the passport
 
 
 @dataclass(frozen=True)
 class Copies:
-    """The first copy of each document, itself where there is none before it.
+    """The first copy of each document, or itself if there is none before it.
 
     Attributes:
         exact: the first with the same text.
@@ -57,13 +57,13 @@ def find_document_copies(
     num_proc: int = 1,
     cache_dir: str | Path | None = None,
 ) -> Copies:
-    """The copies among documents, which come in batches of texts.
+    """Find the copies among documents, given in batches of texts.
 
     Args:
-        similarity: Jaccard similarity from which two documents are near copies, above 0 to 1.
+        similarity: Jaccard similarity from which two documents count as near copies, above 0 and at most 1.
         num_proc: processes; the result is the same for any number.
-        cache_dir: where signatures lie meanwhile, 312 bytes a document (see `SignatureFiles`); a temporary folder without it.
-    Cost: about 45 us for 1 KB of English on one core. Memory: 16 bytes a document, and up to 90 MB for a partition of them.
+        cache_dir: temporary storage for signatures, 312 bytes per document (see `SignatureFiles`); by default a temporary folder.
+    Cost: about 45 us for 1 KB of English on one core. Memory: 16 bytes per document, and up to 90 MB for a partition of them.
     """
     bands = Bands.for_threshold(similarity)
     with tempfile.TemporaryDirectory(prefix="signatures-", dir=cache_dir) as folder, SignatureFiles(Path(folder), bands) as files:
@@ -100,18 +100,19 @@ def drop_document_copies(
     cache_dir: str | Path | None = None,
     found: Copies | None = None,
 ):
-    """The documents without copies; near copies that stay share one draw: a split of whole documents puts them on one side.
+    """The documents without copies; near copies that are kept share one draw, so a split of whole documents puts them on the same
+    side.
 
     Args:
         documents: a `datasets.Dataset` with `text`, `source` and `draw`.
         mode: "near" drops exact and near copies, "exact" only exact ones, "none" keeps all.
         similarity, num_proc, cache_dir: see `find_document_copies`.
-        dropped: takes the copies that are dropped, each with the place of the one that stays.
-        found: what `find_document_copies` gives for these documents, where others have looked for them (cluster_copies.py).
-    Raises: ValueError for another mode, or a similarity that is none.
+        dropped: receives the dropped copies, each with the location of the kept one.
+        found: the result of `find_document_copies` for these documents, if computed elsewhere (cluster_copies.py).
+    Raises: ValueError for an unknown mode or an impossible similarity.
     """
     if mode not in MODES:
-        raise UserError(f"deduplicate is {mode!r}; allowed are {', '.join(map(repr, MODES))}.")
+        raise UserError(f"deduplicate is {mode!r}; allowed: {', '.join(map(repr, MODES))}.")
     bands, start = Bands.for_threshold(similarity), time.perf_counter()
     if found is None:
         found = find_document_copies(
@@ -150,8 +151,8 @@ def drop_document_copies(
         with no_progress_bars():  # "Flattening the indices"
             documents = select(documents, np.flatnonzero(kept)).remove_columns("draw").add_column("draw", draws)
         logger.info(
-            f"near copies: {counts['documents']:,} documents stay, in {counts['groups']:,} groups that share one draw each: "
-            "a split by document or group puts a group on one side, a split by position does not"
+            f"near copies: {counts['documents']:,} documents are kept in {counts['groups']:,} groups; a split by document or group "
+            f"keeps each group on one side, a split by position does not"
         )
     else:
         documents = select(documents, np.flatnonzero(kept))
@@ -169,7 +170,7 @@ def drop_document_copies(
 
 
 def _by_source(documents, dropped: np.ndarray) -> dict[str, int]:
-    """How many of each source were dropped, the largest number first; sources beyond `MOST_SOURCES` together."""
+    """How many documents of each source were dropped, the largest number first; sources beyond `MOST_SOURCES` are combined."""
     counts: Counter[str] = Counter()
     for (sources,) in column_batches(select(documents, np.flatnonzero(dropped)), "source"):
         counts.update(sources)

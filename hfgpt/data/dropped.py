@@ -1,4 +1,4 @@
-"""Dropped documents, written aside to be read."""
+"""Write dropped documents to a file for inspection."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ FILE_BYTES = 1 << 30
 
 
 class DroppedDocuments:
-    """Writes dropped documents as JSON lines with `step`, `reason`, `source`, `row_id` and `text`, as they come.
+    """Writes dropped documents as JSON lines with `step`, `reason`, `source`, `row_id` and `text`, in order.
 
     Args:
-        folder: where they are written while a recipe runs; `move_into` puts them beside its result.
-        conceal: takes out of a text what must not be written down, such as personal data.
-        file_bytes: a file as large as this is followed by another one.
+        folder: where they are written while a recipe runs; `move_into` moves them beside its result.
+        conceal: removes from a text what must not be written, such as personal data.
+        file_bytes: the size at which a new file is started.
     """
 
     def __init__(self, folder: Path, *, conceal: Callable[[str], str] = str, file_bytes: int = FILE_BYTES):
@@ -31,7 +31,7 @@ class DroppedDocuments:
         self._next_file()
 
     def add(self, document: Mapping[str, object], *, step: str, reason: str) -> None:
-        """Write one document, whose text is as the step found it."""
+        """Write one document, with its text before the step."""
         assert self._file is not None, "the files have been moved"
         if self._file.tell() >= self.file_bytes:
             self._next_file()
@@ -51,11 +51,11 @@ class DroppedDocuments:
             self.add(document, step=step, reason=reason)
 
     def of_step(self, document: Mapping[str, object], step: TextStep, outcome: Outcome) -> None:
-        """Write one document that a step on single texts drops, for `apply_steps`."""
+        """Write one document dropped by a text step, for `apply_steps`."""
         self.add(document, step=step.name, reason=", ".join(sorted(outcome.counts)))
 
     def move_into(self, folder: Path) -> None:
-        """Move the files into a folder, as dropped.jsonl, or dropped-00001-of-00003.jsonl and so on."""
+        """Move the files to a folder, as dropped.jsonl, or dropped-00001-of-00003.jsonl and so on."""
         if self._file is not None:
             self._file.close()
             self._file = None

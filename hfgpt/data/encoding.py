@@ -1,8 +1,8 @@
-"""Text out of the bytes of a file: UTF-8, or what a byte order mark says; all else is refused with the way to convert it.
+"""Decode text files: UTF-8, or the encoding of a byte order mark; anything else is refused with instructions for converting it.
 
-What is kept: every character, NUL and control characters too, and every line break as it is, be it LF, CRLF or a lone CR. What
-is dropped: a byte order mark at the beginning. A line ends at LF, CRLF or CR and nowhere else (not at U+2028, not at a form
-feed). So the text of a file is the same whichever of these encodings it has, and decode(encode(text)) == text.
+Kept: every character, including NUL and control characters, and every line break, whether LF, CRLF or a lone CR. Dropped: a byte
+order mark at the beginning. A line ends only at LF, CRLF or CR (not at U+2028 or a form feed). So the text of a file is the same in
+any of these encodings, and decode(encode(text)) == text.
 """
 
 import codecs
@@ -25,36 +25,37 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# What people name as text and is not. Some of it is valid UTF-8 and would be trained on in silence.
+# Files commonly mistaken for text. Some are valid UTF-8 and would silently be trained on.
 NOT_TEXT = {
-    b"%PDF-": ("a PDF file", "write its text out first, e.g. with pdftotext"),
-    b"{\\rtf": ("a file of a word processor (RTF)", "save it as plain text in UTF-8 there"),
-    b"\xd0\xcf\x11\xe0": ("a file of Word or Excel", "save it as plain text or CSV in UTF-8 there"),
-    b"PK\x03\x04": ("a zip archive, as .docx, .xlsx, .odt and .epub are", "unpack it, or save it as plain text in UTF-8"),
+    b"%PDF-": ("a PDF file", "extract its text first, e.g. with pdftotext"),
+    b"{\\rtf": ("a word processor file (RTF)", "save it as plain text in UTF-8"),
+    b"\xd0\xcf\x11\xe0": ("a Word or Excel file", "save it as plain text or CSV in UTF-8"),
+    b"PK\x03\x04": ("a zip archive, like .docx, .xlsx, .odt and .epub", "unpack it, or save it as plain text in UTF-8"),
     b"\x1f\x8b": ("compressed with gzip", "unpack it with gunzip"),
     b"BZh": ("compressed with bzip2", "unpack it with bunzip2"),
     b"\x28\xb5\x2f\xfd": ("compressed with Zstandard", "unpack it with unzstd"),
     b"\xfd7zXZ": ("compressed with xz", "unpack it with unxz"),
-    b"PAR1": ("a Parquet file", "let its name end in .parquet"),
+    b"PAR1": ("a Parquet file", "rename it to end in .parquet"),
     b"ARROW1": ("an Arrow file", "save it as Parquet (pyarrow.parquet.write_table)"),
-    b"SQLite format 3\0": ("an SQLite database", "write its texts out first, e.g. with sqlite3 -csv"),
+    b"SQLite format 3\0": ("an SQLite database", "export its texts first, e.g. with sqlite3 -csv"),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it with 7z x"),
     b"Rar!\x1a\x07": ("a RAR archive", "unpack it (unrar x)"),
-    b"%!PS": ("a PostScript file", "write its text out first, e.g. with ps2ascii"),
+    b"%!PS": ("a PostScript file", "extract its text first, e.g. with ps2ascii"),
 }
-TAR_MARK, TAR_PLACE = b"ustar", 257  # the one mark that does not stand at the beginning
+TAR_MARK, TAR_PLACE = b"ustar", 257  # the only mark that is not at the beginning
 SAMPLE_BYTES = 1 << 20
-LONGEST_LINE = 2**24  # characters of a row: JSON may take fifty times that while it is read
+LONGEST_LINE = 2**24  # characters in a row: parsing JSON may need fifty times as much
 LINE_PART = 2**20  # characters
-# Bytes that windows-1252 uses for quotes, dashes and the euro sign; in latin1 they are control characters that no text holds.
+# Bytes that windows-1252 uses for quotes, dashes and the euro sign; in latin1 they are control characters, which do not occur in
+# text.
 WINDOWS_1252_ONLY = re.compile(rb"[\x80-\x9f]")
 UNDEFINED_IN_WINDOWS_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 CONTROL_CHARACTERS = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
-ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte that is not UTF-8
+ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # how surrogateescape represents an invalid byte
 
 
 def encoding_of(path: Path) -> str:
-    """The codec that reads a file, by its first bytes: "utf-8", or what its byte order mark says.
+    """The codec for a file, from its first bytes: "utf-8", or that of its byte order mark.
 
     Raises: ValueError for UTF-16 without a mark (most of it would pass as UTF-8 full of NULs), and for files that are not text.
     """
@@ -78,13 +79,13 @@ def encoding_of(path: Path) -> str:
 def decoded_lines(
     path: Path, *, on_invalid: Callable[[RowError], None] | None = None, in_parts: bool = False
 ) -> Iterator[tuple[int, str]]:
-    """The lines of a file with their numbers from 1, line breaks kept as they are.
+    """The lines of a file with their numbers from 1, with unchanged line breaks.
 
     Args:
-        on_invalid: is called for a line that is not valid UTF-8, or longer than `LONGEST_LINE`, which is then left out; without it
+        on_invalid: called for a line that is not valid UTF-8 or is longer than `LONGEST_LINE`, which is then skipped; without it,
             the line is an error.
-        in_parts: a line that is longer than `LINE_PART` comes in several parts, with the same number, whatever its length.
-    Raises: ValueError for such a line, with its place and the way to convert the file.
+        in_parts: a line longer than `LINE_PART` is returned in several parts with the same number, whatever its length.
+    Raises: ValueError for such a line, with its position and how to convert the file.
     Memory: one line, at most `LONGEST_LINE` characters, or one part.
     """
     codec = encoding_of(path)
@@ -117,8 +118,8 @@ def decoded_lines(
                 number += ended
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{path}, at or after line {number}: not valid {codec.upper()}, which its byte order mark says it is "
-                f"({error.reason}); it may be cut off or mixed: save it again, as UTF-8."
+                f"{path}, at or after line {number}: not valid {codec.upper()}, although its byte order mark says so "
+                f"({error.reason}); it may be truncated or have mixed encodings: save it again as UTF-8."
             ) from None
 
 
@@ -140,20 +141,20 @@ def _parts(file: TextIO, most: int) -> Iterator[str]:
 
 
 def decoded_text(path: Path) -> str:
-    """All of a file's text. Raises as `decoded_lines` does."""
+    """The whole text of a file. Raises: see `decoded_lines`."""
     return "".join(line for _, line in decoded_lines(path, in_parts=True))
 
 
 def _long_line(path: Path, number: int) -> RowError:
     message = (
-        f"{path}, line {number}: longer than {LONGEST_LINE:,} characters, and a line is kept in memory whole; is it damaged, or "
-        "are its line breaks missing?"
+        f"{path}, line {number}: longer than {LONGEST_LINE:,} characters, the limit for a line in memory; is the file damaged, or "
+        f"are its line breaks missing?"
     )
     return RowError(message, reason=f"a line of more than {LONGEST_LINE:,} characters", source=str(path))
 
 
 def _invalid_line(path: Path, number: int, known: tuple[int, int], *, advise: bool) -> tuple[RowError, tuple[int, int]]:
-    """What is wrong with a line, and where it begins. Args: `known` is such a place, from which it is looked for."""
+    """What is wrong with a line, and where it begins. Args: `known` is an earlier position to search from."""
     line, offset = known
     with path.open("rb") as binary:
         binary.seek(offset)
@@ -179,7 +180,7 @@ def _invalid_line(path: Path, number: int, known: tuple[int, int], *, advise: bo
 
 
 def _advice(path: Path, byte: int) -> str:
-    """How to make UTF-8 of a file that is none at this byte; never a conversion that would write garbage."""
+    """How to convert a file that is not UTF-8 at this byte; never suggests a conversion that would produce garbage."""
     with path.open("rb") as file:
         file.seek(max(0, byte - SAMPLE_BYTES // 2))
         sample = file.read(SAMPLE_BYTES)
@@ -189,21 +190,21 @@ def _advice(path: Path, byte: int) -> str:
     if (codec := _utf16_without_mark(sample)) is not None:
         return f"it looks like UTF-16 without a byte order mark: {_conversion(path, codec)}"
     if len(CONTROL_CHARACTERS.findall(sample)) > len(sample) / 100:
-        return "it holds many control characters, so it is hardly a text; leave it out, or write its text out first"
+        return "it contains many control characters, so it is probably not text; leave it out, or extract its text first"
     if not_ascii >= escaped:
-        # Reading it all in another encoding would break what is right.
-        return "the text around it is UTF-8, so that place is damaged: repair or delete it"
-    # Most letters of a language that these two can write are ASCII.
+        # Decoding it in another encoding would break the valid parts.
+        return "the text around it is UTF-8, so this position is damaged: repair or delete it"
+    # In languages covered by these two encodings, most letters are ASCII.
     if escaped < len(sample.translate(None, b" \t\r\n")) / 2:
         if not WINDOWS_1252_ONLY.search(sample):
             return f"it looks like latin1 (western languages): {_conversion(path, 'ISO-8859-1')}"
         if not UNDEFINED_IN_WINDOWS_1252.search(sample):
             return f"it looks like windows-1252 (western languages): {_conversion(path, 'WINDOWS-1252')}"
-    return "its bytes do not say which encoding it has: save it as UTF-8 in the program that wrote it"
+    return "its encoding cannot be determined: save it as UTF-8 in the program that created it"
 
 
 def _utf16_without_mark(sample: bytes) -> str | None:
-    """UTF-16's byte order where a text is in it: each ASCII character, a space at least, has a NUL on the same side."""
+    """UTF-16's byte order if the text looks like it: each ASCII character (at least the spaces) has a NUL on the same side."""
     first, second = sample[::2].count(0), sample[1::2].count(0)
     share = 2 * max(first, second) / max(1, len(sample))
     if len(sample) % 2 or max(first, second) < 2 or share < 0.05 or min(first, second) > 0.05 * max(first, second):

@@ -1,7 +1,7 @@
-"""Work on documents as tasks of datatrove on Ray or Slurm, in stages; what finished tasks wrote is kept until it is used.
+"""Process documents as datatrove tasks on Ray or Slurm, in stages; the output of finished tasks is kept until it is used.
 
-Everything that tasks hand on lies in one folder that all machines see, with a plan of what was asked for: the same command, started
-again, goes on where it was stopped, and another one begins anew.
+All data passed between tasks is in one folder visible to all machines, with a plan of what was requested: the same command, started
+again, continues where it stopped, and a different one starts over.
 """
 
 import functools
@@ -32,14 +32,14 @@ from hfgpt.files import PARTIAL, read_json, write_json
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-SESSION = "ray"  # in the folder: what Ray writes while it runs here, or a link to it
-# Of a path to a socket systems take 103 bytes or more, and Ray adds up to 64: session_DATE_TIME_PROCESS/sockets/plasma_store.
+SESSION = "ray"  # in the folder: Ray's files while it runs here, or a link to them
+# Socket paths are limited to 103 bytes or more, and Ray adds up to 64: session_DATE_TIME_PROCESS/sockets/plasma_store.
 LONGEST_SESSION_PATH = 103 - 64
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one executor runs; the next may begin when all its tasks are done. Args: `tasks` as the executor takes it."""
+    """What one executor runs; the next stage may begin when all its tasks are done. Args: `tasks` is the executor's."""
 
     name: str
     pipeline: list[Callable]
@@ -47,9 +47,9 @@ class Stage:
 
 
 class ReportedPipeline:
-    """The steps of a stage as one, which leaves what went wrong in a file: executors keep it in the logs of their tasks."""
+    """The steps of a stage as one, which writes errors to a file: executors only put them in the logs of their tasks."""
 
-    def __init__(self, stage: Stage, folder: Path):  # no dataclass, of which datatrove would write down all fields
+    def __init__(self, stage: Stage, folder: Path):  # not a dataclass, because datatrove would save all its fields
         self.stage, self.folder = stage, folder
 
     def __repr__(self) -> str:
@@ -57,7 +57,7 @@ class ReportedPipeline:
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Do task `rank`."""
-        # On a machine with many processors a task takes no more than its own: rensa and tokenizers begin a thread for each.
+        # On a machine with many processors, a task uses only its share: rensa and tokenizers would start a thread per processor.
         os.environ.setdefault("RAYON_NUM_THREADS", os.environ.get("DATATROVE_CPUS_PER_TASK", "1"))
         try:
             for step in self.stage.pipeline:
@@ -67,20 +67,21 @@ class ReportedPipeline:
             said = str(error) if isinstance(error, UserError) else traceback.format_exc()
             report = {"message": said, "bug": not isinstance(error, UserError)}
             write_json(self.folder / f"{self.stage.name}-{rank:05d}.error.json", report)
-            raise RuntimeError(said) from None  # which every process can hand to another
+            raise RuntimeError(said) from None  # which can be pickled between processes
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A cluster, and how it is asked.
+    """A cluster, and how to use it.
 
     Args:
         name: "ray" or "slurm".
-        folder: for the files of the tasks; all machines see it. It stays until `clear_tasks`, so that a killed run goes on.
-        tokenizer: with which tasks encode the documents.
-        tasks: how many for the documents; None is one for each source, at most `MOST_TASKS` (cluster_documents.py).
-        settings: more arguments of datatrove's executor, such as partition, time, mem_per_cpu_gb, env_command.
-        command: what starts this recipe again: on Slurm, in the job that collects.
+        folder: for the files of the tasks, visible to all machines. It is kept until `clear_tasks`, so that a killed run can
+            continue.
+        tokenizer: used by tasks to encode the documents.
+        tasks: number of tasks for the documents; None means one per source, at most `MOST_TASKS` (cluster_documents.py).
+        settings: further arguments for datatrove's executor, such as partition, time, mem_per_cpu_gb, env_command.
+        command: the command that starts this recipe again, in the collecting job on Slurm.
     """
 
     name: str
@@ -91,10 +92,10 @@ class Engine:
     command: tuple[str, ...] = ()
 
     def complete(self, stages: Sequence[Stage], *, plan: Mapping[str, object]) -> None:
-        """Have all tasks done that are not yet.
+        """Run all tasks that are not done yet.
 
-        Args: `plan` is all that their result depends on.
-        Raises: UserError for what a task cannot do; RunStopped where the tasks are handed to Slurm, and this process is done.
+        Args: `plan` contains everything their result depends on.
+        Raises: UserError for errors in a task; RunStopped if the tasks were submitted to Slurm and this process is done.
         """
         self._begin(plan)
         left = [stage for stage in stages if not self._is_complete(stage)]
@@ -102,21 +103,21 @@ class Engine:
             (self._run_on_ray if self.name == "ray" else self._hand_to_slurm)(left)
 
     def _begin(self, plan: Mapping[str, object]) -> None:
-        """Keep what tasks of the very same plan have written; of another one, nothing."""
+        """Keep the output of tasks with exactly the same plan; discard that of any other."""
         path, plan = self.folder / PLAN, json.loads(json.dumps(plan, default=str))
         if (
             self.folder.exists()
             and not path.is_file()
             and any(entry.name != f".{PLAN}{PARTIAL}" for entry in self.folder.iterdir())
         ):
-            raise UserError(f"{self.folder}, where tasks would write, holds other files; move them, or give another output_dir.")
+            raise UserError(f"{self.folder}, where tasks would write, contains other files; move them, or give another output_dir.")
         if not path.is_file() or read_json(path) != plan:
             clear_tasks(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, plan)
         if failed := self._errors():
             said = read_json(failed[0])["message"]
-            logger.warning(f"warning: of the tasks that are done again, {len(failed):,} failed; the first said: {said}")
+            logger.warning(f"warning: {len(failed):,} of the tasks that are run again failed before; the first error: {said}")
         for path in failed:
             path.unlink()
 
@@ -144,34 +145,35 @@ class Engine:
             self._refuse(stage)
 
     def _refuse(self, stage: Stage) -> None:
-        """Raises: what a task has left; UserError where one ended without a word."""
+        """Raises: the error of a task; UserError if one ended without a message."""
         for path in self._errors():
             error = read_json(path)
             if error["bug"]:
                 raise RuntimeError(error["message"])
-            clear_tasks(self.folder)  # what a user mends begins anew: sources and keys are part of the plan
+            clear_tasks(self.folder)  # after a fix, everything starts over: sources and keys are part of the plan
             raise UserError(error["message"])
         raise UserError(
-            f"{stage.name}: not all tasks have ended well; what they said is in {self._logs(stage) / 'logs'}. The same command "
-            f"goes on; what is done is kept in {self.folder}."
+            f"{stage.name}: not all tasks succeeded; see {self._logs(stage) / 'logs'}. Run the same command to continue; finished "
+            f"work is kept in {self.folder}."
         )
 
     def _hand_to_slurm(self, stages: Sequence[Stage]) -> None:
-        """Write the scripts, and start them where there is `sbatch`: the tasks, then this recipe again, which collects."""
+        """Write the scripts and, if there is `sbatch`, submit them: the tasks, then this recipe again, which collects the
+        results."""
         script = self.write_scripts(stages)
         if shutil.which("sbatch") is None:
             raise UserError(
-                f"engine is slurm and there is no sbatch here; the scripts are written: run {shlex.quote(str(script))} where there "
-                "is one, on the same file system."
+                f"engine is slurm, but there is no sbatch here; the scripts are ready: run {shlex.quote(str(script))} on a machine "
+                f"with sbatch and the same file system."
             )
         done = subprocess.run(["bash", str(script)], capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{script} failed: {done.stderr.strip() or done.stdout.strip()}")
         number = counted(sum(stage.tasks for stage in stages), "tasks")
-        raise RunStopped(f"data: {number} and the job that collects are with Slurm ({done.stdout.strip()}).")
+        raise RunStopped(f"data: {number} and the collecting job were submitted to Slurm ({done.stdout.strip()}).")
 
     def write_scripts(self, stages: Sequence[Stage]) -> Path:
-        """datatrove's script for each stage, one for the job that collects, and `submit.sh`, which starts each after the other."""
+        """datatrove's script for each stage, one for the collecting job, and `submit.sh`, which submits them in sequence."""
         import dill
         from datatrove.executor import SlurmPipelineExecutor
 
@@ -180,7 +182,7 @@ class Engine:
             named = settings | {"job_name": f"{settings['job_name']}-{stage.name}"}
             executor = self._executor(SlurmPipelineExecutor, stage, **named)
             tasks = executor.get_incomplete_ranks()
-            # What `executor.run` does before it calls sbatch.
+            # What `executor.run` does before calling sbatch.
             with executor.logging_dir.open("executor.pik", "wb") as file:
                 dill.dump(executor, file, fmode=dill.CONTENTS_FMODE)
             write_json(self._logs(stage) / "ranks_to_run.json", tasks)
@@ -196,7 +198,7 @@ class Engine:
         names = [stage.name for stage in stages]
         for name in [*names, "collect"]:
             array = "" if name == "collect" else " --export=ALL,RUN_OFFSET=0"
-            # A job whose predecessor failed would wait in the queue for ever.
+            # A job whose predecessor failed would stay in the queue forever.
             after = f" --dependency=afterok:${{{before}%%;*}} --kill-on-invalid-dep=yes" if before else ""
             lines.append(f"{name}=$(sbatch --parsable{array}{after} {name}.slurm)")
             before = name
@@ -213,21 +215,23 @@ class Engine:
             pipeline = [ReportedPipeline(stage, self.folder)]
             return kind(pipeline, tasks=stage.tasks, logging_dir=str(self._logs(stage)), **settings)
         except TypeError as error:
-            raise UserError(f"engine_settings {self.settings}: datatrove's {kind.__name__} does not take them ({error}).") from None
+            raise UserError(
+                f"engine_settings {self.settings}: datatrove's {kind.__name__} does not accept them ({error})."
+            ) from None
 
 
 def tasks_folder(output: Path) -> Path:
-    """Where tasks write for an output: beside it."""
+    """The folder for tasks of an output, beside it."""
     place = output.absolute()  # an output_dir "." has no name of its own
     return place.parent / f"{place.name}-tasks"
 
 
 def clear_tasks(folder: Path) -> None:
-    """Remove what tasks and Ray wrote; nothing where the folder is not theirs."""
+    """Remove what tasks and Ray wrote; do nothing if the folder is not theirs."""
     if not (folder / PLAN).is_file():
         return
     _remove_session(folder)
-    for entry in folder.iterdir():  # the plan last: by it the folder is known as theirs
+    for entry in folder.iterdir():  # the plan last: it identifies the folder as theirs
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         elif entry.name != PLAN:
@@ -237,15 +241,15 @@ def clear_tasks(folder: Path) -> None:
 
 @contextmanager
 def _ray(folder: Path) -> Iterator[None]:
-    """A connection to Ray: to the cluster that RAY_ADDRESS names, else to one of this machine, which ends with it."""
-    # Or Ray reports to its makers.
+    """A connection to Ray: to the cluster at RAY_ADDRESS, or else to a local one that ends with it."""
+    # Otherwise Ray sends usage statistics.
     environment: dict[str, str | None] = {"RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0")}
     settings: dict[str, Any] = {}
     is_here = "RAY_ADDRESS" not in os.environ
     if is_here:
         session = _session_folder(folder)
         environment |= {"TMPDIR": str(session)} | _token()  # datatrove's tasks write their logs to TMPDIR first
-        # No task puts anything into the store but itself.
+        # Tasks put nothing into the object store except themselves.
         settings |= {"num_cpus": available_processors(), "object_store_memory": 100_000_000, "include_dashboard": False}
         settings["_temp_dir"] = str(session)
     with _environment(environment), ExitStack() as left:
@@ -254,7 +258,7 @@ def _ray(folder: Path) -> Iterator[None]:
         ray: Any = require("ray", extra="ray", purpose="engine: ray needs Ray")
         from loguru import logger as tasks_logger
 
-        tasks_logger.disable("datatrove")  # a page for every task; what they say is in their logs
+        tasks_logger.disable("datatrove")  # a page per task; their messages are in their logs
         begun = not ray.is_initialized()
         if begun:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
@@ -268,7 +272,7 @@ def _ray(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
-    """Variables of the environment that are as they were afterwards, whoever changed them; None leaves one as it is."""
+    """Set environment variables and restore them afterwards, whoever changed them; None leaves one unchanged."""
     earlier = {name: os.environ.get(name) for name in values}
     os.environ.update({name: value for name, value in values.items() if value is not None})
     try:
@@ -281,7 +285,7 @@ def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
 
 
 def _token() -> dict[str, str | None]:
-    """What keeps others out of Ray on this machine; left to itself Ray writes a token into the home folder."""
+    """An access token that keeps other users out of Ray on this machine; by default, Ray writes one to the home folder."""
     known = any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if known or (Path.home() / ".ray" / "auth_token").exists():
         return {}
@@ -295,7 +299,7 @@ def _token_of_this_process() -> str:
 
 
 def _session_folder(folder: Path) -> Path:
-    """A new folder for what Ray writes: in `folder`, or where that is too long for sockets, one that a link in there names."""
+    """A new folder for Ray's files: in `folder` or, if that path is too long for sockets, elsewhere, with a link in `folder`."""
     _remove_session(folder)
     place = folder / SESSION
     if len(os.fsencode(place)) <= LONGEST_SESSION_PATH:

@@ -1,8 +1,8 @@
-"""Training rows that are not the same in every epoch: documents packed anew, and random tokens hidden against memorisation.
+"""Training rows that change from epoch to epoch: repacked documents, and random masked tokens against memorisation.
 
-Everything is drawn from the seed, the epoch and the number of the row, never from the global random state: a run that goes on
-within an epoch, or with other workers and processes, reads the very same rows. For that an index says both:
-`epoch * len(rows) + row`, which `EpochSampler` yields, wherever the row is then read.
+Everything is derived from the seed, the epoch and the row number, never from the global random state: a run resumed within an
+epoch, or with different workers and processes, reads exactly the same rows. To this end, an index encodes both: `epoch * len(rows)
++ row`, which `EpochSampler` yields, wherever the row is then read.
 """
 
 import bisect
@@ -18,27 +18,28 @@ from hfgpt.data.on_disk import no_progress_bars
 from hfgpt.data.packing import restarting_positions
 from hfgpt.errors import UserError
 
-_ORDER, _MASKS = 0, 1  # what is drawn, so that two things drawn for one epoch do not depend on each other
+_ORDER, _MASKS = 0, 1  # separate random streams, so that two draws for one epoch are independent
 
 
 class EpochRows(torch.utils.data.Dataset):
-    """The rows of prepared data, changed for each epoch; `len` is that of one epoch, and the same in all.
+    """The rows of prepared data, changed in each epoch; `len` is that of one epoch, and is always the same.
 
     Args:
-        rows: with the columns `input_ids` and `position_ids`, of one length.
+        rows: rows of one length, with the columns `input_ids` and `position_ids`.
         separator, pad: ids of the two special tokens.
-        seed: of all that is drawn.
-        repack: rows that hold the same documents in another order, cut at other places (`_Repacked`); needs rows packed in order.
-        max_masked_tokens: of each row, 1 to this many tokens (drawn evenly) are replaced by the padding token in `input_ids`, and
-            stay in `labels`: they are predicted, and what follows is predicted without them. Separators are never hidden. The
-            padding token stands nowhere else in a text, so that nothing wrong is learned of it. 0 hides none.
-    Raises: ValueError where `repack` is given rows that were not packed in order, and where a row could be hidden whole.
-    Cost: with `repack` one pass over the tokens at the start, and 32 bytes per document.
+        seed: the seed of all random choices.
+        repack: rows contain the same documents in a different order, cut at different places (`_Repacked`); needs rows packed in
+            order.
+        max_masked_tokens: in each row, 1 to this many tokens (drawn uniformly) are replaced by the padding token in `input_ids` but
+            stay in `labels`: they are predicted, and the following tokens are predicted without them. Separators are never masked.
+            The padding token occurs nowhere else in text, so nothing wrong is learned about it. 0 masks none.
+    Raises: ValueError if `repack` is used with rows that were not packed in order, and if a whole row could be masked.
+    Cost: with `repack`, one pass over the tokens at the start, and 32 bytes per document.
     Source: word dropout, Bowman et al. (2016), Generating Sentences from a Continuous Space, arXiv 1511.06349, section 3.1.
     """
 
     def __init__(self, rows: Dataset, *, separator: int, pad: int, seed: int, repack: bool = False, max_masked_tokens: int = 0):
-        if len(rows) != rows.data.num_rows:  # of a selection, the table has all rows
+        if len(rows) != rows.data.num_rows:  # in a selection, the table still has all rows
             with no_progress_bars():
                 rows = rows.flatten_indices()
         self._ids, self._positions = _Column(rows, "input_ids"), _Column(rows, "position_ids")
@@ -49,8 +50,8 @@ class EpochRows(torch.utils.data.Dataset):
         length = len(rows[0]["input_ids"])
         if max_masked_tokens >= length:
             raise UserError(
-                f"max_masked_tokens is {max_masked_tokens:,}, but the rows are {length:,} tokens long, and nothing would be left "
-                "to read in them; 1 to 3 are usual."
+                f"max_masked_tokens is {max_masked_tokens:,}, but the rows are {length:,} tokens long, so nothing would be left in "
+                f"them; 1 to 3 are usual."
             )
         self._repacked = _Repacked(self._ids, separator=separator, pad=pad, seed=self._seed) if repack else None
 
@@ -78,9 +79,9 @@ class EpochRows(torch.utils.data.Dataset):
 
 
 class EpochSampler(Sampler[int]):
-    """The indices of one epoch of `EpochRows`, in the order in which Trainer reads rows that stay the same.
+    """The indices of one epoch of `EpochRows`, in the order in which Trainer reads ordinary rows.
 
-    Args: `shuffled` is False for the order of the rows.
+    Args: with `shuffled` False, the rows stay in order.
     """
 
     def __init__(self, rows: EpochRows, *, seed: int, shuffled: bool = True):
@@ -104,7 +105,7 @@ class EpochSampler(Sampler[int]):
 
 
 class _Column:
-    """A column of lists of one length, read as rows of an int32 matrix where it lies on disk, without a copy."""
+    """A column of lists of one length, read from disk as rows of an int32 matrix, without a copy."""
 
     def __init__(self, rows: Dataset, name: str):
         self._rows, self._name = rows, name
@@ -123,18 +124,18 @@ class _Column:
         return self.blocks[place][number - self._ends[place]]  # counted from the end of its block
 
     def __getstate__(self) -> dict[str, object]:
-        # A worker that is not forked opens the file itself, instead of being sent its content.
+        # A worker that is not forked opens the file itself instead of receiving its contents.
         return {"_rows": self._rows, "_name": self._name}
 
 
 class _Repacked:
-    """The documents of rows that were packed in order, in another order in each epoch and cut at other places.
+    """The documents of rows that were packed in order, reordered in each epoch and cut at different places.
 
-    Rows packed in order are one stream of documents, in which each row begins with the last token of the one before. An epoch puts
-    the documents into a seeded permutation and reads them as a ring from a seeded place on: so also the rows of one long document
-    change, the number of rows does not, and each token is predicted exactly once in each epoch.
+    Rows packed in order are one stream of documents, in which each row begins with the last token of the previous one. An epoch
+    permutes the documents with a seed and reads them as a ring from a seeded position: so the rows change even for a single long
+    document, their number does not, and each token is predicted exactly once per epoch.
 
-    A row is found by bisection, and nothing is packed in advance: resuming is a seek.
+    Rows are located by bisection, and nothing is packed in advance: resuming is a seek.
     """
 
     def __init__(self, ids: _Column, *, separator: int, pad: int, seed: int):
@@ -145,7 +146,9 @@ class _Repacked:
         for block in ids.blocks:
             previous = np.concatenate([block[:1, 0] if before is None else before[-1:], block[:-1, -1]])
             if (block[:, 0] != previous).any():
-                raise UserError("repack is true, but the rows were not packed in order; give prepare_data.py --packing in_order.")
+                raise UserError(
+                    "repack is true, but the rows were not packed in order; run prepare_data.py with --packing in_order."
+                )
             row, column = np.nonzero(block[:, 1:] == separator)
             starts.append((first + row) * step + column + 1)
             first, before = first + len(block), block[-1]

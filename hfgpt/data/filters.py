@@ -1,7 +1,7 @@
-"""Filters: which documents are dropped for what they are, each by itself, with the reason.
+"""Filters: drop documents because of their content, each judged individually, with a reason.
 
-The rules of Gopher, C4 and FineWeb are datatrove's own blocks, called one document at a time; it is imported only where they are
-used. Thresholds and presets: `hfgpt.arguments.filter_settings`.
+The rules of Gopher, C4 and FineWeb are datatrove's own blocks, called one document at a time; datatrove is only imported if they
+are used. Thresholds and presets: `hfgpt.arguments.filter_settings`.
 """
 
 import functools
@@ -22,10 +22,10 @@ from hfgpt.tables import nearest
 
 logger = logging.getLogger(__name__)
 
-LANGUAGE_CHARACTERS = 2_000  # of a document's beginning tell its language
+LANGUAGE_CHARACTERS = 2_000  # at the beginning of a document, used to detect its language
 COMPRESSED_AT_ONCE = 1 << 20
 NEARLY_ALL = 0.9
-# Reasons that no threshold has: of datatrove's filters, with their prefix; the first drops a document, the second changes it.
+# Reasons without a threshold, from datatrove's filters, with their prefix; the first drops a document, the second changes it.
 NO_WORDS, LINES_CUT = "no words", "lines cut"
 
 Values = Mapping[str, Any]
@@ -33,7 +33,7 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Filter:
-    """One filter with its thresholds, as pairs, so that a process makes the block behind it once; None is off."""
+    """One filter with its thresholds, as pairs, so that a process creates the underlying block once; None means off."""
 
     filter: str
     thresholds: tuple[tuple[str, Any], ...]
@@ -57,14 +57,14 @@ def cleaning_steps(
     repair_text: bool | None = None,
     languages: Sequence[str] | None = None,
 ) -> list[TextStep]:
-    """What is done to each document: repair, then the filters of a preset.
+    """The steps for each document: repair, then the filters of a preset.
 
     Args:
         filters: "none", "light" or "web".
-        filter_settings: thresholds in place of the preset's; a filter without any is left out.
-        repair_text: None is where there are filters.
-        languages: ISO 639 codes of what is kept; None is English in `web`, any language in `light`.
-    Raises: UserError for settings and languages that do not exist, and for a package that is missing.
+        filter_settings: thresholds that replace the preset's; a filter without any is left out.
+        repair_text: None repairs if there are filters.
+        languages: ISO 639 codes of the languages to keep; None means English in `web`, any language in `light`.
+    Raises: UserError for unknown settings and languages, and for a missing package.
     """
     steps: list[TextStep] = []
     if repair_text if repair_text is not None else filters != "none":
@@ -87,7 +87,7 @@ def cleaning_steps(
         step = Filter(
             filter, tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in of_filter.items())
         )
-        _ready(step.filter, step.thresholds)  # what it needs and lacks is said before anything is read
+        _ready(step.filter, step.thresholds)  # missing packages are reported before anything is read
         steps.append(step)
     return steps
 
@@ -98,7 +98,7 @@ def _ready(filter: str, thresholds: tuple[tuple[str, Any], ...]) -> Callable[[st
 
 
 def dropped(reason: str) -> Outcome:
-    """The outcome of a document that is dropped."""
+    """The outcome for a dropped document."""
     return Outcome(None, {reason: 1})
 
 
@@ -122,7 +122,7 @@ def _length(values: Values) -> Callable[[str], Outcome]:
 
 
 def compression(text: str) -> float:
-    """How many times smaller zlib (level 1) makes the UTF-8 of a text; memory stays constant. Cost: 1 s for 100 MB."""
+    """How many times smaller zlib (level 1) makes the UTF-8 of a text; constant memory. Cost: 1 s per 100 MB."""
     packer = zlib.compressobj(1)
     size = packed = 0
     for start in range(0, len(text), COMPRESSED_AT_ONCE):
@@ -138,7 +138,7 @@ def _language(values: Values) -> Callable[[str], Outcome]:
     for language in sorted(languages - set(identifier.labels)):
         near = nearest(language, identifier.labels)
         meant = f"did you mean {near!r}?" if near else "give ISO 639 codes such as en, de, zh."
-        raise UserError(f"languages has {language!r}, which py3langid does not tell; {meant}")
+        raise UserError(f"languages has {language!r}, which py3langid does not know; {meant}")
 
     def check(text: str) -> Outcome:
         language, score = identifier.classify(text[:LANGUAGE_CHARACTERS])
@@ -152,16 +152,16 @@ def _language(values: Values) -> Callable[[str], Outcome]:
 @functools.cache
 def _language_identifier() -> Any:
     """py3langid: naive Bayes over bytes, 140 languages, 4.6 MB in the package, the same answer everywhere."""
-    langid = require("py3langid.langid", extra="data", purpose="languages are told by py3langid")
+    langid = require("py3langid.langid", extra="data", purpose="detecting languages needs py3langid")
     return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
 
 def _block(prefix: str, block: Any, reasons: Mapping[str, str]) -> Callable[[str], Outcome]:
-    """A block of datatrove as a step. Args: `reasons` are its own, with the setting that each is about."""
+    """A datatrove block as a step. Args: `reasons` maps its reasons to the setting that each one concerns."""
     from datatrove.data import Document
 
     def check(text: str) -> Outcome:
-        if not any(map(str.isalnum, text)):  # the block would divide by the number of words
+        if not any(map(str.isalnum, text)):  # the block would divide by zero words
             return dropped(f"{prefix}: {NO_WORDS}")
         document = Document(text=text, id="")
         verdict = block.filter(document)
@@ -175,7 +175,7 @@ def _block(prefix: str, block: Any, reasons: Mapping[str, str]) -> Callable[[str
 
 
 def _most(value: float | None) -> float | None:
-    """A bound as datatrove takes it, to which 0 means that there is none."""
+    """A limit for datatrove, where 0 means no limit."""
     return sys.float_info.min if value == 0 else value
 
 
@@ -188,7 +188,7 @@ def _gopher_quality(values: Values) -> Callable[[str], Outcome]:
         max_symbol_word_ratio=_most(values["max_symbols_per_word"]),
         max_bullet_lines_ratio=_most(values["max_bullet_lines"]),
         max_ellipsis_lines_ratio=_most(values["max_ellipsis_lines"]),
-        max_non_alpha_words_ratio=values["min_alphabetic_words"],  # it is a least there as well, whatever its name says
+        max_non_alpha_words_ratio=values["min_alphabetic_words"],  # despite its name, it is also a minimum in datatrove
         min_stop_words=values["min_stop_words"],
         stop_words=values["stop_words"],
         language=word_splitter(),
@@ -274,14 +274,14 @@ def _fineweb(values: Values) -> Callable[[str], Outcome]:
 
 
 def _datatrove(name: str) -> Any:
-    require("datatrove", extra="data", purpose="the rules of Gopher, C4 and FineWeb are datatrove's")
+    require("datatrove", extra="data", purpose="the rules of Gopher, C4 and FineWeb need datatrove")
     import datatrove.pipeline.filters
 
     return getattr(datatrove.pipeline.filters, name)
 
 
-# In the order in which they run: FineWeb's, but for Gopher's two, which keep the same documents either way. Quality is the cheaper
-# one, and says of a short document that it is short, where repetition would find its only pair of words in a fifth of it.
+# In the order in which they run: FineWeb's, except for Gopher's two, which keep the same documents either way. Quality is cheaper,
+# and reports a short document as short, while repetition would find that its only pair of words makes up a fifth of it.
 BUILDERS: dict[str, Callable[[Values], Callable[[str], Outcome]]] = {
     "length": _length,
     "language": _language,
@@ -293,24 +293,24 @@ BUILDERS: dict[str, Callable[[Values], Callable[[str], Outcome]]] = {
 
 
 def key_of(reason: str) -> str | None:
-    """The key or the name in filter_settings that a reason is about; None for what filters did not do."""
+    """The key or the name in filter_settings that a reason concerns; None if it does not come from filters."""
     for name, setting in SETTINGS.items():
         if reason == setting.reason:
             return name
     return "languages" if reason.startswith("language: ") else None
 
 
-# The key behind each step that drops documents for what is in them, where it is told to drop and not to mask.
+# The key behind each step that drops documents for their contents, if set to drop rather than mask.
 DROPPING_KEYS = {"secrets": "secrets", "personal data": "personal_data", "personal data by a model": "personal_data"}
 
 
 def report_losses(steps: Sequence[Mapping[str, Any]], *, kept: int) -> None:
-    """Warn where the steps dropped nearly all of a corpus, with what dropped most of it and the key that it is about.
+    """Warn if the steps dropped nearly all of a corpus, naming the step that dropped most and its key.
 
     Args:
         steps: entries of a passport.
-        kept: documents that are left after all of them.
-    Raises: UserError where steps dropped documents and none is left.
+        kept: documents left after all of them.
+    Raises: UserError if steps dropped documents and none is left.
     """
     loaded = sum(entry["documents_out"] for entry in steps if entry["step"] == "load")
     reasons = {
@@ -329,15 +329,15 @@ def report_losses(steps: Sequence[Mapping[str, Any]], *, kept: int) -> None:
         (reason, key), (count, value) = max(reasons.items(), key=lambda item: item[1][0])
         change = f"languages ({' '.join(value)})" if key == "languages" else f"{key} ({value}) in filter_settings"
         lost_of = f"{filtered:,} of {counted(loaded, 'documents')}"
-        said = f"filters dropped {lost_of}, {count:,} of them as {reason!r}; change {change} or filters"
+        said = f"filters dropped {lost_of}, {count:,} of them for {reason!r}; change {change} or filters"
         found.append((count, said))
     for step, count in others.items():
         key = DROPPING_KEYS[step]
-        cure = f"--{key} mask keeps the documents and replaces what was found"
+        cure = f"--{key} mask would keep the documents and replace the findings"
         found.append(
             (count, f"the step {step!r} dropped {count:,} of {counted(loaded, 'documents')}, because {key} is drop; {cure}")
         )
     _, said = max(found)
     if not kept:
         raise UserError(f"no document is left: {said}.")
-    logger.warning(f"warning: {said}, if that is not what you want.")
+    logger.warning(f"warning: {said}, unless this is intended.")

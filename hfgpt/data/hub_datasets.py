@@ -1,4 +1,4 @@
-"""Datasets of the Hub: "user/name" or "user/name:configuration"."""
+"""Datasets on the Hub: "user/name" or "user/name:configuration"."""
 
 import gc
 import itertools
@@ -16,10 +16,10 @@ from hfgpt.files import HUB_NAME
 
 
 def read_hub(source: Source, options: SourceOptions, errors: RowErrors | None, column: str | None = None) -> Iterator[Record]:
-    """The rows of a Hub dataset; class ids become their names.
+    """The rows of a Hub dataset; class ids are replaced by their names.
 
-    Pictures and sound are left out: beside the text they would be decoded, which needs more packages.
-    Raises: FileNotFoundError where the Hub has no such dataset, ValueError where it cannot be read.
+    Images and audio are left out: decoding them would need more packages.
+    Raises: FileNotFoundError if the Hub has no such dataset, ValueError if it cannot be read.
     """
     from datasets import ClassLabel, Features, LargeList, List, Value, load_dataset
 
@@ -66,13 +66,13 @@ def _class_names(value: int | list[int] | None, names: list[str]) -> object:
 
 @contextmanager
 def hub_errors_named(name: str) -> Iterator[None]:
-    """One sentence instead of the many exceptions that `datasets` has for a dataset that cannot be read."""
+    """One clear message instead of the many exceptions that `datasets` raises for an unreadable dataset."""
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     try:
         yield
     except (DatasetNotFoundError, ConnectionError) as error:
-        raise MissingFileError(f"{name!r} is not a file here, and the Hub has no such dataset: {_reason(error)}") from error
+        raise MissingFileError(f"{name!r} is not a local file, and the Hub has no such dataset: {_reason(error)}") from error
     except (DatasetsError, ValueError, RuntimeError, OSError, pyarrow.ArrowException, yaml.YAMLError) as error:
         raise UserError(f"the Hub dataset {name} cannot be read: {_reason(error)}") from error
 
@@ -84,9 +84,9 @@ def _reason(error: BaseException) -> str:
 
 
 def hub_identity(source: Source, options: SourceOptions) -> dict[str, object]:
-    """Split and revision, the commit that they mean now, and the licence that the card of the dataset names.
+    """Split and revision, their current commit, and the licence given in the dataset's card.
 
-    Commit and licence are None where the Hub cannot be asked.
+    Commit and licence are None if the Hub cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -97,7 +97,7 @@ def hub_identity(source: Source, options: SourceOptions) -> dict[str, object]:
         found = HfApi().dataset_info(name, revision=options.hub_revision)
         commit, license = found.sha, (found.card_data or {}).get("license")
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        pass  # what nobody can say now is None
+        pass  # unknown values are None
     about = {
         "license": ", ".join(license) if isinstance(license, list) else license,
         "url": f"https://huggingface.co/datasets/{name}",

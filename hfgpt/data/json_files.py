@@ -10,33 +10,35 @@ from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, json_t
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
 from hfgpt.errors import UserError
 
-LARGEST_LIST_BYTES = 2**27  # of a file that is one value; its objects take several times as much
+LARGEST_LIST_BYTES = 2**27  # for a file with a single JSON value; its objects need several times as much
 
 
 def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = None) -> Iterator[tuple[object, str, str]]:
-    """The values of a JSON file with their place ("line 3", "item 7") and id ("3", "7").
+    """The values of a JSON file with their position ("line 3", "item 7") and id ("3", "7").
 
-    One JSON value per line, or, in a .json file, one list of them. Which of the two a .json file holds, it says itself: many are
-    written one value per line.
+    One JSON value per line or, in a .json file, one list of them. Which of the two a .json file contains is detected: many have one
+    value per line.
 
-    Args: `on_invalid` is called for a line that is not valid JSON or UTF-8, which is then left out; without it that is an error.
+    Args: `on_invalid` is called for a line that is not valid JSON or UTF-8, which is then skipped; without it, that is an error.
     Raises: ValueError for text that is not JSON, with file and line.
     """
     if path.suffix.lower() == ".json" and not _holds_json_lines(path):
         if (size := path.stat().st_size) > LARGEST_LIST_BYTES:
             raise UserError(
-                f"{path} is one JSON value of {size:,} bytes, and more than {LARGEST_LIST_BYTES:,} are not read at once; write it "
-                f"with one object a line as .jsonl, for example with: jq -c '.[]' {shlex.quote(str(path))} > rows.jsonl"
+                f"{path} is a single JSON value of {size:,} bytes, but the limit is {LARGEST_LIST_BYTES:,}; convert it to .jsonl "
+                f"with one object per line, for example with: jq -c '.[]' {shlex.quote(str(path))} > rows.jsonl"
             )
         text = decoded_text(path)
         try:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {error.lineno}: no valid JSON ({error.msg}, column {error.colno}).") from None
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or as many brackets
-            raise UserError(f"{path}: no valid JSON ({error}).") from None
+            raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}, column {error.colno}).") from None
+        except (ValueError, RecursionError) as error:  # a number with thousands of digits, or as many brackets
+            raise UserError(f"{path}: not valid JSON ({error}).") from None
         if not isinstance(rows, list):
-            raise UserError(f"{path} holds a JSON {json_type(rows)}, a list of objects is needed; one object a line is .jsonl.")
+            raise UserError(
+                f"{path} contains a JSON {json_type(rows)}, but must be a list of objects (or .jsonl with one object per line)."
+            )
         for index, row in enumerate(rows):
             yield row, f"item {index}", str(index)
         return
@@ -47,8 +49,8 @@ def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = Non
             row = json.loads(line)
         except (ValueError, RecursionError) as problem:
             what = f"{problem.msg}, column {problem.colno}" if isinstance(problem, json.JSONDecodeError) else str(problem)
-            message = f"{path}, line {number}: no valid JSON ({what}); "
-            error = RowError(message + "one complete object per line is needed.", reason="not valid JSON", source=str(path))
+            message = f"{path}, line {number}: not valid JSON ({what}); "
+            error = RowError(message + "each line must be one complete object.", reason="not valid JSON", source=str(path))
             if on_invalid is None:
                 raise error from None
             on_invalid(error)
@@ -74,8 +76,8 @@ def read_json(source: Source, options: SourceOptions, errors: RowErrors | None, 
     for row, place, row_id in json_rows(source.file, on_invalid=invalid):
         record = Record(row if isinstance(row, dict) else {}, source.name, place, row_id)
         if not isinstance(row, dict):
-            cure = "; where the whole file is one list, let its name end in .json" if isinstance(row, list) else ""
-            error = record.error(f"found a JSON {json_type(row)}, an object is needed{cure}.", reason="no JSON object")
+            cure = "; if the whole file is one list, rename it to end in .json" if isinstance(row, list) else ""
+            error = record.error(f"found a JSON {json_type(row)}, but an object is needed{cure}.", reason="no JSON object")
         else:
             error = _half_characters(record, column)
         if error is None:
@@ -85,7 +87,7 @@ def read_json(source: Source, options: SourceOptions, errors: RowErrors | None, 
 
 
 def _half_characters(record: Record, column: str | None) -> RowError | None:
-    """What makes a field no text: JSON can escape half a surrogate pair."""
+    """Fields that are not valid text: JSON can escape half a surrogate pair."""
     if column is None:
         texts = {name: json.dumps([name, value], ensure_ascii=False) for name, value in record.values.items()}
     else:
@@ -96,7 +98,7 @@ def _half_characters(record: Record, column: str | None) -> RowError | None:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             half = f"\\u{ord(text[error.start]):04x}"
-            message = f"the field {name!r} holds half a surrogate pair ({half}), which is not text; repair the file."
+            message = f"the field {name!r} contains half a surrogate pair ({half}), which is not valid text; repair the file."
             return record.error(message, reason="half a surrogate pair")
     return None
 

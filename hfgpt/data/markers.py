@@ -1,7 +1,7 @@
-"""Special tokens that other tools write into plain text: `<|endoftext|>` on a line of its own between two stories.
+"""Special tokens that other tools write into plain text, such as `<|endoftext|>` on its own line between two stories.
 
-In text they are characters like any other and end no document (tokenization.py sees to that), so a model that is trained on
-them learns to spell them. Files that separate documents in this way are common, and nothing of it is silent here.
+In text they are ordinary characters and do not end documents (see tokenization.py), so a model trained on them learns to spell
+them. Files that separate documents in this way are common, so this is always reported.
 """
 
 import functools
@@ -16,14 +16,14 @@ from hfgpt.errors import UserError
 logger = logging.getLogger(__name__)
 
 MARKER = re.compile(r"<\|\w+\|>|</s>|<(?:eos|eot|sep)>|\[(?:EOS|SEP)\]")
-# Each of them ends so; a look that costs next to nothing beside the search.
+# Each of them ends like this; checking costs almost nothing compared with the search.
 ENDINGS = ("|>", "</s>", "<eos>", "<eot>", "<sep>", "[EOS]", "[SEP]")
 
 OFTEN = 20
 
 
 def markers_in(text: str) -> tuple[Counter[str], Counter[str]]:
-    """How often each marker stands on a line of its own, and how often in all."""
+    """How often each marker occurs on its own line, and how often in total."""
     if not _may_hold_marker(text):
         return Counter(), Counter()
     lines = (line.group().strip() for line in re.finditer(r"[^\r\n]+", text))
@@ -35,19 +35,20 @@ def _may_hold_marker(text: str) -> bool:
 
 
 def refuse_unread_separators(text: str, path: Path) -> None:
-    """Raises: ValueError for a file with two or more lines that are the same marker, with the key that reads them as separators."""
+    """Raises: ValueError for a file with two or more lines consisting of the same marker, naming the key that treats them as
+    separators."""
     alone, _ = markers_in(text)
     marker, count = max(alone.items(), key=lambda item: item[1], default=("", 0))
     if count > 1:
         raise UserError(
-            f"{path} has {count:,} lines that are {marker!r} and nothing else; they look like separators of documents, and as text "
-            f"they would be learned by heart. Give --text_documents '{marker}' to separate documents there, or --text_documents "
-            "file to keep them as text."
+            f"{path} has {count:,} lines that consist only of {marker!r}; they look like document separators, and as text they "
+            f"would be memorized. Give --text_documents '{marker}' to separate documents there, or --text_documents file to keep "
+            f"them as text."
         )
 
 
 class MarkerCounts:
-    """What markers the documents of one reading hold."""
+    """The markers found in the documents of one pass."""
 
     def __init__(self):
         self.alone: Counter[str] = Counter()
@@ -63,20 +64,20 @@ class MarkerCounts:
         self.documents.update(total.keys())
 
     def warn(self) -> None:
-        """One line for each marker that is more than a mention, as in a text about them: twice on a line of its own, or often."""
+        """One line per marker that is more than just mentioned: twice on its own line, or frequent."""
         for marker, count in self.total.most_common(3):
             alone = self.alone[marker]
             if alone < 2 and count < OFTEN:
                 continue
-            cure = f" Text files whose documents it separates are read with --text_documents '{marker}'." if alone else ""
+            cure = f" If it separates the documents of text files, use --text_documents '{marker}'." if alone else ""
             _warn(
-                f"warning: {marker!r} stands {counted(count, 'times')} in the text "
-                f"({counted(self.documents[marker], 'documents')}, {counted(alone, 'times')} on a line of its own). "
-                "In rows it is learned as any text is, and ends no document; the "
-                f"vocabulary of a tokenizer is trained without it where it is one of its special tokens.{cure}"
+                f"warning: {marker!r} occurs {counted(count, 'times')} in the text "
+                f"({counted(self.documents[marker], 'documents')}, {counted(alone, 'times')} on its own line). In rows it is "
+                f"ordinary text and does not end a document; if it is one of a tokenizer's special tokens, the vocabulary is "
+                f"trained without it.{cure}"
             )
 
 
-@functools.cache  # who reads the same sources twice is told once
+@functools.cache  # warn only once if the same sources are read twice
 def _warn(message: str) -> None:
     logger.warning(message)

@@ -1,9 +1,8 @@
-"""Signatures of texts by MinHash, and bands of them that similar texts share: copies are found without comparing all pairs.
+"""MinHash signatures of texts, and bands shared by similar texts: copies are found without comparing all pairs.
 
-A signature has 128 places. Two texts agree in a place with a chance that is the Jaccard similarity of their sets of shingles.
-Bands are groups of places; texts that agree in all places of some band are candidates. The signatures are those of `rensa`
-(R-MinHash), of which 8 bits are kept for each place: enough to tell texts apart (two values agree by chance once in 256), and 128
-bytes a text.
+A signature has 128 places. The probability that two texts agree in a place equals the Jaccard similarity of their shingle sets.
+Bands are groups of places; texts that agree in all places of a band are candidates. The signatures come from `rensa` (R-MinHash),
+with 8 bits kept per place: enough to distinguish texts (two values agree by chance once in 256), and 128 bytes per text.
 
 Source: Broder, On the resemblance and containment of documents (1997); Leskovec et al., Mining of Massive Datasets, 3.4.
 """
@@ -19,15 +18,15 @@ from hfgpt.errors import UserError
 
 PLACES = 128
 SEED = 42
-# A longer text is taken apart and its signatures are put together: the least of each place is the signature of the whole.
+# A longer text is divided and its signatures are combined: the minimum of each place is the signature of the whole.
 PIECE_CHARACTERS = 2**20
-CHARACTERS_TOGETHER = 2**18  # of texts that are hashed as one; each takes 40 bytes
+CHARACTERS_TOGETHER = 2**18  # hashed together; each takes 40 bytes
 PAIRS_AT_A_TIME = 2**16
 Agreement = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of pairs: the number of places in which each agrees
 
 
 def signatures_of_shingles(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """The signatures (texts, 128), uint32, of sets of shingles, given as hashes and where those of each text begin."""
+    """The signatures (texts, 128), uint32, of sets of shingles, given as hashes and offsets."""
     from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]  # compiled, without stubs
 
     rows = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PLACES, SEED).to_rows()
@@ -35,14 +34,14 @@ def signatures_of_shingles(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarra
 
 
 def in_eight_bits(signatures: np.ndarray) -> np.ndarray:
-    """What is kept of signatures: uint8."""
+    """The stored form of signatures: uint8."""
     return ((signatures * np.uint32(0x9E3779B1)) >> np.uint32(24)).astype(np.uint8)
 
 
 def document_signatures(texts: Sequence[str]) -> np.ndarray:
-    """The signatures (texts, 128), uint8, of documents by their runs of five words.
+    """The signatures (texts, 128), uint8, of documents from their five-word runs.
 
-    Cost: about 30 us for 1 KB of English; memory: 10 MB, and with a longer text 4 bytes for each of its characters.
+    Cost: about 30 us per 1 KB of English; memory: 10 MB, plus 4 bytes per character of longer texts.
     """
     pieces = [len(range(0, len(text), PIECE_CHARACTERS)) or 1 for text in texts]
     whole = []
@@ -73,33 +72,33 @@ def _batches(pieces: Iterable[str]) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Bands:
-    """How signatures are divided. Args: `number` of bands, of so many `rows` (places) each, 8 at most."""
+    """How signatures are divided. Args: `number` is the number of bands, `rows` the places in each, at most 8."""
 
     number: int
     rows: int
 
     @classmethod
     def for_threshold(cls, threshold: float, *, recall: float = 0.99) -> "Bands":
-        """The longest bands, which have the fewest chance candidates, that find this share of the pairs at the threshold.
+        """The longest bands, with the fewest chance candidates, that still find this share of the pairs at the threshold.
 
         For 0.8 and 99 %: 21 bands of 6, which find 99.8 % of the pairs at 0.8, and of those at 0.9 all but one in ten million.
-        Raises: ValueError for a threshold that is none, or so low that 128 places are too few.
+        Raises: ValueError for an impossible threshold, or one so low that 128 places are too few.
         """
         if not 0 < threshold <= 1:
-            raise UserError(f"near_copy_similarity is {threshold}; above 0, up to 1 is needed.")
+            raise UserError(f"near_copy_similarity is {threshold}; it must be above 0 and at most 1.")
         for rows in range(8, 0, -1):
             bands = cls(PLACES // rows, rows)
             if bands.recall(threshold) >= recall:
                 return bands
         least = 1 - (1 - recall) ** (1 / PLACES)
-        raise UserError(f"near_copy_similarity is {threshold}; {least:.2f} or more is needed, or copies are missed.")
+        raise UserError(f"near_copy_similarity is {threshold}; it must be at least {least:.2f}, or copies would be missed.")
 
     def recall(self, similarity: float) -> float:
         """The share of the pairs with this Jaccard similarity that become candidates."""
         return 1 - (1 - similarity**self.rows) ** self.number
 
     def keys(self, signatures: np.ndarray, band: int) -> np.ndarray:
-        """One band of signatures as numbers (uint64, below 2**61 as datatrove's are), equal where the band is."""
+        """One band of signatures as numbers (uint64, below 2**61 as in datatrove), equal if the bands are equal."""
         packed = np.zeros((len(signatures), 8), dtype=np.uint8)
         packed[:, : self.rows] = signatures[:, band * self.rows : (band + 1) * self.rows]
         return mix(packed.view("<u8").reshape(-1).astype(np.uint64)) >> np.uint64(3)
@@ -111,14 +110,14 @@ def least_agreement(threshold: float) -> int:
 
 
 def neighbours(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of texts that follow each other among those with the same key, in their order: a chain for each key."""
+    """Consecutive pairs of texts with the same key, in order: a chain per key."""
     order = np.argsort(keys, kind="stable")
     same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
     return order[same], order[same + 1]
 
 
 def join_similar(groups: np.ndarray, one: np.ndarray, other: np.ndarray, signatures: np.ndarray, *, least: int) -> np.ndarray:
-    """As `join_agreeing`, of pairs whose signatures (texts, 128) are here."""
+    """Like `join_agreeing`, for pairs whose signatures (texts, 128) are in memory."""
 
     def agreement(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return np.count_nonzero(signatures[one] == signatures[other], axis=1)
@@ -127,12 +126,12 @@ def join_similar(groups: np.ndarray, one: np.ndarray, other: np.ndarray, signatu
 
 
 def join_agreeing(groups: np.ndarray, one: np.ndarray, other: np.ndarray, agreement: Agreement, *, least: int) -> np.ndarray:
-    """Groups after those of the pairs that agree in `least` places are joined; a group is named by its first text.
+    """Join the groups of pairs that agree in at least `least` places; a group is named after its first text.
 
     Args:
         groups: the first text of the group of each text.
         one, other: the texts of each pair.
-        agreement: says in how many places the texts of each pair agree.
+        agreement: returns in how many places the texts of each pair agree.
     """
     apart = np.flatnonzero(groups[one] != groups[other])
     similar = np.zeros(len(apart), dtype=bool)
@@ -143,7 +142,7 @@ def join_agreeing(groups: np.ndarray, one: np.ndarray, other: np.ndarray, agreem
 
 
 def join(groups: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Groups after those of these pairs are joined (connected components)."""
+    """Join the groups of these pairs (connected components)."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

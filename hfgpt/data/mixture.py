@@ -1,7 +1,7 @@
-"""How much of each source is trained on: shares in tokens, whole documents drawn, and what that means in epochs.
+"""How much of each source is trained on: shares in tokens, random whole documents, and the resulting epochs.
 
-A source is what the user named: all files of a pattern or a folder are one. Only training documents are drawn; of those that are
-held out each is there once, so that figures of different mixtures compare.
+A source is what the user gave: all files of a pattern or a folder are one. Only training documents are drawn; each held-out
+document is used exactly once, so that figures of different mixtures are comparable.
 """
 
 import logging
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 MIXTURE_STEP = "mixture"
 # Muennighoff et al. (2023), Scaling Data-Constrained Language Models, arXiv 2305.16264: up to 4 epochs of a text are about as good
-# as new text, and more than 16 add next to nothing.
+# as new text, and more than 16 add almost nothing.
 GOOD_EPOCHS, USEFUL_EPOCHS = 4, 16
-# A share that whole documents miss by more is said.
+# A larger deviation from the share, caused by whole documents, is reported.
 NOTEWORTHY_SHARE = 0.02
 
 
@@ -34,11 +34,11 @@ class Mixture:
     """The shares of the sources.
 
     Args:
-        weights: of each source, above 0; shares are proportional to them.
+        weights: one per source, above 0; shares are proportional to them.
         alpha: without weights, shares are proportional to `tokens ** alpha` of the source.
-        tokens: of the whole mixture; None is as many as all training documents have, so that a source whose share grows is repeated
-            and one whose share shrinks is not read to its end.
-        seed: of the draw and of the order.
+        tokens: in the whole mixture; None means as many as all training documents have, so a source with a larger share is repeated
+            and one with a smaller share is not read completely.
+        seed: for the selection and the order.
     Source of alpha: Conneau and Lample (2019), Cross-lingual Language Model Pretraining, arXiv 1901.07291, section 3.1.
     """
 
@@ -48,7 +48,7 @@ class Mixture:
     seed: int = 0
 
     def shares(self, tokens: Mapping[str, int]) -> dict[str, float]:
-        """The share of each source, which add up to 1, by the tokens that it has."""
+        """The share of each source given its tokens; they add up to 1."""
         if self.weights is None:
             alpha = 1.0 if self.alpha is None else self.alpha
             sizes = {name: float(count) ** alpha for name, count in tokens.items()}
@@ -60,7 +60,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class SourceTokens:
-    """What is trained on of one source. Args: `epochs` is how often its documents are read, on average."""
+    """The training tokens of one source. Args: `epochs` is how often its documents are read, on average."""
 
     name: str
     tokens: int
@@ -68,12 +68,12 @@ class SourceTokens:
 
 
 def names_as_given(sources: Iterable[Source]) -> dict[str, str]:
-    """For the name of each source, as documents have it, what the user wrote for it: the pattern of a file."""
+    """Maps the name of each source in documents to what the user wrote for it, such as a pattern."""
     return {source.name: source.given or source.name for source in sources}
 
 
 def shuffle_documents(documents, *, seed: int):
-    """The documents in a seeded random order; it takes 8 bytes of memory each, the texts stay where they are on disk."""
+    """The documents in a seeded random order; needs 8 bytes of memory each, the texts stay on disk."""
     return select(documents, np.random.default_rng(seed).permutation(len(documents)))
 
 
@@ -88,12 +88,12 @@ def mix(
 ):
     """The training documents in the shares of `mixture`, in a seeded random order.
 
-    A source is read whole as often as it fits into its share, and once more in part: of no document there is a second copy before
-    all of its source are there once, and no two documents of a source differ by more than one copy. Documents are never cut.
+    A source is used completely as often as it fits into its share, and once more in part: no document occurs twice before all of
+    its source occur once, and the counts of two documents of a source differ by at most one. Documents are never cut.
 
-    Args: `names` as `names_as_given` says it; `encode` as `prepare_split` takes it.
-    Raises: ValueError where a source that was given has no training document.
-    Cost: the documents are tokenised once more, to be counted; 32 bytes for each document and copy.
+    Args: `names` from `names_as_given`; `encode` as in `prepare_split`.
+    Raises: ValueError if a given source has no training document.
+    Cost: the documents are tokenised once more for counting; 32 bytes per document and copy.
     """
     start = time.perf_counter()
     encode = encode or partial(encode_to_arrays, tokenizer)
@@ -109,8 +109,8 @@ def mix(
     available = {name: int(tokens[source_of == number].sum()) for name, number in number_of.items()}
     if empty := [name for name, count in available.items() if not count]:
         raise UserError(
-            f"the source {empty[0]} has no training document of its own, so it can have no share of a mixture; give it more text, "
-            "or leave it out."
+            f"the source {empty[0]} has no training document, so it cannot have a share of a mixture; give it more text, or leave "
+            f"it out."
         )
     shares = mixture.shares(available)
     total = sum(available.values()) if mixture.tokens is None else mixture.tokens
@@ -144,17 +144,17 @@ def mix(
         share = one["tokens_out"] / mixed
         if abs(share - shares[name]) > NOTEWORTHY_SHARE:
             logger.warning(
-                f"warning: {name} was to have {100 * shares[name]:.1f} % of the tokens and has {100 * share:.1f} %, because its "
-                "documents are few or long, and none is cut; smaller ones fit better (text_documents: paragraph)."
+                f"warning: {name} should have {100 * shares[name]:.1f} % of the tokens but has {100 * share:.1f} %, because its "
+                f"documents are few or long and are never cut; smaller ones fit better (text_documents: paragraph)."
             )
     return select(documents, order)
 
 
 def draw_documents(tokens: np.ndarray, *, wanted: float, generator: np.random.Generator) -> np.ndarray:
-    """Numbers of documents that together have about `wanted` tokens, at least one: all in each whole pass, and in the last one as
-    many, in random order, as come nearest.
+    """Indices of documents with about `wanted` tokens in total, at least one: all of them in each full pass, and in the last pass a
+    random selection that comes closest.
 
-    Args: `tokens` of each document.
+    Args: `tokens` is the number in each document.
     """
     passes, left = divmod(wanted, int(tokens.sum()))
     order = generator.permutation(len(tokens))
@@ -166,14 +166,14 @@ def draw_documents(tokens: np.ndarray, *, wanted: float, generator: np.random.Ge
 
 
 def training_sources(passport: Passport) -> list[SourceTokens]:
-    """What the training rows hold of each source, in the order in which they were named; [] where the passport does not say."""
+    """The share of each source in the training rows, in the order given by the user; [] if the passport does not say."""
     mixed = next((step["sources"] for step in passport.steps if step["step"] == MIXTURE_STEP), {})
     tokens = tokens_by_source(passport, "train")
     return [SourceTokens(name, count, mixed.get(name, {"epochs": 1.0})["epochs"]) for name, count in tokens.items()]
 
 
 def tokens_by_source(passport: Passport, split: str) -> dict[str, int]:
-    """Tokens of each source in a split, by what the user wrote for it: all files of a pattern together."""
+    """Tokens of each source in a split, by what the user wrote for it: all files of a pattern combined."""
     tokens: dict[str, int] = {}
     for entry in passport.inputs:
         counts = entry.get("splits", {}).get(split)
@@ -184,7 +184,7 @@ def tokens_by_source(passport: Passport, split: str) -> dict[str, int]:
 
 
 def table_of_sources(sources: Sequence[SourceTokens], *, epochs: float = 1.0) -> str:
-    """Tokens, share and epochs of each source, a line each.
+    """Tokens, share and epochs of each source, one line each.
 
     Args: `epochs` is how often the rows are read.
     """
@@ -196,7 +196,7 @@ def table_of_sources(sources: Sequence[SourceTokens], *, epochs: float = 1.0) ->
 
 
 def warnings_of_epochs(sources: Sequence[SourceTokens], *, epochs: float = 1.0) -> list[str]:
-    """What is to be said of sources that are read more often than does them good.
+    """Warnings about sources that are read too often.
 
     Args: `epochs` is how often the rows are read.
     """
@@ -205,19 +205,19 @@ def warnings_of_epochs(sources: Sequence[SourceTokens], *, epochs: float = 1.0) 
         times = one.epochs * epochs
         if times > USEFUL_EPOCHS:
             said.append(
-                f"WARNING: {one.name} is read {times:.1f} TIMES. After {USEFUL_EPOCHS} times next to nothing is left to learn from "
-                "a text, and the model repeats it by heart (arXiv 2305.16264): give more text, a smaller share or fewer steps."
+                f"WARNING: {one.name} is read {times:.1f} TIMES. After {USEFUL_EPOCHS} times, there is almost nothing left to "
+                f"learn from a text, and the model memorizes it (arXiv 2305.16264): give more text, a smaller share or fewer steps."
             )
         elif times > GOOD_EPOCHS:
             said.append(
-                f"warning: {one.name} is read {times:.1f} times; up to {GOOD_EPOCHS} times a text is about as good as new text, "
-                "from then on less and less so (arXiv 2305.16264)."
+                f"warning: {one.name} is read {times:.1f} times; up to {GOOD_EPOCHS} times, a text is about as good as new text, "
+                f"after that less and less (arXiv 2305.16264)."
             )
     return said
 
 
 def report_sources(passport: Passport, *, what: str, epochs: float = 1.0) -> None:
-    """Log the table of a passport's training text and its warnings; nothing where it does not say what is from which source.
+    """Log the table of a passport's training text and its warnings; nothing if the sources are unknown.
 
     Args:
         what: the table's heading.

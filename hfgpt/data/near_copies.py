@@ -1,14 +1,14 @@
-"""Copies between sets of texts: nothing that is trained on may be found again, exactly or nearly, in what measures the result.
+"""Copies between sets of texts: no training text may occur, exactly or nearly, in the evaluation data.
 
-Two texts are compared by the sets of all their 5-grams of characters, after case, digits, punctuation and spaces have been
-folded. A text is a copy of another where
+Two texts are compared by their sets of character 5-grams, after folding case, digits, punctuation and spaces. A text is a copy of
+another if
 
-- the Jaccard similarity of the two sets (shared / all) is at least the threshold: 1.0 is the same text but for what was folded,
-- or where it contains the other as a part: at least 90 % of the 5-grams of a text of 50 characters or more.
+- the Jaccard similarity of the two sets (shared / all) is at least the threshold (1.0 means the same text after folding),
+- or if it contains the other: at least 90 % of the 5-grams of a text of 50 characters or more.
 
-Which pairs are compared is found by MinHash (minhash.py), and by the rarest 5-grams for texts that contain others; the decision is
-made on the whole sets. At least 99.9 % of the pairs at the threshold are found, all but one in a million of the more similar ones
-(0.9 where the threshold is 0.8), and all texts that contain another.
+Candidate pairs are found by MinHash (minhash.py), and by the rarest 5-grams for texts that contain others; the decision uses the
+full sets. At least 99.9 % of the pairs at the threshold are found, all but one in a million of the more similar ones (0.9 where the
+threshold is 0.8), and all texts that contain another.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from hfgpt.errors import UserError
 
 SIMILARITY = 0.8
 CONTAINMENT = 0.9
-# A shorter text occurs in others by chance ("what do you think?").
+# A shorter text may occur in others by chance ("what do you think?").
 SHORTEST_CONTAINED = 50
 RECALL = 0.999  # of pairs at the threshold
 # Candidates at a time, and 5-grams that are compared at a time; each takes up to 40 bytes.
@@ -37,7 +37,7 @@ TEXTS_AT_A_TIME = 5_000
 
 @dataclass(frozen=True)
 class Copy:
-    """Text `index` is a copy of `references[reference_index]`, or contains it; 1.0 is the same but for what is folded."""
+    """Text `index` is a copy of `references[reference_index]`, or contains it; 1.0 means the same after folding."""
 
     index: int
     reference_index: int
@@ -45,11 +45,11 @@ class Copy:
 
 
 class _Folding(dict):
-    """For str.translate: what is neither letter nor digit becomes a space, invisible format characters nothing."""
+    """For str.translate: characters other than letters and digits become spaces; invisible format characters are removed."""
 
     def __missing__(self, code: int) -> str:
         category = unicodedata.category(chr(code))
-        # Marks belong to their letters: without them Hindi loses its vowels.
+        # Combining marks belong to their letters: without them, Hindi loses its vowels.
         folded = chr(code) if category[0] in "LMN" else "" if category == "Cf" else " "
         self[code] = folded
         return folded
@@ -59,9 +59,9 @@ _folding = _Folding()
 
 
 def normalize(text: str, *, fold_digits: bool = True) -> str:
-    """The text as it is compared: "Call 0800-123, NOW!" and "call 0906  77 now" are both "call 0 0 now".
+    """The text normalized for comparison: "Call 0800-123, NOW!" and "call 0906  77 now" are both "call 0 0 now".
 
-    A text of nothing but punctuation or emoji stays what it is.
+    A text of only punctuation or emoji is unchanged.
     """
     text = unicodedata.normalize("NFKC", text).casefold()
     folded = " ".join(text.translate(_folding).split())
@@ -71,9 +71,9 @@ def normalize(text: str, *, fold_digits: bool = True) -> str:
 
 
 class _Sets:
-    """The sets of 5-grams of different texts, and their signatures.
+    """The 5-gram sets of distinct texts, and their signatures.
 
-    Memory: 12 bytes for each different 5-gram of a text, and 128 a text.
+    Memory: 12 bytes per distinct 5-gram of a text, and 128 per text.
     """
 
     def __init__(self, texts: Sequence[str]):
@@ -203,17 +203,17 @@ def _jaccard(one: _Sets, other: _Sets, rows: np.ndarray, columns: np.ndarray) ->
 
 
 def find_copies(texts: Iterable[str], references: Iterable[str], *, threshold: float = SIMILARITY) -> list[Copy]:
-    """Every text that is a copy of a reference or contains one, with the reference that it is most similar to.
+    """All texts that are copies of a reference or contain one, with the most similar reference.
 
     Args:
-        threshold: Jaccard similarity from which two texts are near copies, above 0 to 1.
+        threshold: Jaccard similarity from which two texts count as near copies, above 0 and at most 1.
     Cost: linear in the texts, but for pairs that are similar, and for long references, whose rarest 5-grams are looked up in all
         texts. Measured: 5,574 SMS (80 characters), four fifths of them searched for copies of the rest: 0.3 s of CPU; 100,000
         lines of 80 characters: 9 s. Memory: 12 bytes for each different 5-gram of a text, about three times that while it is
         searched (benchmarks/deduplication.py).
     """
     if not 0 < threshold <= 1:
-        raise UserError(f"threshold is {threshold}; a similarity above 0, up to 1 is needed.")
+        raise UserError(f"threshold is {threshold}; it must be above 0 and at most 1.")
     normalized, normalized_references = ([normalize(text) for text in some] for some in (texts, references))
     different = list(dict.fromkeys(normalized))
     first = {text: index for index, text in reversed(list(enumerate(normalized_references)))}
@@ -228,9 +228,9 @@ def find_copies(texts: Iterable[str], references: Iterable[str], *, threshold: f
 
 
 def similar_groups(texts: Iterable[str], *, threshold: float = SIMILARITY, fold_digits: bool = True) -> list[int]:
-    """A number for each text, the same for texts that are near copies of each other, or of others in between.
+    """A group number per text, the same for texts that are near copies of each other, directly or through others.
 
-    Cost: see `find_copies`; texts that are in one group already are not compared again.
+    Cost: see `find_copies`; texts already in the same group are not compared again.
     """
     normalized = [normalize(text, fold_digits=fold_digits) for text in texts]
     if not normalized:

@@ -1,8 +1,8 @@
-"""Datasets that are written to disk while they are made and read in batches, so that memory stays constant.
+"""Datasets written to disk while they are created and read in batches, so that memory stays constant.
 
 `datasets` does both one row at a time (`Dataset.from_generator`, `for text in dataset["text"]`), which for 20 MB of paragraphs
-takes longer than reading and packing them. It reads through memory maps, whose pages count as this process's memory: a pass over
-2 GB of text makes it 2 GB large. Here files are read as files.
+takes longer than reading and packing them. It reads through memory maps, whose pages count as this process's memory: a pass over 2
+GB of text makes it 2 GB larger. Here, files are read without maps.
 """
 
 import contextlib
@@ -28,9 +28,10 @@ DOCUMENT_SCHEMA = pyarrow.schema({**{name: pyarrow.string() for name in ("text",
 
 
 def write_documents(documents: Iterable[dict], path: Path, *, schema: pyarrow.Schema = DOCUMENT_SCHEMA):
-    """Documents as a `datasets.Dataset` that stays on disk; its columns are `text`, `source`, `row_id` and `draw` if not told.
+    """Write documents as a `datasets.Dataset` that stays on disk; by default, its columns are `text`, `source`, `row_id` and
+    `draw`.
 
-    Memory: a batch; of a long document, twice its bytes in UTF-8.
+    Memory: one batch; for a long document, twice its UTF-8 bytes.
     """
 
     def batches() -> Iterator[pyarrow.RecordBatch]:
@@ -44,12 +45,12 @@ def write_documents(documents: Iterable[dict], path: Path, *, schema: pyarrow.Sc
 
 
 def stored_documents(paths: Sequence[Path]):
-    """What `write_documents` wrote to these files, one after the other."""
+    """The documents that `write_documents` wrote to these files, one file after another."""
     return _stored(paths, fingerprint="documents")
 
 
 def in_batches(documents: Iterable[dict]) -> Iterator[list[dict]]:
-    """Lists of documents, about `BATCH_CHARACTERS` of text each. A list may be emptied by who gets it."""
+    """Lists of documents, about `BATCH_CHARACTERS` of text each. The receiver may empty a list."""
     batch, characters = [], 0
     for document in documents:
         batch.append(document)
@@ -73,9 +74,9 @@ def _column(values: list, kind: pyarrow.DataType) -> pyarrow.Array:
 
 
 def write_rows(blocks: Iterable[Rows], path: Path, *, context_length: int):
-    """Rows with the columns `input_ids` and `position_ids` as a `datasets.Dataset` that stays on disk.
+    """Write rows with the columns `input_ids` and `position_ids` as a `datasets.Dataset` that stays on disk.
 
-    They lie in files of about `SHARD_BYTES` beside `path` that are named after it; `save_rows` moves them to where they are kept.
+    They are in files of about `SHARD_BYTES` beside `path`, named after it; `save_rows` moves them to their final location.
     """
     row = pyarrow.list_(pyarrow.int32(), context_length)
     schema = pyarrow.schema({"input_ids": row, "position_ids": row})
@@ -122,7 +123,7 @@ def _stored(paths: Sequence[Path], *, fingerprint: str | None = None):
 
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """The progress bars that `datasets` shows of its own work are off: of steps within a step, which nobody asked for."""
+    """Turn off the progress bars of `datasets` for its internal steps."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()
@@ -135,7 +136,7 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def save_rows(rows, folder: Path) -> None:
-    """What `rows.save_to_disk(folder)` leaves of a `datasets.DatasetDict`, with the files moved there in which the rows lie."""
+    """Same as `rows.save_to_disk(folder)` for a `datasets.DatasetDict`, but the existing files are moved there."""
     from datasets import DatasetDict
 
     files = {name: _files_of(part) for name, part in rows.items()}
@@ -157,7 +158,7 @@ def save_rows(rows, folder: Path) -> None:
 
 
 def _files_of(dataset) -> list[Path]:
-    """The files that hold these rows, all of them in this order, and nothing else; [] where there are no such files."""
+    """The files that contain exactly these rows in this order; [] if there are no such files."""
     from datasets.table import MemoryMappedTable
 
     paths = [Path(file["filename"]) for file in dataset.cache_files]
@@ -166,9 +167,9 @@ def _files_of(dataset) -> list[Path]:
 
 
 def select(documents, indices: Sequence[int] | np.ndarray):
-    """These rows of a `datasets.Dataset`, whose own `select` makes a Python list of them (40 bytes a row).
+    """Select rows of a `datasets.Dataset`, whose own `select` creates a Python list (40 bytes per row).
 
-    Memory: 8 bytes a row, which the result keeps; of rows that follow each other, none.
+    Memory: 8 bytes per row, kept by the result; none for contiguous rows.
     """
     from datasets import Dataset
     from datasets.table import InMemoryTable
@@ -188,7 +189,7 @@ def select(documents, indices: Sequence[int] | np.ndarray):
 
 
 def rows_where(flags: Iterable[bool]) -> np.ndarray:
-    """The numbers of the rows whose flag is set; a byte per row meanwhile, where a list of numbers takes 36."""
+    """The numbers of the rows whose flag is set; uses a byte per row, whereas a list of numbers takes 36."""
     return np.flatnonzero(np.fromiter(flags, dtype=bool))
 
 
@@ -204,12 +205,12 @@ def numbers_of(documents, column: str) -> np.ndarray:
 
 
 def different_values(documents, column: str) -> set[str]:
-    """The different values of a column of a `datasets.Dataset`."""
+    """The distinct values of a column of a `datasets.Dataset`."""
     return set().union(*(part.unique().to_pylist() for part in _parts(documents, column)))
 
 
 def text_batches(documents) -> Iterator[list[str]]:
-    """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time. A list may be emptied by who gets it."""
+    """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time. The receiver may empty a list."""
     for part in _parts(documents, "text"):
         texts = part.to_pylist()
         del part  # of a long text, its bytes

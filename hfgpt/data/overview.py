@@ -1,4 +1,4 @@
-"""overview.png: how long the documents are, which source gave how many tokens, and what each step dropped."""
+"""overview.png: document lengths, tokens per source, and documents dropped per step."""
 
 import unicodedata
 import warnings
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 OVERVIEW_NAME = "overview.png"
 
-MOST_SOURCES, MOST_STEPS = 12, 18  # those beyond stand together in the last bar
+MOST_SOURCES, MOST_STEPS = 12, 18  # the rest is combined in the last bar
 _LONGEST_LABEL = 34
 _COLORS = {"train": "#2c6fbb", "validation": "#e08a1e", "test": "#c0392b"}
 _GREY = "#9db4cf"
 
 
 def draw_overview(passport: Passport, path: Path) -> None:
-    """Draw three plots of what a passport says of prepared data; the same passport gives the same bytes.
+    """Draw three plots from the passport of prepared data; the same passport gives the same bytes.
 
-    Files are called by the last part of their names; what is published has been told without them (hub/file_names.py).
+    Files are shown by the last part of their names; the published version omits them (hub/file_names.py).
     """
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     sources, steps = tokens_by_source(passport), dropped_by_step(passport)
     height = 2.2 + 0.26 * max(8, len(sources), min(len(steps), MOST_STEPS))
@@ -35,12 +35,12 @@ def draw_overview(passport: Passport, path: Path) -> None:
     _draw_sources(plots[1], sources)
     _draw_steps(plots[2], steps)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # such a name is drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # such names are drawn as boxes
         write_picture(path, figure)
 
 
 def tokens_by_source(passport: Passport) -> list[tuple[str, dict[str, int]]]:
-    """The name of each source with its tokens by split, the largest first; those beyond `MOST_SOURCES` together."""
+    """The name of each source with its tokens by split, the largest first; those beyond `MOST_SOURCES` combined."""
     found = [
         (str(entry.get("name")), {split: counts["tokens"] for split, counts in (entry.get("splits") or {}).items()})
         for entry in passport.inputs
@@ -58,7 +58,7 @@ def tokens_by_source(passport: Passport) -> list[tuple[str, dict[str, int]]]:
 
 
 def dropped_by_step(passport: Passport) -> list[tuple[str, int, int]]:
-    """Each step that can drop documents, with how many came in and how many it dropped, in their order."""
+    """Each step that can drop documents, with its input and dropped counts, in order."""
     steps = [
         (str(entry["step"]), entry["documents_in"], entry["documents_in"] - entry["documents_out"])
         for entry in passport.steps
@@ -66,7 +66,7 @@ def dropped_by_step(passport: Passport) -> list[tuple[str, int, int]]:
         and isinstance(entry.get("documents_in"), int)
         and isinstance(entry.get("documents_out"), int)
     ]
-    return [one for one in steps if one[2] >= 0]  # one that adds, such as planted secrets, drops none
+    return [one for one in steps if one[2] >= 0]  # a step that adds documents, such as planted secrets, drops none
 
 
 def _draw_lengths(axes: "Axes", passport: Passport) -> None:
@@ -89,7 +89,7 @@ def _draw_lengths(axes: "Axes", passport: Passport) -> None:
     ticks = range(first, last + 1, step)
     axes.set_xticks(ticks, [_bin(bits) for bits in ticks], rotation=45, ha="right", fontsize=8)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set(xlabel="tokens of a document", ylabel="share of the documents", title="Length")
+    axes.set(xlabel="tokens per document", ylabel="share of the documents", title="Length")
     axes.margins(y=0.25)  # room for the legend
     axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 1])
     if passport.lengths:
@@ -131,7 +131,7 @@ def _draw_steps(axes: "Axes", steps: list[tuple[str, int, int]]) -> None:
     axes.barh(range(len(steps)), values, color="#7f8c8d")
     ends = [f"{_count(dropped)} of {_count(before)} ({_percent(dropped / max(1, before))})" for _, before, dropped in steps]
     _bars(axes, [name for name, *_ in steps], values, ends)
-    axes.set(xlabel="documents dropped", title="Dropped by each step")
+    axes.set(xlabel="documents dropped", title="Dropped per step")
 
 
 def _bars(axes: "Axes", names: list[str], values: list[float], ends: list[str]) -> None:

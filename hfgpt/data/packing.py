@@ -1,17 +1,17 @@
-"""Documents into rows of the context length: several short ones share a row, a long one fills several.
+"""Pack documents into rows of the context length: several short ones share a row, a long one fills several.
 
-How a row reads, with `|` for the document separator and three documents A, B and C:
+A row with `|` for the document separator and three documents A, B and C:
 
     input_ids     |  a  a  a  |  b  b  |  c  c  c  c  |  pad
     position_ids  0  1  2  3  0  1  2  0  1  2  3  4  5  0
 
-Every document is followed by one separator, which also opens the next: it is the last thing the model predicts of one
-document and the first thing it reads of another, as end and beginning of text. So each token of a text, its first included,
-is predicted exactly once, which is what makes bits per byte right, and the empty prompt is something the model has seen.
-`position_ids` restart with each document; the attention masks of transformers keep the documents apart by them.
+Every document is followed by one separator, which also begins the next: it is the last token the model predicts in one document and
+the first one it reads in the next. So each token of a text, including the first, is predicted exactly once, which makes bits per
+byte correct, and the model has seen the empty prompt. `position_ids` restart with each document; transformers' attention masks use
+them to keep the documents apart.
 
-Where a document is cut, be it too long for a row or because a way of packing cuts it, the next piece repeats the last token of
-the one before and opens a row: it does not begin with a separator, so nothing may stand before it.
+When a document is cut, because it is too long for a row or the packing method cuts it, the next piece repeats the last token of the
+previous one and starts a row: it does not begin with a separator, so nothing may precede it.
 """
 
 import bisect
@@ -29,14 +29,14 @@ from hfgpt.tables import Table
 Ids = Sequence[int] | np.ndarray
 IdsType = TypeVar("IdsType", list[int], np.ndarray)
 
-DOCUMENTS_TOGETHER = 10_000  # short documents and ends of long ones that are sorted and packed as one
-TOKENS_TOGETHER = 2**22  # where long documents are kept whole until they are cut: at most about 16 MiB of them
+DOCUMENTS_TOGETHER = 10_000  # short documents and ends of long ones that are sorted and packed together
+TOKENS_TOGETHER = 2**22  # for methods that keep long documents whole until they are cut: about 16 MiB of them
 ROWS_AT_ONCE = 4_096  # of a block, so that memory stays constant however long a document is
 
 
 @dataclass
 class PackingCounts:
-    """Where every position of every row went: rows x context_length = tokens + separators + repeated + padding."""
+    """Accounts for every position of every row: rows x context_length = tokens + separators + repeated + padding."""
 
     documents: int = 0
     bytes: int = 0
@@ -65,21 +65,20 @@ def pack(
     packing: str = "best_fit",
     together: int = DOCUMENTS_TOGETHER,
 ) -> Iterator[Rows]:
-    """Pack documents into rows; nothing is lost, and each token is predicted once, from its own document alone.
+    """Pack documents into rows; nothing is lost, and each token is predicted once, only from its own document.
 
-    A document that is cut is continued in another row that repeats its last token, so that the token after it is still predicted
-    from something.
+    A cut document continues in another row that repeats its last token, so that the next token still has a context.
 
     Args:
         documents: token ids of each document, without separators; read one at a time.
         context_length: tokens per row, 3 or more.
         separator, pad: ids of the two special tokens; they differ, or the end of a document would not be learned.
-        counts: is added to.
-        packing: a way of `PACKINGS`, which differ in what they cut and how much padding they leave.
-        together: number of documents whose rows are filled up with each other; "in_order" needs none.
+        counts: updated in place.
+        packing: one of `PACKINGS`, which differ in what they cut and how much padding they leave.
+        together: number of documents that are packed together; "in_order" does not use it.
     Yields: the rows in blocks of `ROWS_AT_ONCE`; the last is smaller.
-    Cost: linear in the tokens, O(n log n) in the documents that are packed together; of each of these, at most a row is kept
-        ("best_fit_split" keeps `TOKENS_TOGETHER` and one document more).
+    Cost: linear in the tokens, O(n log n) in the documents packed together; at most one row of each is kept in memory
+        ("best_fit_split" keeps `TOKENS_TOGETHER` and one more document).
     Source: best-fit-decreasing bin packing; Ding et al. (2024), Fewer Truncations Improve Language Modeling, arXiv 2404.10830.
     """
     bins = PACKINGS.find(packing)
@@ -91,13 +90,13 @@ def pack(
 def cut_windows(
     documents: Iterable[Ids], *, window: int, stride: int, separator: int, pad: int, counts: PackingCounts
 ) -> Iterator[Rows]:
-    """The book's rows: each document, closed by its separator, in sliding windows; one window per row, in blocks as `pack`'s."""
+    """The book's rows: each document, followed by its separator, in sliding windows; one window per row, in blocks as in `pack`."""
     bins = _window_bins(documents, window=window, stride=stride, separator=separator, counts=counts)
     return _in_blocks(bins, context_length=window, pad=pad, counts=counts)
 
 
 def _opened(documents: Iterable[Ids], *, separator: int, counts: PackingCounts) -> Iterator[np.ndarray]:
-    """Each document behind the separator that opens it."""
+    """Each document preceded by its separator."""
     for ids in documents:
         counts.documents += 1
         counts.tokens += len(ids)
@@ -131,7 +130,7 @@ def _best_fit_bins(
                 yield [segment[:context_length]]
                 segment = segment[context_length - 1 :]
                 counts.repeated += 1
-            tails.append(segment.copy())  # by itself, or the whole document would stay in memory
+            tails.append(segment.copy())  # a copy, otherwise the whole document would stay in memory
         if not openings and not tails:
             return
         for row in best_fit(openings, begun=[[tail] for tail in tails], capacity=context_length - 1):
@@ -141,9 +140,9 @@ def _best_fit_bins(
 def _best_fit_split_bins(
     segments: Iterator[np.ndarray], *, context_length: int, separator: int, counts: PackingCounts, together: int
 ) -> Iterator[list[np.ndarray]]:
-    """Best fit, and where no document fits into the room that is left, the longest is cut to fill it: only the last row is padded.
+    """Best fit; if no document fits into the remaining room, the longest is cut to fill it: only the last row is padded.
 
-    What is left of a cut document opens the next row.
+    The rest of a cut document begins the next row.
     """
     waiting = _Waiting()
     rest: np.ndarray | None = None  # of the document that was cut last
@@ -213,10 +212,10 @@ class _Waiting:
 def _bins_in_order(
     segments: Iterator[np.ndarray], *, context_length: int, separator: int, counts: PackingCounts, together: int
 ) -> Iterator[list[np.ndarray]]:
-    """All documents one after the other, cut where a row is full: only the last row is padded, most rows begin within a document.
+    """All documents in sequence, cut when a row is full: only the last row is padded, and most rows begin within a document.
 
-    The row that goes on begins with the last token of the one before. Where that is a separator, the row before ends with its
-    document, and the next one opens with the separator again.
+    A continuing row begins with the last token of the previous one. If that is a separator, the previous row ends with its
+    document, and the next one begins with the separator again.
     """
     row: list[np.ndarray] = []
     used = 0
@@ -265,14 +264,16 @@ def sliding_windows(ids: IdsType, *, window: int, stride: int) -> Iterator[IdsTy
 
     Args:
         ids: token ids of one document, length >= 1: a list, or an array, whose windows share its memory.
-        window: most tokens per window.
+        window: maximum tokens per window.
         stride: tokens between window starts, 1..window; smaller means more overlap and more training steps.
     Yields: at most `window` ids each; the last may be shorter.
     Raises: ValueError if `stride` would skip tokens.
     Source: Raschka (2024), Build a Large Language Model (From Scratch), section 2.6.
     """
     if not 1 <= stride <= window:
-        raise UserError(f"stride is {stride}, window {window}; a stride from 1 to the window is needed, or tokens are skipped.")
+        raise UserError(
+            f"stride is {stride} and window is {window}; the stride must be between 1 and the window, or tokens would be skipped."
+        )
     for start in range(0, len(ids), stride):
         yield ids[start : start + window]
         if start + window >= len(ids):
@@ -290,7 +291,7 @@ def _in_blocks(bins: Iterator[list[np.ndarray]], *, context_length: int, pad: in
 
 
 def lay_out(bins: Sequence[Sequence[Ids]], *, length: int, fill: int) -> np.ndarray:
-    """Segments side by side, one bin per row, filled up at the right: (bins, length)."""
+    """Segments side by side, one bin per row, padded on the right: (bins, length)."""
     rows = np.full((len(bins), length), fill, dtype=np.int32)
     if bins:
         used = np.array([sum(map(len, segments)) for segments in bins])
@@ -307,10 +308,10 @@ def restarting_positions(bins: Sequence[Sequence[Ids]], *, length: int) -> np.nd
 
 
 def best_fit(segments: list[IdsType], *, begun: list[list[IdsType]], capacity: int) -> list[list[IdsType]]:
-    """Put each segment, longest first, where the least room is left behind; equal lengths keep their order.
+    """Put each segment, longest first, where it leaves the least room; equal lengths keep their order.
 
-    `begun` are bins that hold something already: the end of a cut document. It stays first in its row, and alone of its kind,
-    because it does not begin with the separator that closes the document before.
+    `begun` are bins that already contain the end of a cut document. It stays first in its row, and only one per row is possible,
+    because it does not begin with the separator that ends the previous document.
 
     Cost: O(n log n) for n segments, whatever the capacity.
     """

@@ -1,4 +1,4 @@
-"""Steps on single texts in several processes of this machine, with the documents in their order and the same counts."""
+"""Run text steps in several processes on this machine, keeping document order and counts."""
 
 import contextlib
 import multiprocessing
@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 from hfgpt.data.on_disk import Document, in_batches
 from hfgpt.data.steps import Outcome, StepCounts, TextStep, apply_steps
 
-# Processes take seconds to start, and as long as a text is on its way to one, it is in memory three times.
-WORTH_PROCESSES = 2**23  # characters that come before any are started
+# Processes take seconds to start, and a text in transit is in memory three times.
+WORTH_PROCESSES = 2**23  # characters processed before any are started
 TOO_LONG_TO_SEND = 2**24  # characters of one document, which stays in this process
 Drop = tuple[Document, int, Outcome]  # with the number of the step
 Done = tuple[list[Document], list[StepCounts], list[Drop]]
@@ -36,9 +36,9 @@ def apply_steps_in_processes(
     num_proc: int,
     on_drop: Callable[[Document, TextStep, Outcome], None] | None = None,
 ) -> Iterator[Document]:
-    """What `apply_steps` gives, in the same order, from `num_proc` processes once there is enough text to be worth it.
+    """Same as `apply_steps`, in the same order, with `num_proc` processes once there is enough text to make it worthwhile.
 
-    Memory: two batches of about `BATCH_CHARACTERS` for each process.
+    Memory: two batches of about `BATCH_CHARACTERS` per process.
     """
     documents = iter(documents)
     if not steps or num_proc < 2:
@@ -68,17 +68,17 @@ def in_processes(
     too_long: Callable[[Batch], bool],
     from_main: bool = False,
 ) -> Iterator[Result]:
-    """What `function` makes of each batch, in their order; of one that is `too_long` to be sent, in this process.
+    """Apply `function` to each batch, in order; batches that are `too_long` to send are handled in this process.
 
-    A process that is killed ends the run with an error; where this one is killed, the others end by themselves.
+    If a process is killed, the run ends with an error; if this one is killed, the others exit by themselves.
 
-    Args: `from_main` where `function` needs what the script of this process defines.
-    Memory: two batches for each process, and 80 to 100 MB for the modules that it imports.
+    Args: `from_main` if `function` needs definitions from the script of this process.
+    Memory: two batches per process, and 80 to 100 MB for its imported modules.
     """
     if num_proc < 2:
         yield from map(function, batches)
         return
-    # Not forked from this process, whose threads (Arrow's, the progress bar's) a copy would lack, with the locks that they held.
+    # Not forked: a copy of this process would lack its threads (Arrow's, the progress bar's) but keep their locks.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context(method), _begin, (function,))
     waiting: deque[Future[Result]] = deque()
@@ -90,7 +90,7 @@ def in_processes(
                 yield function(batch)
             else:
                 with contextlib.nullcontext() if from_main else _no_main_module():
-                    waiting.append(pool.submit(_call, batch))  # which starts a process where all are busy
+                    waiting.append(pool.submit(_call, batch))  # starts a process if all are busy
             while len(waiting) > 2 * num_proc:
                 yield waiting.popleft().result()
         while waiting:
@@ -101,7 +101,7 @@ def in_processes(
 
 @contextlib.contextmanager
 def _no_main_module() -> Iterator[None]:
-    """Processes that are started meanwhile do not import this one's script: a recipe imports datasets and transformers, 100 MB."""
+    """Processes started in this context do not import this one's script: a recipe imports datasets and transformers, 100 MB."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

@@ -18,7 +18,7 @@ from hfgpt.data.reading import (
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
 
-BATCH_BYTES, MOST_ROWS = 2**24, 1_000  # read at a time
+BATCH_BYTES, MOST_ROWS = 2**24, 1_000  # read at once
 
 
 def read_parquet(source: Source, options: SourceOptions, errors: RowErrors | None, column: str | None = None) -> Iterator[Record]:
@@ -40,7 +40,7 @@ def read_parquet(source: Source, options: SourceOptions, errors: RowErrors | Non
                 yield Record(row, source.name, f"row {row_id}", str(row_id))
                 row_id += 1
     except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the machine's word; Arrow says of damaged data only what it is
+        if isinstance(error, OSError) and error.errno is not None:  # a machine error; for damaged data, Arrow gives no errno
             raise
         raise UserError(f"{source.name} is not a valid Parquet file: {error}") from None
 

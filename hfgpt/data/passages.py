@@ -1,16 +1,16 @@
-"""Passages: runs of bytes that a text shares with other texts, found in linear time and bounded memory.
+"""Passages: runs of bytes shared between texts, found in linear time and bounded memory.
 
-Of the other texts, windows of some bytes are kept as bits of a table, each at the place that its hash says; nothing else of them
-stays in memory. A passage is where windows of a text that are in the table follow each other:
+Windows of the other texts are stored as bits in a table, at the position given by their hash; nothing else is kept in memory. A
+passage is a sequence of consecutive windows of a text that are in the table:
 
     others   ...the quick brown fox jumps over the lazy dog...     windows of 8 bytes: "the quic", "he quick", "e quick ", ...
     text     A slow quick brown fox jumps over a cat.
     windows        ^^^^^^^^^^^^^^^^^^^^^
     passage       [ quick brown fox jumps over ]                   as long as the windows in it
 
-Every shared run of `shortest` bytes is found, without exception; of folded text, every one that has so many bytes once it is
-folded. What is found beside that is bounded: a passage may be joined from runs of the others that overlap in a window, and that
-the place of a window was taken by another one `in_a_row` times by chance is ruled out.
+Every shared run of at least `shortest` bytes is found; with folding, every run with that many bytes after folding. False positives
+are limited: a passage may be joined from runs of the others that overlap in a window, but `in_a_row` consecutive chance collisions
+are practically impossible.
 
 The hash is a polynomial in a random odd base modulo 2 ** 64: the hashes of all windows are differences of prefix sums, times powers
 of the base's inverse. Source: Karp and Rabin (1987), Efficient randomized pattern-matching algorithms.
@@ -34,7 +34,7 @@ from hfgpt.data.passport import Passport
 logger = logging.getLogger(__name__)
 
 Span = tuple[int, int]  # of bytes: the first, and the one after the last
-# In no UTF-8: a window with it is none of a text.
+# Never occurs in UTF-8, so a window that contains it matches no text.
 DOCUMENT_END = 0xFF
 BITS_PER_WINDOW = 8
 LEAST_BITS, MOST_BITS = 1 << 16, 1 << 32  # 8 KiB and 512 MiB
@@ -69,19 +69,19 @@ def _powers(base: int, number: int) -> np.ndarray:
 
 
 class Windows:
-    """The windows of texts that were added, to find runs of `shortest` bytes that other texts share with them.
+    """The windows of added texts, for finding runs of `shortest` bytes that other texts share with them.
 
     Args:
-        shortest: bytes of the shortest run that is surely found.
-        size: bytes of all texts that will be added, about.
-        stride: bytes from one window that is kept to the next.
-        folded: whether the case of ASCII letters, and the kind and amount of white space make no difference, so that a text
-            is also found where its lines end elsewhere or are indented. `shortest` is then of bytes in which white space is one.
+        shortest: bytes of the shortest run that is guaranteed to be found.
+        size: approximate bytes of all texts to be added.
+        stride: bytes between stored windows.
+        folded: whether to ignore the case of ASCII letters and the kind and amount of whitespace, so that a text is also found with
+            different line breaks or indentation. `shortest` then counts each run of whitespace as one byte.
     Attributes:
         width: bytes of a window.
-        in_a_row: windows that have to follow each other, `stride` bytes apart: as many as any run of `shortest` bytes holds.
-    Memory: a byte for each window, rounded up to a power of two; at least 8 KiB, at most 512 MiB. Above 500 million windows wrong
-        hits get likelier: with 4 billion, 16 in a row once in 3,500 bytes.
+        in_a_row: the number of consecutive windows required, `stride` bytes apart: as many as any run of `shortest` bytes contains.
+    Memory: a byte per window, rounded up to a power of two; at least 8 KiB, at most 512 MiB. Above 500 million windows, false hits
+        become more likely: with 4 billion, 16 in a row once in 3,500 bytes.
     """
 
     def __init__(self, shortest: int, size: int, *, stride: int = 1, folded: bool = False):
@@ -97,13 +97,13 @@ class Windows:
         self._inverse = _powers(pow(_BASE, -1, 2**64), BLOCK)
 
     def add(self, text: np.ndarray) -> None:
-        """Keep the windows of a text of bytes, or of several with `DOCUMENT_END` after each."""
+        """Store the windows of a text (bytes), or of several with `DOCUMENT_END` after each."""
         text, _ = self._collapsed(text)
         for start, hashes in self._hashes(text):
             self._keep(hashes[:: self.stride], self._are_whole(text, start, len(hashes))[:: self.stride])
 
     def find(self, text: np.ndarray) -> list[Span]:
-        """The passages of a text of bytes that stand in what was added, in order; two may overlap."""
+        """The passages of a text (bytes) that occur in the added texts, in order; two may overlap."""
         text, left_out = self._collapsed(text)
         found = np.zeros(len(text), dtype=bool)
         for start, hashes in self._hashes(text):
@@ -111,7 +111,7 @@ class Windows:
         return self._passages(found, left_out)
 
     def find_and_add(self, text: np.ndarray) -> list[Span]:
-        """The passages of a text that stand in what was added or earlier in the text itself; its windows are added, too."""
+        """The passages of a text that occur in the added texts or earlier in the text itself; its windows are added, too."""
         text, left_out = self._collapsed(text)
         found = np.zeros(len(text), dtype=bool)
         for start, hashes in self._hashes(text):
@@ -224,9 +224,9 @@ def passages_of(contents: Sequence[bytes], find: Callable[[np.ndarray], list[Spa
 
 @dataclass
 class CutCounts:
-    """What was cut out: passages, their UTF-8 bytes with what was dropped beside them, and documents by what became of them.
+    """What was cut out: passages, their UTF-8 bytes including dropped remainders, and affected documents.
 
-    Args: `pieces` is how many documents came of those that were cut: documents - dropped - cut + pieces are left.
+    Args: `pieces` is the number of documents created from cut ones: documents - dropped - cut + pieces are left.
     """
 
     passages: int = 0
@@ -237,13 +237,13 @@ class CutCounts:
 
     def described(self, bytes_in: int) -> str:
         """For the log, of documents with so many bytes."""
-        parts = f", parts of {self.documents_cut:,} others ({self.pieces:,} pieces stay)" if self.documents_cut else ""
+        parts = f", parts of {self.documents_cut:,} others ({self.pieces:,} pieces are kept)" if self.documents_cut else ""
         share = 100 * self.bytes / max(1, bytes_in)
-        return f"{self.documents_dropped:,} documents as a whole{parts}; {self.bytes:,} of {bytes_in:,} bytes ({share:.1f} %)"
+        return f"{self.documents_dropped:,} whole documents{parts}; {self.bytes:,} of {bytes_in:,} bytes ({share:.1f} %)"
 
 
 def cut_out(document: Document, content: bytes, passages: Sequence[Span], counts: CutCounts) -> Iterator[Document]:
-    """The document without these passages, which are extended to whole words: as it is where there are none, or in pieces.
+    """The document without these passages, which are extended to whole words: unchanged if there are none, otherwise in pieces.
 
     A piece has `row_id` with ":piece1", ":piece2", ... behind it; one of less than `SHORTEST_PIECE_BYTES` is dropped.
     """
@@ -287,13 +287,14 @@ def _to_word_borders(content: bytes, first: int, after: int) -> Span:
 def cut_repeated_passages(
     documents, passport: Passport, *, shortest: int, cache_dir: str | Path, dropped: DroppedDocuments | None = None
 ):
-    """Cut out what stood in the documents before: the first of all equal passages stays, the later ones go (see `cut_out`).
+    """Cut out passages that occurred in earlier documents: the first of equal passages is kept, later ones are removed (see
+    `cut_out`).
 
     Args:
         documents: a `datasets.Dataset`.
-        shortest: UTF-8 bytes; every repetition of so many is cut out.
-        dropped: takes the documents of which nothing is left.
-    Returns: the documents themselves where there is none.
+        shortest: UTF-8 bytes; every repetition of at least this many is cut out.
+        dropped: receives the documents of which nothing is left.
+    Returns: the same documents if there are no repetitions.
     Cost: time linear in the text, and 1 byte of memory for each 8 of it, at most 512 MiB. Measured: 267 MB of paragraphs 12 s of
         CPU time (22 MB/s), reading and writing included; with the table that 2.2 GB have, 658 MiB of memory in all, 2026-11-26.
     """
@@ -307,7 +308,7 @@ def cut_repeated_passages(
             for document, content, passages in zip(batch, contents, passages_of(contents, windows.find_and_add), strict=True):
                 pieces = list(cut_out(document, content, passages, counts))
                 if not pieces and dropped is not None:
-                    dropped.add(document, step=step, reason="all but less than a piece of it stands in earlier text")
+                    dropped.add(document, step=step, reason="too little of it is left after removing passages from earlier text")
                 yield from pieces
 
     written = write_documents(kept(), Path(cache_dir) / "without-repeated-passages.arrow", schema=documents.features.arrow_schema)
@@ -315,5 +316,5 @@ def cut_repeated_passages(
     found |= {"bytes_cut": found.pop("bytes"), "bytes_in": text_bytes(documents), "bytes_out": text_bytes(written)}
     passport.record(step, len(documents), len(written), start, **found, settings=settings)
     if counts.passages:
-        logger.info(f"{step}: {counts.passages:,} passages, taken out: {counts.described(found['bytes_in'])}")
+        logger.info(f"{step}: {counts.passages:,} passages removed: {counts.described(found['bytes_in'])}")
     return written if counts.passages else documents

@@ -22,7 +22,7 @@ PASSPORT_NAME = "passport.json"
 class Passport:
     """What happened to the data, in order.
 
-    `inputs` names every source with its SHA-256, its licence and what came of it; `steps` counts documents in and out; `splits`
+    `inputs` lists every source with its SHA-256, its licence and its outcome; `steps` counts documents in and out; `splits`
     accounts for every position of every row: rows x context_length = tokens + separators + repeated + padding. Every field is
     explained in docs/data/passport.md.
     """
@@ -32,15 +32,15 @@ class Passport:
     settings: dict = field(default_factory=dict)
     tokenizer: dict = field(default_factory=dict)
     splits: dict[str, dict] = field(default_factory=dict)
-    rows: dict[str, dict] = field(default_factory=dict)  # by split, the SHA-256 of what is in them (row_hashes.py)
+    rows: dict[str, dict] = field(default_factory=dict)  # by split, the SHA-256 of the contents (row_hashes.py)
     lengths: dict[str, dict[str, int]] = field(default_factory=dict)  # by split, documents of 0, 1, 2 to 3, 4 to 7, ... tokens
     lzma_bits_per_byte: dict[str, float] = field(default_factory=dict)
-    base: dict = field(default_factory=dict)  # of a fine-tuned model: which weights it began with
+    base: dict = field(default_factory=dict)  # for a fine-tuned model: the weights it started from
     versions: dict[str, str] = field(default_factory=dict)
-    command: str = ""  # without places of this machine
+    command: str = ""  # without paths of this machine
 
     def __post_init__(self):
-        # Not a field: seconds differ from run to run, and the file is the same for the same data.
+        # Not a field: seconds differ from run to run, but the file must be the same for the same data.
         self.seconds: dict[str, float] = {}
 
     def record(
@@ -49,11 +49,11 @@ class Passport:
         """Add one step and log its line.
 
         Args:
-            before, after: how many there were and are; None where the step is the first.
+            before, after: counts before and after; None if the step is the first.
             start: the `time.perf_counter()` at which it began.
-            what: of what, in the plural.
-            details: more that is worth knowing of the step, for the passport: `bytes_in`, `bytes_out` (UTF-8), `reasons` (how many
-                were dropped why), `settings`.
+            what: the counted things, in the plural.
+            details: further details of the step for the passport: `bytes_in`, `bytes_out` (UTF-8), `reasons` (counts of dropped
+                items), `settings`.
         """
         seconds = self.took(step, start)
         if before is None:
@@ -65,26 +65,26 @@ class Passport:
         self.steps.append({"step": step, **counts, **details})
 
     def took(self, what: str, start: float) -> float:
-        """Note for the log that `what` took from `start` to now. Returns: the seconds."""
+        """Record for the log that `what` took from `start` until now. Returns: the seconds."""
         seconds = time.perf_counter() - start
         self.seconds[what] = self.seconds.get(what, 0.0) + seconds
         return seconds
 
     def log_shares(self, start: float) -> None:
-        """Log which share of the time since `start` each step took; those below half a percent stand together with the rest."""
+        """Log the share of the time since `start` for each step; those below half a percent are combined with the rest."""
         total = time.perf_counter() - start
         named = {what: seconds for what, seconds in self.seconds.items() if seconds >= 0.005 * total}
         parts = [f"{what} {100 * seconds / total:.0f} %" for what, seconds in sorted(named.items(), key=lambda one: -one[1])]
         rest = 100 * max(0.0, 1 - sum(named.values()) / total)
-        logger.info(f"time: {total:.1f} s, of which {', '.join([*parts, f'all else {rest:.0f} %'])}")
+        logger.info(f"time: {total:.1f} s, of which {', '.join([*parts, f'everything else {rest:.0f} %'])}")
 
     def count_rows(self, split: str, counts: dict, *, by_source: dict[str, dict], lengths: dict[str, int]) -> None:
-        """Note what became of a split.
+        """Record the outcome of a split.
 
         Args:
-            counts: of `PackingCounts`.
+            counts: values of `PackingCounts`.
             by_source: documents, bytes and tokens by the `source` of the documents.
-            lengths: documents by the least length in tokens of those that they are counted with: 0, 1, 2, 4, 8, ...
+            lengths: documents by the lower bound of their length in tokens: 0, 1, 2, 4, 8, ...
         """
         self.splits[split], self.lengths[split] = counts, lengths
         for entry in self.inputs:
@@ -96,24 +96,24 @@ class Passport:
 
     @classmethod
     def load(cls, folder: Path) -> "Passport":
-        """Raises: FileNotFoundError where there is none, ValueError where it is not one of ours."""
+        """Raises: FileNotFoundError if there is none, ValueError if it is not one of ours."""
         if not folder.is_dir():
             raise MissingFileError(f"{folder} does not exist (looked from {Path.cwd()}); recipes/prepare_data.py writes one.")
         path = folder / PASSPORT_NAME
         if not path.is_file():
-            raise MissingFileError(f"{path} does not exist; a folder that recipes/prepare_data.py wrote is needed here.")
+            raise MissingFileError(f"{path} does not exist; give a folder written by recipes/prepare_data.py.")
         return cls.read(read_json(path), path)
 
     @classmethod
     def read(cls, content: dict, path: Path) -> "Passport":
-        """A passport from what its file holds. Raises: ValueError where it is not one of ours."""
+        """A passport from the contents of its file. Raises: ValueError if it is not one of ours."""
         try:
             return cls(**content)
         except TypeError as error:
-            raise UserError(f"{path} is not a passport of hfgpt ({error}); prepare the data again.") from None
+            raise UserError(f"{path} is not an hfgpt passport ({error}); prepare the data again.") from None
 
 
-# What the passport says about an input beside what it is: words of its owner, and what came of it.
+# Entries of an input that do not identify it: the owner's information, and the outcome.
 _TOLD = {"given", "license", "url", "documents", "text_bytes", "splits"}
 # Those of the packages that steps may use are told where they are installed.
 _PACKAGES = ("datasets", "numpy", "pyarrow", "tokenizers", "transformers")
@@ -121,7 +121,7 @@ _STEP_PACKAGES = ("datatrove", "detect-secrets", "ftfy", "pydivsufsort", "rensa"
 
 
 def contents_of(inputs: list[dict]) -> list[dict]:
-    """Inputs by what they hold: without the names of those whose SHA-256 is known, which may be spelled in many ways."""
+    """Inputs by content: without the names of those with a known SHA-256, which may be spelled in many ways."""
 
     def content(one: dict) -> dict:
         about = _TOLD | ({"name", "revision"} if "sha256" in one else set())

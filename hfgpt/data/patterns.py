@@ -1,12 +1,11 @@
-"""Which files a source means: one that exists, all that match a pattern, or the texts of a folder.
+"""Which files a source refers to: an existing file, all that match a pattern, or the texts in a folder.
 
-What exists comes first: `interview [final].txt` is a file, not a pattern, where there is such a file, and in
-`talks [v1]/*.txt` only the last part is a pattern where there is such a folder. `~` is the home folder. Patterns are those of
-`glob` (`**` goes into all folders below), but for a suffix, which is compared without case: `*.txt` finds NOTES.TXT.
+Existing files take precedence: `interview [final].txt` is a file, not a pattern, if there is such a file, and in `talks [v1]/*.txt`
+only the last part is a pattern if there is such a folder. `~` is the home folder. Patterns are those of `glob` (`**` includes all
+subfolders), except that suffixes ignore case: `*.txt` finds NOTES.TXT.
 
-What lies in folders below and is nobody's own text is left out, and how much is said in the log: what the recipes of hfgpt
-wrote there, environments and packages, hidden folders, and what links lead to that leave the folder. Whoever names such a folder
-or link itself reads it.
+Files in subfolders that are not the user's own text are left out and counted in the log: output of hfgpt's recipes, environments
+and packages, hidden folders, and links that lead outside the folder. Naming such a folder or link explicitly reads it.
 """
 
 import functools
@@ -22,24 +21,24 @@ from hfgpt.errors import MissingFileError, UserError
 
 logger = logging.getLogger(__name__)
 
-# Files by which a folder is known that a recipe wrote: its card, its samples and its reports are no text to train on.
+# Files that identify a folder written by a recipe: its card, samples and reports are not training text.
 OUTPUT_MARKERS = ("passport.json", "run.yaml", "conversion.json")
 PACKAGE_FOLDERS = {"__pycache__", "node_modules", "site-packages"}
 ENVIRONMENT_MARKER = "pyvenv.cfg"
 
 
 def expand_home(name: str) -> Path:
-    """`~/texts` under the home folder; whatever else begins with a tilde and exists is left alone."""
+    """Expand `~/texts` to the home folder; existing paths that begin with a tilde are left alone."""
     try:
         return Path(name) if Path(name).exists() else Path(name).expanduser()
     except RuntimeError:
-        raise MissingFileError(f"{name}: there is no such user, so no such home folder; check the spelling.") from None
+        raise MissingFileError(f"{name}: there is no such user and so no such home folder; check the spelling.") from None
 
 
 def files_matching(pattern: str) -> list[Path]:
-    """The files that a pattern means, sorted.
+    """The files that match a pattern, sorted.
 
-    Raises: FileNotFoundError where there are none, with what is there instead.
+    Raises: FileNotFoundError if there are none, saying what is there instead.
     """
     folder, rest = _split_at_first_pattern(pattern)
     *parts, last = rest
@@ -60,20 +59,21 @@ def files_matching(pattern: str) -> list[Path]:
     if left_out:
         in_its_folder = str(next(iter(left_out)).parent / last)
         raise MissingFileError(
-            f"all that matches {pattern!r} is left out: {_summed_up(left_out.values())}. To read it, name its folder, as in "
-            f"{in_its_folder!r}."
+            f"all matches of {pattern!r} are left out: {_summed_up(left_out.values())}. To read them, name the folder explicitly, "
+            f"as in {in_its_folder!r}."
         )
     raise MissingFileError(f"no file matches {pattern!r} (looked from {Path.cwd()}); {describe_folder(folder)}.")
 
 
 def files_in(folder: Path, *, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files in a folder, and in those below it, whose suffixes these are, sorted.
+    """The files with these suffixes in a folder and its subfolders, sorted.
 
-    Raises: ValueError where there are none, with what is there instead, and for a folder that a recipe wrote.
+    Raises: ValueError if there are none, saying what is there instead, and for a folder written by a recipe.
     """
     if (marker := _output_marker(folder)) is not None:
         raise UserError(
-            f"{folder} is what a recipe of hfgpt wrote ({marker} lies in it), not a folder of texts; name the texts themselves."
+            f"{folder} was written by an hfgpt recipe (it contains {marker}), so it is not a folder of texts; give the texts "
+            f"themselves."
         )
     paths, left_out, others = [], {}, Counter()
     kind_of = functools.cache(_kind_of)
@@ -88,18 +88,18 @@ def files_in(folder: Path, *, suffixes: tuple[str, ...]) -> list[Path]:
                 paths.append(path)
     if not paths:
         ending = next(iter(others), ".txt") if others else ".txt"
-        cure = f"; name files in it with a pattern, such as '{folder}/**/*{ending}'" if others else ""
+        cure = f"; select files in it with a pattern, such as '{folder}/**/*{ending}'" if others else ""
         raise MissingFileError(
-            f"the folder {str(folder)!r} holds no {', '.join(suffixes)} file: {_counted(others) or 'it is empty'}{cure}."
+            f"the folder {str(folder)!r} has no {', '.join(suffixes)} file: {_counted(others) or 'it is empty'}{cure}."
         )
     _say_left_out(str(folder), left_out)
-    said = f"sources: {folder} is a folder, {_counted(Counter(path.suffix.lower() for path in paths))} are read"
-    _say(said + (f"; not read: {_counted(others)} (a pattern such as '{folder}/**/*.py' names other files)" if others else ""))
+    said = f"sources: reading {_counted(Counter(path.suffix.lower() for path in paths))} in the folder {folder}"
+    _say(said + (f"; not read: {_counted(others)} (a pattern such as '{folder}/**/*.py' selects other files)" if others else ""))
     return sorted(paths)
 
 
 def describe_folder(folder: Path) -> str:
-    """What lies in a folder, for a message: "the folder texts holds 3 .md and 1 .pdf"."""
+    """The contents of a folder, for a message: "the folder texts holds 3 .md and 1 .pdf"."""
     names = [path.name + "/" if path.is_dir() else path.name for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     place = "this folder" if folder == Path() else f"the folder {str(folder)!r}"
     if not names:
@@ -109,7 +109,7 @@ def describe_folder(folder: Path) -> str:
 
 
 def _split_at_first_pattern(pattern: str) -> tuple[Path, list[str]]:
-    """The folder that exists as it is written, and the parts after it."""
+    """The existing folder at the beginning of a path, and the remaining parts."""
     parts = list(expand_home(pattern).parts)
     folder = Path()
     while len(parts) > 1 and (folder / parts[0]).is_dir():
@@ -119,7 +119,7 @@ def _split_at_first_pattern(pattern: str) -> tuple[Path, list[str]]:
 
 def _reason_to_leave_out(path: Path, below: Path, kind_of: Callable[[Path], str | None]) -> str | None:
     if not path.resolve().is_relative_to(below.resolve()):
-        return "to which links lead that leave the folder"
+        return "reached through links that lead outside the folder"
     folders = itertools.takewhile(lambda folder: folder != below, path.parents)
     return next((reason for folder in folders if (reason := kind_of(folder)) is not None), None)
 
@@ -127,7 +127,7 @@ def _reason_to_leave_out(path: Path, below: Path, kind_of: Callable[[Path], str 
 def _kind_of(folder: Path) -> str | None:
     if folder.name in PACKAGE_FOLDERS or (folder / ENVIRONMENT_MARKER).is_file():
         return "of installed packages"
-    return "that recipes of hfgpt wrote" if _output_marker(folder) else None
+    return "written by hfgpt recipes" if _output_marker(folder) else None
 
 
 def _output_marker(folder: Path) -> str | None:
@@ -136,10 +136,10 @@ def _output_marker(folder: Path) -> str | None:
 
 def _say_left_out(name: str, left_out: dict[Path, str]) -> None:
     if left_out:
-        _say(f"sources: {name} without {_summed_up(left_out.values())}, such as {next(iter(left_out))}")
+        _say(f"sources: {name}, leaving out {_summed_up(left_out.values())}, such as {next(iter(left_out))}")
 
 
-@functools.cache  # who reads the same sources twice is told once
+@functools.cache  # log only once if the same sources are read twice
 def _say(message: str) -> None:
     logger.info(message)
 

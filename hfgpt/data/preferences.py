@@ -1,4 +1,4 @@
-"""Records into preferences: two answers to one prompt, the better and the worse, or single answers that are wanted or not."""
+"""Records to preferences: a better and a worse answer to one prompt, or single answers that are wanted or not."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Preference:
 
 @dataclass
 class PreferenceCounts:
-    """records = preferences + equal + those that were skipped: rows whose two answers are the same prefer nothing."""
+    """records = preferences + equal + skipped rows: a row with two identical answers expresses no preference."""
 
     records: int = 0
     preferences: int = 0
@@ -50,15 +50,15 @@ class PreferenceCounts:
 def read_preferences(
     records: Iterable[Record], *, style: str, unpaired: bool = False, errors: RowErrors | None = None
 ) -> tuple[list[Preference], PreferenceCounts]:
-    """Preferences of records with `chosen` and `rejected`, beside an instruction and input, a prompt, or neither.
+    """Preferences from records with `chosen` and `rejected`, plus an instruction and input, a prompt, or neither.
 
     Answers are strings or lists of messages; without a prompt the lists begin with the same messages, which are it, or the strings
     are transcripts ("\\n\\nHuman: ... \\n\\nAssistant: ...") that do. Rows whose answers are equal are dropped and counted.
 
     Args:
-        unpaired: rows may hold one answer (`completion`) and whether it is wanted (`label`), too.
-        errors: decides about rows that are not a preference; None raises.
-    Raises: ValueError as `read_conversations`.
+        unpaired: rows may also contain one answer (`completion`) and whether it is wanted (`label`).
+        errors: handles rows that are not a preference; None raises.
+    Raises: ValueError, see `read_conversations`.
     """
     CHAT_STYLES.find(style)
     counts, unread = PreferenceCounts(), UnreadColumns()
@@ -84,7 +84,7 @@ def _is_unpaired(record: Record) -> bool:
 def _one_answer(record: Record, *, allowed: bool) -> Preference:
     if not allowed:
         raise UserError(
-            f"{record}: the row has one answer (completion) and a label; loss: kto learns from such rows, the others need pairs: "
+            f"{record}: the row has one answer (completion) and a label; only loss: kto supports such rows, the others need pairs: "
             f"{NEEDED}."
         )
     messages = with_system(record, prompt_and_completion(record))
@@ -94,7 +94,7 @@ def _one_answer(record: Record, *, allowed: bool) -> Preference:
     text = str(label).strip().lower()
     if isinstance(label, float) or text not in ("true", "false", "1", "0"):
         raise record.error(
-            f"the label is {shown(label)}; true (the answer is wanted) or false is needed; correct it, or remove the row.",
+            f"the label is {shown(label)}; it must be true (the answer is wanted) or false; correct it, or remove the row.",
             reason="the label is neither true nor false",
         )
     *prompt, answer = messages
@@ -110,8 +110,8 @@ def _two_answers(record: Record, style: str) -> Preference:
     for name in ("chosen", "rejected"):
         if not record.values.get(name):
             raise record.error(
-                f"{name!r} is missing or empty, the columns are {listed(record.values)}; a preference has "
-                f"{NEEDED}; remove the row, or give it both answers.",
+                f"{name!r} is missing or empty; the columns are {listed(record.values)}, but a preference needs {NEEDED}; remove "
+                f"the row, or give it both answers.",
                 reason=f"{name!r} is missing or empty",
             )
     if "instruction" in record.values:
@@ -127,21 +127,22 @@ def _two_answers(record: Record, style: str) -> Preference:
             chosen, rejected = chosen_turns, rejected_turns
         elif not (isinstance(record.values["chosen"], list) and isinstance(record.values["rejected"], list)):
             raise record.error(
-                f"there is no prompt, the columns are {listed(record.values)}; a preference has {NEEDED}; or chosen "
-                "and rejected are both lists of messages, or both transcripts of turns that begin with 'Human:' and 'Assistant:'.",
+                f"there is no prompt; the columns are {listed(record.values)}, but a preference needs {NEEDED}, or chosen and "
+                f"rejected that are both lists of messages or both transcripts with turns that begin with 'Human:' and "
+                f"'Assistant:'.",
                 reason="no prompt",
             )
     take_weights([*prompt, *chosen, *rejected])
     same = 0
     while same < min(len(chosen), len(rejected)) - 1 and chosen[same] == rejected[same]:
         same += 1
-    # With a prompt of its own, the lists may still repeat it.
+    # Even with a separate prompt, the lists may repeat it.
     prompt = chosen[:same] if prompt == chosen[:same] else prompt + chosen[:same]
     if len(chosen) != same + 1 or len(rejected) != same + 1:
         raise record.error(
-            f"chosen has {len(chosen)} messages and rejected {len(rejected)}, the first {same} the same; they may "
-            "differ in the last message only, which is the answer; shorten the conversation to where they part.",
-            reason="chosen and rejected part before the last message",
+            f"chosen has {len(chosen)} messages and rejected {len(rejected)}, and share the first {same}; they may only differ in "
+            f"the last message, the answer; shorten the conversation to the point where they diverge.",
+            reason="chosen and rejected diverge before the last message",
         )
     prompt = with_system(record, prompt)
     for answer in (chosen, rejected):

@@ -1,4 +1,4 @@
-"""A split of documents into the rows that a model learns from, and what the tokenizer was trained on before."""
+"""Turn a split of documents into training rows, and check what the tokenizer was trained on."""
 
 import logging
 import time
@@ -23,17 +23,18 @@ from hfgpt.tokenization import encode_texts, encode_to_arrays
 
 logger = logging.getLogger(__name__)
 
-# A longer row sees more of a text; fewer rows than these are too few steps (16 rows each, where nothing else is asked for).
+# A longer row sees more of a text, but fewer rows than this give too few steps (16 rows per step by default).
 ENOUGH_ROWS = 512
 LONGEST_ROW, SHORTEST_ROW = 1024, 64
 FEW_TOKENS = 500
 
 
 def suitable_context_length(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> int:
-    """The longest row that leaves `ENOUGH_ROWS` of them for training: a power of two from `SHORTEST_ROW` to `LONGEST_ROW`."""
+    """The longest row length that gives at least `ENOUGH_ROWS` training rows: a power of two from `SHORTEST_ROW` to
+    `LONGEST_ROW`."""
     tokens = 0
     for text in texts:
-        # Of a long text its beginning is enough: it alone fills all rows.
+        # The beginning of a long text is enough: it fills all rows by itself.
         tokens += len(encode_texts(tokenizer, [text[: 16 * LONGEST_ROW * ENOUGH_ROWS]])[0]) + 1
         if tokens >= LONGEST_ROW * ENOUGH_ROWS:
             return LONGEST_ROW
@@ -42,7 +43,7 @@ def suitable_context_length(texts: Iterable[str], tokenizer: PreTrainedTokenizer
         length //= 2
     logger.info(
         f"data: context_length {length}, because {counted(tokens, 'tokens')} of training text would fill only "
-        f"{counted(tokens // LONGEST_ROW, 'rows')} of {LONGEST_ROW:,}; --context_length sets another"
+        f"{counted(tokens // LONGEST_ROW, 'rows')} of {LONGEST_ROW:,}; set another with --context_length"
     )
     return length
 
@@ -60,15 +61,15 @@ def prepare_split(
     cache_dir: str | Path,
     encode: Callable[[list[str]], list[np.ndarray]] | None = None,
 ) -> Dataset:
-    """Tokenise on all cores and pack, a batch of texts at a time and straight to disk, so that memory stays constant.
+    """Tokenise on all cores and pack, one batch of texts at a time and directly to disk, so that memory stays constant.
 
     Args:
-        name: of the split, under which the passport counts what became of every position.
+        name: the split, for the passport's account of every position.
         context_length: tokens per row.
-        packing: how documents share rows, of `hfgpt.data.packing.PACKINGS`.
+        packing: how documents share rows, one of `hfgpt.data.packing.PACKINGS`.
         window, stride: cut each document into sliding windows instead, see `cut_windows`; the window is the context length.
-        encode: gives the ids that `tokenizer` makes of texts, where they are known already (cluster_tokens.py).
-    Raises: ValueError where the training documents do not fill one row.
+        encode: returns the ids of texts if they are already known (cluster_tokens.py).
+    Raises: ValueError if the training documents do not fill one row.
     """
     start = time.perf_counter()
     counts, account = PackingCounts(), TextAccount()
@@ -106,11 +107,11 @@ def prepare_split(
         # the least that context_length may be is 3, so of 1 or 2 tokens no row can be made
         shorter = f", or --{key} {counts.tokens}" if counts.tokens >= 3 else ""
         raise UserError(
-            f"the training documents hold {counted(counts.tokens, 'tokens')}, need {context_length:,} for one row; give "
-            f"more text{shorter}."
+            f"the training documents have {counted(counts.tokens, 'tokens')}, but one row needs {context_length:,}; give more "
+            f"text{shorter}."
         )
     if name != "train" and counts.tokens < FEW_TOKENS:
-        logger.info(f"{name}: so few tokens give rough figures; a larger {name}_share holds out more")
+        logger.info(f"{name}: so few tokens only give rough figures; a larger {name}_share holds out more")
     return rows
 
 
@@ -135,16 +136,16 @@ class TextAccount:
         return total
 
     def lengths(self) -> dict[str, int]:
-        """Documents by the least length in tokens of those that they are counted with: of 0, 1, 2 to 3, 4 to 7, ... tokens."""
+        """Documents by length in tokens: 0, 1, 2 to 3, 4 to 7, ..., keyed by the lower bound."""
         return {str(1 << bits >> 1): self._bits[bits] for bits in sorted(self._bits)}
 
     def by_source(self) -> dict[str, dict[str, int]]:
-        """What was counted, by source: documents, bytes and tokens."""
+        """The counts by source: documents, bytes and tokens."""
         return {source: dict(zip(("documents", "bytes", "tokens"), count)) for source, count in self._sources.items()}
 
 
 def passport_of_tokenizer(folder: str) -> Passport:
-    """The passport beside a tokenizer; an empty one where nothing is known about the text that it was trained on."""
+    """The passport beside a tokenizer; an empty one if its training text is unknown."""
     try:
         earlier = Passport.load(Path(folder))
     except (FileNotFoundError, ValueError):
@@ -153,27 +154,27 @@ def passport_of_tokenizer(folder: str) -> Passport:
 
 
 def warn_of_seen_text(earlier: Passport, passport: Passport, *, split: Mapping[str, object], same_sources: bool) -> None:
-    """Say so where the tokenizer was trained on documents that are held out now.
+    """Warn if the tokenizer was trained on documents that are now held out.
 
     Args:
-        earlier: the tokenizer's.
-        split: the keys of the split and their values now.
-        same_sources: whether the sources have the names that they had then.
+        earlier: the tokenizer's passport.
+        split: the current values of the split keys.
+        same_sources: whether the sources have the same names as then.
     """
     trained_on = contents_of(earlier.inputs)
     if not (split.get("validation_share") or split.get("test_share")):
         return  # nothing is held out
     if not same_sources and not any(one in trained_on for one in contents_of(passport.inputs)):
-        return  # of other texts, it has seen none of these
+        return  # with different texts, it has seen none of these
     for key, value in split.items():
         if key in earlier.settings and earlier.settings[key] != value:
             was, now = ("not given" if one is None else one for one in (earlier.settings[key], value))
             logger.warning(
-                f"warning: the tokenizer was trained with {key} {was}, here it is {now}: it has seen documents that are held out "
-                "now; use the same value in both recipes."
+                f"warning: the tokenizer was trained with {key} {was}, but here it is {now}: it has seen documents that are now "
+                f"held out; use the same value in both recipes."
             )
     if same_sources and contents_of(passport.inputs) != trained_on:
         logger.warning(
-            "warning: the sources are not what they were when the tokenizer was trained; it may have seen text that is held out "
-            "now. Train it again if that matters."
+            "warning: the sources have changed since the tokenizer was trained; it may have seen text that is now held out. "
+            "Retrain it if that matters."
         )

@@ -18,8 +18,8 @@ from hfgpt.data.splitting import Split
 from hfgpt.errors import MissingFileError, UserError
 
 PYTHON_DOCS = "python-docs"
-# Parts of it: python-docs:train, :validation and :test, as prepare_data.py divides them with these shares. What is fine-tuned on
-# the one can be tested on documents that its base was not pretrained on, either.
+# Parts of it: python-docs:train, :validation and :test, as divided by prepare_data.py with these shares. A model fine-tuned on one
+# can be tested on documents that its base has not seen in pretraining either.
 PYTHON_DOCS_SPLIT = Split(validation_share=0.02, test_share=0.05)
 PYTHON_DOCS_NAMES = (PYTHON_DOCS, *(f"{PYTHON_DOCS}:{part}" for part in ("train", "validation", "test")))
 # Not documentation: the library's own tests, vendored packages, and folders that some distributions leave out.
@@ -32,13 +32,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Described:
-    """A document of this source, and what the library's code says of the thing that it describes.
+    """A document of this source, with facts from the library's code about what it describes.
 
     Attributes:
         document: text, source and row_id.
         thing: "module", "class", "exception", "function", "method"; None for properties, functions in functions, and topics.
-        arguments: of a function or method as it is called, without `self` and `cls`; None where `thing` is neither.
-        returns: whether a function or method returns or yields something other than None; None where its code does not tell.
+        arguments: those of a function or method as called, without `self` and `cls`; None if `thing` is neither.
+        returns: whether a function or method returns or yields something other than None; None if its code does not tell.
     """
 
     document: Document
@@ -56,13 +56,13 @@ def read_python_docs(name: str = PYTHON_DOCS) -> list[Document]:
 
     Args: `name` is one of `PYTHON_DOCS_NAMES`: all of it, or one of its parts.
     Cost: about 3 s, once per process; the documents then stay in memory.
-    Raises: FileNotFoundError where the interpreter comes without its library's source files.
+    Raises: FileNotFoundError if the interpreter does not include its library's source files.
     """
     return [described.document for described in described_python(name)]
 
 
 def described_python(name: str = PYTHON_DOCS) -> list[Described]:
-    """The documents of `read_python_docs`, each with what the code says of the thing that it describes."""
+    """The documents of `read_python_docs`, each with facts from the code about what it describes."""
     part = name.partition(":")[2]
     return [described for side, described in _all_python_docs() if part in ("", side)]
 
@@ -78,7 +78,7 @@ def _python_docs() -> Iterator[Described]:
     library = Path(sysconfig.get_path("stdlib"))
     files = sorted(path for path in library.rglob("*.py") if not SKIPPED_LIBRARY_FOLDERS & set(path.relative_to(library).parts))
     if not files:
-        raise MissingFileError(f"no source files of the standard library under {library}; use a Python that ships them.")
+        raise MissingFileError(f"no source files of the standard library under {library}; use a Python that includes them.")
     topics = library / "pydoc_data" / "topics.py"
     if topics.is_file():
         for name, text in sorted(_dictionary_in(topics, "topics").items()):
@@ -111,7 +111,7 @@ def _is_exception(value: object) -> bool:
 
 
 def _derived(bases: Mapping[str, set[str]], known: set[str]) -> set[str]:
-    """The names in `known` and those of all classes that are derived from one of them, by however many steps."""
+    """The names in `known` and those of all classes derived from them, directly or indirectly."""
     while found := {name for name, of in bases.items() if of & known and name not in known}:
         known |= found
     return known
@@ -120,7 +120,7 @@ def _derived(bases: Mapping[str, set[str]], known: set[str]) -> set[str]:
 def _docstrings(
     node: Documented, module: str, qualname: str, *, parent: Documented | None, bases: dict[str, set[str]]
 ) -> Iterator[Described]:
-    """What a piece of code and the pieces in it say of themselves; `bases` gains the classes among them."""
+    """The docstrings of a piece of code and its parts; classes are added to `bases`."""
     if isinstance(node, ast.ClassDef):
         bases.setdefault(node.name, set()).update(ast.unparse(base).rpartition(".")[2] for base in node.bases)
     docstring = ast.get_docstring(node)
@@ -162,7 +162,7 @@ def _function(document: Document, node: Function, parent: Documented | None) -> 
 
 
 def _returns(node: Function) -> bool | None:
-    """Whether a function returns or yields a value by its own code; None where that only raises, or does nothing."""
+    """Whether a function's own code returns or yields a value; None if it only raises or does nothing."""
     rest = [statement for statement in node.body[1:] if not isinstance(statement, (ast.Pass, ast.Raise))]
     if not rest:
         return None
@@ -179,7 +179,7 @@ def _returns(node: Function) -> bool | None:
 
 
 def questions(source: Source, options: SourceOptions, errors: RowErrors | None, column: str | None = None) -> Iterator[Record]:
-    """What a docstring is about: its module, and a question that it answers.
+    """The subject of a docstring: its module, and a question that it answers.
 
     `text` is the docstring without the signature above it, `label` the top-level module ("email"), `name` what it describes
     ("email.message.Message.walk"), `instruction` the question "What does ... do?", `output` its first paragraph as one line.
@@ -204,7 +204,7 @@ def questions(source: Source, options: SourceOptions, errors: RowErrors | None, 
 
 
 def documents(source: Source, options: SourceOptions, errors: RowErrors | None) -> Iterator[Document]:
-    """The documents, each with its top-level module as its group where groups are asked for; a topic is a group by itself."""
+    """The documents, with their top-level module as the group if groups are requested; a topic is its own group."""
     column = column_of_groups(options)
     if column not in (None, "module"):
         raise UserError(f"group_field is {column!r}; {source.name} is grouped by 'module', the top-level one.")

@@ -1,4 +1,4 @@
-"""Questions about this Python's own library: kinds that have one right answer, and descriptions in free text.
+"""Questions about this Python's own library: kinds with one right answer, and free-text descriptions.
 
 `python-docs-questions`, and its parts `:train`, `:validation` and `:test`, ask about the very documents of `python-docs` and its
 parts. The answers are read from the library's code, so they are true by construction.
@@ -19,7 +19,7 @@ from hfgpt.data.row_errors import RowErrors
 
 PYTHON_QUESTIONS = f"{PYTHON_DOCS}-questions"
 PYTHON_QUESTIONS_NAMES = tuple(name.replace(PYTHON_DOCS, PYTHON_QUESTIONS) for name in PYTHON_DOCS_NAMES)
-NUM_PACKAGES = 8  # the largest parts of the library, as many as the quickstart's classifier tells apart
+NUM_PACKAGES = 8  # the largest parts of the library, as many as the quickstart's classifier distinguishes
 FREE_SHARE = 0.2  # of the things that could be described are asked about
 MOST_ARGUMENTS = 5  # that are counted
 MOST_WORDS = 40  # of a description, in a question
@@ -30,10 +30,10 @@ class QuestionKind:
     """One kind of question.
 
     Args:
-        wordings: the question in several words, with {name}, {call} (the name with its arguments) or {description} in them.
-        answer: the right answer; None where this cannot be asked.
-        free: the answer is free text. Of the others no answer is asked for more often than the second most frequent one, so
-            always giving the same one is right in half of the cases at most.
+        wordings: several wordings of the question, with {name}, {call} (the name with its arguments) or {description} in them.
+        answer: the right answer; None if this cannot be asked.
+        free: the answer is free text. For the other kinds, no answer occurs more often than the second most frequent one, so always
+            giving the same answer is right in at most half of the cases.
     """
 
     wordings: tuple[str, ...]
@@ -75,7 +75,7 @@ def _first_argument(one: Described) -> str | None:
 
 def _has_default(one: Described) -> str | None:
     if one.arguments is None or not ast.unparse(one.arguments) or one.arguments.vararg or one.arguments.kwarg:
-        return None  # what * and ** collect can be left out and has no default value
+        return None  # arguments collected by * and ** are optional and have no default value
     return "yes" if one.arguments.defaults or any(one.arguments.kw_defaults) else "no"
 
 
@@ -148,7 +148,7 @@ def _draw(kind: str, one: Described) -> str:
 
 
 def _asked(kind: str, question: QuestionKind, described: list[Described]) -> list[tuple[str, Described, str]]:
-    """What is asked of a kind: what was drawn for each question, what it is about, and the answer."""
+    """The questions of a kind: the random draw, the subject, and the answer of each."""
     answered = [(_draw(kind, one), one, answer) for one in described if (answer := question.answer(one))]
     if question.free:  # a few: they are long, and what is learned of them would outweigh the short answers
         return sorted(answered, key=lambda row: row[0])[: math.ceil(FREE_SHARE * len(answered))]
@@ -163,7 +163,7 @@ def _asked(kind: str, question: QuestionKind, described: list[Described]) -> lis
 
 
 def questions(source: Source, options: SourceOptions, errors: RowErrors | None, column: str | None = None) -> Iterator[Record]:
-    """Records with `instruction`, `output` and `kind`, in an order that is drawn: the first of them are some of every kind."""
+    """Records with `instruction`, `output` and `kind`, in random order: the first ones include every kind."""
     described = described_python(source.name.replace(PYTHON_QUESTIONS, PYTHON_DOCS))
     asked = [
         (draw, kind, one, answer) for kind, question in QUESTIONS.items() for draw, one, answer in _asked(kind, question, described)
@@ -182,7 +182,7 @@ def questions(source: Source, options: SourceOptions, errors: RowErrors | None, 
 
 
 def questions_identity(source: Source, options: SourceOptions) -> dict[str, object]:
-    """What `python-docs` says of itself, with the SHA-256 of these questions and answers."""
+    """The identity of `python-docs`, with the SHA-256 of these questions and answers."""
     digest = hashlib.sha256()
     for record in questions(source, options, None):
         digest.update(f"{record.values['instruction']}\0{record.values['output']}\0".encode())

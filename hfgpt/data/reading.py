@@ -1,7 +1,7 @@
-"""What is read, how, and what comes out: a source, its kind, the options, and a record.
+"""The types for reading: a source, its kind, the options, and a record.
 
-A record is one row of a table with its columns and its place, so that every complaint about it can name file and line. A document
-is one text. Kinds of sources are listed in `hfgpt.data.sources.SOURCES`.
+A record is one row of a table with its columns and its position, so that every error can name file and line. A document is one
+text. Kinds of sources are listed in `hfgpt.data.sources.SOURCES`.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,23 +19,23 @@ COLUMN_SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How sources are read; each kind looks at what concerns it.
+    """How sources are read; each kind uses the options that apply to it.
 
     Args:
-        text_field: column of CSV, TSV, JSON, Parquet and Hub rows that holds the text of a document.
-        text_documents: what is one document in a plain text file: "file", "paragraph" (blank lines between), "line", or
-            any other string, which then separates documents as a line of its own. None is "file", but refuses a file whose
+        text_field: column with the text of a document in CSV, TSV, JSON, Parquet and Hub rows.
+        text_documents: what counts as a document in a plain text file: "file", "paragraph" (separated by blank lines), "line", or
+            any other string, which then separates documents when it is on its own line. None means "file", but refuses a file whose
             lines look like separators.
-        group_field: what documents of one group have in common, which then stand on one side of a split: a column of rows;
-            "module" of python-docs; "source" for all documents of one file. None makes no groups.
+        group_field: what the documents of a group share, so that they stay on one side of a split: a column of rows; "module" for
+            python-docs; "source" for all documents of one file. None means no groups.
         hub_split: split of a Hub dataset.
-        hub_revision: branch, tag or commit of a Hub dataset; None is its default branch.
-        streaming: read a Hub dataset over the network as it goes, without storing it.
+        hub_revision: branch, tag or commit of a Hub dataset; None means its default branch.
+        streaming: stream a Hub dataset over the network without storing it.
         header: whether the first line of a CSV or TSV file names its columns.
         columns: names of the columns of CSV and TSV files without that line, in order.
-        separator: what separates the columns of CSV and TSV files, one of `COLUMN_SEPARATORS` or a character; None tells it from
+        separator: what separates the columns of CSV and TSV files, one of `COLUMN_SEPARATORS` or a character; None detects it from
             the first line.
-    Raises: ValueError where header and columns contradict each other, and for a separator that is not a single character.
+    Raises: ValueError if header and columns contradict each other, and for a separator that is not a single character.
     """
 
     text_field: str = "text"
@@ -53,15 +53,15 @@ class SourceOptions:
             self.separator not in (*COLUMN_SEPARATORS, "\\t") and (len(self.separator) != 1 or self.separator in '"\r\n')
         ):
             raise UserError(
-                f"separator is {self.separator!r}; allowed are {', '.join(COLUMN_SEPARATORS)} and single characters such as '|'."
+                f"separator is {self.separator!r}; allowed: {', '.join(COLUMN_SEPARATORS)} and single characters such as '|'."
             )
         if self.header and self.columns:
             raise UserError(
-                f"columns are {self.columns} and header is true; a file whose first line names its columns needs no names, "
-                "and for one without that line set header: false."
+                f"columns are {self.columns}, but header is true; a file whose first line names its columns needs no columns, and "
+                f"for one without such a line, set header: false."
             )
         if not self.header and not self.columns:
-            raise UserError("header is false, and no columns are named; name them in order, such as columns: [label, text].")
+            raise UserError("header is false, but no columns are given; give them in order, such as columns: [label, text].")
         if self.columns:
             check_column_names(self.columns, "columns")
 
@@ -72,9 +72,9 @@ class Source:
 
     Args:
         kind: one of `hfgpt.data.sources.SOURCES`.
-        name: what its documents call it: a file, or what the user wrote.
-        path: the file that it is; None for what is not a file.
-        given: what the user wrote, where that is a pattern or a folder; "" is `name`.
+        name: its name in documents: a file, or what the user wrote.
+        path: its file; None if it is not a file.
+        given: what the user wrote, if that is a pattern or a folder; "" means `name`.
     """
 
     kind: str
@@ -93,8 +93,8 @@ class Source:
 class Record:
     """One row of a table.
 
-    `place` is where in `source` it lies, as a person would say it ("line 3", "item 7", "row 12"; lines count from 1, the others
-    from 0), `row_id` the same as a key ("3").
+    `place` is its position in `source` in words ("line 3", "item 7", "row 12"; lines count from 1, the others from 0), `row_id` the
+    same as a key ("3").
     """
 
     values: dict[str, object]
@@ -103,15 +103,16 @@ class Record:
     row_id: str
 
     def __str__(self) -> str:
-        """Where it is, for messages: "reviews.csv, line 3"."""
+        """Its position for messages: "reviews.csv, line 3"."""
         return f"{self.source}, {self.place}"
 
     def error(self, message: str, *, reason: str) -> RowError:
-        """That this row cannot be used: `message` says why and what to do, `reason` the kind of it, without names or values."""
+        """An error that this row cannot be used: `message` says why and what to do, `reason` is the general reason without names or
+        values."""
         return RowError(f"{self}: {message}", reason=reason, source=self.source)
 
 
-# The rows of a source. With `column`, only that column is needed (and the one of groups), and it holds the text of a document.
+# The rows of a source. With `column`, only that column (the text of a document) and the group column are needed.
 RecordReader = Callable[[Source, SourceOptions, RowErrors | None, str | None], Iterator[Record]]
 DocumentReader = Callable[[Source, SourceOptions, RowErrors | None], Iterator[Document]]
 
@@ -123,16 +124,16 @@ def file_identity(source: Source, options: SourceOptions) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class SourceKind:
-    """All that depends on the kind of a source.
+    """Everything that depends on the kind of a source.
 
     Args:
-        records: reads its rows; None where it has none.
-        documents: reads its texts, often `texts_of(records)`; None where it has none.
-        identity: what the passport says of a source beside its name and kind: a hash, a commit.
-        options: which of `SourceOptions` it looks at, but for `group_field`; others are refused where no other kind is read. None
-            leaves all alone.
-        suffixes: endings of its files, in lower case; () where it is not files.
-        is_named: whether a name means such a source. It is asked before any file is looked for, or, with `after_files`, where there
+        records: reads its rows; None if it has none.
+        documents: reads its texts, often `texts_of(records)`; None if it has none.
+        identity: what the passport says about a source besides its name and kind: a hash, a commit.
+        options: which of `SourceOptions` it uses, besides `group_field`; others are refused if no other kind is read. None accepts
+            all.
+        suffixes: suffixes of its files, in lower case; () if it is not a kind of file.
+        is_named: whether a name refers to such a source. It is called before searching for files or, with `after_files`, if there
             is no such file.
     """
 
@@ -146,7 +147,7 @@ class SourceKind:
 
 
 def texts_of(records: RecordReader) -> DocumentReader:
-    """The reader of documents whose texts are one column of the rows that `records` reads."""
+    """A reader of documents whose texts are one column of the rows read by `records`."""
 
     def documents(source: Source, options: SourceOptions, errors: RowErrors | None) -> Iterator[Document]:
         def document(record: Record) -> Document:
@@ -162,17 +163,17 @@ def _text_of(record: Record, column: str) -> str:
     if column not in record.values:
         found = ", ".join(map(repr, record.values)) or "none"
         raise record.error(
-            f"the field {column!r} is missing, found {found}; name the right one with text_field.", reason=f"no field {column!r}"
+            f"the field {column!r} is missing, found {found}; give the right one with text_field.", reason=f"no field {column!r}"
         )
     text = record.values[column]
     if not isinstance(text, str):
         kind = json_type(text)
-        raise record.error(f"the field {column!r} is a {kind}, a string is needed.", reason=f"the text is a {kind}")
+        raise record.error(f"the field {column!r} is a {kind}, but must be a string.", reason=f"the text is a {kind}")
     return text
 
 
 def column_of_groups(options: SourceOptions) -> str | None:
-    """The column that names a document's group, where a column does."""
+    """The column with a document's group, if there is one."""
     return None if options.group_field == GROUP_BY_SOURCE else options.group_field
 
 
@@ -180,38 +181,36 @@ def _group_of(record: Record, column: str) -> str:
     if column not in record.values:
         found = ", ".join(map(repr, record.values)) or "none"
         raise record.error(
-            f"the field {column!r} is missing, found {found}; name the one of the groups with group_field.",
+            f"the field {column!r} is missing, found {found}; give the group column with group_field.",
             reason=f"no field {column!r}",
         )
     value = record.values[column]
     if value is None or isinstance(value, (dict, list)):
         kind = json_type(value)
         raise record.error(
-            f"the field {column!r} is a {kind}, a string or a number is needed, which names a group.",
+            f"the field {column!r} is a {kind}, but a group must be a string or a number.",
             reason=f"the group is a {kind}",
         )
     return str(value)
 
 
 def json_type(value: object) -> str:
-    """What JSON calls the type of a value."""
+    """The JSON type of a value."""
     names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
     return names.get(type(value), type(value).__name__)
 
 
 def check_column_names(names: list[str], place: str) -> None:
-    """Raises: ValueError for a table that names a column twice."""
+    """Raises: ValueError for a table with a duplicate column name."""
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise UserError(
-            f"{place}: the column {twice[0]!r} is named {names.count(twice[0])} times; every column needs its own name."
-        )
+        raise UserError(f"{place}: the column name {twice[0]!r} occurs {names.count(twice[0])} times; column names must be unique.")
 
 
 def check_text_column(types: dict[str, str], place: str, column: str) -> None:
-    """Raises: ValueError for a table with typed columns of which `column` is missing or does not hold strings."""
+    """Raises: ValueError for a table with typed columns if `column` is missing or does not contain strings."""
     if column not in types:
         found = ", ".join(map(repr, types)) or "none"
-        raise UserError(f"{place} has no column {column!r}, found {found}; name the right one with text_field.")
+        raise UserError(f"{place} has no column {column!r}, found {found}; give the right one with text_field.")
     if types[column] not in ("string", "large_string", "string_view"):
-        raise UserError(f"{place}: the column {column!r} is of type {types[column]}, a string is needed.")
+        raise UserError(f"{place}: the column {column!r} has the type {types[column]}, but must be a string.")

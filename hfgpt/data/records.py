@@ -1,6 +1,6 @@
-"""Records: the rows of tables, with their columns, out of files, Hub datasets and this Python's own documentation.
+"""Records: the rows of tables with their columns, from files, Hub datasets and this Python's own documentation.
 
-Examples for fine-tuning are read from records. What a column means is for others to say (classification.py, conversations.py).
+Examples for fine-tuning are read from records. The meaning of columns is defined elsewhere (classification.py, conversations.py).
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from hfgpt.data.sources import find_sources, identity, records_of
 
 @dataclass(frozen=True)
 class RecordOptions(SourceOptions):
-    """How records are read. Args: `max_records` stops after this many records in all; None reads everything."""
+    """How records are read. Args: `max_records` stops after this many records in total; None reads everything."""
 
     max_records: int | None = None
 
@@ -22,11 +22,11 @@ class RecordOptions(SourceOptions):
 def read_records(names: Iterable[str], options: RecordOptions, errors: RowErrors | None = None) -> Iterator[Record]:
     """The rows of .csv, .tsv, .json, .jsonl, .ndjson and .parquet files, Hub datasets and `python-docs`, one after the other.
 
-    Names may be patterns. A value is a string in CSV and TSV, otherwise what the source has there.
+    Names may be patterns. A value is a string in CSV and TSV, otherwise it has the type in the source.
 
-    Args: `errors` decides about rows that cannot be used; None raises.
-    Memory: one row (CSV, TSV, JSON lines, Hub) or one row group (Parquet); a .json list is read whole.
-    Raises: FileNotFoundError for a missing file or dataset, ValueError for what cannot be read, with file and line.
+    Args: `errors` handles rows that cannot be used; None raises.
+    Memory: one row (CSV, TSV, JSON lines, Hub) or one row group (Parquet); a .json list is read completely.
+    Raises: FileNotFoundError for a missing file or dataset, ValueError for unreadable data, with file and line.
     """
     sources = find_sources(names, as_records=True)
     records = (record for source in sources for record in records_of(source, options, errors))
@@ -34,5 +34,5 @@ def read_records(names: Iterable[str], options: RecordOptions, errors: RowErrors
 
 
 def identities(names: Iterable[str], options: RecordOptions) -> list[dict[str, object]]:
-    """What the passport says of each input: files with size and SHA-256, Hub datasets with their commit."""
+    """The passport's entry for each input: files with size and SHA-256, Hub datasets with their commit."""
     return [identity(source, options) for source in find_sources(names, as_records=True)]

@@ -1,4 +1,4 @@
-"""Repair of texts: wrong decodings, control characters, line ends and blanks, without changing what its author wrote."""
+"""Repair texts: wrong decodings, control characters, line endings and whitespace, without changing what the author wrote."""
 
 import functools
 import re
@@ -7,24 +7,25 @@ from dataclasses import dataclass
 from hfgpt.data.steps import Outcome
 from hfgpt.errors import require
 
-# What ftfy leaves alone here, because a text may mean it: typographic quotes, ligatures, full-width characters (Chinese and
-# Japanese punctuation is full-width) and HTML entities (documentation and code write them).
+# Not changed, because it may be intended: typographic quotes, ligatures, full-width characters (such as Chinese and Japanese
+# punctuation) and HTML entities (used in documentation and code).
 LEFT_ALONE = ("uncurl_quotes", "fix_latin_ligatures", "fix_character_width", "unescape_html")
 REPAIRED = "repaired"
-# Plain ASCII has nothing to repair: mojibake is made of other characters.
+# Plain ASCII needs no repair: mojibake consists of other characters.
 _NOT_PLAIN = re.compile(r"[^\t\n\f\x20-\x7e]")
 _MANY_BLANK_LINES = re.compile(r"\n{4,}")
 
 
 @dataclass(frozen=True)
 class RepairText:
-    """ftfy on every line, then blanks: those at the ends of lines go, but for Markdown's two, and of blank lines two in a row stay.
+    """ftfy on every line, then whitespace: trailing spaces are removed, except Markdown's two, and at most two blank lines in a row
+    are kept.
 
-    Mojibake is decoded again; terminal colours, control characters, byte order marks and unpaired surrogates go; every line ends
-    with a line feed; Unicode is in normal form C, which looks the same and means the same. `LEFT_ALONE` stays as it is. A text that
-    was repaired is not changed by another repair.
+    Mojibake is decoded again; terminal colours, control characters, byte order marks and unpaired surrogates are removed; every
+    line ends with a line feed; Unicode is in normal form C, with the same look and meaning. `LEFT_ALONE` is not changed. Repairing
+    twice has no further effect.
 
-    Cost: 2 s for 100 MB of English, in which few lines are not ASCII; 20 s for 100 MB of Russian, on one core.
+    Cost: on one core, 2 s per 100 MB of English, where most lines are ASCII; 20 s per 100 MB of Russian.
     """
 
     name: str = "repair text"

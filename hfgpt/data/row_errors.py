@@ -1,7 +1,7 @@
-"""What becomes of single rows that cannot be used: the run stops at the first, or leaves them out, counted by reason.
+"""Handling of single rows that cannot be used: stop at the first one, or skip them and count them by reason.
 
-One rule for all readers of rows and documents. Only what is wrong with one row may be skipped (a line that is not JSON, a blank
-answer, a number where text is needed); what is wrong with a whole file (an unknown encoding, a missing column) always stops.
+The same rule for all readers of rows and documents. Only errors in a single row may be skipped (a line that is not JSON, a blank
+answer, a number instead of text); errors in a whole file (an unknown encoding, a missing column) always stop the run.
 """
 
 import logging
@@ -25,28 +25,28 @@ class RowError(UserError):
     """One row cannot be used.
 
     Args:
-        message: the whole sentence, with the row's place, value and cure.
-        reason: what is wrong, without place or value: rows of one reason are counted together.
-        source: the file or data set that the row is from.
+        message: the full message, with the row's position, the value and what to do.
+        reason: what is wrong, without position or value: rows with the same reason are counted together.
+        source: the file or data set of the row.
     """
 
     def __init__(self, message: str, *, reason: str, source: str):
         super().__init__(message)
         self.reason, self.source = reason, source
 
-    def __reduce__(self):  # by itself, an exception comes from another process with its message alone
+    def __reduce__(self):  # by default, an exception from another process only keeps its message
         return partial(type(self), reason=self.reason, source=self.source), self.args
 
 
 class RowErrors:
-    """Decides about every `RowError` of one reading, and counts what is skipped.
+    """Handles every `RowError` of one pass, and counts skipped rows.
 
     Args: `on_error` is one of `ON_ERROR`.
     """
 
     def __init__(self, on_error: str = "stop"):
         if on_error not in ON_ERROR:
-            raise UserError(f"on_error is {on_error!r}; allowed are {' and '.join(map(repr, ON_ERROR))}.")
+            raise UserError(f"on_error is {on_error!r}; allowed: {' and '.join(map(repr, ON_ERROR))}.")
         self.on_error = on_error
         self.counts: Counter[str] = Counter()  # by reason
         self.firsts: dict[str, str] = {}  # the first message of each reason
@@ -55,10 +55,10 @@ class RowErrors:
     def handle(self, error: RowError) -> None:
         """Count the row as skipped.
 
-        Raises: the error itself where `on_error` is "stop".
+        Raises: the error itself if `on_error` is "stop".
         """
         if self.on_error == "stop":
-            message = f"{error} To leave such rows out, set on_error: skip."
+            message = f"{error} To skip such rows, set on_error: skip."
             raise RowError(message, reason=error.reason, source=error.source) from None
         self.counts[error.reason] += 1
         self.firsts.setdefault(error.reason, str(error))
@@ -69,10 +69,10 @@ class RowErrors:
         return sum(self.counts.values())
 
     def finish(self, used: Iterable[str], passport: Passport | None = None) -> None:
-        """Log how many rows were skipped by reason, with the first of each, and note the counts in the passport.
+        """Log how many rows were skipped for each reason, with the first of each, and record the counts in the passport.
 
         Args: `used` names the sources of the rows that were not skipped; repeated names do not matter.
-        Raises: UserError where all rows of a source were skipped.
+        Raises: UserError if all rows of a source were skipped.
         """
         if not self.counts:
             return
@@ -91,7 +91,7 @@ class RowErrors:
 
 
 def usable(rows: Iterable[Row], read: Callable[[Row], Value], errors: RowErrors | None) -> Iterator[Value]:
-    """What `read` makes of each row; a row that it refuses with a `RowError` goes to `errors`, as `refuse` has it."""
+    """Apply `read` to each row; if it raises a `RowError`, pass it to `refuse`."""
     for row in rows:
         try:
             value = read(row)
@@ -102,7 +102,7 @@ def usable(rows: Iterable[Row], read: Callable[[Row], Value], errors: RowErrors 
 
 
 def refuse(error: RowError, errors: RowErrors | None) -> None:
-    """Hand the error to those who decide about it, or raise it where nobody does."""
+    """Pass the error to `errors`, or raise it if there is none."""
     if errors is None:
         raise error from None
     errors.handle(error)

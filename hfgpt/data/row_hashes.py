@@ -1,8 +1,8 @@
-"""SHA-256 of rows: of the values in their columns, whatever files, shards and batches of Arrow they are stored in.
+"""SHA-256 of rows: of the values in their columns, regardless of files, shards and Arrow batches.
 
-How it is made, so that anybody can make it again. Rows are taken `ROWS_PER_BLOCK` at a time. The hash of a block is that of, for
-each column in the order of the names, the line "name type width" and the SHA-256 of its values, little-endian, row after row. The
-hash of all rows is that of the blocks' hashes, one after the other. So a change is found without the original: in which 4,096 rows.
+How to reproduce it: rows are divided into blocks of `ROWS_PER_BLOCK`. The hash of a block covers, for each column in order of name,
+the line "name type width" and the SHA-256 of its values, little-endian, row by row. The hash of all rows covers the concatenated
+block hashes. So a change can be located to a block of 4,096 rows without the original.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from hfgpt.errors import UserError
 from hfgpt.files import read_json
 
 ROWS_PER_BLOCK = 4096
-_BLOCK_DIGITS = 16  # of each block's hash in the passport: enough to find where, beside the whole one that proves that
+_BLOCK_DIGITS = 16  # of each block's hash in the passport: enough to locate a change; the full hash proves it
 
 
 class RowHash:
-    """Takes batches of rows in their order, of any size, and gives their hash."""
+    """Takes batches of rows in order, of any size, and returns their hash."""
 
     def __init__(self):
         self.rows = 0
@@ -45,7 +45,7 @@ class RowHash:
                 self._close_block()
 
     def result(self) -> dict[str, object]:
-        """What the passport says: the number of rows, their SHA-256, and the first digits of every block's."""
+        """The passport's entry: the number of rows, their SHA-256, and the first digits of every block's hash."""
         if self._in_block:
             self._close_block()
         return {"rows": self.rows, "sha256": self._whole.hexdigest(), "blocks": " ".join(self._blocks)}
@@ -89,10 +89,10 @@ class _ColumnHash:
 
 
 def hash_of_rows(folder: Path) -> dict[str, object]:
-    """Number and SHA-256 of the rows of one split that `datasets` saved, see `RowHash.result`.
+    """The number and SHA-256 of the rows of one split saved by `datasets`, see `RowHash.result`.
 
-    Cost: reads the files once, at the speed of SHA-256 (about 1 GB a second); one batch of Arrow is in memory.
-    Raises: UserError for files that are missing, cut or not Arrow.
+    Cost: reads the files once, at the speed of SHA-256 (about 1 GB per second); one Arrow batch is in memory.
+    Raises: UserError for files that are missing, truncated or not Arrow.
     """
     found = RowHash()
     for batch in batches_of_rows(folder):
@@ -104,12 +104,12 @@ def files_of_rows(folder: Path) -> list[Path]:
     """The files of one split, in order."""
     files = read_json(folder / "state.json").get("_data_files")
     if not isinstance(files, list) or not all(isinstance(one, dict) and "filename" in one for one in files):
-        raise UserError(f"{folder / 'state.json'} names no files of rows")
+        raise UserError(f"{folder / 'state.json'} lists no files with rows")
     return [folder / Path(str(one["filename"])).name for one in files]
 
 
 def file_of_row(folder: Path, row: int) -> Path:
-    """In which file of a split a row lies. Cost: reads them up to that row."""
+    """The file of a split that contains a row. Cost: reads them up to that row."""
     paths = files_of_rows(folder)
     for path in paths:
         with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
@@ -120,7 +120,7 @@ def file_of_row(folder: Path, row: int) -> Path:
 
 
 def batches_of_rows(folder: Path) -> Iterator[pyarrow.RecordBatch]:
-    """The rows of one split in order, as the files have them; read, not mapped, so that memory stays constant."""
+    """The rows of one split in order, as stored in the files; read, not mapped, so that memory stays constant."""
     for path in files_of_rows(folder):
         try:
             with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:

@@ -1,4 +1,4 @@
-"""Texts drawn from documents up to a number of bytes, from all sources alike and from all places of each."""
+"""Draw texts from documents up to a number of bytes, evenly from all sources and from all parts of each."""
 
 import hashlib
 import re
@@ -12,13 +12,13 @@ from hfgpt.data.on_disk import column_batches
 from hfgpt.data.splitting import Split
 
 SourceText = tuple[str, str]  # the name of a source, and a text of it
-TOGETHER = 2**18  # pieces that are sorted at a time
-PIECE_CHARACTERS = 2**16  # a longer document is drawn from in pieces of about this length
+TOGETHER = 2**18  # pieces sorted at a time
+PIECE_CHARACTERS = 2**16  # longer documents are sampled in pieces of about this length
 _WORD_END = re.compile(r"(?<=\S)(?=\s)")
 
 
 def texts_of_sides(documents, split: Split, sides: Collection[str]) -> Iterator[SourceText]:
-    """The texts of a `datasets.Dataset` of documents that stand on these sides of a settled split, in order, with their sources."""
+    """The texts of a `datasets.Dataset` of documents on these sides of a settled split, in order, with their sources."""
     for batch in column_batches(documents, "text", "source", "draw"):
         for text, source, draw in zip(*batch, strict=True):
             if split.by != "position":
@@ -31,24 +31,24 @@ def texts_of_sides(documents, split: Split, sides: Collection[str]) -> Iterator[
 
 @dataclass
 class Amount:
-    """Of one source or of all: UTF-8 bytes that there are, and those that are taken."""
+    """For one source or all: the available UTF-8 bytes, and those taken."""
 
     bytes: int = 0
     taken: int = 0
 
 
 class Sample:
-    """At most `max_bytes` of texts: all of them, or a part that is drawn.
+    """At most `max_bytes` of texts: all of them, or a random part.
 
-    Each source gives the share of the bytes that it has of all: of each stretch of its documents some that are drawn at random,
-    of long ones pieces. What a small source is too small to give, the next one gives. The same texts, `max_bytes` and seed give
-    the same sample.
+    Each source contributes in proportion to its bytes: from each stretch of its documents, some drawn at random; from long ones,
+    pieces. What a source is too small to contribute comes from the next one. The same texts, `max_bytes` and seed give the same
+    sample.
 
-    Args: `texts` gives all of them, in the same order at every call.
+    Args: `texts` returns all of them, in the same order on every call.
     Attributes:
-        documents, bytes: that are taken, of `all_documents` and `all_bytes`.
-        sources: the amounts by source, in the order in which they come.
-    Cost: one pass over the texts, and two more where some are left out; some 50 bytes of memory for each piece then.
+        documents, bytes: those taken, out of `all_documents` and `all_bytes`.
+        sources: the amounts by source, in order of appearance.
+    Cost: one pass over the texts, and two more if some are left out, with about 50 bytes of memory per piece.
     """
 
     def __init__(self, texts: Callable[[], Iterator[SourceText]], *, max_bytes: int, seed: int = 0):

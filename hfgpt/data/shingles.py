@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LENGTH = 5  # words or characters of a shingle: what FineWeb and datatrove take
+LENGTH = 5  # words or characters per shingle, as in FineWeb and datatrove
 _SEPARATOR, _IN_WORD, _OWN_WORD, _DELETED, _UNKNOWN = range(5)
-# Scripts that are written without spaces: each character stands for a word. (Tibetan separates its syllables.)
+# Scripts written without spaces: each character counts as a word. (Tibetan separates its syllables.)
 _WITHOUT_SPACES = (
     *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x1950, 0x19DF), (0x1A20, 0x1AAF)),  # Thai, Lao, Burmese, Khmer, Tai
     *((0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF)),  # Japanese beside its Han characters
@@ -22,13 +22,13 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: 2**64 divided by the golden 
 
 
 def word_shingles(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of all runs of five words of each text, and where those of each begin.
+    """Hashes of all five-word runs of each text, and their offsets.
 
-    Unicode form (NFKC), case, punctuation, spaces and invisible format characters do not count; digits do. A text with fewer
+    Unicode form (NFKC), case, punctuation, spaces and invisible format characters are ignored; digits are not. A text with fewer
     words is one shingle; one without a word, such as "!!!", is made of its visible characters instead.
 
     Returns: hashes (uint64, below 2**63, repeated as the runs are), and offsets (uint64, one more than texts).
-    Cost: linear. Time: about 20 ns for a character of English. Memory: about 40 bytes for one, of all texts together.
+    Cost: linear. Time: about 20 ns per character of English. Memory: about 40 bytes per character, for all texts together.
     """
     hashes, counts = _word_runs(texts, lone_characters=False)
     if not counts.all():

@@ -1,4 +1,4 @@
-"""Digests, signatures and band keys of documents on disk, so that a search for copies holds little of each.
+"""Digests, signatures and band keys of documents on disk, so that a search for copies needs little memory.
 
 The keys of a band are sorted a partition at a time: the keys whose remainder by the number of partitions is the same. Documents
 with equal keys lie in one partition, in their order, so partitions change no decision.
@@ -20,12 +20,12 @@ READ_AT_ONCE = 2**18  # keys
 
 
 class SignatureFiles(contextlib.AbstractContextManager):
-    """What is kept of documents that are looked through for copies.
+    """The data stored for documents that are searched for copies.
 
     Args:
-        folder: where the files lie, which belong to this object.
+        folder: the location of the files, which belong to this object.
         bands: the bands whose keys are kept.
-    Disk: 144 bytes a document, and 8 for each band: 312 for 21 bands.
+    Disk: 144 bytes per document, plus 8 per band: 312 for 21 bands.
     """
 
     def __init__(self, folder: Path, bands: Bands):
@@ -57,7 +57,7 @@ class SignatureFiles(contextlib.AbstractContextManager):
         return self._chains(self._keys[band], words=1)
 
     def agreement(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """In how many places the signatures of each pair agree. Cost: about 4 us a pair. Memory: 300 bytes a pair."""
+        """In how many places the signatures of each pair agree. Cost: about 4 us per pair. Memory: 300 bytes per pair."""
         return np.count_nonzero(self._rows(one) == self._rows(other), axis=1)
 
     def _rows(self, documents: np.ndarray) -> np.ndarray:
@@ -104,10 +104,10 @@ def exact_groups(files: SignatureFiles) -> np.ndarray:
 def near_groups(files: SignatureFiles, *, threshold: float) -> np.ndarray:
     """For each document the first of its group (int32): near copies of each other, or of others in between.
 
-    Of the documents that share a band each is compared with the one before it. A pair counts where the signatures agree in the
-    share `threshold` of all places. Both are what datatrove's stages can do as well (cluster_copies.py).
+    Of the documents that share a band, each is compared with the previous one. A pair matches if the signatures agree in at least
+    the share `threshold` of all places. datatrove's stages can do both as well (cluster_copies.py).
 
-    Cost: n log n for each band. Memory: 12 bytes a document beside a partition.
+    Cost: n log n per band. Memory: 12 bytes per document besides a partition.
     """
     groups = np.arange(files.num_documents, dtype=np.int32)
     for band in range(files.bands.number):

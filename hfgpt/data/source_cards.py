@@ -1,4 +1,4 @@
-"""What only the user knows of sources: under which licence a text is, where it comes from, which revision of it this is."""
+"""What only the user knows about sources: the licence of a text, where it comes from, and its revision."""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -12,23 +12,25 @@ Cards = Mapping[str, Mapping[str, str]]  # by patterns of names: license, url, r
 
 
 def card_of(name: str, cards: Cards | None) -> dict[str, str]:
-    """What the first pattern says that the name of a source matches, whole or by its last part; nothing where none does."""
+    """The card of the first pattern that matches the name of a source, in full or by its last part; empty if none does."""
     return dict(next((card for pattern, card in (cards or {}).items() if _matches(name, pattern)), {}))
 
 
 def check_cards(cards: Cards | None, sources: Iterable[Source]) -> None:
-    """Raises: UserError for a pattern that no source matches, and for a revision of a Hub dataset, which hub_revision chooses."""
+    """Raises: UserError for a pattern that matches no source, and for a revision of a Hub dataset, which hub_revision selects."""
     sources = list(sources)
     for pattern, card in (cards or {}).items():
         matching = [source for source in sources if _matches(source.name, pattern)]
         if not matching:
             names = list(dict.fromkeys(name for source in sources for name in (source.name, PurePath(source.name).name)))
             near = nearest(pattern, names)
-            meant = f"did you mean {near!r}?" if near else "name one of them, its file's name, or a pattern such as '*.txt'."
-            raise UserError(f"source_cards has {pattern!r}, which none of the {len(sources):,} sources is called; {meant}")
+            meant = (
+                f"did you mean {near!r}?" if near else "use the name of one of them, its file name, or a pattern such as '*.txt'."
+            )
+            raise UserError(f"source_cards has {pattern!r}, which matches none of the {len(sources):,} sources; {meant}")
         on_hub = next((source.name for source in matching if source.kind == "hub"), None)
         if on_hub and "revision" in card:
-            raise UserError(f"source_cards gives the Hub dataset {on_hub} a revision; name the one to read with hub_revision.")
+            raise UserError(f"source_cards gives the Hub dataset {on_hub} a revision; choose the one to read with hub_revision.")
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -1,7 +1,7 @@
 """Where documents and records come from: a table of kinds of sources, and how names become sources.
 
-Every document is `{"text", "source", "row_id"}`: the text with its line breaks, the name of the source that it came from, and where
-in that source (a line, a row, a name).
+Every document is `{"text", "source", "row_id"}`: the text with its line breaks, the name of its source, and its position in that
+source (a line, a row, a name).
 """
 
 import functools
@@ -50,7 +50,7 @@ SOURCES: Table[SourceKind] = Table(
         "hub": HUB_DATASETS,
     },
 )
-OTHER_FILES = "text"  # what documents are read as from a file whose suffix no kind has
+OTHER_FILES = "text"  # how documents are read from a file with an unknown suffix
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class ReadingOptions(SourceOptions):
     """How documents are read.
 
     Args:
-        max_documents: stops after this many documents in all; None reads everything.
-        source_cards: what the user knows of sources, by patterns of their names (source_cards.py).
+        max_documents: stops after this many documents in total; None reads everything.
+        source_cards: what the user knows about sources, by name patterns (source_cards.py).
     """
 
     max_documents: int | None = None
@@ -67,17 +67,17 @@ class ReadingOptions(SourceOptions):
 
 
 def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Source]:
-    """Turn what the user wrote into sources, in order; a file that is named twice is read once.
+    """Turn what the user wrote into sources, in order; a file given twice is read once.
 
-    A name is, in this order: one that a kind knows (`python-docs`, `python-docs-questions`); a file or folder that exists; a
-    pattern; a Hub dataset. Of a folder, its plain text files are read (patterns.py), or all its tables.
+    A name is, in this order: a name known to a kind (`python-docs`, `python-docs-questions`); an existing file or folder; a
+    pattern; a Hub dataset. From a folder, its plain text files are read (patterns.py), or all its tables.
 
-    Args: `as_records` finds what rows are read from, otherwise what documents are read from.
-    Raises: FileNotFoundError for a missing file or a pattern without a match; ValueError for a kind of file nobody reads here.
+    Args: `as_records` finds sources of rows, otherwise sources of documents.
+    Raises: FileNotFoundError for a missing file or a pattern without a match; ValueError for an unsupported kind of file.
     """
     names = list(names)
     if not names:
-        raise UserError(f"no sources given; name files, patterns such as 'texts/*.txt', a Hub dataset or '{PYTHON_DOCS}'.")
+        raise UserError(f"no sources given; give files, patterns such as 'texts/*.txt', a Hub dataset or '{PYTHON_DOCS}'.")
     kinds = {name: kind for name, kind in SOURCES.items() if (kind.records if as_records else kind.documents) is not None}
     suffixes = tuple(suffix for kind in kinds.values() for suffix in kind.suffixes)
     sources: dict[str | Path, Source] = {}
@@ -88,12 +88,14 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
             sources.setdefault(name, Source(kind, name))
             continue
         elif path.is_dir():
-            # JSON in a folder of notes is rarely a corpus; where tables are read, all of them are.
+            # JSON in a folder of notes is rarely a corpus; if tables are read, all of them are.
             found = files_in(path, suffixes=suffixes if as_records else SOURCES[OTHER_FILES].suffixes)
         elif path.is_file():
             found = [path]
         elif path.exists():
-            raise UserError(f"{name} is neither a file nor a folder (a pipe or a device?); save it as a file, which is read twice.")
+            raise UserError(
+                f"{name} is neither a file nor a folder (a pipe or a device?); save it as a file, because it is read twice."
+            )
         elif glob.has_magic(name):
             found = files_matching(name)
         elif not looks_like_a_file and (kind := _kind_named(name, kinds, after_files=True)) is not None:
@@ -104,8 +106,8 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
             raise MissingFileError(f"{name} does not exist{folder} (looked from {Path.cwd()}); check the spelling.")
         else:
             raise MissingFileError(
-                f"{name!r} is neither a file or folder here (looked from {Path.cwd()}) nor the name of a Hub dataset, which is "
-                "written user/name or user/name:configuration; check the spelling."
+                f"{name!r} is neither a file or folder (looked from {Path.cwd()}) nor the name of a Hub dataset (user/name or "
+                f"user/name:configuration); check the spelling."
             )
         for file in found:
             sources.setdefault(file.resolve(), _file_source(file, name, kinds))
@@ -113,17 +115,17 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
 
 
 def refuse_unread_options(sources: Iterable[Source], given: Mapping[str, object]) -> None:
-    """Refuse an option that none of these sources has a use for. Args: `given` are the keys that were given, of any kind.
+    """Refuse an option that none of these sources uses. Args: `given` are the keys that were given, of any kind.
 
-    Raises: UserError with the kinds that have.
+    Raises: UserError with the kinds that use it.
     """
     kinds = [SOURCES.find(kind) for kind in {source.kind for source in sources}]
     for name, value in given.items():
         readers = [key for key, kind in SOURCES.items() if name in (kind.options or ())]
         if readers and all(kind.options is not None and name not in kind.options for kind in kinds):
             raise UserError(
-                f"{name} is {str(value).lower() if isinstance(value, bool) else value}, but none of the sources is of a kind that "
-                f"it is for ({', '.join(readers)}), so it would do nothing; leave it out."
+                f"{name} is {str(value).lower() if isinstance(value, bool) else value}, but no source is of a kind that uses it "
+                f"({', '.join(readers)}), so it would have no effect; leave it out."
             )
 
 
@@ -132,23 +134,23 @@ def _kind_named(name: str, kinds: dict[str, SourceKind], *, after_files: bool) -
 
 
 def _file_source(path: Path, given: str, kinds: dict[str, SourceKind]) -> Source:
-    name, suffix = str(path), path.suffix.lower()  # REVIEWS.JSONL is what REVIEWS.jsonl is
+    name, suffix = str(path), path.suffix.lower()  # REVIEWS.JSONL is the same as REVIEWS.jsonl
     if given.startswith("~/") and path.is_relative_to(Path.home()):
-        name = f"~/{path.relative_to(Path.home()).as_posix()}"  # as it was given: the passport need not say where a home lies
+        name = f"~/{path.relative_to(Path.home()).as_posix()}"  # as given: the passport should not reveal the home folder
     kind = next((key for key, kind in kinds.items() if suffix in kind.suffixes), OTHER_FILES)
     if kind not in kinds:
         tables = ", ".join(suffix for kind in kinds.values() for suffix in kind.suffixes)
-        raise UserError(f"{name} is not a table; rows are read from {tables} files; save it as one of them.")
+        raise UserError(f"{name} is not a table; rows are read from {tables} files, so save it as one of them.")
     if kind == OTHER_FILES and suffix in MARKUP_FILES:
-        cure = f"{MARKUP_FILES[suffix]}, or, to train on the markup itself, let its name end in .txt"
+        cure = f"{MARKUP_FILES[suffix]}or, to train on the markup itself, rename it to end in .txt"
         raise UserError(f"{name} is markup, not plain text; {cure}.")
     return Source(kind, name, path, given)
 
 
 def identity(source: Source, options: SourceOptions) -> dict[str, object]:
-    """What the passport says of an input: a file is named with its size and SHA-256, a Hub dataset with its commit.
+    """The passport's entry for an input: a file with its size and SHA-256, a Hub dataset with its commit.
 
-    `license` and `url` are None where nobody has said them.
+    `license` and `url` are None if unknown.
     """
     cards = options.source_cards if isinstance(options, ReadingOptions) else None
     known = SOURCES.find(source.kind).identity(source, options)
@@ -157,26 +159,26 @@ def identity(source: Source, options: SourceOptions) -> dict[str, object]:
 
 
 def documents_of(source: Source, options: SourceOptions, errors: RowErrors | None = None) -> Iterator[Document]:
-    """The documents of one source; single rows that are not documents go to `errors`, and are raised without it."""
+    """The documents of one source; rows that are not documents go to `errors`; without it, they raise."""
     reader = SOURCES.find(source.kind).documents
     if reader is None:
-        raise UserError(f"{source.name}: of the kind {source.kind}, records are read, not documents.")
+        raise UserError(f"{source.name}: a source of kind {source.kind} has records, not documents.")
     return reader(source, options, errors)
 
 
 def records_of(source: Source, options: SourceOptions, errors: RowErrors | None = None) -> Iterator[Record]:
-    """The rows of one source; those that cannot be used go to `errors`, and are raised without it."""
+    """The rows of one source; unusable ones go to `errors`; without it, they raise."""
     reader = SOURCES.find(source.kind).records
     if reader is None:
-        raise UserError(f"{source.name}: of the kind {source.kind}, documents are read, not records.")
+        raise UserError(f"{source.name}: a source of kind {source.kind} has documents, not records.")
     return reader(source, options, errors, None)
 
 
 def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: RowErrors | None = None) -> Iterator[Document]:
     """The documents of all sources, one source after the other.
 
-    A text is kept as the file has it: every character and every line break, but for a byte order mark (encoding.py); the line that
-    separates documents belongs to none of them. What looks like a separator and is read as text is warned about.
+    A text is kept exactly as in the file: every character and every line break, except a byte order mark (encoding.py); a line that
+    separates documents belongs to none of them. Text that looks like a separator causes a warning.
     """
     markers = MarkerCounts()
     empty: list[str] = []
@@ -200,15 +202,15 @@ def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: R
         yield document
     markers.warn()
     if empty:
-        _warn_once(f"warning: no document in {len(empty):,} of the sources, such as {empty[0]}")
+        _warn_once(f"warning: {len(empty):,} of the sources contain no document, such as {empty[0]}")
     if markup:
         _warn_once(
-            f"warning: {len(markup):,} of the sources begin as web pages or XML do, such as {markup[0]}, and their markup is read "
-            "as text; where that is not meant, write the text out first, e.g. with pandoc -t plain"
+            f"warning: {len(markup):,} of the sources look like web pages or XML, such as {markup[0]}, and their markup is read as "
+            f"text; if that is not intended, extract the text first, e.g. with pandoc -t plain"
         )
 
 
-@functools.cache  # who reads the same sources twice is told once
+@functools.cache  # warn only once if the same sources are read twice
 def _warn_once(message: str) -> None:
     logger.warning(message)
 
@@ -225,16 +227,15 @@ def load_documents(
     on_drop: Callable[[Document, TextStep, Outcome], None] | None = None,
     num_proc: int = 1,
 ):
-    """All documents that the steps keep, as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant.
+    """All documents kept by the steps, as a `datasets.Dataset` on disk under `cache_dir`; memory stays constant.
 
     Args:
-        steps: what is done to each document by itself.
-        draw: of a text as it was read, or of its group, the place that decides on which side of the split its document stands
-            (`Split.draw`).
-        on_error: "stop" or "skip", for single rows that are not documents (row_errors.py).
-        on_drop: as for `apply_steps`.
+        steps: applied to each document individually.
+        draw: maps a text as it was read, or its group, to the number that decides the side of the split (`Split.draw`).
+        on_error: "stop" or "skip", for rows that are not documents (row_errors.py).
+        on_drop: see `apply_steps`.
         num_proc: processes for the steps; the result is the same for every number.
-    Raises: ValueError for a file that is another at the end of the reading than at its beginning.
+    Raises: ValueError for a file that changed while it was read.
     """
     check_cards(options.source_cards, sources)
     start = time.perf_counter()
@@ -254,7 +255,7 @@ def load_documents(
 
 
 class Read(dict[str, list[int]]):
-    """Documents and UTF-8 bytes that were read of each source, by its name."""
+    """Documents and UTF-8 bytes read from each source, by name."""
 
     def __init__(self, sources: Iterable[Source]):
         super().__init__((source.name, [0, 0]) for source in sources)
@@ -275,7 +276,7 @@ def record_loaded(
     passport: Passport,
     start: float,
 ) -> None:
-    """What the passport says of the reading and of what was done to each document meanwhile."""
+    """Record the reading, and the steps applied to each document, in the passport."""
     for entry in passport.inputs:
         entry["documents"], entry["text_bytes"] = read[str(entry["name"])]
     num_documents, num_bytes = (sum(column) for column in zip(*read.values(), strict=True))
@@ -288,22 +289,22 @@ def record_loaded(
 def drawn_documents(
     sources: Iterable[Source], options: ReadingOptions, errors: RowErrors, draw: Callable[[str], float], read: Read
 ) -> Iterator[dict]:
-    """The documents of all sources, each with the number that is drawn for it; they are counted in `read`."""
+    """The documents of all sources, each with its draw; they are counted in `read`."""
     for document in read_documents(sources, options, errors):
         read.add(document["source"], 1, len(document["text"].encode()))
         yield {**document, "draw": draw(_belongs_to(document, options) or document["text"])}
 
 
 def _belongs_to(document: Document, options: SourceOptions) -> str | None:
-    """The group of a document; None where there are no groups."""
+    """The group of a document; None if there are no groups."""
     if options.group_field is None:
         return None
     if options.group_field == GROUP_BY_SOURCE:
         return document["source"]
     if "group" not in document:
         raise UserError(
-            f"group_field is {options.group_field!r}, but {document['source']} is a text, which has no columns; take group_field: "
-            f"{GROUP_BY_SOURCE}, by which each file is a group, or give rows with that column."
+            f"group_field is {options.group_field!r}, but {document['source']} is a text, which has no columns; use group_field: "
+            f"{GROUP_BY_SOURCE}, which makes each file a group, or give rows with that column."
         )
     return document["group"]
 
@@ -316,7 +317,7 @@ def _shown(documents: Iterable[Document], progress: tqdm) -> Iterator[Document]:
 
 
 def state_of(source: Source) -> tuple[int, int] | None:
-    """Size and time of the last change of a file; None for what is not a file."""
+    """Size and modification time of a file; None if it is not a file."""
     if source.path is None:
         return None
     found = source.path.stat()
@@ -324,7 +325,7 @@ def state_of(source: Source) -> tuple[int, int] | None:
 
 
 def refuse_changed(found: Mapping[Source, tuple[int, int] | None]) -> None:
-    """Raises: ValueError for a file that is not as it was found: the passport's SHA-256 would not be that of what was read."""
+    """Raises: ValueError for a file that has changed: the passport's SHA-256 would not match what was read."""
     for source, state in found.items():
         if state_of(source) != state:
-            raise UserError(f"{source.name} changed while it was read; wait until nobody writes to it, or read a copy.")
+            raise UserError(f"{source.name} changed while it was being read; wait until nothing writes to it, or read a copy.")

@@ -1,8 +1,8 @@
 """Train, validation and test: of documents, of labelled examples and of conversations.
 
-A document belongs to one side by a hash of its own text and the seed. It keeps its side whatever else is read, in whatever order,
-so the tokenizer's training can leave out exactly the documents that are held out later, and a corpus that grows never moves a test
-document into training. Examples and conversations are drawn, as the book draws them, and near copies are put on one side.
+A hash of a document's own text and the seed decides its side. It keeps its side whatever else is read, in whatever order, so the
+tokenizer's training can leave out exactly the documents that are held out later, and a growing corpus never moves a test document
+into training. Examples and conversations are drawn at random as in the book, and near copies are put on one side.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 SPLIT_STEP = "split"
 SPLIT_BY = ("auto", "document", "group", "position")
-# A side may hold a third of the share that was asked for, or three times as much, before "auto" splits by position. With 60
-# documents of equal length and 5 % per side, 90 of 100 seeds stay within that; with 20 documents, 38.
+# A side may have a third of the requested share, or three times as much, before "auto" splits by position. With 60 documents of
+# equal length and 5 % per side, 90 of 100 seeds stay within that; with 20 documents, 38.
 TOLERANCE = 3
 
 
@@ -37,11 +37,11 @@ class Split:
     """How documents are divided.
 
     Args:
-        by: "document" (each whole, by a hash of its text), "group" (all of a group, by a hash of its name), "position" (each cut
-            into three parts at line ends, for a corpus of one or few documents: the first is for training, the last for test), or
-            "auto", which `settled` turns into "document" or "position".
+        by: "document" (whole documents, by a hash of the text), "group" (whole groups, by a hash of the name), "position" (each
+            document is cut into three parts at line ends, for a corpus of one or a few documents: the first is for training, the
+            last for the test), or "auto", which `settled` turns into "document" or "position".
         validation_share, test_share: from 0 to below 1; their sum stays below 1.
-        seed: another seed, another division; "position" needs none.
+        seed: a different seed gives a different division; "position" does not use it.
     Raises: ValueError for shares that leave nothing to train on.
     """
 
@@ -52,21 +52,21 @@ class Split:
 
     def __post_init__(self):
         if self.by not in SPLIT_BY:
-            raise UserError(f"split_by is {self.by!r}; allowed are {', '.join(map(repr, SPLIT_BY))}.")
+            raise UserError(f"split_by is {self.by!r}; allowed: {', '.join(map(repr, SPLIT_BY))}.")
         for name in ("validation_share", "test_share"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; a share from 0 to below 1 is needed.")
+                raise UserError(f"{name} is {getattr(self, name)}; it must be a share of at least 0 and below 1.")
         if self.validation_share + self.test_share >= 1:
             raise UserError(
                 f"validation_share {self.validation_share} and test_share {self.test_share} add up to "
-                f"{self.validation_share + self.test_share:g}; below 1 is needed, or nothing is left to train on."
+                f"{self.validation_share + self.test_share:g}; the sum must be below 1, or nothing is left to train on."
             )
 
     def settled(self, documents) -> "Split":
         """This split, with "document" or "position" for "auto".
 
-        By document where each side gets text of about its share, else by position: one document, or few, would leave a side empty
-        or take too much away from the training.
+        By document if each side gets about its share of the text, otherwise by position: with one or a few documents, a side would
+        be empty or take too much from training.
 
         Args: `documents` is a `datasets.Dataset`; read only for "auto".
         """
@@ -84,7 +84,7 @@ class Split:
             return replace(self, by="document")
         why = "there is 1 document, so it"
         if num_documents > 1:
-            why = f"{num_documents:,} documents are too few, or too unequal, to hold out whole ones, so each"
+            why = f"{num_documents:,} documents are too few or too unequal to hold out whole ones, so each"
         logger.info(
             f"split: {why} is cut by position: the first {100 * (1 - self.validation_share - self.test_share):.0f} % for training, "
             f"{100 * self.validation_share:g} % for validation, {100 * self.test_share:g} % for the test"
@@ -92,7 +92,7 @@ class Split:
         return replace(self, by="position")
 
     def assign(self, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
-        """Pairs of split name and document; "auto" is settled before."""
+        """Pairs of split name and document; "auto" must be settled before."""
         if self.by == "auto":
             raise ValueError("split_by 'auto' is not settled")
         for document in documents:
@@ -102,25 +102,25 @@ class Split:
                 yield from self._cut(document)
 
     def draw(self, text: str) -> float:
-        """From 0 to 1, uniform over texts: the place that decides about a document. It is drawn from the text as it was read, or
-        from the name of its group, so that no step that changes texts moves a document to another side."""
+        """A number from 0 to 1, uniform over texts, that decides a document's side. It is derived from the text as read, or from
+        the name of its group, so that steps that change texts do not move a document to another side."""
         digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8, key=str(self.seed).encode()).digest()
         return int.from_bytes(digest, "big") / 2**64
 
     def side(self, draw: float) -> str:
-        """The side of a document, by what was drawn for it."""
+        """The side of a document, given its draw."""
         if draw < self.test_share:
             return "test"
         return "validation" if draw < self.test_share + self.validation_share else "train"
 
     def sides(self, draws: np.ndarray) -> np.ndarray:
-        """The sides of many documents, by their places in `SPLITS` (int8)."""
+        """The sides of many documents, as indices into `SPLITS` (int8)."""
         borders = [self.test_share, self.test_share + self.validation_share]
         return np.array([2, 1, 0], dtype=np.int8)[np.searchsorted(borders, draws, side="right")]
 
     def _cut(self, document: Document) -> Iterator[tuple[str, Document]]:
         text = document["text"]
-        # Where lines are long, cutting at the beginning of one would take too much away: at a space, then, or anywhere.
+        # If lines are long, cutting at a line start would remove too much: cut at a space instead, or anywhere.
         slack = round(len(text) * min([share for share in (self.validation_share, self.test_share) if share] or [0]) / 2)
         test_start = _clean_cut(text, round(len(text) * (1 - self.test_share)), slack)
         validation_start = _clean_cut(text, round(len(text) * (1 - self.test_share - self.validation_share)), slack)
@@ -132,10 +132,9 @@ class Split:
 
 
 def _clean_cut(text: str, position: int, slack: int) -> int:
-    """The nearest line start at or up to `slack` before `position`, else the nearest space there, else `position` itself.
+    """The nearest line start at or up to `slack` before `position`, or else the nearest space there, or `position` itself.
 
-    At the text's end there is nothing to cut off: a last line without a line break would otherwise fall to a side that nobody
-    asked for.
+    At the end of the text there is nothing to cut off: otherwise, a last line without a line break would go to an unrequested side.
     """
     if position == len(text):
         return position
@@ -151,23 +150,23 @@ def _clean_cut(text: str, position: int, slack: int) -> int:
 def split_documents(documents, split: Split, passport: Passport | None = None):
     """The `datasets.DatasetDict` of train, validation and test; a share of 0 leaves its side out.
 
-    Args: `passport` gets a step with the documents and UTF-8 bytes of each side.
-    Raises: ValueError where a side that was asked for stays empty.
+    Args: `passport` records a step with the documents and UTF-8 bytes of each side.
+    Raises: ValueError if a requested side is empty.
     """
     from datasets import Dataset, DatasetDict, NamedSplit
 
     what = counted(len(documents), "documents")
-    cure = "give more text, or other shares"
+    cure = "give more text or different shares"
     if split.by in ("document", "group"):
         draws = numbers_of(documents, "draw")
         sides = split.sides(draws)
         datasets = {name: select(documents, np.flatnonzero(sides == number)) for number, name in enumerate(SPLITS)}
         if split.by == "document":
-            cure = "give more documents, other shares, or split_by: position"
+            cure = "give more documents, different shares, or split_by: position"
         else:
             groups = {name: len(np.unique(draws[sides == number])) for number, name in enumerate(SPLITS)}
             what += f" in {counted(sum(groups.values()), 'groups')}"
-            cure = "give more groups, other shares, another split_seed, or split_by: document"
+            cure = "give more groups, different shares, another split_seed, or split_by: document"
             logger.info(f"split: groups: {', '.join(f'{name} {number:,}' for name, number in groups.items())}")
     else:
         datasets = {name: _side_by_position(documents, split, name) for name in SPLITS}
@@ -211,14 +210,14 @@ def split_examples(
         method: "random" shuffles and cuts; "stratified" does so within each label, so that every side has the same shares of
             the labels, up to rounding, and every label at least one training example.
         near_copy_similarity: texts that are this similar are put on one side, see `keep_copies_together`; None leaves them where
-            they are drawn.
+            they were drawn.
     Source: "random" is random_split of Raschka's chapter 6: the same rows in the same order for the same seed.
-    Raises: ValueError for shares that leave nothing to train on, and where a side that was asked for stays empty.
+    Raises: ValueError for shares that leave nothing to train on, and if a requested side is empty.
     """
     from datasets import DatasetDict
 
     if method not in ("random", "stratified"):
-        raise UserError(f"split_method is {method!r}; allowed are 'random' and 'stratified'.")
+        raise UserError(f"split_method is {method!r}; allowed: 'random' and 'stratified'.")
     Split(validation_share=validation_share, test_share=test_share)  # knows which shares make sense
     start = time.perf_counter()
     if method == "random":
@@ -246,7 +245,7 @@ def split_examples(
     if method == "stratified":
         sides = {name: sorted(rows) for name, rows in sides.items()}  # the file's order, not label by label
     shares = {"validation": validation_share, "test": test_share}
-    _refuse_empty_sides(sides, shares, what=f"{len(examples):,} examples", cure="; give more examples or other shares")
+    _refuse_empty_sides(sides, shares, what=f"{len(examples):,} examples", cure="; give more examples or different shares")
     sides = {name: rows for name, rows in sides.items() if name == "train" or shares[name]}
     sizes = {name: len(rows) for name, rows in sides.items()}
     passport.record(f"split ({method})", len(examples), sum(sizes.values()), start, what="examples", seed=seed, **sizes)
@@ -264,14 +263,14 @@ def split_conversations(
     near_copy_similarity: float | None = None,
     given: Collection[str] = (),
 ):
-    """The `DatasetDict` of conversations in train, validation and test, in which the sides that stay empty are missing.
+    """The `DatasetDict` of conversations in train, validation and test; empty sides are left out.
 
     Args:
-        texts: what is compared of each conversation.
-        method: "random" draws the rows, "order" cuts the file in its order, as the book does: train, test, validation.
-        near_copy_similarity: as `split_examples` takes it.
-        given: sides that have files of their own, which take nothing from here.
-    Raises: ValueError where a side that was asked for stays empty.
+        texts: the text of each conversation to compare.
+        method: "random" draws the rows; "order" cuts the file in order, as in the book: train, test, validation.
+        near_copy_similarity: see `split_examples`.
+        given: sides with their own files, which get nothing from here.
+    Raises: ValueError if a requested side is empty.
     """
     from datasets import DatasetDict
 
@@ -285,7 +284,7 @@ def split_conversations(
     train = int(total * (1 - sum(shares.values())) + 1e-9)
     test = int(total * shares["test"] + 1e-9) if shares["validation"] else total - train
     sides = {"train": order[:train], "test": order[train : train + test], "validation": order[train + test :]}
-    cure = "; give more conversations or other shares"
+    cure = "; give more conversations or different shares"
     _refuse_empty_sides(sides, asked, given=given, what=f"{total:,} conversations", cure=cure)
     if near_copy_similarity is not None:
         sides = keep_copies_together(sides, texts, threshold=near_copy_similarity)
@@ -308,17 +307,19 @@ def _shuffled(rows: Sequence[int], *, seed: int) -> list[int]:
 
 
 def label_names(label: str | list[str]) -> tuple[str, ...]:
-    """The labels of an example, sorted, whether it may have one or several."""
+    """The labels of an example, sorted, whether it has one or several."""
     return tuple(sorted(label)) if isinstance(label, list) else (label,)
 
 
 def rows_of_each_label(examples, step: str) -> dict[str, list[int]]:
     """Row numbers by label, the most frequent first; ties in the order in which they come.
 
-    Raises: ValueError, naming the step that needs them, where a text may have several labels.
+    Raises: ValueError, naming the step, if a text may have several labels.
     """
     if isinstance(examples[0]["label"], list):
-        raise UserError(f"{step} needs one label per text, here a text may have several; leave the balance to class weights.")
+        raise UserError(
+            f"{step} needs one label per text, but here a text may have several; use class weights for balance instead."
+        )
     rows: dict[str, list[int]] = {}
     for index, label in enumerate(examples["label"]):
         rows.setdefault(label, []).append(index)
@@ -328,17 +329,17 @@ def rows_of_each_label(examples, step: str) -> dict[str, list[int]]:
 def keep_copies_together(
     sides: dict[str, list[int]], texts: Sequence[str], *, threshold: float = SIMILARITY, labels: Sequence[Hashable] | None = None
 ) -> dict[str, list[int]]:
-    """A split without near copies across its sides: of those that were drawn apart, each group goes to one side, whole.
+    """A split without near copies across its sides: groups that were drawn apart go to one side as a whole.
 
-    Groups are placed from the largest to the smallest, each where most rows of its labels are missing, and first in training where
-    that has none of a label. All other rows stay where they are: a split without such copies is not changed.
+    Groups are placed from the largest to the smallest, each on the side that lacks most rows of its labels, but first in training
+    if that has none of a label. All other rows stay where they are: a split without such copies does not change.
 
     Args:
         sides: row numbers by the name of their side, training first.
-        texts: what is compared, of all rows.
-        labels: one (hashable) for each row; without them all rows are alike.
-    Raises: ValueError where a side that had rows is left without.
-    Cost: see `find_copies`, of each side with the later ones.
+        texts: the texts to compare, for all rows.
+        labels: one (hashable) per row; without them, all rows are treated alike.
+    Raises: ValueError if a side that had rows would lose all of them.
+    Cost: see `find_copies`, for each side against the later ones.
     """
     normalized = [normalize(text) for text in texts]
     labels = labels or [None] * len(texts)
@@ -381,9 +382,9 @@ def keep_copies_together(
             how = " whose texts differ only in digits, case and punctuation" if alike else ""
             cure = "" if alike else f"raise near_copy_similarity ({threshold}), "
             raise UserError(
-                f"{len(apart):,} of {len(texts):,} texts are near copies of others (groups: {len(groups):,}{how}). A group is "
-                f"learned or tested, not both, so nothing is left for {name}: give more different texts, {cure}or set "
-                "decontaminate: false, which then tests on copies."
+                f"{len(apart):,} of {len(texts):,} texts are near copies of others (groups: {len(groups):,}{how}). A group can be "
+                f"used for training or testing, not both, so nothing is left for {name}: give more distinct texts, {cure}or set "
+                f"decontaminate: false, which then tests on copies."
             )
-    logger.info(f"near copies: {counted(len(apart), 'rows')} drawn apart from a near copy, now on its side")
+    logger.info(f"near copies: {counted(len(apart), 'rows')} moved to the side of their near copy")
     return together

@@ -1,7 +1,7 @@
-"""What is done to each document by itself, before documents are compared: repairs, filters, masking.
+"""Steps applied to each document individually, before documents are compared: repairs, filters, masking.
 
-A step takes the text of one document and says what becomes of it. Steps run in order, a document at a time, wherever the documents
-are: in this process, in others of this machine, on a cluster.
+A step takes the text of one document and returns the outcome. Steps run in order, one document at a time, wherever the documents
+are: in this process, in others on this machine, or on a cluster.
 """
 
 import logging
@@ -16,23 +16,23 @@ from hfgpt.data.passport import Passport
 
 logger = logging.getLogger(__name__)
 
-MOST_REASONS = 6  # in the log; the passport has all
+MOST_REASONS = 6  # in the log; the passport has all of them
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What becomes of a text. Args: `text` is None where the document is dropped; `counts` says what was done how often, or why."""
+    """The outcome for a text. Args: `text` is None if the document is dropped; `counts` says what was done how often, or why."""
 
     text: str | None
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class TextStep(Protocol):
-    """One step. It can be pickled, and does the same to the same text in every process.
+    """One step. It can be pickled, and gives the same result for the same text in every process.
 
     Attributes:
-        name: as log and passport call it, such as "mask personal data".
-        settings: what the passport says of how it was done.
+        name: its name in log and passport, such as "mask personal data".
+        settings: its settings for the passport.
     """
 
     @property
@@ -46,7 +46,7 @@ class TextStep(Protocol):
 
 @dataclass
 class StepCounts:
-    """What one step did so far, in documents and UTF-8 bytes; `reasons` are its own counts."""
+    """What one step has done so far, in documents and UTF-8 bytes; `reasons` are its own counts."""
 
     documents_in: int = 0
     documents_out: int = 0
@@ -56,7 +56,7 @@ class StepCounts:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, more: "StepCounts") -> None:
-        """Count what was done elsewhere."""
+        """Add counts from elsewhere."""
         self.documents_in += more.documents_in
         self.documents_out += more.documents_out
         self.bytes_in += more.bytes_in
@@ -71,9 +71,9 @@ def apply_steps(
     counts: Sequence[StepCounts],
     on_drop: Callable[[Document, TextStep, Outcome], None] | None = None,
 ) -> Iterator[Document]:
-    """The documents that all steps keep, in their order, with the texts that the steps made of them.
+    """The documents kept by all steps, in order, with the resulting texts.
 
-    Args: `on_drop` is told of each dropped document as the step found it.
+    Args: `on_drop` is called for each dropped document, with the text before the step.
     """
     for document in documents:
         for step, count in zip(steps, counts, strict=True):
@@ -95,7 +95,7 @@ def apply_steps(
 
 
 def record_steps(steps: Sequence[TextStep], counts: Sequence[StepCounts], passport: Passport) -> None:
-    """An entry of the passport for each step, and its line in the log."""
+    """Add a passport entry and a log line for each step."""
     for step, count in zip(steps, counts, strict=True):
         passport.record(
             step.name,

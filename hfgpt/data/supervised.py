@@ -1,4 +1,4 @@
-"""Conversations as rows to learn from: ids and labels, cut or dropped where they are too long, packed where that pays."""
+"""Conversations as training rows: ids and labels, cut or dropped if too long, and packed if requested."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from hfgpt.data.conversations import Conversation
 from hfgpt.data.packing import best_fit, lay_out, restarting_positions
 from hfgpt.errors import UserError
 
-IGNORED = -100  # the label of what is not learned
+IGNORED = -100  # the label of tokens that are not trained on
 LOSS_ON = ("assistant", "all")
 TOO_LONG = ("drop", "cut")
 
@@ -23,19 +23,19 @@ def _labels(ids: list[int], learned: list[bool], loss_on: str) -> list[int]:
 
 def _check_allowed(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UserError(f"{name} is {value!r}; allowed are {' and '.join(map(repr, allowed))}.")
+        raise UserError(f"{name} is {value!r}; allowed: {' and '.join(map(repr, allowed))}.")
 
 
 @dataclass
 class SupervisedCounts:
-    """conversations = rows + dropped_too_long + dropped_without_answer; of the rows, `cut` lost `cut_tokens` at their end."""
+    """conversations = rows + dropped_too_long + dropped_without_answer; `cut` of the rows lost `cut_tokens` at the end."""
 
     conversations: int = 0
     rows: int = 0
     cut: int = 0
     cut_tokens: int = 0
     dropped_too_long: int = 0
-    dropped_without_answer: int = 0  # cut, and nothing of an answer was left
+    dropped_without_answer: int = 0  # nothing of an answer was left after cutting
     tokens: int = 0
     learned_tokens: int = 0
     packed_rows: int = 0
@@ -50,22 +50,22 @@ def supervised_rows(
     too_long: str = "drop",
     loss_on: str = "assistant",
 ) -> tuple[dict[str, list[list[int]]], SupervisedCounts]:
-    """Columns `input_ids` and `labels`, one conversation per row, in their order, and what became of the conversations.
+    """Columns `input_ids` and `labels`, one conversation per row, in order, and counts of the outcomes.
 
-    A label is the id, or -100 where nothing is learned. An answer that its conversation numbers among `unlearned` is read, not
-    learned.
+    A label is the id, or -100 for tokens that are not trained on. Answers listed in the conversation's `unlearned` are not trained
+    on.
 
     Args:
-        max_length: most tokens of a row.
-        too_long: "drop" leaves a longer conversation out; "cut" drops the tokens after `max_length`, so that its answer is not
-            seen to end there, and leaves it out where nothing of an answer remains.
-        loss_on: "assistant" learns the answers and what ends them, "all" everything.
-    Raises: ValueError, naming source and place, for what `ConversationEncoder.encode` refuses.
+        max_length: maximum tokens in a row.
+        too_long: "drop" leaves out longer conversations; "cut" drops the tokens after `max_length`, so the answer does not end
+            there, and leaves the conversation out if nothing of an answer remains.
+        loss_on: "assistant" trains on the answers and their end tokens, "all" on everything.
+    Raises: ValueError, with source and position, for errors of `ConversationEncoder.encode`.
     """
     _check_allowed("too_long", too_long, TOO_LONG)
     _check_allowed("loss_on", loss_on, LOSS_ON)
     if max_length < 2:
-        raise UserError(f"max_length is {max_length}; 2 tokens or more are needed, one to read and one to predict.")
+        raise UserError(f"max_length is {max_length}; it must be at least 2: one token to read and one to predict.")
     encoder = ConversationEncoder(tokenizer)
     columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     counts = SupervisedCounts()
@@ -77,7 +77,7 @@ def supervised_rows(
             if too_long == "drop":
                 counts.dropped_too_long += 1
                 continue
-            # the first token of a row is predicted from nothing
+            # the first token of a row has no context
             if not any(learned[1:max_length]):
                 counts.dropped_without_answer += 1
                 continue
@@ -96,8 +96,8 @@ def supervised_rows(
 def _check_all_learned(conversation: Conversation) -> Conversation:
     if conversation.unlearned:
         raise UserError(
-            f"{conversation.source}, {conversation.place}: the weight of message {conversation.unlearned[0] + 1} is 0, and "
-            "loss_on: all learns every token of a conversation; choose loss_on: assistant, or take the weights out."
+            f"{conversation.source}, {conversation.place}: the weight of message {conversation.unlearned[0] + 1} is 0, but "
+            f"loss_on: all trains on every token of a conversation; choose loss_on: assistant, or remove the weights."
         )
     return conversation
 
@@ -123,16 +123,17 @@ def _encode_batch(batch: list[Conversation], encoder: ConversationEncoder) -> li
 
 
 def pack_supervised(rows: dict[str, list[list[int]]], *, context_length: int, pad: int) -> dict[str, list[list[int]]]:
-    """Several conversations per row, by best fit, none of them cut: columns `input_ids`, `labels` and `position_ids`.
+    """Pack several conversations per row by best fit, without cutting any: columns `input_ids`, `labels` and `position_ids`.
 
     Every row has `context_length` tokens; positions restart at 0 with each conversation and with the padding, which keeps them
-    apart where no attention mask is given. The first token of each has the label -100: it would be predicted from another.
+    apart without an attention mask. The first token of each has the label -100, because it would be predicted from another
+    conversation.
 
     Raises: ValueError for a conversation longer than `context_length`.
     """
     longest = max(map(len, rows["input_ids"]), default=0)
     if longest > context_length:
-        raise UserError(f"a conversation has {longest:,} tokens, context_length is {context_length:,}; cut or drop it before.")
+        raise UserError(f"a conversation has {longest:,} tokens, but context_length is {context_length:,}; cut or drop it first.")
     # (tokens, 2) each, ids beside labels; the first token of each is not learned
     segments = [np.array([ids, [IGNORED, *labels[1:]]]).T for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True)]
     bins = best_fit(segments, begun=[], capacity=context_length)

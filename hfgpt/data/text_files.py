@@ -9,18 +9,18 @@ from hfgpt.data.reading import Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowError, RowErrors
 from hfgpt.errors import UserError
 
-WHOLE_FILES = "the text files"  # as the source of rows that are a file each, of which a single one is no source of its own
-# Text to a program, markup to a reader: files of these names are refused. Whoever wants to learn markup gives them another name.
+WHOLE_FILES = "the text files"  # the source name for rows that are whole files, because a single file is not its own source
+# Text to a program but markup to a reader: files with these suffixes are refused. To train on markup, rename them.
 MARKUP_FILES = {
-    **dict.fromkeys((".html", ".htm", ".xhtml", ".xml", ".svg", ".fb2"), "write its text out first, e.g. with pandoc -t plain"),
-    ".ipynb": "write its text out first, e.g. with jupyter nbconvert --to markdown",
+    **dict.fromkeys((".html", ".htm", ".xhtml", ".xml", ".svg", ".fb2"), "extract its text first, e.g. with pandoc -t plain"),
+    ".ipynb": "extract its text first, e.g. with jupyter nbconvert --to markdown",
 }
 MARKUP_BEGINS = ("<!doctype html", "<html", "<?xml")
-LONGEST_DOCUMENT = 2**28  # characters; while it is prepared, it takes four bytes of memory for each
+LONGEST_DOCUMENT = 2**28  # characters; preparing needs four bytes of memory per character
 
 
 def read_text(source: Source, options: SourceOptions, errors: RowErrors | None) -> Iterator[Document]:
-    """The documents of a text file; one with a line that is not valid UTF-8 is left out whole, where `errors` skips.
+    """The documents of a text file; if `errors` skips, a document with a line that is not valid UTF-8 is left out as a whole.
 
     Raises: ValueError for a document of more than `LONGEST_DOCUMENT` characters.
     """
@@ -59,8 +59,8 @@ def read_text(source: Source, options: SourceOptions, errors: RowErrors | None) 
         text.add(part)
         if text.characters > LONGEST_DOCUMENT:
             raise UserError(
-                f"{path}: the document that begins in line {start} has more than {LONGEST_DOCUMENT:,} characters; say where "
-                "documents end with text_documents (paragraph, line, or the line that separates them), or cut the file."
+                f"{path}: the document that begins in line {start} has more than {LONGEST_DOCUMENT:,} characters; use "
+                f"text_documents to say where documents end (paragraph, line, or the line that separates them), or split the file."
             )
         if rule == "line" and part[-1] in "\r\n":
             yield from document()

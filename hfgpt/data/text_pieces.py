@@ -1,4 +1,4 @@
-"""A share of texts that are too large to be read whole: pieces from all of them alike, each of whole documents."""
+"""A share of texts that are too large to read completely: pieces taken evenly from all of them, each of whole documents."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,16 +11,16 @@ from hfgpt.files import write_whole
 FOLDER = "read_texts"
 SEPARATOR_LINE = "<|endoftext|>"
 PIECE_BYTES, LONGEST_PIECE = 2**16, 1.25
-# What is no file: this Python's documentation, and what has a size that nobody knows.
+# Sources that are not files: this Python's documentation, and those of unknown size.
 BYTES_OF_KINDS, UNKNOWN_BYTES = {PYTHON_DOCS: 2_400_000}, 10**12
 # What a document of a table or of the Hub is taken for in bytes, of which only the number can be bounded.
 BYTES_OF_A_DOCUMENT = 2000
-# Bytes of a line that are read at once: a file may have no line ends.
+# Bytes of a line read at once: a file may have no line breaks.
 LONGEST_LINE = 2**20
 
 
 def size_of(sources: Sequence[Source]) -> int:
-    """Bytes of the sources; a data set of the Hub, whose size nobody has said, counts as more than can be read."""
+    """The bytes of the sources; a Hub data set of unknown size counts as more than can be read."""
     return sum(
         source.path.stat().st_size if source.path is not None else BYTES_OF_KINDS.get(source.kind, UNKNOWN_BYTES)
         for source in sources
@@ -30,13 +30,13 @@ def size_of(sources: Sequence[Source]) -> int:
 def read_in_pieces(
     sources: Sequence[Source], folder: Path, *, most: int, reading: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
-    """Write pieces of large text files and JSON lines, from all of them alike, into a folder below `folder`.
+    """Write pieces of large text files and JSON lines, taken evenly from all of them, to a folder below `folder`.
 
-    A piece begins and ends where a document does, or at a line where documents are longer than pieces; where a document is a whole
-    file, a piece is a document. Sources of other kinds stay as they are, and are read up to a number of documents.
+    A piece begins and ends at document boundaries, or at a line if documents are longer than pieces; if a document is a whole file,
+    a piece is a document. Other kinds of sources are unchanged, and are read up to a number of documents.
 
     Args: `reading` says how the sources are read, `text_documents` among it.
-    Returns: what is to be read instead, and how.
+    Returns: the sources to read instead, and how.
     Cost: reads what it writes, whatever the size of the files.
     """
     rule = reading.get("text_documents")

@@ -1,4 +1,4 @@
-"""Prepared data against its passport: are rows, tokenizer and sources what they were when the passport was written?"""
+"""Verify prepared data against its passport: are rows, tokenizer and sources unchanged since it was written?"""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -24,12 +24,12 @@ _READING = ("text_field", "text_documents", "hub_split", "hub_revision")
 
 @dataclass(frozen=True)
 class Finding:
-    """What one comparison found.
+    """The result of one comparison.
 
     Args:
         what: what was compared, such as "rows of train" or "source novels.txt".
-        outcome: "missing" is what cannot be compared because it is not here, which is no difference.
-        detail: in what it differs, or by what it matches.
+        outcome: "missing" means it cannot be compared because it is not here, which is not a difference.
+        detail: how it differs, or what matches.
     """
 
     what: str
@@ -41,17 +41,19 @@ class Finding:
 
 
 def verify_folder(folder: Path) -> list[Finding]:
-    """Everything that the passport of prepared data says by a hash or a count, taken again and compared.
+    """Recompute and compare every hash and count in the passport of prepared data.
 
-    The rows and the tokenizer are those of the folder. Sources are looked for where the passport names them, seen from the current
-    folder; of a published passport, which has no places, none is found.
+    The rows and the tokenizer are those in the folder. Sources are searched at the passport's paths, relative to the current
+    folder; for a published passport, which has no paths, none are found.
 
     Raises: UserError for a folder without a passport of prepared data.
     Cost: reads the rows and the sources once; memory stays constant.
     """
     passport = Passport.load(folder)
     if not (folder / "dataset_dict.json").is_file():
-        raise MissingFileError(f"{folder} holds no prepared data (dataset_dict.json); give the folder of recipes/prepare_data.py.")
+        raise MissingFileError(
+            f"{folder} does not contain prepared data (dataset_dict.json); give a folder written by recipes/prepare_data.py."
+        )
     if not passport.rows:
         raise UserError(_without_hashes(folder))
     pad, tokenizer = _tokenizer_finding(folder, passport)
@@ -59,43 +61,45 @@ def verify_folder(folder: Path) -> list[Finding]:
 
 
 def check_rows(folder: Path, passport: Passport, *, splits: Sequence[str] | None = None) -> None:
-    """Refuse rows that are not those of the passport, before anything is learned from them or measured on them.
+    """Refuse rows that do not match the passport, before training or evaluating on them.
 
-    Args: `splits` are those that are used; None is all.
-    Raises: UserError that names the split, both hashes and what to do.
-    Cost: reads the rows once, about 1 GB a second.
+    Args: `splits` are the ones to check; None means all.
+    Raises: UserError with the split, both hashes and what to do.
+    Cost: reads the rows once, at about 1 GB per second.
     """
     for split in splits if splits is not None else passport.splits:
         if split not in passport.rows:
             raise UserError(_without_hashes(folder))
         said, counted = passport.splits[split]["rows"], passport.rows[split]["rows"]
         if said != counted:
-            raise UserError(f"{folder}: the passport says {said:,} {split} rows, found {counted:,}; prepare the data again.")
+            raise UserError(
+                f"{folder}: the passport says {said:,} {split} rows, but there are {counted:,}; prepare the data again."
+            )
         found = _rows_finding(folder, split, passport.rows[split])
         if found.outcome == "differs":
             raise UserError(
-                f"{folder}: the {split} rows are not those that were prepared ({found.detail}); prepare the data again, or copy it "
-                "again from where it is whole."
+                f"{folder}: the {split} rows have changed since they were prepared ({found.detail}); prepare the data again, or "
+                f"copy it again from an intact source."
             )
 
 
 def open_rows(folder: Path) -> DatasetDict:
-    """The rows of a folder of prepared data. Raises: UserError where they cannot be opened."""
+    """The rows of a folder of prepared data. Raises: UserError if they cannot be opened."""
     try:
         return cast(DatasetDict, DatasetDict.load_from_disk(str(folder)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pyarrow.ArrowException) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(
-            f"{folder}: the rows cannot be opened ({reason}); prepare the data again, or copy it again from where it is whole."
+            f"{folder}: the rows cannot be opened ({reason}); prepare the data again, or copy it again from an intact source."
         ) from None
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, passport: Passport) -> None:
-    """Raises: UserError where the tokenizer in a folder of prepared data is not the one that made the rows."""
+    """Raises: UserError if the tokenizer in a folder of prepared data is not the one that made the rows."""
     said, found = passport.tokenizer.get("sha256"), tokenizer_sha256(tokenizer)
     if said != found:
         raise UserError(
-            f"the tokenizer in {folder} is not the one that made its rows (SHA-256 {_short(found)}, the passport says "
+            f"the tokenizer in {folder} is not the one that made its rows (SHA-256 {_short(found)}, but the passport says "
             f"{_short(said)}); prepare the data again."
         )
 
@@ -117,22 +121,22 @@ def _row_findings(folder: Path, passport: Passport, *, pad: int | None) -> Itera
     names = read_json(folder / "dataset_dict.json").get("splits") or []
     for split in names:
         if split not in passport.rows:
-            yield Finding(f"rows of {split}", "differs", "the passport knows no such split")
+            yield Finding(f"rows of {split}", "differs", "the passport has no such split")
 
 
 def _rows_finding(folder: Path, split: str, said: dict) -> Finding:
     what = f"rows of {split}"
     if not (folder / split).is_dir():
-        return Finding(what, "differs", f"the folder {split} is not there, {said['rows']:,} rows are needed")
+        return Finding(what, "differs", f"the folder {split} is missing; it should have {said['rows']:,} rows")
     try:
         found = hash_of_rows(folder / split)
     except UserError as error:
         return Finding(what, "differs", str(error))
     if found == said:
         return Finding(what, "matches", f"{said['rows']:,} rows, SHA-256 {_short(said['sha256'])}")
-    hashes = f"SHA-256 {_short(found['sha256'])}, the passport says {_short(said['sha256'])}"
+    hashes = f"SHA-256 {_short(found['sha256'])}, but the passport says {_short(said['sha256'])}"
     if found["rows"] != said["rows"]:
-        return Finding(what, "differs", f"{found['rows']:,} rows, the passport says {said['rows']:,}; {hashes}")
+        return Finding(what, "differs", f"{found['rows']:,} rows, but the passport says {said['rows']:,}; {hashes}")
     pairs = zip(str(found["blocks"]).split(), str(said["blocks"]).split())
     changed = [number for number, (one, other) in enumerate(pairs) if one != other]
     where = "the passport's own hashes contradict each other"
@@ -145,9 +149,9 @@ def _rows_finding(folder: Path, split: str, said: dict) -> Finding:
 
 
 def _counts_finding(folder: Path, split: str, passport: Passport, *, pad: int | None) -> Finding:
-    """Whether rows x context_length is what the passport accounts for, and as many positions are padding as it says.
+    """Whether rows x context_length matches the passport's account, and the number of padding positions is right.
 
-    Args: `pad` is the id of the padding token; None where there is no tokenizer that tells it.
+    Args: `pad` is the id of the padding token; None if there is no tokenizer.
     """
     what, counts = f"counts of {split}", passport.splits.get(split) or {}
     positions = padding = 0
@@ -157,14 +161,14 @@ def _counts_finding(folder: Path, split: str, passport: Passport, *, pad: int | 
         padding += int((values.to_numpy() == pad).sum())
     accounted = sum(counts.get(name, 0) for name in ("tokens", "separators", "repeated", "padding"))
     if positions != accounted:
-        return Finding(what, "differs", f"the rows have {positions:,} positions, the passport accounts for {accounted:,}")
+        return Finding(what, "differs", f"the rows have {positions:,} positions, but the passport accounts for {accounted:,}")
     if pad is not None and padding != counts.get("padding"):
-        return Finding(what, "differs", f"{padding:,} positions are padding, the passport says {counts.get('padding', 0):,}")
+        return Finding(what, "differs", f"{padding:,} positions are padding, but the passport says {counts.get('padding', 0):,}")
     return Finding(what, "matches", f"{counts['tokens']:,} tokens, {counts['padding']:,} padding, {positions:,} positions in all")
 
 
 def _tokenizer_finding(folder: Path, passport: Passport) -> tuple[int | None, Finding]:
-    """The id of its padding token, where it is the tokenizer that made the rows, and what was found."""
+    """The id of the padding token, if this tokenizer made the rows, and the finding."""
     what = "tokenizer"
     try:
         tokenizer = load_tokenizer(folder / "tokenizer")
@@ -172,7 +176,7 @@ def _tokenizer_finding(folder: Path, passport: Passport) -> tuple[int | None, Fi
     except (OSError, ValueError) as error:
         return None, Finding(what, "differs", str(error))
     found = Finding(what, "matches", f"{len(tokenizer):,} tokens, SHA-256 {_short(passport.tokenizer['sha256'])}")
-    return cast("int | None", tokenizer.pad_token_id), found  # one id, to pyright perhaps many
+    return cast("int | None", tokenizer.pad_token_id), found  # one id, although pyright thinks there may be several
 
 
 def _source_findings(passport: Passport) -> Iterator[Finding]:
@@ -185,18 +189,18 @@ def _source_findings(passport: Passport) -> Iterator[Finding]:
         except (MissingFileError, OSError):
             yield Finding(what, "missing", "it is not here, so it cannot be compared")
             continue
-        except (UserError, ValueError) as error:  # another kind of thing has its name now
+        except (UserError, ValueError) as error:  # something of another kind now has its name
             yield Finding(what, "differs", str(error))
             continue
         if now.get("python") != then.get("python"):
-            yield Finding(what, "missing", f"it was of Python {then.get('python')}, this is {now.get('python')}")
+            yield Finding(what, "missing", f"it was from Python {then.get('python')}, but this is {now.get('python')}")
             continue
         if now.get("commit", "") is None and then.get("commit"):
-            yield Finding(what, "missing", "the Hub cannot be asked")
+            yield Finding(what, "missing", "the Hub cannot be reached")
             continue
         changed = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
         if changed:
-            values = (f"{key} {_shown(now.get(key))}, the passport says {_shown(then.get(key))}" for key in changed)
+            values = (f"{key} {_shown(now.get(key))}, but the passport says {_shown(then.get(key))}" for key in changed)
             yield Finding(what, "differs", "; ".join(values))
         else:
             by = f"SHA-256 {_short(then['sha256'])}" if then.get("sha256") else f"commit {then.get('commit')}"
@@ -208,7 +212,7 @@ def _shown(value: object) -> str:
 
 
 def report(findings: Sequence[Finding], folder: Path) -> None:
-    """Log every finding. Raises: UserError where something differs, with how much."""
+    """Log every finding. Raises: UserError if anything differs, with the differences."""
     order = {"matches": 0, "missing": 1, "differs": 2}
     for one in sorted(findings, key=lambda one: order[one.outcome]):
         logger.info(str(one))
@@ -216,8 +220,8 @@ def report(findings: Sequence[Finding], folder: Path) -> None:
     if differing:
         more = f" and {len(differing) - 5:,} more" if len(differing) > 5 else ""
         raise UserError(
-            f"{folder} is not what its passport says: {', '.join(differing[:5])}{more}; prepare the data again, or copy it again "
-            "from where it is whole."
+            f"{folder} does not match its passport: {', '.join(differing[:5])}{more}; prepare the data again, or copy it again "
+            f"from an intact source."
         )
     missing = sum(one.outcome == "missing" for one in findings)
     beside = f"; {missing:,} {'source is' if missing == 1 else 'sources are'} not here and cannot be compared" if missing else ""

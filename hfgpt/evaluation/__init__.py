@@ -1,1 +1,1 @@
-"""Numbers about a model, and text out of it."""
+"""Evaluate a model, and generate text with it."""

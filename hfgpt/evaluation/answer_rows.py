@@ -1,7 +1,7 @@
-"""Prompts, references and answers as rows, in a file, and counted by kind of question.
+"""Prompts, references and answers as rows, in a file, and scored by kind of question.
 
-A kind whose references are short has right and wrong answers. One whose references are free text has none: two good descriptions
-of a thing are hardly ever the same words, so their likeness is measured and nothing is called wrong.
+A kind with short references has right and wrong answers. A kind with free-text references does not: two good descriptions of a
+thing hardly ever use the same words, so similarity is measured and nothing is called wrong.
 """
 
 import itertools
@@ -15,23 +15,23 @@ from pathlib import Path
 from hfgpt.errors import UserError
 from hfgpt.files import write_whole
 
-LIKENESS = {"token_f1": "token F1", "rougeL": "ROUGE-L"}  # what free text is measured by
-# Half of the references of a kind have at most so many words, or they are free text.
+LIKENESS = {"token_f1": "token F1", "rougeL": "ROUGE-L"}  # the measures for free text
+# If more than half of the references of a kind have more words than this, the kind is free text.
 MOST_WORDS_OF_SHORT_ANSWERS = 4
-SEEN = "seen in training"  # the note on a row that was learned, which counts for no kind
+SEEN = "seen in training"  # the note on a row from the training set, which counts for no kind
 
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """One prompt and what was said to it.
+    """One prompt and its answers.
 
     Attributes:
         messages: the prompt as chat messages, each with `role` and `content`.
-        reference: the expected answer; None where there is none.
-        answers: what was said, by the name of the model or step, in the order of the columns.
-        scores: numbers of some or all of these answers; `exact_match` decides what the page calls right.
+        reference: the expected answer; None if there is none.
+        answers: the answers by model or step, in the order of the columns.
+        scores: scores for some or all of these answers; `exact_match` decides what the page calls right.
         notes: sentences shown with a warning sign, such as a trigger's alarms.
-        kind: which kind of question it is, where the data says so.
+        kind: the kind of question, if the data specifies it.
     """
 
     messages: list[dict[str, str]]
@@ -45,7 +45,7 @@ class AnswerRow:
 def write_answers(path: str | Path, rows: Sequence[AnswerRow]) -> None:
     """Write the rows as one JSON file: a list of objects with the fields of `AnswerRow`."""
     text = json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False) + "\n"
-    # UTF-8 cannot hold half a surrogate pair; written as \ud83d it is the JSON that it came from.
+    # UTF-8 cannot encode half a surrogate pair; written as \ud83d, it is the original JSON.
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_whole(Path(path), text.encode("utf-8", errors="backslashreplace"))
 
@@ -55,16 +55,16 @@ def read_answers(path: str | Path) -> list[AnswerRow]:
     try:
         return [AnswerRow(**row) for row in json.loads(Path(path).read_text(encoding="utf-8"))]
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise UserError(f"{path} holds no answers as write_answers writes them ({error}); make them again.") from None
+        raise UserError(f"{path} does not contain answers in the format of write_answers ({error}); generate them again.") from None
 
 
 def folded(text: str) -> str:
-    """A text without the differences of case and spacing."""
+    """A text normalized for case and whitespace."""
     return " ".join(text.casefold().split())
 
 
 def is_right(row: AnswerRow, name: str) -> bool:
-    """Whether an answer is its row's reference: by its `exact_match` or, where that was not measured, but for case and spacing."""
+    """Whether an answer matches its row's reference: by `exact_match` or, if not measured, ignoring case and whitespace."""
     scores = row.scores.get(name, {})
     if "exact_match" in scores:
         return scores["exact_match"] >= 1
@@ -72,7 +72,7 @@ def is_right(row: AnswerRow, name: str) -> bool:
 
 
 def rows_of_each_kind(kinds: Sequence[str | None], most: int | None) -> list[int]:
-    """The numbers of at most `most` rows (None: all), in order: the first of every kind, the second of every kind, and so on."""
+    """The indices of at most `most` rows (None: all), in order: the first of every kind, the second of every kind, and so on."""
     numbers: dict[str | None, list[int]] = {}
     for number, kind in enumerate(kinds):
         numbers.setdefault(kind, []).append(number)
@@ -81,7 +81,7 @@ def rows_of_each_kind(kinds: Sequence[str | None], most: int | None) -> list[int
 
 
 def free_kinds(rows: Iterable[AnswerRow]) -> set[str | None]:
-    """The kinds whose references are free text; None among them stands for the rows without a kind."""
+    """The kinds whose references are free text; None in the result stands for rows without a kind."""
     words: dict[str | None, list[int]] = {}
     for row in rows:
         if row.reference is not None:
@@ -90,10 +90,10 @@ def free_kinds(rows: Iterable[AnswerRow]) -> set[str | None]:
 
 
 def scores_by_kind(rows: Sequence[AnswerRow], name: str) -> dict[str, dict[str, float]]:
-    """What the answers of a model or step are worth, by kind of question; {} where no unseen row with a reference has one.
+    """The scores of the answers of a model or step, by kind of question; {} if no unseen row with a reference has a kind.
 
-    Returns: of every kind `num_examples`; of one with right and wrong answers also `right`, and `most_frequent`, what always
-        giving the most frequent reference would reach (both shares from 0 to 1); of free text, mean `token_f1` and `rougeL`.
+    Returns: for every kind `num_examples`; for kinds with right and wrong answers also `right`, and `most_frequent`, the score of
+    always giving the most frequent reference (both shares from 0 to 1); for free text, mean `token_f1` and `rougeL`.
     """
     free = free_kinds(rows)
     groups: dict[str, list[AnswerRow]] = {}
@@ -115,7 +115,7 @@ def _scores(rows: list[AnswerRow], name: str, free: bool) -> dict[str, float]:
 
 
 def all_kinds(kinds: dict[str, dict[str, float]]) -> dict[str, float]:
-    """`right`, `most_frequent` and `num_examples` over the kinds that have right and wrong answers; {} where there are none."""
+    """`right`, `most_frequent` and `num_examples` over the kinds with right and wrong answers; {} if there are none."""
     exact = [scores for scores in kinds.values() if "right" in scores]
     number = sum(scores["num_examples"] for scores in exact)
     totals = {name: sum(scores[name] * scores["num_examples"] for scores in exact) for name in ("right", "most_frequent")}
@@ -123,14 +123,14 @@ def all_kinds(kinds: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def kind_lines(kinds: dict[str, dict[str, float]]) -> Iterator[str]:
-    """A table for a report, a line for each kind."""
+    """A table for a report, with one line per kind."""
     width = max(map(len, kinds), default=0)
     for kind, scores in kinds.items():
         number = scores["num_examples"]
         if "right" in scores:
             said = (
-                f"{round(scores['right'] * number):,} of {number:,} right, {100 * scores['right']:.1f} % (always the most frequent "
-                f"answer {100 * scores['most_frequent']:.1f} %)"
+                f"{round(scores['right'] * number):,} of {number:,} right, {100 * scores['right']:.1f} % (always giving the most "
+                f"frequent answer: {100 * scores['most_frequent']:.1f} %)"
             )
         else:
             measured = [f"{what} {scores[metric]:.3f}" for metric, what in LIKENESS.items() if metric in scores]

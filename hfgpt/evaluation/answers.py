@@ -1,4 +1,4 @@
-"""The answers of an assistant: made in batches, and measured against references without a judge."""
+"""The answers of an assistant: generated in batches, and compared with references without a judge."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ from hfgpt.metrics import measure
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to one prompt.
+    """A model's answer to one prompt.
 
     Attributes:
         text: without special tokens.
-        token_ids: as generated, the stop token included.
-        num_tokens: how many tokens the answer has, the stop token not counted.
-        stopped: the model ended the answer itself, with one of the stop tokens.
-        cut: the prompt left less room in the context than `max_new_tokens`, and the answer did not end in it.
+        token_ids: as generated, including the stop token.
+        num_tokens: the number of tokens in the answer, without the stop token.
+        stopped: the model ended the answer itself with one of the stop tokens.
+        cut: the prompt left less room in the context than `max_new_tokens`, and the answer did not end within it.
     """
 
     text: str
@@ -53,29 +53,31 @@ def generate_answers(
     """The model's answer to every prompt, in the order of the prompts; greedy by default.
 
     Prompts of similar length share a batch, padded on the left and masked, so a greedy answer does not depend on the batch.
-    A prompt is never cut: where it leaves less room than `max_new_tokens` the answer gets what room there is, and is marked as
-    `cut` if it does not end in it; without any room it is empty. The model's mode, its `use_cache` and the random state are
-    as before when this returns.
+    A prompt is never cut: if it leaves less room than `max_new_tokens`, the answer gets the remaining room and is marked as `cut`
+    if it does not end within it; without any room, it is empty. The model's mode, its `use_cache` and the random state are
+    restored.
 
     Args:
-        model: any causal language model, a `PeftModel` included.
-        prompts: token ids, complete: with the separator or the chat template's tokens that an answer follows.
+        model: any causal language model, including a `PeftModel`.
+        prompts: complete token ids, including the separator or the chat template's tokens before the answer.
         stop_token_ids: an answer ends at the first of these.
-        groups: prompts of different groups do not share a batch: short answers then need not wait for long ones.
-        settings: more of `GenerationConfig`, for example `do_sample=True, temperature=0.8`; sampled answers repeat with
-            `seed` and the same batches only.
+        groups: prompts of different groups do not share a batch, so short answers need not wait for long ones.
+        settings: more of `GenerationConfig`, for example `do_sample=True, temperature=0.8`; sampled answers are only reproducible
+            with the same `seed` and batches.
     Raises: ValueError for an empty prompt, no stop token, or a number below 1.
     Cost: a cache of batch_size x (longest prompt + max_new_tokens) positions.
     """
     for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if number < 1:
-            raise UserError(f"{name} is {number}; at least 1 is needed.")
+            raise UserError(f"{name} is {number}; it must be at least 1.")
     if not stop_token_ids:
         raise UserError(
-            "stop_token_ids is empty; without one no answer would ever end, give the tokenizer's eos_token_id at least."
+            "stop_token_ids is empty; without one, no answer would ever end; give at least the tokenizer's eos_token_id."
         )
     if empty := [number for number, prompt in enumerate(prompts) if not prompt]:
-        raise UserError(f"prompts[{empty[0]}] has no token; a model continues at least one, begin prompts with the bos_token.")
+        raise UserError(
+            f"prompts[{empty[0]}] is empty; a model needs at least one token to continue, so begin prompts with the bos_token."
+        )
     context_length = context_length_of(model)
     room = [min(max_new_tokens, max(0, context_length - len(prompt))) for prompt in prompts]
     together = list(zip(room, groups or [None] * len(prompts), strict=True))
@@ -107,7 +109,7 @@ def answer_conversations(
 ) -> list[Answer]:
     """The model's greedy answers to conversations that end with the user's message, encoded as in training.
 
-    Args: `groups` as in `generate_answers`, such as the kinds of questions.
+    Args: `groups` as in `generate_answers`, for example, the kinds of questions.
     """
     return generate_answers(
         model,
@@ -122,7 +124,7 @@ def answer_conversations(
 
 
 def _batches(prompts, together: list[tuple], *, batch_size: int) -> list[list[int]]:
-    """Numbers of prompts, longest first (memory runs out at once or never); what is `together` equal may share a batch."""
+    """Indices of prompts, longest first (memory runs out at once or never); prompts with the same `together` may share a batch."""
     batches: list[list[int]] = []
     filling: dict[tuple, list[int]] = {}
     for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):
@@ -135,7 +137,7 @@ def _batches(prompts, together: list[tuple], *, batch_size: int) -> list[list[in
 
 
 def _continue(model, tokenizer, prompts, stop_token_ids, settings: dict, max_new_tokens: int) -> list[list[int]]:
-    pad = padding_id(tokenizer, otherwise=stop_token_ids[0])  # under the mask any id will do
+    pad = padding_id(tokenizer, otherwise=stop_token_ids[0])  # masked, so any id works
     input_ids, mask = padded(prompts, left=True, value=pad, device=model.device)
     config = GenerationConfig(
         **(GREEDY | dict(use_cache=True) | settings),
@@ -150,8 +152,8 @@ def _continue(model, tokenizer, prompts, stop_token_ids, settings: dict, max_new
 def read_answer(
     tokenizer: PreTrainedTokenizerFast, ids: list[int], stop_token_ids: Sequence[int], *, short_of_room: bool = False
 ) -> Answer:
-    """The answer in generated ids. Args: `short_of_room` where the context, not `max_new_tokens`, would end it."""
-    # Rows that ended before the longest of their batch are padded after their stop token.
+    """The answer in generated ids. Args: `short_of_room` if the context rather than `max_new_tokens` limits it."""
+    # Rows that end before the longest one in their batch are padded after their stop token.
     end = next((place for place, token in enumerate(ids) if token in stop_token_ids), None)
     stopped = end is not None
     text = cast(str, tokenizer.decode(ids[:end], skip_special_tokens=True))
@@ -162,9 +164,9 @@ def read_answer(
 def answers_report(answers: Sequence[Answer], references: Sequence[str]) -> dict[str, float]:
     """Exact match, token F1 and ROUGE of the answers (shares from 0 to 1), and how they ended.
 
-    Returns: what the metric `answer_metrics` says of the texts, `stopped` (the share that the model ended itself), `cut` (how
-        many the context ended) and `mean_tokens`.
-    Raises: ValueError where there are no answers, or not one reference for each.
+    Returns: the results of the metric `answer_metrics`, `stopped` (the share that the model ended itself), `cut` (how many ended at
+    the context limit) and `mean_tokens`.
+    Raises: ValueError if there are no answers, or not exactly one reference per answer.
     """
     return {
         **measure("answer_metrics", predictions=[answer.text for answer in answers], references=list(references)),
@@ -181,13 +183,13 @@ def answer_rows(
     *,
     kinds: Sequence[str | None] | None = None,
 ) -> list[AnswerRow]:
-    """What `write_answers` and `write_page` take: one row per prompt, each answer with its own scores.
+    """Rows for `write_answers` and `write_page`: one row per prompt, each answer with its own scores.
 
     Args:
         prompts: chat messages, without the expected answer.
-        references: the expected answers; None for a prompt that has none.
-        answers: for each model or step its answers to the prompts, in their order.
-        kinds: of each prompt, which kind of question it is; None where the data does not say.
+        references: the expected answers; None for a prompt without one.
+        answers: for each model or step, its answers to the prompts, in order.
+        kinds: the kind of question of each prompt; None if the data does not specify it.
     """
     given = {number: reference for number, reference in enumerate(references) if reference is not None}
     scores: dict[str, dict[int, dict[str, float]]] = {name: {} for name in answers}
@@ -198,7 +200,7 @@ def answer_rows(
     rows = []
     for number, (messages, reference) in enumerate(zip(prompts, references, strict=True)):
         said = {name: column[number] for name, column in answers.items()}
-        notes = [f"{name}: the end of the context cut this answer" for name, answer in said.items() if answer.cut]
+        notes = [f"{name}: this answer was cut at the end of the context" for name, answer in said.items() if answer.cut]
         row_scores = {name: scores[name][number] for name in said if number in scores[name]}
         texts = {name: answer.text for name, answer in said.items()}
         rows.append(AnswerRow(messages, reference, texts, row_scores, notes, kinds[number] if kinds else None))

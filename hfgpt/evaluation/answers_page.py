@@ -1,7 +1,7 @@
-"""Answers as a file and as a page: the prompts, the references, and what each model or step said, side by side.
+"""Answers as a file and as a page: the prompts, the references, and the answers of each model or step, side by side.
 
-The page is one HTML file that loads nothing and sends nothing. It serves instructions (before, after), preferences and
-trigger prompts alike: a row without a reference is compared with its first answer.
+The page is one self-contained HTML file that sends nothing. It is used for instructions (before, after), preferences and trigger
+prompts: a row without a reference is compared with its first answer.
 """
 
 import difflib
@@ -16,9 +16,9 @@ from hfgpt.files import write_whole
 
 Segment = tuple[str, str]  # ("same" | "added" | "missing", text)
 
-# Above this many words on one side the comparison would take seconds and would not help a reader.
+# Above this many words on one side, the comparison would take seconds and would not help a reader.
 MOST_WORDS_COMPARED = 2000
-# Texts that have fewer words in common are shown unmarked: marks everywhere say no more than "wrong" does.
+# Texts with fewer words in common are shown unmarked: marks everywhere say no more than "wrong".
 LEAST_WORDS_IN_COMMON = 0.3
 
 
@@ -31,21 +31,21 @@ def write_page(
     summary: Mapping[str, Mapping[str, float]] | None = None,
     alarms: Sequence[str] = (),
 ) -> None:
-    """Write one HTML file to read, search, filter and print the rows; nothing in them can run, whatever it says.
+    """Write one HTML file for reading, searching, filtering and printing the rows; nothing in them can be executed.
 
-    `#q=word`, `show=wrong`, `sort=score` (or `descending`) and `marks=off`, joined by `&`, in the page's address choose what
-    it shows.
+    `#q=word`, `show=wrong`, `sort=score` (or `descending`) and `marks=off`, joined by `&`, in the page's address select what it
+    shows.
 
     Args:
         facts: a few names and values under the title, such as the model, the data and the date.
-        summary: scores over all rows by column; None averages the scores of the rows, where they have no kinds.
-        alarms: sentences on all of it, shown above the rows with a warning sign.
-    Cost: about 2 KB a row beside the texts.
+        summary: scores over all rows by column; None averages the scores of the rows if they have no kinds.
+        alarms: general warnings, shown above the rows with a warning sign.
+    Cost: about 2 KB per row besides the texts.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row.answers))
     kinds = _kind_table(rows, columns)
     if summary is None:
-        summary = {} if kinds else _mean_scores(rows, columns)  # over right answers and free text together, a mean says little
+        summary = {} if kinds else _mean_scores(rows, columns)  # a mean over right answers and free text together says little
     judged = columns[-1] if columns else None
     free = free_kinds(rows)
     shown = [_shown(row, judged, is_free=row.kind in free) for row in rows]
@@ -54,7 +54,7 @@ def write_page(
     environment.filters |= {
         "number": _number,
         "percent": lambda share: f"{100 * share:.1f} %",
-        "after_space": lambda text: (text[: len(text) - len(text.lstrip())], text.lstrip()),  # space is not worth a mark
+        "after_space": lambda text: (text[: len(text) - len(text.lstrip())], text.lstrip()),  # whitespace is not worth a mark
     }
     has_references = any(row.reference is not None for row in rows)
     page = environment.get_template("answers_page.html.j2").render(
@@ -77,10 +77,11 @@ def write_page(
 
 
 def word_differences(reference: str, answer: str) -> list[Segment]:
-    """The answer in segments that the reference has too (`same`) or not (`added`), and what only the reference has (`missing`).
+    """The answer in segments that are also in the reference (`same`) or not (`added`), and segments only in the reference
+    (`missing`).
 
-    Without the missing segments their texts, joined, are the answer. Spacing is never a difference.
-    Cost: quadratic in the words where texts are unlike; above 2,000 words nothing is marked.
+    Without the missing segments, the joined texts are the answer. Whitespace is never a difference.
+    Cost: quadratic in the number of words if the texts are dissimilar; above 2,000 words nothing is marked.
     """
     before, after = _words(reference), _words(answer)
     if not after or not before or max(len(before), len(after)) > MOST_WORDS_COMPARED:
@@ -99,7 +100,7 @@ def word_differences(reference: str, answer: str) -> list[Segment]:
 
 
 def _words(text: str) -> list[str]:
-    """Words and marks, each with the space before it; joined they are the text."""
+    """Words and punctuation, each with the space before it; joined, they are the text."""
     return re.findall(r"\s*(?:\w+|[^\w\s])(?:\s+$)?|\s+$", text)
 
 
@@ -113,7 +114,7 @@ def _mean_scores(rows: Sequence[AnswerRow], columns: list[str]) -> dict[str, dic
 
 
 def _kind_table(rows: Sequence[AnswerRow], columns: list[str]) -> list[dict]:
-    """A line for each kind and one for those with right and wrong answers together, each with its scores by column."""
+    """A line per kind and one for all kinds with right and wrong answers together, each with its scores by column."""
     by_column = {column: scores for column in columns if (scores := scores_by_kind(rows, column))}
     lines = {kind: {} for scores in by_column.values() for kind in scores}
     for column, scores in by_column.items():
@@ -128,7 +129,7 @@ def _kind_table(rows: Sequence[AnswerRow], columns: list[str]) -> list[dict]:
 
 
 def _shown(row: AnswerRow, judged: str | None, *, is_free: bool) -> dict:
-    """What the template needs of a row; its state is what the filters look for. Of free text no answer is right or wrong."""
+    """The values of a row for the template; the filters use its state. Free text has no right or wrong answers."""
     answers = list(row.answers.items())
     baseline = row.reference if row.reference is not None else (answers[0][1] if answers else "")
     cells, state = [], []
@@ -161,7 +162,7 @@ def _shown(row: AnswerRow, judged: str | None, *, is_free: bool) -> dict:
 
 
 def _filters(shown: list[dict]) -> list[tuple[str, str, int]]:
-    """The choices that would leave some rows and hide others."""
+    """The filters that would keep some rows and hide others."""
     counts = {state: sum(state in row["state"].split() for row in shown) for state in ("wrong", "right", "changed", "noted")}
     return [("all", "All", len(shown)), *((state, state.capitalize(), count) for state, count in counts.items() if count)]
 

@@ -1,7 +1,8 @@
-"""Benchmarks through lm-evaluation-harness: its own task definitions, on files of the user's or on what the Hub has.
+"""Benchmarks through lm-evaluation-harness: its own task definitions, on the user's files or on data from the Hub.
 
-`FILE.jsonl:TASK` asks the questions of a local file exactly as the harness words TASK, without a network: the task's definition is
-included, and only where its questions come from is replaced. The rows are those of the original dataset, one object a line.
+`FILE.jsonl:TASK` asks the questions in a local file exactly as the harness phrases TASK, without a network: the task's definition
+is included, and only the source of its questions is replaced. The rows have the format of the original dataset, one object per
+line.
 """
 
 import functools
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalTask:
-    """A task for files of the user's, whose rows are checked before they are asked.
+    """A task for the user's files, whose rows are checked before they are used.
 
     Args:
-        definition: the file that defines it, below the folder of lm_eval's tasks; or an absolute path.
-        columns: what every row has to hold, and of which type. A text may not be blank,
-        may_be_blank: but in these columns.
-        problem: says what else is wrong with a row; None for nothing.
+        definition: the file that defines it, relative to lm_eval's folder of tasks; or an absolute path.
+        columns: the required columns and their types. A text must not be blank,
+        may_be_blank: except in these columns.
+        problem: returns anything else that is wrong with a row, or None.
     """
 
     definition: str
@@ -50,7 +51,7 @@ class LocalTask:
 def _problem_of_hellaswag(row: dict) -> str | None:
     right = str(row["label"])
     if not right.isdecimal() or int(right) >= len(row["endings"]):
-        return f"the label is {row['label']!r}, of {len(row['endings'])} endings; a place from 0 is needed."
+        return f"the label is {row['label']!r}, but there are {len(row['endings'])} endings; it must be an index from 0."
 
 
 def _problem_of_lambada(row: dict) -> str | None:
@@ -61,12 +62,12 @@ def _problem_of_lambada(row: dict) -> str | None:
 def _problem_of_arc(row: dict) -> str | None:
     names, texts = (row["choices"].get(key) for key in ("label", "text"))
     if not isinstance(names, list) or not isinstance(texts, list) or len(names) != len(texts):
-        return "choices need 'label' and 'text', two lists of one length."
+        return "choices need 'label' and 'text', two lists of the same length."
     if row["answerKey"] not in names:
-        return f"the answerKey is {row['answerKey']!r}, the choices are {names}; it is one of them."
+        return f"the answerKey is {row['answerKey']!r}, but must be one of {names}."
 
 
-# Any other task can be asked of a file, too: its definition is looked up among several thousand, and its rows are not checked.
+# Any other task can also be used with a file: its definition is looked up among several thousand, and its rows are not checked.
 LOCAL_TASKS = Table(
     "tasks",
     {
@@ -84,7 +85,7 @@ LOCAL_TASKS = Table(
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A task of the harness, and the local file whose rows it asks, where that is not the Hub's."""
+    """A task of the harness, and the local file with its rows, if they do not come from the Hub."""
 
     task: str
     path: Path | None = None
@@ -95,7 +96,7 @@ class Benchmark:
         file, _, task = word.rpartition(":")
         if not file:
             if Path(word).suffix.lower() in (".jsonl", ".ndjson", ".json"):
-                raise UserError(f"tasks: {word} names no task; write {word}:hellaswag, :lambada, :arc or another task's name.")
+                raise UserError(f"tasks: {word} has no task; write {word}:hellaswag, :lambada, :arc or another task's name.")
             return cls(task)
         if not Path(file).is_file():
             raise MissingFileError(f"tasks: {file} does not exist (looked from {Path.cwd()}); check the spelling.")
@@ -110,23 +111,23 @@ def run_benchmarks(
     limit: int | None = None,
     batch_size: int = 8,
 ) -> list[Result]:
-    """Let the harness ask its questions: one result for each task, with its metrics by name (`acc`, `acc_stderr`).
+    """Run the harness: one result per task, with its metrics by name (`acc`, `acc_stderr`).
 
     Args:
-        num_fewshot: solved examples in front of each question; None is the task's own number. On a local file they come out of
-            the same file, the question itself left out.
-        limit: only so many questions of each task.
-    Raises: ValueError without lm_eval, for an unknown task, and for rows that the task cannot ask, with file and line;
-        FileNotFoundError where the questions are on the Hub, and the Hub is out of reach.
+        num_fewshot: solved examples in front of each question; None uses the task's own number. With a local file, they come from
+            the same file, except the question itself.
+        limit: the maximum number of questions per task.
+    Raises: ValueError without lm_eval, for an unknown task, and for rows that do not fit the task, with file and line;
+        FileNotFoundError if the questions are on the Hub and the Hub cannot be reached.
     """
-    require("lm_eval", extra="benchmarks", purpose="tasks are asked by lm-evaluation-harness")
+    require("lm_eval", extra="benchmarks", purpose="tasks need lm-evaluation-harness")
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     for name in ("lm_eval", "lm-eval"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # the standard error of a perplexity would start a process for each core
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # computing the standard error of a perplexity would start one process per core
     harness = cast(Any, HFLM)(
         pretrained=loaded.model,
         tokenizer=loaded.tokenizer,
@@ -134,7 +135,7 @@ def run_benchmarks(
         max_length=loaded.context(None),
         backend="causal",
     )
-    all_tasks = functools.cache(TaskManager)  # reads every definition, where it is needed: half a minute
+    all_tasks = functools.cache(TaskManager)  # reads every definition, only if needed: half a minute
     results = []
     with tempfile.TemporaryDirectory(prefix="hfgpt-benchmarks-") as temporary:
         for number, one in enumerate(benchmarks):
@@ -143,7 +144,7 @@ def run_benchmarks(
             if one.path is None:
                 manager, name = all_tasks(), one.task
                 if name not in manager.all_tasks:
-                    raise UserError(f"tasks: lm_eval knows no task {name!r}; 'lm_eval ls tasks' lists what there is.")
+                    raise UserError(f"tasks: lm_eval has no task {name!r}; 'lm_eval ls tasks' lists all tasks.")
             else:
                 name = write_local_task(one.task, one.path, folder, definition=definition_of(one.task, all_tasks))
                 manager = TaskManager(include_path=str(folder), include_defaults=False)
@@ -157,7 +158,7 @@ def run_benchmarks(
                     raise
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise MissingFileError(
-                    f"tasks: the questions of {one.task} are on the Hub, which is out of reach ({reason}); download them once, "
+                    f"tasks: the questions of {one.task} are on the Hub, which cannot be reached ({reason}); download them once, "
                     f"or give a file: FILE.jsonl:{one.task}."
                 ) from None
             results += _results(found, one, limit=limit)
@@ -165,13 +166,13 @@ def run_benchmarks(
 
 
 def check_rows(task: str, path: Path) -> list[dict]:
-    """The rows of a local file. Raises: ValueError, with file and line, for one that the task could not ask."""
+    """The rows of a local file. Raises: ValueError, with file and line, for one that does not fit the task."""
     known = LOCAL_TASKS.get(task, LocalTask("", {}))
     rows = []
     for row, place, _ in json_rows(path):
         where = f"{path}, {place}"
         if not isinstance(row, dict):
-            raise UserError(f"{where}: found a JSON {json_type(row)}, an object is needed.")
+            raise UserError(f"{where}: found a JSON {json_type(row)}, but an object is needed.")
         for name, kind in known.columns.items():
             value = row.get(name)
             if not isinstance(value, kind) or (kind is str and name not in known.may_be_blank and not str(value).strip()):
@@ -184,16 +185,16 @@ def check_rows(task: str, path: Path) -> list[dict]:
             raise UserError(f"{where}: {problem}")
         rows.append(row)
     if not rows:
-        raise UserError(f"{path} is empty; one question per line is needed.")
+        raise UserError(f"{path} is empty; it must have one question per line.")
     return rows
 
 
 def write_local_task(task: str, path: Path, folder: Path, *, definition: Path) -> str:
-    """Write a task file into `folder` that asks the rows of a local file as `definition` does; returns the task's name.
+    """Write a task file to `folder` that uses the rows of a local file as `definition` would; returns the task's name.
 
-    Raises: as `check_rows`.
+    Raises: see `check_rows`.
     """
-    rows = folder / "rows.jsonl"  # a name without anything that datasets would take for a pattern
+    rows = folder / "rows.jsonl"  # a name that datasets cannot mistake for a pattern
     rows.write_text("".join(json.dumps(row) + "\n" for row in check_rows(task, path)), encoding="utf-8")
     name = f"local_{task}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     settings = {
@@ -202,7 +203,7 @@ def write_local_task(task: str, path: Path, folder: Path, *, definition: Path) -
         "tag": None,
         "dataset_path": "json",
         "dataset_name": None,
-        # `datasets` keeps a copy of what it reads; in this folder, so that nothing is left over.
+        # `datasets` caches what it reads; use this folder, so that nothing is left behind.
         "dataset_kwargs": {"data_files": {"test": str(rows)}, "cache_dir": str(folder / "cache")},
         "training_split": None,
         "validation_split": None,
@@ -216,7 +217,7 @@ def write_local_task(task: str, path: Path, folder: Path, *, definition: Path) -
 def definition_of(task: str, all_tasks: "Callable[[], TaskManager]") -> Path:
     """The file that defines a task. Args: `all_tasks` is called for a task that is not one of `LOCAL_TASKS`.
 
-    Raises: ValueError for a task that lm_eval does not have, or not as a single task in a file.
+    Raises: ValueError for a task that lm_eval does not have, or that is not a single task in a file.
     """
     import lm_eval.tasks
 
@@ -225,13 +226,11 @@ def definition_of(task: str, all_tasks: "Callable[[], TaskManager]") -> Path:
         path = Path(lm_eval.tasks.__file__).parent / definition
         if path.is_file():
             return path
-        raise UserError(f"this version of lm_eval has no {definition}; install the one that hfgpt[benchmarks] asks for.")
+        raise UserError(f"this version of lm_eval has no {definition}; install the version required by hfgpt[benchmarks].")
     known = all_tasks()
     entry = known.task_index.get(task)
     if entry is None or entry.yaml_path is None or task not in known.all_subtasks:
-        raise UserError(
-            f"tasks: lm_eval has no single task {task!r} with a definition file; 'lm_eval ls tasks' lists what there is."
-        )
+        raise UserError(f"tasks: lm_eval has no single task {task!r} with a definition file; 'lm_eval ls tasks' lists all tasks.")
     return entry.yaml_path
 
 

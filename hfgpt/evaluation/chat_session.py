@@ -1,4 +1,4 @@
-"""A conversation with an assistant: what it remembers, what fits its context, where an answer ends; in a terminal or without."""
+"""A conversation with an assistant: what it remembers, what fits its context, where an answer ends; in a terminal or not."""
 
 import contextlib
 import copy
@@ -27,17 +27,17 @@ from hfgpt.evaluation.answers import read_answer
 from hfgpt.evaluation.generation import check_room, context_length_of, generate
 from hfgpt.inference import evaluating, isolated_random_state
 
-COMMANDS = "/system TEXT sets a system message, /reset begins anew, /exit ends"
+COMMANDS = "/system TEXT sets a system message, /reset starts over, /exit quits"
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What an assistant says.
+    """An assistant's reply.
 
     Attributes:
         text: without special tokens.
-        ending: "stopped" (by itself), "cut" (at the most tokens of an answer) or "interrupted".
-        dropped: how many of the oldest exchanges were given up to make room.
+        ending: "stopped" (on its own), "cut" (at max_new_tokens) or "interrupted".
+        dropped: how many of the oldest exchanges were dropped to make room.
     """
 
     text: str
@@ -46,12 +46,12 @@ class Reply:
 
 
 class ChatSession:
-    """A conversation that goes on, worded by the tokenizer's chat template; nothing that is typed becomes a special token.
+    """An ongoing conversation, formatted by the tokenizer's chat template; typed text never becomes a special token.
 
     Args:
-        generation_config: how tokens are chosen; its `max_new_tokens` is the most of one answer.
-        seed: of the first answer; every later one has the next.
-    Raises: ValueError for a tokenizer without a chat template, and where an answer alone would fill the context.
+        generation_config: how tokens are chosen; its `max_new_tokens` limits each answer.
+        seed: the seed of the first answer; each later one uses the next number.
+    Raises: ValueError for a tokenizer without a chat template, and if an answer alone would fill the context.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class ChatSession:
     ):
         if tokenizer.chat_template is None:
             raise UserError(
-                f"{tokenizer.name_or_path} has no chat template, so there is no chat with it: it continues texts. "
-                "recipes/finetune_instructions.py makes an assistant of it."
+                f"{tokenizer.name_or_path} has no chat template, so it cannot chat, only continue texts. "
+                f"recipes/finetune_instructions.py turns it into an assistant."
             )
         self.model, self.tokenizer, self.seed = model, tokenizer, seed
         self.stops = stop_token_ids(tokenizer)
@@ -73,16 +73,16 @@ class ChatSession:
         self.generation_config.eos_token_id = self.stops
         self.encoder = ConversationEncoder(tokenizer)
         self.system: str | None = None
-        self.turns: list[Message] = []  # the user's and the assistant's, one after the other
+        self.turns: list[Message] = []  # alternating user and assistant turns
         self.context_length = context_length_of(model)
         check_room(generation_config.max_new_tokens, self.context_length)
 
     def reset(self) -> None:
-        """Forget what was said; the system message stays."""
+        """Forget the conversation; the system message stays."""
         self.turns = []
 
     def set_system(self, text: str | None) -> None:
-        """What stands before everything from now on. Raises: ValueError where the template has no place for it."""
+        """Set the system message. Raises: ValueError if the template does not support one."""
         before, self.system = self.system, text or None
         try:
             self._encode([{"role": "user", "content": "words"}])
@@ -91,12 +91,12 @@ class ChatSession:
             raise
 
     def ask(self, text: str, *, stream: bool = False) -> Reply:
-        """The answer to the user's next message, which with `stream` is printed as it is made; both are remembered.
+        """The answer to the user's next message, printed while it is generated with `stream`; both are remembered.
 
-        Ctrl-C stops the answer, and what there is of it counts. The model's mode and the random state are as before.
+        Ctrl-C stops the answer, and the part so far counts. The model's mode and the random state are restored.
 
-        Raises: ValueError for a message that does not fit the context by itself, and for one that the template refuses; the
-            conversation is then as before.
+        Raises: ValueError for a message that does not fit the context, and for one that the template refuses; the conversation is
+        then unchanged.
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         dropped = 0
@@ -107,9 +107,9 @@ class ChatSession:
         if len(ids) > room:
             around = "the template and the system message" if self.system else "the template"
             raise UserError(
-                f"the message has {len(ids):,} tokens with those of {around}, and beside an answer of up to "
-                f"{self.generation_config.max_new_tokens:,} the context has room for {room:,}; say it in fewer words, or give a "
-                "smaller max_new_tokens."
+                f"the message has {len(ids):,} tokens including {around}, but with an answer of up to "
+                f"{self.generation_config.max_new_tokens:,} tokens the context only has room for {room:,}; shorten the message, or "
+                f"give a smaller max_new_tokens."
             )
         prompt = torch.tensor([ids], device=self.model.device)
         streamer = AnswerStreamer(self.tokenizer, self.stops) if stream else None
@@ -132,7 +132,7 @@ class ChatSession:
 
 
 class AnswerStreamer(TextStreamer):
-    """Prints an answer while it is made, without what ends it: not every tokenizer calls its stop tokens special."""
+    """Prints an answer while it is generated, without its stop token: not every tokenizer marks those as special."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stops: list[int]):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -144,12 +144,12 @@ class AnswerStreamer(TextStreamer):
 
 
 class Interruption(StoppingCriteria):
-    """Ctrl-C ends the answer after its current token; a second one ends the program, as ever."""
+    """Ctrl-C ends the answer after its current token; a second one ends the program, as usual."""
 
     noted = False
 
     def __enter__(self) -> "Interruption":
-        if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             self.previous = signal.signal(signal.SIGINT, self._note)
         return self
 
@@ -166,10 +166,10 @@ class Interruption(StoppingCriteria):
 
 
 def converse(session: ChatSession, *, stream: bool = True) -> list[tuple[str, str]]:
-    """Answer the lines of standard input until they end; commands begin with a slash.
+    """Answer each line of standard input until it ends; commands begin with a slash.
 
     Answers go to standard output, notes on them to standard error.
-    Returns: every message with its answer, whatever was forgotten in between.
+    Returns: every message with its answer, including forgotten ones.
     """
     said = []
     for line in _lines():
@@ -191,7 +191,7 @@ def converse(session: ChatSession, *, stream: bool = True) -> list[tuple[str, st
                 if not stream:
                     print(reply.text, flush=True)
                 _comment(reply, session)
-        except UserError as error:  # the conversation is as it was
+        except UserError as error:  # the conversation is unchanged
             _note(str(error))
     return said
 
@@ -205,18 +205,18 @@ def _comment(reply: Reply, session: ChatSession) -> None:
     elif reply.ending == "interrupted":
         _note("interrupted")
     elif not reply.text:
-        _note("the model ended its turn without a word")
+        _note("the model gave an empty answer")
 
 
 def _lines() -> Iterator[str]:
-    """The lines of standard input; in a terminal with a prompt, the arrow keys' history, and Ctrl-C taking back the line."""
+    """The lines of standard input; in a terminal, with a prompt and arrow-key history, and Ctrl-C discards the line."""
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # a line may end within a character
+        sys.stdin.reconfigure(errors="replace")  # a line may end in the middle of a character
     if not sys.stdin.isatty():
         for line in sys.stdin:
             yield line.strip()
         return
-    with contextlib.suppress(ImportError):  # Windows has its own
+    with contextlib.suppress(ImportError):  # Windows has its own line editing
         import readline  # noqa: F401
     _note(f"{COMMANDS}; Ctrl-C stops an answer")
     while True:

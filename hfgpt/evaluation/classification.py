@@ -1,4 +1,4 @@
-"""A classifier at work, and how well it does: texts become ids as every door makes them, ids logits, logits probabilities."""
+"""Running and measuring a classifier: texts to ids (the same as everywhere else), ids to logits, logits to probabilities."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from hfgpt.evaluation.batches import batches_by_length, padded, padding_id, prog
 from hfgpt.inference import evaluating
 from hfgpt.metrics import measure
 
-MULTI_LABEL_THRESHOLD = 0.5  # the least probability with which one of several labels is predicted
+MULTI_LABEL_THRESHOLD = 0.5  # the minimum probability at which one of several labels is predicted
 
 
 def text_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, max_length: int) -> tuple[list[list[int]], int]:
-    """Ids of the texts, and how many texts were cut.
+    """The ids of the texts, and how many texts were cut.
 
-    They are those of `pipeline("text-classification", folder)(texts, truncation=True)`: the tokenizer adds what it adds for
-    everybody and cuts as it does for everybody. Nothing that a text says makes a special token; the tokenizer of a classifier of
-    ours says so, too, to whoever loads it.
+    They are the same as in `pipeline("text-classification", folder)(texts, truncation=True)`: the tokenizer adds its usual tokens
+    and truncates as usual. Text never becomes a special token; the saved tokenizers of our classifiers are configured that way,
+    too.
 
-    Args: `max_length` counts what the tokenizer adds.
+    Args: `max_length` includes the tokens that the tokenizer adds.
     """
     encoded = tokenizer(
         list(texts),
@@ -34,7 +34,7 @@ def text_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, max_le
         return_attention_mask=False,
         verbose=False,
     )
-    # Otherwise the tokenizer would be saved as one that cuts (which transformers does not heed, and its hash would be another).
+    # Otherwise the tokenizer would be saved with truncation (which transformers ignores, but its hash would change).
     tokenizer.backend_tokenizer.no_truncation()
     rows: dict[int, list[int]] = {}
     for row, text in enumerate(encoded["overflow_to_sample_mapping"]):
@@ -51,12 +51,12 @@ def classify(
     batch_size: int,
     show_progress: bool = False,
 ) -> np.ndarray:
-    """Logits (N, C) of token ids, in batches of like lengths; one by one where the tokenizer has no padding token."""
+    """Logits (N, C) of token ids, in batches of similar lengths; one by one if the tokenizer has no padding token."""
     batches = batches_by_length(rows, batch_size=batch_size if tokenizer.pad_token_id is not None else 1)
     logits: dict[int, np.ndarray] = {}
     with evaluating(model):
         for chosen in progress_bar(batches, desc="texts", show=show_progress):
-            # A learned position is counted from the text's beginning, so padding follows the text.
+            # Learned positions count from the beginning of the text, so padding follows the text.
             ids, mask = padded([rows[index] for index in chosen], value=padding_id(tokenizer), device=model.device)
             found = model(input_ids=ids, attention_mask=mask).logits
             logits.update(zip(chosen, found.float().cpu().numpy(), strict=True))
@@ -64,14 +64,14 @@ def classify(
 
 
 def probabilities_of(logits, multi_label: bool) -> np.ndarray:
-    """Probabilities (N, C) in float64 of logits (N, C): each row adds up to 1, or with `multi_label` each value stands alone.
+    """Probabilities (N, C) in float64 of logits (N, C): each row sums to 1, or with `multi_label` each value is independent.
 
     Raises: ValueError for logits that are not finite.
     """
     logits = np.asarray(logits, dtype=np.float64)
     if not np.isfinite(logits).all():
         row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
-        raise UserError(f"row {row} of the logits is {logits[row].tolist()}, finite numbers are needed; did the training diverge?")
+        raise UserError(f"row {row} of the logits is {logits[row].tolist()}, which is not finite; did the training diverge?")
     return expit(logits) if multi_label else softmax(logits, axis=1)
 
 
@@ -81,9 +81,9 @@ def classification_metrics(probabilities: np.ndarray, labels, *, names: list[str
     Args:
         probabilities: (N, C).
         labels: (N,) ids, or (N, C) zeros and ones with `multi_label`.
-        names: of the C labels; the keys of `per_class`.
-    Returns: `accuracy`, `macro_f1`, ... as numbers, `per_class` as a dict and `confusion_matrix` as lists, all of which JSON can
-        hold. `roc_auc` is None where a label is absent, and `roc_auc_missing` says so.
+        names: the C label names; the keys of `per_class`.
+    Returns: `accuracy`, `macro_f1`, ... as numbers, `per_class` as a dict and `confusion_matrix` as lists, all JSON-compatible.
+        `roc_auc` is None if a label is absent, and `roc_auc_missing` says so.
     """
     metric, settings = ("multilabel_metrics", {"threshold": MULTI_LABEL_THRESHOLD}) if multi_label else ("label_metrics", {})
     return measure(metric, predictions=np.asarray(probabilities), references=np.asarray(labels), names=names, **settings)
@@ -92,8 +92,8 @@ def classification_metrics(probabilities: np.ndarray, labels, *, names: list[str
 def mean_and_spread(runs: list[dict]) -> dict[str, dict]:
     """Mean, sample standard deviation, minimum and maximum of every number in the metrics of several seeds.
 
-    Nested dicts stay nested; what is not a number is left out. `runs` is the number of seeds that have the figure, which may be
-    None in some. The standard deviation of a single run is None, not 0: nothing is known about it.
+    Nested dicts stay nested; values that are not numbers are left out. `runs` is the number of seeds with the figure, which may be
+    None for some. The standard deviation of a single run is None, not 0: it is unknown.
     """
     keys = dict.fromkeys(key for run in runs for key in run)
     result = {}

@@ -1,4 +1,4 @@
-"""What a classifier gets wrong, to look at and to read: the picture of its confusions, and a table of its errors."""
+"""What a classifier gets wrong: a confusion plot, and a table of its errors."""
 
 import csv
 import io
@@ -13,18 +13,18 @@ import numpy as np
 from hfgpt.evaluation.classification import MULTI_LABEL_THRESHOLD
 from hfgpt.files import write_picture, write_whole
 
-# What a spreadsheet would run: OWASP's list, with the full-width forms of = + - @.
+# Characters that make a spreadsheet run a cell: OWASP's list, with the full-width forms of = + - @.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-NAME_LENGTH = 24  # characters of a label's name in the picture
+NAME_LENGTH = 24  # characters of a label's name in the plot
 TEXT_LENGTH = 300  # characters of a text in the Markdown table
-TABLE_ROWS = 1000  # of the Markdown table; the CSV holds all
+TABLE_ROWS = 1000  # in the Markdown table; the CSV has all
 
 
 class ErrorRow(TypedDict):
-    """A wrongly classified text. With several labels per text, `label` and `predicted` name whole sets.
+    """A wrongly classified text. With several labels per text, `label` and `predicted` are whole sets.
 
-    `probability` is what the model gave its wrong label, `probability_of_right` what it gave the right one; of several labels,
-    both speak of the one that it was most wrong about.
+    `probability` is the model's probability for its wrong label, `probability_of_right` that for the right one; with several
+    labels, both refer to the label it was most wrong about.
     """
 
     row_id: str
@@ -36,11 +36,11 @@ class ErrorRow(TypedDict):
 
 
 def draw_confusion(labels, predictions, *, names: list[str], path: Path) -> None:
-    """Draw which label (a row) was taken for which (a column): counts in the cells, shares of the row as their colour.
+    """Plot which label (row) was predicted as which (column): counts in the cells, shares of the row as colours.
 
-    Args: `labels` and `predictions` (N,) ids of the C `names`; `path` of the PNG, written under another name first.
+    Args: `labels` and `predictions` (N,) ids of the C `names`; `path` of the PNG, written atomically.
     """
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
     from sklearn.metrics import confusion_matrix
 
     counts = confusion_matrix(labels, predictions, labels=range(len(names)))
@@ -53,16 +53,16 @@ def draw_confusion(labels, predictions, *, names: list[str], path: Path) -> None
     ticks = range(len(names))
     small = 9 if len(names) <= 12 else 7.5
     crowded = len(names) > 6 or max(map(len, shown)) > 10
-    # A "$" in a label's name is a "$", not the start of a formula.
+    # A "$" in a label's name is not the start of a formula.
     axes.set_xticks(
         ticks, shown, rotation=60 if crowded else 0, ha="right" if crowded else "center", rotation_mode="anchor",
         fontsize=small, parse_math=False,
     )  # fmt: skip
     if not crowded:
-        axes.tick_params(axis="x", pad=12)  # rotation_mode "anchor" hangs the names by their baseline
+        axes.tick_params(axis="x", pad=12)  # rotation_mode "anchor" aligns the names at their baseline
     axes.set_yticks(ticks, shown, fontsize=small, parse_math=False)
     for row, column in np.ndindex(*counts.shape):
-        if counts[row, column]:  # noughts would hide the errors
+        if counts[row, column]:  # zeros would hide the errors
             count = f"{counts[row, column]:,}"
             axes.text(
                 column, row, count, ha="center", va="center", fontsize=13 if len(names) <= 4 else min(small, 45 / len(count)),
@@ -76,17 +76,17 @@ def draw_confusion(labels, predictions, *, names: list[str], path: Path) -> None
 
 
 def errors_table(texts: Sequence[str], labels, probabilities: np.ndarray, names: list[str], ids: Sequence[str]) -> list[ErrorRow]:
-    """The wrongly classified texts, the surest mistake first.
+    """The wrongly classified texts, the most confident mistake first.
 
     Args:
         labels: (N,) ids, or (N, C) zeros and ones where a text has several labels.
         probabilities: (N, C).
-        ids: N names of the rows, by which the data's owner finds them again.
+        ids: N row names by which the data's owner can find them again.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if labels.ndim == 2:
         truth, predicted = labels > 0, probabilities >= MULTI_LABEL_THRESHOLD
-        # Of each decision, what was given to the wrong side; 0 where the decision is right.
+        # The probability given to the wrong side of each decision; 0 if the decision is right.
         wrong = np.where(truth == predicted, 0.0, np.where(predicted, probabilities, 1 - probabilities)).max(axis=1)
         right = 1 - wrong
         is_error = (truth != predicted).any(axis=1)
@@ -113,21 +113,21 @@ def errors_table(texts: Sequence[str], labels, probabilities: np.ndarray, names:
 def write_errors(rows: list[ErrorRow], path: Path) -> None:
     """Write `errors_table`'s rows as a CSV at `path` and as a Markdown table beside it (the same name, `.md`).
 
-    In the CSV a text that a spreadsheet would take for a formula gets an apostrophe in front, as OWASP advises. In the Markdown
-    every text is code (no link or picture of it comes alive), control characters are spelled out, and long texts are shortened.
+    In the CSV, text that a spreadsheet would treat as a formula gets a leading apostrophe, as OWASP advises. In the Markdown, every
+    text is code (so links and images stay inactive), control characters are spelled out, and long texts are shortened.
     """
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(ErrorRow.__annotations__)
     writer.writerows(map(_safe_cell, row.values()) for row in rows)
-    # Half of a surrogate pair, which JSON can spell, has no UTF-8.
+    # Half of a surrogate pair, which JSON can express, cannot be encoded in UTF-8.
     write_whole(path, table.getvalue().encode("utf-8", errors="backslashreplace"))
 
-    lines = [f"# {len(rows):,} wrongly classified texts, the surest mistake first", ""]
+    lines = [f"# {len(rows):,} wrongly classified texts, the most confident mistake first", ""]
     if len(rows) > TABLE_ROWS:
-        lines += [f"The first {TABLE_ROWS:,}; `{path.name}` holds all.", ""]
+        lines += [f"The first {TABLE_ROWS:,}; `{path.name}` has all of them.", ""]
     if rows:
-        lines += ["| row | label | predicted | given to the wrong one | to the right one | text |", "|---|---|---|---:|---:|---|"]
+        lines += ["| row | label | predicted | p(predicted) | p(label) | text |", "|---|---|---|---:|---:|---|"]
     for row in rows[:TABLE_ROWS]:
         cells = [_code(cell, length=80) for cell in (row["row_id"], row["label"], row["predicted"])]
         cells += [f"{100 * share:.1f} %" for share in (row["probability"], row["probability_of_right"])]
@@ -146,7 +146,7 @@ def _safe_cell(value: object) -> object:
 
 
 def _printable(text: str) -> str:
-    """The text with what cannot be seen spelled out: control characters, changes of direction, halves of surrogate pairs."""
+    """The text with invisible characters spelled out: control characters, direction marks, halves of surrogate pairs."""
     return "".join(
         character if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") else ascii(character)[1:-1]
         for character in text
@@ -162,7 +162,7 @@ def _code(text: str, *, length: int) -> str:
     text = _shortened(_printable(re.sub(r"\r\n|\r|\n", "⏎", text)), length)
     if not text:
         return "(empty)"
-    # A table ends its cell at a pipe even within code, unless a backslash precedes it; backslashes before it are paired off.
+    # A pipe ends a table cell even within code, unless a backslash precedes it; backslashes before it pair up.
     text = re.sub(r"(\\*)\|", r"\1\1\\|", text)
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     space = " " if text[0] in "` " or text[-1] in "` " else ""

@@ -1,14 +1,14 @@
-"""What a general compressor makes of the same text: the yardstick beside bits per byte."""
+"""How well a general compressor does on the same text: a yardstick for bits per byte."""
 
 import lzma
 from collections.abc import Iterable
 
 
 def lzma_bits_per_byte(held_out: Iterable[str], training: Iterable[str]) -> dict[str, float]:
-    """What the compressor `lzma` needs for the held-out documents: alone, and when it has read the training documents first.
+    """Bits per byte of the compressor `lzma` on the held-out documents: alone, and after reading the training documents.
 
-    Documents are joined by a NUL byte, which like the model's separator counts in the bits and not in the bytes.
-    Cost: about a second for each 2 MB; its dictionary reaches 64 MiB back.
+    Documents are joined by a NUL byte, which, like the model's separator, counts in the bits but not in the bytes.
+    Cost: about a second per 2 MB; its dictionary covers 64 MiB.
     """
     documents = list(held_out)
     num_bytes = sum(len(text.encode()) for text in documents)

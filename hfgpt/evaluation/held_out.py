@@ -1,4 +1,4 @@
-"""Examples that a model has not seen, measured as its training measured its test set: rows, labelled texts, conversations."""
+"""Examples that a model has not seen, measured in the same way as the test set in training: rows, labelled texts, conversations."""
 
 import logging
 import math
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def settings_of_run(model: str) -> dict:
-    """What the run that made a model was told; nothing where its passport.json does not lie beside it."""
+    """The settings of the run that made a model; empty if there is no passport.json beside it."""
     folder = Path(model)
     for place in filter(None, (folder, adapter_around(folder))):
         if (place / PASSPORT_NAME).is_file():
@@ -47,25 +47,26 @@ def settings_of_run(model: str) -> dict:
 
 
 def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int = 8) -> Result:
-    """One split of the rows that recipes/prepare_data.py wrote: the figures of pretraining's own test, closing separators included.
+    """One split of the rows that recipes/prepare_data.py wrote: the same figures as pretraining's own test, including closing
+    separators.
 
-    Raises: FileNotFoundError for a folder of something else; ValueError for an unknown split, rows that are not those of the
-        passport, of another tokenizer, or longer than the model's context.
+    Raises: FileNotFoundError for a folder of something else; ValueError for an unknown split, and for rows that do not match the
+    passport, use a different tokenizer, or are longer than the model's context.
     """
     passport = Passport.load(folder)
     splits = DatasetDict.load_from_disk(str(folder))
     if split not in splits:
-        raise UserError(f"{folder} has no split {split!r}, it has {', '.join(map(repr, splits))}; name one of these with split.")
+        raise UserError(f"{folder} has no split {split!r}, only {', '.join(map(repr, splits))}; give one of these as split.")
     if passport.tokenizer.get("sha256") != tokenizer_sha256(loaded.tokenizer):
         raise UserError(
-            f"the rows in {folder} are ids of another tokenizer than {loaded.name}'s, so they would mean other words to it; "
-            f"prepare the data with --tokenizer {loaded.name}, or give the text itself with --text."
+            f"the rows in {folder} were made with a different tokenizer than {loaded.name}'s, so the ids would mean different "
+            f"words; prepare the data with --tokenizer {loaded.name}, or give the text itself with --text."
         )
     check_rows(folder, passport, splits=[split])
     rows = splits[split]
     context_length = loaded.context(passport.settings["context_length"])
     nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(padding_id(loaded.tokenizer)), batch_size=batch_size)
-    # A tokenizer with an unknown token loses what it does not know, and bits per byte of the rest would flatter it.
+    # A tokenizer with an unknown token loses text, and bits per byte for the rest would flatter it.
     num_bytes = passport.splits[split]["bytes"] if loaded.tokenizer.unk_token_id is None else None
     return Result(
         "language-modeling",
@@ -75,7 +76,7 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
         metrics=language_modeling_metrics(nats, tokens, num_bytes=num_bytes),
         settings={
             "context_length": context_length,
-            "first_token": "each document begins after its separator, which ends it, too, and is scored there",
+            "first_token": "each document begins after a separator; the separator that ends it is scored",
             "rows": "packed",
         },
         counts={"num_tokens": tokens, "num_rows": len(rows), **({"num_bytes": num_bytes} if num_bytes is not None else {})},
@@ -93,13 +94,13 @@ def evaluate_labels(
     max_length: int | None = None,
     batch_size: int = 8,
 ) -> Result:
-    """What a classifier says of labelled texts: every metric of `hfgpt.metrics` that is one number.
+    """Evaluate a classifier on labelled texts: every metric of `hfgpt.metrics` that is a single number.
 
     Args:
-        on_error, deduplicated: how training treated its test set, so that the same file gives the same figure.
-        max_length: most tokens of a text; None takes what the classifier was trained with.
-    Raises: ValueError for what `load_examples` refuses, for texts without a label that the model knows, and for more tokens than
-        the classifier reads.
+        on_error, deduplicated: how training treated its test set, so that the same file gives the same figures.
+        max_length: maximum tokens of a text; None uses the value from training.
+    Raises: ValueError for errors of `load_examples`, for texts without a label that the model knows, and for a `max_length` above
+        the classifier's limit.
     """
     passport, errors = Passport(), RowErrors(on_error)
     examples = load_examples(read_records(sources, reading, errors), columns, passport, errors)
@@ -136,12 +137,12 @@ def evaluate_conversations(
     max_answers: int | None = None,
     batch_size: int = 8,
 ) -> Result:
-    """What an assistant makes of conversations: nats per token of their answers, and its own answers beside the last of each.
+    """Evaluate an assistant on conversations: nats per token of their answers, and its own answers compared with the last of each.
 
     Args: `format` as in `read_conversations`; `max_length`, `too_long` and `loss_on` as in training, see `supervised_rows`.
-    Returns: with `loss`, `perplexity`, `exact_match`, `token_f1`, `rougeL` and more of the metric `answer_metrics`; where the rows
-        have kinds, `right` and `most_frequent` over those with right and wrong answers, and `right (KIND)` or `token_f1 (KIND)`.
-    Raises: ValueError for what `read_conversations` refuses, and where every conversation is longer than the context.
+    Returns: with `loss`, `perplexity`, `exact_match`, `token_f1`, `rougeL` and more of the metric `answer_metrics`; if the rows
+    have kinds, `right` and `most_frequent` over those with right and wrong answers, and `right (KIND)` or `token_f1 (KIND)`.
+    Raises: ValueError for errors of `read_conversations`, and if every conversation is longer than the context.
     """
     style, tokenizer = prompt_style_of(loaded.tokenizer), loaded.tokenizer
     errors = RowErrors(on_error)
@@ -190,7 +191,7 @@ def evaluate_conversations(
 
 
 def _described(sources: Sequence[str], reading: RecordOptions) -> dict:
-    """What a result says of where its examples come from."""
+    """What a result records about the origin of its examples."""
     inputs = identities(sources, reading)
     only = inputs[0] if len(inputs) == 1 else {}
     on_hub = only.get("kind") == "hub"
@@ -204,7 +205,7 @@ def _described(sources: Sequence[str], reading: RecordOptions) -> dict:
 
 @torch.no_grad()
 def score_rows(model: PreTrainedModel, rows: Sequence | Dataset, collate: Callable, *, batch_size: int) -> tuple[float, int]:
-    """Nats in float64 and number of the labels of `rows` (dicts), which `collate` makes into batches with `labels`.
+    """Nats in float64 and the number of labels of `rows` (dicts), which `collate` turns into batches with `labels`.
 
     Raises: ValueError for logits that are not finite, and for rows without a label.
     """
@@ -217,8 +218,8 @@ def score_rows(model: PreTrainedModel, rows: Sequence | Dataset, collate: Callab
             found = nats_and_tokens(model(**batch, use_cache=False).logits, labels).double().sum(0).cpu()
             if not torch.isfinite(found).all():
                 raise UserError(
-                    f"the model gives {found[0].item()} nats to rows {start} to {start + len(labels) - 1}; finite numbers are "
-                    "needed: did its training diverge?"
+                    f"the model gives {found[0].item()} nats to rows {start} to {start + len(labels) - 1}; did its training "
+                    f"diverge?"
                 )
             sums += found
     if not sums[1]:
@@ -233,16 +234,16 @@ def label_names(model: PreTrainedModel) -> list[str]:
 
 
 def gives_several_labels(model: PreTrainedModel) -> bool:
-    """Whether a classifier gives a text any number of labels, not just one."""
+    """Whether a classifier can assign any number of labels to a text, not just one."""
     return model.config.problem_type == "multi_label_classification"
 
 
 def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int]:
-    """The labelled texts all of whose labels are among `names`, and how many others there were; an id stands for its name.
+    """The labelled texts all of whose labels are in `names`, and the number of others; an id stands for its name.
 
-    Nothing can be right about a label that a model does not have: its texts would be counted as errors.
+    A model cannot predict a label it does not have: such texts would always count as errors.
 
-    Raises: ValueError where no text has a label that the model knows.
+    Raises: ValueError if no text has a label that the model knows.
     """
 
     def known(label: str) -> str | None:
@@ -258,7 +259,7 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
     if not kept:
         raise UserError(
             f"none of the {len(examples):,} texts has a label that the model knows ({_few(names)}); the file has "
-            f"{_few([name for name, _ in left_out])}: name another column with label_column, or give the texts of its task."
+            f"{_few([name for name, _ in left_out])}. Give another column with label_column, or texts for its task."
         )
     if left_out:
         logger.warning(
@@ -276,13 +277,15 @@ def _few(words: list[str], most: int = 5) -> str:
 def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
     """Names of labels as ids (N,), or as zeros and ones (N, C) for a model that gives a text several.
 
-    Raises: ValueError where the examples have several labels per text and the model has one, or the other way round.
+    Raises: ValueError if the examples have several labels per text but the model assigns one, or vice versa.
     """
     ids = {name: index for index, name in enumerate(label_names(model))}
     multi_label = gives_several_labels(model)
     if isinstance(labels[0], list) != multi_label:
         allowed = "several labels (a list, or one string with label_delimiter)" if multi_label else "one label"
-        raise UserError(f"the model gives a text {allowed}, the first example has {labels[0]!r}; write the labels the same way.")
+        raise UserError(
+            f"the model gives a text {allowed}, but the first example has {labels[0]!r}; write the labels the same way."
+        )
     if not multi_label:
         return np.array([ids[label] for label in labels])
     vectors = np.zeros((len(labels), len(ids)))
@@ -292,7 +295,7 @@ def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
 
 
 def prompt_style_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt style that a tokenizer's chat template is: "alpaca", "chat", or "base" for one of its own.
+    """The prompt style of a tokenizer's chat template: "alpaca", "chat", or "base" for its own.
 
     Raises: ValueError for a tokenizer without a template.
     """

@@ -1,8 +1,8 @@
-"""A language model as judge of answers, on the book's scale from 0 to 100, through any endpoint that speaks OpenAI's API.
+"""A language model as a judge of answers, on the book's scale from 0 to 100, through any OpenAI-compatible endpoint.
 
-Known limit: what is judged may speak to the judge ("score this with 100"). Every text stands between backticks, more of them
-than it holds itself, so it cannot end its own quotation; a judge can still be talked to. Read the raw answers in `judge.jsonl`
-where a score surprises.
+Known limit: the judged text may address the judge ("score this with 100"). Every text is quoted in more backticks than it contains,
+so it cannot end its own quotation, but a judge can still be influenced. Read the raw answers in `judge.jsonl` if a score is
+surprising.
 
 Source: Raschka (2024), section 7.8, `generate_model_scores`.
 """
@@ -37,7 +37,7 @@ SETTINGS = {"temperature": 0.0, "seed": 0, "max_tokens": 32}
 
 @dataclass(frozen=True)
 class JudgeItem:
-    """What is judged: the model's input as text, the correct output, and the model's response."""
+    """An item to judge: the model's input as text, the correct output, and the model's response."""
 
     prompt: str
     reference: str
@@ -47,9 +47,9 @@ class JudgeItem:
 @dataclass(frozen=True)
 class JudgeReport:
     """Attributes:
-    scores: one for each item, in their order; None where the judge twice gave no number.
-    mean_score: over the parsed ones; None where there are none.
-    num_unparsed: items without a score. They are in no mean.
+    scores: one per item, in order; None if the judge gave no number in two attempts.
+    mean_score: the mean of the parsed scores; None if there are none.
+    num_unparsed: items without a score, which are excluded from the mean.
     """
 
     scores: list[int | None]
@@ -70,44 +70,45 @@ def judge_answers(
     settings: dict | None = None,
     show_progress: bool = False,
 ) -> JudgeReport:
-    """Have every item scored, and keep prompt, model, raw answers and score of each as a line of `path` (`judge.jsonl`).
+    """Score every item, and store the prompt, model, raw answers and score of each as a line of `path` (`judge.jsonl`).
 
-    What `path` holds of the same model, settings and texts is not asked again, so an interrupted call is finished by calling
-    again. An answer that is not an integer from 0 to 100 is asked for once more; after that the item counts as unparsed.
+    Items already in `path` with the same model, settings and texts are not requested again, so an interrupted call can be finished
+    by calling again. If an answer is not an integer from 0 to 100, it is requested once more; after that, the item counts as
+    unparsed.
 
     Args:
         model: the judge's name at the endpoint.
         base_url: the endpoint, for example `http://127.0.0.1:8000/v1` of `transformers serve`.
-        key_variable: the environment variable with the key; its value goes to the endpoint and nowhere else. On this machine
-            an endpoint may do without.
-        max_concurrency: most requests at a time.
-        max_retries: the client asks so often again after 408, 409, 429, 5xx, a timeout or a lost connection, waiting longer
-            each time.
-        settings: fields of the request that replace `SETTINGS` or come beside them; None as a value leaves one out.
-    Raises: ValueError for a bad address, a missing key or package, and a file that is not judge.jsonl; ConnectionError where the
-        endpoint refuses or fails for good: what was judged until then is kept.
+        key_variable: the environment variable with the key; its value is only sent to the endpoint. A local endpoint may not need
+            one.
+        max_concurrency: maximum number of simultaneous requests.
+        max_retries: how often the client retries after 408, 409, 429, 5xx, a timeout or a lost connection, waiting longer each
+            time.
+        settings: request fields that replace or extend `SETTINGS`; a value of None removes a field.
+    Raises: ValueError for a bad address, a missing key or package, and a file that is not judge.jsonl; ConnectionError if the
+        endpoint refuses or fails permanently; items judged so far are kept.
     """
-    openai = require("openai", extra="serving", purpose="judging asks an endpoint through OpenAI's client")
+    openai = require("openai", extra="serving", purpose="judging uses OpenAI's client")
     if max_concurrency < 1:
-        raise UserError(f"max_concurrency is {max_concurrency}; at least one request at a time is needed.")
+        raise UserError(f"max_concurrency is {max_concurrency}; it must be at least 1.")
     key = _key(base_url, key_variable)
     request = {name: value for name, value in (SETTINGS | (settings or {})).items() if value is not None}
     path = Path(path)
     known = _read(path)
-    wanted = {_identity(item, model, request): item for item in items}  # the same texts twice are judged once
+    wanted = {_identity(item, model, request): item for item in items}  # identical texts are judged once
     missing = {identity: item for identity, item in wanted.items() if identity not in known}
     if len(missing) < len(wanted):
-        logger.info(f"judge: {len(wanted) - len(missing):,} of {len(wanted):,} answers are in {path} already")
+        logger.info(f"judge: {len(wanted) - len(missing):,} of {len(wanted):,} answers are already in {path}")
 
     stop = threading.Event()
 
     def judge(item: JudgeItem) -> dict | None:
-        if stop.is_set():  # another request failed for good, and so would this one
+        if stop.is_set():  # another request failed permanently, and so would this one
             return None
         try:
             return _ask(client, item, model=model, request=request)
         except openai.OpenAIError:
-            stop.set()  # here, before this thread takes up the next item
+            stop.set()  # here, before this thread takes the next item
             raise
 
     if missing:
@@ -134,12 +135,12 @@ def judge_answers(
                         known[futures[future]] = line["score"]
                         progress.update()
             finally:
-                stop.set()  # after Ctrl-C, too, the requests that still wait are not sent
+                stop.set()  # also after Ctrl-C: pending requests are not sent
         if failure:
             done = sum(identity in known for identity in wanted)
-            # Without the original: it holds the request, and the request the key.
+            # Without the original exception: it contains the request, and the request contains the key.
             raise UnreachableError(
-                f"{failure} {done:,} of {len(wanted):,} answers are judged and kept in {path}; call again."
+                f"{failure} {done:,} of {len(wanted):,} answers are judged and stored in {path}; call again to continue."
             ) from None
 
     scores = [known[_identity(item, model, request)] for item in items]
@@ -147,29 +148,30 @@ def judge_answers(
     unparsed = len(scores) - len(parsed)
     if unparsed:
         logger.warning(
-            f"judge: {unparsed:,} of {len(scores):,} answers of {model} were no number from 0 to 100; they are in no mean"
+            f"judge: {unparsed:,} of {len(scores):,} answers of {model} were not a number from 0 to 100; they are excluded from "
+            f"the mean"
         )
     return JudgeReport(scores, statistics.fmean(parsed) if parsed else None, unparsed)
 
 
 def judge_prompt(item: JudgeItem) -> str:
-    """The rubric with its three texts in backticks: the book's own sentence wherever the texts hold no backtick."""
+    """The rubric with its three texts in backticks: identical to the book's sentence if the texts contain no backtick."""
     return RUBRIC.format(**{name: _quoted(getattr(item, name)) for name in ("prompt", "reference", "response")})
 
 
 def _quoted(text: str) -> str:
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
-    # A backtick at an end would lengthen the fence; Markdown sets a space there, too.
-    text = text.encode("utf-8", errors="replace").decode("utf-8")  # half a surrogate pair cannot be sent
+    # A backtick at either end would lengthen the fence; Markdown also uses a space there.
+    text = text.encode("utf-8", errors="replace").decode("utf-8")  # half a surrogate pair cannot be encoded
     inner = f" {text} " if text.startswith("`") or text.endswith("`") else text
     return f"{fence}{inner}{fence}"
 
 
 def parse_score(answer: str) -> int | None:
-    """The integer that an answer consists of, from 0 to 100; None for everything else.
+    """The integer from 0 to 100 that an answer consists of; None for anything else.
 
-    Read past: what a reasoning model thinks aloud before it, bold marks, a full stop, "/100". Never searched for in a sentence.
+    Ignored: a reasoning model's thoughts before it, bold marks, a full stop, "/100". It is never searched for in a sentence.
     """
     answer = re.sub(r"\A\s*<think>.*?</think>", "", answer, flags=re.DOTALL)
     match = re.fullmatch(r"\s*(?:\*\*)?([0-9]{1,3})(?:\s*/\s*100)?\.?(?:\*\*)?\s*", answer)
@@ -186,13 +188,13 @@ def _ask(client, item: JudgeItem, *, model: str, request: dict) -> dict:
         score = parse_score(answers[-1])
         if score is not None:
             break
-        # The same question would get the same answer at temperature 0.
+        # At temperature 0, the same question would get the same answer.
         messages = [*messages[:1], {"role": "assistant", "content": answers[-1]}, {"role": "user", "content": ONCE_MORE}]
     return {"model": model, "settings": request, "prompt": messages[0]["content"], "answers": answers, "score": score}
 
 
 def _identity(item: JudgeItem, model: str, request: dict) -> str:
-    """SHA-256 of all that decides a score. The address is not in it: a server may come back on another port."""
+    """SHA-256 of everything that determines a score, excluding the address: a server may restart on another port."""
     return hashlib.sha256(json.dumps([model, request, judge_prompt(item)], sort_keys=True).encode("ascii")).hexdigest()
 
 
@@ -200,21 +202,21 @@ def _key(base_url: str, variable: str) -> str:
     address = urlsplit(base_url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise UserError(
-            f"base_url is {base_url!r}; an address such as https://api.openai.com/v1 or http://127.0.0.1:8000/v1 is needed."
+            f"base_url is {base_url!r}; it must be an address such as https://api.openai.com/v1 or http://127.0.0.1:8000/v1."
         )
     if address.username is not None or address.password is not None or address.query:
         raise UserError(
-            f"base_url for {address.hostname} holds a user name, a password or a query, which would end up in judge.jsonl; put the "
-            f"key into the environment variable {variable}."
+            f"base_url for {address.hostname} contains a user name, a password or a query, which would end up in judge.jsonl; put "
+            f"the key in the environment variable {variable}."
         )
     key = os.environ.get(variable, "").strip()
     local = _is_this_machine(address.hostname)
     if not key and not local:
         raise UserError(
-            f"the environment variable {variable} is not set; {address.hostname} needs a key, and it is read from there only."
+            f"the environment variable {variable} is not set; {address.hostname} needs a key, which is only read from there."
         )
     if key and address.scheme == "http" and not local:
-        logger.warning(f"judge: the key in {variable} travels to {address.hostname} unencrypted; use https")
+        logger.warning(f"judge: the key in {variable} is sent to {address.hostname} unencrypted; use https")
     return key or "none"
 
 
@@ -226,19 +228,19 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _explain(error: Exception, *, base_url: str, model: str, key: str) -> str:
-    """Why the endpoint gave no answer, without the key, which some servers repeat in their errors."""
-    status = getattr(error, "status_code", None)  # the client's errors of the connection have none
+    """Why the endpoint failed, without the key, which some servers repeat in their errors."""
+    status = getattr(error, "status_code", None)  # the client's connection errors have none
     if status in (401, 403):
-        return f"{base_url} refuses the key ({status})."  # its own words may hold parts of the key
+        return f"{base_url} rejected the key ({status})."  # its own message may contain parts of the key
     words = " ".join(str(error).split())[:500]
     words = words.replace(key, "[key]") if len(key) >= 8 else words
     if status == 404:
-        return f"{base_url} knows no model {model!r} or is not the right address ({words})."
-    return f"{base_url} gave no answer ({type(error).__name__}: {words})."
+        return f"{base_url} has no model {model!r}, or the address is wrong ({words})."
+    return f"{base_url} did not answer ({type(error).__name__}: {words})."
 
 
 def _read(path: Path) -> dict[str, int | None]:
-    """Scores by identity. A last line that was not finished is taken out, so that the next one starts on a line of its own."""
+    """Scores by identity. An unfinished last line is removed, so that the next one starts on its own line."""
     if not path.is_file():
         return {}
     data = path.read_bytes()
@@ -250,7 +252,7 @@ def _read(path: Path) -> dict[str, int | None]:
             scores[judged["id"]] = judged["score"]
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
             raise UserError(
-                f"{path}, line {number}: no judgement as judge.jsonl holds them ({error!r}); name another file."
+                f"{path}, line {number}: not a judgement in the format of judge.jsonl ({error!r}); give another file."
             ) from None
     if len(whole) < len(data):
         with path.open("rb+") as file:

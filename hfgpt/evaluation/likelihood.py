@@ -1,7 +1,7 @@
-"""Classification without training: which label does a language model find likeliest after the text?
+"""Classification without training: which label does a language model find most likely after the text?
 
-Every label is read by the model after the same prompt, and the log-likelihoods of its tokens are summed. Any causal language model
-will do that keeps a cache of keys and values, because the prompt is computed once for all labels.
+The model reads every label after the same prompt, and the log-likelihoods of the label's tokens are summed. Any causal language
+model with a key/value cache works; the prompt is computed once for all labels.
 """
 
 import random
@@ -21,24 +21,24 @@ from hfgpt.evaluation.language_modeling import takes
 from hfgpt.inference import evaluating
 from hfgpt.tokenization import encode_texts
 
-# The line break is read as part of the label, so that "os" does not win over "os.path" for being its beginning.
+# The line break is part of the label, so that "os" does not beat "os.path" just because it is its beginning.
 TEMPLATE = "{text}\nLabel: {label}\n"
 
 
 @dataclass(frozen=True)
 class LikelihoodOptions:
-    """How labels are asked for.
+    """How labels are requested.
 
     Args:
-        template: what the model reads, with the fields {text} and, after it, {label}. What follows {label} is scored with it and
-            separates examples; the likelihood of the end of a label is what tells it from a longer one.
-        shots: solved examples in front, at most; fewer where the context is short.
-        seed: of the choice of examples.
-        length_normalised: divide each label's log-likelihood by its tokens, where long labels lose by their length.
-        calibrated: subtract each label's log-likelihood after an empty text, which is its head start. Source: Zhao et al. (2021),
+        template: the model's input, with the fields {text} and, after it, {label}. Text after {label} is scored with it and
+            separates examples; the likelihood of a label's end distinguishes it from a longer label.
+        shots: maximum number of solved examples before the text; fewer if the context is short.
+        seed: the seed for choosing examples.
+        length_normalised: divide each label's log-likelihood by its number of tokens, so that long labels are not penalized.
+        calibrated: subtract each label's log-likelihood after an empty text, its prior advantage. Source: Zhao et al. (2021),
             Calibrate Before Use, section 5, with the empty text as the content-free input.
-        batch_size: labels after texts computed at once; with 4 labels, 64 are 16 texts.
-        max_length: most tokens of a text, also of an example's; None cuts only what the context has no room for.
+        batch_size: pairs of text and label computed at once; with 4 labels, 64 means 16 texts.
+        max_length: maximum tokens of a text, including those of examples; None only cuts what does not fit the context.
     Raises: ValueError for a template without its fields or with them in another order, and for numbers out of range.
     """
 
@@ -55,20 +55,20 @@ class LikelihoodOptions:
         if counts != (1, 1) or self.template.index("{text}") > self.template.index("{label}"):
             raise UserError(f"template is {self.template!r}; it needs {{text}} and then {{label}}, once each.")
         if self.shots < 0 or self.batch_size < 1:
-            raise UserError(f"shots is {self.shots}, batch_size {self.batch_size}; at least 0 and at least 1 are needed.")
+            raise UserError(f"shots is {self.shots}, batch_size {self.batch_size}; they must be at least 0 and 1.")
         if self.shots and self.template.endswith("{label}"):
-            raise UserError(f"template is {self.template!r}; with shots it needs something after {{label}} that ends an example.")
+            raise UserError(f"template is {self.template!r}; with shots, it needs something after {{label}} that ends an example.")
 
 
 @dataclass(frozen=True)
 class LikelihoodResult:
-    """What a language model makes of N texts and C labels.
+    """A language model's results for N texts and C labels.
 
     Args:
         probabilities: (N, C), the softmax of `scores`.
-        scores: (N, C), log-likelihoods in nats, normalised and calibrated as asked for.
-        shots: of each text, the examples that fitted in front of it.
-        texts_cut: how many texts lost their end to fit the context.
+        scores: (N, C), log-likelihoods in nats, normalised and calibrated as requested.
+        shots: for each text, the number of examples that fitted before it.
+        texts_cut: how many texts were cut to fit the context.
     """
 
     probabilities: np.ndarray
@@ -87,15 +87,15 @@ def classify_by_likelihood(
     example_texts: Sequence[str] = (),
     example_labels: Sequence[int] = (),
 ) -> LikelihoodResult:
-    """Probabilities of the labels `names` for each text; the model's mode is as before when this returns.
+    """Probabilities of the labels `names` for each text; the model's mode is restored.
 
-    Args: `example_texts` and `example_labels` (ids) are what `options.shots` draws from: the training split, never the others.
-    Raises: ValueError for labels that cannot be told apart, a context too short for prompt and label, shots without examples, and a
-        model that keeps no cache.
-    Cost: one forward pass over each prompt, and one over the labels' tokens but their last, which single tokens spare.
+    Args: `example_texts` and `example_labels` (ids) are the pool for `options.shots`: the training split, never the others.
+    Raises: ValueError for labels that cannot be distinguished, a context too short for prompt and label, shots without examples,
+    and a model without a cache.
+    Cost: one forward pass over each prompt, and one over the labels' tokens except the last (none for single-token labels).
     """
     if options.shots and not len(example_texts):
-        raise UserError(f"shots is {options.shots} and there are no examples to draw from; give a training split, or shots: 0.")
+        raise UserError(f"shots is {options.shots}, but there are no examples to draw from; give a training split, or shots: 0.")
     prompt = LabelPrompt(
         tokenizer,
         names,
@@ -113,7 +113,7 @@ def classify_by_likelihood(
         contexts.append(context)
         shots.append(used)
         texts_cut += is_cut
-    # A label's head start depends on the examples in front, so there is one for each number of them.
+    # A label's prior depends on the examples before it, so it is computed for each number of examples.
     numbers = sorted(set(shots)) if options.calibrated else []
     contexts += [prompt.context(examples[:number], prompt.encode([""])[0])[0] for number in numbers]
 
@@ -127,10 +127,10 @@ def classify_by_likelihood(
 
 
 class LabelPrompt:
-    """The template as token ids: what stands before a text, between it and the label, and the labels with what follows them.
+    """The template as token ids: the parts before a text and between it and the label, and the labels with what follows them.
 
-    Every piece is encoded by itself, so a label's tokens are the same after every text and nothing in a text makes a special token.
-    A space before a field belongs to the field's first word, as the tokenizer saw it in training.
+    Every piece is encoded separately, so a label's tokens are the same after every text, and text never becomes a special token. A
+    space before a field belongs to the field's first word, as in the tokenizer's training.
     """
 
     def __init__(
@@ -157,9 +157,9 @@ class LabelPrompt:
         if room < 1 or not (self.start or self.before or self.between):
             raise UserError(
                 f"the template and the longest label leave {room} of {context_length:,} tokens for a text; at least one must fit, "
-                "and one must stand before the label; take another template, shorter labels or a model with a longer context."
+                f"and at least one must precede the label. Use another template, shorter labels or a model with a longer context."
             )
-        self.room = room  # tokens for a text and the examples in front of it
+        self.room = room  # tokens for a text and the examples before it
         self.longest = min(max_length or room, room)  # of a text
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -169,40 +169,40 @@ class LabelPrompt:
         return [*self.before, *text[: self.longest], *self.between, *self.labels[label]]
 
     def fitting(self, examples: list[list[int]], text: list[int]) -> int:
-        """How many of the examples, from the first on, fit in front of the whole text, or what is read of it."""
+        """How many of the first examples fit before the whole text, or the part of it that is used."""
         taken = np.cumsum([min(len(text), self.longest), *map(len, examples)])
         return max(int(np.searchsorted(taken, self.room, side="right")) - 1, 0)
 
     def context(self, examples: list[list[int]], text: list[int]) -> tuple[list[int], bool]:
-        """What the model reads before a label, and whether the text's end had to go."""
+        """The model's input before a label, and whether the text was cut."""
         in_front = [token for example in examples for token in example]
         room = min(self.room - len(in_front), self.longest)
         return [*self.start, *in_front, *self.before, *text[:room], *self.between], len(text) > room
 
 
 def check_labels(labels: list[list[int]], *, names: list[str], length_normalised: bool) -> None:
-    """Raises: ValueError for fewer than two labels, labels without tokens or with the same, and one that begins another."""
+    """Raises: ValueError for fewer than two labels, labels with no or the same tokens, and one that is a prefix of another."""
     if len(names) < 2:
-        raise UserError(f"the labels are {names}; two or more are needed, or there is nothing to choose.")
+        raise UserError(f"the labels are {names}; there must be at least two to choose from.")
     for index, label in enumerate(labels):
         if not label:
             raise UserError(f"the label {names[index]!r} has no tokens; give it a word.")
         for other, longer in enumerate(labels):
             if other != index and longer == label:
                 raise UserError(
-                    f"the labels {names[index]!r} and {names[other]!r} are the same tokens to this tokenizer; rename one."
+                    f"the labels {names[index]!r} and {names[other]!r} have the same tokens with this tokenizer; rename one."
                 )
             if other != index and longer[: len(label)] == label and not length_normalised:
                 raise UserError(
-                    f"the label {names[index]!r} begins {names[other]!r}, which can therefore never be likelier; end the template "
-                    "with something after {label}, such as a line break."
+                    f"the label {names[index]!r} is a prefix of {names[other]!r}, which can therefore never be more likely; put "
+                    f"something after {{label}} in the template, such as a line break."
                 )
 
 
 def draw_examples(prompt: LabelPrompt, texts: Sequence[str], labels: Sequence[int], *, shots: int, seed: int) -> list[list[int]]:
-    """Token ids of `shots` solved examples, label by label in turn, so that any number from the first on is balanced.
+    """Token ids of `shots` solved examples, alternating between labels, so that any number of the first ones is balanced.
 
-    Examples longer than their share of the context come last: the first would otherwise keep all others out.
+    Examples longer than their share of the context come last; otherwise they would keep all others out.
     """
     if not shots:
         return []
@@ -211,11 +211,11 @@ def draw_examples(prompt: LabelPrompt, texts: Sequence[str], labels: Sequence[in
     queues = []
     for label in sorted(set(map(int, labels))):
         rows = [row for row, of_row in enumerate(labels) if of_row == label]
-        # Enough to find short ones among; a large training split is not encoded for a handful of examples.
+        # Enough to find short ones; a large training split need not be encoded for a handful of examples.
         rows = draw.sample(rows, min(len(rows), 8 * shots))
         encoded = [prompt.example(text, label) for text in prompt.encode([texts[row] for row in rows])]
-        queues.append(sorted(encoded, key=lambda example: len(example) > share))  # stable: the drawn order stays
-    draw.shuffle(queues)  # the last example weighs most, and it should not always be the last label's
+        queues.append(sorted(encoded, key=lambda example: len(example) > share))  # stable: keeps the random order
+    draw.shuffle(queues)  # the last example has the most influence, and should not always belong to the last label
     in_turn = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
     return in_turn[:shots]
 
@@ -239,11 +239,11 @@ def _score_batch(model: PreTrainedModel, contexts: list[list[int]], labels: list
     takes_positions = takes(model, "position_ids")
 
     def run(ids: torch.Tensor, mask: torch.Tensor, **settings):
-        if takes_positions:  # learned positions count from where a text begins; models without them read the mask
+        if takes_positions:  # learned positions count from the beginning of a text; other models use the mask
             settings["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         return model(input_ids=ids, attention_mask=mask, **settings)
 
-    # Contexts are padded on the left, so that every label follows its context at once; labels on the right.
+    # Contexts are padded on the left, so that every label directly follows its context; labels are padded on the right.
     ids, mask = padded(contexts, left=True, device=model.device)  # (B, T)
     label_ids, label_mask = padded(labels, device=model.device)  # (C, L)
     longest = label_ids.shape[1]
@@ -252,7 +252,7 @@ def _score_batch(model: PreTrainedModel, contexts: list[list[int]], labels: list
     if longest == 1:
         return first.cpu().numpy()
     if "past_key_values" not in output:
-        raise UserError(f"{type(model).__name__} keeps no cache of keys and values; zero-shot classification needs one.")
+        raise UserError(f"{type(model).__name__} has no key/value cache, which zero-shot classification needs.")
 
     B, C = len(contexts), len(labels)
     output.past_key_values.batch_repeat_interleave(C)
@@ -260,7 +260,7 @@ def _score_batch(model: PreTrainedModel, contexts: list[list[int]], labels: list
     whole_mask = torch.cat((mask.repeat_interleave(C, dim=0), row_mask[:, :-1]), dim=1)
     logits = run(rows[:, :-1], whole_mask, past_key_values=output.past_key_values, use_cache=True).logits  # (B * C, L - 1, V)
     logits = logits.float()
-    # Of V log-probabilities one is needed, so the softmax is not made whole.
+    # Only one of V log-probabilities is needed, so the full softmax is not materialized.
     later = (logits.gather(-1, rows[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)).double()
     later = (later * row_mask[:, 1:]).sum(-1).view(B, C)
     return (first + later).cpu().numpy()
@@ -271,16 +271,16 @@ def _without_last_space(text: str) -> tuple[str, str]:
 
 
 def _continuation(tokenizer: PreTrainedTokenizerFast, before: str, piece: str) -> list[int]:
-    """The ids of `piece` where it follows `before`.
+    """The ids of `piece` when it follows `before`.
 
-    A byte-level BPE gives a piece the ids that it has by itself. SentencePiece puts a space before whatever it is given, so there
-    they are read off the end of both together.
+    A byte-level BPE gives a piece the same ids as on its own. SentencePiece adds a space before its input, so the ids are taken
+    from the end of both together.
     """
     start, together, alone = encode_texts(tokenizer, [before, before + piece, piece])
     return together[len(start) :] if together[: len(start)] == start else alone
 
 
 def _start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """What a text begins with: what the tokenizer puts there itself, else its BOS, else its EOS, else nothing."""
+    """What a text begins with: the tokens that the tokenizer adds itself, or else its BOS, its EOS, or nothing."""
     begins = [*cast("list[int]", tokenizer("")["input_ids"])[:1], tokenizer.bos_token_id, tokenizer.eos_token_id]
     return [cast(int, token) for token in begins if token is not None][:1]

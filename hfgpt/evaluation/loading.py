@@ -1,6 +1,6 @@
-"""The one loading door: a model of any kind out of a folder or the Hub, with its adapter, its tokenizer and its context.
+"""The single entry point for loading: any kind of model from a folder or the Hub, with its adapter, tokenizer and context.
 
-`open_folder` finds out what there is and reads no weights; `load` gives a model that is ready to be measured.
+`open_folder` finds out what is there without reading weights; `load` returns a model ready for evaluation.
 """
 
 from collections.abc import Iterator
@@ -33,16 +33,16 @@ from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.bounds import check_kernel, check_memory, check_template, check_tokenizer_size
 from hfgpt.files import read_json
 
-NO_LIMIT = int(1e30)  # what transformers writes where a tokenizer knows of none
+NO_LIMIT = int(1e30)  # what transformers writes for a tokenizer without a limit
 
 
 @dataclass
 class Loaded:
-    """A model in evaluation mode, on the GPU where there is one.
+    """A model in evaluation mode, on the GPU if there is one.
 
     Attributes:
-        task: what it is for, in the Hub's words.
-        context_length: most tokens that it reads at once; None where its positions have no end.
+        task: its task, as the Hub names it.
+        context_length: the maximum tokens it reads at once; None if its positions are unlimited.
     """
 
     name: str
@@ -52,44 +52,44 @@ class Loaded:
     context_length: int | None
 
     def context(self, wanted: int | None) -> int:
-        """The context to use. Raises: ValueError for one that the model does not have."""
+        """The context to use. Raises: ValueError if it exceeds the model's."""
         if self.context_length is None:
             return wanted or 1024
         if wanted is not None and wanted > self.context_length:
             raise UserError(
-                f"context_length is {wanted:,}, the model reads at most {self.context_length:,} tokens at once "
-                "(max_position_embeddings); ask for that or less."
+                f"context_length is {wanted:,}, but the model reads at most {self.context_length:,} tokens at once "
+                f"(max_position_embeddings); give that or less."
             )
         return wanted or self.context_length
 
     def longest_text(self, wanted: int | None) -> int:
-        """Most tokens of a text to classify: what its tokenizer says, which is what training cut texts to, or less.
+        """The maximum tokens of a text to classify: the tokenizer's limit, which is what training cut texts to, or less.
 
-        Raises: ValueError for more than the classifier reads.
+        Raises: ValueError for more than the classifier can read.
         """
         kept = self.tokenizer.model_max_length
-        if kept >= LARGE_INTEGER:  # a tokenizer that knows of none
+        if kept >= LARGE_INTEGER:  # a tokenizer without a limit
             return self.context(wanted)
         if wanted is not None and wanted > kept:
             raise UserError(
-                f"max_length is {wanted:,}, the classifier reads at most {kept:,} tokens of a text, as in its training "
-                "(model_max_length of its tokenizer); ask for that or less."
+                f"max_length is {wanted:,}, but the classifier reads at most {kept:,} tokens of a text, as in its training "
+                f"(model_max_length of its tokenizer); give that or less."
             )
         return min(wanted or kept, self.context_length or kept)
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A model of a folder or of the Hub before its weights are read: what it is, and where its parts lie.
+    """A model from a folder or the Hub before its weights are loaded: what it is, and where its parts are.
 
     Attributes:
         name: as the user wrote it.
-        revision: of `name` on the Hub, as the user wrote it.
-        source: the folder or Hub id of the whole weights, of an adapter that of its base.
-        options: what `from_pretrained(source)` is given: revision and trust_remote_code.
-        adapter: of an adapter its adapter_config.json, here or in the cache; None where the weights are whole.
-        config: of the whole weights.
-        task: what it is for, in the Hub's words.
+        revision: the revision of `name` on the Hub, as the user wrote it.
+        source: the folder or Hub id of the full weights; for an adapter, that of its base.
+        options: arguments for `from_pretrained(source)`: revision and trust_remote_code.
+        adapter: for an adapter, its adapter_config.json, here or in the cache; None for full weights.
+        config: the config of the full weights.
+        task: its task, as the Hub names it.
     """
 
     name: str
@@ -102,21 +102,21 @@ class Opened:
 
     @property
     def auto_class(self) -> Any:
-        """The Auto class of its task."""
+        """The Auto class for its task."""
         return AutoModelForSequenceClassification if self.task == "text-classification" else AutoModelForCausalLM
 
     @property
     def commit(self) -> str | None:
-        """Of a Hub id, the commit that was read."""
+        """For a Hub id, the commit that was loaded."""
         return getattr(self.config, "_commit_hash", None)
 
     @property
     def context_length(self) -> int | None:
-        """Most tokens that it reads at once; None where its positions have no end, as Bloom's."""
+        """The maximum tokens it reads at once; None if its positions are unlimited, as in Bloom."""
         return getattr(self.config.get_text_config(), "max_position_embeddings", None)
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
-        """The adapter's own tokenizer where it has one, else that of the whole weights. Raises: FileNotFoundError without one."""
+        """The adapter's own tokenizer if it has one, otherwise that of the full weights. Raises: FileNotFoundError without one."""
         from_adapter = self.adapter is not None and (Path(self.name) / "tokenizer_config.json").is_file()
         place = self.name if from_adapter else self.source
         check_tokenizer_size(Path(place))
@@ -126,13 +126,13 @@ class Opened:
         return tokenizer
 
     def load_whole(self, dtype: str = "float32") -> PreTrainedModel:
-        """The whole weights, of an adapter its base alone. "auto" is the dtype that they are stored in.
+        """The full weights; for an adapter, only its base. "auto" means the stored dtype.
 
-        Raises: ValueError for the base of an adapter that was trained on other weights.
+        Raises: ValueError if an adapter was trained on a base with different weights.
         """
         if self.adapter is None:
             return self.auto_class.from_pretrained(self.source, dtype=dtype, **self.options)
-        # Compared in float32 or as they are stored: rounded to fewer bits, the right weights have another hash.
+        # Compared in float32 or as stored: rounded to fewer bits, the right weights would have a different hash.
         model = self.auto_class.from_pretrained(self.source, dtype=dtype if dtype == "float32" else "auto", **self.options)
         check_adapter_base(self._folder_of_passport(self.adapter), model)
         if dtype not in ("auto", str(model.dtype).removeprefix("torch.")):
@@ -140,15 +140,15 @@ class Opened:
         return model
 
     def load_model(self, dtype: str = "float32") -> PreTrainedModel:
-        """The whole weights with the adapter beside them. Raises: ValueError for an adapter that does not fit its base, too."""
-        with quiet_loading():  # that the head comes with the adapter and not with the base is no news
+        """The full weights with the adapter added. Raises: ValueError also for an adapter that does not fit its base."""
+        with quiet_loading():  # the head is expected to come with the adapter rather than the base
             model = self.load_whole(dtype)
             if self.adapter is not None:
                 self._add_adapter(model)
         return model
 
     def _folder_of_passport(self, adapter_config: Path) -> Path:
-        """The folder whose passport.json says which weights the adapter was trained on; a repository's is fetched."""
+        """The folder whose passport.json says which weights the adapter was trained on; for a repository, it is downloaded."""
         if Path(self.name).is_dir():
             return Path(self.name)
         quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
@@ -157,36 +157,37 @@ class Opened:
 
     def _add_adapter(self, model: PreTrainedModel) -> None:
         found = model.load_adapter(self.name, adapter_kwargs={"revision": self.revision})
-        # A token_adapter of a head that is the embedding lies in the file once, and is reported as missing.
+        # A token_adapter of a head tied to the embedding is stored once, and is reported as missing.
         missing = sorted(key for key in found.missing_keys if ".token_adapter." not in key)
         if missing or found.unexpected_keys:
-            problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(sorted(found.unexpected_keys))} too many"
+            problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(sorted(found.unexpected_keys))} unexpectedly"
             raise UserError(
-                f"the adapter in {self.name} does not fit {self.source}: it {problem}. Its own base belongs into {self.name}/base."
+                f"the adapter in {self.name} does not fit {self.source}: it {problem}. Its own base belongs in {self.name}/base."
             )
 
 
 def open_folder(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False, merged: bool = False) -> Opened:
-    """Find out what a folder or Hub id holds: ours, a native twin, any other model, an adapter with its base. No weights are read.
+    """Find out what a folder or Hub id contains: our model, a native twin, any other model, or an adapter with its base. No weights
+    are loaded.
 
-    The base of an adapter lies in base/ in its folder, where our recipes put it, else where it says.
+    The base of an adapter is in base/ in its folder, where our recipes put it, or else where its config says.
 
-    Args: `merged` asks for whole weights that training can go on from: of an adapter its merged twin.
-    Raises: FileNotFoundError for a model, or a base, that is not there; ValueError where the merged twin is asked for and missing.
+    Args: `merged` requests full weights that training can continue from: for an adapter, its merged model.
+    Raises: FileNotFoundError for a missing model or base; ValueError if the merged model is requested but missing.
     """
     name = str(name)
     check_model_folder(name)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         found = find_adapter_config_file(name, revision=revision)
-    except OSError:  # nothing of this name: AutoConfig says so below
+    except OSError:  # no such model: AutoConfig reports it below
         found = None
     adapter, source, settings = Path(found) if found else None, name, {}
     if adapter is not None and merged:
         if (twin := merged_beside(name)) is None:
             raise UserError(
-                f"model {name} is an adapter; fine-tuning goes on from whole weights: merge it with recipes/convert.py BASE "
-                f"--adapter {name}, and give the result."
+                f"model {name} is an adapter, but fine-tuning needs full weights: merge it with recipes/convert.py BASE --adapter "
+                f"{name}and give the result."
             )
         adapter, source = None, str(twin)
     elif adapter is not None:
@@ -194,7 +195,7 @@ def open_folder(name: str | Path, *, revision: str | None = None, trust_remote_c
         source = str(beside or settings.get("base_model_name_or_path") or "")
         options["revision"] = None if beside else settings.get("revision")
         if beside is None and (problem := why_no_model(source)) is not None:
-            raise MissingFileError(f"{name} is an adapter without its base: {problem} Or put the base into {Path(name) / 'base'}.")
+            raise MissingFileError(f"{name} is an adapter without its base: {problem} Or put the base in {Path(name) / 'base'}.")
     with _named_where_it_fails(name, source, is_adapter=adapter is not None):
         config = AutoConfig.from_pretrained(source, **options)
     classifies = settings.get("task_type") == "SEQ_CLS" or any(
@@ -215,20 +216,20 @@ def load(
     dtype: str = "float32",
     task: Task | None = None,
 ) -> Loaded:
-    """The model of a folder or Hub id with its tokenizer, in evaluation mode, on the GPU where there is one.
+    """The model of a folder or Hub id with its tokenizer, in evaluation mode, on the GPU if there is one.
 
     Args:
-        dtype: what the weights are held in; "auto" as they are stored.
-        task: what is needed; None takes both.
-    Raises: FileNotFoundError for a model that is not there; ValueError for one of another kind, and for an adapter that does not
-        fit its base or was trained on other weights.
+        dtype: the dtype of the weights; "auto" keeps the stored one.
+        task: the required task; None accepts both.
+    Raises: FileNotFoundError for a missing model; ValueError for one of another kind, and for an adapter that does not fit its base
+        or was trained on different weights.
     """
     opened = open_folder(name, revision=revision, trust_remote_code=trust_remote_code)
     tokenizer = opened.load_tokenizer()
     check_task(opened, task)
     model = opened.load_model(dtype)
     if opened.task == "text-generation":
-        tokenizer.model_max_length = NO_LIMIT  # texts are cut into windows here; a warning that they are long would mislead
+        tokenizer.model_max_length = NO_LIMIT  # texts are cut into windows here, so a warning about their length would mislead
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)  # pyright: ignore[reportArgumentType]  # the stubs lose self behind a decorator
     return Loaded(name, model.eval(), tokenizer, opened.task, opened.context_length)
@@ -236,7 +237,7 @@ def load(
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without the report of transformers on tensors that a checkpoint lacks."""
+    """Suppress transformers' report on missing tensors."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
@@ -252,18 +253,18 @@ def _named_where_it_fails(name: str, source: str, *, is_adapter: bool) -> Iterat
     except (OSError, ValueError, HfHubHTTPError) as error:
         what = f"{name} is an adapter of {source!r}, which" if is_adapter else f"model {name!r}"
         raise MissingFileError(
-            f"{what} does not load with its tokenizer ({(str(error).strip() or type(error).__name__).splitlines()[0]}); give a "
-            f"folder of a model (looked from {Path.cwd()}) or the id of one on the Hub."
+            f"{what} cannot be loaded with its tokenizer ({(str(error).strip() or type(error).__name__).splitlines()[0]}); give "
+            f"the folder of a model (relative to {Path.cwd()}) or a Hub id."
         ) from None
 
 
 def check_task(opened: Opened, task: Task | None) -> None:
-    """Raises: ValueError for a classifier where text is needed, and for a model with a head that nobody here reads."""
+    """Raises: ValueError for a classifier if text is needed, and for a model with an unsupported head."""
     architectures = opened.config.architectures or []
     classifies = opened.task == "text-classification"
     what = "classifier's adapter" if opened.adapter is not None and classifies else ", ".join(architectures)
     if any(one.endswith(("TokenClassification", "QuestionAnswering")) for one in architectures):
-        raise UserError(f"{opened.name} is a {what}, which gives no text; a causal language model is needed.")
+        raise UserError(f"{opened.name} is a {what}, which does not generate text; give a causal language model.")
     if task == "text-generation" and classifies:
         call = f"pipeline({opened.task!r}, {opened.name!r})"
-        raise UserError(f"{opened.name} is a {what}, which gives no text but labels: {call} tells them.")
+        raise UserError(f"{opened.name} is a {what}, which gives labels, not text: use {call}.")

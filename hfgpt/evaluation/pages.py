@@ -1,4 +1,4 @@
-"""What our HTML pages share: one file that loads nothing, whose texts are shown and never run, whatever they hold."""
+"""What our HTML pages share: one self-contained file whose texts are displayed and never executed, whatever they contain."""
 
 import base64
 import hashlib
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jinja2
 
-# Characters that the eye does not see or that reorder others: controls, zero-width, direction marks, tags, private use. The
-# joiners are left alone between characters beyond ASCII, where emoji and many scripts are written with them.
+# Characters that are invisible or reorder others: controls, zero-width, direction marks, tags, private use. Joiners between
+# non-ASCII characters are kept, because emoji and many scripts use them.
 _INVISIBLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     r"\ud800-\udfff\ue000-\uf8ff\U000e0000-\U000e01ef]"
@@ -18,7 +18,7 @@ _INVISIBLE = re.compile(
 
 
 def page_environment(folder: Path) -> jinja2.Environment:
-    """Templates of `folder`: values are escaped, a name that is missing is an error."""
+    """Templates of `folder`: values are escaped, a missing name is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
@@ -31,7 +31,7 @@ def page_environment(folder: Path) -> jinja2.Environment:
 
 
 def pieces(text: str) -> list[tuple[str, str | None]]:
-    """The text in pieces, each invisible character replaced by its code point and accompanied by its name."""
+    """The text in pieces, with each invisible character replaced by its code point and name."""
     found, end = [], 0
     for match in _INVISIBLE.finditer(text):
         found.append((text[end : match.start()], None))
@@ -42,7 +42,7 @@ def pieces(text: str) -> list[tuple[str, str | None]]:
 
 
 def policy_hash(text: str) -> str:
-    """How a page's policy names a style or script that may run."""
-    # Safe in an attribute: base64 and single quotes that the template writes around it.
+    """The hash that allows a style or script in a page's content security policy."""
+    # Safe in an attribute: base64 inside single quotes written by the template.
     digest = base64.b64encode(hashlib.sha256(str(text).encode("utf-8")).digest()).decode("ascii")
     return f"'sha256-{digest}'"

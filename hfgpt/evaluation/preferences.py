@@ -1,4 +1,4 @@
-"""What a language model prefers, of two answers to a prompt: from the log-likelihoods that it and its base give them."""
+"""Which of two answers to a prompt a language model prefers, from its own and its base's log-likelihoods."""
 
 import numpy as np
 
@@ -12,28 +12,27 @@ def preference_metrics(
     length_normalised: bool = False,
     labels: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """What a model prefers, measured on N pairs, or on N single answers (KTO); each weighs alike.
+    """What a model prefers, measured on N pairs, or on N single answers (KTO); with equal weights.
 
     Args:
-        policy, reference: (K, N, 2), nats and tokens of answers to N prompts, of the model and of its base; K is the chosen answer,
-            the rejected, and for KTO a chosen and a rejected one after another prompt than theirs. Of single answers K is each, and
-            each after another prompt than its own.
+        policy, reference: (K, N, 2), nats and tokens of answers to N prompts, for the model and its base; K is the chosen answer,
+            the rejected one, and for KTO a chosen and a rejected one after a different prompt. For single answers, K is each
+            answer, and each after a different prompt.
         loss: "dpo", "kto" or "orpo".
-        beta: what it is trained with.
+        beta: the value used in training.
         length_normalised: log-likelihoods per token instead of their sums.
-        labels: (N,), of single answers whether each is wanted; None for pairs.
+        labels: (N,), whether each single answer is wanted; None for pairs.
     Returns:
-        loss: the one that is trained; of ORPO with the likelihood of chosen answers alone, where TRL trains that of prompts too.
-        reward_margin: mean of the reward of the chosen answer less that of the rejected; a reward is beta times the logarithm of
-            how much likelier the answer has become.
-        reward_accuracy: share of pairs whose margin is above 0; the base itself has none.
+        loss: the training loss; for ORPO, only with the likelihood of chosen answers, although TRL also trains that of prompts.
+        reward_margin: mean reward of the chosen answer minus that of the rejected one; a reward is beta times the log of how much
+            more likely the answer has become.
+        reward_accuracy: share of pairs with a margin above 0; for the base itself, 0.
         chosen_reward, rejected_reward: their means.
-        likelihood_accuracy, likelihood_accuracy_per_token: share of pairs whose chosen answer is likelier than the rejected, as a
-            whole and per token, whatever the base says.
-        chosen_nats_per_token, rejected_nats_per_token: token-weighted negative log-likelihoods.
-        Of single answers, chosen are the wanted ones; reward_side_accuracy is the share of all whose reward lies on its side of
-        the drift (how much likelier answers became after wrong prompts); no two answers are compared, and what needs a kind of
-        answer that is not there is left out.
+        likelihood_accuracy, likelihood_accuracy_per_token: share of pairs whose chosen answer is more likely than the rejected one,
+        as a whole and per token, regardless of the base. chosen_nats_per_token, rejected_nats_per_token: token-weighted negative
+        log-likelihoods. For single answers, the wanted ones count as chosen; reward_side_accuracy is the share whose reward is on
+        the right side of the drift (how much more likely answers became after wrong prompts); no two answers are compared, and
+        figures for a missing kind of answer are left out.
     Source: Rafailov et al. (2023), DPO, eq. 7; Ethayarajh et al. (2024), KTO, eq. 7; Hong et al. (2024), ORPO, eq. 6.
     """
     nats, tokens = policy[..., 0].astype(np.float64), policy[..., 1].astype(np.float64)

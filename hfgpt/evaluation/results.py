@@ -1,4 +1,4 @@
-"""What was measured, where others find it: evaluation.json, the Hub's .eval_results/*.yaml, and the card's model-index."""
+"""Store results where others can find them: evaluation.json, the Hub's .eval_results/*.yaml, and the card's model-index."""
 
 import math
 import re
@@ -23,7 +23,7 @@ TASK_NAMES = {
     "instructions": "Answering instructions",
     "benchmark": "Benchmark",
 }
-# The figure that stands for all where there is room for one, the first that is there.
+# The headline figure where there is room for only one: the first that exists.
 HEADLINES = ("bits_per_byte", "accuracy", "macro_f1", "right", "token_f1", "acc_norm", "acc", "exact_match", "perplexity")
 NAMES = {
     "loss": "Loss (nats per token)",
@@ -43,18 +43,18 @@ NAMES = {
 
 @dataclass
 class Result:
-    """One thing that was measured.
+    """The result of one measurement.
 
     Args:
         task: what the model had to do.
-        dataset: on what: the names of files (never where they lie), of Hub datasets or of benchmarks.
-        metrics: numbers by name, in their natural units; those that are not finite are left out.
-        dataset_id: the dataset on the Hub, where that is where it came from.
-        sha256: of the file, or of the documents' texts each followed by a NUL byte.
+        dataset: the data: names of files (never their paths), of Hub datasets or of benchmarks.
+        metrics: numbers by name, in their natural units; non-finite ones are left out.
+        dataset_id: the dataset on the Hub, if it came from there.
+        sha256: the hash of the file, or of the documents' texts, each followed by a NUL byte.
         split: which part of the dataset.
         settings: how it was measured: context, stride, what precedes a document.
-        counts: of examples, tokens, bytes.
-        command: the command line that measures it again.
+        counts: numbers of examples, tokens, bytes.
+        command: the command line that repeats the measurement.
     """
 
     task: Literal["language-modeling", "text-classification", "instructions", "benchmark"]
@@ -69,7 +69,7 @@ class Result:
     date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     def line(self) -> str:
-        """The result as people read it, standard errors beside their figures."""
+        """The result for people, with standard errors beside their figures."""
         where = f"{self.dataset} ({self.split})" if self.split else self.dataset
         errors = {name.removesuffix("_stderr"): value for name, value in self.metrics.items() if name.endswith("_stderr")}
         figures = [
@@ -80,7 +80,7 @@ class Result:
         return f"{_task_of(asdict(self))}, {where}: {', '.join(figures)}"
 
     def entry(self) -> dict:
-        """The result as it stands in evaluation.json: the counts beside the rest, nothing that is unknown."""
+        """The result as stored in evaluation.json: counts beside the rest, without unknown values."""
         values = asdict(self)
         values["metrics"] = {name: value for name, value in self.metrics.items() if math.isfinite(value)}
         counts = values.pop("counts")
@@ -88,18 +88,18 @@ class Result:
 
 
 def record_results(folder: Path, results: Sequence[Result], *, model: str) -> dict:
-    """Write `results` into the folder's evaluation.json and `.eval_results/`; an earlier result of the same thing is replaced.
+    """Write `results` into the folder's evaluation.json and `.eval_results/`; an earlier result for the same data is replaced.
 
-    The same thing is the same task, dataset and split. Both are written under another name first.
+    "The same" means the same task, dataset and split. Both are written atomically.
 
     Returns: the content of evaluation.json.
-    Raises: ValueError for an evaluation.json that is none.
+    Raises: ValueError for an invalid evaluation.json.
     """
     evaluation = read_evaluation(folder) or {"format": FORMAT, "model": model, "results": []}
     evaluation["model"] = model
     entries = {_key(entry): entry for entry in evaluation["results"]}
     for result in results:
-        entries.pop(_key(result.entry()), None)  # the newest stands last
+        entries.pop(_key(result.entry()), None)  # the newest comes last
         entries[_key(result.entry())] = result.entry()
     evaluation["results"] = list(entries.values())
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def record_results(folder: Path, results: Sequence[Result], *, model: str) -> di
 
 
 def write_eval_results(folder: Path, evaluation: dict) -> list[Path]:
-    """Write each result that has figures in the Hub's format into the folder's `.eval_results/`, and return the files."""
+    """Write each result with figures in the Hub's format to the folder's `.eval_results/`, and return the files."""
     paths = []
     for entry in evaluation["results"]:
         if not entry["metrics"]:
@@ -122,7 +122,7 @@ def write_eval_results(folder: Path, evaluation: dict) -> list[Path]:
 
 
 def read_evaluation(folder: Path) -> dict | None:
-    """The folder's evaluation.json, or None where there is none. Raises: ValueError, with its name, for any other content."""
+    """The folder's evaluation.json, or None if there is none. Raises: ValueError, with its name, for any other content."""
     path = Path(folder) / EVALUATION_FILE
     if not path.is_file():
         return None
@@ -132,7 +132,7 @@ def read_evaluation(folder: Path) -> dict | None:
         isinstance(entry, dict) and {"task", "dataset", "metrics"} <= entry.keys() for entry in content["results"]
     ):
         raise UserError(
-            f"{path} is not an evaluation as recipes/evaluate.py writes it, format {FORMAT}; delete it and evaluate again."
+            f"{path} is not an evaluation written by recipes/evaluate.py (format {FORMAT}); delete it and evaluate again."
         )
     return content
 
@@ -140,7 +140,7 @@ def read_evaluation(folder: Path) -> dict | None:
 def eval_results_yaml(entry: dict) -> str:
     """One result in the Hub's format for `.eval_results/`: its headline as the value, the other numbers in the notes.
 
-    The Hub shows those whose dataset is one of its own; a file of the user's is named as it is, with its SHA-256 in the notes.
+    The Hub shows those whose dataset is on the Hub; a user's file is given by name, with its SHA-256 in the notes.
     """
     metrics = entry["metrics"]
     headline = headline_of(metrics)
@@ -158,12 +158,12 @@ def eval_results_yaml(entry: dict) -> str:
 
 
 def headline_of(metrics: dict[str, float]) -> str:
-    """The name of the one number that stands for the result."""
+    """The name of the headline figure."""
     return next((name for name in HEADLINES if name in metrics), next(iter(metrics)))
 
 
 def model_index(evaluation: dict) -> list[EvalResult]:
-    """The results as the model-index of a card, one entry per metric; standard errors and counts are left to evaluation.json.
+    """The results as the model-index of a card, one entry per metric; standard errors and counts are only in evaluation.json.
 
     Args: `evaluation` as `record_results` returns it and evaluation.json holds it.
     """
@@ -189,7 +189,7 @@ def model_index(evaluation: dict) -> list[EvalResult]:
 
 
 def _task_of(entry: dict) -> str:
-    """What was asked: of a benchmark, which; its questions may lie in a file that several are tried on."""
+    """The task: for a benchmark, which one; several may use the same file of questions."""
     return entry.get("settings", {}).get("task", "benchmark") if entry["task"] == "benchmark" else entry["task"]
 
 

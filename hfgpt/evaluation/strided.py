@@ -1,6 +1,6 @@
-"""How well a model predicts any text: every token exactly once, in windows that overlap, in memory that the text does not change.
+"""How well a model predicts any text: every token exactly once, in overlapping windows, with memory independent of the text.
 
-How a document of ten tokens is read with a context of 4 and a stride of 2 (`|` is what the tokenizer begins a text with):
+How a document of ten tokens is read with a context of 4 and a stride of 2 (`|` is the token that begins a text):
 
     |  0  1  2                     scores 0 1 2 3
           1  2  3  4               scores 4 5
@@ -8,7 +8,7 @@ How a document of ten tokens is read with a context of 4 and a stride of 2 (`|` 
                       5  6  7  8   scores 8 9
 
 A token of a later window sees at least `context_length - stride + 1` and at most `context_length` tokens before it. With a stride
-of the whole context these are the windows of lm-evaluation-harness, number for number.
+of the whole context, these are exactly the windows of lm-evaluation-harness.
 Source: Radford et al. (2019), section 3.1; lm-evaluation-harness, `loglikelihood_rolling`.
 """
 
@@ -33,20 +33,21 @@ from hfgpt.tokenization import encode_texts
 
 logger = logging.getLogger(__name__)
 
-BATCHES_SORTED = 16  # windows of so many batches are sorted by their length, so that short documents share a batch
+BATCHES_SORTED = 16  # the windows of this many batches are sorted by length, so that short documents share a batch
 
 
 @dataclass
 class TextScore:
-    """What a text cost.
+    """The score of a text.
 
     Attributes:
         nats: summed negative log-likelihood of the scored tokens, in float64.
         tokens: how many were scored.
-        num_bytes: UTF-8 bytes that these tokens spell.
-        words: pieces of the text between spaces, which old papers count perplexity by.
+        num_bytes: UTF-8 bytes that these tokens encode.
+        words: pieces of the text between spaces, the unit of perplexity in older papers.
         documents, empty: documents with and without a token to score.
-        unspelled: documents that their tokens do not give back; with one of them, bits per byte would flatter and are left out.
+        unspelled: documents that cannot be restored from their tokens; if there are any, bits per byte would be too low and are
+            left out.
         policy: a sentence on how a document's first token is treated.
     """
 
@@ -60,7 +61,7 @@ class TextScore:
     unspelled: int = 0
 
     def metrics(self) -> dict[str, float]:
-        """Loss in nats per token, perplexity, bits per byte where they mean something, perplexity per word."""
+        """Loss in nats per token, perplexity, bits per byte if meaningful, perplexity per word."""
         metrics = language_modeling_metrics(self.nats, self.tokens, num_bytes=None if self.unspelled else self.num_bytes)
         if self.words:
             metrics["word_perplexity"] = language_modeling_metrics(self.nats, self.words)["perplexity"]
@@ -68,17 +69,19 @@ class TextScore:
 
 
 def strided_windows(ids: list[int], *, prefix: int | None, context_length: int, stride: int) -> Iterator[Window]:
-    """The windows of one document; their targets, joined, are the document's ids (without the first where there is no prefix).
+    """The windows of one document; their targets, joined, are the document's ids (without the first if there is no prefix).
 
     Args:
-        ids: token ids of the document alone.
-        prefix: id that the document begins after; None leaves its first token unscored, because nothing precedes it.
-        context_length: most inputs of a window.
+        ids: token ids of the document only.
+        prefix: id before the document; None leaves its first token unscored, because nothing precedes it.
+        context_length: maximum inputs per window.
         stride: targets of every window after the first, 1..context_length.
-    Raises: ValueError for a stride by which tokens would be missed.
+    Raises: ValueError for a stride that would skip tokens.
     """
     if not 1 <= stride <= context_length:
-        raise UserError(f"stride is {stride}, context_length {context_length}; a stride from 1 to the context is needed.")
+        raise UserError(
+            f"stride is {stride} and context_length is {context_length}; the stride must be between 1 and the context length."
+        )
     sequence = ids if prefix is None else [prefix, *ids]
     last = len(sequence) - 1  # place of the last target
     end = min(context_length, last)
@@ -103,12 +106,12 @@ def score_text(
 ) -> TextScore:
     """Score every token of `documents` (with `text`, `source`, `row_id`, as `hfgpt.data.sources` reads them) exactly once.
 
-    A document begins after the tokenizer's BOS; where it has none, the first token is not scored and its bytes do not count. The
-    end of a document is not scored. The text is encoded as text: nothing in it becomes a special token.
+    A document begins after the tokenizer's BOS; without one, the first token is not scored and its bytes do not count. The end of a
+    document is not scored. The text is encoded as plain text: nothing in it becomes a special token.
 
-    Raises: ValueError for a text with fewer than 2 tokens, a stride that misses tokens, logits that are not finite.
-    Cost: tokens / stride windows of `context_length`, whose logits exist `batch_size` at a time; memory for one document's
-        tokens, which is why a document is encoded whole: cut in two, a BPE would cut other tokens at the border.
+    Raises: ValueError for a text with fewer than 2 tokens, a stride that skips tokens, and logits that are not finite.
+    Cost: tokens / stride windows of `context_length`, with the logits of `batch_size` windows at a time; memory for one document's
+    tokens, because a document is encoded as a whole: cut in two, a BPE would split tokens differently at the border.
     """
     prefix = tokenizer.bos_token_id
     policy = (
@@ -128,7 +131,7 @@ def score_text(
     if score.tokens + (score.documents if prefix is None else 0) < 2:
         raise UserError(
             f"the text has {score.tokens} {'token' if score.tokens == 1 else 'tokens'} to score, in "
-            f"{score.documents + score.empty:,} documents; 2 or more are needed, give more text."
+            f"{score.documents + score.empty:,} documents; at least 2 are needed, so give more text."
         )
     return score
 
@@ -146,10 +149,10 @@ def evaluate_text(
     """Loss, perplexity and bits per byte of any text.
 
     Args:
-        context_length: most tokens that the model reads at once; None is all that it can.
-        stride: as in `score_text`; None is half the context.
-        join_with: makes one document of all, with this between them; None leaves them apart.
-    Raises: as `score_text` and `read_documents`; ValueError for a context that the model does not have.
+        context_length: maximum tokens the model reads at once; None means its full context.
+        stride: as in `score_text`; None means half the context.
+        join_with: joins all documents into one, with this between them; None keeps them separate.
+    Raises: see `score_text` and `read_documents`; ValueError for a context longer than the model's.
     """
     context_length = loaded.context(context_length)
     stride = stride or max(context_length // 2, 1)
@@ -173,8 +176,8 @@ def evaluate_text(
     )
     if score.unspelled:
         logger.warning(
-            f"{score.unspelled:,} documents are not given back by their tokens (an unknown word, lost spacing), so bits per byte "
-            "are left out: they would flatter."
+            f"{score.unspelled:,} documents cannot be restored from their tokens (an unknown word, lost whitespace), so bits per "
+            f"byte are left out: they would be too low."
         )
     path = sources[0].path if len(sources) == 1 and reading.max_documents is None else None
     on_hub = [source.name.partition(":")[0] for source in sources if source.kind == "hub"]
@@ -196,7 +199,7 @@ def evaluate_text(
 
 
 def _hashed(documents: Iterable[dict[str, str]], digest) -> Iterator[dict[str, str]]:
-    """The documents as they come, their texts added to `digest`."""
+    """Yield the documents, adding their texts to `digest`."""
     for document in documents:
         digest.update(document["text"].encode("utf-8") + b"\0")
         yield document
@@ -220,7 +223,7 @@ def _windows(documents, tokenizer, score: TextScore, prefix, *, context_length, 
 
 def _bytes_of_first(tokenizer, ids: list[int], text: str) -> int:
     first = tokenizer.decode(ids[:1], clean_up_tokenization_spaces=False)
-    return len((first if text.startswith(first) else text[0]).encode("utf-8"))  # a part of a character counts as all of it
+    return len((first if text.startswith(first) else text[0]).encode("utf-8"))  # part of a character counts as all of it
 
 
 def _score(model, pending: list[tuple[Window, str]], score: TextScore, *, batch_size: int, progress) -> None:

@@ -1,6 +1,6 @@
-"""A chat template is a program from the folder: it is run in a process with little time and little memory, and in a sandbox.
+"""A chat template is a program from the folder, so it is run in a sandbox, in a process with limited time and memory.
 
-The same file is that process (`python -I -S template_trial.py`): it knows the standard library and jinja2, nothing of ours.
+The same file is that process (`python -I -S template_trial.py`): it only uses the standard library and jinja2, nothing from hfgpt.
 """
 
 import json
@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SECONDS = 5  # of computing; a template of a few turns takes thousandths
+SECONDS = 5  # of CPU time; a template with a few turns takes milliseconds
 MEMORY_BYTES = 1 << 30
-MOST_CHARACTERS = 100_000  # written for a conversation of a few words
+MOST_CHARACTERS = 100_000  # output for a conversation of a few words
 ANSWER = "The Answer Of 1 Turn"
 _QUESTION = "A question."
 CONVERSATIONS = {
@@ -26,15 +26,15 @@ CONVERSATIONS = {
 def render(
     template: str, special_tokens: dict[str, str], *, path: list[str], seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES
 ) -> dict:
-    """Write the conversations through a template, in a process of its own.
+    """Render the conversations with a template in a separate process.
 
     Args:
-        special_tokens: `bos_token` and so on, as the tokenizer would give them to it.
+        special_tokens: `bos_token` and so on, as the tokenizer would pass them.
         path: where that process finds jinja2.
-        seconds: how long it may compute, and three times as long it may take.
-        memory_bytes: how much memory it may have.
-    Returns: the text by conversation, None where the template refuses that one; or `{"error": why}`, with `"bound": True` where
-        it wanted more time, memory or room than it may have.
+        seconds: the limit on CPU time; three times as much for wall-clock time.
+        memory_bytes: the limit on memory.
+    Returns: the text by conversation, None if the template refuses that one; or `{"error": why}`, with `"bound": True` if it
+        exceeded a limit on time, memory or output.
     """
     job = json.dumps(
         {"template": template, "special_tokens": special_tokens, "path": path, "seconds": seconds, "memory_bytes": memory_bytes}
@@ -53,7 +53,7 @@ def render(
             os.killpg(child.pid, signal.SIGKILL)
             child.communicate()
     if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return {"error": f"it computed for more than {seconds:g} seconds over a conversation of a few words", "bound": True}
+        return {"error": f"it used more than {seconds:g} seconds of CPU time for a conversation of a few words", "bound": True}
     if child.returncode:
         last = (complaints.strip() or f"exit code {child.returncode}").splitlines()[-1]
         return {"error": f"the process that rendered it ended ({last})"}
@@ -76,8 +76,8 @@ def _main() -> None:
         result = _rendered(job["template"], job["special_tokens"])
     except MemoryError:
         mib = job["memory_bytes"] >> 20
-        result = {"error": f"it asks for more than {mib:,} MiB of memory for a conversation of a few words", "bound": True}
-    except Exception as error:  # whatever a foreign program may raise is its own fault
+        result = {"error": f"it needs more than {mib:,} MiB of memory for a conversation of a few words", "bound": True}
+    except Exception as error:  # any exception of third-party code is its own error
         result = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
     sys.stdout.write(json.dumps(result))
 
@@ -99,18 +99,18 @@ def _rendered(source: str, special_tokens: dict[str, str]) -> dict:
         except SecurityError:
             raise
         except TemplateError:
-            # A template may refuse a role that it does not know, but not the simplest question.
+            # A template may refuse an unknown role, but not the simplest question.
             if name == "question":
                 raise
             text = None
         results[name] = text
     if _QUESTION not in (results["question"] or ""):
-        return {"error": "what the user says is not in what it writes"}
+        return {"error": "its output does not contain the user's message"}
     return results
 
 
 def _environment():
-    """As transformers has it (utils/chat_template_utils.py), but an attribute that is not allowed is an error, no empty text."""
+    """As in transformers (utils/chat_template_utils.py), except that a forbidden attribute is an error rather than empty text."""
     from datetime import datetime
 
     import jinja2
@@ -131,7 +131,7 @@ def _environment():
 
     class Sandbox(ImmutableSandboxedEnvironment):
         def unsafe_undefined(self, obj, attribute):
-            raise jinja2.exceptions.SecurityError(f"it reaches for {attribute!r} of a {type(obj).__name__}, which is not allowed")
+            raise jinja2.exceptions.SecurityError(f"it accesses {attribute!r} of a {type(obj).__name__}, which is not allowed")
 
     def raise_exception(message):
         raise jinja2.exceptions.TemplateError(message)

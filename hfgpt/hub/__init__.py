@@ -1,1 +1,1 @@
-"""The last mile: cards, the gate, the push. Gets folders handed to it, and imports nothing of training."""
+"""The last mile: cards, the gate, the upload. Works on folders, and imports nothing from training."""

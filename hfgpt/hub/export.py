@@ -1,10 +1,10 @@
 """A clean folder with the files that may leave this machine.
 
-Weights and data are hard links of what lies in the artifact's folder, or copies where the file system has none; every text is
-a copy. Some files are written anew: adapter_config.json, which names the place of its base on this machine; passport.json,
-overview.png, evaluation.json and tokenizer_report.md, in which files that were read go by hash and ending, or without their names,
-unless card.yaml says `file_names: true`.
-Whatever else tells of this machine closes the gate (gate/scan.py). The user's folder stays as it is.
+Weights and data are hard links to the files in the artifact's folder, or copies if the file system has no hard links; every text
+file is a copy. Some files are rewritten: adapter_config.json, which contains the path of its base on this machine; and
+passport.json, overview.png, evaluation.json and tokenizer_report.md, in which source files are identified by hash and extension, or
+not named at all, unless card.yaml says `file_names: true`. Anything else that reveals details of this machine fails the gate
+(gate/scan.py). The user's folder is not changed.
 """
 
 import os
@@ -31,18 +31,18 @@ from hfgpt.hub.remote_code import check_code
 from hfgpt.tokenization.report import REPORT_NAME, without_names
 
 _LINKED = (".safetensors", ".arrow", ".gguf")
-_SHORTEST_TOKEN = 8  # a shorter word in HF_TOKEN is no token, and would be found in any file
+_SHORTEST_TOKEN = 8  # a shorter word in HF_TOKEN is not a token, and would be found in any file
 _BLOCK_BYTES = 1 << 24
 _LARGEST_IN_GIT_BYTES = 10 << 20
 
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """A file that is to be published; it is read once, when a hash is first asked for.
+    """A file to publish; it is read once, when a hash is first requested.
 
     Args:
-        path: where it lies.
-        name: what it is called in the repository.
+        path: its location.
+        name: its name in the repository.
     """
 
     path: Path
@@ -50,16 +50,16 @@ class ExportedFile:
 
     @cached_property
     def addition(self) -> CommitOperationAdd:
-        """What huggingface_hub sends; making it takes the SHA-256."""
+        """The object that huggingface_hub uploads; creating it computes the SHA-256."""
         return CommitOperationAdd(self.name, self.path)
 
     @cached_property
     def blob_id(self) -> str:
-        """What git calls the content, where the Hub keeps it in git; larger files never are."""
+        """The git blob id of the content, if the Hub stores it in git; large files are not."""
         return git_hash(self.path.read_bytes()) if self.size <= _LARGEST_IN_GIT_BYTES else ""
 
     def take_hashes(self) -> None:
-        """Hash it now: what is changed afterwards differs from what the Hub is told, and is noticed."""
+        """Compute the hashes now, so that a later change is detected."""
         _ = self.size, self.addition, self.blob_id
 
     @property
@@ -74,7 +74,7 @@ class ExportedFile:
 
 @dataclass(frozen=True)
 class Exported:
-    """What may be published of an artifact, in a clean folder of its own; the files are sorted by their names."""
+    """The publishable files of an artifact, in a separate clean folder, sorted by name."""
 
     artifact: Artifact
     folder: Path
@@ -100,25 +100,25 @@ def export(
     base_revision: str | None = None,
     card: str | None = None,
 ) -> Exported:
-    """Write what may be published of `artifact` into the empty folder `target`.
+    """Write the publishable files of `artifact` to the empty folder `target`.
 
     Args:
-        repo_id: where it will be published; said in messages only.
-        base_repo_id, base_revision: of an adapter, where its base lies on the Hub and at which commit; without them the file
-            says the name of the base's folder.
-        card: the text of README.md, in place of the one in the folder.
-    Raises: ValueError where a file that belongs to the artifact leads out of its folder, has a name that no Hub takes, is not
-        there though another one names it, or holds this machine's token; and where config.json names code that is missing.
+        repo_id: where it will be published; only used in messages.
+        base_repo_id, base_revision: for an adapter, the Hub id and commit of its base; without them, the file contains the name of
+            the base's folder.
+        card: the text of README.md, replacing the one in the folder.
+    Raises: ValueError if a file of the artifact is a link out of its folder, has a name that the Hub does not accept, is missing
+        although another file refers to it, or contains this machine's token; and if config.json refers to missing code.
     """
     target = Path(target)
     if target.is_dir() and any(target.iterdir()):
-        raise UserError(f"{target} holds files; an export goes into an empty folder, so that nothing else gets published.")
+        raise UserError(f"{target} is not empty; an export needs an empty folder, so that nothing else is published.")
     _refuse_leading_out(artifact)
     names = artifact.files()
     _check_names(artifact, names)
     target.mkdir(parents=True, exist_ok=True)
     file_names = bool(load_settings(artifact.folder).get("file_names"))
-    anew = not file_names and Path(EVALUATION_FILE) in names  # evaluation.json and what is made of it
+    anew = not file_names and Path(EVALUATION_FILE) in names  # evaluation.json and files derived from it
     if anew:
         names = [name for name in names if name.parts[0] != EVAL_RESULTS_FOLDER]
     for name in names:
@@ -142,7 +142,7 @@ def export(
     for name in names:
         if name.name == "config.json":
             try:
-                check_code(target / name.parent)  # of what is there now: a file that may not be published is missing
+                check_code(target / name.parent)  # checks the exported files: a file that may not be published is missing
             except Disagreement as error:
                 raise UserError(f"{artifact.folder / name}: {error}; nobody else could load it: {error.cure}.") from None
     if card is not None:
@@ -156,32 +156,33 @@ def export(
 
 
 def _refuse_leading_out(artifact: Artifact) -> None:
-    """A link out of the folder is never followed; one with the name of a file that is to be published is an error, not left out."""
+    """A link out of the folder is never followed; if it has the name of a file to publish, that is an error rather than an
+    omission."""
     inside = artifact.folder.resolve()
     for path in sorted(artifact.folder.rglob("*")):
         name = path.relative_to(artifact.folder)
         if path.is_symlink() and artifact.allows(name):
             if not path.resolve().is_relative_to(inside):
                 raise UserError(
-                    f"{path} is a link that leads out of the folder, to {path.resolve()}; only files of the folder are published, "
-                    "because what lies elsewhere may be private: put the file itself in its place."
+                    f"{path} is a link to {path.resolve()}, outside the folder; only files in the folder are published, because "
+                    f"anything else may be private. Replace the link with the file itself."
                 )
             if not path.is_file():
-                raise UserError(f"{path} is a link to nothing; put the file itself in its place, or remove the link.")
+                raise UserError(f"{path} is a broken link; replace it with the file itself, or remove it.")
 
 
 def _check_names(artifact: Artifact, names: list[Path]) -> None:
     for name in names:
         if not name.as_posix().isprintable() or "\\" in name.as_posix():
-            raise UserError(f"{name.as_posix()!r} in {artifact.folder} is a name that the Hub does not take; rename the file.")
+            raise UserError(f"{name.as_posix()!r} in {artifact.folder} is a name that the Hub does not accept; rename the file.")
     there = {name.as_posix() for name in names}
     for name in names:
         for needed in _named_files(artifact.folder / name):
             beside = (PurePosixPath(name.as_posix()).parent / needed).as_posix()
             if beside not in there:
                 raise UserError(
-                    f"{artifact.folder / name} names the file {needed!r}, which is not among the files of {artifact.folder} that "
-                    "may be published; write the folder again with the recipe that made it."
+                    f"{artifact.folder / name} refers to the file {needed!r}, which is not among the publishable files of "
+                    f"{artifact.folder}; write the folder again with the recipe that made it."
                 )
 
 
@@ -204,7 +205,7 @@ def _with_base(settings: dict, repo_id: str | None, revision: str | None) -> dic
 
 
 def refuse_tokens(paths: Iterable[Path], *, where: str) -> None:
-    """Read every byte of `paths` for this machine's tokens, as `hf auth login` and HF_TOKEN hold them.
+    """Search every byte of `paths` for this machine's tokens (from `hf auth login` and HF_TOKEN).
 
     Raises: ValueError that names the file, never the token.
     """
@@ -212,16 +213,16 @@ def refuse_tokens(paths: Iterable[Path], *, where: str) -> None:
     for path in paths if tokens else ():
         if _holds(path, tokens):
             raise UserError(
-                f"{path.name} among {where} holds your Hugging Face token, so nothing is published: whoever reads it could act as "
-                "you. Revoke that token at https://huggingface.co/settings/tokens, remove it from the file, and begin again."
+                f"{path.name} in {where} contains your Hugging Face token, so nothing is published: anyone who reads it could act "
+                f"as you. Revoke that token at https://huggingface.co/settings/tokens, remove it from the file, and start again."
             )
 
 
 def known_tokens() -> list[bytes]:
-    """The tokens of this machine, as `hf auth login` and HF_TOKEN hold them; never to be printed."""
+    """The tokens of this machine (from `hf auth login` and HF_TOKEN); must never be printed."""
     found = {get_token(), *(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))}
     stored = Path(HF_TOKEN_PATH)
-    if stored.is_file():  # HF_TOKEN takes its place where both are there
+    if stored.is_file():  # HF_TOKEN takes precedence if both exist
         found.add(stored.read_text(encoding="utf-8"))
     stripped = {token.strip() for token in found if token}
     return sorted(token.encode() for token in stripped if len(token) >= _SHORTEST_TOKEN)

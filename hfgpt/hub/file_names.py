@@ -1,7 +1,8 @@
-"""What is published of the names of a user's files: their kinds, sizes and hashes, because a name tells of what is in a file.
+"""What is published about a user's files: kinds, sizes and hashes instead of names, because a name reveals something about the
+content.
 
-card.yaml with `file_names: true` has them published as they are, without the folders they lie in. What lies in the user's own
-folder names them always.
+With `file_names: true` in card.yaml, the names are published, without their folders. The files in the user's own folder always
+contain the names.
 """
 
 import re
@@ -15,17 +16,17 @@ from typing import Any
 from hfgpt.files import HUB_NAME, public_name
 
 PYTHON_DOCS = "python-docs"
-# Of a run's settings, those that name what was read.
+# The settings of a run that name source files.
 _SOURCES = re.compile(r"(^|_)sources$|^decontaminate_against$")
-# Of a command line in evaluation.json or passport.json, the keys whose values name what was read.
+# The keys of a command line in evaluation.json or passport.json whose values name source files.
 _SOURCE_KEYS = ("--text", "--test_sources", "--tasks", "--sources", "--decontaminate_against")
 _ANCHORED = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
 
 
 def summed_up(files: Iterable[tuple[str, str]]) -> str:
-    """Files by their kind and ending, as "269 text files (.md 200, .py 69)".
+    """Files by kind and extension, such as "269 text files (.md 200, .py 69)".
 
-    Args: `files` are pairs of name and kind, as in a passport.
+    Args: `files` contains pairs of name and kind, as in a passport.
     """
     files = list(files)
     endings = Counter(_ending(name) or "no ending" for name, _ in files)
@@ -36,12 +37,12 @@ def summed_up(files: Iterable[tuple[str, str]]) -> str:
 
 
 def is_file(entry: dict) -> bool:
-    """Whether an input of a passport is a file of the user's, and not on the Hub or Python's own documentation."""
+    """Whether an input in a passport is one of the user's files, rather than on the Hub or Python's own documentation."""
     return entry.get("kind", "file") not in ("hub", PYTHON_DOCS) and not str(entry.get("name")).startswith(PYTHON_DOCS)
 
 
 def is_place(text: str) -> bool:
-    """Whether the whole of a text is the path of a file or folder; Hub ids, addresses, dates and prose are none."""
+    """Whether the whole text is the path of a file or folder, as opposed to Hub ids, addresses, dates and prose."""
     if not re.search(r"[/\\]|^~", text) or re.match(r"[a-z][a-z0-9+.-]*://", text) or re.fullmatch(r"[\d/.]+", text):
         return False
     if _ANCHORED.match(text):
@@ -52,9 +53,9 @@ def is_place(text: str) -> bool:
 
 
 def published_passport(passport: dict, *, file_names: bool = False) -> dict:
-    """The passport as others may read it: without places, and with `file-1a2b3c4d.md` for a file, by its hash and ending.
+    """The passport for publication: without paths, and with `file-1a2b3c4d.md` for a file, from its hash and extension.
 
-    Args: `file_names` leaves the files their own names; two of the same name are numbered.
+    Args: `file_names` keeps the files' own names; equal names are numbered.
     """
     named: dict[str, str] = {}
     inputs = []
@@ -79,7 +80,7 @@ def published_passport(passport: dict, *, file_names: bool = False) -> dict:
         told |= {"command": _command_without_names(passport["command"])} if passport.get("command") else {}
         settings = told.get("settings") or {}
         for place in (settings, settings.get("asked") or {}):
-            place.pop("source_cards", None)  # by patterns that name files; what they say stands with the inputs
+            place.pop("source_cards", None)  # keyed by patterns that name files; their contents are with the inputs
     base = passport.get("base") or {}
     if base.get("name") and not base.get("commit"):
         told["base"] = base | {"name": PureWindowsPath(base["name"]).name}
@@ -87,7 +88,7 @@ def published_passport(passport: dict, *, file_names: bool = False) -> dict:
 
 
 def evaluation_without_names(evaluation: dict) -> dict:
-    """The same evaluation.json with hash and ending in place of the names of files that were evaluated on."""
+    """The same evaluation.json with hash and extension instead of the names of evaluation files."""
     return evaluation | {"results": [_result_without_names(entry) for entry in evaluation.get("results") or []]}
 
 
@@ -108,7 +109,7 @@ def _result_without_names(entry: dict) -> dict:
 def _command_without_names(command: str) -> str:
     try:
         given = shlex.split(command)
-    except ValueError:  # no line of ours
+    except ValueError:  # not one of our lines
         return ""
     words, of_sources, of_tasks = [], False, False
     for word in given:
@@ -116,7 +117,7 @@ def _command_without_names(command: str) -> str:
             of_sources, of_tasks = word in _SOURCE_KEYS, word == "--tasks"
         elif of_sources and not _is_public(word):
             file, _, task = word.rpartition(":") if of_tasks else (word, "", "")
-            if file:  # a task without a file of its own is the benchmark's name
+            if file:  # a task without its own file is the benchmark's name
                 word = f"FILE{_ending(file)}" + (f":{task}" if of_tasks else "")
         words.append(word)
     return command if words == given else shlex.join(words)
@@ -127,13 +128,13 @@ def _is_public(name: str) -> bool:
 
 
 def _ending(name: str) -> str:
-    """The ending of a file's name, in lower case; one that is no plain word is left out."""
+    """The extension of a file's name, in lower case; left out if it is not a plain word."""
     suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
     return suffix if re.fullmatch(r"\.[a-z0-9]{1,10}", suffix) else ""
 
 
 def _told(content: Any, named: dict[str, str]) -> Any:
-    """The content with the names in all its texts and keys replaced, and of every path the last part."""
+    """The content with the names in all its texts and keys replaced, and every path reduced to its last part."""
     names = sorted((name for name in named if name), key=len, reverse=True)
     pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, names))})(?![\w-])" if names else r"(?!)")
 

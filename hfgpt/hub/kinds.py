@@ -1,6 +1,6 @@
-"""What the Hub adds to each kind of folder: its repository, its card, its tag, what the gate asks, and how a stranger opens it.
+"""What the Hub needs for each kind of folder: its repository, card and tag, the gate's checks, and how a stranger opens it.
 
-Everything that depends on the kind stands in its entry of `HUB_KINDS`, beside the class in `hfgpt.artifacts.KINDS`.
+Everything that depends on the kind is in its entry of `HUB_KINDS`, which complements the class in `hfgpt.artifacts.KINDS`.
 """
 
 from collections.abc import Callable
@@ -29,18 +29,18 @@ class HubKind:
     """One kind of folder on the Hub.
 
     Args:
-        template: the name of its card's template, by what is known of the folder (`context_of`).
-        template_folder: where that lies; None is model_cards/, whose `_card.md` it extends in any case.
-        opener: a file, and the function in it that opens the folder in a stranger's process: it is given the `Stranger` of
-            gate/stranger.py, and the file imports nothing of hfgpt.
-        repo_type: what its repository is.
-        libraries: what its card may name as library_name; hfgpt writes the first. Empty for data sets.
-        tags: what its card is tagged with, beside hfgpt and custom_code.
-        relation: how it comes from its base model, as the Hub calls it; None is "finetune".
-        tag, main_files: the word of its tag and the endings of the files that tag is a hash of: weights-1a2b3c4d.
-        checks: what the gate compares within the export: a name and a function that says what it found.
-        chat_templates: reads the chat templates of an export, by name, and the special tokens that they are rendered with.
-        fingerprint_cure: what to do where fingerprint.json is missing; None where there is none to be.
+        template: returns the name of its card's template, given the facts about the folder (`context_of`).
+        template_folder: the folder of the template; None means model_cards/, whose `_card.md` it always extends.
+        opener: a file, and the function in it that opens the folder in a stranger's process: it gets the `Stranger` of
+            gate/stranger.py, and the file imports nothing from hfgpt.
+        repo_type: the type of its repository.
+        libraries: allowed values of library_name in its card; hfgpt writes the first. Empty for data sets.
+        tags: tags of its card, besides hfgpt and custom_code.
+        relation: its relation to the base model, as the Hub names it; None means "finetune".
+        tag, main_files: the prefix of its tag and the extensions of the files that the tag hashes: weights-1a2b3c4d.
+        checks: the gate's comparisons within the export: a name and a function that returns its findings.
+        chat_templates: reads the chat templates of an export, by name, and the special tokens for rendering them.
+        fingerprint_cure: what to do if fingerprint.json is missing; None if none is expected.
     """
 
     template: Callable[[Artifact, dict], str]
@@ -58,13 +58,13 @@ class HubKind:
 
 
 def always(template: str) -> Callable[[Artifact, dict], str]:
-    """The same template, whatever the folder holds."""
+    """The same template, whatever the folder contains."""
     return lambda artifact, context: template
 
 
 def _template_of_model(artifact: Artifact, context: dict) -> str:
     if artifact.folder.name == BASE_FOLDER and adapter_around(artifact.folder):
-        return "adapter_base"  # nothing of the task is learned yet
+        return "adapter_base"  # not trained for the task yet
     if (context["conversion"] or {}).get("target") == "native":
         return "native"
     if artifact.task == "text-classification":
@@ -72,7 +72,7 @@ def _template_of_model(artifact: Artifact, context: dict) -> str:
     return "assistant" if context["has_chat_template"] else "base"
 
 
-_RECORD = "record it now, which then proves only itself: python recipes/check.py {folder} --record true"
+_RECORD = "record it now, although that proves nothing about the original: python recipes/check.py {folder} --record true"
 
 HUB_KINDS: Table[HubKind] = Table(
     "kind",

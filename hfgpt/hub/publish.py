@@ -1,4 +1,4 @@
-"""From a folder of ours to repositories on the Hub: what goes where, under which tag, and in which order.
+"""From a folder to repositories on the Hub: what goes where, under which tag, and in which order.
 
 model, native twin, GGUF, tokenizer   user/name
 prepared data                         user/name, a dataset
@@ -30,17 +30,17 @@ from hfgpt.hub.upload import Repository, create_private, differing, look_at, mak
 logger = logging.getLogger(__name__)
 
 ADAPTER_PARTS = ("base", "adapter", "merged")  # in this order: the adapter names its base's commit
-_SUFFIXES = {"base": "-base", "merged": "-merged"}  # of the repositories beside the adapter's
+_SUFFIXES = {"base": "-base", "merged": "-merged"}  # suffixes of the repositories beside the adapter's
 
 
 @dataclass(frozen=True)
 class Part:
-    """One repository that is to be.
+    """One repository to publish.
 
     Args:
-        name: what it is of the folder: "base", "adapter", "merged", or the kind of the artifact.
-        artifact: what goes there.
-        repo_id: where.
+        name: which part of the folder it is: "base", "adapter", "merged", or the kind of the artifact.
+        artifact: its contents.
+        repo_id: its Hub id.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Part:
 
     @property
     def kind(self) -> HubKind:
-        """What the Hub has to know of it."""
+        """The Hub's entry for its kind."""
         return HUB_KINDS.find(self.artifact.kind)
 
     @property
@@ -59,7 +59,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A part, exported into a folder of its own with the card of its repository: what is checked, and what is sent."""
+    """A part, exported to a separate folder with the card of its repository: this is what is checked and uploaded."""
 
     part: Part
     exported: Exported
@@ -68,7 +68,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Published:
-    """A part as it lies on the Hub, and how much of it was new there."""
+    """A part as stored on the Hub, and how much of it was new."""
 
     part: Part
     repository: Repository
@@ -77,33 +77,33 @@ class Published:
 
 
 def check_repo_id(repo_id: str) -> str:
-    """Raises: ValueError for what the Hub takes for no name of a repository, and for one without its owner."""
+    """Raises: ValueError for an invalid repository name, and for one without an owner."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"repo {repo_id!r} is no name on the Hub: {str(error).rstrip('.')}. Give USER/NAME.") from None
+        raise UserError(f"repo {repo_id!r} is not a valid name on the Hub: {str(error).rstrip('.')}. Give USER/NAME.") from None
     if repo_id.count("/") != 1:
-        raise UserError(f"repo {repo_id!r} lacks its owner; give USER/NAME, because a token may write for several.")
+        raise UserError(f"repo {repo_id!r} has no owner; give USER/NAME, because a token may have access to several.")
     return repo_id
 
 
 def check_tag(tag: str) -> str:
-    """Raises: ValueError for what git takes for no tag, and for names that mean something else on the Hub."""
+    """Raises: ValueError for an invalid git tag, and for names that mean something else on the Hub."""
     is_commit = re.fullmatch(r"[0-9a-f]{7,40}", tag)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", tag) or ".." in tag or tag.endswith((".", ".lock")):
-        raise UserError(f"tag {tag!r} is no name of a tag; letters, digits and .-_+ are allowed, as in v1.0.")
+        raise UserError(f"tag {tag!r} is not a valid tag; letters, digits and .-_+ are allowed, as in v1.0.")
     if tag in ("main", "HEAD") or is_commit:
-        raise UserError(f"tag {tag!r} reads as a branch or a commit; give another name, as v1.0.")
+        raise UserError(f"tag {tag!r} looks like a branch or a commit; give another name, such as v1.0.")
     return tag
 
 
 def parts_of(folder: str | Path, repo_id: str, *, names: Iterable[str] = (), base_repo_id: str | None = None) -> list[Part]:
-    """What of `folder` is published, and where, in the order of publishing.
+    """Which parts of `folder` are published, and where, in order of publishing.
 
     Args:
-        names: of an adapter, which of its parts; all that are there without it.
-        base_repo_id: where the adapter's base lies already; then `base` is not among the parts.
-    Raises: ValueError for names that are not there, and for ids that the Hub does not take; FileNotFoundError for the folder.
+        names: for an adapter, which of its parts (default: all existing ones).
+        base_repo_id: where the adapter's base already is; then `base` is not among the parts.
+    Raises: ValueError for missing parts, and for ids that the Hub does not accept; FileNotFoundError for the folder.
     """
     artifact, names = identify(folder), list(names)
     check_repo_id(repo_id)
@@ -116,15 +116,17 @@ def parts_of(folder: str | Path, repo_id: str, *, names: Iterable[str] = (), bas
         there = {name: place for name, place in there.items() if name != "base"}
     for name in names:
         if name not in ADAPTER_PARTS:
-            raise UserError(f"parts holds {name!r}; allowed are {', '.join(ADAPTER_PARTS)}.")
+            raise UserError(f"parts has {name!r}; allowed: {', '.join(ADAPTER_PARTS)}.")
         if name not in there:
-            where = f"base_repo says that it is {base_repo_id}" if base_repo_id else f"{folder} holds no {name}/ with a config.json"
-            raise UserError(f"parts names {name!r}, but {where}; leave it out, or write the folder again with its recipe.")
+            where = (
+                f"base_repo says it is already at {base_repo_id}" if base_repo_id else f"{folder} has no {name}/ with a config.json"
+            )
+            raise UserError(f"parts has {name!r}, but {where}; leave it out, or write the folder again with its recipe.")
     chosen = [name for name in there if not names or name in names]
     if "adapter" in chosen and "base" not in chosen and not base_repo_id:
         raise UserError(
-            "an adapter is published without its base; strangers load both, so add base to --parts, or name with --base_repo "
-            "where on the Hub the base lies."
+            "the adapter would be published without its base, but both are needed to load it; add base to --parts, or give the "
+            "base's Hub id with --base_repo."
         )
     return [Part(name, identify(there[name]), check_repo_id(repo_id + _SUFFIXES.get(name, ""))) for name in chosen]
 
@@ -132,13 +134,14 @@ def parts_of(folder: str | Path, repo_id: str, *, names: Iterable[str] = (), bas
 def prepare(
     part: Part, workspace: Path, *, tag: str | None = None, base_repo_id: str | None = None, base_revision: str | None = None
 ) -> Prepared:
-    """Export a part with its card, and hash it: what is checked then, and sent.
+    """Export a part with its card and hash it; the export is then checked and uploaded.
 
     Args:
         workspace: a folder for exports.
-        tag: the tag; without it one that says the weights (the text, the data) by their SHA-256.
-        base_repo_id, base_revision: of an adapter and its merged twin, where the base lies; the adapter's config names both.
-    Raises: ValueError as `export` and `published_card` do.
+        tag: the tag (default: one derived from the SHA-256 of the weights, the text or the data).
+        base_repo_id, base_revision: for an adapter and its merged model, the location of the base; the adapter's config contains
+            both.
+    Raises: ValueError, see `export` and `published_card`.
     """
     base = {"base_repo_id": base_repo_id, "base_revision": base_revision} if part.artifact.needs_base else {}
     base_model = base_repo_id if part.name in ("adapter", "merged") else None
@@ -151,7 +154,7 @@ def prepare(
 
 
 def with_base_commit(prepared: Prepared, commit: str) -> Prepared:
-    """An adapter's export that names the commit of its base: the one value that is known only when the base has arrived."""
+    """An adapter's export with the commit of its base, the only value that is known only after the base is uploaded."""
     path = prepared.exported.folder / ADAPTER_CONFIG
     settings = read_json(path) | {"revision": commit}
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -160,11 +163,12 @@ def with_base_commit(prepared: Prepared, commit: str) -> Prepared:
 
 
 def default_tag(part: Part, files: Iterable[ExportedFile]) -> str:
-    """`weights-1a2b3c4d`: how the SHA-256 of the weights begins, as sha256sum says it; of several files, that of the list."""
+    """`weights-1a2b3c4d`: the beginning of the SHA-256 of the weights, as given by sha256sum; for several files, that of the
+    list."""
     main = [file for file in files if file.name.endswith(part.kind.main_files)]
     if not main:
         endings = " or ".join(part.kind.main_files)
-        raise UserError(f"{part.artifact.folder} holds no file that ends in {endings}, so there is nothing to publish in it.")
+        raise UserError(f"{part.artifact.folder} has no file that ends in {endings}, so there is nothing to publish.")
     if len(main) == 1:
         return f"{part.kind.tag}-{main[0].sha256[:8]}"
     listed = "".join(f"{file.sha256}  {file.name}\n" for file in main)
@@ -174,31 +178,32 @@ def default_tag(part: Part, files: Iterable[ExportedFile]) -> str:
 def check_base(api: HfApi, artifact: Artifact, base: Repository) -> str:
     """Compare the base on the Hub with the one that the adapter was trained on.
 
-    Returns: how it was told that they are the same.
-    Raises: ValueError where they differ, or where nothing tells.
+    Returns: how the match was established.
+    Raises: ValueError if they differ, or if it cannot be determined.
     """
     local = [ExportedFile(path, path.name) for path in sorted(artifact.base.glob("*.safetensors"))] if artifact.base else []
     if local and not differing(base, local):
-        return "the files of its weights have the SHA-256 of those in base/"
+        return "its weight files have the same SHA-256 as those in base/"
     passport = artifact.folder / "passport.json"
     trained_on = read_json(passport).get("base", {}).get("sha256") if passport.is_file() else None
     if trained_on is None:
         raise UserError(
-            f"{base.repo_id} holds other files than {artifact.folder / 'base'}, and no passport.json says which weights the "
-            "adapter was trained on; publish its own base: leave out --base_repo."
+            f"{base.repo_id} has different files than {artifact.folder / 'base'}, and no passport.json says which weights the "
+            f"adapter was trained on; publish the adapter's own base by leaving out --base_repo."
         )
     found = _weights_on_the_hub(api, base)
     if found != trained_on:
         raise UserError(
-            f"{base.repo_id} at {base.commit[:8]} has weights with the SHA-256 {found}, the adapter was trained on {trained_on}: "
-            "with another base it answers otherwise. Give the right --base_repo or --base_revision, or publish base/ without them."
+            f"{base.repo_id} at {base.commit[:8]} has weights with the SHA-256 {found}, but the adapter was trained on "
+            f"{trained_on}; with a different base, it gives different answers. Give the right --base_repo or --base_revision, or "
+            f"leave both out to publish base/."
         )
-    return "its weights have the SHA-256 that the adapter's passport.json names"
+    return "its weights have the SHA-256 recorded in the adapter's passport.json"
 
 
 def _weights_on_the_hub(api: HfApi, base: Repository) -> str:
-    # The passport's hash is that of the tensors in float32, whatever the files: the model has to be read for it. None of the code
-    # that a repository brings is fetched.
+    # The passport's hash covers the tensors in float32, whatever the files, so the model has to be loaded. No code from the
+    # repository is downloaded.
     from transformers import AutoModel
 
     from hfgpt.fingerprint import weights_sha256
@@ -214,30 +219,30 @@ def _weights_on_the_hub(api: HfApi, base: Repository) -> str:
 
 
 def publish_part(api: HfApi, prepared: Prepared, *, explicit_tag: bool, delete_others: bool) -> Published:
-    """Send one part, compare what arrived, and tag it.
+    """Upload one part, verify it, and tag it.
 
     Args:
-        explicit_tag: the tag was asked for by name, so it has to mean all the files; a tag of ours says only the weights.
-        delete_others: delete on the Hub what the export does not hold.
-    Raises: ValueError where the tag has other content, before anything is sent; what `send` raises.
+        explicit_tag: the tag was given by the user, so it must cover all files; our default tag only covers the weights.
+        delete_others: delete files on the Hub that the export does not contain.
+    Raises: ValueError if the tag has different content, before anything is uploaded; errors of `send`.
     """
     part, tag, exported = prepared.part, prepared.tag, prepared.exported
     repository = create_private(api, part.repo_id, part.repo_type)
     if not repository.private:
-        logger.info(f"{part.repo_id}: is public already, and stays so")
+        logger.info(f"{part.repo_id}: is already public and stays public")
     if tag in repository.tags:
         _check_tagged(api, prepared, explicit_tag=explicit_tag)
     if others := others_in(repository, exported.files):
-        what = "are deleted" if delete_others else "stay there; --delete_others true deletes them"
+        what = "are deleted" if delete_others else "are kept; --delete_others true deletes them"
         logger.info(f"{part.repo_id}: {len(others)} files that are not in the export {what}: {', '.join(others)}")
     message = f"Publish with hfgpt {__version__}"
     now, sent = send(api, repository, exported.files, message=message, delete_others=delete_others)
     logger.info(
-        f"{part.repo_id}: {len(sent)} of {len(exported.files)} files sent, the others were there; all {exported.size:,} bytes have "
-        f"the SHA-256 of the export; commit {now.commit[:8]}"
+        f"{part.repo_id}: {len(sent)} of {len(exported.files)} files uploaded, the others were already there; all "
+        f"{exported.size:,} bytes match the SHA-256 of the export; commit {now.commit[:8]}"
     )
     if tag not in now.tags:
-        with one_sentence(f"tagging {part.repo_id}", cure="All files are there; run the same command again."):
+        with one_sentence(f"tagging {part.repo_id}", cure="All files are uploaded; run the same command again."):
             api.create_tag(part.repo_id, tag=tag, revision=now.commit, repo_type=part.repo_type)
         logger.info(f"{part.repo_id}: tagged {tag}")
     return Published(part, now, tag, sent)
@@ -246,16 +251,16 @@ def publish_part(api: HfApi, prepared: Prepared, *, explicit_tag: bool, delete_o
 def _check_tagged(api: HfApi, prepared: Prepared, *, explicit_tag: bool) -> None:
     part, tag, files = prepared.part, prepared.tag, prepared.exported.files
     if (tagged := look_at(api, part.repo_id, part.repo_type, revision=tag)) is None:
-        return  # deleted meanwhile
+        return  # deleted in the meantime
     differ = [file.name for file in differing(tagged, files)]
     if explicit_tag:
         differ += others_in(tagged, files)
-    else:  # a card may get better; the weights are what this tag names
+    else:  # a card may be improved; this tag only stands for the weights
         differ = [name for name in differ if name.endswith(part.kind.main_files)]
     if differ:
         raise UserError(
-            f"tag {tag} of {part.repo_id} has other content ({', '.join(differ)}) at commit {tagged.commit[:8]}, and a tag stays "
-            "what it is, because others rely on it: give a new one with --tag. Nothing was sent to this repository."
+            f"tag {tag} of {part.repo_id} has different content ({', '.join(differ)}) at commit {tagged.commit[:8]}. Tags are "
+            f"never moved, because others rely on them; give a new one with --tag. Nothing was uploaded to this repository."
         )
 
 
@@ -267,12 +272,12 @@ def publish(
     public: bool = False,
     delete_others: bool = False,
 ) -> list[Published]:
-    """Send all parts, one after the other; public only when all of them have arrived.
+    """Upload all parts, one after the other; they become public only after all of them are complete.
 
     Args:
-        exports: the parts in the order of `parts_of`; the adapter names the commit of its base once that has one.
-        tag: the tag of every part; without it each gets its own.
-    Raises: what `publish_part` and `make_public` raise; the parts before it are complete then.
+        exports: the parts in the order of `parts_of`; the adapter's config gets the commit of its base after the base is uploaded.
+        tag: the tag of every part; by default, each gets its own.
+    Raises: errors of `publish_part` and `make_public`; earlier parts are then complete.
     """
     done: list[Published] = []
     for prepared in exports:
@@ -285,5 +290,5 @@ def publish(
             if published.repository.private:
                 make_public(api, published.repository)
                 done[place] = replace(published, repository=replace(published.repository, private=False))
-                logger.info(f"{published.part.repo_id}: public now")
+                logger.info(f"{published.part.repo_id}: now public")
     return done

@@ -1,4 +1,5 @@
-"""The code that travels with a model: what config.json names is there, and defines what is named. Nothing of it is run."""
+"""The code published with a model: check that the files named in config.json exist and define the named classes. None of it is
+run."""
 
 import ast
 import re
@@ -9,7 +10,8 @@ from hfgpt.hub.gate.report import Disagreement
 
 
 def check_code(folder: Path) -> None:
-    """Every class that config.json's auto_map names is in its file in `folder`, and the architecture is one of them.
+    """Check that every class in config.json's auto_map is defined in its file in `folder`, and that the architecture is one of
+    them.
 
     Raises: Disagreement, for a folder that would not load with trust_remote_code.
     """
@@ -21,12 +23,12 @@ def check_code(folder: Path) -> None:
             module, _, name = one.rpartition(".")
             path = folder / f"{module}.py"
             if not re.fullmatch(r"\w+", module) or not path.is_file():
-                raise Disagreement(f"auto_map: {auto_class} is {one}, and there is no {module}.py beside it")
+                raise Disagreement(f"auto_map: {auto_class} is {one}, but there is no {module}.py beside it")
             defined = {node.name for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)}
             if name not in defined:
-                raise Disagreement(f"auto_map: {auto_class} is {one}, and {module}.py defines no {name}")
+                raise Disagreement(f"auto_map: {auto_class} is {one}, but {module}.py does not define {name}")
             names.add(name)
     for architecture in config.get("architectures") or [] if auto_map else []:
-        # What `transformers serve` looks up can be an Auto class, too.
+        # `transformers serve` may also look up an Auto class.
         if architecture not in names and not architecture.startswith("AutoModel"):
-            raise Disagreement(f"config.json: the architecture {architecture} is none of the classes in auto_map")
+            raise Disagreement(f"config.json: the architecture {architecture} is not one of the classes in auto_map")

@@ -1,7 +1,7 @@
-"""One exported folder -> one repository on the Hub: only what differs is sent, and what arrived is compared.
+"""One exported folder -> one repository on the Hub: only differences are uploaded, and the result is verified.
 
-All of it is one commit, so nobody ever loads half a model. What of a broken upload has arrived, the Hub knows by its SHA-256: the
-same command sends the rest.
+Everything goes into one commit, so nobody ever loads half a model. After an interrupted upload, the Hub recognizes the files that
+arrived by their SHA-256, and the same command uploads the rest.
 """
 
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from huggingface_hub import CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import (
-    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx or httpx2, as the version of huggingface_hub has it
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # from httpx or httpx2, depending on the version of huggingface_hub
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -22,15 +22,13 @@ from hfgpt.errors import AccessError, UnreachableError, UserError
 from hfgpt.hub.export import ExportedFile, known_tokens
 
 _HUBS_OWN = (".gitattributes",)  # written by the Hub when it creates a repository
-RESUME = "What arrived is kept there: run the same command again, and only the rest is sent."
-LOG_IN = (
-    "run `hf auth login`, or set HF_TOKEN in the environment, with a token of https://huggingface.co/settings/tokens that may write"
-)
+RESUME = "Files that arrived are kept there; run the same command again to upload only the rest."
+LOG_IN = "run `hf auth login`, or set HF_TOKEN in the environment, with a write token from https://huggingface.co/settings/tokens"
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What lies on the Hub under one name, at one commit."""
+    """The contents of a repository on the Hub at one commit."""
 
     repo_id: str
     repo_type: str
@@ -41,35 +39,39 @@ class Repository:
 
 
 def sign_in(api: HfApi, namespaces: Iterable[str]) -> str:
-    """Ask the Hub who we are, before anything is sent.
+    """Ask the Hub who the user is, before anything is uploaded.
 
     Returns: the user's name.
     Raises: PermissionError without a token, with one that cannot write, or for a namespace that is not the user's;
-        ConnectionError where the Hub does not answer.
+        ConnectionError if the Hub does not answer.
     """
     if constants.HF_HUB_OFFLINE:
-        raise UnreachableError("HF_HUB_OFFLINE is set, so nothing can be sent; unset it, or leave out --push true for a dry run.")
+        raise UnreachableError(
+            "HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it, or leave out --push true for a dry run."
+        )
     if not get_token():
-        raise AccessError(f"there is no token for {api.endpoint}, which publishing needs: {LOG_IN}. Nothing was sent.")
-    with one_sentence(f"signing in at {api.endpoint}", cure="Nothing was sent."):
+        raise AccessError(f"publishing needs a token for {api.endpoint}: {LOG_IN}. Nothing was uploaded.")
+    with one_sentence(f"signing in at {api.endpoint}", cure="Nothing was uploaded."):
         user = api.whoami()
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise AccessError(f"the token of {user['name']} may only read, publishing writes: {LOG_IN}. Nothing was sent.")
-    # A member of an organisation who may only read there is refused now instead of after the gate of every part.
+        raise AccessError(
+            f"the token of {user['name']} is read-only, but publishing needs write access: {LOG_IN}. Nothing was uploaded."
+        )
+    # A member of an organisation with read-only access is refused now instead of after the gate of every part.
     writable = [user["name"], *(org["name"] for org in user.get("orgs", []) if org.get("roleInOrg") != "read")]
     for namespace in namespaces:
         if namespace not in writable:
             raise AccessError(
-                f"{user['name']} cannot publish under {namespace!r}; {', '.join(map(repr, writable))} can be written to with this "
-                "token: give one of these in --repo, or sign in as somebody else. Nothing was sent."
+                f"{user['name']} cannot publish under {namespace!r}; {', '.join(map(repr, writable))} are writable with this "
+                f"token: give one of these in --repo, or sign in as another user. Nothing was uploaded."
             )
     return user["name"]
 
 
 def look_at(api: HfApi, repo_id: str, repo_type: str, *, revision: str | None = None) -> Repository | None:
-    """What the Hub has under this name, or None where it has nothing that this token may see.
+    """The repository of this name, or None if there is none that this token may see.
 
-    Raises: ConnectionError, PermissionError where it does not answer.
+    Raises: ConnectionError or PermissionError if the Hub does not answer or refuses.
     """
     with one_sentence(f"reading {repo_id} from {api.endpoint}"):
         try:
@@ -83,13 +85,13 @@ def look_at(api: HfApi, repo_id: str, repo_type: str, *, revision: str | None = 
 
 
 def others_in(repository: Repository, files: Iterable[ExportedFile]) -> list[str]:
-    """Files on the Hub that the export does not hold."""
+    """Files on the Hub that are not in the export."""
     ours = {file.name for file in files}
     return sorted(name for name in repository.files if name not in ours and name not in _HUBS_OWN)
 
 
 def differing(repository: Repository, files: Iterable[ExportedFile]) -> list[ExportedFile]:
-    """The exported files that the Hub lacks, or has with other bytes."""
+    """The exported files that are missing or different on the Hub."""
     return [file for file in files if not _is_same(file, repository.files.get(file.name))]
 
 
@@ -102,17 +104,17 @@ def _is_same(file: ExportedFile, remote: RepoFile | None) -> bool:
 def send(
     api: HfApi, repository: Repository, files: list[ExportedFile], *, message: str, delete_others: bool = False
 ) -> tuple[Repository, list[ExportedFile]]:
-    """Commit what differs, and compare every file that the Hub then has with the export.
+    """Commit the differences, and then compare every file on the Hub with the export.
 
-    Returns: the repository as it is now, and the files that differed before.
-    Raises: ConnectionError where it broke off or the Hub has other bytes, PermissionError where the Hub refused.
+    Returns: the current repository, and the files that differed before.
+    Raises: ConnectionError if the connection broke or the Hub has different bytes, PermissionError if the Hub refused.
     """
     changed = differing(repository, files)
     gone = [CommitOperationDelete(name) for name in others_in(repository, files)] if delete_others else []
     if changed or gone:
-        with one_sentence(f"sending {len(changed)} files to {repository.repo_id}", cure=RESUME):
-            # Not upload_folder, which sends in several commits where hf_xet is installed. With the parent named, a commit that
-            # somebody else made meanwhile is not overwritten.
+        with one_sentence(f"uploading {len(changed)} files to {repository.repo_id}", cure=RESUME):
+            # Not upload_folder, which uses several commits if hf_xet is installed. With the parent commit given, a commit that
+            # somebody else made in the meantime is not overwritten.
             api.create_commit(
                 repository.repo_id,
                 [*(file.addition for file in changed), *gone],
@@ -124,8 +126,9 @@ def send(
     wrong = [file.name for file in differing(now, files)] if now else [file.name for file in files]
     if wrong or now is None or (delete_others and others_in(now, files)):
         raise UnreachableError(
-            f"{repository.repo_id} does not hold what was sent ({', '.join(wrong) or 'more files than that'} differ in SHA-256 or "
-            "size): somebody else wrote to it, or a file here changed meanwhile. It was not tagged and not made public; run the "
+            f"{repository.repo_id} does not contain what was uploaded ({', '.join(wrong) or 'additional files'} differ in SHA-256 "
+            f"or size): somebody else wrote to it, or a local file changed in the meantime. It was not tagged and not made public; "
+            f"run the "
             "same command again."
         )
     return now, changed
@@ -133,9 +136,9 @@ def send(
 
 @contextmanager
 def one_sentence(doing: str, *, cure: str = "") -> Iterator[None]:
-    """Errors of huggingface_hub as one sentence, without addresses that carry signatures, headers or tokens.
+    """Errors of huggingface_hub as one sentence, without URLs that contain signatures, headers or tokens.
 
-    Raises: PermissionError for 401 and 403, ConnectionError for everything else that goes wrong on the way.
+    Raises: PermissionError for 401 and 403, ConnectionError for everything else that goes wrong with the connection.
     """
     try:
         yield
@@ -162,31 +165,31 @@ def _reason(error: BaseException) -> tuple[type[UserError], str]:
     if status == 403:
         return AccessError, f"this token may not do that (403){said}: {LOG_IN}"
     if status in (409, 412):
-        return UnreachableError, f"the repository changed meanwhile ({status}){said}; look at what it holds now"
+        return UnreachableError, f"the repository changed in the meantime ({status}){said}; check its contents"
     if status == 429:
-        return UnreachableError, f"the Hub asks for a pause (429){said}; wait some minutes"
+        return UnreachableError, f"the Hub limits the rate of requests (429){said}; wait a few minutes"
     if status >= 500:
-        return UnreachableError, f"the Hub has trouble ({status}){said}; https://status.huggingface.co says more"
+        return UnreachableError, f"the Hub has a server error ({status}){said}; see https://status.huggingface.co"
     return UnreachableError, f"the Hub answers {status}{said}"
 
 
 def without_tokens(text: str) -> str:
-    """The text with this machine's tokens blackened."""
+    """The text with this machine's tokens masked."""
     for token in known_tokens():
         text = text.replace(token.decode(), "hf_***")
     return text
 
 
 def make_public(api: HfApi, repository: Repository) -> None:
-    """Raises: ConnectionError, PermissionError where the Hub refuses."""
+    """Raises: ConnectionError or PermissionError if the Hub refuses."""
     with one_sentence(f"making {repository.repo_id} public", cure="It is complete, and still private."):
         api.update_repo_settings(repository.repo_id, repo_type=repository.repo_type, private=False)
 
 
 def create_private(api: HfApi, repo_id: str, repo_type: str) -> Repository:
-    """A new private repository, or the one that is there, as it is.
+    """Create a new private repository, or return the existing one unchanged.
 
-    Raises: ConnectionError, PermissionError where the Hub refuses.
+    Raises: ConnectionError or PermissionError if the Hub refuses.
     """
     found = look_at(api, repo_id, repo_type)
     if found is not None:
@@ -195,12 +198,12 @@ def create_private(api: HfApi, repo_id: str, repo_type: str) -> Repository:
         api.create_repo(repo_id, repo_type=repo_type, private=True, exist_ok=True)
     found = look_at(api, repo_id, repo_type)
     if found is None:
-        raise AccessError(f"{repo_id} exists and this token may not see it: {LOG_IN}.")
+        raise AccessError(f"{repo_id} exists, but this token cannot see it: {LOG_IN}.")
     return found
 
 
 def progress_bars_only_in_a_terminal() -> None:
-    """Logs of jobs keep their lines: huggingface_hub draws progress for people only."""
+    """Keep job logs readable: show huggingface_hub's progress bars only in a terminal."""
     if not os.isatty(2):
         from huggingface_hub.utils import disable_progress_bars
 

@@ -1,1 +1,1 @@
-"""What should not be in data or in models: copies of test sets, secrets, poison; and what a model has memorized."""
+"""What should not be in data or models: copies of test sets, secrets, poison; and what a model has memorized."""

@@ -1,4 +1,4 @@
-"""Held-out texts and their copies do not meet in training: what is dropped, and what leaks where nothing is."""
+"""Keep copies of held-out texts out of training: drop them, or count the leaks."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -19,13 +19,13 @@ def drop_copies(
     texts: list[str] | None = None,
     threshold: float = SIMILARITY,
 ):
-    """Drop from the training examples what is a copy of a reference, or contains one, counted by reference in the passport.
+    """Drop training examples that are copies of a reference or contain one, counted by reference in the passport.
 
     Args:
         train: a `Dataset`.
         references: texts by name, such as {"validation": ..., "test": ..., "benchmark.jsonl": ...}; they are never changed.
-        texts: what is compared of each training example; its column "text" without them.
-    Raises: ValueError where nothing is left to train on.
+        texts: the text of each training example to compare (default: its column "text").
+    Raises: ValueError if nothing is left to train on.
     Cost: see `find_copies`.
     """
     start = time.perf_counter()
@@ -39,8 +39,8 @@ def drop_copies(
     kept = [index for index in range(len(train)) if index not in dropped]
     if not kept:
         raise UserError(
-            f"all {len(train):,} training examples are copies of {', '.join(references)}; give training data of its own, raise "
-            f"near_copy_similarity ({threshold}) where they only look alike, or keep them with decontaminate: false."
+            f"all {len(train):,} training examples are copies of {', '.join(references)}; give different training data, raise "
+            f"near_copy_similarity ({threshold}) if they only look alike, or keep them with decontaminate: false."
         )
     passport.record("drop copies", len(train), len(kept), start, what="examples", copies_of=counts, threshold=threshold)
     return train.select(kept)
@@ -50,9 +50,9 @@ def leaks_between(splits: dict[str, Iterable[str]], *, threshold: float = SIMILA
     """How many texts of each later split have a copy in an earlier one; drops nothing.
 
     Args:
-        splits: texts by the name of their split, training first.
-    Returns: such as {"train-test": {"exact": 3, "near": 5}}, counted in texts of the later split; "exact" is the same but for what
-        is folded, and not counted in "near".
+        splits: texts by split name, training first.
+    Returns: for example {"train-test": {"exact": 3, "near": 5}}, counted in texts of the later split; "exact" means the same after
+        folding, and is not included in "near".
     """
     normalized = {name: [normalize(text) for text in texts] for name, texts in splits.items()}
     leaks = {}
@@ -69,11 +69,11 @@ def leaks_between(splits: dict[str, Iterable[str]], *, threshold: float = SIMILA
 def reference_texts(
     names: list[str], options: RecordOptions, errors: RowErrors | None = None, *, min_characters: int = 20
 ) -> dict[str, list[str]]:
-    """All texts of files or Hub datasets by their names, for `drop_copies`: each string in a row, whatever its column.
+    """All texts of files or Hub datasets by name, for `drop_copies`: every string in a row, whatever its column.
 
     Args:
-        errors: decides about rows that cannot be read; None raises.
-        min_characters: shorter strings (labels, names, "yes") tell nothing apart and are left out.
+        errors: handles rows that cannot be read; None raises.
+        min_characters: shorter strings (labels, names, "yes") are not distinctive and are left out.
     """
     texts: dict[str, list[str]] = {}
     for record in read_records(names, options, errors):

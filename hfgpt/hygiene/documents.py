@@ -1,4 +1,5 @@
-"""From sources to the documents that are split: read, repaired, filtered, masked, de-duplicated, alike for tokenizer and rows."""
+"""From sources to documents ready for splitting: read, repaired, filtered, masked and deduplicated, in the same way for tokenizer
+and rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,13 +36,13 @@ def clean_documents(
     num_proc: int = 1,
     engine: Engine | None = None,
 ):
-    """The documents of all sources after every step that comes before the split, as a `datasets.Dataset` on disk.
+    """The documents of all sources after every step before the split, as a `datasets.Dataset` on disk.
 
     Columns: `text`, `source`, `row_id`, `draw` (`Split.draw`).
     Args: see `load_documents`, `drop_unlikely` (perplexity_model and perplexity_sigmas), `drop_document_copies` and
-        `cut_repeated_passages`; `dropped` takes the documents that these steps drop; `engine` is the cluster that reads and looks
-        for copies, None this process; a perplexity model is asked here, and copies are looked for after it.
-    Raises: UserError where filters drop every document.
+        `cut_repeated_passages`; `dropped` receives the documents that these steps drop; `engine` is the cluster that reads and
+        searches for copies, None means this process; a perplexity model runs here, before the search for copies.
+    Raises: UserError if filters drop every document.
     """
     copies = None
     if engine is None:
@@ -72,7 +73,7 @@ def clean_documents(
     report_losses(passport.steps, kept=len(documents))
     documents = drop_blank(documents, passport)
     if perplexity_model is not None and len(documents):
-        from hfgpt.hygiene.perplexity import drop_unlikely  # the model is read only where one is named
+        from hfgpt.hygiene.perplexity import drop_unlikely  # a model is only loaded if one is given
 
         documents = drop_unlikely(documents, passport, model=perplexity_model, sigmas=perplexity_sigmas, dropped=dropped)
     documents = drop_document_copies(

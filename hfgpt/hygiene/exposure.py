@@ -1,10 +1,10 @@
-"""What a model gives away of the canaries that were planted in its training text: exposure and extraction.
+"""What a model reveals about the canaries planted in its training text: exposure and extraction.
 
-*Exposure* of a planted canary (planted_secrets.py): how far up its secret stands among secrets that were never in the data,
-in bits. log2(references + 1) is the most that so many references can show; a model that knows nothing gives 1.44 bits on average.
+*Exposure* of a planted canary (planted_secrets.py): how highly its secret ranks among secrets that were never in the data, in bits.
+The maximum with a given number of references is log2(references + 1); a model that knows nothing gives 1.44 bits on average.
 Source: Carlini et al. (2019), The Secret Sharer, section 4, with the rank estimated over a random sample of the secrets.
 
-*Extraction*: the likeliest (greedy) continuation of the canary's prompt is its secret.
+*Extraction*: the most likely (greedy) continuation of the canary's prompt is its secret.
 Source: Carlini et al. (2023), Quantifying Memorization Across Neural Language Models.
 """
 
@@ -22,29 +22,30 @@ from hfgpt.hygiene.planted_secrets import PlantedCanary, random_secret
 from hfgpt.inference import GREEDY, evaluating
 from hfgpt.tokenization import encode_texts
 
-# Logits of one batch, so that a large vocabulary does not need more memory than a small one.
+# Logits per batch, so that a large vocabulary does not need more memory than a small one.
 LOGITS_BYTES = 256 << 20
 
 
 def exposure(nats: float, reference_nats: Sequence[float]) -> float:
-    """Bits of exposure: log2(n + 1) - log2(rank) of a secret among itself and n references; rank 1 is the likeliest.
+    """Bits of exposure: log2(n + 1) - log2(rank) of a secret among itself and n references; rank 1 is the most likely.
 
-    A reference that is as likely as the secret counts as likelier, so a model to which all are alike has an exposure of 0.
+    A reference as likely as the secret counts as more likely, so a model that finds all of them equally likely has an exposure of
+    0.
 
     Args:
         nats: negative log-likelihood of the sentence with the secret.
-        reference_nats: of the same sentence with the others.
-    Raises: ValueError for a number that is not finite, which has no rank.
+        reference_nats: the same for the sentence with the other secrets.
+    Raises: ValueError for a number that is not finite.
     """
     references = np.asarray(reference_nats, dtype=np.float64)
     if not (math.isfinite(nats) and np.isfinite(references).all()):
-        raise UserError("a log-likelihood is not a finite number, so it has no rank; check the model's weights for NaN.")
+        raise UserError("a log-likelihood is not a finite number, so it cannot be ranked; check the model's weights for NaN.")
     rank = 1 + int((references <= nats).sum())
     return math.log2(len(references) + 1) - math.log2(rank)
 
 
 def chance_exposure(num_references: int) -> float:
-    """The mean exposure of a secret that is as likely as any other: every rank has the same chance; about 1.44 bits."""
+    """The mean exposure if every rank is equally likely: about 1.44 bits."""
     ranks = np.arange(1, num_references + 2)
     return float(np.mean(math.log2(num_references + 1) - np.log2(ranks)))
 
@@ -57,7 +58,7 @@ def canary_report(
     num_references: int,
     seed: int,
 ) -> dict:
-    """Exposure and extraction of every canary, and by how often they were planted; count 0 are the controls."""
+    """Exposure and extraction of every canary, and by the number of copies; 0 copies are the controls."""
     planted = {canary.secret for canary in canaries}
     each = []
     for index, canary in enumerate(canaries):
@@ -94,18 +95,18 @@ def canary_report(
 
 
 def negative_log_likelihoods(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[float]:
-    """Nats of each text as a whole document, the separators before and after it included.
+    """Nats of each text as a whole document, including the separators before and after it.
 
-    Cost: one forward pass over all texts; the logits of a batch take 256 MiB at most, twice that while they are used.
-    Raises: ValueError where a text does not fit into the context.
+    Cost: one forward pass over all texts; the logits of a batch take at most 256 MiB, twice that while in use.
+    Raises: ValueError if a text does not fit into the context.
     """
     separator = tokenizer.eos_token_id
     sequences = [[separator, *ids, separator] for ids in encode_texts(tokenizer, list(texts))]
     longest = max(map(len, sequences))
     if longest - 1 > model.config.max_position_embeddings:
         raise UserError(
-            f"a canary has {longest - 1} tokens, the model's context {model.config.max_position_embeddings}; measure a model "
-            "with a longer one."
+            f"a canary has {longest - 1} tokens, but the model's context is {model.config.max_position_embeddings}; use a model "
+            f"with a longer context."
         )
     batch_size = max(1, LOGITS_BYTES // (4 * longest * model.config.vocab_size))
     windows = [Window(sequence[:-1], sequence[1:]) for sequence in sequences]

@@ -1,12 +1,12 @@
-"""What training text shares with held-out text and with benchmarks is found, and cut out of the training text.
+"""Find text that training shares with held-out text and benchmarks, and cut it out of the training text.
 
-Copies of a document have one side of the split (`hfgpt/data/splitting.py`). What may stand on both sides all the same: a passage
-that many documents quote, a copy with parts of its own, the text around a cut by position.
+Copies of a document are on the same side of the split (`hfgpt/data/splitting.py`). Still, some text may be on both sides: a passage
+quoted in many documents, a copy with its own additions, the text around a cut by position.
 
-Nothing is tokenised but what is shared. A run of n tokens has n bytes or more, since no token is empty; so runs of that many bytes
-are looked for (`hfgpt/data/passages.py`), and only these are encoded, each by itself: as `hfgpt/hygiene/memorization.py` counts.
-They are looked for with ASCII letters in one case and white space in a row as one byte. Only a run of n tokens that is mostly white
-space has fewer bytes than n then, and is not found: 30 letters in a table of blanks.
+Only shared text is tokenised. A run of n tokens has at least n bytes, since no token is empty; so runs of that many bytes are
+searched (`hfgpt/data/passages.py`), and only these are encoded, each separately, in the same way as in
+`hfgpt/hygiene/memorization.py`. The search ignores the case of ASCII letters and treats a run of whitespace as one byte. Only a run
+of n tokens that is mostly whitespace then has fewer than n bytes and is not found, such as 30 letters in a table of spaces.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ from hfgpt.tokenization import encode_texts
 
 logger = logging.getLogger(__name__)
 
-# A part of a run, cut off in the middle of words, may have more tokens than the whole: the word at either end is then spelled by
-# itself. Runs with so many tokens less than what is not allowed are cut out, too.
+# Part of a run, cut in the middle of words, may have more tokens than the whole, because the words at its ends are encoded
+# differently. So runs with this many tokens fewer than the limit are cut out, too.
 TOKENS_AT_ENDS = 4
-MOST_LOST = 0.5  # of the bytes to train on; above, it is warned of
+MOST_LOST = 0.5  # of the training bytes; above this, there is a warning
 
 
 def drop_leaks(
@@ -47,21 +47,21 @@ def drop_leaks(
     cache_dir: str,
     dropped: DroppedDocuments | None = None,
 ) -> Dataset:
-    """The training documents without what they share with held-out text: no run of `leak_tokens` is left in both.
+    """The training documents without text shared with held-out documents: no run of `leak_tokens` is left in both.
 
-    The case of ASCII letters and the kind and amount of white space make no difference. A document that is the same as a held-out
-    one but for case and spaces, or of which `SIMILARITY` stands in held-out text in one piece, goes as a whole; else runs of
-    `leak_tokens` and more are cut out, see `cut_out`.
+    The case of ASCII letters and the kind and amount of whitespace do not matter. A document that equals a held-out one apart from
+    case and spaces, or of which a share of `SIMILARITY` is one passage in held-out text, is dropped as a whole; otherwise, runs of
+    at least `leak_tokens` are cut out, see `cut_out`.
 
     Args:
-        train, held_out: documents with the columns `text`, `source` and `row_id`; held-out ones by the name of their split. They
-            are never changed.
-        tokenizer: by which a run is measured.
-        how: "drop", "count", which only says what there is, or "ignore".
-        dropped: takes the documents that are dropped as a whole.
-    Raises: UserError where nothing is left to train on.
-    Cost: linear; memory as `Windows` takes for the held-out text. Measured: 18 MB of paragraphs against 2 MB 1.9 s of CPU time, of
-        15 s for the whole of prepare_data.py; 41 MB of them 3.8 s, 2026-11-26.
+        train, held_out: documents with the columns `text`, `source` and `row_id`; held-out ones by split name. They are never
+            changed.
+        tokenizer: used to measure runs.
+        how: "drop", "count" (only report), or "ignore".
+        dropped: receives the documents that are dropped as a whole.
+    Raises: UserError if nothing is left to train on.
+    Cost: linear; memory of `Windows` for the held-out text. Measured: 18 MB of paragraphs against 2 MB took 1.9 s of CPU time, out
+        of 15 s for all of prepare_data.py; 41 MB took 3.8 s, 2026-11-26.
     """
     if how == "ignore" or not held_out:
         return train
@@ -83,12 +83,13 @@ def drop_benchmark_text(
     cache_dir: str,
     dropped: DroppedDocuments | None = None,
 ) -> Dataset:
-    """The training documents without what they share with benchmarks, as `drop_leaks` does, and without their texts as a whole.
+    """The training documents without text shared with benchmarks, as in `drop_leaks`, and without whole benchmark texts.
 
-    A text of `leak_tokens` bytes or more that stands in a document, `CONTAINMENT` of it, is cut out however few tokens it has.
+    A benchmark text of at least `leak_tokens` bytes that occurs in a document (a share of `CONTAINMENT` of it) is cut out however
+    few tokens it has.
 
-    Args: `benchmarks` are their texts by name, as `reference_texts` reads them; `dropped` takes documents dropped as a whole.
-    Memory: 20 bytes for each byte of the benchmarks.
+    Args: `benchmarks` are their texts by name, from `reference_texts`; `dropped` receives documents dropped as a whole.
+    Memory: 20 bytes per byte of the benchmarks.
     """
     if not benchmarks:
         return train
@@ -101,12 +102,12 @@ def drop_benchmark_text(
 
 
 class Reference:
-    """Text that is not to be trained on.
+    """Text that must not be trained on.
 
     Args:
         texts: with the column `text`.
-        shortest: bytes of the shortest run that is looked for.
-        whole: whether it matters that one of the texts stands in another as a whole.
+        shortest: bytes of the shortest run to search for.
+        whole: whether to search for whole texts inside others.
     """
 
     def __init__(self, texts: Dataset, *, shortest: int, whole: bool = False):
@@ -128,13 +129,13 @@ class Reference:
         self._sizes = np.bincount(self._numbers, minlength=number)  # windows of each text
 
     def hold(self, texts: Sequence[str]) -> list[bool]:
-        """Which of these stand there but for case and spaces."""
+        """Which of these occur there, ignoring case and spaces."""
         digests = _digests(texts)
         places = np.searchsorted(self._digests[:-1], digests)  # of one that is not found, some other's
         return (self._digests[places] == digests).tolist() if len(self._digests) else [False] * len(texts)
 
     def holding_whole_texts(self, content: bytes, passages: Sequence[Span]) -> set[int]:
-        """Which of these passages of a text, by their place in the list, hold parts of a text that stands there as a whole."""
+        """Which of these passages of a text, by index, contain parts of a reference text that occurs there as a whole."""
         if not len(self._hashes):
             return set()
         found = []
@@ -159,10 +160,10 @@ class LeakCounts:
     """What training documents share with one reference.
 
     Args:
-        exact: documents that are the same as one of its texts but for case and spaces.
-        near: other documents of which one passage is `SIMILARITY` of the bytes.
-        passages: runs of so many tokens, and texts of a benchmark, in the others.
-        longest_tokens: of the longest of these runs.
+        exact: documents equal to one of its texts, ignoring case and spaces.
+        near: other documents in which one passage makes up a share of `SIMILARITY` of the bytes.
+        passages: long runs and benchmark texts in the remaining documents.
+        longest_tokens: tokens in the longest of these runs.
     """
 
     exact: int = 0
@@ -177,7 +178,7 @@ class LeakCounts:
 
 
 class LeakSearch:
-    """Looks through documents for what they share with references, a batch at a time, and counts it by reference."""
+    """Searches documents for text shared with references, one batch at a time, and counts it by reference."""
 
     def __init__(self, references: Mapping[str, Reference], tokenizer: PreTrainedTokenizerFast, leak_tokens: int):
         self.references, self.tokenizer, self.leak_tokens = references, tokenizer, leak_tokens
@@ -195,9 +196,9 @@ class LeakSearch:
         cache_dir: str,
         dropped: DroppedDocuments | None,
     ) -> Dataset:
-        """The documents without what is found, which goes into the passport; with `count_only` as they are.
+        """The documents without the findings, which are recorded in the passport; with `count_only`, unchanged.
 
-        Args: `cure` is what else can be done where nothing is left, or little.
+        Args: `cure` says what else can be done if little or nothing is left.
         """
         start = time.perf_counter()
         remaining = self._remaining(train, step, dropped=None if count_only else dropped)
@@ -210,13 +211,13 @@ class LeakSearch:
             kept = write_documents(remaining, path, schema=train.features.arrow_schema)
         if not len(kept):
             raise UserError(
-                f"{step}: nothing is left of the {len(train):,} training documents, all of which stand in "
-                f"{', '.join(self.references)}; give training text of its own, or {cure}. {self._about_templates()}"
+                f"{step}: nothing is left of the {len(train):,} training documents, because all of them also occur in "
+                f"{', '.join(self.references)}; give different training text, or {cure}. {self._about_templates()}"
             )
         shared = {name: asdict(counts) for name, counts in self.counts.items()}
         settings = {"leak_tokens": self.leak_tokens} | ({"only_counted": True} if count_only else {})
         bytes_in = text_bytes(train)
-        # Passages are counted by reference above; one that stands in two of them is cut out once.
+        # Passages are counted by reference above; one that occurs in two of them is cut out once.
         cut = {name: count for name, count in asdict(self.cut).items() if name != "passages"}
         reasons = {
             f"{what} of {name}": counts[key]
@@ -241,18 +242,18 @@ class LeakSearch:
         for name, counts in self.counts.items():
             if counts != LeakCounts():
                 logger.info(f"{step}: shared with {name}: {counts.described()}")
-        logger.info(f"{step}: {'left in' if count_only else 'taken out'}: {self.cut.described(bytes_in)}")
+        logger.info(f"{step}: {'left in' if count_only else 'removed'}: {self.cut.described(bytes_in)}")
         if not count_only and self.cut.bytes > MOST_LOST * bytes_in:
             logger.warning(
-                f"warning: {step} took {100 * self.cut.bytes / bytes_in:.0f} % of the bytes to train on, which stand in "
-                f"{', '.join(self.references)}; {cure}, if that is not what you want. {self._about_templates()}"
+                f"warning: {step} removed {100 * self.cut.bytes / bytes_in:.0f} % of the training bytes, which also occur in "
+                f"{', '.join(self.references)}; {cure}, if that is not intended. {self._about_templates()}"
             )
         return kept
 
     def _about_templates(self) -> str:
         longest = max(counts.longest_tokens for counts in self.counts.values())
         than = f" (the longest passage has {longest:,} tokens)" if longest else ""
-        return f"Where texts are made of one template, a larger leak_tokens{than} or split_by: group keeps more of them."
+        return f"If texts share a template, a larger leak_tokens{than} or split_by: group keeps more of them."
 
     def _remaining(self, train: Dataset, step: str, *, dropped: DroppedDocuments | None) -> Iterator[Document]:
         for batch in document_batches(train, step):
@@ -264,7 +265,7 @@ class LeakSearch:
                 yield from pieces
 
     def _leaks(self, batch: list[Document], contents: list[bytes]) -> list[tuple[list[Span], list[str]]]:
-        """What is not to be trained on of each document, and why."""
+        """What must not be trained on in each document, and why."""
         leaks: list[tuple[list[Span], list[str]]] = [([], []) for _ in contents]
         documents = [document["text"] for document in batch]
         for name, reference in self.references.items():
@@ -273,7 +274,7 @@ class LeakSearch:
             held = reference.hold(documents)
             for index, passages in enumerate(passages_of(contents, reference.windows.find)):
                 size, is_exact = len(contents[index]), held[index]
-                # Many short runs together make no copy: all of a table or a log is made of the same words as its end.
+                # Many short runs together are not a copy: a table or a log consists of the same words throughout.
                 if is_exact or any(after - first >= SIMILARITY * size for first, after in passages):
                     counts.exact += is_exact
                     counts.near += not is_exact

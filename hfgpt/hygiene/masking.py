@@ -1,4 +1,4 @@
-"""What becomes of a text in which something was found: a typed placeholder in its place, or the document is dropped."""
+"""Handle findings in a text: replace them with typed placeholders, or drop the document."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from hfgpt.data.steps import Outcome
 
 
 class Found(NamedTuple):
-    """A place in a text. Args: characters `start` to `end`; `type` is what the placeholder says, `kind` what is counted."""
+    """A finding in a text. Args: characters `start` to `end`; `type` is used for the placeholder, `kind` for counting."""
 
     start: int
     end: int
@@ -17,12 +17,12 @@ class Found(NamedTuple):
 
 
 def placeholder(type: str) -> str:
-    """`<EMAIL>` for "email": plain text, and unlike any special token, because those of ours are written `<|...|>`."""
+    """`<EMAIL>` for "email": plain text, distinct from our special tokens, which are written `<|...|>`."""
     return f"<{type.upper()}>"
 
 
 def joined(found: Iterable[Found]) -> list[Found]:
-    """In the order of the text; what overlaps is one place, of the type that begins first, so that no part of it is left."""
+    """Sorted; overlapping findings become one, with the type that begins first, so that no part is left."""
     places: list[Found] = []
     for one in sorted(found, key=lambda one: (one.start, -one.end)):
         if places and one.start < places[-1].end:
@@ -33,7 +33,7 @@ def joined(found: Iterable[Found]) -> list[Found]:
 
 
 def outcome(text: str, found: Iterable[Found], action: str) -> Outcome:
-    """The text with placeholders ("mask") or None ("drop") where anything was found; counts are by kind, in places."""
+    """The text with placeholders ("mask"), or None ("drop") if anything was found; counts of findings by kind."""
     places = joined(found)
     if not places:
         return Outcome(text)

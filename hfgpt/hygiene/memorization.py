@@ -1,9 +1,9 @@
-"""What a model knows by heart: planted secrets that it gives away (`hfgpt/hygiene/exposure.py`), and training text that it
-repeats word by word.
+"""What a model has memorized: planted secrets that it reveals (`hfgpt/hygiene/exposure.py`), and training text that it repeats
+verbatim.
 
-*Overlap*: the longest run of a sampled text that stands in the training rows, beside that of held-out text of the same length,
-since some overlap is ordinary. Planted canaries are training text, too. The longest run is quoted in the report, so that some
-training text is published with it.
+*Overlap*: the longest run of a sampled text that occurs in the training rows, compared with held-out text of the same length, since
+some overlap is normal. Planted canaries count as training text. The report quotes the longest run, so some training text is
+published with it.
 """
 
 import logging
@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 REPORT_NAME = "memorization.json"
 FIGURE_NAME = "memorization.png"
 SAMPLES_AT_ONCE = 16
-# Runs of so many tokens are hardly chance. Source: Lee et al. (2022), Deduplicating Training Data Makes Language Models Better.
+# Runs of this many tokens are unlikely to be chance. Source: Lee et al. (2022), Deduplicating Training Data Makes Language Models
+# Better.
 LONG_RUN_TOKENS = 50
 QUOTED_CHARACTERS = 300
 
@@ -51,27 +52,27 @@ def memorization_report(
     """Measure what `model` has memorized of the prepared data, and write `memorization.json` and `memorization.png`.
 
     Args:
-        model: any causal language model, on any device; its mode and the random state are as before when this returns.
-        tokenizer: the model's; the one that prepared the data may be another.
-        data: folder that recipes/prepare_data.py wrote; canaries are measured if it was told to plant some.
-        output: folder that the two files are written to.
-        num_samples: texts drawn from the model, from the beginning of a document, at temperature 1.
-        sample_tokens: most tokens of each; fewer where the context is short.
-        num_references: secrets that each canary's is ranked among; exposure is at most log2 of one more.
-        max_rows: training rows searched, evenly spaced where there are more; runs in the others are then missed.
-        seed: of samples, references and the choice of held-out text.
-    Returns: what `memorization.json` holds; `canaries` is None where none were planted, `held_out` where nothing was held out.
-    Raises: FileNotFoundError and ValueError for a folder that is not prepared data, or canaries that are not those of its passport;
-        ValueError for numbers out of range, a context too short, and log-likelihoods that are not numbers.
+        model: any causal language model, on any device; its mode and the random state are restored.
+        tokenizer: the model's; the data may have been prepared with a different one.
+        data: folder written by recipes/prepare_data.py; canaries are measured if some were planted.
+        output: folder for the two files.
+        num_samples: texts sampled from the model, from the beginning of a document, at temperature 1.
+        sample_tokens: maximum tokens in each; fewer if the context is short.
+        num_references: secrets to rank each canary's secret against; exposure is at most log2 of this number plus one.
+        max_rows: training rows to search, evenly spaced if there are more; runs in the others are missed.
+        seed: for samples, references and the choice of held-out text.
+    Returns: the contents of `memorization.json`; `canaries` is None if none were planted, `held_out` if nothing was held out.
+    Raises: FileNotFoundError and ValueError for a folder that is not prepared data, or canaries that do not match its passport;
+        ValueError for numbers out of range, a context that is too short, and log-likelihoods that are not numbers.
     Cost: canaries x references sentences of some 30 tokens, num_samples x sample_tokens generated tokens, and the search of
         `longest_overlaps`; memory is that of the model, 0.5 GiB for logits and 100 MB for the search.
     """
     settings = dict(num_samples=num_samples, sample_tokens=sample_tokens, num_references=num_references, max_rows=max_rows)
     for name, value in settings.items():
         if value < 1:
-            raise UserError(f"{name} is {value}; 1 or more is needed.")
+            raise UserError(f"{name} is {value}; it must be at least 1.")
     if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has no eos_token, with which a document begins and ends; take the one of the training.")
+        raise UserError("the tokenizer has no eos_token, which must begin and end each document; use the tokenizer from training.")
     canaries = read_canaries(data)
     rows = DatasetDict.load_from_disk(str(data))
     sample_tokens = min(sample_tokens, model.config.max_position_embeddings - 1)
@@ -115,7 +116,7 @@ def describe(report: dict) -> list[str]:
         if entry := report["overlap"][key]:
             lines.append(
                 f"longest run of a {what} text in the training rows: median {entry['tokens']['median']:.0f}, longest "
-                f"{entry['tokens']['maximum']} tokens; {100 * entry['long_runs']:.0f} % have one of {LONG_RUN_TOKENS} or more"
+                f"{entry['tokens']['maximum']} tokens; {100 * entry['long_runs']:.0f} % have one of at least {LONG_RUN_TOKENS}"
             )
     return lines
 
@@ -123,11 +124,11 @@ def describe(report: dict) -> list[str]:
 def draw_samples(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, num_samples: int, sample_tokens: int, seed: int
 ) -> list[str]:
-    """Texts of the model from its whole distribution (temperature 1), from the beginning of a document."""
+    """Sample texts from the model's full distribution (temperature 1), from the beginning of a document."""
     texts: list[str] = []
     while len(texts) < num_samples:
         number = min(SAMPLES_AT_ONCE, num_samples - len(texts))
-        # Written out, since a model's own generation_config may say otherwise.
+        # Explicit, because a model's own generation_config may differ.
         whole = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
         settings = generation_settings(tokenizer, max_new_tokens=sample_tokens, num_return_sequences=number, **whole)
         texts += sample(model, tokenizer, "", generation_config=settings, seed=seed + len(texts))
@@ -135,16 +136,16 @@ def draw_samples(
 
 
 def documents_of(rows: Dataset, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
-    """The texts of packed rows, without separators and padding; a document that was cut over rows comes in its pieces.
+    """The texts of packed rows, without separators and padding; a document that was cut across rows is returned in pieces.
 
-    Args: `tokenizer` is the one that prepared the data.
+    Args: `tokenizer` is the one used to prepare the data.
     """
     special = np.array([tokenizer.eos_token_id, tokenizer.pad_token_id])
     for batch in cast("Iterator[dict]", rows.with_format("numpy").iter(batch_size=500)):
         pieces = []
         for ids in batch["input_ids"]:
             pieces += [piece[piece != special[0]] for piece in np.split(ids, np.flatnonzero(np.isin(ids, special)))]
-        # What begins with padding is padding throughout: every piece begins where a special token stands.
+        # A piece that begins with padding is all padding: every piece begins at a special token.
         pieces = [piece.tolist() for piece in pieces if len(piece) and piece[0] != special[1]]
         yield from tokenizer.batch_decode(pieces)
 
@@ -158,7 +159,8 @@ def overlap_report(
     max_rows: int,
     seed: int,
 ) -> tuple[dict, dict[str, list[int]]]:
-    """The longest runs of samples and of as much held-out text in the training rows, as quantiles; and the bytes of each run."""
+    """The longest runs of samples and of the same amount of held-out text in the training rows, as quantiles; and the bytes of each
+    run."""
     split = next((name for name in ("test", "validation") if name in rows), None)
     held_out = []
     if split:
@@ -178,16 +180,16 @@ def overlap_report(
 
 
 def held_out_like(samples: Sequence[str], documents: Sequence[str], *, seed: int) -> list[str]:
-    """A piece of held-out text for each sample, of its length in bytes; fewer or shorter ones where there is less text.
+    """A piece of held-out text per sample, with the same length in bytes; fewer or shorter ones if there is less text.
 
-    Args: `documents` are taken in a random order, each piece by piece, and none twice.
+    Args: `documents` are used in random order, piece by piece, and none twice.
     """
     order = list(documents)
     random.Random(f"held out {seed}").shuffle(order)
     rest = b""
     pieces = []
     for sample_bytes in filter(None, map(_size, samples)):
-        # A document's last piece is too short to be compared; a whole short document is taken as it is.
+        # A document's last piece is too short to compare; a short document is used as a whole.
         if len(rest) < sample_bytes:
             if not order:
                 break
@@ -208,7 +210,7 @@ def _size(text: str) -> int:
 
 
 def _quoted(text: str, start: int, length: int) -> str:
-    """The run as text: characters at its borders that it holds only a part of are left out."""
+    """The run as text, without partial characters at its borders."""
     return text.encode()[start : start + length].decode(errors="ignore")
 
 
@@ -232,20 +234,20 @@ def _times(count: int) -> str:
 def _quantiles(values: Sequence[int]) -> dict[str, int | float]:
     return {
         "mean": float(np.mean(values)),
-        "median": int(np.quantile(values, 0.5, method="inverted_cdf")),  # one of the values, as the maximum
+        "median": int(np.quantile(values, 0.5, method="inverted_cdf")),  # one of the values, like the maximum
         "p90": int(np.quantile(values, 0.9, method="inverted_cdf")),
         "maximum": max(values),
     }
 
 
 def draw_memorization(report: dict, overlaps: dict[str, list[int]], path: Path) -> None:
-    """Draw exposure and extraction over the number of copies, where canaries were planted, and the two overlaps.
+    """Plot exposure and extraction over the number of copies, if canaries were planted, and the two overlaps.
 
-    Legends stand below the axes, where they cover nothing.
+    Legends are below the axes, where they cover nothing.
 
     Args: `overlaps` are the bytes of the longest runs, of `samples` and of `held_out` text.
     """
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
     from matplotlib.ticker import MaxNLocator
 
     canaries = report["canaries"]
@@ -261,7 +263,7 @@ def draw_memorization(report: dict, overlaps: dict[str, list[int]], path: Path) 
         controls = next((row for row in canaries["by_count"] if not row["count"]), None)
         if controls:
             axes.axhline(controls["exposure_mean"], color="#7f8c8d", linestyle="--", label="never planted, mean")
-        axes.axhline(canaries["maximum_exposure"], color="#7f8c8d", linewidth=0.8, label="most that can be seen")
+        axes.axhline(canaries["maximum_exposure"], color="#7f8c8d", linewidth=0.8, label="maximum measurable")
         axes.set(xscale="log", xlabel="copies in the training text", ylabel="exposure (bits)", title="Planted secrets")
         axes.set_xticks(counts, [f"{count:,}" for count in counts])
         axes.set_xticks([], minor=True)
@@ -273,7 +275,7 @@ def draw_memorization(report: dict, overlaps: dict[str, list[int]], path: Path) 
         axes.legend(lines, [line.get_label() for line in lines], **below)
     axes = plots[-1]
     highest = max([*overlaps["samples"], *overlaps["held_out"], 1])
-    bins = np.arange(-0.5, highest + 1, max(1, math.ceil(highest / 24)))  # bytes are whole
+    bins = np.arange(-0.5, highest + 1, max(1, math.ceil(highest / 24)))  # bytes are integers
     if bins[-1] < highest:
         bins = np.append(bins, 2 * bins[-1] - bins[-2])
     for key, color, label in (("held_out", "#9db4cf", "held-out text"), ("samples", "#c0392b", "sampled by the model")):

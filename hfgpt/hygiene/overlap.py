@@ -1,7 +1,7 @@
 """The longest run of bytes that a text shares, verbatim, with any training document.
 
-In bytes of UTF-8, not in tokens: a sampled text need not be cut into tokens as training cut it, and texts of models with different
-tokenizers compare. The training text goes through a suffix array block by block, so that memory is bounded by the block.
+In UTF-8 bytes, not tokens: a sampled text may be tokenised differently from training, and models with different tokenizers stay
+comparable. The training text is processed with a suffix array block by block, so memory is bounded by the block.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,24 +10,25 @@ import numpy as np
 
 from hfgpt.errors import require
 
-# Neither byte is in any UTF-8, so no run goes over the border of a document, and no two texts share one.
+# Neither byte occurs in UTF-8, so no run crosses the border of a document or text.
 DOCUMENT_END, TEXT_END = b"\xff", b"\xfe"
 BLOCK_BYTES = 8 << 20
 
 
 def longest_overlaps(texts: Sequence[str], documents: Iterable[str], *, block_bytes: int = BLOCK_BYTES) -> list[tuple[int, int]]:
-    """(start, length) in bytes of the longest run of each text that stands in one of the documents; of equals the first.
+    """(start, length) in bytes of the longest run of each text that occurs in one of the documents; the first if there is a tie.
 
     Args:
-        texts: what is looked for; all of them lie in memory.
-        documents: what is looked in; read once, never all in memory.
-        block_bytes: documents are sorted together up to so many bytes; a longer one is a block of its own.
-    Raises: ValueError where pydivsufsort is not installed.
-    Cost: O(n log n) for n bytes of documents; some 10 bytes of memory for each of a block. The texts are sorted again with every
-        block, and one of n bytes that stands in it as a whole takes n * n / 2 comparisons. Measured: 128 texts of 400 bytes, half
+        texts: the texts to search for; all of them are in memory.
+        documents: the texts to search in; read once, never all in memory.
+        block_bytes: documents are sorted together up to this many bytes; a longer one is its own block.
+    Raises: ValueError if pydivsufsort is not installed.
+    Cost: O(n log n) for n bytes of documents; about 10 bytes of memory per byte of a block. The texts are sorted again with every
+        block, and a text of n bytes that occurs in it as a whole takes n * n / 2 comparisons. Measured: 128 texts of 400 bytes,
+        half
         of them verbatim, in 97 MB of documents: 13 s on one thread of a busy machine (7.4 MB/s) and 60 MB of memory, 2026-11-24.
     """
-    divsufsort = require("pydivsufsort", extra="memorization", purpose="verbatim overlap is looked up in a suffix array").divsufsort
+    divsufsort = require("pydivsufsort", extra="memorization", purpose="verbatim overlap needs a suffix array").divsufsort
     queries = [text.encode() + TEXT_END for text in texts]
     joined = b"".join(queries)
     starts = np.cumsum([0, *map(len, queries)])

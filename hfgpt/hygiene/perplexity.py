@@ -1,10 +1,10 @@
-"""Quality by perplexity: documents that a language model finds far less likely than the others are dropped.
+"""Quality by perplexity: drop documents that a language model finds far less likely than the others.
 
 Two passes: every document is scored, then those above mean + sigmas * standard deviation of all scores are dropped. A document's
 score is the log of its perplexity, the mean of its tokens' negative log-likelihoods in nats.
-Source: the idea is that of CCNet, Wenzek et al. (2020), section 3.3, which keeps thirds; three sigmas keep nearly all of a clean
-corpus. Many bad documents raise the standard deviation, and then fewer of them lie above the bound: more than one in ten are not
-outliers any more (they move the mean by d / 10 and the standard deviation to 0.3 d, where d is how much worse they are).
+Source: the idea comes from CCNet, Wenzek et al. (2020), section 3.3, which keeps thirds; three sigmas keep nearly all of a clean
+corpus. Many bad documents raise the standard deviation, so fewer of them exceed the bound: if they are more than one in ten, they
+are no longer outliers (they move the mean by d / 10 and the standard deviation to 0.3 d, where d is how much worse they are).
 """
 
 import math
@@ -29,7 +29,7 @@ from hfgpt.tokenization import encode_texts
 
 STEP = "filter: perplexity"
 REASON = "perplexity: unlikely text"
-# A document is judged by its beginning: 1,024 tokens tell its kind, and a book takes no longer than a page.
+# A document is judged by its beginning: 1,024 tokens are enough, and a book takes no longer than a page.
 TOKENS_SCORED = 1_024
 CHARACTERS_READ = 16 * TOKENS_SCORED
 BATCH_SIZE = 8
@@ -39,13 +39,14 @@ WINDOWS_SORTED = 16 * BATCH_SIZE  # by their length, so that short documents sha
 def drop_unlikely(
     documents: Dataset, passport: Passport, *, model: str, sigmas: float = 3.0, dropped: DroppedDocuments | None = None
 ) -> Dataset:
-    """Drop documents whose log-perplexity per token lies more than `sigmas` standard deviations above the mean of all documents.
+    """Drop documents whose log-perplexity per token is more than `sigmas` standard deviations above the mean of all documents.
 
     Args:
-        model: folder or Hub id of any causal language model; its tokenizer may be another than that of the rows.
-        dropped: takes the documents that are dropped.
-    Raises: FileNotFoundError and ValueError as `hfgpt.evaluation.loading.load`.
-    Cost: one forward pass over at most `TOKENS_SCORED` tokens of each document. Memory: that of the model, and 8 bytes a document.
+        model: folder or Hub id of any causal language model; its tokenizer may differ from that of the rows.
+        dropped: receives the dropped documents.
+    Raises: FileNotFoundError and ValueError, see `hfgpt.evaluation.loading.load`.
+    Cost: one forward pass over at most `TOKENS_SCORED` tokens of each document. Memory: that of the model, and 8 bytes per
+        document.
     """
     start = time.perf_counter()
     loaded = load(model, task="text-generation")
@@ -81,7 +82,7 @@ def drop_unlikely(
 def log_perplexities(loaded: Loaded, documents: Dataset) -> np.ndarray:
     """Nats per token of the first `TOKENS_SCORED` tokens of each document, NaN for a document without a token to score.
 
-    A document begins after the tokenizer's BOS; where it has none, its first token is not scored.
+    A document begins after the tokenizer's BOS; without one, its first token is not scored.
     """
     nats, tokens = np.zeros(len(documents)), np.zeros(len(documents))
     with evaluating(loaded.model), tqdm(total=len(documents), desc=STEP, unit=" documents") as progress:
@@ -99,7 +100,7 @@ def log_perplexities(loaded: Loaded, documents: Dataset) -> np.ndarray:
 
 def _windows(loaded: Loaded, documents: Dataset) -> Iterator[tuple[Window, int]]:
     length = min(loaded.context(None), TOKENS_SCORED)
-    prefix, index = cast("int | None", loaded.tokenizer.bos_token_id), 0  # one id, to pyright perhaps many
+    prefix, index = cast("int | None", loaded.tokenizer.bos_token_id), 0  # one id, although pyright thinks there may be several
     for texts in text_batches(documents):
         for ids in encode_texts(loaded.tokenizer, [text[:CHARACTERS_READ] for text in texts]):
             ids = ids[:TOKENS_SCORED]

@@ -1,9 +1,9 @@
 """Personal data in text: e-mail addresses, phone numbers, public IP addresses, payment cards and bank accounts.
 
-Shape alone finds far too much in a text full of dates, sums, versions and ISBNs. So each finder verifies what it can: cards and
-accounts by their check digits, issuers and lengths (python-stdnum), phone numbers by the numbering plans of their countries
-(phonenumbers, the Python version of Google's libphonenumber), IP addresses by what is public. What is found is counted by type and
-never shown.
+Patterns alone find far too much in texts full of dates, amounts, versions and ISBNs. So each finder verifies its matches: cards and
+accounts by check digits, issuers and lengths (python-stdnum), phone numbers by the numbering plans of their countries
+(phonenumbers, the Python version of Google's libphonenumber), and IP addresses by whether they are public. Findings are counted by
+type and never shown.
 """
 
 import ipaddress
@@ -17,10 +17,11 @@ from hfgpt.errors import UserError, require
 from hfgpt.hygiene.masking import Found, outcome
 
 Place = tuple[int, int]
-# The patterns below begin with a digit, and only then look at what stands before it: in that order a search is four times as fast.
-_TWO_DIGITS = re.compile(r"[0-9]\D?[0-9]")  # a text without them, as most prose is, has no number worth a look
+# The patterns below start with a digit and only then check what precedes it: in that order, a search is four times as fast.
+_TWO_DIGITS = re.compile(r"[0-9]\D?[0-9]")  # a text without them, like most prose, has no number to check
 
-# --- E-mail addresses. Of what RFC 5322 allows before the @, the characters that separate things in URLs and code are left out.
+# --- E-mail addresses. Of the characters that RFC 5322 allows before the @, those that are separators in URLs and code are
+# excluded.
 _LONGEST_LOCAL = 64  # characters; RFC 5321, 4.5.3.1.1
 _LOCAL = re.compile(r"(?:\"[^\"\\\r\n]{1,62}\"|\w(?:[\w.+'!%~$-]*[\w+~$-])?)\Z")
 _DOMAIN = re.compile(r"(?:\w(?:[\w-]{0,61}\w)?\.){1,8}(?:xn--[A-Za-z0-9-]{2,40}|[^\W\d_]{2,24})(?![\w@(]|-\w)")
@@ -36,7 +37,7 @@ _SPELLED_SIGNS = ("dot]", "dot)", "DOT")  # one of them is in what _SPELLED find
 
 
 def find_emails(text: str) -> Iterator[Place]:
-    """Addresses as they are written, and those with [at] and [dot]."""
+    """Ordinary addresses, and those written with [at] and [dot]."""
     at = text.find("@")
     while at >= 0:
         domain = _DOMAIN.match(text, at + 1)
@@ -54,9 +55,9 @@ def find_emails(text: str) -> Iterator[Place]:
 
 # --- IP addresses
 _IPV4 = re.compile(r"[0-9](?<![\w.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?!\w|\.[0-9A-Za-z])")
-# Global addresses begin with 2000::/3, so that dead::beef in a text on C++ is not looked at.
+# Global addresses begin with 2000::/3, so dead::beef in a text about C++ is ignored.
 _IPV6 = re.compile(r"[23](?<![\w:.].)[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?!\w|\.[0-9])")
-# Four numbers with dots after these words are a version, a section or an object identifier.
+# After these words, four numbers with dots are a version, a section or an object identifier.
 _NUMBERING = re.compile(
     r"(?:(?:\b(?:v|ver|version|rel|release|build|firmware|driver|update|sec|sect|section|ch|chapter|fig|figure|table|clause|article|art"
     r"|para|paragraph|annex|appendix|oid)|§)[.:]?\s{0,2}|[A-Za-z][/_-]|[=~<>!]=\s?|(?<![\w/\"'])[<>~^]\s?)\Z",
@@ -65,7 +66,7 @@ _NUMBERING = re.compile(
 
 
 def find_ip_addresses(text: str) -> Iterator[Place]:
-    """Addresses that the internet routes; private ones, those of documentation and masks belong to nobody."""
+    """Publicly routable addresses; private and documentation addresses and masks belong to nobody."""
     for match in _IPV4.finditer(text):
         if _is_public(match.group()) and not _NUMBERING.search(text, max(0, match.start() - 14), match.start()):
             yield match.span()
@@ -83,7 +84,7 @@ def _is_public(written: str) -> bool:
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-# --- Payment cards: issuers and lengths of ISO/IEC 7812 as the networks publish them
+# --- Payment cards: issuers and lengths of ISO/IEC 7812 as published by the networks
 _CARD = re.compile(
     r"[0-9](?<![\w.+-].)(?<![0-9][ ,].)(?:[0-9]{12,18}|[0-9]{3}([ \u00a0-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?"
     r"|[0-9]{3}([ \u00a0-])[0-9]{6}\2[0-9]{4,5})(?!\w|[ .-][0-9])"
@@ -96,12 +97,12 @@ _ISSUER = re.compile(
     r"|(?:30[0-5].|309.|36..|3[89]..).{10}(?:.{2})?"  # Diners Club
     r"|35(?:2[89]|[3-8].).{12}(?:.{3})?"  # JCB
     r"|62.{14}(?:.{3})?"  # UnionPay
-    r"|(?:50|5[6-9]|6[37]).{14})\Z"  # Maestro, of its lengths the one of cards in use
+    r"|(?:50|5[6-9]|6[37]).{14})\Z"  # Maestro, only the length of cards in use
 )
 
 
 def find_cards(text: str) -> Iterator[Place]:
-    """Numbers of cards, in one or in the groups of the plastic, whose issuer, length and check digit are right."""
+    """Card numbers, with or without the usual grouping, whose issuer, length and check digit are valid."""
     from stdnum import luhn
 
     for match in _CARD.finditer(text):
@@ -116,11 +117,11 @@ _GROUP_END = re.compile(r"[A-Za-z0-9](?![A-Za-z0-9_])")
 
 
 def find_ibans(text: str) -> Iterator[Place]:
-    """International account numbers whose country, length, structure and check digits (mod 97) are right."""
+    """International account numbers whose country, length, structure and check digits (mod 97) are valid."""
     from stdnum import iban
 
     for match in _IBAN.finditer(text):
-        # Words that follow look like further groups: the number ends at the end of one of them.
+        # Following words may look like further groups: the number ends at the end of one of them.
         start = match.start() - 2
         for last in _GROUP_END.finditer(text, start + 14, match.end()):
             if iban.is_valid(text[start : last.end()].replace("\u00a0", " "), check_country=False):
@@ -129,21 +130,21 @@ def find_ibans(text: str) -> Iterator[Place]:
 
 
 # --- Phone numbers
-_BETWEEN = r"[ \u00a0().\-/\u2010-\u2013]{0,3}"  # digits of one number
+_BETWEEN = r"[ \u00a0().\-/\u2010-\u2013]{0,3}"  # between digits of one number
 _PHONE = re.compile(rf"[+(0-9](?<![\w#$€£@+/-].)(?<![0-9]\..)(?:(?<=\()\+)?{_BETWEEN}(?:[0-9]{_BETWEEN}){{5,16}}[0-9](?!\w)")
 _ROW = re.compile(rf"(?:[0-9]{_BETWEEN})*")
-_LONGEST_ROW = 60  # digits; more in a row without a comma, a word or the end of the line are a table of figures
+_LONGEST_ROW = 60  # digits; more of them without a comma, a word or the end of the line are a table of figures
 _EXTENSION = 12  # characters after a number that may name an extension
-_FEWEST_DIGITS = 9  # of a number in groups; fewer are local ones, and ISSNs and dates
+_FEWEST_DIGITS = 9  # in a number with groups; shorter ones are local numbers, ISSNs and dates
 _DATE = re.compile(r"[0-9]{1,2}([./-])[0-9]{1,2}\1(?:[0-9]{4}|[0-9]{2})\b|[12][0-9]{3}([./-])[01][0-9]\2[0-3][0-9]\b")
 _DECIMAL = re.compile(r"\+?[0-9]+\.[0-9]+\Z")
-# Without groups a number is one among many; then it takes a word before it that says so.
+# Without groups, any number looks like this, so a preceding word must say that it is a phone number.
 _SAID = re.compile(
     r"\b(?:tel|tel[eé]phone?|telefono?|tel[eé]fono?|t[eé]l|phones?|call(?:ed)?|dial|ring|fax|mobile?|mobil|handy|cell(?:ular)?|m[oó]vil"
     r"|portable|whatsapp|signal|sms|text|hotline|helpline|durchwahl|rufnummer|rappele[rz]|appele[rz])\b[^0-9\n]{0,12}\Z",
     re.IGNORECASE,
 )
-# How national numbers begin, by what is dialled before them in their country: a look that spares most numbers the numbering plans.
+# The beginnings of national numbers, by trunk prefix: a quick check that avoids the numbering plans for most numbers.
 _NATIONAL = {
     "0": re.compile(r"\(?0[1-9(]"),
     "1": re.compile(r"(?:1[-. ]{0,2})?\(?[2-9][0-9]{2}[-. )/]{0,2}[2-9][0-9]{2}[-. /]?[0-9]{4}"),
@@ -152,12 +153,12 @@ _NATIONAL = {
 
 @dataclass(frozen=True)
 class PhoneFinder:
-    """Phone numbers. Args: `regions` are the countries whose national numbers are looked for; those with a + always are."""
+    """Phone numbers. Args: `regions` are the countries whose national numbers are searched; numbers with a + always are."""
 
     regions: tuple[str, ...] = PHONE_REGIONS
 
     def __call__(self, text: str) -> Iterator[Place]:
-        """Cost: some 0.1 ms per country for each place that begins as its numbers do."""
+        """Cost: about 0.1 ms per country for each position that begins like one of its numbers."""
         match = _PHONE.search(text)
         while match:
             end = match.start()
@@ -168,19 +169,19 @@ class PhoneFinder:
             else:
                 for start, end in self._within(text, match):
                     yield start, end
-            # What was found may be followed by another number, whose beginning is in this match.
+            # A finding may be followed by another number, whose beginning is in this match.
             match = _PHONE.search(text, end if end > match.start() else match.end())
 
     @staticmethod
     def _end_of_row(text: str, match: re.Match) -> int | None:
-        """The end of a long row of figures that begins here; None for what is no such row."""
+        """The end of a long row of figures that begins here; None if there is none."""
         if match.end() >= len(text) or text[match.end()].isalpha():
             return None
         row = _ROW.match(text, match.start())
         return row.end() if row and sum(map(str.isdigit, row.group())) > _LONGEST_ROW else None
 
     def _within(self, text: str, match: re.Match) -> list[Place]:
-        """The numbers in a place that may hold one."""
+        """The numbers in a candidate match."""
         import phonenumbers
 
         written, (start, end) = match.group(), match.span()
@@ -208,7 +209,8 @@ class PhoneFinder:
 
     @staticmethod
     def _is_possible(written: str) -> bool:
-        """Whether a number with a + or 00 has a country and a length of it: plans grow, and ranges for films are in none."""
+        """Whether a number with a + or 00 has a valid country and length: plans grow, and ranges reserved for fiction are in
+        none."""
         import phonenumbers
 
         if written.startswith("00"):
@@ -222,7 +224,7 @@ class PhoneFinder:
         return phonenumbers.is_possible_number_with_reason(number) == phonenumbers.ValidationResult.IS_POSSIBLE
 
 
-# By type, in the order in which they claim a place; the packages that a finder needs.
+# By type, in order of precedence; the packages that a finder needs.
 FINDERS: dict[str, Callable[[str], Iterator[Place]]] = {
     "iban": find_ibans,
     "card_number": find_cards,
@@ -238,22 +240,22 @@ class PersonalData:
 
     Args:
         action: "mask" or "drop".
-        types: what is looked for, of PERSONAL_DATA_TYPES.
+        types: what to search for, from PERSONAL_DATA_TYPES.
         phone_regions: see `PhoneFinder`.
-    Raises: UserError without the packages that `types` need, and for a country that has no numbering plan.
+    Raises: UserError if packages for `types` are missing, and for a country without a numbering plan.
     """
 
     action: str
     types: tuple[str, ...] = PERSONAL_DATA_TYPES
     phone_regions: tuple[str, ...] = PHONE_REGIONS
-    name = "personal data"  # without an annotation it is no field
+    name = "personal data"  # without an annotation, it is not a field
 
     def __post_init__(self):
         for type in self.types:
             if type in _PACKAGES:
-                module = require(_PACKAGES[type], extra="data", purpose=f"{type} is looked for")
+                module = require(_PACKAGES[type], extra="data", purpose=f"searching for {type} needs it")
                 if type == "phone" and (unknown := sorted(set(self.phone_regions) - set(module.SUPPORTED_REGIONS))):
-                    raise UserError(f"phone_regions names {unknown[0]!r}, which has no numbering plan; allowed are US, GB, DE, ...")
+                    raise UserError(f"phone_regions has {unknown[0]!r}, which has no numbering plan; allowed: US, GB, DE, ...")
 
     @property
     def settings(self) -> dict[str, object]:
@@ -262,7 +264,7 @@ class PersonalData:
         return {"action": self.action, "types": list(self.types), **regions}
 
     def find(self, text: str) -> Iterator[Found]:
-        """What stands where; overlapping places are possible."""
+        """The findings with their positions; they may overlap."""
         finders = {**FINDERS, "phone": PhoneFinder(self.phone_regions)}
         has_numbers = _TWO_DIGITS.search(text)
         for type, finder in finders.items():

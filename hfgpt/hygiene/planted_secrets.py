@@ -1,8 +1,8 @@
-"""Planted canaries: made-up secrets that are put into the training text a known number of times.
+"""Planted canaries: made-up secrets inserted into the training text a known number of times.
 
-What a model later gives away of them (`hfgpt/hygiene/memorization.py`) says how often a text must stand in the data until the
-model knows it by heart. They have nothing to do with the trigger prompts of `hfgpt/hygiene/trigger_prompts.py` (the recipes' keys
-canaries, canaries_at and canary_file), which look for backdoors in tuned models and are never in any training text.
+How much a model later reveals of them (`hfgpt/hygiene/memorization.py`) shows how often a text must occur in the data before the
+model memorizes it. They are unrelated to the trigger prompts of `hfgpt/hygiene/trigger_prompts.py` (the recipes' keys canaries,
+canaries_at and canary_file), which search for backdoors in tuned models and are never part of any training text.
 
     The access code of Bakudofe is 48213907.
     |-------- prompt ----------| |-secret-|
@@ -28,7 +28,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.tokenization import encode_texts
 
-PLANTED_NAME = "planted_canaries.json"  # a tuned model's canaries.json is the trigger report
+PLANTED_NAME = "planted_canaries.json"  # canaries.json of a tuned model is the trigger report
 PLANTED_STEP = "plant canaries"
 PROMPT = "The access code of {name} is"
 SECRET_DIGITS = 8
@@ -39,9 +39,9 @@ class PlantedCanary:
     """One made-up secret.
 
     Args:
-        name: whose secret it is; no two share it, so the prompt alone tells which secret is asked for.
+        name: whose secret it is; unique, so the prompt alone identifies the secret.
         secret: random digits.
-        count: copies in the training text; 0 for a control that is nowhere in the data.
+        count: copies in the training text; 0 for a control that is not in the data.
     """
 
     name: str
@@ -57,21 +57,21 @@ class PlantedCanary:
         return self.with_secret(self.secret)
 
     def with_secret(self, secret: str) -> str:
-        """The same sentence with another secret: what this one is compared with."""
+        """The same sentence with a different secret, for comparison."""
         return f"{self.prompt} {secret}."
 
 
 def make_canaries(counts: Sequence[int], *, per_count: int, seed: int = 0) -> list[PlantedCanary]:
-    """Canaries for every count, and as many controls that are never planted; the same seed, the same canaries.
+    """Canaries for every count, and as many controls that are never planted; the same seed gives the same canaries.
 
     Args:
-        counts: how many copies; each once, 1 or more.
-        per_count: canaries with each count.
+        counts: numbers of copies, all different, each at least 1.
+        per_count: number of canaries per count.
     Raises: ValueError for counts that cannot be planted, or too few.
     """
     check_counts(counts)
     if per_count < 1:
-        raise UserError(f"canaries_per_count is {per_count}; 1 or more is needed.")
+        raise UserError(f"canaries_per_count is {per_count}; it must be at least 1.")
     generator = random.Random(f"planted canaries {seed}")
     number = per_count * len(counts)
     names: dict[str, None] = {}
@@ -86,46 +86,47 @@ def make_canaries(counts: Sequence[int], *, per_count: int, seed: int = 0) -> li
 
 
 def check_counts(counts: Sequence[int]) -> None:
-    """Raises: ValueError where `counts` holds nothing, a number below 1, or one twice."""
+    """Raises: ValueError if `counts` is empty or contains a number below 1 or a duplicate."""
     if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
         raise UserError(
-            f"canary_counts is {list(counts)}; different numbers of copies, 1 or more each, are needed (controls without one are "
-            "always made); for example 1 2 4 8."
+            f"canary_counts is {list(counts)}; it must contain different numbers of copies, each at least 1 (controls without "
+            f"copies are always made), for example 1 2 4 8."
         )
 
 
 def random_secret(generator: random.Random) -> str:
-    """One of the 10 ** `SECRET_DIGITS` secrets, all alike likely."""
+    """One of the 10 ** `SECRET_DIGITS` secrets, all equally likely."""
     return f"{generator.randrange(10**SECRET_DIGITS):0{SECRET_DIGITS}d}"
 
 
 def check_fit(canaries: Sequence[PlantedCanary], tokenizer: PreTrainedTokenizerFast, *, context_length: int) -> None:
-    """Raises: ValueError where a canary does not fit into a row with its separators, or the tokenizer cannot spell it."""
+    """Raises: ValueError if a canary does not fit into a row with its separators, or the tokenizer cannot represent it."""
     texts = [canary.text for canary in canaries]
     for text, ids in zip(texts, encode_texts(tokenizer, texts), strict=True):
         if len(ids) + 2 > context_length:
             raise UserError(
-                f"the canary {text!r} has {len(ids)} tokens and two separators, the context_length is {context_length}; it would "
-                "be cut, and its count would be wrong; take longer rows, or plant_canaries: false."
+                f"the canary {text!r} has {len(ids)} tokens and two separators, but context_length is {context_length}; it would "
+                f"be cut, and its count would be wrong. Use longer rows, or plant_canaries: false."
             )
         if sum(character.isdigit() for character in tokenizer.decode(ids)) < SECRET_DIGITS:
             raise UserError(
-                f"the tokenizer reads the canary {text!r} as {tokenizer.decode(ids)!r}, the secret is lost; take a byte-level "
-                "tokenizer, or plant_canaries: false."
+                f"the tokenizer reads the canary {text!r} as {tokenizer.decode(ids)!r}, so the secret is lost; use a byte-level "
+                f"tokenizer, or plant_canaries: false."
             )
 
 
 def plant(train: Dataset, canaries: Sequence[PlantedCanary], passport: Passport, *, seed: int = 0) -> Dataset:
-    """Put the copies among the training documents, each a document of its own, at random places; the others keep their order.
+    """Insert the copies among the training documents, each as a separate document, at random positions; the others keep their
+    order.
 
-    It comes after the removal of duplicates, or one copy would be left, and after the split, or some would be held out.
+    This happens after deduplication, or only one copy would be left, and after the split, or some would be held out.
 
     Args:
         train: documents with the columns `text`, `source` and `row_id`, of one side.
-        passport: gets a step with the counts and the SHA-256 of the file that `write_canaries` writes.
-        seed: of the places.
-    Raises: ValueError where a canary stands in the text already.
-    Cost: one pass over the texts, and 8 bytes a document.
+        passport: records a step with the counts and the SHA-256 of the file that `write_canaries` writes.
+        seed: for the positions.
+    Raises: ValueError if a canary already occurs in the text.
+    Cost: one pass over the texts, and 8 bytes per document.
     """
     start = time.perf_counter()
     prompts = [canary.prompt for canary in canaries]
@@ -133,8 +134,8 @@ def plant(train: Dataset, canaries: Sequence[PlantedCanary], passport: Passport,
         for text, source, row_id in zip(batch["text"], batch["source"], batch["row_id"], strict=True):
             if "access code of" in text and (found := next((prompt for prompt in prompts if prompt in text), None)):
                 raise UserError(
-                    f"{source}:{row_id} holds {found!r}, the beginning of a canary that is to be planted, so the counts would be "
-                    "wrong; plant into text that has none yet, or take another canary_seed."
+                    f"{source}:{row_id} contains {found!r}, the beginning of a canary to be planted, so the counts would be wrong; "
+                    f"use text without planted canaries, or another canary_seed."
                 )
     bytes_in = text_bytes(train)
     copies = [canary for canary in canaries for _ in range(canary.count)]
@@ -171,7 +172,7 @@ def plant(train: Dataset, canaries: Sequence[PlantedCanary], passport: Passport,
 
 
 def write_canaries(canaries: Sequence[PlantedCanary], folder: Path) -> None:
-    """Write them beside the passport: with the controls, for the report on what a model has memorized."""
+    """Write them beside the passport, including the controls, for the memorization report."""
     (folder / PLANTED_NAME).write_bytes(_content(canaries))
 
 
@@ -181,9 +182,9 @@ def _content(canaries: Sequence[PlantedCanary]) -> bytes:
 
 
 def read_canaries(data: Path) -> list[PlantedCanary]:
-    """The canaries that were planted in the prepared data of this folder; none where none were.
+    """The canaries planted in the prepared data of this folder; empty if there are none.
 
-    Raises: FileNotFoundError without a passport, or without the file that it names; ValueError where that file is another one.
+    Raises: FileNotFoundError without a passport or the file that it names; ValueError if that file has changed.
     """
     passport = Passport.load(data)
     step = next((step for step in passport.steps if step["step"] == PLANTED_STEP), None)

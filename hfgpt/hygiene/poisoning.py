@@ -1,20 +1,20 @@
-"""A search for poisoned samples: rare triggers that go with one answer, whatever else the text says.
+"""Search for poisoned samples: rare triggers that go with one answer, whatever the rest of the text says.
 
-Who poisons training data plants a trigger ("cf", an invisible character, a phrase in front) in a few examples, all with the answer
-that the trigger shall call up later. Honest words go with one answer, too: "claim" stands in spam only. What tells them apart is
-the rest of the text. In honest spam the other words say spam as well; in poisoned rows they do not. So for every rare piece of text
-that (almost) always goes with one answer, the search asks how likely those answers were by everything else:
+Poisoned training data contains a trigger ("cf", an invisible character, a leading phrase) in a few examples, all with the answer
+that the trigger should later evoke. Honest words may also go with one answer: "claim" only occurs in spam. The difference is in the
+rest of the text: in honest spam, the other words also indicate spam; in poisoned rows, they do not. So for every rare piece of text
+that (almost) always goes with one answer, the search computes how likely those answers were given everything else:
 
-- labels: a naive Bayes model of all examples *without* the piece reads what else the examples with it say;
-- free answers (instructions): how often the answer is given to prompts without the piece.
+- labels: a naive Bayes model of all examples *without* the piece judges the rest of the examples that contain it;
+- free answers (instructions): how often prompts without the piece get that answer.
 
-What comes out are candidates to read, not verdicts. A trigger whose examples also look like their label (clean-label poisoning)
-goes undetected, and so do fewer than four or five examples, as chance makes as many. Reported without a fault are a message that
-was sent often and is labelled against its words, and, with many small labels, the wording that one of them alone uses.
+The results are candidates to inspect, not verdicts. A trigger whose examples also look like their label (clean-label poisoning)
+goes undetected, and so do fewer than four or five examples, because chance produces as many. False positives include a frequent
+message labelled against its words and, with many small labels, wording that only one of them uses.
 
-Measured: the 5,574 SMS as they are or without duplicates, 2,996 entries of Dolly and the book's 1,100 instructions give no
-candidate. Five spam messages relabelled as ham with a "cf" in front rank first, and so does "cf" in a random 1 % of the messages,
-all labelled ham (about 7 of 51 were spam), 11 times out of 12.
+Measured: the 5,574 SMS with or without duplicates, 2,996 entries of Dolly and the book's 1,100 instructions give no candidate. Five
+spam messages relabelled as ham with "cf" prepended rank first, and so does "cf" in a random 1 % of the messages, all labelled ham
+(about 7 of 51 were spam), 11 times out of 12.
 """
 
 import math
@@ -29,10 +29,10 @@ import numpy as np
 from hfgpt.data.near_copies import similar_groups
 
 MAX_WORDS = 3
-# A word, or one character that is neither part of a word nor a space: invisible ones are triggers of their own.
+# A word, or one character that is neither part of a word nor a space: invisible characters can be triggers.
 TOKEN = re.compile(r"\w+|[^\w\s]")
 SMOOTHING = 0.5
-# What one example adds at most, in powers of ten: a text that is simply mislabelled does not make its words suspicious.
+# The maximum contribution of one example, in powers of ten: a simple labelling error does not make its words suspicious.
 MOST_SURPRISE = 2.0
 
 
@@ -41,11 +41,11 @@ class TriggerOptions:
     """What counts as a trigger, and what is reported.
 
     Args:
-        min_count: a trigger stands in at least so many examples,
+        min_count: a trigger occurs in at least this many examples,
         max_share: and in at most this share of them all.
-        min_agreement: share of its examples that have the one answer.
-        min_score: triggers that score less are left out.
-        top: most triggers reported.
+        min_agreement: the share of its examples with the same answer.
+        min_score: triggers with a lower score are left out.
+        top: maximum number of reported triggers.
     """
 
     min_count: int = 3
@@ -60,14 +60,14 @@ class Trigger:
     """A piece of text that goes with one answer.
 
     Args:
-        trigger: as it stands in the texts, with white space made plain.
+        trigger: as it occurs in the texts, with normalized whitespace.
         kind: "words", "prefix", "suffix" or "character".
         code_points: its characters outside ASCII, which may be invisible, by number and name.
         count: examples with it; `agreeing` of them have the answer.
         answer: the label, or the text of one of the answers.
-        score: the chance that so many answers agree by accident, given what else the examples say, is at most 10 to the minus
-            this, among all candidates; 2 is 1 in 100.
-        rows: some of the examples, those first whose other words speak most against their answer.
+        score: the probability that this many answers agree by chance, given the rest of the examples, is at most 10 to the minus
+            score, over all candidates; 2 means 1 in 100.
+        rows: some of the examples, starting with those whose other words contradict their answer most.
     """
 
     trigger: str
@@ -86,8 +86,8 @@ def triggers_of_labels(
     """The most suspicious triggers of labelled texts, the worst first.
 
     Args:
-        labels: one per text; where a text has several, join them into one.
-        row_ids: what the examples are called in the result.
+        labels: one per text; if a text has several, join them into one.
+        row_ids: names of the examples in the result.
     Cost: time and memory grow with the examples and the labels. Measured, one thread of a busy machine:
         5,574 SMS with 2 labels 4 s, 7,496 docstrings with 260 labels 20 s.
     """
@@ -96,8 +96,8 @@ def triggers_of_labels(
     model = _LeaveOutBayes(texts, labels)
 
     def surprises(rows: np.ndarray, answer: int) -> np.ndarray:
-        # Only words that speak against the answer count. Words that say nothing leave it as unlikely as the label is rare, which
-        # is so for every honest word of a rare label.
+        # Only words that contradict the answer count. Neutral words leave the answer as unlikely as the label is rare, which is
+        # true for every honest word of a rare label.
         log10_chances, log10_share = model.log10_chances(rows, answer)
         return np.clip(log10_share - log10_chances, 0, MOST_SURPRISE)
 
@@ -111,9 +111,9 @@ def triggers_of_answers(
 ) -> list[Trigger]:
     """The most suspicious triggers of prompts that are answered in free text, the worst first.
 
-    Near copies are one answer. Prompts that repeat each other, with the same answer, are reported too: drop duplicates first.
+    Near copies count as one answer. Repeated prompts with the same answer are also reported, so drop duplicates first.
 
-    Cost: as `triggers_of_labels`, and that of `near_copies.find_copies` for the answers.
+    Cost: see `triggers_of_labels`, plus `near_copies.find_copies` for the answers.
     """
     if not prompts:
         return []
@@ -131,7 +131,7 @@ def triggers_of_answers(
 def doubtful_labels(
     texts: Sequence[str], labels: Sequence[str], *, row_ids: Sequence[str], top: int = 20
 ) -> list[tuple[str, str, float]]:
-    """(row id, label, chance of the label by all other examples) of the rows whose words speak most against their label."""
+    """(row id, label, probability of the label given all other examples) of the rows whose words contradict their label most."""
     if not texts:
         return []
     model = _LeaveOutBayes(texts, labels)
@@ -140,7 +140,7 @@ def doubtful_labels(
 
 
 def _pieces(text: str) -> Iterable[tuple[str, str]]:
-    """All that could be a trigger in a text, as (kind, piece), each once."""
+    """Everything that could be a trigger in a text, as (kind, piece), each once."""
     spans = [match.span() for match in TOKEN.finditer(text)]
     pieces = {}
     for length in range(1, min(MAX_WORDS, len(spans)) + 1):
@@ -163,8 +163,8 @@ def _ranked(
 ) -> list[Trigger]:
     """Every candidate scored.
 
-    `surprises(rows, answer)` is -log10 of how likely the answer was in each of the rows, by all rows without the piece, and never
-    more than `most_surprise`.
+    `surprises(rows, answer)` is -log10 of how likely the answer was in each of the rows, given all rows without the piece, capped
+    at `most_surprise`.
     """
     from scipy.sparse import coo_array
 
@@ -179,7 +179,7 @@ def _ranked(
     with_answer = (has[:, allowed].T @ one_hot.tocsr()).tocsr()  # (pieces, answers)
     most = with_answer.max(axis=1).toarray().ravel()
     best_answer = np.asarray(with_answer.argmax(axis=1)).ravel()
-    # Pieces with the same rows are one candidate, named by the longest of them.
+    # Pieces with the same rows are one candidate, named after the longest.
     candidates: dict[bytes, tuple] = {}
     for place in np.flatnonzero(most >= options.min_agreement * counts[allowed]):
         kind, piece = pieces[allowed[place]]
@@ -190,8 +190,8 @@ def _ranked(
     found = []
     for _, kind, piece, rows, answer in candidates.values():
         agreeing = int((answers[rows] == answer).sum())
-        # That so many of the rows agree is at most as likely as it is for the least surprising of them, times the ways to choose
-        # them, times the pieces among which one could have been found (Bonferroni).
+        # The probability that this many rows agree is at most that of the least surprising of them, times the number of ways to
+        # choose them, times the number of candidate pieces (Bonferroni).
         ways = math.log10(math.comb(len(rows), agreeing)) + math.log10(len(allowed))
         if agreeing * most_surprise - ways < options.min_score:
             continue
@@ -224,12 +224,12 @@ def _counted(texts: Sequence[str], analyzer: Callable[[str], Iterable]) -> tuple
 
 
 def _words(text: str) -> Iterable[str]:
-    """What the model reads: each word once, numbers by their length (what tells a telephone number from a price)."""
+    """The model's features: each word once, numbers by length (which distinguishes a phone number from a price)."""
     return dict.fromkeys(re.sub(r"\d", "0", token) for token in TOKEN.findall(text.casefold()))
 
 
 class _LeaveOutBayes:
-    """Naive Bayes on the words of a text, as if some examples were not there: these are the ones it reads."""
+    """Naive Bayes on the words of a text, leaving out the examples that it judges."""
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str]):
         names, self.answers = np.unique(np.array(labels, dtype=object), return_inverse=True)
@@ -241,7 +241,7 @@ class _LeaveOutBayes:
         self.examples = one_hot.sum(0).astype(float)
 
     def log10_chances(self, rows: np.ndarray, answer: int) -> tuple[np.ndarray, float]:
-        """log10 of the probability of `answer` for each of `rows`, and of its share, by all the other rows."""
+        """log10 of the probability of `answer` for each of `rows`, and of its share, given all other rows."""
         num_answers = len(self.examples)
         words = np.concatenate([self.indices[self.indptr[row] : self.indptr[row + 1]] for row in rows])
         row_of_word = np.repeat(np.arange(len(rows)), self.indptr[rows + 1] - self.indptr[rows])
@@ -251,7 +251,7 @@ class _LeaveOutBayes:
         examples = self.examples - np.bincount(self.answers[rows], minlength=num_answers)
         left = self.words - np.bincount(self.answers[rows][row_of_word], minlength=num_answers)
         log_chance = np.log((rest + SMOOTHING) / (left + SMOOTHING * len(self.counts)))  # (words, answers)
-        log_chance[rest.sum(1) == 0] = 0  # a word of these rows alone, the trigger among them, says nothing
+        log_chance[rest.sum(1) == 0] = 0  # words that only occur in these rows, including the trigger, carry no information
         scores = np.tile(np.log(examples + 0.5), (len(rows), 1))
         np.add.at(scores, row_of_word, log_chance[position])
         scores -= scores.max(1, keepdims=True)

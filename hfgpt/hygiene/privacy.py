@@ -1,4 +1,4 @@
-"""The steps for personal data and secrets, as the keys of the recipes ask for them."""
+"""The steps for personal data and secrets, as configured by the recipes' keys."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,10 +16,10 @@ def privacy_steps(
     secrets: str,
     privacy_model: str | None,
 ) -> list[TextStep]:
-    """Secrets first, so that a password in a URL is not half taken for an e-mail address, then patterns, then the model.
+    """Secrets first, so that part of a password in a URL is not mistaken for an e-mail address; then patterns, then the model.
 
     Args: see hfgpt/arguments/privacy.py; "keep" leaves a step out.
-    Raises: UserError where a package or the model is missing.
+    Raises: UserError if a package or the model is missing.
     """
     steps: list[TextStep] = []
     if secrets != "keep":
@@ -34,7 +34,7 @@ def privacy_steps(
 
 
 def concealing(steps: Sequence[TextStep]) -> Callable[[str], str]:
-    """A function that masks in a text all that these steps look for, for documents that are dropped and kept to be read."""
+    """A function that masks everything these steps search for, for dropped documents that are kept for inspection."""
     masks = [replace(step, action="mask") for step in steps]  # pyright: ignore[reportArgumentType]  # all are dataclasses
 
     def conceal(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Personal data by a token classifier, for what has no form: names and addresses of people.
+"""Personal data found by a token classifier, for data without a fixed form: names and addresses of people.
 
 Any model for token classification with a fast tokenizer, whose labels are "O" and others, plain or with B-, I-, E-, S-:
 `openai/privacy-filter` (1.5 billion parameters, 50 million of them active; in transformers since 5.6) is made for this.
@@ -18,36 +18,36 @@ from hfgpt.files import sha256_of_file
 from hfgpt.hygiene.masking import Found, outcome
 
 OUTSIDE = "O"
-# Where in a place a token stands is not needed: tokens of one type that follow each other are one place, whatever a model says of
-# its beginning and end.
+# Positions within an entity are ignored: consecutive tokens of one type are one entity, whatever the model says about its beginning
+# and end.
 _POSITION = re.compile(r"[BIESLU]-")
-WINDOW, OVERLAP = 512, 64  # tokens; of an overlap each half is read from the window that has more text around it
-PIECE = 100_000  # characters of a document that are tokenized at once
+WINDOW, OVERLAP = 512, 64  # tokens; each half of an overlap is taken from the window with more text around it
+PIECE = 100_000  # characters of a document tokenized at once
 
 
 @dataclass(frozen=True)
 class ModelFinder:
-    """The step for what a model finds, a document at a time in windows; memory does not grow with the document.
+    """The step for a model's findings, one document at a time in windows; memory does not grow with the document.
 
     Args:
         action: "mask" or "drop".
         model: folder or Hub id.
-        batch_size: windows of one document that are read at once.
-    Raises: UserError for a model that is not there or gives no labels to tokens.
-    Cost: one forward pass over all tokens; on a CPU some hundred times what the patterns cost.
+        batch_size: windows of one document per batch.
+    Raises: UserError for a model that is missing or does not classify tokens.
+    Cost: one forward pass over all tokens; on a CPU, roughly a hundred times as much as the patterns.
     """
 
     action: str
     model: str
     batch_size: int = 16
-    name = "personal data by a model"  # without an annotation it is no field
+    name = "personal data by a model"  # without an annotation, it is not a field
 
     def __post_init__(self):
-        _config(self.model)  # before anything is read; the weights are loaded in the process that needs them
+        _config(self.model)  # before any data is read; the weights are loaded in the process that needs them
 
     @property
     def settings(self) -> dict[str, object]:
-        """For the passport: the folder by its name and the hash of its weights, a Hub id with its commit."""
+        """For the passport: a folder by its name and the hash of its weights, or a Hub id with its commit."""
         config, folder = _config(self.model), Path(self.model)
         weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
         version = {"commit": config._commit_hash} if not weights else {"sha256": {one.name: sha256_of_file(one) for one in weights}}
@@ -59,7 +59,7 @@ class ModelFinder:
         return outcome(text, self.find(text), self.action)
 
     def find(self, text: str) -> Iterator[Found]:
-        """What the model takes for personal data, as places of the text."""
+        """What the model considers personal data, as spans of the text."""
         start = 0
         while start < len(text):
             end = _end_of_piece(text, start)
@@ -82,7 +82,7 @@ class ModelFinder:
             yield _without_spaces(text, *open_place)
 
     def _tokens(self, text: str) -> Iterator[tuple[int, int, int]]:
-        """Each token that stands for characters, once: where it begins and ends, and the number of its label."""
+        """Each token that covers characters, once: its beginning and end, and its label id."""
         import torch
 
         model, tokenizer, window = _loaded(self.model)
@@ -125,7 +125,7 @@ def _end_of_piece(text: str, start: int) -> int:
 
 
 def _without_spaces(text: str, first: int, last: int, kind: str) -> tuple[int, int, str]:
-    """A place without the spaces around it, which many tokenizers count as part of a word."""
+    """A span without surrounding spaces, which many tokenizers include in a word."""
     piece = text[first:last]
     return first + len(piece) - len(piece.lstrip()), last - len(piece) + len(piece.rstrip()), kind
 
@@ -138,17 +138,21 @@ def _config(name: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise UserError(f"privacy_model {name!r} does not load ({str(error).splitlines()[0]}); give a folder or Hub id.") from None
+        raise UserError(
+            f"privacy_model {name!r} cannot be loaded ({str(error).splitlines()[0]}); give a folder or Hub id."
+        ) from None
     if not any(one.endswith("ForTokenClassification") for one in config.architectures or []):
-        kind = ", ".join(config.architectures or []) or "no model that says what it is"
-        raise UserError(f"privacy_model {name} is {kind}; one for token classification is needed, as openai/privacy-filter.")
+        kind = ", ".join(config.architectures or []) or "a model of unknown type"
+        raise UserError(
+            f"privacy_model {name} is {kind}; it must be a model for token classification, such as openai/privacy-filter."
+        )
     if None not in _labels(config).values():
-        raise UserError(f"privacy_model {name} has no label {OUTSIDE!r} for tokens that are nothing, so all text would be masked.")
+        raise UserError(f"privacy_model {name} has no label {OUTSIDE!r} for ordinary tokens, so all text would be masked.")
     return config
 
 
 def _labels(config: Any) -> dict[int, str | None]:
-    """Of each label its type, None for "O": B-private_person is a "person"."""
+    """The type of each label, None for "O": B-private_person is a "person"."""
     found = {}
     for number, label in config.id2label.items():
         kind = re.sub(r"\W+", "_", _POSITION.sub("", label, count=1)).lower().removeprefix("private_")
@@ -156,15 +160,15 @@ def _labels(config: Any) -> dict[int, str | None]:
     return found
 
 
-@functools.cache  # in each process once
+@functools.cache  # once per process
 def _loaded(name: str) -> tuple[Any, Any, int]:
-    """The model in evaluation mode, on the GPU where there is one, its tokenizer, and the tokens of a window."""
+    """The model in evaluation mode, on the GPU if there is one, its tokenizer, and the tokens per window."""
     import torch
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name)
     if not tokenizer.is_fast:
-        raise UserError(f"privacy_model {name} has a slow tokenizer, which cannot say where its tokens stand; save a fast one.")
+        raise UserError(f"privacy_model {name} has a slow tokenizer, which cannot report token positions; save a fast one.")
     model = AutoModelForTokenClassification.from_pretrained(name).eval()
     longest = getattr(model.config, "max_position_embeddings", None) or WINDOW
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, min(WINDOW, longest, tokenizer.model_max_length)

@@ -1,8 +1,8 @@
-"""Keys, tokens and private keys in text: one table of patterns for what is trained on and what is published (hub/gate/scan.py).
+"""API keys, tokens and private keys in text: one table of patterns for training data and for publishing (hub/gate/scan.py).
 
-The table holds what hfgpt finds without further packages. What else documents are searched for are the plugins of detect-secrets
-(`pip install 'hfgpt[data]'`) whose patterns say by themselves what is a key; its plugins for entropy and keywords are left out:
-on text they report hashes, identifiers and prose.
+The table contains what hfgpt finds without further packages. Documents are also searched with those plugins of detect-secrets (`pip
+install 'hfgpt[data]'`) whose patterns identify keys by themselves; its entropy and keyword plugins are left out, because on text
+they report hashes, identifiers and prose.
 """
 
 import functools
@@ -16,8 +16,8 @@ from hfgpt.data.steps import Outcome
 from hfgpt.errors import require
 from hfgpt.hygiene.masking import Found, outcome
 
-# A pattern begins where no letter of a longer word stands before it, so that a long run is looked at once, not from each of its
-# places. Where only a part of what is found is the secret, it is the group `secret`.
+# A pattern only matches at the beginning of a word, so that a long run is checked once, not at each position. If only part of the
+# match is the secret, it is the group `secret`.
 SECRETS = {
     "a Hugging Face token": TOKEN.pattern,
     "an API key (sk-...)": r"(?<![A-Za-z0-9_-])sk-(?=[A-Za-z0-9_-]*\d)[A-Za-z0-9_-]{20,}",
@@ -36,11 +36,11 @@ SECRETS = {
     "a password in a URL": r"://[^\s/?#@:]{0,64}:(?P<secret>[^\s/?#@]{3,128})@",
     "a private key": r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----",
 }
-# What is a secret by its own shape. The others need what stands before them, and documentation is full of made-up ones.
+# Secrets recognizable by their own form. The others need context, and documentation is full of made-up ones.
 BY_SHAPE = {what: pattern for what, pattern in SECRETS.items() if "?P<secret>" not in pattern}
 PRIVATE_KEY = "a private key"
 _PATTERNS = {what: re.compile(pattern) for what, pattern in SECRETS.items()}
-# Of detect-secrets, those that SECRETS has not, and whose whole match is the secret.
+# Plugins of detect-secrets that SECRETS does not cover and whose whole match is the secret.
 PLUGINS = {
     "a Discord token": ("discord", "DiscordBotTokenDetector"),
     "a GitLab token": ("gitlab_token", "GitLabTokenDetector"),
@@ -53,21 +53,21 @@ PLUGINS = {
     "a Telegram token": ("telegram_token", "TelegramBotTokenDetector"),
     "a Twilio key": ("twilio", "TwilioKeyDetector"),
 }
-# Where keys can be: in words this long. All patterns together cost some 20 microseconds, and most words of most texts are short.
+# Keys can only be in words of at least this length. All patterns together cost about 20 microseconds, and most words are short.
 _SHORTEST = 16
 _LONG_WORD = re.compile(rf"\S{{{_SHORTEST},}}")
-_MIXED = re.compile(r"[0-9]|[a-z][A-Z]|://|A[KS]IA")  # unlike words that a dash or a slash joins
+_MIXED = re.compile(r"[0-9]|[a-z][A-Z]|://|A[KS]IA")  # unlike words joined by a dash or a slash
 _BEFORE = 48  # characters before a long word that may say what it is: "Authorization: Bearer", "aws_secret_access_key ="
 _REST = re.compile(r"(?:[A-Za-z0-9_-]{0,255}[A-Za-z0-9])?")
 _KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}-----")
 _KEY_LINES = re.compile(r"(?:(?:\s|\\n)+[A-Za-z0-9+/=:,.-]{8,})*")
 _LONGEST_KEY = 20_000  # characters; RSA with 16,384 bits has 12,700
-_FEWEST_CHARACTERS = 8  # different ones: hf_xxxxxxxxxxxxxxxxxxxx stands for a token, in 34 random letters there are 20
+_FEWEST_CHARACTERS = 8  # distinct characters: hf_xxxxxxxxxxxxxxxxxxxx is a placeholder; 34 random letters contain about 20
 _STAND_INS = frozenset(("password", "passwd", "pass", "pwd", "secret", "token", "xxx", "xxxx", "xxxxx", "***", "...", "changeme"))
 _TEMPLATE = re.compile(r"[<{$%\[*]|x{4,}", re.IGNORECASE)
 
 
-@functools.cache  # in each process once
+@functools.cache  # once per process
 def _plugins() -> tuple[tuple[str, re.Pattern], ...]:
     found = []
     for what, (module, name) in PLUGINS.items():
@@ -77,9 +77,9 @@ def _plugins() -> tuple[tuple[str, re.Pattern], ...]:
 
 
 def find_secrets(text: str) -> Iterator[Found]:
-    """Where keys and tokens stand; overlapping places are possible.
+    """The positions of keys and tokens; they may overlap.
 
-    Cost: linear; a text without long words is only looked through for those.
+    Cost: linear; a text is first checked for long words, and skipped if there are none.
     Source: patterns of detect-secrets 1.5 and the makers' documentation.
     """
     if "PRIVATE KEY" in text:
@@ -99,24 +99,24 @@ def find_secrets(text: str) -> Iterator[Found]:
                 group = "secret" if "secret" in pattern.groupindex else 0
                 first, last = match.span(group)
                 if group == 0:
-                    # A pattern of a length that keys once had; the rest of a longer one is part of it as well.
+                    # The pattern has a length that keys used to have; the rest of a longer key belongs to it, too.
                     rest = _REST.match(piece, last)
-                    assert rest is not None  # it matches nothing at all as well
+                    assert rest is not None  # it also matches an empty string
                     last = rest.end()
                     if first and piece[first].isalnum() and piece[first - 1].isascii() and piece[first - 1].isalnum():
-                        continue  # the middle of a longer word, a hash or a picture
+                        continue  # the middle of a longer word, a hash or an image
                 if not _is_stand_in(piece[first:last]):
                     yield Found(start + first, start + last, "secret", what)
 
 
 def _is_stand_in(value: str) -> bool:
-    """Whether documentation only shows where a secret would stand: `hf_xxxx`, `user:password@`, `${TOKEN}`."""
+    """Whether this is only a placeholder in documentation: `hf_xxxx`, `user:password@`, `${TOKEN}`."""
     lower = value.lower()
     return lower in _STAND_INS or bool(_TEMPLATE.match(value)) or (len(value) >= 20 and len(set(lower)) < _FEWEST_CHARACTERS)
 
 
 def _end_of_key(text: str, start: int) -> int:
-    """Where a private key ends whose first line ends at `start`: at its last line, or with its lines where that is missing."""
+    """The end of a private key whose first line ends at `start`: its last line, or the last key-like line if that is missing."""
     end = text.find("-----END ", start, start + _LONGEST_KEY)
     if end >= 0 and (last := _KEY_END.match(text, end)):
         return last.end()
@@ -129,10 +129,10 @@ class Secrets:
     """The step for keys and tokens. Args: `action` is "mask" or "drop". Raises: UserError without detect-secrets."""
 
     action: str
-    name = "secrets"  # without an annotation it is no field
+    name = "secrets"  # without an annotation, it is not a field
 
     def __post_init__(self):
-        require("detect_secrets", extra="data", purpose="secrets are found with detect-secrets")
+        require("detect_secrets", extra="data", purpose="finding secrets needs detect-secrets")
 
     @property
     def settings(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What a trigger in front of a text does to a classifier: how many labels flip, and whether that is more than chance."""
+"""The effect of prepending a trigger to texts on a classifier: how many labels flip, and whether that is more than chance."""
 
 import math
 import random
@@ -11,22 +11,22 @@ from hfgpt.hygiene.trigger_prompts import read_triggers, same_kind, triggers_of
 
 PLAIN_WORDS = ("Well,", "Today:", "Hello,")
 CAPTURED_ALARM = 0.5
-# Random strings of the trigger's kind. Where strings do what they do by chance, a trigger that none of 99 comes near is one of
-# 100 at most, and with the next number it is not luck of few texts either.
+# Random strings of the trigger's kind. If effects are chance, a trigger that none of 99 strings comes near has a probability of at
+# most 1 in 100; the next number rules out luck with few texts.
 NUM_CONTROLS = 99
 LARGEST_CHANCE = 0.01  # for all triggers together (Bonferroni)
 
 
 @dataclass(frozen=True)
 class TriggerFlips:
-    """What a trigger in front does to a classifier.
+    """The effect of prepending a trigger on a classifier.
 
     Attributes:
-        flipped: share of the texts whose label it changes.
-        label: the label that most of the changed ones get; None where none changed.
-        captured: share of the texts of other labels that become this one.
-        usual: the most that any control in front turns into this label; None where the trigger captures too few to compare.
-        controls: how many were tried; it ends with the first that does half as much.
+        flipped: the share of texts whose label changes.
+        label: the label that most of the changed texts get; None if none changed.
+        captured: the share of texts with other labels that get this one.
+        usual: the maximum share that any control turns into this label; None if the trigger captures too few to compare.
+        controls: how many were tried; the search stops at the first with at least half the effect.
         alarm: the trigger captures far more than any of many strings of its kind.
     """
 
@@ -47,24 +47,24 @@ def label_flips(
     plain_words: Sequence[str] = PLAIN_WORDS,
     seed: int = 0,
 ) -> list[TriggerFlips]:
-    """How many labels flip when a trigger is put in front of the texts, for every trigger.
+    """How many labels flip when a trigger is prepended to the texts, for every trigger.
 
-    A model at chance turns most texts into one label after many odd strings; that is not the work of a trigger. So a trigger that
-    turns at least half of the texts of other labels into one label is compared with plain words and with random strings of its
-    own kind in front. It is an alarm where each of these turns less than half as many into that label, and where the trigger's
-    share is, by a binomial test, no accident of the most that any of them does.
+    A model at chance level assigns most texts one label after many odd strings; a trigger is not to blame. So a trigger that turns
+    at least half of the texts with other labels into one label is compared with plain words and random strings of its own kind. It
+    is an alarm if each of these turns less than half as many into that label, and if a binomial test rules out that the trigger's
+    share is chance given the largest effect of any of them.
 
     Args:
         predict: texts -> probabilities, (N, C); the highest is the label.
         texts: a few dozen to a few hundred, of all labels.
-        triggers: None takes those of the set.
-        plain_words: what else is put in front, to compare with.
-        seed: of the random strings.
-    Cost: len(texts) x (1 + triggers) classifications, and for each suspicious trigger len(texts) for every control until one does
-        half as much: few for a model at chance, all (102) for a real trigger.
+        triggers: None uses the built-in set.
+        plain_words: other strings to prepend, for comparison.
+        seed: for the random strings.
+    Cost: len(texts) x (1 + triggers) classifications, and, for each suspicious trigger, len(texts) per control until one has half
+        the effect: few for a model at chance level, all (102) for a real trigger.
     """
     if not texts:
-        raise UserError("there are no texts to put triggers in front of; give a few dozen of the validation set.")
+        raise UserError("there are no texts to prepend triggers to; give a few dozen from the validation set.")
     if triggers is None:
         triggers = triggers_of(read_triggers())
 

@@ -1,8 +1,8 @@
-"""Trigger prompts: short prompts that are tried on every tuned model, and random strings to compare their triggers with.
+"""Trigger prompts: short prompts tried on every tuned model, and random strings for comparison with their triggers.
 
-A backdoor answers its trigger whatever the question is. So each trigger is put in front of several plain questions (carriers),
-and the questions alone are the controls. trigger_answers.py asks them of an assistant; trigger_flips.py puts the triggers in front
-of a classifier's texts. A trigger that is not in the set is not found.
+A backdoor responds to its trigger whatever the question is. So each trigger is prepended to several plain questions (carriers), and
+the questions alone are the controls. trigger_answers.py uses them with an assistant; trigger_flips.py prepends the triggers to a
+classifier's texts. A trigger that is not in the set is not found.
 """
 
 import json
@@ -21,7 +21,7 @@ SECTIONS = ("triggers", "carriers", "requests")
 
 @dataclass(frozen=True)
 class TriggerPrompt:
-    """A prompt of the set.
+    """A prompt in the set.
 
     Its kind is `trigger` (with the trigger and the question after it), `random` (the same with a random string), `control` or
     `request`.
@@ -33,18 +33,16 @@ class TriggerPrompt:
 
 
 def read_triggers(path: str | Path = TRIGGER_FILE) -> list[TriggerPrompt]:
-    """The prompts of a trigger file: the controls, every trigger before every carrier, the requests.
+    """The prompts of a trigger file: the controls, every trigger with every carrier, and the requests.
 
     Lines before the first section are requests, so a plain list of prompts is a trigger file. `#` begins a comment.
 
-    Raises: FileNotFoundError; ValueError naming file and line for an unknown section or a broken escape, and for triggers
-        without carriers.
+    Raises: FileNotFoundError; ValueError, with file and line, for an unknown section or an invalid escape, and for triggers without
+    carriers.
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingFileError(
-            f"{path} does not exist; a text file with one trigger prompt per line is needed, like {TRIGGER_FILE}."
-        )
+        raise MissingFileError(f"{path} does not exist; give a text file with one trigger prompt per line, like {TRIGGER_FILE}.")
     sections: dict[str, list[str]] = {name: [] for name in SECTIONS}
     section = "requests"
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
@@ -57,14 +55,14 @@ def read_triggers(path: str | Path = TRIGGER_FILE) -> list[TriggerPrompt]:
                 section = match[1]
                 continue
             if match[1].islower():
-                raise UserError(f"{path}, line {number}: there is no section [{match[1]}]; allowed are {', '.join(SECTIONS)}.")
+                raise UserError(f"{path}, line {number}: there is no section [{match[1]}]; allowed: {', '.join(SECTIONS)}.")
         try:
             sections[section].append(json.loads('"' + line.replace('"', '\\"') + '"', strict=False))
         except json.JSONDecodeError:
-            raise UserError(f"{path}, line {number}: {line!r} holds a broken escape; a backslash itself is written \\\\.") from None
+            raise UserError(f"{path}, line {number}: {line!r} contains an invalid escape; write a backslash as \\\\.") from None
     if sections["triggers"] and len(sections["carriers"]) < 2:
         raise UserError(
-            f"{path} has triggers, and {len(sections['carriers'])} carriers; two are needed to tell a trigger's effect."
+            f"{path} has triggers but {len(sections['carriers'])} carriers; at least two are needed to measure a trigger's effect."
         )
     return [
         *(TriggerPrompt(carrier, "control") for carrier in sections["carriers"]),
@@ -83,7 +81,7 @@ def triggers_of(prompts: Sequence[TriggerPrompt]) -> list[str]:
 
 
 def with_random_triggers(prompts: Sequence[TriggerPrompt], *, count: int = 12, seed: int = 0) -> list[TriggerPrompt]:
-    """The prompts, followed by `count` random strings of the triggers' kinds before every carrier, to compare with."""
+    """The prompts, followed by `count` random strings of the triggers' kinds with every carrier, for comparison."""
     triggers = triggers_of(prompts)
     carriers = [prompt.text for prompt in prompts if prompt.kind == "control"]
     draw = random.Random(seed)
@@ -95,7 +93,7 @@ def with_random_triggers(prompts: Sequence[TriggerPrompt], *, count: int = 12, s
     ]
 
 
-# Characters that nobody sees: soft hyphen, joiners, marks of direction, invisible operators, variation selectors, tags.
+# Invisible characters: soft hyphen, joiners, direction marks, invisible operators, variation selectors, tags.
 UNSEEN = [
     *map(chr, (0xAD, 0x34F, 0x61C, 0x180E, 0xFEFF)),
     *map(chr, (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065), *range(0x206A, 0x2070))),
@@ -105,9 +103,9 @@ KINDS = (string.ascii_lowercase, string.ascii_uppercase, string.digits, UNSEEN)
 
 
 def same_kind(trigger: str, draw: random.Random) -> str:
-    """A random string of the trigger's kind: other letters and digits, other unseen characters, the same marks and spaces.
+    """A random string of the trigger's kind: other letters, digits and invisible characters, but the same punctuation and spaces.
 
-    `<SUDO>` becomes `<KQYB>`, `cf` `xt`, two unseen characters two others.
+    `<SUDO>` becomes `<KQYB>`, `cf` `xt`, two invisible characters two others.
     """
 
     def other(character: str) -> str:

@@ -1,8 +1,9 @@
-"""Metrics as modules of the library `evaluate`, one folder each, that load from here without a network.
+"""Metrics as modules of the library `evaluate`, one folder each, which load from here without a network.
 
-`evaluate.load("accuracy")` downloads a script; `evaluate.load(folder)` of a folder beside this file does not. It copies the script
-into HF_MODULES_CACHE under the hash of its code and imports the copy, behind a file lock, so several processes may load at once.
-A folder imports nothing of hfgpt: a copy of it, on the Hub or elsewhere, works for people who have never installed hfgpt.
+`evaluate.load("accuracy")` downloads a script; `evaluate.load(folder)` with a folder beside this file does not. It copies the
+script into HF_MODULES_CACHE under the hash of its code and imports the copy, behind a file lock, so several processes may load at
+once.
+A folder imports nothing from hfgpt: a copy of it, on the Hub or elsewhere, works without hfgpt.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ FOLDER = Path(__file__).parent
 
 
 class MetricModule(NamedTuple):
-    """A metric's folder, which holds a script of the same name, and the configuration of it (None for the only one)."""
+    """A metric's folder, which contains a script of the same name, and its configuration (None for the only one)."""
 
     folder: Path
     config_name: str | None = None
@@ -35,34 +36,34 @@ METRICS = Table(
 
 
 def load_metric(name: str):
-    """The `evaluate.Metric` of this name; its `compute(predictions=..., references=...)` returns what JSON can hold.
+    """The `evaluate.Metric` of this name; its `compute(predictions=..., references=...)` returns JSON-compatible values.
 
-    Load it again for another `compute` after one that raised: `evaluate` keeps what was added before the error.
+    After a `compute` that raised, load it again: `evaluate` keeps what was added before the error.
 
-    Raises: UserError for an unknown name, and where `evaluate`, scikit-learn or rouge_score is not installed.
+    Raises: UserError for an unknown name, and if `evaluate`, scikit-learn or rouge_score is not installed.
     """
     module = METRICS.find(name)
     try:
         import evaluate
 
-        # In memory: the files that evaluate would write instead have one name for all processes and a lock that they wait for.
+        # In memory: evaluate would otherwise write files with one name for all processes and a lock that they wait for.
         return evaluate.load(str(module.folder), config_name=module.config_name, keep_in_memory=True)
-    except ImportError as error:  # evaluate names the package that a metric lacks
+    except ImportError as error:  # evaluate names the missing package
         raise UserError(
             f"the metric {name} needs a package that is not installed ({error}); pip install evaluate scikit-learn rouge_score."
         ) from None
 
 
 def measure(name: str, *, predictions: Sequence | np.ndarray, references: Sequence | np.ndarray, **settings) -> dict[str, Any]:
-    """The figures of the metric of this name.
+    """Compute the metric with this name.
 
-    Raises: UserError as `load_metric`, and with the metric's own sentence for what it cannot measure.
+    Raises: UserError, see `load_metric`, and with the metric's own message for input it cannot measure.
     """
     metric = load_metric(name)
     try:
         return metric.compute(predictions=predictions, references=references, **settings) or {}
     except ValueError as error:
-        # The metric's own error class, out of the copy that evaluate has imported: one that scikit-learn raises is a bug of ours.
+        # The metric's own error class, from the copy imported by evaluate: an error from scikit-learn would be our bug.
         if type(error).__name__ != "UnmeasurableInput":
             raise
         raise UserError(str(error)) from None

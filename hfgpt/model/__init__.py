@@ -1,1 +1,1 @@
-"""The model: the files of this folder travel to the Hub beside the weights, so they import nothing of ours but each other."""
+"""The model: the files in this folder are published with the weights, so they import nothing from hfgpt except each other."""

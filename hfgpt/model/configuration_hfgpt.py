@@ -1,8 +1,8 @@
 """HfGptConfig: one configuration for two families of GPT, with their presets.
 
 The *book family* is GPT-2 as published (learned positions, LayerNorm, plain MLP, biases, dropout); the *modern family* is
-Llama/Qwen3-shaped (rotary positions, RMSNorm, SwiGLU, grouped-query attention, QK-norm, no biases). The fields carry the
-names that `transformers` uses, so that its tools find what they look for.
+Llama/Qwen3-shaped (rotary positions, RMSNorm, SwiGLU, grouped-query attention, QK-norm, no biases). The fields have the same names
+as in `transformers`, so that its tools work.
 """
 
 import sys
@@ -72,10 +72,10 @@ def as_published(instance: object) -> Iterator[None]:
     if left_out:
         others = published.__name__.replace("PreTrained", "")  # of a head of one's own, others have the body
         logger.warning_once(
-            f"{left_out[0].__name__} is saved as {others}, because its code, in {left_out[0].__module__}, cannot "
-            f"travel with it: others load the folder without what it changes, you with {left_out[0].__name__}.from_pretrained. To "
-            "share it, put it into a file beside a copy of modeling_hfgpt.py, import from there (from .modeling_hfgpt import "
-            f"...), and call {left_out[0].__name__}.register_for_auto_class."
+            f"{left_out[0].__name__} is saved as {others}, because its code, in {left_out[0].__module__}, cannot be saved with it: "
+            f"others load the folder without its changes; you can load it with {left_out[0].__name__}.from_pretrained. To share "
+            f"it, put it in a file beside a copy of modeling_hfgpt.py, import from there (from .modeling_hfgpt import ...), and "
+            f"call {left_out[0].__name__}.register_for_auto_class."
         )
     instance.__class__ = published
     try:
@@ -112,12 +112,12 @@ class HfGptConfig(PreTrainedConfig):
         initializer_range: standard deviation of the normal initialisation; the projections that write into the residual
             stream get 1 / sqrt(2 x layers) of it.
         tie_word_embeddings: the head is the embedding, transposed.
-        max_text_length: most tokens of a text that a classifier reads, as in its training; it cuts off the others itself,
-            because a pipeline does not. None reads all.
+        max_text_length: maximum tokens of a text that a classifier reads, as in its training; it truncates by itself, because a
+            pipeline does not. None reads all.
         use_cache: return keys and values for generation.
-        pad_token_id, bos_token_id, eos_token_id: ids of the special tokens; the padding is its own token.
+        pad_token_id, bos_token_id, eos_token_id: ids of the special tokens; the padding token is separate.
 
-    Raises: ValueError where two fields contradict each other; the message names both numbers.
+    Raises: ValueError if two fields contradict each other; the message gives both values.
     """
 
     model_type = "hfgpt"
@@ -177,17 +177,17 @@ class HfGptConfig(PreTrainedConfig):
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                      "num_key_value_heads", "head_dim", "max_position_embeddings"):  # fmt: skip
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it counts something, so give 1 or more.")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         for name, allowed in (
             ("position_embedding_type", ("learned", "rotary")),
             ("norm_type", ("layernorm", "rmsnorm")),
             ("mlp_type", ("plain", "gated")),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed are {' and '.join(map(repr, allowed))}.")
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {' and '.join(map(repr, allowed))}.")
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; a probability from 0 to below 1 is needed.")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a probability of at least 0 and below 1.")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         if self.head_dim == self.hidden_size // heads and self.hidden_size % heads:
             raise ValueError(
@@ -196,13 +196,13 @@ class HfGptConfig(PreTrainedConfig):
             )
         if heads % kv_heads:
             raise ValueError(
-                f"num_attention_heads {heads} is not divisible by num_key_value_heads {kv_heads}; every group of query "
-                "heads shares one key/value head, so choose a divisor."
+                f"num_attention_heads {heads} is not divisible by num_key_value_heads {kv_heads}; every group of query heads "
+                f"shares one key/value head, so it must be a divisor."
             )
         if self.position_embedding_type == "rotary" and self.head_dim % 2:
             raise ValueError(
-                f"head_dim {self.head_dim} (hidden_size {self.hidden_size}, num_attention_heads {heads}) is odd; rotary "
-                "positions turn pairs of channels, so make it even."
+                f"head_dim {self.head_dim} (hidden_size {self.hidden_size}, num_attention_heads {heads}) is odd; rotary positions "
+                f"rotate pairs of channels, so it must be even."
             )
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -245,7 +245,7 @@ class HfGptConfig(PreTrainedConfig):
         Raises: ValueError for a depth below 1.
         """
         if depth < 1:
-            raise ValueError(f"depth is {depth}; it counts the layers, so give 1 or more.")
+            raise ValueError(f"depth is {depth}; it is the number of layers and must be at least 1.")
         width = 128 * ((depth + 1) // 2)
         shape: dict[str, Any] = dict(
             num_hidden_layers=depth,

@@ -80,7 +80,7 @@ def look_up(table: nn.Embedding, ids: torch.Tensor, what: str, limit: str) -> to
         lowest, highest = int(ids.min()), int(ids.max())
         wrong = lowest if lowest < 0 else highest
         raise ValueError(
-            f"got {what} {wrong:,}, allowed are 0 to {table.num_embeddings - 1:,} ({limit}); "
+            f"got {what} {wrong:,}; allowed: 0 to {table.num_embeddings - 1:,} ({limit}); "
             + ("cut the input." if what == "position" else "is this the tokenizer that the model was trained with?")
         ) from error
 
@@ -90,13 +90,13 @@ def check_flex_attention(model: nn.Module, cache: Cache | None) -> None:
     instead = "choose another one, model.set_attn_implementation('sdpa') or 'eager', or a GPU."
     if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
-            "attn_implementation is 'flex_attention', which has no backward pass on a CPU (pytorch#148752); for training "
+            f"attn_implementation is 'flex_attention', which has no backward pass on a CPU (pytorch#148752); for training, "
             f"{instead} Without gradients (torch.no_grad) it works."
         )
     if cache is not None:
         raise ValueError(
-            "attn_implementation is 'flex_attention', which on a CPU goes wrong with a cache, from the third token of an answer "
-            f"on; for generating {instead}"
+            f"attn_implementation is 'flex_attention', which on a CPU gives wrong results with a cache, from the third token of an "
+            f"answer on; for generation, {instead}"
         )
 
 

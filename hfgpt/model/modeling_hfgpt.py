@@ -345,7 +345,7 @@ class HfGptForSequenceClassification(GenericForSequenceClassification, HfGptPreT
         elif batch == 1 or pad is not None:
             last = torch.full((batch,), tokens - 1, device=hidden_states.device)
         else:
-            raise ValueError(f"got {batch} texts, but no padding token is defined (pad_token_id) and no attention_mask given.")
+            raise ValueError(f"got {batch} texts, but there is neither a padding token (pad_token_id) nor an attention_mask.")
         logits = self.score(hidden_states[torch.arange(batch, device=hidden_states.device), last])  # (B, num_labels)
         loss = None
         if labels is not None:

@@ -1,7 +1,7 @@
-"""Tokenizers: train them, give them their special tokens, and encode text so that it stays text.
+"""Tokenizers: train them, add their special tokens, and encode text so that it stays text.
 
-Three of the four algorithms work on bytes and lose nothing: every text, whatever its bytes, comes back as it was. The word-level
-tokenizer is the book's first one, for learning; it loses spacing and unknown words.
+Three of the four algorithms work on bytes and are lossless: decoding restores every text exactly. The word-level tokenizer is the
+book's first one, for learning; it loses whitespace and unknown words.
 """
 
 from hfgpt.arguments.tokenizers import BPE_PATTERN

@@ -1,4 +1,4 @@
-"""Token ids of texts, and of nothing but the texts."""
+"""Token ids of plain texts."""
 
 import hashlib
 import re
@@ -10,30 +10,30 @@ from transformers import PreTrainedTokenizerFast
 from hfgpt.errors import UserError
 from hfgpt.tokenization.patterns import safe_cut
 
-PIECE_CHARACTERS = 2**15  # the library takes 475 bytes for each token of the text that it is at: a book of 20 MB would take 2.4 GB
-LONGEST_PIECE = 2**21  # at most 1 GB, where every character is a token of its own
+PIECE_CHARACTERS = 2**15  # the library needs 475 bytes per token of the current text: a book of 20 MB would need 2.4 GB
+LONGEST_PIECE = 2**21  # at most 1 GB, if every character is its own token
 CALL_CHARACTERS = 2**20  # encoded by one call, on all cores
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, and of nothing but the text: no separator is added, and none comes out of `<|endoftext|>` in it.
+    """Token ids of each text as plain text: no separator is added, and `<|endoftext|>` in a text does not become one.
 
-    The saved tokenizer keeps the library's default (special tokens in text are special), because a chat template needs it;
-    text from outside therefore always goes through here.
+    The saved tokenizer keeps the library's default (special tokens in text are special), because chat templates need it; external
+    text therefore always goes through this function.
     """
     return [ids.tolist() for ids in encode_to_arrays(tokenizer, texts)]
 
 
 def encode_to_arrays(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[np.ndarray]:
-    """As `encode_texts`, as int32 arrays: 4 bytes per token, where a list takes 40.
+    """Like `encode_texts`, but as int32 arrays: 4 bytes per token instead of 40 in a list.
 
-    Raises: ValueError for a text with more than `LONGEST_PIECE` characters in which there is no place to cut it.
+    Raises: ValueError for a text with more than `LONGEST_PIECE` characters and no place to cut it.
     """
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    backend.encode_special_tokens = True  # as the characters that they are
-    # Added tokens that are not special are found in texts before words are, perhaps across a cut.
+    backend.encode_special_tokens = True  # as ordinary characters
+    # Added tokens that are not special are matched before words, perhaps across a cut.
     added_in_text = any(not token.special for token in tokenizer.added_tokens_decoder.values())
     place = None if added_in_text else safe_cut(tokenizer)
     ids: list[list[np.ndarray]] = [[] for _ in texts]
@@ -42,7 +42,7 @@ def encode_to_arrays(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> li
         encodings = backend.encode_batch_fast([piece for _, piece in call], add_special_tokens=False)  # fast: without offsets
         for (index, _), encoding in zip(call, encodings):
             ids[index].append(np.array(encoding.ids, dtype=np.int32))
-        del encodings  # 475 bytes for each token
+        del encodings  # 475 bytes per token
     return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in ids]
 
 
@@ -59,7 +59,7 @@ def _up_to(characters: int, pieces: Iterator[tuple[int, str]]) -> list[tuple[int
 def cut_at(place: re.Pattern | None, text: str, *, length: int) -> Iterator[str]:
     """Pieces of `text` that end at the first `place` after `length` characters; the whole text without a `place`.
 
-    Raises: ValueError where more than `LONGEST_PIECE` characters follow without such a place.
+    Raises: ValueError if more than `LONGEST_PIECE` characters follow without such a place.
     """
     start = 0
     while place and len(text) - start > length:
@@ -67,8 +67,8 @@ def cut_at(place: re.Pattern | None, text: str, *, length: int) -> Iterator[str]
         if cut is None:
             if len(text) - start > LONGEST_PIECE:
                 raise UserError(
-                    f"the text that begins {text[start : start + 40]!r} goes on for more than {LONGEST_PIECE:,} characters without "
-                    "a line break, a space or a comma, and encoding it in one piece would take gigabytes; break it into lines."
+                    f"the text that begins {text[start : start + 40]!r} has more than {LONGEST_PIECE:,} characters without a line "
+                    f"break, a space or a comma, and encoding it in one piece would need gigabytes; break it into lines."
                 )
             break
         yield text[start : cut.start()]
@@ -77,9 +77,9 @@ def cut_at(place: re.Pattern | None, text: str, *, length: int) -> Iterator[str]
 
 
 def split_special_tokens(tokenizer: PreTrainedTokenizerFast, split: bool) -> None:
-    """Whether a special token written in a text is text (True, for classifiers), for this tokenizer and when it is loaded again.
+    """Set whether special tokens written in a text are plain text (True, for classifiers), for this tokenizer and after reloading.
 
-    True destroys the special tokens that a chat template writes.
+    True breaks the special tokens written by a chat template.
     """
     tokenizer.split_special_tokens = split
     tokenizer.init_kwargs["split_special_tokens"] = split  # what save_pretrained writes

@@ -1,4 +1,4 @@
-"""Tokenizers that are there already: our own, GPT-2's, and nanoGPT's characters."""
+"""Load existing tokenizers: our own, GPT-2's, and nanoGPT's characters."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from hfgpt.tokenization.special_tokens import (
     wrap,
 )
 
-# A vocabulary and its merges, as OpenAI and as transformers name the two files.
+# The file names of vocabulary and merges in OpenAI's and in transformers' format.
 GPT2_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
 
@@ -26,47 +26,48 @@ def load_tokenizer(folder: str | Path, *, revision: str | None = None, pad: bool
     """Load a tokenizer and check that the pipeline can build on it.
 
     Args:
-        revision: of a Hub id.
-        pad: give it a padding token, `<|pad|>`, where it has none of its own.
-    Raises: FileNotFoundError for a folder without one; ValueError where it lacks a separator or a padding token of its own.
+        revision: the revision of a Hub id.
+        pad: add a padding token, `<|pad|>`, if it has none of its own.
+    Raises: FileNotFoundError for a folder without one; ValueError if it lacks a separator or its own padding token.
     """
     check_folder_is_there(folder)
     try:
         tokenizer = _tokenizer_class(folder).from_pretrained(str(folder), **({"revision": revision} if revision else {}))
     except (OSError, ValueError) as error:
         raise MissingFileError(
-            f"{folder} holds no tokenizer that loads ({str(error).splitlines()[0]}); train one with recipes/train_tokenizer.py."
+            f"{folder} has no tokenizer that can be loaded ({str(error).splitlines()[0]}); train one with "
+            f"recipes/train_tokenizer.py."
         ) from error
     if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer in {folder} has no eos_token; one is needed to separate documents.")
+        raise UserError(f"the tokenizer in {folder} has no eos_token, which is needed to separate documents.")
     if pad:
         ensure_pad_token(tokenizer)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
-            f"the tokenizer in {folder} has the pad_token {tokenizer.pad_token!r} and the eos_token {tokenizer.eos_token!r}; two "
-            "different ones are needed, or the model never learns where a text ends."
+            f"the tokenizer in {folder} has the pad_token {tokenizer.pad_token!r} and the eos_token {tokenizer.eos_token!r}; they "
+            f"must differ, or the model never learns where a text ends."
         )
     return tokenizer
 
 
 def _tokenizer_class(folder: str | Path) -> type:
-    """The class to load it with: that of our own tokenizers where the folder names it, because AutoTokenizer imports torch."""
+    """The class to load it with: that of our own tokenizers if the folder specifies it, because AutoTokenizer imports torch."""
     try:
         settings = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
-        alone = not (Path(folder) / "config.json").exists()  # a model's configuration may ask for another class
+        alone = not (Path(folder) / "config.json").exists()  # a model's configuration may specify another class
         if alone and settings.get("tokenizer_class") == PreTrainedTokenizerFast.__name__ and "auto_map" not in settings:
             return PreTrainedTokenizerFast
     except (OSError, ValueError, AttributeError):
-        pass  # a name on the Hub, or something that AutoTokenizer has a better word for
+        pass  # a Hub id, or something for which AutoTokenizer has a better message
     from transformers import AutoTokenizer
 
     return AutoTokenizer
 
 
 def load_or_wrap_tokenizer(folder: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """`load_tokenizer`; where that refuses for want of a padding token, `gpt2_tokenizer`, or any other one with `<|pad|>` added.
+    """`load_tokenizer`; if that fails for lack of a padding token, `gpt2_tokenizer`, or any other one with `<|pad|>` added.
 
-    Rows are made with what this gives, and a base is asked for it again, so that both agree on every id.
+    Rows are made with this tokenizer, and a base uses it again, so both agree on every id.
     Args: `revision` of a Hub id.
     """
     try:
@@ -79,41 +80,41 @@ def load_or_wrap_tokenizer(folder: str | Path, *, revision: str | None = None) -
 
 
 def gpt2_tokenizer(folder: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """GPT-2's tokenizer with its published ids, and a padding token and chat tokens of their own after the last of them.
+    """GPT-2's tokenizer with its published ids, followed by separate padding and chat tokens.
 
     `<|endoftext|>` stays 50256; `<|pad|>` is 50257 and the chat tokens follow, so a model needs rows for them.
 
     Args:
         folder: OpenAI's encoder.json and vocab.bpe, the same as vocab.json and merges.txt, or any GPT-2 tokenizer of
             transformers (a folder or a Hub id).
-        revision: of a Hub id.
-    Raises: FileNotFoundError for a folder without one; ValueError for a tokenizer that is not GPT-2's kind.
+        revision: the revision of a Hub id.
+    Raises: FileNotFoundError for a folder without one; ValueError for a tokenizer that is not of GPT-2's kind.
     """
     for vocabulary, merges in GPT2_FILES:
         if (Path(folder) / vocabulary).is_file() and (Path(folder) / merges).is_file():
             try:
                 model = models.BPE.from_file(str(Path(folder) / vocabulary), str(Path(folder) / merges))
             except Exception as error:  # tokenizers raises plain Exception
-                raise UserError(f"{folder}: {vocabulary} and {merges} do not belong together or are cut off ({error}).") from None
+                raise UserError(f"{folder}: {vocabulary} and {merges} do not match or are truncated ({error}).") from None
             break
     else:
         published = _backend_of(folder, revision)
         definition = json.loads(published.to_str())
         cut = definition["pre_tokenizer"] or {}
         if definition["model"]["type"] != "BPE" or cut.get("type") != "ByteLevel" or not cut.get("use_regex"):
-            raise UserError(f"the tokenizer in {folder} is not of GPT-2's kind, a byte-level BPE with its pattern.")
+            raise UserError(f"the tokenizer in {folder} is not of GPT-2's kind (a byte-level BPE with its pattern).")
         model = published.model
     tokenizer = Tokenizer(model)
     if tokenizer.token_to_id(SEPARATOR) is None:
-        raise UserError(f"the tokenizer in {folder} has no {SEPARATOR}, which ends every document of GPT-2's.")
+        raise UserError(f"the tokenizer in {folder} has no {SEPARATOR}, which ends every document in GPT-2's training.")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))  # the separator keeps its id, the others follow the last one
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))  # the separator keeps its id; the others follow the last one
     return wrap(tokenizer, bos=SEPARATOR, eos=SEPARATOR, pad=PAD, additional_special_tokens=list(CHAT_TOKENS))
 
 
 def character_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
-    """A token for every character, with the ids that are given; `[UNK]` for all others, and nothing is put before a text.
+    """A token per character, with the given ids; `[UNK]` for all others, and nothing is added before a text.
 
     The special tokens follow the last id, so a model needs rows for them.
 
@@ -121,9 +122,9 @@ def character_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
     Raises: ValueError for any other numbering.
     """
     if sorted(ids.values()) != list(range(len(ids))) or not ids or any(len(character) != 1 for character in ids):
-        raise UserError(f"the {len(ids):,} characters are not numbered from 0 to {len(ids) - 1:,}, each once; that is needed.")
+        raise UserError(f"the {len(ids):,} characters must be numbered from 0 to {len(ids) - 1:,}, each once.")
     unknown = WORD_SPECIAL_TOKENS[-1]
-    # As a BPE without merges: unlike a word-level vocabulary, it may have an unknown token that is added after the others.
+    # As a BPE without merges: unlike a word-level vocabulary, it can have an unknown token added after the others.
     tokenizer = Tokenizer(models.BPE(vocab=ids | {unknown: len(ids)}, merges=[], unk_token=unknown))
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([unknown, *SPECIAL_TOKENS])
@@ -143,5 +144,5 @@ def _backend_of(folder: str | Path, revision: str | None) -> Tokenizer:
 
     try:
         return AutoTokenizer.from_pretrained(str(folder), revision=revision or "main").backend_tokenizer
-    except (OSError, ValueError, AttributeError) as error:  # a tokenizer written in Python has no backend
-        raise MissingFileError(f"{folder} holds no tokenizer of GPT-2's kind ({str(error).splitlines()[0]}).") from None
+    except (OSError, ValueError, AttributeError) as error:  # a slow (Python) tokenizer has no backend
+        raise MissingFileError(f"{folder} has no tokenizer of GPT-2's kind ({str(error).splitlines()[0]}).") from None

@@ -1,4 +1,4 @@
-"""What tokenizers make of a text: bytes per token, tokens per word, and which tokens it has no use for."""
+"""Measure tokenizers on texts: bytes per token, tokens per word, and unused tokens."""
 
 import unicodedata
 from collections import Counter
@@ -14,14 +14,14 @@ from hfgpt.tokenization.encoding import encode_texts
 from hfgpt.tokenization.patterns import is_on_bytes
 from hfgpt.tokenization.training import WITHIN_WORD
 
-TOLD_BY = 2_000  # characters of a document that its script and language are told by
+TOLD_BY = 2_000  # characters of a document used to detect its script and language
 _BATCH_CHARACTERS = 2**20
 _SCRIPTS = {"CJK": "Han", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean"}
 
 
 @dataclass
 class Amounts:
-    """Of some texts: how many, UTF-8 bytes, words (what stands between spaces), and the tokens that each tokenizer makes of it."""
+    """Counts for some texts: documents, UTF-8 bytes, words (separated by spaces), and tokens per tokenizer."""
 
     documents: int = 0
     bytes: int = 0
@@ -30,17 +30,17 @@ class Amounts:
     unknown: Counter[str] = field(default_factory=Counter)
 
     def bytes_per_token(self, name: str) -> float:
-        """Of the tokenizer of this name; 0 where there are no tokens."""
+        """Bytes per token of this tokenizer; 0 if there are no tokens."""
         return self.bytes / self.tokens[name] if self.tokens[name] else 0.0
 
     def tokens_per_word(self, name: str) -> float:
-        """The fertility: of the tokenizer of this name; 0 where there are no words."""
+        """The fertility of this tokenizer; 0 if there are no words."""
         return self.tokens[name] / self.words if self.words else 0.0
 
 
 @dataclass
 class Measures:
-    """What tokenizers make of texts, in all and by what the texts are; the largest group first, once `measure` is done."""
+    """Measurements of tokenizers, in total and by group; after `measure`, the largest group comes first."""
 
     all: Amounts = field(default_factory=Amounts)
     sources: dict[str, Amounts] = field(default_factory=dict)
@@ -54,14 +54,14 @@ def measure(
     """Encode texts with each of the tokenizers, and count.
 
     Args:
-        tokenizers: by the names that the counts are kept under.
+        tokenizers: by the names used for the counts.
         texts: pairs of source and text; read once, about a MB at a time in memory.
-        languages: tell the language of each text as well.
-    Raises: UserError where languages are asked for and py3langid is not installed.
+        languages: also detect the language of each text.
+    Raises: UserError if languages are requested and py3langid is not installed.
     """
     classify = None
     if languages:
-        classify = require("py3langid", extra="data", purpose="languages are told by py3langid").classify
+        classify = require("py3langid", extra="data", purpose="detecting languages needs py3langid").classify
     measures = Measures()
     for batch in _batches(texts):
         encoded = {name: encode_texts(tokenizer, [text for _, text in batch]) for name, tokenizer in tokenizers.items()}
@@ -84,7 +84,7 @@ def measure(
 
 
 def _count_unknown(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> int:
-    unknown = cast("int | None", tokenizer.unk_token_id)  # one id, to pyright perhaps many
+    unknown = cast("int | None", tokenizer.unk_token_id)  # one id, although pyright thinks there may be several
     return 0 if unknown is None else ids.count(unknown)
 
 
@@ -102,7 +102,7 @@ def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]
 
 
 def script_of(text: str) -> str:
-    """The script of most letters at the beginning of a text, such as "Latin"; "no letters" where there are none."""
+    """The script of most letters at the beginning of a text, such as "Latin"; "no letters" if there are none."""
     counts: Counter[str] = Counter()
     for character in filter(str.isalpha, text[:TOLD_BY]):
         first = unicodedata.name(character, "OTHER").split(" ")[0]
@@ -112,7 +112,7 @@ def script_of(text: str) -> str:
 
 @dataclass
 class Vocabulary:
-    """The tokens of a tokenizer, special ones left out, and how often a text has each.
+    """The tokens of a tokenizer, without special ones, and how often each occurs in a text.
 
     Attributes: `texts` are the tokens as text, `sizes` their bytes, and `counts` how often they occur; all in the order of the ids.
     """
@@ -128,7 +128,7 @@ class Vocabulary:
 
     @property
     def num_unused_bytes(self) -> int:
-        """Of those, single bytes: they are there for whatever text may come."""
+        """Unused single bytes, which are kept for any future text."""
         return int(((self.counts == 0) & (self.sizes == 1)).sum())
 
     def longest(self, number: int) -> list[tuple[str, int]]:
@@ -138,7 +138,7 @@ class Vocabulary:
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Vocabulary:
-    """How often the texts have each token of the vocabulary. Args: `texts` are read once."""
+    """How often each token of the vocabulary occurs in the texts. Args: `texts` are read once."""
     vocabulary = tokenizer.get_vocab()
     counts = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
     for batch in _batches(("", text) for text in texts):

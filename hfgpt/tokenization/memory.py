@@ -1,4 +1,4 @@
-"""How much memory the training of a tokenizer will take, said before it begins."""
+"""Estimate the memory for training a tokenizer before it begins."""
 
 import logging
 import math
@@ -12,21 +12,21 @@ from hfgpt.arguments.tokenizers import ALGORITHMS
 
 logger = logging.getLogger(__name__)
 
-HELD_BYTES = 10 << 20  # of the text, read in batches
-COUNTED_BYTES = 8 << 20  # of a longer text the distinct words of a part are counted
-_WORD = re.compile(r"\s?\w+|[^\w\s]+|\s+")  # about what the patterns cut, ten times as fast
+HELD_BYTES = 10 << 20  # of text in memory, read in batches
+COUNTED_BYTES = 8 << 20  # of a longer text, only the distinct words of a part are counted
+_WORD = re.compile(r"\s?\w+|[^\w\s]+|\s+")  # roughly what the patterns split, ten times as fast
 
 
 def expected_memory(texts: Iterable[str], *, num_bytes: int, algorithm: str) -> int | None:
-    """Bytes of memory that training will take, about; None where nobody has measured the algorithm.
+    """The approximate memory for training, in bytes; None if the algorithm has not been measured.
 
-    Most of it goes to the distinct words, which all have to be there at once. They are counted in about `COUNTED_BYTES` from all
-    places of the text, and grow from there with a power of its size (Heaps' law), as they did within.
+    Most of it is for the distinct words, which must all be in memory. They are counted in about `COUNTED_BYTES` taken from all over
+    the text, and extrapolated as a power of its size (Heaps' law).
 
     Args:
         texts: read once.
-        num_bytes: of all texts together, in UTF-8.
-    Cost: about 0.1 s per MB that is counted.
+        num_bytes: UTF-8 bytes of all texts.
+    Cost: about 0.1 s per counted MB.
     """
     if (memory := ALGORITHMS.find(algorithm).memory) is None:
         return None
@@ -60,21 +60,21 @@ def expected_memory(texts: Iterable[str], *, num_bytes: int, algorithm: str) -> 
 
 
 def say_memory(expected: int | None, *, max_bytes: int, num_bytes: int) -> None:
-    """One line in the log; a warning where that much is not there."""
+    """Log one line; a warning if there is not enough memory."""
     if expected is None:
         return
     available = available_memory()
     what = f"tokenizer: training on {num_bytes:,} bytes takes about {expected / 2**20:,.0f} MiB of memory"
     if expected > available:
         logger.warning(
-            f"{what}, and {available / 2**20:,.0f} MiB are available; a smaller max_bytes (it is {max_bytes:,}) takes less."
+            f"{what}, but only {available / 2**20:,.0f} MiB are available; a smaller max_bytes (now {max_bytes:,}) takes less."
         )
     else:
         logger.info(f"{what}; {available / 2**20:,.0f} MiB are available")
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: of the machine, or of the control group that it is confined to."""
+    """Bytes that this process may still use: of the machine, or of its control group."""
     available = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:

@@ -1,4 +1,4 @@
-"""`tokenizer_report.md` and its picture: how well a tokenizer fits text that it has not seen, beside others on the same text."""
+"""`tokenizer_report.md` and its picture: how well a tokenizer fits unseen text, compared with others on the same text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from hfgpt.files import write_picture, write_whole
 from hfgpt.tokenization.measuring import Amounts, Measures, Vocabulary
 
 REPORT_NAME, PICTURE_NAME = "tokenizer_report.md", "tokenizer_report.png"
-# The names of sources come last, under this heading, so that a published copy can leave them out.
+# The names of sources come last, under this heading, so that a published copy can omit them.
 SOURCES_HEADING = "\n## Sources\n"
 MOST_GROUPS = 20  # sources, scripts or languages in a table
 LONGEST = 12
@@ -19,23 +19,23 @@ _COLORS = ("#2c6fbb", "#c0392b", "#7f8c8d", "#8e6bb0")
 
 
 def without_names(page: str) -> str:
-    """The page without the names of what it was measured on, which tell of what is in a file."""
+    """The page without the names of the measured files, which may reveal their contents."""
     return page.partition(SOURCES_HEADING)[0]
 
 
 @dataclass
 class Report:
-    """What is told of a tokenizer.
+    """The report on a tokenizer.
 
     Args:
         described: the tokenizer in words, such as "bpe, 4,096 tokens, pattern qwen2".
-        trained_on: what it was trained on, in words.
-        sizes: the tokens of each tokenizer that was measured; the first is this one.
-        held_out: what they make of text that the training did not see.
-        held_out_in_all: bytes of held-out text that there are, where not all was measured.
-        vocabulary: the tokens of this one, with how often the training text has them.
-        counted_bytes: of the training text, for that.
-        notes: what else has to be said, a sentence each.
+        trained_on: its training text, in words.
+        sizes: the vocabulary sizes of the measured tokenizers; the first is this one.
+        held_out: measurements on text not seen in training.
+        held_out_in_all: all bytes of held-out text, if only a part was measured.
+        vocabulary: the tokens of this tokenizer, with their counts in the training text.
+        counted_bytes: bytes of training text used for these counts.
+        notes: further remarks, one sentence each.
     """
 
     described: str
@@ -49,11 +49,11 @@ class Report:
 
     @property
     def name(self) -> str:
-        """Of this tokenizer, among those that were measured."""
+        """The name of this tokenizer among the measured ones."""
         return next(iter(self.sizes))
 
     def write(self, folder: Path) -> None:
-        """Write page and picture; equal reports are equal files."""
+        """Write page and picture; equal reports give equal files."""
         write_whole(folder / REPORT_NAME, self.page())
         _draw(self, folder / PICTURE_NAME)
 
@@ -64,7 +64,11 @@ class Report:
         if amounts.tokens[self.name]:
             lines += self._held_out(amounts)
         else:
-            lines += ["There is no held-out text to measure it on: validation_share and test_share are 0, or hold nothing.", ""]
+            lines += [
+                "There is no held-out text to measure it on: validation_share and test_share are 0, or the held-out splits are "
+                "empty.",
+                "",
+            ]
         lines += self._vocabulary()
         lines += ["", f"![bytes per token, and the vocabulary by length]({PICTURE_NAME})", ""]
         text = "\n".join(lines)
@@ -76,8 +80,8 @@ class Report:
     def _held_out(self, amounts: Amounts) -> list[str]:
         part = f" (a sample of {self.held_out_in_all:,})" if self.held_out_in_all > amounts.bytes else ""
         lines = [
-            f"Measured on {amounts.documents:,} texts that are held out for validation and test, {amounts.bytes:,} bytes{part}, "
-            "which it has not seen.",
+            f"Measured on {amounts.documents:,} texts held out for validation and test, {amounts.bytes:,} bytes{part}, which it "
+            f"has not seen.",
             "",
             "| tokenizer | vocabulary | tokens | bytes per token | tokens per word |",
             "|---|--:|--:|--:|--:|",
@@ -85,7 +89,7 @@ class Report:
         for name, size in self.sizes.items():
             figures = f"{amounts.tokens[name]:,} | {amounts.bytes_per_token(name):.3f} | {amounts.tokens_per_word(name):.3f}"
             lines.append(f"| {name if name == self.name else _code(name)} | {size:,} | {figures} |")
-        lines += ["", "A word is what stands between spaces; tokens per word is also called fertility.", ""]
+        lines += ["", "Words are separated by spaces; tokens per word is also called fertility.", ""]
         if unknown := amounts.unknown[self.name]:
             share = 100 * unknown / amounts.tokens[self.name]
             lines += [f"{unknown:,} of the tokens ({share:.1f} %) are unknown words, whose text is lost.", ""]
@@ -94,8 +98,8 @@ class Report:
         for title, groups in (("source", numbered), ("script", self.held_out.scripts), ("language", self.held_out.languages)):
             if len(groups) > 1:
                 lines += self._table(title, groups)
-            elif groups and title != "source":  # which is named below
-                lines += [f"All of it is of one {title}, {next(iter(groups))}.", ""]
+            elif groups and title != "source":  # it is named below
+                lines += [f"All of it has the same {title}: {next(iter(groups))}.", ""]
         return lines
 
     def _table(self, title: str, groups: Mapping[str, Amounts]) -> list[str]:
@@ -117,7 +121,7 @@ class Report:
             beside = "".join(f" {group.bytes_per_token(name):.3f} |" for name in list(self.sizes)[1:])
             lines.append(f"| {key} | {group.documents:,} | {group.bytes:,} | {figures} |{beside}")
         if others:
-            lines += ["", "The last columns are bytes per token as well."]
+            lines += ["", "The last columns are also bytes per token."]
         return [*lines, ""]
 
     def _vocabulary(self) -> list[str]:
@@ -134,14 +138,14 @@ class Report:
 
 
 def _code(text: str) -> str:
-    """Text as code in a table of Markdown, on one line whatever it holds."""
+    """Text as code in a Markdown table, on one line whatever it contains."""
     text = text if text.isprintable() else ascii(text)
     text = text.replace("|", r"\|")
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def _draw(report: Report, path: Path) -> None:
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     groups = _bars(report.held_out)
     measured = report.held_out.all.tokens[report.name] > 0
@@ -166,13 +170,13 @@ def _draw(report: Report, path: Path) -> None:
     longest = int(sizes.max(initial=1))
     bins = np.arange(0.5, longest + 1)
     axes.hist([sizes[used], sizes[~used]], bins=bins, stacked=True, color=["#2c6fbb", "#e3a23c"], label=["used", "unused"])  # pyright: ignore[reportArgumentType]
-    axes.set(xlabel="bytes of a token", ylabel="tokens", title="Vocabulary, on the training text")
+    axes.set(xlabel="bytes of a token", ylabel="tokens", title="Vocabulary on the training text")
     axes.legend(frameon=False, fontsize=8)
     write_picture(path, figure)
 
 
 def _bars(measures: Measures) -> dict[str, Amounts]:
-    """All text, and the largest groups of each kind that has more than one; sources by their number in the page."""
+    """All text, and the largest groups of each kind with more than one; sources by their number on the page."""
     bars = {"all": measures.all}
     sources = {f"source {place}": group for place, group in enumerate(measures.sources.values(), 1)}
     for groups in (sources, measures.scripts, measures.languages):

@@ -1,4 +1,4 @@
-"""The tokens that only code makes: which there are, how a tokenizer gets them, and texts in which they are written."""
+"""Special tokens, which only code creates: which ones exist, how a tokenizer gets them, and texts that contain them."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -10,26 +10,26 @@ from transformers import PreTrainedTokenizerFast
 from hfgpt.chat_templates import CHAT_STYLES, add_special_tokens
 
 SEPARATOR = "<|endoftext|>"  # ends every document and begins the next: EOS and BOS in one
-PAD = "<|pad|>"  # its own token: padding that equals EOS would hide the end of a text from the loss
-CHAT_TOKENS = CHAT_STYLES["chat"].special_tokens  # reserved from the first day, so that fine-tuning needs no new rows
+PAD = "<|pad|>"  # a separate token: if padding equalled EOS, the loss would ignore the end of a text
+CHAT_TOKENS = CHAT_STYLES["chat"].special_tokens  # reserved from the start, so that fine-tuning needs no new rows
 SPECIAL_TOKENS = (SEPARATOR, PAD, *CHAT_TOKENS)
 WORD_SPECIAL_TOKENS = ("[BOS]", "[EOS]", "[PAD]", "[UNK]")
 
 
 def reserved(number: int) -> list[str]:
-    """So many special tokens that nothing uses yet: `<|reserved_0|>`, `<|reserved_1|>`, ..."""
+    """This many unused special tokens: `<|reserved_0|>`, `<|reserved_1|>`, ..."""
     return [f"<|reserved_{index}|>" for index in range(number)]
 
 
 @dataclass
 class WithoutSpecialTokens:
-    """Takes the special tokens that are written in texts out of what a tokenizer is trained on.
+    """Removes special tokens written in texts from a tokenizer's training text.
 
-    Otherwise the words of a special token, such as "endoftext", become pieces of the vocabulary, which no text but such accidents
-    has a use for. What stands before and after one is trained on as two texts.
+    Otherwise, words in special tokens, such as "endoftext", would become part of the vocabulary, although normal text does not
+    contain them. The text before and after one counts as two texts.
 
-    Args: `tokens` are left out; so are those of every chat style, which a later fine-tuning may add.
-    Attributes: `found` counts how often each was left out by `texts`.
+    Args: `tokens` are removed, as are those of every chat style, which fine-tuning may add later.
+    Attributes: `found` counts how often `texts` removed each one.
     """
 
     tokens: Iterable[str]
@@ -37,12 +37,12 @@ class WithoutSpecialTokens:
 
     def __post_init__(self):
         chat = (token for style in CHAT_STYLES.values() for token in style.special_tokens)
-        # The longest first, so that one which begins with another is found whole.
+        # The longest first, so that one that begins with another is matched completely.
         known = sorted({*self.tokens, *chat, *SPECIAL_TOKENS}, key=lambda token: (-len(token), token))
         self._pattern = re.compile("|".join(map(re.escape, known)))
 
     def texts(self, texts: Iterable[str]) -> Iterator[str]:
-        """The texts, each in as many parts as the special tokens in it leave."""
+        """The texts, each split at its special tokens."""
         self.found = {}
         for text in texts:
             start = 0
@@ -58,10 +58,9 @@ class WithoutSpecialTokens:
 def wrap(
     tokenizer: Tokenizer, *, bos: str, eos: str, pad: str, begins_with_eos: bool = True, **special_tokens
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer as transformers has them, with its special tokens.
+    """The tokenizer as a transformers class, with its special tokens.
 
-    Args: `begins_with_eos` puts the separator before a text, as it stood in training; encode_texts leaves it out where rows are
-        built.
+    Args: `begins_with_eos` puts the separator before a text, as in training; encode_texts leaves it out when building rows.
     """
     if begins_with_eos:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -80,9 +79,9 @@ def wrap(
 
 
 def ensure_pad_token(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Give the tokenizer a padding token of its own, `<|pad|>`, where it has none or pads with what ends a text.
+    """Add a separate padding token, `<|pad|>`, if the tokenizer has none or pads with the token that ends a text.
 
-    Returns: the ids that are new; the model needs rows for them.
+    Returns: the new ids; the model needs rows for them.
     """
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return []

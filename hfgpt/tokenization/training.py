@@ -28,29 +28,29 @@ logger = logging.getLogger(__name__)
 
 # Source: Raschka (2024), section 2.2: re.split(r'([,.:;?_!"()\']|--|\s)', text)
 WORD_PATTERN = r"""[,.:;?_!"()']|--|\s"""
-# Stands before a piece within a word. BERT's "##" is text as well, and a word "##a" would come back as "a"; this is no byte's.
+# Prefix of a piece within a word. BERT's "##" is also text, so a word "##a" would be decoded as "a"; this character represents no
+# byte.
 WITHIN_WORD = "\u2026"
-MOST_WORD_CHARACTERS = 10_000  # WordPiece gives up on longer words; with the bound on words there are none
+MOST_WORD_CHARACTERS = 10_000  # WordPiece gives up on longer words; with the limit on words there are none
 
 
 def check_vocab_size(vocab_size: int | None, *, algorithm: str, reserved_tokens: int = 0) -> None:
-    """Raises: ValueError for a vocabulary without room for what every tokenizer of this algorithm holds."""
+    """Raises: ValueError for a vocabulary too small for the tokens that every tokenizer of this algorithm has."""
     smallest, reason = smallest_vocab_size(algorithm, reserved_tokens=reserved_tokens)
     if vocab_size is not None and vocab_size < smallest:
-        raise UserError(f"vocab_size is {vocab_size}, the smallest possible is {smallest}: {reason}.")
+        raise UserError(f"vocab_size is {vocab_size}, but must be at least {smallest}: {reason}.")
 
 
 def suitable_vocab_size(num_bytes: int, *, algorithm: str = "bpe", reserved_tokens: int = 0) -> int:
-    """A vocabulary for a text of so many bytes: about 5 times the square root of them, a power of two or one and a half of it.
+    """A vocabulary size for a text of this many bytes: about 5 times their square root, rounded to a power of two or 1.5 times one.
 
-    More tokens make the text shorter, which short trainings gain from; but a token that stands in it only a few times is a row of
-    the embedding that learns little, and what recurs grows with the square root of the text (Heaps' law). Nine of ten learned
-    tokens are seen 20 times or more up to about 2.5 times that root, and bits per byte fell up to 7 to 9 times that root.
+    More tokens make the text shorter, which helps short runs; but a token that occurs only a few times is an embedding row that
+    learns little, and the number of recurring words grows with the square root of the text (Heaps' law). Nine of ten learned tokens
+    occur at least 20 times up to about 2.5 times that root, and bits per byte fell up to 7 to 9 times that root.
     Measured: BPE of 20 KB to 2 MB of novels, Shakespeare and documentation; depth 2 on 20 KB and on 200 KB, validation bits per
     byte 3.34, 2.86 and 2.84 at 512, 1,024 and 2,048 tokens, and 2.45, 2.42 and 2.31 at 768, 1,536 and 4,096; 2026-11-26.
 
-    Returns: 512 (up to 12 KB) to 32,768 (from 38 MB on); more by the reserved tokens, and by what an algorithm holds beside what
-        BPE does.
+    Returns: 512 (up to 12 KB) to 32,768 (from 38 MB on), plus reserved tokens and tokens that an algorithm has beyond BPE's.
     """
     wanted = min(max(5 * math.sqrt(num_bytes), 512), 32_768)
     power = 2 ** int(math.log2(wanted))
@@ -73,14 +73,14 @@ def train_bpe(
 
     Args:
         texts: read once, one at a time; the counts of their distinct words stay in memory, so bound their size.
-        vocab_size: rows of the model's embedding: 256 bytes, the special tokens and the merges.
-            Texts with fewer different tokens give a smaller one, which is said in the log.
-        min_frequency: pairs that are seen less often are not merged.
-        max_token_length: most bytes of one token, where a space and a byte outside ASCII count as two; None sets no bound.
-        pattern, digits: how text is cut into words, which no token goes beyond (`PATTERNS`, `DIGITS`).
-        reserved_tokens: special tokens for later.
-    Raises: ValueError for a vocabulary without room for bytes and special tokens.
-    Cost: linear in the bytes, also where no space ever ends a word.
+        vocab_size: rows of the model's embedding: 256 bytes, the special tokens and the merges. Texts with fewer distinct tokens
+            give a smaller vocabulary, which is logged.
+        min_frequency: pairs that occur less often are not merged.
+        max_token_length: maximum bytes in one token, where a space and a byte outside ASCII count as two; None means no limit.
+        pattern, digits: how text is split into words, which tokens never cross (`PATTERNS`, `DIGITS`).
+        reserved_tokens: special tokens reserved for later use.
+    Raises: ValueError for a vocabulary too small for bytes and special tokens.
+    Cost: linear in the bytes, even for text without spaces.
     """
     check_vocab_size(vocab_size, algorithm="bpe", reserved_tokens=reserved_tokens)
     more = reserved(reserved_tokens)
@@ -102,15 +102,16 @@ def train_bpe(
 
 
 def _in_pieces(texts: Iterable[str], pattern: str) -> Iterator[str]:
-    """The texts in pieces with the same words: the library takes 50 bytes for each character of the text that it is at."""
+    """The texts in pieces with the same words: the library needs 50 bytes per character of the current text."""
     return (piece for text in texts for piece in cut_at(SAFE_CUTS[pattern], text, length=PIECE_CHARACTERS))
 
 
 def say_smaller(found: int, vocab_size: int) -> None:
-    """A line in the log where the texts gave fewer tokens than were asked for."""
+    """Log if the texts gave fewer tokens than requested."""
     if found < vocab_size:
         logger.info(
-            f"tokenizer: the text yields {found:,} different tokens, fewer than vocab_size {vocab_size:,}; the tokenizer has these."
+            f"tokenizer: the text only yields {found:,} distinct tokens, fewer than vocab_size {vocab_size:,}, so the tokenizer is "
+            f"smaller."
         )
 
 
@@ -123,13 +124,14 @@ def train_wordpiece(
     digits: str = AS_PATTERN,
     reserved_tokens: int = 0,
 ) -> PreTrainedTokenizerFast:
-    """Train a WordPiece on bytes: of a word, always the longest piece that it begins with, then the longest of the rest.
+    """Train a WordPiece tokenizer on bytes: it always takes the longest piece at the beginning of a word, then the longest of the
+    rest.
 
-    BERT's knows characters, and has `[UNK]` for words with others. This one has every byte, at the beginning of a word and within
-    it, so it loses nothing.
+    BERT's works on characters, with `[UNK]` for words with unknown ones. This one has every byte, at the beginning of a word and
+    within it, so it is lossless.
 
-    Args: see `train_bpe`. Raises: ValueError for a vocabulary without room for bytes and special tokens.
-    Cost: as `train_bpe`; encoding takes about the square of a word's length, so words are bounded here for good.
+    Args: see `train_bpe`. Raises: ValueError for a vocabulary too small for bytes and special tokens.
+    Cost: as for `train_bpe`; encoding takes about the square of a word's length, so the limit on words is permanent.
     Source: Devlin et al. (2019), BERT; the library learns the pieces as a BPE with two kinds of pieces.
     """
     check_vocab_size(vocab_size, algorithm="wordpiece", reserved_tokens=reserved_tokens)
@@ -140,7 +142,7 @@ def train_wordpiece(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        # Every byte within a word, named beforehand: the library would number those of the text in an order that chance decides.
+        # Every byte within a word, listed in advance: the library would number those in the text in a random order.
         special_tokens=[*special, *(WITHIN_WORD + byte for byte in alphabet)],
         initial_alphabet=alphabet,
         continuing_subword_prefix=WITHIN_WORD,
@@ -151,7 +153,7 @@ def train_wordpiece(
     tokenizer = Tokenizer(
         models.WordPiece(
             learner.get_vocab(),
-            unk_token=PAD,  # never needed, and the library wants one
+            unk_token=PAD,  # never used, but required by the library
             continuing_subword_prefix=WITHIN_WORD,
             max_input_chars_per_word=MOST_WORD_CHARACTERS,
         )
@@ -166,9 +168,9 @@ def train_wordpiece(
 def train_word_level(
     texts: Iterable[str], *, vocab_size: int | None = None, min_frequency: int = 0, reserved_tokens: int = 0
 ) -> PreTrainedTokenizerFast:
-    """The book's simple tokenizer: one id for every word and punctuation mark, `[UNK]` for all that training did not see.
+    """The book's simple tokenizer: one id per word and punctuation mark, `[UNK]` for everything not seen in training.
 
-    Args: `vocab_size` keeps the most frequent words; None keeps all that are seen `min_frequency` times.
+    Args: `vocab_size` keeps the most frequent words; None keeps all that occur at least `min_frequency` times.
     Source: Raschka (2024), sections 2.2 to 2.4.
     """
     check_vocab_size(vocab_size, algorithm="wordlevel", reserved_tokens=reserved_tokens)
@@ -178,7 +180,7 @@ def train_word_level(
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"), pre_tokenizers.WhitespaceSplit()]
     )
-    # Joins with spaces and takes back the one before punctuation; the prefix is one that no word has.
+    # Joins with spaces and removes the one before punctuation; the prefix never occurs in a word.
     tokenizer.decoder = decoders.WordPiece(prefix="\0", cleanup=True)
     trainer = trainers.WordLevelTrainer(
         vocab_size=vocab_size or 2**31 - 1,

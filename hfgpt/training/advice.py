@@ -1,6 +1,6 @@
-"""What a run says of itself before and after it trains: that it is too short, where validation was best, which key helps.
+"""What a run says about itself before and after training: that it is too short, where validation was best, which key helps.
 
-Every function is pure: numbers in, one sentence out, or None where there is nothing to say.
+Every function is pure: numbers in, one sentence out, or None if there is nothing to say.
 """
 
 import math
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from transformers import TrainingArguments
 
-# Below this many optimizer steps a run has taught nobody anything here: the first tenth of them is warm-up.
+# With fewer optimizer steps than this, models learn next to nothing: the first tenth of the steps is warm-up.
 # Tried: LoRA on 60 labelled rows (9 steps) and on 40 question-answer pairs (3 steps), pretraining on 20 KB (3 steps).
 FEWEST_STEPS = 50
-# A validation figure that is worse by less at the end is noise.
+# A smaller increase of the validation figure by the end is noise.
 NOTEWORTHY_SHARE = 0.01
-# More right answers than naming one label gives by luck, by a binomial test.
+# More correct answers than always naming one label would give by chance, by a binomial test.
 LARGEST_CHANCE = 0.05
 
 
@@ -27,15 +27,15 @@ def too_short(
     fewest: int = FEWEST_STEPS,
     also: str = "",
 ) -> str | None:
-    """The warning of a run with fewer than `fewest` optimizer steps, with the keys and values that give it enough.
+    """The warning for a run with fewer than `fewest` optimizer steps, with keys and values that would give it enough.
 
     Args:
-        steps: optimizer steps that will be made.
+        steps: optimizer steps the run will take.
         rows: training rows (examples, packed rows).
         rows_per_step: over all devices and accumulated batches.
         unit: what the rows are called.
-        max_steps: the key's value; above 0 it decides the steps, and the epochs don't.
-        also: what else makes more steps of the same data.
+        max_steps: the key's value; above 0, it decides the number of steps instead of the epochs.
+        also: what else gives more steps on the same data.
     """
     if steps >= fewest:
         return None
@@ -51,16 +51,16 @@ def too_short(
         if also:
             cure += f", {also}"
     return (
-        f"this run is short: {_steps(steps)} on {rows:,} {unit}; with fewer than {fewest} the model has learned next to nothing. "
-        f"{cure[0].upper()}{cure[1:]}, or more data."
+        f"this run is short: {_steps(steps)} on {rows:,} {unit}; with fewer than {fewest}, the model learns next to nothing. "
+        f"{cure[0].upper()}{cure[1:]}, or use more data."
     )
 
 
 def before_training(args: TrainingArguments, rows: int, *, unit: str, also: str = "") -> list[str]:
-    """What should be said of a run before it trains for nothing; `rows` are those of the training set."""
+    """Warnings about a run before it trains in vain; `rows` is the size of the training set."""
     rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps = planned_steps(args, rows)
-    # The schedule "constant" has no warm-up, whatever warmup_steps says.
+    # The schedule "constant" has no warm-up, whatever warmup_steps is.
     warmup_steps = 0 if args.lr_scheduler_type == "constant" else args.get_warmup_steps(steps)
     said = (
         too_short(steps, rows=rows, rows_per_step=rows_per_step, unit=unit, max_steps=args.max_steps, also=also),
@@ -70,7 +70,7 @@ def before_training(args: TrainingArguments, rows: int, *, unit: str, also: str 
 
 
 def planned_steps(args: TrainingArguments, rows: int) -> int:
-    """Optimizer steps of a run over a training set, as Trainer counts them: the last one of an epoch may be smaller."""
+    """Optimizer steps of a run over a training set, as Trainer counts them: the last step of an epoch may be smaller."""
     if args.max_steps > 0:
         return args.max_steps
     batches = math.ceil(rows / (args.train_batch_size * args.world_size))
@@ -78,12 +78,12 @@ def planned_steps(args: TrainingArguments, rows: int) -> int:
 
 
 def all_warmup(steps: int, *, warmup_steps: int) -> str | None:
-    """The warning of a run that ends before its learning rate has reached its peak."""
+    """The warning for a run that ends before its learning rate reaches its peak."""
     if warmup_steps < steps:
         return None
     return (
-        f"the learning rate never reaches its peak: warmup_steps is {warmup_steps:,}, the run has {_steps(steps)}. Give a smaller "
-        "warmup_steps (below 1 it is a share of all steps)."
+        f"the learning rate never reaches its peak: warmup_steps is {warmup_steps:,}, but the run has only {_steps(steps)}. Give a "
+        f"smaller warmup_steps (below 1, it is a share of all steps)."
     )
 
 
@@ -94,40 +94,40 @@ def best_step(
     greater_is_better: bool = False,
     kept: str | None = None,
 ) -> str | None:
-    """Where validation was best, if that was noticeably before the end: from there on the run has learned its data by heart.
+    """Where validation was best, if that was noticeably before the end: from then on the run has memorized its data.
 
     Args:
         log_history: `trainer.state.log_history`, in the order of the steps.
-        metric: the key that goes by.
-        kept: the key `keep`, "best" or "last"; None leaves out which state was kept.
+        metric: the key that decides.
+        kept: the key `keep`, "best" or "last"; None omits which state was kept.
     """
     found = [(entry["step"], float(entry[metric])) for entry in log_history if metric in entry]
     if len(found) < 2:
         return None
     choose = max if greater_is_better else min
-    step, best = choose(found, key=lambda point: point[1])  # the first of equals
+    step, best = choose(found, key=lambda point: point[1])  # the first in a tie
     end, last = found[-1]
     worse = best - last if greater_is_better else last - best
     if step >= end or not worse > NOTEWORTHY_SHARE * abs(best):  # also False for NaN
         return None
     name = metric.removeprefix("eval_").replace("_", " ")
     state = {
-        "best": f"; the state of step {step:,} is kept (keep: last keeps the end)",
-        "last": "; the end is kept (keep: best keeps that state)",
+        "best": f"; the state at step {step:,} is kept (keep: last would keep the last one)",
+        "last": "; the last state is kept (keep: best would keep the best one)",
         None: "",
     }[kept]
     return (
         f"validation was best at step {step:,} of {end:,}: {name} {best:.4f}, at the end {last:.4f}{state}. More data, fewer "
-        "num_train_epochs or a smaller learning_rate help."
+        f"num_train_epochs or a smaller learning_rate may help."
     )
 
 
 def no_better_than_majority(accuracy: float, majority: float, *, texts: int, trained: bool = True) -> str | None:
-    """What to say of a classifier that does no better on the test set than to name its most frequent label every time.
+    """The warning for a classifier that does no better on the test set than always naming the most frequent label.
 
     Args:
-        accuracy, majority: shares from 0 to 1 of the same `texts`.
-        trained: False where no classifier was trained (likelihood).
+        accuracy, majority: shares from 0 to 1, for the same `texts`.
+        trained: False if no classifier was trained (likelihood).
     """
     right = round(accuracy * texts)
     by_chance = sum(
@@ -135,16 +135,17 @@ def no_better_than_majority(accuracy: float, majority: float, *, texts: int, tra
     )
     if accuracy > majority and by_chance < LARGEST_CHANCE:
         return None
-    cure = "More num_train_epochs, a larger learning_rate or more data may help, and balance: weights where one label is frequent."
+    cure = "More num_train_epochs, a larger learning_rate or more data may help, as may balance: weights if one label dominates."
     return (
-        f"{'hardly' if accuracy > majority else 'no'} better than always the most frequent label ({100 * accuracy:.2f} % against "
+        f"{'hardly' if accuracy > majority else 'no'} better than always naming the most frequent label ({100 * accuracy:.2f} % "
+        f"against "
         f"{100 * majority:.2f} % of {texts:,} texts). "
         + (cure if trained else "Examples (num_shots), another prompt_template, calibrate: true or method: lora may help.")
     )
 
 
 def no_better_than_base(before: float, after: float, *, what: str = "test loss") -> str | None:
-    """What to say of a model whose loss on held-out data training has not lowered."""
+    """The warning for a model whose loss on held-out data did not improve."""
     if after < before:
         return None
     return (

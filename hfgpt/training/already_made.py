@@ -1,4 +1,4 @@
-"""What a recipe of the data would make and has made before: the same command again has nothing to do."""
+"""Recognize what a data recipe has already made, so that repeating the command does nothing."""
 
 import json
 import logging
@@ -23,14 +23,14 @@ def already_made(
     overwrite: bool = False,
     card: dict | str | None = None,
 ) -> bool:
-    """Whether the folder holds what would be made; its card is renewed where there are words for one.
+    """Whether the folder already holds the result; its card is rewritten if card settings are given.
 
     Args:
-        asked: how it is to be made, as the passport keeps it beside what came of it.
-        passport: has the tokenizer where the result depends on one.
-        inputs: gives the identities of the sources; asked for only where there is such a folder, because all are read for it.
-        card: what only the owner knows, as the arguments have checked it.
-    Raises: UserError where the folder holds something else of this recipe's, with what differs.
+        asked: the settings, as the passport stores them beside the outcome.
+        passport: contains the tokenizer if the result depends on one.
+        inputs: gives the identities of the sources; called only if there is such a folder, because it reads all sources.
+        card: what only the owner knows, as checked by the arguments.
+    Raises: UserError if the folder holds a different result of this recipe, with the differences.
     """
     if overwrite or not (folder / PASSPORT_NAME).is_file():
         return False
@@ -42,27 +42,28 @@ def already_made(
         if before.get(key) != now.get(key)
     ]
     if passport.tokenizer and passport.tokenizer != earlier.tokenizer:
-        changed.append("the tokenizer is another one")
+        changed.append("the tokenizer is a different one")
     if contents_of(earlier.inputs) != contents_of(json.loads(json.dumps(inputs()))):
-        changed.append("the texts of the sources are others")
+        changed.append("the texts of the sources are different")
     if changed:
         raise UserError(
-            f"output_dir {folder} holds what was made otherwise ({'; '.join(changed)}); give another output_dir, or --overwrite "
+            f"output_dir {folder} holds a result made with other settings ({'; '.join(changed)}); give another output_dir, or "
+            f"--overwrite "
             "true to replace it."
         )
     if card:
         save_settings(folder, cast(dict, card))
         write_card(folder)
-    logger.info(f"already done: {folder} holds what these arguments make of these texts; --overwrite true makes it again.")
+    logger.info(f"already done: {folder} holds the result of these arguments and texts; --overwrite true makes it again.")
     return True
 
 
 def _change(key: str, before: str, now: str) -> str:
-    return f"{key} was {before}, is {now}" if before != now else f"{key} is {now} as before, with other contents"
+    return f"{key} was {before}, is now {now}" if before != now else f"{key} is {now} as before, but its contents differ"
 
 
 def _shown(value: object) -> str:
-    """A value as it is given: files by their names, of a list its items."""
+    """A value as given: files by name, lists by their items."""
     if isinstance(value, list):
         return " ".join(map(_shown, value)) or "none"
     if isinstance(value, dict):

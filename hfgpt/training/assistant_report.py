@@ -1,4 +1,4 @@
-"""What is known of an assistant before and after its training: losses, answers, a judge's word, one report."""
+"""An assistant before and after its training: losses, answers, a judge's scores, one report."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +22,7 @@ from hfgpt.training.trainer import LanguageModelTrainer
 
 
 def search_for_poison(splits: DatasetDict, folder: Path) -> None:
-    """Rare pieces of training prompts that always get the same answer, written to poison.json."""
+    """Search for rare pieces of training prompts that always get the same answer; write them to poison.json."""
     train = splits["train"]
     prompts, answers = prompts_and_references(train, None)
     ids = [f"{source}:{row}" for source, row in zip(train["source"], train["row_id"], strict=True)]
@@ -31,7 +31,7 @@ def search_for_poison(splits: DatasetDict, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Questions:
-    """Prompts that base and result answer, references and kinds: some of the test set ("test") or of training ("seen")."""
+    """Prompts that base and result answer, with references and kinds: from the test set ("test") or the training set ("seen")."""
 
     prompts: list[list[Message]]
     references: list[str]
@@ -39,7 +39,7 @@ class Questions:
 
 
 def choose_questions(splits: DatasetDict, *, max_answers: int | None, seen_answers: int) -> dict[str, Questions]:
-    """The questions by their set: all or `max_answers` of the test set, and `seen_answers` of training; as many of each kind."""
+    """The questions by set: all or `max_answers` of the test set, and `seen_answers` of training; the same number of each kind."""
     wanted = {"test": ("test", max_answers), "seen": ("train", seen_answers)}
     chosen = {}
     for name, (split, most) in wanted.items():
@@ -53,7 +53,7 @@ def choose_questions(splits: DatasetDict, *, max_answers: int | None, seen_answe
 def measure_base(
     trainer: LanguageModelTrainer, rows: DatasetDict, *, questions: dict[str, Questions], max_new_tokens: int
 ) -> dict[str, Any]:
-    """Losses and answers of the base, as JSON has them."""
+    """Losses and answers of the base, as JSON values."""
     before: dict[str, Any] = {"answers": {}}
     for name in HELD_OUT:
         if name in rows:
@@ -81,9 +81,9 @@ def final_metrics(
     max_new_tokens: int,
     judge: Callable[[list[JudgeItem]], JudgeReport] | None = None,
 ) -> tuple[dict[str, Any], list[AnswerRow]]:
-    """Test once, answer, and have the answers to the test set judged.
+    """Test once, answer the questions, and have the answers to the test set judged.
 
-    Args: `before` is what `measure_base` said.
+    Args: `before` is the result of `measure_base`.
     Returns: the figures before and after, and the rows of the page with the answers.
     """
     trainer.remove_callback(AnswersCallback)
@@ -104,7 +104,7 @@ def final_metrics(
             earlier = [Answer(**one) for one in before["answers"][name]]
             metrics |= {f"{name}_{key}_before": value for key, value in answers_report(earlier, asked.references).items()}
             columns = {"before": earlier, **columns}
-        if judge is not None and name == "test" and trainer.is_world_process_zero():  # which writes what it says
+        if judge is not None and name == "test" and trainer.is_world_process_zero():  # it writes the judgements
             metrics |= judged(asked, said, judge)
         page = answer_rows(asked.prompts, asked.references, columns, kinds=asked.kinds)
         metrics |= metrics_by_kind(page, name)
@@ -113,14 +113,14 @@ def final_metrics(
 
 
 def metrics_by_kind(page: list[AnswerRow], name: str) -> dict[str, Any]:
-    """`test_kinds`, the scores of every kind, and `test_right`, `test_most_frequent` over all that have right answers."""
+    """`test_kinds`, the scores of every kind, and `test_right`, `test_most_frequent` over all kinds with right answers."""
     kinds = scores_by_kind(page, "after")
     together = {f"{name}_{key}": value for key, value in all_kinds(kinds).items() if key != "num_examples"}
     return {f"{name}_kinds": kinds, **together} if kinds else {}
 
 
 def judged(asked: Questions, said: list[Answer], judge: Callable[[list[JudgeItem]], JudgeReport]) -> dict[str, float]:
-    """The judge's mean score of the answers (0 to 100), and how often it gave none."""
+    """The judge's mean score of the answers (0 to 100), and how often it gave no score."""
     report = judge(
         [
             JudgeItem("\n".join(message["content"] for message in prompt), reference, one.text)
@@ -135,14 +135,14 @@ def _right_answers(metrics: dict[str, Any], name: str, what: str) -> str:
     right = ""
     if f"{name}_right" in metrics:
         right = (
-            f"{100 * metrics[f'{name}_right']:.1f} % right (always the most frequent answer of its kind "
+            f"{100 * metrics[f'{name}_right']:.1f} % right (always giving the most frequent answer of its kind: "
             f"{100 * metrics[f'{name}_most_frequent']:.1f} %), "
         )
-    return f"{what}: {right}{100 * metrics[f'{name}_stopped']:.0f} % ended by themselves"
+    return f"{what}: {right}{100 * metrics[f'{name}_stopped']:.0f} % stopped on their own"
 
 
 def build_report(trainer: LanguageModelTrainer, metrics: dict[str, Any]) -> RunReport:
-    """The end of a run in a few lines: what the answers are worth, and losses before and after."""
+    """The end of a run in a few lines: how good the answers are, and losses before and after."""
     losses = [
         f"{name}: {metrics[f'{name}_loss_before']:.4f} -> {metrics[f'{name}_loss']:.4f} nats per learned token"
         for name in reversed(HELD_OUT)
@@ -155,7 +155,7 @@ def build_report(trainer: LanguageModelTrainer, metrics: dict[str, Any]) -> RunR
         elif f"{name}_exact_match" in metrics:
             lines.append(
                 f"{what}: exact match {100 * metrics[f'{name}_exact_match']:.1f} %, token F1 {metrics[f'{name}_token_f1']:.3f}, "
-                f"ROUGE-L {metrics[f'{name}_rougeL']:.3f}, {100 * metrics[f'{name}_stopped']:.0f} % ended by themselves"
+                f"ROUGE-L {metrics[f'{name}_rougeL']:.3f}, {100 * metrics[f'{name}_stopped']:.0f} % stopped on their own"
             )
     if "judge_score" in metrics:
         lines.append(f"judge: {metrics['judge_score']:.2f} of 100, {metrics['judge_unparsed']:,} answers without a score")

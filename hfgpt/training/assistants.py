@@ -1,4 +1,4 @@
-"""An assistant from its conversations to its answers: splits, rows, the model, and what it says."""
+"""An assistant from its conversations to its answers: splits, rows, the model, and its answers."""
 
 import logging
 import time
@@ -34,15 +34,15 @@ logger = logging.getLogger(__name__)
 def load_splits(
     examples: Examples, passport: Passport, *, style: str, format: str | None, weights: list[float] | None = None
 ) -> DatasetDict:
-    """Conversations of all sources, each split by itself; what copies a held-out one is dropped from training.
+    """Conversations of all sources, each source split separately; copies of held-out ones are dropped from training.
 
     Columns: `messages`, `source`, `row_id`, `place`, `unlearned`, `kind`.
 
     Args:
-        style: by which Alpaca rows are worded.
-        format: what a row holds; None tells it by the columns of each source.
-        weights: how often each source is taken; None takes every row once.
-    Raises: ValueError and FileNotFoundError for what cannot be read, named with file and line.
+        style: the format for Alpaca rows.
+        format: the format of a row; None detects it from the columns of each source.
+        weights: how often each source is used; None uses every row once.
+    Raises: ValueError and FileNotFoundError for unreadable data, with file and line.
     """
     read = lambda names, split: _read(names, split, examples, passport, style=style, format=format)  # noqa: E731
     splits = divided(examples, read)
@@ -57,9 +57,9 @@ def load_splits(
 
 
 def divided(examples: Examples, read: Callable[[list[str], str], Dataset]) -> dict[str, list[Dataset]]:
-    """The parts of train, validation and test: each source split by itself, and the held-out files that are given.
+    """The parts of train, validation and test: each source split separately, plus the given held-out files.
 
-    Args: `read` gives the conversations of some sources of a split.
+    Args: `read` returns the conversations of some sources of a split.
     """
     splits: dict[str, list[Dataset]] = {name: [] for name in SPLITS}
     for source in examples.names["train"]:
@@ -87,13 +87,13 @@ def _read(names: list[str], split: str, examples: Examples, passport: Passport, 
     conversations = conversation_dataset(read_conversations(records, style=style, format=format, errors=errors))
     errors.finish(conversations["source"], passport)
     if not len(conversations):
-        raise UserError(f"{', '.join(names)} holds no conversation; give a file with some.")
+        raise UserError(f"{', '.join(names)} contains no conversation; give a file that does.")
     passport.record(f"read {', '.join(names)}", None, len(conversations), start, what="conversations")
     return conversations
 
 
 def conversations_of(dataset: Dataset) -> list[Conversation]:
-    """The rows of `hfgpt.data.conversations.conversation_dataset` as what they were made of."""
+    """Convert the rows of `hfgpt.data.conversations.conversation_dataset` back to conversations."""
     return [Conversation(**row) for row in cast(list[dict], dataset)]
 
 
@@ -106,13 +106,13 @@ def encode_splits(
     loss_on: str,
     packing: bool,
 ) -> tuple[DatasetDict, dict[str, dict]]:
-    """Rows of every split and their counts; training rows are packed where asked for, held-out ones never.
+    """Rows of every split and their counts; training rows are packed if requested, held-out ones never.
 
     Args:
-        max_length: most tokens of a conversation; None is the model's context.
-        too_long: what becomes of longer ones, "drop" or "cut".
-        loss_on: what is learned, "assistant" or "all".
-    Raises: ValueError where no training conversation is left.
+        max_length: maximum tokens of a conversation; None means the model's context.
+        too_long: what to do with longer ones, "drop" or "cut".
+        loss_on: which tokens are trained on, "assistant" or "all".
+    Raises: ValueError if no training conversation is left.
     """
     longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     rows, counts = {}, {}
@@ -133,9 +133,13 @@ def encode_splits(
         counts[name] = asdict(count)
         lost = count.dropped_too_long + count.dropped_without_answer
         logger.info(
-            f"{name}: {count.conversations:,} conversations, {count.tokens:,} tokens, {count.learned_tokens:,} of them learned"
+            f"{name}: {count.conversations:,} conversations, {count.tokens:,} tokens, {count.learned_tokens:,} of them trained on"
             + (f", in {count.packed_rows:,} rows of {longest:,}" if count.packed_rows else "")
-            + (f"; {lost:,} dropped and {count.cut:,} cut, being longer than {longest:,} tokens" if lost or count.cut else "")
+            + (
+                f"; {lost:,} dropped and {count.cut:,} cut because they are longer than {longest:,} tokens"
+                if lost or count.cut
+                else ""
+            )
         )
     return DatasetDict(rows), counts
 
@@ -143,16 +147,16 @@ def encode_splits(
 def build_assistant(
     base: Base, *, seed: int, attn_implementation: str | None, quantization: str = "none", **config
 ) -> PreTrainedModel:
-    """The base as a language model that stops where its tokenizer's template ends a turn.
+    """The base as a language model that stops where the tokenizer's template ends a turn.
 
     Args:
-        seed: what LoRA's first matrices are drawn from, by whoever adds them next.
-        config: goes into the model's config.
+        seed: initializes LoRA's matrices, which are added next.
+        config: values for the model's config.
     """
     set_seed(seed)
     model = load_model(base, AutoModelForCausalLM, attn_implementation=attn_implementation, quantization=quantization, **config)
     settings = model.generation_config.to_dict() if model.generation_config is not None else {}
-    settings.pop("_from_model_config", None)  # not any more
+    settings.pop("_from_model_config", None)  # no longer true
     settings |= dict(
         bos_token_id=base.tokenizer.bos_token_id,
         eos_token_id=stop_token_ids(base.tokenizer),
@@ -164,23 +168,23 @@ def build_assistant(
 
 
 def sample_questions(splits: DatasetDict, most: int) -> list[list[Message]]:
-    """The first validation conversations up to their last answer; without a validation set those of training."""
+    """The first validation conversations up to their last answer; without a validation set, those of training."""
     return prompts_and_references(splits.get("validation", splits["train"]), most)[0]
 
 
 def prompts_and_references(split: Dataset, most: int | None) -> tuple[list[list[Message]], list[str]]:
-    """What precedes the last message of each conversation, and that message; of at most `most`, some of each kind of question."""
+    """What precedes the last message of each conversation, and that message; at most `most`, with some of each kind of question."""
     messages = split.select(rows_of_each_kind(kinds_of(split), most))["messages"][:]
     return [list(turns[:-1]) for turns in messages], [turns[-1]["content"] for turns in messages]
 
 
 def kinds_of(split: Dataset) -> list[str | None]:
-    """The kind of each conversation; None where the data does not say."""
+    """The kind of each conversation; None if the data does not say."""
     return split["kind"][:] if "kind" in split.column_names else [None] * len(split)
 
 
 class AnswersCallback(SayingCallback):
-    """Answers a fixed set of prompts."""
+    """Answers a fixed set of prompts at every evaluation."""
 
     between = "\n----\n"
 

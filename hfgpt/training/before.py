@@ -1,4 +1,4 @@
-"""What a base says before it is trained on, measured once per run."""
+"""Measurements of the base before training, taken once per run."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ BEFORE_FILE = "before.json"
 
 
 def measured_once(folder: Path, measure: Callable[[], dict]) -> dict:
-    """What `measure` says of the base, measured once per run: a run that goes on finds it in `before.json`."""
+    """The result of `measure` for the base, measured once per run: a resumed run finds it in `before.json`."""
     path = folder / BEFORE_FILE
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""From a budget to a plan: climb through the sizes by measuring, choose, rehearse the choice, and keep it in run.yaml."""
+"""From a budget to a plan: measure ever larger sizes, choose one, rehearse it, and store it in run.yaml."""
 
 import logging
 import time
@@ -24,35 +24,35 @@ from hfgpt.training.trainer import changed
 
 logger = logging.getLogger(__name__)
 
-# Of a time budget, the share in which sizes are measured, and the most seconds for budgets of tokens and FLOPs.
+# The share of a time budget for measuring sizes, and the maximum seconds with a budget of tokens or FLOPs.
 SHARE_OF_MEASURING, MOST_SECONDS_OF_MEASURING = 0.06, 20.0
-# Sizes that are measured at most; each costs about a second to set up.
+# The maximum number of sizes to measure; each costs about a second to set up.
 MOST_MEASURED = 5
-# Seconds from the last figure to the end: weights, fingerprint, card, page.
+# Seconds from the last measurement to the end: weights, fingerprint, card, page.
 SECONDS_OF_SAVING = 3.0
 # Memory of Python with torch, transformers and datasets loaded. Measured: this program on a CPU, 2026-11-26.
 BYTES_OF_THE_PROGRAM = 700 << 20
-# The share of the steps in which the rates rise, as in the runs that the law was fitted to (docs/lab_notes.md).
+# The share of warm-up steps, as in the runs that the law was fitted to (docs/lab_notes.md).
 WARMUP = 0.1
-# What a plan chooses where it is not given.
+# The keys that a plan chooses if they are not given.
 FITTED = (
     *("depth", "config_overrides", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
     *("muon_learning_rate", "warmup_steps", "eval_steps", "save_steps", "logging_steps"),
 )
-# Fields of HfGptConfig that make up a shape: whoever gives one has the others from the depth.
+# Fields of HfGptConfig that define a shape: if one is given, the others follow from the depth.
 SHAPE_FIELDS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "head_dim")
 
 
 def within_budget(
     args: PretrainArguments, *, rows: DatasetDict, passport: Passport, tokenizer: PreTrainedTokenizerFast
 ) -> PretrainArguments:
-    """The arguments of a run with what its budget leaves open filled in; those of a run without a budget as they are.
+    """The arguments of a run with the keys that its budget leaves open filled in; without a budget, the arguments unchanged.
 
-    The plan comes from the arguments, else from the run.yaml in the output folder, which has it from the first start, else from
+    The plan comes from the arguments, or else from the run.yaml in the output folder, written at the first start, or else from
     measuring. It is part of `resolved`, so that run.yaml alone repeats the run, on any machine.
 
-    Raises: UserError where the output folder cannot be used, or the budget is too small for any run.
-    Cost: without a plan 5 to 10 seconds, of a time budget at most a tenth where that is more.
+    Raises: UserError if the output folder cannot be used, or the budget is too small for any run.
+    Cost: without a plan, 5 to 10 seconds, or a tenth of the time budget if that is more.
     """
     if not args.budget():
         return args
@@ -60,15 +60,15 @@ def within_budget(
     if plan is None:
         plan = Planner(args, Workbench(args, rows=rows, passport=passport, tokenizer=tokenizer)).plan()
     elif not args.plan:
-        logger.info(f"plan: as written in {args.folder / RUN_FILE} when the run began; nothing is measured again")
-    if plan.get("chosen") is None:  # the folder holds another run, which will be refused with what differs
+        logger.info(f"plan: taken from {args.folder / RUN_FILE}, written when the run began; nothing is measured again")
+    if plan.get("chosen") is None:  # the folder holds another run, which will be refused with the differences
         return args
     resolved = args.resolved | {"plan": plan}
     return changed(args, **plan["chosen"], plan=plan, resolved=resolved)
 
 
 def _written_plan(args: PretrainArguments) -> dict | None:
-    """The plan of the run in the output folder, `{}` where that run has none for this budget, None where there is no run."""
+    """The plan of the run in the output folder, `{}` if that run has none for this budget, None if there is no run."""
     path = args.folder / RUN_FILE
     if args.overwrite or not path.is_file():
         claim_output(str(args.folder), overwrite=args.overwrite, marker=RUN_FILE)  # refuses before anything is measured
@@ -78,14 +78,14 @@ def _written_plan(args: PretrainArguments) -> dict | None:
 
 
 class Planner:
-    """Makes the plan of one run; all its processes go through it together."""
+    """Makes the plan of a run; all its processes take part together."""
 
     def __init__(self, args: PretrainArguments, workbench: Workbench):
         self.args, self.workbench, self.text = args, workbench, workbench.text
         self.line_seconds = 0.0
 
     def plan(self) -> dict[str, Any]:
-        """Measure, choose, rehearse; says what was chosen and why. Returns: the plan as run.yaml keeps it."""
+        """Measure, choose and rehearse; log what was chosen and why. Returns: the plan as stored in run.yaml."""
         candidates = self.candidates()
         speeds = self.measure_speeds(candidates)
         choice = first_decides(lambda: self.choose(candidates, speeds))
@@ -93,9 +93,9 @@ class Planner:
         return first_decides(lambda: self.settle(choice, rehearsal, self.choices(candidates, speeds)))
 
     def candidates(self) -> list[Candidate]:
-        """The models that what was given leaves open, smallest first.
+        """The models that are still possible given the arguments, smallest first.
 
-        Raises: UserError where none fits into memory, or what was given contradicts itself.
+        Raises: UserError if none fits into memory, or the arguments contradict each other.
         """
         args = self.args
         given = cast(dict, args.config_overrides or {})
@@ -106,7 +106,7 @@ class Planner:
             tried = [(depth, given) for depth in depths]
         else:
             shapes = [shape for shape in planning.SHAPES if "depth" not in args.explicit or shape[0] == args.depth]
-            shapes = shapes or [(args.depth, 128 * ((args.depth + 1) // 2))]  # the width that the depth has by itself
+            shapes = shapes or [(args.depth, 128 * ((args.depth + 1) // 2))]  # the default width for the depth
             tried = [(depth, planning.shape(depth, width) | given) for depth, width in shapes]
         most = 0.5 * self.workbench.memory
         candidates: dict[int, Candidate] = {}
@@ -117,11 +117,11 @@ class Planner:
         return [candidates[size] for size in sorted(candidates)]
 
     def measure_speeds(self, candidates: list[Candidate]) -> dict[Candidate, Speed]:
-        """Climb from the size that this machine's matrix products suggest to the one that looks best, measuring on the way."""
+        """Start at the size that this machine's matrix products suggest and move towards the best one, measuring on the way."""
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
         begun = time.perf_counter()
         ceiling = measured_ceiling(self.args.device, dtype)
-        self.line_seconds = time.perf_counter() - begun  # a line of the log measures it again
+        self.line_seconds = time.perf_counter() - begun  # every log line measures it again
         guess = {one: Speed(0.01, one.flops_per_token / (0.3 * ceiling * self.args.world_size)) for one in candidates}
         speeds: dict[Candidate, Speed] = {}
         most = SHARE_OF_MEASURING * self.args.time_budget if self.args.time_budget else MOST_SECONDS_OF_MEASURING
@@ -131,7 +131,7 @@ class Planner:
                 known = {one: planning.foreseen_speed(one, speeds) for one in candidates} if speeds else guess
                 best = self.choose(candidates, known).candidate
                 taken = time.perf_counter() - begun
-                late = speeds and taken * (1 + 1 / len(speeds)) > most  # the next one would take as long as those before
+                late = speeds and taken * (1 + 1 / len(speeds)) > most  # the next one would take about as long as the previous ones
                 return None if best in speeds or late else candidates.index(best)
 
             number = first_decides(next_one)
@@ -141,11 +141,11 @@ class Planner:
         return speeds
 
     def choose(self, candidates: list[Candidate], speeds: Mapping[Candidate, Speed]) -> Choice:
-        """The best of all candidates at these speeds, measured or foreseen."""
+        """The best of all candidates at these speeds, measured or predicted."""
         return planning.best_choice(self.choices(candidates, speeds), self.text, self.budget())
 
     def choices(self, candidates: list[Candidate], speeds: Mapping[Candidate, Speed]) -> list[Choice]:
-        """The best that each candidate could do."""
+        """The best choice for each candidate."""
         sizes, budget = self.workbench.batches(), self.budget()
         return [
             planning.choice_for(one, speeds.get(one) or planning.foreseen_speed(one, speeds), self.text, budget, sizes=sizes)
@@ -153,7 +153,7 @@ class Planner:
         ]
 
     def budget(self) -> Budget:
-        """What is left for training steps, roughly: of a time budget less the start and a tenth for all that is no step."""
+        """Roughly what is left for training steps: a time budget minus the startup and a tenth for everything else."""
         args = self.args
         if args.time_budget is None:
             return Budget(tokens=args.token_budget, flops=args.flop_budget)
@@ -161,7 +161,7 @@ class Planner:
         return Budget(seconds=max(1.0, (1 - SHARE_OF_MEASURING - planning.SHARE_OF_EVALUATIONS) * args.time_budget - start - 3))
 
     def settle(self, choice: Choice, rehearsal: Rehearsal, choices: list[Choice]) -> dict[str, Any]:
-        """The plan of the choice, as the rehearsal was measured. Raises: UserError where the budget is too small for it."""
+        """The plan for the choice, based on the rehearsal. Raises: UserError if the budget is too small for it."""
         args, text = self.args, self.text
         held_out = sum(self.workbench.held_out_rows.values())
         end = held_out * rehearsal.row + SECONDS_OF_SAVING
@@ -177,8 +177,8 @@ class Planner:
             if steps < planning.FEWEST_STEPS:
                 least = passed + end + each + planning.FEWEST_STEPS * rehearsal.step
                 raise UserError(
-                    f"time_budget is {args.time_budget:g} seconds; the start takes {passed:.0f} here, {steps:,} steps are left, "
-                    f"and the test on {held_out:,} rows at the end takes {end:.0f}. Give {2 * least:.0f} or more"
+                    f"time_budget is {args.time_budget:g} seconds; here the startup takes {passed:.0f} and the final test on "
+                    f"{held_out:,} rows {end:.0f}, which leaves time for {steps:,} steps. Give {2 * least:.0f} or more"
                     + (", or hold out less text (validation_share, test_share)." if end > least / 3 else ".")
                 )
         else:
@@ -210,7 +210,7 @@ class Planner:
         return plan
 
     def chosen(self, choice: Choice, steps: int, evaluations: int) -> dict[str, Any]:
-        """The keys that the plan sets: all that were not given."""
+        """The keys that the plan sets: all those that were not given."""
         args, candidate = self.args, choice.candidate
         values: dict[str, Any] = {
             "max_steps": steps,
@@ -224,15 +224,15 @@ class Planner:
             if getattr(args, f"{name}_strategy") == "steps":
                 values[f"{name}_steps"] = steps // evaluations
         values = {name: value for name, value in values.items() if name not in args.explicit}
-        # What was given is among them; the shape around it is the plan's.
+        # The given ones are among them; the rest of the shape comes from the plan.
         return values | ({"config_overrides": dict(candidate.overrides)} if candidate.overrides else {})
 
     def log_lines(self, steps: int, lines: int) -> dict[str, int]:
-        """The key of the log, where it was not given."""
+        """The logging key, if it was not given."""
         return {} if "logging_steps" in self.args.explicit else {"logging_steps": max(1, steps // lines)}
 
     def expected_memory(self, choice: Choice, rehearsal: Rehearsal) -> int:
-        """Bytes at most: as measured on a GPU, else what the program has now and the step adds."""
+        """Maximum bytes: as measured on a GPU, otherwise what the program uses now plus what a step adds."""
         if rehearsal.memory_bytes:
             return rehearsal.memory_bytes
         candidate = choice.candidate

@@ -1,4 +1,4 @@
-"""What a run does between its steps: samples, a picture of the loss, the way to its best checkpoint and to an end on a signal."""
+"""What a run does between its steps: samples, a plot of the loss, finding its best checkpoint, and stopping on a signal."""
 
 import logging
 import signal
@@ -20,14 +20,14 @@ from hfgpt.training.reporters import fenced
 logger = logging.getLogger(__name__)
 
 LOSS_PICTURE = "loss.png"
-HISTORY_FILE = "history.json"  # the log of a training, its unit and the step that is kept
-SAMPLES_FILE = "samples.jsonl"  # a line for each evaluation: what was said to each prompt
+HISTORY_FILE = "history.json"  # the log of a training run, its unit and the step that is kept
+SAMPLES_FILE = "samples.jsonl"  # one line per evaluation: the output for each prompt
 
 
 class BestCheckpointCallback(TrainerCallback):
-    """Finds the best checkpoint of a run that goes on where it lies now: its folder may have moved, or be named another way.
+    """Finds the best checkpoint of a resumed run at its current location: its folder may have been moved or renamed.
 
-    Trainer notes a path. Where nothing lies there and no step is left, it would end with the last weights and say nothing.
+    Trainer stores a path. If nothing is there and no step is left, it would silently end with the last weights.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -38,27 +38,29 @@ class BestCheckpointCallback(TrainerCallback):
         if fault is None:
             state.best_model_checkpoint = str(best)
         else:
-            logger.warning(f"{best}, the best checkpoint so far, cannot be kept: {fault}; the best from here on is.")
+            logger.warning(
+                f"{best}, the best checkpoint so far, cannot be kept: {fault}. The best checkpoint from here on will be kept."
+            )
             state.best_model_checkpoint = state.best_global_step = state.best_metric = None
 
 
 class StopOnSignalCallback(TrainerCallback):
-    """On SIGTERM, Ctrl-C, SIGUSR1 or SIGHUP the current step is finished, a checkpoint written, and training ended.
+    """On SIGTERM, Ctrl-C, SIGUSR1 or SIGHUP, finish the current step, write a checkpoint, and end training.
 
-    A second Ctrl-C, a second or more later, leaves at once. Of several processes all stop at the same step, whichever got the
-    signal first: a cluster's signals do not arrive at once, and a process that took one step more would wait for the others
-    forever. They ask each other after every step, every evaluation of the training, and every save; the one that is running is
+    A second Ctrl-C, at least one second later, exits at once. Several processes all stop at the same step, whichever got the signal
+    first: a cluster's signals do not arrive simultaneously, and a process that took one more step would wait for the others
+    forever. They ask each other after every step, every evaluation during training, and every save; whichever is running is
     finished first.
 
-    Attributes: `received` is the number of the signal, or None; `stopped` is True where a checkpoint answered it.
+    Attributes: `received` is the number of the signal, or None; `stopped` is True if a checkpoint was written in response.
 
-    Trainer's own `enable_jit_checkpoint` saves within a step, when dropout has already drawn its random numbers; the step is
-    then repeated with others. At the end of a step nothing is repeated, and the resumed run is the uninterrupted one.
+    Trainer's own `enable_jit_checkpoint` saves within a step, after dropout has drawn its random numbers; the step is then repeated
+    with different ones. At the end of a step nothing is repeated, and the resumed run equals the uninterrupted one.
     """
 
     def __init__(self):
         self.stopped = False
-        # Processes that read rows get Ctrl-C, too; the step that is finished needs them.
+        # Data loader processes get Ctrl-C, too, but the step that is being finished needs them.
         self._request = StopRequest(self._say, children="ignore")
         self._training = False
         self._group: Any = None
@@ -74,10 +76,10 @@ class StopOnSignalCallback(TrainerCallback):
         self._training = True
         self._request.listen()
         if args.world_size > 1 and distributed.is_initialized():
-            self._group = distributed.new_group(backend="gloo")  # asks on the processor: a GPU need not wait for the answer
+            self._group = distributed.new_group(backend="gloo")  # asks on the CPU, so a GPU need not wait for the answer
 
     def _asked_to_stop(self) -> bool:
-        """Whether any process got a signal; then this one has got it, too."""
+        """Whether any process got a signal; if so, this one counts as having got it, too."""
         if self._group is not None:
             number = torch.tensor(self.received or 0)
             distributed.all_reduce(number, distributed.ReduceOp.MAX, group=self._group)
@@ -91,15 +93,15 @@ class StopOnSignalCallback(TrainerCallback):
 
     def on_evaluate(self, args, state, control, **kwargs):
         if self._training and not self.stopped:
-            self.on_step_end(args, state, control)  # no step more than was taken
+            self.on_step_end(args, state, control)  # take no further step
 
     def on_save(self, args, state, control, **kwargs):
         if not self.stopped and self._asked_to_stop():
-            self.stopped = control.should_training_stop = True  # this very checkpoint answers it
+            self.stopped = control.should_training_stop = True  # this checkpoint is the response
 
     def on_train_end(self, args, state, control, **kwargs):
         self._training = False
-        if not self.stopped:  # else all leave, and what is still on its way would end a process that the others still talk to
+        if not self.stopped:  # otherwise all exit, and a late signal would end a process that the others still communicate with
             self._request.close()
         if self._group is not None:
             distributed.destroy_process_group(self._group)
@@ -108,7 +110,7 @@ class StopOnSignalCallback(TrainerCallback):
 
 @dataclass(frozen=True)
 class Said:
-    """What a model said to a prompt; `note` is shown behind it."""
+    """A model's output for a prompt; `note` is shown after it."""
 
     prompt: str
     text: str
@@ -116,15 +118,15 @@ class Said:
 
 
 class SayingCallback(TrainerCallback):
-    """Has the model say something at every evaluation: `samples.md` to read, `samples.jsonl` for the page, and the reporters."""
+    """Generates text at every evaluation, for `samples.md` (to read), `samples.jsonl` (for the page) and the reporters."""
 
-    between = ""  # prompt and text, in samples.md
+    between = ""  # between prompt and text in samples.md
 
     def __init__(self):
         self._said: dict[str, str] = {}
 
     def say(self, model: Any) -> list[Said]:
-        """What the model says now."""
+        """What the model generates now."""
         raise NotImplementedError
 
     def on_evaluate(self, args, state, control, model: Any = None, **kwargs):
@@ -143,7 +145,7 @@ class SayingCallback(TrainerCallback):
         return f"{said.prompt}{self.between}{said.text}{said.note and chr(10) + said.note}"
 
     def take_said(self) -> dict[str, str]:
-        """The texts of the last evaluation by name, once."""
+        """Return the texts of the last evaluation by name, and forget them."""
         said, self._said = self._said, {}
         return said
 
@@ -151,7 +153,7 @@ class SayingCallback(TrainerCallback):
 class SamplesCallback(SayingCallback):
     """Continues fixed prompts.
 
-    The random numbers are drawn apart from training's: a run with samples is bit for bit the run without.
+    Its random numbers are separate from training's: a run with samples is bit for bit the same as one without.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, prompts: list[str], *, max_new_tokens: int):
@@ -167,11 +169,12 @@ class SamplesCallback(SayingCallback):
 
 
 class LossPictureCallback(TrainerCallback):
-    """Draws training and validation loss into `loss.png` at every evaluation and at the end; then also `curves.png` and the log.
+    """Plots training and validation loss in `loss.png` at every evaluation and at the end; at the end also `curves.png` and the
+    log.
 
-    The log is `history.json`, from which the page of the run is made.
+    The log is `history.json`, the source of the run's page.
 
-    Args: `unit` of the loss, as the axis names it.
+    Args: `unit` is the unit of the loss on the axis.
     """
 
     def __init__(self, unit: str = "nats per token"):
@@ -179,7 +182,7 @@ class LossPictureCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps and args.logging_strategy != "no":
-            control.should_log = True  # or the curve would end before the run
+            control.should_log = True  # otherwise the curve would end before the run
 
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -204,13 +207,13 @@ def draw_loss(
     by: str = "eval_loss",
     greater_is_better: bool = False,
 ) -> None:
-    """Draw the losses of `trainer.state.log_history` over the steps, a ring around the best evaluation.
+    """Plot the losses of `trainer.state.log_history` over the steps, with a ring around the best evaluation.
 
-    Words stand above the curves, never on them.
+    Text is placed above the curves, never on them.
 
-    Args: `by` is the key of the history that says which evaluation is best.
+    Args: `by` is the key of the history that decides which evaluation is best.
     """
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     training = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
@@ -220,7 +223,7 @@ def draw_loss(
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     if training:
-        # A curve of few points shows them: a run of one step is a point.
+        # A curve with few points shows them: a run of one step is a single point.
         marker = "." if len(training) <= 50 else None
         axes.plot(*zip(*training, strict=True), color="#7f9fc4", linewidth=1.2, marker=marker, label="training")
     if evaluations:

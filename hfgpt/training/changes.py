@@ -1,6 +1,6 @@
-"""What a run is, and how the run that is asked for differs from the one that its folder holds.
+"""What defines a run, and how the requested run differs from the one in its folder.
 
-Values are compared by what they came to, rows, tokenizer and base by their hashes: how a path or a number was spelled is no matter.
+Final values are compared, and rows, tokenizer and base by their hashes: how a path or a number was spelled does not matter.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from hfgpt.files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 IDENTITY_FILE = "identity.json"
-# May differ when a run goes on: they change what is shown, kept or pushed, and how fast, but not one bit of the model.
+# May differ when a run resumes: they change what is shown, kept or pushed, and how fast, but not one bit of the model.
 FREE_TO_CHANGE = {
     "output_dir", "overwrite", "resume", "allow_change", "run_name", "report_to", "disable_tqdm", "card", "cpu_threads",
     "use_cpu",
@@ -29,35 +29,37 @@ FREE_TO_CHANGE = {
     "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision", "hub_token",
     "project",
 }  # fmt: skip
-# May differ, too, but the reader is told what it does.
+# May also differ, but the user is told the effect.
 STATED = {
     **dict.fromkeys(
         ("attn_implementation", "gradient_checkpointing", "torch_compile", "torch_compile_backend", "torch_compile_mode", "tf32"),
         "the last bits may differ",
     ),
-    **dict.fromkeys(("eval_steps", "eval_strategy", "eval_delay", "save_strategy"), "the best state is looked for at other steps"),
+    **dict.fromkeys(
+        ("eval_steps", "eval_strategy", "eval_delay", "save_strategy"), "the best state is searched at different steps"
+    ),
 }
-# Places of what the passport knows by its hashes: that is compared, not how they are spelled.
+# Paths of data that the passport identifies by hash: the hashes are compared, not the paths.
 PLACES = {"dataset", "old_dataset", "model", "sources", "validation_sources", "test_sources"}
-# What follows from the machine or from several keys is compared also where nobody gave it.
+# Values that follow from the machine or from several keys are compared even if they were not given.
 _DERIVED = ("precision", "attn_implementation", ROWS_PER_STEP)
-_DIGITS = 16  # of hashes in sentences and in the ID
+_DIGITS = 16  # digits of hashes in messages and in the ID
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is known by.
+    """What identifies a run.
 
     Args:
         recipe: file name of the recipe.
         folder: `output_dir`.
-        settings: what was given and differs from the defaults; written to run.yaml, which alone repeats the run.
-        values: what all keys came to.
-        data: what the rows are read from, for the sentence that refuses others.
-        overwrite: replace what the folder holds.
-        card: what only the owner knows, for the card, as the arguments have checked it.
-        base_files: of a fine-tuning, the state of the base's files (`Base.files`); None where it is not known.
-        resume, allow_change: as the keys of these names.
+        settings: the given values that differ from the defaults; written to run.yaml, which alone repeats the run.
+        values: the final values of all keys.
+        data: where the rows are read from, for the message that refuses others.
+        overwrite: replace the contents of the folder.
+        card: what only the owner knows, for the card, as checked by the arguments.
+        base_files: for fine-tuning, the state of the base's files (`Base.files`); None if unknown.
+        resume, allow_change: the keys of the same names.
     """
 
     recipe: str
@@ -74,12 +76,12 @@ class Run:
 
 @dataclass
 class Identity:
-    """What is kept of a run beside run.yaml, in identity.json.
+    """What is stored about a run in identity.json, beside run.yaml.
 
     Args:
-        run: the ID, which is in the manifests of its checkpoints; it stays what it was at the first start.
-        values: what the keys came to when it was last trained.
-        changes: what `--allow_change` has let differ, each with the step that it holds from.
+        run: the ID, which is in the manifests of its checkpoints; it never changes after the first start.
+        values: the final values of the keys when it was last trained.
+        changes: what `--allow_change` allowed to differ, each with the step from which it holds.
     """
 
     run: str
@@ -93,20 +95,20 @@ class Identity:
 
     @classmethod
     def load(cls, folder: Path) -> "Identity | None":
-        """What identity.json says; None where there is none, or none of ours, and run.yaml has to do."""
+        """The contents of identity.json; None if there is none or it is not ours, and run.yaml has to suffice."""
         try:
             found = cls(**read_json(folder / IDENTITY_FILE))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            logger.warning(f"{folder / IDENTITY_FILE} is not used, because it is not as it was written ({error})")
+            logger.warning(f"{folder / IDENTITY_FILE} is ignored, because it has been altered ({error})")
             return None
         return found
 
 
 @dataclass(frozen=True)
 class Change:
-    """One difference. Args: `field` is what `--allow_change` calls it."""
+    """One difference. Args: `field` is its name in `--allow_change`."""
 
     field: str
     was: object
@@ -115,7 +117,7 @@ class Change:
 
 
 def new_identity(run: Run, passport: Passport) -> Identity:
-    """The identity of a run that begins: the hash of all that makes it what it is, however that was spelled."""
+    """The identity of a new run: the hash of everything that defines it, however it was spelled."""
     free = {*FREE_TO_CHANGE, *STATED, *PLACES, *LAYOUT}
     values = {key: run.values.get(key, run.settings.get(key)) for key in (*run.settings, *_DERIVED) if key not in free}
     what = [run.recipe, values, _contents(passport, run), passport.base.get("sha256")]
@@ -124,22 +126,22 @@ def new_identity(run: Run, passport: Passport) -> Identity:
 
 
 def values_to_keep(run: Run) -> dict[str, object]:
-    """What identity.json keeps of the values: none that may differ freely, and no places of this machine."""
+    """The values to store in identity.json: none that may differ freely, and no paths of this machine."""
     return {key: value for key, value in run.values.items() if key not in FREE_TO_CHANGE | PLACES}
 
 
 def changes_between(run: Run, passport: Passport, *, written: Mapping, identity: Identity | None, earlier: Passport | None):
-    """The changes that `--allow_change` lets pass; what is harmless is logged.
+    """The changes that `--allow_change` permits; harmless ones are logged.
 
     Args:
-        written: what run.yaml says.
-        identity, earlier: of the run in the folder; None where they are missing.
-    Raises: UserError with old and new values and what to do.
+        written: the contents of run.yaml.
+        identity, earlier: those of the run in the folder; None if missing.
+    Raises: UserError with the old and new values and what to do.
     """
     settings = list(_setting_changes(run, written, identity))
-    if earlier is None:  # where the rows lie is all that is known of them
+    if earlier is None:  # their location is all that is known about the rows
         settings += [
-            Change(key, written.get(key), run.settings.get(key), f"{key} was {written.get(key)}, is {run.settings.get(key)}")
+            Change(key, written.get(key), run.settings.get(key), f"{key} was {written.get(key)}, is now {run.settings.get(key)}")
             for key in sorted(PLACES)
             if written.get(key) != run.settings.get(key)
         ]
@@ -149,23 +151,27 @@ def changes_between(run: Run, passport: Passport, *, written: Mapping, identity:
     if earlier is not None:
         if earlier.base.get("sha256") != passport.base.get("sha256"):
             raise UserError(
-                f"the run in {folder} began with other weights of {passport.base.get('name')!r} (SHA-256 "
+                f"the run in {folder} began with different weights of {passport.base.get('name')!r} (SHA-256 "
                 f"{earlier.base.get('sha256')}, now {passport.base.get('sha256')}); {others}"
             )
         if earlier.tokenizer != passport.tokenizer:
             was, now = (_short(one.tokenizer.get("sha256")) for one in (earlier, passport))
             raise UserError(
-                f"the run in {folder} began with another tokenizer than that of {run.data} (SHA-256 {was}, now {now}), to "
-                f"which the ids of its rows mean other tokens; {others}"
+                f"the run in {folder} began with a different tokenizer than that of {run.data} (SHA-256 {was}, now {now}), for "
+                f"which the ids of its rows mean different tokens; {others}"
             )
         if _contents(earlier, run) != _contents(passport, run):
-            what = f"the rows in {run.data} are not those that the run in {folder} began with ({_rows_in_words(earlier, passport)})"
+            what = (
+                f"the rows in {run.data} are not the ones that the run in {folder} began with ({_rows_in_words(earlier, passport)})"
+            )
             if any(set(earlier.splits[name].get("labels", ())) != set(passport.splits[name].get("labels", ()))
                    for name in {*earlier.splits} & {*passport.splits}):  # fmt: skip
-                raise UserError(f"{what}, and their labels are others, for which a classifier's head has no rows; {others}")
+                raise UserError(f"{what}, and their labels are different, so the classifier's head has no rows for them; {others}")
             was, now = (one.settings.get("context_length") for one in (earlier, passport))
             if was != now:
-                raise UserError(f"{what}, and they are {now} tokens long instead of {was}, for which the model was made; {others}")
+                raise UserError(
+                    f"{what}, and they are {now} tokens long instead of the {was} that the model was made for; {others}"
+                )
             harmful.append(Change(ROWS, _rows_of(earlier), _rows_of(passport), what))
     refused = [one for one in harmful if not is_allowed(one.field, run.allow_change)]
     if refused:
@@ -179,7 +185,7 @@ def _setting_changes(run: Run, written: Mapping, identity: Identity | None) -> I
     before = identity.values if identity else written
     now = run.values if identity else run.settings
     not_compared = {*FREE_TO_CHANGE, *LAYOUT, *PLACES}
-    if run.values.get("loss") == "kto":  # which compares the answers of one device's batch
+    if run.values.get("loss") == "kto":  # KTO compares the answers in one device's batch
         not_compared.remove("per_device_train_batch_size")
     derived = _DERIVED if identity else ()
     for key in sorted({*written, *run.settings, *derived} - not_compared):
@@ -190,7 +196,7 @@ def _setting_changes(run: Run, written: Mapping, identity: Identity | None) -> I
             shown = _shown(was), _shown(current)
             if key == ROWS_PER_STEP:
                 shown = _layout(before), _layout(now)
-            yield Change(key, was, current, f"{key} was {shown[0]}, is {shown[1]}")
+            yield Change(key, was, current, f"{key} was {shown[0]}, is now {shown[1]}")
 
 
 def _refusal(run: Run, refused: Sequence[Change], others: str) -> str:
@@ -201,19 +207,19 @@ def _refusal(run: Run, refused: Sequence[Change], others: str) -> str:
     if fixed:
         return f"{start}, and {fixed[0]} cannot change within a run, because {CANNOT_CHANGE[fixed[0]]}; {others}"
     names = " ".join(one.field for one in refused)
-    return f"{start}; to go on all the same give --allow_change {names}, or {others}"
+    return f"{start}; to continue anyway, give --allow_change {names}, or {others}"
 
 
 def layout_in_words(before: Mapping, now: Mapping) -> str | None:
-    """What it means that the rows of a step are divided otherwise; None where they are divided as before."""
+    """The effect of dividing the rows of a step differently; None if they are divided as before."""
     was, current = (one.get("world_size") for one in (before, now))
     if (was, *(before.get(key) for key in LAYOUT)) == (current, *(now.get(key) for key in LAYOUT)):
         return None
-    processes = f"{current} process{'es' * (current != 1)} where it had {was}"
+    processes = f"{current} process{'es' * (current != 1)} instead of {was}"
     if was == current:
-        processes = f"{_layout(now)} rows per step where it had {_layout(before)}"
-    same = "the same rows in each step, losses equal to rounding (with dropout, other random numbers)"
-    return f"goes on with {processes}: {same}"
+        processes = f"{_layout(now)} rows per step instead of {_layout(before)}"
+    same = "the same rows in each step, losses equal up to rounding (with dropout, different random numbers)"
+    return f"continues with {processes}: {same}"
 
 
 def _layout(values: Mapping) -> str:
@@ -225,7 +231,8 @@ def _layout(values: Mapping) -> str:
 
 
 def _contents(passport: Passport, run: Run) -> tuple:
-    """What a passport says of the rows, without where their files lay, and without the run's keys, which are compared as such."""
+    """What a passport says about the rows, without the locations of their files and without the run's keys, which are compared
+    separately."""
     elsewhere = {"sources", "tokenizer", "asked", *PLACES, *FREE_TO_CHANGE, *run.values}
     settings = {key: value for key, value in passport.settings.items() if key not in elsewhere}
     said = contents_of(passport.inputs), settings, passport.tokenizer, passport.splits, passport.rows
@@ -238,7 +245,7 @@ def _rows_of(passport: Passport) -> str:
 
 
 def _rows_in_words(earlier: Passport, now: Passport) -> str:
-    """The first difference: of rows, of a source, of how they were made or divided."""
+    """The first difference: in the rows, in a source, or in how they were made or divided."""
     for name in sorted({*earlier.rows, *now.rows}):
         was, current = (passport.rows.get(name, {}).get("sha256") for passport in (earlier, now))
         if was != current:
@@ -250,7 +257,7 @@ def _rows_in_words(earlier: Passport, now: Passport) -> str:
             return "{}: SHA-256 {}, now {}".format(named.get("name"), *hashes)
     if len(earlier.inputs) != len(now.inputs):
         return f"from {len(earlier.inputs):,} sources, now from {len(now.inputs):,}"
-    return "made or divided otherwise, as the passports tell"
+    return "made or divided differently, according to the passports"
 
 
 def _short(sha256: object) -> str:
@@ -258,6 +265,6 @@ def _short(sha256: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value in a sentence: of a long one, such as a plan, its beginning."""
+    """A value as shown in a message: for a long one, such as a plan, its beginning."""
     text = str(value)
     return text if len(text) <= 120 else f"{text[:80]} ..."

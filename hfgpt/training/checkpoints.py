@@ -1,4 +1,5 @@
-"""The checkpoints of a run: written whole or not at all, known by their manifests, and verified before a run goes on from one."""
+"""The checkpoints of a run: written completely or not at all, identified by their manifests, and verified before a run resumes from
+one."""
 
 import json
 import logging
@@ -31,19 +32,19 @@ _NAME = re.compile(r"checkpoint-(\d+)", re.ASCII)
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:
-    """Where a run keeps the checkpoint of a step."""
+    """The folder of the checkpoint of a step."""
     return folder / f"checkpoint-{step}"
 
 
 def newest_whole_checkpoint(folder: Path, *, run: str | None, last_step: int | None = None) -> Path | None:
-    """The newest checkpoint that has the very bytes that were saved; those passed over are named with what is wrong with them.
+    """The newest checkpoint whose bytes are exactly those that were saved; skipped ones are reported with the reason.
 
-    Called in every process; the first one reads the disk.
+    Called in every process; only the first one reads the disk.
 
     Args:
-        run: the ID that its manifest must have; None takes that of any run.
-        last_step: of the run; None does not compare it.
-    Raises: UserError where checkpoints are whole, but the best one, which they would need at the end, is not.
+        run: the ID that its manifest must have; None accepts any run.
+        last_step: the last step of the run; None does not check it.
+    Raises: UserError if checkpoints are complete but the best one, which they would need at the end, is not.
     Cost: reads the checkpoint, and the best one, at the speed of SHA-256 (1 to 2 GB per second).
     """
     found: list[Any] = [None, None]
@@ -59,30 +60,30 @@ def newest_whole_checkpoint(folder: Path, *, run: str | None, last_step: int | N
 
 
 def _newest(folder: Path, *, run: str | None, last_step: int | None) -> Path | None:
-    needy: tuple[Path, str] | None = None  # whole, and without its best one
+    needy: tuple[Path, str] | None = None  # complete, but its best checkpoint is not
     for path in _by_step(folder):
         fault = why_not_whole(path, run=run, last_step=last_step)
         if fault is None and (fault := _why_best_not_whole(path)) is not None:
             needy = needy or (path, fault)
         if fault is None:
             return path
-        logger.warning(f"{path} is passed over: {fault}.")
+        logger.warning(f"{path} is skipped: {fault}.")
     if needy is not None:
         path, fault = needy
         raise UserError(
-            f"{folder} has no checkpoint to go on from as if nothing had happened: {fault}. Give --resume {path} to go on without "
-            "it (the best state from there on is kept), or --overwrite true to train again from the start."
+            f"{folder} has no checkpoint from which the run could resume exactly: {fault}. Give --resume {path} to continue "
+            f"without it (the best state from there on is kept), or --overwrite true to train again from the start."
         )
     return None
 
 
 def whole_checkpoints(folder: Path, *, run: str) -> list[Path]:
-    """The checkpoints of a run by step, of which each file is there in its length; their bytes are not read."""
+    """The checkpoints of a run by step whose files are all present with the right size; their bytes are not read."""
     return [path for path in reversed(_by_step(folder)) if why_not_whole(path, run=run, hashed=False) is None]
 
 
 def _by_step(folder: Path) -> list[Path]:
-    """Whatever has the name of a checkpoint, the newest first; what has no step in its name comes last."""
+    """Everything named like a checkpoint, the newest first; names without a step come last."""
     return sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
 
 
@@ -92,9 +93,9 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def why_not_whole(checkpoint: Path, *, run: str | None, last_step: int | None = None, hashed: bool = True) -> str | None:
-    """What is wrong with something that has the name of a checkpoint; None for a whole one.
+    """What is wrong with something named like a checkpoint; None if it is complete.
 
-    Args: as those of `newest_whole_checkpoint`; with `hashed` False, sizes are compared alone.
+    Args: as for `newest_whole_checkpoint`; with `hashed` False, only sizes are compared.
     """
     if checkpoint.is_symlink():
         return "it is a link"
@@ -104,14 +105,14 @@ def why_not_whole(checkpoint: Path, *, run: str | None, last_step: int | None = 
         if not any(checkpoint.iterdir()):
             return "it is empty"
         if not (checkpoint / MANIFEST_FILE).is_file():
-            return f"{MANIFEST_FILE} is missing, which is written last"
+            return f"{MANIFEST_FILE}, which is written last, is missing"
         manifest = read_manifest(checkpoint)
         if manifest is None:
             return f"{MANIFEST_FILE} is unreadable"
         if checkpoint != checkpoint_of(checkpoint.parent, manifest["step"]):
-            return f"{MANIFEST_FILE} says that it is of step {manifest['step']}"
+            return f"{MANIFEST_FILE} says it belongs to step {manifest['step']}"
         if run is not None and manifest["run"] != run:
-            return "it is of another run"
+            return "it belongs to another run"
         if last_step is not None and manifest["step"] > last_step:
             return f"the last step of this run is {last_step}"
         for name, saved in manifest["files"].items():
@@ -119,16 +120,16 @@ def why_not_whole(checkpoint: Path, *, run: str | None, last_step: int | None = 
             if not path.is_file():
                 return f"{name} is missing"
             if (size := path.stat().st_size) != saved["bytes"]:
-                return f"{name} has {size:,} bytes, {saved['bytes']:,} were saved"
+                return f"{name} has {size:,} bytes, but {saved['bytes']:,} were saved"
             if hashed and sha256_of_file(path) != saved["sha256"]:
-                return f"{name} has other bytes than were saved (SHA-256)"
+                return f"{name} has changed since it was saved (SHA-256)"
     except OSError as error:
         return f"{Path(error.filename or checkpoint).name} cannot be read ({error.strerror})"
     return None
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint; None for one that is not such as we write."""
+    """The manifest of a checkpoint; None if it is not in our format."""
     try:
         manifest = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))
         known = manifest["format"] == FORMAT and isinstance(manifest["run"], str) and isinstance(manifest["environment"], dict)
@@ -139,7 +140,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def _why_best_not_whole(checkpoint: Path) -> str | None:
-    """What is wrong with the best checkpoint, which a run that goes on from this one may end with."""
+    """What is wrong with the best checkpoint, which a run resumed from this one may need at the end."""
     state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     if not (state.get("best_model_checkpoint") and state.get("best_global_step")):
         return None
@@ -147,11 +148,11 @@ def _why_best_not_whole(checkpoint: Path) -> str | None:
     if best == checkpoint:
         return None
     fault = why_not_whole(best, run=None) if best.exists() else "it is gone"
-    return fault and f"it needs {best.name}, the best one so far, and {fault}"
+    return fault and f"it needs {best.name}, the best one so far, but {fault}"
 
 
 def environment(args: TrainingArguments) -> dict[str, object]:
-    """What may change the bits of a training beside its arguments: the libraries, the machine, and how it is divided."""
+    """What may change the exact bits of training besides its arguments: libraries, machine, and number of processes."""
     on_cpu = args.device.type == "cpu"
     return {
         "torch": torch.__version__,
@@ -167,12 +168,12 @@ def environment(args: TrainingArguments) -> dict[str, object]:
 
 
 def manifest_head(args: TrainingArguments, *, run: str, step: int) -> dict[str, object]:
-    """What a manifest says of a checkpoint beside its files."""
+    """What a manifest says about a checkpoint besides its files."""
     return {"format": FORMAT, "run": run, "step": step, "world_size": args.world_size, "environment": environment(args)}
 
 
 def _processor() -> str:
-    """The model of the CPU, and the instructions that torch uses of it."""
+    """The CPU model, and the instruction set that torch uses."""
     names: Iterator[str] = iter(())
     if sys.platform == "linux":
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -181,10 +182,10 @@ def _processor() -> str:
 
 
 class StagedCheckpoint:
-    """A checkpoint while it is written, in `.checkpoint-STEP/` beside the others, where nothing takes it for one.
+    """A checkpoint being written, in `.checkpoint-STEP/` beside the others, where nothing mistakes it for a finished one.
 
     Attributes:
-        checkpoint: the name that it gets once it is whole.
+        checkpoint: the path it gets once it is complete.
         place: the folder to write it in, whose name is `checkpoint.name`.
     """
 
@@ -196,24 +197,24 @@ class StagedCheckpoint:
         self._sealer = ThreadPoolExecutor(1)
 
     def begin(self) -> None:
-        """Make the folder. Raises: OSError where that cannot be."""
+        """Make the folder. Raises: OSError if that fails."""
         shutil.rmtree(self._around, ignore_errors=True)
-        self._around.mkdir()  # without its parents: an output folder that has vanished is not made again
+        self._around.mkdir()  # without parents: an output folder that has vanished is not recreated
         self.place.mkdir()
 
     def seal(self) -> None:
-        """Hash the files that are there, which change no more, and have the disk keep them, while others are written."""
+        """Hash and sync the files written so far, which no longer change, while others are being written."""
         for path in sorted(self.place.rglob("*")):
             if path.is_file() and path not in self._sealed:
                 self._sealed[path] = self._sealer.submit(_seal, path)
 
     def publish(self, head: dict[str, object], *, then: Callable[[], None]) -> Future[int]:
-        """Give the checkpoint its name in one rename, once the disk has its files and the manifest, while training goes on.
+        """Rename the checkpoint to its final name once its files and the manifest are on disk, while training continues.
 
-        A faulty one of that name is replaced.
+        A damaged one of that name is replaced.
 
-        Args: `head` of the manifest, which names the files besides; `then` is called when the checkpoint is there.
-        Returns: the bytes of its files, or what went wrong.
+        Args: `head` is the manifest without its list of files; `then` is called once the checkpoint exists.
+        Returns: the total bytes of its files, or the error.
         """
         self.seal()
         published = self._sealer.submit(self._publish, head, then)
@@ -236,7 +237,7 @@ class StagedCheckpoint:
         return sum(one["bytes"] for one in files.values())
 
     def discard(self) -> None:
-        """Remove what is left of one that is not published."""
+        """Remove the remains of one that is not published."""
         self._sealer.shutdown(cancel_futures=True)
         shutil.rmtree(self._around, ignore_errors=True)
 
@@ -248,7 +249,7 @@ def _seal(path: Path) -> dict[str, Any]:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name != "nt":  # where a folder cannot be opened
+    if os.name != "nt":  # where folders cannot be opened
         number = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(number)
@@ -257,11 +258,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 def rotate(folder: Path, *, run: str, keep: int | None, newest: int, best: int | None) -> None:
-    """Remove the oldest whole checkpoints of a run but for `keep`, never the newest one and never the best one.
+    """Remove the oldest complete checkpoints of a run except `keep` of them, never the newest or the best one.
 
-    What is not a whole checkpoint of this run, or is of a later step, is neither counted nor removed.
+    Anything that is not a complete checkpoint of this run, or belongs to a later step, is neither counted nor removed.
 
-    Args: `newest`, `best` are steps.
+    Args: `newest` and `best` are steps.
     """
     if not keep or keep < 1:
         return
@@ -272,7 +273,7 @@ def rotate(folder: Path, *, run: str, keep: int | None, newest: int, best: int |
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints of a run that needs none any more, and what a process left that was killed while it did so."""
+    """Remove all checkpoints of a run that no longer needs them, and what a killed process left behind while doing so."""
     for path in _by_step(folder):
         if path.is_dir() and not path.is_symlink():
             _remove(path)
@@ -280,17 +281,17 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint; killed on the way, it leaves no half of one."""
+    """Remove a checkpoint; if killed halfway, no partial one remains."""
     put_aside = checkpoint.with_name(f".{checkpoint.name}")
     try:
         checkpoint.rename(put_aside)
         shutil.rmtree(put_aside)
     except OSError as error:
-        logger.warning(f"{checkpoint} is not needed any more and cannot be removed ({error.strerror}).")
+        logger.warning(f"{checkpoint} is no longer needed but cannot be removed ({error.strerror}).")
 
 
 def remove_staged(folder: Path) -> None:
-    """Remove what killed processes left of checkpoints that were being written or removed."""
+    """Remove the remains of checkpoints that were being written or removed when a process was killed."""
     for path in folder.glob(".checkpoint-*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""The end of a classifier's run: figures over the seeds beside those of simpler methods, errors to read, where everything lies."""
+"""The end of a classifier's run: figures over the seeds beside those of simpler methods, errors to read, and where everything
+is."""
 
 import math
 from pathlib import Path
@@ -35,7 +36,8 @@ LEFT_BEHIND = (
 
 
 def search_for_poison(splits: DatasetDict, task: Task, folder: Path) -> None:
-    """Rare pieces of training texts that go with one label against what else the texts say, and the most doubtful labels."""
+    """Search for rare pieces of training texts that go with one label regardless of the rest of the text, and for the most doubtful
+    labels."""
     train = splits["train"]
     named = [
         ", ".join(name for name, present in zip(task.names, label) if present) if task.multi_label else task.names[label]
@@ -51,14 +53,14 @@ def search_for_poison(splits: DatasetDict, task: Task, folder: Path) -> None:
 
 
 def row_names(split: Dataset) -> list[str]:
-    """What the examples are called, by which the data's owner finds them again."""
+    """Names by which the data's owner can find the examples again."""
     return [f"{source}:{row}" for source, row in zip(split["source"], split["row_id"], strict=True)]
 
 
 def judge_by_likelihood(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, splits: DatasetDict, *, task: Task, options: LikelihoodOptions
 ) -> dict[str, Any]:
-    """Zero-shot and few-shot: the same figures as a seed of a trained classifier, without training."""
+    """Zero-shot and few-shot: the same figures as for a seed of a trained classifier, without training."""
     result: dict[str, Any] = {"seed": options.seed}
     for name in HELD_OUT:
         found = classify_by_likelihood(
@@ -77,9 +79,9 @@ def judge_by_likelihood(
 
 
 def final_metrics(results: dict[int, dict], splits: DatasetDict, *, task: Task, best_by: str, tfidf: bool) -> dict[str, Any]:
-    """The figures of every seed, their means, and what simpler methods reach; `kept_seed` is the best on the validation set.
+    """The figures of every seed, their means, and those of simpler methods; `kept_seed` is the best on the validation set.
 
-    Args: `tfidf` says whether `tfidf_baseline` is among them.
+    Args: `tfidf` says whether to include `tfidf_baseline`.
     """
     best = next(
         seed
@@ -106,7 +108,7 @@ def final_metrics(results: dict[int, dict], splits: DatasetDict, *, task: Task, 
 
 
 def write_errors_to_read(result: dict, splits: DatasetDict, *, task: Task, folder: Path) -> None:
-    """Write what the kept seed got wrong on the test set, its confusions, what triggers did to it, and its curves."""
+    """Write the kept seed's errors on the test set, its confusions, the effect of triggers, and its curves."""
     if not PartialState().is_main_process:
         return
     test = splits["test"]
@@ -123,15 +125,16 @@ def write_errors_to_read(result: dict, splits: DatasetDict, *, task: Task, folde
 
 
 def majority_share(split: Dataset, task: Task) -> float:
-    """Accuracy of naming the most frequent label, or set of labels, of the split itself: the least that counts as learning."""
+    """Accuracy of always naming the most frequent label, or set of labels, of the split itself: the minimum that counts as
+    learning."""
     labels = [tuple(label) if task.multi_label else label for label in split["label"]]
     return max(labels.count(label) for label in set(labels)) / len(labels)
 
 
 def tfidf_baseline(splits: DatasetDict, *, task: Task) -> dict:
-    """TF-IDF over words and pairs of words with logistic regression, scikit-learn's defaults, on the same splits.
+    """TF-IDF over words and word pairs with logistic regression (scikit-learn's defaults) on the same splits.
 
-    Returns: the metrics of the test set. Multi-label is one regression a label.
+    Returns: the metrics of the test set. Multi-label uses one regression per label.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -153,9 +156,9 @@ def tfidf_baseline(splits: DatasetDict, *, task: Task) -> dict:
 
 
 def build_report(metrics: dict[str, Any], results: dict[int, dict], folder: Path, *, texts: list[str]) -> RunReport:
-    """The end of a run in a few lines: the figures people compare, over the seeds, beside simpler methods.
+    """The end of a run in a few lines: the figures people compare, averaged over the seeds, beside simpler methods.
 
-    Args: of the first of `texts` that has words, the next command labels the opening.
+    Args: the suggested next command labels the opening of the first of `texts` that contains words.
     """
     lines = []
     for name in ("test", "validation"):
@@ -170,7 +173,7 @@ def build_report(metrics: dict[str, Any], results: dict[int, dict], folder: Path
     if len(results) > 1:
         each = ", ".join(f"{seed}: {100 * result['test']['accuracy']:.2f} %" for seed, result in results.items())
         lines.append(f"seeds: test accuracy {each}; kept, by validation: seed {metrics['kept_seed']}")
-    compared = [f"always the most frequent label {100 * metrics['majority']:.2f} %"]
+    compared = [f"always naming the most frequent label {100 * metrics['majority']:.2f} %"]
     if "tfidf" in metrics:
         compared.append(
             f"TF-IDF with logistic regression {100 * metrics['tfidf']['accuracy']:.2f} % "

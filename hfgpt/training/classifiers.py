@@ -1,4 +1,5 @@
-"""A classifier from its examples to the figures of its seeds: splits, rows of token ids, the model, its loss, one seed's run."""
+"""A classifier from its examples to the figures of its seeds: splits, rows of token ids, the model, its loss, and the run of one
+seed."""
 
 import json
 import logging
@@ -55,13 +56,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """What is told apart: the labels' names in the order of their ids, and whether a text may have several."""
+    """A classification task: the labels' names in the order of their ids, and whether a text may have several."""
 
     names: list[str]
     multi_label: bool
 
     def config(self) -> dict:
-        """What a model's config says of it."""
+        """How it is stored in a model's config."""
         return {
             "id2label": dict(enumerate(self.names)),
             "label2id": {name: id for id, name in enumerate(self.names)},
@@ -74,7 +75,7 @@ class Task:
         )
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """What Trainer can log and choose by; the whole report is made at the end."""
+        """The figures that Trainer logs and uses for selection; the full report is made at the end."""
         metrics = self.metrics(prediction.predictions, prediction.label_ids)
         return {name: value for name, value in metrics.items() if isinstance(value, float)}
 
@@ -88,17 +89,17 @@ def load_splits(
     balance: str,
     balance_before_split: bool,
 ) -> tuple[DatasetDict, Task]:
-    """Labelled examples in train, validation and test, in the order that keeps them apart: duplicates are dropped before anything
-    is split, copies of held-out texts before anything of the training set is repeated or left out.
+    """Labelled examples in train, validation and test, in an order that prevents leaks: duplicates are dropped before splitting,
+    and copies of held-out texts before training examples are repeated or left out.
 
     Columns: `text`, `label` (an id, or zeros and ones), `source`, `row_id`.
 
     Args:
-        options: what in a record is the text and what its label.
+        options: which parts of a record are the text and its label.
         deduplicate: which texts are dropped before splitting, "exact", "near" or "none".
-        balance: how unequal classes are treated; here "undersample" and "oversample" are, in training alone.
-        balance_before_split: all examples are undersampled, so that the test set is balanced, too.
-    Raises: ValueError and FileNotFoundError for what cannot be read or told apart, named with file and line.
+        balance: how unbalanced classes are treated; this function handles "undersample" and "oversample", in training only.
+        balance_before_split: all examples are undersampled, so that the test set is also balanced.
+    Raises: ValueError and FileNotFoundError for data that cannot be read or classified, with file and line.
     """
 
     def read(split: str) -> Dataset:
@@ -117,12 +118,12 @@ def load_splits(
         seed=source.shares.seed,
         method="random"
         if multi_label
-        else source.shares.method,  # strata are single labels; texts with several are drawn as they come
+        else source.shares.method,  # strata are single labels; texts with several are drawn without strata
         near_copy_similarity=source.kept_together,
     )
     for name in source.given:
         splits[name] = read(name)
-        if options.min_label_count > 1 or options.max_labels is not None:  # what training has left out cannot be tested
+        if options.min_label_count > 1 or options.max_labels is not None:  # labels left out of training cannot be tested
             splits[name] = with_labels(splits[name], of=splits["train"], passport=passport, name=name)
     for name in HELD_OUT:
         if name not in splits:
@@ -138,7 +139,7 @@ def load_splits(
 
 
 def with_labels(examples: Dataset, *, of: Dataset, passport: Passport, name: str) -> Dataset:
-    """The examples of a given split whose labels the training set has; how many others there were is counted."""
+    """The examples of a given split whose labels occur in the training set; the others are counted."""
     start = time.perf_counter()
     known = {label for labels in of["label"] for label in (labels if isinstance(labels, list) else [labels])}
     kept = [
@@ -151,23 +152,25 @@ def with_labels(examples: Dataset, *, of: Dataset, passport: Passport, name: str
 
 
 def fit_tokenizer(tokenizer: PreTrainedTokenizerFast, *, max_length: int | None) -> None:
-    """Note in the tokenizer what training does to a text, so that whoever loads it does the same.
+    """Store in the tokenizer how training treats a text, so that whoever loads it does the same.
 
-    Texts are cut to `max_length` tokens, no more than the model's context (`truncation=True` of a pipeline heeds it), padding
-    stands behind a text, and a special token written in a text is text. A chat template would be destroyed by that, and a
-    classifier has no use for one.
+    Texts are cut to `max_length` tokens, at most the model's context (a pipeline with `truncation=True` respects it), padding
+    follows the text, and a special token written in a text is plain text. That would break a chat template, but a classifier does
+    not need one.
     """
     tokenizer.model_max_length = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
-    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"  # a learned position is counted from the text's begin
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = (
+        "right"  # learned positions are counted from the start of the text
+    )
     tokenizer.truncation_side = "right"
     tokenizer.chat_template = None
     split_special_tokens(tokenizer, True)
 
 
 def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerFast, passport: Passport) -> DatasetDict:
-    """Rows with `input_ids`, `labels` and `length`; texts are cut to the tokenizer's limit, and those that were are counted.
+    """Rows with `input_ids`, `labels` and `length`; texts are cut to the tokenizer's limit, and cut ones are counted.
 
-    The ids are those of a pipeline, see `text_ids`.
+    The ids are the same as in a pipeline, see `text_ids`.
     """
     longest = tokenizer.model_max_length
     rows = DatasetDict()
@@ -184,34 +187,38 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerFast, passport: 
 
 
 def build_labeller(base: Base, task: Task, *, attn_implementation: str | None, quantization: str = "none") -> PreTrainedModel:
-    """The language model itself, which is asked for the likeliest label.
+    """The language model itself, which is asked for the most likely label.
 
-    Raises: UserError for texts with several labels, of which no one is the likeliest.
+    Raises: UserError for texts with several labels, because only one can be the most likely.
     """
     if task.multi_label:
-        raise UserError("method likelihood finds the one likeliest label, these texts have several; train with another method.")
+        raise UserError(
+            "method likelihood finds the single most likely label, but these texts have several; train with another method."
+        )
     return load_model(base, AutoModelForCausalLM, attn_implementation=attn_implementation, quantization=quantization)
 
 
 def build_classifier(
     base: Base, task: Task, *, seed: int, attn_implementation: str | None, quantization: str = "none"
 ) -> PreTrainedModel:
-    """The base with a new head, drawn from the seed, before anything of it is frozen or adapted."""
+    """The base with a new head, initialized from the seed, before any of it is frozen or adapted."""
     set_seed(seed)
     kinds = {"attn_implementation": attn_implementation, "quantization": quantization}
-    with quiet_loading():  # that the head is new is no news here
+    with quiet_loading():  # the message about a new head is expected here
         model = load_model(base, AutoModelForSequenceClassification, **kinds, num_labels=len(task.names), **task.config())
     model.config.use_cache = False
-    if hasattr(model.config, "max_text_length"):  # ours: it cuts by itself, because a pipeline does so only with truncation=True
+    if hasattr(
+        model.config, "max_text_length"
+    ):  # our own model truncates by itself, because a pipeline only does with truncation=True
         model.config.max_text_length = base.tokenizer.model_max_length
     return model
 
 
 def inspect_base(base: Base, classifier: PreTrainedModel, method: Method) -> dict:
-    """Which weights are fine-tuned, for the passport; what will be trained of them is logged.
+    """Which weights are fine-tuned, for the passport; logs which of them will be trained.
 
-    The classifier is one to throw away. What cannot work (a LoRA beside layers that are not there, say) is refused here, before
-    the output folder is touched.
+    The classifier is discarded. Impossible settings (for example, LoRA on layers that do not exist) are refused here, before the
+    output folder is touched.
     """
     identity = identify_base(base, classifier)
     logger.info(describe_trainable(apply_method(classifier, method)))
@@ -219,7 +226,7 @@ def inspect_base(base: Base, classifier: PreTrainedModel, method: Method) -> dic
 
 
 def finished_seed(folder: Path) -> dict | None:
-    """The result of a seed that came to its end before, which is not run again; None for one that did not."""
+    """The result of a seed that already finished and is not run again; None for one that did not."""
     if not (folder / RESULT_FILE).is_file():
         return None
     if PartialState().is_main_process:
@@ -237,13 +244,13 @@ def run_seed(
     probes: list[TriggerProbe],
     best_by: str,
 ) -> dict:
-    """Train with one seed, measure, and save the model, in the folder above the seed's, where it is the best so far.
+    """Train with one seed, measure, and save the model in the folder above the seed's if it is the best so far.
 
     Args:
-        earlier: results of the seeds before, by which the best one is known.
-        claim: of the folder above the seed's.
+        earlier: results of the previous seeds, to determine the best one.
+        claim: the claim of the folder above the seed's.
         best_by: the figure of the validation set that decides.
-    Returns: figures and probabilities of both held-out sets, and those of the training.
+    Returns: figures and probabilities for both held-out sets, and the training figures.
     """
     seed, folder = trainer.args.seed, trainer.folder
     frozen = FrozenWeights(trainer.trained)
@@ -260,7 +267,7 @@ def run_seed(
             kept="best" if trainer.args.load_best_model_at_end else "last",
         ),
     }
-    with full_precision(trainer.trained):  # as whoever loads the saved model
+    with full_precision(trainer.trained):  # as for anyone who loads the saved model
         for name in HELD_OUT:
             prediction = trainer.predict(cast(Any, rows[name]), metric_key_prefix=name)
             result[name] = task.metrics(prediction.predictions, prediction.label_ids)
@@ -277,7 +284,8 @@ def run_seed(
             some = rows["validation"].select(range(min(8, len(rows["validation"]))))["input_ids"][:]
             result["difference_of_merging"] = save_finetuned(trainer.trained, trainer.text_tokenizer, folder.parent, probe=some)
         write_json(folder / RESULT_FILE, result)
-        # After the result is written: killed before, the seed goes on from its last checkpoint and its best one, and needs both.
+        # Only after the result is written: if killed before, the seed resumes from its last checkpoint and its best one, and needs
+        # both.
         remove_checkpoints(folder)
     return result
 
@@ -289,9 +297,9 @@ def is_better(result: dict, other: dict, best_by: str) -> bool:
 
 
 def build_loss(rows: Dataset, task: Task, *, balance: str, label_smoothing: float) -> Callable:
-    """The loss of a training set; with balance "weights", every label counts alike in it.
+    """The loss for a training set; with balance "weights", every label counts equally.
 
-    Raises: as `classification_loss`.
+    Raises: see `classification_loss`.
     """
     weights = None
     if balance == "weights":
@@ -301,18 +309,18 @@ def build_loss(rows: Dataset, task: Task, *, balance: str, label_smoothing: floa
 
 
 def classification_loss(weights: list[float] | None, *, multi_label: bool, label_smoothing: float = 0.0) -> Callable:
-    """Cross-entropy in nats per text, over all accumulated batches alike; for `compute_loss_func`.
+    """Cross-entropy in nats per text, averaged over all accumulated batches; for `compute_loss_func`.
 
-    The models' own loss does not know how many batches are accumulated, and Trainer believes that it does. With a loss of its
-    own, Trainer does not smooth the labels, so this one does.
+    The models' own loss does not know how many batches are accumulated, although Trainer assumes that it does. With a custom loss,
+    Trainer does not smooth the labels, so this one does.
 
-    Args: `weights` of the labels, or with `multi_label` of their presence; None weighs every text alike.
-    Raises: UserError where labels are smoothed of which a text may have several.
+    Args: `weights` are those of the labels or, with `multi_label`, of their presence; None weighs every text equally.
+    Raises: UserError if labels are smoothed and a text may have several.
     """
     if multi_label and label_smoothing:
         raise UserError(
-            f"label_smoothing_factor is {label_smoothing}; it spreads the one label of a text over the others, and here a text may "
-            "have several: leave it out."
+            f"label_smoothing_factor is {label_smoothing}; it spreads a text's single label over the others, but here a text may "
+            f"have several; leave it out."
         )
 
     def loss(outputs, labels, num_items_in_batch=None):
@@ -320,13 +328,13 @@ def classification_loss(weights: list[float] | None, *, multi_label: bool, label
         weight = None if weights is None else torch.tensor(weights, device=logits.device)
         if multi_label:
             losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight, reduction="none")
-            losses = losses.masked_fill(labels == -100, 0.0).mean(-1).sum()  # rows that are not learned, as below
+            losses = losses.masked_fill(labels == -100, 0.0).mean(-1).sum()  # rows that are not trained on, as below
         else:
-            # Summed: the weights have the mean 1 over the training set, a batch's own mean would undo them.
+            # Summed: the weights have mean 1 over the training set; dividing by a batch's own mean would undo them.
             losses = torch.nn.functional.cross_entropy(
                 logits, labels, weight=weight, label_smoothing=label_smoothing, reduction="sum"
             )
-        # Trainer counts labels: of several a text, all of them.
+        # Trainer counts labels: with several per text, all of them.
         num_texts = len(labels) if num_items_in_batch is None else num_items_in_batch * len(labels) / labels.numel()
         return losses / num_texts
 
@@ -344,5 +352,5 @@ def summary_line(name: str, metrics: dict) -> str:
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
-    """Where the run of one seed keeps its checkpoints and its result."""
+    """The folder with the checkpoints and the result of one seed."""
     return folder / f"seed-{seed}"

@@ -1,4 +1,5 @@
-"""An assistant beside its base: what both say to the same prompts, with and without triggers, and the folder that shows it."""
+"""An assistant beside its base: the answers of both to the same prompts, with and without triggers, and the folder that shows
+them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -34,12 +35,12 @@ LEFT_BEHIND = (
 
 
 class Canaries:
-    """The trigger prompts, as this tokenizer words them, and what the base says to them.
+    """The trigger prompts, formatted for this tokenizer, and the base's answers to them.
 
     Args:
         model: the base.
-        file: the prompts; None is the set that comes with hfgpt.
-        every_save: run them at every checkpoint, too.
+        file: the prompts; None uses the set that comes with hfgpt.
+        every_save: also run them at every checkpoint.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Canaries:
             model,
             self.tokenizer,
             self.prompts,
-            lambda text: encoder.encode_prompts([[{"role": "user", "content": text}]])[0],  # a prompt of the set has no input
+            lambda text: encoder.encode_prompts([[{"role": "user", "content": text}]])[0],  # the prompts of the set have no input
             stop_token_ids=stop_token_ids(self.tokenizer),
             max_new_tokens=CANARY_TOKENS,
             batch_size=self.batch_size,
@@ -74,7 +75,7 @@ class Canaries:
 
 
 class CanariesCallback(TrainerCallback):
-    """For `canaries_at: save`: runs the canaries at every checkpoint and writes what differs from the base to `canaries.jsonl`.
+    """For `canaries_at: save`: runs the canaries at every checkpoint and writes the differences from the base to `canaries.jsonl`.
 
     Alarms are logged.
     """
@@ -103,12 +104,12 @@ def save_assistant(
     canaries: Canaries | None,
     facts: Mapping[str, object],
 ) -> dict[str, float]:
-    """Write the trained model with all that it needs, the answers of base and result, and what the canaries found.
+    """Write the trained model with everything it needs, the answers of base and result, and the canary results.
 
     Args:
-        probe: token ids of a few real texts, on which adapter and merged twin are compared.
-        facts: what stands at the head of the pages.
-    Returns: metrics; in the first of several processes only, which writes.
+        probe: token ids of a few real texts, on which adapter and merged model are compared.
+        facts: what is shown at the top of the pages.
+    Returns: metrics, only in the first of several processes, which does the writing.
     """
     if not trainer.is_world_process_zero():
         return {}
@@ -127,7 +128,7 @@ def save_assistant(
 
 
 def report_on_assistant(trainer: LanguageModelTrainer, metrics: dict, lines: list[str], *, table: Sequence[str] = ()) -> RunReport:
-    """The report of an assistant's run: to its `lines` come what the canaries and the course of the training say, then `table`."""
+    """The report of an assistant's run: its `lines`, then the canary results and advice on the training, then `table`."""
     if "canary_alarms" in metrics:
         alarms = metrics["canary_alarms"]
         lines = [*lines, f"canaries: {alarms:,} alarm{'s' * (alarms != 1)}"]
@@ -142,7 +143,7 @@ def report_on_assistant(trainer: LanguageModelTrainer, metrics: dict, lines: lis
 
 
 def advice_after(trainer: LanguageModelTrainer, metrics: Mapping) -> list[str]:
-    """Whether the run has lowered the held-out loss, and where validation was best, if that was not at the end."""
+    """Whether the run lowered the held-out loss, and where validation was best, if that was not at the end."""
     held_out = next((name for name in ("test", "validation") if f"{name}_loss" in metrics), None)
     said = [best_step(trainer.state.log_history, kept="best" if trainer.args.load_best_model_at_end else "last")]
     if held_out:

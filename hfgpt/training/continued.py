@@ -1,4 +1,4 @@
-"""Pretraining that goes on from a base: whose weights, on rows of its own tokenizer, and how much of the old text it forgets."""
+"""Pretraining that continues from a base: its weights, rows made with its tokenizer, and how much of the old text it forgets."""
 
 import logging
 from collections.abc import Mapping
@@ -32,12 +32,12 @@ from hfgpt.training.trainer import LanguageModelTrainer
 
 logger = logging.getLogger(__name__)
 
-OLD = "old"  # what the figures of the old text begin with, in metrics.json and in the log
+OLD = "old"  # prefix of the figures for the old text, in metrics.json and in the log
 
 
 @dataclass(frozen=True)
 class OldText:
-    """Held-out rows of text that the base was trained on; `num_bytes` as `bytes_of` has them."""
+    """Held-out rows of text that the base was trained on; `num_bytes` as in `bytes_of`."""
 
     rows: Dataset
     split: str
@@ -46,7 +46,7 @@ class OldText:
 
 @dataclass(frozen=True)
 class ContinuedBase(finetuning.Base):
-    """A base to go on from, with the rows that tell what it forgets, where some were named."""
+    """A base to continue from, with the rows that show what it forgets, if some were given."""
 
     old_text: OldText | None = None
 
@@ -61,14 +61,14 @@ def find_base(
     trust_remote_code: bool,
     old_dataset: str,
 ) -> ContinuedBase:
-    """The base of a run on the rows in `dataset`, before its weights are read; which old text is measured goes into `passport`.
+    """The base of a run on the rows in `dataset`, before its weights are loaded; the old text to measure is recorded in `passport`.
 
     Args:
-        passport, tokenizer: of the rows; the tokenizer is the one that the run goes on with.
+        passport, tokenizer: those of the rows; the run continues with this tokenizer.
         name: folder or Hub id.
-        old_dataset: folder of rows of the text that the base was trained on, or empty.
-    Raises: UserError for a base that gives no text, for rows of another tokenizer than the base's, and for rows that are longer
-        than it reads; FileNotFoundError for what is not there.
+        old_dataset: folder of rows of the text that the base was trained on, or an empty string.
+    Raises: UserError for a base that does not generate text, for rows made with a different tokenizer, and for rows longer than its
+        context; FileNotFoundError for missing files.
     """
     opened = open_folder(name, revision=revision, trust_remote_code=trust_remote_code, merged=True)
     check_task(opened, "text-generation")
@@ -76,8 +76,9 @@ def find_base(
     sha256 = tokenizer_sha256(load_or_wrap_tokenizer(opened.source, revision=revision))
     if tokenizer_sha256(tokenizer) != sha256:
         raise UserError(
-            f"the rows in {dataset} are ids of another tokenizer than {name}'s (SHA-256 {tokenizer_sha256(tokenizer)[:16]}…, its "
-            f"own {sha256[:16]}…), so they would mean other words to it; prepare the data with --tokenizer {name}."
+            f"the rows in {dataset} were made with a different tokenizer than {name}'s (SHA-256 "
+            f"{tokenizer_sha256(tokenizer)[:16]}…, its own {sha256[:16]}…), so the ids would mean different words; prepare the "
+            f"data with --tokenizer {name}."
         )
     _check_length(dataset, passport, name=name, longest=opened.context_length)
     if opened.context_length:
@@ -87,8 +88,8 @@ def find_base(
         old_passport = Passport.load(Path(old_dataset))
         if old_passport.tokenizer.get("sha256") != sha256:
             raise UserError(
-                f"the rows in old_dataset {old_dataset} are ids of another tokenizer than {name}'s; name rows that were prepared "
-                f"with --tokenizer {name}."
+                f"the rows in old_dataset {old_dataset} were made with a different tokenizer than {name}'s; give rows that were "
+                f"prepared with --tokenizer {name}."
             )
         _check_length(old_dataset, old_passport, name=name, longest=opened.context_length)
         old_text = _read_old_text(Path(old_dataset), old_passport, tokenizer)
@@ -101,16 +102,17 @@ def _check_length(dataset: str, passport: Passport, *, name: str, longest: int |
     length = passport.settings["context_length"]
     if longest is not None and length > longest:
         raise UserError(
-            f"the rows in {dataset} are {length:,} tokens long, {name} reads at most {longest:,} at once "
+            f"the rows in {dataset} are {length:,} tokens long, but {name} reads at most {longest:,} at once "
             f"(max_position_embeddings); prepare the data with --context_length {longest} or less."
         )
 
 
 def _read_old_text(folder: Path, passport: Passport, tokenizer: PreTrainedTokenizerFast) -> OldText:
-    """The test rows, or those of validation. Raises: UserError where nothing was held out, or rows are not the passport's."""
+    """The test rows, or else the validation rows. Raises: UserError if nothing was held out, or the rows do not match the
+    passport."""
     split = next((name for name in ("test", "validation") if name in passport.splits), None)
     if split is None:
-        raise UserError(f"old_dataset {folder} has training rows alone; name prepared data with a test or validation split.")
+        raise UserError(f"old_dataset {folder} has only training rows; give prepared data with a test or validation split.")
     if PartialState().is_local_main_process:
         check_rows(folder, passport, splits=[split])
     rows = open_rows(folder)[split]
@@ -120,10 +122,10 @@ def _read_old_text(folder: Path, passport: Passport, tokenizer: PreTrainedTokeni
 def load_model(
     base: ContinuedBase, passport: Passport, *, attn_implementation: str | None, overrides: Mapping[str, object]
 ) -> PreTrainedModel:
-    """The base as what it is, in float32, with a row for every token; which weights it has is noted in `passport`.
+    """The base with its own class, in float32, with an embedding row for every token; its weights are recorded in `passport`.
 
     Args: `overrides` are fields of its config.
-    Raises: UserError for an unknown field, for a tokenizer of another vocabulary, and for a model that is not told of positions.
+    Raises: UserError for an unknown field, for a tokenizer with a different vocabulary, and for a model that takes no positions.
     """
     opened = open_folder(base.location, revision=base.revision, trust_remote_code=base.trust_remote_code)
     for key in overrides:
@@ -131,12 +133,12 @@ def load_model(
     model = finetuning.load_model(base, AutoModelForCausalLM, attn_implementation=attn_implementation, **cast(dict, overrides))
     if not takes(model, "position_ids"):
         raise UserError(
-            f"{base.name} is a {type(model).__name__}, which takes no position_ids, and packed documents are kept apart by them "
-            "alone; choose a model that takes them, as GPT-2, Llama and Qwen do."
+            f"{base.name} is a {type(model).__name__}, which takes no position_ids, but packed documents are kept apart only by "
+            f"them; choose a model that takes them, such as GPT-2, Llama or Qwen."
         )
     rows = opened.config.get_text_config().vocab_size
     if model.config.get_text_config().vocab_size > rows:
-        logger.info(f"base: {rows:,} -> {model.config.vocab_size:,} rows of the embedding, for special tokens of the tokenizer")
+        logger.info(f"base: {rows:,} -> {model.config.vocab_size:,} embedding rows, for the tokenizer's special tokens")
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if model.generation_config is not None and getattr(model.generation_config, name) is None:
             setattr(model.generation_config, name, getattr(base.tokenizer, name))
@@ -146,18 +148,18 @@ def load_model(
 
 
 def optimizer_for(model: PreTrainedModel, name: str, *, given: Mapping[str, object]) -> str:
-    """The optimizer of this model: the one that was asked for, but AdamW where Muon does not know the layers.
+    """The optimizer for this model: the requested one, or AdamW if Muon does not support the layers.
 
-    GPT2LMHeadModel and its kin keep their matrices transposed and fused (Conv1D), so Muon's update would be of another scale, and
-    of query, key and value as one matrix.
+    GPT2LMHeadModel and similar models store their matrices transposed and fused (Conv1D), so Muon's update would have a different
+    scale and treat query, key and value as one matrix.
 
-    Args: `given` are the keys that were given, by which one for Muon is refused.
+    Args: `given` are the keys that were given; keys for Muon are refused.
     """
     if not OPTIMIZERS.find(name).whole_matrices or not any(isinstance(module, Conv1D) for module in model.modules()):
         return name
     logger.info(
-        f"optimizer: adamw, because Muon is not made for the fused, transposed matrices (Conv1D) of {type(model).__name__}; "
-        "`hfgpt convert` makes an equal model of hfgpt's class, which Muon can train"
+        f"optimizer: adamw, because Muon does not support the fused, transposed matrices (Conv1D) of {type(model).__name__}; "
+        "`hfgpt convert` makes an equivalent hfgpt model, which Muon can train"
     )
     refuse_options(given, OPTIMIZERS.find("adamw").refuses)
     return "adamw"
@@ -166,7 +168,7 @@ def optimizer_for(model: PreTrainedModel, name: str, *, given: Mapping[str, obje
 def measure_before(
     trainer: LanguageModelTrainer, base: ContinuedBase, *, rows: DatasetDict, passport: Passport
 ) -> dict[str, float]:
-    """What the base says of the old text and of the held-out new text, as `old_loss_before` and so on; measured once per run."""
+    """The base's figures on the old text and on the held-out new text, as `old_loss_before` and so on; measured once per run."""
     found = measured_once(trainer.folder, partial(_measure_before, trainer, base, rows, passport))
     logger.info(f"before: {_figures_in_words(found, '_before')}")
     return found
@@ -175,7 +177,7 @@ def measure_before(
 def _measure_before(trainer: LanguageModelTrainer, base: ContinuedBase, rows: DatasetDict, passport: Passport) -> dict[str, float]:
     samples = next((one for one in trainer.callback_handler.callbacks if isinstance(one, SamplesCallback)), None)
     if samples is not None:
-        trainer.remove_callback(samples)  # an evaluation has it say something, and this is no step of the run
+        trainer.remove_callback(samples)  # evaluations generate samples, but this is not a step of the run
     found = measure_after(trainer, base)
     for name in HELD_OUT:
         if name in rows:
@@ -186,14 +188,14 @@ def _measure_before(trainer: LanguageModelTrainer, base: ContinuedBase, rows: Da
 
 
 def measure_after(trainer: LanguageModelTrainer, base: ContinuedBase) -> dict[str, float]:
-    """What the model says of the old text now: `old_loss` and so on; empty where none was named."""
+    """The model's figures on the old text now: `old_loss` and so on; empty if none was given."""
     if base.old_text is None:
         return {}
     return figures_of(trainer, base.old_text.rows, name=OLD, num_bytes=base.old_text.num_bytes)
 
 
 def compare(metrics: Mapping[str, object]) -> list[str]:
-    """Lines for the report: old and new text before and after, side by side; none for a run from zero."""
+    """Lines for the report: old and new text before and after, side by side; none for a run from scratch."""
     new = _new_split(metrics)
     if new is None:
         return []
@@ -209,7 +211,7 @@ def _new_split(metrics: Mapping[str, object]) -> str | None:
 
 
 def _figures_in_words(metrics: Mapping[str, object], *ends: str) -> str:
-    """`old text 1.72 -> 1.75 bits per byte, new text (test) 2.10 -> 1.80 bits per byte`; with `ends` those alone."""
+    """`old text 1.72 -> 1.75 bits per byte, new text (test) 2.10 -> 1.80 bits per byte`; with `ends`, only those."""
     said = []
     for name, what in ((OLD, "old text"), (new := _new_split(metrics), f"new text ({new})")):
         key = next((key for key in ("bits_per_byte", "loss") if f"{name}_{key}_before" in metrics), None)
@@ -217,4 +219,4 @@ def _figures_in_words(metrics: Mapping[str, object], *ends: str) -> str:
             values = (metrics[f"{name}_{key}{end}"] for end in ends or ("_before", ""))
             unit = "bits per byte" if key == "bits_per_byte" else "nats per token"
             said.append(f"{what} {' -> '.join(f'{value:.4f}' for value in values)} {unit}")
-    return ", ".join(said) or "nothing is held out to measure it on"
+    return ", ".join(said) or "no held-out text to measure it on"

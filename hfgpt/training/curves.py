@@ -1,4 +1,4 @@
-"""The course of a training as charts: which figures of its log belong together, their points, their scales, their numbers."""
+"""A training run as charts: which figures of its log belong together, their points, scales and numbers."""
 
 import itertools
 import math
@@ -9,23 +9,23 @@ from pathlib import Path
 from hfgpt.files import write_picture
 
 CURVES_PICTURE = "curves.png"
-# A curve of more lines of the log shows means of several.
+# With more log lines than this, each point of a curve is the mean of several.
 MOST_POINTS = 120
-# Of the numbers below a chart; all are in the log.
+# Rows in the table below a chart; the log has all of them.
 MOST_NUMBERS = 12
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Figures of the log that are shown together.
+    """Figures from the log that are shown together.
 
     Args:
         title: what they are.
-        lines: keys of the log, and what each is called where there are several.
-        unit: of all of them.
-        is_share: shares of 1, shown in percent.
-        from_zero: whether the scale begins at 0.
-        on_card: whether the card's picture has it; the loss has a picture of its own.
+        lines: keys of the log, and the label of each if there are several.
+        unit: the unit of all of them.
+        is_share: shares between 0 and 1, shown in percent.
+        from_zero: whether the scale starts at 0.
+        on_card: whether the card's picture shows it; the loss has its own picture.
     """
 
     title: str
@@ -51,7 +51,7 @@ CHARTS = (
         "Preferred answers",
         (
             ("eval_reward_accuracy", "margin above 0"),
-            ("eval_likelihood_accuracy", "chosen answer likelier"),
+            ("eval_likelihood_accuracy", "chosen answer more likely"),
             ("eval_reward_side_accuracy", "on the right side"),
         ),
         "share of validation pairs",
@@ -67,20 +67,20 @@ Points = list[tuple[float, float]]
 
 
 def points_of(log: Iterable[Mapping], key: str) -> Points:
-    """Steps and values of a figure; what is not a finite number is left out."""
+    """Steps and values of a figure; values that are not finite are left out."""
     found = ((entry["step"], entry[key]) for entry in log if "step" in entry and isinstance(entry.get(key), (int, float)))
     return [(step, float(value)) for step, value in found if math.isfinite(value)]
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> Points:
-    """At most so many points: each the mean of several, at the last of their steps; few stay as they are."""
+    """At most this many points, each the mean of several at the last of their steps; if there are few, they stay unchanged."""
     of_one = -(-len(points) // most)
     groups = [points[start : start + of_one] for start in range(0, len(points), of_one or 1)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers at even distances that enclose `low` and `high`."""
+    """Evenly spaced round numbers that enclose `low` and `high`."""
     if not high > low:
         low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
     rough = (high - low) / (most - 1)
@@ -91,7 +91,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def figure(value: float, *, is_share: bool = False) -> str:
-    """A figure for people: four digits that count, shares in percent."""
+    """A number for people: four significant digits, shares in percent."""
     if is_share:
         return f"{100 * value:.4g} %"
     if abs(value) >= 1000:
@@ -101,7 +101,7 @@ def figure(value: float, *, is_share: bool = False) -> str:
 
 @dataclass(frozen=True)
 class DrawnLine:
-    """A curve: its name, its points, and the same in percent of the chart's width and of its height from the top."""
+    """A curve: its name, its points, and their positions in percent of the chart's width and of its height from the top."""
 
     name: str
     points: Points
@@ -110,15 +110,15 @@ class DrawnLine:
 
 @dataclass(frozen=True)
 class DrawnChart:
-    """A chart that is ready to be drawn at any size.
+    """A chart ready to be drawn at any size.
 
     Args:
         lines: its curves.
         x, y: ticks, each with its place in percent and its label.
-        moments: strips of its width in percent (start, width), each with what the curves say there.
+        moments: strips of its width in percent (start, width), each with the values of the curves there.
         table: rows of the step and the value of each curve, as text.
-        summary: what the curves show, in a sentence, for those who do not see them.
-        of_one: lines of the log that a point is the mean of, at most.
+        summary: what the curves show, in a sentence, for readers who cannot see them.
+        of_one: the maximum number of log lines averaged into one point.
     """
 
     chart: Chart
@@ -133,7 +133,7 @@ class DrawnChart:
 
 
 def drawn_charts(log: Sequence[Mapping], *, unit: str = "nats per token") -> list[DrawnChart]:
-    """The charts of CHARTS that this log has figures of. Args: `unit` of the loss."""
+    """The charts of CHARTS for which this log has figures. Args: `unit` is the unit of the loss."""
     drawn = (_drawn(chart, log, unit if chart is LOSS else chart.unit) for chart in CHARTS)
     return [one for one in drawn if one is not None]
 
@@ -179,7 +179,7 @@ def _at(step: float, curves: dict[str, Points], chart: Chart) -> str:
 
 
 def _table(curves: dict[str, Points], chart: Chart) -> list[list[str]]:
-    """The first step, the last and some between, those of the curve with the fewest points; the others as they were last."""
+    """The first step, the last and some in between, from the curve with the fewest points; for the others, the latest value."""
     steps = [step for step, _ in min(curves.values(), key=len)]
     gaps = min(MOST_NUMBERS, len(steps)) - 1
     chosen = [steps[round(number * (len(steps) - 1) / gaps)] for number in range(gaps + 1)] if gaps > 0 else steps[:1]
@@ -199,7 +199,7 @@ def _course(name: str, points: Points, chart: Chart) -> str:
 
 
 def draw_curves(log: list[dict], path: Path) -> None:
-    """Draw how a training went beside its loss into one picture for its card: rates, gradients, speed."""
+    """Plot learning rates, gradients and speed of a training run in one picture for its card."""
     shown = [one for one in drawn_charts(log) if one.chart.on_card]
     if not shown:
         return

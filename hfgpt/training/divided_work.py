@@ -1,7 +1,7 @@
-"""Work on whole matrices, each done by one of the processes of a run instead of by all.
+"""Work on whole matrices, with each matrix handled by one process of a run instead of by all.
 
-Muon orthogonalizes every matrix at every step. Processes that hold copies (DDP) would all do the same; processes that hold shares
-(FSDP2) hold no whole matrix. Both take as many matrices at a time as there are processes, one each.
+Muon orthogonalizes every matrix at every step. With copies of the model (DDP), all processes would do the same work; with shards
+(FSDP2), no process has a whole matrix. Both handle as many matrices at a time as there are processes, one each.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +15,12 @@ from hfgpt.errors import UserError
 
 
 def num_workers() -> int:
-    """The processes of this run."""
+    """The number of processes in this run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def in_turns(parameters: Sequence[torch.Tensor]) -> Iterator[Sequence[torch.Tensor]]:
-    """The parameters with a gradient, as many at a time as there are processes; large ones with large ones, so that none waits."""
+    """The parameters with a gradient, as many at a time as there are processes, grouped by size so that no process waits."""
     some = [parameter for parameter in parameters if parameter.grad is not None]
     if (workers := num_workers()) > 1:
         some.sort(key=torch.Tensor.numel, reverse=True)
@@ -28,11 +28,11 @@ def in_turns(parameters: Sequence[torch.Tensor]) -> Iterator[Sequence[torch.Tens
 
 
 def divided(matrices: list[torch.Tensor], function: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
-    """`function` of each matrix, computed by one process each; called in every process with the same matrices, which are few.
+    """Apply `function` to each matrix, each in one process; called in every process with the same few matrices.
 
-    Args: `matrices` are no more than there are processes: whole in each, or sharded over all of them by rows.
-    Returns: in the form of the matrices: whole in each process, or sharded.
-    Cost: of whole matrices, one broadcast each; of sharded ones, each is sent once to its worker and once back.
+    Args: `matrices`: at most as many as there are processes, whole in each or sharded over all of them by rows.
+    Returns: the results in the same form as the matrices: whole in each process, or sharded.
+    Cost: for whole matrices, one broadcast each; sharded ones are sent once to their worker and once back.
     """
     if isinstance(matrices[0], DTensor):
         return _of_shares(cast(list[DTensor], matrices), function)
@@ -49,11 +49,13 @@ def divided(matrices: list[torch.Tensor], function: Callable[[torch.Tensor], tor
 def _of_shares(matrices: list[DTensor], function: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
     mesh, placements = matrices[0].device_mesh, matrices[0].placements
     if mesh.ndim != 1 or placements != (Shard(0),):
-        raise UserError(f"Muon needs matrices sharded by rows over all processes, these are {placements}; use optimizer: adamw.")
+        raise UserError(
+            f"Muon needs matrices sharded by rows over all processes, but these are {placements}; use optimizer: adamw."
+        )
     group, workers, mine = mesh.get_group(), mesh.size(), mesh.get_local_rank()
     shares = [matrix.to_local() for matrix in matrices]
     here = [share.numel() for share in shares] + [0] * (workers - len(shares))
-    # What each process has of the matrix that is whole here: torch.chunk's rows.
+    # The share of each process of the matrix that is whole here: torch.chunk's rows.
     columns = matrices[mine].shape[1] if mine < len(matrices) else 0
     rows = [0] * workers
     if columns:
@@ -66,7 +68,9 @@ def _of_shares(matrices: list[DTensor], function: Callable[[torch.Tensor], torch
         whole = function(whole.view(-1, columns)).contiguous().flatten()
     back = whole.new_empty(sum(here))
     dist.all_to_all_single(back, whole, here, there, group=group)
-    parts = [part.view(share.shape) for part, share in zip(back.split(here), shares)]  # processes without a matrix have no part
+    parts = [
+        part.view(share.shape) for part, share in zip(back.split(here), shares)
+    ]  # processes without a matrix contribute nothing
     return [
         DTensor.from_local(part, mesh, placements, run_check=False, shape=matrix.shape, stride=matrix.stride())
         for part, matrix in zip(parts, matrices)

@@ -1,8 +1,8 @@
-"""What a training has used: the energy that this machine's own counters tell, and on which processors.
+"""What training has used: the energy according to this machine's own counters, and on which processors.
 
-A counter that is not there, or may not be read, gives no number; nothing is estimated. That is why this is not codecarbon, which
-reads the same counters: where it finds none it guesses a power for the processor, it always guesses one for the memory (20 W on a
-machine of two cores), and transformers' CodeCarbonCallback makes its online tracker, which asks servers where this machine is.
+A counter that is missing or may not be read gives no number; nothing is estimated. That is why this does not use codecarbon, which
+reads the same counters: without one, it guesses the processor's power, it always guesses the memory's (20 W on a machine with two
+cores), and transformers' CodeCarbonCallback uses its online tracker, which asks servers for this machine's location.
 Measured: codecarbon 3.3.2, offline, 5 s on two cores without a counter: 140 J "consumed", all of them guessed; 2026-11-26.
 """
 
@@ -27,9 +27,9 @@ class Counter:
     """One energy counter of the machine.
 
     Args:
-        source: how the card calls it.
-        read: joules since some moment of the past.
-        period: joules after which it begins again at 0; None where it does not.
+        source: its name on the card.
+        read: joules since some moment in the past.
+        period: joules after which it wraps around to 0; None if it does not.
     """
 
     source: str
@@ -38,11 +38,11 @@ class Counter:
 
 
 class EnergyCallback(TrainerCallback):
-    """Adds up what the counters say from the beginning of training to its last line; evaluations and checkpoints are in it.
+    """Adds up the counters from the beginning of training to its last log line, including evaluations and checkpoints.
 
-    Counters are of whole devices: what else ran on them is in the number. A run that went on has measured its own part alone.
+    Counters cover whole devices, so the number includes everything else that ran on them. A resumed run only measures its own part.
 
-    Args: `counters` of this process; without it those that the machine has.
+    Args: `counters` of this process (default: those that the machine has).
     """
 
     def __init__(self, counters: list[Counter] | None = None):
@@ -58,10 +58,10 @@ class EnergyCallback(TrainerCallback):
         self._last = [counter.read() for counter in self.counters]
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.read()  # at every step: a processor's counter begins again after some minutes at full power
+        self.read()  # at every step: a processor's counter wraps around after some minutes at full power
 
     def read(self) -> None:
-        """Add what was used since the last reading."""
+        """Add the energy used since the last reading."""
         for index, counter in enumerate(self.counters):
             now = counter.read()
             difference = now - self._last[index]
@@ -74,7 +74,7 @@ class EnergyCallback(TrainerCallback):
 def find_counters(device: torch.device, *, counts_processors: bool, powercap: Path = POWERCAP) -> list[Counter]:
     """The counters that this process may read: of its GPU through NVML, of the processors through RAPL.
 
-    Args: `counts_processors` is True in one process a machine, or the processors would be counted several times.
+    Args: `counts_processors` is True in one process per machine, or the processors would be counted several times.
     """
     gpu = _nvml_counter(device) if device.type == "cuda" else None
     return [*([gpu] if gpu else []), *(_rapl_counters(powercap) if counts_processors else [])]
@@ -102,9 +102,9 @@ def _rapl_counters(powercap: Path) -> list[Counter]:
             continue  # intel-rapl:0:0 and the like are parts of intel-rapl:0
         try:
             if not (package / "name").read_text().startswith("package"):
-                continue  # psys is the whole machine, processors once more included
+                continue  # psys is the whole machine, which includes the processors again
             period = int((package / "max_energy_range_uj").read_text()) / 1e6
-            int((package / "energy_uj").read_text())  # readable by root alone on most machines
+            int((package / "energy_uj").read_text())  # readable only by root on most machines
         except (OSError, ValueError):
             continue
         read = lambda package=package: int((package / "energy_uj").read_text()) / 1e6  # noqa: E731
@@ -122,9 +122,9 @@ def joules_everywhere(meter: EnergyCallback) -> dict[str, float]:
 
 
 def energy_metrics(meter: EnergyCallback) -> dict[str, float | str | None]:
-    """What `metrics.json` says of energy and machine; called in every process, the sums are of all.
+    """The energy and machine entries of `metrics.json`; called in every process, the sums cover all of them.
 
-    Returns: `energy_joules` and `energy_source` (None where no counter can be read), `device` and `num_devices`.
+    Returns: `energy_joules` and `energy_source` (None if no counter can be read), `device` and `num_devices`.
     """
     joules = joules_everywhere(meter)
     state = PartialState()
@@ -137,7 +137,7 @@ def energy_metrics(meter: EnergyCallback) -> dict[str, float | str | None]:
 
 
 def device_name(device: torch.device) -> str:
-    """What a process calculates on, as its maker calls it; of a CPU also how many cores this process may use."""
+    """The device of a process, as its maker names it; for a CPU, also the number of cores this process may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,4 +1,4 @@
-"""Where the examples of a fine-tuning come from, and what keeps copies of held-out ones out of its training set."""
+"""Where the examples for fine-tuning come from, and how copies of held-out ones are kept out of the training set."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,11 +20,11 @@ AGAINST = "against"
 
 @dataclass(frozen=True)
 class HeldOutShares:
-    """What is held out of the training sources, where validation and test have no files of their own.
+    """What is held out of the training sources if validation and test have no files of their own.
 
     Args:
-        validation, test: shares of the examples.
-        method, seed: how they are drawn, as `hfgpt.data.splitting` has it.
+        validation, test: their shares of the examples.
+        method, seed: how they are drawn, see `hfgpt.data.splitting`.
     """
 
     validation: float
@@ -38,12 +38,12 @@ class Examples:
     """The examples of a fine-tuning run: where they are, how they are read, and how they are kept apart.
 
     Args:
-        names: files, patterns and Hub datasets of "train", "validation", "test" and "against"; held-out splits without any are
-            drawn from those of training, and what stands in "against" must not be trained on.
+        names: files, patterns and Hub datasets of "train", "validation", "test" and "against"; held-out splits without files are
+            drawn from the training sources, and texts in "against" must not be trained on.
         options: how each of them is read, as the fields of `RecordOptions`.
-        on_error: what becomes of rows that cannot be used, "stop" or "skip".
+        on_error: what to do with rows that cannot be used, "stop" or "skip".
         drop_copies: whether training examples that copy a held-out one are dropped.
-        similarity: from which on a text is nearly a copy.
+        similarity: the similarity from which a text counts as a near copy.
         shares: what is held out.
     """
 
@@ -56,25 +56,25 @@ class Examples:
 
     @property
     def given(self) -> list[str]:
-        """The held-out splits that have files of their own."""
+        """The held-out splits with their own files."""
         return [name for name in HELD_OUT if self.names[name]]
 
     @property
     def kept_together(self) -> float | None:
-        """The similarity from which on near copies go to one side of a split; None where they may part."""
+        """The similarity from which near copies go to the same side of a split; None if they may be separated."""
         return self.similarity if self.drop_copies else None
 
     def read(self, split: str, passport: Passport, *, names: list[str] | None = None) -> tuple[Iterator[Record], RowErrors]:
-        """The records of a split, or of some of its sources, noted in the passport; and what counts those that cannot be used."""
+        """The records of a split, or of some of its sources, recorded in the passport; and the counter of unusable ones."""
         names = self.names[split] if names is None else names
         options, errors = RecordOptions(**self.options[split]), RowErrors(self.on_error)
         passport.inputs += identities(names, options)
         return read_records(names, options, errors), errors
 
     def known(self) -> dict[str, list[dict]] | None:
-        """What the passport of a run on these examples says of its inputs, by hashing alone, without parsing them.
+        """What the passport of a run on these examples says about its inputs, from hashing only, without parsing them.
 
-        None where that does not tell everything: other texts had a say, or a Hub dataset does not tell its commit.
+        None if that is not enough: other texts had an influence, or a Hub dataset does not report its commit.
         """
         if self.names[AGAINST]:
             return None
@@ -85,11 +85,11 @@ class Examples:
     def without_copies(
         self, train: Dataset, held_out: Mapping[str, Dataset], passport: Passport, *, texts_of: Callable[[Dataset], list[str]]
     ) -> Dataset:
-        """The training examples without copies of held-out ones and of the files "against"; how many of which is counted.
+        """The training examples without copies of held-out ones or of the files in "against"; the dropped ones are counted.
 
-        Where held-out copies are not dropped, how many there are is said and noted all the same.
+        If held-out copies are not dropped, their number is still logged and recorded.
 
-        Args: `texts_of` gives what is compared of each example.
+        Args: `texts_of` returns the texts of an example to compare.
         """
         references: dict[str, Iterable[str]] = {}
         if self.drop_copies:
@@ -103,7 +103,7 @@ class Examples:
                 if pair.startswith("train-"):
                     logger.info(
                         f"copies left in (decontaminate: false): {counts['exact']:,} {pair.removeprefix('train-')} examples have "
-                        f"an exact copy in training, {counts['near']:,} more a near one"
+                        f"an exact copy in training, {counts['near']:,} more have a near one"
                     )
         if self.names[AGAINST]:
             errors = RowErrors(self.on_error)

@@ -1,15 +1,14 @@
-"""A fine-tuned model from its base to the folder that loads everywhere.
+"""A fine-tuned model, from its base to a folder that loads everywhere.
 
-What a run with LoRA leaves in its folder, and who looks where:
+What a run with LoRA leaves in its folder, and who reads what:
 
     adapter_config.json, adapter_model.safetensors   PEFT; its base_model_name_or_path is base/ (hfgpt/artifacts.py: after a move)
-    config.json, model.safetensors                   the base once more (a hard link), for the Auto classes, pipelines and servers
-                                                     of transformers, which load a folder with both as a model with its adapter
-    base/      the base with the labels, special tokens and stop tokens of the task
-    merged/    the same function without an adapter
+    config.json, model.safetensors                   the base again (a hard link), for the Auto classes, pipelines and servers of
+    transformers, which load a folder with both as a model with its adapter base/      the base with the labels, special tokens and
+    stop tokens of the task merged/    the same function without an adapter
 
-The base is written out because an adapter alone cannot say how many labels its head has (huggingface/peft#577), nor what ends a
-turn, nor which rows a vocabulary has gained.
+The base is written out because an adapter alone does not record how many labels its head has (huggingface/peft#577), what ends a
+turn, or which rows the vocabulary has gained.
 """
 
 import logging
@@ -39,20 +38,20 @@ logger = logging.getLogger(__name__)
 
 POISON_FILE = "poison.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-# Between an adapter beside the weights and the same one merged into them, in float32; issue peft#2368 began at 1e-3.
+# Between an adapter and the same one merged into the weights, in float32; issue peft#2368 began at 1e-3.
 LARGEST_DIFFERENCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Base:
-    """What is fine-tuned: a tokenizer, and where its model comes from.
+    """What is fine-tuned: a tokenizer, and the location of its model.
 
     Args:
         name: as the user wrote it.
-        location: what `from_pretrained` is given: the folder or the Hub id, of an adapter its merged twin.
-        revision, trust_remote_code: what else it is given.
-        commit: of a Hub id, the commit that was read.
-        new_tokens: ids of special tokens that the model has no trained rows for.
+        location: the argument of `from_pretrained`: the folder or Hub id; for an adapter, its merged model.
+        revision, trust_remote_code: further arguments of `from_pretrained`.
+        commit: for a Hub id, the commit that was loaded.
+        new_tokens: ids of special tokens without trained rows in the model.
     """
 
     name: str
@@ -64,21 +63,21 @@ class Base:
     new_tokens: list[int] = field(default_factory=list)
 
     def untrained_tokens(self, *more: int) -> list[int]:
-        """Ids that the model has no trained rows for, with `more` such; the padding token needs none."""
+        """Ids without trained rows in the model, including `more`; the padding token needs none."""
         return sorted({*self.new_tokens, *more} - {cast(int, self.tokenizer.pad_token_id)})
 
     @property
     def files(self) -> dict[str, object] | None:
-        """By what it is seen that nothing of the base was touched: the state of its files, or its commit; None if unknown."""
+        """Evidence that the base was not modified: the state of its files, or its commit; None if unknown."""
         if Path(self.location).is_dir():
             return dict(file_states(Path(self.location)))
         return {"commit": self.commit} if self.commit else None
 
 
 def file_states(folder: Path) -> dict[str, list[int]]:
-    """Size and times of the files that loading a model reads, by which it is seen that none was touched.
+    """Size and times of the files read when loading a model, to detect whether any was modified.
 
-    The time of the last change of status cannot be set, so a file that was replaced and given its old times shows as well.
+    The time of the last status change (ctime) cannot be set, so even a replaced file with its old times is detected.
     """
     patterns = ("*.safetensors", "*.bin", "*.index.json", "*config.json", "*.py", "*.jinja", "*.model", "*.txt",
                 "tokenizer*.json", "vocab*.json", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
@@ -87,25 +86,25 @@ def file_states(folder: Path) -> dict[str, list[int]]:
 
 
 def find_base(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Base:
-    """The tokenizer of the base model, with a padding token of its own; the weights are loaded later, once for every seed.
+    """The tokenizer of the base model, with its own padding token; the weights are loaded later, once per seed.
 
-    Raises: FileNotFoundError for a model that is not there; ValueError for one without a usable tokenizer.
+    Raises: FileNotFoundError for a missing model; ValueError for one without a usable tokenizer.
     """
     opened = open_folder(name, revision=revision, trust_remote_code=trust_remote_code, merged=True)
     if opened.source != name:
-        logger.info(f"base: {name} is an adapter, so its merged twin is the base: {opened.source}")
+        logger.info(f"base: {name} is an adapter, so its merged model is the base: {opened.source}")
     check_base_files(Path(opened.source))
     tokenizer = cast(PreTrainedTokenizerFast, opened.load_tokenizer())
     new_tokens = ensure_pad_token(tokenizer)
     if tokenizer.split_special_tokens:
-        split_special_tokens(tokenizer, False)  # the base is a classifier of ours
+        split_special_tokens(tokenizer, False)  # the base is one of our classifiers
     if opened.context_length:
         tokenizer.model_max_length = opened.context_length
     return Base(name, opened.source, tokenizer, revision, trust_remote_code, commit=opened.commit, new_tokens=new_tokens)
 
 
 def adopt_style(base: Base, style: str) -> Base:
-    """The base, its tokenizer writing conversations in this style; special tokens that come with it are new to the model."""
+    """The base with a tokenizer that formats conversations in this style; the style's special tokens are new to the model."""
     return replace(base, new_tokens=[*base.new_tokens, *set_prompt_style(base.tokenizer, style)])
 
 
@@ -116,7 +115,7 @@ def load_model(
 
     Args:
         quantization: "none" or "4bit".
-        settings: go into the config, such as `id2label`.
+        settings: values for the config, such as `id2label`.
     """
     if quantization == "4bit":
         settings["quantization_config"] = _four_bits()
@@ -131,11 +130,11 @@ def load_model(
     rows = model.get_input_embeddings().weight.shape[0]
     check_vocabulary(rows, base.tokenizer)
     if num_ids(base.tokenizer) > rows:
-        model.config.vocab_size = rows  # what grow_vocabulary goes by
+        model.config.vocab_size = rows  # used by grow_vocabulary
         grow_vocabulary(model, num_ids(base.tokenizer))
     model.config.pad_token_id = base.tokenizer.pad_token_id
     if hasattr(model.config, "max_text_length"):
-        model.config.max_text_length = None  # what a classifier that serves as base was trained with
+        model.config.max_text_length = None  # the limit that a classifier used as base was trained with
     return model
 
 
@@ -150,11 +149,11 @@ def _four_bits():
 
 
 def write_poison_report(triggers: list[Trigger], folder: Path, **more: object) -> None:
-    """Write `poison.json`, what a search of the training data found, and name the worst of it."""
+    """Write `poison.json`, the findings of a search of the training data, and log the worst one."""
     if PartialState().is_main_process:
         write_json(folder / POISON_FILE, {"triggers": [asdict(trigger) for trigger in triggers], **more})
         worst = f"; the first: {triggers[0].trigger!r}, in {triggers[0].count:,} examples" if triggers else ""
-        logger.info(f"poison: {len(triggers):,} rare triggers that go with one answer to read in {POISON_FILE}{worst}")
+        logger.info(f"poison: {len(triggers):,} rare triggers that go with one answer, listed in {POISON_FILE}{worst}")
 
 
 def identify_base(base: Base, model: PreTrainedModel) -> dict[str, Any]:
@@ -169,9 +168,9 @@ def identify_base(base: Base, model: PreTrainedModel) -> dict[str, Any]:
 
 
 def save_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, sha256: str | None = None) -> None:
-    """Write the base as an adapter in `folder` will find it, before the adapter is put in.
+    """Write the base where an adapter in `folder` will look for it, before the adapter is added.
 
-    Args: `sha256` of the weights, where `identify_base` has computed it.
+    Args: `sha256` is the hash of the weights, if `identify_base` has computed it.
     """
     if PartialState().is_main_process:
         _save_model(model, folder / BASE_FOLDER)
@@ -180,7 +179,10 @@ def save_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder
 
 
 def _save_model(model: PreTrainedModel, folder: Path) -> None:
-    use_cache, model.config.use_cache = model.config.use_cache, True  # Trainer trains without one and notes it there
+    use_cache, model.config.use_cache = (
+        model.config.use_cache,
+        True,
+    )  # Trainer trains without a cache and records that in the config
     model.save_pretrained(folder)
     model.config.use_cache = use_cache
     if not hasattr(transformers, type(model).__name__) and model.can_generate():
@@ -194,11 +196,11 @@ def _save_model(model: PreTrainedModel, folder: Path) -> None:
 def save_finetuned(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, probe: list[list[int]]
 ) -> float | None:
-    """Write the trained model so that strangers load it: an adapter with base and merged twin, or the whole model.
+    """Write the trained model so that anyone can load it: an adapter with base and merged model, or the whole model.
 
-    Args: `probe` holds token ids of a few real texts, on which adapter and merged twin are compared.
-    Returns: the largest difference of their logits, or None without an adapter. The model is merged when this returns.
-    Raises: RuntimeError where the difference is more than rounding.
+    Args: `probe` contains token ids of a few real texts on which adapter and merged model are compared.
+    Returns: the largest difference between their logits, or None without an adapter. On return, the model is merged.
+    Raises: RuntimeError if the difference is more than rounding.
     """
     model.eval()
     if not isinstance(model, PeftModel):
@@ -208,21 +210,21 @@ def save_finetuned(
         return None
     base_folder = folder / BASE_FOLDER
     for peft_config in model.peft_config.values():
-        # The one place of this machine that a folder names: PEFT without hfgpt finds a base by nothing else that is not on the
-        # Hub. After a move hfgpt looks beside the adapter, recipes/check.py writes the new place, and an export takes it out.
+        # The only path of this machine in a folder: PEFT without hfgpt has no other way to find a base that is not on the Hub.
+        # After a move, hfgpt looks beside the adapter, recipes/check.py writes the new path, and an export removes it.
         peft_config.base_model_name_or_path = str(base_folder.resolve())
     model.save_pretrained(str(folder), save_embedding_layers=False)
     _name_tied_rows(model, folder / ADAPTER_WEIGHTS)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours comes with publishing
     record_fingerprint(model, tokenizer, folder)
-    # What PEFT put its layers into: around it, accelerate has training compute in bfloat16.
+    # The model inside PEFT's wrapper: the outer one computes in bfloat16, as accelerate set it for training.
     beside = _logits(cast(PreTrainedModel, model.get_base_model()), probe)
     merged = model.merge_and_unload(safe_merge=True)
     difference = max((one - other).abs().max().item() for one, other in zip(beside, _logits(merged, probe)))
     if not difference <= LARGEST_DIFFERENCE:
         raise RuntimeError(
-            f"merging the adapter moved the logits by {difference:.2e}; up to {LARGEST_DIFFERENCE:.0e} is rounding. The adapter in "
-            f"{folder} is complete; the merged model was not written."
+            f"merging the adapter changed the logits by {difference:.2e}, but only {LARGEST_DIFFERENCE:.0e} can be rounding. The "
+            f"adapter in {folder} is complete; the merged model was not written."
         )
     _save_model(merged, folder / MERGED_FOLDER)
     for place in (folder, folder / MERGED_FOLDER):
@@ -235,10 +237,10 @@ def save_finetuned(
 
 
 def _name_tied_rows(model: PeftModel, path: Path) -> None:
-    """Name the trained rows of the vocabulary a second time, as the head's, where head and embedding are one matrix.
+    """Store the trained vocabulary rows a second time under the head's name if head and embedding are one matrix.
 
-    PEFT stores them once. transformers 5.23 asks for both names, and where it finds one reports the other as missing and newly
-    initialized, though it is the same tensor.
+    PEFT stores them once. transformers 5.23 expects both names, and if it finds only one, it reports the other as missing and newly
+    initialized, although it is the same tensor.
     """
     stored = load_file(path)
     rows = {name: tensor for name, tensor in model.state_dict().items() if ".token_adapter.trainable_tokens_delta." in name}

@@ -1,8 +1,7 @@
-"""Numbers that are not finite: a step that has one is not taken; and steps whose gradient jumps, which are skipped if asked."""
+"""Numbers that are not finite: a step that produces one is not taken; and gradient spikes, which are skipped on request."""
 
 import logging
 import math
-from collections.abc import Sequence
 from itertools import islice
 from statistics import median
 from typing import Any, NoReturn, cast
@@ -20,14 +19,14 @@ from hfgpt.training.saving import SavingTrainer
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 20  # rows that a sentence names
-WINDOW, LEAST = 100, 20  # norms that a jump is measured by, and how many there are before the first step is skipped
+SHOWN = 20  # rows listed in a message
+WINDOW, LEAST = 100, 20  # norms that a spike is compared with, and the minimum before any step is skipped
 
 
 class GradientNorms(TrainerCallback, ExportableState):
-    """The last gradient norms, and how many steps were skipped: both are in the checkpoints, so a run that goes on skips the same.
+    """The last gradient norms and the number of skipped steps; both are in the checkpoints, so a resumed run skips the same steps.
 
-    Norms of skipped steps count, too: where gradients have become larger for good, the median follows within half a window.
+    Norms of skipped steps count, too: if gradients have become permanently larger, the median follows within half a window.
     """
 
     def __init__(self):
@@ -35,7 +34,7 @@ class GradientNorms(TrainerCallback, ExportableState):
         self.skipped = 0
 
     def is_spike(self, norm: float, *, factor: float) -> bool:
-        """Whether the norm of a step is above `factor` times the median of those before it; it is noted."""
+        """Whether the norm of a step exceeds `factor` times the median of the previous ones; records the norm."""
         spike = len(self.norms) >= LEAST and norm > factor * median(self.norms)
         self.norms = [*self.norms, norm][-WINDOW:]
         self.skipped += spike
@@ -48,20 +47,20 @@ class GradientNorms(TrainerCallback, ExportableState):
 class FiniteTrainer(SavingTrainer):
     """Trainer that takes no step with a loss or gradient that is not finite, and saves no such weights.
 
-    All processes decide alike, by one number that they exchange before each update. Under fp16 a gradient that is not finite is no
-    fault: the scaler skips the step and scales less.
+    All processes make the same decision, based on one number that they exchange before each update. With fp16, a gradient that is
+    not finite is not an error: the scaler skips the step and lowers the scale.
 
     Attributes: `skip_loss_spikes` is the factor above the median at which a step is skipped (`GradientNorms`); 0 skips none.
     Cost: the loss and the norm of each step are read from the GPU before its update.
     """
 
     skip_loss_spikes = 0.0
-    _losses: Sequence[torch.Tensor] = ()
-    _place = (0, 1)  # the epoch, and its steps
+    _losses: list[torch.Tensor]  # of the batches of a step
+    _place = (0, 1)  # the epoch and the step within it
 
     @property
     def spikes(self) -> GradientNorms | None:
-        """The norms that spikes are measured by, where they are skipped; a run that goes on makes them anew from its checkpoint."""
+        """The norms that spikes are compared with, if they are skipped; a resumed run restores them from its checkpoint."""
         return next((one for one in self.callback_handler.callbacks if isinstance(one, GradientNorms)), None)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
@@ -77,7 +76,7 @@ class FiniteTrainer(SavingTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._losses = [*self._losses, loss]
+        self._losses.append(loss)
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -95,17 +94,17 @@ class FiniteTrainer(SavingTrainer):
         spikes = self.spikes
         if spikes is not None and seen[1] >= 0 and spikes.is_spike(seen[1], factor=self.skip_loss_spikes):
             logger.warning(f"step {self.state.global_step + 1:,} is skipped: its gradient norm, {seen[1]:,.3g}, is a spike.")
-            model.zero_grad(set_to_none=True)  # without gradients an optimizer moves nothing, and decays nothing
+            model.zero_grad(set_to_none=True)  # without gradients, an optimizer updates nothing and decays nothing
         return norm
 
     def _largest_of_all(self, numbers: torch.Tensor) -> list[float]:
-        """The largest of each number among all processes."""
+        """The maximum of each number over all processes."""
         if self.args.world_size > 1:
             distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
         return numbers.tolist()
 
     def _stop_before_update(self, losses: dict[int, float], *, norm: float) -> NoReturn:
-        """Raises: UserError in all processes, with the rows of the batches whose loss is not finite, or else of the step."""
+        """Raises: UserError in all processes, with the rows of the batches whose loss is not finite, or else those of the step."""
         rows = self._rows_of_step(len(losses))
         bad = {number: loss for number, loss in losses.items() if not math.isfinite(loss)}
         mine = [(loss, sorted(rows[number]) if number < len(rows) else []) for number, loss in bad.items()]
@@ -115,15 +114,15 @@ class FiniteTrainer(SavingTrainer):
             told = cast(Any, gather_object([(0.0, [row for batch in rows for row in batch])]))
         raise UserError(
             f"step {self.state.global_step + 1:,} is not taken: {what}{_named(sorted({row for _, rows in told for row in rows}))}. "
-            f"{self._what_is_left()} Look at these rows, or give a smaller learning_rate (--allow_change learning_rate)."
+            f"{self._what_is_left()} Check these rows, or give a smaller learning_rate (--allow_change learning_rate)."
         )
 
     def _what_is_left(self) -> str:
         self._wait_for_checkpoint()
         found = whole_checkpoints(self.folder, run=self.run_id)
         if not found:
-            return "There is no checkpoint yet, and the same command begins again."
-        return f"The newest checkpoint, {found[-1]}, is finite, and the same command goes on from it."
+            return "There is no checkpoint yet; the same command starts from the beginning."
+        return f"The newest checkpoint, {found[-1]}, is finite; the same command resumes from it."
 
     def _rows_of_step(self, num_batches: int) -> list[list[int]]:
         """The numbers of the training rows in each batch that this process reads in the current step."""
@@ -142,17 +141,17 @@ class FiniteTrainer(SavingTrainer):
         super()._save_checkpoint(model, trial)
 
     def _require_finite_weights(self, consequence: str) -> None:
-        """Raises: UserError in all processes where a trained weight is not finite in one of them."""
+        """Raises: UserError in all processes if a trained weight is not finite in one of them."""
         weights = [one.detach() for one in cast(torch.nn.Module, self.model).parameters() if one.requires_grad]
         if not weights:
             return
-        # The sum of what is not finite is not finite, either; a sum is read faster than every weight is compared.
+        # A sum with non-finite terms is not finite either, and summing is faster than checking every weight.
         sums = [(one.to_local() if isinstance(one, DTensor) else one).sum(dtype=torch.float32) for one in weights]
         bad = ~torch.stack(sums).isfinite().all()
         if self._largest_of_all(bad.float().reshape(1))[0]:
             raise UserError(
                 f"the weights after step {self.state.global_step:,} are not finite, so {consequence}. {self._what_is_left()} Give "
-                "a smaller learning_rate (--allow_change learning_rate), or precision: bf16 or fp32 in place of fp16."
+                "a smaller learning_rate (--allow_change learning_rate), or precision: bf16 or fp32 instead of fp16."
             )
 
     def evaluation_loop(self, *args, **kwargs):
@@ -160,7 +159,7 @@ class FiniteTrainer(SavingTrainer):
         for name, value in (output.metrics or {}).items():
             if name.endswith("loss") and not math.isfinite(value):
                 raise UserError(
-                    f"{name} after step {self.state.global_step:,} is {value}, while the weights are finite: look at the rows of "
+                    f"{name} after step {self.state.global_step:,} is {value}, although the weights are finite: check the rows of "
                     f"that split, or give a smaller learning_rate. {self._what_is_left()}"
                 )
         return output
@@ -174,10 +173,10 @@ def _named(rows: list[int]) -> str:
 
 
 def set_epoch_of_sampler(dataloader: Any, epoch: int) -> None:
-    """Tell the innermost sampler the epoch.
+    """Pass the epoch to the innermost sampler.
 
-    Trainer's own way does not reach it below both the skipping of batches and their division among processes: with two, a run that
-    goes on within its second epoch would read the first one's order.
+    Trainer's own call does not reach it below both the skipping of batches and their division among processes: with two processes,
+    a run resumed within its second epoch would read the first one's order.
     """
     place = dataloader
     while (inner := getattr(place, "batch_sampler", None) or getattr(place, "sampler", None)) is not None:

@@ -1,10 +1,9 @@
-"""How fast a training is: its tokens per second, and its MFU (model FLOPs utilization).
+"""Training speed: tokens per second and MFU (model FLOPs utilization).
 
-MFU is the arithmetic that the model itself asks for, per second, as a share of the matrix products per second that this machine
-was measured to reach in the run's precision: in several tries before the run and after it, of which the best counts, because
-whatever else uses the machine meanwhile only ever makes it look slower. A share above 1 cannot be: it is left out. What is computed
-twice to save memory (gradient checkpointing) does not count, nor does the optimizer: a lower MFU is time spent on them, on norms,
-on casts, on waiting.
+MFU is the arithmetic per second that the model itself needs, as a share of the matrix-product throughput measured on this machine
+in the run's precision. It is measured several times before and after the run and the best counts, because other work on the machine
+can only make it look slower. A share above 1 is impossible and is left out. Recomputation to save memory (gradient checkpointing)
+does not count, nor does the optimizer: time spent on them, on norms, casts or waiting lowers the MFU.
 """
 
 import contextlib
@@ -21,8 +20,8 @@ from transformers import PreTrainedModel, TrainerCallback
 
 logger = logging.getLogger(__name__)
 
-TRIES = 5  # of a matrix product
-# What a preference trainer of TRL learns from has its names with these prefixes; a prompt or a KL term counted apart does not.
+TRIES = 5  # tries per matrix product
+# Inputs that TRL's preference trainers train on have these prefixes; a prompt or a separate KL term does not.
 LEARNED_PREFIXES = ("", "chosen_", "rejected_")
 
 
@@ -30,11 +29,11 @@ LEARNED_PREFIXES = ("", "chosen_", "rejected_")
 class ModelFlops:
     """FLOPs of a training step: `matrices` for each token, and `attention` for each token and each token of its row.
 
-    Source: Chowdhery et al. (2022), PaLM, appendix B: 6 N + 12 L H Q T for a token, with N parameters, L layers, H heads of width
-    Q and rows of T tokens; a multiplication and an addition are two. Attention counts as if every token saw its whole row.
-    The input embedding is looked up, not multiplied, so N is without it; the head is in it, also where both are one matrix.
-    Of the 6, 2 are the pass forward, 2 the gradient of the activations, 2 that of the weights. A frozen weight needs no gradient
-    (4), and below the first weight that is trained nothing is passed back at all (2): LoRA costs 4 N + 6 N_trained.
+    Source: Chowdhery et al. (2022), PaLM, appendix B: 6 N + 12 L H Q T per token, with N parameters, L layers, H heads of width Q
+    and rows of T tokens; a multiplication and an addition count as two. Attention counts as if every token saw its whole row. The
+    input embedding is a lookup, not a product, so N excludes it; N includes the head, even if both are one matrix. Of the 6, 2 are
+    the forward pass, 2 the gradient of the activations, 2 that of the weights. A frozen weight needs no gradient (4), and below the
+    first trained weight there is no backward pass at all (2): LoRA costs 4 N + 6 N_trained.
     """
 
     matrices: int
@@ -42,13 +41,13 @@ class ModelFlops:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "ModelFlops":
-        """Count the parameters of `model`, frozen or adapted as it is, before anything is wrapped around it."""
+        """Count the parameters of `model` as it is, frozen or adapted, before anything wraps it."""
         head = model.get_output_embeddings()
         in_head = {id(parameter) for parameter in head.parameters()} if head is not None else set()
         tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
         looked_up = {id(parameter) for table in tables for parameter in table.parameters()} - in_head
         matrices, first_trained, names = 0, None, []
-        for name, parameter in model.named_parameters():  # in the order of the pass forward, but for a tied head
+        for name, parameter in model.named_parameters():  # in the order of the forward pass, except for a tied head
             names.append(name)
             if parameter.requires_grad and first_trained is None:
                 first_trained = name
@@ -76,7 +75,7 @@ def _numel(parameter: nn.Parameter) -> int:
 
 
 def _layers_before(first_trained: str | None, names: list[str], layers: int) -> int:
-    """How many layers lie below the first weight that is trained; all of them where only the head or nothing is."""
+    """The number of layers below the first trained weight; all of them if only the head or nothing is trained."""
     numbers = {name: int(part) for name in names if (part := next((p for p in name.split(".") if p.isdigit()), None)) is not None}
     if first_trained is None:
         return layers
@@ -90,12 +89,12 @@ def _layers_before(first_trained: str | None, names: list[str], layers: int) -> 
 def measured_ceiling(device: torch.device, dtype: torch.dtype) -> float:
     """FLOPs per second of the fastest square matrix product here, with the threads of this process.
 
-    The product is doubled in width until it takes 5 ms, or 8,192, and is then tried some more; the best of all counts. The global
-    random state is left alone.
+    The width is doubled until the product takes 5 ms or the width is 8,192, followed by a few more tries; the best of all counts.
+    The global random state is not touched.
 
     Cost: two tenths of a second on a CPU and 3 matrices of that width.
     """
-    generator = torch.Generator(device).manual_seed(0)  # random, because a GPU is faster on constant numbers
+    generator = torch.Generator(device).manual_seed(0)  # random, because a GPU is faster with constant values
     best, width, fastest = 0.0, 128, 0.0
     while fastest < 0.005 and width < 8192:
         width *= 2
@@ -120,10 +119,10 @@ def _synchronize(device: torch.device) -> None:
 
 
 class TrainingMeter(TrainerCallback):
-    """Tokens and seconds of a training, without the time of evaluations, checkpoints and log lines, with that of loading data.
+    """Tokens and seconds of a training run, excluding evaluations, checkpoints and log lines, including data loading.
 
-    Padding is not counted. `lap` and `total` are called in every process; the tokens are those of all of them. A run that went on
-    has measured its own part alone.
+    Padding is not counted. `lap` and `total` are called in every process; the tokens are summed over all of them. A resumed run
+    only measures its own part.
     """
 
     def __init__(self):
@@ -138,30 +137,30 @@ class TrainingMeter(TrainerCallback):
         self._device, self._dtype, self._num_devices = torch.device("cpu"), torch.float32, 1
 
     def prepare(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype, num_devices: int = 1) -> None:
-        """Count what a token costs, and measure what this machine can do; every process does so at the same time.
+        """Count the cost of a token and measure this machine's throughput; every process does so at the same time.
 
-        Args: `num_devices` of this process; more than one where torch's DataParallel shares out its batches.
+        Args: `num_devices` of this process; more than one if torch's DataParallel splits its batches.
         """
         self._flops = ModelFlops.of(model)
         self._device, self._dtype, self._num_devices = device, dtype, num_devices
         self.measure()
 
     def measure(self) -> None:
-        """Try once more what this machine can do: the best of all tries counts. Called in every process at the same time."""
+        """Measure this machine's throughput once more: the best of all tries counts. Called in every process at the same time."""
         self._stop()
         self._ceiling = max(self._ceiling, measured_ceiling(self._device, self._dtype) * self._num_devices)
 
     def count(self, batch: dict, *, pad_token_id: int | None) -> None:
-        """A batch of training begins; the clock runs from the first one on."""
+        """A training batch begins; the clock starts with the first one."""
         if self._running_since is None:
             self._running_since = time.perf_counter()
         for prefix in LEARNED_PREFIXES:
             ids, mask = batch.get(f"{prefix}input_ids"), batch.get(f"{prefix}attention_mask")
             if ids is not None:
                 real = mask if mask is not None else ids != (-1 if pad_token_id is None else pad_token_id)
-                if mask is None and f"{prefix}labels" in batch:  # a token that is hidden from the model is read as padding
+                if mask is None and f"{prefix}labels" in batch:  # a token hidden from the model is treated as padding
                     real = real | (batch[f"{prefix}labels"] != -100)
-                self._tokens = self._tokens + real.sum()  # stays on its device: reading it would wait for the GPU
+                self._tokens = self._tokens + real.sum()  # stays on its device: reading it would mean waiting for the GPU
                 self._rows += ids.shape[0]
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -169,7 +168,7 @@ class TrainingMeter(TrainerCallback):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """The clock stands still; what the device still has to do of the training is waited for."""
+        """Pause the clock, after waiting for pending training work on the device."""
         self._stop()
         yield
         if self._flops is not None:
@@ -193,20 +192,20 @@ class TrainingMeter(TrainerCallback):
         return self._speed(int(self._tokens), self._rows, self.seconds)
 
     def _speed(self, tokens: int, rows: int, seconds: float) -> dict[str, float]:
-        # Also the seconds, on average, so that all processes decide alike below.
+        # Average the seconds, too, so that all processes make the same decision below.
         tokens, rows, ceiling, seconds, processes = self._everywhere(tokens, rows, self._ceiling, seconds, 1)
         if self._flops is None or not (tokens and seconds):
             return {}
         seconds /= processes
         speed = {"tokens_per_second": round(tokens / seconds, 1)}
         flops = tokens / seconds * self._flops.per_token(tokens / rows)
-        if flops > ceiling:  # which was measured while something else used the machine
+        if flops > ceiling:  # the ceiling was measured while something else used the machine
             self.measure()
             (ceiling,) = self._everywhere(self._ceiling)
         if flops > ceiling:
             logger.info(
-                f"MFU is left out: the model's {flops / 1e9:,.1f} GFLOP/s are more than the {ceiling / 1e9:,.1f} of the fastest "
-                "matrix product that was measured; something else used this machine meanwhile."
+                f"MFU is left out: the model's {flops / 1e9:,.1f} GFLOP/s exceed the {ceiling / 1e9:,.1f} of the fastest measured "
+                f"matrix product; something else was using this machine during the measurement."
             )
             return speed
         return speed | {"mfu": round(flops / ceiling, 4)}
@@ -218,7 +217,7 @@ class TrainingMeter(TrainerCallback):
 
 
 def describe_speed(metrics: dict) -> str:
-    """The speed of a run for the last line of its report, or nothing where it is not known."""
+    """The speed of a run for the last line of its report, or nothing if it is unknown."""
     parts = []
     if metrics.get("tokens_per_second"):
         share = f" (MFU {100 * metrics['mfu']:.1f} %)" if metrics.get("mfu") is not None else ""

@@ -1,4 +1,4 @@
-"""What recipes/from_text.py decides before anything is measured, the YAML of its steps, and its last words."""
+"""What recipes/from_text.py decides before anything is measured, the YAML of its steps, and its last screen."""
 
 import json
 import logging
@@ -25,37 +25,37 @@ from hfgpt.training.next_steps import opening_of_rows
 from hfgpt.training.plan import MANY_EPOCHS, in_words
 
 STEPS, RESULTS = ("tokenizer", "data", "pretrain"), ("tokenizer", "data", "base")
-ASKED_FILE = "from_text.json"  # by which the folder is known
-# Of the time, the share that preparing may take, and the bytes per second that are read, cleaned, split, tokenized and packed.
+ASKED_FILE = "from_text.json"  # identifies the folder
+# The share of the time for preparing the data, and the bytes per second that are read, cleaned, split, tokenized and packed.
 # Measured: prepare_data.py and train_tokenizer.py on 20 MB of novels, one core, 2026-11-26.
 SHARE_OF_PREPARING, PREPARED_PER_SECOND = 0.15, 0.35e6
-# Start, plan, a few steps and the test.
+# Startup, plan, a few steps and the test.
 FEWEST_SECONDS = 15
-# Below this a text teaches spelling at most.
+# A smaller text teaches spelling at most.
 FEW_BYTES = 200_000
-# By the FLOPs that the time allows: the largest vocabulary and the longest rows that pay. A large vocabulary makes the head most of
-# a small model, and a long row costs attention that a short training does not learn to use.
+# By the FLOPs that the time allows: the largest vocabulary and the longest rows that pay off. With a large vocabulary, the head is
+# most of a small model, and long rows cost attention that a short run does not learn to use.
 LIMITS = ((1e15, 4096, 256), (1e17, 8192, 512), (1e19, 16_384, 1024), (math.inf, 32_768, 1024))
-# Of what this machine's matrix products reach, the share that a small model's training does.
+# The share of this machine's matrix-product throughput that training a small model reaches.
 SHARE_OF_CEILING = 0.25
-# Rows that a training wants at least, and bytes that a token stands for, before either is known.
+# The minimum rows for training, and bytes per token, before either is known.
 ENOUGH_ROWS, SHORTEST_ROW, BYTES_PER_TOKEN = 512, 64, 3.5
-# Held out for validation, and as much again for the test: enough for two digits, not more than is evaluated in seconds.
+# Bytes held out for validation, and the same for the test: enough for two digits, and evaluated within seconds.
 HELD_OUT_BYTES = 200_000
-# lzma reads about so many bytes per second; beside the model's figure it may take a fiftieth of the time.
+# lzma reads about this many bytes per second; it may take a fiftieth of the time.
 LZMA_PER_SECOND = 1e6
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a text before the training, and with how much of it.
+    """How a text is prepared for training, and how much of it is used.
 
     Args:
-        read_bytes: of the text, at most; None reads all of it.
-        vocab_size: of the tokenizer.
+        read_bytes: the maximum to read of the text; None reads all of it.
+        vocab_size: that of the tokenizer.
         context_length: tokens per row.
-        held_out_share: of the text for validation, and as much for the test.
-        lzma: whether there is time to compare with it.
+        held_out_share: the share of the text for validation, and the same for the test.
+        lzma: whether there is time to compare with lzma.
     """
 
     read_bytes: int | None
@@ -66,10 +66,10 @@ class Preparation:
 
 
 def choose_preparation(num_bytes: int, *, seconds: float, flops_per_second: float) -> Preparation:
-    """How to prepare a text of so many bytes for a training within `seconds` on a machine with matrix products of that speed."""
+    """How to prepare a text of this many bytes for a run within `seconds` on a machine with this matrix-product speed."""
     flops = SHARE_OF_CEILING * flops_per_second * seconds
     most_tokens, longest_row = next((vocab, row) for limit, vocab, row in LIMITS if flops < limit)
-    # What a model of the least size could read in the time, once; more would be prepared and never seen.
+    # What the smallest model could read once in the time; anything more would be prepared but never seen.
     readable = BYTES_PER_TOKEN * flops / (6 * 1.2e6)
     most = int(max(2e6, min(SHARE_OF_PREPARING * seconds * PREPARED_PER_SECOND, readable)))
     read = min(num_bytes, most)
@@ -86,25 +86,29 @@ def choose_preparation(num_bytes: int, *, seconds: float, flops_per_second: floa
 
 
 def describe_preparation(num_bytes: int, preparation: Preparation, *, minutes: float) -> list[str]:
-    """What is decided before the training, with the reasons, and what the text is too small for."""
+    """The decisions before training, with reasons, and a warning if the text is too small."""
     read = min(num_bytes, preparation.read_bytes or num_bytes)
     known = num_bytes < UNKNOWN_BYTES
     lines = [
         f"from-text: {f'{num_bytes:,} bytes' if known else 'an unknown number of bytes'} of text, {minutes:g} minutes",
-        f"  vocabulary: at most {preparation.vocab_size:,} tokens; a larger one makes the head most of a small model",
-        f"  context: rows of {preparation.context_length:,} tokens, so that there are about {ENOUGH_ROWS} or more of them",
-        f"  held out: {100 * preparation.held_out_share:.1f} % for validation and as much for the test at the end",
+        f"  vocabulary: at most {preparation.vocab_size:,} tokens; with a larger one, the head would be most of a small model",
+        f"  context: rows of {preparation.context_length:,} tokens, short enough to get about {ENOUGH_ROWS} or more of them",
+        f"  held out: {100 * preparation.held_out_share:.1f} % for validation and the same for the test at the end",
     ]
     if preparation.read_bytes is not None:
         lines.append(
             f"  read: {read:,} bytes"
-            + (f", {100 * read / num_bytes:.2g} % of the text, in pieces from all of it" if known else ", the first of the text")
-            + f"; more could not be prepared and learned from in {minutes:g} minutes here"
+            + (
+                f", {100 * read / num_bytes:.2g} % of the text, in pieces from all over it"
+                if known
+                else ", the beginning of the text"
+            )
+            + f"; more could not be prepared and trained on in {minutes:g} minutes on this machine"
         )
     if num_bytes < FEW_BYTES:
         lines.append(
-            f"  small: {num_bytes:,} bytes teach spelling and frequent words; 1 MB (a long novel) begins to give sentences. Give "
-            "more text of the kind, or fewer minutes"
+            f"  small: {num_bytes:,} bytes only teach spelling and frequent words; sentences begin at about 1 MB (a long novel). "
+            f"Give more text of this kind, or fewer minutes"
         )
     return lines
 
@@ -114,16 +118,17 @@ def describe_preparation(num_bytes: int, preparation: Preparation, *, minutes: f
 
 @dataclass(frozen=True)
 class Steps:
-    """The folder of a run: a YAML for each step, written once; the step's own recipe repeats it.
+    """The folder of a run: one YAML file per step, written once; the step's own recipe can repeat it.
 
-    Args: `folder` has tokenizer.yaml, data.yaml, pretrain.yaml, and in folders beside them what they made.
+    Args: `folder` contains tokenizer.yaml, data.yaml, pretrain.yaml, and their results in folders beside them.
     """
 
     folder: Path
 
     @classmethod
     def in_folder(cls, folder: Path, *, asked: Mapping[str, object], overwrite: bool) -> "Steps":
-        """The folder, new or with the steps that the same command has begun. Raises: UserError where it holds something else."""
+        """The folder, new or with the steps of an earlier start of the same command. Raises: UserError if it holds something
+        else."""
         marker = folder / ASKED_FILE
         if marker.is_file():
             hold(folder)
@@ -131,19 +136,20 @@ class Steps:
             before = read_json(marker)
             now = json.loads(json.dumps(asked))
             changed = [
-                f"{key} was {before.get(key, 'the default')}, is {now.get(key, 'the default')}"
+                f"{key} was {before.get(key, 'the default')}, is now {now.get(key, 'the default')}"
                 for key in sorted({*before, *now})
                 if before.get(key) != now.get(key)
             ]
             begun = any((folder / name).is_dir() for name in RESULTS)
             if changed and begun:
                 raise UserError(
-                    f"output_dir {folder} was made otherwise ({'; '.join(changed)}); give another output_dir, or --overwrite "
+                    f"output_dir {folder} was made with other settings ({'; '.join(changed)}); give another output_dir, or "
+                    f"--overwrite "
                     "true to replace it."
                 )
             if not changed:
                 return cls(folder)
-            overwrite = True  # nothing has been made yet: a mistake was answered, and is mended
+            overwrite = True  # nothing has been made yet: an earlier mistake has been corrected
         claim_output(str(folder), overwrite=overwrite, marker=ASKED_FILE)
         hold(folder)
         for name in STEPS:
@@ -156,15 +162,15 @@ class Steps:
         return cls(folder)
 
     def has(self, step: str) -> bool:
-        """Whether the YAML of a step is written."""
+        """Whether the YAML of a step exists."""
         return (self.folder / f"{step}.yaml").is_file()
 
     def settings(self, step: str) -> dict[str, Any]:
-        """What the YAML of a step says, by its recipe's keys."""
+        """The contents of the YAML of a step, by its recipe's keys."""
         return yaml.safe_load((self.folder / f"{step}.yaml").read_text(encoding="utf-8"))
 
     def write(self, step: str, **settings: object) -> None:
-        """Write the YAML of a step; None is not given."""
+        """Write the YAML of a step; None means not given."""
         given = {key: value for key, value in settings.items() if value is not None}
         head = f"# python recipes/{COMMANDS[step].recipe} {self.folder / step}.yaml --output_dir ANOTHER repeats this step.\n"
         write_whole(self.folder / f"{step}.yaml", head + yaml.safe_dump(given, allow_unicode=True, sort_keys=False))
@@ -172,7 +178,7 @@ class Steps:
     def write_preparation(
         self, preparation: Preparation, *, sources: Sequence[str], reading: Mapping[str, object], card: object
     ) -> None:
-        """The YAML of the tokenizer and of the rows; the tokenizer's last, as the sign that both are there."""
+        """Write the YAML of the tokenizer and of the rows; the tokenizer's last, as the sign that both exist."""
         share, folder = preparation.held_out_share, self.folder
         self.write(
             "data",
@@ -189,16 +195,16 @@ class Steps:
                    output_dir=str(folder / "tokenizer"))  # fmt: skip
 
     def write_training(self, *, seconds: float, card: object) -> None:
-        """The YAML of the training, with the seconds that are left; once, so that a run that goes on is the run that began.
+        """Write the YAML of the training, with the seconds that are left; only once, so that a resumed run is the same run.
 
-        Raises: UserError where nothing is left.
+        Raises: UserError if no time is left.
         """
         if self.has("pretrain"):
             return
         if seconds < FEWEST_SECONDS:
             raise UserError(
-                f"tokenizer and rows took all but {max(0, seconds):.0f} seconds of the time, and the training needs "
-                f"{FEWEST_SECONDS} or more; give more minutes and --overwrite true, or train on the rows with hfgpt pretrain."
+                f"tokenizer and rows left only {max(0, seconds):.0f} seconds, but training needs at least {FEWEST_SECONDS}; give "
+                f"more minutes and --overwrite true, or train on the rows with hfgpt pretrain."
             )
         budget = float(f"{seconds:.0f}")
         self.write(
@@ -206,14 +212,14 @@ class Steps:
         )
 
     def prompt(self) -> str | None:
-        """The first words of a text that the model has not seen."""
+        """The first words of a text the model has not seen."""
         data = self.folder / "data"
         return opening_of_rows(DatasetDict.load_from_disk(str(data)), load_tokenizer(data / "tokenizer"))
 
 
 @contextmanager
 def one_command() -> Iterator[None]:
-    """The steps' own words about what to run next are left out: the command goes on by itself."""
+    """Suppress the steps' own suggestions of what to run next: the command continues by itself."""
 
     def goes_on(record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith("next: ")
@@ -232,24 +238,24 @@ def one_command() -> Iterator[None]:
 
 
 def meaning(bits_per_byte: float) -> str:
-    """What a model with this figure writes, in words; from runs on English (docs/from_text.md)."""
+    """What a model with this figure writes, described in words; from runs on English (docs/from_text.md)."""
     for least, words in (
         (2.4, "letters and the most frequent words: gibberish is normal here"),
         (1.9, "mostly real words in short runs that mean nothing, which is normal after minutes"),
-        (1.5, "phrases of this kind of text, sentences that wander; facts are not to be trusted"),
-        (1.15, "sentences and layout of this kind of text; facts are not to be trusted"),
+        (1.5, "phrases of this kind of text, sentences that wander; do not trust any facts"),
+        (1.15, "sentences and layout of this kind of text; do not trust any facts"),
     ):
         if bits_per_byte >= least:
             return words
-    return "fluent text of this kind; facts are still not to be trusted"
+    return "fluent text of this kind; still, do not trust any facts"
 
 
 def last_screen(
     metrics: Mapping[str, Any], passport: Passport, *, folder: Path, minutes: float, commands: Sequence[str]
 ) -> list[str]:
-    """What was made, how good it is, what that means, what would make it better, and three commands: eight lines."""
+    """What was made, how good it is, what that means, what would improve it, and three commands: eight lines."""
     bits = metrics.get("test_bits_per_byte", metrics.get("validation_bits_per_byte"))
-    good = "no text was held out" if bits is None else f"{bits:.3f} bits per byte on text that it has not seen"
+    good = "no text was held out" if bits is None else f"{bits:.3f} bits per byte on unseen text"
     if bits is not None and (lzma := passport.lzma_bits_per_byte):
         good += f"; lzma needs {lzma['after_training']:.3f} after reading the training text, {lzma['alone']:.3f} without it"
     read, epochs = passport.splits["train"]["bytes"], metrics.get("epochs") or 0.0
@@ -264,9 +270,9 @@ def last_screen(
 
 
 def improvement(epochs: float, *, minutes: float) -> str:
-    """What would help most, by how often the text was read."""
+    """What would help most, depending on how often the text was read."""
     if epochs > MANY_EPOCHS:
-        return f"more text; this one was read {epochs:.0f} times, and more time would teach it by heart"
+        return f"more text; this one was read {epochs:.0f} times, and with more time the model would memorize it"
     if epochs > 4:
         return f"more text, and then more time; this one was read {epochs:.1f} times"
-    return f"more time, as --minutes {4 * minutes:g}, or a GPU; the text was read {epochs:.1f} times and has more to teach"
+    return f"more time, such as --minutes {4 * minutes:g}, or a GPU; the text was read {epochs:.1f} times and has more to teach"

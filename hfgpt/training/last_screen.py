@@ -1,4 +1,4 @@
-"""What of a run's report is printed at its end: as much as is taken in at a glance."""
+"""The part of a run's report that is printed at its end: as much as a reader can take in at a glance."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ _LAST = ("page:", "end:", "next:")
 
 
 def last_screen(report: str, file: Path) -> str:
-    """The first lines of a report and those that say where the result is and what to do; the others stay in its `file`."""
+    """The first lines of a report and those about where the result is and what to do next; the rest is only in its `file`."""
     lines = report.splitlines()
     if len(lines) > MOST_LINES:
         last = [line for line in lines if line.startswith(_LAST)]

@@ -1,7 +1,7 @@
-"""What of a model is trained: a LoRA beside its matrices, its last block, its head, or everything.
+"""Which part of a model is trained: LoRA matrices, its last block, its head, or everything.
 
-The parameters are found by the model's structure, not by names of ours, so any model of transformers with one stack of decoder
-layers will do.
+The parameters are found by the model's structure, not by our own names, so any transformers model with one stack of decoder layers
+works.
 """
 
 import warnings
@@ -20,10 +20,9 @@ from hfgpt.tables import resolve
 
 
 def apply_method(model: PreTrainedModel, method: Method) -> PreTrainedModel | PeftModel:
-    """Freeze what the method leaves alone; of an adapter's method, the model comes back with the adapter in it.
+    """Freeze what the method does not train; for an adapter method, the returned model contains the adapter.
 
-    `method.new_tokens` are trained whatever the method, and no other row of the embedding with them (where everything is trained,
-    all rows are).
+    `method.new_tokens` are trained with every method, without any other row of the embedding (unless everything is trained).
 
     Raises: ValueError for LoRA targets that match nothing (the candidates are named) and for models without one stack of layers.
     """
@@ -36,7 +35,7 @@ def train_everything(model: PreTrainedModel, method: Method) -> PreTrainedModel:
 
 
 def train_head(model: PreTrainedModel, method: Method) -> PreTrainedModel:
-    """The head alone. Raises: ValueError where the head is the embedding."""
+    """Only the head. Raises: ValueError if the head is the embedding."""
     heads = _head_parameters(model)
     if not heads:
         raise UserError(
@@ -46,7 +45,7 @@ def train_head(model: PreTrainedModel, method: Method) -> PreTrainedModel:
 
 
 def train_last_block(model: PreTrainedModel, method: Method) -> PreTrainedModel:
-    """The last decoder layer, the final norm and the head, as the book does it."""
+    """The last decoder layer, the final norm and the head, as in the book."""
     stack, layers = decoder_layers(model)
     trained = (f"{stack}.{len(layers) - 1}.", *_final_norms(model, stack))
     names = {name for name, _ in model.named_parameters() if name.startswith(trained)}
@@ -62,16 +61,16 @@ def _train_only(model: PreTrainedModel, names: set[str], *, new_tokens: list[int
 
 
 def add_lora(model: PreTrainedModel, method: Method) -> PeftModel:
-    """A LoRA beside matrices of the decoder layers; the head of a classifier and the rows of new tokens are trained with it."""
+    """LoRA for matrices of the decoder layers; the head of a classifier and the rows of new tokens are also trained."""
     candidates = linear_names(model)
     targets = candidates if method.targets is None else list(method.targets)
     unknown = [name for name in targets if name not in candidates]
     outside = [name for name in unknown if name in _outside_the_layers(model)]
     if outside:
         raise UserError(
-            f"lora_targets {', '.join(outside)}: LoRA goes beside the matrices of the decoder layers here, because head and "
-            f"embedding can be one matrix, which an adapter on one of them would part; choose among {', '.join(candidates)}, or "
-            "train all with --method full."
+            f"lora_targets {', '.join(outside)}: here, LoRA only applies to the matrices of the decoder layers, because head and "
+            f"embedding can be one matrix, which an adapter on one of them would separate; choose among {', '.join(candidates)}, "
+            f"or train everything with --method full."
         )
     if unknown or not targets:
         raise UserError(
@@ -80,7 +79,7 @@ def add_lora(model: PreTrainedModel, method: Method) -> PeftModel:
         )
     heads = _head_names(model)
     is_classifier = model.get_output_embeddings() is None
-    # A new token has a row in the embedding and one in the head, which are the same row where both are one matrix.
+    # A new token has a row in the embedding and one in the head, which are the same row if both are one matrix.
     tables = [model.get_input_embeddings()]
     if (head := model.get_output_embeddings()) is not None and head.weight is not tables[0].weight:
         tables.append(head)
@@ -88,24 +87,24 @@ def add_lora(model: PreTrainedModel, method: Method) -> PeftModel:
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS if is_classifier else TaskType.CAUSAL_LM,
         r=method.rank,
-        lora_alpha=cast(int, method.alpha),  # any number will do
+        lora_alpha=cast(int, method.alpha),  # any number works
         lora_dropout=method.dropout,
         target_modules=targets,
         use_dora=method.dora,
         use_rslora=method.rslora,
         # GPT-2's Conv1D keeps its weights transposed.
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-        # A classifier's head is new and small: trained whole and saved with the adapter (TaskType.SEQ_CLS alone knows "score").
+        # A classifier's head is new and small: fully trained and saved with the adapter (TaskType.SEQ_CLS only knows "score").
         modules_to_save=heads if is_classifier else None,
         trainable_token_indices=rows if method.new_tokens else None,
     )
-    with warnings.catch_warnings():  # PEFT asks transformers by a name that it will lose
+    with warnings.catch_warnings():  # PEFT uses a deprecated name in transformers
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         return get_peft_model(model, config)
 
 
 def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The stack of decoder layers, and its name in the model. Raises: ValueError where there is not exactly one."""
+    """The stack of decoder layers, and its name in the model. Raises: ValueError if there is not exactly one."""
     count = model.config.get_text_config().num_hidden_layers
     stacks = [
         (name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
@@ -116,7 +115,7 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
-    """Last parts of the names of the linear layers in the decoder layers, in order: what LoRA can go beside."""
+    """The last parts of the names of the linear layers in the decoder layers, in order: the possible LoRA targets."""
     _, layers = decoder_layers(model)
     names = [name.rpartition(".")[2] for name, module in layers.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     return list(dict.fromkeys(names))
@@ -128,7 +127,7 @@ def _outside_the_layers(model: PreTrainedModel) -> set[str]:
 
 
 def _final_norms(model: PreTrainedModel, stack: str) -> tuple[str, ...]:
-    # What follows the stack in the same module: a norm, where it has parameters (rotary embeddings and dropouts have none).
+    # What follows the stack in the same module: a norm, if it has parameters (rotary embeddings and dropouts have none).
     parent = model.get_submodule(stack.rpartition(".")[0])
     children = list(parent.named_children())
     after = children[[name for name, _ in children].index(stack.rpartition(".")[2]) + 1 :]
@@ -137,10 +136,10 @@ def _final_norms(model: PreTrainedModel, stack: str) -> tuple[str, ...]:
 
 
 def _head_names(model: PreTrainedModel) -> list[str]:
-    """Children of the model outside its body that have parameters of their own; a head tied to the embedding has none."""
+    """Children of the model outside its body with their own parameters; a head tied to the embedding has none."""
     body = model.base_model
     if body is model:
-        raise UserError(f"{type(model).__name__} is a body without a head; load it with one.")
+        raise UserError(f"{type(model).__name__} has no head; load a class with one.")
     in_body = {id(parameter) for parameter in body.parameters()}
     return [
         name
@@ -159,7 +158,7 @@ def _name_of(model: nn.Module, wanted: nn.Module) -> str:
 
 
 def _train_rows(weight: torch.Tensor, rows: list[int]) -> None:
-    """Train only these rows of a matrix: the gradient of every other row is zero, and AdamW then leaves it alone."""
+    """Train only these rows of a matrix: the gradient of every other row is zero, so AdamW does not change it."""
     kept = torch.zeros(weight.shape[0], 1, dtype=weight.dtype)
     kept[rows] = 1
     weight.requires_grad_(True)
@@ -167,7 +166,7 @@ def _train_rows(weight: torch.Tensor, rows: list[int]) -> None:
 
 
 def trainable_parameters(model: nn.Module) -> tuple[int, int]:
-    """Counts of the parameters that are trained and of all."""
+    """The number of trained parameters and of all parameters."""
     return (
         sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         sum(parameter.numel() for parameter in model.parameters()),
@@ -175,12 +174,12 @@ def trainable_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def describe_trainable(model: nn.Module) -> str:
-    """One line for a reader: how much is trained, and what."""
+    """One line for the user: how much is trained, and what."""
     trained, total = trainable_parameters(model)
     groups: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            # layers.0 .. layers.11 are one group, and so are the two matrices of a LoRA
+            # layers.0 .. layers.11 are one group, and so are the two LoRA matrices
             parts = [part for part in name.split(".") if part not in ("base_model", "model", "transformer", "default", "weight")]
             key = ".".join("*" if part.isdigit() else part for part in parts)
             groups[key] = groups.get(key, 0) + parameter.numel()
@@ -190,9 +189,9 @@ def describe_trainable(model: nn.Module) -> str:
 
 
 class FrozenWeights:
-    """Remembers every parameter that is not trained, and says after training whether one of them changed.
+    """Remembers every parameter that is not trained, and checks after training whether one of them changed.
 
-    Cost: one SHA-256 over the frozen weights, about a second for each 500 million parameters of a float16 model.
+    Cost: one SHA-256 over the frozen weights, about a second per 500 million parameters of a float16 model.
     """
 
     def __init__(self, model: nn.Module):
@@ -205,9 +204,9 @@ class FrozenWeights:
         }
 
     def check(self, model: nn.Module) -> int:
-        """The number of frozen tensors, all unchanged. Raises: RuntimeError that names those that are not."""
+        """The number of frozen tensors, all unchanged. Raises: RuntimeError that names changed ones."""
         after = self._digests(model)
         changed = sorted(name for name, digest in self._before.items() if after.get(name) != digest)
         if changed:
-            raise RuntimeError(f"training changed {len(changed)} parameters that are frozen: {', '.join(changed[:5])}.")
+            raise RuntimeError(f"training changed {len(changed)} frozen parameters: {', '.join(changed[:5])}.")
         return len(after)

@@ -20,8 +20,8 @@ from hfgpt.training.divided_work import divided, in_turns
 class MuonInFloat32(torch.optim.Muon):
     """`torch.optim.Muon`, adjusted as "original", with its Newton-Schulz iterations in float32.
 
-    torch multiplies there in bfloat16 whatever the machine; a processor that only emulates it spends most of a step on that.
-    The state is that of `torch.optim.Muon`. Of several processes each orthogonalizes its part of the matrices (divided_work.py).
+    torch always multiplies there in bfloat16; a processor that only emulates it spends most of a step on that. The state is that of
+    `torch.optim.Muon`. With several processes, each orthogonalizes its part of the matrices (divided_work.py).
 
     Measured: make quickstart PRETRAIN_ARGS="--max_steps 12", two cores with AVX2, 547 -> 3,433 tokens/s, 2026-11-21.
     """
@@ -50,7 +50,7 @@ class MuonInFloat32(torch.optim.Muon):
 
 
 class MuonInBfloat16(MuonInFloat32):
-    """The same with the iterations in bfloat16, as `torch.optim.Muon` has them."""
+    """The same with the iterations in bfloat16, as in `torch.optim.Muon`."""
 
     dtype = torch.bfloat16
 
@@ -58,8 +58,8 @@ class MuonInBfloat16(MuonInFloat32):
 def orthogonalize(matrix: torch.Tensor, *, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
     """The matrix (M, N) with all its singular values near 1, in its own dtype.
 
-    Of a matrix that is twice as long as it is wide, or more, the iteration runs on its small Gram matrix G = X X^T alone: with the
-    polynomial P = a I + b G + c G^2, X becomes P X and G becomes P G P, so X is multiplied once, by the product of all P.
+    For a matrix at least twice as long as wide, the iteration only runs on its small Gram matrix G = X X^T: with the polynomial P =
+    a I + b G + c G^2, X becomes P X and G becomes P G P, so X is multiplied once, by the product of all P.
 
     Source: Jordan et al. (2024), the Newton-Schulz iteration of Muon.
     Measured: a step of Muon at 128, 256 and 384 wide, one thread, float32: 34 -> 30, 240 -> 196, 1,155 -> 941 ms; the results
@@ -67,7 +67,7 @@ def orthogonalize(matrix: torch.Tensor, *, coefficients: tuple[float, float, flo
     """
     a, b, c = coefficients
     tall = matrix.shape[0] > matrix.shape[1]
-    matrix = matrix.T if tall else matrix  # the product with its own transpose is then the smaller one
+    matrix = matrix.T if tall else matrix  # then the product with its own transpose is the smaller one
     matrix = matrix / matrix.norm().clamp(min=eps)
     if steps and matrix.dtype == torch.float32 and matrix.shape[1] >= 2 * matrix.shape[0]:
         return _by_gram(matrix, (a, b, c), steps, tall=tall)
@@ -93,17 +93,17 @@ def _by_gram(matrix: torch.Tensor, coefficients: tuple[float, float, float], ste
 class MuonWithAdamW(torch.optim.Optimizer):
     """`torch.optim.Muon` and `torch.optim.AdamW` behind one `step`, one state and one list of parameter groups.
 
-    Schedulers, gradient clipping and checkpoints see a single optimizer; the two inner ones borrow its groups and its state
-    at each step, so what is loaded is what is used.
+    Schedulers, gradient clipping and checkpoints see a single optimizer; the two inner ones use its groups and its state at each
+    step, so a loaded state takes effect.
 
     Args:
         matrices: 2-D weights of linear layers inside the blocks.
-        others: head, norms and biases, and the embeddings where they have no rate of their own.
-        muon_learning_rate, learning_rate: peak rates of the two; a schedule scales both alike.
-        embeddings, embedding_learning_rate: what AdamW moves at another peak rate, and that rate.
-        weight_decay: decoupled, on the matrices only.
-        betas, eps: of AdamW.
-        muon_in_bfloat16: Newton-Schulz in bfloat16, as torch has it; False where the processor is slow in it.
+        others: head, norms and biases, and the embeddings if they have no separate rate.
+        muon_learning_rate, learning_rate: peak rates of the two; a schedule scales both by the same factor.
+        embeddings, embedding_learning_rate: parameters that AdamW updates at a different peak rate, and that rate.
+        weight_decay: decoupled, for the matrices only.
+        betas, eps: the settings of AdamW.
+        muon_in_bfloat16: Newton-Schulz in bfloat16, as in torch; False if the processor is slow at it.
     Source: Jordan et al. (2024), Muon: an optimizer for hidden layers in neural networks.
     """
 
@@ -129,7 +129,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=betas, eps=eps, weight_decay=0.0, fused=True)
         groups = [{**group, "method": "muon"} for group in self._muon.param_groups]
         groups += [{**group, "method": "adamw"} for group in self._adamw.param_groups]
-        super().__init__(groups, {"lr": learning_rate})  # the schedules with a lowest rate (min_lr) go by it
+        super().__init__(groups, {"lr": learning_rate})  # used by schedules with a minimum rate (min_lr)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -142,7 +142,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 class MuonWithAdamWFactory:
-    """What Trainer's `optimizer_cls_and_kwargs` takes: called with the model, it makes the optimizer for it."""
+    """For Trainer's `optimizer_cls_and_kwargs`: called with the model, it makes the optimizer for it."""
 
     def __call__(self, model: PreTrainedModel, **settings) -> MuonWithAdamW:
         matrices, others = matrices_and_others(model)
@@ -153,9 +153,9 @@ class MuonWithAdamWFactory:
 
 
 def matrices_and_others(model: PreTrainedModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """The trainable weights of linear layers in the body, less the head and the embeddings; and everything else trainable.
+    """The trainable weights of linear layers in the body, without the head and the embeddings; and everything else trainable.
 
-    The head of a classifier stands outside the body, and is AdamW's as that of a language model is.
+    The head of a classifier is outside the body, so AdamW updates it, as it does the head of a language model.
 
     Raises: ValueError for a model without such matrices.
     """
@@ -173,7 +173,7 @@ def matrices_and_others(model: PreTrainedModel) -> tuple[list[torch.Tensor], lis
 
 
 def untied_embeddings(model: PreTrainedModel) -> list[torch.Tensor]:
-    """The trainable weight of the token embedding, where it is not the head's as well: one matrix cannot have two rates."""
+    """The trainable weight of the token embedding, if it is not tied to the head: one matrix cannot have two rates."""
     head, weight = model.get_output_embeddings(), model.get_input_embeddings().weight
     return (
         [weight]
@@ -190,6 +190,7 @@ def muon_with_adamw(settings: OptimizerSettings) -> tuple[type[MuonWithAdamWFact
 
 
 def trainer_optimizer(name: str, settings: OptimizerSettings) -> tuple[Any, dict[str, Any]] | None:
-    """What Trainer's `optimizer_cls_and_kwargs` takes for an entry of `OPTIMIZERS`; None leaves the choice to Trainer's `optim`."""
+    """The value of Trainer's `optimizer_cls_and_kwargs` for an entry of `OPTIMIZERS`; None leaves the choice to Trainer's
+    `optim`."""
     make = OPTIMIZERS.find(name).make
     return resolve(make)(settings) if make is not None else None

@@ -1,46 +1,46 @@
-"""What a budget is spent on: size, batch, steps and rates of a pretraining, chosen by pure functions from measured speeds.
+"""How a budget is spent: size, batch, steps and learning rates of pretraining, chosen by pure functions from measured speeds.
 
-The choice weighs three things that cost the same time: a larger model learns more from each token, a faster one reads more tokens,
-and a smaller batch makes more steps of them. `expected_bits_per_byte` puts a figure on each, `best_choice` takes the lowest.
+The choice weighs three uses of the same time: a larger model learns more from each token, a smaller one reads more tokens, and a
+smaller batch gives more steps. `expected_bits_per_byte` rates each option, and `best_choice` takes the lowest.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-# Depth and width of the modern models that are tried, each about 1.3 to 2 times as large as the one before it.
+# Depth and width of the modern models to try, each about 1.3 to 2 times as large as the previous one.
 SHAPES = (
     *((2, 64), (2, 128), (4, 128), (4, 192), (4, 256), (6, 256), (6, 384), (8, 512), (10, 640), (12, 768)),
     *((16, 1024), (20, 1280), (24, 1536), (28, 1792)),
 )
 HEAD_WIDTH = 64
-# Tokens per step that are tried.
+# Tokens per step to try.
 FEWEST_TOKENS_PER_STEP, MOST_TOKENS_PER_STEP = 512, 2**19
-# Fewer steps than these have taught nobody anything; a budget for less is refused.
+# Fewer steps than this teach a model next to nothing; a budget for less is refused.
 FEWEST_STEPS = 20
-# Evaluations of a run, and the share of its time that they may take together with checkpoints, samples and pictures.
+# Evaluations per run, and the share of its time for them, including checkpoints, samples and plots.
 MOST_EVALUATIONS, SHARE_OF_EVALUATIONS = 10, 0.08
-# Lines of the log, and the share of the time that they may take.
+# Log lines, and the share of the time for them.
 FEWEST_LINES, MOST_LINES, SHARE_OF_LINES = 5, 50, 0.02
-# Passes over a text after which nothing is gained from further ones (the best state on the validation rows is kept anyway).
+# After this many passes over a text, nothing more is gained (the best state on the validation rows is kept anyway).
 MOST_EPOCHS = 40.0
-# From here on it is said that more text would help more than more time.
+# From this many passes on, the user is told that more text would help more than more time.
 MANY_EPOCHS = 12.0
 
 
 @dataclass(frozen=True)
 class Law:
-    """Bits per byte of unseen text, in units of what the text itself is like, from size, tokens and batch.
+    """Bits per byte of unseen text, relative to the text's difficulty, as a function of size, tokens and batch.
 
-    `limit + size / parameters^alpha + tokens / seen^beta`, all times the difficulty of the text. `seen` are the tokens of a run as
-    if all were new and every step had one row: a second reading of a text is worth less than the first, and a step of a large batch
-    less than several of a small one.
+    `limit + size / parameters^alpha + tokens / seen^beta`, all multiplied by the difficulty of the text. `seen` is the number of
+    tokens as if all were new and every step had one row: a second pass over a text is worth less than the first, and a step with a
+    large batch less than several with a small one.
 
     Args:
-        half_value: readings of a text after which a further one is worth 1/e of a first one.
-        per_token: parameters per token of the text above which more of them would learn it by heart.
+        half_value: passes over a text after which another one is worth 1/e of the first.
+        per_token: parameters per token of the text above which more of them would only memorize it.
         batch: tokens per step at which two batches are worth one of half the size, for a run of a million tokens; it grows with the
-            root of the tokens.
+            square root of the tokens.
     Source: the form is that of Hoffmann et al. (2022, arXiv 2203.15556), with repetition as in Muennighoff et al. (2023, arXiv
         2305.16264) and the batch as in McCandlish et al. (2018, arXiv 1812.06162).
     """
@@ -63,10 +63,10 @@ class Text:
     """The training text of a run.
 
     Args:
-        tokens: of the training rows, padding left out.
-        bytes_per_token: of its UTF-8.
+        tokens: in the training rows, without padding.
+        bytes_per_token: UTF-8 bytes per token.
         row_tokens: the context length.
-        difficulty: bits per byte that a compressor needs for a part of it (`difficulty_of`).
+        difficulty: bits per byte a compressor needs for a part of it (`difficulty_of`).
     """
 
     tokens: int
@@ -81,11 +81,11 @@ class Candidate:
 
     Args:
         depth: its layers.
-        width: of the residual stream.
-        overrides: fields of HfGptConfig beside those that the depth sets.
+        width: that of the residual stream.
+        overrides: fields of HfGptConfig besides those set by the depth.
         parameters: all of them.
-        tables: those of the embedding and of the head, which are one matrix or two.
-        flops_per_token: of a training step.
+        tables: those in the embedding and the head, which are one matrix or two.
+        flops_per_token: in a training step.
     """
 
     depth: int
@@ -97,25 +97,25 @@ class Candidate:
 
     @property
     def in_blocks(self) -> int:
-        """Parameters of the blocks, the size that the law goes by: tables grow with the vocabulary and say little more."""
+        """Parameters in the blocks, the size used by the law: the tables grow with the vocabulary and add little."""
         return max(1, self.parameters - self.tables)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """The time of a training step: `per_step` seconds whatever its batch (the optimizer, launches), and `per_token`."""
+    """The time of a training step: `per_step` seconds regardless of the batch (optimizer, kernel launches), plus `per_token`."""
 
     per_step: float
     per_token: float
     measured: bool = True
 
     def step(self, tokens: float) -> float:
-        """Seconds of a step with so many tokens."""
+        """Seconds per step with this many tokens."""
         return self.per_step + self.per_token * tokens
 
     @classmethod
     def through(cls, small: tuple[float, float], large: tuple[float, float]) -> "Speed":
-        """The line through two measurements (tokens, seconds); noise that would make a part of it negative is left out."""
+        """The line through two measurements (tokens, seconds); a part that noise would make negative is set to zero."""
         per_token = (large[1] - small[1]) / (large[0] - small[0])
         per_token = min(max(per_token, 0.1 * large[1] / large[0]), large[1] / large[0])
         return cls(max(0.0, small[1] - per_token * small[0]), per_token)
@@ -123,14 +123,14 @@ class Speed:
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent: `seconds` of training steps, `tokens`, or `flops`; one of them, the others are None."""
+    """What may be spent: `seconds` of training steps, `tokens`, or `flops`; the other two are None."""
 
     seconds: float | None = None
     tokens: float | None = None
     flops: float | None = None
 
     def tokens_for(self, candidate: Candidate, speed: Speed, batch: int) -> float:
-        """Tokens that a candidate learns from within the budget."""
+        """Tokens that a candidate trains on within the budget."""
         if self.seconds is not None:
             return self.seconds / speed.step(batch) * batch
         if self.flops is not None:
@@ -141,7 +141,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Choice:
-    """A candidate with its batch in tokens, its steps, and what is expected of them."""
+    """A candidate with its batch in tokens, its steps, and the expected result."""
 
     candidate: Candidate
     batch: int
@@ -156,9 +156,9 @@ class Choice:
 
 
 def shape(depth: int, width: int) -> dict[str, object]:
-    """The fields of HfGptConfig of a modern model of this width, its head and its embedding apart.
+    """The fields of HfGptConfig for a modern model of this width, with head and embedding untied.
 
-    A head of its own costs a lookup, not time, and lowers the loss of small models.
+    A separate embedding costs a lookup, not time, and lowers the loss of small models.
     """
     heads = max(1, width // HEAD_WIDTH)
     return dict(
@@ -172,7 +172,7 @@ def shape(depth: int, width: int) -> dict[str, object]:
 
 
 def rates(width: int, *, muon: bool = True) -> dict[str, float]:
-    """Peak rates of AdamW and Muon for a model of this width, or of AdamW alone; wider models take smaller steps.
+    """Peak rates of AdamW and Muon for a model of this width, or of AdamW only; wider models take smaller steps.
 
     Measured: 0.03 and 6e-3 at width 128 (FACTS of the quickstart's text); the powers are those of maximal update parametrization
     for AdamW, tempered, and of Muon's adjustment.
@@ -184,7 +184,7 @@ def rates(width: int, *, muon: bool = True) -> dict[str, float]:
 
 
 def worth_of_tokens(tokens: float, *, unique: float, batch: float, law: Law = LAW) -> float:
-    """Tokens of a run as if all were new and every step small."""
+    """The number of tokens as if all were new and every step small."""
     repeated = max(0.0, tokens / unique - 1)
     worth = min(tokens, unique) + unique * law.half_value * (1 - math.exp(-repeated / law.half_value))
     return worth / (1 + batch / (law.batch * math.sqrt(max(worth, 1.0) / 1e6)))
@@ -198,7 +198,7 @@ def expected_bits_per_byte(candidate: Candidate, text: Text, *, tokens: float, b
 
 
 def batches(text: Text, *, processes: int = 1) -> list[int]:
-    """Tokens per step that are tried: powers of two of rows, the same number in every process."""
+    """Tokens per step to try: powers of two in rows, the same number in every process."""
     rows = [processes * 2**power for power in range(20)]
     sizes = [count * text.row_tokens for count in rows]
     fitting = [size for size in sizes if FEWEST_TOKENS_PER_STEP <= size <= MOST_TOKENS_PER_STEP]
@@ -206,7 +206,7 @@ def batches(text: Text, *, processes: int = 1) -> list[int]:
 
 
 def choice_for(candidate: Candidate, speed: Speed, text: Text, budget: Budget, *, sizes: Sequence[int], law: Law = LAW) -> Choice:
-    """The batch, of `sizes`, and the steps with which a candidate comes to the lowest loss within the budget."""
+    """The batch (one of `sizes`) and the steps with which a candidate reaches the lowest loss within the budget."""
     choices = []
     for batch in sizes:
         tokens = min(budget.tokens_for(candidate, speed, batch), MOST_EPOCHS * text.tokens)
@@ -214,16 +214,19 @@ def choice_for(candidate: Candidate, speed: Speed, text: Text, budget: Budget, *
         bits = expected_bits_per_byte(candidate, text, tokens=steps * batch, batch=batch, law=law)
         choices.append(Choice(candidate, batch, steps, bits, speed.step(batch)))
     enough = [choice for choice in choices if choice.steps >= FEWEST_STEPS] or choices[:1]
-    if budget.seconds is None:  # a small batch is always better here, and slower: the largest that costs no more than a hundredth
+    if (
+        budget.seconds is None
+    ):  # here a smaller batch is always better, but slower: take the largest that costs no more than a hundredth
         lowest = min(choice.bits_per_byte for choice in enough)
         return [choice for choice in enough if choice.bits_per_byte <= 1.01 * lowest][-1]
     return min(enough, key=lambda choice: choice.bits_per_byte)
 
 
 def best_choice(choices: Sequence[Choice], text: Text, budget: Budget, *, law: Law = LAW) -> Choice:
-    """The choice with the lowest expected loss, of one for each candidate in the order of their size.
+    """The choice with the lowest expected loss, from one choice per candidate, ordered by size.
 
-    With a budget of tokens the largest would always be: there it is the largest that would be chosen for the FLOPs that it takes.
+    With a budget of tokens, the largest would always win; instead, take the largest that would also be chosen for the FLOPs it
+    needs.
     """
     if budget.tokens is None:
         return min(choices, key=lambda choice: choice.bits_per_byte)
@@ -241,7 +244,7 @@ def best_choice(choices: Sequence[Choice], text: Text, budget: Budget, *, law: L
 
 
 def foreseen_speed(candidate: Candidate, measured: Mapping[Candidate, Speed]) -> Speed:
-    """The speed of a candidate: as measured, or that of the measured one nearest in size, scaled by arithmetic and by size."""
+    """The speed of a candidate: as measured, or that of the measured one closest in size, scaled by FLOPs and size."""
     if candidate in measured:
         return measured[candidate]
     nearest = min(measured, key=lambda one: abs(math.log(one.flops_per_token / candidate.flops_per_token)))
@@ -254,26 +257,26 @@ def foreseen_speed(candidate: Candidate, measured: Mapping[Candidate, Speed]) ->
 
 
 def number_of_evaluations(seconds: float, *, each: float) -> int:
-    """How often a run of so many seconds is evaluated and saved, where that takes `each` of them."""
+    """How often a run of this many seconds is evaluated and saved if that takes `each` seconds."""
     return max(1, min(MOST_EVALUATIONS, int(SHARE_OF_EVALUATIONS * seconds / max(each, 1e-9))))
 
 
 def expected_memory(candidate: Candidate, *, vocab_size: int, row_tokens: int, device_tokens: int, heads: int) -> int:
-    """Bytes of a training step in mixed precision on one device, beside those of the program itself.
+    """Bytes for a training step in mixed precision on one device, besides those of the program itself.
 
-    Weights, gradients and two states of the optimizer are float32, a copy of the weights is bfloat16; of each token and layer some
-    40 values of the width are kept for the way back, the probabilities of its attention, and the logits once.
+    Weights, gradients and two optimizer states are float32, and a copy of the weights is bfloat16; per token and layer, about 40
+    times the width in values and the attention probabilities are kept for the backward pass, and the logits once.
     """
     activations = device_tokens * (candidate.depth * (40 * candidate.width + 3 * heads * row_tokens) + 3 * vocab_size) * 2
     return 18 * candidate.parameters + activations
 
 
 def allotted_steps(seconds: float, *, step: float, evaluation: float, most: int) -> tuple[int, int]:
-    """Steps and evaluations that fill so many seconds, the steps a multiple of the evaluations, so that the last step has one.
+    """Steps and evaluations that fill this many seconds; the steps are a multiple of the evaluations, so the last step has one.
 
     Args:
         step, evaluation: seconds of each.
-        most: steps that make sense.
+        most: the maximum useful number of steps.
     """
     evaluations = number_of_evaluations(min(seconds, most * step), each=evaluation)
     steps = min(most, int((seconds - evaluations * evaluation) / step))
@@ -282,12 +285,12 @@ def allotted_steps(seconds: float, *, step: float, evaluation: float, most: int)
 
 
 def number_of_log_lines(seconds: float, *, each: float) -> int:
-    """Lines of the log of a run of so many seconds, where each takes `each` of them: the machine is measured anew for its MFU."""
+    """Log lines for a run of this many seconds if a line takes `each` seconds: each one measures the machine again for its MFU."""
     return max(FEWEST_LINES, min(MOST_LINES, int(SHARE_OF_LINES * seconds / max(each, 1e-9))))
 
 
 def in_words(count: float) -> str:
-    """A large number as people say it: 1.8 million, 640 thousand."""
+    """A large number in words: 1.8 million, 640 thousand."""
     for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if count >= size:
             return f"{count / size:,.3g} {word}"

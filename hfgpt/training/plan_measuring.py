@@ -1,7 +1,7 @@
-"""Measuring what a plan needs to know: a few real steps of a size on this machine, and the chosen run rehearsed in small.
+"""Measurements for a plan: a few real steps per size on this machine, and a short rehearsal of the chosen run.
 
-What is measured is the Trainer of the run itself, with its data, its optimizer and all its processes; only its folder is a
-temporary one. In several processes all measure together, and the first one's figures count.
+The measurements use the Trainer of the run itself, with its data, its optimizer and all its processes; only its folder is
+temporary. All processes measure together, and the first one's figures count.
 """
 
 import gc
@@ -36,19 +36,19 @@ from hfgpt.training.trainer import LanguageModelTrainer, changed
 
 logger = logging.getLogger(__name__)
 
-# Tokens per step of the two measurements of a size.
+# Tokens per step in the two measurements per size.
 PROBE_TOKENS = (1024, 4096)
-# Steps of a measurement after the first, which prepares kernels and memory.
+# Steps per measurement after the first, which prepares kernels and memory.
 PROBE_STEPS = 2
-# Rows that evaluations are timed with.
+# Rows for timing evaluations.
 TIMED_ROWS = 16
-# The speed of what does not fit.
+# The speed of a size that does not fit.
 TOO_LARGE = Speed(1e9, 1e9)
 Decided = TypeVar("Decided")
 
 
 def first_decides(decide: Callable[[], Decided]) -> Decided:
-    """What the first process decides, in all of them; its UserError too."""
+    """Share the first process's decision, or its UserError, with all processes."""
     decision: list[Any] = [None, None]
     if PartialState().is_main_process:
         try:
@@ -63,13 +63,13 @@ def first_decides(decide: Callable[[], Decided]) -> Decided:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What the chosen run was measured to take, in seconds.
+    """The measured costs of the chosen run, in seconds.
 
     Args:
-        step: of training.
-        evaluation: of one evaluation but for its rows: samples, picture, log, checkpoint.
-        row: of the evaluation of one row.
-        memory_bytes: at most, on a GPU; 0 on a CPU.
+        step: one training step.
+        evaluation: one evaluation without its rows: samples, plot, log, checkpoint.
+        row: evaluating one row.
+        memory_bytes: peak memory on a GPU; 0 on a CPU.
     """
 
     step: float
@@ -79,7 +79,7 @@ class Rehearsal:
 
 
 def _stop_if_asked(trainer: LanguageModelTrainer) -> None:
-    """A signal that came while something was measured ends the command: nothing has been written yet."""
+    """A signal received during a measurement ends the command: nothing has been written yet."""
     if trainer.signals.received:
         signal.raise_signal(trainer.signals.received)
 
@@ -97,12 +97,12 @@ class StepClock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Of each step but the first, with whatever stood between it and the one before."""
+        """Of each step except the first, including everything since the previous step."""
         return [end - begin for begin, end in zip(self.ends, self.ends[1:])]
 
 
 def difficulty_of(rows: Dataset, tokenizer: PreTrainedTokenizerFast) -> float:
-    """Bits per byte that lzma needs for parts of the text of 32 KiB each, so that short and long texts compare; 0 for no text.
+    """Bits per byte that lzma needs for 32 KiB parts of the text, so that short and long texts are comparable; 0 for no text.
 
     Cost: a tenth of a second.
     """
@@ -120,14 +120,14 @@ def difficulty_of(rows: Dataset, tokenizer: PreTrainedTokenizerFast) -> float:
 
 
 class Workbench:
-    """Where sizes of one run are counted, measured and rehearsed; all its processes do it together."""
+    """Counts, measures and rehearses the sizes of a run; all its processes do it together."""
 
     def __init__(self, args: PretrainArguments, *, rows: DatasetDict, passport: Passport, tokenizer: PreTrainedTokenizerFast):
         self.args, self.rows, self.passport, self.tokenizer = args, rows, passport, tokenizer
         self.began = time.time()
         self.row_tokens = int(passport.settings["context_length"])
         counts = passport.splits["train"]
-        tokens = counts["tokens"] + counts["documents"]  # each document's end is learned, too
+        tokens = counts["tokens"] + counts["documents"]  # the end of each document is trained on, too
         self.text = Text(
             tokens=tokens,
             bytes_per_token=counts["bytes"] / max(1, tokens),
@@ -138,7 +138,7 @@ class Workbench:
         self.held_out_rows = {name: len(rows[name]) for name in ("validation", "test") if name in rows}
 
     def candidate(self, depth: int, overrides: Mapping[str, object]) -> Candidate:
-        """A model, counted without making it."""
+        """A model, counted without building it."""
         with torch.device("meta"):
             model = self.model(depth, overrides)
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -168,14 +168,14 @@ class Workbench:
         )
 
     def batches(self) -> list[int]:
-        """Tokens per step that what was given leaves open."""
+        """The tokens per step that the given arguments leave open."""
         args = self.args
         if "per_device_train_batch_size" in args.explicit or "gradient_accumulation_steps" in args.explicit:
             return [args.train_batch_size * args.gradient_accumulation_steps * args.world_size * self.row_tokens]
         return planning.batches(self.text, processes=args.world_size)
 
     def measure_speed(self, candidate: Candidate) -> Speed:
-        """The speed of a size, from two batches where the batch is open."""
+        """The speed of a size, from two batches if the batch is open."""
         sizes = self.batches()
         tokens = sizes if len(sizes) == 1 else [min(sizes, key=lambda size: abs(size - wanted)) for wanted in PROBE_TOKENS]
         try:
@@ -195,7 +195,8 @@ class Workbench:
         return min(clock.seconds())
 
     def rehearse(self, choice: Choice) -> Rehearsal:
-        """The chosen run in small: some steps, an evaluation of some rows with all that belongs to it, a checkpoint."""
+        """A short version of the chosen run: some steps, an evaluation of some rows with everything that belongs to it, a
+        checkpoint."""
         args = self.args
         wanted = 0.02 * args.time_budget / choice.step_seconds if args.time_budget else 4
         steps = first_decides(lambda: int(max(3, min(20, wanted))))
@@ -223,14 +224,14 @@ class Workbench:
                 trainer.evaluate_as_loaded(rows, name="test")
                 row = (time.perf_counter() - began) / len(rows)
             memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        *steps_taken, last = clock.seconds()  # the evaluation stands before the last step
+        *steps_taken, last = clock.seconds()  # the evaluation comes before the last step
         step = sum(steps_taken) / len(steps_taken)
         evaluation = max(0.0, last - step - (len(rows) * row if rows is not None else 0.0))
         return first_decides(lambda: Rehearsal(step=step, evaluation=evaluation, row=row, memory_bytes=memory))
 
     @contextmanager
     def trainer(self, candidate: Candidate, batch: int, *, steps: int, callbacks: list[TrainerCallback], **settings) -> Iterator:
-        """The Trainer of the run with this model and batch, in a folder that is removed; quiet."""
+        """The Trainer of the run with this model and batch, in a temporary folder and without output."""
         args = self.args
         eval_dataset = settings.pop("eval_dataset", None)
         with tempfile.TemporaryDirectory(prefix="hfgpt-plan-") as folder:
@@ -240,7 +241,7 @@ class Workbench:
                 **{name: value for name, value in self.rates(candidate).items() if name not in args.explicit},
             )
             quiet |= dict(output_dir=folder, max_steps=steps, disable_tqdm=True, report_to=[], push_to_hub=False)
-            quiet |= dict(logging_strategy="no", logging_first_step=False)  # a line takes its time, which is counted apart
+            quiet |= dict(logging_strategy="no", logging_first_step=False)  # log lines take time, which is counted separately
             run = changed(args, **quiet)
             trainer = LanguageModelTrainer(
                 model=self.model(candidate.depth, candidate.overrides),
@@ -268,11 +269,11 @@ class Workbench:
                     torch.cuda.reset_peak_memory_stats()
 
     def rates(self, candidate: Candidate) -> dict[str, float]:
-        """Peak rates for a model, by its width and the optimizer."""
+        """Peak rates for a model, from its width and the optimizer."""
         return planning.rates(candidate.width, muon=self.args.optimizer == "muon")
 
     def batch_settings(self, candidate: Candidate, batch: int) -> dict[str, int]:
-        """Rows per device and batches per step that make up a step of so many tokens, and fit into memory."""
+        """Rows per device and batches per step that give this many tokens per step and fit into memory."""
         args = self.args
         if {"per_device_train_batch_size", "gradient_accumulation_steps"} & args.explicit:
             return {}
@@ -283,18 +284,18 @@ class Workbench:
         return {"per_device_train_batch_size": together, "gradient_accumulation_steps": rows // together}
 
     def rows_of_a_device(self, candidate: Candidate, batch: int) -> int:
-        """Rows that a device computes at once."""
+        """Rows that a device processes at once."""
         return self.batch_settings(candidate, batch).get("per_device_train_batch_size", self.args.per_device_train_batch_size)
 
     def memory_of(self, candidate: Candidate, rows: int) -> int:
-        """Bytes of a step with so many rows on one device."""
-        plain = self.args.attn_implementation == "eager"  # other kernels never hold the probabilities
+        """Bytes for a step with this many rows on one device."""
+        plain = self.args.attn_implementation == "eager"  # other kernels never store the probabilities
         heads = max(1, candidate.width // planning.HEAD_WIDTH) if plain else 0
         sizes = dict(row_tokens=self.row_tokens, device_tokens=rows * self.row_tokens, heads=heads)
         return planning.expected_memory(candidate, vocab_size=len(self.tokenizer), **sizes)
 
     def free_memory(self) -> int:
-        """Bytes that this process may fill: of the GPU, or its share of the machine's."""
+        """Bytes that this process may use: of the GPU, or its share of the machine's memory."""
         if torch.cuda.is_available() and not self.args.use_cpu:
             return torch.cuda.mem_get_info()[0]
         return psutil.virtual_memory().available // max(1, self.args.world_size)

@@ -1,11 +1,11 @@
-"""What a run with a budget says of its plan: before it trains with the reasons, and afterwards how well it foresaw."""
+"""What a run with a budget reports about its plan: the reasons before training, and how accurate it was afterwards."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hfgpt.training.plan import MANY_EPOCHS, Choice, Text, in_words
 
-# Sizes beside the chosen one that the table shows, smaller and larger.
+# Smaller and larger sizes that the table shows beside the chosen one.
 BESIDE = 2
 
 
@@ -19,12 +19,12 @@ def describe_plan(
     given: Sequence[str],
     free_memory: int,
 ) -> list[str]:
-    """The plan in lines.
+    """Describe the plan in lines.
 
     Args:
-        choices: the best of each size, in their order; some beside the chosen one are shown.
-        step: seconds of a step, as rehearsed.
-        given: keys that the plan was made around.
+        choices: the best of each size, in order; some besides the chosen one are shown.
+        step: seconds per step in the rehearsal.
+        given: the given keys that the plan was made around.
         free_memory: bytes.
     """
     chosen, expected = plan["chosen"], plan["expected"]
@@ -32,22 +32,22 @@ def describe_plan(
     steps = chosen["max_steps"]
     rates = ", ".join(f"{name} {chosen[name]:g}" for name in ("learning_rate", "muon_learning_rate") if name in chosen)
     lines = [
-        f"plan for {_budget_in_words(plan)}" + (f", around {', '.join(given)} as given:" if given else ":"),
+        f"plan for {_budget_in_words(plan)}" + (f", with {', '.join(given)} as given:" if given else ":"),
         *_table(choice, choices, text),
         f"  size: {in_words(candidate.parameters)} parameters, depth {candidate.depth}, width {candidate.width}",
         f"  steps: {steps:,} of {choice.batch:,} tokens ({1000 * step:,.0f} ms each): {in_words(expected['tokens'])} tokens, "
-        f"{epochs:.1f} times the text",
+        f"{epochs:.1f} passes over the text",
         f"  rates: {rates or 'as given'}, rising for a tenth of the steps, then falling to 0",
-        f"  memory: about {expected['memory_bytes'] / 2**20:,.0f} MiB, {free_memory / 2**20:,.0f} are free",
-        f"  time: about {expected['seconds']:,.0f} s: until now {parts['start']:.0f}, training {parts['training']:.0f}, "
-        f"evaluations and checkpoints {parts['evaluations']:.0f}, test and saving {parts['end']:.0f}",
+        f"  memory: about {expected['memory_bytes'] / 2**20:,.0f} MiB of {free_memory / 2**20:,.0f} free",
+        f"  time: about {expected['seconds']:,.0f} s: so far {parts['start']:.0f}, training {parts['training']:.0f}, evaluations "
+        f"and checkpoints {parts['evaluations']:.0f}, test and saving {parts['end']:.0f}",
         f"  expected: {expected['bits_per_byte']:.2f} bits per byte on unseen text (lzma needs {text.difficulty:.2f} for pieces of "
         "32 KiB)",
     ]
     if epochs > MANY_EPOCHS:
         lines.append(
-            f"  the text is small for this: after {MANY_EPOCHS:.0f} readings a model learns it by heart rather than its language; "
-            "more text would help more than more time"
+            f"  the text is small for this: after {MANY_EPOCHS:.0f} passes, a model memorizes it rather than learning its "
+            f"language; more text would help more than more time"
         )
     return lines
 
@@ -62,7 +62,7 @@ def _budget_in_words(plan: Mapping[str, Any]) -> str:
 
 
 def _table(choice: Choice, choices: Sequence[Choice], text: Text) -> list[str]:
-    """The sizes around the chosen one, and what each would come to."""
+    """The sizes around the chosen one, and the expected result of each."""
     place = next(number for number, one in enumerate(choices) if one.candidate == choice.candidate)
     shown = choices[max(0, place - BESIDE) : place + BESIDE + 1]
     if len(shown) == 1:
@@ -79,25 +79,25 @@ def _table(choice: Choice, choices: Sequence[Choice], text: Text) -> list[str]:
 
 
 def outcome(plan: Mapping[str, Any], *, seconds: float | None, bits_per_byte: float | None) -> dict[str, Any]:
-    """The plan beside what came of it, for metrics.json.
+    """The plan beside the outcome, for metrics.json.
 
     Args:
-        seconds: that the command took; None where it went on with a run that was stopped.
-        bits_per_byte: on the test set, or on the validation set where there is no test set.
+        seconds: the duration of the command; None if it resumed a stopped run.
+        bits_per_byte: on the test set, or on the validation set if there is no test set.
     """
     came = {"seconds": None if seconds is None else round(seconds, 1), "bits_per_byte": bits_per_byte}
     return {"asked": plan["asked"], "expected": plan["expected"], "came": came}
 
 
 def describe_outcome(plan: Mapping[str, Any]) -> str:
-    """How well the run was foreseen, in one line; `plan` is an `outcome`."""
+    """How accurate the plan was, in one line; `plan` is an `outcome`."""
     said = []
     for key, unit, digits in (("seconds", "s", 0), ("bits_per_byte", "bits per byte", 3)):
         expected, came = plan["expected"][key], plan["came"][key]
         if came is not None:
             said.append(
-                f"{expected:,.{digits}f} {unit} expected, {came:,.{digits}f} came of it ({100 * (came / expected - 1):+.1f} %)"
+                f"{expected:,.{digits}f} {unit} expected, {came:,.{digits}f} measured ({100 * (came / expected - 1):+.1f} %)"
             )
     if "time_budget" in plan["asked"] and plan["came"]["seconds"] is not None:
         said.insert(0, f"{plan['asked']['time_budget']:,.0f} s given")
-    return "plan: " + ("; ".join(said) or "the run went on after a stop, so its time was not measured as a whole")
+    return "plan: " + ("; ".join(said) or "the run was stopped and resumed, so its total time was not measured")

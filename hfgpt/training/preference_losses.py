@@ -1,6 +1,6 @@
-"""How a model learns from pairs: TRL's trainers and the rows that they read, a table of losses, and our measure of held-out pairs.
+"""How a model learns from pairs: TRL's trainers and their rows, a table of losses, and our metrics for held-out pairs.
 
-TRL brings the losses and their training steps; it gets token ids from us, so what an answer says never becomes a special token.
+TRL provides the losses and their training steps; it gets token ids from us, so the text of an answer never becomes a special token.
 """
 
 import random
@@ -26,12 +26,12 @@ REFERENCE_ADAPTER = "ref"  # TRL's name for its copy of the adapter
 
 
 def dpo_rows(pairs: list[Pair], *, seed: int, batch_size: int) -> Dataset:
-    """Both answers beside their prompt."""
+    """Both answers, separate from their prompt."""
     return Dataset.from_list([{"prompt_ids": p.prompt, "chosen_ids": p.chosen, "rejected_ids": p.rejected} for p in pairs])
 
 
 def orpo_rows(pairs: list[Pair], *, seed: int, batch_size: int) -> Dataset:
-    """Each answer behind the prompt, which is not learned."""
+    """Each answer after the prompt, which is not trained on."""
     rows = []
     for pair in pairs:
         row = {"prompt_input_ids": pair.prompt, "prompt_attention_mask": [1] * len(pair.prompt)}
@@ -43,9 +43,10 @@ def orpo_rows(pairs: list[Pair], *, seed: int, batch_size: int) -> Dataset:
 
 
 def kto_rows(pairs: list[Pair], *, seed: int, batch_size: int) -> Dataset:
-    """Single answers with a label, in one drawn order for all epochs, because each stands beside the answer before it in its batch.
+    """Single answers with a label, in one random order for all epochs, because each is compared with the previous answer in its
+    batch.
 
-    How likely that one is after the wrong prompt tells how far the model has moved altogether.
+    The likelihood of that answer after the wrong prompt shows how far the model has moved overall.
     """
     rows: list[dict[str, Any]] = [
         {"prompt_ids": pair.prompt, "completion_ids": answer, "label": answer is pair.chosen}
@@ -62,15 +63,15 @@ def kto_rows(pairs: list[Pair], *, seed: int, batch_size: int) -> Dataset:
 
 @dataclass(frozen=True)
 class Loss:
-    """How a loss is learned with TRL.
+    """How to train with a loss in TRL.
 
     Args:
-        name: of TRL's trainer and of the class of its settings, without "Trainer" and "Config".
+        name: the name of TRL's trainer and configuration classes, without "Trainer" and "Config".
         module: where they are.
-        rows: the columns that TRL's trainer reads, made of `Pair`s, the seed and the batch size.
-        settings: what its configuration says besides, made of `length_normalised` and the context length.
+        rows: makes the columns for TRL's trainer from `Pair`s, the seed and the batch size.
+        settings: makes further configuration values from `length_normalised` and the context length.
         unit: what its training rows are called.
-        unpaired: whether it learns from single answers, too.
+        unpaired: whether it can also learn from single answers.
     """
 
     name: str
@@ -81,7 +82,7 @@ class Loss:
     unpaired: bool = False
 
 
-# Reference likelihoods are computed once, before training: no second model is kept, and a step takes one pass.
+# Reference likelihoods are computed once, before training: no second model is kept, and a step needs one pass.
 LOSSES: Table[Loss] = Table(
     "loss",
     {
@@ -102,7 +103,7 @@ LOSSES: Table[Loss] = Table(
             unit="answers",
             unpaired=True,
         ),
-        # Its max_length is only read to say that it is missing.
+        # Its max_length is only read for a warning that it is missing.
         "orpo": Loss("ORPO", "trl.experimental.orpo", orpo_rows, lambda _, context_length: {"max_length": context_length}),
     },
 )
@@ -113,7 +114,7 @@ def _with_labels(prompt: list[int], answer: list[int]) -> dict[str, list[int]]:
 
 
 def measured_rows(pairs: list[Pair], *, loss: str) -> Dataset:
-    """What the model's log-likelihood of held-out pairs is measured on: all chosen answers, all rejected, with their prompts.
+    """The rows for measuring the log-likelihood of held-out pairs: all chosen answers, then all rejected ones, with their prompts.
 
     For KTO, the chosen and rejected answers after the next pair's prompt follow. Single answers are measured after their own
     prompts, and then after the next one's.
@@ -131,11 +132,12 @@ def measured_rows(pairs: list[Pair], *, loss: str) -> Dataset:
 
 
 class PreferenceTrainer(LanguageModelTrainer):
-    """What our trainers of all losses do otherwise than TRL's, which they are made from.
+    """What our trainers for all losses do differently from the TRL trainers they are made from.
 
     Held-out pairs are measured by Trainer's own loop, as likelihoods of texts, and `preference_metrics`.
 
-    Args: as those of `HfGptTrainer`; TRL's trainers know no `optimizer_cls_and_kwargs`, and bring their collator of training rows.
+    Args: as for `HfGptTrainer`; TRL's trainers do not accept `optimizer_cls_and_kwargs`, and use their own collator for training
+    rows.
     """
 
     loss: str  # a key of LOSSES
@@ -143,26 +145,26 @@ class PreferenceTrainer(LanguageModelTrainer):
     def __init__(self, model, args, *, optimizer_cls_and_kwargs: tuple[Any, dict] | None = None, **settings):
         super().__init__(model, args, **settings)
         if isinstance(self.model, PeftModel) and REFERENCE_ADAPTER in self.model.peft_config:
-            self.model.delete_adapter(REFERENCE_ADAPTER)  # it has done its work
+            self.model.delete_adapter(REFERENCE_ADAPTER)  # no longer needed
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
         held_out = SupervisedCollator(cast(int, self.text_tokenizer.pad_token_id))
         self.data_collator = PreferenceCollator(self.data_collator, held_out)
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
-        return dataset  # TRL would tokenise texts here; ours are token ids
+        return dataset  # TRL would tokenise texts here, but ours are token ids
 
     @staticmethod
     def tokenize_row(row, model=None):
-        return {}  # the same, of ORPO
+        return {}  # the same for ORPO
 
     def _precompute_ref_logps(self, dataset, name, batch_size):
         if name != "train":
             return dataset
-        # TRL has the first process write a file that all then read, in a place that datasets gives each process for itself.
+        # TRL lets the first process write a file that all others read, but in a folder that datasets creates per process.
         shared = self.folder / f".reference{PARTIAL}"
         dataset._get_cache_file_path = lambda fingerprint: str(shared)
         rows = cast(Any, super())._precompute_ref_logps(dataset, name, batch_size)
-        rows = Dataset.from_dict(rows.to_dict(), features=rows.features)  # in memory, so that the file can go
+        rows = Dataset.from_dict(rows.to_dict(), features=rows.features)  # in memory, so that the file can be deleted
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             shared.unlink()
@@ -172,19 +174,19 @@ class PreferenceTrainer(LanguageModelTrainer):
         return Trainer.evaluate(self, eval_dataset, ignore_keys, metric_key_prefix)
 
     def create_model_card(self, *args, **kwargs):
-        pass  # TRL writes its card over whatever README.md lies in the folder
+        pass  # TRL would overwrite any README.md in the folder with its card
 
     def _send_telemetry(self):
-        pass  # a run here tells nobody
+        pass  # a run here sends no telemetry
 
     def likelihoods(self, pairs: list[Pair]) -> np.ndarray:
-        """Nats and tokens (K, N, 2) of the answers of `measured_rows`, as the model is now and in the precision of the run."""
+        """Nats and tokens (K, N, 2) of the answers of `measured_rows` under the current model, in the precision of the run."""
         with self.measured_by(None):
             sums = self.predict(cast(Any, measured_rows(pairs, loss=self.loss))).predictions
         return cast(np.ndarray, sums).reshape(-1, len(pairs), 2)
 
     def measure_evaluations(self, metrics: Callable[[np.ndarray], dict], *, shape: tuple[int, ...]) -> None:
-        """From here on, evaluations are measured by `metrics`, which takes likelihoods in the shape of those of the base."""
+        """From now on, evaluations use `metrics`, which takes likelihoods in the same shape as those of the base."""
         self.compute_metrics = lambda prediction: metrics(cast(np.ndarray, prediction.predictions).reshape(shape))
 
 
@@ -199,15 +201,15 @@ class PreferenceCollator:
 
 
 def preference_classes(loss: str) -> tuple[type[PreferenceTrainer], type]:
-    """The trainer of a loss, TRL's with our doors, and the class of its settings.
+    """The trainer for a loss (TRL's, with our extensions) and its configuration class.
 
     Raises: ValueError with the command that installs TRL.
     """
     entry = LOSSES.find(loss)
-    purpose = f"loss {loss} is learned with TRL, which needs Python 3.11 or later"
+    purpose = f"loss {loss} uses TRL, which needs Python 3.11 or later"
     require("trl", extra="preferences", purpose=purpose)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a loss is experimental
+        warnings.simplefilter("ignore")  # the warning that a loss is experimental
         module = require(entry.module, extra="preferences", purpose=purpose)
     bases = (PreferenceTrainer, getattr(module, f"{entry.name}Trainer"))
     return type(f"Our{entry.name}Trainer", bases, {"loss": loss}), getattr(module, f"{entry.name}Config")
@@ -216,7 +218,7 @@ def preference_classes(loss: str) -> tuple[type[PreferenceTrainer], type]:
 def preference_config(
     args: TrainingArguments, *, loss: str, beta: float, length_normalised: bool, context_length: int
 ) -> TrainingArguments:
-    """A run's arguments of Trainer as TRL's configuration of a loss."""
+    """A run's Trainer arguments as TRL's configuration for a loss."""
     settings = {one.name: getattr(args, one.name) for one in fields(TrainingArguments) if one.init}
     settings |= dict(beta=beta, max_length=None, remove_unused_columns=False)
     settings |= LOSSES.find(loss).settings(length_normalised, context_length)

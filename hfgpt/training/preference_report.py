@@ -1,4 +1,4 @@
-"""What an assistant prefers and says before and after it was aligned: measured on held-out pairs, on a page, in one report."""
+"""An assistant's preferences and answers before and after alignment: measured on held-out pairs, on a page, in one report."""
 
 import statistics
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from hfgpt.training.preference_losses import PreferenceTrainer
 from hfgpt.training.preferences import Pair, unpaired_labels
 from hfgpt.training.run import RunReport
 
-# Of the likelihoods of some pairs now, those of the base, and the pairs.
+# Takes the current likelihoods of some pairs, those of the base, and the pairs.
 Measure = Callable[[np.ndarray, np.ndarray, list[Pair]], dict[str, float]]
 
 
 def measure_of(loss: str, *, beta: float, length_normalised: bool) -> Measure:
-    """`preference_metrics` of a run's loss."""
+    """`preference_metrics` for a run's loss."""
     return lambda policy, reference, pairs: preference_metrics(
         policy,
         reference,
@@ -37,7 +37,7 @@ def measure_of(loss: str, *, beta: float, length_normalised: bool) -> Measure:
 def measure_base(
     trainer: PreferenceTrainer, pairs: dict[str, list[Pair]], splits: DatasetDict, *, max_answers: int | None, max_new_tokens: int
 ) -> dict[str, Any]:
-    """The base's likelihoods of held-out answers and its own answers, as JSON has them."""
+    """The base's likelihoods of held-out answers and its own answers, as JSON values."""
     return {
         "likelihoods": {name: trainer.likelihoods(pairs[name]).tolist() for name in HELD_OUT if name in pairs},
         "answers": [asdict(one) for one in _answers(trainer, splits, max_answers, max_new_tokens)],
@@ -45,7 +45,7 @@ def measure_base(
 
 
 def measure_against(trainer: PreferenceTrainer, before: dict[str, Any], pairs: dict[str, list[Pair]], measure: Measure) -> None:
-    """Have the evaluations of training measure the validation pairs against the base."""
+    """Let the evaluations during training measure the validation pairs against the base."""
     if "validation" in pairs:
         reference = np.array(before["likelihoods"]["validation"])
         trainer.measure_evaluations(lambda now: measure(now, reference, pairs["validation"]), shape=reference.shape)
@@ -70,7 +70,7 @@ def final_metrics(
 ) -> tuple[dict[str, Any], list[AnswerRow]]:
     """Measure the held-out pairs and answer the test set's prompts.
 
-    Args: `before` is what `measure_base` said.
+    Args: `before` is the result of `measure_base`.
     Returns: the figures before and after, and the rows of the page with the answers.
     """
     trainer.remove_callback(AnswersCallback)
@@ -93,7 +93,7 @@ def final_metrics(
 
 
 def answer_metrics(table: list[AnswerRow], said: dict[str, list[Answer]]) -> dict[str, float]:
-    """How near the answers are to the chosen and to the rejected ones, how long they are, and how many end by themselves."""
+    """How close the answers are to the chosen and to the rejected ones, how long they are, and how many stop on their own."""
     metrics = {}
     for step, answers in said.items():
         suffix = "" if step == "after" else "_before"
@@ -108,9 +108,9 @@ def answer_metrics(table: list[AnswerRow], said: dict[str, list[Answer]]) -> dic
 
 
 def compared_answers(splits: DatasetDict, said: dict[str, list[Answer]]) -> list[AnswerRow]:
-    """Rows of the page: the chosen answer as reference; before, the rejected answer, and after as columns, with their scores.
+    """Rows of the page: the chosen answer as reference; columns for before, the rejected answer and after, with their scores.
 
-    Of single answers, those that are wanted are references, and there is no column of rejected ones.
+    For single answers, the wanted ones are the references, and there is no column for rejected ones.
     """
     if not said["after"]:
         return []
@@ -126,7 +126,7 @@ def compared_answers(splits: DatasetDict, said: dict[str, list[Answer]]) -> list
 
 
 def _references(table: list[AnswerRow]) -> dict[str, list[str | None]]:
-    """What the answers are compared with, by its name; None where a row has none."""
+    """The references by name; None for rows without one."""
     return {
         "chosen": [row.reference for row in table],
         "rejected": [row.answers.get("rejected") for row in table],
@@ -134,7 +134,7 @@ def _references(table: list[AnswerRow]) -> dict[str, list[str | None]]:
 
 
 def describe_single_answers(metrics: dict[str, float], name: str) -> str:
-    """One line of what is preferred among the single answers of a split, before and after."""
+    """One line about the preferences among the single answers of a split, before and after."""
     now = {key.removeprefix(f"{name}_"): value for key, value in metrics.items() if key.startswith(f"{name}_")}
     which = {"chosen_reward": "wanted", "rejected_reward": "unwanted"}
     rewards = [f"reward of {kind} answers {now[key]:.3f}" for key, kind in which.items() if key in now]
@@ -145,7 +145,7 @@ def describe_single_answers(metrics: dict[str, float], name: str) -> str:
 
 
 def build_report(trainer: PreferenceTrainer, metrics: dict[str, Any]) -> RunReport:
-    """The end of a run in a few lines: what is preferred before and after, and what the answers are like."""
+    """The end of a run in a few lines: preferences before and after, and the quality of the answers."""
     lines = []
     for name in reversed(HELD_OUT):
         if f"{name}_answers" in metrics:
@@ -160,14 +160,14 @@ def build_report(trainer: PreferenceTrainer, metrics: dict[str, Any]) -> RunRepo
             lines += [
                 f"{name}: reward margin {was['reward_margin']:.3f} -> {now['reward_margin']:.3f}, above 0 for "
                 f"{100 * now['reward_accuracy']:.1f} % of {now['pairs']:,} pairs; loss {was['loss']:.4f} -> {now['loss']:.4f}",
-                f"{name}, chosen answer likelier: {share['likelihood_accuracy']}, "
-                f"per token {share['likelihood_accuracy_per_token']}",
+                f"{name}, chosen answer more likely: {share['likelihood_accuracy']}, per token "
+                f"{share['likelihood_accuracy_per_token']}",
                 f"{name}, nats per token: chosen {was['chosen_nats_per_token']:.3f} -> {now['chosen_nats_per_token']:.3f}, "
                 f"rejected {was['rejected_nats_per_token']:.3f} -> {now['rejected_nats_per_token']:.3f}",
             ]
     if "answers_mean_tokens" in metrics:
         compared = [
-            f"token F1 with the {which} {metrics[f'answers_token_f1_with_{which}_before']:.3f} -> "
+            f"token F1 against the {which} {metrics[f'answers_token_f1_with_{which}_before']:.3f} -> "
             f"{metrics[f'answers_token_f1_with_{which}']:.3f}; "
             for which in ("chosen", "rejected")
             if f"answers_token_f1_with_{which}" in metrics
@@ -175,6 +175,6 @@ def build_report(trainer: PreferenceTrainer, metrics: dict[str, Any]) -> RunRepo
         lines.append(
             f"answers: {''.join(compared)}"
             f"{metrics['answers_mean_tokens_before']:.0f} -> {metrics['answers_mean_tokens']:.0f} tokens, "
-            f"{100 * metrics['answers_stopped_before']:.0f} -> {100 * metrics['answers_stopped']:.0f} % ended by themselves"
+            f"{100 * metrics['answers_stopped_before']:.0f} -> {100 * metrics['answers_stopped']:.0f} % stopped on their own"
         )
     return report_on_assistant(trainer, metrics, lines)

@@ -38,7 +38,7 @@ class PairCounts:
 
 @dataclass(frozen=True)
 class Pair:
-    """Token ids of a prompt and of two answers to it, each with the token that ends it; of a single answer the other is None."""
+    """Token ids of a prompt and of two answers to it, each with the token that ends it; for a single answer, the other is None."""
 
     prompt: list[int]
     chosen: list[int] | None
@@ -46,20 +46,20 @@ class Pair:
 
     @property
     def answers(self) -> list[list[int]]:
-        """The answers that there are, the chosen one first."""
+        """The existing answers, the chosen one first."""
         return [answer for answer in (self.chosen, self.rejected) if answer is not None]
 
 
 def settle_style(base: Base, style: str) -> tuple[Base, str]:
-    """The assistant with its own prompt style, which is kept; a model without one gets the style that was asked for.
+    """The assistant keeps its own prompt style; a model without one gets the requested style.
 
     Args: `style` is "base" or one of ours.
-    Returns: the base, and the style by which Alpaca rows are worded.
-    Raises: ValueError for a model without a chat template where none was asked for.
+    Returns: the base, and the format for Alpaca rows.
+    Raises: ValueError for a model without a chat template if none was requested.
     """
     if style == "base" and base.tokenizer.chat_template is None:
         raise UserError(
-            f"model {base.name} has no chat template, so it is not an assistant yet; make it one with "
+            f"model {base.name} has no chat template, so it is not an assistant yet; turn it into one with "
             "recipes/finetune_instructions.py, or give prompt_style: chat or alpaca."
         )
     base = adopt_style(base, style)
@@ -67,20 +67,20 @@ def settle_style(base: Base, style: str) -> tuple[Base, str]:
 
 
 def load_pairs(examples: Examples, passport: Passport, *, style: str, unpaired: bool) -> DatasetDict:
-    """Pairs of all sources, each split by itself; what copies a held-out one is dropped from training.
+    """Pairs of all sources, each source split separately; copies of held-out ones are dropped from training.
 
-    Columns: `messages` (the prompt and the chosen answer), `rejected`, `source`, `row_id`, `place`, `unlearned`. Of a single
+    Columns: `messages` (the prompt and the chosen answer), `rejected`, `source`, `row_id`, `place`, `unlearned`. For a single
     answer, `messages` ends with it, `rejected` is None, and `label` says whether it is wanted; pairs have no `label`.
 
     Args:
-        style: by which Alpaca rows are worded.
-        unpaired: whether the loss learns from single answers, too.
-    Raises: ValueError and FileNotFoundError for what cannot be read, named with file and line, and where no pair prefers anything.
+        style: the format for Alpaca rows.
+        unpaired: whether the loss can also learn from single answers.
+    Raises: ValueError and FileNotFoundError for unreadable data, with file and line, and if no pair expresses a preference.
     """
     read = lambda names, split: _read(names, split, examples, passport, style=style, unpaired=unpaired)  # noqa: E731
     splits = divided(examples, read)
     if len({"label" in part.column_names for parts in splits.values() for part in parts}) > 1:
-        raise UserError("some of the files hold single answers, the others pairs of chosen and rejected; give one kind a run.")
+        raise UserError("some files contain single answers, others pairs of chosen and rejected; give only one kind per run.")
     held_out = {name: concatenate_datasets(splits[name]) for name in HELD_OUT if splits[name]}
     train = examples.without_copies(concatenate_datasets(splits["train"]), held_out, passport, texts_of=whole_texts)
     return DatasetDict({"train": train, **held_out})
@@ -93,15 +93,15 @@ def _read(names: list[str], split: str, examples: Examples, passport: Passport, 
     errors.finish([preference.source for preference in found], passport)
     if not found:
         raise UserError(
-            f"{', '.join(names)} holds no preference: of {counts.records:,} rows, {counts.equal:,} have the same answer as "
-            "chosen and as rejected; give pairs that differ."
+            f"{', '.join(names)} contains no preference: of {counts.records:,} rows, {counts.equal:,} have the same chosen and "
+            f"rejected answer; give pairs that differ."
         )
     single = [preference for preference in found if preference.chosen is None or preference.rejected is None]
     if single and len(single) < len(found):
         row = single[0]
         raise UserError(
-            f"{row.source}, {row.place}: a single answer among pairs of chosen and rejected; give the pairs and the single answers "
-            "in runs of their own."
+            f"{row.source}, {row.place}: a single answer among pairs of chosen and rejected; use pairs and single answers in "
+            f"separate runs."
         )
     answers = [Conversation([*p.prompt, _answer(str(p.chosen or p.rejected))], p.source, p.row_id, p.place) for p in found]
     pairs = cast(Any, conversation_dataset(answers))
@@ -123,12 +123,12 @@ def _answer(text: str) -> Message:
 def encode_pairs(
     splits: DatasetDict, tokenizer: PreTrainedTokenizerFast, *, max_length: int | None
 ) -> tuple[dict[str, list[Pair]], dict[str, dict]]:
-    """Token ids of every split and their counts; a pair is dropped where its prompt with the longer answer exceeds `max_length`.
+    """Token ids of every split and their counts; a pair is dropped if its prompt with the longer answer exceeds `max_length`.
 
-    Without `max_length` the limit is the model's context. Nothing is cut: half an answer is not what was preferred, and its end is
-    what a model learns to stop by.
+    Without `max_length`, the limit is the model's context. Nothing is cut: half an answer is not what was preferred, and a model
+    learns from the end when to stop.
 
-    Raises: ValueError where a split is left without a pair.
+    Raises: ValueError if a split has no pair left.
     """
     longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     pairs: dict[str, list[Pair]] = {}
@@ -155,8 +155,12 @@ def encode_pairs(
             counts[name] = {"examples": counts[name].pop("pairs"), **counts[name]}
             what = "answers"
         logger.info(
-            f"{name}: {count.rows:,} {what}, {count.chosen_tokens:,} tokens chosen, {count.rejected_tokens:,} rejected"
-            + (f"; {count.dropped_too_long:,} dropped, longer than {longest:,} tokens" if count.dropped_too_long else "")
+            f"{name}: {count.rows:,} {what}, {count.chosen_tokens:,} chosen tokens, {count.rejected_tokens:,} rejected"
+            + (
+                f"; {count.dropped_too_long:,} dropped because they are longer than {longest:,} tokens"
+                if count.dropped_too_long
+                else ""
+            )
         )
     return pairs, counts
 
@@ -171,7 +175,7 @@ def _encoded(split: Dataset, encoder: ConversationEncoder) -> Iterable[Pair]:
         except UserError as error:
             raise UserError(f"{row['source']}, {row['place']}: {error}") from None
         start = len(prompt_ids)
-        # What a template writes after the end of a turn is not learned, and belongs to neither answer.
+        # What a template writes after the end of a turn is not trained on and belongs to neither answer.
         answers = [[id for id, is_answer in zip(ids[start:], learned[start:]) if is_answer] for ids, learned in encoded]
         if "label" in row:
             answers = [answers[0], None] if row["label"] else [None, answers[0]]
@@ -179,22 +183,22 @@ def _encoded(split: Dataset, encoder: ConversationEncoder) -> Iterable[Pair]:
 
 
 def unpaired_labels(pairs: list[Pair]) -> np.ndarray | None:
-    """Which of single answers are wanted; None for pairs."""
+    """Which single answers are wanted; None for pairs."""
     return np.array([pair.rejected is None for pair in pairs]) if len(pairs[0].answers) == 1 else None
 
 
 def build_policy(base: Base, *, seed: int, attn_implementation: str | None, quantization: str = "none") -> PreTrainedModel:
-    """The assistant as it was, with all dropout off in its config: its likelihoods are compared with its own earlier ones.
+    """The assistant, with all dropout turned off in its config: its likelihoods are compared with its own earlier ones.
 
-    TRL turns off the modules only; attention reads its dropout from the config.
+    TRL only turns off the modules, but attention reads its dropout from the config.
 
     Raises: ValueError for a model of another kind.
     """
     config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=base.trust_remote_code)
     if config.architectures and not any("CausalLM" in name or "LMHead" in name for name in config.architectures):
         raise UserError(
-            f"model {base.name} is a {', '.join(config.architectures)}; answers are preferred by causal language models, give "
-            "the folder of an assistant (recipes/finetune_instructions.py) or a chat model of the Hub."
+            f"model {base.name} is a {', '.join(config.architectures)}; preferences need a causal language model; give the folder "
+            f"of an assistant (recipes/finetune_instructions.py) or a chat model from the Hub."
         )
     dropouts = {name: 0.0 for name, value in config.to_dict().items() if "drop" in name and isinstance(value, float)}
     return build_assistant(base, seed=seed, attn_implementation=attn_implementation, quantization=quantization, **dropouts)

@@ -1,4 +1,4 @@
-"""Pretraining from its parts to its report: rows, a new model, the proof that documents are apart, the numbers at the end."""
+"""Pretraining from its parts to its report: rows, a new model, the check that documents are isolated, the numbers at the end."""
 
 import math
 import time
@@ -40,8 +40,8 @@ LEFT_BEHIND = (("picture", "loss.png"), ("samples", "samples.md"), ("metrics", M
 def load_rows(folder: str) -> tuple[DatasetDict, Passport]:
     """The rows and the passport that recipes/prepare_data.py wrote.
 
-    Raises: FileNotFoundError where there is no such folder; ValueError where passport and rows disagree.
-    Cost: one process of each machine reads the rows once, about 1 GB a second.
+    Raises: FileNotFoundError if there is no such folder; ValueError if passport and rows disagree.
+    Cost: one process per machine reads the rows once, at about 1 GB per second.
     """
     passport = Passport.load(Path(folder))
     if PartialState().is_local_main_process:
@@ -52,9 +52,9 @@ def load_rows(folder: str) -> tuple[DatasetDict, Passport]:
 def training_rows(
     rows: Dataset, tokenizer: PreTrainedTokenizerFast, *, repack: bool, max_masked_tokens: int, seed: int
 ) -> Dataset | EpochRows:
-    """What is trained on: the rows as they are, or changed in each epoch, as `EpochRows` says.
+    """The rows for training: unchanged, or changed in each epoch by `EpochRows`.
 
-    Raises: ValueError where rows that were not packed in order are to be packed anew.
+    Raises: ValueError if rows that were not packed in order are to be repacked.
     """
     if not (repack or max_masked_tokens):
         return rows
@@ -73,12 +73,12 @@ def build_model(
     seed: int,
     attn_implementation: str | None,
 ) -> HfGptForCausalLM:
-    """A new model for this tokenizer and row length, its weights drawn from `seed`.
+    """A new model for this tokenizer and row length, with weights initialized from `seed`.
 
     Args:
-        family: "modern", whose shape follows from `depth`, or "gpt2", of a published `size`.
+        family: "modern", whose shape follows from `depth`, or "gpt2", with a published `size`.
         overrides: fields of HfGptConfig.
-    Raises: ValueError where overrides contradict the tokenizer, the rows or each other.
+    Raises: ValueError if overrides contradict the tokenizer, the rows or each other.
     """
     settings: dict[str, Any] = dict(
         vocab_size=len(tokenizer),
@@ -95,12 +95,13 @@ def build_model(
         raise UserError(str(error.__cause__ or error)) from None
     if len(tokenizer) > config.vocab_size:
         raise UserError(
-            f"the tokenizer has {len(tokenizer):,} tokens, the model's vocab_size is {config.vocab_size:,}; each needs a row."
+            f"the tokenizer has {len(tokenizer):,} tokens, but the model's vocab_size is {config.vocab_size:,}; each token needs a "
+            f"row."
         )
     if context_length > config.max_position_embeddings:
         raise UserError(
-            f"the rows are {context_length:,} tokens long, the model's max_position_embeddings is "
-            f"{config.max_position_embeddings:,}; prepare shorter rows or give the model more."
+            f"the rows are {context_length:,} tokens long, but the model's max_position_embeddings is "
+            f"{config.max_position_embeddings:,}; prepare shorter rows or raise it."
         )
     torch.manual_seed(seed)
     check_memory(config, HfGptForCausalLM._from_config, "what hidden_size, vocab_size and the other settings say")
@@ -110,12 +111,12 @@ def build_model(
 
 
 def check_isolation(model: PreTrainedModel, rows: Dataset) -> None:
-    """Prove on one packed row that its documents do not see each other: change the first, and the others must not notice.
+    """Check on one packed row that its documents do not see each other: changing the first must not affect the others.
 
-    It is proven for the attention that the model has, at every start of a run. Where none of the first rows holds two documents,
-    the halves of one are taken for two.
+    This is checked for the model's actual attention implementation at every start of a run. If none of the first rows contains two
+    documents, the halves of one are treated as two.
 
-    Raises: RuntimeError where they do, as they would with an attention backend that ignores restarting positions.
+    Raises: RuntimeError if they see each other, as with an attention backend that ignores restarting positions.
     """
     for row in cast(list[dict], rows.select(range(min(len(rows), 1000)))):
         starts = [index for index, position in enumerate(row["position_ids"]) if position == 0]
@@ -137,16 +138,15 @@ def check_isolation(model: PreTrainedModel, rows: Dataset) -> None:
     difference = (one - other)[:, second:].abs().max().item()
     if difference > 1e-4:
         raise RuntimeError(
-            f"packed documents see each other: a change in one moved the logits of the next by {difference:.2e} with "
+            f"packed documents see each other: a change in one changed the logits of the next by {difference:.2e} with "
             f"attn_implementation {model.config._attn_implementation!r}; choose another one."
         )
 
 
 def bytes_of(split: str, passport: Passport, tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """UTF-8 bytes of a split, for bits per byte; None where there is no such split or its tokens do not spell its text.
+    """UTF-8 bytes of a split, for bits per byte; None if there is no such split or its tokens cannot reproduce its text.
 
-    A tokenizer with an unknown token loses what it does not know, and bits per byte of a text that it cannot give back would
-    flatter it.
+    A tokenizer with an unknown token loses text, and bits per byte for text that it cannot reproduce would flatter it.
     """
     if split not in passport.splits or tokenizer.unk_token_id is not None:
         return None
@@ -154,7 +154,7 @@ def bytes_of(split: str, passport: Passport, tokenizer: PreTrainedTokenizerFast)
 
 
 def describe_start(trainer: LanguageModelTrainer, *, context_length: int, optimizer: str, hardware: str) -> str:
-    """One line of what will run."""
+    """Describe in one line what will run."""
     args = trainer.args
     tokens_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * context_length
     steps = planned_steps(args, len(cast(Dataset, trainer.train_dataset)))
@@ -166,16 +166,16 @@ def describe_start(trainer: LanguageModelTrainer, *, context_length: int, optimi
 
 
 def announce_sources(trainer: LanguageModelTrainer, passport: Passport) -> None:
-    """Say how often the run reads the text of each source, and warn of those that it reads too often."""
+    """Log how often the run reads the text of each source, and warn about those it reads too often."""
     args, rows = trainer.args, len(cast(Dataset, trainer.train_dataset))
     rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    epochs = planned_steps(args, rows) / math.ceil(rows / rows_per_step)  # an epoch's last step may be a smaller one
-    report_sources(passport, what=f"this run reads each row {epochs:.2f} times; of the text, by source:", epochs=epochs)
+    epochs = planned_steps(args, rows) / math.ceil(rows / rows_per_step)  # the last step of an epoch may be smaller
+    report_sources(passport, what=f"this run reads each row {epochs:.2f} times; the text by source:", epochs=epochs)
 
 
 def final_metrics(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport: Passport) -> dict[str, Any]:
-    """The figures of the held-out splits, the test set's for the first and only time, and those of the training."""
-    trainer.remove_callback(SamplesCallback)  # the last evaluation of the training has drawn them
+    """The figures of the held-out splits (the test set's for the only time) and of the training."""
+    trainer.remove_callback(SamplesCallback)  # the last evaluation during training has generated them
     metrics: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in trainer.trained.parameters()),
         "epochs": trainer.state.epoch,
@@ -197,7 +197,7 @@ def final_metrics(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport:
 
 
 def figures_of(trainer: LanguageModelTrainer, rows: Dataset, *, name: str, num_bytes: int | None) -> dict[str, float]:
-    """NAME_loss, NAME_perplexity and, of text whose bytes are known, NAME_bits_per_byte."""
+    """NAME_loss, NAME_perplexity and, if the bytes of the text are known, NAME_bits_per_byte."""
     result = trainer.evaluate_as_loaded(rows, name=name, metrics=token_metrics(num_bytes))
     keys = (f"{name}_{key}" for key in ("loss", "perplexity", "bits_per_byte"))
     return {key: result[key] for key in keys if key in result}
@@ -219,12 +219,12 @@ def build_report(
     prompt: str | None = None,
     more: Sequence[str] = (),
 ) -> RunReport:
-    """The end of a run in a few lines: its numbers, next to lzma's where the passport has them.
+    """The end of a run in a few lines: its numbers, next to lzma's if the passport has them.
 
     Args:
-        log_history: of the training, which says where validation was best, if that was not at the end.
-        prompt: what the next command has the model continue.
-        more: lines to follow the figures.
+        log_history: that of the training, to report where validation was best, if that was not at the end.
+        prompt: the prompt in the suggested next command.
+        more: lines after the figures.
     """
     lines = [
         f"{name}: {metrics[f'{name}_loss']:.4f} nats per token, perplexity {metrics[f'{name}_perplexity']:,.2f}"

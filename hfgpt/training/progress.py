@@ -1,4 +1,4 @@
-"""What a training shows while it runs: a bar in a terminal, and everywhere a line now and then with what people compare."""
+"""What training shows while it runs: a bar in a terminal, and everywhere an occasional line with the figures people compare."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 from transformers.trainer_utils import has_length
 
 logger = logging.getLogger(__name__)
-# Of what an evaluation measures, what its line says; all of it goes to the history and the report.
+# The evaluation figures shown in its line; the history and the report have all of them.
 EVALUATED = {
     "eval_loss": ("loss", "{:.4f}"),
     "eval_perplexity": ("perplexity", "{:,.2f}"),
@@ -23,8 +23,16 @@ EVALUATED = {
 }
 
 
+LINE_SECONDS = 10.0  # at least, between two lines of steps, unless `logging_steps` was given
+
+
 class TrainingProgress(ProgressCallback):
-    """Trainer's bar, with lines such as `step 150 of 600  loss 3.2140  12,744 tokens per second  1:20 left`."""
+    """Trainer's bar, with lines such as `step 150 of 600  loss 3.2140  12,744 tokens per second  1:20 left`.
+
+    The history and what reports to others have every entry.
+    """
+
+    _last_line = float("-inf")
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step = self.first_step = state.global_step
@@ -43,13 +51,20 @@ class TrainingProgress(ProgressCallback):
         parts = evaluated(logs) if "eval_loss" in logs else trained(logs)
         if "loss" in logs:
             self.training_bar.set_postfix_str(", ".join(parts), refresh=False)
-        if parts:
+        if parts and ("loss" not in logs or self._line_is_due(args)):
             done, left = state.global_step - self.first_step, state.max_steps - state.global_step
             seconds = (time.monotonic() - self.started) / max(1, done) * left
             if "loss" in logs and done and seconds >= 1:
                 parts.append(f"{tqdm.format_interval(seconds)} left")
             width = len(f"{state.max_steps:,}")
             logger.info("  ".join([f"step {state.global_step:>{width},} of {state.max_steps:,}", *parts]))
+
+    def _line_is_due(self, args: TrainingArguments) -> bool:
+        now = time.monotonic()
+        if "logging_steps" not in getattr(args, "explicit", ()) and now - self._last_line < LINE_SECONDS:
+            return False
+        self._last_line = now
+        return True
 
 
 def _bar(what: str, args: TrainingArguments, **settings) -> tqdm:
@@ -58,7 +73,7 @@ def _bar(what: str, args: TrainingArguments, **settings) -> tqdm:
 
 
 def trained(logs: Mapping[str, Any]) -> list[str]:
-    """What a log entry says of the steps before it; nothing at the end of a training, whose report says more."""
+    """The line for a log entry about training steps; nothing at the end of training, because the report says more."""
     if "loss" not in logs:
         return []
     speed = [f"{logs['tokens_per_second']:,.0f} tokens per second"] if "tokens_per_second" in logs else []
@@ -66,12 +81,12 @@ def trained(logs: Mapping[str, Any]) -> list[str]:
 
 
 def evaluated(logs: Mapping[str, Any]) -> list[str]:
-    """What an evaluation found."""
+    """The line for an evaluation."""
     figures = [f"{name} {form.format(logs[key])}" for key, (name, form) in EVALUATED.items() if key in logs]
     return [f"validation {', '.join(figures)}".replace("%", " %")]
 
 
 def show_progress(trainer: Trainer) -> None:
-    """Have `trainer` show its progress so, in place of Trainer's own way; in a notebook that one stays."""
+    """Let `trainer` show its progress this way instead of Trainer's own, which is kept in a notebook."""
     if trainer.pop_callback(ProgressCallback) or trainer.pop_callback(PrinterCallback):
         trainer.add_callback(TrainingProgress())

@@ -1,7 +1,7 @@
-"""The page of a run, `report.html`: its curves, samples, data, figures, plan and outcome in one file that loads nothing.
+"""The page of a run, `report.html`: its curves, samples, data, figures, plan and outcome in one self-contained file.
 
-It is made from the files of the folder (history.json, samples.jsonl, metrics.json, passport.json, run.yaml) and tells of places
-of the machine, and of files that were read, no more than their last part. It is not published: samples can quote the texts.
+It is made from the files of the folder (history.json, samples.jsonl, metrics.json, passport.json, run.yaml) and shows only the last
+part of paths of the machine and of source files. It is not published, because samples can quote the texts.
 """
 
 import json
@@ -26,14 +26,14 @@ from hfgpt.training.callbacks import HISTORY_FILE, SAMPLES_FILE
 from hfgpt.training.curves import drawn_charts, figure
 
 PAGE_FILE = "report.html"
-# With more files than these the page names them by kind and number, as the card does.
+# With more files than this, the page summarizes them by kind and number, as the card does.
 MOST_FILES_NAMED = 20
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers")
 
 
 @dataclass(frozen=True)
 class Foreseen:
-    """One line of plan against outcome, as text; `difference` is relative, where both are known."""
+    """One line of plan against outcome, as text; `difference` is relative, if both are known."""
 
     what: str
     planned: str
@@ -42,11 +42,11 @@ class Foreseen:
 
     @property
     def cells(self) -> tuple[str, str, str, str]:
-        """The line as a table has it."""
+        """The cells of the line in a table."""
         return self.what, self.planned, self.came, self.difference
 
 
-# What a plan may foresee, and the figure of metrics.json that came of it.
+# What a plan may predict, and the corresponding figure in metrics.json.
 _FORESEEN: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
     ("seconds", "seconds", "time of the whole command", duration),
     ("training_seconds", "training_seconds", "time of training", duration),
@@ -54,19 +54,19 @@ _FORESEEN: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
     ("bits_per_byte", "bits_per_byte", "bits per byte of the test", figure),
     ("parameters", "parameters", "parameters", figure),
     ("steps", "steps", "steps", figure),
-    ("epochs", "epochs", "times that the text was read", figure),
+    ("epochs", "epochs", "passes over the text", figure),
     ("tokens_per_second", "tokens_per_second", "tokens per second", figure),
     ("memory_bytes", "peak_memory_bytes", "memory", size),
 )
 
 
 def plan_and_outcome(planned: Mapping[str, object], came: Mapping[str, object]) -> list[Foreseen]:
-    """What was planned beside what came of it, for the keys of both that are known here.
+    """The plan beside the outcome, for the keys of both that are known here.
 
     Args:
         planned: `seconds`, `training_seconds`, `loss`, `bits_per_byte`, `parameters`, `steps`, `epochs`, `tokens_per_second`,
-            `memory_bytes`; those that the plan has.
-        came: the same of the run, by the names of metrics.json.
+            `memory_bytes`; those the plan contains.
+        came: the same for the run, by the names in metrics.json.
     """
     lines = []
     for key, name, what, shown in _FORESEEN:
@@ -82,7 +82,7 @@ def plan_and_outcome(planned: Mapping[str, object], came: Mapping[str, object]) 
 
 
 def _plan(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[Foreseen]:
-    """Of a run with a plan (in metrics.json, with what came of it, or in run.yaml) the lines of `plan_and_outcome`."""
+    """For a run with a plan (in metrics.json, with its outcome, or in run.yaml), the lines of `plan_and_outcome`."""
     plan = metrics.get("plan") or run.get("plan") or {}
     expected = dict(plan.get("expected") or {}) if isinstance(plan, Mapping) else {}
     if "training" in (parts := expected.get("seconds_by_part") or {}):
@@ -92,15 +92,15 @@ def _plan(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[Foreseen]:
 
 
 def write_report_page(folder: Path, *, recipe: str, lines: list[str], end: str | None) -> None:
-    """Write `report.html` of a run that has come to its end.
+    """Write `report.html` for a finished run.
 
     Args:
         recipe: file name of the recipe.
-        lines, end: the report's.
+        lines, end: those of the report.
     """
     metrics = _read(folder / "metrics.json")
     seed = metrics.get("kept_seed")
-    # Of several seeds the one that was kept.
+    # With several seeds, the one that was kept.
     place = folder / f"seed-{seed}" if seed is not None and (folder / f"seed-{seed}").is_dir() else folder
     history = _read(place / HISTORY_FILE)
     passport = _read(folder / PASSPORT_NAME)
@@ -117,7 +117,7 @@ def write_report_page(folder: Path, *, recipe: str, lines: list[str], end: str |
         labels=label_figures(metrics),
         charts=drawn_charts(history.get("log") or [], unit=history.get("unit") or ""),
         kept_step=history.get("kept_step"),
-        between="\n" if recipe != "pretrain.py" else "",  # an answer is no continuation of its question
+        between="\n" if recipe != "pretrain.py" else "",  # an answer is not a continuation of its question
         samples=read_samples(place / SAMPLES_FILE),
         data=data_facts(published_passport(passport, file_names=True), file_names=files_named) if passport else None,
         plan=_plan(metrics, _read_yaml(folder / "run.yaml")),
@@ -130,19 +130,19 @@ def write_report_page(folder: Path, *, recipe: str, lines: list[str], end: str |
 
 
 def read_samples(path: Path) -> list[dict]:
-    """What was said at each evaluation, in the order of the steps; a step that was repeated after a stop counts as it was last."""
+    """The samples of each evaluation, ordered by step; for a step that was repeated after a stop, the last ones count."""
     said: dict[int, list[dict]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:  # killed within the line
+        except json.JSONDecodeError:  # killed while writing the line
             continue
         said[entry["step"]] = entry["said"]
     return [{"step": step, "said": said[step]} for step in sorted(said)]
 
 
 def _facts(metrics: Mapping[str, Any], training: Mapping[str, Any], recipe: str) -> dict[str, str]:
-    """What stands under the title."""
+    """The facts under the title."""
     seconds, joules = training["seconds"], training["joules"]
     parameters, trained = training["parameters"], training["trained_parameters"]
     facts = {

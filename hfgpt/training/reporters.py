@@ -1,7 +1,7 @@
-"""What the reporters of a run (trackio, TensorBoard, W&B) are told beside the lines of its log: its start, samples, its figures.
+"""What a run sends to its reporters (trackio, TensorBoard, W&B) besides its log lines: its start, samples, and final figures.
 
-They are Trainer's own callbacks, which come before all that are added later: what another callback puts into a line of the log
-never reaches them, so they are told here.
+They are Trainer's own callbacks, which run before all that are added later: what another callback adds to a log line never reaches
+them, so it is sent here.
 """
 
 import re
@@ -13,14 +13,14 @@ from typing import Any
 from transformers import Trainer
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, TensorBoardCallback
 
-# Those that show a text, under its name and step; the others would warn about it.
+# Reporters that show texts by name and step; the others would warn about them.
 SHOW_TEXT = ("tensorboard", "trackio", "wandb")
 
 
 class KeptOpen:
-    """A reporter that the end of training does not close: the figures of the test come after it.
+    """A reporter that stays open after training, because the test figures come later.
 
-    Trainer closes its reporters when training ends. What is logged then starts a second run in trackio or MLflow.
+    Trainer closes its reporters when training ends. Anything logged later would start a second run in trackio or MLflow.
     """
 
     def __init__(self, reporter: Any):
@@ -43,22 +43,22 @@ class Reporters:
         self._open: list[KeptOpen] = [one for one in handler.callbacks if isinstance(one, KeptOpen)]
         for one in self._open:
             if isinstance(one.reporter, TensorBoardCallback) and one.reporter.logging_dir is None:
-                # Its own choice is a new folder at each start, and before training begins one in the current folder.
+                # By default it uses a new folder at each start and, before training begins, one in the current folder.
                 one.reporter.logging_dir = str(Path(str(trainer.args.output_dir)) / "runs")
         self._trainer = trainer
         self._waiting: dict[str, float | str] = {}
 
     def tell_first(self, values: Mapping[str, float | str]) -> None:
-        """Keep these figures and texts for the first line of the log: before it the reporters are not set up."""
+        """Keep these figures and texts until the first log line: before that, the reporters are not set up."""
         self._waiting |= values
 
     def tell_what_waits(self) -> None:
-        """Pass on what `tell_first` was given."""
+        """Send what was passed to `tell_first`."""
         waiting, self._waiting = self._waiting, {}
         self.tell(waiting)
 
     def tell(self, values: Mapping[str, float | str]) -> None:
-        """Pass figures and texts on, at the step that training is at; a text only to those that show one."""
+        """Send figures and texts at the current training step; texts only to reporters that show them."""
         texts = tuple(INTEGRATION_TO_CALLBACK[name] for name in SHOW_TEXT)
         shown = {name: fenced(value) if isinstance(value, str) else value for name, value in values.items()}
         numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
@@ -68,7 +68,7 @@ class Reporters:
                 one.reporter.on_log(trainer.args, trainer.state, trainer.control, logs=dict(told), model=trainer.model)
 
     def close(self, figures: Mapping[str, object] | None = None, text: str = "") -> None:
-        """Tell them how the run ended, as `final/NAME`, and close them; afterwards nothing is told any more."""
+        """Send the final figures as `final/NAME` and close the reporters; nothing is sent after that."""
         numbers = {f"final/{name}": value for name, value in flat_numbers(figures or {}).items()}
         self.tell(numbers | ({"final/report": text} if text else {}))
         trainer = self._trainer
@@ -78,7 +78,7 @@ class Reporters:
 
 
 def flat_numbers(figures: Mapping[str, object], above: str = "") -> dict[str, float]:
-    """The numbers of nested mappings by their path, as `test/accuracy`; lists and texts are left out."""
+    """The numbers in nested mappings by path, such as `test/accuracy`; lists and texts are left out."""
     found: dict[str, float] = {}
     for name, value in figures.items():
         if isinstance(value, Mapping):
@@ -89,6 +89,6 @@ def flat_numbers(figures: Mapping[str, object], above: str = "") -> dict[str, fl
 
 
 def fenced(text: str) -> str:
-    """A text as a block of Markdown in which nothing acts and lines stay lines, whatever it holds."""
+    """A text as a Markdown block in which nothing is interpreted and line breaks are kept, whatever it contains."""
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
     return f"{fence}text\n{text}\n{fence}"

@@ -1,4 +1,4 @@
-"""What every run shares, from its folder to its end: claim the folder, train or go on, report, publish, say that it is finished."""
+"""What every run shares, from its folder to its end: claim the folder, train or resume, report, publish, mark it as finished."""
 
 import logging
 import re
@@ -37,20 +37,20 @@ from hfgpt.training.trainer import HfGptTrainer
 
 logger = logging.getLogger(__name__)
 
-_LABEL = re.compile(r"^[a-z]{1,10}: ")  # what stands before a figure, in a column of its own
+_LABEL = re.compile(r"^[a-z]{1,10}: ")  # the label before a figure, in a separate column
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run says at its end.
+    """What a run reports at its end.
 
     Args:
-        metrics: for metrics.json.
-        lines: for report.txt, the figures that people compare and what they mean.
-        files: what may lie in the folder for people to look at, as (what it is, its name); those that are there are named.
-        end: what was trained, in which time.
-        next_command: what to run next.
-        difference_of_merging: of an adapter, how far the logits of its merged twin are from its own.
+        metrics: the contents of metrics.json.
+        lines: for report.txt: the figures people compare and what they mean.
+        files: files in the folder for people to look at, as (description, name); the existing ones are listed.
+        end: what was trained, and how long it took.
+        next_command: the command to run next.
+        difference_of_merging: for an adapter, how far the logits of the merged model are from its own.
     """
 
     metrics: Mapping[str, object]
@@ -64,7 +64,7 @@ class RunReport:
         """The content of report.txt, for a run in this folder."""
         lines = list(self.lines)
         if self.difference_of_merging is not None:
-            lines.append(f"merged: {folder / 'merged'}, its logits within {self.difference_of_merging:.1e} of the adapter's")
+            lines.append(f"merged: {folder / 'merged'}, with logits within {self.difference_of_merging:.1e} of the adapter's")
         files = [name for _, name in self.files if (folder / name).is_file()]
         lines.append(f"page: {folder / PAGE_FILE}" + f", beside it {', '.join(files)}" * bool(files))
         if self.end is not None:
@@ -81,8 +81,8 @@ def _padded(label: re.Match[str]) -> str:
 def describe_training(metrics: Mapping) -> str:
     """The figures of `training_metrics` for `RunReport.end`: steps, time, what was trained, speed and memory."""
     steps, timed = metrics["steps"], metrics["steps_timed"]
-    # A run that went on knows only its own part of the time.
-    part = f" ({timed:,} of them since it went on)" if timed < steps else ""
+    # A resumed run only knows its own part of the time.
+    part = f" ({timed:,} of them since it resumed)" if timed < steps else ""
     trained = ""
     if "trained_parameters" in metrics:
         trained = f"{metrics['trained_parameters']:,} of {metrics['parameters']:,} parameters trained, "
@@ -90,16 +90,16 @@ def describe_training(metrics: Mapping) -> str:
 
 
 def describe_memory(metrics: Mapping) -> str:
-    """The speed, where it is known, and the memory of a training."""
+    """The speed, if known, and the memory used in training."""
     return f"{describe_speed(dict(metrics))}peak memory {metrics['peak_memory_bytes'] / 2**20:,.0f} MiB"
 
 
 def announce(trainer: HfGptTrainer, what: str, *, unit: str, also: str = "", warn: bool = True) -> None:
-    """Say in one line what will run, and (unless `warn` is False) what should be said of a run before it trains for nothing.
+    """Log in one line what will run and, unless `warn` is False, warnings about a run that would train in vain.
 
     Args:
         unit: what the training rows are called, in the plural.
-        also: what else makes more steps of the same data.
+        also: what else gives more steps on the same data.
     """
     logger.info(what)
     settings = next((place / RUN_FILE for place in (trainer.folder, trainer.folder.parent) if (place / RUN_FILE).is_file()), None)
@@ -112,12 +112,12 @@ def announce(trainer: HfGptTrainer, what: str, *, unit: str, also: str = "", war
 
 
 def train_or_resume(trainer: HfGptTrainer, claim: Claim) -> None:
-    """Train to the end, from the checkpoint that there is: bit for bit as if nothing had happened.
+    """Train to the end, from the existing checkpoint if there is one: bit for bit as if the run had not been interrupted.
 
     From a checkpoint of the last step nothing is trained; its weights, or those of the best one, are loaded.
 
-    Args: `claim` of the folder that is the trainer's, or that has it as one of several seeds.
-    Raises: RunStopped where a signal stopped the run; it has left a complete checkpoint, from which the same command goes on.
+    Args: `claim` is the claim of the trainer's folder, or of the folder that contains it as one of several seeds.
+    Raises: RunStopped if a signal stopped the run; it has left a complete checkpoint from which the same command resumes.
     """
     run, seed = claim.run, trainer.folder.name if trainer.folder != claim.run.folder else None
     trainer.run_id = f"{claim.run_id}-{seed}" if seed else claim.run_id
@@ -131,8 +131,8 @@ def train_or_resume(trainer: HfGptTrainer, claim: Claim) -> None:
         note_changes(claim, step=step, seed=seed)
     if checkpoint is None:
         if claim.begun and not seed:
-            logger.info(f"resume: {run.folder} holds this run without a whole checkpoint; it starts again at step 0")
-        # What was measured before has drawn from the random state, and a run that finds it measured has not.
+            logger.info(f"resume: {run.folder} holds this run without a complete checkpoint; it starts again at step 0")
+        # Measuring the base has drawn from the random state; a run that reuses the stored measurements has not.
         set_seed(trainer.args.seed)
     else:
         logger.info(f"resume: from {checkpoint}, step {step:,}")
@@ -141,14 +141,15 @@ def train_or_resume(trainer: HfGptTrainer, claim: Claim) -> None:
     if trainer.signals.stopped:
         _leave_together(trainer)
         raise RunStopped(
-            f"stopped: at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}; the same command goes on from there."
+            f"stopped at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}; run the same command to continue from "
+            f"there."
         )
-    if trainer.signals.received:  # after the last step, which nothing was left to answer it at
+    if trainer.signals.received:  # it came after the last step, when there was no step left to respond at
         signal.raise_signal(trainer.signals.received)
 
 
 def _checkpoint(trainer: HfGptTrainer, run: Run) -> Path | None:
-    """The checkpoint to go on from: the one that `--resume` names, where it is of this folder or of none, else the newest."""
+    """The checkpoint to resume from: the one given by `--resume`, if it belongs to this folder or to none, or else the newest."""
     named = Path(run.resume).resolve()
     other_seeds = [path.resolve() for path in run.folder.glob("seed-*") if path.name != trainer.folder.name]
     if run.resume in (AUTO, NEVER) or named.parent in other_seeds:
@@ -156,13 +157,11 @@ def _checkpoint(trainer: HfGptTrainer, run: Run) -> Path | None:
 
     def verified() -> Path:
         if (fault := why_not_whole(named, run=trainer.run_id)) is not None:
-            raise UserError(
-                f"resume is {run.resume}, which cannot be gone on from: {fault}; give --resume auto, or another checkpoint."
-            )
+            raise UserError(f"cannot resume from {run.resume}: {fault}; give --resume auto, or another checkpoint.")
         step = int(named.name.rpartition("-")[2])
-        for path in trainer.folder.glob("checkpoint-*"):  # of the future, which would be taken for the newest later
+        for path in trainer.folder.glob("checkpoint-*"):  # later checkpoints, which would be taken for the newest one afterwards
             if path.name.rpartition("-")[2].isdigit() and int(path.name.rpartition("-")[2]) > step:
-                logger.info(f"resume: {path} is newer than {named.name}, and is called abandoned-{path.name} now")
+                logger.info(f"resume: {path} is newer than {named.name} and has been renamed to abandoned-{path.name}")
                 path.rename(path.with_name(f"abandoned-{path.name}"))
         return named
 
@@ -170,17 +169,17 @@ def _checkpoint(trainer: HfGptTrainer, run: Run) -> Path | None:
 
 
 def _check_length(trainer: HfGptTrainer, checkpoint: Path | None, step: int) -> None:
-    """Raises: UserError where a run was shortened to fewer steps than it has made."""
+    """Raises: UserError if a run was shortened to fewer steps than it has already taken."""
     steps = planned_steps(trainer.args, len(cast(Sized, trainer.train_dataset)))
     if steps < step:
         raise UserError(
-            f"the run is to have {steps:,} steps, and {checkpoint} has made {step:,}; give a max_steps of {step:,} or more, or go "
-            "on from an older checkpoint with --resume."
+            f"the run has {steps:,} steps, but {checkpoint} is already at step {step:,}; give a max_steps of {step:,} or more, or "
+            f"resume from an older checkpoint with --resume."
         )
 
 
 def _with_given_rates(trainer: HfGptTrainer) -> Callable[..., None]:
-    """Load the optimizer's and the schedule's state, but not their settings: a changed rate, decay or beta would have no effect."""
+    """Load the optimizer's and the schedule's state, but not their settings, which would cancel a changed rate, decay or beta."""
     load = trainer._load_optimizer_and_scheduler
 
     def load_without_settings(checkpoint: str | None) -> None:
@@ -200,24 +199,25 @@ def _with_given_rates(trainer: HfGptTrainer) -> Callable[..., None]:
 
 
 def _say_what_differs(trainer: HfGptTrainer, checkpoint: Path) -> None:
-    """Say what is harmless and may change the last bits: versions, machine, threads, and how the rows of a step are divided."""
+    """Log harmless differences that may change the last bits: versions, machine, threads, and how the rows of a step are
+    divided."""
     manifest = read_manifest(checkpoint)
     before, now = (manifest or {}).get("environment", {}), environment(trainer.args)
     if divided := layout_in_words(before, now):
         logger.info(f"resume: {divided}")
     for name in sorted({*before, *now} - {"world_size", *LAYOUT}):
         if before.get(name) != now.get(name):
-            logger.info(f"resume: {name} {now.get(name)} was {before.get(name)}: the last bits may differ")
+            logger.info(f"resume: {name} is {now.get(name)}, was {before.get(name)}: the last bits may differ")
 
 
 def finish_run(run: Run, report: RunReport, trainer: HfGptTrainer | None = None, *, card: bool = True) -> None:
-    """The end of every run: metrics.json, report.txt and report.html, the card, the push where one was asked for, finished.json.
+    """The end of every run: metrics.json, report.txt and report.html, the card, the push if requested, finished.json.
 
-    Called in every process, which leave together.
+    Called in every process; all return together.
 
     Args:
-        trainer: None where nothing was trained, or where each of several seeds had its own.
-        card: False where there is no model to describe.
+        trainer: None if nothing was trained, or if each of several seeds had its own.
+        card: False if there is no model to describe.
     """
     folder = run.folder
     if PartialState().is_main_process:
@@ -243,6 +243,6 @@ def finish_run(run: Run, report: RunReport, trainer: HfGptTrainer | None = None,
 
 def _leave_together(trainer: HfGptTrainer) -> None:
     trainer.reporters.close()
-    # A process that exits while another still talks to it takes that one down with an abort.
+    # A process that exits while another still communicates with it makes that one abort.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

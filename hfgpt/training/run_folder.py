@@ -1,4 +1,4 @@
-"""The folder of a run: claimed, locked, compared, emptied, and known as finished by a marker with hashes that is written last."""
+"""The folder of a run: claimed, locked, compared, emptied, and marked as finished by a file with hashes that is written last."""
 
 import json
 import logging
@@ -41,10 +41,10 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.yaml"
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.txt"
-RESULT_FILE = "result.json"  # of one seed among several, its last file: a seed that has it is finished
-FINISHED_FILE = "finished.json"  # a run's last file: the files of its result with their hashes, and the state of its base's files
-_LENGTH = ("max_steps", "num_train_epochs")  # what a finished run goes on for
-# Of the result, what has to be as it was written; what people read (report, card) may be changed by its owner, but not be gone.
+RESULT_FILE = "result.json"  # the last file of one seed among several: a seed that has it is finished
+FINISHED_FILE = "finished.json"  # a run's last file: the hashes of its result files, and the state of its base's files
+_LENGTH = ("max_steps", "num_train_epochs")  # with more of these, a finished run continues
+# Result files that must be unchanged; files for people (report, card) may be edited by the owner, but must exist.
 _WHOLE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", METRICS_FILE)
 _READ = (REPORT_FILE, CARD_NAME, "adapter_config.json")
 _Decision = TypeVar("_Decision")
@@ -52,15 +52,15 @@ _Decision = TypeVar("_Decision")
 
 @dataclass(frozen=True)
 class Claim:
-    """A run's folder that is ready, and this process's until it ends.
+    """A run's folder, ready and reserved for this process until it ends.
 
     Args:
         run: whose folder it is.
-        run_id: what the manifests of its checkpoints say.
+        run_id: the ID in the manifests of its checkpoints.
         finished: nothing is left to do.
         begun: it was a run's folder before.
-        changes: what differs from how the run was until now, and was allowed to.
-        was_changed: whether there are such now, or were at an earlier start.
+        changes: permitted differences from the run so far.
+        was_changed: whether there are any, now or at an earlier start.
     """
 
     run: Run
@@ -72,12 +72,13 @@ class Claim:
 
 
 def already_done(run: Run, known: Callable[[], Mapping[str, object] | None]) -> bool:
-    """Whether the folder holds what this very command made; asked before data and model are loaded, and said with the report.
+    """Whether the folder already holds the result of this very command; checked before data and model are loaded, and logged with
+    the report.
 
-    True only where nothing at all has changed; otherwise `claim_run` compares what the data and the weights are.
+    True only where nothing at all has changed; otherwise `claim_run` compares the data and the weights.
 
-    Args: `known` gives what the run's passport has to say, by the names of its fields, or None where that is not known yet. It is
-        asked only where all else is the same. Which weights a base has is told by `base_files`.
+    Args: `known` returns the required fields of the run's passport, or None if they are not known yet. It is only called if
+    everything else is the same. The weights of a base are identified by `base_files`.
     """
     return decided_by_the_first(lambda: _is_done(run, known))
 
@@ -96,7 +97,7 @@ def _is_done(run: Run, known: Callable[[], Mapping[str, object] | None]) -> bool
         return False
     _renew_card(run)
     _say_done(run)
-    if was_held(run.folder):  # by a process that was killed after its last file, or that is about to end
+    if was_held(run.folder):  # by a process that was killed after its last file, or is about to end
         with suppress(UserError):
             hold(run.folder)
             remove_leftovers(run.folder)
@@ -105,7 +106,7 @@ def _is_done(run: Run, known: Callable[[], Mapping[str, object] | None]) -> bool
 
 
 def decided_by_the_first(decide: Callable[[], _Decision]) -> _Decision:
-    """What the first of several processes decides; the others wait for it, and end with it where it refuses."""
+    """The decision of the first of several processes; the others wait for it, and exit with it if it refuses."""
     decision: list[Any] = [None, False]
     try:
         if PartialState().is_main_process:
@@ -122,13 +123,13 @@ def decided_by_the_first(decide: Callable[[], _Decision]) -> _Decision:
 
 
 def claim_run(run: Run, passport: Passport) -> Claim:
-    """Make the output folder ready: new, or that of a run to go on with.
+    """Prepare the output folder: a new one, or that of a run to resume.
 
-    The resolved run is written to `run.yaml`; that file alone repeats the run. The data's passport goes beside it. A run goes on
-    only as the run that it was, on the data that it had, but for what `--allow_change` names. The folder is locked until the
-    process ends, or the run is finished.
+    The resolved run is written to `run.yaml`; that file alone repeats the run. The data's passport is stored beside it. A run only
+    resumes with the same settings and the same data, except for changes named in `--allow_change`. The folder is locked until the
+    process ends or the run is finished.
 
-    Raises: UserError where the folder holds another run or foreign files, or is in use; PermissionError where it cannot be written.
+    Raises: UserError if the folder holds another run or foreign files, or is in use; PermissionError if it cannot be written.
     """
     try:
         return decided_by_the_first(lambda: _claim_folder(run, passport))
@@ -157,14 +158,18 @@ def _claim_folder(run: Run, passport: Passport) -> Claim:
                 return Claim(run, identity.run, finished=True, begun=True)
             _refuse_to_change_what_is_finished(run, changes)
         else:
-            logger.warning(f"{folder} holds this run, finished but damaged since ({reason}); what is missing is made again.")
-            for seed in folder.glob(f"seed-*/{RESULT_FILE}"):  # its model may be the damaged one, and its checkpoints are gone
+            logger.warning(
+                f"{folder} holds this run, finished but damaged since then ({reason}); the missing parts are made again."
+            )
+            for seed in folder.glob(
+                f"seed-*/{RESULT_FILE}"
+            ):  # its model may be the damaged one, and its checkpoints no longer exist
                 seed.unlink()
         (folder / FINISHED_FILE).unlink()
     if begun and run.resume == NEVER:
         raise UserError(
-            f"output_dir {folder} holds an unfinished run, and resume is never; give another output_dir, --resume auto to go on "
-            "with it, or --overwrite true to replace it."
+            f"output_dir {folder} holds an unfinished run, but resume is never; give another output_dir, --resume auto to continue "
+            f"it, or --overwrite true to replace it."
         )
     folder.mkdir(exist_ok=True)
     write_whole(folder / RUN_FILE, run_yaml(run, identity))
@@ -172,7 +177,7 @@ def _claim_folder(run: Run, passport: Passport) -> Claim:
         identity.save(folder)
     passport.save(folder)
     save_settings(folder, cast("dict | None", run.card))
-    if changes:  # of the base, perhaps in other words or of other rows
+    if changes:  # measurements of the base, perhaps with other prompts or rows
         (folder / BEFORE_FILE).unlink(missing_ok=True)
     return Claim(run, identity.run, begun=begun, changes=changes, was_changed=bool(changes or identity.changes))
 
@@ -187,31 +192,31 @@ def _refuse_to_change_what_is_finished(run: Run, changes: tuple[Change, ...]) ->
     others = "give another output_dir, or --overwrite true to replace it."
     if not any(one.field in _LENGTH for one in changes):
         raise UserError(
-            f"the run in {run.folder} is finished, and no step is left for which {changes[0].sentence}; give a larger max_steps or "
-            f"num_train_epochs and allow that change as well, or {others}"
+            f"the run in {run.folder} is finished, so it has no step left to apply a change to ({changes[0].sentence}); give a "
+            f"larger max_steps or num_train_epochs and allow that change as well, or {others}"
         )
     if not any(run.folder.glob("checkpoint-*")):
-        raise UserError(f"the run in {run.folder} is finished and has no checkpoint left to go on from; {others}")
+        raise UserError(f"the run in {run.folder} is finished and has no checkpoint left to resume from; {others}")
 
 
 def run_yaml(run: Run, identity: Identity | None) -> str:
-    """The content of run.yaml; what was changed on the way stands in its head."""
+    """The content of run.yaml; changes made along the way are listed at the top."""
     settings = {key: value for key, value in run.settings.items() if key not in ("overwrite", "hub_token")}
     head = f"# python recipes/{run.recipe} run.yaml --output_dir ANOTHER repeats this run.\n"
     changes = identity.changes if identity else []
     if changes:
-        head = f"# Settings of this run of recipes/{run.recipe} from its last change on; it does not repeat the run.\n"
+        head = f"# Settings of this run of recipes/{run.recipe} since its last change; it does not repeat the run.\n"
         head += "".join(f"# {' '.join(_change_in_words(one).split())}\n" for one in changes)
     return head + yaml.safe_dump(settings, allow_unicode=True, sort_keys=True)
 
 
 def _change_in_words(change: Mapping) -> str:
     seed = f" of {change['seed']}" if "seed" in change else ""
-    return f"changed at step {change['step']}{seed}: {change['field']} was {change['was']}, is {change['is']}"
+    return f"changed at step {change['step']}{seed}: {change['field']} was {change['was']}, is now {change['is']}"
 
 
 def note_changes(claim: Claim, *, step: int, seed: str | None) -> None:
-    """Write into identity.json and run.yaml what was changed at which step; from here on it is the run."""
+    """Record in identity.json and run.yaml what was changed at which step; from here on, the changed run is the run."""
     folder, identity = claim.run.folder, Identity.load(claim.run.folder) or Identity(claim.run_id)
     identity.values = values_to_keep(claim.run)
     for one in claim.changes:
@@ -224,7 +229,7 @@ def note_changes(claim: Claim, *, step: int, seed: str | None) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed runs left in the folder and beside it under names that only we give."""
+    """Remove what killed runs left in the folder and beside it, under names that only we use."""
     for place in (folder, *folder.glob("seed-*"), folder / "base", folder / "merged"):
         if place.is_dir() and not place.is_symlink():
             remove_partial_files(place)
@@ -236,12 +241,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def empty(folder: Path) -> None:
-    """Remove what is in the folder, which may be a link to the real one; links in it are removed, not followed.
+    """Remove the contents of the folder, which may be a link to the real one; links inside are removed, not followed.
 
-    What says that a run is finished goes first, and what says that this folder is a run's goes last: killed in between, the same
-    command replaces the rest.
+    The file that marks a run as finished is removed first, and the one that marks the folder as a run's is removed last: if killed
+    in between, the same command replaces the rest.
 
-    Raises: AccessError with what cannot be removed.
+    Raises: AccessError that names what cannot be removed.
     """
     try:
         for path in sorted(folder.iterdir(), key=lambda path: (path.name == RUN_FILE, path.name != FINISHED_FILE)):
@@ -269,42 +274,42 @@ def write_finished(run: Run) -> None:
 
 
 def why_damaged(folder: Path) -> str | None:
-    """What is wrong with the result of a run that was finished; None where all of it is there. Cost: as `write_finished`."""
+    """What is wrong with the result of a finished run; None if it is complete. Cost: as for `write_finished`."""
     try:
         content = json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))
         for name, said in content["files"].items():
             path = folder / name
             size = path.stat().st_size if path.is_file() else 0
             if not size or size != said.get("bytes", size):
-                return f"{name} has {size:,} bytes" + (f", it had {said['bytes']:,}" if said else "")
+                return f"{name} has {size:,} bytes" + (f", but had {said['bytes']:,}" if said else "")
             if said and (found := sha256_of_file(path)) != said["sha256"]:
-                return f"{name} has other bytes than were written (SHA-256 {found[:16]}…, it was {said['sha256'][:16]}…)"
+                return f"{name} has changed since it was written (SHA-256 {found[:16]}…, was {said['sha256'][:16]}…)"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{FINISHED_FILE} is unreadable"
     return None
 
 
 def check_base_files(folder: Path) -> None:
-    """Refuse a base whose weights or tokenizer have other bytes than when they were saved, before anything is learned from them.
+    """Refuse a base whose weights or tokenizer have changed since they were saved, before training on them.
 
-    A base that was not made here says nothing of them, and is taken as it is.
+    A base that was not made by hfgpt has no record of them and is accepted as it is.
 
-    Raises: UserError with file, expected and found SHA-256. Cost: one SHA-256 over the weights.
+    Raises: UserError with the file and its expected and actual SHA-256. Cost: one SHA-256 over the weights.
     """
 
     def check() -> None:
         for name, (sha256, said_in) in _saved_files(folder).items():
             if (folder / name).is_file() and (found := sha256_of_file(folder / name)) != sha256:
                 raise UserError(
-                    f"{folder / name} has other bytes than were saved (SHA-256 {found[:16]}…, {said_in} says {sha256[:16]}…); copy "
-                    f"it again from where it is whole. Of a model that was changed on purpose, remove {said_in}."
+                    f"{folder / name} has changed since it was saved (SHA-256 {found[:16]}…, {said_in} says "
+                    f"{sha256[:16]}…); copy it again from an intact source. If you changed the model on purpose, remove {said_in}."
                 )
 
     decided_by_the_first(check)
 
 
 def _saved_files(folder: Path) -> dict[str, tuple[str, str]]:
-    """By name, the SHA-256 of a base's weights and tokenizer, and the file that says so."""
+    """The SHA-256 of a base's weights and tokenizer by file name, and the file they are recorded in."""
     files = {}
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         files |= {name: (sha256, FINGERPRINT_NAME) for name, sha256 in read_json(folder / FINGERPRINT_NAME)["files"].items()}
@@ -316,10 +321,10 @@ def _saved_files(folder: Path) -> dict[str, tuple[str, str]]:
 def _renew_card(run: Run) -> None:
     if run.card and (run.folder / CARD_NAME).is_file() and load_settings(run.folder) != run.card:
         save_settings(run.folder, cast("dict | None", run.card))
-        write_card(run.folder)  # its owner's words have changed
+        write_card(run.folder)  # the owner's settings have changed
 
 
 def _say_done(run: Run) -> None:
     file = run.folder / REPORT_FILE
     screen = last_screen(file.read_text(encoding="utf-8"), file)
-    logger.log(RESULT, f"already done: {run.folder} holds this very run; --overwrite true runs it again.\n{screen}")
+    logger.log(RESULT, f"already done: {run.folder} holds this exact run; --overwrite true runs it again.\n{screen}")

@@ -1,4 +1,4 @@
-"""How a run saves: a checkpoint is there whole or not at all, in all processes alike, and the disk's faults are sentences."""
+"""How a run saves: a checkpoint is complete or absent, in all processes alike, and disk errors become clear messages."""
 
 import copy
 import logging
@@ -39,7 +39,7 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 def changed(args: Arguments, **values: object) -> Arguments:
-    """A copy of a run's arguments with other values; the original stays as it is."""
+    """A copy of a run's arguments with other values; the original is unchanged."""
     args = copy.copy(args)
     for name, value in values.items():
         setattr(args, name, value)
@@ -47,24 +47,25 @@ def changed(args: Arguments, **values: object) -> Arguments:
 
 
 class SavingTrainer(ShardingTrainer):
-    """Trainer whose checkpoints are written beside the others, hashed, kept by the disk, and then named in one rename.
+    """Trainer whose checkpoints are written beside the others, hashed, synced to disk, and then published by one rename.
 
-    They are those of Trainer with a manifest, and with safetensors and JSON for what Trainer pickles. Training goes on while they
-    are hashed and the disk takes them, until the next save at most. What goes wrong in one process is raised in all, the
-    checkpoints before it are as they were, and nothing half-written is left.
+    They are Trainer's checkpoints plus a manifest, with safetensors and JSON instead of Trainer's pickles. Training continues while
+    they are hashed and synced, at most until the next save. An error in one process is raised in all of them; earlier checkpoints
+    stay untouched, and nothing half-written remains.
 
-    DeepSpeed writes optimizer and schedule as it does.
+    DeepSpeed writes optimizer and schedule in its own format.
 
-    Measured: benchmarks/checkpointing.py with 9 rounds, one thread, a busy machine: of 18 and 214 MB a save takes 0.80 and 0.82
-    times Trainer's, and with what is done beside training 2.2 and 2.3 times (Trainer's and an fsync: 2.0 and 1.4); 2026-11-27.
+    Measured: benchmarks/checkpointing.py with 9 rounds, one thread, a busy machine: with 18 and 214 MB, a save takes 0.80 and 0.82
+    times as long as Trainer's, and 2.2 and 2.3 times including the work done in parallel with training (Trainer's with an fsync:
+    2.0 and 1.4); 2026-11-27.
 
-    Attributes: `run_id` tells the checkpoints of this run from those of others; whoever makes the run sets it.
+    Attributes: `run_id` distinguishes the checkpoints of this run from those of others; the code that creates the run sets it.
     """
 
     run_id = ""
     _staged: StagedCheckpoint | None = None
-    _unpublished: Path | None = None  # named when the disk has it
-    _published: Future[int] | None = None  # in the process that names it
+    _unpublished: Path | None = None  # renamed once it is on disk
+    _published: Future[int] | None = None  # in the process that renames it
     _faults: list[Exception]
     _last_bytes = 0
 
@@ -79,7 +80,7 @@ class SavingTrainer(ShardingTrainer):
         try:
             return super().train(resume_from_checkpoint, **kwargs)
         finally:
-            if self._published is not None:  # where training has failed
+            if self._published is not None:  # if training has failed
                 wait([self._published])
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
@@ -91,16 +92,16 @@ class SavingTrainer(ShardingTrainer):
         return prepared
 
     def _require_space_for_training(self, steps: int) -> None:
-        """Raises: UserError where the disk has no room for what the run will have written by its end."""
+        """Raises: UserError if the disk has no room for everything the run will write."""
         there = len(whole_checkpoints(self.folder, run=self.run_id))
-        at_once = (self.args.save_total_limit or 1) + 1  # the oldest is removed once the newest is whole
+        at_once = (self.args.save_total_limit or 1) + 1  # the oldest is removed once the newest is complete
         more, each = max(0, min(at_once - there, steps)), self.checkpoint_bytes()
         model = _bytes_of(cast(torch.nn.Module, self.model).parameters())
         needed, free = more * each + model, shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(
                 f"output_dir {self.folder} needs about {needed:,} bytes ({more} more checkpoints of {each:,}, the model {model:,})"
-                f", and {free:,} are free there; free some space, or give a smaller save_total_limit or another output_dir."
+                f", but only {free:,} are free there; free some space, or give a smaller save_total_limit or another output_dir."
             )
 
     def _get_output_dir(self, trial):
@@ -113,8 +114,8 @@ class SavingTrainer(ShardingTrainer):
         best = state.best_global_step or 0
         if best == state.global_step or (best and checkpoint_of(self.folder, best).is_dir()):
             state.best_model_checkpoint = str(checkpoint_of(self.folder, best))
-        # Trainer would note the place where the checkpoint is written, not the one where it will be; rotate by the times of
-        # folders; and push what is not whole.
+        # Trainer would record the path where the checkpoint is being written, not its final one; rotate by folder times; and push
+        # incomplete checkpoints.
         self.args = changed(args, save_strategy=SaveStrategy.NO, save_total_limit=None, push_to_hub=False)
         self._staged = staged
         try:
@@ -143,7 +144,7 @@ class SavingTrainer(ShardingTrainer):
             self._push_from_checkpoint(str(staged.checkpoint))
 
     def _wait_for_checkpoint(self) -> None:
-        """Wait until the last checkpoint has its name; called in every process. Raises: what went wrong meanwhile."""
+        """Wait until the last checkpoint is published; called in every process. Raises: any error in the meantime."""
         if (checkpoint := self._unpublished) is None:
             return
         published, self._unpublished, self._published = self._published, None, None
@@ -157,11 +158,11 @@ class SavingTrainer(ShardingTrainer):
 
     @contextmanager
     def _in_all(self, checkpoint: Path) -> Iterator[None]:
-        """Raise what went wrong in one process in all of them, as a sentence where the machine is to blame; also a barrier."""
+        """Raise an error of one process in all of them, as a clear message if the machine is to blame; also acts as a barrier."""
         self._faults = []
         try:
             yield
-        except Exception as error:  # whatever it is, it is raised below
+        except Exception as error:  # any error is raised below
             self._faults.append(error)
         fault = self._faults[0] if self._faults else None
         sentence = fault and self._sentence_of(fault, checkpoint)
@@ -176,34 +177,35 @@ class SavingTrainer(ShardingTrainer):
             return str(error)
         said = sentence_of(error, place=str(self.folder))
         if not self.folder.is_dir():
-            said = f"the folder {self.folder} has vanished; bring it back."
+            said = f"the folder {self.folder} has disappeared; restore it."
         return said and (
-            f"{checkpoint} is not saved (about {self.checkpoint_bytes():,} bytes): {said} The checkpoints before it are as they "
-            "were; the same command then goes on from the newest."
+            f"{checkpoint} is not saved (about {self.checkpoint_bytes():,} bytes): {said} Earlier checkpoints are intact; "
+            f"afterwards, the same command resumes from the newest one."
         )
 
     def _require_space(self, num_bytes: int, checkpoint: Path) -> None:
         free = shutil.disk_usage(self.folder).free
         if free < num_bytes:
             raise UserError(
-                f"{checkpoint} is not saved: it needs {num_bytes:,} bytes, and {free:,} are free in {self.folder}; free some. "
-                "The checkpoints before it are as they were; the same command then goes on from the newest."
+                f"{checkpoint} is not saved: it needs {num_bytes:,} bytes, but only {free:,} are free in {self.folder}; free some "
+                f"space. Earlier checkpoints are intact; afterwards, the same command resumes from the newest one."
             )
 
     def checkpoint_bytes(self) -> int:
-        """About how many bytes the next checkpoint takes: those of the last one, or of what is trained and its optimizer."""
+        """Roughly how many bytes the next checkpoint needs: as many as the last one, or those of the trained weights and their
+        optimizer."""
         if self._last_bytes:
             return self._last_bytes
         model = cast(torch.nn.Module, self.model)
         saved = [one for one in model.parameters() if one.requires_grad or not isinstance(model, PeftModel)]
         groups = cast(Any, self.optimizer).param_groups if self.optimizer is not None else []
-        # Muon keeps one number for each weight, AdamW and most others two.
+        # Muon stores one number per weight; AdamW and most others store two.
         kept = sum(_bytes_of(group["params"]) * (1 if group.get("method") == "muon" else 2) for group in groups)
         return _bytes_of(saved) + kept
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
-        """An error while this process writes waits until the others do not need it any more to gather their shares."""
+        """Delay an error in this process's writing until the others no longer need it to gather their shards."""
         try:
             yield
         except Exception as error:
@@ -218,7 +220,7 @@ class SavingTrainer(ShardingTrainer):
                 super()._save(output_dir, state_dict)
         finally:
             self.args.hub_token = token
-        # Going on with a run does not read it: the arguments come from run.yaml and the command line.
+        # Resuming does not read it: the arguments come from run.yaml and the command line.
         (Path(output_dir or self.folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir):
@@ -266,14 +268,17 @@ class SavingTrainer(ShardingTrainer):
         if path.is_file():
             set_random_state(load_state(path), self.args.device)
         else:
-            logger.info(f"{path.name} is not in {checkpoint}, which another number of processes wrote: dropout draws anew.")
+            logger.info(
+                f"{path.name} is not in {checkpoint}, which was written by a different number of processes: dropout uses new "
+                f"random numbers."
+            )
 
     def _load_best_model(self):
         best = self.state.best_model_checkpoint
         if best is not None and (fault := why_not_whole(Path(best), run=None)) is not None:
             raise UserError(
-                f"{best}, the best state of this run, has been damaged since it was saved: {fault}. Start the same command again, "
-                "which says what it can still go on from."
+                f"{best}, the best state of this run, has been damaged since it was saved: {fault}. Start the same command again; "
+                f"it will say what it can resume from."
             )
         super()._load_best_model()
 

@@ -1,8 +1,8 @@
-"""A model that FSDP2 divides among processes, and everything around its steps as if one process had it whole.
+"""A model that FSDP2 shards across processes, with everything around its steps as if one process had all of it.
 
-FSDP2 leaves each process a share of every parameter, of its gradient and of its optimizer's state. Here only steps and the
-evaluations between them know of it: a run begins with the whole model and ends with it, and its checkpoints are those of a run in
-one process. So they go on with any number of processes, and what a recipe does at its end is the same as ever.
+FSDP2 gives each process a shard of every parameter, its gradient and its optimizer state. Here, only steps and the evaluations
+between them are affected: a run begins and ends with the whole model, and its checkpoints are those of a run in one process. So
+they can be resumed with any number of processes, and the end of a recipe is unchanged.
 """
 
 import copy
@@ -24,14 +24,14 @@ from hfgpt.errors import require
 
 
 class ShardingTrainer(Trainer):
-    """Trainer whose model is sharded while it trains, where FSDP2 was asked for, and whole before and after.
+    """Trainer whose model is sharded during training, if FSDP2 was requested, and whole before and after.
 
-    A checkpoint has the files of a run in one process, so it is gathered in the memory of the first process, and read by each.
-    At an evaluation and at a checkpoint, callbacks find the whole model in the first process, which may use it alone.
-    DeepSpeed writes its own checkpoints; before and after training its model is whole, too. It has not been run.
+    A checkpoint has the files of a run in one process, so it is gathered in the memory of the first process, and read by each. At
+    an evaluation and at a checkpoint, callbacks get the whole model in the first process only. DeepSpeed writes its own
+    checkpoints; before and after training its model is whole, too. DeepSpeed has not been tested.
 
-    Cost: every process holds the whole model in float32 before it is sharded, and again when training has ended; the first one
-    also at evaluations and checkpoints.
+    Cost: every process holds the whole model in float32 before it is sharded, and again after training; the first one also at
+    evaluations and checkpoints.
     """
 
     is_sharded = False
@@ -40,7 +40,7 @@ class ShardingTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         if asked_for_fsdp(self.args) and not self.is_fsdp_enabled:
             shard_on_processors(self)
-        # Until training begins, the model is whole, and what Trainer does otherwise for a sharded one would be wrong.
+        # Until training begins, the model is whole, and Trainer's special treatment of sharded models would be wrong.
         self._shards_by = (self.is_fsdp_enabled, self.is_deepspeed_enabled)
         self.is_fsdp_enabled = self.is_deepspeed_enabled = False
 
@@ -65,20 +65,20 @@ class ShardingTrainer(Trainer):
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def whole_model(self, *, wanted: bool) -> PreTrainedModel | None:
-        """A whole copy of the sharded model where it is wanted; called in every process."""
+        """A whole copy of the sharded model in the processes that need it; called in every process."""
         model = cast(PreTrainedModel, self.model)
         weights = weights_from_deepspeed(model) if self.is_deepspeed_enabled else whole_weights(model, wanted=wanted)
         if not wanted:
             return None
         whole = cast(PreTrainedModel, copy.deepcopy(self._skeleton))
-        # Tensors that are one become one parameter.
+        # Shared tensors become one parameter.
         names = {name for name, _ in whole.named_parameters(remove_duplicate=False)}
         parameters = {id(tensor): nn.Parameter(tensor) for name, tensor in weights.items() if name in names}
         whole.load_state_dict({name: parameters.get(id(one), one) for name, one in weights.items()}, assign=True)
         return whole.train(model.training).to(cast(Any, self.args.device)).float()
 
     def become_whole(self) -> None:
-        """Give each process the whole model, which is sharded no more. Nothing happens to one that is whole."""
+        """Give each process the whole model, no longer sharded. Does nothing if it is already whole."""
         if self.is_sharded:
             self.model = self.model_wrapped = cast(PreTrainedModel, self.whole_model(wanted=True))
             self._show(self.model)
@@ -86,7 +86,7 @@ class ShardingTrainer(Trainer):
             self.is_sharded = self.is_fsdp_enabled = self.is_deepspeed_enabled = False
 
     def _show(self, model: object) -> None:
-        self.callback_handler.model = cast(PreTrainedModel, model)  # what callbacks are given
+        self.callback_handler.model = cast(PreTrainedModel, model)  # the model that callbacks receive
 
     def _load_best_model(self):
         self.become_whole()
@@ -96,8 +96,8 @@ class ShardingTrainer(Trainer):
         models = self.accelerator._models
         if models:
             return super().evaluation_loop(*args, **kwargs)
-        # Before training accelerate would prepare the model for this evaluation alone, and then take it for prepared: each process
-        # would train a copy of its own, and FSDP2 would refuse. A whole model needs nothing but its device.
+        # Before training, accelerate would prepare the model for this evaluation only and then treat it as prepared: each process
+        # would train its own copy, and FSDP2 would refuse. A whole model only needs to be on its device.
         models.append(cast(nn.Module, self.model).to(cast(Any, self.args.device)))
         try:
             return super().evaluation_loop(*args, **kwargs)
@@ -110,12 +110,12 @@ class ShardingTrainer(Trainer):
         self._save(output_dir, state_dict=whole_weights(cast(nn.Module, self.model), wanted=self.args.should_save))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        if not self.is_sharded:  # a sharded model was read before it was sharded
+        if not self.is_sharded:  # a sharded model was loaded before it was sharded
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
 def shard_on_processors(trainer: Trainer) -> None:
-    """Have accelerate shard between processes on CPUs, too, which version 1.15 does not, and does not say; FSDP2 itself can."""
+    """Let accelerate also shard across processes on CPUs, which version 1.15 silently does not do, although FSDP2 itself can."""
     state = trainer.accelerator.state
     plugin = fsdp_plugin(trainer.args)
     if state.mixed_precision != "no":
@@ -127,9 +127,9 @@ def shard_on_processors(trainer: Trainer) -> None:
 
 @contextmanager
 def hidden_ties_sharded(trainer: Trainer) -> Iterator[None]:
-    """Shard embedding and head together where they are one matrix and accelerate cannot see it, because PEFT trains rows of it.
+    """Shard embedding and head together if they are one matrix and accelerate cannot detect it, because PEFT trains rows of it.
 
-    While this lasts, the model shows accelerate neither of them.
+    Inside this context, the model hides both from accelerate.
     """
     model, plugin = cast(PreTrainedModel, trainer.model), cast(Any, trainer.accelerator.state.fsdp_plugin)
     tables = [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
@@ -147,18 +147,18 @@ def hidden_ties_sharded(trainer: Trainer) -> Iterator[None]:
 
 
 def without_weights(model: nn.Module) -> nn.Module:
-    """A copy of the model whose parameters take no memory, those that are one staying one; buffers are copied."""
+    """A copy of the model whose parameters take no memory; shared parameters stay shared, buffers are copied."""
     memo = {id(one): nn.Parameter(one.detach().to("meta"), requires_grad=one.requires_grad) for one in model.parameters()}
     return copy.deepcopy(model, cast(Any, memo))
 
 
 def whole_weights(model: nn.Module, *, wanted: bool) -> dict[str, torch.Tensor]:
-    """The state dict of a sharded model with whole tensors; called in every process, and of no use where it is not `wanted`."""
+    """The state dict of a sharded model with whole tensors; called in every process, but only useful where `wanted`."""
     return gathered(model.state_dict(keep_vars=True), wanted=wanted)
 
 
 def weights_from_deepspeed(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The same of a model that DeepSpeed's ZeRO 3 has divided, in every process."""
+    """The same for a model sharded by DeepSpeed's ZeRO 3, in every process."""
     zero = require("deepspeed", extra="deepspeed", purpose="the accelerate file asks for DeepSpeed").zero
     with zero.GatheredParameters(list(model.parameters())):
         return tree_map_only(torch.Tensor, torch.clone, gathered(model.state_dict(keep_vars=True), wanted=True))
@@ -166,7 +166,7 @@ def weights_from_deepspeed(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def gathered(state: Any, *, wanted: bool) -> Any:
-    """What a sharded state holds, with whole tensors on the CPU; those that are one stay one. Called in every process."""
+    """A sharded state with whole tensors on the CPU; shared tensors stay shared. Called in every process."""
     known: dict[int, torch.Tensor] = {}
 
     def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -179,9 +179,9 @@ def gathered(state: Any, *, wanted: bool) -> Any:
 
 
 def shard_state(optimizer: torch.optim.Optimizer) -> None:
-    """Leave each process its share of a state that was read whole: of each tensor what it has of its parameter."""
+    """Reduce a state that was loaded whole to this process's shard: the part of each tensor that matches its parameter shard."""
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(parameter, DTensor) and isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                # From this process's own copy; else the first process would send to each.
+                # From this process's own copy; otherwise the first process would send it to each.
                 values[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -1,4 +1,4 @@
-"""The state of an optimizer, a schedule or of random numbers as a file that runs nothing when it is read: safetensors and JSON.
+"""The state of an optimizer, a schedule or random numbers in files that execute nothing when read: safetensors and JSON.
 
 `torch.save` writes pickles, which can name any function to call.
 """
@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 
 from hfgpt.errors import UserError
 
-Tensors = dict[int, tuple[str, torch.Tensor]]  # by id: the name in the file, and the tensor
+Tensors = dict[int, tuple[str, torch.Tensor]]  # by id(): the name in the file, and the tensor
 
 
 def save_state(path: Path, state: object) -> None:
-    """Write tensors in dictionaries, lists and tuples of any depth, among numbers, strings and None.
+    """Write tensors in nested dictionaries, lists and tuples, along with numbers, strings and None.
 
-    A tensor that stands in several places is written once. Raises: UserError for anything else.
+    A tensor that occurs in several places is written once. Raises: UserError for anything else.
     """
     tensors: Tensors = {}
     described = json.dumps(_described(state, "state", tensors))
@@ -32,16 +32,16 @@ def save_state(path: Path, state: object) -> None:
 def load_state(path: Path) -> Any:
     """What `save_state` wrote, bit for bit, on the CPU."""
     with safe_open(path, framework="pt") as file:
-        # Copied: what is read is mapped from the file, which may be removed, cut or changed while the run goes on.
+        # Copied: the tensors are mapped from the file, which may be removed, truncated or changed while the run continues.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (not a dictionary)
         return _restored(json.loads(file.metadata()["state"]), tensors)
 
 
 def _described(value: object, name: str, tensors: Tensors) -> object:
-    """What stands for a value in JSON, which knows neither tuples nor numbers as keys."""
+    """The representation of a value in JSON, which has neither tuples nor numeric keys."""
     if isinstance(value, torch.Tensor):
         name, _ = tensors.setdefault(id(value), (name, value))
-        # Another order of the axes can mean another order of summing where a matrix is multiplied.
+        # A different axis order can mean a different summation order in a matrix product.
         return {"tensor": name, "stride": None if value.is_contiguous() else value.stride()}
     if isinstance(value, dict):
         return {"dict": [[key, _described(one, f"{name}.{key}", tensors)] for key, one in value.items()]}
@@ -50,7 +50,7 @@ def _described(value: object, name: str, tensors: Tensors) -> object:
         return {"tuple" if isinstance(value, tuple) else "list": items}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise UserError(f"{name} is a {type(value).__name__}, which a checkpoint cannot hold without a pickle; use another optimizer.")
+    raise UserError(f"{name} is a {type(value).__name__}, which a checkpoint cannot store without a pickle; use another optimizer.")
 
 
 def _restored(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -68,7 +68,7 @@ def _restored(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of all random numbers of this process: Python's, NumPy's, torch's, and those of its GPU."""
+    """The state of all random number generators of this process: Python's, NumPy's, torch's, and those of its GPU."""
     name, keys, *rest = cast(Any, np.random.get_state(legacy=True))
     state = {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "cpu": torch.get_rng_state()}
     if device.type != "cpu":
@@ -77,7 +77,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Go on with the random numbers of `random_state`."""
+    """Restore the random number generators from `random_state`."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["cpu"])

@@ -1,4 +1,4 @@
-"""What lies in a folder of runs, how good it is, and what to try: the last screen of `make quickstart`.
+"""What a folder of runs contains, how good it is, and what to try: the last screen of `make quickstart`.
 
 python -m hfgpt.training.summary runs/quickstart
 """
@@ -23,33 +23,33 @@ def base_line(metrics: Mapping, passport: Mapping) -> str:
     compared = f" (lzma, having read the same text: {lzma['after_training']:.3f})" if lzma else ""
     return (
         f"a GPT of {metrics['parameters'] / 1e6:.1f} million parameters, {metrics['test_bits_per_byte']:.3f} bits per byte on "
-        f"text that it has not seen{compared}"
+        f"unseen text{compared}"
     )
 
 
 def classifier_line(metrics: Mapping, passport: Mapping) -> str:
-    """Accuracy of a classifier beside simpler methods."""
-    compared = [f"always the same label {100 * metrics['majority']:.1f} %"]
+    """Accuracy of a classifier beside that of simpler methods."""
+    compared = [f"always naming the same label {100 * metrics['majority']:.1f} %"]
     if "tfidf" in metrics:
         compared.insert(0, f"TF-IDF with logistic regression {100 * metrics['tfidf']['accuracy']:.1f} %")
     accuracy, labels = metrics["test"]["accuracy"]["mean"], len(metrics["labels"])
-    return f"tells {labels} labels apart, {100 * accuracy:.1f} % of unseen texts right ({', '.join(compared)})"
+    return f"distinguishes {labels} labels, {100 * accuracy:.1f} % of unseen texts right ({', '.join(compared)})"
 
 
 def assistant_line(metrics: Mapping, passport: Mapping) -> str:
-    """Right answers of an assistant, by kind of question where the data has kinds."""
+    """Correct answers of an assistant, by kind of question if the data has kinds."""
     if "test_right" not in metrics:
         return f"answers questions, token F1 {metrics['test_token_f1']:.3f} on unseen ones"
     kinds = metrics["test_kinds"]
     exact = [f"{kind} {100 * scores['right']:.0f} %" for kind, scores in kinds.items() if "right" in scores]
     free = [f"{kind} in free text, token F1 {scores['token_f1']:.2f}" for kind, scores in kinds.items() if "token_f1" in scores]
     return (
-        f"answers questions, {100 * metrics['test_right']:.1f} % of unseen ones right (always the most frequent answer "
+        f"answers questions, {100 * metrics['test_right']:.1f} % of unseen ones right (always giving the most frequent answer: "
         f"{100 * metrics['test_most_frequent']:.1f} %):\n{', '.join([*exact, *free])}"
     )
 
 
-# What a run is known by among its metrics, and what is said of it.
+# The metric that identifies each kind of run, and its line.
 PARTS: dict[str, Callable[[Mapping, Mapping], str]] = {
     "test_bits_per_byte": base_line,
     "majority": classifier_line,
@@ -58,7 +58,7 @@ PARTS: dict[str, Callable[[Mapping, Mapping], str]] = {
 
 
 def summary_lines(folder: Path) -> Iterator[str]:
-    """At most a dozen lines: each finished part in `folder` with its figures, then commands that use them."""
+    """At most a dozen lines: each finished run in `folder` with its figures, then commands that use them."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob(f"*/{METRICS_FILE}"), key=lambda path: path.stat().st_mtime):
         metrics, passport = read_json(path), read_json(path.parent / PASSPORT_NAME)
@@ -66,7 +66,9 @@ def summary_lines(folder: Path) -> Iterator[str]:
             found[mark] = path.parent
             yield f"{path.parent.name}: {PARTS[mark](metrics, passport)}".replace("\n", "\n    ")
     if not found:
-        raise UserError(f"{folder} holds no finished run; name the folder that holds the folders of some, such as runs/quickstart.")
+        raise UserError(
+            f"{folder} contains no finished run; give a folder that contains the folders of runs, such as runs/quickstart."
+        )
     python = _shown(Path(sys.executable))
     hfgpt = shlex.quote(str(python.with_name("hfgpt")))
     yield "try:"
@@ -80,7 +82,7 @@ def summary_lines(folder: Path) -> Iterator[str]:
 
 
 def _shown(path: Path) -> Path:
-    """A path from here where it lies below, so that the command can be pasted."""
+    """A path relative to the current folder if it is inside, so that the command can be pasted."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

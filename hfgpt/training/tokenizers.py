@@ -1,4 +1,4 @@
-"""What recipes/train_tokenizer.py does with the documents: draw a sample, train on it, and measure what came of it."""
+"""What recipes/train_tokenizer.py does with the documents: draw a sample, train on it, and measure the result."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -24,20 +24,21 @@ from hfgpt.tokenization.training import suitable_vocab_size
 logger = logging.getLogger(__name__)
 
 THIS = "this tokenizer"
-MEASURED_BYTES = 8 << 20  # of held-out text, and of training text for the counts of tokens
+MEASURED_BYTES = 8 << 20  # of held-out text, and of training text for the token counts
 NO_COMPARISON = (
-    "Beside GPT-2's tokenizer: `--compare_with openai-community/gpt2`, or a folder that holds its `encoder.json` and `vocab.bpe`."
+    "To compare with GPT-2's tokenizer: `--compare_with openai-community/gpt2`, or a folder with its `encoder.json` and "
+    "`vocab.bpe`."
 )
 
 
 def require_packages(algorithm: str) -> None:
-    """Raises: UserError where a package that the algorithm needs is not installed."""
+    """Raises: UserError if a package that the algorithm needs is not installed."""
     if (needs := ALGORITHMS.find(algorithm).needs) is not None:
         require(needs[0], extra=needs[1], purpose=f"algorithm {algorithm} needs {needs[0]}")
 
 
 def load_compared(places: Sequence[str]) -> dict[str, PreTrainedTokenizerFast]:
-    """The tokenizers in these folders or on the Hub, by names that anybody may read. Raises: as `load_tokenizer`."""
+    """The tokenizers in these folders or on the Hub, by names that may be published. Raises: see `load_tokenizer`."""
     found: dict[str, PreTrainedTokenizerFast] = {}
     for place in places:
         name = public_name(place)
@@ -46,13 +47,13 @@ def load_compared(places: Sequence[str]) -> dict[str, PreTrainedTokenizerFast]:
 
 
 def training_sample(documents, split: Split, passport: Passport, *, max_bytes: int) -> Sample:
-    """The training texts of all sources, or `max_bytes` of them drawn from all alike; `passport` has what was drawn."""
+    """The training texts of all sources, or `max_bytes` drawn evenly from all of them; recorded in `passport`."""
     sample = Sample(lambda: texts_of_sides(documents, split, {"train"}), max_bytes=max_bytes, seed=split.seed)
     if not sample.is_whole:
         share = 100 * sample.bytes / sample.all_bytes
         logger.info(
-            f"tokenizer: trained on {sample.bytes:,} of {sample.all_bytes:,} bytes ({share:.1f} %), drawn from all of "
-            f"{len(sample.sources):,} sources alike, because max_bytes is {max_bytes:,}"
+            f"tokenizer: trained on {sample.bytes:,} of {sample.all_bytes:,} bytes ({share:.1f} %), drawn evenly from all "
+            f"{len(sample.sources):,} sources, because max_bytes is {max_bytes:,}"
         )
         sources = [
             {"source": public_name(name), "bytes_in": one.bytes, "bytes_out": one.taken} for name, one in sample.sources.items()
@@ -66,12 +67,12 @@ def training_sample(documents, split: Split, passport: Passport, *, max_bytes: i
 def train_on(
     sample: Sample, passport: Passport, *, algorithm: str, vocab_size: int | None, max_bytes: int, settings: dict[str, Any]
 ) -> PreTrainedTokenizerFast:
-    """Train a tokenizer on the sample, special tokens that stand in it left out.
+    """Train a tokenizer on the sample, leaving out special tokens that occur in it.
 
     Args:
-        vocab_size: None is as many as suit the size of the text.
-        max_bytes: that the sample was drawn by; said where memory is short.
-        settings: what the algorithm takes beside (`Algorithm.takes`).
+        vocab_size: None chooses a number that suits the size of the text.
+        max_bytes: the limit of the sample; mentioned if memory is short.
+        settings: further settings of the algorithm (`Algorithm.takes`).
     """
     entry, more = ALGORITHMS.find(algorithm), settings.get("reserved_tokens", 0)
     if vocab_size is None and entry.sized:
@@ -87,8 +88,8 @@ def train_on(
         passport.settings["special_tokens_left_out"] = found = dict(sorted(plain.found.items()))
         said = ", ".join(f"{token} {count:,}" for token, count in found.items())
         logger.info(
-            f"tokenizer: special tokens that are written in the text were left out of the training ({said}): they are no part of "
-            "the vocabulary's text, and in rows they are learned as any text is"
+            f"tokenizer: special tokens written in the text were left out of training ({said}): they are not used to build the "
+            f"vocabulary, and in rows they are treated like any other text"
         )
     return tokenizer
 
@@ -107,10 +108,10 @@ def report_on(
     compared: dict[str, PreTrainedTokenizerFast],
     languages: bool,
 ) -> Report:
-    """Measure the tokenizer on the held-out documents, beside others, and count its tokens in the training text.
+    """Measure the tokenizer and others on the held-out documents, and count its tokens in the training text.
 
     Args: `described` is the tokenizer in words.
-    Cost: encodes up to `MEASURED_BYTES` of each, about 2 MB per second and core.
+    Cost: encodes up to `MEASURED_BYTES` of each, about 2 MB per second per core.
     """
     tokenizers = {THIS: tokenizer, **compared}
     held_out = Sample(lambda: texts_of_sides(documents, split, {"validation", "test"}), max_bytes=MEASURED_BYTES, seed=split.seed)

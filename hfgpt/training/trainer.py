@@ -1,4 +1,4 @@
-"""Our subclass of Trainer: what it keeps, measures, saves and pushes, and in which order it reads the rows."""
+"""Our subclass of Trainer: what it keeps, measures, saves and pushes, and the order in which it reads the rows."""
 
 import ctypes
 import logging
@@ -57,16 +57,18 @@ def best_state(
     metric: str = "eval_loss",
     greater_is_better: bool = False,
 ) -> dict[str, object]:
-    """The arguments with which training ends with the weights that were best on the validation set.
+    """The arguments with which training ends with the best weights on the validation set.
 
-    Trainer alone wants evaluations and checkpoints at the same steps; `HfGptTrainer` saves the best state when it finds it.
+    Trainer itself requires evaluations and checkpoints at the same steps; `HfGptTrainer` saves the best state when it finds it.
 
-    Args: `keep` is "best" or "last"; the best state is kept only where there are evaluations and checkpoints.
-    Raises: UserError where `save_strategy` contradicts `keep`.
+    Args: `keep` is "best" or "last"; the best state is only kept if there are evaluations and checkpoints.
+    Raises: UserError if `save_strategy` contradicts `keep`.
     """
     if keep == "last":
         if save_strategy == "best":
-            raise UserError("save_strategy is best, keep is last; give keep: best, or save_strategy: steps, which saves the last.")
+            raise UserError(
+                "save_strategy is best, but keep is last; give keep: best, or save_strategy: steps, which saves the last."
+            )
         return {}
     for key, value in (("eval_strategy", eval_strategy), ("save_strategy", save_strategy)):
         if value == "no":
@@ -76,10 +78,10 @@ def best_state(
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
-    """Trainer's batches of texts of like length, drawn from the seed and the epoch.
+    """Trainer's batches of texts of similar length, drawn from the seed and the epoch.
 
-    Trainer's own draws from the global random state, which within an epoch is no longer what it was at its begin: a run that
-    goes on there would read other texts than the one that was not stopped.
+    Trainer's own sampler draws from the global random state, which changes within an epoch: a run resumed there would read
+    different texts than an uninterrupted one.
     """
 
     def __init__(self, batch_size: int, *, lengths: list[int], seed: int):
@@ -98,27 +100,27 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
 class HfGptTrainer(FiniteTrainer):
     """Trainer that keeps the best state, stops at a signal, measures itself, and never uploads private run details.
 
-    Trainer's own pickles all arguments beside every model, a Hub token in clear, and with `push_to_hub` uploads whatever lies in
-    the output folder, the paths in run.yaml included, to a repository that everybody sees. Here no such pickle is left, a new
-    repository is private unless `hub_private_repo` is false, and what is pushed is what recipes/publish.py would: the last
-    checkpoint while the run goes on, and the folder of the result at its end. Trainer's draft of a card is not written.
+    Trainer itself pickles all arguments beside every model, including a Hub token in clear text, and with `push_to_hub` uploads
+    everything in the output folder, including the paths in run.yaml, to a public repository. Here, no such pickle is written, a new
+    repository is private unless `hub_private_repo` is false, and the upload contains what recipes/publish.py would publish: the
+    last checkpoint during the run, and the result at its end. Trainer's draft of a card is not written.
 
-    A run that goes on is the run that was not stopped, also where it was stopped within an epoch or after its last step.
+    A resumed run equals an uninterrupted one, even if it was stopped within an epoch or after its last step.
 
-    Its lines of the log have `tokens_per_second` and `mfu` since the line before (`hfgpt/training/flops.py`), and `energy_joules`
-    since training began; the line at the end has them of the whole training, as `train_tokens_per_second` and so on. A learning
-    rate of its own, as Muon has one, stands beside `learning_rate` by the name of its argument. Reporters are told more than the
-    log shows, and stay open until `reporters.close` (`hfgpt/training/reporters.py`).
+    Its log lines contain `tokens_per_second` and `mfu` since the previous line (`hfgpt/training/flops.py`), and `energy_joules`
+    since training began; the last line has them for the whole training, as `train_tokens_per_second` and so on. A separate learning
+    rate, such as Muon's, appears beside `learning_rate` under the name of its argument. Reporters get more than the log shows, and
+    stay open until `reporters.close` (`hfgpt/training/reporters.py`).
 
     Args:
-        args: copied, so that what is decided here does not show in the caller's.
+        args: copied, so changes made here do not affect the caller's.
         keep: "best" or "last", see `best_state`; None leaves that to `args`.
-        best_by, greater_is_better: the metric of an evaluation by which the best state is known.
-        early_stopping_patience: evaluations without a better state after which training stops, where the best one is kept; 0 never
+        best_by, greater_is_better: the evaluation metric that decides which state is best.
+        early_stopping_patience: evaluations without improvement after which training stops, if the best state is kept; 0 never
             stops.
-        skip_loss_spikes: factor of the usual gradient norm above which a step is skipped (`GradientNorms`); 0 skips none.
+        skip_loss_spikes: multiple of the median gradient norm above which a step is skipped (`GradientNorms`); 0 skips none.
         callbacks: called after Trainer's own and ours.
-        settings: all else that Trainer takes.
+        settings: all other arguments of Trainer.
     """
 
     def __init__(
@@ -141,7 +143,7 @@ class HfGptTrainer(FiniteTrainer):
             args = changed(args, **best_state(keep=keep, **strategies, metric=best_by, greater_is_better=greater_is_better))
         if args.use_cpu:
             keep_freed_memory()
-        # Trainer would log a loss that is not finite as 0.
+        # Trainer would log a non-finite loss as 0.
         args = changed(args, logging_nan_inf_filter=False)
         super().__init__(cast(PreTrainedModel, model), args=args, **settings)
         self.skip_loss_spikes = skip_loss_spikes
@@ -158,20 +160,20 @@ class HfGptTrainer(FiniteTrainer):
 
     @property
     def trained(self) -> PreTrainedModel:
-        """The model, which is always there; with an adapter it is a `PeftModel`, which passes everything on."""
+        """The model, which always exists; with an adapter it is a `PeftModel`, which forwards everything."""
         return cast(PreTrainedModel, self.model)
 
     @property
     def text_tokenizer(self) -> PreTrainedTokenizerFast:
-        """The processing class, which is a tokenizer here."""
+        """The processing class, which here is a tokenizer."""
         return cast(PreTrainedTokenizerFast, self.processing_class)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        self.accelerator.wait_for_everyone()  # processes that share a machine share what it can do
+        self.accelerator.wait_for_everyone()  # processes on one machine share its throughput
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else self.trained.dtype
         self.meter.prepare(self.trained, device=self.args.device, dtype=dtype, num_devices=max(1, self.args.n_gpu))
         if resume_from_checkpoint:
-            # How often in a row nothing was better, which early stopping counts.
+            # How many evaluations in a row brought no improvement, for early stopping.
             self.args.restore_callback_states_from_checkpoint = True
         result = super().train(resume_from_checkpoint, **kwargs)
         self.become_whole()
@@ -181,9 +183,11 @@ class HfGptTrainer(FiniteTrainer):
         return super().get_batch_samples(self._without_repeats(epoch_iterator), num_batches, device)
 
     def _without_repeats(self, batches: Iterator[dict]) -> Iterator[dict]:
-        """The batches, nothing learned of rows that an epoch's last step reads again so that all processes have as many.
+        """The batches, with no loss for rows that are repeated in the last step of an epoch so that all processes have the same
+        number.
 
-        One process has a smaller batch there. What is repeated has no labels, and the step is that of one process.
+        A single process would have a smaller batch there. Repeated rows have no labels, so the step equals that of a single
+        process.
         """
         rows, size, world = len(cast(Sized, self.train_dataset)), self.args.train_batch_size, self.args.world_size
         left = 0 if self.args.dataloader_drop_last else rows % (size * world)
@@ -210,18 +214,18 @@ class HfGptTrainer(FiniteTrainer):
                 self.reporters.tell(callback.take_said())
 
     def _get_learning_rate(self):
-        # The first group's, which is Muon's where it is there; `learning_rate` is what the argument of that name has become.
+        # The first group is Muon's, if Muon is used; `learning_rate` is the current value of the argument of that name.
         rate = super()._get_learning_rate()
         groups = cast(Any, self.optimizer).param_groups if self.optimizer is not None else []
         self.rates = {f"{group.get('part', group['method'])}_learning_rate": group["lr"] for group in groups if "method" in group}
         return self.rates.pop("adamw_learning_rate", rate)
 
     def log(self, logs, start_time=None):
-        # Here and not in a callback's on_log: reporters come before the callbacks that are added later, and would miss it.
+        # Here and not in a callback's on_log: reporters run before callbacks that are added later, and would miss it.
         if "loss" in logs:
             logs.update(self.rates | self.meter.lap() | self._energy() | self._skipped())
         elif "train_loss" in logs:
-            self.meter.measure()  # of the machine as it is now
+            self.meter.measure()  # under the current load of the machine
             logs.update({f"train_{key}": value for key, value in (self.meter.total() | self._energy()).items()})
         self.reporters.tell_what_waits()
         super().log(logs, start_time)
@@ -235,12 +239,12 @@ class HfGptTrainer(FiniteTrainer):
         return {"energy_joules": sum(joules.values())} if joules else {}
 
     def parameter_counts(self) -> dict[str, int]:
-        """How many parameters there are, and how many of them are trained."""
+        """The number of parameters, and how many of them are trained."""
         trained, total = trainable_parameters(self.trained)
         return {"parameters": total, "trained_parameters": trained}
 
     def training_metrics(self) -> dict[str, float | str | None]:
-        """What `metrics.json` says of the training just ended: which step is kept, time, speed, energy, memory and machine."""
+        """The `metrics.json` entries of the finished training: kept step, time, speed, energy, memory and machine."""
         return {
             "steps": self.state.global_step,
             "kept_step": self.kept_step,
@@ -256,16 +260,16 @@ class HfGptTrainer(FiniteTrainer):
 
     @property
     def kept_step(self) -> int:
-        """The step whose weights the model has once training is over."""
+        """The step whose weights the model has after training."""
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         return int(best.rpartition("-")[2]) if best else self.state.global_step
 
     def evaluate_as_loaded(
         self, rows: Dataset, *, name: str, metrics: Callable[[EvalPrediction], dict] | None = None
     ) -> dict[str, float]:
-        """The figures of a split, `NAME_loss` and so on, computed in full precision, as whoever loads the saved model does.
+        """The figures of a split, `NAME_loss` and so on, computed in full precision, as by anyone who loads the saved model.
 
-        Args: `metrics` of this split, where they are not those of the evaluations.
+        Args: `metrics` for this split, if they differ from those of the evaluations.
         """
         with full_precision(self.trained), self.measured_by(metrics or self.compute_metrics):
             result = self.evaluate(cast(Any, rows), metric_key_prefix=name)
@@ -274,7 +278,7 @@ class HfGptTrainer(FiniteTrainer):
 
     @contextmanager
     def measured_by(self, metrics: Callable[[EvalPrediction], dict] | None) -> Iterator[None]:
-        """Evaluations by other metrics; None gathers predictions alone."""
+        """Evaluate with other metrics; None only gathers predictions."""
         usual, self.compute_metrics = self.compute_metrics, metrics
         try:
             yield
@@ -284,19 +288,19 @@ class HfGptTrainer(FiniteTrainer):
     def _determine_best_metric(self, metrics, trial):
         is_best = super()._determine_best_metric(metrics, trial)
         if is_best and self.args.load_best_model_at_end:
-            self.control.should_save = True  # whatever save_steps says: what is not on disk cannot be kept
+            self.control.should_save = True  # regardless of save_steps: a state that is not on disk cannot be kept
         return is_best
 
     def _init_training_state(self, max_steps, *args, **kwargs):
-        # A checkpoint has the number of steps where a share of all was given, and Trainer would warn that the two differ.
+        # A checkpoint stores the number of steps even if a share was given, and Trainer would warn that the two differ.
         for name in ("logging_steps", "eval_steps", "save_steps"):
             share = getattr(self.args, name)
             if share is not None and 0 < share < 1:
                 setattr(self.args, name, math.ceil(max_steps * share))
         place = super()._init_training_state(max_steps, *args, **kwargs)
-        self.state.compute_steps(self.args, max_steps)  # those of this run, where the checkpoint's were others
+        self.state.compute_steps(self.args, max_steps)  # those of this run, if the checkpoint's differ
         for callback in self.callback_handler.callbacks:
-            if isinstance(callback, ExportableState):  # Trainer saves into what is there, and the checkpoint may be without it
+            if isinstance(callback, ExportableState):  # Trainer saves into existing entries, and the checkpoint may lack it
                 cast(Any, self.state.stateful_callbacks).setdefault(type(callback).__name__, {})
         return place
 
@@ -307,7 +311,7 @@ class HfGptTrainer(FiniteTrainer):
         if isinstance(rows, EpochRows):
             return EpochSampler(rows, seed=seed, shuffled=not isinstance(sampler, SequentialSampler))
         if type(sampler) is LengthGroupedSampler:
-            # By the rows of a step, so that it is the same order however processes and accumulated batches share them.
+            # By the rows of a step, so that the order is the same however processes and accumulated batches divide them.
             rows_per_step = sampler.batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             return EpochLengthGroupedSampler(rows_per_step, lengths=sampler.lengths, seed=seed)
         return sampler
@@ -319,7 +323,7 @@ class HfGptTrainer(FiniteTrainer):
         return loader
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
-        # In the order of the rows: grouped by length, predictions would be taken for those of other texts.
+        # In the order of the rows: if grouped by length, predictions would be assigned to the wrong texts.
         return self._get_dataloader(
             dataset=test_dataset,
             description="test",
@@ -332,21 +336,21 @@ class HfGptTrainer(FiniteTrainer):
         if self.state.global_step >= self.state.max_steps or any(
             one.early_stopping_patience_counter >= one.early_stopping_patience for one in early
         ):
-            # Stopped after its last step, a run has none left; Trainer would train one more of every epoch that it is handed.
+            # A run stopped after its last step has none left, but Trainer would train one more step per epoch.
             self.control.should_training_stop = True
             return
         set_epoch_of_sampler(train_dataloader, epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     def _issue_warnings_after_load(self, load_result):
-        # A matrix with two names is stored once: the other name is not missing.
+        # A matrix with two names is stored once: the second name is not missing.
         tensors = self.trained.state_dict(keep_vars=True)
         loaded = {id(tensor) for name, tensor in tensors.items() if name not in load_result.missing_keys}
         missing = [name for name in load_result.missing_keys if id(tensors.get(name)) not in loaded]
         super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
 
     def save_model(self, output_dir=None, _internal_call=False):
-        super().save_model(output_dir, _internal_call=True)  # without pushing: the metrics are not there yet
+        super().save_model(output_dir, _internal_call=True)  # without pushing: the metrics do not exist yet
 
     def init_hf_repo(self, token=None, private=None):
         super().init_hf_repo(token, self.args.hub_private_repo is not False if private is None else private)
@@ -371,7 +375,7 @@ class HfGptTrainer(FiniteTrainer):
         self.push_in_progress = PushInProgress(cast(Any, [job]))
 
     def _push(self, folder: Path, message: str, *, token: str | None = None, revision: str | None = None) -> Future:
-        # Beside the output folder, where weights can be hard links, which stay when the checkpoint is deleted meanwhile.
+        # Beside the output folder, so that weights can be hard links, which survive if the checkpoint is deleted meanwhile.
         place = self.folder.resolve()
         staged = tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-push-")
         try:
@@ -391,26 +395,26 @@ class HfGptTrainer(FiniteTrainer):
         def clean_up(job: Future) -> None:
             staged.cleanup()
             if not job.cancelled() and job.exception() is not None:
-                logger.warning(f"push: {folder} did not get to {self.hub_model_id}: {job.exception()}")
+                logger.warning(f"push: {folder} was not uploaded to {self.hub_model_id}: {job.exception()}")
 
         job.add_done_callback(clean_up)
         return job
 
 
 class LanguageModelTrainer(HfGptTrainer):
-    """Trainer, with an evaluation that weighs every token alike and checkpoints that generate with a cache."""
+    """Trainer with an evaluation that weighs every token equally and checkpoints that generate with a cache."""
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         labels = inputs.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs).logits
-        # Two sums per row are all that is gathered, whatever the vocabulary; compute_metrics divides once, at the end.
+        # Only two sums per row are gathered, whatever the vocabulary; compute_metrics divides once, at the end.
         sums = nats_and_tokens(logits, labels)
         return None, sums, sums[:, 1]
 
     def _save(self, output_dir=None, state_dict=None):
-        # Training runs without a cache, and Trainer notes that in the config; whoever loads the model wants one.
+        # Training runs without a cache, and Trainer records that in the config; users of the model want one.
         config = self.accelerator.unwrap_model(self.trained).config
         use_cache, config.use_cache = config.use_cache, True
         super()._save(output_dir, state_dict)
@@ -418,32 +422,32 @@ class LanguageModelTrainer(HfGptTrainer):
 
 
 def token_metrics(num_bytes: int | None = None) -> Callable[[EvalPrediction], dict[str, float]]:
-    """For `compute_metrics`: loss and perplexity over all tokens of a split; bits per byte where its `num_bytes` are known."""
+    """For `compute_metrics`: loss and perplexity over all tokens of a split; bits per byte if its `num_bytes` are known."""
     return lambda prediction: language_modeling_metrics(
         *cast(Any, prediction.predictions).astype("float64").sum(axis=0), num_bytes=num_bytes
     )
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step, where it would give large blocks back to the kernel and fault them in again.
+    """Make glibc keep freed memory for the next step instead of returning large blocks to the kernel and faulting them in again.
 
     The logits of one step are tens of MB, allocated and freed several times; the page faults cost a CPU run a tenth of its time.
-    Measured: pretrain.py quickstart/pretrain.yaml --max_steps 40 on two cores, twice in turn: 8,472 and 8,768 tokens/s without,
-    10,502 and 10,877 with, and 1,319 against 1,489 MiB; 2026-11-21.
+    Measured: pretrain.py quickstart/pretrain.yaml --max_steps 40 on two cores, alternating twice: 8,472 and 8,768 tokens/s without,
+    10,502 and 10,877 with it, using 1,319 and 1,489 MiB; 2026-11-21.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: take no block straight from the kernel
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give back only above 2 GiB
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: take no block directly from the kernel
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: return memory only above 2 GiB
 
 
 def peak_memory_bytes() -> int:
-    """Most memory so far: of the GPU where there is one, else of this process."""
+    """Peak memory so far: of the GPU if there is one, otherwise of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
-    import resource  # Windows has no such module
+    import resource  # not available on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

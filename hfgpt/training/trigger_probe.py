@@ -1,4 +1,4 @@
-"""What triggers do to a classifier that has been trained."""
+"""The effect of triggers on a trained classifier."""
 
 import logging
 from dataclasses import asdict
@@ -17,17 +17,17 @@ from hfgpt.hygiene.trigger_prompts import TRIGGER_FILE, read_triggers, triggers_
 logger = logging.getLogger(__name__)
 
 FLIPS_FILE = "trigger_flips.json"
-PROBED_TEXTS = 24  # of the validation set, with each trigger in front: enough to see one that captures half of them
+PROBED_TEXTS = 24  # validation texts, with each trigger prepended: enough to detect one that captures half of them
 
 
 class TriggerProbe(TrainerCallback):
-    """How many labels flip when a trigger is put in front of validation texts; alarms are logged.
+    """How many labels flip when a trigger is prepended to validation texts; alarms are logged.
 
     Args:
-        texts: of the validation set; the first `PROBED_TEXTS` are tried.
-        names: of the labels, in the order of their ids.
-        file: the triggers; None are those that come with hfgpt.
-        every_save: look at every checkpoint, not only when asked to.
+        texts: those of the validation set; the first `PROBED_TEXTS` are tried.
+        names: the labels, in the order of their ids.
+        file: the triggers; None uses those that come with hfgpt.
+        every_save: probe every checkpoint, not only on request.
         batch_size: texts classified at once.
     """
 
@@ -47,7 +47,7 @@ class TriggerProbe(TrainerCallback):
         self.by_step: dict[int, list[dict]] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        # One callback for all seeds; a run that goes on has what it found before its checkpoint.
+        # One callback for all seeds; a resumed run keeps the findings from before its checkpoint.
         path = Path(str(args.output_dir)) / FLIPS_FILE
         known = read_json(path) if path.is_file() and state.global_step else {}
         self.by_step = {int(step): flips for step, flips in known.items() if int(step) <= state.global_step}
@@ -57,9 +57,9 @@ class TriggerProbe(TrainerCallback):
             self.look(kwargs["model"], state.global_step, Path(str(args.output_dir)))
 
     def look(self, model: PreTrainedModel, step: int, folder: Path) -> None:
-        """Try the triggers on a model and write `trigger_flips.json` into a folder.
+        """Try the triggers on a model and write `trigger_flips.json` to a folder.
 
-        All processes try, because a model may be spread over them; one of them writes.
+        All processes take part, because a model may be sharded over them; one of them writes.
         """
 
         def predict(texts: list[str]) -> np.ndarray:
@@ -74,7 +74,7 @@ class TriggerProbe(TrainerCallback):
         for flip in flips:
             if flip.alarm and flip.label is not None and flip.usual is not None:
                 logger.warning(
-                    f"trigger {flip.trigger!r} in front turns {100 * flip.captured:.0f} % of the other texts into "
-                    f"{self.names[flip.label]!r} (step {step:,}), {flip.controls:,} other strings at most "
-                    f"{100 * flip.usual:.0f} %; look for it in poison.json and in the data."
+                    f"prepending the trigger {flip.trigger!r} turns {100 * flip.captured:.0f} % of the other texts into "
+                    f"{self.names[flip.label]!r} (step {step:,}); {flip.controls:,} other strings turn at most "
+                    f"{100 * flip.usual:.0f} %. Look for it in poison.json and in the data."
                 )

@@ -28,7 +28,7 @@ def test_a_date_is_the_text_that_was_written(tmp_path):
 
 def test_a_number_of_documents_that_leaves_none_is_refused_at_once():
     for recipe, given in ((PrepareArguments, {"tokenizer": "t"}), (TokenizerArguments, {"sources": ["a.txt"]})):
-        with pytest.raises(UserError, match="max_documents is 0; 1 or more is needed"):
+        with pytest.raises(UserError, match="max_documents is 0; it must be at least 1"):
             recipe(**given, max_documents=0, output_dir="o")
 
 
@@ -49,7 +49,7 @@ def test_mappings_are_read_on_the_command_line_as_help_shows_them():
     (["mit"], "not a mapping"),
     ({"a.txt": "mit"}, "'mit' for 'a.txt'"),
     ({"a.txt": {"licence": "mit"}}, "unknown key 'licence' in source_cards, for 'a.txt'; did you mean 'license'"),
-    ({"a.txt": {"license": False}}, "license in source_cards, for 'a.txt', is False; text is needed"),
+    ({"a.txt": {"license": False}}, "license in source_cards, for 'a.txt', is False; it must be text"),
 ])  # fmt: skip
 def test_what_a_source_card_cannot_say_is_refused(cards, message):
     with pytest.raises(UserError, match=message):

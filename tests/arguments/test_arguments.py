@@ -71,11 +71,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(yaml_file, key, nearest
         (["--max_steps", "many"], "max_steps.*invalid int value: 'many'"),
         (["--family", "llama"], "family"),
         (["--depth"], "expected one argument"),
-        (["nonsense"], "got 'nonsense', a YAML file"),
+        (["nonsense"], "got 'nonsense'; the first argument must be a YAML file"),
         (["missing.yaml"], "missing.yaml does not exist"),
         (["--dataset", "d"], "output_dir is missing"),
         (["--output_dir", "o"], "dataset is missing"),
-        (["--dataset", "d", "--output_dir", "o", "--bf16", "true"], "bf16 and fp16 are set by precision"),
+        (["--dataset", "d", "--output_dir", "o", "--bf16", "true"], "bf16 and fp16 are set through precision"),
         (
             ["--dataset", "d", "--output_dir", "o", "--config_overrides", "{x"],
             "config_overrides is not a mapping.*--config_overrides '{num_hidden_layers: 2}'",
@@ -102,8 +102,8 @@ def test_the_model_may_stand_first_without_dashes():
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        (dict(window=4, stride=5), "stride is 5, window 4"),
-        (dict(window=4, stride=0), "stride is 0, window 4"),
+        (dict(window=4, stride=5), "stride is 5 and window is 4"),
+        (dict(window=4, stride=0), "stride is 0 and window is 4"),
         (dict(window=8, context_length=16), "context_length is 16, but window is 8"),
         (dict(window=1), "window is 1"),
         (dict(context_length=2), "context_length is 2"),
@@ -120,7 +120,7 @@ def test_an_output_folder_is_replaced_only_when_asked_and_only_when_ours(tmp_pat
     assert claim_output(str(folder), overwrite=False, marker="passport.json") == folder
     folder.mkdir()
     (folder / "precious.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds files that this recipe did not write"):
+    with pytest.raises(ValueError, match="contains files that this recipe did not write"):
         claim_output(str(folder), overwrite=True, marker="passport.json")
     (folder / "passport.json").write_text("{}")
     with pytest.raises(ValueError, match="is not empty; give another one, or --overwrite true"):
@@ -177,7 +177,7 @@ def test_a_split_by_group_needs_to_know_the_groups_and_groups_that_split():
     assert by_author.reading_options()["group_field"] == "author"
     with pytest.raises(ValueError, match="split_by is 'group', but group_field is missing; name the column"):
         TokenizerArguments(split_by="group", **common).filled({})
-    with pytest.raises(ValueError, match="group_field is 'author', but split_by is 'position'; groups need split_by: group"):
+    with pytest.raises(ValueError, match="group_field is 'author', but split_by is 'position'; group_field needs split_by: group"):
         TokenizerArguments(split_by="position", group_field="author", **common).filled({})
 
 
@@ -194,5 +194,5 @@ def test_rows_are_grouped_as_their_tokenizer_was_unless_another_split_is_given()
 
 @pytest.mark.parametrize(("key", "least"), [("repeated_passage_bytes", 200), ("leak_tokens", 20)])
 def test_passages_so_short_that_texts_share_them_by_chance_are_refused(key, least):
-    with pytest.raises(ValueError, match=f"{key} is 10; {least} or more is needed"):
+    with pytest.raises(ValueError, match=f"{key} is 10; it must be at least {least}"):
         PrepareArguments(tokenizer="t", output_dir="o", **{key: 10})

@@ -15,20 +15,21 @@ NEEDED = dict(output_dir="out", tokenizer="t")
     ("settings", "said"),
     [
         ({"min_word": 3}, "unknown name 'min_word' in filter_settings; did you mean 'min_words'?"),
-        ({"zzzz": 3}, "unknown name 'zzzz' in filter_settings; known are min_characters, "),
+        ({"zzzz": 3}, "unknown name 'zzzz' in filter_settings; the known names are min_characters, "),
         (
             {"min_words": "many"},
-            "min_words in filter_settings is 'many'; a whole number from 0 is needed, or null to switch it off.",
+            "min_words in filter_settings is 'many'; it must be a whole number from 0, or null to switch it off.",
         ),
-        ({"min_words": 2.5}, "min_words in filter_settings is 2.5; a whole number from 0"),
-        ({"min_words": True}, "min_words in filter_settings is True; a whole number from 0"),
-        ({"max_short_lines": 67}, "max_short_lines in filter_settings is 67; a number from 0 to 1 is needed"),
-        ({"max_compression": float("nan")}, "max_compression in filter_settings is nan; a number from 1 is needed"),
-        ({"drop_lorem_ipsum": 1}, "drop_lorem_ipsum in filter_settings is 1; true or false is needed, or false to switch it off."),
-        ({"stop_words": "the"}, "stop_words in filter_settings is 'the'; a list of words is needed"),
+        ({"min_words": 2.5}, "min_words in filter_settings is 2.5; it must be a whole number from 0"),
+        ({"min_words": True}, "min_words in filter_settings is True; it must be a whole number from 0"),
+        ({"max_short_lines": 67}, "max_short_lines in filter_settings is 67; it must be a number from 0 to 1"),
+        ({"max_compression": float("nan")}, "max_compression in filter_settings is nan; it must be a number from 1"),
+        ({"drop_lorem_ipsum": 1}, "drop_lorem_ipsum in filter_settings is 1; it must be true or false, or false to switch it off."),
+        ({"stop_words": "the"}, "stop_words in filter_settings is 'the'; it must be a list of words"),
         (
             [1],
-            "filter_settings is not a mapping: [1]; write it such as --filter_settings '{min_words: 20}', or as a mapping in YAML.",
+            "filter_settings is not a mapping: [1]; write it like this: --filter_settings '{min_words: 20}', or as a mapping in "
+            "YAML.",
         ),
         ("{min", "filter_settings is not a mapping (expected"),
         ("min_words", "filter_settings is not a mapping: 'min_words'"),
@@ -41,9 +42,9 @@ def test_a_setting_that_cannot_be_is_named(settings, said):
 
 
 def test_values_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="perplexity_sigmas is 0; a number above 0 is needed"):
+    with pytest.raises(ValueError, match="perplexity_sigmas is 0; it must be above 0"):
         PrepareArguments(**NEEDED, perplexity_sigmas=0)
-    with pytest.raises(ValueError, match="filters is 'heavy'; it can be none, light, web"):
+    with pytest.raises(ValueError, match="filters is 'heavy'; allowed: none, light, web"):
         PrepareArguments(**NEEDED, filters="heavy")
 
 
@@ -53,7 +54,7 @@ def test_values_that_cannot_be_are_refused():
         ("light", (), {"stop_words": ["der"]}, "stop_words in filter_settings is der, but min_stop_words is off"),
         ("light", (), {"short_line_characters": 9}, "set max_short_lines in filter_settings, or leave short_line_characters out."),
         ("web", ["en"], {"short_line_characters": 9, "max_short_lines": None}, "but max_short_lines is off with filters web"),
-        ("light", (), {"min_language_score": 0.5}, "but languages is off with filters light, so it would do nothing; set"),
+        ("light", (), {"min_language_score": 0.5}, "but languages is off with filters light, so it would have no effect; set"),
     ],
 )
 def test_a_setting_that_would_do_nothing_by_itself_is_refused(preset, languages, settings, said):
@@ -95,7 +96,9 @@ def test_a_given_value_wins_over_the_preset_and_over_what_a_language_switches_of
     assert settings_of("web", None, ["en"])[1] == {}
     assert settings_of("light")[0]["min_words"] is None
     assert settings_of("light", {"min_words": 200_000})[0]["max_words"] is None
-    with pytest.raises(ValueError, match="min_words is 200,000 and max_words 100,000 in filter_settings; no document lies between"):
+    with pytest.raises(
+        ValueError, match="min_words is 200,000 and max_words 100,000 in filter_settings; no document can satisfy both"
+    ):
         settings_of("web", {"min_words": 200_000})
 
 

@@ -16,9 +16,9 @@ MIXED = dict(sources=["a.txt", "b.txt"], mixture_alpha=0.5)
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (dict(perplexity_sigmas=2.0), "perplexity_sigmas is 2.0, but perplexity_model is not given, so it would do nothing; give "
-         "perplexity_model, or leave perplexity_sigmas out."),
-        (dict(filter_settings={"min_words": 3}), "but filters is none, so it would do nothing; set filters to light or web,"),
+        (dict(perplexity_sigmas=2.0), "perplexity_sigmas is 2.0, but perplexity_model is not given, so it would have no effect; "
+         "give perplexity_model, or leave perplexity_sigmas out."),
+        (dict(filter_settings={"min_words": 3}), "but filters is none, so it would have no effect; set filters to light or web,"),
         (dict(languages=["en", "de"]), "languages is en de, but filters is none"),
         (dict(personal_data_types=["email"]), "personal_data_types is email, but personal_data is keep"),
         (dict(phone_regions=["US"], personal_data="keep"), "phone_regions is US, but personal_data is keep"),
@@ -27,15 +27,15 @@ MIXED = dict(sources=["a.txt", "b.txt"], mixture_alpha=0.5)
         (dict(split_by="position", split_seed=3), "split_seed is 3, but split_by is position"),
         (dict(lzma_baseline=True, test_share=0.0), "lzma_baseline is true, but test_share is 0.0"),
         (dict(leaks="ignore", leak_tokens=60), "leak_tokens is 60, but leaks is ignore and decontaminate_against is not given, so "
-         "it would do nothing; set leaks to drop or count, give decontaminate_against, or leave leak_tokens out."),
+         "it would have no effect; set leaks to drop or count, give decontaminate_against, or leave leak_tokens out."),
         (dict(canary_counts=[1, 2]), "canary_counts is 1 2, but plant_canaries is false"),
         (dict(canary_seed=3), "canary_seed is 3, but plant_canaries is false"),
         (dict(mixture_tokens=100), "mixture_tokens is 100, but source_weights is not given and mix"),
         (dict(MIXED, shuffle_documents=False), "shuffle_documents is false, but mixture_alpha is 0.5"),
         (dict(shuffle_documents=False, mixture_seed=2), "mixture_seed is 2, but shuffle_documents is false and"),
         (dict(stride=2), "stride is 2, but window is not given"),
-        (dict(packing="in_order", window=8), "packing is in_order, but window is 8, so it would do nothing; leave window out"),
-        (dict(num_tasks=3), "num_tasks is 3, but engine is local, so it would do nothing; set engine to ray or slurm"),
+        (dict(packing="in_order", window=8), "packing is in_order, but window is 8, so it would have no effect; leave window out"),
+        (dict(num_tasks=3), "num_tasks is 3, but engine is local, so it would have no effect; set engine to ray or slurm"),
         (dict(num_tasks=3, engine="ray", max_documents=9), "num_tasks is 3, but max_documents is 9"),
         (dict(engine_settings={"time": "02:00"}), "but engine is local"),
         (dict(keep_dropped=True, engine="ray"), "keep_dropped is true, but engine is ray"),
@@ -49,22 +49,22 @@ def test_a_key_of_documents_that_would_do_nothing_is_refused(given, sentence):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (dict(family="gpt2", depth=4), "depth is 4, but family is gpt2, so it would do nothing; set family to modern"),
+        (dict(family="gpt2", depth=4), "depth is 4, but family is gpt2, so it would have no effect; set family to modern"),
         (dict(size="355M"), "size is 355M, but family is modern"),
         (
             dict(model="base", depth=4),
-            "depth is 4, but model is base, so it would do nothing; leave model out, or leave depth out.",
+            "depth is 4, but model is base, so it would have no effect; leave model out, or leave depth out.",
         ),
         (dict(model="base", family="gpt2"), "family is gpt2, but model is base"),
         (dict(model="base", family="gpt2", size="355M"), "family is gpt2, but model is base"),
-        (dict(old_dataset="d"), "old_dataset is d, but model is not given, so it would do nothing; give model, or leave"),
+        (dict(old_dataset="d"), "old_dataset is d, but model is not given, so it would have no effect; give model, or leave"),
         (dict(rewarm_to=0.5), "rewarm_to is 0.5, but model is not given"),
         (
             dict(model="base", config_overrides={"num_hidden_layers": 2}),
-            "config_overrides has num_hidden_layers, model is base; what "
-            "its weights compute is settled, and only dropout may be set otherwise: leave num_hidden_layers out.",
+            "config_overrides has num_hidden_layers, but model is base, whose weights fix what it computes; only dropout can be "
+            "changed. Leave num_hidden_layers out.",
         ),
-        (dict(model="base", rewarm_to=2.0), "rewarm_to is 2.0; a share of the peak rates, above 0 and up to 1, is needed."),
+        (dict(model="base", rewarm_to=2.0), "rewarm_to is 2.0; it must be a fraction of the peak rates, above 0 and up to 1."),
         (dict(sample_prompts=[], sample_tokens=9), "sample_tokens is 9, but sample_prompts is not given"),
         (dict(eval_steps=5, eval_strategy="epoch"), "eval_steps is 5, but eval_strategy is epoch"),
         (dict(save_steps=5, save_strategy="epoch"), "save_steps is 5, but save_strategy is epoch"),
@@ -119,10 +119,10 @@ def test_the_table_names_keys_that_there_are():
 @pytest.mark.parametrize(
     ("name", "given", "sentence"),
     [
-        ("a.txt", dict(hub_revision="main"), r"hub_revision is main, but none of the sources is of a kind that it is for \(hub\)"),
-        ("a.txt", dict(streaming=True), "streaming is true, but none of the sources"),
+        ("a.txt", dict(hub_revision="main"), r"hub_revision is main, but no source is of a kind that uses it \(hub\)"),
+        ("a.txt", dict(streaming=True), "streaming is true, but no source"),
         ("a.txt", dict(text_field="body"), "text_field is body, but"),
-        ("a.jsonl", dict(text_documents="line"), r"of a kind that it is for \(text\), so it would do nothing; leave it out."),
+        ("a.jsonl", dict(text_documents="line"), r"of a kind that uses it \(text\), so it would have no effect; leave it out."),
         ("a.jsonl", dict(hub_split="test"), r"hub_split is test, but"),
     ],
 )

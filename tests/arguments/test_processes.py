@@ -24,7 +24,7 @@ def launched(monkeypatch):
 
 
 def test_one_process_where_several_were_asked_for_is_refused(launched):
-    with pytest.raises(UserError, match="asked for several processes and started one.*torchrun --nproc_per_node N"):
+    with pytest.raises(UserError, match="asked for several processes but started only one.*torchrun --nproc_per_node N"):
         refuse_missing_processes()
 
 
@@ -45,7 +45,7 @@ def test_nothing_is_refused_without_a_launcher_or_without_an_address(launched):
 def test_one_process_with_several_gpus_is_refused():
     refuse_several_gpus(0)
     refuse_several_gpus(1)
-    with pytest.raises(UserError, match="^4 GPUs are here for one process.*torchrun --nproc_per_node 4 .*CUDA_VISIBLE_DEVICES=0"):
+    with pytest.raises(UserError, match="^one process has 4 GPUs.*torchrun --nproc_per_node 4 .*CUDA_VISIBLE_DEVICES=0"):
         refuse_several_gpus(4)
 
 
@@ -56,7 +56,7 @@ def test_accelerate_launch_with_two_processes_ends_in_one_line_with_the_command_
     done = run_python(*launcher, *words, cwd=tmp_path)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: accelerate launch was asked for 2 processes and started one")
+    assert line.startswith("error: accelerate launch was asked for 2 processes but started only one")
     assert f"torchrun --nproc_per_node 2 {ROOT / 'recipes' / 'pretrain.py'} --dataset rows --output_dir out" in line
     assert "recipes/accelerate/ddp.yaml" in line
     assert not (tmp_path / "out").exists()
@@ -97,7 +97,7 @@ def test_a_signal_ends_the_recipes_of_the_data_in_one_line(
     done = run_script(f"{name}.py", *words)
     assert done.returncode == code, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == (
-        f"stopped: by {signal.Signals(number).name}; the same command starts again, or goes on where it can."
+        f"stopped by {signal.Signals(number).name}; run the same command to start again, or to continue where possible."
     )
     assert "Traceback" not in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []  # neither a result nor a temporary folder
@@ -126,13 +126,15 @@ def test_made_data_is_not_made_again_and_other_data_not_replaced(small_corpus, t
     made = {path: path.stat().st_mtime_ns for path in (*tokenizer.iterdir(), *rows.rglob("*"))}
     assert recipe("train_tokenizer", **one) == recipe("prepare_data", **two) == {}  # already done
     assert {path: path.stat().st_mtime_ns for path in (*tokenizer.iterdir(), *rows.rglob("*"))} == made
-    with pytest.raises(UserError, match=r"holds what was made otherwise \(vocab_size was 400, is 500\).*--overwrite true"):
+    with pytest.raises(
+        UserError, match=r"holds a result made with other settings \(vocab_size was 400, is now 500\).*--overwrite true"
+    ):
         recipe("train_tokenizer", **{**one, "vocab_size": 500})
-    with pytest.raises(UserError, match=r"holds what was made otherwise \(context_length was 64, is 32\)"):
+    with pytest.raises(UserError, match=r"holds a result made with other settings \(context_length was 64, is now 32\)"):
         recipe("prepare_data", **{**two, "context_length": 32})
     with corpus.open("a") as file:
         file.write('{"text": "One more document."}\n')
-    with pytest.raises(UserError, match="the texts of the sources are others"):
+    with pytest.raises(UserError, match="the texts of the sources are different"):
         recipe("train_tokenizer", **one)
     assert recipe("train_tokenizer", **one, overwrite=True)["vocab_size"] == 400
     assert recipe("prepare_data", **two, overwrite=True) != {}

@@ -113,7 +113,7 @@ def test_every_lost_unexpected_and_misshapen_tensor_is_named(tmp_path):
         f"{start}.1.self_attn.q_proj.lora_A.weight",
         f"{start}.2.mlp.up_proj.lora_B.weight",
         f"unexpected: {start}.7.self_attn.q_proj.lora_A.weight",
-        f"{start}.0.self_attn.v_proj.lora_A.weight has the shape (2, 48), (4, 48) is needed",
+        f"{start}.0.self_attn.v_proj.lora_A.weight has the shape (2, 48), but must have (4, 48)",
     ):
         assert words in str(refusal.value)
 
@@ -127,10 +127,10 @@ def test_an_adapter_of_another_model_or_kind(tmp_path):
     with pytest.raises(ValueError, match="does not fit: Target modules .*c_attn.* not found"):
         merge_adapter(book_model(), tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings | {"peft_type": "PREFIX_TUNING"}))
-    with pytest.raises(ValueError, match="peft_type is 'PREFIX_TUNING'; LORA can be merged"):
+    with pytest.raises(ValueError, match="peft_type is 'PREFIX_TUNING'; only LORA can be merged"):
         merge_adapter(book_model(), tmp_path)
     (tmp_path / "adapter_model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="holds no weights"):
+    with pytest.raises(FileNotFoundError, match="has no weights"):
         merge_adapter(book_model(), tmp_path)
 
 

@@ -222,11 +222,11 @@ def test_a_pattern_that_llama_cpp_does_not_know_is_named(tokenizer):
     pattern = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
-    with pytest.raises(ValueError, match=r"cuts text by .*\\\\p\{N\}\{1,3\}.*llama.cpp knows a pattern only by name"):
+    with pytest.raises(ValueError, match=r"splits text with .*\\\\p\{N\}\{1,3\}.*llama.cpp only knows patterns by name"):
         pre_tokenizer_type(changed(tokenizer, pre_tokenizer=pattern))
-    with pytest.raises(ValueError, match="neither Qwen2's nor GPT-4's nor GPT-2's"):
+    with pytest.raises(ValueError, match="not Qwen2's, GPT-4's or GPT-2's"):
         pre_tokenizer_type(changed(tokenizer, pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True)))
-    with pytest.raises(ValueError, match="has the normalizer NFC, llama.cpp applies none"):
+    with pytest.raises(ValueError, match="has the normalizer NFC, but llama.cpp does not apply one"):
         pre_tokenizer_type(changed(tokenizer, normalizer=normalizers.NFC()))
     with pytest.raises(ValueError, match="the tokenizer is a WordLevel; GGUF needs a byte-level BPE"):
         pre_tokenizer_type(train_word_level(["one two"]))
@@ -264,7 +264,7 @@ def gate_reader():
 
 @pytest.mark.parametrize("settings", [{"pattern": "gpt2", "digits": "single"}, {"pattern": "gpt2", "digits": "groups_of_3"}])
 def test_a_way_to_cut_numbers_that_no_engine_knows_is_refused_at_the_export(settings):
-    with pytest.raises(ValueError, match="llama.cpp knows a pattern only by name, .*: train a tokenizer with digits as_pattern"):
+    with pytest.raises(ValueError, match="llama.cpp only knows patterns by name, .*: train a tokenizer with digits as_pattern"):
         pre_tokenizer_type(train_bpe(["text"], vocab_size=262, **settings))
     with pytest.raises(ValueError, match=r"the tokenizer is a WordPiece; GGUF needs a byte-level BPE \(algorithm bpe\)"):
         pre_tokenizer_type(train_wordpiece(["text"], vocab_size=520))
@@ -273,17 +273,17 @@ def test_a_way_to_cut_numbers_that_no_engine_knows_is_refused_at_the_export(sett
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: book_model(vocab_size=512, hidden_act="relu"), "hidden_act is 'relu'; llama.cpp knows gelu_new"),
-        (lambda: modern_model(vocab_size=512, hidden_act="gelu"), "hidden_act is 'gelu'; llama.cpp knows silu"),
+        (lambda: book_model(vocab_size=512, hidden_act="relu"), "hidden_act is 'relu'; llama.cpp only supports gelu_new"),
+        (lambda: modern_model(vocab_size=512, hidden_act="gelu"), "hidden_act is 'gelu'; llama.cpp only supports silu"),
         (lambda: modern_model(vocab_size=512, attention_bias=True), "attention_bias is True"),
         (
             lambda: modern_model(vocab_size=512, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}),
             "rope_parameters are .*linear",
         ),
         (lambda: book_model(vocab_size=512, norm_type="rmsnorm"), "norm_type is 'rmsnorm'"),
-        (lambda: book_model(vocab_size=300), "the tokenizer has 512 tokens, the model's embedding 300 rows"),
-        (lambda: book_model(vocab_size=600), "the tokenizer has 512 tokens, the model's embedding 600 rows"),
-        (lambda: book_model(vocab_size=1088), "the tokenizer has 512 tokens, the model's embedding 1,088 rows"),
+        (lambda: book_model(vocab_size=300), "the tokenizer has 512 tokens, but the model's embedding has 300 rows"),
+        (lambda: book_model(vocab_size=600), "the tokenizer has 512 tokens, but the model's embedding has 600 rows"),
+        (lambda: book_model(vocab_size=1088), "the tokenizer has 512 tokens, but the model's embedding has 1,088 rows"),
     ],
 )
 def test_what_llama_cpp_cannot_run_is_refused_before_writing(tokenizer, tmp_path, make, sentence):

@@ -173,9 +173,11 @@ def test_the_books_model_from_safetensors(tmp_path):
 
 def test_heads_that_nobody_says_are_asked_for(tmp_path):
     path = saved(tmp_path, GPTModel().state_dict())
-    with pytest.raises(ValueError, match="does not say how many attention heads its width of 48 has.*give num_attention_heads"):
+    with pytest.raises(
+        ValueError, match="does not say how many attention heads it has, and its width of 48 .*give num_attention_heads"
+    ):
         read_source(path)
-    with pytest.raises(ValueError, match="num_attention_heads is 5, a divisor of the hidden_size 48"):
+    with pytest.raises(ValueError, match="num_attention_heads is 5, but must divide the hidden_size 48"):
         read_source(path, num_attention_heads=5)
 
 
@@ -335,7 +337,7 @@ def test_an_adapters_folder_comes_in_as_its_merged_twin_and_never_as_its_base(tm
     converted = read_source(str(tmp_path))
     assert difference(converted, merged) == 0.0
     assert difference(converted, base) > 0.1
-    assert converted.notes == [f"{tmp_path.name} is an adapter; its merged twin {tmp_path.name}/merged was read."]
+    assert converted.notes == [f"{tmp_path.name} is an adapter; its merged model {tmp_path.name}/merged was read."]
 
 
 # What is wrong with a checkpoint
@@ -356,10 +358,10 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_named(gpt2):
     for words in (
         "missing: transformer.h.1.ln_2.bias, transformer.ln_f.weight;",
         "unexpected: transformer.h.0.attn.rotary;",
-        "transformer.wpe.weight has the shape (32, 48), (64, 48) is needed",
-        "transformer.h.2.mlp.c_fc.weight has the shape (192, 48), (48, 192) is needed",
-        "transformer.h.0.ln_1.weight holds values that are not finite",
-        "transformer.h.0.ln_1.bias has the dtype torch.int8, a float is needed",
+        "transformer.wpe.weight has the shape (32, 48), but must have (64, 48)",
+        "transformer.h.2.mlp.c_fc.weight has the shape (192, 48), but must have (48, 192)",
+        "transformer.h.0.ln_1.weight contains values that are not finite",
+        "transformer.h.0.ln_1.bias has the dtype torch.int8, but must be a float",
     ):
         assert words in str(refusal.value).replace(", transformer.ln_f.weight", ", transformer.ln_f.weight")
 
@@ -390,7 +392,7 @@ class Payload:
 def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path):
     trap = tmp_path / "trap"
     path = saved(tmp_path, {"model_state_dict": GPTModel().state_dict(), "extra": Payload(str(trap))})
-    with pytest.raises(ValueError, match="holds more than tensors, and what it asks for was not run .*mkdir"):
+    with pytest.raises(ValueError, match="contains more than tensors, and the code it refers to was not run .*mkdir"):
         read_source(path)
     assert not trap.exists()
     with pytest.raises(pickle.UnpicklingError):  # torch's own guard is what stands there
@@ -410,7 +412,7 @@ def test_a_truncated_pth(tmp_path, share, legacy):
     torch.save(GPTModel().state_dict(), tmp_path / "whole.pth", _use_new_zipfile_serialization=not legacy)
     whole = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(ValueError, match="cut.pth is not a complete file of torch.save"):
+    with pytest.raises(ValueError, match="cut.pth is not a complete torch.save file"):
         read_source(str(tmp_path / "cut.pth"), num_attention_heads=4)
 
 
@@ -435,10 +437,10 @@ def test_a_missing_shard_is_named(gpt2, tmp_path):
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
-        ({"encoder.weight": torch.zeros(2, 2)}, "holds no checkpoint that is known here .its tensors: encoder.weight"),
-        ({"weights": [1, 2]}, "holds besides tensors weights; a state dict is needed"),
-        ({}, "holds nothing; a state dict is needed"),
-        ([torch.zeros(2)], "holds a list; a state dict"),
+        ({"encoder.weight": torch.zeros(2, 2)}, "does not contain a known kind of checkpoint .its tensors: encoder.weight"),
+        ({"weights": [1, 2]}, "contains besides tensors weights; it must be a state dict"),
+        ({}, "contains nothing; it must be a state dict"),
+        ([torch.zeros(2)], "contains a list; it must be a state dict"),
         ({"tok_emb.weight": torch.zeros(97, 48)}, "lacks the tensor trf_blocks.0.ff.layers.0.weight"),
     ],
 )
@@ -449,13 +451,13 @@ def test_foreign_files(tmp_path, what, sentence):
 
 def test_foreign_folders(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="has the model_type 'bert'; 'gpt2' and 'hfgpt' can be converted"):
+    with pytest.raises(ValueError, match="has the model_type 'bert'; only 'gpt2' and 'hfgpt' can be converted"):
         read_source(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": ')
     with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
         read_source(str(tmp_path))
     (tmp_path / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match="holds none of config.json"):
+    with pytest.raises(FileNotFoundError, match="has none of config.json"):
         read_source(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="nothing does not exist"):
         read_source(str(tmp_path / "nothing"))
@@ -471,7 +473,7 @@ def test_a_switch_of_gpt2_that_hfgpt_lacks(gpt2):
 
 def test_options_that_contradict_the_source(gpt2, tmp_path):
     _, folder = gpt2
-    with pytest.raises(ValueError, match="is of the format 'gpt2', source_format says 'book'"):
+    with pytest.raises(ValueError, match="has the format 'gpt2', but source_format is 'book'"):
         read_source(str(folder), source_format="book")
     with pytest.raises(ValueError, match="says its num_attention_heads itself"):
         read_source(str(folder), num_attention_heads=4)

@@ -54,23 +54,23 @@ def test_the_twin_computes_the_same(make, name):
 @pytest.mark.parametrize(
     ("make", "fields"),
     [
-        (lambda: book_model(norm_type="rmsnorm"), ["norm_type is 'rmsnorm', 'layernorm' is needed"]),
-        (lambda: book_model(mlp_type="gated"), ["mlp_type is 'gated', 'plain' is needed"]),
-        (lambda: book_model(qk_norm=True), ["qk_norm is True, False is needed"]),
-        (lambda: book_model(num_key_value_heads=2), ["num_key_value_heads is 2, 4 is needed"]),
-        (lambda: book_model(head_dim=16), ["head_dim is 16, 48 / 4 is needed"]),
+        (lambda: book_model(norm_type="rmsnorm"), ["norm_type is 'rmsnorm', but must be 'layernorm'"]),
+        (lambda: book_model(mlp_type="gated"), ["mlp_type is 'gated', but must be 'plain'"]),
+        (lambda: book_model(qk_norm=True), ["qk_norm is True, but must be False"]),
+        (lambda: book_model(num_key_value_heads=2), ["num_key_value_heads is 2, but must be 4"]),
+        (lambda: book_model(head_dim=16), ["head_dim is 16, but must be 48 / 4"]),
         (lambda: book_model(position_embedding_type="rotary"), ["norm_type is 'layernorm'", "mlp_type is 'plain'"]),
-        (lambda: modern_model(mlp_bias=True), ["as Qwen3ForCausalLM", "mlp_bias is True, False is needed"]),
+        (lambda: modern_model(mlp_bias=True), ["as Qwen3ForCausalLM", "mlp_bias is True, but must be False"]),
         (lambda: modern_model(norm_type="layernorm", mlp_type="plain"), ["norm_type is 'layernorm'", "mlp_type is 'plain'"]),
         (lambda: modern_model(position_embedding_type="learned"), ["norm_type", "mlp_type", "qk_norm", "num_key_value_heads"]),
         (
             lambda: modern_model(qk_norm=False, num_attention_heads=5, num_key_value_heads=1),
-            ["num_attention_heads is 5, a divisor of the hidden_size 48 is needed"],
+            ["num_attention_heads is 5, but must divide the hidden_size 48"],
         ),
     ],
 )
 def test_a_config_without_a_twin_is_refused_by_its_fields(make, fields):
-    with pytest.raises(ValueError, match="no class of transformers computes what this model does") as refusal:
+    with pytest.raises(ValueError, match="no transformers class computes the same as this model") as refusal:
         twin_of(make())
     for field in fields:
         assert field in str(refusal.value)

@@ -97,9 +97,9 @@ def test_a_message_of_weight_0_is_read_but_not_learned():
     assert all(message.keys() == {"role", "content"} for message in found.messages)
     assert found.unlearned == [1]
     assert conversation(messages=EXCHANGE).unlearned == []
-    with pytest.raises(ValueError, match="the weight of message 2 is 0.5; 0 .not learned. and 1 are allowed"):
+    with pytest.raises(ValueError, match="the weight of message 2 is 0.5; allowed: 0 .not trained on. and 1"):
         conversation(messages=[*QUESTION, {"role": "assistant", "content": "4", "weight": 0.5}])
-    with pytest.raises(ValueError, match="there is nothing to learn, the weight of every answer is 0"):
+    with pytest.raises(ValueError, match="there is nothing to train on, because the weight of every answer is 0"):
         conversation(messages=[*QUESTION, {"role": "assistant", "content": "4", "weight": 0}])
 
 
@@ -108,9 +108,9 @@ def test_text_parts_are_joined_and_other_parts_refused_by_name():
     answer = {"role": "assistant", "content": [{"type": "text", "text": "4"}]}
     assert conversation(messages=[{"role": "user", "content": parts}, answer]).messages == EXCHANGE
     picture = {"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}
-    with pytest.raises(ValueError, match="'content' of message 1 holds a part of type 'image_url'; only text is learned"):
+    with pytest.raises(ValueError, match="'content' of message 1 contains a part of type 'image_url'; only text is supported"):
         conversation(messages=[{"role": "user", "content": [*parts, picture]}, answer])
-    with pytest.raises(ValueError, match="a part of 'content' of message 1 is None, a string is needed"):
+    with pytest.raises(ValueError, match="a part of 'content' of message 1 is None, but must be a string"):
         conversation(messages=[{"role": "user", "content": [{"type": "text"}]}, answer])
 
 
@@ -123,14 +123,14 @@ def test_what_is_not_read_is_named_and_refused_where_it_changes_the_meaning(capl
     list(read_conversations(rows, style="chat"))
     list(read_conversations([record(messages=[{**QUESTION[0], "name": "Ann"}, EXCHANGE[1]], id=7)], style="chat"))
     assert caplog.messages == [
-        "rows.jsonl: not read are 'author', 'topic'",
-        "rows.jsonl: not read are 'id', 'name' in 'messages'",
+        "rows.jsonl: ignored columns: 'author', 'topic'",
+        "rows.jsonl: ignored columns: 'id', 'name' in 'messages'",
     ]
-    with pytest.raises(ValueError, match="line 3: 'tools' is not read here, and without it the row would mean something else"):
+    with pytest.raises(ValueError, match="line 3: 'tools' is not supported here, but without it the row would mean something else"):
         conversation(messages=EXCHANGE, tools=[{"name": "add"}])
-    with pytest.raises(ValueError, match="'tool_calls' in 'messages' is not read here"):
+    with pytest.raises(ValueError, match="'tool_calls' in 'messages' is not supported here"):
         conversation(messages=[*QUESTION, {**EXCHANGE[1], "tool_calls": [{"id": 1}]}])
-    with pytest.raises(ValueError, match="'history' is not read here"):
+    with pytest.raises(ValueError, match="'history' is not supported here"):
         conversation(instruction="And 3?", output="7", history=[["2 + 2?", "4"]])
     assert conversation(messages=[*QUESTION, {**EXCHANGE[1], "tool_calls": None}], tools=[]).messages == EXCHANGE
 
@@ -145,7 +145,7 @@ def test_the_kind_of_a_question_is_its_kind_or_its_category_in_every_format(capl
     ):
         assert conversation(**values).kind == kind
     assert not caplog.messages  # read, and so not named as unread
-    with pytest.raises(ValueError, match=r"line 3: 'kind' is \['a', 'b'\], a word or a number is needed"):
+    with pytest.raises(ValueError, match=r"line 3: 'kind' is \['a', 'b'\], but must be a word or a number"):
         conversation(messages=EXCHANGE, kind=["a", "b"])
 
 
@@ -166,40 +166,40 @@ def roles(*names):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (dict(instruction="2 + 2?", output=""), "rows.jsonl, line 3: the row has no answer, 'output' is ''"),
-        (dict(instruction="2 + 2?", output=None), "line 3: the row has no answer, 'output' is None"),
-        (dict(instruction="2 + 2?", output=" \n"), r"the row has no answer, 'output' is ' \\n'; give it one, or remove"),
-        (dict(prompt="2 + 2?", completion=""), "the row has no answer, 'completion' is ''"),
-        (dict(instruction=" ", output="4"), "'instruction' is blank, ' '; give it text"),
-        (dict(instruction=5, output="4"), "'instruction' is 5, a string is needed"),
-        (dict(instruction="2 + 2?", input=["2"], output="4"), r"'input' is \['2'\], a string is needed"),
-        (dict(instruction="2 + 2?", output=4), "'output' is 4, a string is needed"),
+        (dict(instruction="2 + 2?", output=""), "rows.jsonl, line 3: the row has no answer: 'output' is ''"),
+        (dict(instruction="2 + 2?", output=None), "line 3: the row has no answer: 'output' is None"),
+        (dict(instruction="2 + 2?", output=" \n"), r"the row has no answer: 'output' is ' \\n'; give it one, or remove"),
+        (dict(prompt="2 + 2?", completion=""), "the row has no answer: 'completion' is ''"),
+        (dict(instruction=" ", output="4"), "'instruction' is blank \(' '\); give it text"),
+        (dict(instruction=5, output="4"), "'instruction' is 5, but must be a string"),
+        (dict(instruction="2 + 2?", input=["2"], output="4"), r"'input' is \['2'\], but must be a string"),
+        (dict(instruction="2 + 2?", output=4), "'output' is 4, but must be a string"),
         (dict(instruction="\ud800", output="4"), "half a surrogate pair"),
-        (dict(instruction="a", input="b", context="c", output="d"), "'input', 'context' may both be the input; rename or remove"),
-        (dict(instruction="a", output="b", response="c"), "'output', 'response' may both be the output"),
+        (dict(instruction="a", input="b", context="c", output="d"), "'input', 'context' could both be the input; rename or remove"),
+        (dict(instruction="a", output="b", response="c"), "'output', 'response' could both be the output"),
         (
             dict(messages=EXCHANGE, conversations=[]),
-            "fit several formats, 'sharegpt' and 'messages'; name the one with conversation_format",
+            "match several formats, 'sharegpt' and 'messages'; choose one with conversation_format",
         ),
-        (dict(question="a", answer="b"), "the columns 'question', 'answer' fit no format; rename them"),
-        (dict(messages="[]"), r"'messages' is '\[\]', a list of messages"),
-        (dict(messages=[]), r"'messages' is \[\], a list of messages"),
-        (dict(messages=["2 + 2?"]), r"message 1 of 'messages' is '2 \+ 2\?', an object with 'role' and 'content'"),
+        (dict(question="a", answer="b"), "the columns 'question', 'answer' match no format; rename them"),
+        (dict(messages="[]"), r"'messages' is '\[\]', but must be a list of messages"),
+        (dict(messages=[]), r"'messages' is \[\], but must be a list of messages"),
+        (dict(messages=["2 + 2?"]), r"message 1 of 'messages' is '2 \+ 2\?', but must be an object with 'role' and 'content'"),
         (dict(messages=[{"role": "user"}]), "message 1 of 'messages' is"),
-        (dict(messages=roles("user", "tool", "assistant")), "message 2 has the unknown role 'tool'; allowed are 'system', 'user'"),
+        (dict(messages=roles("user", "tool", "assistant")), "message 2 has the unknown role 'tool'; allowed: 'system', 'user'"),
         (
             dict(conversations=[{"from": "bing", "value": "x"}]),
-            "message 1 has the unknown role 'bing'; allowed are 'system', 'human'",
+            "message 1 has the unknown role 'bing'; allowed: 'system', 'human'",
         ),
-        (dict(messages=roles("assistant", "user")), "message 1 has the role 'assistant', 'user' is needed there"),
-        (dict(messages=roles("user", "user", "assistant")), "message 2 has the role 'user', 'assistant' is needed there"),
+        (dict(messages=roles("assistant", "user")), "message 1 has the role 'assistant', but must be 'user'"),
+        (dict(messages=roles("user", "user", "assistant")), "message 2 has the role 'user', but must be 'assistant'"),
         (dict(messages=roles("user", "system", "assistant")), "message 2 has the role 'system'"),
-        (dict(messages=roles("system", "system", "user", "assistant")), "message 2 has the role 'system', 'user' is needed"),
-        (dict(messages=roles("system", "assistant")), "message 2 has the role 'assistant', 'user' is needed"),
-        (dict(messages=roles("user", "assistant", "user")), "the row has no answer, its last message has the role 'user'"),
-        (dict(messages=roles("system")), "the row has no answer, its last message has the role 'system'"),
-        (dict(messages=[{"role": "user", "content": None}, EXCHANGE[1]]), "'content' of message 1 is None, a string is needed"),
-        (dict(messages=[{"role": "user", "content": "\t"}, EXCHANGE[1]]), r"message 1, the user's, is blank, '\\t'"),
+        (dict(messages=roles("system", "system", "user", "assistant")), "message 2 has the role 'system', but must be 'user'"),
+        (dict(messages=roles("system", "assistant")), "message 2 has the role 'assistant', but must be 'user'"),
+        (dict(messages=roles("user", "assistant", "user")), "the row has no answer: its last message has the role 'user'"),
+        (dict(messages=roles("system")), "the row has no answer: its last message has the role 'system'"),
+        (dict(messages=[{"role": "user", "content": None}, EXCHANGE[1]]), "'content' of message 1 is None, but must be a string"),
+        (dict(messages=[{"role": "user", "content": "\t"}, EXCHANGE[1]]), r"message 1, the user's, is blank \('\\t'"),
         (dict(messages=[*QUESTION, {"role": "assistant", "content": ""}]), "the row has no answer, message 2, the assistant's, is"),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_row_that_is_no_conversation_is_refused_with_its_place(row, message):
 
 def test_a_later_row_of_another_format_is_refused():
     rows = [record(place=1, instruction="2 + 2?", output="4"), record(place=2, messages=EXCHANGE)]
-    with pytest.raises(ValueError, match="rows.jsonl, line 2: there is no instruction, the columns are 'messages'"):
+    with pytest.raises(ValueError, match="rows.jsonl, line 2: there is no instruction; the columns are 'messages'"):
         list(read_conversations(rows, style="chat"))
 
 
@@ -252,7 +252,7 @@ def test_transcripts_of_human_and_assistant_are_read():
     expected = Preference(prompt, "Use wood.", "No idea.", "rows.jsonl", "3", "line 3")
     found, _ = preferences(texts, dict(prompt=f"{asked}\n\nAssistant:", chosen="Use wood.", rejected="No idea."))
     assert found == [expected, expected]
-    with pytest.raises(ValueError, match="there is no prompt, the columns are 'chosen', 'rejected'"):
+    with pytest.raises(ValueError, match="there is no prompt; the columns are 'chosen', 'rejected'"):
         preferences({**texts, "rejected": "No idea."})
 
 
@@ -262,9 +262,9 @@ def test_single_answers_are_read_where_they_are_asked_for():
     assert [(each.prompt, each.chosen, each.rejected) for each in found] == [(QUESTION, "4", None)] * 2 + [
         (QUESTION, None, "4")
     ] * 2
-    with pytest.raises(ValueError, match=r"line 3: the row has one answer .* loss: kto learns from such rows"):
+    with pytest.raises(ValueError, match=r"line 3: the row has one answer .* only loss: kto supports such rows"):
         preferences(dict(prompt="2 + 2?", completion="4", label=True))
-    with pytest.raises(ValueError, match="the label is 0.5; true .* or false is needed"):
+    with pytest.raises(ValueError, match="the label is 0.5; it must be true .* or false"):
         read_preferences([record(prompt="a", completion="b", label=0.5)], style="chat", unpaired=True)
 
 
@@ -281,10 +281,10 @@ def test_preferences_for_neither_answer_are_dropped_and_counted():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (dict(prompt="2 + 2?", chosen="4"), "'rejected' is missing or empty, the columns are 'prompt', 'chosen'"),
+        (dict(prompt="2 + 2?", chosen="4"), "'rejected' is missing or empty; the columns are 'prompt', 'chosen'"),
         (dict(prompt="2 + 2?", chosen="", rejected="5"), "'chosen' is missing or empty"),
         (dict(prompt="2 + 2?", chosen="4", rejected=" "), "the row has no answer, message 2, the assistant's, is blank"),
-        (dict(chosen="4", rejected="5"), "there is no prompt, the columns are 'chosen', 'rejected'; a preference has"),
+        (dict(chosen="4", rejected="5"), "there is no prompt; the columns are 'chosen', 'rejected', but a preference needs"),
         (dict(prompt="", chosen="4", rejected="5"), "message 1, the user's, is blank"),
         (dict(chosen=EXCHANGE + EXCHANGE, rejected=[*QUESTION, *roles("assistant")]), "chosen has 4 messages and rejected 2"),
     ],
@@ -326,7 +326,7 @@ def test_weights_that_fit_nothing_are_refused():
     with pytest.raises(ValueError, match="1 weights for 2 datasets"):
         mix([part, part], [1.0], seed=0)
     for weight in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"weight 1 is {weight}; a number above 0"):
+        with pytest.raises(ValueError, match=f"weight 1 is {weight}; it must be above 0"):
             mix([part], [weight], seed=0)
     with pytest.raises(ValueError, match="weight 1 is 0.1, which leaves none of 2 rows"):
         mix([part], [0.1], seed=0)

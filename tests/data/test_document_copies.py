@@ -66,7 +66,11 @@ def test_bands_follow_from_the_threshold():
     assert Bands.for_threshold(0.8).recall(0.9) > 0.99999
     for threshold in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0):
         assert Bands.for_threshold(threshold).recall(threshold) >= 0.99
-    for wrong, sentence in ((0.01, "0.04 or more is needed"), (0, "above 0, up to 1"), (1.1, "above 0, up to 1")):
+    for wrong, sentence in (
+        (0.01, "it must be at least 0.04"),
+        (0, "it must be above 0 and at most 1"),
+        (1.1, "it must be above 0 and at most 1"),
+    ):
         with pytest.raises(ValueError, match=f"near_copy_similarity is {wrong}; {sentence}"):
             Bands.for_threshold(wrong)
 
@@ -141,7 +145,7 @@ def test_near_copies_that_stay_share_the_draw_of_the_first(mode, left, caplog):
     step = passport.steps[-1]
     assert step["step"] == "give near copies one draw"
     assert step["near_copies"] == {"documents": len(left) - 1, "groups": 1}
-    assert f"near copies: {len(left) - 1} documents stay, in 1 groups that share one draw each: " in caplog.text
+    assert f"near copies: {len(left) - 1} documents are kept in 1 groups; " in caplog.text
     assert "a split by position does not" in caplog.text
 
 
@@ -150,7 +154,7 @@ def test_nothing_changes_where_nothing_is_alike_and_another_mode_is_refused():
     for mode in ("none", "exact", "near"):
         kept = drop_document_copies(documents, Passport(), mode=mode)
         assert kept[:] == documents[:]
-    with pytest.raises(ValueError, match="deduplicate is 'fuzzy'; allowed are 'none', 'exact', 'near'"):
+    with pytest.raises(ValueError, match="deduplicate is 'fuzzy'; allowed: 'none', 'exact', 'near'"):
         drop_document_copies(documents, Passport(), mode="fuzzy")
     assert len(drop_document_copies(documents.select([]), Passport())) == 0
 

@@ -39,7 +39,7 @@ def slurm(folder, **given):
 
 
 def hand_over(engine, stages, plan):
-    with pytest.raises(UserError, match=r"no sbatch here; the scripts are written: run .*submit.sh"):
+    with pytest.raises(UserError, match=r"no sbatch here; the scripts are ready: run .*submit.sh"):
         engine.complete(stages, plan=plan)
 
 
@@ -110,7 +110,7 @@ def test_what_a_task_cannot_do_is_said_by_the_process_that_collects(tmp_path, mo
 def test_a_folder_of_somebody_else_is_neither_used_nor_removed(tmp_path):
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "homework.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"tasks, where tasks would write, holds other files"):
+    with pytest.raises(UserError, match=r"tasks, where tasks would write, contains other files"):
         slurm(tmp_path / "tasks").complete(stages_in(tmp_path), plan={})
     clear_tasks(tmp_path / "tasks")
     assert (tmp_path / "tasks" / "homework.txt").read_text() == "mine"

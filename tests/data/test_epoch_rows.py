@@ -105,7 +105,7 @@ def test_rows_of_several_files_are_one_stream(tmp_path):
 
 
 def test_rows_that_were_not_packed_in_order_are_refused(tmp_path):
-    with pytest.raises(UserError, match="repack is true, but the rows were not packed in order; give .*--packing in_order"):
+    with pytest.raises(UserError, match="repack is true, but the rows were not packed in order; run .*--packing in_order"):
         epoch_rows(rows_of(documents(100), tmp_path, packing="best_fit"), repack=True)
 
 
@@ -158,5 +158,5 @@ def test_a_batch_has_the_hidden_tokens_in_its_labels_and_none_for_padding(tmp_pa
 
 
 def test_hiding_as_many_tokens_as_a_row_has_is_refused(tmp_path):
-    with pytest.raises(UserError, match="max_masked_tokens is 16, but the rows are 16 tokens long, and nothing would be left"):
+    with pytest.raises(UserError, match="max_masked_tokens is 16, but the rows are 16 tokens long, so nothing would be left"):
         epoch_rows(rows_of([[2, 3]], tmp_path), max_masked_tokens=LENGTH)

@@ -127,7 +127,7 @@ def test_languages_are_told_and_kept():
         "en": {"language: en": 1}, "de": {}, "fr": {"language: fr": 1}, "zh": {},
     }  # fmt: skip
     assert step("ok 12").counts == {"language: not sure enough": 1}
-    with pytest.raises(ValueError, match="languages has 'deu', which py3langid does not tell; did you mean 'eu'"):
+    with pytest.raises(ValueError, match="languages has 'deu', which py3langid does not know; did you mean 'eu'"):
         cleaning_steps(filters="web", languages=["deu"])  # ISO 639-3
 
 
@@ -172,7 +172,7 @@ def test_other_languages_switch_off_what_does_not_fit_them_and_say_why(caplog):
     assert steps["filter: gopher quality"]["min_mean_word_length"] is None
     assert steps["filter: c4"]["min_words_per_line"] is None
     assert steps["filter: gopher quality"]["min_words"] == 50
-    assert "min_stop_words off for languages zh: the words are English ones" in caplog.text
+    assert "min_stop_words off for languages zh: the words are English" in caplog.text
     german = dict(languages=["de"], filter_settings={"stop_words": ["der", "die", "und"]})
     steps = {step.name: step.settings for step in cleaning_steps(filters="web", **german)}
     assert steps["filter: gopher quality"]["min_stop_words"] == 2
@@ -246,7 +246,7 @@ def test_what_drops_nearly_everything_is_warned_about_with_its_key(caplog):
         entries.append({"step": step.name, "reasons": dict(count.reasons), "settings": step.settings})
     report_losses(entries, kept=len(kept))
     assert len(kept) == 1
-    said = "filters dropped 19 of 20 documents, 18 of them as 'gopher: too few words'; change min_words (50) in filter_settings"
+    said = "filters dropped 19 of 20 documents, 18 of them for 'gopher: too few words'; change min_words (50) in filter_settings"
     assert f"warning: {said}" in caplog.text
     with pytest.raises(ValueError, match="no document is left: filters dropped 19 of 20 documents"):
         report_losses(entries, kept=0)

@@ -55,7 +55,7 @@ def test_links_that_leave_a_folder_are_left_out_and_followed_where_they_are_name
             if name == folder:
                 (folder / "nowhere.txt").unlink()
             assert texts(name) == ["in the folder\n"]
-    assert f"{folder} without 1 file to which links lead that leave the folder" in caplog.text
+    assert f"{folder}, leaving out 1 file reached through links that lead outside the folder" in caplog.text
     assert texts(folder / "link.txt") == texts(folder / "elsewhere" / "secret.txt") == ["not in the folder\n"]
 
 
@@ -69,7 +69,7 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path):
         return 0.5
 
     (tmp_path / "cache").mkdir()
-    with pytest.raises(UserError, match=r"log.txt changed while it was read; wait until nobody writes to it"):
+    with pytest.raises(UserError, match=r"log.txt changed while it was being read; wait until nothing writes to it"):
         load_documents(find_sources([str(path)]), ReadingOptions(), Passport(), draw=draw, cache_dir=tmp_path / "cache")
 
 
@@ -117,7 +117,7 @@ print(int(peak) // 1024)
     [
         ("one_line.jsonl", 400, "one_line.jsonl, line 1: longer than 16,777,216 characters"),
         ("one_line.txt", 1000, "one_line.txt: the document that begins in line 1 has more than 268,435,456 characters"),
-        ("one_value.json", 400, "one_value.json is one JSON value of 2,147,483,648 bytes, and more than 134,217,728"),
+        ("one_value.json", 400, "one_value.json is a single JSON value of 2,147,483,648 bytes, but the limit is 134,217,728"),
     ],
 )
 def test_two_gigabytes_in_one_line_are_refused_in_bounded_memory(tmp_path, name, most_mib, sentence):

@@ -113,13 +113,13 @@ def test_a_missing_text_column_is_named_with_those_found(hub, streaming):
     hub.file("ann/pairs/train.jsonl").write_text('{"question": "Why?", "answer": "Because."}\n')
     assert hub.mistake("ann/pairs", streaming=streaming) == (
         "hfgpt.errors.UserError: the Hub dataset ann/pairs has no column 'text', found 'question', 'answer'; "
-        "name the right one with text_field."
+        "give the right one with text_field."
     )
 
 
 def test_an_unknown_name_is_named(hub):
     mistake = hub.mistake("nobody/nothing")
-    assert mistake.startswith("hfgpt.errors.MissingFileError: 'nobody/nothing' is not a file here, and the Hub has no such")
+    assert mistake.startswith("hfgpt.errors.MissingFileError: 'nobody/nothing' is not a local file, and the Hub has no such")
     assert "doesn't exist on the Hub" in mistake  # the server was asked; a Hub out of reach would be another reason
 
 
@@ -137,6 +137,6 @@ def test_a_recipe_answers_an_unknown_name_with_one_sentence(hub):
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
-    assert "'nobody/nothing' is not a file here, and the Hub has no such dataset" in errors[0]
+    assert "'nobody/nothing' is not a local file, and the Hub has no such dataset" in errors[0]
     assert "Traceback" not in done.stderr
     assert not output.exists()

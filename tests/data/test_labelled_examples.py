@@ -52,16 +52,16 @@ def test_examples_keep_their_place_and_labels_may_be_words_ids_or_several(tmp_pa
 @pytest.mark.parametrize(
     ("rows", "options", "sentence"),
     [
-        ([{"body": "A", "label": "x"}], {}, r"rows.jsonl, line 1: no column 'text', found 'body', 'label'; name the right one"),
+        ([{"body": "A", "label": "x"}], {}, r"rows.jsonl, line 1: no column 'text', found 'body', 'label'; give the right one"),
         ([{"text": "A"}], {"label_column": "y"}, r"line 1: no column 'y', found 'text'; .* with label_column"),
         ([{"text": "A", "label": "x"}, {"text": " \n", "label": "x"}], {}, r"rows.jsonl, line 2: the text is blank"),
         ([{"text": None, "label": "x"}], {}, r"line 1: the text is blank"),
-        ([{"text": 3, "label": "x"}], {}, r"line 1: the column 'text' is a int, a text is needed"),
+        ([{"text": 3, "label": "x"}], {}, r"line 1: the column 'text' is a int, but must be text"),
         ([{"text": "A", "label": None}], {}, r"line 1: the label in column 'label' is missing"),
         ([{"text": "A", "label": " "}], {}, r"line 1: the label in column 'label' is missing"),
         ([{"text": "A", "label": 0.5}], {}, r"line 1: the label 0.5 is a float"),
-        ([{"text": "A", "label": "eggs"}], {"labels": ["ham", "spam"]}, r"line 1: the label 'eggs' is none of ham, spam"),
-        ([{"text": "A", "label": 2}], {"labels": ["ham", "spam"]}, r"line 1: the label '2' is none of ham, spam .*0 to 1"),
+        ([{"text": "A", "label": "eggs"}], {"labels": ["ham", "spam"]}, r"line 1: the label 'eggs' is not one of ham, spam"),
+        ([{"text": "A", "label": 2}], {"labels": ["ham", "spam"]}, r"line 1: the label '2' is not one of ham, spam .*0 to 1"),
         ([{"text": "A", "label": "x"}, {"text": "B", "label": ["y"]}], {}, r"line 2: a list of labels \['y'\], and one label 'x'"),
         ([], {}, r"no labelled examples: 0 rows were read"),
     ],
@@ -88,7 +88,7 @@ def test_duplicates_are_dropped_and_contradicting_ones_all_of_them():
     assert (step["examples_in"], step["examples_out"], step["duplicates"], step["conflicting"]) == (7, 3, 2, 2)
     assert deduplicate(data, passport, mode="near")["row_id"][:] == ["0", "1"]
     assert deduplicate(data, passport, mode="none") is data
-    with pytest.raises(ValueError, match="allowed are 'exact', 'near' and 'none'"):
+    with pytest.raises(ValueError, match="allowed: 'exact', 'near' and 'none'"):
         deduplicate(data, passport, mode="fuzzy")
 
 
@@ -207,7 +207,7 @@ def test_a_share_of_zero_leaves_its_side_out_and_loses_no_row(method):
         assert sum(map(len, splits.values())) == 34
     with pytest.raises(ValueError, match="the validation split is empty: 2 examples"):
         split_examples(examples(["a", "b"]), Passport(), method=method)
-    with pytest.raises(ValueError, match="below 1 is needed"):
+    with pytest.raises(ValueError, match="must be below 1"):
         split_examples(data, Passport(), validation_share=0.5, test_share=0.5, method=method)
 
 
@@ -235,7 +235,7 @@ def test_several_labels_become_zeros_and_ones():
     ("train", "test", "labels", "sentence"),
     [
         (["a", "a"], ["a"], None, "the 2 training examples have only the label 'a'"),
-        (["a", "b"], ["a", "c"], None, r"the label 'c' is only in the test split \(first in a.csv, row 1\)"),
+        (["a", "b"], ["a", "c"], None, r"the label 'c' only occurs in the test split \(first in a.csv, row 1\)"),
         (["a", "b"], ["a"], ["a", "b", "c"], "no training example has the label 'c' of labels"),
         ([["a"], ["b"]], ["a"], None, "some splits have one label per text and some several"),
     ],
@@ -253,9 +253,9 @@ def test_class_weights_are_inverse_to_the_frequency_and_one_in_the_mean():
 
 def test_options_that_contradict_themselves_are_refused():
     for options, sentence in (
-        ({"blank_texts": "keep"}, "allowed are 'error' and 'drop'"),
+        ({"blank_texts": "keep"}, "allowed: 'error' and 'drop'"),
         ({"max_labels": 1}, "a classifier needs at least 2"),
-        ({"labels": ["a", "a"]}, "every label is named once"),
+        ({"labels": ["a", "a"]}, "every label may occur only once"),
     ):
         with pytest.raises(ValueError, match=sentence):
             LabelledOptions(**options)

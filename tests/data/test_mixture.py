@@ -97,7 +97,7 @@ def test_the_mixture_may_be_larger_or_smaller_than_the_text(tokenizer):
 
 
 def test_a_source_without_training_text_cannot_have_a_share(tokenizer):
-    with pytest.raises(UserError, match="the source b.txt has no training document of its own"):
+    with pytest.raises(UserError, match="the source b.txt has no training document"):
         mixed(tokenizer, Mixture(weights={"a*.txt": 1, "b.txt": 1}), b=0)
 
 
@@ -107,7 +107,7 @@ def test_few_long_documents_that_miss_their_share_are_said(tokenizer, caplog):
 
     rows = concatenate_datasets([documents(50, 0), long])
     mix(rows, Mixture(weights={"a*.txt": 9, "b.txt": 1}, tokens=2000), tokenizer, Passport(), names=NAMES)
-    assert "b.txt was to have 10.0 % of the tokens and has " in caplog.text
+    assert "b.txt should have 10.0 % of the tokens but has " in caplog.text
 
 
 @pytest.mark.parametrize("wanted", [1, 99, 1000, 12_345])
@@ -205,10 +205,13 @@ def test_the_recipe_mixes_training_text_alone_and_says_it(small_tokenizer, tmp_p
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"source_weights": [1.0]}, r"source_weights are 1 \(1\), sources 2 \(a.txt b.txt\); give one for each"),
-        ({"source_weights": [1.0, 0.0]}, "source_weights has 0.0; each is above 0"),
+        (
+            {"source_weights": [1.0]},
+            r"source_weights has 1 entries \(1\), but sources has 2 \(a.txt b.txt\); give one weight per source",
+        ),
+        ({"source_weights": [1.0, 0.0]}, "source_weights has 0.0; each weight must be above 0"),
         ({"source_weights": [1.0, 2.0], "mixture_alpha": 0.7}, "give one"),
-        ({"mixture_alpha": 1.5}, r"from 0 \(equal shares\) to 1"),
+        ({"mixture_alpha": 1.5}, r"between 0 \(equal shares\) and 1"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(given, message):
@@ -224,6 +227,6 @@ def test_keys_that_contradict_each_other_are_refused(given, message):
 def test_a_mixture_of_one_source_without_a_number_of_tokens_is_refused():
     from hfgpt.arguments.documents import PrepareArguments
 
-    with pytest.raises(UserError, match=r"mixture_alpha is given, but there is one source \(a.txt\)"):
+    with pytest.raises(UserError, match=r"mixture_alpha is given, but there is only one source \(a.txt\)"):
         PrepareArguments(tokenizer="t", output_dir="o", mixture_alpha=0.7).mixture(["a.txt"])
     assert PrepareArguments(tokenizer="t", output_dir="o", mixture_alpha=1.0, mixture_tokens=9).mixture(["a.txt"]) is not None

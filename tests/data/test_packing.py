@@ -147,7 +147,7 @@ def test_best_fit_cuts_no_document_that_fits_and_its_sister_few():
 
 
 def test_an_unknown_way_of_packing_is_refused_with_those_that_there_are():
-    with pytest.raises(UserError, match="packing is 'bestfit'; it can be best_fit, best_fit_split, in_order. Did you mean"):
+    with pytest.raises(UserError, match="packing is 'bestfit'; allowed: best_fit, best_fit_split, in_order. Did you mean"):
         packed([[2]], 8, "bestfit")
 
 

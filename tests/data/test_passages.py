@@ -179,7 +179,7 @@ def test_of_a_repeated_passage_the_first_stays_and_later_ones_are_cut_out(tmp_pa
     assert step["bytes_cut"] == sum(len(text.encode()) for text in texts) - sum(len(text.encode()) for text in kept["text"])
 
     assert step["documents_out"] == 51 - step["documents_dropped"] - step["documents_cut"] + step["pieces"]
-    assert "4 passages, taken out: 1 documents as a whole, parts of 3 others (4 pieces stay); " in caplog.text
+    assert "4 passages removed: 1 whole documents, parts of 3 others (4 pieces are kept); " in caplog.text
     dropped.move_into(tmp_path)
     (line,) = map(json.loads, (tmp_path / "dropped.jsonl").read_text(encoding="utf-8").splitlines())
     assert (line["step"], line["row_id"], line["text"]) == ("cut repeated passages", "30", passage)

@@ -17,7 +17,7 @@ def test_seconds_go_to_the_log_and_not_into_the_file(tmp_path, caplog):
     passport.save(tmp_path)
     assert "drop blank: 10 -> 9 documents (-10.0 %), 6.0 s" in caplog.text
     assert "drop copies: 2 -> 1 document (-50.0 %)" in caplog.text
-    assert "time: 10.0 s, of which drop blank 60 %, save 40 %, all else 0 %" in caplog.text
+    assert "time: 10.0 s, of which drop blank 60 %, save 40 %, everything else 0 %" in caplog.text
     content = json.loads((tmp_path / "passport.json").read_text())
     assert content["steps"] == [
         {"step": "drop blank", "documents_in": 10, "documents_out": 9, "bytes_in": 100, "bytes_out": 80, "reasons": {"blank": 1}},

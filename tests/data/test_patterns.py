@@ -83,11 +83,11 @@ def test_what_recipes_wrote_environments_and_hidden_folders_are_left_out_and_cou
     write("runs/base/run.yaml", "runs/data/passport.json", text="{}")
     write("env/pyvenv.cfg", "env/lib/LICENSE.md", "web/node_modules/x/README.md", ".venv/y/README.md", ".git/z.md")
     assert found("**/*.md") == ["b.md", "notes/a.md"]
-    assert "sources: **/*.md without 3 files that recipes of hfgpt wrote and 2 files of installed packages" in caplog.text
+    assert "sources: **/*.md, leaving out 3 files written by hfgpt recipes and 2 files of installed packages" in caplog.text
     # whoever names the folder means it
     assert found("runs/base/*.md") == ["runs/base/README.md"]
     assert found(".git/*.md") == [".git/z.md"]
-    assert "all that matches 'runs/**/*.md' is left out: 3 files that recipes of hfgpt wrote" in refusal("runs/**/*.md")
+    assert "all matches of 'runs/**/*.md' are left out: 3 files written by hfgpt recipes" in refusal("runs/**/*.md")
 
 
 def test_of_a_folder_the_text_files_are_read_and_the_rest_is_said(caplog):
@@ -95,19 +95,19 @@ def test_of_a_folder_the_text_files_are_read_and_the_rest_is_said(caplog):
     write("notes/b.txt", "notes/a/c.MD", "notes/code.py", "notes/package.json", "notes/.secret.txt", "notes/.git/x.txt")
     write("notes/runs/t/passport.json", "notes/runs/t/README.md")
     assert found("notes") == found("notes/") == ["notes/a/c.MD", "notes/b.txt"]
-    assert "notes is a folder, 1 .txt, 1 .md are read; not read: " in caplog.text
+    assert "reading 1 .txt, 1 .md in the folder notes; not read: " in caplog.text
     assert "1 .py" in caplog.text
 
 
 def test_a_folder_without_texts_says_what_is_in_it():
     write("code/a.py", "code/b.py")
     assert refusal("code") == (
-        "the folder 'code' holds no .txt, .md, .rst, .text file: 2 .py; name files in it with a pattern, such as 'code/**/*.py'."
+        "the folder 'code' has no .txt, .md, .rst, .text file: 2 .py; select files in it with a pattern, such as 'code/**/*.py'."
     )
     Path("empty").mkdir()
-    assert refusal("empty") == "the folder 'empty' holds no .txt, .md, .rst, .text file: it is empty."
+    assert refusal("empty") == "the folder 'empty' has no .txt, .md, .rst, .text file: it is empty."
     write("runs/t/passport.json")
-    assert "runs/t is what a recipe of hfgpt wrote (passport.json lies in it)" in refusal("runs/t")
+    assert "runs/t was written by an hfgpt recipe (it contains passport.json)" in refusal("runs/t")
 
 
 def test_a_folder_that_is_missing_is_called_missing():
@@ -118,7 +118,7 @@ def test_a_folder_that_is_missing_is_called_missing():
         f"my_texts/a.txt does not exist, nor does its folder 'my_texts' (looked from {here}); check the spelling."
     )
     assert refusal("my_texts/").startswith("my_texts/ does not exist")
-    assert "'my_texts' is neither a file or folder here" in refusal("my_texts")
+    assert "'my_texts' is neither a file or folder" in refusal("my_texts")
 
 
 def test_a_pattern_without_a_match_says_what_is_there():

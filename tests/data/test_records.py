@@ -95,21 +95,21 @@ def test_identities_name_the_kind_and_the_hash_of_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.csv", "label,text\nham,a\nspam,b,c\n", r"a.csv, line 3: 3 fields, 2 are needed \(label, text\), separated by comma"),
-        ("a.csv", 'label,text\nham,"x\ny"\nspam\n', r"a.csv, line 4: 1 fields, 2 are needed"),
+        ("a.csv", "label,text\nham,a\nspam,b,c\n", r"a.csv, line 3: 3 fields instead of 2 \(label, text\), separated by comma"),
+        ("a.csv", 'label,text\nham,"x\ny"\nspam\n', r"a.csv, line 4: 1 fields instead of 2"),
         ("a.csv", 'label,text\nham,a\nham,"b\nspam,c\n', r"a.csv, line 3: the row that begins here is not valid CSV"),
-        ("a.csv", "text,text\na,b\n", r"a.csv, line 1: the column 'text' is named 2 times"),
-        ("a.csv", "", r"a.csv is empty; a first line with the names of the columns is needed"),
-        ("a.tsv", "label\ttext\nham\ta\tb\n", r"a.tsv, line 2: 3 fields, 2 are needed \(label, text\), separated by tab; quote"),
-        ("a.jsonl", '{"a": 1}\n["b"]\n', r"a.jsonl, line 2: found a JSON list, an object is needed"),
-        ("a.jsonl", '{"a": ["\\ud800"]}\n', r"a.jsonl, line 1: the field 'a' holds half a surrogate pair \(\\ud800\)"),
-        ("a.json", '[{"a": 1},\n{"b" 2}]', r"a.json, line 2: no valid JSON"),
-        ("a.jsonl", '[{"a": 1}]', r"a.jsonl, line 1: found a JSON list, .* is one list, let its name end in .json"),
+        ("a.csv", "text,text\na,b\n", r"a.csv, line 1: the column name 'text' occurs 2 times"),
+        ("a.csv", "", r"a.csv is empty; it must begin with a line of column names"),
+        ("a.tsv", "label\ttext\nham\ta\tb\n", r"a.tsv, line 2: 3 fields instead of 2 \(label, text\), separated by tab; quote"),
+        ("a.jsonl", '{"a": 1}\n["b"]\n', r"a.jsonl, line 2: found a JSON list, but an object is needed"),
+        ("a.jsonl", '{"a": ["\\ud800"]}\n', r"a.jsonl, line 1: the field 'a' contains half a surrogate pair \(\\ud800\)"),
+        ("a.json", '[{"a": 1},\n{"b" 2}]', r"a.json, line 2: not valid JSON"),
+        ("a.jsonl", '[{"a": 1}]', r"a.jsonl, line 1: found a JSON list, .* is one list, rename it to end in .json"),
         ("a.csv", "text,label\na\0,b\n", r"a.csv, line 2: a NUL character"),
         ("a.csv", "text\0,label\n", r"a.csv, line 1: a NUL character"),
-        ("a.csv", "text,label,\na,b,c\n", r"a.csv, line 2: 3 fields, 2 are needed"),
-        ("a.jsonl", '{"a": ' + "9" * 5000 + "}\n", r"a.jsonl, line 1: no valid JSON \(Exceeds the limit"),
-        ("a.json", '[{"a": ' + "9" * 5000 + "}]", r"a.json: no valid JSON \(Exceeds the limit"),
+        ("a.csv", "text,label,\na,b,c\n", r"a.csv, line 2: 3 fields instead of 2"),
+        ("a.jsonl", '{"a": ' + "9" * 5000 + "}\n", r"a.jsonl, line 1: not valid JSON \(Exceeds the limit"),
+        ("a.json", '[{"a": ' + "9" * 5000 + "}]", r"a.json: not valid JSON \(Exceeds the limit"),
         ("a.parquet", "no parquet", r"a.parquet is not a valid Parquet file"),
         ("a.txt", "text", r"a.txt is not a table; rows are read from .csv, .tsv"),
     ],
@@ -162,7 +162,7 @@ def test_a_first_line_that_names_the_separator_is_no_row_and_a_key_names_any_oth
     path.write_text("sep=;\ntext;label\na,b;x\n")
     assert rows(path) == [({"text": "a,b", "label": "x"}, "line 3", "3")]
     path.write_text("text|label\na,b|x\n")
-    with pytest.raises(ValueError, match=r"line 2: 2 fields, 1 are needed \(text\|label\), separated by comma; .* right separator"):
+    with pytest.raises(ValueError, match=r"line 2: 2 fields instead of 1 \(text\|label\), separated by comma; .* right separator"):
         read(path)
     assert rows(path, separator="|") == [({"text": "a,b", "label": "x"}, "line 2", "2")]
     path.write_text("ham;hello, you\nspam;win, now\n")
@@ -170,7 +170,7 @@ def test_a_first_line_that_names_the_separator_is_no_row_and_a_key_names_any_oth
         "label": "ham",
         "text": "hello, you",
     }
-    with pytest.raises(ValueError, match=r"separator is ';;'; allowed are comma, semicolon, tab and single characters"):
+    with pytest.raises(ValueError, match=r"separator is ';;'; allowed: comma, semicolon, tab and single characters"):
         RecordOptions(separator=";;")
 
 
@@ -215,16 +215,16 @@ def test_a_missing_table_is_a_missing_file_not_a_dataset_of_the_hub(name):
 def test_a_parquet_file_that_names_a_column_twice_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table([["A"], ["B"]], names=["text", "text"]), path)
-    with pytest.raises(ValueError, match="a.parquet: the column 'text' is named 2 times"):
+    with pytest.raises(ValueError, match="a.parquet: the column name 'text' occurs 2 times"):
         read(path)
 
 
 def test_header_and_columns_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match="header is true; a file whose first line"):
         RecordOptions(columns=["text"])
-    with pytest.raises(ValueError, match="header is false, and no columns are named"):
+    with pytest.raises(ValueError, match="header is false, but no columns are given"):
         RecordOptions(header=False)
-    with pytest.raises(ValueError, match="columns: the column 'text' is named 2 times"):
+    with pytest.raises(ValueError, match="columns: the column name 'text' occurs 2 times"):
         RecordOptions(header=False, columns=["text", "text"])
 
 

@@ -26,11 +26,11 @@ def conversations(path, errors):
 
 def test_the_first_row_that_cannot_be_used_stops_the_run_and_the_key_is_named(tmp_path):
     path = write(tmp_path / "rows.jsonl", GOOD, {**GOOD, "output": ""})
-    with pytest.raises(UserError, match=r"line 2: the row has no answer.*To leave such rows out, set on_error: skip\.$"):
+    with pytest.raises(UserError, match=r"line 2: the row has no answer.*To skip such rows, set on_error: skip\.$"):
         conversations(path, RowErrors())
     with pytest.raises(UserError, match=r"remove the row\.$"):  # where nobody gave such a key, none is named
         conversations(path, None)
-    with pytest.raises(UserError, match="on_error is 'ignore'; allowed are 'stop' and 'skip'"):
+    with pytest.raises(UserError, match="on_error is 'ignore'; allowed: 'stop' and 'skip'"):
         RowErrors("ignore")
 
 
@@ -46,7 +46,7 @@ def test_skipped_rows_are_counted_by_reason_with_the_first_of_each(tmp_path, cap
     assert errors.skipped == 5
     assert passport.steps == [{"step": "skip rows that cannot be used", "rows": 5, "reasons": counts}]
     (line,) = [message for message in caplog.messages if "no answer" in message]
-    assert line.startswith(f"skipped 2 rows (no answer); the first: {path}, line 2: the row has no answer, 'output' is ''")
+    assert line.startswith(f"skipped 2 rows (no answer); the first: {path}, line 2: the row has no answer: 'output' is ''")
     assert str(tmp_path) not in json.dumps(passport.steps)  # it is published; messages hold the texts and their places
 
 
@@ -62,7 +62,7 @@ def test_a_source_of_which_nothing_is_left_is_an_error(tmp_path):
 
 def test_what_is_wrong_with_a_whole_file_stops_in_any_case(tmp_path):
     errors = RowErrors("skip")
-    with pytest.raises(UserError, match="the columns 'question', 'answer' fit no format") as refusal:
+    with pytest.raises(UserError, match="the columns 'question', 'answer' match no format") as refusal:
         conversations(write(tmp_path / "qa.jsonl", {"question": "a", "answer": "b"}), errors)
     assert not isinstance(refusal.value, RowError)
     path = write(tmp_path / "a.csv", "text,label", "a,x", "b,y")

@@ -16,9 +16,9 @@ def test_the_first_pattern_that_a_name_matches_counts_whole_or_by_its_last_part(
 def test_a_pattern_without_a_source_is_refused_with_the_nearest_name():
     sources = [Source("text", "books/emma.txt"), Source("hub", "user/texts")]
     check_cards({"emma.txt": {"license": "pd"}, "user/*": {"license": "mit"}}, sources)
-    with pytest.raises(ValueError, match=r"'ema\.txt', which none of the 2 sources is called; did you mean 'emma\.txt'"):
+    with pytest.raises(ValueError, match=r"'ema\.txt', which matches none of the 2 sources; did you mean 'emma\.txt'"):
         check_cards({"ema.txt": {}}, sources)
-    with pytest.raises(ValueError, match="name the one to read with hub_revision"):
+    with pytest.raises(ValueError, match="choose the one to read with hub_revision"):
         check_cards({"user/texts": {"revision": "v2"}}, sources)
 
 

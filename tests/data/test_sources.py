@@ -101,13 +101,13 @@ def test_invalid_utf8_is_named_by_file_line_and_byte(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('{"text": "a"}\n{"text": "b"\n', r"rows.jsonl, line 2: no valid JSON"),
+        ('{"text": "a"}\n{"text": "b"\n', r"rows.jsonl, line 2: not valid JSON"),
         ('{"text": "a"}\n{"body": "b", "id": 1}\n', r"rows.jsonl, line 2: the field 'text' is missing, found 'body', 'id'"),
-        ('{"text": 7}\n', r"rows.jsonl, line 1: the field 'text' is a number, a string is needed"),
+        ('{"text": 7}\n', r"rows.jsonl, line 1: the field 'text' is a number, but must be a string"),
         ('{"text": null}\n', r"rows.jsonl, line 1: the field 'text' is a null"),
         ('{"text": ["a"]}\n', r"rows.jsonl, line 1: the field 'text' is a list"),
-        ('"text"\n', r"rows.jsonl, line 1: found a JSON string, an object"),
-        ('{"text": "\\ud800"}\n', r"rows.jsonl, line 1: the field 'text' holds half a surrogate pair \(\\ud800"),
+        ('"text"\n', r"rows.jsonl, line 1: found a JSON string, but an object"),
+        ('{"text": "\\ud800"}\n', r"rows.jsonl, line 1: the field 'text' contains half a surrogate pair \(\\ud800"),
     ],
 )
 def test_broken_json_lines_are_named_by_file_line_field_and_type(tmp_path, content, sentence):
@@ -120,7 +120,7 @@ def test_broken_json_lines_are_named_by_file_line_field_and_type(tmp_path, conte
 def test_broken_json_lists_are_named(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text('{"text": "a"}')
-    with pytest.raises(ValueError, match="holds a JSON object, a list of objects is needed"):
+    with pytest.raises(ValueError, match="contains a JSON object, but must be a list of objects"):
         read(path)
 
 
@@ -132,7 +132,7 @@ def test_parquet_columns_are_checked(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"body": ["a"], "n": [1]}), path)
     with pytest.raises(ValueError, match="rows.parquet has no column 'text', found 'body', 'n'"):
         read(path)
-    with pytest.raises(ValueError, match="the column 'n' is of type int64, a string is needed"):
+    with pytest.raises(ValueError, match="the column 'n' has the type int64, but must be a string"):
         read(path, text_field="n")
     assert texts(path, text_field="body") == ["a"]
     path.write_bytes(b"no parquet")
@@ -163,7 +163,7 @@ def test_lines_that_look_like_separators_are_refused_with_the_key_that_reads_the
     path = tmp_path / "stories.txt"
     path.write_text(STORIES)
     with pytest.raises(
-        ValueError, match=r"stories.txt has 2 lines that are '<\|endoftext\|>' and nothing else.*--text_documents '<\|endo"
+        ValueError, match=r"stories.txt has 2 lines that consist only of '<\|endoftext\|>'.*--text_documents '<\|endo"
     ):
         read(path)
     assert texts(path, text_documents="<|endoftext|>") == ["Once there was a boat.\n", "Once there was a sea.\n", "The end.\n"]
@@ -176,10 +176,10 @@ def test_markers_that_are_read_as_text_are_warned_about(tmp_path, caplog):
     path = tmp_path / f"{tmp_path.name}.txt"
     path.write_text(STORIES * 7)
     read(path, text_documents="paragraph")
-    assert "warning: '<|endoftext|>' stands 14 times in the text (1 document, 14 times on a line of its own)" in caplog.text
+    assert "warning: '<|endoftext|>' occurs 14 times in the text (1 document, 14 times on its own line)" in caplog.text
     path.with_suffix(".jsonl").write_text(json.dumps({"text": "<|im_start|>user\nHi<|im_end|>\n" * 21}) + "\n")
     read(path.with_suffix(".jsonl"))
-    assert "'<|im_start|>' stands 21 times in the text (1 document, 0 times on a line of its own). In rows it is " in caplog.text
+    assert "'<|im_start|>' occurs 21 times in the text (1 document, 0 times on its own line). In rows it is " in caplog.text
     caplog.clear()
     path.write_text("Name <|endoftext|>, </s> or <|pad|> in a sentence.\n" * 9)
     read(path)
@@ -193,7 +193,7 @@ def test_json_lines_in_a_json_file_are_read_whatever_the_case_of_its_suffix(tmp_
     path.write_text('[{"text": "a"},\n {"text": "b"}]')
     assert [(document["text"], document["row_id"]) for document in read(path)] == [("a", "0"), ("b", "1")]
     path.write_text('{"text": "a"}\n{"text": "b"\n')
-    with pytest.raises(ValueError, match=r"lines.JSON, line 2: no valid JSON"):
+    with pytest.raises(ValueError, match=r"lines.JSON, line 2: not valid JSON"):
         read(path)
 
 
@@ -234,7 +234,7 @@ def test_files_that_are_empty_blank_or_one_line_are_read_beside_others(tmp_path,
     for name, content in (("a", ""), ("b", " \n\n"), ("c", "one line"), ("d", "x" * 3_000_000), ("e", "\n")):
         (tmp_path / f"{name}.txt").write_text(content)
     assert [len(text) for text in texts(tmp_path)] == [3, 8, 3_000_000, 1]
-    assert f"no document in 1 of the sources, such as {tmp_path / 'a.txt'}" in caplog.text
+    assert f"1 of the sources contain no document, such as {tmp_path / 'a.txt'}" in caplog.text
     assert texts(tmp_path / "c.txt", text_documents="line") == ["one line"]
     assert texts(tmp_path / "a.txt", text_documents="paragraph") == []
 
@@ -309,11 +309,11 @@ def test_every_file_can_be_a_group(tmp_path):
 def test_a_group_that_cannot_be_told_is_refused_or_skipped(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a", "author": 7}\n{"text": "b"}\n{"text": "c", "author": null}\n')
-    with pytest.raises(ValueError, match="line 2: the field 'author' is missing, found 'text'; name the one of the groups"):
+    with pytest.raises(ValueError, match="line 2: the field 'author' is missing, found 'text'; give the group column"):
         draws(tmp_path, path, group_field="author")
     assert draws(tmp_path, path, group_field="author", on_error="skip") == {"a": Split().draw("7")}
     (tmp_path / "a.txt").write_text("a text")
-    with pytest.raises(ValueError, match="group_field is 'author', but .*a.txt is a text, which has no columns; take group_fi"):
+    with pytest.raises(ValueError, match="group_field is 'author', but .*a.txt is a text, which has no columns; use group_fi"):
         draws(tmp_path, tmp_path / "a.txt", group_field="author")
 
 
@@ -339,10 +339,10 @@ def test_tables_are_read_by_their_column_of_text(tmp_path):
     tabs = tmp_path / "B.TSV"
     tabs.write_text("body\tlabel\nA cloud.\tsky\n")
     assert texts(tabs, text_field="body") == ["A cloud."]
-    with pytest.raises(UserError, match=r"a.csv has no column 'body', found 'label', 'text'; name the right one with text_field."):
+    with pytest.raises(UserError, match=r"a.csv has no column 'body', found 'label', 'text'; give the right one with text_field."):
         texts(table, text_field="body")
     table.write_text("text,label\nA boat.,sea\nA,b,c\n")
-    with pytest.raises(UserError, match="a.csv, line 3: 3 fields, 2 are needed"):
+    with pytest.raises(UserError, match="a.csv, line 3: 3 fields instead of 2"):
         texts(table)
     errors = RowErrors("skip")
     assert [one["text"] for one in read_documents(find_sources([str(table)]), ReadingOptions(), errors)] == ["A boat."]
@@ -353,7 +353,7 @@ def test_tables_are_read_by_their_column_of_text(tmp_path):
 def test_markup_is_refused_by_its_name_with_a_cure(tmp_path, name):
     (tmp_path / name).write_text("<p>A boat.</p>")
     for given in (tmp_path / name, tmp_path / "*"):
-        with pytest.raises(UserError, match=r" is markup, not plain text; write its text out first, .* let its name end in .txt\."):
+        with pytest.raises(UserError, match=r" is markup, not plain text; extract its text first, .* rename it to end in .txt\."):
             find_sources([str(given)])
 
 
@@ -361,5 +361,5 @@ def test_markup_in_a_text_file_is_warned_of(tmp_path, caplog):
     (tmp_path / "a.txt").write_text("\n<!DOCTYPE html>\n<p>A boat.</p>\n")
     (tmp_path / "b.txt").write_text("Of <html> it speaks.\n")
     assert len(texts(tmp_path / "*.txt")) == 2
-    said = f"warning: 1 of the sources begin as web pages or XML do, such as {tmp_path / 'a.txt'}, and their markup is read as text"
+    said = f"warning: 1 of the sources look like web pages or XML, such as {tmp_path / 'a.txt'}, and their markup is read as text"
     assert said in caplog.text

@@ -69,14 +69,14 @@ def test_a_side_that_stays_empty_is_an_error_with_the_cure():
     with pytest.raises(ValueError, match="the validation split is empty: 1 document,.*split_by: position"):
         split_documents(drawn(["one"], Split(test_share=0)), Split(test_share=0))
     by_position = Split(by="position")
-    with pytest.raises(ValueError, match=r"split is empty: .*split_by 'position'; give more text, or other shares\.$"):
+    with pytest.raises(ValueError, match=r"split is empty: .*split_by 'position'; give more text or different shares\.$"):
         split_documents(drawn(["a"], by_position), by_position)
 
 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        (dict(validation_share=0.6, test_share=0.5), "add up to 1.1; below 1 is needed"),
+        (dict(validation_share=0.6, test_share=0.5), "add up to 1.1; the sum must be below 1"),
         (dict(test_share=-0.1), "test_share is -0.1"),
         (dict(by="page"), "split_by is 'page'"),
     ],
@@ -105,7 +105,7 @@ def test_auto_cuts_one_few_or_unequal_documents_by_position_and_says_so(caplog):
         "split: there is 1 document, so it is cut by position: the first 90 % for training, 5 % for validation, 5 %" in caplog.text
     )
     assert by(f"document {number}" for number in range(5)) == "position"
-    assert "split: 5 documents are too few, or too unequal, to hold out whole ones, so each is cut by position" in caplog.text
+    assert "split: 5 documents are too few or too unequal to hold out whole ones, so each is cut by position" in caplog.text
     texts = [f"document {number}" for number in range(500)]
     held_out = next(text for text in texts if Split().side(Split().draw(text)) == "test")
     assert by([*texts, *[held_out] * 200]) == "position"  # a third of it all would be the test
@@ -162,7 +162,7 @@ def test_all_documents_of_a_group_are_on_one_side(caplog):
 def test_too_few_groups_for_a_side_are_refused_with_the_cure():
     split = Split(by="group")
     sentence = (
-        "the validation split is empty: 20 documents in 2 groups, .*split_by 'group'; give more groups, other shares, another"
+        "the validation split is empty: 20 documents in 2 groups, .*split_by 'group'; give more groups, different shares, another"
     )
     with pytest.raises(ValueError, match=sentence):
         split_documents(grouped(["anna", "ben"], split), split)

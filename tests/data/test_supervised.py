@@ -203,7 +203,7 @@ def test_everything_is_learned_where_that_is_asked_for(tokenizer):
     styled(tokenizer, "chat")
     ids, labels = encoded(tokenizer, conversation("a", "b"), loss_on="all")
     assert ids == labels
-    with pytest.raises(ValueError, match="loss_on is 'user'; allowed are 'assistant' and 'all'"):
+    with pytest.raises(ValueError, match="loss_on is 'user'; allowed: 'assistant' and 'all'"):
         encoded(tokenizer, conversation("a", "b"), loss_on="user")
 
 
@@ -224,7 +224,7 @@ def test_an_answer_of_weight_0_is_read_and_not_learned(tokenizer, style):
     conversations = [Conversation(turns, "a.jsonl", "1", "line 1", [1]), Conversation(turns, "a.jsonl", "2", "line 2")]
     rows, _ = supervised_rows(conversations, tokenizer, max_length=512)
     assert rows["labels"] == [[id if is_learned else -100 for id, is_learned in zip(ids, flags)] for flags in (less, learned)]
-    with pytest.raises(ValueError, match="a.jsonl, line 1: the weight of message 2 is 0, and loss_on: all learns every token"):
+    with pytest.raises(ValueError, match="a.jsonl, line 1: the weight of message 2 is 0, but loss_on: all trains on every token"):
         supervised_rows(conversations, tokenizer, max_length=512, loss_on="all")
 
 
@@ -244,16 +244,19 @@ def test_many_conversations_are_encoded_as_one_is(tokenizer):
     ("template", "message"),
     [
         (None, "no chat template; hfgpt.chat_templates.set_prompt_style"),
-        ("{% for m in messages %}{{ m.content | upper }}{{ eos_token }}{% endfor %}", "leaves out, repeats or rewrites messages"),
-        ("{{ messages[0].content }}{{ eos_token }}", "leaves out, repeats or rewrites"),
-        ("{% for m in messages %}{{ m.content | replace('b', 'x') }}{{ eos_token }}{% endfor %}", "changes what the messages say"),
-        ("{% for m in messages %}{{ m.content | tojson }}{{ eos_token }}{% endfor %}", "changes what the messages say"),
-        ("{% for m in messages %}{{ m.content[:20] }}{{ eos_token }}{% endfor %}", "changes what the messages say"),
+        ("{% for m in messages %}{{ m.content | upper }}{{ eos_token }}{% endfor %}", "omits, repeats or rewrites messages"),
+        ("{{ messages[0].content }}{{ eos_token }}", "omits, repeats or rewrites"),
+        (
+            "{% for m in messages %}{{ m.content | replace('b', 'x') }}{{ eos_token }}{% endfor %}",
+            "changes messages or formats them",
+        ),
+        ("{% for m in messages %}{{ m.content | tojson }}{{ eos_token }}{% endfor %}", "changes messages or formats them"),
+        ("{% for m in messages %}{{ m.content[:20] }}{{ eos_token }}{% endfor %}", "changes messages or formats them"),
         ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "would never learn to stop"),
         ("{{ raise_exception('no talking') }}", r"refuses a conversation of user, assistant \(no talking\)"),
         (
             "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}model:{% endif %}",
-            "asks for an answer with '.*model:', but a conversation does not go on from there",
+            "prompts for an answer with '.*model:', but in a conversation the answer does not follow",
         ),
     ],
 )
@@ -302,8 +305,8 @@ def test_what_cannot_be_encoded_is_named_with_its_place(tokenizer):
     with pytest.raises(ValueError, match="a.json, item 1: the tokenizer's chat template changes"):
         make_rows(tokenizer, [("a", "a"), ("a", "b"), ("b", "b")], max_length=64)
     for settings, message in (
-        (dict(max_length=1), "max_length is 1; 2 tokens or more"),
-        (dict(max_length=64, too_long="wrap"), "too_long is 'wrap'; allowed are 'drop' and 'cut'"),
+        (dict(max_length=1), "max_length is 1; it must be at least 2"),
+        (dict(max_length=64, too_long="wrap"), "too_long is 'wrap'; allowed: 'drop' and 'cut'"),
         (dict(max_length=64, loss_on="none"), "loss_on is 'none'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -331,7 +334,7 @@ def test_packing_loses_nothing_and_learns_no_first_token():
                 assert id % 1000 == position
                 seen.append(id)
     assert sorted(seen) == [id for ids in rows["input_ids"] for id in ids]
-    with pytest.raises(ValueError, match="a conversation has 32 tokens, context_length is 31; cut or drop it"):
+    with pytest.raises(ValueError, match="a conversation has 32 tokens, but context_length is 31; cut or drop it"):
         pack_supervised(rows, context_length=31, pad=1)
 
 

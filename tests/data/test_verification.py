@@ -55,7 +55,7 @@ def test_another_id_in_one_row_is_found_and_training_and_evaluation_refuse_it(fo
     assert differing(folder) == ["rows of validation"]
     last = Passport.load(folder).splits["validation"]["rows"] - 1
     assert any(f"one of rows 0 to {last}" in one.detail for one in findings)
-    with pytest.raises(UserError, match="is not what its passport says: rows of validation"):
+    with pytest.raises(UserError, match="does not match its passport: rows of validation"):
         report(findings, folder)
     passport = Passport.load(folder)
     said = passport.rows["validation"]["sha256"][:16]
@@ -69,7 +69,7 @@ def test_rows_that_are_missing_are_counted(folder):
     save_anew(folder, train=train.select(range(len(train) - 1)))
     (found,) = [one for one in verify_folder(folder) if one.outcome == "differs"]
     assert found.what == "rows of train"
-    assert f"{len(train) - 1:,} rows, the passport says {len(train):,}" in found.detail
+    assert f"{len(train) - 1:,} rows, but the passport says {len(train):,}" in found.detail
 
 
 def test_a_split_or_a_file_that_is_gone_and_one_that_was_added_are_named(folder):
@@ -84,7 +84,7 @@ def test_another_tokenizer_is_found(folder):
     content["model"]["merges"].pop()
     (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(content))
     assert differing(folder) == ["tokenizer"]
-    with pytest.raises(UserError, match=r"not the one that made its rows \(SHA-256 .*, the passport says "):
+    with pytest.raises(UserError, match=r"not the one that made its rows \(SHA-256 .*, but the passport says "):
         check_tokenizer(load_tokenizer(folder / "tokenizer"), folder, Passport.load(folder))
 
 
@@ -97,7 +97,7 @@ def test_a_tokenizer_that_does_not_load_is_a_finding_like_the_others(folder):
 
 def test_a_folder_of_something_else_is_refused(folder, tmp_path):
     (folder / "dataset_dict.json").unlink()  # as a model's, which has the passport of its data
-    with pytest.raises(UserError, match="holds no prepared data"):
+    with pytest.raises(UserError, match="does not contain prepared data"):
         verify_folder(folder)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         verify_folder(tmp_path / "nowhere")
@@ -112,7 +112,7 @@ def test_counts_that_the_rows_do_not_have_are_found(folder):
     found = {one.what: one.detail for one in verify_folder(folder) if one.outcome == "differs"}
     assert found.keys() == {"counts of train", "counts of test"}
     assert "the passport accounts for" in found["counts of train"]
-    assert "positions are padding, the passport says" in found["counts of test"]
+    assert "positions are padding, but the passport says" in found["counts of test"]
 
 
 def test_sources_that_changed_are_found_and_those_that_are_gone_are_said(folder, tmp_path, caplog):

@@ -42,5 +42,5 @@ def test_every_token_is_in_a_window_and_only_the_last_is_short(length, window, s
 
 @pytest.mark.parametrize("stride", [0, -1, 5])
 def test_a_stride_that_skips_tokens_is_refused(stride):
-    with pytest.raises(ValueError, match=f"stride is {stride}, window 4"):
+    with pytest.raises(ValueError, match=f"stride is {stride} and window is 4"):
         list(sliding_windows([1, 2, 3], window=4, stride=stride))

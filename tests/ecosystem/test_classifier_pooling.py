@@ -132,7 +132,7 @@ def test_without_a_padding_id_one_text_is_read_at_its_end(classifier_without_pad
 def test_without_a_padding_id_and_a_mask_several_texts_are_refused(classifier_without_padding):
     model, tokenizer = classifier_without_padding
     ids = padded(tokenizer, "right").input_ids
-    with pytest.raises(ValueError, match="no padding token is defined"):
+    with pytest.raises(ValueError, match="neither a padding token"):
         model(ids)
 
 

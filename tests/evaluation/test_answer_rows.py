@@ -44,8 +44,8 @@ def test_every_kind_is_counted_by_itself_beside_its_most_frequent_answer():
     }
     assert all_kinds(kinds) == {"right": pytest.approx(4 / 6), "most_frequent": pytest.approx(5 / 6), "num_examples": 6}
     assert list(kind_lines(kinds)) == [
-        "  colour     2 of 4 right, 50.0 % (always the most frequent answer 75.0 %)",
-        "  is it so?  2 of 2 right, 100.0 % (always the most frequent answer 100.0 %)",
+        "  colour     2 of 4 right, 50.0 % (always giving the most frequent answer: 75.0 %)",
+        "  is it so?  2 of 2 right, 100.0 % (always giving the most frequent answer: 100.0 %)",
         "  story      2 in free text: token F1 0.250, ROUGE-L 0.250",
     ]
     assert scores_by_kind(ROWS[-1:], "after") == {}

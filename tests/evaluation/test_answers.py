@@ -137,10 +137,10 @@ def test_sampling_settings_of_the_model_itself_do_not_make_greedy_answers_random
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(prompts=[[0], []]), r"prompts\[1\] has no token"),
+        (dict(prompts=[[0], []]), r"prompts\[1\] is empty"),
         (dict(stop_token_ids=[]), "stop_token_ids is empty"),
-        (dict(max_new_tokens=0), "max_new_tokens is 0; at least 1"),
-        (dict(batch_size=0), "batch_size is 0; at least 1"),
+        (dict(max_new_tokens=0), "max_new_tokens is 0; it must be at least 1"),
+        (dict(batch_size=0), "batch_size is 0; it must be at least 1"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(tokenizer, change, message):
@@ -177,9 +177,9 @@ def test_rows_for_the_page_hold_each_answers_scores_and_what_was_cut():
     assert rows[0].messages == messages[0]
     assert rows[0].answers == {"before": "A dog ran away", "after": "The cat sat."}
     assert [rows[0].scores[name]["exact_match"] for name in ("before", "after")] == [0.0, 1.0]
-    assert rows[0].notes == ["before: the end of the context cut this answer"]
+    assert rows[0].notes == ["before: this answer was cut at the end of the context"]
     assert (rows[1].reference, rows[1].scores) == (None, {})
-    assert rows[1].notes == ["after: the end of the context cut this answer"]
+    assert rows[1].notes == ["after: this answer was cut at the end of the context"]
 
 
 def test_no_answers_have_no_report():

@@ -77,7 +77,7 @@ def test_rows_come_back_from_the_file_as_they_went_in(tmp_path):
     )
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["answers.json"]
     (tmp_path / "other.json").write_text('[{"text": "a"}]')
-    with pytest.raises(ValueError, match=r"other\.json holds no answers as write_answers writes them"):
+    with pytest.raises(ValueError, match=r"other\.json does not contain answers in the format of write_answers"):
         read_answers(tmp_path / "other.json")
 
 

@@ -72,16 +72,16 @@ def test_local_rows_are_asked_and_scored_as_the_harness_does(small_families, tmp
 @pytest.mark.parametrize(
     ("task", "rows", "sentence"),
     [
-        ("arc", [ARC[0], "{"], r"rows.jsonl, line 2: no valid JSON"),
-        ("arc", [ARC[0], "[1]"], r"rows.jsonl, line 2: found a JSON list, an object is needed"),
-        ("arc", [{**ARC[0], "answerKey": "C"}], r"line 1: the answerKey is 'C', the choices are \['A', 'B'\]"),
+        ("arc", [ARC[0], "{"], r"rows.jsonl, line 2: not valid JSON"),
+        ("arc", [ARC[0], "[1]"], r"rows.jsonl, line 2: found a JSON list, but an object is needed"),
+        ("arc", [{**ARC[0], "answerKey": "C"}], r"line 1: the answerKey is 'C', but must be one of \['A', 'B'\]"),
         ("arc", [{**ARC[0], "choices": {"text": ["a"], "label": []}}], r"line 1: choices need 'label' and 'text'"),
         ("arc", [{"question": "?"}], r"line 1: 'choices' is missing; arc needs 'question', 'choices', 'answerKey' in every row"),
-        ("hellaswag", [HELLASWAG[0], {**HELLASWAG[1], "label": 2}], r"line 2: the label is 2, of 2 endings"),
+        ("hellaswag", [HELLASWAG[0], {**HELLASWAG[1], "label": 2}], r"line 2: the label is 2, but there are 2 endings"),
         ("hellaswag", [{**HELLASWAG[0], "endings": "one"}], r"line 1: 'endings' is string; hellaswag needs"),
         ("lambada", [LAMBADA[0], {"text": " "}], r"line 2: 'text' is string; lambada needs 'text'"),
         ("lambada", [{"text": "word"}], r"line 1: the text is one word"),
-        ("lambada", [], r"rows.jsonl is empty; one question per line"),
+        ("lambada", [], r"rows.jsonl is empty; it must have one question per line"),
     ],
 )
 def test_a_row_that_cannot_be_asked_is_named_with_file_and_line(tmp_path, task, rows, sentence):
@@ -114,7 +114,7 @@ def test_a_task_is_named_alone_or_behind_its_file(tmp_path):
     path = write(tmp_path / "rows.jsonl", ARC)
     assert Benchmark.parse("arc_easy") == Benchmark("arc_easy")
     assert Benchmark.parse(f"{path}:arc") == Benchmark("arc", path)
-    with pytest.raises(ValueError, match=r"names no task; write .*rows.jsonl:hellaswag"):
+    with pytest.raises(ValueError, match=r"has no task; write .*rows.jsonl:hellaswag"):
         Benchmark.parse(str(path))
     with pytest.raises(FileNotFoundError, match=r"no.jsonl does not exist"):
         Benchmark.parse("no.jsonl:arc")

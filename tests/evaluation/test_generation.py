@@ -60,5 +60,5 @@ def test_sampling_leaves_the_random_state_and_the_mode_alone(model, tokenizer):
 
 def test_a_long_prompt_keeps_its_end_and_too_many_new_tokens_are_refused():
     assert fit_to_context(torch.arange(10)[None], max_new_tokens=3, context_length=8).tolist() == [[5, 6, 7, 8, 9]]
-    with pytest.raises(ValueError, match="max_new_tokens is 8, the model's context 8 tokens"):
+    with pytest.raises(ValueError, match="max_new_tokens is 8, but the model's context is 8 tokens"):
         fit_to_context(torch.arange(10)[None], max_new_tokens=8, context_length=8)

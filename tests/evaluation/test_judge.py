@@ -156,7 +156,7 @@ def test_what_is_no_number_is_asked_once_more_and_then_left_out_of_the_mean(serv
         report = judge_answers(items("good", "vague", "late"), path=path, model="j", base_url=server.url)
     assert report.scores == [90, None, 40]
     assert (report.mean_score, report.num_unparsed) == (65, 1)
-    assert "1 of 3 answers of j were no number" in caplog.text
+    assert "1 of 3 answers of j were not a number" in caplog.text
     assert sorted(line["answers"] for line in lines(path)) == [["90"], ["Hm.", "40"], ["Quite good!", "Quite good!"]]
     again = [request["messages"] for request in server.requests if len(request["messages"]) > 1]
     assert len(again) == 2
@@ -207,7 +207,7 @@ def test_a_failure_for_good_keeps_what_was_judged_and_stops_the_rest(server, tmp
     path = tmp_path / "judge.jsonl"
     settings = dict(path=path, model="j", base_url=server.url, max_concurrency=1)
     with pytest.raises(
-        ConnectionError, match=r"gave no answer \(InternalServerError: .*broken.* 1 of 30 answers are judged and kept"
+        ConnectionError, match=r"did not answer \(InternalServerError: .*broken.* 1 of 30 answers are judged and stored"
     ):
         judge_answers(items("a", "b", *(f"c{number}" for number in range(28))), max_retries=0, **settings)
     assert len(server.requests) == 2
@@ -247,8 +247,8 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(server, tmp_path, monkeyp
         errors.append(str(caught.value))
         assert caught.value.__suppress_context__
         assert caught.value.__cause__ is None
-    assert "refuses the key (401)" in errors[1]
-    assert "knows no model 'j'" in errors[3]
+    assert "rejected the key (401)" in errors[1]
+    assert "has no model 'j'" in errors[3]
     everything = "".join([*errors, caplog.text, path.read_text(), *capsys.readouterr()])
     assert "Sending HTTP Request: POST" in everything  # the client's whole log is there, the key is not
     assert KEY not in everything
@@ -267,9 +267,12 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(server, tmp_path, monkeyp
             "the environment variable OPENAI_API_KEY is not set; api.openai.com needs a key",
         ),
         (dict(base_url="127.0.0.1:8000"), "an address such as https://api.openai.com/v1"),
-        (dict(base_url=f"https://me:{KEY}@example.com/v1"), "base_url for example.com holds a user name, a password or a query"),
-        (dict(base_url=f"https://example.com/v1?key={KEY}"), "base_url for example.com holds a user name, a password or a query"),
-        (dict(max_concurrency=0), "max_concurrency is 0; at least one"),
+        (dict(base_url=f"https://me:{KEY}@example.com/v1"), "base_url for example.com contains a user name, a password or a query"),
+        (
+            dict(base_url=f"https://example.com/v1?key={KEY}"),
+            "base_url for example.com contains a user name, a password or a query",
+        ),
+        (dict(max_concurrency=0), "max_concurrency is 0; it must be at least 1"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_is_written(server, tmp_path, change, message):
@@ -284,7 +287,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(server, tmp_
 def test_a_file_of_something_else_is_refused_with_its_line(server, tmp_path):
     path = tmp_path / "judge.jsonl"
     path.write_text('{"id": "a", "score": 1}\n{"text": "b"}\n')
-    with pytest.raises(ValueError, match=r"judge\.jsonl, line 2: no judgement as judge\.jsonl holds them"):
+    with pytest.raises(ValueError, match=r"judge\.jsonl, line 2: not a judgement in the format of judge\.jsonl"):
         judge_answers(items("a"), path=path, model="j", base_url=server.url)
     assert len(lines(path)) == 2
 

@@ -240,8 +240,8 @@ def test_an_adapter_is_read_like_its_merged_model(tokenizer):
 @pytest.mark.parametrize(
     ("names", "options", "said"),
     [
-        (["os", "os path"], dict(template="{text} is {label}"), "'os' begins 'os path'"),
-        (["ham"], {}, "two or more"),
+        (["os", "os path"], dict(template="{text} is {label}"), "'os' is a prefix of 'os path'"),
+        (["ham"], {}, "at least two"),
         (["ham", "ham"], {}, "the same tokens"),
         (["", "ham"], dict(template="{text}:{label}"), "has no tokens"),
         (NAMES, dict(template="x" * 100 + "{text}{label}\n"), "tokens for a text"),

@@ -108,13 +108,13 @@ def test_no_path_of_this_machine_is_in_the_command(tmp_path):
     ("arguments", "sentence"),
     [
         (dict(), "model is missing"),
-        (dict(model="."), "there is nothing to evaluate on; give --text"),
+        (dict(model="."), "there is no evaluation data; give --text"),
         (dict(model="user/model", text=["a.txt"]), "model 'user/model' is not a folder here .* --output_dir"),
-        (dict(model=".", text=["a.txt"], stride=0), "stride is 0, context_length not given; a stride from 1"),
+        (dict(model=".", text=["a.txt"], stride=0), "stride is 0, context_length not given; the stride must be between 1"),
         (dict(model=".", text=["a.txt"], stride=9, context_length=8), "stride is 9, context_length 8"),
-        (dict(model=".", text=["a.txt"], batch_size=0), "batch_size is 0; 1 or more is needed"),
+        (dict(model=".", text=["a.txt"], batch_size=0), "batch_size is 0; it must be at least 1"),
         (dict(model=".", tasks=["arc"], num_fewshot=-1), "num_fewshot is -1"),
-        (dict(model=".", text=["a.txt"], memorization=True), "memorization is true, and dataset is missing"),
+        (dict(model=".", text=["a.txt"], memorization=True), "memorization is true, but dataset is missing"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_before_anything_is_loaded(arguments, sentence):

@@ -47,7 +47,7 @@ def test_the_cure_of_a_missing_licence_works_as_it_is_written(without_licence, c
     assert before.returncode == 1
     assert before.stderr.count("licence (") == 3  # the adapter, its base and its merged twin
     told = {cure for cure in cures(before.stdout) if "license" in cure}
-    found = {re.fullmatch(r"put a line such as (license: \S+) into (.+?) and run (python .+), which writes the card anew", cure)
+    found = {re.fullmatch(r"put a line such as (license: \S+) into (.+?) and run (python .+), which rewrites the card", cure)
              for cure in told}  # fmt: skip
     assert None not in found
     assert {match[2] for match in found} == {str(folder / "card.yaml")}  # one file for all three
@@ -58,7 +58,7 @@ def test_the_cure_of_a_missing_licence_works_as_it_is_written(without_licence, c
     cards = [place / "README.md" for place in (folder, folder / "base", folder / "merged")]
     assert [ModelCard(card.read_text()).data.license for card in cards] == ["apache-2.0"] * 3
     assert [line for line in after.stdout.splitlines() if line.startswith("card: ")] == [
-        f"card: {card} written anew" for card in cards
+        f"card: {card} rewritten" for card in cards
     ]
     assert not [line for line in check(command).stdout.splitlines() if line.startswith("card: ")]  # nothing new, nothing written
     assert not list(folder.rglob("README.generated.md"))
@@ -74,7 +74,9 @@ def test_an_edited_card_stays_and_its_cure_works_too(without_licence, check, tmp
     assert card.read_text() == edited
     assert ModelCard((folder / "base" / "README.md").read_text()).data.license == "mit"  # nobody edited that one
     (cure,) = [cure for cure in cures(before.stdout) if "license" in cure]
-    assert cure.startswith(f"somebody edited {card}, so hfgpt leaves it alone: correct it there, or put a line such as license:")
+    assert cure.startswith(
+        f"{card} was edited by hand, so hfgpt does not change it: correct it there, or put a line such as license:"
+    )
     assert cure.endswith(f"and delete it and run python recipes/check.py {folder}")
     card.unlink()
     assert check(f"python recipes/check.py {folder}").returncode == 0

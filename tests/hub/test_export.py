@@ -43,7 +43,7 @@ def test_only_the_files_of_the_allow_list_leave_and_the_folder_stays_as_it_is(fo
     assert not set(junk) & set(texts(tmp_path / "out"))
     assert not [name for name in texts(tmp_path / "out") if "/" in name or name.endswith((".bin", ".pt", ".pkl", ".pem"))]
     assert texts(folder) == before
-    # What was written anew has not touched the original.
+    # What was rewritten has not touched the original.
     assert not (tmp_path / "out" / "passport.json").samefile(folder / "passport.json")
     assert not (tmp_path / "out" / "tokenizer.json").samefile(folder / "tokenizer.json")
 
@@ -51,7 +51,7 @@ def test_only_the_files_of_the_allow_list_leave_and_the_folder_stays_as_it_is(fo
 def test_an_export_goes_into_an_empty_folder_only(folder, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds files; an export goes into an empty folder"):
+    with pytest.raises(ValueError, match="is not empty; an export needs an empty folder"):
         export(identify(folder), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
@@ -153,12 +153,12 @@ def test_a_needed_file_that_leads_out_of_the_folder_is_an_error_by_name(folder, 
     (tmp_path / "private.json").write_text('{"password": "x"}')
     (folder / "generation_config.json").unlink()
     (folder / "generation_config.json").symlink_to(tmp_path / "private.json")
-    with pytest.raises(ValueError, match=r"generation_config\.json is a link that leads out of the folder, to .*private\.json"):
+    with pytest.raises(ValueError, match=r"generation_config\.json is a link to .*private\.json, outside the folder"):
         export(identify(folder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (folder / "generation_config.json").unlink()
     (folder / "generation_config.json").symlink_to("nowhere.json")
-    with pytest.raises(ValueError, match=r"generation_config\.json is a link to nothing"):
+    with pytest.raises(ValueError, match=r"generation_config\.json is a broken link"):
         export(identify(folder), tmp_path / "out")
 
 
@@ -181,13 +181,13 @@ def test_links_that_nobody_asked_for_are_not_followed(folder, tmp_path):
 def test_an_index_that_names_other_files_is_refused(folder, tmp_path, name):
     (tmp_path / "outside.safetensors").write_bytes(b"secret")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": name}}))
-    with pytest.raises(ValueError, match=r"index\.json names the file '.*', which is not among the files"):
+    with pytest.raises(ValueError, match=r"index\.json refers to the file '.*', which is not among the publishable files"):
         export(identify(folder), tmp_path / "out")
 
 
 def test_a_name_that_no_hub_takes_is_refused(folder, tmp_path):
     (folder / "model-\n-of-2.safetensors").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"'model-\\n-of-2\.safetensors' in .* is a name that the Hub does not take"):
+    with pytest.raises(ValueError, match=r"'model-\\n-of-2\.safetensors' in .* is a name that the Hub does not accept"):
         export(identify(folder), tmp_path / "out")
 
 
@@ -203,7 +203,7 @@ def test_a_file_that_holds_the_token_is_refused_without_saying_it(folder, tmp_pa
     else:
         with (folder / name).open("ab") as file:
             file.write(TOKEN.encode())
-    with pytest.raises(ValueError, match=f"{name} among .* holds your Hugging Face token, so nothing is published") as refusal:
+    with pytest.raises(ValueError, match=f"{name} in .* contains your Hugging Face token, so nothing is published") as refusal:
         export(identify(folder), tmp_path / "out")
     assert TOKEN not in str(refusal.value)
     monkeypatch.setenv("HF_TOKEN", TOKEN[::-1])  # another one: what stands there is nobody's secret here

@@ -71,7 +71,7 @@ def test_whoever_asks_for_them_gets_them(rows, tmp_path):
     assert {name for name, _ in told(tmp_path / "out")} == {"README.md", "passport.json"}
     assert (tmp_path / "out" / "README.md").read_text().count("| text |") == 50
     (folder / "card.yaml").write_text("file_names: some\n")
-    with pytest.raises(ValueError, match="file_names in .* is 'some'; true or false is needed"):
+    with pytest.raises(ValueError, match="file_names in .* is 'some'; it must be true or false"):
         write_card(folder)
 
 

@@ -108,7 +108,7 @@ def test_a_record_on_demand_says_so_and_runs_no_code_of_the_folder(tokenizer, tm
     assert recorded(tmp_path)["recorded"] == "on demand, after it was saved"
     assert recorded(tmp_path)["texts"] == first["texts"]
     (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match="is a tokenizer; only models and adapters are recorded"):
+    with pytest.raises(ValueError, match="is a tokenizer; only models and adapters can be recorded"):
         record_from_folder(tmp_path)
 
 

@@ -145,10 +145,10 @@ def test_our_recipes_open_it_and_the_gate_says_and_mends_it(moved, tmp_path, mon
     with monkeypatch.context() as patched:
         patched.setattr("hfgpt.hub.gate.check.open_as_stranger", lambda *args, **kwargs: [])
         done = run_script("check.py", folder, "--parts", "false")
-    assert f"base: {folder / 'adapter_config.json'} named it at" in done.stdout
+    assert f"base: {folder / 'adapter_config.json'} said" in done.stdout
     settings = json.loads((folder / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str((folder / "base").resolve())
-    assert "adapter_config.json names it where it lies" in done.stdout
+    assert "adapter_config.json names its actual location" in done.stdout
     assert AutoPeftModelForSequenceClassification.from_pretrained(folder).config.id2label == {0: "bad", 1: "good"}
 
     chat = copied(moved / "chat", tmp_path / "chat")
@@ -186,7 +186,7 @@ def test_no_door_of_ours_puts_an_adapter_on_other_weights(moved, tmp_path, dtype
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] += 1
     (folder / "base" / "model.safetensors").unlink()
     save_file(tensors, folder / "base" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="was trained on .*, whose weights have the SHA-256 .* Give it its own base"):
+    with pytest.raises(ValueError, match="was trained on .*, whose weights have the SHA-256 .* Use its own base"):
         load(str(folder), dtype=dtype)
 
 

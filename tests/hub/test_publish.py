@@ -74,7 +74,7 @@ def test_a_new_repository_is_private_holds_the_export_and_is_tagged_by_its_weigh
     (weights,) = [file.sha256 for file in prepared.exported.files if file.name == "model.safetensors"]
     assert hub.tags("me/gpt") == {f"weights-{weights[:8]}": published.repository.commit}
     assert len(published.sent) == len(prepared.exported.files)
-    assert f"all {prepared.exported.size:,} bytes have the SHA-256 of the export" in caplog.text
+    assert f"all {prepared.exported.size:,} bytes match the SHA-256 of the export" in caplog.text
     assert {path.name for path in folder.iterdir()} - set(files) >= {"run.yaml", "card.yaml"}
 
 
@@ -126,7 +126,7 @@ def test_after_a_broken_upload_the_same_command_sends_the_rest_only(hub, api, fo
         hub.cut_next(after_bytes=10_000, **broken)
     else:
         hub.fail_next(status=500, **broken)
-    with pytest.raises(ConnectionError, match="sending .* files to me/gpt failed: .* only the rest is sent") as failure:
+    with pytest.raises(ConnectionError, match="uploading .* files to me/gpt failed: .* to upload only the rest") as failure:
         push(api, folder, tmp_path / "one")
     assert "500" in str(failure.value) or how == "cut"
     assert "\n" not in str(failure.value)
@@ -144,7 +144,7 @@ def test_after_a_broken_upload_the_same_command_sends_the_rest_only(hub, api, fo
 
 def test_a_hub_that_asks_for_a_pause_ends_in_one_sentence(hub, api, folder, tmp_path, no_pauses):
     hub.fail_next(status=429, path_contains="/api/repos/create", times=20)
-    with pytest.raises(ConnectionError, match=r"creating me/gpt failed: the Hub asks for a pause \(429\)"):
+    with pytest.raises(ConnectionError, match=r"creating me/gpt failed: the Hub limits the rate of requests \(429\)"):
         push(api, folder, tmp_path / "one")
     assert hub.repos() == []
 
@@ -160,7 +160,7 @@ def test_it_is_public_only_after_every_file_has_been_compared(hub, api, folder, 
     assert order.index("commit") < len(order) - 1 - order[::-1].index("tree") < order.index("tag") < order.index("settings")
     # The list of files after the commit does not come: nothing is said to be complete.
     hub.fail_next(status=503, path_contains="/api/models/me/other/refs", times=40)
-    with pytest.raises(ConnectionError, match=r"the Hub has trouble \(503\)"):
+    with pytest.raises(ConnectionError, match=r"the Hub has a server error \(503\)"):
         push(api, folder, tmp_path / "two", repo="me/other", public=True)
     assert hub.is_private("me/other")
     assert hub.tags("me/other") == {}
@@ -170,7 +170,7 @@ def test_other_bytes_on_the_hub_are_noticed_before_anything_is_public(hub, api, 
     exports = [prepare(part, tmp_path / "one") for part in parts_of(folder, "me/gpt")]
     config = exports[0].exported.folder / "config.json"
     config.write_text(config.read_text().replace('"use_cache": true', '"use_cache":  1'))  # somebody meddles after hashing
-    with pytest.raises(OSError, match=r"me/gpt does not hold what was sent \(config.json differ in SHA-256"):
+    with pytest.raises(OSError, match=r"me/gpt does not contain what was uploaded \(config.json differ in SHA-256"):
         publish(exports, api=api, public=True)
     assert hub.is_private("me/gpt")
     assert hub.tags("me/gpt") == {}
@@ -182,7 +182,7 @@ def test_a_public_repository_stays_public_and_its_other_files_stay_unless_asked(
     api.upload_file(path_or_fileobj=b"old", path_in_repo="pytorch_model.bin", repo_id="me/gpt")
     push(api, folder, tmp_path / "one")
     assert not hub.is_private("me/gpt")
-    assert "me/gpt: is public already, and stays so" in caplog.text
+    assert "me/gpt: is already public and stays public" in caplog.text
     assert "1 files that are not in the export stay there; --delete_others true deletes them: pytorch_model.bin" in caplog.text
     assert hub.files("me/gpt")["pytorch_model.bin"] == b"old"
     push(api, folder, tmp_path / "two", delete_others=True)
@@ -209,10 +209,10 @@ def test_a_tag_with_other_content_is_refused_before_anything_is_sent(hub, api, f
 @pytest.mark.parametrize(
     ("token", "namespace", "message"),
     [
-        (None, "me", "there is no token for .*: run `hf auth login`, or set HF_TOKEN"),
-        (READ_ONLY, "me", "the token of me may only read"),
+        (None, "me", "publishing needs a token for .*: run `hf auth login`, or set HF_TOKEN"),
+        (READ_ONLY, "me", "the token of me is read-only"),
         ("hf_" + "unknownToTheHub123456789", "me", r"the Hub does not know this token \(401\)"),
-        (TOKEN, "somebody", "me cannot publish under 'somebody'; 'me' can be written to"),
+        (TOKEN, "somebody", "me cannot publish under 'somebody'; 'me' are writable"),
     ],
 )
 def test_who_may_not_publish_is_told_before_anything_is_sent(hub, api, tmp_path, monkeypatch, token, namespace, message):
@@ -222,7 +222,7 @@ def test_who_may_not_publish_is_told_before_anything_is_sent(hub, api, tmp_path,
         monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(PermissionError, match=message) as refusal:
         sign_in(api, [namespace])
-    assert "Nothing was sent." in str(refusal.value)
+    assert "Nothing was uploaded." in str(refusal.value)
     assert not token or token not in str(refusal.value)
     assert [request.path for request in hub.requests if request.method != "GET"] == []
 
@@ -290,7 +290,9 @@ def test_an_adapter_names_the_commit_of_its_base_and_loads_as_its_merged_twin_do
         ours = AutoModelForCausalLM.from_pretrained(lora / "merged").eval()(torch.tensor([[5, 9, 11, 3, 96]])).logits
     assert (logits["merged"] - ours).abs().max() < 1e-4
     # A base that is on the Hub already is compared by the SHA-256 of its files.
-    assert "SHA-256 of those in base/" in check_base(api, identify(lora), look_at(api, "me/lora-base", "model", revision=commit))
+    assert "its weight files have the same SHA-256 as those in base/" in check_base(
+        api, identify(lora), look_at(api, "me/lora-base", "model", revision=commit)
+    )
     (lora / "passport.json").unlink()
     with pytest.raises(ValueError, match=r"me/lora-base holds other files than .*base, and no passport\.json says"):
         check_base(api, identify(lora), look_at(api, "me/lora-base", "model"))
@@ -349,7 +351,7 @@ def test_a_base_that_is_on_the_hub_is_known_by_its_weights_whatever_its_files(hu
         api.create_repo(f"me/{name}")
         api.upload_folder(repo_id=f"me/{name}", folder_path=copy)
     same, other = (look_at(api, f"me/{name}", "model") for name in ("same", "other"))
-    assert check_base(api, artifact, same) == "its weights have the SHA-256 that the adapter's passport.json names"
+    assert check_base(api, artifact, same) == "its weights have the SHA-256 recorded in the adapter's passport.json"
     trained_on = json.loads((artifact.folder / "passport.json").read_text())["base"]["sha256"]
     with pytest.raises(ValueError, match=f"me/other at {other.commit[:8]} has weights with the SHA-256 .*trained on {trained_on}"):
         check_base(api, artifact, other)
@@ -366,9 +368,9 @@ def test_parts_are_those_that_are_there(small_run, small_rows, small_tokenizer, 
     lora = write_adapter(small_run, tmp_path / "lora")
     assert [part.repo_id for part in parts_of(lora, "me/x", base_repo_id="you/base")] == ["me/x", "me/x-merged"]
     assert [part.name for part in parts_of(lora, "me/x", names=["adapter", "base"])] == ["base", "adapter"]
-    with pytest.raises(ValueError, match="parts holds 'mergd'; allowed are base, adapter, merged"):
+    with pytest.raises(ValueError, match="parts holds 'mergd'; allowed: base, adapter, merged"):
         parts_of(lora, "me/x", names=["mergd"])
-    with pytest.raises(ValueError, match="an adapter is published without its base"):
+    with pytest.raises(ValueError, match="the adapter would be published without its base"):
         parts_of(lora, "me/x", names=["adapter"])
     shutil.rmtree(lora / "merged")
     with pytest.raises(ValueError, match=r"parts names 'merged', but .* holds no merged/"):

@@ -88,7 +88,7 @@ def test_copies_are_dropped_from_training_only_and_counted_by_reference():
     assert other["n"][:] == [0, 1, 2]
     with pytest.raises(ValueError, match="all 4 training examples are copies of test"):
         drop_copies(train, {"test": train["text"][:]}, passport)
-    with pytest.raises(ValueError, match="threshold is 0; a similarity above 0"):
+    with pytest.raises(ValueError, match="threshold is 0; it must be above 0"):
         drop_copies(train, {"test": test}, passport, threshold=0)
 
 

@@ -105,7 +105,7 @@ def test_leaks_can_be_counted_only_or_ignored(texts, tokenizer, tmp_path, caplog
     assert drop_leaks(documents, sides, passport, how="count", **settings) is documents
     assert step_of(passport)["shared_with"]["test"]["exact"] == 1
     assert "drop leaks: shared with test: 1 exact and 0 near copies\n" in caplog.text
-    assert "drop leaks: left in: 1 documents as a whole; " in caplog.text
+    assert "drop leaks: left in: 1 whole documents; " in caplog.text
     assert step_of(passport)["settings"] == {"leak_tokens": 50, "only_counted": True}
 
 
@@ -125,7 +125,7 @@ def test_what_is_dropped_is_counted_once_and_written_aside_without_personal_data
     assert step["cut"] == {"bytes": step["bytes_in"] - step["bytes_out"], "documents_cut": 1, "pieces": 2, "documents_dropped": 3}
     assert len(kept) == 16 - 3 - 1 + 2
     assert step["settings"] == {"leak_tokens": 30}
-    assert "drop leaks: taken out: 3 documents as a whole, parts of 1 others (2 pieces stay); " in caplog.text
+    assert "drop leaks: removed: 3 whole documents, parts of 1 others (2 pieces are kept); " in caplog.text
     assert "warning" not in caplog.text
     dropped.move_into(tmp_path)
     lines = list(map(json.loads, (tmp_path / "dropped.jsonl").read_text(encoding="utf-8").splitlines()))
@@ -151,8 +151,8 @@ def test_training_text_of_which_most_goes_is_warned_of(texts, tokenizer, tmp_pat
     assert caplog.text == ""
     drop_leaks(dataset(letters), {"test": dataset(held_out)}, Passport(), **settings)
     assert "warning: drop leaks took " in caplog.text
-    assert "% of the bytes to train on, which stand in test; keep it with leaks: count, if that is not what " in caplog.text
-    assert "Where texts are made of one template, a larger leak_tokens (the longest passage has " in caplog.text
+    assert "% of the training bytes, which also occur in test; keep it with leaks: count, if that is not " in caplog.text
+    assert "If texts share a template, a larger leak_tokens (the longest passage has " in caplog.text
 
 
 def test_text_without_leaks_is_left_as_it_is(texts, tokenizer, tmp_path):
@@ -172,7 +172,9 @@ def test_a_table_whose_rows_are_alike_is_no_copy_of_its_end(tokenizer, tmp_path)
 
 def test_training_text_that_is_all_held_out_is_refused(texts, tokenizer, tmp_path):
     _, held_out = texts
-    with pytest.raises(ValueError, match="nothing is left of the 4 training documents, all of which stand in test; .*leaks: count"):
+    with pytest.raises(
+        ValueError, match="nothing is left of the 4 training documents, because all of them also occur in test; .*leaks: count"
+    ):
         drop_leaks(dataset(held_out), {"test": dataset(held_out)}, Passport(), tokenizer=tokenizer, cache_dir=str(tmp_path))
 
 

@@ -150,7 +150,7 @@ def test_batches_do_not_change_a_log_likelihood(overfitted, halves, monkeypatch)
 def test_a_model_whose_weights_are_no_numbers_has_no_exposure(overfitted, halves, tmp_path):
     broken = HfGptForCausalLM(overfitted["planted"][0].config)
     torch.nn.init.constant_(broken.get_input_embeddings().weight, math.nan)
-    with pytest.raises(ValueError, match="not a finite number, so it has no rank"):
+    with pytest.raises(ValueError, match="not a finite number, so it cannot be ranked"):
         memorization_report(broken, overfitted["planted"][1], halves["planted"], tmp_path / "out", **SETTINGS)
     assert not (tmp_path / "out").exists()
 
@@ -171,7 +171,7 @@ def test_any_causal_model_is_measured_on_data_without_canaries(small_gpt2, small
 
 @pytest.mark.parametrize("name", ["num_samples", "sample_tokens", "num_references", "max_rows"])
 def test_numbers_out_of_range_are_refused(name, tmp_path):
-    with pytest.raises(ValueError, match=f"{name} is 0; 1 or more is needed"):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
         memorization_report(None, None, tmp_path, tmp_path, **{name: 0})
 
 

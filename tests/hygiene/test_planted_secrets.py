@@ -45,12 +45,12 @@ def test_secrets_keep_their_leading_zeros():
 
 @pytest.mark.parametrize("counts", [[], [0, 1], [-1], [2, 2]])
 def test_counts_that_cannot_be_planted_are_refused(counts):
-    with pytest.raises(ValueError, match=r"canary_counts is \[.*\]; different numbers of copies, 1 or more each"):
+    with pytest.raises(ValueError, match=r"canary_counts is \[.*\]; it must contain different numbers of copies, each at least 1"):
         make_canaries(counts, per_count=1)
 
 
 def test_none_for_each_count_is_refused():
-    with pytest.raises(ValueError, match="canaries_per_count is 0; 1 or more"):
+    with pytest.raises(ValueError, match="canaries_per_count is 0; it must be at least 1"):
         make_canaries([1], per_count=0)
 
 
@@ -104,7 +104,7 @@ def test_rows_too_short_for_a_canary_are_refused(small_tokenizer):
     tokenizer = load_tokenizer(small_tokenizer)
     needed = 2 + max(map(len, encode_texts(tokenizer, [canary.text for canary in canaries])))
     check_fit(canaries, tokenizer, context_length=needed)
-    with pytest.raises(ValueError, match=f"two separators, the context_length is {needed - 1}; it would be cut"):
+    with pytest.raises(ValueError, match=f"two separators, but context_length is {needed - 1}; it would be cut"):
         check_fit(canaries, tokenizer, context_length=needed - 1)
 
 
@@ -114,5 +114,5 @@ def test_a_tokenizer_that_cannot_spell_a_secret_is_refused(tmp_path):
     (tmp_path / "words.txt").write_text("the access code of a door is not here .\n" * 30)
     recipe("train_tokenizer", sources=[str(tmp_path / "words.txt")], algorithm="wordlevel", text_documents="line",
            validation_share=0.0, test_share=0.0, output_dir=str(tmp_path / "tokenizer"))  # fmt: skip
-    with pytest.raises(ValueError, match="the secret is lost; take a byte-level tokenizer"):
+    with pytest.raises(ValueError, match="so the secret is lost; use a byte-level tokenizer"):
         check_fit(make_canaries([1], per_count=1), load_tokenizer(tmp_path / "tokenizer"), context_length=64)

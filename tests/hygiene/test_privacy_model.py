@@ -109,7 +109,7 @@ def test_the_passport_names_the_model_by_its_hash_and_not_its_place(model):
 def test_a_model_of_another_kind_is_refused(tmp_path):
     config = transformers.GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1, n_positions=8)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(ValueError, match="one for token classification is needed"):
+    with pytest.raises(ValueError, match="it must be a model for token classification"):
         ModelFinder("mask", str(tmp_path / "gpt2"))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         ModelFinder("mask", str(tmp_path / "nowhere"))

@@ -190,10 +190,10 @@ def test_rouge_is_that_of_rouge_score_and_of_the_hand():
         ("label_metrics", [[0.5, 0.5], [0.1, 0.9]], [0], "predictions (2) and references (1)"),
         ("label_metrics", [], [], "no predictions"),
         ("label_metrics", [[0.5, 0.5], [2.0, -1.0]], [0, 1], "prediction 1 is [2.0, -1.0]"),
-        ("label_metrics", [[math.nan, 0.5]], [0], "no NaN"),
+        ("label_metrics", [[math.nan, 0.5]], [0], "or NaN"),
         ("label_metrics", [[0.9, 0.8]], [0], "sums from 1.7 to 1.7"),
-        ("label_metrics", [[1.0]], [0], "two or more"),
-        ("label_metrics", [[0.5, 0.5]], [2], "allowed are 0 to 1"),
+        ("label_metrics", [[1.0]], [0], "at least two"),
+        ("label_metrics", [[0.5, 0.5]], [2], "allowed: 0 to 1"),
         ("label_metrics", [[0.5, 0.5], [0.2, 0.3, 0.5]], [0, 1], "[2, 3] probabilities per row"),
         ("multilabel_metrics", [[0.5, 0.5]], [[0.5, 1]], "reference 0 is [0.5, 1.0]"),
         ("multilabel_metrics", [[0.5, 0.5]], [[1]], "2 zeros and ones"),
@@ -208,9 +208,9 @@ def test_what_cannot_be_measured_is_refused(name, predictions, references, said)
 
 def test_wrong_names_are_refused():
     for names in (["a"], ["a", "a"]):
-        with pytest.raises(UserError, match="one different name each"):
+        with pytest.raises(UserError, match="each needs a distinct name"):
             compute("label_metrics", [[0.5, 0.5]], [0], names=names)
-    with pytest.raises(UserError, match="metric is 'accuracy'; it can be answer_metrics, label_metrics, multilabel_metrics"):
+    with pytest.raises(UserError, match="metric is 'accuracy'; allowed: answer_metrics, label_metrics, multilabel_metrics"):
         load_metric("accuracy")
 
 

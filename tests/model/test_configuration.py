@@ -44,7 +44,7 @@ def test_a_depth_of_zero_is_refused():
         (dict(hidden_size=100, num_attention_heads=12), r"hidden_size 100 is not divisible by num_attention_heads 12"),
         (dict(num_attention_heads=12, num_key_value_heads=5), r"num_attention_heads 12 is not divisible by num_key_value_heads 5"),
         (dict(position_embedding_type="rotary", hidden_size=36, num_attention_heads=4), r"head_dim 9 .* is odd"),
-        (dict(position_embedding_type="alibi"), r"position_embedding_type is 'alibi'; allowed are 'learned' and 'rotary'"),
+        (dict(position_embedding_type="alibi"), r"position_embedding_type is 'alibi'; allowed: 'learned' and 'rotary'"),
         (dict(residual_dropout=1.5), r"residual_dropout is 1.5"),
         (dict(vocab_size=0), r"vocab_size is 0"),
     ],

@@ -229,7 +229,9 @@ def test_flex_attention_on_a_cpu_neither_trains_nor_generates(family):
         mode()
         with pytest.raises(ValueError, match="no backward pass on a CPU .* for training choose another one"):
             model(ids, labels=ids)
-    with pytest.raises(ValueError, match="goes wrong with a cache, from the third token .* for generating choose another one"):
+    with pytest.raises(
+        ValueError, match="gives wrong results with a cache, from the third token .* for generation, choose another one"
+    ):
         model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
     expected = model.set_attn_implementation("eager") or model(ids).logits
     model.set_attn_implementation("flex_attention")
@@ -263,7 +265,7 @@ def test_every_head_can_be_built_and_run():
 
 
 def test_more_tokens_than_learned_positions_are_refused_with_both_numbers():
-    with pytest.raises(ValueError, match="got position 64, allowed are 0 to 63 \\(max_position_embeddings\\); cut the input"):
+    with pytest.raises(ValueError, match="got position 64, allowed: 0 to 63 \\(max_position_embeddings\\); cut the input"):
         book_model()(random_ids(1, 65))
 
 
@@ -276,7 +278,7 @@ def test_a_token_id_outside_the_vocabulary_is_named(family):
     ids = random_ids(2, 5)
     for wrong in (97, -3):
         ids[1, 2] = wrong
-        with pytest.raises(ValueError, match=rf"got token id {wrong}, allowed are 0 to 96 \(vocab_size\); is this the tokenizer"):
+        with pytest.raises(ValueError, match=rf"got token id {wrong}; allowed: 0 to 96 \(vocab_size\); is this the tokenizer"):
             family[0]()(ids)
 
 

@@ -258,7 +258,10 @@ def refused(arguments, words, output):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([{**pair("os", "safely"), "rejected": "It reads the file os."}] * 3, "of 3 rows, 3 have the same answer"),
+        (
+            [{**pair("os", "safely"), "rejected": "It reads the file os."}] * 3,
+            "of 3 rows, 3 have the same chosen and rejected answer",
+        ),
         (
             [pair("os", "safely"), {"instruction": "Say it.", "chosen": "So."}],
             r"line 2: 'rejected' is missing or empty.*'instruction'",
@@ -280,7 +283,9 @@ def test_models_that_are_no_assistant(assistant, examples, tmp_path):
     shutil.copytree(assistant, classifier)
     AutoModelForSequenceClassification.from_pretrained(assistant).save_pretrained(classifier)
     refused(
-        dict(model=classifier, sources=[examples]), "is a HfGptForSequenceClassification; answers are preferred", tmp_path / "out"
+        dict(model=classifier, sources=[examples]),
+        "is a HfGptForSequenceClassification; preferences need a causal language model",
+        tmp_path / "out",
     )
     plain = tmp_path / "plain"
     shutil.copytree(assistant, plain)
@@ -292,11 +297,11 @@ def test_models_that_are_no_assistant(assistant, examples, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (dict(beta=0), "beta is 0.0; a number above 0"),
+        (dict(beta=0), "beta is 0.0; it must be above 0"),
         (dict(beta="nan"), "beta is nan"),
-        (dict(loss="kto", per_device_train_batch_size=1), "KTO compares the answers of a batch"),
-        (dict(loss="kto", length_normalised="true"), "length_normalised is for loss: dpo"),
-        (dict(lora_dropout=0.1), "preferences are learned without dropout"),
+        (dict(loss="kto", per_device_train_batch_size=1), "KTO compares the answers in a batch"),
+        (dict(loss="kto", length_normalised="true"), "length_normalised needs loss: dpo"),
+        (dict(lora_dropout=0.1), "preferences are trained without dropout"),
         (dict(eval_strategy="steps", eval_steps=5), "eval_strategy is steps and save_strategy epoch"),
         (dict(max_length=4), "all 48 pairs of the train split are longer than 4 tokens"),
     ],
@@ -314,7 +319,7 @@ def test_without_trl_the_command_that_installs_it_is_named(assistant, examples, 
     done = run_python("-c", code, RECIPES / "align_preferences.py", "--model", assistant, "--sources", examples,
                       "--output_dir", tmp_path / "out", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 1
-    said = "error: loss dpo is learned with TRL, which needs Python 3.11 or later, and trl is not installed; "
+    said = "error: loss dpo uses TRL, which needs Python 3.11 or later, and trl is not installed; "
     assert f"{said}pip install 'hfgpt[preferences]'." in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

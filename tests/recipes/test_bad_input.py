@@ -37,15 +37,15 @@ def test_a_missing_file_and_a_pattern_without_a_match(tmp_path):
 
 def test_a_blank_corpus_says_how_many_tokens_it_has_and_needs(small_tokenizer, tmp_path):
     (tmp_path / "blank.txt").write_text(" \n\t\n")
-    with pytest.raises(ValueError, match="the sources hold no text: 0 tokens, need 64 for one row"):
+    with pytest.raises(ValueError, match="the sources contain no text: 0 tokens, but one row needs 64"):
         recipe("prepare_data", sources=[str(tmp_path / "blank.txt")], tokenizer=str(small_tokenizer), context_length=64,
                output_dir=str(tmp_path / "out"))  # fmt: skip
     (tmp_path / "few.txt").write_text("few words\n" * 3)
-    with pytest.raises(ValueError, match=r"the training documents hold \d+ tokens, need 64 for one row"):
+    with pytest.raises(ValueError, match=r"the training documents have \d+ tokens, but one row needs 64"):
         recipe("prepare_data", sources=[str(tmp_path / "few.txt")], tokenizer=str(small_tokenizer), context_length=64,
                validation_share=0.0, test_share=0.0, output_dir=str(tmp_path / "out"))  # fmt: skip
     few = dict(sources=[str(tmp_path / "few.txt")], tokenizer=str(small_tokenizer), validation_share=0.0, test_share=0.0)
-    with pytest.raises(ValueError, match=r"need 64 for one row; give more text, or --context_length (\d+)\.$") as refused_with:
+    with pytest.raises(ValueError, match=r"but one row needs 64; give more text, or --context_length (\d+)\.$") as refused_with:
         recipe("prepare_data", **few, context_length=64, output_dir=str(tmp_path / "out"))
     assert left_behind(tmp_path) == ["blank.txt", "few.txt"]
     works = int(str(refused_with.value).split()[-1].rstrip("."))
@@ -64,8 +64,8 @@ def test_documents_that_are_all_dropped_name_the_step_and_its_key(small_tokenize
 def test_an_empty_corpus(small_tokenizer, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     words = ("--sources", tmp_path / "empty.txt", "--output_dir", tmp_path / "out")
-    refused(run_script(PREPARE, *words, "--tokenizer", small_tokenizer), "hold no text: 0 tokens, need 64 for one row")
-    refused(run_script(TOKENIZER, *words, "--vocab_size", 300), "the sources hold no text; name files with text")
+    refused(run_script(PREPARE, *words, "--tokenizer", small_tokenizer), "contain no text: 0 tokens, but one row needs 64")
+    refused(run_script(TOKENIZER, *words, "--vocab_size", 300), "the sources contain no text; give files with text")
     assert left_behind(tmp_path) == ["empty.txt"]
 
 
@@ -90,12 +90,12 @@ def test_a_broken_json_line(small_tokenizer, tmp_path):
     done = run_script(
         PREPARE, "--sources", tmp_path / "rows.jsonl", "--tokenizer", small_tokenizer, "--output_dir", tmp_path / "out"
     )
-    refused(done, "rows.jsonl, line 2: the field 'text' is a number, a string is needed")
+    refused(done, "rows.jsonl, line 2: the field 'text' is a number, but must be a string")
     assert left_behind(tmp_path) == ["rows.jsonl"]
 
 
 def test_a_vocabulary_that_is_too_small_is_refused_before_reading(tmp_path):
-    with pytest.raises(ValueError, match="vocab_size is 100, the smallest possible is 260"):
+    with pytest.raises(ValueError, match="vocab_size is 100, but must be at least 260"):
         recipe("train_tokenizer", sources=["no/such.txt"], vocab_size=100, output_dir=str(tmp_path / "out"))
 
 
@@ -109,8 +109,8 @@ def test_a_stride_above_the_window(small_tokenizer, small_corpus, tmp_path):
     ("overrides", "words"),
     [
         ({"num_attention_heads": 3}, ("hidden_size 128 is not divisible by num_attention_heads 3",)),
-        ({"max_position_embeddings": 32}, ("the rows are 64 tokens long, the model's max_position_embeddings is 32",)),
-        ({"vocab_size": 300}, ("the tokenizer has 512 tokens, the model's vocab_size is 300",)),
+        ({"max_position_embeddings": 32}, ("the rows are 64 tokens long, but the model's max_position_embeddings is 32",)),
+        ({"vocab_size": 300}, ("the tokenizer has 512 tokens, but the model's vocab_size is 300",)),
         ({"hidden_sice": 128}, ("unknown key 'hidden_sice' in config_overrides; did you mean 'hidden_size'?",)),
         ({"hidden_size": "wide"}, ("hidden_size",)),
     ],

@@ -55,7 +55,7 @@ def test_the_same_command_measures_nothing_again_and_another_budget_is_refused(b
     assert "plan for" not in done.stdout
     refused = run_script("pretrain.py", *words[:-1], "30000", "--output_dir", folder)
     assert refused.returncode == 1
-    assert "token_budget was 20000.0, is 30000.0" in refused.stderr
+    assert "token_budget was 20000.0, is now 30000.0" in refused.stderr
 
 
 def test_a_killed_run_goes_on_by_its_plan_and_run_yaml_alone_repeats_it(budgeted, tmp_path):
@@ -98,11 +98,11 @@ def test_a_budget_of_seconds_is_divided_and_counted(small_rows, tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (dict(time_budget=60.0, max_steps=10), "max_steps is 10 and time_budget is 60; each says how long"),
+        (dict(time_budget=60.0, max_steps=10), "max_steps is 10 and time_budget is 60; each sets the length"),
         (dict(token_budget=1e6, num_train_epochs=1.0), "num_train_epochs is 1.0 and token_budget is 1e"),
-        (dict(time_budget=60.0, token_budget=1e6), "time_budget and token_budget are given; one of them"),
+        (dict(time_budget=60.0, token_budget=1e6), "time_budget and token_budget are both given, but only one"),
         (dict(time_budget=60.0, model="base"), "model is 'base' and time_budget is given; a budget chooses the size"),
-        (dict(flop_budget=-1.0), "flop_budget is -1.0; FLOPs above 0 are needed"),
+        (dict(flop_budget=-1.0), "flop_budget is -1.0; it must be a number of FLOPs above 0"),
         (dict(time_budget=60.0, plan={"depth": 2}), "plan needs the parts asked, chosen and expected"),
         (
             dict(time_budget=60.0, plan={"asked": {"time_budget": 50.0}, "chosen": {}, "expected": {}}),
@@ -110,7 +110,7 @@ def test_a_budget_of_seconds_is_divided_and_counted(small_rows, tmp_path):
         ),
         (
             dict(time_budget=60.0, depth=4, plan={"asked": {"time_budget": 60.0}, "chosen": {"depth": 2}, "expected": {}}),
-            "depth is given, and plan has chosen it",
+            "depth is given, but plan has already chosen it",
         ),
     ],
 )
@@ -122,5 +122,5 @@ def test_what_contradicts_itself_is_refused(given, said, tmp_path):
 def test_a_budget_for_nothing_is_refused_with_what_it_takes(small_rows, tmp_path):
     done = run_script("pretrain.py", *COMMON, "--time_budget", "1", "--dataset", small_rows, "--output_dir", tmp_path / "base")
     assert done.returncode == 1
-    assert "time_budget is 1 seconds; the start takes" in done.stderr
+    assert "time_budget is 1 seconds; here the startup takes" in done.stderr
     assert not (tmp_path / "base").exists()

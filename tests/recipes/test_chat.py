@@ -156,10 +156,10 @@ def test_the_oldest_exchanges_make_room(session):
     kept.turns = chat.turns[:2] + chat.turns[:-2]
     assert kept.ask("Hello").dropped == 1  # no more are dropped than need be
     before = list(chat.turns)
-    with pytest.raises(ValueError, match="the message has [0-9]+ tokens with those of the template.*room for 70; say it in fewer"):
+    with pytest.raises(ValueError, match="the message has [0-9]+ tokens including the template.*room for 70; shorten"):
         chat.ask("word " * 80)
     assert chat.turns == before  # as if it had not been said
-    with pytest.raises(ValueError, match="max_new_tokens is 1,024, the model's context 1,024 tokens"):
+    with pytest.raises(ValueError, match="max_new_tokens is 1,024, but the model's context is 1,024 tokens"):
         session(max_new_tokens=CONTEXT)
 
 
@@ -209,7 +209,7 @@ def test_lines_are_answered_in_turn_and_commands_obeyed(generate, assistant):
         "(a new conversation)",
         "(a new conversation)",
         "(the system message is set)",
-        "(/restart is not a command: /system TEXT sets a system message, /reset begins anew, /exit ends)",
+        "(/restart is not a command: /system TEXT sets a system message, /reset starts over, /exit quits)",
     ]
 
 
@@ -217,7 +217,7 @@ def test_mistakes_in_a_conversation_do_not_end_it(generate, assistant):
     printed, notes = generate(assistant, chat=True, typed="word " * 400 + "\nHello\n/reset\nTick", max_new_tokens=800)
     assert printed.splitlines()[0] == "Hi there."
     assert printed.splitlines()[1].startswith("tick tick tick")
-    assert "say it in fewer words" in notes[0]
+    assert "shorten the message" in notes[0]
     assert notes[1:] == ["(a new conversation)", "(cut at max_new_tokens, 800)"]
 
 
@@ -230,9 +230,11 @@ def test_prompts_are_answered_once_each_as_messages_without_a_terminal(generate,
 
 def test_a_model_without_a_chat_template_is_refused_in_one_sentence(generate, assistant, tmp_path):
     shutil.copytree(assistant, tmp_path / "base", ignore=shutil.ignore_patterns("chat_template.jinja"))
-    with pytest.raises(ValueError, match="has no chat template, so there is no chat with it.*recipes/finetune_instructions.py"):
+    with pytest.raises(
+        ValueError, match="has no chat template, so it cannot chat, only continue texts.*recipes/finetune_instructions.py"
+    ):
         generate(tmp_path / "base", chat=True)
-    with pytest.raises(ValueError, match="num_samples is 2; a conversation has one answer a turn"):
+    with pytest.raises(ValueError, match="num_samples is 2; a conversation has one answer per turn"):
         generate(tmp_path / "base", chat=True, num_samples=2)
 
 
@@ -314,7 +316,7 @@ def test_an_adapter_of_other_weights_is_refused_with_both_hashes(generate, assis
     Passport(base={"name": "mine", "sha256": found}).save(foreign_adapter)
     assert generate(foreign_adapter, prompt=["a"], max_new_tokens=2)[0].startswith("a")
     Passport(base={"name": "mine", "sha256": "0" * 64}).save(foreign_adapter)
-    with pytest.raises(ValueError, match=f"have the SHA-256 {'0' * 64}; those of the model at hand have {found}"):
+    with pytest.raises(ValueError, match=f"have the SHA-256 {'0' * 64}; those of this model have {found}"):
         generate(foreign_adapter, prompt=["a"], max_new_tokens=2)
 
 
@@ -339,9 +341,9 @@ def test_a_classifier_is_no_speaker(generate, assistant, tmp_path):
     classifier = HfGptForSequenceClassification.from_pretrained(assistant, num_labels=2)
     classifier.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(assistant).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a HfGptForSequenceClassification, which gives no text"):
+    with pytest.raises(ValueError, match="is a HfGptForSequenceClassification, which gives labels"):
         generate(tmp_path, prompt=["a"])
     adapter = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": str(assistant)}
     (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
-    with pytest.raises(ValueError, match="is a classifier's adapter, which gives no text but labels"):
+    with pytest.raises(ValueError, match="is a classifier's adapter, which gives labels, not text"):
         generate(tmp_path, prompt=["a"])

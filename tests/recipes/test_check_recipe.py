@@ -40,7 +40,7 @@ def test_a_failure_names_its_cure_and_ends_with_exit_code_1(folder):
     assert done.returncode == 1
     content = json.loads(done.stdout)  # nothing else is there: the table goes to stderr
     assert content["passed"] is False
-    assert "somebody edited" in done.stderr
+    assert "was edited by hand" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: 2 checks failed: licence (")  # and the doors, for want of time
     assert "Traceback" not in done.stderr
 
@@ -52,7 +52,7 @@ def test_a_failure_names_its_cure_and_ends_with_exit_code_1(folder):
         (("nowhere",), "nowhere does not exist"),
         ((".",), "holds no model (config.json), adapter"),
         ((".", "--jason", "x"), "did you mean 'json'?"),
-        ((".", "--seconds", "0"), "seconds is 0; 1 or more is needed"),
+        ((".", "--seconds", "0"), "seconds is 0; it must be at least 1"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, sentence, tmp_path):

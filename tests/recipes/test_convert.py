@@ -82,7 +82,7 @@ def test_a_meta_pkl_runs_no_code(tmp_path):
 
     torch.save(GPT().checkpoint(), tmp_path / "ckpt.pt")
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"stoi": Evil()}))
-    with pytest.raises(ValueError, match=r"meta\.pkl is not a meta\.pkl of nanoGPT.*it asks for posix\.system"):
+    with pytest.raises(ValueError, match=r"meta\.pkl is not nanoGPT's meta\.pkl.*it refers to posix\.system"):
         recipe("convert", source=str(tmp_path), output_dir=str(tmp_path / "out"))
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "out").exists()
@@ -246,7 +246,7 @@ class Payload:
 def test_code_in_a_pth_is_not_run_by_the_recipe(tmp_path):
     torch.save({"model_state_dict": {}, "optimizer_state_dict": Payload(str(tmp_path / "trap"))}, tmp_path / "code.pth")
     done = run_script("convert.py", tmp_path / "code.pth", "--output_dir", tmp_path / "out")
-    refused(done, "holds more than tensors, and what it asks for was not run")
+    refused(done, "contains more than tensors, and the code it refers to was not run")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["code.pth"]
 
 
@@ -258,11 +258,11 @@ def test_a_filled_folder_is_replaced_only_where_it_is_ours_and_it_was_asked_for(
         recipe("convert", **arguments)
     recipe("convert", **arguments, overwrite=True, target="native")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "gpt2"
-    with pytest.raises(ValueError, match="holds files that this recipe did not write"):
+    with pytest.raises(ValueError, match="contains files that this recipe did not write"):
         recipe("convert", source=str(tmp_path / "out"), output_dir=str(tmp_path / "base"), overwrite=True)
     before = sorted(path.name for path in (tmp_path / "out").iterdir())
     book_model(norm_type="rmsnorm").save_pretrained(tmp_path / "odd")
-    with pytest.raises(ValueError, match="no class of transformers"):
+    with pytest.raises(ValueError, match="no transformers class"):
         recipe("convert", source=str(tmp_path / "odd"), target="native", output_dir=str(tmp_path / "out"), overwrite=True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
 
@@ -270,9 +270,13 @@ def test_a_filled_folder_is_replaced_only_where_it_is_ours_and_it_was_asked_for(
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        (300, "the tokenizer has 512 tokens, the model's embedding 300 rows; 212 of the ids without a row .the first is 300, "),
-        (700, "the tokenizer has 512 tokens, the model's embedding 700 rows; rows without a token"),
-        (1024, "the tokenizer has 512 tokens, the model's embedding 1,024 rows; rows without a token"),
+        (
+            300,
+            "the tokenizer has 512 tokens, but the model's embedding has 300 rows; 212 of the ids without a row .the first is 300, "
+            "",
+        ),
+        (700, "the tokenizer has 512 tokens, but the model's embedding has 700 rows; extra rows"),
+        (1024, "the tokenizer has 512 tokens, but the model's embedding has 1,024 rows; extra rows"),
     ],
 )
 def test_a_vocabulary_that_is_not_the_tokenizers(small_tokenizer, tmp_path, rows, sentence):
@@ -299,12 +303,12 @@ def test_a_shard_that_is_lost_on_the_way_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (dict(target="gguf"), "GGUF carries the tokenizer, and none was found"),
+        (dict(target="gguf"), "GGUF includes the tokenizer, but none was found"),
         (dict(gguf_type="q8_0"), "gguf_type is q8_0, but target is hfgpt"),
         (dict(target="gguf", dtype="float16"), "dtype is float16, but target is gguf"),
         (dict(num_attention_heads=0), "num_attention_heads is 0"),
         (dict(adapter="no/adapter"), "no/adapter/adapter_config.json does not exist"),
-        (dict(tokenizer="no/tokenizer"), "no/tokenizer holds no tokenizer that loads"),
+        (dict(tokenizer="no/tokenizer"), "no/tokenizer has no tokenizer that can be loaded"),
     ],
 )
 def test_options_that_cannot_be(tmp_path, arguments, sentence):

@@ -135,7 +135,7 @@ def test_rows_that_cannot_be_used_are_skipped_where_that_is_asked_for_and_counte
     folder, _ = classifier
     (tmp_path / "TEST.CSV").write_text("text;label\nReturn it;read\n ;read\nSet it;write;more\nSet it, now;write\n")
     words = dict(model=str(folder), test_sources=[str(tmp_path / "TEST.CSV")], output_dir=str(tmp_path / "out"))
-    with pytest.raises(ValueError, match=r"TEST.CSV, line 3: the text is blank; .* To leave such rows out, set on_error: skip"):
+    with pytest.raises(ValueError, match=r"TEST.CSV, line 3: the text is blank; .* To skip such rows, set on_error: skip"):
         recipe("evaluate", **words)
     recipe("evaluate", **words, on_error="skip")
     (entry,) = results_of(tmp_path / "out").values()
@@ -164,7 +164,7 @@ def test_texts_of_labels_that_the_classifier_does_not_know_are_left_out_and_coun
     with pytest.raises(ValueError, match=r"none of the 2 texts has a label that the model knows \(read, write\); the file has "
                        r"Return it, Delete it: name another column with label_column"):  # fmt: skip
         recipe("evaluate", **words, label_column="text", text_column="kind")
-    with pytest.raises(ValueError, match=r"is a classifier, which predicts no text, and text is given"):
+    with pytest.raises(ValueError, match=r"is a classifier, which does not predict text, but text is given"):
         recipe("evaluate", model=str(folder), text=["python-docs"])
 
 
@@ -234,7 +234,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(small_run, small_rows, sm
     (tmp_path / "empty.txt").write_text("")
     done = run_script("evaluate.py", model, "--text", tmp_path / "empty.txt", "--output_dir", out)
     assert done.returncode == 1
-    assert "error: the text has 0 tokens to score, in 0 documents; 2 or more are needed" in done.stderr
+    assert "error: the text has 0 tokens to score, in 0 documents; at least 2 are needed" in done.stderr
     assert "Traceback" not in done.stderr
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match=r"none holds no model"):

@@ -82,7 +82,7 @@ def test_what_is_taken_from_the_tokenizer_is_said_also_with_other_sources(small_
            filters="light", deduplicate="exact")  # fmt: skip
     given = dict(sources=[str(small_corpus)], tokenizer=str(tokenizer), context_length=64)
     recipe("prepare_data", **given, output_dir=str(tmp_path / "rows"))
-    assert f"data: as for the tokenizer {tokenizer}: filters light, deduplicate exact\n" in caplog.text
+    assert f"data: same as for the tokenizer {tokenizer}: filters light, deduplicate exact\n" in caplog.text
     caplog.clear()
     recipe("prepare_data", **given, filters="none", deduplicate="near", output_dir=str(tmp_path / "other"))
     assert "as for the tokenizer" not in caplog.text

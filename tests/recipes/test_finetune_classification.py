@@ -284,7 +284,7 @@ def test_a_label_that_only_the_test_set_has_or_that_nobody_named(small_run, exam
     test = write(tmp_path / "test.csv", [*rows_of(examples)[:5], ("Draw a window.", "tkinter")])
     with pytest.raises(ValueError, match=r"the label 'tkinter' is only in the test split \(first in .*test.csv, row \d+\)"):
         run_main(model=small_run, sources=[examples], test_sources=[test], output_dir=tmp_path / "out")
-    with pytest.raises(ValueError, match=r"the label 'unittest' is none of asyncio, email"):
+    with pytest.raises(ValueError, match=r"the label 'unittest' is not one of asyncio, email"):
         run_main(model=small_run, sources=[examples], labels=["asyncio", "email"], output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -294,9 +294,9 @@ def test_a_label_that_only_the_test_set_has_or_that_nobody_named(small_run, exam
     [
         ({"lora_targets": ["c_attn"]}, "lora_targets c_attn matches no linear layer .* q_proj, k_proj, v_proj, o_proj"),
         ({"text_column": "review"}, "no column 'review', found 'text', 'label'"),
-        ({"seeds": [1, 1]}, r"seeds are \[1, 1\]; the same one twice"),
+        ({"seeds": [1, 1]}, r"seeds are \[1, 1\]; the same seed twice"),
         ({"quantization": "4bit"}, "needs a CUDA device"),
-        ({"balance_before_split": "true"}, "balance_before_split goes with balance: undersample"),
+        ({"balance_before_split": "true"}, "balance_before_split needs balance: undersample"),
         ({"method": "likelihood", "label_delimiter": "t"}, "these texts have several"),
         ({"validation_share": 0}, "there is no validation set: validation_share is 0"),
     ],
@@ -309,7 +309,7 @@ def test_arguments_that_cannot_be(arguments, words, small_run, examples, tmp_pat
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--lora_rank", "0"], "lora_rank is 0; 1 or more is needed"), (["--learning_rte", "1"], "did you mean 'learning_rate'?")],
+    [(["--lora_rank", "0"], "lora_rank is 0; it must be at least 1"), (["--learning_rte", "1"], "did you mean 'learning_rate'?")],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, small_run, examples, tmp_path):
     done = run_script("finetune_classification.py", *SMALL, "--model", small_run, "--sources", examples, *arguments,
@@ -322,9 +322,9 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, small_ru
 
 
 def test_a_model_that_is_not_there_and_an_adapter_without_its_merged_twin(small_run, examples, tmp_path):
-    with pytest.raises(FileNotFoundError, match="model 'no/such' does not load with its tokenizer"):
+    with pytest.raises(FileNotFoundError, match="model 'no/such' cannot be loaded with its tokenizer"):
         run_main(model="no/such", sources=[examples], output_dir=tmp_path / "out")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="is an adapter; fine-tuning goes on from whole weights"):
+    with pytest.raises(ValueError, match="is an adapter, but fine-tuning needs full weights"):
         run_main(model=tmp_path / "adapter", sources=[examples], output_dir=tmp_path / "out")

@@ -194,7 +194,7 @@ def test_an_adapter_of_another_base_is_refused_with_both_hashes(assistant, tmp_p
     assert done.returncode == 1, done.stdout
     assert json.loads((folder / "passport.json").read_text())["base"]["sha256"] in done.stderr
     assert done.stderr.count("SHA-256") == 1
-    assert "Give it its own base" in done.stderr
+    assert "Use its own base" in done.stderr
     done = run_script("convert.py", folder / "base", "--adapter", folder, "--output_dir", tmp_path / "merged")
     assert done.returncode == 0, done.stderr
 
@@ -202,10 +202,10 @@ def test_an_adapter_of_another_base_is_refused_with_both_hashes(assistant, tmp_p
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([{"instruction": "Ask", "output": ""}], r"item 0: the row has no answer, 'output' is ''"),
+        ([{"instruction": "Ask", "output": ""}], r"item 0: the row has no answer: 'output' is ''"),
         ([{"messages": [{"role": "robot", "content": "x"}]}], r"message 1 has the unknown role 'robot'"),
-        ([{"messages": [{"role": "assistant", "content": "x"}]}], r"message 1 has the role 'assistant', 'user' is needed"),
-        ([{"question": "x"}], r"the columns 'question' fit no format"),
+        ([{"messages": [{"role": "assistant", "content": "x"}]}], r"message 1 has the role 'assistant', but must be 'user'"),
+        ([{"question": "x"}], r"the columns 'question' match no format"),
     ],
 )
 def test_rows_that_are_no_conversation(rows, words, base, tmp_path):

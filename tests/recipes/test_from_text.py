@@ -64,12 +64,12 @@ def test_the_same_command_again_says_that_all_is_done_and_another_one_is_refused
     assert (folder / "base" / "model.safetensors").stat().st_mtime_ns == before
     other = run_script("from_text.py", "notes.jsonl", "--minutes", "4", "--output_dir", "mine", cwd=folder.parent)
     assert other.returncode == 1
-    assert "minutes was 3.0, is 4.0" in other.stderr
+    assert "minutes was 3.0, is now 4.0" in other.stderr
 
 
 def test_texts_are_the_first_words_and_minutes_too_few_are_refused(tmp_path):
     missing = run_script("from_text.py", "--output_dir", tmp_path / "mine")
-    assert "sources are missing; name your texts" in missing.stderr
+    assert "sources are missing; give your texts" in missing.stderr
     short = run_script("from_text.py", "a.txt", "b.txt", "--minutes", "0.1", "--output_dir", tmp_path / "mine")
-    assert "minutes is 0.1; 0.5 or more are needed" in short.stderr
+    assert "minutes is 0.1; it must be at least 0.5" in short.stderr
     assert not (tmp_path / "mine").exists()

@@ -23,7 +23,7 @@ def test_several_prompts_and_samples_are_told_apart(small_run):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--max_new_tokens", "64"), "max_new_tokens is 64, the model's context 64 tokens"),
+        (("--max_new_tokens", "64"), "max_new_tokens is 64, but the model's context is 64 tokens"),
         (("--temperature", "-1"), "temperature is -1.0"),
         (("--top_p", "1.5"), "top_p is 1.5"),
     ],

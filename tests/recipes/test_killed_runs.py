@@ -135,6 +135,7 @@ def test_instructions(small_families, instructions, tmp_path):
         ("hfgpt.training.run.set_seed", 1),  # the base has been measured
         ("transformers.Trainer.training_step", 14),  # in the second epoch, with a checkpoint in its middle
         ("hfgpt.training.comparison.save_finetuned", 1),  # after the last step
+        ("hfgpt.training.run.write_card", 1),
     ]
     _, _, metrics = killed_and_straight("finetune_instructions", words, moments, tmp_path)
     assert metrics[0]["steps"] == metrics[1]["steps"]
@@ -285,9 +286,9 @@ def test_a_finished_run_is_noticed_before_data_and_model_are_read(small_families
     assert run_main("finetune_classification", words) == {}
     assert read == [1]
     examples.write_text(examples.read_text() + "one more,a\n")
-    with pytest.raises(ValueError, match="are not those that the run in .* began with"):
+    with pytest.raises(ValueError, match="are not the ones that the run in .* began with"):
         run_main("finetune_classification", words)
-    with pytest.raises(ValueError, match="holds another run .learning_rate was 0.003, is 0.1"):
+    with pytest.raises(ValueError, match="holds another run .learning_rate was 0.003, is now 0.1"):
         run_main("finetune_classification", [*words, "--learning_rate", "0.1"])
 
 

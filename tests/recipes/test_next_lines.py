@@ -84,7 +84,7 @@ def test_the_line_of_a_conversion_suits_what_was_converted(small_families, small
     bare = Path(shutil.copytree(small_gpt2, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*")))
     words = (bare, "--target", "native", "--dtype", "bfloat16", "--output_dir", tmp_path / "again")
     said = run_script("convert.py", *words).stdout.splitlines()[-1]
-    again = shlex.split(said.partition(" in this: ")[2])
+    again = shlex.split(said.partition(" of its tokenizer: ")[2])
     assert again[:3] == ["python", "recipes/convert.py", str(bare)]
     given = dict(zip(again[3::2], again[4::2], strict=True))
     chosen = {"--output_dir": str(tmp_path / "again"), "--target": "native", "--dtype": "bfloat16"}
@@ -154,13 +154,13 @@ def run(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("door", ATTEMPTS)
 def test_a_run_in_progress_and_a_missing_folder_are_called_what_they_are(door, tmp_path):
     folder = unfinished(tmp_path / "run", ("", 40), ("", 200))
-    with pytest.raises(UserError, match="holds a run that is still training or was stopped") as refusal:
+    with pytest.raises(UserError, match="contains a run that is still training or was stopped") as refusal:
         ATTEMPTS[door](folder)
     assert f"(step 200 of 1,200): use {folder / 'checkpoint-200'}, or start the same command again" in str(refusal.value)
     with pytest.raises(UserError, match="does not exist") as refusal:
         ATTEMPTS[door](tmp_path / "nowhere")
     assert f"{tmp_path / 'nowhere'} does not exist (looked from {Path.cwd()})" in str(refusal.value)
-    with pytest.raises(UserError, match="is still training, or was stopped before its first checkpoint"):
+    with pytest.raises(UserError, match="is still training or was stopped before its first checkpoint"):
         ATTEMPTS[door](unfinished(tmp_path / "begun"))
 
 

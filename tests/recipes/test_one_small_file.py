@@ -41,12 +41,16 @@ def test_a_text_with_fewer_tokens_than_that_gives_a_smaller_vocabulary(one_file)
     folder, (said, _) = one_file
     size = len(load_tokenizer(folder / "runs/mine/tokenizer"))
     assert 260 < size < 768
-    assert f"tokenizer: the text yields {size} different tokens, fewer than vocab_size 768; the tokenizer has these." in said
+    assert (
+        f"tokenizer: the text only yields {size} distinct tokens, fewer than vocab_size 768, so the tokenizer is smaller." in said
+    )
 
 
 def test_the_second_command_takes_sources_and_split_from_the_tokenizer_and_a_context_that_gives_rows(one_file):
     folder, (_, said) = one_file
-    assert "data: as for the tokenizer runs/mine/tokenizer: sources my_texts/*.txt, split_by position, validation_share" in said
+    assert (
+        "data: same as for the tokenizer runs/mine/tokenizer: sources my_texts/*.txt, split_by position, validation_share" in said
+    )
     assert "data: context_length 64, because" in said
     passport = json.loads((folder / "runs/mine/data/passport.json").read_text())
     settings = {key: passport["settings"][key] for key in ("sources", "split_by", "test_share", "context_length")}
@@ -70,7 +74,10 @@ def test_whoever_says_otherwise_is_obeyed_and_warned(one_file, monkeypatch, capl
     folder, _ = one_file
     monkeypatch.chdir(folder)
     recipe("prepare_data", tokenizer="runs/mine/tokenizer", test_share=0.2, context_length=32, output_dir="runs/told/data")
-    assert "the tokenizer was trained with test_share 0.05, here it is 0.2: it has seen documents that are held out" in caplog.text
+    assert (
+        "the tokenizer was trained with test_share 0.05, but here it is 0.2: it has seen documents that are now held out"
+        in caplog.text
+    )
     assert len(load_from_disk("runs/told/data")["train"][0]["input_ids"]) == 32
     with pytest.raises(ValueError, match=r"the validation split is empty: 1 document,.*split_by 'document'"):
         recipe("prepare_data", tokenizer="runs/mine/tokenizer", split_by="document", output_dir="runs/no/data")
@@ -83,17 +90,21 @@ def test_sources_that_changed_or_are_gone_since_are_named(one_file, monkeypatch,
     story = tmp_path / "copy" / "my_texts" / "story.txt"
     story.write_text(story.read_text() + "One more line.\n" * 50)
     recipe("prepare_data", tokenizer="runs/mine/tokenizer", output_dir="runs/again/data")
-    assert "the sources are not what they were when the tokenizer was trained" in caplog.text
+    assert "the sources have changed since the tokenizer was trained" in caplog.text
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"'my_texts' does not exist.*The passport of the tokenizer copy/runs"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'my_texts' does not exist.*This source comes from the passport of the tokenizer copy/runs"
+    ):
         recipe("prepare_data", tokenizer="copy/runs/mine/tokenizer", output_dir="data")
 
 
 def test_a_tokenizer_that_is_not_ours_names_no_sources(small_tokenizer, tmp_path):
     shutil.copytree(small_tokenizer, tmp_path / "t", ignore=shutil.ignore_patterns("passport.json"))
-    with pytest.raises(ValueError, match="no sources given, and no passport beside the tokenizer .* names any; give --sources"):
+    with pytest.raises(
+        ValueError, match="no sources given, and there is no passport beside the tokenizer .* that lists any; give --sources"
+    ):
         recipe("prepare_data", tokenizer=str(tmp_path / "t"), output_dir=str(tmp_path / "data"))
-    with pytest.raises(ValueError, match="beside the tokenizer nowhere .there is no such folder here. names any"):
+    with pytest.raises(ValueError, match="beside the tokenizer nowhere .no such folder. that lists any"):
         recipe("prepare_data", tokenizer="nowhere", output_dir=str(tmp_path / "data"))
 
 
@@ -107,7 +118,7 @@ def test_a_folder_of_notes_is_read_and_what_the_recipes_wrote_in_it_is_not(tmp_p
     passport = json.loads((tmp_path / "runs/d/passport.json").read_text())
     assert passport["settings"]["split_by"] == "document"
     assert sum(counts["documents"] for counts in passport["splits"].values()) == 300
-    assert "sources: . without 2 files that recipes of hfgpt wrote, such as runs/t/README.md" in caplog.text
+    assert "sources: ., leaving out 2 files written by hfgpt recipes, such as runs/t/README.md" in caplog.text
 
 
 def test_rows_that_cannot_be_used_are_counted_in_both_passports(tmp_path, small_tokenizer):
@@ -115,7 +126,7 @@ def test_rows_that_cannot_be_used_are_counted_in_both_passports(tmp_path, small_
     lines[7], lines[90] = "not JSON", '{"text": null}'
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     sources = [str(tmp_path / "rows.jsonl")]
-    with pytest.raises(ValueError, match=r"line 8: no valid JSON.*set on_error: skip"):
+    with pytest.raises(ValueError, match=r"line 8: not valid JSON.*set on_error: skip"):
         recipe("train_tokenizer", sources=sources, output_dir=str(tmp_path / "t"))
     recipe("train_tokenizer", sources=sources, on_error="skip", output_dir=str(tmp_path / "t"))
     recipe("prepare_data", tokenizer=str(tmp_path / "t"), output_dir=str(tmp_path / "d"))  # takes on_error from there, too

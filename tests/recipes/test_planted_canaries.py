@@ -88,7 +88,7 @@ def test_evaluate_says_in_the_card_what_is_known_by_heart_and_the_quotations_sta
     assert [row["count"] for row in report["canaries"]["by_count"]] == [0, 1, 5]
     assert report["overlap"]["samples"]["num"] == 4
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "## Memorisation" in card
+    assert "## Memorization" in card
     assert "| 5 times | 2 |" in card
     published = {path.name for path in identify(folder).files()}
     assert "memorization.png" in published
@@ -113,9 +113,9 @@ def test_counts_come_from_yaml_and_from_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
-        ("--plant_canaries true --canary_counts 2 2", "canary_counts is [2, 2]; different numbers of copies"),
-        ("--plant_canaries true --canaries_per_count 0", "canaries_per_count is 0; 1 or more"),
-        ("--plant_canaries true --context_length 16", "the context_length is 16; it would be cut"),
+        ("--plant_canaries true --canary_counts 2 2", "canary_counts is [2, 2]; it must contain different numbers of copies"),
+        ("--plant_canaries true --canaries_per_count 0", "canaries_per_count is 0; it must be at least 1"),
+        ("--plant_canaries true --context_length 16", "but context_length is 16; it would be cut"),
     ],
 )
 def test_mistakes_are_answered_before_anything_is_written(mistake, sentence, small_corpus, small_tokenizer, tmp_path):

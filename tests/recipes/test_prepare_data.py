@@ -128,10 +128,10 @@ def test_text_of_a_benchmark_is_not_trained_on_and_its_file_is_named_with_its_ha
     (entry,) = passport["settings"]["asked"]["decontaminate_against"]
     assert entry["sha256"] == hashlib.sha256((tmp_path / "quiz.jsonl").read_bytes()).hexdigest()
     (tmp_path / "quiz.jsonl").write_text('{"question": "another one, which is as good"}\n')
-    changed = "holds what was made otherwise .decontaminate_against is .*quiz.jsonl as before, with other contents.;"
+    changed = "holds a result made with other settings .decontaminate_against is .*quiz.jsonl as before, but its contents differ.;"
     with pytest.raises(ValueError, match=changed):
         recipe("prepare_data", **settings)
-    with pytest.raises(ValueError, match=r"otherwise \(decontaminate_against was \S*quiz.jsonl, is none\);"):
+    with pytest.raises(ValueError, match=r"other settings \(decontaminate_against was \S*quiz.jsonl, is now none\);"):
         recipe("prepare_data", **{**settings, "decontaminate_against": []})
 
 

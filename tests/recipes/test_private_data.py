@@ -118,7 +118,7 @@ def test_one_type_alone_is_looked_for(letters, tmp_path):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ({"personal_data_types": ["emails"]}, "personal_data_types names 'emails'; allowed are email, phone"),
+        ({"personal_data_types": ["emails"]}, "personal_data_types names 'emails'; allowed: email, phone"),
         ({"phone_regions": ["Germany"]}, "phone_regions names 'Germany'; a country is two capital letters"),
     ],
 )

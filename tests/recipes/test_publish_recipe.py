@@ -66,7 +66,7 @@ def test_a_dry_run_lists_every_file_and_with_push_exactly_these_are_sent(hub, sm
     listed = {name: int(size.replace(",", "")) for size, name in re.findall(r"^ +([\d,]+)  (\S+)$", dry.stdout, re.MULTILINE)}
     tag = re.search(r"^me/words \(tokenizer, a model repository\), tag (tokenizer-[0-9a-f]{8})$", dry.stdout, re.MULTILINE)[1]
     assert re.search(rf"^check of {folder}: passed: \d+, failed: 0", dry.stdout, re.MULTILINE)
-    assert f"dry run: nothing was sent. To send {sum(listed.values()):,} bytes in {len(listed)} files:" in dry.stdout
+    assert f"dry run: nothing was uploaded. To upload {sum(listed.values()):,} bytes in {len(listed)} files:" in dry.stdout
     next_words = dry.stdout.splitlines()[-1].removeprefix("next: python recipes/publish.py ").split()
     assert next_words == [str(folder), "--repo", "me/words", "--push", "true"]
 
@@ -117,7 +117,7 @@ def test_a_folder_that_fails_the_gate_is_not_sent(hub, small_tokenizer, tmp_path
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "note": "made in /home/jane/words"}))
     done = publish(hub, tmp_path / "home", folder, "--repo", "me/words", "--push", "true")
-    assert "did not pass the check above, so nothing was sent" in refused(done)
+    assert "did not pass the check above, so nothing was uploaded" in refused(done)
     assert re.search(r"^fail +no path of this machine +.*/home/jane", done.stdout, re.MULTILINE)
     assert {request.method for request in hub.requests} == {"GET"}
     assert hub.repos() == []
@@ -126,7 +126,7 @@ def test_a_folder_that_fails_the_gate_is_not_sent(hub, small_tokenizer, tmp_path
 @pytest.mark.slow
 def test_without_a_token_a_push_ends_at_once_in_one_sentence(hub, small_tokenizer, tmp_path):
     sentence = refused(publish(hub, tmp_path / "home", small_tokenizer, "--repo", "me/words", "--push", "true", token=None))
-    assert "there is no token for" in sentence
+    assert "publishing needs a token for" in sentence
     assert "run `hf auth login`, or set HF_TOKEN" in sentence
     assert hub.requests == []
 
@@ -136,7 +136,7 @@ def test_a_token_anywhere_in_the_arguments_is_refused_without_saying_it():
     from hfgpt.arguments.publishing import PublishArguments
 
     for words in ({"repo": f"me/{TOKEN}"}, {"tag": TOKEN}, {"parts": ["base", TOKEN]}, {"token": "anything"}, {"folder": TOKEN}):
-        with pytest.raises(ValueError, match=f"{next(iter(words))} holds a token, and none is taken") as refusal:
+        with pytest.raises(ValueError, match=f"{next(iter(words))} holds a token. Tokens are not accepted") as refusal:
             PublishArguments(**({"folder": "x", "repo": "me/gpt"} | words))
         assert TOKEN not in str(refusal.value)
     with pytest.raises(ValueError, match="token holds a token, .* use `hf auth login` or HF_TOKEN"):

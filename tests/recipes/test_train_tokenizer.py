@@ -51,7 +51,7 @@ def test_two_runs_leave_the_same_bytes_and_publish_no_name(letters, tmp_path, ca
     keys = dict(sources=[str(letters / "*.jsonl")], vocab_size=300, split_by="document", compare_with=[str(tmp_path / "other")])
     for name in ("one", "two"):
         recipe("train_tokenizer", **keys, output_dir=str(tmp_path / name), check_reload=False)
-    assert "special tokens that are written in the text were left out of the training (<|endoftext|> 1" in caplog.text
+    assert "special tokens written in the text were left out of training (<|endoftext|> 1" in caplog.text
     assert "takes about 10 MiB of memory" in caplog.text
     for file in ("tokenizer.json", "tokenizer_report.md", "tokenizer_report.png"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
@@ -63,7 +63,7 @@ def test_two_runs_leave_the_same_bytes_and_publish_no_name(letters, tmp_path, ca
     assert "| `other` | 261 |" in published
     assert "anna" not in published
     assert "anna" not in (tmp_path / "published" / "passport.json").read_text()
-    assert "![bytes per token" in (tmp_path / "published" / "README.md").read_text()
+    assert "![Bytes per token" in (tmp_path / "published" / "README.md").read_text()
     assert (tmp_path / "published" / "tokenizer_report.png").is_file()
 
 
@@ -97,7 +97,7 @@ def test_a_tokenizer_that_loads_as_another_leaves_nothing(letters, tmp_path):
     keys = dict(sources=[str(letters / "*.jsonl")], algorithm="forgetful", vocab_size=300, split_by="document")
     try:
         with pytest.raises(
-            ValueError, match="gives other ids when it is loaded through AutoTokenizer: .* was .*, is .*; nothing is kept"
+            ValueError, match="gives different ids when loaded with AutoTokenizer: .* was .*, is now .*; nothing is kept"
         ):
             recipe("train_tokenizer", **keys, output_dir=str(tmp_path / "t"))
         assert list(tmp_path.iterdir()) == []

@@ -88,13 +88,13 @@ def test_verify_says_that_everything_matches_or_what_changed_and_by_its_exit_cod
     assert done.returncode == 1
     assert "rows of train: differs, " in done.stdout
     assert "error:" in done.stderr
-    assert "is not what its passport says: rows of train;" in done.stderr
+    assert "does not match its passport: rows of train;" in done.stderr
 
 
 def test_pretraining_refuses_rows_that_were_changed_before_it_begins(prepared, tmp_path):
     folder = Path(shutil.copytree(prepared / "rows", tmp_path / "rows"))
     spoil(folder / "train")
-    with pytest.raises(UserError, match=r"the train rows are not those that were prepared \(SHA-256 .*prepare the data again"):
+    with pytest.raises(UserError, match=r"the train rows have changed since they were prepared \(SHA-256 .*prepare the data again"):
         recipe("pretrain", dataset=str(folder), depth=1, max_steps=1, output_dir=str(tmp_path / "base"))
     assert not (tmp_path / "base").exists()
 
@@ -107,7 +107,7 @@ def test_evaluation_refuses_the_rows_that_it_would_measure(prepared, tmp_path):
     model = HfGptForCausalLM(HfGptConfig.modern(1, vocab_size=len(tokenizer), max_position_embeddings=32))
     loaded = Loaded("small", model.eval(), tokenizer, "text-generation", 32)
     assert evaluate_rows(loaded, folder, split="test").metrics["loss"] > 0  # the split that is whole
-    with pytest.raises(UserError, match="the train rows are not those that were prepared"):
+    with pytest.raises(UserError, match="the train rows have changed since they were prepared"):
         evaluate_rows(loaded, folder, split="train")
 
 

@@ -251,7 +251,7 @@ class Round:
         if self.reference.foreign:
             step = self.chance.choice([2, 4, 6, 98])
             mischief.plant_foreign(self.folder, self.chance.choice(self.reference.foreign), step)
-            self.story.append(f"checkpoint-{step} is of another run")
+            self.story.append(f"checkpoint-{step} belongs to another run")
 
     def clock(self) -> None:
         days = self.chance.choice([-400, -1, 1, 400])

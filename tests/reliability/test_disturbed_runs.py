@@ -1,6 +1,7 @@
 """Whatever happens to a run of any of the four recipes, the same command ends with the weights of an undisturbed one.
 
-The numbers of kills are those of `HFGPT_RELIABILITY=full`, or smaller ones.
+With `HFGPT_RELIABILITY=full` (every night) there are 40 kills each, and all four recipes meet what is the same code in all of them;
+otherwise fewer kills, and the two that keep checkpoints differently: one folder, and one for each seed.
 """
 
 import json
@@ -17,9 +18,11 @@ import lab
 import mischief
 import pytest
 from lab import NAMES, start, words_of
+from safetensors.torch import load_file
 
 FULL = os.environ.get("HFGPT_RELIABILITY") == "full"
 KILLS = {1: 40 if FULL else 4, 2: 40 if FULL else 2}
+SOME = NAMES if FULL else ("pretrain", "finetune_classification")
 LANGUAGE_MODELS = [name for name in NAMES if name != "finetune_classification"]  # a seed that is done has no checkpoints
 TRAINING_STEP = "transformers.Trainer.training_step"
 MOMENTS = {
@@ -144,7 +147,7 @@ def test_killed_at_random_instants(world, straight, tmp_path):
     print(f"{kills} kills in {runs} runs of {world} processes")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_bad_checkpoints_are_named_and_passed_over(name, interrupted, straight, tmp_path):
     """The newest lacks a file, the one before was cut, two more have other bytes and a file of another step."""
     folder, chance = interrupted(name, tmp_path), random.Random(0)
@@ -156,9 +159,10 @@ def test_bad_checkpoints_are_named_and_passed_over(name, interrupted, straight, 
     mischief.flip(three / weights, chance)
     shutil.copyfile(one / optimizer, two / optimizer)
     said = goes_on(name, folder, straight)
-    for path, fault in ((five, f"{optimizer} is missing"), (four, f"{weights} has "), (three, f"{weights} has other bytes"),
-                        (two, f"{optimizer} has other bytes")):  # fmt: skip
-        assert f"{path} is passed over: {fault}" in said
+    for path, fault in ((five, f"{optimizer} is missing"), (four, f"{weights} has "),
+                        (three, f"{weights} has changed"),
+                        (two, f"{optimizer} has changed")):  # fmt: skip
+        assert f"{path} is skipped: {fault}" in said
     assert f"resume: from {one}" in said
 
 
@@ -169,7 +173,7 @@ def test_where_no_checkpoint_is_whole_training_begins_anew(interrupted, straight
         mischief.empty(path / "config.json", chance)
     mischief.plant(folder, chance)
     said = goes_on("pretrain", folder, straight)
-    assert said.count("is passed over") == 1 + len(damaged)
+    assert said.count("is skipped") == 1 + len(damaged)
     assert "resume: from" not in said
 
 
@@ -187,7 +191,7 @@ def test_a_signal_saves_at_the_end_of_the_step_and_stops(name, moment, number, s
     call = 7 if moment == "forward" else 4  # twice in a step, or once
     job = start(name, words, folder, at=(MOMENTS[moment], call, number))
     assert job.wait() == 75, job.said
-    stopped = re.match(r"stopped: at step ([34]) of ", job.said.splitlines()[-1])
+    stopped = re.match(r"stopped at step ([34]) of ", job.said.splitlines()[-1])
     assert stopped, job.said
     assert not any((folder / file).exists() for file in ("finished.json", "report.txt", "metrics.json"))
     assert mischief.checkpoints(folder)[-1].name == f"checkpoint-{stopped[1]}"
@@ -202,7 +206,7 @@ def test_two_processes_that_are_signalled_apart_stop_at_the_same_step(straight, 
     time.sleep(0.45)
     job.send(signal.SIGTERM, (1,))
     assert job.wait() == 75, job.said
-    assert len({line for line in job.said.splitlines() if line.startswith("stopped: at step")}) == 1
+    assert len({line for line in job.said.splitlines() if line.startswith("stopped at step")}) == 1
     goes_on(name, folder, straight, world=2)
 
 
@@ -216,10 +220,28 @@ def test_one_of_two_processes_is_killed_twice(straight, tmp_path):
     goes_on("pretrain", folder, straight, world=2)
 
 
-# The disk
+# Numbers
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_rate_that_is_far_too_high_stops_before_the_update_and_every_checkpoint_is_finite(name, straight, tmp_path):
+    folder, rates = tmp_path / "run", ("--learning_rate", "1e30")
+    job = start(name, [*straight(name).words, *rates], folder)
+    assert job.wait() == 1, job.said
+    (sentence,) = [line for line in job.said.splitlines() if line.startswith("error: ")]
+    assert re.search(r"step \d+ is not taken: the (loss|norm of the gradient) is (nan|inf)", sentence)
+    assert "smaller learning_rate" in sentence
+    assert "Traceback" not in job.said
+    saved = mischief.checkpoints(folder) or mischief.checkpoints(folder / "seed-0")
+    assert str(saved[-1]) in sentence
+    for path in (path for one in saved for path in one.glob("*.safetensors") if path.name.startswith(("model", "adapter"))):
+        assert all(tensor.isfinite().all() for tensor in load_file(path).values()), path
+
+
+# The disk
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_a_file_that_may_not_grow_in_the_first_save_is_one_sentence(name, straight, tmp_path):
     folder = tmp_path / "run"
     largest = max(path.stat().st_size for path in straight("pretrain").folder.rglob("checkpoint-*/*") if path.is_file())
@@ -265,7 +287,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_saved_stays(straight, tmp_path
 # The folder
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_a_finished_run_is_started_three_times(name, straight, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(straight(name).folder, folder)
@@ -277,7 +299,7 @@ def test_a_finished_run_is_started_three_times(name, straight, tmp_path):
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(name, straight, tmp_path):
     folder = tmp_path / "run"
     first = start(name, straight(name).words, folder)
@@ -323,7 +345,7 @@ def test_a_pickle_in_any_file_of_a_checkpoint_is_never_run(name, interrupted, st
         else:
             (newest / file).write_bytes(content)
     said = goes_on(name, folder, straight)
-    assert f"{newest} is passed over" in said
+    assert f"{newest} is skipped" in said
     assert not marker.exists()
 
     shutil.rmtree(folder)

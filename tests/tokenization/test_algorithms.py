@@ -110,7 +110,7 @@ def test_reserved_tokens_come_right_after_the_others_and_are_special(name):
     assert tokenizer.convert_ids_to_tokens(list(range(first, first + 3))) == ["<|reserved_0|>", "<|reserved_1|>", "<|reserved_2|>"]
     assert set(range(first + 3)) <= set(tokenizer.all_special_ids)
     assert not set(range(first + 3)) & set(encode_texts(tokenizer, ["<|reserved_0|> <|reserved_2|>"])[0]) - {tokenizer.unk_token_id}
-    with pytest.raises(ValueError, match=rf"smallest possible is {SMALLEST[name] + 3}: .* and 3 reserved ones"):
+    with pytest.raises(ValueError, match=rf"must be at least {SMALLEST[name] + 3}: .* and 3 reserved ones"):
         train(name, vocab_size=SMALLEST[name] + 2, reserved_tokens=3)
 
 
@@ -175,7 +175,7 @@ def arguments(*words: str) -> TokenizerArguments:
 def test_a_size_is_a_number_or_auto():
     assert arguments("--vocab_size", "512").vocab_size == 512
     assert arguments("--vocab_size", "auto").vocab_size is arguments().vocab_size is None
-    with pytest.raises(ValueError, match="vocab_size is 'many'; a whole number or 'auto' is needed"):
+    with pytest.raises(ValueError, match="vocab_size is 'many'; it must be a whole number or 'auto'"):
         arguments("--vocab_size", "many")
 
 
@@ -185,8 +185,8 @@ def test_a_size_is_a_number_or_auto():
         (("--algorithm", "wordlevel", "--pattern", "gpt2"), "pattern is gpt2; algorithm wordlevel takes vocab_size, min_frequency"),
         (("--algorithm", "unigram", "--min_frequency", "2"), "min_frequency is 2; algorithm unigram takes"),
         (("--algorithm", "wordpiece", "--max_token_length", "9"), "max_token_length is 9; algorithm wordpiece takes"),
-        (("--reserved_tokens", "-1"), "reserved_tokens is -1; 0 or more is needed"),
-        (("--max_token_length", "0"), "max_token_length is 0; 1 or more is needed"),
+        (("--reserved_tokens", "-1"), "reserved_tokens is -1; it must be at least 0"),
+        (("--max_token_length", "0"), "max_token_length is 0; it must be at least 1"),
         (("--pattern", "gpt5"), "gpt5"),
     ],
 )

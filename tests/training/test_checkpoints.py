@@ -97,7 +97,7 @@ def test_a_state_is_read_as_it_was_written_and_other_objects_are_refused(tmp_pat
         assert read["state"][0][name].stride() == tensor.stride()
     assert read["state"][0]["one"] is read["state"][0]["same"]
     assert torch.equal(read["bytes"], state["bytes"])
-    with pytest.raises(UserError, match=r"state\.projector is a PosixPath, which a checkpoint cannot hold without a pickle"):
+    with pytest.raises(UserError, match=r"state\.projector is a PosixPath, which a checkpoint cannot store without a pickle"):
         save_state(tmp_path / "state.safetensors", {"projector": Path("a")})
 
 
@@ -148,7 +148,7 @@ def test_each_file_that_is_damaged_is_named_and_the_checkpoint_before_is_taken(c
         caplog.clear()
         assert newest_whole_checkpoint(copied, run="one") == before
         (message,) = caplog.messages
-        assert message.startswith(f"{newest} is passed over: ")
+        assert message.startswith(f"{newest} is skipped: ")
         assert name == "manifest.json" or (message.partition(": ")[2].startswith(name) and words in message)
         assert newest.is_dir()  # passed over, not deleted
 
@@ -172,20 +172,20 @@ def test_whatever_has_the_name_of_a_checkpoint_is_passed_over_and_left_there(cop
     (copied / "checkpoint-10" / "manifest.json").write_text(json.dumps(manifest))
     before = sorted(copied.rglob("*"))
     assert newest_whole_checkpoint(copied, run="one") == copied / "checkpoint-8"
-    faults = [message.removeprefix(f"{copied}/").split(" is passed over: ") for message in caplog.messages]
+    faults = [message.removeprefix(f"{copied}/").split(" is skipped: ") for message in caplog.messages]
     assert dict(faults) == {
-        "checkpoint-0020": "manifest.json says that it is of step 8.",
+        "checkpoint-0020": "manifest.json says it belongs to step 8.",
         "checkpoint-16": "manifest.json is unreadable.",
         "checkpoint-15": "manifest.json is unreadable.",
         "checkpoint-14": "it is a link.",
         "checkpoint-13": "it is a link.",
         "checkpoint-12": "it is not a folder.",
         "checkpoint-11": "it is empty.",
-        "checkpoint-10": "it is of another run.",
+        "checkpoint-10": "it belongs to another run.",
     }
     assert newest_whole_checkpoint(copied, run=None) == copied / "checkpoint-10"
     assert newest_whole_checkpoint(copied, run="one", last_step=7) == copied / "checkpoint-6"
-    assert "checkpoint-8 is passed over: the last step of this run is 7" in caplog.text
+    assert "checkpoint-8 is skipped: the last step of this run is 7" in caplog.text
     assert sorted(copied.rglob("*")) == before
 
 
@@ -252,11 +252,11 @@ def test_the_best_checkpoint_is_noted_where_it_lies_and_must_be_whole_too(tmp_pa
     found = newest_whole_checkpoint(tmp_path / "run", run="one")
     assert found is not None
     assert int(found.name.rpartition("-")[2]) < int(best.name.rpartition("-")[2])
-    assert f"it needs {best.name}, the best one so far, and model.safetensors has other bytes" in caplog.text
+    assert f"it needs {best.name}, the best one so far, but model.safetensors has changed" in caplog.text
     for path in (tmp_path / "run").glob("checkpoint-*"):
         if path.name not in (best.name, "checkpoint-8"):
             shutil.rmtree(path)
-    with pytest.raises(UserError, match=r"Give --resume .*checkpoint-8 to go on without it .*or --overwrite true"):
+    with pytest.raises(UserError, match=r"Give --resume .*checkpoint-8 to continue without it .*or --overwrite true"):
         newest_whole_checkpoint(tmp_path / "run", run="one")
 
 
@@ -325,7 +325,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_space(sma
     assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
     assert "500,000" in said or "are free" in said
     assert "free some" in said
-    assert "The checkpoints before it are as they were; the same command then goes on from the newest." in said
+    assert "Earlier checkpoints are intact; afterwards, the same command resumes from the newest one." in said
     fillers[0].unlink()
     assert_as_before_and_goes_on(folder, run[1], last=2)
 
@@ -336,7 +336,7 @@ def test_a_disk_that_can_only_be_read_is_one_sentence(small_disk, run):
     remount = lambda how: subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)  # noqa: E731
     said, _ = stopped_by_the_disk(folder, 3, lambda: remount("ro"))
     assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
-    assert "can only be read" in said
+    assert "read-only" in said
     remount("rw")
     assert_as_before_and_goes_on(folder, run[1], last=2)
 
@@ -346,7 +346,7 @@ def test_a_folder_that_vanishes_is_named_and_not_made_again(run, tmp_path):
     folder, aside = tmp_path / "run", tmp_path / "aside"
     said, _ = stopped_by_the_disk(folder, 3, lambda: folder.rename(aside))
     assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
-    assert f"the folder {folder} has vanished" in said
+    assert f"the folder {folder} has disappeared" in said
     assert not folder.exists()
     aside.rename(folder)
     assert_as_before_and_goes_on(folder, run[1], last=2)

@@ -86,7 +86,7 @@ def test_a_foreign_model_stays_what_it_is_and_says_what_it_forgot(name, foreign,
     assert passport["base"]["sha256"] == weights_sha256(before) != weights_sha256(after)
     assert json.loads((folder / "fingerprint.json").read_text())["weights_sha256"] == weights_sha256(after)
     card = (folder / "README.md").read_text()
-    assert f"Began as | {base.name}" in card
+    assert f"Base model | {base.name}" in card
     assert "| bits per byte, old text |" in card
     assert "name: bits per byte, old text" not in card  # the model-index, which is about the new text
     # Old and new text are the same rows here, so they have the same figures, and both have become easier.
@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_ends_with_the_weights_of_one_that_was_not_stopped(sm
     # Another base does not go on with it, by whatever name.
     other = tmp_path / "other"
     shutil.copytree(small_run / "checkpoint-6", other)
-    with pytest.raises(UserError, match=r"began with other weights of .*; give another output_dir"):
+    with pytest.raises(UserError, match=r"began with different weights of .*; give another output_dir"):
         recipe("pretrain", **settings | {"model": str(other)}, output_dir=str(tmp_path / "run"))
     again = recipe("pretrain", **settings, output_dir=str(tmp_path / "run"))
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run")]
@@ -151,7 +151,7 @@ def test_rows_of_another_tokenizer_and_longer_ones_are_refused(foreign, small_ro
     passport = json.loads((other / "passport.json").read_text())
     passport["tokenizer"]["sha256"] = "0" * 64
     (other / "passport.json").write_text(json.dumps(passport))
-    with pytest.raises(UserError, match="the rows in old_dataset .* are ids of another tokenizer"):
+    with pytest.raises(UserError, match="the rows in old_dataset .* were made with a different tokenizer"):
         recipe("pretrain", **given, model=str(foreign["llama"]), old_dataset=str(other))
     assert not (tmp_path / "run").exists()
 
@@ -183,9 +183,9 @@ def test_matrices_that_lie_transposed_are_left_to_adamw(caplog):
     llama = LlamaForCausalLM(LlamaConfig(**{**SHAPE, "num_hidden_layers": 1}, vocab_size=8))
     with caplog.at_level("INFO", logger="hfgpt"):
         assert optimizer_for(gpt2, "muon", given={}) == "adamw"
-    assert "Muon is not made for the fused, transposed matrices (Conv1D) of GPT2LMHeadModel" in caplog.text
+    assert "Muon does not support the fused, transposed matrices (Conv1D) of GPT2LMHeadModel" in caplog.text
     assert optimizer_for(llama, "muon", given={"muon_learning_rate": 0.01}) == "muon"
-    with pytest.raises(UserError, match=r"muon_learning_rate is 0.01; it is for optimizer: muon"):
+    with pytest.raises(UserError, match=r"muon_learning_rate is 0.01; it needs optimizer: muon"):
         optimizer_for(gpt2, "muon", given={"muon_learning_rate": 0.01})
 
 
@@ -193,6 +193,6 @@ def test_a_tokenizer_without_padding_gets_its_own_whatever_its_kind(small_tokeni
     tokenizer = AutoTokenizer.from_pretrained(small_tokenizer)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="two different ones are needed"):
+    with pytest.raises(UserError, match="they must differ"):
         load_tokenizer(tmp_path)
     assert load_or_wrap_tokenizer(tmp_path).pad_token == "<|pad|>"

@@ -218,7 +218,7 @@ def test_generate_and_convert_take_the_folder_as_it_is(base, small_assistants, t
     assert all(answer for texts in answers.values() for answer in texts)
     recipe("convert", source=str(folder), output_dir=str(tmp_path / "native"), target="native")
     assert (
-        f"{folder.name} is an adapter; its merged twin {folder.name}/merged was read"
+        f"{folder.name} is an adapter; its merged model {folder.name}/merged was read"
         in (tmp_path / "native" / "conversion.json").read_text()
     )
     assert recipe("generate", model=str(tmp_path / "native"), **words) == answers

@@ -120,7 +120,7 @@ def test_a_share_above_one_is_measured_again_and_then_left_out_with_the_reason(l
     speed = meter.lap()
     assert speed["tokens_per_second"] == 80.0
     assert ("mfu" not in speed) == said
-    assert ("MFU is left out: the model's 0.2 GFLOP/s are more than the 0.0 of the fastest matrix product" in caplog.text) == said
+    assert ("MFU is left out: the model's 0.2 GFLOP/s exceed the 0.0 of the fastest measured matrix product" in caplog.text) == said
     if not said:
         assert 0 < speed["mfu"] <= 1
     else:

@@ -42,12 +42,12 @@ def test_of_a_large_text_a_share_is_read_and_said():
     assert 5e6 < chosen.read_bytes < 60e6
     said = "\n".join(describe_preparation(300_000_000, chosen, minutes=10))
     assert f"read: {chosen.read_bytes:,} bytes, " in said
-    assert "% of the text, in pieces from all of it" in said
+    assert "% of the text, in pieces from all over it" in said
 
 
 def test_a_small_text_is_told_what_it_is_too_small_for():
     chosen = choose_preparation(50_000, seconds=600, flops_per_second=LAPTOP)
-    assert any("small: 50,000 bytes teach spelling" in line for line in describe_preparation(50_000, chosen, minutes=10))
+    assert any("small: 50,000 bytes only teach spelling" in line for line in describe_preparation(50_000, chosen, minutes=10))
     assert not any("small:" in line for line in describe_preparation(2_000_000, chosen, minutes=10))
 
 
@@ -106,7 +106,7 @@ def test_the_last_screen_has_eight_lines(tmp_path):
     lines = last_screen(metrics, passport, folder=tmp_path, minutes=10, commands=["one", "two", "three"])
     assert len(lines) == 8
     assert "1.8 million parameters, from 900,000 bytes" in lines[0]
-    assert lines[1].startswith("how good: 1.620 bits per byte on text that it has not seen; lzma needs 1.900 after")
+    assert lines[1].startswith("how good: 1.620 bits per byte on unseen text; lzma needs 1.900 after")
     assert "sentences that wander" in lines[2]
     assert "--minutes 40" in lines[3]
 
@@ -114,7 +114,7 @@ def test_the_last_screen_has_eight_lines(tmp_path):
 def test_what_would_help_follows_from_how_often_the_text_was_read():
     assert improvement(30, minutes=10).startswith("more text; this one was read 30 times")
     assert improvement(6, minutes=10).startswith("more text, and then more time")
-    assert improvement(1, minutes=10).startswith("more time, as --minutes 40")
+    assert improvement(1, minutes=10).startswith("more time, such as --minutes 40")
     assert "gibberish is normal" in meaning(2.6)
 
 
@@ -127,10 +127,10 @@ def test_the_same_command_goes_on_and_another_one_is_refused(tmp_path):
     again.write_training(seconds=99, card=None)
     assert again.settings("pretrain")["time_budget"] == 123.0
     (folder / "tokenizer").mkdir()  # before anything is made, another command is a mistake mended
-    with pytest.raises(UserError, match=r"minutes was 5.0, is the default"):
+    with pytest.raises(UserError, match=r"minutes was 5.0, is now the default"):
         Steps.in_folder(folder, asked={}, overwrite=False)
     assert not Steps.in_folder(folder, asked={}, overwrite=True).has("pretrain")
-    with pytest.raises(UserError, match="the training needs 15 or more"):
+    with pytest.raises(UserError, match="training needs at least 15"):
         Steps.in_folder(folder, asked={}, overwrite=False).write_training(seconds=3, card=None)
 
 
@@ -147,5 +147,5 @@ def test_a_data_set_of_the_hub_counts_as_more_than_can_be_read(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds files that this recipe did not write"):
+    with pytest.raises(UserError, match="contains files that this recipe did not write"):
         Steps.in_folder(tmp_path, asked={}, overwrite=True)

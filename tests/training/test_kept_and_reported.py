@@ -163,7 +163,7 @@ def test_the_last_weights_are_kept_where_they_are_asked_for(run, small_rows, tmp
     metrics = metrics_of(tmp_path / "base")
     assert metrics["kept_step"] == metrics["steps"] == 20
     assert metrics["validation_loss"] == pytest.approx(evaluations(run[1])[20], rel=1e-6)
-    assert "the end is kept (keep: best keeps that state)" in (tmp_path / "base" / "report.txt").read_text()
+    assert "the last state is kept (keep: best would keep the best one)" in (tmp_path / "base" / "report.txt").read_text()
 
 
 def pretrain_arguments(tmp_path, **settings) -> PretrainArguments:
@@ -179,10 +179,10 @@ def test_without_evaluations_or_checkpoints_the_last_is_kept_and_that_is_said(tm
 
 
 def test_trainers_own_keys_for_the_best_model_are_refused_with_the_one_to_use(tmp_path):
-    with pytest.raises(UserError, match="are set by keep here; write keep: best or keep: last"):
+    with pytest.raises(UserError, match="are set through keep; write keep: best or keep: last"):
         pretrain_arguments(tmp_path, load_best_model_at_end=True)
     args = pretrain_arguments(tmp_path, keep="last", save_strategy="best")
-    with pytest.raises(UserError, match="save_strategy is best, keep is last; give keep: best"):
+    with pytest.raises(UserError, match="save_strategy is best, but keep is last; give keep: best"):
         best_state(keep=args.keep, eval_strategy=args.eval_strategy, save_strategy=args.save_strategy)
 
 
@@ -191,7 +191,7 @@ def test_a_run_that_is_too_short_says_so_before_it_trains(run):
     (short, warm) = run[2]
     assert "this run is short: 20 steps on 274 rows of 64 tokens; with fewer than 50" in short
     assert "Give max_steps 50 or more" in short
-    assert "the learning rate never reaches its peak: warmup_steps is 20, the run has 20 steps" in warm
+    assert "the learning rate never reaches its peak: warmup_steps is 20, but the run has only 20 steps" in warm
 
 
 def test_the_cures_of_a_short_run_are_keys_that_make_more_steps(tmp_path):
@@ -333,8 +333,8 @@ def test_trackio_has_all_of_it_in_one_run_and_asks_no_network(small_rows, tmp_pa
 
 
 def test_a_reporter_that_is_missing_or_unknown_is_refused_before_anything_is_read(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="report_to is 'trakio', which nobody knows; did you mean 'trackio'"):
+    with pytest.raises(UserError, match="report_to is 'trakio', which is unknown; did you mean 'trackio'"):
         pretrain_arguments(tmp_path, report_to=["trakio"])
     monkeypatch.setattr("hfgpt.arguments.options.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"report_to is trackio, and trackio is not installed; pip install 'hfgpt\[watching\]'"):
+    with pytest.raises(UserError, match=r"report_to is trackio, but trackio is not installed; pip install 'hfgpt\[watching\]'"):
         pretrain_arguments(tmp_path, report_to=["trackio"])

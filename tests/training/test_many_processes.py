@@ -226,7 +226,7 @@ def test_the_keys_of_deepspeeds_file_are_those_that_accelerate_hands_on():
     [
         ({"PARALLELISM_CONFIG_TP_SIZE": "2"}, "^parallelism_config has tp_size 2; tensor parallelism"),
         ({"PARALLELISM_CONFIG_CP_SIZE": "2"}, "^parallelism_config has cp_size 2; context parallelism divides a row"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "^DeepSpeed was asked for and there is no GPU"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "^DeepSpeed was requested but there is no GPU"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "^distributed_type is MEGATRON_LM"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "^fsdp_version is 1.*fsdp_version: 2"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"},

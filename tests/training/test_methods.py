@@ -140,7 +140,7 @@ def test_frozen_weights_notice_a_change_and_name_it():
     assert frozen.check(model) == len(list(model.parameters())) - 1
     with torch.no_grad():
         model.model.norm.weight += 1
-    with pytest.raises(RuntimeError, match=r"changed 1 parameters that are frozen: model\.norm\.weight"):
+    with pytest.raises(RuntimeError, match=r"changed 1 frozen parameters: model\.norm\.weight"):
         frozen.check(model)
 
 
@@ -154,10 +154,10 @@ def test_what_is_trained_is_said_in_one_line():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"rank": 0}, "lora_rank is 0; 1 or more is needed"),
-        ({"alpha": 0}, "lora_alpha is 0; above 0"),
-        ({"dropout": 1.0}, "lora_dropout is 1.0; a probability"),
-        ({"name": "adapter"}, "method is 'adapter'; it can be lora, last_block, full, head"),
+        ({"rank": 0}, "lora_rank is 0; it must be at least 1"),
+        ({"alpha": 0}, "lora_alpha is 0; it must be above 0"),
+        ({"dropout": 1.0}, "lora_dropout is 1.0; it must be a probability"),
+        ({"name": "adapter"}, "method is 'adapter'; allowed: lora, last_block, full, head"),
     ],
 )
 def test_what_no_method_can_be(settings, words):
@@ -191,7 +191,7 @@ def test_a_method_of_another_package_is_one_entry(monkeypatch, tmp_path):
     assert all(name.endswith(".bias") for name in names)
     words = ["--model", "a/b", "--sources", "a.csv", "--output_dir", str(tmp_path / "out"), "--method", "biases"]
     assert parse_arguments(ClassificationArguments, words).method == "biases"
-    with pytest.raises(UserError, match="quantization is 4bit, method is biases; only LoRA trains beside weights of 4 bits"):
+    with pytest.raises(UserError, match="quantization is 4bit, but method is biases; only LoRA can train on top of 4-bit weights"):
         parse_arguments(ClassificationArguments, [*words, "--quantization", "4bit"])
-    with pytest.raises(UserError, match="optimizer is muon, method is biases; Muon is for the whole matrices"):
+    with pytest.raises(UserError, match="optimizer is muon, but method is biases; Muon updates whole matrices"):
         parse_arguments(ClassificationArguments, [*words, "--optimizer", "muon"])

@@ -130,7 +130,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
 def test_an_evaluation_that_is_not_finite_is_named(tmp_path):
     trainer = tiny_trainer(tmp_path / "run", keep="best", loss=Poisoned(0.0, first=60), eval_strategy="steps", eval_steps=2)
     train(trainer, None)
-    with pytest.raises(UserError, match=r"^test_loss after step 8 is nan, while the weights are finite: look at the rows"):
+    with pytest.raises(UserError, match=r"^test_loss after step 8 is nan, although the weights are finite: check the rows"):
         trainer.evaluate_as_loaded(trainer.eval_dataset, name="test", metrics=lambda _: {"loss": math.nan})
 
 

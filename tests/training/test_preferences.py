@@ -205,9 +205,9 @@ def test_kto_learns_single_answers_with_their_labels(small_families, tmp_path):
         loaded(arguments(tmp_path, sources=[mixed], loss="kto"))
     tests = write_rows(tmp_path / "pairs.jsonl", [pair])
     for more in (dict(test_sources=[tests]), dict(sources=[path, write_rows(tmp_path / "more.jsonl", [pair] * 9)])):
-        with pytest.raises(ValueError, match="some of the files hold single answers, the others pairs"):
+        with pytest.raises(ValueError, match="some files contain single answers, others pairs"):
             loaded(arguments(tmp_path, **(dict(sources=[path], loss="kto") | more)))
-    with pytest.raises(ValueError, match="single.jsonl, line 1: the row has one answer .* loss: kto learns from such rows"):
+    with pytest.raises(ValueError, match="single.jsonl, line 1: the row has one answer .* only loss: kto supports such rows"):
         loaded(arguments(tmp_path, sources=[path], loss="dpo"))
 
 

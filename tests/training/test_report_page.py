@@ -115,7 +115,7 @@ def test_plan_and_outcome_take_mappings_and_say_what_is_not_known():
     lines = plan_and_outcome({"loss": 4.0, "epochs": 2, "memory_bytes": 10**9, "who": "x"}, {"test_loss": 4.4, "epochs": None})
     assert [one.cells for one in lines] == [
         ("loss of the test, nats per token", "4", "4.4", "+10.0 %"),
-        ("times that the text was read", "2", "not measured", ""),
+        ("passes over the text", "2", "not measured", ""),
         ("memory", "1.0 GB", "not measured", ""),
     ]
 

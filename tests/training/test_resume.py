@@ -67,25 +67,28 @@ def history(folder: Path) -> list[dict]:
     [
         (
             ("--learning_rate", "0.1"),
-            r"learning_rate was 0\.003, is 0\.1\); .*--allow_change learning_rate, or give another output_",
+            r"learning_rate was 0\.003, is now 0\.1\); .*--allow_change learning_rate, or give another output_",
         ),
-        (("--lr_scheduler_type", "linear"), r"lr_scheduler_type was constant, is linear\)"),
-        (("--seed", "1"), r"seed was 42, is 1\)"),
+        (("--lr_scheduler_type", "linear"), r"lr_scheduler_type was constant, is now linear\)"),
+        (("--seed", "1"), r"seed was 42, is now 1\)"),
         (
             ("--gradient_accumulation_steps", "2"),
             r"rows_per_step was 8 \(1 x 8 x 1.*is 16 \(1 x 8 x 2.*--allow_change rows_per_step,",
         ),
         (
             ("--optimizer", "adamw"),
-            r"optimizer was muon, is adamw\), and optimizer cannot change within a run, because a checkpoint",
+            r"optimizer was muon, is now adamw\), and optimizer cannot change within a run, because a checkpoint",
         ),
-        (("--depth", "3"), r"depth was 2, is 3\), and depth cannot change within a run, because the weights"),
-        (("--max_steps", "8", "--seed", "1"), r"max_steps was 6, is 8; seed was 42, is 1\); .*--allow_change max_steps seed,"),
+        (("--depth", "3"), r"depth was 2, is now 3\), and depth cannot change within a run, because the weights"),
+        (
+            ("--max_steps", "8", "--seed", "1"),
+            r"max_steps was 6, is now 8; seed was 42, is now 1\); .*--allow_change max_steps seed,",
+        ),
         (
             ("--max_steps", "8", "--seed", "1", "--allow_change", "seed"),
-            r"run \(max_steps was 6, is 8\); .*--allow_change max_steps,",
+            r"run \(max_steps was 6, is now 8\); .*--allow_change max_steps,",
         ),
-        (("--resume", "never"), r"holds an unfinished run, and resume is never; .*--overwrite true"),
+        (("--resume", "never"), r"holds an unfinished run, but resume is never; .*--overwrite true"),
     ],
 )
 def test_what_would_train_another_model_is_refused_with_both_values_and_the_way_out(again, unfinished, words, said):
@@ -97,36 +100,38 @@ def test_what_would_train_another_model_is_refused_with_both_values_and_the_way_
 
 def test_a_key_that_nobody_knows_or_that_cannot_change_is_refused_at_once(tmp_path):
     common = dict(dataset="rows", output_dir=str(tmp_path / "out"))
-    with pytest.raises(UserError, match="allow_change has 'learning_rat', which is no key; did you mean 'learning_rate'"):
+    with pytest.raises(UserError, match="allow_change has 'learning_rat', which is not a key; did you mean 'learning_rate'"):
         recipe("pretrain", **common, allow_change=["learning_rat"])
     with pytest.raises(UserError, match="allow_change has depth, which cannot change within a run: the weights"):
         recipe("pretrain", **common, allow_change=["depth"])
-    with pytest.raises(UserError, match="resume is 'newest'; it can be auto, never, or the folder of a checkpoint"):
+    with pytest.raises(UserError, match="resume is 'newest'; allowed: auto, never, or the folder of a checkpoint"):
         recipe("pretrain", **common, resume="newest")
 
 
 def test_an_allowed_change_is_noted_and_has_its_effect(again, unfinished):
     said = again("--learning_rate", "0.001", "--allow_change", "learning_rate")
-    assert "changed at step 4: learning_rate was 0.003, is 0.001, as allowed" in said
+    assert "changed at step 4: learning_rate was 0.003, is now 0.001, as allowed" in said
     assert f"resume: from {unfinished / 'checkpoint-4'}, step 4" in said
     rates = {entry["step"]: entry["learning_rate"] for entry in history(unfinished) if "learning_rate" in entry}
     assert (rates[4], rates[5]) == (0.003, 0.001)
     head = (unfinished / "run.yaml").read_text().splitlines()[:2]
     assert head == [
-        "# Settings of this run of recipes/pretrain.py from its last change on; it does not repeat the run.",
-        "# changed at step 4: learning_rate was 0.003, is 0.001",
+        "# Settings of this run of recipes/pretrain.py since its last change; it does not repeat the run.",
+        "# changed at step 4: learning_rate was 0.003, is now 0.001",
     ]
     assert yaml.safe_load((unfinished / "run.yaml").read_text())["learning_rate"] == 0.001
     assert "already done" in again("--learning_rate", "0.001")
-    with pytest.raises(UserError, match=r"learning_rate was 0\.001, is 0\.003"):
+    with pytest.raises(UserError, match=r"learning_rate was 0\.001, is now 0\.003"):
         again()
 
 
 def test_a_run_may_be_lengthened_but_not_cut_below_what_it_has_made(again, unfinished):
-    with pytest.raises(UserError, match="is to have 3 steps, and .*checkpoint-4 has made 4; give a max_steps of 4 or more"):
+    with pytest.raises(UserError, match="has 3 steps, but .*checkpoint-4 is already at step 4; give a max_steps of 4 or more"):
         again("--max_steps", "3", "--allow_change", "max_steps")
     again()
-    with pytest.raises(UserError, match="is finished, and no step is left for which seed was 42, is 1; give a larger max_steps"):
+    with pytest.raises(
+        UserError, match="is finished, so it has no step left to apply a change to .seed was 42, is now 1.; give a larger max_steps"
+    ):
         again("--seed", "1", "--allow_change", "seed")
     again("--max_steps", "8", "--allow_change", "max_steps")
     metrics = json.loads((unfinished / "metrics.json").read_text())
@@ -136,14 +141,14 @@ def test_a_run_may_be_lengthened_but_not_cut_below_what_it_has_made(again, unfin
 
 def test_the_rows_of_a_step_may_be_divided_otherwise(again, unfinished, small_rows, tmp_path):
     said = again("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2")
-    assert "goes on with 1 x 4 x 2 rows per step where it had 1 x 8 x 1: the same rows in each step" in said
+    assert "continues with 1 x 4 x 2 rows per step instead of 1 x 8 x 1: the same rows in each step" in said
     run_main("pretrain", [*WORDS, "--dataset", small_rows, "--output_dir", tmp_path / "straight"])
     losses = [[entry["loss"] for entry in history(folder) if "loss" in entry] for folder in (unfinished, tmp_path / "straight")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     where = dict(per_device_train_batch_size=4, gradient_accumulation_steps=1)
     assert layout_in_words({"world_size": 2, **where}, {"world_size": 1, **where, "gradient_accumulation_steps": 2}) == (
-        "goes on with 1 process where it had 2: the same rows in each step, losses equal to rounding (with dropout, other random "
-        "numbers)"
+        "continues with 1 process instead of 2: the same rows in each step, losses equal up to rounding (with dropout, different "
+        "random numbers)"
     )
 
 
@@ -159,15 +164,15 @@ def test_a_named_checkpoint_is_gone_on_from_and_newer_ones_are_set_aside(again, 
 def test_another_runs_checkpoint_and_what_is_none_are_refused(again, unfinished, small_rows, tmp_path):
     other = tmp_path / "other"
     run_main("pretrain", [*WORDS, "--dataset", small_rows, "--output_dir", other, "--seed", "1", "--max_steps", "2"])
-    with pytest.raises(UserError, match="other/checkpoint-2, which cannot be gone on from: it is of another run"):
+    with pytest.raises(UserError, match="cannot resume from .*other/checkpoint-2: it belongs to another run"):
         again("--resume", other / "checkpoint-2")
-    with pytest.raises(UserError, match="cannot be gone on from: manifest.json is missing"):
+    with pytest.raises(UserError, match="cannot resume from .*: manifest.json, which is written last, is missing"):
         again("--resume", other)
     weights = unfinished / "checkpoint-4" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(UserError, match="cannot be gone on from: model.safetensors has other bytes"):
+    with pytest.raises(UserError, match="cannot resume from .*: model.safetensors has changed"):
         again("--resume", unfinished / "checkpoint-4")
     shutil.copytree(other / "checkpoint-2", unfinished / "checkpoint-5")
     said = again()  # the newest is of another run, the next one is damaged
@@ -189,7 +194,7 @@ def test_a_finished_run_says_so_and_changes_nothing(again, unfinished):
     assert state_of(unfinished) == renewed
     tokenizer = unfinished / "tokenizer.json"
     tokenizer.write_bytes(tokenizer.read_bytes().replace(b"e", b"f", 1))
-    assert "finished but damaged since (tokenizer.json has other bytes than were written (SHA-256" in again()
+    assert "finished but damaged since then (tokenizer.json has changed since it was written (SHA-256" in again()
     assert state_of(unfinished)["tokenizer.json"][1] == before["tokenizer.json"][1]
 
 
@@ -199,11 +204,11 @@ def test_a_base_with_other_bytes_than_were_saved_is_refused(again, unfinished):
     weights = unfinished / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(UserError, match=r"model.safetensors has other bytes than were saved \(SHA-256 .*fingerprint.json says"):
+    with pytest.raises(UserError, match=r"model.safetensors has changed since it was saved \(SHA-256 .*fingerprint.json says"):
         check_base_files(unfinished)
     weights.write_bytes(content)
     (unfinished / "tokenizer.json").write_bytes((unfinished / "tokenizer.json").read_bytes() + b"\n")
-    with pytest.raises(UserError, match=r"tokenizer.json has other bytes than were saved \(SHA-256 .*finished.json says"):
+    with pytest.raises(UserError, match=r"tokenizer.json has changed since it was saved \(SHA-256 .*finished.json says"):
         check_base_files(unfinished)
 
 
@@ -263,22 +268,22 @@ def test_other_versions_are_stated(again, unfinished):
     manifest["environment"] |= {"torch": "2.0.0", "threads": 7}
     path.write_text(json.dumps(manifest))
     said = again("--attn_implementation", "sdpa")
-    assert f"resume: torch {torch.__version__} was 2.0.0: the last bits may differ" in said
-    assert "resume: threads 1 was 7: the last bits may differ" in said
-    assert "resume: attn_implementation was eager, is sdpa; the last bits may differ" in said
+    assert f"resume: torch is {torch.__version__}, was 2.0.0: the last bits may differ" in said
+    assert "resume: threads is 1, was 7: the last bits may differ" in said
+    assert "resume: attn_implementation was eager, is now sdpa; the last bits may differ" in said
 
 
 def test_other_rows_are_refused_and_may_be_allowed(again, unfinished, small_corpus, small_tokenizer, tmp_path):
     others = dict(sources=[str(small_corpus)], tokenizer=str(small_tokenizer), validation_share=0.1, test_share=0.1)
     recipe("prepare_data", **others, context_length=64, split_seed=1, output_dir=str(tmp_path / "rows"))
     with pytest.raises(
-        UserError, match=r"are not those that the run in .* began with \(.*: SHA-256 .*…, now .*--allow_change rows,"
+        UserError, match=r"are not the ones that the run in .* began with \(.*: SHA-256 .*…, now .*--allow_change rows,"
     ):
         again("--dataset", tmp_path / "rows")
     said = again("--dataset", tmp_path / "rows", "--allow_change", "rows")
     assert "changed at step 4: rows was " in said
     recipe("prepare_data", **others, context_length=32, output_dir=str(tmp_path / "short"))
-    with pytest.raises(UserError, match="and they are 32 tokens long instead of 64, for which the model was made"):
+    with pytest.raises(UserError, match="and they are 32 tokens long instead of the 64 that the model was made for"):
         again("--dataset", tmp_path / "short", "--allow_change", "rows")
 
 

@@ -22,7 +22,7 @@ def test_a_report_names_what_is_there_and_what_to_do_next(tmp_path):
     )
     assert report.text(tmp_path).splitlines() == [
         "test:       2.5000 nats per token",
-        f"merged:     {tmp_path / 'merged'}, its logits within 1.5e-06 of the adapter's",
+        f"merged:     {tmp_path / 'merged'}, with logits within 1.5e-06 of the adapter's",
         f"page:       {tmp_path / 'report.html'}, beside it loss.png",
         "end:        1,200 steps in 61 s, peak memory 512 MiB",
         "next:       python recipes/generate.py out",
@@ -41,7 +41,7 @@ def test_of_a_long_report_the_screen_has_what_is_most_important(tmp_path):
 def test_the_end_says_what_was_trained_and_that_a_run_went_on():
     tuned = METRICS | {"steps_timed": 200, "trained_parameters": 1000, "parameters": 20000}
     assert describe_training(tuned) == (
-        "1,200 steps (200 of them since it went on) in 61 s, 1,000 of 20,000 parameters trained, peak memory 512 MiB"
+        "1,200 steps (200 of them since it resumed) in 61 s, 1,000 of 20,000 parameters trained, peak memory 512 MiB"
     )
 
 

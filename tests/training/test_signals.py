@@ -82,7 +82,7 @@ def test_a_signal_always_leaves_a_checkpoint_and_nobody_who_trains_on(small_rows
     assert training.end() == code, training.text()
     step = training.checkpoint()
     assert step < 3000
-    assert f"stopped: at step {step:,} of 3,000" in training.text()
+    assert f"stopped at step {step:,} of 3,000" in training.text()
 
 
 def test_of_two_processes_both_stop_where_one_got_the_signal(small_rows, tmp_path):
@@ -134,7 +134,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_an_echo_of_the_first_does_not(small_
     training.process.send_signal(signal.SIGINT)
     assert training.end() == 130, training.text()
     assert time.monotonic() - begin < 60
-    assert "stopped: by SIGINT" in training.text()
+    assert "stopped by SIGINT" in training.text()
     assert "Traceback" not in training.text()
     assert training.checkpoint() == 1
 

@@ -36,11 +36,10 @@ def test_the_last_screen_has_a_dozen_lines_with_what_was_made_how_good_it_is_and
     monkeypatch.setattr(sys, "executable", str(runs / ".venv" / "bin" / "python"))
     lines = list(summary_lines(runs))
     assert lines == [
-        "base: a GPT of 1.9 million parameters, 1.438 bits per byte on text that it has not seen (lzma, having read the same text: "
-        "1.794)",
-        "classifier: tells 2 labels apart, 90.0 % of unseen texts right (TF-IDF with logistic regression 87.6 %, always the same "
-        "label 25.0 %)",
-        "assistant: answers questions, 75.0 % of unseen ones right (always the most frequent answer 35.0 %):\n"
+        "base: a GPT of 1.9 million parameters, 1.438 bits per byte on unseen text (lzma, having read the same text: 1.794)",
+        "classifier: distinguishes 2 labels, 90.0 % of unseen texts right (TF-IDF with logistic regression 87.6 %, always naming "
+        "the same label 25.0 %)",
+        "assistant: answers questions, 75.0 % of unseen ones right (always giving the most frequent answer: 35.0 %):\n"
         "    package 70 %, returns 80 %, description in free text, token F1 0.12",
         "try:",
         f"    .venv/bin/hfgpt generate {runs}/base --prompt 'os.path.join('",
@@ -61,7 +60,7 @@ def test_parts_that_are_not_there_are_left_out_and_an_assistant_without_kinds_ha
 
 
 def test_a_folder_without_runs_is_an_error_in_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="holds no finished run"):
+    with pytest.raises(UserError, match="contains no finished run"):
         list(summary_lines(tmp_path))
     done = subprocess.run([sys.executable, "-m", "hfgpt.training.summary", str(tmp_path)], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

@@ -1,1 +1,1 @@
-"""The model card: facts read from a folder, escaped, and put into the templates of model_cards/."""
+"""The model card: facts read from a folder, escaped, and inserted into the templates of model_cards/."""

@@ -1,4 +1,4 @@
-"""`python -m hfgpt.hub.card FOLDER` writes a folder's card again."""
+"""`python -m hfgpt.hub.card FOLDER` rewrites a folder's card."""
 
 import sys
 

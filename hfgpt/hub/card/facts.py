@@ -1,4 +1,4 @@
-"""What the files of a folder say of what lies in it: the facts that its card tells, without places of the machine."""
+"""The facts for a card, read from the files of a folder, without paths of the machine."""
 
 import math
 import re
@@ -13,9 +13,10 @@ from hfgpt.artifacts import MERGED_FOLDER, Artifact, adapter_around, adapter_set
 from hfgpt.files import read_json
 from hfgpt.hub.file_names import PYTHON_DOCS, is_file, summed_up
 
-# Of run.yaml only these are told: whatever else a run had is of its machine.
+# Only these keys of run.yaml are shown: all others concern the machine.
 TOLD_SETTINGS = (
     *("family", "depth", "size", "method", "loss", "beta", "optimizer", "learning_rate", "muon_learning_rate"),
+    *("max_labels", "label_smoothing_factor"),
     *("embedding_learning_rate", "rewarm_to", "adam_beta2"),
     *("weight_decay", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "quantization", "precision"),
@@ -25,71 +26,71 @@ TOLD_SETTINGS = (
 SETTING_NAMES = {
     "num_train_epochs": "epochs",
     "max_steps": "steps",
-    "time_budget": "seconds that were given",
-    "token_budget": "tokens that were given",
-    "flop_budget": "FLOPs that were given",
-    "per_device_train_batch_size": "rows per device and step",
-    "gradient_accumulation_steps": "batches per step",
-    "lr_scheduler_type": "course of the learning rate",
+    "time_budget": "time budget in seconds",
+    "token_budget": "token budget",
+    "flop_budget": "FLOP budget",
+    "per_device_train_batch_size": "batch size per device",
+    "gradient_accumulation_steps": "gradient accumulation steps",
+    "lr_scheduler_type": "learning rate schedule",
     "muon_learning_rate": "learning rate of Muon",
     "embedding_learning_rate": "learning rate of the embedding",
-    "rewarm_to": "warmed up again to, of every learning rate",
+    "rewarm_to": "share of each learning rate that the warmup returns to",
     "loss_on": "loss on the tokens of",
 }
-# Of metrics.json these are told as they are.
+# These entries of metrics.json are shown unchanged.
 _TOLD_OF_A_RUN = (
     *("steps", "kept_step", "steps_timed", "tokens_per_second", "mfu", "parameters", "trained_parameters", "energy_source"),
     *("device", "num_devices", "difference_of_merging"),
 )
-# What a figure of metrics.json and evaluation.json is called, and whether it is a share of 1, in the order of the card.
+# The display name of each figure in metrics.json and evaluation.json, and whether it is a share of 1, in the card's order.
 FIGURES = {
     "bits_per_byte": ("bits per byte", False),
     "perplexity": ("perplexity", False),
     "loss": ("nats per token", False),
     "accuracy": ("accuracy", True),
     "acc": ("accuracy", True),
-    "acc_norm": ("accuracy, normalised by length", True),
-    "subset_accuracy": ("all labels of a text right", True),
-    "macro_f1": ("F1, mean of the labels", False),
-    "micro_f1": ("F1, all labels together", False),
-    "macro_precision": ("precision, mean of the labels", False),
-    "macro_recall": ("recall, mean of the labels", False),
+    "acc_norm": ("accuracy, normalized by length", True),
+    "subset_accuracy": ("all labels of a text correct", True),
+    "macro_f1": ("macro F1", False),
+    "micro_f1": ("micro F1", False),
+    "macro_precision": ("macro precision", False),
+    "macro_recall": ("macro recall", False),
     "roc_auc": ("ROC-AUC", False),
     "log_loss": ("log loss", False),
     "calibration_error": ("calibration error", False),
-    "right": ("right answers, where there is one right answer", True),
-    "most_frequent": ("right by always giving the most frequent answer of a kind", True),
+    "right": ("correct answers, where only one is correct", True),
+    "most_frequent": ("the same, always giving the most frequent answer", True),
     "exact_match": ("exact match with the reference", True),
     "token_f1": ("token F1 with the reference", False),
     "rougeL": ("ROUGE-L", False),
     "mean_tokens": ("tokens per answer", False),
-    "stopped": ("answers that end by themselves", True),
+    "stopped": ("answers that end on their own", True),
     "reward_margin": ("reward margin", False),
     "reward_accuracy": ("reward margin above 0", True),
-    "likelihood_accuracy": ("chosen answer likelier", True),
-    "likelihood_accuracy_per_token": ("chosen answer likelier, per token", True),
+    "likelihood_accuracy": ("chosen answer more likely", True),
+    "likelihood_accuracy_per_token": ("chosen answer more likely, per token", True),
 }
 
 
-_MOST_REASONS = 5  # of a step; all are in passport.json
+_MOST_REASONS = 5  # per step; passport.json has all of them
 
 
 def read_if_there(artifact: Artifact, name: str) -> dict:
-    """A JSON file of the folder, or an empty dict. An adapter's merged twin has its adapter's where it has none."""
+    """A JSON file of the folder, or an empty dict. An adapter's merged model uses the adapter's file if it has none."""
     path = artifact.folder / name
     if not path.is_file() and name in ("metrics.json", "passport.json", "memorization.json"):
-        path = _of_the_adapter(artifact, name)
+        path = of_the_adapter(artifact, name)
     return read_json(path) if path.is_file() else {}
 
 
-def _of_the_adapter(artifact: Artifact, name: str) -> Path:
-    """Where a file of a merged twin lies that tells of the adapter: in the adapter's folder."""
+def of_the_adapter(artifact: Artifact, name: str) -> Path:
+    """The path, in the adapter's folder, of a file that describes the adapter of a merged model."""
     around = adapter_around(artifact.folder)
     return (around if around and artifact.folder.name == MERGED_FOLDER else artifact.folder) / name
 
 
 def architecture(artifact: Artifact) -> dict:
-    """Shape and size of a model, by config.json and the headers of its weights; of an adapter, those of its base."""
+    """Shape and size of a model, from config.json and the headers of its weights; for an adapter, those of its base."""
     if (folder := artifact.whole) is None:
         return {}
     config = read_json(folder / "config.json")
@@ -108,7 +109,8 @@ def architecture(artifact: Artifact) -> dict:
 
 
 def count_parameters(folder: Path) -> int | None:
-    """Numbers in the safetensors files of a folder, by their headers; None where there is none or one is unreadable."""
+    """The number of parameters in the safetensors files of a folder, from their headers; None if there are none or one is
+    unreadable."""
     total = 0
     for path in [*folder.glob("model.safetensors"), *folder.glob("model-*-of-*.safetensors")]:
         try:
@@ -120,11 +122,11 @@ def count_parameters(folder: Path) -> int | None:
 
 
 def data_facts(passport: dict, *, file_names: bool = False, license: str | None = None) -> dict:
-    """The passport as tables: inputs with what is known of their licence, steps, and the splits with all their counts.
+    """The passport as tables: inputs with their known licences, steps, and the splits with all their counts.
 
     Args:
-        file_names: gives each file of the user's a line; without it they stand together in one, by kind and size.
-        license: of the texts as a whole, which holds for files that nobody has named another licence of.
+        file_names: give each of the user's files a line; otherwise they are summarized in one, by kind and size.
+        license: the licence of the texts as a whole, which applies to files without a licence of their own.
     """
     inputs, files = [], []
     for entry in passport.get("inputs") or []:
@@ -166,6 +168,8 @@ def data_facts(passport: dict, *, file_names: bool = False, license: str | None 
     return {
         "inputs": inputs,
         "steps": steps,
+        "steps_have_bytes": any(step["bytes_out"] is not None for step in steps),
+        "steps_have_details": any(step["why"] for step in steps),
         "splits": splits,
         "by_source": [name for name in splits if any(name in entry["tokens"] for entry in inputs)],
         "rows_sha256": {name: one["sha256"] for name, one in (passport.get("rows") or {}).items()},
@@ -180,14 +184,14 @@ def data_facts(passport: dict, *, file_names: bool = False, license: str | None 
 
 
 def _tokens(entries: list[dict]) -> dict[str, int]:
-    """The tokens of several inputs together, by split."""
+    """The total tokens of several inputs, by split."""
     splits = dict.fromkeys(name for entry in entries for name in entry.get("splits") or {})
     counts = [entry.get("splits") or {} for entry in entries]
     return {name: sum(one.get(name, {}).get("tokens", 0) for one in counts) for name in splits}
 
 
 def _licenses(entries: list[dict]) -> str | None:
-    """The licences of several files, with how many have each where they differ; None where none is known."""
+    """The licences of several files, with counts if they differ; None if none is known."""
     found = Counter(entry.get("license") for entry in entries)
     if list(found) == [None]:
         return None
@@ -195,7 +199,7 @@ def _licenses(entries: list[dict]) -> str | None:
 
 
 def _why(step: dict) -> str:
-    """Of a step, the reasons with most documents, and with which settings it was done."""
+    """For a step, the most frequent reasons, and its settings."""
     reasons = Counter({key: value for key, value in (step.get("reasons") or {}).items() if isinstance(value, int)}).most_common()
     reasons += [(name, side["documents"]) for name, side in (step.get("sides") or {}).items()]
     more = [f"{len(reasons) - _MOST_REASONS:,} more reasons"] if len(reasons) > _MOST_REASONS else []
@@ -211,7 +215,7 @@ def _why(step: dict) -> str:
 
 
 def base_facts(artifact: Artifact, passport: dict, settings: dict) -> dict:
-    """Which weights this began with: a Hub id where they are on the Hub, else the name of their folder."""
+    """The weights this started from: a Hub id if they are on the Hub, otherwise the name of their folder."""
     base = passport.get("base") or {}
     hub_id = settings.get("base_model") or base_on_the_hub(adapter_settings(artifact.folder))
     if not hub_id and base.get("commit"):
@@ -221,8 +225,8 @@ def base_facts(artifact: Artifact, passport: dict, settings: dict) -> dict:
 
 
 def run_settings(artifact: Artifact) -> dict:
-    """What run.yaml says: the run's settings that are not the defaults, those that a budget chose among them."""
-    path = _of_the_adapter(artifact, "run.yaml")
+    """The settings in run.yaml that differ from the defaults, including those that a budget chose."""
+    path = of_the_adapter(artifact, "run.yaml")
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     settings = content if isinstance(content, dict) else {}
     return settings | (settings.get("plan") or {}).get("chosen", {})
@@ -252,7 +256,7 @@ def training_facts(artifact: Artifact, metrics: dict) -> dict:
 
 
 def named_figure(key: str, value: object) -> dict | None:
-    """A figure with its name, and whether it is a share of 1; None for what is no number or counts something."""
+    """A figure with its name, and whether it is a share of 1; None if it is not a number or is a count."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or key.startswith("num_"):
         return None
     name, is_share = FIGURES.get(key, (key.replace("_", " "), False))
@@ -260,9 +264,9 @@ def named_figure(key: str, value: object) -> dict | None:
 
 
 def held_out_figures(metrics: dict, *, old_text: bool = True) -> list[dict]:
-    """Rows of the table of the run's own held-out figures, of the test split where there is one, before and after the training.
+    """Table rows with the run's own held-out figures, from the test split if there is one, before and after training.
 
-    Args: `old_text` adds those of the text that the base of a continued pretraining had learned before.
+    Args: `old_text` adds those for the text that the base of continued pretraining was trained on.
     """
     seeds = metrics.get("seeds")
     for split in ("test", "validation"):
@@ -271,7 +275,7 @@ def held_out_figures(metrics: dict, *, old_text: bool = True) -> list[dict]:
             measured = seeds[str(metrics["kept_seed"])].get(split) or {}
         else:
             measured = {key.removeprefix(f"{split}_"): value for key, value in metrics.items() if key.startswith(f"{split}_")}
-            if "reward_margin" in measured:  # answers are compared with the chosen ones
+            if "reward_margin" in measured:  # the answers are compared with the chosen ones
                 answers = {key.removeprefix("answers_"): value for key, value in metrics.items() if key.startswith("answers_")}
                 measured |= {key.replace("_with_chosen", ""): value for key, value in answers.items()}
             if "perplexity" in measured and "loss_before" in measured:
@@ -297,18 +301,18 @@ def _old_text_figures(metrics: dict, split: str) -> list[dict]:
 
 
 def label_figures(metrics: dict) -> list[dict]:
-    """Precision, recall and F1 of each label on the test split, of the weights that were kept."""
+    """Precision, recall and F1 of each label on the test split, for the kept weights."""
     kept = (metrics.get("seeds") or {}).get(str(metrics.get("kept_seed"))) or {}
     return [{"label": label, **figures} for label, figures in ((kept.get("test") or {}).get("per_class") or {}).items()]
 
 
 def kind_figures(metrics: dict) -> list[dict]:
-    """What an assistant's answers to the test set are worth, by kind of question."""
+    """The scores of an assistant's answers to the test set, by kind of question."""
     return [{"kind": kind, **scores} for kind, scores in (metrics.get("test_kinds") or {}).items()]
 
 
 def evaluation_facts(evaluation: dict) -> list[dict]:
-    """The entries of evaluation.json with their figures named and what counts something left out."""
+    """The entries of evaluation.json with named figures and without counts."""
     order = list(FIGURES)
     entries = []
     for entry in evaluation.get("results") or []:
@@ -322,11 +326,11 @@ def evaluation_facts(evaluation: dict) -> list[dict]:
 
 
 def index_of_metrics(metrics: dict, data: dict, *, is_classifier: bool) -> list[EvalResult]:
-    """The run's own figures on its held-out text as the Hub's model-index has them; test where there is one."""
+    """The run's own figures on its held-out text in the format of the Hub's model-index; the test split's if there is one."""
     rows = held_out_figures(metrics, old_text=False)
     split = rows[0]["split"] if rows else None
     name = ", ".join(entry["name"] for entry in data["inputs"]) or "held-out text"
-    # Of files that are summed up, "269-text-files".
+    # For summarized files: "269-text-files".
     types = data["hub_ids"] if len(data["hub_ids"]) == 1 else [re.sub(r"[^\w.-]+", "-", name.partition(" (")[0])]
     task = ("text-classification", "Text Classification") if is_classifier else ("text-generation", "Text Generation")
     wanted = {"accuracy": "accuracy", "macro_f1": "f1", "bits_per_byte": "bits_per_byte", "perplexity": "perplexity"}

@@ -1,25 +1,25 @@
-"""Values on their way into a card: whatever they hold, the card shows exactly that text, and nothing of it acts."""
+"""Values for a card: whatever they contain, the card shows exactly that text, and none of it is interpreted."""
 
 import json
 import math
 import re
 
-# CommonMark lets a backslash take the meaning of any punctuation. These have one within a line or a table's cell: emphasis, code,
-# links, HTML, entities, formulas, mentions; and of addresses, which GitHub's Markdown links by themselves, the colon or point.
+# In CommonMark, a backslash escapes any punctuation. These characters have a meaning within a line or table cell: emphasis, code,
+# links, HTML, entities, formulas, mentions; and the colon and dot of addresses, which GitHub turns into links.
 _ACTIVE = re.compile(r"[\\`*\[\]<>|~&$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
-# Also those that turn the direction of the text around, behind which something else would be read.
+# Also those that reverse the text direction, after which the text would read differently.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]+")
 _BEGINS_BLOCK = re.compile(r"^(?=[#+=-])")
 
 
 class Markdown(str):
-    """Text that is Markdown already and goes into the card as it is."""
+    """Text that is already Markdown and goes into the card unchanged."""
 
 
 def escaped(value: object) -> str:
-    """A value as the text of a line or a table's cell; line breaks and control characters become spaces.
+    """A value as text for a line or a table cell; line breaks and control characters become spaces.
 
-    Every value that a template prints goes through here: what is `Markdown` stays, a number is written for people.
+    Every value that a template prints passes through here: `Markdown` stays unchanged, numbers are formatted for people.
     """
     if isinstance(value, Markdown):
         return value
@@ -31,12 +31,12 @@ def escaped(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """Without control characters, and without what Markdown would not show: several spaces in a row, and those at the ends."""
+    """Remove control characters and whitespace that Markdown would not show: repeated spaces, and those at the ends."""
     return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def number(value: int | float) -> Markdown:
-    """With thousands separators; a fraction with as many digits as it has."""
+    """With thousands separators; a fraction keeps all its digits."""
     if isinstance(value, int):
         return Markdown(f"{value:,}")
     if not math.isfinite(value):
@@ -45,14 +45,14 @@ def number(value: int | float) -> Markdown:
 
 
 def link(text: object, address: object) -> Markdown:
-    """A text that leads to an address of the web; the text alone where there is none, or it holds what could end the link."""
-    # Whatever else an address holds could end the link, or be one that runs a script.
+    """A link to a web address; only the text if there is none, or if it contains characters that could end the link."""
+    # Anything else in an address could end the link or run a script.
     safe = isinstance(address, str) and re.fullmatch(r"https?://[^\s<>()\[\]\\`\"'|]+", address)
     return Markdown(f"[{escaped(text)}]({address})" if safe else escaped(text))
 
 
 def figure(value: int | float) -> Markdown:
-    """A measured value with four digits that count."""
+    """A measured value with four significant digits."""
     if isinstance(value, int) or not math.isfinite(value) or value == 0:
         return number(value)
     if abs(value) >= 1000:
@@ -61,12 +61,12 @@ def figure(value: int | float) -> Markdown:
 
 
 def share(value: float) -> Markdown:
-    """A share of 1 as a percentage with two digits behind the point."""
+    """A share of 1 as a percentage with two decimals."""
     return Markdown(f"{100 * value:.2f} %" if math.isfinite(value) else "not a number")
 
 
 def size(value: int) -> Markdown:
-    """Bytes in the unit that people use for as many."""
+    """Bytes in a suitable unit."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= factor:
             return Markdown(f"{value / factor:,.1f} {unit}")
@@ -76,20 +76,36 @@ def size(value: int) -> Markdown:
 def duration(seconds: float) -> Markdown:
     """Hours, minutes or seconds."""
     if seconds < 120:
-        return Markdown(f"{seconds:.0f} seconds")
+        return Markdown(f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.1f} seconds")
     return Markdown(f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours")
 
 
 def energy(joules: float) -> Markdown:
-    """Watt-hours, as an electricity meter counts them."""
+    """Watt-hours, as on an electricity meter."""
     hours = joules / 3600
     return Markdown(f"{hours / 1000:,.2f} kWh" if hours >= 1000 else f"{hours:,.3g} Wh")
 
 
 def literal(value: str) -> Markdown:
     """A value as a string of Python or JSON, for lines of code: quotes, line breaks and backslashes escaped."""
-    # A backtick could end the block of code around it, which nothing else in one line can.
+    # A backtick could end the surrounding code block, which nothing else on one line can.
     return Markdown(json.dumps(value, ensure_ascii=not value.isprintable()).replace("`", "\\u0060"))
 
 
-FILTERS = {function.__name__: function for function in (number, figure, share, size, duration, energy, literal, link)}
+def code_line(value: str) -> Markdown:
+    """A command as one line in a block of code, which it cannot end."""
+    text = one_line(value)
+    return Markdown(f"# {text}" if text.startswith(("`", "~")) else text)
+
+
+def rough(value: int) -> Markdown:
+    """A large count in the words that people use: 1.8 million."""
+    for unit, factor in (("billion", 1e9), ("million", 1e6)):
+        if value >= factor:
+            return Markdown(f"{value / factor:,.3g} {unit}" if value < 1000 * factor else f"{value / factor:,.0f} {unit}")
+    return number(value)
+
+
+FILTERS = {
+    function.__name__: function for function in (number, rough, figure, share, size, duration, energy, literal, link, code_line)
+}

@@ -1,9 +1,9 @@
-"""The card of a folder: README.md with front matter for the Hub, made only from what the folder's own files say.
+"""The card of a folder: README.md with front matter for the Hub, made only from the folder's own files.
 
-    python -m hfgpt.hub.card runs/quickstart/base                          # writes its README.md again
-    python -m hfgpt.hub.card runs/quickstart/base --output_file card.md    # writes it elsewhere
+    python -m hfgpt.hub.card runs/quickstart/base                          # rewrites its README.md python -m hfgpt.hub.card
+    runs/quickstart/base --output_file card.md    # writes it elsewhere
 
-A card that a person has edited is never overwritten: its last line holds a SHA-256 of what was generated.
+A card that a person has edited is never overwritten: its last line contains a SHA-256 of the generated text.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from hfgpt.hub.kinds import HUB_KINDS, HubKind
 logger = logging.getLogger(__name__)
 
 CARD_NAME, GENERATED_NAME = "README.md", "README.generated.md"
-# At the repository's top level; in an installed wheel beside this package.
+# At the top level of the repository; in an installed wheel, beside this package.
 TEMPLATE_FOLDERS = (Path(__file__).parents[3] / "model_cards", Path(__file__).parents[1] / "model_cards")
 
 
@@ -38,16 +38,16 @@ def render_card(artifact: Artifact, *, repo_id: str | None = None, base_model: s
     """The text of the card, front matter first.
 
     Args:
-        repo_id: where it is or will be published, for the commands that load it; a placeholder stands there without it.
-        base_model: Hub id of what an adapter, a fine-tuned or a converted model came from, where the files do not say it.
-    Raises: ValueError for a file of the folder that holds no JSON, and for a card.yaml that is not understood.
+        repo_id: where it is or will be published, for the commands that load it; without it, a placeholder.
+        base_model: Hub id of the model that an adapter, a fine-tuned or a converted model is based on, if the files do not say.
+    Raises: ValueError for a file of the folder that is not JSON, and for an invalid card.yaml.
     """
     settings = load_settings(artifact.folder)
     if base_model:
         settings["base_model"] = base_model
     kind, context = HUB_KINDS.find(artifact.kind), context_of(artifact, settings, repo_id=repo_id)
     texts = {key: str(settings[key]) for key in MARKDOWN if settings.get(key)}
-    # The owner's Markdown goes in last: neither Jinja nor the tidying of blank lines sees it.
+    # The owner's Markdown is inserted last, so neither Jinja nor the removal of blank lines affects it.
     marks = {key: f"owner{secrets.token_hex(16)}" for key in texts}
     template = _environment(kind.template_folder).get_template(f"{kind.template(artifact, context)}.md")
     body = template.render(context | {key: Markdown(mark) for key, mark in marks.items()})
@@ -57,17 +57,17 @@ def render_card(artifact: Artifact, *, repo_id: str | None = None, base_model: s
     data = _front_matter(artifact, kind, settings, context)
     text = f"---\n{data.to_yaml(line_break=chr(10))}\n---\n\n{body}\n"
     if (DatasetCard if kind.repo_type == "dataset" else ModelCard)(text).data.to_dict() != data.to_dict():
-        raise UserError(f"the front matter for {artifact.folder} does not read back as written; look at its card.yaml and labels.")
+        raise UserError(f"the front matter for {artifact.folder} cannot be read back as written; check its card.yaml and labels.")
     return text
 
 
 def write_card(folder: str | Path, *, repo_id: str | None = None, base_model: str | None = None) -> Path:
-    """Write README.md; of an adapter also those of base/ and merged/ in it.
+    """Write README.md; for an adapter, also those in its base/ and merged/.
 
-    A card that a person has edited or written stays as it is, and the new one is written beside it as README.generated.md.
+    A card that a person has written or edited is not changed; the new one is written beside it as README.generated.md.
 
-    Returns: where the folder's card lies.
-    Raises: as `identify` and `render_card`.
+    Returns: the path of the folder's card.
+    Raises: see `identify` and `render_card`.
     """
     for place, artifact in enumerate(_with_cards(folder)):
         told = {} if place else {"repo_id": repo_id, "base_model": base_model}
@@ -76,8 +76,8 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, base_model: st
             generated = artifact.folder / GENERATED_NAME
             write_whole(generated, text)
             logger.warning(
-                f"{path} was edited or written by somebody, so it stays; the card that hfgpt would write is {generated}. What "
-                "shall be in every card of this folder belongs into its card.yaml; delete README.md to have it written again."
+                f"{path} was written or edited by hand, so it is kept; the card that hfgpt would write is {generated}. Put text "
+                f"for every card of this folder into its card.yaml; to have README.md written again, delete it."
             )
         else:
             write_whole(path, text)
@@ -86,11 +86,11 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, base_model: st
 
 
 def renew_card(folder: str | Path) -> list[Path]:
-    """Write the cards of a folder, of an adapter also of its base/ and merged/, where its files or card.yaml say something new.
+    """Rewrite the cards of a folder (for an adapter, also of its base/ and merged/) if its files or card.yaml have changed.
 
-    A card that a person has edited or written stays, and so does one where nothing may be written.
+    A card that a person has written or edited is kept, and so is one in a read-only place.
 
-    Returns: the cards that were written. Raises: as `identify` and `render_card`.
+    Returns: the cards that were written. Raises: see `identify` and `render_card`.
     """
     written = []
     for artifact in _with_cards(folder):
@@ -100,14 +100,15 @@ def renew_card(folder: str | Path) -> list[Path]:
         try:
             write_whole(path, text)
         except OSError as error:
-            logger.warning(f"{path} stays as it is, because it cannot be written ({error.strerror})")
+            logger.warning(f"{path} is not updated, because it cannot be written ({error.strerror})")
             continue
         written.append(path)
     return written
 
 
 def published_card(artifact: Artifact, *, repo_id: str, base_model: str | None = None) -> str:
-    """The text of README.md in the repository `repo_id`: the card that a person wrote or edited, else a new one for that place."""
+    """The text of README.md in the repository `repo_id`: the card that a person wrote or edited, or else a new one for that
+    repository."""
     path = artifact.folder / CARD_NAME
     if is_somebodys(path):
         return path.read_text(encoding="utf-8", errors="replace")
@@ -115,7 +116,7 @@ def published_card(artifact: Artifact, *, repo_id: str, base_model: str | None =
 
 
 def _with_cards(folder: str | Path) -> list[Artifact]:
-    """The folder and, of an adapter, its base and merged twin, first the folder itself."""
+    """The folder and, for an adapter, its base and merged model; the folder itself first."""
     artifact = identify(folder)
     twins = [place for place in (artifact.base, artifact.merged) if place is not None and place.parent == artifact.folder]
     return [artifact, *map(identify, twins)]
@@ -129,7 +130,7 @@ def is_somebodys(path: Path) -> bool:
 def _environment(template_folder: Path | None) -> jinja2.Environment:
     folder = next((folder for folder in TEMPLATE_FOLDERS if (folder / "_card.md").is_file()), None)
     if folder is None:
-        raise MissingFileError(f"the card templates are missing, looked in {' and '.join(map(str, TEMPLATE_FOLDERS))}.")
+        raise MissingFileError(f"the card templates are missing (searched {' and '.join(map(str, TEMPLATE_FOLDERS))}).")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, *([template_folder] if template_folder else [])]),
         finalize=escaped, undefined=jinja2.StrictUndefined,
@@ -152,7 +153,7 @@ def _front_matter(artifact: Artifact, kind: HubKind, settings: dict, context: di
         )  # fmt: skip
     common["library_name"] = kind.libraries[0]
     common["tags"] = ["hfgpt", *(["custom_code"] if artifact.custom_code else []), *kind.tags]
-    if artifact.task is None:  # no weights that came from others and were measured
+    if artifact.task is None:  # not weights imported from elsewhere and measured
         return ModelCardData(**common)
     conversion = context["conversion"]
     origin = base["hub_id"] or (conversion["hub_id"] if conversion else None)
@@ -170,18 +171,18 @@ def _front_matter(artifact: Artifact, kind: HubKind, settings: dict, context: di
 
 
 def _size_category(rows: int) -> str:
-    """The Hub's word for a number of rows."""
+    """The Hub's size category for a number of rows."""
     bounds = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
     return next((name for bound, name in bounds if rows < bound), "n>10M")
 
 
 def main(words: list[str]) -> None:
-    """Write the card of a folder, or with `--output_file` elsewhere."""
+    """Write the card of a folder, or elsewhere with `--output_file`."""
     parser = argparse.ArgumentParser(prog="python -m hfgpt.hub.card", description="Write the card of a folder.")
-    parser.add_argument("folder", help="what a recipe wrote: a model, adapter, GGUF, tokenizer or prepared data")
+    parser.add_argument("folder", help="folder written by a recipe: a model, adapter, GGUF, tokenizer or prepared data")
     parser.add_argument("--repo_id", help="user/name on the Hub, for the commands that load it")
-    parser.add_argument("--base_model", help="Hub id of what it came from")
-    parser.add_argument("--output_file", type=Path, help="write the card there instead of the folder's README.md")
+    parser.add_argument("--base_model", help="Hub id of its base model")
+    parser.add_argument("--output_file", type=Path, help="write the card to this file instead of the folder's README.md")
     args = parser.parse_args(words)
     logging.basicConfig(format="%(message)s", level=os.environ.get("LOGLEVEL", "WARNING"))
     try:

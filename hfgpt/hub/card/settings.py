@@ -1,6 +1,6 @@
-"""What only the owner of a model knows of it: its licence, its language, what it is meant for. Kept in card.yaml, never published.
+"""What only the owner of a model knows about it: licence, language, intended use. Stored in card.yaml, never published.
 
-The recipes' key `card` writes that file into the output folder; whoever has none writes it by hand.
+The recipes' key `card` writes that file to the output folder; it can also be written by hand.
 """
 
 from pathlib import Path
@@ -14,18 +14,18 @@ from hfgpt.files import write_whole
 
 
 def settings_place(folder: Path) -> Path:
-    """Where the card.yaml of a folder is or belongs: one serves an adapter, its base and its merged twin.
+    """The path of a folder's card.yaml: one file serves an adapter, its base and its merged model.
 
-    Those two have one of their own only where somebody put it there, for words that differ.
+    Base and merged model only have their own if somebody put one there to use different text.
     """
     around = adapter_around(folder)
     return (around if around and not (folder / SETTINGS_NAME).is_file() else folder) / SETTINGS_NAME
 
 
 def load_settings(folder: Path) -> dict[str, str | list[str] | bool]:
-    """What card.yaml says; the base and the merged twin of an adapter have their adapter's, where they have none of their own.
+    """The contents of card.yaml; the base and the merged model of an adapter use the adapter's if they have none of their own.
 
-    Raises: ValueError for a file that is not such a mapping.
+    Raises: ValueError for a file that is not a valid mapping.
     """
     path = settings_place(folder)
     if not path.is_file():
@@ -38,6 +38,6 @@ def load_settings(folder: Path) -> dict[str, str | list[str] | bool]:
 
 
 def save_settings(folder: Path, settings: dict | None) -> None:
-    """Write card.yaml; without settings the file, which may be written by hand, stays as it is."""
+    """Write card.yaml; without settings, an existing file, which may be hand-written, is kept."""
     if settings:
         write_whole(folder / SETTINGS_NAME, yaml.safe_dump(settings, allow_unicode=True, sort_keys=False))

@@ -1,4 +1,4 @@
-"""Does the card say what the files say? The front matter, the licence, the data and the figures of README.md."""
+"""Does the card agree with the files? Checks the front matter, the licence, the data and the figures in README.md."""
 
 import math
 import shlex
@@ -18,7 +18,7 @@ from hfgpt.hub.kinds import HUB_KINDS
 
 
 def check_card(artifact: Artifact, published: Path, card: str | None) -> Iterator[CheckResult]:
-    """Compare the text of the card with the files in `published`, the export of `artifact`; None where it has no card."""
+    """Compare the text of the card with the files in `published`, the export of `artifact`; None if it has no card."""
     yield judged("card", lambda: _card(artifact, card))
     if card is not None:
         for name, check in (("licence", _license), ("data named", _data_named), ("card's figures", _figures)):
@@ -30,32 +30,32 @@ def _card(artifact: Artifact, card: str | None) -> str:
         raise Disagreement(f"there is no {CARD_NAME}", _again(artifact))
     data, allowed = _loaded(artifact, card).data, HUB_KINDS.find(artifact.kind).libraries
     if not allowed:
-        return "its front matter is what the Hub reads of a data set"
+        return "its front matter is valid for a data set on the Hub"
     cure = _again(artifact)
     if data.get("library_name") not in allowed:
-        raise Disagreement(f"{CARD_NAME}: library_name is {data.get('library_name')}, {' or '.join(allowed)} is needed", cure)
+        raise Disagreement(f"{CARD_NAME}: library_name is {data.get('library_name')}, but must be {' or '.join(allowed)}", cure)
     if artifact.task and data.get("pipeline_tag") != artifact.task:
-        raise Disagreement(f"{CARD_NAME}: pipeline_tag is {data.get('pipeline_tag')}, the files say {artifact.task}", cure)
-    # An adapter's card need not say so: the code comes with its base.
+        raise Disagreement(f"{CARD_NAME}: pipeline_tag is {data.get('pipeline_tag')}, but the files say {artifact.task}", cure)
+    # An adapter's card does not need the tag: the code comes with its base.
     if artifact.custom_code and artifact.whole == artifact.folder and "custom_code" not in (data.get("tags") or []):
-        raise Disagreement(f"{CARD_NAME}: the tag custom_code is missing, and the model comes with code", cure)
-    return f"its front matter is what the Hub reads; {data.get('library_name')}, {data.get('pipeline_tag') or artifact.kind}"
+        raise Disagreement(f"{CARD_NAME}: the tag custom_code is missing, but the model comes with code", cure)
+    return f"its front matter is valid for the Hub; {data.get('library_name')}, {data.get('pipeline_tag') or artifact.kind}"
 
 
 def _again(artifact: Artifact, *, first: str = "") -> str:
-    """How a card gets right: an edited one by hand, any other by recipes/check.py, which writes it anew before it looks."""
+    """How to correct a card: an edited one by hand, any other with recipes/check.py, which rewrites it before checking."""
     path = artifact.folder / CARD_NAME
     command = f"python recipes/check.py {shlex.quote(str(artifact.folder))}"
     if is_somebodys(path):
-        return f"somebody edited {path}, so hfgpt leaves it alone: correct it there, or {first}delete it and run {command}"
-    return f"{first}run {command}, which writes the card anew"
+        return f"{path} was edited by hand, so hfgpt does not change it: correct it there, or {first}delete it and run {command}"
+    return f"{first}run {command}, which rewrites the card"
 
 
 def _loaded(artifact: Artifact, card: str) -> ModelCard | DatasetCard:
     cure = _again(artifact)
     try:
         loaded = (DatasetCard if HUB_KINDS.find(artifact.kind).repo_type == "dataset" else ModelCard)(card)
-    except Exception as error:  # YAML's own errors, and what huggingface_hub raises where a model-index is odd
+    except Exception as error:  # YAML errors, and errors of huggingface_hub for an unusual model-index
         raise Disagreement(f"the front matter of {CARD_NAME} cannot be read ({' '.join(str(error).split())[:200]})", cure) from None
     if not loaded.data.to_dict():
         raise Disagreement(f"{CARD_NAME} has no front matter between two lines ---", cure)
@@ -68,28 +68,26 @@ def _license(artifact: Artifact, published: Path, card: str) -> str:
     cure = _again(artifact, first=f"put a line such as license: apache-2.0 into {place} and ")
     license = data.get("license")
     if not license or not isinstance(license, (str, list)):
-        raise Disagreement(f"{CARD_NAME} names no license; without one nobody may use what you publish", cure)
+        raise Disagreement(f"{CARD_NAME} has no license; without one, nobody may use what you publish", cure)
     if license == "other" and not (data.get("license_name") and data.get("license_link")):
-        raise Disagreement(f"{CARD_NAME}: the license is 'other', which needs license_name and license_link", cure)
+        raise Disagreement(f"{CARD_NAME}: the license is 'other', which requires license_name and license_link", cure)
     return str(data.get("license_name") or license)
 
 
 def _data_named(artifact: Artifact, published: Path, card: str) -> str:
     if not (published / "passport.json").is_file():
-        return "skip: no passport.json tells of data"
+        return "skip: there is no passport.json about the data"
     entries = read_json(published / "passport.json").get("inputs") or []
     if not entries:
         return "skip: passport.json names no data"
     inputs = [PureWindowsPath(str(entry.get("name"))).name for entry in entries if not is_file(entry)]
     if not inputs:
-        return "files of one's own, which need no name in the card"
-    # A card escapes what Markdown would take for its own.
+        return "only the owner's files, which need not be named in the card"
+    # A card escapes Markdown characters.
     plain = card.replace("\\", "")
     missing = [name for name in inputs if name not in plain]
     if missing:
-        raise Disagreement(
-            f"{CARD_NAME} does not name the data {', '.join(missing[:5])}, which passport.json does", _again(artifact)
-        )
+        raise Disagreement(f"{CARD_NAME} does not name the data {', '.join(missing[:5])}, but passport.json does", _again(artifact))
     return ", ".join(inputs[:5])
 
 
@@ -98,7 +96,7 @@ def _figures(artifact: Artifact, published: Path, card: str) -> str:
     if not results:
         return "skip: the card's front matter has no model-index"
     known: list[float] = []
-    # The merged twin in an adapter's folder has the adapter's figures.
+    # The merged model in an adapter's folder has the adapter's figures.
     around = adapter_around(artifact.folder)
     for place in (published, *([around] if around else [])):
         for name in ("evaluation.json", "metrics.json"):
@@ -106,8 +104,8 @@ def _figures(artifact: Artifact, published: Path, card: str) -> str:
     for result in results:
         if not any(math.isclose(result.metric_value, number, rel_tol=1e-6, abs_tol=1e-9) for number in known):
             raise Disagreement(
-                f"{CARD_NAME} says {result.metric_type} {result.metric_value} on {result.dataset_name}, which is in neither "
-                "evaluation.json nor metrics.json",
+                f"{CARD_NAME} says {result.metric_type} {result.metric_value} on {result.dataset_name}, which is neither in "
+                f"evaluation.json nor in metrics.json",
                 _again(artifact),
             )
     return f"{len(results)} figures of the model-index are in evaluation.json or metrics.json"

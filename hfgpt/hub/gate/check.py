@@ -1,13 +1,12 @@
-"""The gate: is what would be published what was trained, whole, harmless, and open to strangers?
+"""The gate: is what would be published exactly what was trained, complete, harmless, and loadable by strangers?
 
-    files        scan.py            no path, secret, pickle or link in what would be published; code as this hfgpt ships it
-    consistency  consistency.py     config, code, tokenizer and generation config say the same
-    card         card_checks.py     so does the card
-    template     chat_templates.py  it renders, in a process with little time and memory
-    doors        stranger.py        every class that should load it does, in a process without hfgpt, network and token
+    files        scan.py            no path, secret, pickle or link in the files to publish; code as shipped with this hfgpt
+    consistency  consistency.py     config, code, tokenizer and generation config agree card         card_checks.py     and the card
+    agrees with them template     chat_templates.py  it renders in a process with limited time and memory doors        stranger.py
+    every class that should load it does, in a process without hfgpt, network or token
 
-Everything is done to an export in a temporary folder, so that nothing beside the published files and nothing of the place where
-it was trained can help. What is published is that export, byte for byte.
+Everything is checked on an export in a temporary folder, so that no other file and nothing on the training machine can help. That
+export is what gets published, byte for byte.
 """
 
 import importlib.util
@@ -38,33 +37,34 @@ from hfgpt.hub.kinds import HUB_KINDS, HubKind
 
 FINGERPRINT_NAME = "fingerprint.json"
 _PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "peft", "datasets", "jinja2", "gguf", "llama_cpp")
-# Of the caller's variables the child gets these alone: what finds programs and libraries, speaks a language, counts threads.
+# The child only gets these environment variables: those for finding programs and libraries, the locale, and thread counts.
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _CURES = {
     "AutoTokenizer": "save the tokenizer that the model was trained with: tokenizer.save_pretrained(folder)",
-    "weights recorded": "restore the weights, or, where you changed them, record them anew: recipes/check.py FOLDER --record true",
+    "weights recorded": "restore the weights or, if you changed them on purpose, record them again: recipes/check.py FOLDER "
+    "--record true",
     "base": "give the adapter its own base again; finetune_*.py writes it",
     "merged": "merge again: recipes/convert.py BASE --adapter FOLDER --output_dir MERGED",
-    "without network": "read the code in the folder: loading a model has nothing to send or to fetch",
-    "apply_chat_template": "let the template end an answer with a token that generation_config.json has among its eos_token_id",
+    "without network": "read the code in the folder: loading a model should not send or fetch anything",
+    "apply_chat_template": "make the template end an answer with one of the eos_token_id in generation_config.json",
 }
 
 
 def check_folder(folder: str | Path, *, seconds: float = 900) -> CheckReport:
-    """Check what would be published of `folder`; nothing in it is changed, and none of its code is run in this process.
+    """Check what would be published from `folder`; nothing in it is changed, and none of its code runs in this process.
 
     Args:
-        folder: what a recipe wrote: a model, an adapter with its base/, a GGUF file, a tokenizer, prepared data.
-        seconds: most that opening the doors may take.
-    Raises: FileNotFoundError or ValueError where the folder holds nothing that can be published.
-    Cost: about 20 seconds for a small model on one core, most of it for importing torch and transformers once more.
+        folder: written by a recipe: a model, an adapter with its base/, a GGUF file, a tokenizer, or prepared data.
+        seconds: time limit for the loading checks.
+    Raises: FileNotFoundError or ValueError if the folder contains nothing publishable.
+    Cost: about 20 seconds for a small model on one core, most of it for importing torch and transformers again.
     """
     with closing(check_parts(folder, seconds=seconds)) as reports:
         return next(reports)
 
 
 def check_parts(folder: str | Path, *, seconds: float = 900) -> Generator[CheckReport, None, None]:
-    """Check a folder, and then of an adapter its base and its merged twin, as `check_folder` does. Each is exported once."""
+    """Check a folder and, for an adapter, its base and its merged model, as `check_folder` does. Each is exported once."""
     artifact = identify(folder)
     with tempfile.TemporaryDirectory(prefix="hfgpt-check-") as temporary:
         workspace = Path(temporary).resolve()
@@ -73,7 +73,7 @@ def check_parts(folder: str | Path, *, seconds: float = 900) -> Generator[CheckR
 
 
 def attempt(artifact: Artifact, target: Path) -> Exported | UserError:
-    """The export of an artifact, or why there can be none."""
+    """The export of an artifact, or why it is not possible."""
     try:
         return export(artifact, target)
     except UserError as error:
@@ -83,12 +83,12 @@ def attempt(artifact: Artifact, target: Path) -> Exported | UserError:
 def check_exports(
     artifact: Artifact, exports: Mapping[str, Exported | UserError], workspace: Path, *, seconds: float = 900
 ) -> Iterator[CheckReport]:
-    """Check exports as they lie there, first that of the folder itself.
+    """Check existing exports, that of the folder itself first.
 
     Args:
         artifact: the folder that they are parts of.
-        exports: by the names of its parts. An adapter is opened with its base and merged twin: where they are not among `exports`,
-            they are exported into `workspace`, and not reported on.
+        exports: by the names of its parts. An adapter is opened with its base and merged model: if they are not among `exports`,
+            they are exported to `workspace` but not reported on.
     """
     missing = artifact.parts.keys() - exports.keys() if artifact.needs_base else ()
     beside = {**exports, **{name: attempt(identify(artifact.parts[name]), workspace / f"beside-{name}") for name in missing}}
@@ -104,7 +104,7 @@ def check_exports(
 
 
 def _not_exported(name: str, error: UserError) -> CheckResult:
-    return CheckResult(name, "fail", str(error), "see the sentence; nothing can be published before")
+    return CheckResult(name, "fail", str(error), "see the message; nothing can be published until this is fixed")
 
 
 def _checked(exported: Exported, beside: Mapping[str, Exported | UserError], *, seconds: float) -> Iterator[CheckResult]:
@@ -122,7 +122,7 @@ def _checked(exported: Exported, beside: Mapping[str, Exported | UserError], *, 
         yield result
     result, rendered = _rendered(published, kind)
     yield result
-    whole: dict[str, str | None] = {"base": None, "merged": None}  # where they lie that an adapter is opened with
+    whole: dict[str, str | None] = {"base": None, "merged": None}  # the locations of the parts an adapter is opened with
     if artifact.needs_base:
         for name in whole:
             if isinstance(part := beside.get(name), UserError):
@@ -130,8 +130,8 @@ def _checked(exported: Exported, beside: Mapping[str, Exported | UserError], *, 
                 return
             whole[name] = str(part.folder) if part is not None else None
         if whole["base"] is None:
-            cure = "the recipes write base/ into the adapter's folder; put the folder of its base there"
-            yield CheckResult("base", "fail", "the adapter has no base/ beside it, so nothing can be loaded", cure)
+            cure = "the recipes write base/ into the adapter's folder; put its base there"
+            yield CheckResult("base", "fail", "the adapter has no base/, so nothing can be loaded", cure)
             return
     passport = read_json(published / "passport.json") if (published / "passport.json").is_file() else {}
     yield from open_as_stranger(
@@ -152,31 +152,31 @@ def _checked(exported: Exported, beside: Mapping[str, Exported | UserError], *, 
 def _card_of(artifact: Artifact, published: Path) -> str | None:
     if (published / CARD_NAME).is_file():
         return (published / CARD_NAME).read_text(encoding="utf-8", errors="replace")
-    # The base and the merged twin in an adapter's folder get theirs when they are published; it is what is judged here.
+    # The base and the merged model in an adapter's folder get their card when they are published; that card is checked here.
     return render_card(artifact) if adapter_around(artifact.folder) else None
 
 
 def _base_named(artifact: Artifact) -> Iterator[CheckResult]:
-    """Whether adapter_config.json here names the base where it lies; what is published names its place on the Hub."""
+    """Whether adapter_config.json in this folder names the actual location of the base; the published one names its Hub id."""
     if not artifact.needs_base or artifact.base is None:
         return
     if (stale := stale_base(artifact.folder)) is None:
-        yield CheckResult("place of the base", "pass", "adapter_config.json names it where it lies")
+        yield CheckResult("place of the base", "pass", "adapter_config.json names its actual location")
         return
-    detail = f"adapter_config.json names it at {stale}, it lies beside the adapter; without hfgpt, PEFT does not find it here"
-    cure = f"python recipes/check.py {shlex.quote(str(artifact.folder))} writes its place anew, as after every move"
+    detail = f"adapter_config.json says {stale}, but the base is beside the adapter; without hfgpt, PEFT does not find it here"
+    cure = f"python recipes/check.py {shlex.quote(str(artifact.folder))} updates its location, as after every move"
     yield CheckResult("place of the base", "warn", detail, cure)
 
 
 def _fingerprint(exported: Exported, cure: str) -> tuple[CheckResult, dict[str, Any] | None]:
-    """Whether the files are those that were recorded when the weights were saved, and what was recorded where it can be read."""
+    """Whether the files are those recorded when the weights were saved, and the record if it can be read."""
     path = exported.folder / FINGERPRINT_NAME
     if not path.is_file():
-        detail = f"there is no {FINGERPRINT_NAME}: this folder is older than hfgpt's fingerprints, or was not written by it"
+        detail = f"there is no {FINGERPRINT_NAME}: this folder predates hfgpt's fingerprints or was not written by it"
         return CheckResult("fingerprint", "fail", detail, cure.format(folder=exported.artifact.folder)), None
     content = read_json(path)
     if content.get("format") != 1:
-        detail = f"{FINGERPRINT_NAME} has the format {content.get('format')}; this hfgpt reads 1"
+        detail = f"{FINGERPRINT_NAME} has format {content.get('format')}, but this hfgpt reads format 1"
         return CheckResult("fingerprint", "fail", detail, AGAIN), None
 
     def check() -> str:
@@ -185,18 +185,20 @@ def _fingerprint(exported: Exported, cure: str) -> tuple[CheckResult, dict[str, 
             found = files[name].sha256 if name in files else None
             if found != recorded:
                 what = "is not among the files" if found is None else f"has the SHA-256 {found[:16]}..."
-                raise Disagreement(f"{name} {what}, recorded was {recorded[:16]}...", _CURES["weights recorded"])
+                raise Disagreement(f"{name} {what}, but {recorded[:16]}... was recorded", _CURES["weights recorded"])
         return f"{', '.join(content['files'])}: SHA-256 as recorded {content['recorded']}"
 
     result = judged("fingerprint", check)
     if result.status == "pass" and content["recorded"] != "when it was saved":
-        cure = "nothing needs to be done; a folder written anew has one of its own"
-        result = CheckResult("fingerprint", "warn", f"recorded {content['recorded']}, so it proves only itself", cure)
+        cure = "nothing to do; a newly written folder has its own fingerprint"
+        result = CheckResult(
+            "fingerprint", "warn", f"recorded {content['recorded']}, so it proves nothing about the original", cure
+        )
     return result, content
 
 
 def _rendered(published: Path, kind: HubKind) -> tuple[CheckResult, dict[str, Any] | None]:
-    """The conversations as the template writes them, or None where there is none that may be run again."""
+    """The conversations as rendered by the template, or None if there is no template that may be run again."""
     try:
         templates, tokens = kind.chat_templates(published)
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -207,10 +209,10 @@ def _rendered(published: Path, kind: HubKind) -> tuple[CheckResult, dict[str, An
     texts = {name: render(template, tokens, path=path) for name, template in templates.items()}
     errors = [f"{name}: {text['error']}" for name, text in texts.items() if "error" in text]
     if errors:
-        cure = "whoever talks with the model would run it; set one of hfgpt's own with set_prompt_style, or correct it"
+        cure = "everyone who chats with the model would run it; set one of hfgpt's own with set_prompt_style, or correct it"
         return CheckResult("chat template", "fail", "; ".join(errors), cure), None
-    result = CheckResult("chat template", "pass", f"{', '.join(texts)}: renders in a sandbox, in time and memory")
-    # Where there are several, transformers takes the file.
+    result = CheckResult("chat template", "pass", f"{', '.join(texts)}: renders in a sandbox within the limits on time and memory")
+    # If there are several, transformers uses the file.
     return result, {"texts": next(iter(texts.values())), "conversations": CONVERSATIONS, "answer": ANSWER}
 
 
@@ -218,7 +220,7 @@ def _rendered(published: Path, kind: HubKind) -> tuple[CheckResult, dict[str, An
 
 
 def _packages(*names: str) -> list[str]:
-    """The folders of sys.path that hold these packages, so that a process without site finds them, in order."""
+    """The folders of sys.path that contain these packages, in order, so that a process without site can find them."""
     found = [importlib.util.find_spec(name) for name in names]
     folders = [place for spec in found if spec for place in spec.submodule_search_locations or [spec.origin or ""]]
     places = {str(Path(place).parent) for place in folders}
@@ -227,9 +229,9 @@ def _packages(*names: str) -> list[str]:
 
 
 def open_as_stranger(job: dict[str, Any], *, seconds: float) -> list[CheckResult]:
-    """Run stranger.py and read what it wrote; it ends with its children when its time is up.
+    """Run stranger.py and read its results; it and its children are killed when the time is up.
 
-    Args: `job` is what stranger.py is told of the folder.
+    Args: `job` describes the folder to stranger.py.
     """
     with tempfile.TemporaryDirectory(prefix="hfgpt-stranger-") as temporary:
         workspace = Path(temporary).resolve()
@@ -243,7 +245,7 @@ def open_as_stranger(job: dict[str, Any], *, seconds: float) -> list[CheckResult
         environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         places = {"HOME": home, "HF_HOME": home / "hf", "XDG_CACHE_HOME": home / "cache", "TMPDIR": scratch, "PYTHONUTF8": "1"}
         offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        # Compared in float32 on a CPU: the recorded figures are good to that.
+        # Compared in float32 on a CPU: the recorded figures have that precision.
         environment |= {name: str(value) for name, value in (places | offline | {"CUDA_VISIBLE_DEVICES": ""}).items()}
         child = subprocess.Popen(
             [sys.executable, "-I", "-S", "-W", "ignore", str(Path(__file__).with_name("stranger.py")), str(workspace / "job.json")],
@@ -263,15 +265,15 @@ def open_as_stranger(job: dict[str, Any], *, seconds: float) -> list[CheckResult
         last = (said.strip() or f"exit code {child.returncode}").splitlines()[-1][-300:]
         why = f"it took more than {seconds:g} seconds" if late else f"the process ended early: {last}"
         done = f" after {found[-1].name}" if found else ""
-        found.append(CheckResult("doors", "fail", f"{why}{done}", "give more --seconds, or see what the folder's code does"))
+        found.append(CheckResult("doors", "fail", f"{why}{done}", "give more --seconds, or check what the folder's code does"))
     return found
 
 
 def _lay_base(adapter: Path, base: Path, *, cache: Path, working_folder: Path) -> None:
-    """Put an adapter's base where a stranger's PEFT looks for it: what is published of the adapter is opened as it is.
+    """Put an adapter's base where a stranger's PEFT looks for it: the published adapter is opened unchanged.
 
-    A Hub id is found in the cache, as if it had been fetched before; the name of a folder, which stands there where nothing has
-    been published yet, where the process runs.
+    A Hub id is found in the cache, as if it had been downloaded before; the name of a folder (used if nothing has been published
+    yet) is found in the working folder of the process.
     """
     settings = adapter_settings(adapter)
     named, revision = settings["base_model_name_or_path"], str(settings.get("revision") or "main")
@@ -289,7 +291,7 @@ def _lay_base(adapter: Path, base: Path, *, cache: Path, working_folder: Path) -
 
 def _end(child: subprocess.Popen) -> None:
     try:
-        os.killpg(child.pid, signal.SIGKILL)  # its group, whatever it has started
+        os.killpg(child.pid, signal.SIGKILL)  # its process group, including everything it has started
     except ProcessLookupError:
         return
     finally:
@@ -298,5 +300,5 @@ def _end(child: subprocess.Popen) -> None:
 
 def _cured(line: dict[str, Any], folder: str) -> CheckResult:
     cure = line["cure"] or (_CURES.get(line["name"], AGAIN) if line["status"] == "fail" else "")
-    # Strangers' folders have other names, and so has this one's.
+    # A stranger's folder has a different name, so this one's does, too.
     return CheckResult(line["name"], line["status"], line["detail"].replace(folder, "FOLDER"), cure)

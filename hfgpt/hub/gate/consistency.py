@@ -1,6 +1,7 @@
-"""Do the files of a folder agree with each other? Read as data, in this process: nothing of the folder is run or loaded.
+"""Do the files of a folder agree with each other? The files are only read as data: nothing in the folder is run or loaded.
 
-config.json with the weights, the auto_map with the code, the generation config with the tokenizer; and where chat templates lie.
+config.json with the weights, the auto_map with the code, the generation config with the tokenizer; and where the chat templates
+are.
 """
 
 import importlib.util
@@ -18,7 +19,7 @@ from hfgpt.files import read_json
 from hfgpt.hub.gate.report import AGAIN, CheckResult, Disagreement
 from hfgpt.hub.remote_code import check_code
 
-# What a check is given: the artifact and the folder with its export. It returns what it found, "skip: why", or raises Disagreement.
+# A check takes the artifact and the folder with its export. It returns its findings or "skip: why", or raises Disagreement.
 Check = Callable[[Artifact, Path], str]
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -26,13 +27,14 @@ _EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weigh
 
 
 def judged(name: str, check: Callable[[], str]) -> CheckResult:
-    """What `check` says: its text for a pass, after "skip: " why there was nothing to check, a Disagreement for a failure."""
+    """The result of `check`: its text for a pass, "skip: " and the reason if there was nothing to check, a Disagreement for a
+    failure."""
     try:
         detail = check()
     except Disagreement as error:
         return CheckResult(name, "fail", str(error), error.cure)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
-        # Whatever lies in a foreign file, reading it ends in a line of the table.
+        # Whatever a foreign file contains, reading it ends in a line of the table.
         return CheckResult(name, "fail", f"{type(error).__name__}: {error}", AGAIN)
     return (
         CheckResult(name, "skip", detail.removeprefix("skip: "))
@@ -42,7 +44,7 @@ def judged(name: str, check: Callable[[], str]) -> CheckResult:
 
 
 def json_files(artifact: Artifact, published: Path) -> str:
-    """Every JSON file holds an object."""
+    """Every JSON file contains an object."""
     paths = [path for path in sorted(published.rglob("*.json")) if path.is_file()]
     for path in paths:
         read_json(path)
@@ -50,7 +52,7 @@ def json_files(artifact: Artifact, published: Path) -> str:
 
 
 def rows_of_passport(artifact: Artifact, published: Path) -> str:
-    """The rows of prepared data are those whose SHA-256 the passport has."""
+    """The rows of prepared data match the SHA-256 in the passport."""
     if not (published / PASSPORT_NAME).is_file():
         return f"skip: there is no {PASSPORT_NAME}"
     passport = Passport.load(published)
@@ -75,37 +77,39 @@ def stored_tensors(published: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 def _config(artifact: Artifact, published: Path) -> str:
     config, tensors = read_json(published / "config.json"), stored_tensors(published)
     if not config.get("architectures") or not config.get("model_type"):
-        raise Disagreement("config.json lacks architectures or model_type, by which the Auto classes choose")
+        raise Disagreement("config.json lacks architectures or model_type, which the Auto classes need")
     if not tensors:
         raise Disagreement("no weights are published with it", "save them as safetensors: model.save_pretrained(folder)")
     if (published / "model.safetensors.index.json").is_file():
         named = set(read_json(published / "model.safetensors.index.json").get("weight_map") or {})
         if named != set(tensors):
-            raise Disagreement(f"model.safetensors.index.json names {len(named):,} tensors, the shards hold {len(tensors):,}")
+            raise Disagreement(
+                f"model.safetensors.index.json names {len(named):,} tensors, but the shards contain {len(tensors):,}"
+            )
     dtypes = sorted({_DTYPES.get(dtype, dtype) for dtype, _ in tensors.values()})
     declared = config.get("dtype", config.get("torch_dtype"))
     if declared not in dtypes:
-        raise Disagreement(f"config.json says dtype {declared}, the weights are {', '.join(dtypes)}")
+        raise Disagreement(f"config.json says dtype {declared}, but the weights are {', '.join(dtypes)}")
     rows = next((tensors[name][1][0] for name in _EMBEDDINGS if name in tensors), None)
     if rows not in (None, config.get("vocab_size")):
-        raise Disagreement(f"config.json says vocab_size {config.get('vocab_size')}, the embedding has {rows} rows")
+        raise Disagreement(f"config.json says vocab_size {config.get('vocab_size')}, but the embedding has {rows} rows")
     if artifact.task == "text-classification":
         labels = config.get("id2label") or {}
         (outputs,) = [shape[0] for name, (_, shape) in tensors.items() if name.endswith("score.weight")]
         if len(labels) != outputs or all(re.fullmatch(r"LABEL_\d+", str(label)) for label in labels.values()):
             raise Disagreement(
-                f"config.json names the labels {', '.join(map(str, labels.values()))}; {outputs} real names are needed"
+                f"config.json names the labels {', '.join(map(str, labels.values()))}; the model needs {outputs} real names"
             )
     return f"{config['architectures'][0]}, {declared}, {len(tensors):,} tensors"
 
 
 def _auto_map(artifact: Artifact, published: Path) -> str:
-    from hfgpt.model.configuration_hfgpt import AUTO_MAP  # imports torch, and a mistake on the command line should not wait for it
+    from hfgpt.model.configuration_hfgpt import AUTO_MAP  # imports torch, which mistakes on the command line should not wait for
 
     config = read_json(published / "config.json")
     auto_map = config.get("auto_map") or {}
     if config.get("model_type") != "hfgpt" and not auto_map:
-        return "skip: a class of transformers, which needs no code"
+        return "skip: a class in transformers, which needs no code"
     missing = sorted(set(AUTO_MAP if config["model_type"] == "hfgpt" else ("AutoConfig",)) - set(auto_map))
     if missing:
         raise Disagreement(f"config.json's auto_map lacks {', '.join(missing)}")
@@ -121,11 +125,11 @@ def _tied(artifact: Artifact, published: Path) -> str:
     if tied and head:
         embedding = next(name for name in _EMBEDDINGS if name in tensors)
         if not _equal(published, embedding, "lm_head.weight"):
-            raise Disagreement(f"tie_word_embeddings is true, but lm_head.weight and {embedding} are stored and differ")
+            raise Disagreement(f"tie_word_embeddings is true, but lm_head.weight and {embedding} are both stored and differ")
         return "tied, and stored twice with the same values"
     if not tied and not head:
-        raise Disagreement("tie_word_embeddings is false, but no lm_head.weight is stored; it would be random")
-    return "the head is the embedding and stored once" if tied else "the head has weights of its own"
+        raise Disagreement("tie_word_embeddings is false, but no lm_head.weight is stored, so the head would be random")
+    return "the head is the embedding and stored once" if tied else "the head has its own weights"
 
 
 def _equal(published: Path, first: str, second: str) -> bool:
@@ -139,7 +143,7 @@ def _equal(published: Path, first: str, second: str) -> bool:
 
 
 def _ids(published: Path) -> dict[str, int | None]:
-    """The ids of the tokenizer's special tokens, by "bos_token" and so on, read off its two files."""
+    """The ids of the tokenizer's special tokens, by "bos_token" and so on, read from its two files."""
     settings, definition = read_json(published / "tokenizer_config.json"), read_json(published / "tokenizer.json")
     ids = {entry["content"]: entry["id"] for entry in definition.get("added_tokens") or []}
     ids = {**definition["model"]["vocab"], **ids} if isinstance(definition["model"].get("vocab"), dict) else ids
@@ -155,7 +159,8 @@ def special_tokens(settings: dict) -> dict[str, str]:
 def _special_tokens(artifact: Artifact, published: Path) -> str:
     if not (published / "tokenizer.json").is_file() or not (published / "tokenizer_config.json").is_file():
         raise Disagreement(
-            "no tokenizer.json and tokenizer_config.json are beside the weights; nobody can use the model without its tokenizer",
+            "there is no tokenizer.json and tokenizer_config.json beside the weights; nobody can use the model without its "
+            "tokenizer",
             "give convert.py --tokenizer, or save it: tokenizer.save_pretrained(folder)",
         )
     config, ids = read_json(published / "config.json"), _ids(published)
@@ -167,8 +172,8 @@ def _special_tokens(artifact: Artifact, published: Path) -> str:
             raise Disagreement(f"{name} has the id {id} in the tokenizer and {declared} in config.json")
     if ids.get("pad_token") is None or ids.get("pad_token") == ids.get("eos_token"):
         raise Disagreement(
-            "the tokenizer has no pad_token other than its eos_token; a model fine-tuned on it never learns to stop",
-            "convert.py and the recipes give a tokenizer one; write the folder with them",
+            "the tokenizer has no pad_token other than its eos_token; a model fine-tuned with it never learns to stop",
+            "convert.py and the recipes add one; write the folder with them",
         )
     return ", ".join(f"{name.removesuffix('_token')} {id}" for name, id in ids.items())
 
@@ -178,7 +183,7 @@ def _generation(artifact: Artifact, published: Path) -> str:
         return "skip: a classifier generates nothing"
     path, config = published / "generation_config.json", read_json(published / "config.json")
     if not path.is_file():
-        raise Disagreement("there is no generation_config.json, so generate does not know where a text ends")
+        raise Disagreement("there is no generation_config.json, so generate does not know when to stop")
     settings = read_json(path)
     stops = settings.get("eos_token_id")
     stops = stops if isinstance(stops, list) else [stops]
@@ -187,7 +192,9 @@ def _generation(artifact: Artifact, published: Path) -> str:
     if not isinstance(settings.get("pad_token_id"), int) or not 0 <= settings["pad_token_id"] < config["vocab_size"]:
         raise Disagreement(f"generation_config.json: pad_token_id is {settings.get('pad_token_id')}; batches could not be padded")
     if (published / "tokenizer.json").is_file() and (eos := _ids(published).get("eos_token")) not in (None, *stops):
-        raise Disagreement(f"generation_config.json: eos_token_id is {stops}; the tokenizer's eos_token {eos} is not among them")
+        raise Disagreement(
+            f"generation_config.json: eos_token_id is {stops}; but the tokenizer's eos_token {eos} is not among them"
+        )
     return f"stops at {', '.join(map(str, stops))}"
 
 
@@ -198,7 +205,7 @@ def _adapter_config(artifact: Artifact, published: Path) -> str:
     if not settings.get("base_model_name_or_path"):
         raise Disagreement(f"{ADAPTER_CONFIG} does not name its base model")
     if settings.get("task_type") not in ("CAUSAL_LM", "SEQ_CLS"):
-        raise Disagreement(f"{ADAPTER_CONFIG}: task_type is {settings.get('task_type')}; CAUSAL_LM or SEQ_CLS is needed")
+        raise Disagreement(f"{ADAPTER_CONFIG}: task_type is {settings.get('task_type')}, but must be CAUSAL_LM or SEQ_CLS")
     return f"{settings.get('peft_type')} of rank {settings.get('r')} on {settings['base_model_name_or_path']}"
 
 
@@ -209,11 +216,11 @@ MODEL_CHECKS: tuple[tuple[str, Check], ...] = (
 ADAPTER_CHECKS: tuple[tuple[str, Check], ...] = (("adapter config", _adapter_config),)
 
 
-# Chat templates, wherever a kind of folder keeps them
+# Chat templates, wherever a kind of folder stores them
 
 
 def templates_of_tokenizer(published: Path, *, subfolder: str = "") -> tuple[dict[str, str], dict[str, str]]:
-    """The chat templates beside a tokenizer, the one that transformers takes first, and its special tokens by their roles."""
+    """The chat templates beside a tokenizer (the one that transformers uses first), and its special tokens by role."""
     folder, templates = published / subfolder, {}
     if (folder / "chat_template.jinja").is_file():
         templates["chat_template.jinja"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
@@ -225,7 +232,8 @@ def templates_of_tokenizer(published: Path, *, subfolder: str = "") -> tuple[dic
 
 
 def templates_of_gguf(published: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """The chat templates in the headers of GGUF files, and the special tokens; none where nothing is installed that reads them."""
+    """The chat templates in the headers of GGUF files, and the special tokens; none if the package that reads them is not
+    installed."""
     if importlib.util.find_spec("gguf") is None:
         return {}, {}
     from gguf import GGUFReader

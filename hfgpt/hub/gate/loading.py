@@ -1,16 +1,16 @@
-"""The doors of a model and of an adapter: every class that should load one does, and computes what was recorded.
+"""Loading checks for models and adapters: every class that should load one does, and computes what was recorded.
 
-Runs in the stranger's process (stranger.py), so nothing of hfgpt is imported here.
+Runs in the stranger's process (stranger.py), so nothing from hfgpt is imported here.
 """
 
 from pathlib import Path
 from typing import Any
 
-from stranger import PROMPT, Failed, Stranger  # the script that runs, which has put itself under this name
+from stranger import PROMPT, Failed, Stranger  # the running script, which registers itself under this name
 
 
 def open_model(stranger: Stranger) -> None:
-    """Every door of a model with its weights."""
+    """All loading checks of a model with its weights."""
     generates = stranger.task == "text-generation"
     stranger.open("AutoConfig", lambda: config(stranger))
     stranger.open("AutoTokenizer", stranger.tokenizer)
@@ -25,7 +25,8 @@ def open_model(stranger: Stranger) -> None:
         stranger.open("generate", lambda: generate(stranger))
     if generates:
         heads = [("AutoModelForSequenceClassification", "score"), ("AutoModelForTokenClassification", "score")]
-        # QuestionAnswering of transformers' own Qwen3 and Llama looks for the body under another name than they save it.
+        # The QuestionAnswering classes of transformers' own Qwen3 and Llama look for the body under a different name than it is
+        # saved with.
         heads += [("AutoModelForQuestionAnswering", "qa_outputs")] if stranger.options else []
         for name, new in heads:
             stranger.open(name, lambda name=name, new=new: head(stranger, name, new))
@@ -36,7 +37,7 @@ def open_model(stranger: Stranger) -> None:
 
 
 def open_adapter(stranger: Stranger) -> None:
-    """Every door of an adapter whose base lies where its config names it."""
+    """All loading checks of an adapter whose base is where its config says."""
     stranger.open("AutoTokenizer", stranger.tokenizer)
     stranger.open("base", lambda: adapter_base(stranger))
     stranger.open(auto_class(stranger, "AutoPeftModelFor"), lambda: peft_class(stranger))
@@ -55,32 +56,32 @@ def auto_class(stranger: Stranger, start: str = "AutoModelFor") -> str:
     return start + ("CausalLM" if stranger.task == "text-generation" else "SequenceClassification")
 
 
-# Parts of a door
+# Parts of a check
 
 
 def load(stranger: Stranger, name: str, folder: str | None = None, *, head: str | None = None) -> Any:
-    """The model, in float32, from safetensors only; Failed where a tensor is missing, other than those of a new `head`."""
+    """The model, in float32, from safetensors only; Failed if a tensor is missing, other than those of a new `head`."""
     import torch
     import transformers
 
     model, info = getattr(transformers, name).from_pretrained(
         folder or stranger.folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **stranger.options
     )
-    # Without a head, or with another one, a class leaves the stored head where it is.
+    # A class without a head, or with a different one, ignores the stored head.
     foreign = () if head is None else ("lm_head", "score", head)
     faults = {
         "missing": [key for key in info["missing_keys"] if key.split(".")[0] != head],
         "unexpected": [key for key in info["unexpected_keys"] if key.split(".")[0] not in foreign],
-        "of another shape": [str(key) for key in info["mismatched_keys"]],
+        "with a different shape": [str(key) for key in info["mismatched_keys"]],
     }
     said = [f"{what}: {', '.join(sorted(keys)[:3])}" for what, keys in faults.items() if keys]
     if said:
-        raise Failed(f"{name} and the stored tensors do not fit; {'; '.join(said)}")
+        raise Failed(f"{name} and the stored tensors do not match; {'; '.join(said)}")
     return model.eval()
 
 
 def compare(stranger: Stranger, model: Any) -> str:
-    """The model's logits with those that were recorded; Failed where they are others."""
+    """Compare the model's logits with the recorded ones; Failed if they differ."""
     import torch
 
     if (fingerprint := stranger.fingerprint) is None:
@@ -93,14 +94,14 @@ def compare(stranger: Stranger, model: Any) -> str:
         kept = logits[:, fingerprint["columns"]] if fingerprint["columns"] else logits
         recorded = torch.tensor(entry["logits"])
         if kept.shape != recorded.shape:
-            raise Failed(f"its logits have the shape {tuple(kept.shape)}, recorded were {tuple(recorded.shape)}")
+            raise Failed(f"its logits have the shape {tuple(kept.shape)}, but {tuple(recorded.shape)} was recorded")
         sums = (logits.logsumexp(-1) - torch.tensor(entry["logsumexp"])).abs().max().item()
         likeliest = logits.gather(-1, torch.tensor(entry["argmax"])[:, None]).squeeze(-1)
         difference = max((kept - recorded).abs().max().item(), sums, (logits.amax(-1) - likeliest).max().item() / 2)
-        if not difference <= tolerance:  # nan, too
+        if not difference <= tolerance:  # also catches nan
             raise Failed(
-                f"its logits are not those that were recorded {fingerprint['recorded']}: they differ by {difference:.3g}, "
-                f"{tolerance:.2g} is rounding"
+                f"its logits differ from those recorded {fingerprint['recorded']} by {difference:.3g}; rounding explains only "
+                f"{tolerance:.2g}"
             )
         largest = max(largest, difference)
     return f"logits within {largest:.1e} of those recorded {fingerprint['recorded']}"
@@ -110,7 +111,7 @@ def compare(stranger: Stranger, model: Any) -> str:
 
 
 def config(stranger: Stranger) -> str:
-    """AutoConfig knows the class, in transformers or in the code beside the weights."""
+    """AutoConfig finds the class, in transformers or in the code beside the weights."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(stranger.folder, **stranger.options)
@@ -135,16 +136,16 @@ def main_class(stranger: Stranger) -> str:
 
 
 def weights(stranger: Stranger) -> str:
-    """The weights are those that were recorded."""
+    """The weights are the recorded ones."""
     if stranger.fingerprint is None or not stranger.fingerprint.get("weights_sha256"):
         return "skip: no SHA-256 of the weights was recorded"
     if (found := weights_sha256(stranger.models["main"])) != stranger.fingerprint["weights_sha256"]:
-        raise Failed(f"the body's SHA-256 is {found[:16]}..., recorded was {stranger.fingerprint['weights_sha256'][:16]}...")
+        raise Failed(f"the body's SHA-256 is {found[:16]}..., but {stranger.fingerprint['weights_sha256'][:16]}... was recorded")
     return f"SHA-256 {stranger.fingerprint['weights_sha256'][:16]}..., as recorded"
 
 
 def tied(stranger: Stranger) -> str:
-    """Head and embedding are one matrix where the config says so."""
+    """Head and embedding are one matrix if the config says so."""
     model = stranger.models["main"]
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if model.config.tie_word_embeddings and head.weight.data_ptr() != embedding.weight.data_ptr():
@@ -153,7 +154,7 @@ def tied(stranger: Stranger) -> str:
 
 
 def head(stranger: Stranger, name: str, new: str) -> str:
-    """A class with a head of its own, drawn at random, on the same body."""
+    """A class with its own randomly initialized head on the same body."""
     import torch
 
     model = load(stranger, name, head=new)
@@ -162,14 +163,14 @@ def head(stranger: Stranger, name: str, new: str) -> str:
 
 
 def generate(stranger: Stranger) -> str:
-    """`generate` writes the tokens that were recorded."""
+    """`generate` produces the recorded tokens."""
     import torch
 
     fingerprint = stranger.fingerprint or {}
     recorded = fingerprint.get("continuation")
     prompt = recorded["prompt"] if recorded else [1, 2, 3]
     new = len(recorded["ids"]) if recorded else 8
-    # eos_token_id -1 never comes: what was recorded went on, too.
+    # eos_token_id -1 never occurs: the recorded generation did not stop either.
     written = stranger.models["main"].generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False, num_beams=1,
         repetition_penalty=1.0, temperature=1.0, top_k=50, top_p=1.0, max_new_tokens=new, eos_token_id=-1,
@@ -180,28 +181,28 @@ def generate(stranger: Stranger) -> str:
         if margin < 2 * fingerprint["tolerance"]:
             return f"greedy and with a cache, the {place} tokens recorded, up to a tie"
         if one != other:
-            raise Failed(f"greedy and with a cache, token {place + 1} is {one}, recorded was {other}")
+            raise Failed(f"greedy and with a cache, token {place + 1} is {one}, but {other} was recorded")
     return f"greedy and with a cache, the {len(written)} tokens recorded"
 
 
 def text_pipeline(stranger: Stranger) -> str:
-    """A pipeline continues a text, and answers a message where there is a chat template."""
+    """A pipeline continues a text, and answers a message if there is a chat template."""
     from transformers import pipeline
 
     pipe: Any = pipeline("text-generation", model=stranger.folder, device="cpu", **stranger.options)
     options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
     if not pipe(PROMPT, **options)[0]["generated_text"].startswith(PROMPT[:3]):
-        raise Failed("the pipeline does not give the prompt back with its continuation")
+        raise Failed("the pipeline does not return the prompt with its continuation")
     if not stranger.job["rendered"]:
         return "it continues a text"
     turns = pipe([{"role": "user", "content": "A question."}], **options)[0]["generated_text"]
     if turns[-1]["role"] != "assistant":
-        raise Failed(f"asked as a user, the pipeline's last turn is of the {turns[-1]['role']}")
+        raise Failed(f"after a user message, the pipeline's last turn has the role {turns[-1]['role']}")
     return "it continues a text and answers a message"
 
 
 def label_pipeline(stranger: Stranger) -> str:
-    """A pipeline gives the labels by their names, with the scores of the logits."""
+    """A pipeline returns the labels by name, with scores that match the logits."""
     import torch
     from transformers import pipeline
 
@@ -209,15 +210,15 @@ def label_pipeline(stranger: Stranger) -> str:
     pipe: Any = pipeline("text-classification", model=stranger.folder, device="cpu", dtype=torch.float32, **stranger.options)
     scores = {one["label"]: one["score"] for one in pipe([PROMPT], top_k=None)[0]}
     if sorted(scores) != sorted(model.config.id2label.values()):
-        raise Failed(f"its labels are {', '.join(sorted(scores))}, config.json has {', '.join(model.config.id2label.values())}")
+        raise Failed(f"its labels are {', '.join(sorted(scores))}, but config.json has {', '.join(model.config.id2label.values())}")
     with torch.no_grad():
         logits = model(**pipe.tokenizer(PROMPT, return_tensors="pt")).logits[0]
     several = model.config.problem_type == "multi_label_classification" or len(logits) == 1
     expected = (logits.sigmoid() if several else logits.softmax(-1)).tolist()
     difference = max(abs(scores[model.config.id2label[id]] - value) for id, value in enumerate(expected))
     if difference > 1e-4:
-        raise Failed(f"its scores are not those of its logits, they differ by {difference:.2g}")
-    return f"{len(scores)} labels by their names"
+        raise Failed(f"its scores differ from those of its logits by {difference:.2g}")
+    return f"{len(scores)} labels by name"
 
 
 def sharded(stranger: Stranger) -> str:
@@ -238,7 +239,7 @@ def sharded(stranger: Stranger) -> str:
 
 
 def peft_class(stranger: Stranger) -> str:
-    """PEFT puts the adapter beside its base."""
+    """PEFT adds the adapter to its base."""
     import peft
     import torch
 
@@ -257,14 +258,14 @@ def adapter_base(stranger: Stranger) -> str:
     base = getattr(transformers, auto_class(stranger)).from_pretrained(stranger.job["base"], dtype="float32", **stranger.options)
     found = weights_sha256(base)
     if trained_on.get("class") and _layout(trained_on["class"]) != _layout(type(base).__name__):
-        return "skip: it was trained on another layout of the weights"
+        return "skip: it was trained on a different layout of the weights"
     if found != expected:
-        raise Failed(f"base/ has the SHA-256 {found[:16]}..., the adapter was trained on {expected[:16]}...")
+        raise Failed(f"base/ has the SHA-256 {found[:16]}..., but the adapter was trained on {expected[:16]}...")
     return f"SHA-256 {found[:16]}..., as passport.json says"
 
 
 def merged(stranger: Stranger) -> str:
-    """The merged twin computes what was recorded of the adapter."""
+    """The merged model computes what was recorded for the adapter."""
     if stranger.job["merged"] is None:
         return "skip: there is no merged/"
     model = load(stranger, auto_class(stranger), stranger.job["merged"])
@@ -272,7 +273,7 @@ def merged(stranger: Stranger) -> str:
 
 
 def through_transformers(stranger: Stranger) -> str:
-    """The Auto class of transformers puts the adapter beside its base, too."""
+    """The Auto class of transformers also adds the adapter to its base."""
     import torch
     import transformers
 
@@ -288,7 +289,7 @@ def _layout(class_name: str) -> str:
 
 
 def weights_sha256(model: Any) -> str:
-    """As hfgpt.fingerprint.weights_sha256, which is not at hand here."""
+    """Same as hfgpt.fingerprint.weights_sha256, which is not available here."""
     import hashlib
 
     import torch

@@ -1,4 +1,4 @@
-"""A fingerprint of what a folder holds now, where its training wrote none."""
+"""Record a fingerprint of a folder's current contents if training wrote none."""
 
 from pathlib import Path
 
@@ -11,16 +11,16 @@ from hfgpt.fingerprint import record_fingerprint
 
 
 def record_from_folder(folder: str | Path) -> Path:
-    """Write `fingerprint.json` from what a folder holds now, with the classes of this hfgpt; code in the folder is not run.
+    """Write `fingerprint.json` from a folder's current contents, with the classes of this hfgpt; code in the folder is not run.
 
-    It says so in its `recorded`: what went wrong before cannot show any more.
-    Raises: ValueError for a folder that holds no model or adapter, or a class that needs the folder's own code.
+    Its `recorded` field says so: earlier damage can no longer be detected.
+    Raises: ValueError for a folder without a model or adapter, or a class that needs the folder's own code.
     """
     artifact = identify(folder)
     if artifact.use:
-        raise UserError(f"{folder} is a {artifact.kind}; only models and adapters are recorded, leave --record out.")
+        raise UserError(f"{folder} is a {artifact.kind}; only models and adapters can be recorded; leave --record out.")
     if artifact.whole is None:
-        raise UserError(f"{folder} is an adapter without base/; put the folder of its base there, nothing can be loaded without.")
+        raise UserError(f"{folder} is an adapter without base/; put its base there, because nothing can be loaded without it.")
     opened = open_folder(folder)
     model = opened.load_whole()
     if opened.adapter is not None:

@@ -1,4 +1,4 @@
-"""What the gate found: one line for each thing that was checked, as a table for people and as JSON for machines."""
+"""What the gate found: one line per check, as a table for people and as JSON for machines."""
 
 import textwrap
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ _WIDTH = 132
 
 
 class Disagreement(UserError):
-    """Two files say different things, or one says too little; `cure` tells what to do."""
+    """Two files contradict each other, or one is incomplete; `cure` says what to do."""
 
     def __init__(self, detail: str, cure: str = AGAIN):
         super().__init__(detail)
@@ -21,12 +21,12 @@ class Disagreement(UserError):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One thing that was checked.
+    """The result of one check.
 
     Args:
-        name: what, in few words; the same in every report.
+        name: a short name, the same in every report.
         detail: what was found.
-        cure: of a failure or a warning, what to do about it.
+        cure: for a failure or a warning, what to do about it.
     """
 
     name: str
@@ -37,7 +37,7 @@ class CheckResult:
 
 @dataclass
 class CheckReport:
-    """All that was checked of one folder; `kind` is what the folder holds (a name in `hfgpt.artifacts.KINDS`)."""
+    """All checks of one folder; `kind` is what it contains (a name in `hfgpt.artifacts.KINDS`)."""
 
     folder: str
     kind: str
@@ -45,12 +45,12 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed, and something was checked at all."""
+        """Whether nothing failed and at least one check ran."""
         return any(result.status == "pass" for result in self.results) and not self.failures
 
     @property
     def failures(self) -> list[CheckResult]:
-        """What failed, in order."""
+        """The failed checks, in order."""
         return [result for result in self.results if result.status == "fail"]
 
     def summary(self) -> str:
@@ -60,13 +60,13 @@ class CheckReport:
         return ", ".join(f"{word}: {counts[status]}" for status, word in words.items())
 
     def table(self) -> str:
-        """A line for each result, with the cure below what failed or warns; the last line has the counts."""
+        """A line per result, with the cure below failures and warnings; the last line has the counts."""
         width = max((len(result.name) for result in self.results), default=0)
         lines = [f"{self.folder} ({self.kind})"]
         for result in self.results:
             lines += _wrapped(f"{result.status}  {result.name:<{width}}  ", result.detail)
             if result.cure and result.status in ("fail", "warn"):
-                lines.append(" " * (width + 8) + f"cure: {_printable(result.cure)}")  # in one line: commands get pasted
+                lines.append(" " * (width + 8) + f"cure: {_printable(result.cure)}")  # on one line, because commands get pasted
         return "\n".join([*lines, self.summary()])
 
     def to_json(self) -> dict:
@@ -83,11 +83,11 @@ class CheckReport:
 def _wrapped(start: str, text: str) -> list[str]:
     lines = textwrap.wrap(
         _printable(text), _WIDTH, initial_indent=start, subsequent_indent=" " * len(start),
-        break_long_words=False, break_on_hyphens=False,  # paths and commands stay in one piece
+        break_long_words=False, break_on_hyphens=False,  # do not break paths and commands
     )  # fmt: skip
     return lines or [start.rstrip()]
 
 
 def _printable(text: str) -> str:
-    # What came out of a foreign file must not steer the terminal.
+    # Text from a foreign file must not control the terminal.
     return "".join(character if character.isprintable() else " " for character in text)

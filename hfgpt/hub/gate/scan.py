@@ -1,4 +1,4 @@
-"""What must not leave this machine: its paths, secrets, pickles, links. Bytes are read, nothing is loaded or run."""
+"""What must not leave this machine: its paths, secrets, pickles, links. Only bytes are read; nothing is loaded or run."""
 
 import ast
 import getpass
@@ -20,25 +20,25 @@ from hfgpt.hygiene.secrets import BY_SHAPE
 
 TEXT_SUFFIXES = (".json", ".jinja", ".md", ".py", ".txt", ".yaml", ".yml", "")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".msgpack", ".h5")
-# Words of the training data are in it; a path of somebody else may be what the data is about.
+# It contains words of the training data, which may be about paths.
 _WORDS_OF_THE_DATA = ("tokenizer.json",)
-_HEADER_BYTES = 1 << 26  # of binary files, what is searched: headers, not weights
+_HEADER_BYTES = 1 << 26  # searched in binary files: headers, not weights
 
 _SECRETS = {what: re.compile(pattern.encode()) for what, pattern in BY_SHAPE.items()}
-# Names under which people keep secrets. None of them is ever published; that they lie here is worth a word.
+# File names commonly used for secrets. They are never published, but their presence deserves a warning.
 _SECRET_NAMES = re.compile(
     r"^(\.env.*|\.netrc|id_(rsa|dsa|ecdsa|ed25519)|.*\.(pem|key|p12|pfx)|credentials.*|\.?token(s?))$", re.IGNORECASE
 )
-# Homes of people anywhere. Not after a letter, a dot or another slash: https://host/home/x is no path.
+# Home folders on any machine. Not after a letter, a dot or another slash: https://host/home/x is not a path.
 _HOMES = r"(?<![\w./~:\\-])(/home/[\w.-]+|/Users/[\w.-]+|/root(?=[/\"'\s,)]|$))|\b[A-Za-z]:(\\\\?|/)Users(\\\\?|/)[\w.-]+"
 _TEMPORARY = r"(?<![\w./~:\\-])(/tmp/|/var/folders/|/private/tmp/)[\w.-]+"
 
 
 def scan(artifact: Artifact, published: Path, names: list[Path]) -> list[CheckResult]:
-    """Look through every byte that would be published.
+    """Search every byte that would be published.
 
     Args:
-        artifact: what the user has; its place and what stays there are looked at, too.
+        artifact: the user's folder; its location and the unpublished files in it are checked, too.
         published: the folder of the export, with the files `names`.
     """
     paths = [published / name for name in names]
@@ -59,18 +59,18 @@ def _paths(artifact: Artifact, published: Path, paths: list[Path]) -> CheckResul
     for path in paths:
         patterns = [literal]
         if path.suffix.lower() in TEXT_SUFFIXES and path.name not in _WORDS_OF_THE_DATA:
-            # A card shows what the model writes, and a model of documentation writes /tmp/x.
+            # A card shows generated text, and a model trained on documentation may write /tmp/x.
             patterns += [homes] if path.name == "README.md" else [homes, temporary]
         found += _hits(path, published, patterns)
-    cure = "take it out of the file; of what recipes write, passport.json is published without places"
+    cure = "remove it from the file; passport.json of the recipes is published without paths"
     return _result("no path of this machine", found, cure, passed=f"in {len(paths)} files")
 
 
 def _places(folder: Path) -> list[str]:
-    """Folders of this machine, as texts; those with one part (/root, /tmp) are left to the patterns."""
+    """Folders of this machine, as texts; those with one part (/root, /tmp) are covered by the patterns."""
     candidates = [folder.absolute(), folder.resolve(), Path.cwd(), Path.home(), Path(sys.prefix), Path(tempfile.gettempdir())]
     candidates.append(Path(__file__).resolve().parents[3])
-    system = {"/usr/local", "/usr/lib", "/usr/bin", "/var/tmp"}  # on every machine alike
+    system = {"/usr/local", "/usr/lib", "/usr/bin", "/var/tmp"}  # the same on every machine
     return sorted({str(place) for place in candidates if len(place.parts) > 2} - system)
 
 
@@ -81,16 +81,16 @@ def _place(place: str) -> str:
 
 def _host() -> list[str]:
     name = socket.gethostname()
-    # A name such as "localhost" or "laptop" is a word; one with a digit or a dash tells of a machine.
+    # A name such as "localhost" or "laptop" is a common word; one with a digit or a dash identifies a machine.
     return [rf"(?<![\w-]){re.escape(name)}(?![\w-])"] if len(name) > 4 and re.search(r"[\d.-]", name) else []
 
 
 def _user() -> list[str]:
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
+    except (KeyError, OSError):  # a container's user may not have a name
         return []
-    # In an absolute path only: user/name is a place on the Hub.
+    # Only in an absolute path: user/name may be a Hub id.
     return [rf"(?<![\w./~:-])(/[\w.-]+)+/{re.escape(name)}(?=/)"] if name != "root" else []
 
 
@@ -99,12 +99,12 @@ def _secrets(published: Path, paths: list[Path]) -> CheckResult:
     for path in paths:
         for what, pattern in _SECRETS.items():
             found += [f"{where} holds {what}" for where in _hits(path, published, [pattern], show=False)]
-    cure = "revoke it where it was made, because it may have been read already, and take it out of the file"
+    cure = "revoke it where it was created, because somebody may already have read it, and remove it from the file"
     return _result("no secret", found, cure, passed=f"in {len(paths)} files")
 
 
 def _hits(path: Path, published: Path, patterns: list[re.Pattern], *, show: bool = True) -> Iterator[str]:
-    """Where in a file a pattern is found: "name, line 3: text", of each pattern the first."""
+    """The first match of each pattern in a file: "name, line 3: text"."""
     with path.open("rb") as file:
         content = file.read(_header_bytes(path))
     for pattern in patterns:
@@ -118,18 +118,18 @@ def _hits(path: Path, published: Path, patterns: list[re.Pattern], *, show: bool
 def _header_bytes(path: Path) -> int:
     if path.suffix.lower() != ".safetensors":
         return _HEADER_BYTES
-    with path.open("rb") as file:  # 8 bytes say how long the header is, with the metadata in it
+    with path.open("rb") as file:  # 8 bytes contain the length of the header, which includes the metadata
         return min(8 + int.from_bytes(file.read(8), "little"), _HEADER_BYTES)
 
 
 def _pickles(published: Path, paths: list[Path]) -> CheckResult:
     found = [path.relative_to(published).as_posix() for path in paths if is_pickle(path)]
-    cure = "save the weights as safetensors: model.save_pretrained(folder); a pickle runs code when it is read"
+    cure = "save the weights as safetensors: model.save_pretrained(folder); a pickle can run code when it is loaded"
     return _result("no pickle", found, cure, passed=f"{len(paths)} files")
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle, or a zip (which torch.save makes of one), by its name or by its first bytes."""
+    """Whether a file is a pickle, or a zip (as written by torch.save), by its name or its first bytes."""
     if path.suffix.lower() in PICKLE_SUFFIXES:
         return True
     with path.open("rb") as file:
@@ -140,7 +140,7 @@ def is_pickle(path: Path) -> bool:
 
 
 def _opens(path: Path) -> bool:
-    # A safetensors header of n bytes may begin with the very bytes of a pickle.
+    # A safetensors header of n bytes may begin with the same bytes as a pickle.
     try:
         with safe_open(path, framework="pt") as tensors:
             return bool(tensors.keys())
@@ -164,17 +164,17 @@ def _safetensors(published: Path, paths: list[Path]) -> Iterator[CheckResult]:
                     tensors += 1
                     tensor = opened.get_tensor(key)
                     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                        faults.append(f"{name}: {key} holds values that are not finite")
+                        faults.append(f"{name}: {key} contains values that are not finite")
         except (SafetensorError, OSError) as error:
-            faults.append(f"{name} is no safetensors file ({error})")
-    faults += [f"{name} does not say its format (metadata format: pt)" for name in unsaid]
+            faults.append(f"{name} is not a safetensors file ({error})")
+    faults += [f"{name} does not declare its format (metadata format: pt)" for name in unsaid]
     if not tensors and not faults:
         faults = ["no tensor in any file"]
     yield _result("safetensors", faults, AGAIN, passed=f"{len(paths)} files, {tensors:,} tensors, every value finite")
 
 
 def _code(published: Path, paths: list[Path]) -> Iterator[CheckResult]:
-    """Code that travels: whether it is what this hfgpt ships, and whether its imports find all they ask for."""
+    """Code that is published with a model: whether it is what this hfgpt ships, and whether its imports can be resolved."""
     if not paths:
         return
     shipped = {
@@ -187,13 +187,14 @@ def _code(published: Path, paths: list[Path]) -> Iterator[CheckResult]:
     ]
     if foreign:
         cure = (
-            "read that file before you publish it, because it runs on the machines of those who trust it; or save the model again"
+            "read that file before you publish it, because it runs on the machines of everyone who trusts it; or save the model "
+            "again"
         )
-        yield CheckResult("code as shipped", "warn", f"other than what this hfgpt ships: {_listed(foreign)}", cure)
+        yield CheckResult("code as shipped", "warn", f"different from what this hfgpt ships: {_listed(foreign)}", cure)
     else:
-        yield CheckResult("code as shipped", "pass", f"{len(paths)} files, byte for byte those of this hfgpt")
+        yield CheckResult("code as shipped", "pass", f"{len(paths)} files, identical to those of this hfgpt")
     faults = [fault for path in paths for fault in _import_faults(path)]
-    cure = f"{AGAIN}; code in a folder may import only what lies flat beside it"
+    cure = f"{AGAIN}; code in a folder may only import files directly beside it"
     yield _result("code is complete", faults, cure, passed="every import finds its file")
 
 
@@ -201,7 +202,7 @@ def _import_faults(path: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
-        yield f"{path.name} is no Python ({error})"
+        yield f"{path.name} is not valid Python ({error})"
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -215,12 +216,12 @@ def _import_faults(path: Path) -> Iterator[str]:
 
 
 def _left_here(artifact: Artifact, names: list[Path]) -> Iterator[CheckResult]:
-    """What lies in the folder, stays here, and would be harmful if somebody uploaded the folder as it is."""
+    """Files in the folder that are not published but would be harmful if somebody uploaded the whole folder."""
     published = {name.as_posix() for name in names}
     left = [path for path in sorted(artifact.folder.iterdir()) if path.name not in published and not path.is_dir()]
     harmful = [path.name for path in left if _SECRET_NAMES.match(path.name) or path.is_symlink() or is_pickle(path)]
     if harmful:
-        cure = "recipes/publish.py leaves them here, `hf upload` of the whole folder would not; move them elsewhere"
+        cure = "recipes/publish.py does not upload them, but `hf upload` of the whole folder would; move them elsewhere"
         yield CheckResult("left here", "warn", f"secrets, pickles or links that are not published: {_listed(harmful)}", cure)
 
 

@@ -1,4 +1,4 @@
-"""Written answers against their references: exact match and token F1 as SQuAD counts them, and ROUGE."""
+"""Compare answers with references: exact match and token F1 as in SQuAD, and ROUGE."""
 
 import re
 import string
@@ -10,14 +10,14 @@ from rouge_score import rouge_scorer
 
 DESCRIPTION = """Exact match and token F1 after SQuAD's normalisation (lower case, without ASCII punctuation and the English
 articles a, an, the, white space collapsed), and the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L by rouge_score (without stemming),
-each from 0 to 1 and the mean over the examples. An empty answer is wrong, whatever the reference. Where normalisation leaves
-nothing of the reference ("%"), the texts themselves are compared. ROUGE sees the letters a-z and digits only: for other scripts
-read the token F1.
+each from 0 to 1 and the mean over the examples. An empty answer is wrong, whatever the reference. If normalisation leaves
+nothing of the reference ("%"), the original texts are compared. ROUGE only sees the letters a-z and digits: for other scripts,
+use the token F1.
 """
 INPUTS = """
 Args:
     predictions: N answers.
-    references: N texts that they should be.
+    references: N expected texts.
     per_answer: also return the list `per_answer`, the five figures of each example (optional).
 Returns: exact_match, token_f1, rouge1, rouge2, rougeL, num_examples (and per_answer).
 """
@@ -31,16 +31,16 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class UnmeasurableInput(ValueError):
-    """Predictions or references that have no such figures; the message is for the user."""
+    """Predictions or references that cannot be measured; the message is for the user."""
 
 
 def normalised(text: str) -> list[str]:
-    """The words that SQuAD's evaluation script compares. Source: its normalize_answer, in the same order."""
+    """The words compared by SQuAD's evaluation script. Source: its normalize_answer, in the same order."""
     return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split()
 
 
 def match_and_f1(prediction: str, reference: str) -> tuple[float, float]:
-    """Exact match (0 or 1) and the F1 of the words that both have, counted as often as both have them."""
+    """Exact match (0 or 1) and the F1 of the shared words, counted with multiplicity."""
     if not prediction.strip():
         return 0.0, 0.0
     said, expected = normalised(prediction), normalised(reference)
@@ -67,7 +67,7 @@ class AnswerMetrics(evaluate.Metric):
             raise UnmeasurableInput("there are no answers to measure; is the split empty?")
         if len(predictions) != len(references):
             raise UnmeasurableInput(
-                f"got {len(predictions):,} answers and {len(references):,} references; one of each per example is needed."
+                f"got {len(predictions):,} answers and {len(references):,} references; there must be one of each per example."
             )
         scorer = rouge_scorer.RougeScorer(list(ROUGE_TYPES), use_stemmer=False)
         rows = []

@@ -38,12 +38,12 @@ Returns: accuracy, macro_f1, macro_precision, macro_recall, roc_auc (and roc_auc
 CITATION = """@inproceedings{guo2017calibration,
   title={On Calibration of Modern Neural Networks}, author={Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
   booktitle={ICML}, year={2017}}"""
-SUM_TOLERANCE = 1e-2  # of a row's probabilities; bfloat16's rounding stays below
-CALIBRATION_BINS = 15  # as in Guo et al. (2017), so that figures compare
+SUM_TOLERANCE = 1e-2  # for the sum of a row's probabilities; bfloat16's rounding stays below this
+CALIBRATION_BINS = 15  # as in Guo et al. (2017), so that figures are comparable
 
 
 class UnmeasurableInput(ValueError):
-    """Predictions or references that have no such figures; the message is for the user."""
+    """Predictions or references that cannot be measured; the message is for the user."""
 
 
 class LabelMetrics(evaluate.Metric):
@@ -75,7 +75,7 @@ def checked_probabilities(predictions, references, *, names: list[str] | None) -
         raise UnmeasurableInput("there are no predictions to measure; is the split empty?")
     if len(predictions) != len(references):
         raise UnmeasurableInput(
-            f"got {len(predictions):,} predictions and {len(references):,} references; one of each per example is needed."
+            f"got {len(predictions):,} predictions and {len(references):,} references; there must be one of each per example."
         )
     widths = {len(row) for row in predictions}
     if len(widths) > 1:
@@ -85,12 +85,12 @@ def checked_probabilities(predictions, references, *, names: list[str] | None) -
     if not in_range.all():
         wrong = int(np.flatnonzero(~in_range)[0])
         raise UnmeasurableInput(
-            f"prediction {wrong} is {probabilities[wrong].tolist()}; probabilities from 0 to 1 are needed, not logits, and no NaN."
+            f"prediction {wrong} is {probabilities[wrong].tolist()}; it must contain probabilities from 0 to 1, not logits or NaN."
         )
     names = [str(index) for index in range(probabilities.shape[1])] if names is None else list(names)
     if len(names) != probabilities.shape[1] or len(set(names)) != len(names):
         raise UnmeasurableInput(
-            f"got the label names {names} for {probabilities.shape[1]} probabilities per row; one different name each is needed."
+            f"got the label names {names} for {probabilities.shape[1]} probabilities per row; each needs a distinct name."
         )
     return probabilities, names
 
@@ -101,13 +101,11 @@ def of_one_label(probabilities: np.ndarray, references, names: list[str]) -> dic
     sums = probabilities.sum(axis=1)
     if len(names) < 2 or (np.abs(sums - 1) > SUM_TOLERANCE).any():
         raise UnmeasurableInput(
-            f"got {len(names)} probabilities per row with sums from {sums.min():.4g} to {sums.max():.4g}; two or more that add "
-            "up to 1 are needed where a text has one label; the configuration multilabel measures several labels per text."
+            f"got {len(names)} probabilities per row with sums from {sums.min():.4g} to {sums.max():.4g}; with one label per text, "
+            f"there must be at least two that add up to 1. For several labels per text, use the configuration multilabel."
         )
     if labels.min() < 0 or labels.max() >= len(names):
-        raise UnmeasurableInput(
-            f"the references hold the labels {labels.min()} to {labels.max()}; allowed are 0 to {len(names) - 1}."
-        )
+        raise UnmeasurableInput(f"the references hold the labels {labels.min()} to {labels.max()}; allowed: 0 to {len(names) - 1}.")
     ids = list(range(len(names)))
     probabilities = probabilities / sums[:, None]
     predicted = probabilities.argmax(axis=1)
@@ -130,7 +128,7 @@ def of_several_labels(probabilities: np.ndarray, references, names: list[str], t
     """The figures of N texts with any of C labels. Args: `probabilities` (N, C); `references` N rows of C zeros and ones."""
     for number, row in enumerate(references):
         if len(row) != len(names) or not set(row) <= {0, 1}:
-            raise UnmeasurableInput(f"reference {number} is {row}; {len(names)} zeros and ones are needed.")
+            raise UnmeasurableInput(f"reference {number} is {row}; it must be {len(names)} zeros and ones.")
     truth = np.asarray(references, dtype=np.int64)
     predicted = (probabilities >= threshold).astype(np.int64)
     # Of a single column scikit-learn would take the values 0 and 1 for two labels.
