@@ -1,9 +1,9 @@
-"""What other busy programs cost a training on a CPU: its threads spin while they wait for each other, or sleep at once.
+"""How much other busy programs slow training on a CPU: its threads spin while they wait for each other, or sleep at once.
 
     python benchmarks/busy_machine.py [--busy 0 1 2] [--seconds 10] [--rounds 3]
 
-Forward and backward of the quickstart's model (8 rows of 256 tokens, float32) in processes of their own, in turns, beside so many
-processes that do nothing but count. `GOMP_SPINCOUNT=1000` is what the recipes set; "as it comes" is GNU's OpenMP without it.
+Forward and backward of the quickstart's model (8 rows of 256 tokens, float32) in separate processes, alternating, beside a given
+number of busy loops. `GOMP_SPINCOUNT=1000` is what the recipes set; "as it comes" is GNU's OpenMP without it.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""What a checkpoint costs: bare Trainer's own save beside ours, which is hashed, kept by the disk (fsync) and renamed.
+"""The cost of a checkpoint: the plain Trainer's save compared with ours, which is hashed, synced to disk (fsync) and renamed.
 
 python benchmarks/checkpointing.py [--layers 2 6] [--widths 192 512] [--rounds 15] [--folder FOLDER]
 
-All save the same model and AdamW's state, and keep two checkpoints. "until it is named" is ours with what happens while training
-goes on: hashing, fsync, rename, rotation; "and without fsync" is that where fsync does nothing; "Trainer, then fsync" is Trainer's
-save until the disk has it, too. Before each save the one before it has come to its end.
+All save the same model and AdamW's state, and keep two checkpoints. "until it is named" is ours including the work done while
+training continues: hashing, fsync, rename, rotation; "and without fsync" is the same with fsync disabled; "Trainer, then fsync" is
+Trainer's save followed by a sync to disk. Each save starts only after the previous one has finished.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def saving(trainer: Trainer) -> Callable[[], Path]:
 
 
 def until_named(trainer: HfGptTrainer, *, synced: bool = True) -> Callable[[], None]:
-    """Saves, and waits until the checkpoint has its name."""
+    """Saves, and waits until the checkpoint has its final name."""
     save = saving(trainer)
 
     def save_and_wait() -> None:
@@ -68,7 +68,7 @@ def until_named(trainer: HfGptTrainer, *, synced: bool = True) -> Callable[[], N
 
 
 def then_sync(save: Callable[[], Path]) -> Callable[[], None]:
-    """Saves, and waits until the disk has all files."""
+    """Saves, and waits until all files are on disk."""
 
     def save_and_sync() -> None:
         for path in save().rglob("*"):
@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> dict[str, float]:
             candidates = {
                 "Trainer": saving(theirs[0]),
                 "hfgpt": saving(ours[0]),
-                "wait": ours[0]._wait_for_checkpoint,  # what a save has left to do is not the next candidate's
+                "wait": ours[0]._wait_for_checkpoint,  # unfinished work of a save must not count for the next candidate
                 "hfgpt, until it is named": until_named(ours[1]),
                 "and without fsync": until_named(ours[2], synced=False),
                 "Trainer, then fsync": then_sync(saving(theirs[1])),
@@ -115,5 +115,5 @@ if __name__ == "__main__":
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 6])
     parser.add_argument("--widths", type=int, nargs="+", default=[192, 512])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--folder", type=Path, default=None, help="on the disk that is measured; else the one for temporary files")
+    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure (default: the one for temporary files)")
     main(parser.parse_args())

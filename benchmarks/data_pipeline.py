@@ -1,12 +1,12 @@
-"""What preparing data costs: beside what transformers' run_clm.py does with the same text, and as the text grows.
+"""The cost of preparing data, compared with transformers' run_clm.py on the same text, and as the text grows.
 
     python benchmarks/data_pipeline.py [--text '../shared/data/english_novels/train.txt'] [--rounds 3] [--filters none light]
     taskset -c 0 python benchmarks/data_pipeline.py                  # on one core
 
-Three tables. Whole processes in alternation: recipes/prepare_data.py with each preset of filters, and a process that tokenises and
-groups the same text with the same tokenizer as run_clm.py does (`load_dataset("text")`, a batched `map` that tokenises, a batched
-`map` that joins and cuts). Then packing one long document, and training a tokenizer on text without spaces: seconds per million
-should stay the same.
+Three tables. First, whole processes, alternating: recipes/prepare_data.py with each preset of filters, and a process that tokenises
+and groups the same text with the same tokenizer as run_clm.py does (`load_dataset("text")`, a batched `map` that tokenises, a
+batched `map` that joins and cuts). Then, packing one long document and training a tokenizer on text without spaces: the seconds per
+million should stay constant.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def run_clm(tokenizer: str, block_size: int, files: list[str]) -> None:
 def measure(command: list[str]) -> tuple[float, float, float]:
     """Wall seconds, CPU seconds and peak MiB of one process, which must succeed."""
     start = time.perf_counter()
-    # A process of its own for each, because the peak is that of all children so far.
+    # A separate process for each, because the peak covers all children so far.
     code = (
         "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], capture_output=True, text=True); "
         "sys.stderr.write(done.stderr if done.returncode else ''); used = resource.getrusage(resource.RUSAGE_CHILDREN); "
@@ -78,7 +78,7 @@ def compare(files: list[str], *, presets: list[str], rounds: int, context_length
         for _, (name, command) in itertools.product(range(rounds), sides.items()):
             measured[name].append(measure(command))
     num_bytes = sum(Path(file).stat().st_size for file in files)
-    print(f"{num_bytes:,} bytes, paragraphs, rows of {context_length}; the least of {rounds} runs")
+    print(f"{num_bytes:,} bytes, paragraphs, rows of {context_length}; the minimum of {rounds} runs")
     print("wall s | CPU s | peak MiB | process")
     least = {name: tuple(map(min, zip(*runs, strict=True))) for name, runs in measured.items()}
     for name, (wall, cpu, mib) in least.items():
@@ -144,7 +144,7 @@ def main(args: argparse.Namespace) -> None:
         compare(files, presets=args.filters, rounds=args.rounds, context_length=args.context_length, vocab_size=args.vocab_size)
     else:
         print(
-            f"no file matches {' '.join(args.text)} (looked from {Path.cwd()}); name a text with --text to compare with run_clm.py"
+            f"no file matches {' '.join(args.text)} (looked from {Path.cwd()}); give a text with --text to compare with run_clm.py"
         )
     pack_long_documents()
     train_without_spaces()

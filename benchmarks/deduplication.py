@@ -1,11 +1,11 @@
-"""Copies among documents and among short texts: what is found, what is lost, and what it costs as their number grows.
+"""Deduplicating documents and short texts: what is found, what is lost, and the cost as their number grows.
 
     python benchmarks/deduplication.py [--documents 100000] [--processes 1 2]
     python benchmarks/deduplication.py --documents 2000000 --processes 1 --texts     # memory
 
-Documents of 1 KB: words of real text in random order, with copies planted among them, exact ones and near ones of a Jaccard
-similarity of 0.908 (tests/data/planted_copies.py). Texts: lines of 14 words with near copies, and texts that contain others, split
-into four fifths that are searched for copies of the rest; then all of them grouped. Each row of a table is a process of its own.
+Documents of 1 KB: words of real text in random order, with planted exact copies and near copies (Jaccard similarity 0.908;
+tests/data/planted_copies.py). Texts: lines of 14 words with near copies, and texts that contain others, split into four fifths that
+are searched for copies of the rest; then all of them are grouped. Each table row is a separate process.
 """
 
 import argparse
@@ -125,8 +125,8 @@ if __name__ == "__main__":
         measure_texts(sys.argv[2])
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--text", default=NOVELS, help="A text whose words documents are made of.")
+        parser.add_argument("--text", default=NOVELS, help="A text whose words make up the documents.")
         parser.add_argument("--documents", type=int, default=100_000)
         parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-        parser.add_argument("--texts", type=int, nargs="*", default=[0, 10_000, 100_000], help="Numbers of texts; 0 are the SMS.")
+        parser.add_argument("--texts", type=int, nargs="*", default=[0, 10_000, 100_000], help="Numbers of texts; 0 means the SMS.")
         main(parser.parse_args())

@@ -1,9 +1,9 @@
-"""The text that the base of the fine-tuning tables is pretrained on: novels, and what the fine-tuning sets hold for training.
+"""The pretraining text for the base of the fine-tuning tables: novels, and the training parts of the fine-tuning sets.
 
     python benchmarks/finetuning_text.py --output_dir runs/messages/text
 
-Written from the splits that the recipes themselves make of the configs named below, so that no
-validation or test text of any of them is in it; that is checked, not assumed. A text is a JSON line. The few messages are repeated.
+Written from the splits that the recipes themselves make with the configs named below, so it contains no validation or test text of
+any of them; this is checked, not assumed. Each text is a JSON line. The few messages are repeated.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from hfgpt.training.examples import Examples, HeldOutShares
 CONFIGS = Path("recipes/configs")
 NOVELS = Path("../shared/data/english_novels/train.txt")
 NOVEL_BYTES = 1_200_000  # the first of them
-REPEATED = 3  # times that a message stands among the texts
+REPEATED = 3  # how often each message occurs
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     folder = parser.parse_args().output_dir
     if not NOVELS.is_file():
-        sys.exit(f"{NOVELS} does not exist; the data sets of ../shared/data are needed here.")
+        sys.exit(f"{NOVELS} does not exist; this benchmark needs the data sets of ../shared/data.")
 
     training, held_out = [], set()
     for config in ("book/spam", "sms_spam/full"):
@@ -96,7 +96,7 @@ def conversation_splits(args: InstructionArguments) -> DatasetDict:
 
 
 def folded(text: str) -> str:
-    """A text without what copies differ in."""
+    """A text without the details in which copies differ."""
     return " ".join(text.casefold().split())
 
 

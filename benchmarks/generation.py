@@ -1,8 +1,8 @@
-"""Greedy generation of hfgpt beside the classes of transformers that compute the same, with and without a cache.
+"""Greedy generation with hfgpt and with the equivalent transformers classes, with and without a cache.
 
     python benchmarks/generation.py [--size small|124M] [--dtype float32] [--rounds 5]
 
-A ratio above 1 means that hfgpt is ahead; it is the median of the ratios of rounds in which both had their turn.
+A ratio above 1 means that hfgpt is faster; it is the median of the ratios of the rounds, in each of which both run once.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""The outsider of time_to_loss.py: GPT2LMHeadModel and the Trainer of transformers, as their documentation puts them together.
+"""The external baseline of time_to_loss.py: GPT2LMHeadModel and the Trainer of transformers, combined as in their documentation.
 
     python benchmarks/gpt2_trainer.py --dataset runs/mine/data --output_dir runs/outsider --max_steps 500 --learning_rate 2e-3
 
 It reads the rows that recipes/prepare_data.py wrote and imports nothing of hfgpt. It is
-evaluated once, at its end, and `metrics.json` has the names of a run of ours.
+evaluated once, at the end, and its `metrics.json` uses the same names as our runs.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--weight_decay", type=float, default=0.1)
     parser.add_argument("--adam_beta2", type=float, default=0.99)
-    parser.add_argument("--warmup_steps", type=float, default=0.05, help="Below 1 a share of all steps.")
+    parser.add_argument("--warmup_steps", type=float, default=0.05, help="Below 1, a share of all steps.")
     parser.add_argument("--lr_scheduler_type", default="cosine")
     parser.add_argument("--bf16", type=lambda word: word == "true", default=False)
     parser.add_argument("--seed", type=int, default=42)

@@ -1,11 +1,11 @@
-"""What a GPU makes of hfgpt, beside the classes of transformers that compute the same: one command, tables in Markdown.
+"""hfgpt on a GPU, compared with the equivalent transformers classes: one command, tables in Markdown.
 
     python benchmarks/gpu.py --output_file gpu.md        # 124M in bfloat16, in less than 10 minutes
-    python benchmarks/gpu.py --smallest                  # a few seconds on a CPU, which shows that all of it runs
+    python benchmarks/gpu.py --smallest                  # a few seconds on a CPU, to check that everything runs
 
-Candidates take turns; a ratio is the median of the rounds' ratios, above 1 where hfgpt is ahead. MFU is a share of the fastest
-matrix product that this device was measured to reach (hfgpt/training/flops.py). What cannot run here has a row that says why,
-and what the time does not reach any more is left out by name.
+Candidates alternate; a ratio is the median of the rounds' ratios, above 1 if hfgpt is faster. MFU is relative to the fastest matrix
+product measured on this device (hfgpt/training/flops.py). Anything that cannot run here has a row that says why, and anything left
+out for lack of time is listed.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def model_step(scale: Scale, device: str) -> Rows:
             if attention.startswith("flash") and not (find_spec("flash_attn") and device == "cuda"):
                 yield *row, "needs flash-attn and CUDA"
                 continue
-            torch._dynamo.reset()  # or the limit of recompilations leaves the later pairs in eager mode
+            torch._dynamo.reset()  # otherwise, the recompilation limit leaves later pairs in eager mode
             for model in models:
                 model.train().set_attn_implementation(attention)
             called = [torch.compile(model, backend=scale.compiler) if compiled else model for model in models]
@@ -89,7 +89,7 @@ def model_step(scale: Scale, device: str) -> Rows:
 
 
 def pairs_of(scale: Scale, device: str) -> Iterator[tuple[str, tuple[PreTrainedModel, PreTrainedModel]]]:
-    """One pair after the other, alone on the device."""
+    """One pair at a time, alone on the device."""
     for name, models in pairs(scale.size, device="cpu", dtype=scale.dtype).items():
         if name in scale.beside:
             yield name, tuple(model.to(device) for model in models)
@@ -98,7 +98,7 @@ def pairs_of(scale: Scale, device: str) -> Iterator[tuple[str, tuple[PreTrainedM
 
 
 def step(model: Callable, ids: torch.Tensor) -> None:
-    """Forward and backward, the gradients made anew."""
+    """Forward and backward, with fresh gradients."""
     getattr(model, "_orig_mod", model).zero_grad(set_to_none=True)
     model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
 
@@ -120,13 +120,13 @@ def generation(scale: Scale, device: str) -> Rows:
 
 @torch.no_grad()
 def generate(model: torch.nn.Module, ids: torch.Tensor, scale: Scale, **options: object) -> None:
-    """Greedily, always as many tokens."""
+    """Greedily, always the same number of tokens."""
     length = dict(max_new_tokens=scale.new_tokens, min_new_tokens=scale.new_tokens)
     model.eval().generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **length, **options)
 
 
 def caches(scale: Scale, device: str) -> Rows:
-    """Caches that wait in main memory, for what does not fit on the GPU."""
+    """Caches offloaded to main memory, for what does not fit on the GPU."""
     yield "cache", "tokens per second", "peak"
     model = pairs(scale.size, device=device, dtype=scale.dtype)["Qwen3ForCausalLM"][0]
     ids = torch.randint(1, SIZES[scale.size][3], (8, PROMPT_TOKENS), device=device)
@@ -173,7 +173,7 @@ def head_and_loss(scale: Scale, device: str) -> Rows:
 
 
 def qlora(scale: Scale, device: str) -> Rows:
-    """A step of LoRA on every matrix but the head, the base in bfloat16 or in 4 bits."""
+    """A LoRA step on every matrix except the head, with the base in bfloat16 or 4 bits."""
     yield "base", "tokens per second", "peak", "base in memory"
     ids = torch.randint(0, SIZES[scale.size][3], (scale.rows, scale.tokens), device=device)
     ours = pairs(scale.size, device="cpu", dtype=scale.dtype)["Qwen3ForCausalLM"][0]
@@ -210,7 +210,7 @@ def marked_tests(scale: Scale, device: str) -> Rows:
         yield path.stem, (done.stdout.strip().splitlines() or [done.stderr[-200:]])[-1].strip("= ")
 
 
-# What compiles for minutes comes last.
+# Tables that compile for minutes come last.
 TABLES: dict[str, Callable[[Scale, str], Rows]] = {
     "Head and loss": head_and_loss,
     "QLoRA": qlora,
@@ -241,7 +241,7 @@ def mebibytes(value: float) -> str:
 
 
 def main(args: argparse.Namespace) -> str:
-    """Fill the tables, each row printed when it is there. Returns: all of it, in Markdown."""
+    """Fill the tables, printing each row as soon as it is done. Returns: all of it, in Markdown."""
     start = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scale = SMALLEST if args.smallest else FULL
@@ -256,7 +256,7 @@ def main(args: argparse.Namespace) -> str:
         f"model {scale.size}, {scale.rows} x {scale.tokens:,} tokens per step, {scale.new_tokens} new tokens")  # fmt: skip
     for title, fill in TABLES.items():
         if time.monotonic() - start > 60 * args.minutes:
-            say(f"\n## {title}\n\nleft out: {args.minutes:g} minutes are over")
+            say(f"\n## {title}\n\nleft out: {args.minutes:g} minutes are up")
             continue
         say(f"\n## {title}\n")
         columns = 0
@@ -266,11 +266,11 @@ def main(args: argparse.Namespace) -> str:
                     columns = len(row)
                     say(f"| {' | '.join(row)} |\n|{'---|' * columns}")
                 elif time.monotonic() - start > 60 * args.minutes:
-                    say(f"\nleft out, because {args.minutes:g} minutes are over: what would come after this row")
+                    say(f"\nleft out because {args.minutes:g} minutes are up: all rows after this one")
                     break
                 else:
                     say(f"| {' | '.join(row + ('',) * (columns - len(row)))} |")
-        except Exception as error:  # the other tables are worth having
+        except Exception as error:  # the other tables are still useful
             say(f"\nfailed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
         gc.collect()
         if device == "cuda":
@@ -283,7 +283,7 @@ def main(args: argparse.Namespace) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smallest", action="store_true", help="a tiny model, one round: shows that everything runs")
-    parser.add_argument("--minutes", type=float, default=9, help="after which nothing new is begun")
+    parser.add_argument("--smallest", action="store_true", help="a tiny model, one round: checks that everything runs")
+    parser.add_argument("--minutes", type=float, default=9, help="after which nothing new is started")
     parser.add_argument("--output_file", default="")
     main(parser.parse_args())

@@ -1,4 +1,4 @@
-"""One training step of the head (its product, the loss and both gradients): hfgpt beside GPT2LMHeadModel.
+"""One training step of the head (its product, the loss and both gradients): hfgpt compared with GPT2LMHeadModel.
 
 python benchmarks/head_step.py [--vocab_size 50257] [--tokens 4096] [--hidden_size 768] [--dtype float32] [--rounds 5]
 """

@@ -1,10 +1,10 @@
-"""What starting costs: `import hfgpt` beside `import transformers`, every recipe's --help, and pretraining up to its first step.
+"""Startup cost: `import hfgpt` compared with `import transformers`, every recipe's --help, and pretraining up to its first step.
 
     python benchmarks/import_time.py [--repeats 5]
     python benchmarks/import_time.py --pretrain recipes/configs/quickstart/pretrain.yaml     # from launch to its first step, too
 
-CPU seconds (user and system) of fresh processes, in turn, so that a slow moment of the machine falls on all of them; the least of
-each counts. CONFIG's data must have been prepared; its run is not touched.
+CPU seconds (user and system) of fresh processes, alternating, so that a slow moment of the machine affects all of them; the minimum
+of each counts. CONFIG's data must have been prepared; its run is not touched.
 """
 
 import argparse
@@ -24,7 +24,7 @@ STATEMENTS = (
     "import hfgpt; from transformers import AutoModelForCausalLM",
     "import hfgpt; hfgpt.HfGptForCausalLM",
 )
-# Runs a recipe until its training begins its first step.
+# Runs a recipe until the first training step begins.
 UNTIL_FIRST_STEP = """
 import os, runpy, sys
 from wrapt import register_post_import_hook
@@ -60,7 +60,7 @@ def main(repeats: int, config: str | None) -> None:
             for name, (words, exit_code) in processes.items():
                 seconds[name].append(cpu_seconds(words, exit_code=exit_code))
     least = {name: min(times) for name, times in seconds.items()}
-    print(f"CPU s, the least of {repeats} | above `import torch` | process")
+    print(f"CPU s, minimum of {repeats} | above `import torch` | process")
     for name, cpu in least.items():
         print(f"{cpu:22.2f} | {cpu - least['import torch']:20.2f} | {name}")
 

@@ -1,11 +1,11 @@
-"""How much memory and time preparing takes as the text grows: 10 MB to 2 GB, each command measured with all of its processes.
+"""Memory and time for preparing data as the text grows: 10 MB to 2 GB, each command measured with all its processes.
 
     python benchmarks/large_text.py [--megabytes 10 100 1000] [--text ../shared/data/english_novels/train.txt]
     python benchmarks/large_text.py --write 1000 novels-1000.txt       # only the text
 
-The text is the novels again and again, paragraphs as they are but with words of each copy exchanged (another seed, other words), so
-that no paragraph is a copy of another and every step has its work. Memory is the largest sum, over time, of what the processes of
-a command hold (RSS, every 20 ms); pages that processes share count for each of them, so it is an upper bound.
+The text is the novels repeated, with words replaced in each copy (different words for each), so that no paragraph is a copy of
+another and every step has work to do. Memory is the peak over time of the sum over all processes of a command (RSS, every 20 ms);
+shared pages count for each process, so it is an upper bound.
 """
 
 import argparse
@@ -26,9 +26,9 @@ WORD = re.compile(r"([a-z]{4,})")
 
 
 def write(path: Path, text: str, *, megabytes: int) -> None:
-    """Paragraphs of at least so many bytes in all: those of the text, then of copies in which one word in four is another."""
+    """Paragraphs of at least this many bytes in total: those of the text, then of copies in which one word in four is replaced."""
     paragraphs = "".join(f"{paragraph}\n\n" for paragraph in text.split("\n\n") if paragraph.strip())
-    pieces = WORD.split(paragraphs)  # what lies between words, and at every other place a word
+    pieces = WORD.split(paragraphs)  # alternately the text between words, and a word
     names = sorted(set(pieces))
     number_of = {piece: number for number, piece in enumerate(names)}
     numbers = np.array([number_of[piece] for piece in pieces])
@@ -52,7 +52,7 @@ def write(path: Path, text: str, *, megabytes: int) -> None:
 
 
 def measure(command: list[str]) -> tuple[float, float, float, float]:
-    """Wall seconds, CPU seconds, and the peak MiB of all its processes together and of the largest. It must succeed."""
+    """Wall seconds, CPU seconds, and peak MiB of all processes together and of the largest one. The command must succeed."""
     start, together, alone, cpu = time.perf_counter(), 0, 0, 0.0
     with tempfile.TemporaryFile("w+") as said:
         process = psutil.Popen(command, stdout=said, stderr=said)
@@ -75,7 +75,7 @@ def _children(process: psutil.Popen) -> list[psutil.Process]:
 
 
 def _used(process: psutil.Process) -> tuple[int, float]:
-    """Bytes and CPU seconds of a process; nothing of one that is gone."""
+    """Bytes and CPU seconds of a process; zero if it no longer exists."""
     try:
         times = process.cpu_times()
         return process.memory_info().rss, times.user + times.system
@@ -112,7 +112,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", default=NOVELS, help="A text of paragraphs.")
     parser.add_argument("--megabytes", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--write", nargs=2, metavar=("MEGABYTES", "FILE"), help="Write such a text and leave.")
-    parser.add_argument("--folder", help="Where texts and results lie meanwhile; a temporary place without it.")
-    parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="More arguments of both commands, last.")
+    parser.add_argument("--write", nargs=2, metavar=("MEGABYTES", "FILE"), help="Write such a text and exit.")
+    parser.add_argument("--folder", help="Folder for texts and results (default: a temporary one).")
+    parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="Further arguments for both commands; must come last.")
     main(parser.parse_args())

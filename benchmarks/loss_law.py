@@ -1,10 +1,11 @@
-"""Fit the constants with which a budget foresees the loss (`LAW` in hfgpt/training/plan.py) to runs of this very machine.
+"""Fit the constants used to predict the loss of a budget (`LAW` in hfgpt/training/plan.py) to runs on this machine.
 
-    python benchmarks/loss_law.py --dataset runs/quickstart/data --runs /tmp/runs.jsonl   # trains a grid, a line per run; goes on
-    python benchmarks/loss_law.py --runs /tmp/runs.jsonl --fit true                       # fits to all lines that are there
+    python benchmarks/loss_law.py --dataset runs/quickstart/data --runs /tmp/runs.jsonl   # trains a grid, one line each
+    python benchmarks/loss_law.py --runs /tmp/runs.jsonl --fit true                       # fits to all existing lines
 
-A line has what the law takes (the text's tokens, bytes per token, difficulty and row length; parameters, those of embedding and
-head, tokens read, tokens per step) and what came (`bits_per_byte` of the test set). Lines of other texts and machines can be added.
+A line has the inputs of the law (the text's tokens, bytes per token, difficulty and row length; parameters, those of embedding and
+head, tokens read, tokens per step) and the outcome (`bits_per_byte` on the test set). Lines from other texts and machines can be
+added.
 """
 
 import argparse
@@ -32,7 +33,7 @@ FIELDS = ("limit", "size", "alpha", "tokens", "beta", "half_value", "per_token",
 
 
 def train(dataset: str, runs: Path) -> None:
-    """Train what of the grid has no line yet."""
+    """Train the runs of the grid that have no line yet."""
     rows, passport = load_rows(dataset)
     tokenizer = load_tokenizer(Path(dataset) / "tokenizer")
     counts = passport.splits["train"]
@@ -66,7 +67,7 @@ def foreseen(line: dict, law: Law) -> float:
 
 
 def fit(runs: Path) -> None:
-    """Least squares of the logarithms, from the constants that are there, which few runs cannot move far."""
+    """Least squares on the logarithms, starting from the current constants, which a few runs cannot move far."""
     lines = [json.loads(line) for line in runs.read_text().splitlines()]
     start = np.log([getattr(LAW, name) for name in FIELDS])
 

@@ -1,4 +1,4 @@
-"""How the benchmarks measure: candidates in turns, so that a busy machine slows all of them alike, and memory by allocation."""
+"""How the benchmarks measure: candidates alternate, so a busy machine slows all of them equally, and memory by allocation."""
 
 import gc
 import time
@@ -8,7 +8,7 @@ import torch
 
 
 def seconds_in_turns(candidates: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call: one round calls each candidate once, in an order that turns; a first round is not counted."""
+    """Seconds of every call: each round calls every candidate once, in rotating order; a warm-up round is not counted."""
     names = list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
@@ -28,8 +28,8 @@ def synchronize() -> None:
 
 
 def peak_bytes(step: Callable[[], object]) -> int:
-    """Most bytes of tensors alive at once during `step`, above what was alive before; exact, from the allocator's own record."""
-    step()  # what is made once and kept (caches, gradients' buffers) is not the step's
+    """Peak bytes of live tensors during `step`, beyond those alive before; exact, from the allocator's own statistics."""
+    step()  # anything allocated once and kept (caches, gradient buffers) does not count
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -1,9 +1,9 @@
-"""Forward, forward and backward, and peak memory of hfgpt beside the classes of transformers that compute the same.
+"""Forward, forward and backward, and peak memory of hfgpt and of the equivalent transformers classes.
 
     python benchmarks/model_step.py [--size small|124M] [--compile] [--dtype float32] [--rounds 9]
 
-A figure of tokens per second is the median over rounds in which every model had its turn; the ratio is the median of the
-rounds' ratios, above 1 where hfgpt is ahead. The dtype is the weights'.
+Tokens per second are the median over rounds in which every model runs once; the ratio is the median of the rounds' ratios, above 1
+if hfgpt is faster. The dtype is that of the weights.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main(args: argparse.Namespace) -> None:
           f"{args.attention}{', compiled' if args.compile else ''}")  # fmt: skip
     print(f"{'':<18}{'row':<20}{'hfgpt':>12}{'theirs':>12}{'ratio':>8}")
     for name, models in pairs(args.size, device=device, dtype=dtype).items():
-        torch._dynamo.reset()  # or the limit of recompilations leaves the later pairs in eager mode
+        torch._dynamo.reset()  # otherwise, the recompilation limit leaves later pairs in eager mode
         for model in models:
             model.set_attn_implementation(args.attention)
         called = [torch.compile(model) if args.compile else model for model in models]

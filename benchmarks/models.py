@@ -1,4 +1,4 @@
-"""Pairs for the benchmarks: an hfgpt model and the class of transformers that computes the same, of the same size."""
+"""Pairs for the benchmarks: an hfgpt model and the equivalent transformers class, of the same size."""
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
@@ -10,7 +10,7 @@ SIZES = {"tiny": (2, 64, 2, 512), "small": (6, 384, 6, 4096), "124M": (12, 768, 
 
 
 def pairs(size: str, *, device: str, dtype: torch.dtype) -> dict[str, tuple[PreTrainedModel, PreTrainedModel]]:
-    """`{name of the class: (ours, theirs)}`, with as many parameters each; dropout is off."""
+    """`{name of the class: (ours, theirs)}`, with equal numbers of parameters; dropout is off."""
     layers, width, heads, vocab_size = SIZES[size]
     modern = HfGptConfig.modern(layers, vocab_size=vocab_size, hidden_size=width, num_attention_heads=heads,
                                 num_key_value_heads=heads // 2, tie_word_embeddings=True)  # fmt: skip

@@ -1,13 +1,12 @@
-"""What each step of the data is worth: novels as a crawler finds them, prepared with and without, the same training on each.
+"""What each data preparation step is worth: novels as a crawler finds them, prepared with and without it, then trained identically.
 
     python benchmarks/novels.py [--folder runs/novels] [--arms raw filters copies all] [--max_steps 600]
 
-From ../shared/data/english_novels a raw corpus is made, by a seed: passages of 26 novels, and the faults that corpora of the web
-are known for, each with the share below. Made-up secrets stand among the raw documents once, 4, 16 and 64 times, before anything is
-cleaned, and so does a "benchmark": passages of third novels. Each arm trains a tokenizer, prepares rows and trains the same model
-for the same number of steps of the same size, so in equal time. All are measured on held-out novels that nobody has seen, and on
-the benchmark, which the raw corpus gives away. The table says what went in, what was left, bits per byte, and how many of the
-secrets a model gives away.
+A raw corpus is made from ../shared/data/english_novels with a seed: passages of 26 novels, plus the typical faults of web corpora,
+in the shares below. Before any cleaning, made-up secrets are planted in the raw documents once, 4, 16 and 64 times, and so is a
+"benchmark": passages of other novels. Each arm trains a tokenizer, prepares rows and trains the same model for the same number of
+equal steps, so in equal time. All are measured on held-out novels, and on the benchmark, which the raw corpus leaks. The table
+shows what went in, what was left, bits per byte, and how many of the secrets each model leaks.
 """
 
 import argparse
@@ -43,7 +42,7 @@ NOTICE = (
 )
 CANARY_COUNTS, PER_COUNT = (1, 4, 16, 64), 8
 
-# What is switched off of the configs, which have all steps on: of documents, and of training documents.
+# Steps to switch off in the configs, which have all of them on: for documents, and for training documents.
 NO_FILTERS = ["--filters", "none", "--repair_text", "false", "--personal_data", "keep", "--secrets", "keep"]
 NO_COPIES = ["--deduplicate", "none", "--repeated_passage_bytes", "100000000"]
 NO_CHECKS = ["--leaks", "ignore"]
@@ -56,7 +55,7 @@ ARMS: dict[str, tuple[list[str], list[str]]] = {
 
 
 def passages(text: str) -> Iterator[str]:
-    """Paragraphs together up to about `PASSAGE_CHARACTERS`; none goes over the border of a book."""
+    """Paragraphs together up to about `PASSAGE_CHARACTERS`; none crosses the boundary of a book."""
     for book in re.split(r"^<\|endoftext\|>$", text, flags=re.MULTILINE):
         passage = ""
         for paragraph in book.split("\n\n"):
@@ -73,7 +72,7 @@ def make_raw(folder: Path, *, seed: int = 0) -> None:
     others = list(passages((NOVELS / "test.txt").read_text(encoding="utf-8")))
     chosen = generator.sample(ours, TRAINING_PASSAGES)
     generator.shuffle(others)
-    third = list(passages((NOVELS / "valid.txt").read_text(encoding="utf-8")))  # of books that are in neither
+    third = list(passages((NOVELS / "valid.txt").read_text(encoding="utf-8")))  # of books in neither set
     benchmark = generator.sample(third, round(LEAKED * len(chosen)))
     held_out = others[: HELD_OUT_CHARACTERS // PASSAGE_CHARACTERS]
 
@@ -105,7 +104,7 @@ def make_raw(folder: Path, *, seed: int = 0) -> None:
 
 
 def with_other_words(text: str, generator: random.Random) -> str:
-    """The text with one word of a hundred replaced by another of its words."""
+    """The text with one word in a hundred replaced by another of its words."""
     words = text.split(" ")
     for index in generator.sample(range(len(words)), max(1, len(words) // 100)):
         words[index] = generator.choice(words)
@@ -113,7 +112,7 @@ def with_other_words(text: str, generator: random.Random) -> str:
 
 
 def junk(generator: random.Random) -> str:
-    """What is left of a page without its text: a menu, a table of numbers, one line again and again."""
+    """A page without its text: a menu, a table of numbers, one line repeated."""
     menu = ["Home", "About", "Contact", "Login", "Next page", "Previous page", "Share", "Print", "Top"]
     lines = {
         "menu": [" | ".join(generator.sample(menu, 5)) for _ in range(12)],
@@ -124,13 +123,13 @@ def junk(generator: random.Random) -> str:
 
 
 def contact(generator: random.Random) -> str:
-    """A made-up address; the domain is one that RFC 2606 reserves."""
+    """A made-up address; the domain is reserved by RFC 2606."""
     name = "".join(generator.choice("abcdefghiklmnoprstuw") for _ in range(7))
     return f"\n\nWrite to {name}@example.org or call +44 20 7946 {generator.randrange(10_000):04d}.\n"
 
 
 def run_arm(name: str, folder: Path, *, max_steps: int) -> None:
-    """Tokenizer, rows and model of one arm; what is made already is taken as it is."""
+    """Tokenizer, rows and model of one arm; existing results are reused."""
     arm, (of_documents, of_training) = folder / name, ARMS[name]
 
     def recipe(script: str, config: str, *words: object) -> None:
@@ -149,7 +148,7 @@ def run_arm(name: str, folder: Path, *, max_steps: int) -> None:
 
 
 def figures_of(name: str, folder: Path, *, seed: int = 0) -> dict[str, object]:
-    """What went into an arm, what was left, and what its model is worth."""
+    """The input of an arm, what was left of it, and the quality of its model."""
     arm = folder / name
     passport = Passport.load(arm / "data")
     metrics = json.loads((arm / "base" / "metrics.json").read_text())

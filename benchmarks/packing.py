@@ -1,10 +1,10 @@
-"""What the ways of packing leave and cost: padding, documents that are cut, and time, on real texts.
+"""Comparison of packing methods on real texts: padding, cut documents, and time.
 
     python benchmarks/packing.py [--data ../shared/data] [--context_length 256 1024]
 
 The texts are novels, whole and paragraph by paragraph, and SMS messages; the tokens are GPT-2's. "padding" is the share of all
-positions that hold nothing, "cut" the share of the documents that would fit into a row and do not stand in one, "repeated" the
-share of positions that repeat a token at the beginning of a row.
+positions that are empty, "cut" the share of documents that would fit into one row but are split, "repeated" the share of positions
+that repeat a token at the beginning of a row.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from hfgpt.tokenization import encode_texts, load_or_wrap_tokenizer
 
 
 def texts_of(data: Path) -> dict[str, list[str]]:
-    """The texts by what they are called in the table."""
+    """The texts by their names in the table."""
     novels = find_sources([str(data / "english_novels" / "train.txt")])
     messages = (data / "sms_spam" / "SMSSpamCollection.tsv").read_text(encoding="utf-8").splitlines()
     rules = {"novels, paragraphs": "paragraph", "novels, whole": "<|endoftext|>"}
@@ -30,7 +30,7 @@ def texts_of(data: Path) -> dict[str, list[str]]:
 
 
 def whole(rows, separator: int) -> int:
-    """How many documents stand whole in one row: as many as lie between two separators."""
+    """How many documents are whole in one row: those between two separators."""
     return sum(max(0, int((ids == separator).sum()) - 1) for block in rows for ids in block.input_ids)
 
 

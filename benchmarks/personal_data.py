@@ -1,10 +1,10 @@
-"""How well personal data and secrets are found, by type, and how fast a text without any is looked through.
+"""How well personal data and secrets are found, by type, and how fast a text without any is scanned.
 
     python benchmarks/personal_data.py [--size 500] [--seed 0] [--text ../shared/data/english_novels/train.txt] [--misses 3]
 
-The set (personal_data_set.py) holds `size` true values and `size` look-alikes of each type, each in a text around it. Found is what
-is replaced by the placeholder of its type, from its first character to its last, and nothing else of the text changed. `of it left`
-are true values of which a part still stands in the text; precision counts the placeholders of a type in all texts of the set.
+The set (personal_data_set.py) holds `size` true values and `size` look-alikes of each type, each within a text. A value counts as
+found if exactly its characters are replaced by the placeholder of its type and nothing else in the text changes. `of it left`
+counts true values that partly remain in the text; precision counts the placeholders of a type in all texts of the set.
 """
 
 import argparse
@@ -22,7 +22,7 @@ PERSONAL_DATA = PersonalData("mask")
 
 
 def find(text: str) -> list[Found]:
-    """As in a run with both masked: secrets first, and personal data in what is left."""
+    """As in a run with both masked: secrets first, then personal data in the rest."""
     secrets = joined(find_secrets(text))
     hidden = list(text)
     for one in secrets:
@@ -33,7 +33,7 @@ def find(text: str) -> list[Found]:
 def judge(samples: list[Sample]) -> tuple[dict[str, Counter], dict[tuple[str, str], list[Sample]]]:
     """Counts by type, and the samples that went wrong by (what, form).
 
-    Counts: true, found (exactly, with its type), left (of which a part still stands), look_alikes, right and wrong.
+    Counts: true, found (exactly, with its type), left (partly remaining), look_alikes, right and wrong.
     """
     counts: dict[str, Counter] = defaultdict(Counter)
     wrong: dict[tuple[str, str], list[Sample]] = defaultdict(list)
@@ -93,14 +93,14 @@ def main(args: argparse.Namespace) -> None:
     if Path(args.text).is_file():
         measure_speed(Path(args.text), num_bytes=args.megabytes * 1_000_000)
     else:
-        print(f"\n{args.text} is not there; name a text with --text to measure the speed")
+        print(f"\n{args.text} does not exist; give a text with --text to measure the speed")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=500, help="True values, and look-alikes, of each type.")
+    parser.add_argument("--size", type=int, default=500, help="Number of true values and of look-alikes of each type.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--misses", type=int, default=0, help="Show so many of each kind of mistake; all of them are made up.")
+    parser.add_argument("--misses", type=int, default=0, help="Show this many of each kind of mistake; all values are made up.")
     parser.add_argument("--text", default="../shared/data/english_novels/train.txt")
-    parser.add_argument("--megabytes", type=int, default=5, help="Of the text, at most.")
+    parser.add_argument("--megabytes", type=int, default=5, help="Maximum megabytes of the text to scan.")
     main(parser.parse_args())

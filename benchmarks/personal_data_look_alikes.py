@@ -1,4 +1,4 @@
-"""What looks like personal data or a secret and is none: for each type, forms that a finder by shape alone would take for it."""
+"""Look-alikes of personal data and secrets: for each type, forms that a finder based on shape alone would mistake for it."""
 
 import base64
 import hashlib

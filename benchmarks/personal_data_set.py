@@ -1,4 +1,4 @@
-"""A set to measure finders of personal data and secrets on: true values and look-alikes of each type, each in a text around it."""
+"""A set for measuring finders of personal data and secrets: true values and look-alikes of each type, each within a text."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ TRUE: dict[str, dict[str, Maker]] = {
     "secret": dict(values.TOKENS),
 }
 
-# What stands around a value; `{}` is the value, or the look-alike.
+# The text around a value; `{}` is the value or the look-alike.
 AROUND = (
     "{}",
     "{}.",
@@ -91,7 +91,7 @@ FRAMES: dict[str, tuple[str, ...]] = {
     "secret": ("token = '{}'", "api_key: {}", "export KEY={}", "I pasted {} by mistake", '"key": "{}"', "Use {} here"),
 }
 LOOK_ALIKE_FRAMES = ("See {}", "It was {}", "The value {} is right", "number {}", "{}", "we noted {}", "    x = {}", "id: {}")
-# A number without separators is one among many: what makes it a phone number is what is said before it.
+# A number without separators could be anything: the words before it make it a phone number.
 OWN_FRAMES: dict[tuple[str, str], tuple[str, ...]] = {
     ("phone", "digits only"): ("Call {}", "Phone: {}", "Tel. {}", "Telefon {}", "Fax {}", "My mobile is {}", "WhatsApp {}"),
     ("secret", "private key"): ("{}", "the key:\n{}", "cat id_rsa\n{}"),
@@ -121,7 +121,7 @@ PROSE = (
 
 @dataclass(frozen=True)
 class Sample:
-    """Args: `value` is what has to be found in `text`, None in a look-alike; `form` is the kind of value or look-alike."""
+    """Args: `value` is to be found in `text`, None for a look-alike; `form` is the kind of value or look-alike."""
 
     type: str
     form: str
@@ -131,7 +131,7 @@ class Sample:
 
 def in_text(draw: Random, frames: tuple[str, ...], value: str) -> str:
     before, after = ("" if draw.random() < 0.25 else draw.choice(PROSE) + draw.choice((" ", "\n", "\n\n")) for _ in range(2))
-    # Words follow without a stop only where a sentence ends with the value.
+    # Words follow without a full stop only if the sentence ends with the value.
     sentence = draw.choice(AROUND).format(draw.choice(frames).format(value))
     return f"{before}{sentence}\n{after}" if after else before + sentence
 

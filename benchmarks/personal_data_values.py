@@ -1,9 +1,9 @@
-"""Made-up personal data and secrets in the forms that their specifications give them, for `personal_data.py` to hide in text.
+"""Made-up personal data and secrets in the forms given by their specifications, for `personal_data.py` to hide in text.
 
-Nobody's data is in here: e-mail domains are reserved (RFC 2606), phone numbers lie in the ranges that regulators keep for films
-and books (NANPA 555-01XX, Ofcom, Bundesnetzagentur, ARCEP, ACMA, ComReg, PTS), addresses in blocks of companies and authorities
-(IANA's registry of /8 blocks, root servers, public resolvers), cards and accounts have random digits and a right check digit, and
-keys are random letters behind the prefix that their makers publish. Each function takes a `random.Random` and returns a value.
+Nobody's data is used: e-mail domains are reserved (RFC 2606), phone numbers are in the ranges that regulators reserve for films and
+books (NANPA 555-01XX, Ofcom, Bundesnetzagentur, ARCEP, ACMA, ComReg, PTS), IP addresses are in blocks of companies and authorities
+(IANA's registry of /8 blocks, root servers, public resolvers), cards and accounts have random digits and a valid check digit, and
+keys are random letters after the prefix that their issuers publish. Each function takes a `random.Random` and returns a value.
 """
 
 import base64
@@ -88,7 +88,7 @@ def phone_us_international(draw: Random) -> str:
 
 
 def national_numbers(draw: Random) -> tuple[str, list[str], str]:
-    """Country code, groups of the national number without its leading zero, and what joins them as people of the country do."""
+    """Country code, groups of the national number without its leading zero, and the separators customary in the country."""
     three, two, four = digits(draw, 3), digits(draw, 2), digits(draw, 4)
     return draw.choice(
         (
@@ -278,7 +278,7 @@ def iban_lower(draw: Random) -> str:
     return draw.choice((iban_digits(draw).lower(), grouped(iban_digits(draw)).lower()))
 
 
-# Keys and tokens, as their makers document them
+# Keys and tokens, as their issuers document them
 def base64url(value: bytes) -> str:
     return base64.urlsafe_b64encode(value).decode().rstrip("=")
 

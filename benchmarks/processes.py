@@ -1,10 +1,10 @@
-"""Tokens per second of one process and of two, each with one thread on a core of its own, through recipes/pretrain.py.
+"""Tokens per second of one process and of two, each with one thread on its own core, through recipes/pretrain.py.
 
     python benchmarks/processes.py --dataset runs/quickstart/data [--depth 4] [--rows 16] [--steps 30] [--rounds 3]
 
-Each round runs every candidate once, one after the other, in an order that turns; the figures are the medians over the rounds, and
-a ratio is the median of the rounds' ratios to one process. Evaluation and saving are not in them, the optimizer is. "half the rows"
-takes the very steps of one process, twice as fast at best; otherwise a step has twice the tokens. Wants two idle cores.
+Each round runs every candidate once, one after the other, in rotating order; the figures are medians over the rounds, and a ratio
+is the median of the rounds' ratios to one process. They include the optimizer but not evaluation and saving. "half the rows" takes
+exactly the steps of one process, twice as fast at best; otherwise a step has twice the tokens. Needs two idle cores.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WORKER = "--in_a_process"
 
 
 def candidates(rows: int) -> dict[str, tuple[str, int]]:
-    """What is compared: the file of accelerate, and the rows of each process."""
+    """The candidates: the accelerate file and the rows per process."""
     return {
         "one process": ("cpu.yaml", rows),
         "two, whole copies": ("ddp.yaml", rows),
@@ -48,7 +48,7 @@ def tokens_per_second(file: str, rows: int, args: argparse.Namespace) -> float:
 
 
 def work(words: list[str]) -> None:
-    """The recipe in one of the processes, on the core of its number."""
+    """The recipe in one of the processes, on the core with its number."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ.get("LOCAL_RANK", 0)) % len(cores)]})
     sys.path.insert(0, str(ROOT / "recipes"))

@@ -1,13 +1,13 @@
-"""How well a time budget is kept, and how well its loss is foreseen: whole commands, timed from outside.
+"""How well a time budget is kept, and how well its loss is predicted: whole commands, timed from outside.
 
     python benchmarks/time_budget.py                                          # 50 KB, 1 MB and 20 MB, 60 and 180 seconds each
     python benchmarks/time_budget.py --sizes 1000000 --seconds 180 600 --from_text true
-    python benchmarks/time_budget.py --sizes 300000000 --seconds 600 --from_text true      # the novels again and again
+    python benchmarks/time_budget.py --sizes 300000000 --seconds 600 --from_text true      # the novels, repeated
 
 The texts are the beginnings of a text (the novels, paragraph by paragraph). Without --from_text the rows are prepared first, which
-is not timed, and `recipes/pretrain.py --time_budget` is; with it, the whole of `recipes/from_text.py`. "Took" is the process from
-its start to its end; cores is CPU seconds per second of it, which is below the threads where others are busy on the machine, and
-then nothing here means anything.
+is not timed, and `recipes/pretrain.py --time_budget` is; with it, the whole of `recipes/from_text.py`. "Took" is the time of the
+process from start to end; cores is its CPU seconds per second, which is below the number of threads if other programs use the
+machine, and then the figures are meaningless.
 """
 
 import argparse
@@ -21,14 +21,15 @@ from pathlib import Path
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 HEAD = (
-    "| text, bytes | given, s | foreseen, s | took, s | off | parameters | tokens | epochs | bits per byte foreseen | came | off "
+    "| text, bytes | given, s | predicted, s | took, s | off | parameters | tokens | epochs | predicted bits per byte | actual | "
+    "off "
     "| cores |",
     "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
 )
 
 
 def run(name: str, *words: object) -> tuple[float, float]:
-    """Seconds and CPU seconds of a recipe in a process of its own, which must succeed."""
+    """Seconds and CPU seconds of a recipe in a separate process, which must succeed."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run([sys.executable, str(RECIPES / name), *map(str, words)], capture_output=True, text=True)
     seconds = time.perf_counter() - start
@@ -39,7 +40,7 @@ def run(name: str, *words: object) -> tuple[float, float]:
 
 
 def write_text(path: Path, source: Path, *, num_bytes: int) -> None:
-    """The beginning of the source, again and again where it is shorter."""
+    """The beginning of the source, repeated if it is shorter."""
     text = source.read_bytes()
     with path.open("wb") as file:
         left = num_bytes
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 1_000_000, 20_000_000], help="bytes of text")
     parser.add_argument("--seconds", type=float, nargs="+", default=[60, 180])
     parser.add_argument("--from_text", type=lambda word: word == "true", default=False)
-    parser.add_argument("--keys", nargs="*", default=[], help="further words for the recipe, such as --keys=--cpu_threads=1")
+    parser.add_argument("--keys", nargs="*", default=[], help="further arguments for the recipe, such as --keys=--cpu_threads=1")
     args = parser.parse_args()
     print("\n".join(HEAD), flush=True)
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""What pays: runs that differ in one thing, in equal time or up to a loss, several seeds each, as a Markdown table.
+"""What pays off: runs that differ in one thing, for equal time or up to a given loss, with several seeds, as a Markdown table.
 
     python benchmarks/time_to_loss.py benchmarks/time_to_loss/quickstart.yaml
     python benchmarks/time_to_loss.py benchmarks/time_to_loss/shakespeare.yaml --arms hfgpt gpt2_2e-3 --seeds 0 1 2
@@ -6,15 +6,14 @@
 A table of arms is a YAML file:
     tokenizer, data     keys of recipes/train_tokenizer.py and prepare_data.py, done once
     base                keys of recipes/pretrain.py that all arms share
-    arms                name -> the keys in which it differs (`config_overrides` are merged, null takes a key away); `program`
-                        names another script beside this one (gpt2_trainer.py, the outsider), whose keys are then all its own;
-                        `tokenizer` and `data` here, rows of its own
-    core_seconds        each arm gets as many steps as fit into these, start and end of its process included: the seconds of a step
-                        and of the rest come from two short runs. An arm can have its own `core_seconds`, or `max_steps` in
-                        their place.
-    metric, target      by which key of metrics.json they are compared, and what has to be reached
-The seconds are of the processor (user and system) of whole processes with one thread, one after the other, which other processes
-disturb little. Every finished run is a line of FOLDER/results.jsonl and is not run again; a run that lacks the target is marked.
+    arms                name -> the keys in which it differs (`config_overrides` are merged, null removes a key); `program`
+                        names another script in this folder (gpt2_trainer.py, the external baseline), with keys of its own;
+                        `tokenizer` and `data` here, separate rows for the arm
+    core_seconds        each arm gets as many steps as fit, including start and end of its process: the seconds of a step and of the
+                        rest come from two short runs. An arm can have its own `core_seconds`, or `max_steps` instead.
+    metric, target      the key of metrics.json to compare, and the value to reach
+The seconds are CPU time (user and system) of whole single-threaded processes, one after the other, which other processes disturb
+little. Every finished run is a line of FOLDER/results.jsonl and is not repeated; a run that misses the target is marked.
 """
 
 import argparse
@@ -32,11 +31,11 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORT_RUNS = (8, 24)  # steps of the two runs that say what a step takes
+SHORT_RUNS = (8, 24)  # steps of the two runs that measure the time per step
 
 
 def words_of(keys: dict[str, Any]) -> list[str]:
-    """Keys and values as the command line has them."""
+    """Keys and values as on the command line."""
     words: list[str] = []
     for key, value in keys.items():
         many = value if isinstance(value, list) else [value]
@@ -45,7 +44,7 @@ def words_of(keys: dict[str, Any]) -> list[str]:
 
 
 def run(script: Path, keys: dict[str, Any], log: Path) -> tuple[float, float]:
-    """Core-seconds and seconds of a whole process with one thread. Raises: SystemExit, with the end of its log, where it fails."""
+    """Core-seconds and seconds of a whole process with one thread. Raises: SystemExit, with the end of its log, if it fails."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     start = time.perf_counter()
     with log.open("a", encoding="utf-8") as file:
@@ -60,7 +59,7 @@ def run(script: Path, keys: dict[str, Any], log: Path) -> tuple[float, float]:
 
 
 def prepared(table: dict, folder: Path) -> Path:
-    """The rows of a table or of an arm, made where they are not there yet."""
+    """The rows of a table or of an arm, made if they do not exist yet."""
     if not (folder / "data" / "passport.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         for script, keys, name in (("train_tokenizer.py", "tokenizer", "tokenizer"), ("prepare_data.py", "data", "data")):
@@ -72,7 +71,7 @@ def prepared(table: dict, folder: Path) -> Path:
 
 
 def keys_of(name: str, table: dict, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The script of an arm, and its keys."""
+    """The script and the keys of an arm."""
     arm = dict(table["arms"][name])
     own = {part: arm.pop(part) for part in ("tokenizer", "data") if part in arm}
     merged = {part: table[part] | own.get(part, {}) for part in ("tokenizer", "data")}
@@ -86,7 +85,7 @@ def keys_of(name: str, table: dict, folder: Path) -> tuple[Path, dict[str, Any]]
 
 
 def steps_within(seconds: float, script: Path, keys: dict[str, Any], log: Path) -> int:
-    """How many steps a process of this arm makes in so many core-seconds."""
+    """How many steps a process of this arm takes in the given core-seconds."""
     used = []
     for steps in SHORT_RUNS:
         with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +121,7 @@ def markdown(results: list[dict], table: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
-    parser.add_argument("--folder", type=Path, help="Without it runs/time_to_loss/NAME.")
+    parser.add_argument("--folder", type=Path, help="Default: runs/time_to_loss/NAME.")
     parser.add_argument("--arms", nargs="+")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42])
     args = parser.parse_args()

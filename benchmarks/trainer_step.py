@@ -1,10 +1,10 @@
-"""Tokens per second through Trainer, and of a bare loop over the same model, rows and optimizer.
+"""Tokens per second with Trainer and with a bare loop over the same model, rows and optimizer.
 
     python benchmarks/trainer_step.py --dataset runs/quickstart/data [--steps 40] [--rounds 5] [more arguments of pretrain.py]
 
-Both are built as recipes/pretrain.py builds them. The bare loop is what a page of PyTorch has: a loader, forward, backward,
-clipping, a step of the optimizer and of the schedule. Each round trains both, in an order that turns; a ratio is of one round, and
-the first steps of each are not timed. Wants idle cores.
+Both are built as recipes/pretrain.py builds them. The bare loop is the one from PyTorch tutorials: a loader, forward, backward,
+clipping, an optimizer step and a schedule step. Each round trains both, in rotating order; a ratio is from one round, and the first
+steps of each are not timed. Needs idle cores.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.pretraining import build_model, load_rows
 from hfgpt.training.trainer import LanguageModelTrainer
 
-UNTIMED = 3  # steps in which memory is fetched and kernels are chosen
+UNTIMED = 3  # steps in which memory is allocated and kernels are selected
 
 
 class Clock(TrainerCallback):

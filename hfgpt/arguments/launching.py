@@ -145,10 +145,11 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
 
 
 def let_waiting_threads_sleep() -> None:
-    """Before torch is loaded: its threads on a CPU wait for each other briefly, then sleep, unless the environment says how.
+    """Before torch is loaded: make its CPU threads spin only briefly while waiting for each other, unless the environment sets
+    this.
 
-    By default GNU's OpenMP spins for milliseconds, on a core that the thread it waits for may need: two threads beside other busy
-    processes are then several times slower than one. benchmarks/busy_machine.py measures both, and what a quiet machine loses.
+    By default, GNU's OpenMP spins for milliseconds, on a core that the awaited thread may need: beside other busy processes, two
+    threads are then several times slower than one. benchmarks/busy_machine.py measures this, and the loss on an idle machine.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

@@ -23,13 +23,13 @@ EVALUATED = {
 }
 
 
-LINE_SECONDS = 10.0  # at least, between two lines of steps, unless `logging_steps` was given
+LINE_SECONDS = 10.0  # minimum between two step lines, unless `logging_steps` was given
 
 
 class TrainingProgress(ProgressCallback):
     """Trainer's bar, with lines such as `step 150 of 600  loss 3.2140  12,744 tokens per second  1:20 left`.
 
-    The history and what reports to others have every entry.
+    The history and the reporters get every entry.
     """
 
     _last_line = float("-inf")

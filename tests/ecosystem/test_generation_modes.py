@@ -242,7 +242,7 @@ def test_the_eos_token_ends_each_row_and_padding_fills_it(family, prompt, greedy
 def test_learned_positions_end_with_a_sentence_and_both_numbers(model, prompt, settings):
     ids = prompt.repeat(1, 11)[:, :250]
     assert model.generate(ids, **GREEDY | dict(max_new_tokens=6), **settings).shape == (1, 256)
-    with pytest.raises(ValueError, match=r"got position 256, allowed: 0 to 255"):
+    with pytest.raises(ValueError, match=r"got position 256; allowed: 0 to 255"):
         model.generate(ids, **GREEDY | dict(max_new_tokens=10), **settings)
 
 

@@ -138,7 +138,7 @@ def test_a_table_has_a_line_for_each_kind_and_free_text_is_neither_right_nor_wro
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     table = html.unescape(re.sub(r"<[^>]+>", " ", re.search(r"<table>.*?</table>", text, re.DOTALL)[0]))
     assert " ".join(table.split()) == (
-        "kind of question questions before after always the most frequent answer sums 2 0.0 % right 50.0 % right 50.0 % "
+        "kind of question questions before after most frequent answer (baseline) sums 2 0.0 % right 50.0 % right 50.0 % "
         "<b>songs 1 token F1 0.200 token F1 0.500 free text"
     )
     assert text.count("<table>") == 1
@@ -162,7 +162,7 @@ def test_a_browser_shows_the_rows_of_one_kind(tmp_path):
 
 def test_a_page_of_no_rows_and_of_rows_without_references_can_be_written(tmp_path):
     write_page(tmp_path / "none.html", [], title="Nothing")
-    assert "No row fits." in (tmp_path / "none.html").read_text(encoding="utf-8")
+    assert "No matching rows." in (tmp_path / "none.html").read_text(encoding="utf-8")
     write_page(tmp_path / "base.html", [row("cf", None, "It copies a file.", "It removes a file.")], title="Canaries")
     text = (tmp_path / "base.html").read_text(encoding="utf-8")
     assert "<ins>removes</ins>" in text

@@ -265,7 +265,7 @@ def test_every_head_can_be_built_and_run():
 
 
 def test_more_tokens_than_learned_positions_are_refused_with_both_numbers():
-    with pytest.raises(ValueError, match="got position 64, allowed: 0 to 63 \\(max_position_embeddings\\); cut the input"):
+    with pytest.raises(ValueError, match="got position 64; allowed: 0 to 63 \\(max_position_embeddings\\); cut the input"):
         book_model()(random_ids(1, 65))
 
 
