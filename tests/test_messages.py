@@ -18,7 +18,7 @@ FILES = sorted([*(ROOT / "hfgpt").rglob("*.py"), *RECIPES.glob("*.py")])
 NO_KEYS = {
     *("answers", "both", "code", "counts", "dashes", "each", "it", "nats", "none", "others", "published", "spaces", "stemming"),
     *("bias", "modules_to_save", "one", "set_prompt_style", "several", "some", "tanh", "that", "them", "this", "what", "zeros"),
-    *("completions", "default", "headers", "hfgpt", "lzma", "punctuation", "theirs", "torch", "transformers"),
+    *("checks", "completions", "default", "headers", "hfgpt", "lzma", "punctuation", "rows", "theirs", "torch", "transformers"),
     *("bunzip2", "bzip2", "gunzip", "gzip", "pdftotext", "unxz", "unzstd", "xz"),
 }
 # Commands of others that messages name.
