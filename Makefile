@@ -1,13 +1,13 @@
-# make quickstart   a tokenizer, data, a GPT, a classifier and an assistant, from nothing but this folder
-# make test         the same installation with what the tests need, and the tests
+# make quickstart   a tokenizer, data, a GPT, a classifier and an assistant, from this folder alone
+# make test         the same installation plus what the tests need, and the tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 CARDS := model_cards/examples
 EXAMPLES := tokenizer data base classifier assistant
-# Further arguments for the steps of `make quickstart`, e.g. PRETRAIN_ARGS="--max_steps 20 --overwrite true". What is done already is
-# not done again; where another base has been trained, the steps after it are refused until they get "--overwrite true" too.
+# Further arguments for the steps of `make quickstart`, e.g. PRETRAIN_ARGS="--max_steps 20 --overwrite true". Finished steps are not
+# repeated; after another base has been trained, the steps after it are refused until they get "--overwrite true" too.
 TOKENIZE_ARGS ?=
 PREPARE_ARGS ?=
 PRETRAIN_ARGS ?=
@@ -41,7 +41,7 @@ quickstart: install
 	$(BIN)/python recipes/finetune_instructions.py recipes/configs/quickstart/instructions.yaml $(INSTRUCT_ARGS)
 	@$(BIN)/python -m hfgpt.training.summary $(RUN)
 
-# The cards in model_cards/examples anew, from what `make quickstart` left here; those of the run with planted secrets:
+# Regenerates the cards in model_cards/examples from the results of `make quickstart`; those of the run with planted secrets:
 # make cards RUN=runs/memorization EXAMPLES=base CARDS=model_cards/examples/memorization
 cards: install
 	for part in $(EXAMPLES); do \
@@ -51,25 +51,25 @@ cards: install
 	  done; \
 	done
 
-# Many tests start processes, which run side by side here; one thread each, because two would fight for the cores.
+# Many tests start processes, which run in parallel here; one thread each, because more would compete for the cores.
 test: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-# What neither trains nor starts processes, for between two edits.
+# The tests that neither train nor start processes, for between two edits.
 test-fast: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile
 
-# For the loop while writing: one folder or file of tests, and what holds for every file. make test-part PART=tests/model
+# For the loop while writing: one folder or file of tests, and the rules for all files. make test-part PART=tests/model
 PART ?= tests/tokenization
 test-part: install-dev
 	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -m "not slow" $(PART) tests/test_house.py tests/test_messages.py tests/test_repository.py
 
-# The documentation, into site/; a warning, a link or an anchor that leads nowhere is an error. The pages need no torch to be built.
+# Builds the documentation into site/; a warning, or a broken link or anchor, is an error. Building the pages needs no torch.
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# pyright would ask the network for newer versions of itself; the one in constraints.txt it is.
+# pyright would look for newer versions of itself on the network; use the one in constraints.txt.
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -79,7 +79,7 @@ format: install-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Wheel and sdist, each installed into an environment of its own, where the command does its first job.
+# Wheel and sdist, each installed into a fresh environment, where the command does its first job.
 package:
 	rm -rf dist
 	$(PYTHON) -m venv dist/build

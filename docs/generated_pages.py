@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # or it says that there is no torch
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # otherwise it warns that there is no torch
 sys.modules["torch"] = None
 
 from mkdocs.structure.files import File
@@ -37,12 +37,12 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, **_):
-    """GitHub wants a pipe in a table escaped in code, too; here the backslash would be shown."""
+    """GitHub needs a pipe in a table to be escaped even in code; here the backslash would be shown."""
     return re.sub(r"`[^`\n]+`", lambda code: code[0].replace("\\|", "|"), markdown)
 
 
 def on_page_content(html, **_):
-    """A key is not broken after its dashes."""
+    """Keep a key from being broken after its dashes."""
     return re.sub(r"(?<=[>\s])(--\w+)(?=[^<>]*</code>)", r'<span class="key">\1</span>', html)
 
 
@@ -64,16 +64,16 @@ def keys_page(name: str, command: Command) -> str:
             "",
             f"## {TRAINER}",
             "",
-            f"Beside these, every key of [`TrainingArguments`]({TRAINING_ARGUMENTS}) of transformers,",
+            f"The command also takes every key of transformers' [`TrainingArguments`]({TRAINING_ARGUMENTS}),",
         ]
-        lines += [f"such as `max_steps`, `seed` and `weight_decay`; `hfgpt {name} --help all` lists them. These are refused:", ""]
-        lines += ['??? note "Keys of Trainer that are refused, and why"', "", "    | key | |", "    |---|---|"]
+        lines += [f"such as `max_steps`, `seed` and `weight_decay`; `hfgpt {name} --help all` lists them. Some are refused:", ""]
+        lines += ['??? note "Trainer keys that are refused, and why"', "", "    | key | |", "    |---|---|"]
         lines += [f"    | `{key}` | {reason} |" for key, reason in REFUSED.items()]
     return "\n".join(lines) + "\n"
 
 
 def _as_commands(text: str) -> str:
-    """Recipes by the names of their commands, and examples without their margin; what torchrun starts stays a file."""
+    """Replace recipes by the names of their commands, and unindent examples; what torchrun starts stays a file."""
     named = re.sub(
         r"^(?!.*torchrun)(.*)$",
         lambda line: re.sub(
@@ -86,7 +86,7 @@ def _as_commands(text: str) -> str:
 
 
 def _entry(action) -> str:
-    """A key, what it takes, and its help, as an item of a definition list: it reads well on a narrow screen, too."""
+    """A key, what it takes, and its help, as an item of a definition list: it also reads well on a narrow screen."""
     kind = ", ".join(f"`{choice}`" for choice in action.choices or ()) or _KINDS.get(action.type, "TEXT").strip("{}").lower()
     about = [kind.replace("true,false", "`true`, `false`") + (", one or more" if action.nargs == "+" else "")]
     help, mark, _ = (action.help or "").partition(" [required]")
@@ -109,7 +109,7 @@ def api_page() -> str:
     lines = [
         "# Python functions and classes",
         "",
-        "Each name is imported from `hfgpt` itself. [hfgpt from Python](../python.md) shows them at work.",
+        "Import each name from `hfgpt` itself. [hfgpt from Python](../python.md) shows them in use.",
         "",
     ]
     names = {title: [name for name, where in hfgpt._MODULE_OF.items() if where == module] for module, title in titles.items()}
@@ -124,7 +124,7 @@ def notebook(page: str) -> str:
     """A page of the syllabus as a Jupyter notebook: a cell for each block of Python, and one for the text before it."""
     cells = []
     for number, part in enumerate(re.split(r"```python\n(.*?)```\n", page, flags=re.DOTALL)):
-        if not number % 2:  # links lead to pages that do not lie beside a notebook
+        if not number % 2:  # links lead to pages that are not next to a notebook
             part = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", part)
         if part.strip():
             kind = {"cell_type": "code", "execution_count": None, "outputs": []} if number % 2 else {"cell_type": "markdown"}

@@ -16,6 +16,7 @@ from hfgpt.arguments.commands import COMMANDS, STARTED_AS, as_started
 FILES = sorted([*(ROOT / "hfgpt").rglob("*.py"), *RECIPES.glob("*.py")])
 # English where a key could stand: "with it", "published: base, adapter, merged".
 NO_KEYS = {
+    *("allowed", "checks", "evaluation", "multiplicity", "passport", "rows", "stoi"),
     *("answers", "both", "code", "counts", "dashes", "each", "it", "nats", "none", "others", "published", "spaces", "stemming"),
     *("bias", "modules_to_save", "one", "set_prompt_style", "several", "some", "tanh", "that", "them", "this", "what", "zeros"),
     *("checks", "completions", "default", "headers", "hfgpt", "lzma", "punctuation", "rows", "theirs", "torch", "transformers"),

@@ -128,7 +128,7 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
     assert len(places) > 20
     for place in places:
         assert (ROOT / place).exists(), place
-    tree = README.partition("## Where to go on")[2]
+    tree = README.partition("## Where to go next")[2]
     folders = re.findall(r"^(\w+)/ ", tree, flags=re.MULTILINE)
     assert {"hfgpt", "recipes", "tests"} <= set(folders)
     for folder in folders:

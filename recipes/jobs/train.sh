@@ -4,9 +4,9 @@
 # JOB_OPTIONS="--flavor cpu-xl" bash recipes/jobs/train.sh YOU/BUCKET recipes/prepare_data.py ...
 # JOB_OPTIONS=--dry-run bash recipes/jobs/train.sh ...                           (shows the job, starts nothing, needs no network)
 #
-# A recipe on Hugging Face Jobs, from the checkout. Machine, time limit, packages and the code of hfgpt stand at the top of each
-# recipe. What it writes below /runs goes to your bucket (`hf buckets create YOU/BUCKET`), which outlives the job: a machine that
-# breaks down is replaced (--attempts), and where the time was up or the job was cancelled, this very command goes on.
+# Runs a recipe on Hugging Face Jobs, from the checkout. Machine, time limit, packages and hfgpt's code are given at the top of each
+# recipe. What it writes below /runs goes to your bucket (`hf buckets create YOU/BUCKET`), which outlives the job: a machine that breaks
+# down is replaced (--attempts), and after a time limit or a cancelled job, the same command resumes.
 set -euo pipefail
 bucket=$1
 shift

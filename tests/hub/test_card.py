@@ -2,16 +2,19 @@
 
 import json
 import re
+import shlex
 import shutil
 import socket
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT, run_python
 from hub_server import HubServer
 from huggingface_hub import DatasetCard, ModelCard
 from recipes_in_process import load, recipe
+from safetensors.torch import load_file
 
 from hfgpt.arguments.card import checked_settings
 from hfgpt.arguments.parsing import parse_arguments
@@ -168,6 +171,64 @@ def test_the_commands_of_the_cards_run_word_for_word_for_a_stranger(folders, str
 
 
 @pytest.mark.slow
+def test_a_card_begins_with_what_it_is_and_ends_with_how_to_repeat_it(folders):
+    for name in ("base", "classifier", "assistant"):
+        text = (folders[name] / "README.md").read_text(encoding="utf-8")
+        sections = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+        assert sections == ["Try it", "Strengths and limits", "Data", "Training", "Model", "How to repeat it", "Licence"]
+        assert "](loss.png)" in text.partition("## Strengths and limits")[2].partition("## Data")[0]
+    text = (folders["base"] / "README.md").read_text(encoding="utf-8")
+    bits = json.loads((folders["base"] / "metrics.json").read_text())["test_bits_per_byte"]
+    assert "\nA GPT with 525,184 parameters that continues text, pretrained with hfgpt on " in text
+    assert f"\nIt needs {bits:#.4g} bits per byte for the test text.\n" in text
+
+
+@pytest.mark.slow
+def test_the_command_that_a_card_names_trains_the_same_weights(folders, small_rows, tmp_path):
+    text = (folders["base"] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    of_data, of_model = block.replace("\\\n", " ").splitlines()
+    assert of_data.startswith("hfgpt data --sources FILE.jsonl ")
+    program, command, *words = shlex.split(of_model)
+    assert (program, command) == ("hfgpt", "pretrain")
+    places = {"DATA": str(small_rows), "OUTPUT": str(tmp_path / "again")}
+    assert set(places) <= set(words)
+    run_main("pretrain", *(places.get(word, word) for word in words), "--cpu_threads", "1")
+    first, second = (load_file(folder / "model.safetensors") for folder in (folders["base"], tmp_path / "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        (
+            {"test_bits_per_byte": 1.5, "test_perplexity": 41.3},
+            "It needs 1.500 bits per byte for the test text; lzma needs 1.794 after reading the training text, 2.673 without.",
+        ),
+        (
+            {"test_right": 0.75, "test_most_frequent": 0.25, "test_kinds": {
+                kind: {"num_examples": 4, "right": right, "most_frequent": 0.25}
+                for kind, right in (("a", 1.0), ("b", 0.5), ("c", 0.75))
+            }},
+            "It answers 75.00 % of the test questions that have one correct answer correctly; always giving the most frequent "
+            "answer 25.00 %. It is best at a (100.00 %) and worst at b (50.00 %).",
+        ),
+        (
+            {"test_likelihood_accuracy": 0.75, "test_likelihood_accuracy_before": 0.5, "test_reward_margin": 1.0},
+            "In 75.00 % of the test pairs it finds the chosen answer more likely; before training 50.00 %.",
+        ),
+        ({"validation_bits_per_byte": 2.0}, "It needs 2.000 bits per byte for the validation text; lzma needs 1.794 after"),
+    ],
+)  # fmt: skip
+def test_the_most_telling_figure_stands_in_a_sentence_beside_what_it_has_to_beat(metrics, sentence, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}))
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "passport.json").write_text(json.dumps({"lzma_bits_per_byte": {"alone": 2.673, "after_training": 1.794}}))
+    assert sentence in render_card(identify(tmp_path))
+
+
+@pytest.mark.slow
 def test_a_card_that_somebody_edited_is_kept(folders, tmp_path, caplog):
     folder = tmp_path / "tokenizer"
     shutil.copytree(folders["tokenizer"], folder)
@@ -215,7 +276,7 @@ def test_evaluation_and_memorisation_get_into_the_card(small_run, tmp_path):
     assert "| 1 file (.txt) | test | 12,345 tokens | bits per byte 1.250, nats per token 3.500 |" in text
     assert "| never | 4 | 1.500 | 9.000 | 25.00 % |" in text
     assert "| 16 times | 4 | 17.50 | 9.000 | 25.00 % |" in text
-    assert "| texts that the model wrote | 64 | 3 tokens | 6 tokens | 17 tokens |" in text
+    assert "| texts written by the model | 64 | 3 tokens | 6 tokens | 17 tokens |" in text
 
 
 @pytest.mark.slow
@@ -250,6 +311,12 @@ def test_what_came_from_the_hub_is_named_as_the_hub_wants_it(tmp_path):
     (tmp_path / "card.yaml").write_text("base_model: user/base\ndatasets: user/rows\n")
     assert told() == ("user/base", "finetune", ["user/rows"])
     (tmp_path / "card.yaml").unlink()
+    (tmp_path / "passport.json").write_text(json.dumps({"base": base}))
+    (tmp_path / "run.yaml").write_text(
+        "# python recipes/finetune_classification.py run.yaml ...\nmodel: /home/ann/gpt2\nsources: [a.csv]\n"
+    )
+    assert "hfgpt classify --model openai-community/gpt2 --sources FILES --output_dir OUTPUT\n" in render_card(identify(tmp_path))
+    (tmp_path / "run.yaml").unlink()
     conversion = {"source": "openai-community/gpt2", "commit": "0" * 40, "target": "hfgpt", "notes": ["read from /home/ann/x/y."]}
     (tmp_path / "passport.json").unlink()
     (tmp_path / "conversion.json").write_text(json.dumps(conversion))

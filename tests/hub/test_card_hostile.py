@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -116,9 +117,11 @@ def hostile(plain, tmp_path_factory) -> Path:
         "splits": {everything: {"examples": 3, "labels": dict.fromkeys(HOSTILE.values(), 1)}},
         "base": {"name": everything, "commit": None, "sha256": everything},
         "tokenizer": {"prompt_style": everything},
+        "command": f"python recipes/prepare_data.py ```{everything}",
     }
     (folder / "passport.json").write_text(json.dumps(passport))
-    scores = {"accuracy": 0.5, "per_class": {text: dict(precision=1.0, recall=0.5, f1=0.6, support=2) for text in HOSTILE.values()}}
+    per_class = {text: dict(precision=1.0, recall=0.5, f1=0.01 * n, support=2) for n, text in enumerate(HOSTILE.values())}
+    scores = {"accuracy": 0.5, "per_class": per_class}
     metrics = {"seeds": {"0": {"test": scores, "device": everything, "steps": 3}}, "kept_seed": 0, "test": {}}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     entry = {
@@ -128,7 +131,11 @@ def hostile(plain, tmp_path_factory) -> Path:
         "metrics": {"accuracy": 0.5, everything: 1.0},
     }
     (folder / "evaluation.json").write_text(json.dumps({"results": [entry]}))
-    (folder / "run.yaml").write_text(yaml.safe_dump({"sample_prompts": [everything], "optimizer": everything}))
+    run = yaml.safe_dump(
+        {"sample_prompts": [everything], "optimizer": everything, "sources": [everything], "seeds": [everything], "dataset": "x"}
+    )
+    head = "# python recipes/finetune_classification.py run.yaml --output_dir ANOTHER repeats this run."
+    (folder / "run.yaml").write_text(f"{head}\n{run}")
     settings = {"license": everything, "license_name": everything, "license_link": "javascript:alert(1)", "author": everything,
                 "language": [everything, "no"], "title": everything, "file_names": True}  # fmt: skip
     (folder / "card.yaml").write_text(yaml.safe_dump(settings))
@@ -149,6 +156,16 @@ def test_a_card_full_of_hostile_texts_is_valid_and_shows_them(hostile, task):
     seen = cells(card)
     for text in HOSTILE.values() if "Sequence" in task else ():
         assert shown(text) in seen  # a label of its own, in the table of figures
+    if "Sequence" in task:
+        (sentence,) = [text for text in seen if text.startswith("It labels 50.00 %")]
+        assert sentence.endswith(f"It is best at {shown(list(HOSTILE.values())[-1])} (F1 0.1100) and worst at "
+                                 f"{shown(HOSTILE['yaml'])} (F1 0).")  # fmt: skip
+    (block,) = [token.content for token in READER.parse(body_of(card)) if token.type == "fence" and token.info == "bash"]
+    of_data, of_training = block.replace("\\\n", " ").splitlines()
+    assert of_data == f"hfgpt data ```{shown(NAME)}"
+    words = shlex.split(of_training)
+    assert words[:6] == ["hfgpt", "classify", "--dataset", "DATA", "--sources", "FILES"]
+    assert words[words.index("--optimizer") + 1] == words[words.index("--seeds") + 1] == shown(NAME)
     assert shown(NAME) in seen
     assert seen[0] == shown(NAME)  # the title
     assert not [text for text in seen if "49" in text]  # no template was evaluated

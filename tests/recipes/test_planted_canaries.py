@@ -88,7 +88,7 @@ def test_evaluate_says_in_the_card_what_is_known_by_heart_and_the_quotations_sta
     assert [row["count"] for row in report["canaries"]["by_count"]] == [0, 1, 5]
     assert report["overlap"]["samples"]["num"] == 4
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "## Memorisation" in card
+    assert "## Memorization" in card
     assert "| 5 times | 2 |" in card
     published = {path.name for path in identify(folder).files()}
     assert "memorization.png" in published

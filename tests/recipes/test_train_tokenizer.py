@@ -63,7 +63,7 @@ def test_two_runs_leave_the_same_bytes_and_publish_no_name(letters, tmp_path, ca
     assert "| `other` | 261 |" in published
     assert "anna" not in published
     assert "anna" not in (tmp_path / "published" / "passport.json").read_text()
-    assert "![bytes per token" in (tmp_path / "published" / "README.md").read_text()
+    assert "![Bytes per token" in (tmp_path / "published" / "README.md").read_text()
     assert (tmp_path / "published" / "tokenizer_report.png").is_file()
 
 

@@ -86,7 +86,7 @@ def test_a_foreign_model_stays_what_it_is_and_says_what_it_forgot(name, foreign,
     assert passport["base"]["sha256"] == weights_sha256(before) != weights_sha256(after)
     assert json.loads((folder / "fingerprint.json").read_text())["weights_sha256"] == weights_sha256(after)
     card = (folder / "README.md").read_text()
-    assert f"Began as | {base.name}" in card
+    assert f"Base model | {base.name}" in card
     assert "| bits per byte, old text |" in card
     assert "name: bits per byte, old text" not in card  # the model-index, which is about the new text
     # Old and new text are the same rows here, so they have the same figures, and both have become easier.

@@ -22,7 +22,8 @@ from hfgpt.hub.card.facts import (
     run_settings,
     training_facts,
 )
-from hfgpt.hub.card.markdown import Markdown, escaped, link, one_line, size
+from hfgpt.hub.card.markdown import Markdown, escaped, figure, link, one_line, rough, share, size
+from hfgpt.hub.card.repeating import command_of_data, command_of_training
 from hfgpt.hub.file_names import evaluation_without_names, published_passport
 
 USUAL_PROMPT = "The "
@@ -53,6 +54,8 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
     files = {path.as_posix() for path in artifact.files()}
     slug = re.sub(r"[^\w.-]+", "-", folder.resolve().name, flags=re.ASCII).strip("-.") or "model"
     weights = sorted(folder.glob("*.gguf"))
+    base = base_facts(artifact, passport, settings)
+    repeating = command_of_training(artifact, base_hub_id=base["hub_id"])
     context = {
         "task": artifact.task,
         "title": one_line(settings.get("title") or (repo_id.rpartition("/")[2] if repo_id else folder.resolve().name)),
@@ -73,7 +76,7 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
         "shape": architecture(artifact),
         "data": data,
         "training": training_facts(artifact, metrics),
-        "base": base_facts(artifact, passport, settings),
+        "base": base,
         "figures": held_out_figures(metrics),
         "label_figures": label_figures(metrics),
         "kind_figures": kind_figures(metrics),
@@ -86,7 +89,8 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
         "overlaps": _overlaps(memorization),
         "conversion": _conversion(conversion),
         "has_overview": OVERVIEW_NAME in files,
-        "command": passport.get("command"),
+        "command": command_of_data(passport) if OVERVIEW_NAME in files or run.get("dataset") else None,
+        "repeating": Markdown(repeating) if repeating else None,
         "has_loss_picture": "loss.png" in files,
         "has_curves_picture": "curves.png" in files,
         "has_confusion_picture": "confusion.png" in files,
@@ -120,7 +124,7 @@ def _special_tokens(tokenizer_config: dict) -> list[tuple[str, str]]:
     more = tokenizer_config.get("extra_special_tokens") or []
     return [
         *((key.removesuffix("_token"), text(token)) for key, token in found.items()),
-        *(("of conversations", text(token)) for token in (more.values() if isinstance(more, dict) else more)),
+        *(("chat", text(token)) for token in (more.values() if isinstance(more, dict) else more)),
     ]
 
 
@@ -137,7 +141,7 @@ def _index(evaluation: dict, metrics: dict, data: dict, artifact: Artifact) -> l
 
 def _overlaps(memorization: dict) -> list[tuple[str, dict]]:
     found = memorization.get("overlap") or {}
-    names = {"samples": "texts that the model wrote", "held_out": "held-out texts, as many and as long"}
+    names = {"samples": "texts written by the model", "held_out": "held-out texts, equally many and long"}
     return [(name, found[key]) for key, name in names.items() if found.get(key)]
 
 
@@ -145,9 +149,9 @@ def _conversion(conversion: dict) -> dict | None:
     if not conversion:
         return None
     words = {
-        "difference_from_source": "from those of the class it came from",
-        "difference_of_merging": "between the adapter beside the weights and merged into them",
-        "difference_of_twin": "from those of hfgpt's class",
+        "difference_from_source": "from those of the original",
+        "difference_of_merging": "when the adapter is merged",
+        "difference_of_twin": "from those of the hfgpt model",
     }
     source = str(conversion.get("source") or "a checkpoint")
     return {
@@ -180,11 +184,54 @@ def _phrases(context: dict) -> dict[str, Markdown]:
     parameters = context["training"]["parameters"] or shape.get("parameters")
     amount = data["examples"] or (f"{size(data['training_bytes'])} of text" if data["training_bytes"] else "")
     origin = context["base"]["hub_id"]
+    which = f"assigns any of {len(labels):,} labels" if context["several_labels"] else f"assigns one of {len(labels):,} labels"
+    gpt = f"a GPT with {rough(parameters)} parameters" if parameters else "a GPT"
     phrases = {
-        "gpt": f"a GPT of {parameters:,} parameters" if parameters else "a GPT",
+        "gpt": gpt,
+        "A_gpt": f"A{gpt[1:]}",
         "amount": amount,
         "tuned": f"fine-tuned with hfgpt{f' on {amount}' if amount else ''}{f' from {escaped(origin)}' if origin else ''}",
-        "what": f"tells which of {len(labels):,} labels a text has" if labels else "answers instructions",
-        "sees": f" It sees at most {shape['context']:,} tokens." if shape.get("context") else "",
+        "what": f"{which} to a text" if labels else "follows instructions",
+        "sees": f" It sees at most {shape['context']:,} tokens at once." if shape.get("context") else "",
+        "headline": " ".join(filter(None, (_headline(context), _extremes(context)))),
     }
     return {name: Markdown(text) for name, text in phrases.items()}
+
+
+def _headline(context: dict) -> str:
+    """The run's most telling figure in a sentence, beside what it has to beat."""
+    figures: dict[str, dict] = {}
+    for row in context["figures"]:
+        figures.setdefault(row["key"], row)
+    if not figures:
+        return ""
+    split, values = context["figures"][0]["split"], {key: row["value"] for key, row in figures.items()}
+    if "accuracy" in values:
+        others = [f"TF-IDF with logistic regression {share(context['tfidf']['accuracy'])}"] if context["tfidf"] else []
+        others += [f"always naming the most frequent label {share(context['majority'])}"] if context["majority"] is not None else []
+        beside = f"; {' and '.join(others)}" if others else ""
+        return f"It labels {share(values['accuracy'])} of the {split} texts correctly{beside}."
+    if "right" in values:
+        beside = f"; always giving the most frequent answer {share(values['most_frequent'])}" if "most_frequent" in values else ""
+        return f"It answers {share(values['right'])} of the {split} questions that have one correct answer correctly{beside}."
+    if "likelihood_accuracy" in values:
+        before = figures["likelihood_accuracy"]["before"]
+        beside = f"; before training {share(before)}" if before is not None else ""
+        return f"In {share(values['likelihood_accuracy'])} of the {split} pairs it finds the chosen answer more likely{beside}."
+    if "bits_per_byte" in values:
+        beside = ""
+        if lzma := context["lzma"]:
+            after, alone = figure(lzma["after_training"]), figure(lzma["alone"])
+            beside = f"; lzma needs {after} after reading the training text, {alone} without"
+        return f"It needs {figure(values['bits_per_byte'])} bits per byte for the {split} text{beside}."
+    return ""
+
+
+def _extremes(context: dict) -> str:
+    """What it does best and worst, where there are at least three labels or kinds of question to tell apart."""
+    scores = [(row["f1"], f"{escaped(row['label'])} (F1 {figure(row['f1'])})") for row in context["label_figures"]]
+    kinds = [row for row in context["kind_figures"] if "right" in row]
+    scores = scores or [(row["right"], f"{escaped(row['kind'])} ({share(row['right'])})") for row in kinds]
+    if len(scores) < 3 or min(scores)[0] == max(scores)[0]:
+        return ""
+    return f"It is best at {max(scores)[1]} and worst at {min(scores)[1]}."

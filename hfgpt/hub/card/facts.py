@@ -16,6 +16,7 @@ from hfgpt.hub.file_names import PYTHON_DOCS, is_file, summed_up
 # Only these keys of run.yaml are shown: all others concern the machine.
 TOLD_SETTINGS = (
     *("family", "depth", "size", "method", "loss", "beta", "optimizer", "learning_rate", "muon_learning_rate"),
+    *("max_labels", "label_smoothing_factor"),
     *("embedding_learning_rate", "rewarm_to", "adam_beta2"),
     *("weight_decay", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "quantization", "precision"),
@@ -25,15 +26,15 @@ TOLD_SETTINGS = (
 SETTING_NAMES = {
     "num_train_epochs": "epochs",
     "max_steps": "steps",
-    "time_budget": "seconds that were given",
-    "token_budget": "tokens that were given",
-    "flop_budget": "FLOPs that were given",
-    "per_device_train_batch_size": "rows per device and step",
-    "gradient_accumulation_steps": "batches per step",
-    "lr_scheduler_type": "course of the learning rate",
+    "time_budget": "time budget in seconds",
+    "token_budget": "token budget",
+    "flop_budget": "FLOP budget",
+    "per_device_train_batch_size": "batch size per device",
+    "gradient_accumulation_steps": "gradient accumulation steps",
+    "lr_scheduler_type": "learning rate schedule",
     "muon_learning_rate": "learning rate of Muon",
     "embedding_learning_rate": "learning rate of the embedding",
-    "rewarm_to": "warmed up again to, of every learning rate",
+    "rewarm_to": "share of each learning rate that the warmup returns to",
     "loss_on": "loss on the tokens of",
 }
 # These entries of metrics.json are shown unchanged.
@@ -48,26 +49,26 @@ FIGURES = {
     "loss": ("nats per token", False),
     "accuracy": ("accuracy", True),
     "acc": ("accuracy", True),
-    "acc_norm": ("accuracy, normalised by length", True),
-    "subset_accuracy": ("all labels of a text right", True),
-    "macro_f1": ("F1, mean of the labels", False),
-    "micro_f1": ("F1, all labels together", False),
-    "macro_precision": ("precision, mean of the labels", False),
-    "macro_recall": ("recall, mean of the labels", False),
+    "acc_norm": ("accuracy, normalized by length", True),
+    "subset_accuracy": ("all labels of a text correct", True),
+    "macro_f1": ("macro F1", False),
+    "micro_f1": ("micro F1", False),
+    "macro_precision": ("macro precision", False),
+    "macro_recall": ("macro recall", False),
     "roc_auc": ("ROC-AUC", False),
     "log_loss": ("log loss", False),
     "calibration_error": ("calibration error", False),
-    "right": ("right answers, where there is one right answer", True),
-    "most_frequent": ("right by always giving the most frequent answer of a kind", True),
+    "right": ("correct answers, where only one is correct", True),
+    "most_frequent": ("the same, always giving the most frequent answer", True),
     "exact_match": ("exact match with the reference", True),
     "token_f1": ("token F1 with the reference", False),
     "rougeL": ("ROUGE-L", False),
     "mean_tokens": ("tokens per answer", False),
-    "stopped": ("answers that end by themselves", True),
+    "stopped": ("answers that end on their own", True),
     "reward_margin": ("reward margin", False),
     "reward_accuracy": ("reward margin above 0", True),
-    "likelihood_accuracy": ("chosen answer likelier", True),
-    "likelihood_accuracy_per_token": ("chosen answer likelier, per token", True),
+    "likelihood_accuracy": ("chosen answer more likely", True),
+    "likelihood_accuracy_per_token": ("chosen answer more likely, per token", True),
 }
 
 
@@ -78,11 +79,11 @@ def read_if_there(artifact: Artifact, name: str) -> dict:
     """A JSON file of the folder, or an empty dict. An adapter's merged model uses the adapter's file if it has none."""
     path = artifact.folder / name
     if not path.is_file() and name in ("metrics.json", "passport.json", "memorization.json"):
-        path = _of_the_adapter(artifact, name)
+        path = of_the_adapter(artifact, name)
     return read_json(path) if path.is_file() else {}
 
 
-def _of_the_adapter(artifact: Artifact, name: str) -> Path:
+def of_the_adapter(artifact: Artifact, name: str) -> Path:
     """The path, in the adapter's folder, of a file that describes the adapter of a merged model."""
     around = adapter_around(artifact.folder)
     return (around if around and artifact.folder.name == MERGED_FOLDER else artifact.folder) / name
@@ -167,6 +168,8 @@ def data_facts(passport: dict, *, file_names: bool = False, license: str | None 
     return {
         "inputs": inputs,
         "steps": steps,
+        "steps_have_bytes": any(step["bytes_out"] is not None for step in steps),
+        "steps_have_details": any(step["why"] for step in steps),
         "splits": splits,
         "by_source": [name for name in splits if any(name in entry["tokens"] for entry in inputs)],
         "rows_sha256": {name: one["sha256"] for name, one in (passport.get("rows") or {}).items()},
@@ -223,7 +226,7 @@ def base_facts(artifact: Artifact, passport: dict, settings: dict) -> dict:
 
 def run_settings(artifact: Artifact) -> dict:
     """The settings in run.yaml that differ from the defaults, including those that a budget chose."""
-    path = _of_the_adapter(artifact, "run.yaml")
+    path = of_the_adapter(artifact, "run.yaml")
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     settings = content if isinstance(content, dict) else {}
     return settings | (settings.get("plan") or {}).get("chosen", {})

@@ -76,7 +76,7 @@ def size(value: int) -> Markdown:
 def duration(seconds: float) -> Markdown:
     """Hours, minutes or seconds."""
     if seconds < 120:
-        return Markdown(f"{seconds:.0f} seconds")
+        return Markdown(f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.1f} seconds")
     return Markdown(f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours")
 
 
@@ -92,4 +92,20 @@ def literal(value: str) -> Markdown:
     return Markdown(json.dumps(value, ensure_ascii=not value.isprintable()).replace("`", "\\u0060"))
 
 
-FILTERS = {function.__name__: function for function in (number, figure, share, size, duration, energy, literal, link)}
+def code_line(value: str) -> Markdown:
+    """A command as one line in a block of code, which it cannot end."""
+    text = one_line(value)
+    return Markdown(f"# {text}" if text.startswith(("`", "~")) else text)
+
+
+def rough(value: int) -> Markdown:
+    """A large count in the words that people use: 1.8 million."""
+    for unit, factor in (("billion", 1e9), ("million", 1e6)):
+        if value >= factor:
+            return Markdown(f"{value / factor:,.3g} {unit}" if value < 1000 * factor else f"{value / factor:,.0f} {unit}")
+    return number(value)
+
+
+FILTERS = {
+    function.__name__: function for function in (number, rough, figure, share, size, duration, energy, literal, link, code_line)
+}
