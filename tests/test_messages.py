@@ -19,7 +19,7 @@ NO_KEYS = {
     *("allowed", "checks", "evaluation", "multiplicity", "passport", "rows", "stoi"),
     *("answers", "both", "code", "counts", "dashes", "each", "it", "nats", "none", "others", "published", "spaces", "stemming"),
     *("bias", "modules_to_save", "one", "set_prompt_style", "several", "some", "tanh", "that", "them", "this", "what", "zeros"),
-    *("checks", "completions", "default", "headers", "hfgpt", "lzma", "punctuation", "rows", "theirs", "torch", "transformers"),
+    *("completions", "default", "headers", "hfgpt", "lzma", "punctuation", "theirs", "torch", "transformers"),
     *("bunzip2", "bzip2", "gunzip", "gzip", "pdftotext", "unxz", "unzstd", "xz"),
 }
 # Commands of others that messages name.
