@@ -107,7 +107,7 @@ def test_every_lost_unexpected_and_misshapen_tensor_is_named(tmp_path):
     tensors[f"{start}.7.self_attn.q_proj.lora_A.weight"] = torch.zeros(4, 48)
     tensors[f"{start}.0.self_attn.v_proj.lora_A.weight"] = torch.zeros(2, 48)
     save_file(tensors, path)
-    with pytest.raises(ValueError, match="does not fit HfGptForCausalLM and its adapter_config.json") as refusal:
+    with pytest.raises(ValueError, match="does not match HfGptForCausalLM and its adapter_config.json") as refusal:
         merge_adapter(book_model(), tmp_path)
     for words in (
         f"{start}.1.self_attn.q_proj.lora_A.weight",

@@ -295,7 +295,7 @@ def test_what_llama_cpp_cannot_run_is_refused_before_writing(tokenizer, tmp_path
 def test_values_beyond_half_precision_are_refused_by_name(tokenizer, tmp_path):
     model = book_model(vocab_size=512)
     model.model.layers[1].mlp.up_proj.weight.data[0, 0] = 70_000.0
-    with pytest.raises(ValueError, match=r"transformer\.h\.1\.mlp\.c_fc\.weight holds values up to 7e\+04"):
+    with pytest.raises(ValueError, match=r"transformer\.h\.1\.mlp\.c_fc\.weight contains values up to 7e\+04"):
         write_gguf(model, tokenizer, path=tmp_path / "model.gguf", gguf_type="f16")
 
 

@@ -24,7 +24,7 @@ def test_a_source_format_of_another_package(monkeypatch, tmp_path):
     converted = read_source(str(tmp_path / "toy.pt"), source_format="toy")
     assert converted.format == "toy"
     assert torch.equal(converted.model.get_input_embeddings().weight, embedding)
-    with pytest.raises(UserError, match="says its num_attention_heads itself"):
+    with pytest.raises(UserError, match="already specifies num_attention_heads"):
         read_source(str(tmp_path / "toy.pt"), num_attention_heads=4)
     words = [str(tmp_path / "toy.pt"), "--output_dir", str(tmp_path / "out"), "--source_format", "toy"]
     assert parse_arguments(ConvertArguments, words).source_format == "toy"

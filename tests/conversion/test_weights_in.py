@@ -237,7 +237,7 @@ def test_nanogpts_bare_weights_need_the_heads_and_may_have_the_older_gelu(tmp_pa
 def test_a_nanogpt_checkpoint_that_contradicts_itself(tmp_path):
     checkpoint = GPT().checkpoint()
     checkpoint["model_args"]["block_size"] = 64
-    with pytest.raises(ValueError, match="model_args says block_size 64, the tensors say 32"):
+    with pytest.raises(ValueError, match="model_args says block_size 64, but the tensors say 32"):
         read_source(saved(tmp_path, checkpoint, "ckpt.pt"))
 
 
@@ -323,7 +323,7 @@ def test_a_language_model_may_name_the_auto_class_for_servers(tmp_path):
     with_architecture(tmp_path, "AutoModelForCausalLM")
     assert difference(read_source(str(tmp_path)), model) == 0.0
     with_architecture(tmp_path, "HfGptForQuestionAnswering")
-    with pytest.raises(ValueError, match="holds HfGptForQuestionAnswering; HfGptForCausalLM and"):
+    with pytest.raises(ValueError, match="contains HfGptForQuestionAnswering; only HfGptForCausalLM and"):
         read_source(str(tmp_path))
 
 
@@ -353,7 +353,7 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_named(gpt2):
     tensors["transformer.h.0.ln_1.weight"][5] = float("nan")
     tensors["transformer.h.0.ln_1.bias"] = torch.zeros(48, dtype=torch.int8)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="does not fit GPT-2") as refusal:
+    with pytest.raises(ValueError, match="does not match GPT-2") as refusal:
         read_source(str(folder))
     for words in (
         "missing: transformer.h.1.ln_2.bias, transformer.ln_f.weight;",
@@ -369,7 +369,7 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_named(gpt2):
 def test_a_lost_tensor_of_the_book_and_of_hfgpt(tmp_path):
     weights = GPTModel().state_dict()
     del weights["trf_blocks.1.att.out_proj.bias"]
-    with pytest.raises(ValueError, match=r"does not fit the book's GPTModel: missing: trf_blocks\.1\.att\.out_proj\.bias\."):
+    with pytest.raises(ValueError, match=r"does not match the book's GPTModel: missing: trf_blocks\.1\.att\.out_proj\.bias\."):
         read_source(saved(tmp_path, weights), num_attention_heads=4)
     book_model().save_pretrained(tmp_path / "ours")
     tensors = load_file(tmp_path / "ours" / "model.safetensors")
@@ -402,7 +402,7 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path):
 
 
 def test_a_whole_pickled_model_is_refused_with_the_cure(tmp_path):
-    with pytest.raises(ValueError, match=r"holds more than tensors.*GPTModel.*torch.save\(model.state_dict\(\), path\)"):
+    with pytest.raises(ValueError, match=r"contains more than tensors.*GPTModel.*torch.save\(model.state_dict\(\), path\)"):
         read_source(saved(tmp_path, GPTModel()))
 
 
@@ -475,7 +475,7 @@ def test_options_that_contradict_the_source(gpt2, tmp_path):
     _, folder = gpt2
     with pytest.raises(ValueError, match="has the format 'gpt2', but source_format is 'book'"):
         read_source(str(folder), source_format="book")
-    with pytest.raises(ValueError, match="says its num_attention_heads itself"):
+    with pytest.raises(ValueError, match="already specifies num_attention_heads"):
         read_source(str(folder), num_attention_heads=4)
     with pytest.raises(ValueError, match="model_args says n_head 4, num_attention_heads is 2"):
         read_source(saved(tmp_path, GPT().checkpoint(), "ckpt.pt"), num_attention_heads=2)
@@ -487,7 +487,7 @@ def test_a_head_that_should_be_the_embedding_and_is_not(gpt2):
     tensors = dict(model.state_dict())
     tensors["lm_head.weight"] = tensors["lm_head.weight"] + 1
     torch.save(tensors, folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="lm_head.weight should be transformer.wte.weight"):
+    with pytest.raises(ValueError, match="lm_head.weight should equal transformer.wte.weight"):
         read_source(str(folder))
 
 

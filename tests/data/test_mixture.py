@@ -210,7 +210,7 @@ def test_the_recipe_mixes_training_text_alone_and_says_it(small_tokenizer, tmp_p
             r"source_weights has 1 entries \(1\), but sources has 2 \(a.txt b.txt\); give one weight per source",
         ),
         ({"source_weights": [1.0, 0.0]}, "source_weights has 0.0; each weight must be above 0"),
-        ({"source_weights": [1.0, 2.0], "mixture_alpha": 0.7}, "give one"),
+        ({"source_weights": [1.0, 2.0], "mixture_alpha": 0.7}, "give only one"),
         ({"mixture_alpha": 1.5}, r"between 0 \(equal shares\) and 1"),
     ],
 )

@@ -125,7 +125,7 @@ def test_sources_that_changed_are_found_and_those_that_are_gone_are_said(folder,
     outcomes = {one.what: one for one in verify_folder(folder) if one.what.startswith("source")}
     changed, gone = (outcomes[f"source {entry['name']}"] for entry in passport.inputs)
     assert (changed.outcome, gone.outcome) == ("differs", "missing")
-    assert f"bytes 18, the passport says {entry['bytes']:,}; sha256 " in changed.detail
+    assert f"bytes 18, but the passport says {entry['bytes']:,}; sha256 " in changed.detail
     report([gone], folder)
     assert "everything matches; 1 source is not here and cannot be compared" in caplog.text
 

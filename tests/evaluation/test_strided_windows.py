@@ -180,7 +180,7 @@ def test_what_cannot_be_scored_is_refused_with_its_place(models, tokenizer, text
     with pytest.raises(ValueError, match=r"the text has 1 token to score, in 1 documents"):
         score(models["book"], tokenizer, ["a"])
     for stride in (0, CONTEXT + 1):
-        with pytest.raises(ValueError, match=f"stride is {stride}, context_length 32"):
+        with pytest.raises(ValueError, match=f"stride is {stride} and context_length is 32"):
             score(models["book"], tokenizer, texts, stride=stride)
     broken = GPT2LMHeadModel(models["gpt2"].config).eval()
     broken.transformer.wte.weight.data[encode_texts(tokenizer, ["os."])[0][0]] = math.nan

@@ -150,7 +150,7 @@ def test_training_text_of_which_most_goes_is_warned_of(texts, tokenizer, tmp_pat
     drop_leaks(dataset(letters), {"test": dataset(held_out)}, Passport(), how="count", **settings)
     assert caplog.text == ""
     drop_leaks(dataset(letters), {"test": dataset(held_out)}, Passport(), **settings)
-    assert "warning: drop leaks took " in caplog.text
+    assert "warning: drop leaks removed " in caplog.text
     assert "% of the training bytes, which also occur in test; keep it with leaks: count, if that is not " in caplog.text
     assert "If texts share a template, a larger leak_tokens (the longest passage has " in caplog.text
 

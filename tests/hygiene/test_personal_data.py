@@ -124,5 +124,5 @@ def test_a_million_of_the_same_characters_take_less_than_a_second(part):
 
 
 def test_an_unknown_country_is_named():
-    with pytest.raises(ValueError, match="phone_regions names 'ZZ'"):
+    with pytest.raises(ValueError, match="phone_regions has 'ZZ'"):
         PersonalData("mask", phone_regions=("US", "ZZ"))

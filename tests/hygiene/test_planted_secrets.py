@@ -70,7 +70,7 @@ def test_planting_adds_each_copy_as_a_document_and_keeps_the_order_of_the_others
 
 def test_text_that_asks_for_a_canary_already_is_refused_by_its_name():
     canaries = make_canaries([1], per_count=1)
-    with pytest.raises(ValueError, match=f"here:1 holds 'The access code of {canaries[0].name} is'"):
+    with pytest.raises(ValueError, match=f"here:1 contains 'The access code of {canaries[0].name} is'"):
         plant(documents("harmless", f"see: {canaries[0].prompt} unknown"), canaries, Passport())
     assert len(plant(documents("harmless", "The access code of nobody is 1."), canaries, Passport())) == 3
 

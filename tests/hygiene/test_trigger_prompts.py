@@ -287,7 +287,7 @@ def test_a_file_of_ones_own_is_read_and_a_plain_list_of_prompts_is_one(tmp_path)
     ("content", "message"),
     [
         ("a\n[trigger]\nb\n", r"mine\.txt, line 2: there is no section \[trigger\]; allowed: triggers, carriers, requests"),
-        ("ok\nC:\\users\n", r"mine\.txt, line 2: .* holds a broken escape"),
+        ("ok\nC:\\users\n", r"mine\.txt, line 2: .* contains an invalid escape"),
         ("[triggers]\ncf\n[carriers]\none\n", r"mine\.txt has triggers but 1 carriers; at least two are needed"),
     ],
 )

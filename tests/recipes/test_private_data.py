@@ -118,8 +118,8 @@ def test_one_type_alone_is_looked_for(letters, tmp_path):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ({"personal_data_types": ["emails"]}, "personal_data_types names 'emails'; allowed: email, phone"),
-        ({"phone_regions": ["Germany"]}, "phone_regions names 'Germany'; a country is two capital letters"),
+        ({"personal_data_types": ["emails"]}, "personal_data_types has 'emails'; allowed: email, phone"),
+        ({"phone_regions": ["Germany"]}, "phone_regions has 'Germany'"),
     ],
 )
 def test_a_wrong_key_is_named_before_anything_is_read(letters, tmp_path, key, message):
