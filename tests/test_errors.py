@@ -192,7 +192,7 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_nothing_stays(small_famil
 def test_the_room_that_is_needed_is_asked_for_before(tmp_path):
     free = shutil.disk_usage(tmp_path).free
     errors.require_space(tmp_path / "not" / "yet", 1)
-    with pytest.raises(errors.UserError, match=rf"not/yet needs {free * 2:,} bytes, [\d,]+ are free there"):
+    with pytest.raises(errors.UserError, match=rf"not/yet needs {free * 2:,} bytes, but only [\d,]+ are free there"):
         errors.require_space(tmp_path / "not" / "yet", free * 2)
 
 

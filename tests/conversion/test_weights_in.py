@@ -477,7 +477,7 @@ def test_options_that_contradict_the_source(gpt2, tmp_path):
         read_source(str(folder), source_format="book")
     with pytest.raises(ValueError, match="already specifies num_attention_heads"):
         read_source(str(folder), num_attention_heads=4)
-    with pytest.raises(ValueError, match="model_args says n_head 4, num_attention_heads is 2"):
+    with pytest.raises(ValueError, match="model_args says n_head 4, but num_attention_heads is 2"):
         read_source(saved(tmp_path, GPT().checkpoint(), "ckpt.pt"), num_attention_heads=2)
 
 
