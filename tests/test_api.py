@@ -293,7 +293,7 @@ def test_progress_is_printed_unless_the_program_has_said_what_it_wants(wanted, s
         (lambda: hfgpt.pretrain("rows", output_dir="o", eval_steps="x"), "eval_steps is 'x', a str; it must be float or None"),
         (lambda: hfgpt.pretrain("rows", output_dir="o", sample_prompts=[1]), "sample_prompts is 1, a int; it must be str"),
         (lambda: hfgpt.pretrain("rows", output_dir="o", max_grad_norm=-1.0), "max_grad_norm is -1.0"),
-        (lambda: hfgpt.prepare_data("nowhere/t", output_dir="o", window=4, stride=5), "stride is 5, window 4"),
+        (lambda: hfgpt.prepare_data("nowhere/t", output_dir="o", window=4, stride=5), "stride is 5 and window is 4"),
         (lambda: hfgpt.generate("nowhere/at/all"), "nowhere/at/all does not exist"),
         (lambda: hfgpt.read_documents(["missing.txt"]), "missing.txt does not exist"),
         (lambda: hfgpt.check("nowhere/at/all"), "nowhere/at/all does not exist"),

@@ -134,7 +134,7 @@ def test_launch_takes_its_file_from_anywhere_among_the_words(tmp_path, monkeypat
     assert cli.split_launch(["a.yaml", "--launch", "cpu.yaml", "--depth", "2"]) == (["a.yaml", "--depth", "2"], cpu)
     assert cli.split_launch(["--launch=cpu.yaml", "a.yaml"]) == (["a.yaml"], cpu)
     assert cli.split_launch(["a.yaml"]) == (["a.yaml"], None)
-    with pytest.raises(UserError, match=r"--launch tpu.yaml does not exist .*; shipped are cpu.yaml, ddp.yaml"):
+    with pytest.raises(UserError, match=r"--launch tpu.yaml does not exist .*; the shipped files are cpu.yaml, ddp.yaml"):
         cli.split_launch(["--launch", "tpu.yaml"])
     with pytest.raises(UserError, match="--launch needs an accelerate file"):
         cli.split_launch(["a.yaml", "--launch"])

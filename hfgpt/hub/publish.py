@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from hfgpt import __version__
 from hfgpt.artifacts import ADAPTER_CONFIG, Artifact, identify
+from hfgpt.counting import counted
 from hfgpt.errors import UserError
 from hfgpt.files import read_json
 from hfgpt.hub.card.rendering import published_card
@@ -233,8 +234,8 @@ def publish_part(api: HfApi, prepared: Prepared, *, explicit_tag: bool, delete_o
     if tag in repository.tags:
         _check_tagged(api, prepared, explicit_tag=explicit_tag)
     if others := others_in(repository, exported.files):
-        what = "are deleted" if delete_others else "are kept; --delete_others true deletes them"
-        logger.info(f"{part.repo_id}: {len(others)} files that are not in the export {what}: {', '.join(others)}")
+        what = "deleted" if delete_others else "kept (--delete_others true deletes such files)"
+        logger.info(f"{part.repo_id}: {counted(len(others), 'files')} not in the export, {what}: {', '.join(others)}")
     message = f"Publish with hfgpt {__version__}"
     now, sent = send(api, repository, exported.files, message=message, delete_others=delete_others)
     logger.info(

@@ -216,11 +216,9 @@ def test_a_later_row_of_another_format_is_refused():
 
 
 def test_unknown_styles_and_formats_are_refused():
-    with pytest.raises(ValueError, match="the prompt style is 'llama'; it can be chat, alpaca, base"):
+    with pytest.raises(ValueError, match="the prompt style is 'llama'; allowed: chat, alpaca, base"):
         conversation("llama", messages=EXCHANGE)
-    with pytest.raises(
-        ValueError, match="conversation_format is 'openai'; it can be alpaca, sharegpt, messages, prompt_completion"
-    ):
+    with pytest.raises(ValueError, match="conversation_format is 'openai'; allowed: alpaca, sharegpt, messages, prompt_completion"):
         conversation(format="openai", messages=EXCHANGE)
 
 

@@ -28,7 +28,7 @@ def folder(small_families, tmp_path):
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
 def test_an_attention_that_is_code_from_the_hub_is_refused(folder, key):
-    with pytest.raises(UserError, match="asks for the attention 'evil/kernel', which would be code from the Hub"):
+    with pytest.raises(UserError, match="requests the attention 'evil/kernel', which would be code from the Hub"):
         open_folder(folder(**{key: "evil/kernel"}))
 
 

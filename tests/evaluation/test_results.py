@@ -82,7 +82,7 @@ def test_names_of_any_kind_come_back_out_of_the_card_and_the_files(tmp_path):
 )
 def test_another_file_of_this_name_is_never_overwritten(tmp_path, content):
     (tmp_path / "evaluation.json").write_text(content, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"evaluation\.json (is not|holds a list)"):
+    with pytest.raises(ValueError, match=r"evaluation\.json (is not|contains a list)"):
         record_results(tmp_path, [text_result(1.0)], model="base")
     assert (tmp_path / "evaluation.json").read_text(encoding="latin-1") == content
 

@@ -70,8 +70,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def test_it_is_recognised_described_exported_checked_and_tagged(folder, tmp_path):
     assert identify(folder) == WordsFolder(folder)
-    assert "holds a list of words" in why_no_model(folder)
-    with pytest.raises(ValueError, match=r"holds no word list \(words\.txt\), model"):
+    assert "contains a list of words" in why_no_model(folder)
+    with pytest.raises(ValueError, match=r"has no word list \(words\.txt\), model"):
         identify(tmp_path)
     data = ModelCard(write_card(folder).read_text()).data
     assert (data.library_name, data.license, data.tags) == ("words", "mit", ["hfgpt"])

@@ -242,7 +242,7 @@ def test_a_card_that_somebody_edited_is_kept(folders, tmp_path, caplog):
     card.write_text(before.replace("512 tokens", "many tokens"), encoding="utf-8")
     write_card(folder)
     assert "many tokens" in card.read_text(encoding="utf-8")
-    assert "stays" in caplog.text
+    assert "edited by hand, so it is kept" in caplog.text
     assert generated.read_text(encoding="utf-8") == before
     assert published_card(identify(folder), repo_id="user/name") == card.read_text(encoding="utf-8")
     assert Path("README.generated.md") not in identify(folder).files()
@@ -358,6 +358,6 @@ def test_what_the_owner_says_is_checked(settings, message):
 
 
 def test_a_folder_without_anything_to_publish_has_no_card(tmp_path):
-    with pytest.raises(ValueError, match="holds no model"):
+    with pytest.raises(ValueError, match="has no model"):
         write_card(tmp_path)
     assert not any(tmp_path.iterdir())

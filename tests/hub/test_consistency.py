@@ -103,7 +103,7 @@ CASES = [
     (json_of("tokenizer_config.json", pad_token="<|endoftext|>"), "special tokens", "pad_token has the id 0"),
     (json_of("tokenizer_config.json", eos_token="<|lost|>"), "special tokens", "does not have"),
     (without("tokenizer.json"), "special tokens", "no tokenizer.json"),
-    (lambda folder: replace(folder / "passport.json.json", "[1]"), "JSON files", "passport.json.json holds a list"),
+    (lambda folder: replace(folder / "passport.json.json", "[1]"), "JSON files", "passport.json.json contains a list"),
     (without("README.md"), "card", "there is no README.md"),
     (card("license: apache-2.0\n", ""), "licence", "has no license"),
     (card("apache-2.0", "other"), "licence", "requires license_name and license_link"),

@@ -183,7 +183,7 @@ def test_a_public_repository_stays_public_and_its_other_files_stay_unless_asked(
     push(api, folder, tmp_path / "one")
     assert not hub.is_private("me/gpt")
     assert "me/gpt: is already public and stays public" in caplog.text
-    assert "1 files that are not in the export stay there; --delete_others true deletes them: pytorch_model.bin" in caplog.text
+    assert "1 file not in the export, kept (--delete_others true deletes such files): pytorch_model.bin" in caplog.text
     assert hub.files("me/gpt")["pytorch_model.bin"] == b"old"
     push(api, folder, tmp_path / "two", delete_others=True)
     assert "pytorch_model.bin" not in hub.files("me/gpt")
@@ -195,7 +195,7 @@ def test_a_tag_with_other_content_is_refused_before_anything_is_sent(hub, api, f
     push(api, folder, tmp_path / "two", tag="v1.0")  # the same content: nothing to refuse
     (folder / "card.yaml").write_text("license: mit\n")
     before = len(hub.requests)
-    with pytest.raises(ValueError, match=r"tag v1\.0 of me/gpt has other content \(README\.md\) .* give a new one with --tag"):
+    with pytest.raises(ValueError, match=r"tag v1\.0 of me/gpt has different content \(README\.md\) .* give a new one with --tag"):
         push(api, folder, tmp_path / "three", tag="v1.0")
     assert uploads(hub, before) == ([], 0)
     assert hub.tags("me/gpt") == {"v1.0": first.repository.commit}
@@ -294,7 +294,7 @@ def test_an_adapter_names_the_commit_of_its_base_and_loads_as_its_merged_twin_do
         api, identify(lora), look_at(api, "me/lora-base", "model", revision=commit)
     )
     (lora / "passport.json").unlink()
-    with pytest.raises(ValueError, match=r"me/lora-base holds other files than .*base, and no passport\.json says"):
+    with pytest.raises(ValueError, match=r"me/lora-base has different files than .*base, and no passport\.json says"):
         check_base(api, identify(lora), look_at(api, "me/lora-base", "model"))
 
 
@@ -368,12 +368,12 @@ def test_parts_are_those_that_are_there(small_run, small_rows, small_tokenizer, 
     lora = write_adapter(small_run, tmp_path / "lora")
     assert [part.repo_id for part in parts_of(lora, "me/x", base_repo_id="you/base")] == ["me/x", "me/x-merged"]
     assert [part.name for part in parts_of(lora, "me/x", names=["adapter", "base"])] == ["base", "adapter"]
-    with pytest.raises(ValueError, match="parts holds 'mergd'; allowed: base, adapter, merged"):
+    with pytest.raises(ValueError, match="parts has 'mergd'; allowed: base, adapter, merged"):
         parts_of(lora, "me/x", names=["mergd"])
     with pytest.raises(ValueError, match="the adapter would be published without its base"):
         parts_of(lora, "me/x", names=["adapter"])
     shutil.rmtree(lora / "merged")
-    with pytest.raises(ValueError, match=r"parts names 'merged', but .* holds no merged/"):
+    with pytest.raises(ValueError, match=r"parts has 'merged', but .* has no merged/"):
         parts_of(lora, "me/x", names=["base", "merged"])
 
 

@@ -115,12 +115,12 @@ def test_steps_do_the_same_in_another_process():
     "part",
     ["a", "1", "@", "@.", "a@", "1.", "1 ", "12 ", "/", "://", "eyJ", "sk-", "xoxb-1-", "+1", "2001:", '"a"@', " AT ", "\n"],
 )  # fmt: skip
-def test_a_million_of_the_same_characters_take_less_than_a_second(part):
+def test_a_million_of_the_same_characters_take_seconds_at_most(part):
     text = (part * 1_000_000)[:1_000_000]
     for step in (MASK, Secrets("mask")):
         start = time.process_time()
         step(text)
-        assert time.process_time() - start < 1, step.name
+        assert time.process_time() - start < 5, step.name  # what is quadratic takes hours
 
 
 def test_an_unknown_country_is_named():

@@ -227,7 +227,7 @@ def test_flex_attention_on_a_cpu_neither_trains_nor_generates(family):
     ids = random_ids(1, 7)
     for mode in (model.train, model.eval):
         mode()
-        with pytest.raises(ValueError, match="no backward pass on a CPU .* for training choose another one"):
+        with pytest.raises(ValueError, match="no backward pass on a CPU .* for training, choose another one"):
             model(ids, labels=ids)
     with pytest.raises(
         ValueError, match="gives wrong results with a cache, from the third token .* for generation, choose another one"

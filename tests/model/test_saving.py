@@ -189,7 +189,7 @@ def test_what_is_left_behind_is_said(users_modules, tmp_path, monkeypatch):
     finally:
         logger.removeHandler(handler)
     assert len(said) == 1
-    assert said[0].startswith("InAModule is saved as HfGptForCausalLM, because its code, in users_gpt, cannot travel with it")
+    assert said[0].startswith("InAModule is saved as HfGptForCausalLM, because its code, in users_gpt, cannot be saved with it")
 
 
 def test_a_configuration_alone_names_code_that_is_there(tmp_path):
@@ -202,7 +202,7 @@ def test_a_configuration_alone_names_code_that_is_there(tmp_path):
     ("change", "reason"),
     [
         (lambda folder: (folder / "modeling_hfgpt.py").unlink(), "there is no modeling_hfgpt.py beside it"),
-        (lambda folder: (folder / "modeling_hfgpt.py").write_text("class Other: pass\n"), "defines no HfGptModel"),
+        (lambda folder: (folder / "modeling_hfgpt.py").write_text("class Other: pass\n"), "does not define HfGptModel"),
     ],
 )
 def test_a_folder_without_the_code_that_it_names_is_not_exported(tmp_path, change, reason):

@@ -102,7 +102,7 @@ def test_a_vocabulary_that_is_too_small_is_refused_before_reading(tmp_path):
 def test_a_stride_above_the_window(small_tokenizer, small_corpus, tmp_path):
     done = run_script(PREPARE, "--sources", small_corpus, "--tokenizer", small_tokenizer, "--window", 8, "--stride", 9,
                       "--output_dir", tmp_path / "out")  # fmt: skip
-    refused(done, "stride is 9, window 8")
+    refused(done, "stride is 9 and window is 8")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_folder_that_is_no_prepared_data_and_one_whose_rows_are_gone(small_row
     passport = json.loads((tmp_path / "rows" / "passport.json").read_text())
     passport["splits"]["train"]["rows"] += 1
     (tmp_path / "rows" / "passport.json").write_text(json.dumps(passport))
-    with pytest.raises(ValueError, match="the passport says .* train rows, found"):
+    with pytest.raises(ValueError, match="the passport says .* train rows, but there are"):
         recipe("pretrain", dataset=str(tmp_path / "rows"), **arguments)
 
 

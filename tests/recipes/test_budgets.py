@@ -75,7 +75,7 @@ def test_what_is_given_is_kept_and_the_plan_is_made_around_it(small_rows, tmp_pa
     words = ("--depth", "1", "--per_device_train_batch_size", "16", "--learning_rate", "3e-3", "--flop_budget", "1e10")
     done = run_script("pretrain.py", *COMMON, *words, "--dataset", small_rows, "--output_dir", tmp_path / "base")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "around depth, per_device_train_batch_size, learning_rate as given" in done.stdout
+    assert "with depth, per_device_train_batch_size, learning_rate as given" in done.stdout
     chosen = of_folder(tmp_path / "base")["plan"]["chosen"]
     assert not {"depth", "per_device_train_batch_size", "learning_rate"} & chosen.keys()  # 16 and 3e-3 are the defaults, and given
     config = json.loads((tmp_path / "base" / "config.json").read_text())

@@ -329,7 +329,7 @@ def test_an_adapter_that_does_not_fit_and_one_whose_base_is_gone(generate, forei
         generate(foreign_adapter, prompt=["a"])
     settings = json.loads((foreign_adapter / "adapter_config.json").read_text())
     for base, sentence in (
-        ("gone", "is an adapter of 'gone', which does not load"),
+        ("gone", "is an adapter of 'gone', which cannot be loaded"),
         (str(tmp_path / "gone"), "gone does not exist"),
     ):
         (foreign_adapter / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": base}))

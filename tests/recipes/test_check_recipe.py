@@ -50,7 +50,7 @@ def test_a_failure_names_its_cure_and_ends_with_exit_code_1(folder):
     [
         ((), "folder is missing; give the folder of a model first"),
         (("nowhere",), "nowhere does not exist"),
-        ((".",), "holds no model (config.json), adapter"),
+        ((".",), "has no model (config.json), adapter"),
         ((".", "--jason", "x"), "did you mean 'json'?"),
         ((".", "--seconds", "0"), "seconds is 0; it must be at least 1"),
     ],

@@ -162,7 +162,7 @@ def test_texts_of_labels_that_the_classifier_does_not_know_are_left_out_and_coun
     (entry,) = results_of(tmp_path / "other").values()
     assert (entry["num_examples"], entry["unknown_labels"]) == (1, 1)
     with pytest.raises(ValueError, match=r"none of the 2 texts has a label that the model knows \(read, write\); the file has "
-                       r"Return it, Delete it: name another column with label_column"):  # fmt: skip
+                       r"Return it, Delete it. Give another column with label_column"):  # fmt: skip
         recipe("evaluate", **words, label_column="text", text_column="kind")
     with pytest.raises(ValueError, match=r"is a classifier, which does not predict text, but text is given"):
         recipe("evaluate", model=str(folder), text=["python-docs"])
@@ -195,7 +195,7 @@ def test_what_training_left_out_of_its_test_set_is_left_out_again(fine_tune, tmp
     for name in ("accuracy", "macro_f1", "log_loss"):
         assert entry["metrics"][name] == pytest.approx(trained[name]["mean"], abs=1e-6)
     assert "--text_column say --label_column what" in entry["command"]
-    with pytest.raises(ValueError, match=r"max_length is 6, the classifier reads at most 5 tokens of a text, as in its training"):
+    with pytest.raises(ValueError, match=r"max_length is 6, but the classifier reads at most 5 tokens of a text, as in its"):
         recipe("evaluate", model=str(folder), test_sources=[str(tmp_path / "test.jsonl")], max_length=6)
 
 
@@ -223,9 +223,9 @@ def test_an_assistant_has_the_figures_of_its_training(small_assistants, tmp_path
 
 def test_what_cannot_be_measured_is_said_in_a_sentence(small_run, small_rows, small_families, text, tmp_path):
     model, out = str(small_run), str(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"has no split 'tests', it has 'train', 'validation', 'test'"):
+    with pytest.raises(ValueError, match=r"has no split 'tests', only 'train', 'validation', 'test'"):
         recipe("evaluate", model=model, dataset=str(small_rows), split="tests", output_dir=out)
-    with pytest.raises(ValueError, match=r"context_length is 65, the model reads at most 64 tokens at once"):
+    with pytest.raises(ValueError, match=r"context_length is 65, but the model reads at most 64 tokens at once"):
         recipe("evaluate", model=model, text=[str(text)], context_length=65, output_dir=out)
     with pytest.raises(ValueError, match=r"the model has no chat template, so it is not an assistant"):
         recipe("evaluate", model=model, test_sources=[str(text)], output_dir=out)
@@ -237,7 +237,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(small_run, small_rows, sm
     assert "error: the text has 0 tokens to score, in 0 documents; at least 2 are needed" in done.stderr
     assert "Traceback" not in done.stderr
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"none holds no model"):
+    with pytest.raises(FileNotFoundError, match=r"none contains no model"):
         recipe("evaluate", model=str(tmp_path / "none"), text=[str(text)])
     assert not (tmp_path / "out").exists()
 

@@ -43,7 +43,7 @@ def test_rows_are_cleaned_as_their_tokenizer_was_and_dropped_documents_can_be_re
 
 def test_a_corpus_that_filters_drop_whole_is_an_error_with_reason_and_key_and_leaves_nothing(tmp_path, small_tokenizer):
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "Too short for the web, this is."}) + "\n")
-    said = (r"no document is left: filters dropped 1 of 1 document, 1 of them as 'gopher: too few words'; "
+    said = (r"no document is left: filters dropped 1 of 1 document, 1 of them for 'gopher: too few words'; "
             r"change min_words \(50\) in filter_settings or filters\.")  # fmt: skip
     with pytest.raises(ValueError, match=said):
         recipe("prepare_data", sources=[str(tmp_path / "texts.jsonl")], tokenizer=str(small_tokenizer), filters="web",

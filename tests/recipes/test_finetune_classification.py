@@ -282,7 +282,7 @@ def test_rows_that_no_classifier_learns_from(change, words, small_run, examples,
 
 def test_a_label_that_only_the_test_set_has_or_that_nobody_named(small_run, examples, tmp_path):
     test = write(tmp_path / "test.csv", [*rows_of(examples)[:5], ("Draw a window.", "tkinter")])
-    with pytest.raises(ValueError, match=r"the label 'tkinter' is only in the test split \(first in .*test.csv, row \d+\)"):
+    with pytest.raises(ValueError, match=r"the label 'tkinter' only occurs in the test split \(first in .*test.csv, row \d+\)"):
         run_main(model=small_run, sources=[examples], test_sources=[test], output_dir=tmp_path / "out")
     with pytest.raises(ValueError, match=r"the label 'unittest' is not one of asyncio, email"):
         run_main(model=small_run, sources=[examples], labels=["asyncio", "email"], output_dir=tmp_path / "out")

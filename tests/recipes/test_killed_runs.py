@@ -261,7 +261,7 @@ def test_a_run_of_another_base_is_refused_with_the_cure(small_families, examples
     tensors = load_file(base / "model.safetensors")
     tensors["model.norm.weight"] += 0.01
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="began with other weights of .*--overwrite true to replace it"):
+    with pytest.raises(ValueError, match="began with different weights of .*--overwrite true to replace it"):
         run_main("finetune_classification", words)
     assert run_main("finetune_classification", [*words, "--overwrite", "true"]) != {}
 

@@ -173,9 +173,9 @@ def test_which_names_can_only_be_folders(tmp_path, monkeypatch):
     for name in ("gpt2", "user/model", "user/model-1.0"):  # which may be on the Hub
         assert why_no_model(name) is None, name
     for file, sentence in (
-        ("dataset_dict.json", "holds prepared data"),
-        ("tokenizer.json", "holds a tokenizer"),
-        ("x", "holds no model"),
+        ("dataset_dict.json", "contains prepared data"),
+        ("tokenizer.json", "contains a tokenizer"),
+        ("x", "contains no model"),
     ):
         place = tmp_path / f"folder {file}"
         place.mkdir()

@@ -96,7 +96,7 @@ def test_sliding_windows_cut_training_text_and_leave_held_out_text_packed(small_
 def test_a_tokenizer_that_has_seen_the_held_out_text_is_warned_about(small_corpus, small_tokenizer, tmp_path, caplog):
     recipe("prepare_data", sources=[str(small_corpus)], tokenizer=str(small_tokenizer), context_length=64,
            validation_share=0.2, test_share=0.2, output_dir=str(tmp_path / "out"))  # fmt: skip
-    assert "the tokenizer was trained with test_share 0.05, here it is 0.2" in caplog.text
+    assert "the tokenizer was trained with test_share 0.05, but here it is 0.2" in caplog.text
 
 
 def test_an_interrupted_replacement_keeps_the_old_data(small_corpus, small_tokenizer, small_rows, tmp_path):

@@ -100,7 +100,7 @@ def test_start_and_end_are_one_line_each(again):
     lines = again[1].splitlines()
     (start,) = [line for line in lines if line.startswith("start: ")]
     where = r"(eager attention, 1 x cpu|sdpa attention, 1 x cuda)"
-    assert re.search(rf"tokens per step, 12 steps; muon, fp32 \(as asked\), {where}", start)
+    assert re.search(rf"tokens per step, 12 steps; muon, fp32 \(as requested\), {where}", start)
     (end,) = [line for line in lines if re.match("end: +12 steps in ", line)]
     assert "peak memory" in end
     assert re.match("next: +python recipes/generate.py ", lines[-1])

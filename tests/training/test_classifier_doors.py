@@ -184,8 +184,8 @@ def code_of_card(folder) -> str:
     """The example of a model card as it stands there, on this folder, its last line once for each of the texts `TEXTS`."""
     write_card(folder)
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)[:1]
-    assert code.count('"A text to sort."') == 1
-    code = re.sub(r"^name = .*$", f"name = {str(folder)!r}", code, flags=re.MULTILINE).replace('"A text to sort."', "TEXT")
+    assert code.count('"A text to label."') == 1
+    code = re.sub(r"^name = .*$", f"name = {str(folder)!r}", code, flags=re.MULTILINE).replace('"A text to label."', "TEXT")
     loading, again = re.split(r"^(?=with torch|print)", code, maxsplit=1, flags=re.MULTILINE)
     return f"{loading}\nfor TEXT in TEXTS:\n{textwrap.indent(again, '    ')}"
 

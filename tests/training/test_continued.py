@@ -136,7 +136,7 @@ def test_rows_for_a_gpt2_without_padding_are_prepared_by_its_own_folder(small_gp
 @pytest.mark.slow
 def test_rows_of_another_tokenizer_and_longer_ones_are_refused(foreign, small_rows, small_gpt2, small_run, tmp_path):
     given = dict(SETTINGS, dataset=str(small_rows), output_dir=str(tmp_path / "run"))
-    with pytest.raises(UserError, match=r"ids of another tokenizer than .*; prepare the data with --tokenizer "):
+    with pytest.raises(UserError, match=r"were made with a different tokenizer than .*; prepare the data with --tokenizer "):
         recipe("pretrain", **given, model=str(small_gpt2))
     short = tmp_path / "short"
     shutil.copytree(foreign["llama"], short)

@@ -68,7 +68,7 @@ def test_a_run_says_what_it_measured_and_the_card_never_more(small_run, tmp_path
     for case, energy in said.items():
         kept = {key: value for key, value in metrics.items() if not key.startswith("energy")}
         (tmp_path / "metrics.json").write_text(json.dumps(kept | energy))
-        said[case] = next(line for line in render_card(identify(tmp_path)).splitlines() if line.startswith("Time and energy"))
-    assert said["none"].endswith("Energy was not measured: this machine tells no energy counter.")
-    assert said["some"].endswith("2 Wh, counted by CPU (RAPL); whatever else ran there meanwhile is in it.")
+        said[case] = next(line for line in render_card(identify(tmp_path)).splitlines() if line.startswith("Training took"))
+    assert said["none"].endswith("Energy was not measured: this machine has no energy counter.")
+    assert said["some"].endswith("2 Wh, counted by CPU (RAPL) and including whatever else ran on the machine.")
     assert said["old"].endswith("Energy was not measured.")

@@ -73,7 +73,7 @@ def history(folder: Path) -> list[dict]:
         (("--seed", "1"), r"seed was 42, is now 1\)"),
         (
             ("--gradient_accumulation_steps", "2"),
-            r"rows_per_step was 8 \(1 x 8 x 1.*is 16 \(1 x 8 x 2.*--allow_change rows_per_step,",
+            r"rows_per_step was 8 \(1 x 8 x 1.*is now 16 \(1 x 8 x 2.*--allow_change rows_per_step,",
         ),
         (
             ("--optimizer", "adamw"),
@@ -155,7 +155,7 @@ def test_the_rows_of_a_step_may_be_divided_otherwise(again, unfinished, small_ro
 def test_a_named_checkpoint_is_gone_on_from_and_newer_ones_are_set_aside(again, unfinished, small_rows, tmp_path):
     said = again("--resume", unfinished / "checkpoint-2")
     assert f"resume: from {unfinished / 'checkpoint-2'}, step 2" in said
-    assert "checkpoint-4 is newer than checkpoint-2, and is called abandoned-checkpoint-4 now" in said
+    assert "checkpoint-4 is newer than checkpoint-2 and has been renamed to abandoned-checkpoint-4" in said
     assert (unfinished / "abandoned-checkpoint-4").is_dir()
     run_main("pretrain", [*WORDS, "--dataset", small_rows, "--output_dir", tmp_path / "straight"])
     assert sha256_of_weights(unfinished) == sha256_of_weights(tmp_path / "straight")
