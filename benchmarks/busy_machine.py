@@ -3,7 +3,7 @@
     python benchmarks/busy_machine.py [--busy 0 1 2] [--seconds 10] [--rounds 3]
 
 Forward and backward of the quickstart's model (8 rows of 256 tokens, float32) in separate processes, alternating, beside a given
-number of busy loops. `GOMP_SPINCOUNT=1000` is what the recipes set; "as it comes" is GNU's OpenMP without it.
+number of busy loops. "As it comes" is GNU's OpenMP with its own count of spins, 300,000; docs/lab_notes.md has the figures.
 """
 
 import argparse

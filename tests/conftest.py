@@ -15,7 +15,7 @@ SHARED = ROOT.parent / "shared"
 
 # Nothing here needs the network; a test that would ask for it fails at once instead of waiting.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Trainings in these processes, beside those of other workers, as in processes of their own: launching.let_waiting_threads_sleep.
+# Workers train side by side: threads that spin while they wait would take the cores of the others (benchmarks/busy_machine.py).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Minutes each; begun first, so that no worker waits at the end for the last of them.

@@ -35,8 +35,6 @@ GO_ON, GO_ON_TRAINING = 98, 99  # exit codes of the process that reads the comma
 # uses; hqq also imports torch's inductor, which costs a second.
 NEEDLESS = ("hqq", "scipy")
 
-SPINS = "1000"  # a few microseconds
-
 
 def check_command_line(arguments_class: str) -> None:
     """Answer `--help` and report mistakes at once; the first statement of a recipe, before imports that take seconds.
@@ -48,7 +46,6 @@ def check_command_line(arguments_class: str) -> None:
     """
     note_start()
     hide_what_is_for_developers()
-    let_waiting_threads_sleep()
     if "torch" in sys.modules or not hasattr(os, "fork"):
         return  # nothing to gain, or not possible: Windows
     child = os.fork()
@@ -142,17 +139,6 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
             raise
         _say_error(sentence)
         sys.exit(1)
-
-
-def let_waiting_threads_sleep() -> None:
-    """Before torch is loaded: make its CPU threads spin only briefly while waiting for each other, unless the environment sets
-    this.
-
-    By default, GNU's OpenMP spins for milliseconds, on a core that the awaited thread may need: beside other busy processes, two
-    threads are then several times slower than one. benchmarks/busy_machine.py measures this, and the loss on an idle machine.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 @contextmanager
