@@ -3,7 +3,7 @@
     pip install 'hfgpt[preferences]'
     python recipes/align_preferences.py recipes/configs/book/preferences.yaml
     python recipes/align_preferences.py --model runs/mine/assistant --sources pairs.jsonl --output_dir runs/mine/aligned
-    python recipes/align_preferences.py --model HuggingFaceTB/SmolLM2-135M-Instruct --loss orpo \
+    python recipes/align_preferences.py --model HuggingFaceTB/SmolLM2-135M-Instruct --loss orpo \\
         --sources argilla/distilabel-capybara-dpo-7k-binarized --output_dir runs/smol
 
 The assistant is a folder written by recipes/finetune_instructions.py or any model with a chat template; its prompt style is kept.

@@ -1,9 +1,9 @@
 """The gate: check what would be published from a folder, as a stranger would receive it.
 
     python recipes/check.py runs/quickstart/base
-    python recipes/check.py runs/quickstart/assistant                     # an adapter, its base and its merged model python
-    recipes/check.py runs/quickstart/base --json check.json        # for machines python recipes/check.py runs/older/base --record
-    true                 # a folder from before fingerprints
+    python recipes/check.py runs/quickstart/assistant                     # an adapter, its base and its merged model
+    python recipes/check.py runs/quickstart/base --json check.json        # for machines
+    python recipes/check.py runs/older/base --record true                 # a folder from before fingerprints
 
 Prints a table of what passes, and how to fix what does not; the exit code is 1 if anything failed. The model is loaded in a
 separate process, offline, without hfgpt or a token, that sees only the files that would be published. Before that, generated files

@@ -2,7 +2,7 @@
 
     python recipes/finetune_instructions.py recipes/configs/quickstart/instructions.yaml
     python recipes/finetune_instructions.py --model runs/mine/base --sources mine.json --output_dir runs/mine/assistant
-    python recipes/finetune_instructions.py --model openai-community/gpt2-medium --sources tatsu-lab/alpaca \
+    python recipes/finetune_instructions.py --model openai-community/gpt2-medium --sources tatsu-lab/alpaca \\
         --prompt_style alpaca --method full --learning_rate 5e-5 --output_dir runs/alpaca
 
 Started again with the same arguments, a run resumes from its newest complete checkpoint, bit for bit. With LoRA, the output folder

@@ -1,10 +1,10 @@
 """Publish a folder on the Hugging Face Hub: checked, clean, private first.
 
     python recipes/publish.py runs/quickstart/base --repo USER/NAME                              # a dry run: nothing is uploaded
-    python recipes/publish.py runs/quickstart/base --repo USER/NAME --push true                  # uploaded, private, tagged python
-    recipes/publish.py runs/quickstart/base --repo USER/NAME --push true --public true --tag v1.0 python recipes/publish.py
-    runs/quickstart/assistant --repo USER/NAME --push true             # base, adapter and merged model python recipes/publish.py
-    runs/mine/lora --repo USER/NAME --push true --base_repo USER/BASE  # the base is already on the Hub
+    python recipes/publish.py runs/quickstart/base --repo USER/NAME --push true                  # uploaded, private, tagged
+    python recipes/publish.py runs/quickstart/base --repo USER/NAME --push true --public true --tag v1.0
+    python recipes/publish.py runs/quickstart/assistant --repo USER/NAME --push true             # base, adapter and merged model
+    python recipes/publish.py runs/mine/lora --repo USER/NAME --push true --base_repo USER/BASE  # the base is already on the Hub
 
 Models, adapters, native twins, GGUF files, tokenizers and prepared data. The gate of recipes/check.py must pass. The token comes
 from `hf auth login` or HF_TOKEN. After an interrupted upload, the same command uploads the rest.

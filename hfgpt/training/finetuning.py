@@ -3,9 +3,10 @@
 What a run with LoRA leaves in its folder, and who reads what:
 
     adapter_config.json, adapter_model.safetensors   PEFT; its base_model_name_or_path is base/ (hfgpt/artifacts.py: after a move)
-    config.json, model.safetensors                   the base again (a hard link), for the Auto classes, pipelines and servers of
-    transformers, which load a folder with both as a model with its adapter base/      the base with the labels, special tokens and
-    stop tokens of the task merged/    the same function without an adapter
+    config.json, model.safetensors                   the base again (a hard link), for the Auto classes, pipelines and servers
+                                                     of transformers, which load a folder with both as a model with its adapter
+    base/      the base with the labels, special tokens and stop tokens of the task
+    merged/    the same function without an adapter
 
 The base is written out because an adapter alone does not record how many labels its head has (huggingface/peft#577), what ends a
 turn, or which rows the vocabulary has gained.

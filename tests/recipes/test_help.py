@@ -1,5 +1,7 @@
+import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -47,6 +49,23 @@ def test_help_is_short_and_names_what_a_recipe_refuses_to_do_without(recipe, mon
         words = [word for name in parser.required if name != missing for word in (f"--{name}", "some/where")]
         with pytest.raises(UserError, match=rf"^{missing} (is|are) missing|^no {missing} given"):
             load(recipe).main(parse_arguments(arguments_class, words))
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_line_of_the_examples_is_a_command_with_keys_that_exist(path):
+    """As `--help` prints them: wrapped like prose, an example would end in the middle of the one before."""
+    parser = KeyParser(load(path.stem).main.__annotations__["args"])
+    keys = {option for actions in parser.shown.values() for action in actions for option in action.option_strings}
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    lines = re.findall(r"^    .*", text.replace("\\\n", " "), flags=re.MULTILINE)
+    commands = [words for line in lines if (words := shlex.split(line, comments=True))]
+    assert len(commands) > 1
+    for program, *words in commands:
+        assert program in ("python", "torchrun", "accelerate", "pip")
+        assert [word for word in words if word.endswith(".py")] == [f"recipes/{path.name}"] or program == "pip"
+        given = {word for word in words if word.startswith("--")}
+        assert given <= keys or program in ("torchrun", "accelerate"), given - keys
+        assert not re.search(r" {3,}", shlex.join(words))
 
 
 @pytest.mark.parametrize("command", [["recipes/pretrain.py", "--help"], ["-m", "hfgpt", "--help"]])

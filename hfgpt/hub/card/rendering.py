@@ -1,7 +1,7 @@
 """The card of a folder: README.md with front matter for the Hub, made only from the folder's own files.
 
-    python -m hfgpt.hub.card runs/quickstart/base                          # rewrites its README.md python -m hfgpt.hub.card
-    runs/quickstart/base --output_file card.md    # writes it elsewhere
+    python -m hfgpt.hub.card runs/quickstart/base                          # rewrites its README.md
+    python -m hfgpt.hub.card runs/quickstart/base --output_file card.md    # writes it elsewhere
 
 A card that a person has edited is never overwritten: its last line contains a SHA-256 of the generated text.
 """

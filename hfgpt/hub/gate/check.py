@@ -1,9 +1,10 @@
 """The gate: is what would be published exactly what was trained, complete, harmless, and loadable by strangers?
 
     files        scan.py            no path, secret, pickle or link in the files to publish; code as shipped with this hfgpt
-    consistency  consistency.py     config, code, tokenizer and generation config agree card         card_checks.py     and the card
-    agrees with them template     chat_templates.py  it renders in a process with limited time and memory doors        stranger.py
-    every class that should load it does, in a process without hfgpt, network or token
+    consistency  consistency.py     config, code, tokenizer and generation config agree
+    card         card_checks.py     and the card agrees with them
+    template     chat_templates.py  it renders in a process with limited time and memory
+    doors        stranger.py        every class that should load it does, in a process without hfgpt, network or token
 
 Everything is checked on an export in a temporary folder, so that no other file and nothing on the training machine can help. That
 export is what gets published, byte for byte.
