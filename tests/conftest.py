@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 # tests/ecosystem compares with the native twins, too, and tests/recipes converts the published architectures.
@@ -96,48 +99,84 @@ def accelerate_launch(run_recipe):
 
 
 @pytest.fixture(scope="session")
-def small_corpus(tmp_path_factory) -> Path:
+def once(tmp_path_factory):
+    """Make something that all workers of a session use: the first that asks makes it, the others wait and get its JSON value."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def value_of(name: str, make: Callable[[], Any]):
+        path = shared / f"{name}.json"
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                path.write_text(json.dumps(make(), default=str), encoding="utf-8")
+            return json.loads(path.read_text(encoding="utf-8"))
+
+    return value_of
+
+
+def paths(folders: dict[str, str]) -> dict[str, Path]:
+    return {name: Path(folder) for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory, once) -> Path:
     """A hundred short documents of this Python's documentation, one a JSON line."""
+    return Path(once("small_corpus", lambda: _small_corpus(tmp_path_factory.mktemp("corpus"))))
+
+
+def _small_corpus(folder: Path) -> Path:
     from hfgpt.data.python_docs import read_python_docs
 
     documents = [document["text"] for document in read_python_docs() if 200 < len(document["text"]) < 700][:400:4]
-    path = tmp_path_factory.mktemp("corpus") / "documents.jsonl"
+    path = folder / "documents.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="session")
-def small_tokenizer(tmp_path_factory, small_corpus) -> Path:
+def small_tokenizer(tmp_path_factory, once, small_corpus) -> Path:
     """A byte-level BPE of 512 tokens, trained by the recipe's main on the small corpus."""
-    from recipes_in_process import recipe
 
-    folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
-    recipe("train_tokenizer", sources=[str(small_corpus)], vocab_size=512, split_by="document", output_dir=str(folder))
-    return folder
+    def make() -> Path:
+        from recipes_in_process import recipe
+
+        folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+        recipe("train_tokenizer", sources=[str(small_corpus)], vocab_size=512, split_by="document", output_dir=str(folder))
+        return folder
+
+    return Path(once("small_tokenizer", make))
 
 
 @pytest.fixture(scope="session")
-def small_rows(tmp_path_factory, small_corpus, small_tokenizer) -> Path:
+def small_rows(tmp_path_factory, once, small_corpus, small_tokenizer) -> Path:
     """The small corpus as rows of 64 tokens, made by the recipe's main."""
-    from recipes_in_process import recipe
 
-    folder = tmp_path_factory.mktemp("rows") / "rows"
-    recipe(
-        "prepare_data", sources=[str(small_corpus)], tokenizer=str(small_tokenizer), context_length=64,
-        validation_share=0.1, test_share=0.1, output_dir=str(folder),
-    )  # fmt: skip
-    return folder
+    def make() -> Path:
+        from recipes_in_process import recipe
+
+        folder = tmp_path_factory.mktemp("rows") / "rows"
+        recipe(
+            "prepare_data", sources=[str(small_corpus)], tokenizer=str(small_tokenizer), context_length=64,
+            validation_share=0.1, test_share=0.1, output_dir=str(folder),
+        )  # fmt: skip
+        return folder
+
+    return Path(once("small_rows", make))
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory, small_rows) -> Path:
+def small_run(tmp_path_factory, once, small_rows) -> Path:
     """A model that the real `accelerate launch recipes/pretrain.py` trained for 12 steps."""
-    folder = tmp_path_factory.mktemp("run") / "base"
-    done = run_python(
-        *ACCELERATE, ROOT / "recipes" / "pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", folder, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+
+    def make() -> Path:
+        folder = tmp_path_factory.mktemp("run") / "base"
+        done = run_python(
+            *ACCELERATE, ROOT / "recipes" / "pretrain.py", *SMALL_RUN, "--dataset", small_rows, "--output_dir", folder, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder
+
+    return Path(once("small_run", make))
 
 
 SMALL_RUN = (
@@ -147,9 +186,12 @@ SMALL_RUN = (
 
 
 @pytest.fixture(scope="session")
-def stranger(tmp_path_factory) -> dict[str, str]:
+def stranger(tmp_path_factory, once) -> dict[str, str]:
     """An environment (for `python -S`) that has every installed package but hfgpt."""
-    packages = tmp_path_factory.mktemp("packages")
+    return once("stranger", lambda: _stranger(tmp_path_factory.mktemp("packages")))
+
+
+def _stranger(packages: Path) -> dict[str, str]:
     for folder in (Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")):
         for entry in folder.iterdir():
             if "hfgpt" not in entry.name and not (packages / entry.name).exists():
@@ -161,8 +203,12 @@ def stranger(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def small_families(tmp_path_factory, small_corpus, small_tokenizer) -> dict[str, Path]:
+def small_families(tmp_path_factory, once, small_corpus, small_tokenizer) -> dict[str, Path]:
     """A folder for each family: 2 layers of 64 channels, trained long enough to prefer some tokens, with a chat template."""
+    return paths(once("small_families", lambda: _small_families(tmp_path_factory, small_corpus, small_tokenizer)))
+
+
+def _small_families(tmp_path_factory, small_corpus: Path, small_tokenizer: Path) -> dict[str, Path]:
     from datasets import Dataset
     from transformers import AutoTokenizer, Trainer, TrainingArguments, default_data_collator, set_seed
 
@@ -204,8 +250,12 @@ def small_families(tmp_path_factory, small_corpus, small_tokenizer) -> dict[str,
 
 
 @pytest.fixture(scope="session")
-def small_gpt2(tmp_path_factory, small_corpus) -> Path:
+def small_gpt2(tmp_path_factory, once, small_corpus) -> Path:
     """A tiny GPT2LMHeadModel with a tokenizer as OpenAI's: one special token, no padding, nothing put before a text."""
+    return Path(once("small_gpt2", lambda: _small_gpt2(tmp_path_factory.mktemp("gpt2") / "base", small_corpus)))
+
+
+def _small_gpt2(folder: Path, small_corpus: Path) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
@@ -229,7 +279,6 @@ def small_gpt2(tmp_path_factory, small_corpus) -> Path:
         model(batch, labels=batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    folder = tmp_path_factory.mktemp("gpt2") / "base"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -260,7 +309,7 @@ def fine_tune(small_families, small_gpt2, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small_assistants(fine_tune) -> dict[str, Path]:
+def small_assistants(fine_tune, once) -> dict[str, Path]:
     """LoRA assistants of recipes/finetune_instructions.py on all three bases; GPT-2's vocabulary has grown for it."""
     things = ["list", "file", "path", "name", "key", "tuple", "set", "module", "function", "line", "string", "number", "class"]
     rows = [
@@ -272,4 +321,8 @@ def small_assistants(fine_tune) -> dict[str, Path]:
     words = ("--max_steps", "100", "--keep", "last", "--split_method", "order", "--canaries", "false", "--answers_before", "false",
              "--eval_strategy", "no", "--save_strategy", "no", "--max_new_tokens", "16", "--prompt_style")  # fmt: skip
     styles = {"book": "chat", "modern": "alpaca", "gpt2": "chat"}
-    return {base: fine_tune("finetune_instructions", base, rows, *words, style) for base, style in styles.items()}
+
+    def make() -> dict[str, Path]:
+        return {base: fine_tune("finetune_instructions", base, rows, *words, style) for base, style in styles.items()}
+
+    return paths(once("small_assistants", make))

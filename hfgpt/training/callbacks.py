@@ -1,7 +1,9 @@
 """What a run does between its steps: samples, a plot of the loss, finding its best checkpoint, and stopping on a signal."""
 
 import logging
+import math
 import signal
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from hfgpt.training.reporters import fenced
 logger = logging.getLogger(__name__)
 
 LOSS_PICTURE = "loss.png"
+PICTURE_SECONDS = 10.0  # minimum between two pictures of an unfinished run
 HISTORY_FILE = "history.json"  # the log of a training run, its unit and the step that is kept
 SAMPLES_FILE = "samples.jsonl"  # one line per evaluation: the output for each prompt
 
@@ -169,28 +172,31 @@ class SamplesCallback(SayingCallback):
 
 
 class LossPictureCallback(TrainerCallback):
-    """Plots training and validation loss in `loss.png` at every evaluation and at the end; at the end also `curves.png` and the
-    log.
+    """Plots training and validation loss in `loss.png` at evaluations and at the end; at the end also `curves.png` and the log.
 
     The log is `history.json`, the source of the run's page.
 
     Args: `unit` is the unit of the loss on the axis.
+    Cost: a third of a second per picture, so evaluations in quick succession share one.
     """
 
     def __init__(self, unit: str = "nats per token"):
         self.unit = unit
+        self._drawn_at = -math.inf
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps and args.logging_strategy != "no":
             control.should_log = True  # otherwise the curve would end before the run
 
     def on_evaluate(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and time.monotonic() - self._drawn_at >= PICTURE_SECONDS:
+            self._drawn_at = time.monotonic()
             by = f"eval_{(args.metric_for_best_model or 'loss').removeprefix('eval_')}"
             path = Path(str(args.output_dir)) / LOSS_PICTURE
             draw_loss(state.log_history, path, unit=self.unit, by=by, greater_is_better=bool(args.greater_is_better))
 
     def on_train_end(self, args, state, control, **kwargs):
+        self._drawn_at = -math.inf
         self.on_evaluate(args, state, control)
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir))

@@ -2,11 +2,12 @@
 
     python -m tests.reliability.fuzz --minutes 10 --seed 1 [--processes 2]
 
-A round picks one of the four recipes and a few disturbances, one after another: kill -9, signals, a full disk, a second run at the
-same time; files of checkpoints that are flipped, cut, emptied, deleted, mixed up, foreign; links and files that are named like
-checkpoints; a clock that was wrong. Wanted at its end: the SHA-256 of every weight file as that of the undisturbed run, nothing
-left lying, and "already done" at one more start. Until then each start ends with 0, a signal's documented code or, only where the
-disk is full or another run has the folder, one sentence and 1. A traceback, a hang, other weights and leftovers are finds.
+A round picks one of the four recipes (for preferences one of their losses, too) and a few disturbances, one after another: kill
+-9, signals, a full disk, a second run at the same time; files of checkpoints that are flipped, cut, emptied, deleted, mixed up,
+foreign; links and files that are named like checkpoints; a clock that was wrong. Wanted at its end: the SHA-256 of every weight
+file as that of the undisturbed run, nothing left lying, and "already done" at one more start. Until then each start ends with
+0, a signal's documented code or, only where the disk is full or another run has the folder, one sentence and 1. A traceback, a
+hang, other weights and leftovers are finds.
 
 Round N of `--seed S` is round 0 of `--seed S+N`: `--seed S+N --rounds 1` repeats it, as far as time allows.
 """
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import mischief
 from lab import NAMES, Job, make_materials, start, weights, words_of
 
+LOSSES = ("dpo", "kto", "orpo")
 STOPPED = (75, 129, 130, 138, 143)
 MOST_STARTS = 12
 CURE = "--overwrite true"
@@ -63,10 +65,12 @@ class Lab:
     def __post_init__(self):
         self.materials = make_materials(self.folder / "materials")
 
-    def reference(self, name: str) -> Reference:
-        if name not in self.references:
+    def reference(self, name: str, loss: str | None) -> Reference:
+        kind = name if loss is None else f"{name}-{loss}"
+        if kind not in self.references:
             words = words_of(name, self.materials, world=self.world)
-            straight, other = self.folder / name, self.folder / f"{name}-other"
+            words += ["--loss", loss] if loss else []
+            straight, other = self.folder / kind, self.folder / f"{kind}-other"
             begun = time.monotonic()
             job = start(name, words, straight, world=self.world)
             if job.wait() != 0:
@@ -81,8 +85,8 @@ class Lab:
             job.wait()
             found = [path for path in mischief.checkpoints(other) if mischief.files(path)]
             steps = [int(path.name.rpartition("-")[2]) for path in mischief.checkpoints(straight)]
-            self.references[name] = Reference(words, weights(straight), seconds, steps, found)
-        return self.references[name]
+            self.references[kind] = Reference(words, weights(straight), seconds, steps, found)
+        return self.references[kind]
 
 
 class Round:
@@ -92,7 +96,8 @@ class Round:
         self.lab = lab
         self.chance = random.Random(seed)
         self.name = self.chance.choice(NAMES)
-        self.reference = lab.reference(self.name)
+        self.loss = self.chance.choice(LOSSES) if self.name == "align_preferences" else None
+        self.reference = lab.reference(self.name, self.loss)
         self.folder = lab.disk.folder / f"round-{seed}"
         self.log = self.folder.with_name(f"{self.folder.name}.log")
         self.story: list[str] = []
@@ -315,8 +320,8 @@ def fuzz(*, seed: int, folder: Path, minutes: float = 1e9, rounds: int = 10**9, 
                 if one.folder.is_dir():
                     shutil.copytree(one.folder, kept, symlinks=True, ignore_dangling_symlinks=True, dirs_exist_ok=True)
             said = "; ".join(one.story) or "nothing"
-            print(f"seed {seed + number}: {one.name}: {said} -> {result}, {one.starts} starts, {time.monotonic() - begun:.0f} s",
-                  flush=True)  # fmt: skip
+            took = f"{one.starts} starts, {time.monotonic() - begun:.0f} s"
+            print(f"seed {seed + number}: {one.loss or one.name}: {said} -> {result}, {took}", flush=True)
             for path in disk.folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             number += 1
