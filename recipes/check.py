@@ -2,10 +2,11 @@
 
     python recipes/check.py runs/quickstart/base
     python recipes/check.py runs/quickstart/assistant                     # an adapter, its base and its merged model
+    python recipes/check.py runs/quickstart/base --details true           # what each check found
     python recipes/check.py runs/quickstart/base --json check.json        # for machines
     python recipes/check.py runs/older/base --record true                 # a folder from before fingerprints
 
-Prints a table of what passes, and how to fix what does not; the exit code is 1 if anything failed. The model is loaded in a
+Prints what passes, and how to fix what does not; the exit code is 1 if anything failed. The model is loaded in a
 separate process, offline, without hfgpt or a token, that sees only the files that would be published. Before that, generated files
 are updated: the card README.md from card.yaml and the other files, and the path of the base in the folder of an adapter that was
 moved.
@@ -50,7 +51,7 @@ def main(args: CheckArguments) -> dict[str, float]:
     checked = check_parts(args.folder, seconds=args.seconds)
     for report in checked if args.parts else [next(checked)]:
         reports.append(report)
-        say(report.table())
+        say(report.table(details=args.details))
 
     # 4. For machines
     write_json(reports, args.json)

@@ -23,6 +23,7 @@ class CheckArguments(RecipeArguments):
     record: bool = model_key(
         False, "First rewrite fingerprint.json from the current contents of the folder; it then proves nothing about the original."
     )
+    details: bool = output_key(False, "Also print what each passed check found.")
     seconds: int = output_key(900, "Maximum number of seconds for all loading checks of one model.")
 
     def __post_init__(self):

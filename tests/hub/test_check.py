@@ -194,8 +194,10 @@ def test_prepared_data_is_counted_by_a_stranger(small_rows, tmp_path):
 def test_a_report_that_checked_nothing_has_not_passed_and_foreign_text_does_not_steer_the_terminal():
     assert not CheckReport("x", "model").passed
     assert not CheckReport("x", "model", [CheckResult("a", "skip")]).passed
-    report = CheckReport("x", "model", [CheckResult("a", "pass"), CheckResult("b", "fail", "red \x1b[31m\nline", "do so")])
+    report = CheckReport("x", "model", [CheckResult("a", "pass", "x"), CheckResult("b", "fail", "red \x1b[31m\nline", "do so")])
     assert not report.passed
-    assert "\x1b" not in report.table()
-    assert report.table().splitlines()[1:] == ["pass  a", "fail  b  red  [31m line", "         cure: do so", report.summary()]
+    assert "\x1b" not in report.table(details=True)
+    end = ["fail  b  red  [31m line", "         cure: do so", report.summary()]
+    assert report.table(details=True).splitlines()[1:] == ["pass  a  x", *end]
+    assert report.table().splitlines()[1:] == ["pass  a", *end]
     assert report.summary() == "passed: 1, failed: 1, warnings: 0, skipped: 0"

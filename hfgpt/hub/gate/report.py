@@ -59,11 +59,17 @@ class CheckReport:
         counts = {status: sum(result.status == status for result in self.results) for status in words}
         return ", ".join(f"{word}: {counts[status]}" for status, word in words.items())
 
-    def table(self) -> str:
-        """A line per result, with the cure below failures and warnings; the last line has the counts."""
-        width = max((len(result.name) for result in self.results), default=0)
+    def table(self, *, details: bool = False) -> str:
+        """A line per result, with the cure below failures and warnings; the last line has the counts.
+
+        Args: `details` gives a line to each passed check, too, with what was found; otherwise, they are only named.
+        """
         lines = [f"{self.folder} ({self.kind})"]
-        for result in self.results:
+        shown = [result for result in self.results if details or result.status != "pass"]
+        if not details and (passed := [result.name for result in self.results if result.status == "pass"]):
+            lines += _wrapped("pass  ", ", ".join(passed))
+        width = max((len(result.name) for result in shown), default=0)
+        for result in shown:
             lines += _wrapped(f"{result.status}  {result.name:<{width}}  ", result.detail)
             if result.cure and result.status in ("fail", "warn"):
                 lines.append(" " * (width + 8) + f"cure: {_printable(result.cure)}")  # on one line, because commands get pasted
