@@ -1,7 +1,9 @@
 """What several tests share: the repository's places, and small real artifacts made once a session."""
 
+import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,12 +20,15 @@ SHARED = ROOT.parent / "shared"
 
 # Nothing here needs the network; a test that would ask for it fails at once instead of waiting.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Ctrl-C is ignored in what a script starts in the background, and in every process from there on; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Workers train side by side: threads that spin while they wait would take the cores of the others (benchmarks/busy_machine.py).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Minutes each; begun first, so that no worker waits at the end for the last of them.
-LONGEST = ("test_upstream.py", "test_disturbed_runs.py", "test_fuzz.py", "test_finetuned_doors.py", "test_pretrain.py",
-           "test_readme.py", "test_evaluate.py", "test_api.py")  # fmt: skip
+LONGEST = ("test_signals.py", "test_upstream.py", "test_disturbed_runs.py", "test_serving.py", "test_fuzz.py", "test_pretrain.py",
+           "test_evaluate.py", "test_wheel.py", "test_killed_runs.py", "test_many_processes.py", "test_readme.py",
+           "test_api.py")  # fmt: skip
 
 
 # Folders of tests that run whole recipes or other people's programs.
@@ -51,6 +56,13 @@ def pytest_runtest_protocol(item: pytest.Item):
     result = yield
     torch.set_num_threads(threads)
     return result
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> None:
+    """What is imported and made by now stays: Trainer asks for full searches for garbage, two fifths of the time that tests took."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

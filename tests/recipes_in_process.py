@@ -1,6 +1,7 @@
 """Call a recipe in this process: its `main` with arguments as from Python, or the whole script as from a command line."""
 
 import contextlib
+import gc
 import importlib.util
 import io
 import logging
@@ -59,6 +60,7 @@ def _run(words: list[str], main: Callable[[], object], cwd: Path | None) -> subp
     handlers = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}  # a process that leaves ignores them
     stdout, stderr = io.StringIO(), io.StringIO()
     returncode = 0
+    gc.collect()  # `launch` freezes what there is
     sys.argv = words
     try:
         if cwd:
