@@ -60,7 +60,7 @@ def pytest_runtest_protocol(item: pytest.Item):
 
 @pytest.fixture(scope="module", autouse=True)
 def _frozen() -> None:
-    """What is imported and made by now stays: Trainer asks for full searches for garbage, two fifths of the time that tests took."""
+    """What is imported and made by now stays: Trainer asks for full searches for garbage, two fifths of the time of some files."""
     gc.collect()
     gc.freeze()
 
