@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -199,14 +200,14 @@ SMALL_RUN = (
 
 @pytest.fixture(scope="session")
 def stranger(tmp_path_factory, once) -> dict[str, str]:
-    """An environment (for `python -S`) that has every installed package but hfgpt."""
+    """An environment (for `python -S`) that has every installed package but hfgpt, and hqq, which takes two seconds to import."""
     return once("stranger", lambda: _stranger(tmp_path_factory.mktemp("packages")))
 
 
 def _stranger(packages: Path) -> dict[str, str]:
     for folder in (Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")):
         for entry in folder.iterdir():
-            if "hfgpt" not in entry.name and not (packages / entry.name).exists():
+            if not re.search("hfgpt|^hqq", entry.name) and not (packages / entry.name).exists():
                 (packages / entry.name).symlink_to(entry)
     environment = {"PYTHONPATH": str(packages)}
     done = run_python("-S", "-c", "import transformers, hfgpt", cwd=packages, env=environment)

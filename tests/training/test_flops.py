@@ -98,6 +98,7 @@ def test_the_clock_stands_still_while_it_is_paused():
 def test_the_best_of_several_tries_is_the_ceiling(monkeypatch):
     found = iter([2e9, 1e9, 3e9])
     monkeypatch.setattr(flops, "measured_ceiling", lambda device, dtype: next(found))
+    monkeypatch.setattr(TrainingMeter, "_known", {})
     meter, ceilings = TrainingMeter(), []
     meter.prepare(built("modern"), device=torch.device("cpu"), dtype=torch.float32, num_devices=2)
     for _ in range(3):
@@ -105,6 +106,9 @@ def test_the_best_of_several_tries_is_the_ceiling(monkeypatch):
         if len(ceilings) < 3:
             meter.measure()
     assert ceilings == [4e9, 4e9, 6e9]
+    again = TrainingMeter()
+    again.prepare(built("modern"), device=torch.device("cpu"), dtype=torch.float32)
+    assert again._ceiling == 3e9  # known in this process
 
 
 @pytest.mark.parametrize(("later", "said"), [(1e12, False), (1.0, True)])
@@ -112,6 +116,7 @@ def test_a_share_above_one_is_measured_again_and_then_left_out_with_the_reason(l
     caplog.set_level("INFO", logger="hfgpt")
     found = iter([1.0, later])  # FLOPs per second of a machine that something else kept busy
     monkeypatch.setattr(flops, "measured_ceiling", lambda device, dtype: next(found))
+    monkeypatch.setattr(TrainingMeter, "_known", {})
     meter = TrainingMeter()
     meter.prepare(built("modern"), device=torch.device("cpu"), dtype=torch.float32)
     meter.count({"input_ids": torch.ones(1, 40)}, pad_token_id=None)
