@@ -144,7 +144,7 @@ def test_our_recipes_open_it_and_the_gate_says_and_mends_it(moved, tmp_path, mon
     assert warning.cure.startswith(f"python recipes/check.py {folder} ")
     with monkeypatch.context() as patched:
         patched.setattr("hfgpt.hub.gate.check.open_as_stranger", lambda *args, **kwargs: [])
-        done = run_script("check.py", folder, "--parts", "false")
+        done = run_script("check.py", folder, "--parts", "false", "--details", "true")
     assert f"base: {folder / 'adapter_config.json'} said" in done.stdout
     settings = json.loads((folder / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str((folder / "base").resolve())
