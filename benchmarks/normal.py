@@ -1,7 +1,7 @@
 """What is normal: the loss and a sample of small models by parameters and tokens, as a Markdown table.
 
     python benchmarks/normal.py --dataset runs/novels/data [--prompt 'He said']
-    python benchmarks/normal.py --dataset runs/quickstart/data --prompt 'The '
+    python benchmarks/normal.py --dataset runs/quickstart/data --prompt "Return the"
 
 Each line is a run of its own, whose learning rates fall to 0 at its end. The rates are the quickstart's, at width 256 two thirds.
 """
@@ -19,7 +19,7 @@ TOKENS_PER_STEP = 2048
 SHAPES = {
     (2, 64, 1, 1, 160): (50, 200, 800),
     (4, 128, 2, 1, 352): (50, 200, 800),
-    (6, 256, 4, 2, 704): (200, 800),
+    (6, 256, 4, 2, 704): (50, 200),
 }
 
 
