@@ -207,7 +207,7 @@ def draw_curves(log: list[dict], path: Path) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     rows = -(-len(shown) // 2)
-    height = 2.3 * rows  # inches; the margins are set, because finding them takes as long as drawing
+    height = 2.3 * rows  # inches; the margins are set, because finding them takes a third of the time
     picture = Figure(figsize=(8, height))
     picture.subplots_adjust(left=0.085, right=0.98, bottom=0.3 / height, top=1 - 0.3 / height, wspace=0.24, hspace=0.38)
     for number, one in enumerate(shown, start=1):

@@ -1,9 +1,10 @@
 """Training speed: tokens per second and MFU (model FLOPs utilization).
 
-MFU is the arithmetic per second that the model itself needs, as a share of the matrix-product throughput measured on this machine
-in the run's precision. It is measured several times before and after the run and the best counts, because other work on the machine
-can only make it look slower. A share above 1 is impossible and is left out. Recomputation to save memory (gradient checkpointing)
-does not count, nor does the optimizer: time spent on them, on norms, casts or waiting lowers the MFU.
+MFU is the arithmetic per second that the model itself needs, as a share of the matrix-product throughput measured on this
+machine in the run's precision. It is measured before the first run of a process and after each, several times, and the best
+counts, because other work on the machine can only make it look slower. A share above 1 is impossible and is left out.
+Recomputation to save memory (gradient checkpointing) does not count, nor does the optimizer: time spent on them, on norms,
+casts or waiting lowers the MFU.
 """
 
 import contextlib
