@@ -1,41 +1,73 @@
 """The cost of a checkpoint: the plain Trainer's save compared with ours, which is hashed, synced to disk (fsync) and renamed.
 
-python benchmarks/checkpointing.py [--layers 2 6] [--widths 192 512] [--rounds 15] [--folder FOLDER]
+    python benchmarks/checkpointing.py [--layers 2 6] [--widths 192 512] [--rounds 15] [--folder FOLDER]
 
 All save the same model and AdamW's state, and keep two checkpoints. "until it is named" is ours including the work done while
 training continues: hashing, fsync, rename, rotation; "and without fsync" is the same with fsync disabled; "Trainer, then fsync" is
 Trainer's save followed by a sync to disk. Each save starts only after the previous one has finished.
+
+What training pays between saves is measured as well: the steps of runs that save every tenth step, without those that save. Ours
+watch for signals and for values that are not finite, and work on the last checkpoint in the background meanwhile.
 """
 
 import argparse
 import os
 import statistics
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+import transformers
 from datasets import Dataset
 from measure import seconds_in_turns
-from transformers import Trainer, TrainingArguments, default_data_collator
+from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.training.trainer import HfGptTrainer
 
+SAVE_STEPS = 10  # of the runs whose steps are timed
 
-def trained(kind: type[Trainer], folder: Path, *, layers: int, width: int) -> Trainer:
-    """A trainer after two steps, so that its optimizer has a state."""
+
+class Clock(TrainerCallback):
+    """When each step ended, its save included."""
+
+    def __init__(self):
+        self.ends: list[float] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.ends.append(time.perf_counter())
+
+    def between_saves(self) -> float:
+        """Seconds of the steps that did not save; the first ten prepare memory and kernels."""
+        seconds = [end - begin for begin, end in zip(self.ends, self.ends[1:])]
+        return sum(one for number, one in enumerate(seconds, 1) if number > SAVE_STEPS and number % SAVE_STEPS)
+
+
+def trained(
+    kind: type[Trainer],
+    folder: Path,
+    *,
+    layers: int,
+    width: int,
+    steps: int = 2,
+    save_steps: int = 1000,
+    length: int = 32,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Trainer:
+    """A trainer after some steps, so that its optimizer has a state."""
     torch.manual_seed(0)
     config = HfGptConfig.modern(
         layers, vocab_size=2048, hidden_size=width, num_attention_heads=width // 64, num_key_value_heads=width // 64
     )
-    ids = torch.randint(0, 2048, (8, 32)).tolist()
+    ids = torch.randint(0, 2048, (8, length)).tolist()
     rows = Dataset.from_dict({"input_ids": ids, "labels": ids})
     args = TrainingArguments(
-        output_dir=str(folder), max_steps=2, per_device_train_batch_size=2, save_strategy="steps", save_steps=1000, use_cpu=True,
-        save_total_limit=2, disable_tqdm=True, report_to=[], logging_strategy="no",
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=2, save_strategy="steps", save_steps=save_steps,
+        use_cpu=True, save_total_limit=2, disable_tqdm=True, report_to=[], logging_strategy="no",
     )  # fmt: skip
-    trainer = kind(HfGptForCausalLM(config), args, train_dataset=rows, data_collator=default_data_collator)
+    trainer = kind(HfGptForCausalLM(config), args, train_dataset=rows, data_collator=default_data_collator, callbacks=[*callbacks])
     trainer.train()
     return trainer
 
@@ -78,7 +110,16 @@ def then_sync(save: Callable[[], Path]) -> Callable[[], None]:
     return save_and_sync
 
 
+def between_saves(kind: type[Trainer], *, layers: int, width: int, steps: int, folder: Path | None) -> float:
+    """Seconds of the steps of a run that did not save."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory(dir=folder) as run:
+        trained(kind, Path(run), layers=layers, width=width, steps=steps, save_steps=SAVE_STEPS, length=512, callbacks=[clock])
+    return clock.between_saves()
+
+
 def main(args: argparse.Namespace) -> dict[str, float]:
+    transformers.utils.logging.disable_progress_bar()
     shares = {}
     for layers, width in zip(args.layers, args.widths):
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -107,6 +148,13 @@ def main(args: argparse.Namespace) -> dict[str, float]:
             share = statistics.median(one / other for one, other in zip(seconds[name], seconds["Trainer"]))
             print(f"  {name:25} {1000 * value:8.1f} ms, {share:.2f} x Trainer's in the same round")
             shares[f"{parameters} {name}"] = share
+        runs: dict[str, list[float]] = {"Trainer": [], "hfgpt": []}
+        for number in range(args.rounds):
+            for name, kind in [("Trainer", Trainer), ("hfgpt", HfGptTrainer)][:: -1 if number % 2 else 1]:
+                runs[name].append(between_saves(kind, **shape, steps=args.steps, folder=args.folder))
+        ratios = [ours / theirs for ours, theirs in zip(runs["hfgpt"], runs["Trainer"])]
+        share = shares[f"{parameters} between saves"] = statistics.median(ratios)
+        print(f"  between saves             {share:.3f} x Trainer's steps ({min(ratios):.3f} to {max(ratios):.3f})", flush=True)
     return shares
 
 
@@ -115,5 +163,6 @@ if __name__ == "__main__":
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 6])
     parser.add_argument("--widths", type=int, nargs="+", default=[192, 512])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=61, help="of the runs whose steps between saves are timed")
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure (default: the one for temporary files)")
     main(parser.parse_args())
