@@ -1,4 +1,4 @@
-"""What several tests share: the repository's places, and small real artifacts made once a session."""
+"""What several tests share: paths in the repository, and small real artifacts made once per session."""
 
 import gc
 import json
@@ -15,18 +15,18 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
-# tests/ecosystem compares with the native twins, too, and tests/recipes converts the published architectures.
+# tests/ecosystem also compares with the native twins, and tests/recipes converts the published architectures.
 sys.path += [str(ROOT / "tests" / name) for name in ("model", "conversion")]
 SHARED = ROOT.parent / "shared"
 
-# Nothing here needs the network; a test that would ask for it fails at once instead of waiting.
+# No test needs the network; one that tries to use it fails at once instead of waiting.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Ctrl-C is ignored in what a script starts in the background, and in every process from there on; some tests send it.
+# A process that a script starts in the background ignores Ctrl-C, as do its children; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Workers train side by side: threads that spin while they wait would take the cores of the others (benchmarks/busy_machine.py).
+# Workers train side by side: threads that spin while waiting would take cores from other workers (benchmarks/busy_machine.py).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-# Minutes each; begun first, so that no worker waits at the end for the last of them.
+# Each takes minutes; they start first, so that the other workers do not wait for them at the end.
 LONGEST = ("test_signals.py", "test_upstream.py", "test_disturbed_runs.py", "test_serving.py", "test_fuzz.py", "test_pretrain.py",
            "test_evaluate.py", "test_wheel.py", "test_killed_runs.py", "test_many_processes.py", "test_readme.py",
            "test_api.py")  # fmt: skip
@@ -34,14 +34,14 @@ LONGEST = ("test_signals.py", "test_upstream.py", "test_disturbed_runs.py", "tes
 
 # Folders of tests that run whole recipes or other people's programs.
 SLOW_FOLDERS = {"ecosystem", "recipes", "reliability", "upstream"}
-# What trains a model or starts processes; a test that asks for one of these is slow, whatever it does then.
+# These train a model or start processes; a test that uses one of them is slow, whatever else it does.
 SLOW_FIXTURES = {"small_run", "small_families", "small_gpt2", "fine_tune", "small_assistants", "stranger", "run_recipe",
                  "accelerate_launch"}  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` chooses
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` is applied
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, everything else in its order; what `make test-fast` leaves out is marked."""
+    """Put the longest files first, keep the order of the rest, and mark what `make test-fast` leaves out."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if item.path.parent.name in SLOW_FOLDERS or SLOW_FIXTURES & set(item.fixturenames):
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item):
-    """A recipe that is run in this process chooses its number of threads; the next test has the one that it would have alone."""
+    """Restore the number of threads after each test, because a recipe that runs in this process sets its own."""
     import torch
 
     threads = torch.get_num_threads()
@@ -61,21 +61,21 @@ def pytest_runtest_protocol(item: pytest.Item):
 
 @pytest.fixture(scope="module", autouse=True)
 def _frozen() -> None:
-    """What is imported and made by now stays: Trainer asks for full searches for garbage, two fifths of the time of some files."""
+    """Exclude existing objects from garbage collection: Trainer's full collections take two fifths of the time of some files."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real data sets beside the project; a stranger's clone has none."""
+    """The real data sets beside the project; other people's clones do not have them."""
     if not (SHARED / "data").is_dir():
         pytest.skip("needs the data sets of ../shared/data, which are not part of the project")
     return SHARED / "data"
 
 
 def run_python(*words: str | Path, cwd: Path, env: dict[str, str] | None = None, timeout: int = 300):
-    """Run this interpreter as a user would, in a process of its own; the result has stdout, stderr and returncode."""
+    """Run this interpreter as a user would, in a new process; the result has stdout, stderr and returncode."""
     return subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=cwd,
@@ -88,7 +88,7 @@ def run_python(*words: str | Path, cwd: Path, env: dict[str, str] | None = None,
 
 @pytest.fixture(scope="session")
 def run_recipe(tmp_path_factory):
-    """Run a recipe by name in a process of its own, in an empty folder or in `cwd`."""
+    """Run a recipe by name in a new process, in an empty folder or in `cwd`."""
     empty = tmp_path_factory.mktemp("elsewhere")
 
     def run(name: str, *words: str | Path, cwd: Path = empty, launcher: tuple[str, ...] = (), **settings):
@@ -113,7 +113,7 @@ def accelerate_launch(run_recipe):
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """Make something that all workers of a session use: the first that asks makes it, the others wait and get its JSON value."""
+    """Make something once for all workers of a session: the first to ask makes it, the others wait and get its JSON value."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -133,7 +133,7 @@ def paths(folders: dict[str, str]) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory, once) -> Path:
-    """A hundred short documents of this Python's documentation, one a JSON line."""
+    """A hundred short documents from this Python's documentation, one per JSON line."""
     return Path(once("small_corpus", lambda: _small_corpus(tmp_path_factory.mktemp("corpus"))))
 
 
@@ -200,7 +200,7 @@ SMALL_RUN = (
 
 @pytest.fixture(scope="session")
 def stranger(tmp_path_factory, once) -> dict[str, str]:
-    """An environment (for `python -S`) that has every installed package but hfgpt, and hqq, which takes two seconds to import."""
+    """An environment (for `python -S`) with every installed package except hfgpt and hqq (which takes two seconds to import)."""
     return once("stranger", lambda: _stranger(tmp_path_factory.mktemp("packages")))
 
 
@@ -238,7 +238,7 @@ def _small_families(tmp_path_factory, small_corpus: Path, small_tokenizer: Path)
     shape = dict(
         **dict(vocab_size=len(tokenizer), num_hidden_layers=2, hidden_size=64, num_attention_heads=4, max_position_embeddings=256),
         **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")},
-        **dict(embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0),  # losses of few steps compare
+        **dict(embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0),  # makes losses after few steps comparable
     )
     configs = {
         "book": HfGptConfig.gpt2("124M", **shape),
@@ -264,7 +264,7 @@ def _small_families(tmp_path_factory, small_corpus: Path, small_tokenizer: Path)
 
 @pytest.fixture(scope="session")
 def small_gpt2(tmp_path_factory, once, small_corpus) -> Path:
-    """A tiny GPT2LMHeadModel with a tokenizer as OpenAI's: one special token, no padding, nothing put before a text."""
+    """A tiny GPT2LMHeadModel with a tokenizer like OpenAI's: one special token, no padding token, nothing added before a text."""
     return Path(once("small_gpt2", lambda: _small_gpt2(tmp_path_factory.mktemp("gpt2") / "base", small_corpus)))
 
 
@@ -299,7 +299,7 @@ def _small_gpt2(folder: Path, small_corpus: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def fine_tune(small_families, small_gpt2, tmp_path_factory):
-    """Run a recipe that fine-tunes one of "book", "modern" and "gpt2" for a few steps; the output folder is returned."""
+    """Run a recipe that fine-tunes one of "book", "modern" and "gpt2" for a few steps, and return the output folder."""
     from recipes_in_process import run_script
 
     bases = {**small_families, "gpt2": small_gpt2}
@@ -323,14 +323,14 @@ def fine_tune(small_families, small_gpt2, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_assistants(fine_tune, once) -> dict[str, Path]:
-    """LoRA assistants of recipes/finetune_instructions.py on all three bases; GPT-2's vocabulary has grown for it."""
+    """LoRA assistants of recipes/finetune_instructions.py on all three bases; it adds tokens to GPT-2's vocabulary."""
     things = ["list", "file", "path", "name", "key", "tuple", "set", "module", "function", "line", "string", "number", "class"]
     rows = [
         {"instruction": question.format(thing), "input": "", "output": answer.format(thing)}
         for thing in things
         for question, answer in (("What is a {}?", "It is a {}."), ("Say {}.", "{}"), ("Is it a {}?", "Yes, a {}."))
     ]
-    # Order, so that the first rows are learned; last, because what is learned by heart does not show in the validation loss.
+    # Split by order, so that the first rows are learned; keep the last, because memorised rows do not improve the validation loss.
     words = ("--max_steps", "100", "--keep", "last", "--split_method", "order", "--canaries", "false", "--answers_before", "false",
              "--eval_strategy", "no", "--save_strategy", "no", "--max_new_tokens", "16", "--prompt_style")  # fmt: skip
     styles = {"book": "chat", "modern": "alpaca", "gpt2": "chat"}

@@ -1,4 +1,4 @@
-"""What the Hub for tests answers to whom: one function for each address of the Hub's HTTP API (see hub_server.py)."""
+"""What the test Hub answers: one function for each address of the Hub's HTTP API (see hub_server.py)."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Answer:
-    """A body, as bytes or as what JSON is made from, with a status and headers."""
+    """A body, as bytes or as a value to encode as JSON, with a status and headers."""
 
     content: object = b""
     status: HTTPStatus = HTTPStatus.OK
@@ -26,7 +26,7 @@ class Answer:
 
 @dataclass
 class Call:
-    """A request with everything that an answer depends on, and the rights of who sent it."""
+    """A request with everything that an answer depends on, and the user who sent it."""
 
     hub: "HubServer"
     user: "User | None"
@@ -39,7 +39,7 @@ class Call:
 
     @property
     def repo_type(self) -> str:
-        return (self.parts.get("kind") or "models")[:-1]  # the address of a model's file has no kind
+        return (self.parts.get("kind") or "models")[:-1]  # the address of a model's file contains no kind
 
     @property
     def repo_id(self) -> str:
@@ -49,7 +49,7 @@ class Call:
         return self.user is not None and repo_id.split("/")[0] == self.user.name
 
     def readable(self) -> Repository:
-        """Raises: HubError where there is no such repository; a private one does not exist for others."""
+        """Raises: HubError if there is no such repository; to other users a private one does not exist."""
         repository = self.hub.find(self.repo_id, self.repo_type)
         if repository is None or (repository.private and not self.owns(self.repo_id)):
             if self.user is None:
@@ -76,7 +76,7 @@ class Call:
 
     @property
     def path(self) -> str:
-        # A slash inside a revision or a path may come as %2F, so the address was taken apart first and is decoded now.
+        # A slash in a revision or a path may be encoded as %2F, so the address was split first and is decoded now.
         return unquote(self.parts["path"])
 
 
@@ -154,7 +154,7 @@ def _offer_large(call: Call) -> Answer:
     objects = []
     for asked in call.json()["objects"]:
         one = {"oid": asked["oid"], "size": asked["size"]}
-        if asked["oid"] not in call.hub.large_objects:  # what is here already is not asked for again
+        if asked["oid"] not in call.hub.large_objects:  # objects that are already stored need no upload
             path = call.repo_id if call.repo_type == "model" else f"{call.repo_type}s/{call.repo_id}"
             one["actions"] = {
                 "upload": {"href": f"{call.hub.storage}/storage/{asked['oid']}"},
@@ -298,7 +298,7 @@ def _send_file(call: Call) -> Answer:
     commit = call.commit()
     try:
         blob = commit.read(call.path)
-    except HubError as error:  # with the commit, by which a client remembers that there is no such file
+    except HubError as error:  # with the commit, for which the client caches that the file is missing
         headers = {"X-Error-Code": error.code, "X-Error-Message": error.message, "X-Repo-Commit": commit.sha}
         return Answer({"error": error.message}, error.status, headers)
     headers = {"ETag": f'"{blob.etag}"', "X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes"}

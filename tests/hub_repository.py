@@ -1,4 +1,4 @@
-"""The repositories of the Hub for tests: commits, branches and tags in memory, with the hashes that git and LFS give them."""
+"""The repositories of the test Hub: commits, branches and tags in memory, with the hashes that git and LFS give them."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ LARGEST_REGULAR_BYTES = 10 * 1024 * 1024
 
 
 class HubError(Exception):
-    """An answer that is an error: a status, the X-Error-Code by which huggingface_hub tells what is missing, and a sentence."""
+    """An error answer: a status, the X-Error-Code that tells huggingface_hub what is missing, and a sentence."""
 
     def __init__(self, status: HTTPStatus, message: str, code: str | None = None):
         super().__init__(message)
@@ -27,13 +27,13 @@ class HubError(Exception):
 
 
 def missing(code: str, message: str) -> HubError:
-    """A 404 of something that is not there."""
+    """A 404 for something that does not exist."""
     return HubError(HTTPStatus.NOT_FOUND, message, code)
 
 
 @dataclass(frozen=True)
 class Blob:
-    """The content of a file; `large` where it is stored as an LFS object and git holds a pointer only."""
+    """The content of a file; `large` if it is stored as an LFS object and git has only a pointer."""
 
     content: bytes
     large: bool = False
@@ -53,7 +53,7 @@ class Blob:
 
     @property
     def etag(self) -> str:
-        """What caches go by, and what a client compares its own file with before it sends it again."""
+        """What caches use as the key, and what a client compares with its own file before it uploads it again."""
         return self.sha256 if self.large else self.git_hash
 
     def described(self) -> dict[str, object]:
@@ -71,7 +71,7 @@ class Commit:
     title: str = "initial commit"
     author: str = ""
     parent: str | None = None
-    # A fixed moment: hashes follow from names, contents and history alone.
+    # A fixed time, so that hashes depend only on names, contents and history.
     date: str = datetime(2026, 1, 1, tzinfo=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
     @cached_property
@@ -103,7 +103,7 @@ class Commit:
         return {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest(), "size": 0, **more}
 
     def paths(self, folder: str, *, recursive: bool) -> list[str]:
-        """What lies in a folder, with `recursive` also what lies below it; as in git, only files make a folder exist."""
+        """What is in a folder, with `recursive` also below it; as in git, a folder exists only if it contains files."""
         prefix = f"{folder}/" if folder else ""
         found: dict[str, None] = {}
         for path in self.files:
@@ -118,7 +118,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A model or dataset: who may read it, its commits, and the names that point to them."""
+    """A model or dataset: who may read it, its commits, and its branches and tags."""
 
     private: bool = False
     gated: str | bool = False
@@ -136,7 +136,7 @@ class Repository:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Repository":
-        """A folder as a public repository of one commit; the folder may change before the next request."""
+        """A folder as a public repository with one commit; the folder may change before the next request."""
         paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         repository = cls()
         repository.append("main", Commit({path.relative_to(folder).as_posix(): Blob(path.read_bytes()) for path in paths}))
@@ -159,14 +159,14 @@ class Repository:
         return self.commits[self.resolve(revision)]
 
     def history(self, revision: str) -> list[Commit]:
-        """The commit that `revision` names, and those before it."""
+        """The commit that `revision` names, and all before it."""
         commits = [self.at(revision)]
         while commits[-1].parent:
             commits.append(self.commits[commits[-1].parent])
         return commits
 
     def upload_mode(self, path: str, *, size: int, sample: bytes, revision: str) -> str:
-        """`lfs` or `regular`, as .gitattributes, the size and the first bytes decide."""
+        """`lfs` or `regular`, depending on .gitattributes, the size and the first bytes."""
         attributes = self.at(revision).files.get(".gitattributes", Blob(b"")).content.decode()
         patterns = [line.split()[0] for line in attributes.splitlines() if "filter=lfs" in line]
         name = PurePosixPath(path).name
@@ -176,8 +176,8 @@ class Repository:
     def commit(self, branch: str, operations: list[dict], *, author: str, large_objects: dict[str, bytes]) -> str:
         """Apply the lines of a commit as the client sends them; all of them or none.
 
-        Returns: the hash of the new commit, or of the last one where nothing changed.
-        Raises: HubError 412 where somebody else pushed since `parentCommit`, 400 for a file that cannot be stored.
+        Returns: the hash of the new commit, or of the last one if nothing changed.
+        Raises: HubError 412 if somebody else has pushed since `parentCommit`, 400 for a file that cannot be stored.
         """
         with self.lock:
             if branch not in self.branches:
@@ -214,5 +214,5 @@ class Repository:
             return self.append(branch, Commit(files, title=header.get("summary", ""), author=author, parent=head.sha))
 
     def blobs(self) -> dict[str, bytes]:
-        """Everything that was ever stored here, by its hash: what is deleted later stays in the history."""
+        """Everything ever stored here, by its hash: what is deleted later stays in the history."""
         return {blob.etag: blob.content for commit in self.commits.values() for blob in commit.files.values()}

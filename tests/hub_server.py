@@ -1,14 +1,14 @@
-"""A small Hugging Face Hub on this machine: what reads or publishes by name is tested over HTTP and without a network.
+"""A small Hugging Face Hub on this machine, for tests of code that loads or publishes by name: over HTTP, without a network.
 
-It answers what huggingface_hub 2.4, transformers 5.23 and datasets 5.2 ask for when they create, push, tag and load a model or a
-dataset, as the Hub answers it; everything else is a 404. A repository comes from a push, and then lives in memory
-(`hub_repository.py`), or is a plain folder, `<root>/datasets/<user>/<name>/` or `<root>/models/<user>/<name>/`, which is
-served as one commit on the branch `main` and read anew for every request. Files should be small.
+It answers as the Hub does what huggingface_hub 2.4, transformers 5.23 and datasets 5.2 request when they create, push, tag and
+load a model or a dataset; everything else is a 404. A repository is either pushed, and then kept in memory
+(`hub_repository.py`), or it is a plain folder, `<root>/datasets/<user>/<name>/` or `<root>/models/<user>/<name>/`, which is
+served as one commit on the branch `main` and read again for every request. Files should be small.
 
-Large files go the way of LFS: a batch request, an upload and a download at another host than the Hub's own, `localhost` in
-place of `127.0.0.1`, as the real ones lie at a storage provider that is shown no token. Whether huggingface_hub uses Xet instead
-is not for a server to decide: only HF_HUB_DISABLE_XET or a missing hf_xet makes it ask for LFS, so `environment` sets it.
-With `large_files=False` every file is a regular one, and a client with Xet on takes its pipelined upload of several commits.
+Large files use LFS: a batch request, then an upload or a download at another host than the Hub's own (`localhost` instead of
+`127.0.0.1`), because the real ones are at a storage provider that must not receive the token. A server cannot decide whether
+huggingface_hub uses Xet instead: only HF_HUB_DISABLE_XET or a missing hf_xet makes it use LFS, so `environment` sets the
+variable. With `large_files=False` every file is a regular one, and a client with Xet uses its pipelined upload of several commits.
 """
 
 import json
@@ -25,13 +25,13 @@ from typing import Literal
 from hub_answers import ROUTES, Answer
 from hub_repository import HubError, Repository, missing
 
-# Names of the variables that would lead a process to another Hub, another cache or a proxy, or say who the user is.
+# Names of the variables that would direct a process to another Hub, another cache or a proxy, or identify the user.
 FOREIGN_SETTINGS = re.compile(r"(HF_|HUGGING|TRANSFORMERS_).*|(HTTP|HTTPS|ALL|NO)_PROXY", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class User:
-    """Whose token it is, and what it allows."""
+    """The owner of a token, and what it allows."""
 
     name: str
     role: Literal["read", "write"] = "write"
@@ -39,7 +39,7 @@ class User:
 
 @dataclass
 class Request:
-    """One request as it came; `status` is 0 where the connection ended before an answer."""
+    """One request as received; `status` is 0 if the connection ended before an answer."""
 
     method: str
     path: str
@@ -53,7 +53,7 @@ class Request:
 
 @dataclass
 class _Fault:
-    """What is to go wrong with the next request that fits."""
+    """What should go wrong with the next matching request."""
 
     method: str | None
     path_contains: str
@@ -63,19 +63,19 @@ class _Fault:
     after_bytes: int | None = None
 
     def fits(self, method: str, path: str) -> bool:
-        # Only what has a body can be cut within it.
+        # Only a request or an answer with a body can be cut off.
         methods = (self.method,) if self.method else (method,) if self.status else ("GET", "POST", "PUT")
         return self.times > 0 and method in methods and self.path_contains in path
 
 
 class HubServer:
-    """Serves the repositories under `root` and those that are pushed, at `endpoint`, while its `with` block lasts.
+    """Serves the repositories under `root`, and those that are pushed, at `endpoint` inside its `with` block.
 
     Args:
-        root: folders that are public repositories; need not exist.
-        tokens: who may push: a token with the user's name, or with a `User`. Reading public repositories takes none.
+        root: contains the folders that are public repositories; it need not exist.
+        tokens: who may push: from token to user name or `User`. Reading public repositories needs no token.
         large_files: False stores every file as a regular one (see above).
-        page_size: entries a page of a tree.
+        page_size: entries per page of a tree.
     """
 
     def __init__(self, root: Path, *, tokens: dict[str, str | User] | None = None, large_files: bool = True, page_size: int = 1000):
@@ -93,7 +93,7 @@ class HubServer:
         self.storage = f"http://localhost:{self._server.server_port}"
 
     def __enter__(self) -> "HubServer":
-        # The interval is how long shutdown waits at most, once for every test with a server.
+        # The interval is the longest time that shutdown waits, once for every test with a server.
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 
@@ -102,13 +102,13 @@ class HubServer:
         self._server.server_close()
 
     def environment(self, *, home: Path, token: str | None = None) -> dict[str, str]:
-        """The environment of a process that knows no Hub but this one, keeps its caches under `home` and logs in with `token`.
+        """The environment of a process that uses only this Hub, keeps its caches under `home` and logs in with `token`.
 
-        It has to be a new process: the libraries read HF_ENDPOINT once, when they are imported.
+        It must be a new process: the libraries read HF_ENDPOINT once, when they are imported.
         """
         kept = {name: value for name, value in os.environ.items() if not FOREIGN_SETTINGS.fullmatch(name)}
-        # We are the proxy as well: what the libraries ask of other hosts (dataset viewer, download counts) is refused here at
-        # once, instead of leaving this machine or waiting for a name server.
+        # This server is the proxy as well: it rejects requests to other hosts (dataset viewer, download counts) at once, so
+        # they do not leave this machine or wait for a name server.
         proxies = {"HTTP_PROXY": self.endpoint, "HTTPS_PROXY": self.endpoint, "NO_PROXY": "127.0.0.1,localhost"}
         hub = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home)}
         if self.large_files:
@@ -126,13 +126,13 @@ class HubServer:
         times: int = 1,
         headers: dict[str, str] | None = None,
     ) -> None:
-        """Answer the next `times` requests that fit with an error instead; `headers` such as {"Retry-After": "0"} go with it."""
+        """Answer the next `times` matching requests with an error, with `headers` such as {"Retry-After": "0"}."""
         self._faults.append(_Fault(method, path_contains, times, status=status, headers=headers))
 
     def cut_next(self, *, after_bytes: int | None, path_contains: str = "", method: str | None = None, times: int = 1) -> None:
-        """Close the connection in the next `times` requests that fit, after so many bytes of what they upload, or download.
+        """Close the connection in the next `times` matching requests, after so many bytes of the upload or download.
 
-        Args: `after_bytes` None does what was asked and closes without an answer.
+        Args: `after_bytes` None carries out the request and closes without an answer.
         """
         self._faults.append(_Fault(method, path_contains, times, after_bytes=after_bytes))
 
@@ -145,14 +145,14 @@ class HubServer:
         return None
 
     def find(self, repo_id: str, repo_type: str = "model") -> Repository | None:
-        """A repository that was pushed, or a folder as one."""
+        """A pushed repository, or a folder as a repository."""
         if (repo_type, repo_id) in self.pushed:
             return self.pushed[repo_type, repo_id]
         folder = self.root / f"{repo_type}s" / repo_id
         return Repository.from_folder(folder) if folder.is_dir() else None
 
     def repository(self, repo_id: str, repo_type: str = "model") -> Repository:
-        """Raises: KeyError where there is none, so that a test does not go on with nothing."""
+        """Raises: KeyError if there is none, so that a test does not continue without one."""
         repository = self.find(repo_id, repo_type)
         if repository is None:
             raise KeyError(f"no {repo_type} {repo_id} here, only {self.repos()}")
@@ -175,7 +175,7 @@ class HubServer:
         return dict(self.repository(repo_id, repo_type).tags)
 
     def everything_received(self) -> dict[str, bytes]:
-        """Every blob that was ever stored here, referenced, replaced, deleted or uploaded without a commit."""
+        """Every blob ever stored here, whether referenced, replaced, deleted or uploaded without a commit."""
         blobs = {f"lfs:{oid}": content for oid, content in self.large_objects.items()}
         for (repo_type, repo_id), repository in self.pushed.items():
             blobs |= {f"{repo_type} {repo_id}: {oid}": content for oid, content in repository.blobs().items()}
@@ -183,7 +183,7 @@ class HubServer:
 
 
 class _CutError(Exception):
-    """The connection is to end here."""
+    """The connection should end here."""
 
 
 class _RequestHandler(BaseHTTPRequestHandler):
@@ -215,7 +215,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle
 
     def log_message(self, *words: object) -> None:
-        """Say nothing of requests, which http.server would write to stderr one by one."""
+        """Log nothing: http.server would write every request to stderr."""
 
     def _read_body(self, record: Request, at_most: int | None) -> bytes:
         body = bytearray()
@@ -242,7 +242,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
             yield part
 
     def _answer(self, user: User | None, authorization: str | None, body: bytes) -> Answer:
-        # A path with a host, which we are asked for as a proxy, matches no route.
+        # A path with a host, which is a request to this server as a proxy, matches no route.
         path, _, query = self.path.partition("?")
         try:
             if authorization is not None and user is None:

@@ -1,4 +1,4 @@
-"""Kill a recipe with SIGKILL at a chosen moment of its run, in a process of its own."""
+"""Kill a recipe with SIGKILL at a chosen moment of its run, in a separate process."""
 
 import importlib
 import multiprocessing
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recipes_in_process import load
 
-# One process imports what all recipes need, and each run is forked from it: the imports would cost more than the runs.
+# One process imports what all recipes need, and each run is forked from it: the imports take longer than the runs.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
@@ -21,7 +21,7 @@ CONTEXT.set_forkserver_preload(
 
 
 def run_main(name: str, words: Sequence[object]) -> dict:
-    """`main` of recipe `name` in this process, its arguments as from a command line."""
+    """Run `main` of recipe `name` in this process, with arguments as on a command line."""
     from hfgpt.arguments.parsing import parse_arguments
 
     main = load(name).main
@@ -29,7 +29,7 @@ def run_main(name: str, words: Sequence[object]) -> dict:
 
 
 def kill(name: str, words: Sequence[object], *, at: str, call: int = 1) -> None:
-    """Run the recipe until it calls `at`, a function or method with the module it is looked up in, for the `call`-th time."""
+    """Run the recipe until its `call`-th call of `at`: a function or method, with the module in which it is looked up."""
     process = CONTEXT.Process(target=_run_until, args=(name, [str(word) for word in words], at, call))
     process.start()
     process.join(timeout=300)
@@ -42,7 +42,7 @@ def _run_until(name: str, words: list[str], at: str, call: int) -> None:
 
 
 def signal_at(at: str, call: int, number: int) -> None:
-    """This process sends itself a signal when it calls `at` for the `call`-th time; for a place and a count, see `kill`."""
+    """Make this process send itself a signal when it calls `at` for the `call`-th time; the arguments are those of `kill`."""
     places = at.split(".")
     owner = importlib.import_module(".".join(place for place in places[:-1] if place.islower()))
     for place in places[:-1]:
@@ -60,7 +60,7 @@ def signal_at(at: str, call: int, number: int) -> None:
 
 
 def state_of(folder: Path) -> dict[str, tuple]:
-    """Every file and folder, the folder itself included, by its time and the SHA-256 of its bytes."""
+    """The modification time and the SHA-256 of every file and folder, including the folder itself."""
     from hfgpt.files import sha256_of_file
 
     paths = [folder, *folder.rglob("*")]
@@ -69,7 +69,7 @@ def state_of(folder: Path) -> dict[str, tuple]:
 
 
 def sha256_of_weights(folder: Path) -> dict[str, str]:
-    """Of every weight file of a result, by its name."""
+    """The hash of every weight file of a result, by its name."""
     from hfgpt.files import sha256_of_file
 
     paths = [path for place in ("", "base/", "merged/") for path in folder.glob(f"{place}*.safetensors")]

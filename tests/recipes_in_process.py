@@ -1,4 +1,4 @@
-"""Call a recipe in this process: its `main` with arguments as from Python, or the whole script as from a command line."""
+"""Call a recipe in this process: its `main` with arguments from Python, or the whole script as from a command line."""
 
 import contextlib
 import gc
@@ -37,14 +37,14 @@ def recipe(name: str, **arguments):
 def run_script(name: str, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
     """Run the file `recipes/NAME` as `python recipes/NAME WORDS` does, without the seconds that a new process needs for imports.
 
-    Returns: what `subprocess.run` would: returncode, stdout and stderr. An error that would end in a traceback is raised here.
+    Returns: what `subprocess.run` returns: returncode, stdout and stderr. An error that would print a traceback is raised here.
     """
     path = str(RECIPES / name)
     return _run([path, *map(str, words)], lambda: runpy.run_path(path, run_name="__main__"), cwd)
 
 
 def run_command(line: str, *, cwd: Path) -> subprocess.CompletedProcess:
-    """Run `hfgpt COMMAND ...`, a line as a shell has it, by the console script's `main`; otherwise as `run_script`."""
+    """Run `hfgpt COMMAND ...`, a line as for a shell, with the console script's `main`; otherwise like `run_script`."""
     from hfgpt import cli
     from hfgpt.arguments.commands import STARTED_AS
 
@@ -57,10 +57,10 @@ def run_command(line: str, *, cwd: Path) -> subprocess.CompletedProcess:
 def _run(words: list[str], main: Callable[[], object], cwd: Path | None) -> subprocess.CompletedProcess:
     logger = logging.getLogger("hfgpt")
     before = (sys.argv, sys.path[:], Path.cwd(), logger.handlers[:], logger.propagate, logger.level)
-    handlers = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}  # a process that leaves ignores them
+    handlers = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}  # a process that exits ignores them
     stdout, stderr = io.StringIO(), io.StringIO()
     returncode = 0
-    gc.collect()  # `launch` freezes what there is
+    gc.collect()  # `launch` freezes all existing objects
     sys.argv = words
     try:
         if cwd:

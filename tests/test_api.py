@@ -1,4 +1,4 @@
-"""The functions of `from hfgpt import ...`: what the recipes do, in this process, which is left as it was found."""
+"""The functions of `from hfgpt import ...`: they do what the recipes do, in this process, and leave it unchanged."""
 
 import ast
 import contextlib
@@ -59,18 +59,18 @@ def state_of_process() -> dict:
     }
 
 
-# The page of the documentation, run once; the tests look at what its variables hold
+# The page of the documentation, run once; the tests check its variables
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> SimpleNamespace:
-    """The variables that the examples of docs/python.md leave, and what each block printed."""
+    """The variables after the examples of docs/python.md have run, and what each block printed."""
     folder, here = tmp_path_factory.mktemp("page"), Path.cwd()
     names: dict = {}
     printed = []
     import datasets
 
-    datasets.enable_caching()  # a script that ran in this process before has it off
+    datasets.enable_caching()  # a script that ran earlier in this process turned it off
     before = state_of_process()
     os.chdir(folder)
     try:
@@ -137,7 +137,7 @@ def test_texts_come_in_the_order_of_the_prompts_and_again_with_the_same_seed(pag
     assert page.several != page.several[2:] + page.several[:2]
     again = hfgpt.generate(page.loaded, "re.", num_samples=2, temperature=1.0, top_p=0.9, max_new_tokens=12)
     assert again == page.several[2:]
-    # Greedy text is the model's own, whoever asks.
+    # Greedy text depends only on the model.
     model = AutoModelForCausalLM.from_pretrained(page.root / "runs/base").to(page.loaded.model.device)
     import torch
 
@@ -158,11 +158,11 @@ def test_the_twin_the_gate_and_the_rehearsal_report_what_they_found(page):
 
 def test_nothing_is_left_behind_in_the_process(page):
     assert page.after == page.before
-    assert page.before["caching"]  # or nothing was tried
+    assert page.before["caching"]  # otherwise the test shows nothing
 
 
 def test_the_functions_run_what_the_recipes_run(page, tmp_path):
-    """The same arguments by the recipe's own door: the same tokenizer, the same rows, the same weights."""
+    """The same arguments through the recipe itself: the same tokenizer, the same rows, the same weights."""
     from recipes_in_process import recipe
 
     recipe(
@@ -191,14 +191,14 @@ def test_called_again_a_job_returns_what_it_made_and_another_one_is_refused(page
 
 @pytest.fixture(scope="module")
 def quick_run(small_rows, tmp_path_factory) -> Path:
-    """Four steps in float32, without anything in between."""
+    """Four uninterrupted steps in float32."""
     folder = tmp_path_factory.mktemp("quick") / "base"
     hfgpt.pretrain(small_rows, output_dir=folder, **QUICK)
     return folder
 
 
 def test_precision_is_that_of_each_call(small_rows, quick_run, tmp_path):
-    """One call in bfloat16 does not make a later one so."""
+    """One call in bfloat16 does not affect a later one."""
     for name, precision in (("half", "bf16"), ("again", "fp32")):
         hfgpt.pretrain(small_rows, output_dir=tmp_path / name, **QUICK | {"precision": precision})
     weights = [(folder / "model.safetensors").read_bytes() for folder in (quick_run, tmp_path / "again", tmp_path / "half")]
@@ -228,7 +228,7 @@ def test_an_interrupted_training_writes_a_checkpoint_and_the_same_call_goes_on(s
     finally:
         trainer.DEFAULT_CALLBACKS = defaults
     assert isinstance(stopped.value, hfgpt.RunStopped)
-    assert not isinstance(stopped.value, Exception)  # a loop over several runs ends with it
+    assert not isinstance(stopped.value, Exception)  # so a loop over several runs ends too
     assert (tmp_path / "base" / "checkpoint-2").is_dir()
     assert state_of_process() == before
     done = train()
@@ -257,7 +257,7 @@ def test_progress_is_printed_unless_the_program_has_said_what_it_wants(wanted, s
     logger, root = logging.getLogger("hfgpt"), logging.getLogger()
     levels, heard = (logger.level, root.level), io.StringIO()
     handler = logging.StreamHandler(heard)
-    handlers, root.handlers = root.handlers, []  # pytest's own are a root logger's
+    handlers, root.handlers = root.handlers, []  # pytest's own handlers are on the root logger
     try:
         if wanted == "a level":
             logger.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""`hfgpt COMMAND`: what it says of itself, which recipe a command is, and how it ends."""
+"""`hfgpt COMMAND`: its help, which recipe a command runs, and how it ends."""
 
 import os
 import re
@@ -23,7 +23,7 @@ NAMES = ["from-text", "tokenizer", "data", "pretrain", "classify", "instruct", "
 
 @pytest.fixture
 def as_hfgpt(monkeypatch):
-    """Run `hfgpt` in this process; what it sets is unset again."""
+    """Run `hfgpt` in this process, and undo what it sets."""
     monkeypatch.setenv(STARTED_AS, "")
 
     def run(*words: str) -> int:
@@ -65,7 +65,7 @@ def test_help_and_version_need_none_of_the_heavy_packages():
     done = run_python("-m", "hfgpt", "--version", cwd=ROOT)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert re.fullmatch(r"hfgpt [\w.+]+\n", done.stdout)
-    # Of the processor's time: how long it takes by the clock depends on what else this machine does.
+    # CPU time: wall-clock time depends on what else runs on this machine.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
 
 
@@ -94,7 +94,7 @@ def test_the_keys_of_a_command_come_first_and_trainers_on_request(as_hfgpt, capf
     assert titles == ["Data", "Model", "Method", "Training", "Evaluation", "Machine", "Output"]
     assert re.search(r"--learning_rate NUMBER +Peak learning rate of AdamW. \[0.003\]", short)
     assert "hfgpt pretrain recipes/configs/quickstart/pretrain.yaml" in short
-    assert re.search(r"^Data:\n  --dataset TEXT [^-]*\[required\]$", short, flags=re.MULTILINE)  # before what may be left out
+    assert re.search(r"^Data:\n  --dataset TEXT [^-]*\[required\]$", short, flags=re.MULTILINE)  # before the optional keys
     assert "--fsdp " not in short
     assert short.rstrip().splitlines()[-1].endswith("--help all")
     assert as_hfgpt("pretrain", "--help", "all") == 0
@@ -110,7 +110,7 @@ def test_the_keys_of_a_command_come_first_and_trainers_on_request(as_hfgpt, capf
 def test_chat_is_generate_with_its_switch(as_hfgpt, capfd, tmp_path):
     assert as_hfgpt("chat", "--help") == 0
     assert capfd.readouterr().out.startswith("usage: hfgpt chat [MODEL | run.yaml]")
-    assert as_hfgpt("chat", str(tmp_path / "none"), "--num_samples", "2") == 1  # a refusal of generate.py, in its words
+    assert as_hfgpt("chat", str(tmp_path / "none"), "--num_samples", "2") == 1  # generate.py's own error message
     assert f"error: {tmp_path / 'none'} does not exist" in capfd.readouterr().err
 
 
@@ -171,7 +171,7 @@ time.sleep(60)
 
 
 def launched(tmp_path: Path, machine: str, *words: str) -> subprocess.Popen:
-    """A process that starts a recipe of these words as `hfgpt COMMAND --launch MACHINE` does."""
+    """A process that starts a recipe with these arguments as `hfgpt COMMAND --launch MACHINE` does."""
     (tmp_path / "recipe.py").write_text(ENDINGS)
     machine, recipe = str(RECIPES / "accelerate" / machine), str(tmp_path / "recipe.py")
     code = f"from hfgpt.cli import launch; launch({machine!r}, {recipe!r}, {list(words)!r})"

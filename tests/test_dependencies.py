@@ -1,4 +1,4 @@
-"""What the package imports, pyproject.toml declares: nothing arrives only because another package brings it."""
+"""pyproject.toml declares everything that the package imports: nothing is there only because another package needs it."""
 
 import ast
 import re
@@ -10,10 +10,10 @@ from conftest import ROOT
 
 try:
     import tomllib
-except ModuleNotFoundError:  # Python 3.10, where pytest brings the same by its old name
+except ModuleNotFoundError:  # Python 3.10, where pytest installs the same under its old name
     import tomli as tomllib
 
-# What the modules are called by whom pip installs, where that is not the name itself and the package may be absent here.
+# The distributions of modules that may not be installed here.
 DISTRIBUTIONS = {
     "bitsandbytes": "bitsandbytes",
     "gguf": "gguf",
@@ -25,7 +25,7 @@ DISTRIBUTIONS = {
     "torchao": "torchao",
     "trl": "trl",
 }
-# Programs that run alone in another process and find each other beside themselves.
+# Modules of programs that run in a separate process and import each other from their own folder.
 BESIDE = {"stranger"}
 
 
@@ -34,7 +34,7 @@ def canonical(name: str) -> str:
 
 
 def requirements() -> tuple[set[str], set[str]]:
-    """Names of the dependencies, and of what the extras bring."""
+    """Names of the dependencies, and of the packages in the extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = [line for lines in project["optional-dependencies"].values() for line in lines]
     names = [{canonical(re.match(r"[\w.-]+", line)[0]) for line in lines} for lines in (project["dependencies"], optional)]
@@ -42,7 +42,7 @@ def requirements() -> tuple[set[str], set[str]]:
 
 
 def imported(folder: str) -> dict[str, list[str]]:
-    """Top-level modules that the files of a folder import at any place or ask `need` for, and where; ours and Python's left out."""
+    """Top-level modules that a folder's files import anywhere or request with `need`, and where; without ours and Python's."""
     found: dict[str, list[str]] = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

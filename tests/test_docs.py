@@ -1,4 +1,4 @@
-"""docs/: every command can be given as it stands, the syllabus runs, and the site builds without a warning."""
+"""docs/: every command works as written, the syllabus runs, and the site builds without a warning."""
 
 import contextlib
 import importlib
@@ -21,7 +21,7 @@ from hfgpt.errors import UserError
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 SYLLABUS = sorted((ROOT / "docs" / "syllabus").glob("[0-9]*.md"))
 TEXT = {str(path.relative_to(ROOT / "docs")): path.read_text(encoding="utf-8") for path in PAGES}
-# What may come before a recipe's own words on a command line.
+# What may come before a recipe's own arguments on a command line.
 LAUNCHED = re.compile(
     r"(?:hfgpt (?P<command>[\w-]+)|(?:python|torchrun .*?|accelerate launch .*?) ?recipes/(?P<recipe>\w+\.py))(?P<words>.*)"
 )
@@ -39,7 +39,7 @@ def keys_of(command: str) -> set[str]:
 
 
 def launched(line: str) -> tuple[str, list[str]] | None:
-    """The command of hfgpt that a line starts, and its words."""
+    """The hfgpt command that a line starts, and its arguments."""
     found = LAUNCHED.match(line)
     if found is None:
         return None
@@ -52,7 +52,7 @@ BLOCKS = [(page, found[2], found[3].replace("\\\n", " ")) for page, text in TEXT
 
 
 def blocks(*languages: str) -> list[tuple[str, str]]:
-    """Page and text of each block of these languages; "" is a block that names none."""
+    """Page and text of each block in these languages; "" is a block without a language."""
     return [(page, text) for page, language, text in BLOCKS if language in languages]
 
 
@@ -69,7 +69,7 @@ def test_there_are_commands_on_the_pages():
 
 @pytest.mark.parametrize(("page", "line"), COMMAND_LINES)
 def test_a_command_can_be_given_as_it_stands(page, line, monkeypatch):
-    """Keys, values and YAML files are read as the recipe reads them, up to the model that an earlier command would have made."""
+    """Keys, values and YAML files are parsed as the recipe does; only a model that an earlier command makes may be missing."""
     monkeypatch.chdir(ROOT)
     command, words = launched(line)
     if "--launch" in words:
@@ -110,7 +110,7 @@ def test_python_on_the_pages_is_python(page, code):
 
 @pytest.mark.slow
 def test_the_files_of_a_run_are_explained(small_run, small_rows, small_tokenizer):
-    """All that lies there is on the page, and the page knows what of it is published."""
+    """Every file in the folders is on the page, and the page shows correctly which ones are published."""
     from hfgpt.artifacts import identify
 
     rows = re.findall(r"^\| (`.+?) \| (P?) ?\|", TEXT["reference/files.md"], flags=re.MULTILINE)
@@ -125,7 +125,7 @@ def test_the_files_of_a_run_are_explained(small_run, small_rows, small_tokenizer
 
 @pytest.mark.slow
 def test_the_syllabus_runs(tmp_path):
-    """Page after page in one folder, as a reader does it; what is claimed is asserted on the pages themselves."""
+    """Page after page in one folder, as a reader does it; the pages themselves assert what they claim."""
     here = Path.cwd()
     os.chdir(tmp_path)
     try:

@@ -1,4 +1,4 @@
-"""Both doors of a saved folder, each in a fresh process without a network: with hfgpt, and in an environment without it."""
+"""Both ways to load a saved folder, each in a fresh process without a network: with hfgpt, and in an environment without it."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ print(json.dumps(dict(
 
 @pytest.fixture(scope="module")
 def through_the_door(small_run, stranger, tmp_path_factory):
-    """Load through one door and return what came out."""
+    """Load the folder in one of the two ways, and return the results."""
 
     def load(*, with_hfgpt: bool) -> dict:
         code = PROBE.format(

@@ -1,4 +1,4 @@
-"""A user's mistake is one sentence; a bug of ours keeps its traceback; what the machine refuses names its place."""
+"""A user's mistake is one sentence; a bug of ours keeps its traceback; an error of the machine names the path."""
 
 import dataclasses
 import errno
@@ -14,7 +14,7 @@ from recipes_in_process import RECIPES, load, recipe, run_script
 from hfgpt import errors
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.py"))
-# The least that each recipe accepts on its command line, none of it there.
+# The minimum that each recipe accepts on its command line; none of the files exist.
 SMALLEST = {
     "align_preferences": ("--model", "no/model", "--sources", "none.json", "--output_dir", "out"),
     "check": ("no/folder",),
@@ -32,7 +32,7 @@ SMALLEST = {
 
 
 class Buggy(SimpleNamespace):
-    """Arguments by which the first thing that a recipe asks for hits a bug of ours."""
+    """Arguments that raise, like a bug of ours, at a recipe's first access."""
 
     def __getattribute__(self, name):
         if name.startswith("__"):
@@ -64,7 +64,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_main_takes_arguments_that_were_built_in_python(name, tmp_path, monkeypatch):
-    """As far as the first thing that is not there: nothing that only the parser knows is needed."""
+    """The recipe runs until the first missing file: it needs nothing that only the parser knows."""
     monkeypatch.chdir(tmp_path)
     arguments_class = load(name).main.__annotations__["args"]
     words = iter(SMALLEST[name])
@@ -166,7 +166,7 @@ def test_memory_and_files_that_are_used_up_are_one_sentence(small_rows, tmp_path
     done = run_python("-c", SCARCE, limit, room, ROOT / "recipes/pretrain.py", *recipe_words, *words, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert sentence in done.stderr
-    assert "Traceback" not in done.stderr.partition("error: ")[0]  # torch has one of its own behind it, when the process ends
+    assert "Traceback" not in done.stderr.partition("error: ")[0]  # torch prints its own after it, at exit
 
 
 LIMITED = """
@@ -178,7 +178,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_a_disk_that_takes_no_more_is_one_sentence_and_nothing_stays(small_families, tmp_path):
-    """Every file is limited to 200 KB, which safetensors (Rust), numpy and torch report in words of their own."""
+    """Every file is limited to 200 KB; safetensors (Rust), numpy and torch each report this in their own words."""
     for number, target in enumerate(("native", "gguf")):
         words = (small_families["book"], "--target", target, "--output_dir", tmp_path / str(number))
         done = run_python("-c", LIMITED, ROOT / "recipes" / "convert.py", *words, cwd=tmp_path)
@@ -205,7 +205,7 @@ def test_a_console_that_lacks_a_character_shows_another(small_run):
     assert done.stdout.startswith("? ??")
 
 
-# What only some systems have, taken away once the libraries are there. A module that is None cannot be imported.
+# Removes what only some systems have, after the libraries are imported. A module that is None cannot be imported.
 ELSEWHERE = """
 import importlib, pkgutil, signal, sys
 import accelerate, datasets, huggingface_hub.hf_file_system, peft, transformers, transformers.trainer
@@ -229,7 +229,7 @@ def test_no_module_of_one_system_is_needed_at_import(tmp_path):
 
 
 def test_a_tilde_is_the_home_of_the_user(tmp_path, small_corpus):
-    """In a YAML and between quotes no shell expands it."""
+    """In a YAML file and between quotes, no shell expands it."""
     home = tmp_path / "home"
     (home / "texts").mkdir(parents=True)
     (home / "texts" / "one.jsonl").write_bytes(small_corpus.read_bytes())

@@ -1,4 +1,4 @@
-"""The examples of docs/tasks/serve.md's "In other people's hands", word for word: each in a process of its own, on small models."""
+"""The examples of docs/tasks/serve.md's "In other people's hands", word for word: each in its own process, on small models."""
 
 import inspect
 import json
@@ -28,14 +28,14 @@ pytestmark = pytest.mark.slow
 PAGE = (ROOT / "docs" / "tasks" / "serve.md").read_text(encoding="utf-8")
 SECTION = re.search(r"## In other people's hands\n(.*?)\n## ", PAGE, flags=re.DOTALL)[1]
 PARTS = re.split(r"^\*\*(.+?)\*\*", SECTION, flags=re.MULTILINE)[1:]
-# By the words in bold that each begins with: its blocks, as (language, text).
+# The blocks of each example, as (language, text), by the bold words at its start.
 EXAMPLES = {
     title: re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL) for title, text in zip(PARTS[::2], PARTS[1::2], strict=True)
 }
 LABELS = ("asyncio", "email")
 QUESTION = "What does os.getcwd do?"
 NUM_PAIRS = 120
-# After the example about search: how often does the rest of a docstring come among the first ten for its first sentence?
+# Runs after the search example: for how many first sentences is the rest of the docstring among the first ten results?
 RETRIEVAL = """
 import json
 pairs = json.load(open("pairs.json"))
@@ -47,7 +47,7 @@ print(json.dumps([(ranks(own) < 10).sum().item() for own in (scores.diag(), scor
 
 
 def blocks(title: str, *languages: str) -> list[str]:
-    """The blocks of one example, of exactly these languages."""
+    """The blocks of one example, in exactly these languages."""
     assert [language for language, _ in EXAMPLES[title]] == list(languages)
     return [text for _, text in EXAMPLES[title]]
 
@@ -62,7 +62,7 @@ def docstrings() -> list[dict]:
 
 @pytest.fixture(scope="module")
 def place(small_families, docstrings, tmp_path_factory) -> Path:
-    """A folder with runs/quickstart as `make quickstart` leaves it, in small: base, classifier, assistant."""
+    """A folder with a small version of what `make quickstart` leaves in runs/quickstart: base, classifier, assistant."""
     place = tmp_path_factory.mktemp("examples")
     runs = place / "runs" / "quickstart"
     runs.mkdir(parents=True)
@@ -91,13 +91,13 @@ def place(small_families, docstrings, tmp_path_factory) -> Path:
 
 
 def run_main(name: str, arguments_class: type, *words) -> None:
-    """The recipe's main in this process, its arguments as from a command line."""
+    """Run the recipe's main in this process, with arguments as on a command line."""
     load(name).main(parse_arguments(arguments_class, list(map(str, words))))
 
 
 @pytest.fixture
 def run(place, tmp_path):
-    """Run a block's code in a fresh process where runs/quickstart lies; what it printed is returned."""
+    """Run a block's code in a fresh process, in the folder that contains runs/quickstart, and return what it prints."""
 
     def run_block(code: str, *options: str, **environment: str) -> str:
         environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}
@@ -174,7 +174,7 @@ def test_an_openai_client_asks_the_server_of_transformers(run, place, tmp_path):
             server.terminate()
             server.wait(timeout=30)
     assert said.strip() == inspect.getdoc(os.getcwd).splitlines()[0]
-    assert QUESTION in code  # it was asked what it had learned
+    assert QUESTION in code  # the question is one from its training
 
 
 def is_up(address: str) -> bool:
@@ -192,7 +192,7 @@ def test_llama_cpp_reads_the_file_that_the_recipe_writes(run, place):
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     done = subprocess.run(command, shell=True, cwd=place, env={**os.environ, "PATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(run(code)) > 10  # what it says word for word: tests/conversion/test_gguf.py
+    assert len(run(code)) > 10  # tests/conversion/test_gguf.py compares the words
 
 
 def test_a_text_finds_what_is_near_in_meaning_more_often_than_chance(run, place, small_corpus, docstrings):
@@ -207,7 +207,7 @@ def test_a_text_finds_what_is_near_in_meaning_more_often_than_chance(run, place,
     assert len({rest for _, rest in pairs}) > 0.9 * NUM_PAIRS
     (place / "pairs.json").write_text(json.dumps(pairs))
     *lines, found = run(code + RETRIEVAL).splitlines()
-    # The same four texts as on the page, in an order of their own and with other scores: the model is another one.
+    # The same four texts as on the page, but in another order and with other scores, because the model is another one.
     assert {line.split("  ")[1] for line in lines} == {line.split("  ")[1] for line in shown.splitlines()}
     scores = [float(line.split()[0]) for line in lines]
     assert scores == sorted(scores, reverse=True)

@@ -1,4 +1,4 @@
-"""docs/extending.md: what another package adds to each table is used for real, by the jobs that anybody calls."""
+"""docs/extending.md: what another package adds to each table is really used by the usual functions."""
 
 import contextlib
 import importlib
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> SimpleNamespace:
-    """The variables that the examples leave, and what each printed; the tables are as before when the tests are done."""
+    """The variables after the examples have run, and what each printed; the tables are restored after the tests."""
     folder, here = tmp_path_factory.mktemp("page"), Path.cwd()
     tables = [getattr(importlib.import_module(module), name) for module, name in TABLES]
     entries = [dict(table) for table in tables]

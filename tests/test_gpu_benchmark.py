@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py fills its tables on a CPU too, in its smallest size; what they say of a GPU, only a GPU can."""
+"""benchmarks/gpu.py also fills its tables on a CPU, in its smallest size; only a GPU can test its figures."""
 
 import argparse
 import importlib
@@ -11,7 +11,7 @@ from conftest import ROOT
 def test_every_table_is_filled_in_its_smallest_size(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     gpu = importlib.import_module("gpu")
-    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)  # where there is a GPU, it is left to its tests
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)  # leave a GPU to the tests that need it
     output_file = tmp_path / "gpu.md"
     said = gpu.main(argparse.Namespace(smallest=True, minutes=9, output_file=str(output_file)))
     assert output_file.read_text() == said + "\n"
@@ -25,7 +25,7 @@ def test_every_table_is_filled_in_its_smallest_size(tmp_path, monkeypatch):
         assert len({line.count("|") for line in rows}) == 1, title
     losses = [line.split("|")[-2].strip() for line in tables["Head and loss"] if line.startswith("| ")][1:]
     assert len(losses) == 3
-    assert len(set(losses)) == 1  # three ways to the same number
+    assert len(set(losses)) == 1  # three ways to compute the same number
     (flash,) = [line for line in tables["Model step: forward and backward, tokens per second"] if "its flash kernel" in line]
     assert "%" in flash  # it was measured
 

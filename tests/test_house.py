@@ -1,4 +1,4 @@
-"""Who may import whom: from the top down, never upward and never in a circle."""
+"""Which module may import which: only from the same layer or a lower one, and without cycles."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hfgpt"
-# From the ground up; what stands on one floor may see its neighbours, in one direction.
+# The layers, lowest first; packages in the same layer may import each other, but only in one direction.
 FLOORS = (
     {"artifacts", "errors", "files", "inference", "tables", "counting", "signals"},
     {"model", "tokenization", "chat_templates", "metrics", "arguments"},
@@ -22,7 +22,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def imports() -> list[tuple[str, str, str]]:
-    """Every import of one module of hfgpt by another: (importer, imported, where), wherever in the file it stands."""
+    """Every import of one module of hfgpt by another: (importer, imported, where), anywhere in the file."""
     modules = {module_name(path): path for path in PACKAGE.rglob("*.py")}
     found = []
     for name, path in modules.items():
@@ -58,7 +58,7 @@ def test_every_room_has_a_floor():
         path.stem if path.suffix == ".py" else path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()
     }
     assert rooms - {"__pycache__", "py"} - {path.name for path in PACKAGE.glob("*.typed")} <= set(FLOOR)
-    assert len(IMPORTS) > 300  # or nothing is looked at
+    assert len(IMPORTS) > 300  # otherwise the tests check nothing
 
 
 def test_nothing_is_imported_from_a_higher_floor():
@@ -80,7 +80,7 @@ def test_there_are_no_circles(of):
 
 
 def test_the_models_code_travels_alone():
-    """A stranger's copy of model/ has nothing of ours beside it."""
+    """A copy of model/ must work without the rest of hfgpt."""
     assert not [where for one, other, where in IMPORTS if room(one) == "model" and room(other) != "model"]
 
 

@@ -1,4 +1,4 @@
-"""What is imported, and when. A claim about a process needs a process: each of them has several."""
+"""What is imported, and when. Imports can only be tested in a new process."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""What a message tells the user to type exists: keys, recipes, extras and commands. The strings are read out of the code."""
+"""What a message tells the user to type exists: keys, recipes, extras and commands. The strings are read from the code."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ from recipes_in_process import RECIPES, load
 from hfgpt.arguments.commands import COMMANDS, STARTED_AS, as_started
 
 FILES = sorted([*(ROOT / "hfgpt").rglob("*.py"), *RECIPES.glob("*.py")])
-# English where a key could stand: "with it", "published: base, adapter, merged".
+# English words where a key could be: "with it", "published: base, adapter, merged".
 NO_KEYS = {
     *("allowed", "checks", "evaluation", "multiplicity", "passport", "rows", "stoi"),
     *("answers", "both", "code", "counts", "dashes", "each", "it", "nats", "none", "others", "published", "spaces", "stemming"),
@@ -22,13 +22,13 @@ NO_KEYS = {
     *("completions", "default", "headers", "hfgpt", "lzma", "punctuation", "theirs", "torch", "transformers"),
     *("bunzip2", "bzip2", "gunzip", "gzip", "pdftotext", "unxz", "unzstd", "xz"),
 }
-# Commands of others that messages name.
+# Options of other programs that messages name.
 OPTIONS_OF_OTHERS = {"key", "help", "version", "launch", "no_", "quiet", "config_file", "nproc_per_node", "num_processes",
                      "parsable", "export", "dependency", "kill", "to"}  # fmt: skip
 
 
 def words_of(node: ast.AST) -> str | None:
-    """A string as it reads: what is put in stands in braces."""
+    """The text of a string, with `{}` for every inserted value."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -40,7 +40,7 @@ def words_of(node: ast.AST) -> str | None:
 
 
 def strings() -> Iterator[tuple[str, str]]:
-    """Every string of the code with its place, docstrings included: `--help` and readers see those of the recipes."""
+    """Every string of the code with its place, including docstrings: `--help` shows those of the recipes."""
     for path in FILES:
         inside: set[int] = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -63,7 +63,7 @@ def all_keys() -> frozenset[str]:
 
 @cache
 def choices() -> frozenset[str]:
-    """The words that keys are set to."""
+    """The words that are values of keys."""
     found: set[str] = {"true", "false"}
     for path in RECIPES.glob("*.py"):
         for hint in typing.get_type_hints(load(path.stem).main.__annotations__["args"]).values():
@@ -84,7 +84,7 @@ def test_every_option_is_a_key_of_the_recipe_that_it_stands_with():
             known = keys_of(named[1]) if named else all_keys()
             for key in re.findall(r"(?<![\w-])--([a-z]\w*)", command.partition(" && ")[0].partition("accelerate launch")[0]):
                 if "hfgpt.hub.card" in text or place.startswith("hfgpt/hub/card/rendering.py"):
-                    continue  # that command has options of its own, which argparse checks
+                    continue  # that command has its own options, checked by argparse
                 assert key in known | OPTIONS_OF_OTHERS, f"{place}: --{key} is no key" + (f" of {named[0]}" if named else "")
 
 
@@ -134,7 +134,7 @@ def test_what_is_set_to_one_of_our_choices_is_a_key():
 
 
 def test_a_word_after_with_or_without_is_a_key():
-    """ "name the right one with text_field": the last word is a key, or English."""
+    """ "name the right one with text_field": the last word is a key or an English word."""
     pattern = re.compile(r"[^-]\bwith ([a-z_]+)(?=[.;)]|, or|$)")
     found = [(place, word) for place, text in strings() for word in pattern.findall(text)]
     assert found

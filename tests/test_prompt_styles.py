@@ -20,7 +20,7 @@ def tokenizer(small_tokenizer):
 
 @pytest.fixture
 def bare_tokenizer():
-    """As GPT-2's is published: one special token, no padding, no chat template."""
+    """Like the published GPT-2 tokenizer: one special token, no padding token, no chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -128,7 +128,7 @@ def test_a_padding_of_its_own_is_given_where_there_is_none_or_it_ends_texts(bare
     assert bare_tokenizer.pad_token_id == size
     assert bare_tokenizer.pad_token_id != bare_tokenizer.eos_token_id
     assert ensure_pad_token(bare_tokenizer) == []
-    # a padding that the vocabulary has already is no new row
+    # a padding token that is already in the vocabulary adds no row
     tokenizer.pad_token = tokenizer.eos_token
     assert ensure_pad_token(tokenizer) == []
     assert tokenizer.pad_token == PAD

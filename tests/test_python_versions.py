@@ -1,4 +1,4 @@
-"""The least Python that pyproject.toml names can read every file, and has every name of its own library that is used."""
+"""The oldest Python that pyproject.toml allows can parse every file, and its standard library has every name that is used."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ from conftest import ROOT
 
 LEAST = (3, 10)
 FILES = [path for folder in ("hfgpt", "recipes", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
-# What later versions brought to modules that a package like this one uses. Source: the pages "What's New in Python" 3.11 to 3.14.
+# What later versions added to modules that a package like this one uses. Source: the pages "What's New in Python" 3.11 to 3.14.
 LATER = {
     "asyncio": {"Barrier", "Runner", "TaskGroup", "timeout", "timeout_at"},
     "collections.abc": {"Buffer"},

@@ -1,4 +1,4 @@
-"""The README's commands and code do what it says, word for word."""
+"""The README's commands and code, word for word, do what it says."""
 
 import csv
 import io
@@ -35,13 +35,13 @@ def test_three_commands_train_your_own(tmp_path):
 
     commands = blocks("bash")[2].splitlines()
     assert len(commands) == 3
-    # fifty files of real text, the longest: enough for a vocabulary of a usual size
+    # the fifty longest files of real text: enough for a vocabulary of the usual size
     (tmp_path / "my_texts").mkdir()
     for number, document in enumerate(sorted(read_python_docs(), key=lambda d: -len(d["text"]))[:50]):
         (tmp_path / "my_texts" / f"{number}.txt").write_text(document["text"], encoding="utf-8")
     for command in commands:
         if "hfgpt pretrain" in command:
-            command += " --max_steps 4 --cpu_threads 1"  # the test is that it runs, not how long; two threads fight for a core
+            command += " --max_steps 4 --cpu_threads 1"  # only to see that it runs; more threads would compete for a core
         done = run_command(command, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "runs" / "mine" / "base" / "model.safetensors").is_file()
@@ -49,12 +49,12 @@ def test_three_commands_train_your_own(tmp_path):
 
 @pytest.mark.slow
 def test_the_first_three_commands_end_with_a_list_of_what_would_be_published(small_run, tmp_path):
-    """The first one takes the minutes that it is given; tests/recipes/test_from_text.py has it in three."""
+    """The first one takes the minutes that it is given; tests/recipes/test_from_text.py runs it with three."""
     commands = blocks("bash")[1].splitlines()
     assert [command.split()[1] for command in commands] == ["from-text", "generate", "publish"]
     assert "license: mit" in commands[0]
     shutil.copytree(small_run, tmp_path / "runs" / "mine" / "base")
-    (tmp_path / "runs" / "mine" / "base" / "card.yaml").write_text("license: mit\n")  # as the first one has it
+    (tmp_path / "runs" / "mine" / "base" / "card.yaml").write_text("license: mit\n")  # as after the first one
     for command in commands[1:]:
         done = run_command(command, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -64,7 +64,7 @@ def test_the_first_three_commands_end_with_a_list_of_what_would_be_published(sma
 
 @pytest.mark.slow
 def test_the_commands_that_fine_tune(small_families, tmp_path, monkeypatch):
-    """Word for word, on a small base and a few rows of real text; tests/test_wheel.py has each in a process of its own."""
+    """Word for word, on a small base and a few rows of real text; tests/test_wheel.py runs each in a new process."""
     pytest.importorskip("trl", reason="preferences need TRL, an extra")
     from hfgpt.data.records import RecordOptions, read_records
 
@@ -112,7 +112,7 @@ def test_every_key_and_path_that_the_readme_names_exists():
                ClassificationArguments, InstructionArguments, PreferenceArguments, EvaluateArguments, CheckArguments,
                PublishArguments, FromTextArguments)  # fmt: skip
     known = {field.name for arguments in classes for field in fields(arguments)} | {"help", "key", "launch"}
-    # Without other programs, which have options of their own.
+    # Without other programs, which have their own options.
     launchers = r"`torchrun [^`]*`|`accelerate launch[^`]*`|`--cpu --num_processes 2`"
     ours = re.sub(rf"```console\n.*?```|`--trust-remote-code`|{launchers}|python benchmarks[^\n]*", "", README, flags=re.DOTALL)
     named = set(re.findall(r"--([a-z_]+)", ours))

@@ -1,4 +1,4 @@
-"""What a stranger meets beside the code: workflows, forms, citation and versions say what is so."""
+"""What others see besides the code: workflows, forms, citation and versions are correct."""
 
 import re
 
@@ -46,7 +46,7 @@ def test_a_workflow_runs_what_there_is():
     for program, *words in map(str.split, commands):
         if program == "make":
             assert set(words) <= TARGETS, words
-        elif program != ".venv/bin/python":  # which `make install-dev` makes
+        elif program != ".venv/bin/python":  # created by `make install-dev`
             assert (ROOT / program).stat().st_mode & 0o100, program
 
 

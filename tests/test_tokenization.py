@@ -65,7 +65,7 @@ def test_a_text_cut_at_safe_places_has_the_ids_of_the_whole(pattern, tokenizer, 
         "\u0301",
         "\U00031350",
         "\U0001e4d0",
-    ]  # the last two are letters of Unicode 15
+    ]  # the last two are letters added in Unicode 15
     texts = [*HARD_TEXTS, "\n".join(HARD_TEXTS)]
     texts += ["".join(generator.choices(parts, k=generator.randint(1, 40))) for _ in range(2000)]
     pieces = [list(cut_at(SAFE_CUTS[pattern], text, length=1)) for text in texts]

@@ -1,4 +1,4 @@
-"""A wheel of this checkout, in an empty folder: the whole quickstart, by the commands that it installs."""
+"""A wheel of this checkout, in an empty folder: the whole quickstart, with the commands that it installs."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 pytestmark = pytest.mark.slow
-# The smallest size: that everything is there and fits together is the claim, not how good it gets.
+# The smallest size: the test is that everything is there and fits together, not how good the models are.
 ON_CPU = ("--use_cpu", "true", "--cpu_threads", "1", "--precision", "fp32")
 QUICKSTART = {
     "tokenizer": ("tokenizer", "quickstart/tokenizer.yaml", "--vocab_size", "1024"),
@@ -30,7 +30,7 @@ NEXT = {"tokenizer": "hfgpt data --tokenizer", "data": "hfgpt pretrain --dataset
 
 @pytest.fixture(scope="module")
 def hfgpt(tmp_path_factory):
-    """Run the installed console script in an empty folder, which the results of one call stay in for the next."""
+    """Run the installed console script in a folder that is empty at first; later calls see the results of earlier ones."""
     pytest.importorskip("hatchling", reason="a wheel is built by hatchling, which pip installs with the extra dev")
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -39,7 +39,7 @@ def hfgpt(tmp_path_factory):
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin" / "python"
-    # A .pth adds the packages of this environment but not what their own .pth files name: no checkout is among them.
+    # A .pth file adds the packages of this environment, but not what their own .pth files name, such as this checkout.
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     subprocess.run([*pip, "--python", python, "install", "--no-deps", "--ignore-installed", wheel], check=True)
@@ -71,7 +71,7 @@ def test_the_quickstart_runs_from_a_wheel_in_an_empty_folder(hfgpt):
         assert done.returncode == 0, done.stdout + done.stderr
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
         assert line.removeprefix("next: ").lstrip().startswith(NEXT[name])
-        assert (results / name / "README.md").is_file()  # the templates of the cards are there
+        assert (results / name / "README.md").is_file()  # the card templates are installed
     for name, figure, picture in (
         ("base", "bits per byte", "loss.png"),
         ("classifier", "macro F1", "confusion.png"),

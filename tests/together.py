@@ -1,4 +1,4 @@
-"""Run a recipe in the processes that `accelerate launch` would start, forked with their imports made."""
+"""Run a recipe in the processes that `accelerate launch` would start, forked from one that has made their imports."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from killing import CONTEXT, run_main
 
 
 def environment_of(file: Path) -> dict[str, str]:
-    """What `accelerate launch --config_file FILE` puts into the environment of its processes, by its own parser."""
+    """What `accelerate launch --config_file FILE` sets in the environment of its processes, computed by its own parser."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_multi_gpu_env
 
@@ -26,7 +26,7 @@ def environment_of(file: Path) -> dict[str, str]:
 
 
 def run_together(file: Path, name: str, words: Sequence[object], *, kill_at_step: int | None = None) -> None:
-    """Run the recipe to its end in all processes of the file, or until the end of a step, at which all are killed."""
+    """Run the recipe in all processes of the file until it ends, or kill all of them at the end of a step."""
     environment = environment_of(file)
     ranks = range(int(environment["WORLD_SIZE"]))
     arguments = (environment, name, [str(word) for word in words], kill_at_step)

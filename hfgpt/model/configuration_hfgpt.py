@@ -1,8 +1,8 @@
 """HfGptConfig: one configuration for two families of GPT, with their presets.
 
 The *book family* is GPT-2 as published (learned positions, LayerNorm, plain MLP, biases, dropout); the *modern family* is
-Llama/Qwen3-shaped (rotary positions, RMSNorm, SwiGLU, grouped-query attention, QK-norm, no biases). The fields have the same names
-as in `transformers`, so that its tools work.
+Llama/Qwen3-shaped (rotary positions, RMSNorm, SwiGLU, grouped-query attention, QK-norm, no biases). The fields have the names that
+`transformers` uses, so its tools work.
 """
 
 import sys
@@ -27,7 +27,7 @@ GPT2_SIZES = {
     "1558M": (48, 1600, 25),
 }
 
-# Every folder names all of them, so that a stranger may ask for any Auto class, whichever class was saved.
+# Every saved folder names all of them, so that anyone can load it with any Auto class, whichever class was saved.
 AUTO_MAP = {
     "AutoConfig": "configuration_hfgpt.HfGptConfig",
     "AutoModel": "modeling_hfgpt.HfGptModel",
@@ -39,11 +39,11 @@ AUTO_MAP = {
 
 
 def published_class(cls: type) -> type:
-    """The class that a folder is saved for, whose code goes into it: the nearest of `cls` and its bases that can travel.
+    """The class that a folder is saved for, and whose code is copied into it: the nearest of `cls` and its bases that can be saved.
 
-    That is a class of these files, or a subclass of one in a module of its own whose author has registered it
-    (`register_for_auto_class`) and that asks a stranger for no package of ours. What torch puts around an object (FSDP2 gives a
-    sharded model a class of its own, from a file of torch's) and what is defined in `__main__` cannot.
+    This is a class from these files, or a subclass in its own module that its author has registered (`register_for_auto_class`)
+    and that does not import hfgpt. A wrapper class of torch's (FSDP2 gives a sharded model a class of its own) and a class
+    defined in `__main__` cannot be saved.
     """
     return next(base for base in cls.__mro__ if _is_ours(base) or _travels(base))
 
@@ -56,21 +56,21 @@ def _travels(cls: type) -> bool:
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if not vars(cls).get("_auto_class") or cls.__module__ == "__main__" or file is None:
         return False
-    # Its file is copied as it is; `from hfgpt import ...` in it would fail with everybody who has not installed hfgpt.
+    # Its file is copied as it is; `from hfgpt import ...` in it would fail for everyone who has not installed hfgpt.
     return __name__.partition(".")[0] not in get_imports(file)
 
 
 @contextmanager
 def as_published(instance: object) -> Iterator[None]:
-    """Make an object an instance of its `published_class` for the time that transformers saves it by its class.
+    """Make an object an instance of its `published_class` while transformers saves it.
 
-    By the class, transformers copies code, names it in `auto_map`, and notes the architecture. Where a subclass is left out by
-    that, a warning says so, once.
+    The class decides which code transformers copies, and what it writes as `auto_map` and `architectures`. If that leaves out a
+    subclass, one warning says so.
     """
     own, published = type(instance), published_class(type(instance))
     left_out = [base for base in own.__mro__[: own.__mro__.index(published)] if not base.__module__.startswith("torch.")]
     if left_out:
-        others = published.__name__.replace("PreTrained", "")  # of a head of one's own, others have the body
+        others = published.__name__.replace("PreTrained", "")  # others get only the body of a custom head
         logger.warning_once(
             f"{left_out[0].__name__} is saved as {others}, because its code, in {left_out[0].__module__}, cannot be saved with it: "
             f"others load the folder without its changes; you can load it with {left_out[0].__name__}.from_pretrained. To share "
@@ -112,7 +112,7 @@ class HfGptConfig(PreTrainedConfig):
         initializer_range: standard deviation of the normal initialisation; the projections that write into the residual
             stream get 1 / sqrt(2 x layers) of it.
         tie_word_embeddings: the head is the embedding, transposed.
-        max_text_length: maximum tokens of a text that a classifier reads, as in its training; it truncates by itself, because a
+        max_text_length: how many tokens of a text a classifier reads, as in its training; the model truncates, because a
             pipeline does not. None reads all.
         use_cache: return keys and values for generation.
         pad_token_id, bos_token_id, eos_token_id: ids of the special tokens; the padding token is separate.
@@ -128,7 +128,7 @@ class HfGptConfig(PreTrainedConfig):
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    if TYPE_CHECKING:  # as `__post_init__` leaves them: whoever reads a config finds no None
+    if TYPE_CHECKING:  # the types after `__post_init__`, which replaces None
         intermediate_size: int = 0
         num_key_value_heads: int = 0
         head_dim: int = 0
@@ -164,12 +164,12 @@ class HfGptConfig(PreTrainedConfig):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
-            # A width that the heads do not divide is refused below, with both numbers; a head is never 0 wide meanwhile.
+            # Validation rejects a width that the heads do not divide, with both numbers; until then no head has width 0.
             self.head_dim = max(1, self.hidden_size // max(1, self.num_attention_heads))
         super().__post_init__(**kwargs)
         if self.position_embedding_type != "rotary":
-            self.rope_parameters = None  # the base class fills it in for everybody
-        # transformers' own plans are the class's, because their models have no switches.
+            self.rope_parameters = None  # the base class always sets it
+        # In transformers the plan is a class attribute, because its models have no such switches.
         self.base_model_tp_plan = self._tensor_parallel_plan()  # pyright: ignore[reportAttributeAccessIssue]
 
     def validate_architecture(self):
@@ -206,14 +206,14 @@ class HfGptConfig(PreTrainedConfig):
             )
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Save as transformers does, under a class that others have."""
+        """Save as transformers does, under a class that others can load."""
         if self.architectures == ["HfGptPreTrainedModel"]:
             self.architectures = ["HfGptModel"]
         with as_published(self):
             super().save_pretrained(save_directory, **kwargs)
 
     def _tensor_parallel_plan(self) -> dict[str, str]:
-        # Every entry must match a module, so the plan depends on the switches of this very config.
+        # Every entry must match a module, so the plan depends on the switches of this config.
         plan = {f"layers.*.self_attn.{name}_proj": "colwise" for name in "qkv"}
         plan["layers.*.self_attn.o_proj"] = "rowwise"
         if self.qk_norm:
@@ -236,11 +236,11 @@ class HfGptConfig(PreTrainedConfig):
 
     @classmethod
     def modern(cls, depth: int, **overrides) -> "HfGptConfig":
-        """The modern family; `depth` is the number of layers and picks the rest of a sensible shape.
+        """The modern family; `depth` is the number of layers and determines the rest of the shape.
 
         The width is 64 x depth, rounded up to a multiple of 128; heads are 64 wide; two query heads share one key/value
         head; the SwiGLU is 8/3 of the width, rounded up to a multiple of 64, which costs as much as a plain MLP of 4x. Head and
-        embedding are two matrices, which learn best at rates far apart (docs/lab_notes.md).
+        embedding are not tied: they learn best at very different rates (docs/lab_notes.md).
 
         Raises: ValueError for a depth below 1.
         """

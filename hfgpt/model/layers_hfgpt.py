@@ -1,7 +1,7 @@
 """The layers of an hfgpt model: rotary positions, attention, MLP and the block that joins them, in the shape of transformers 5.
 
-The legend of every shape below:
-    B batch, T tokens of this call, S tokens seen in all (cache included), E hidden width,
+Shapes below:
+    B batch, T tokens of this call, S all tokens seen so far (cache included), E hidden width,
     H query heads, K key/value heads, D head width, V vocabulary
 """
 
@@ -23,7 +23,7 @@ from .norms_hfgpt import HfGptRMSNorm
 
 
 def build_norm(config: HfGptConfig) -> nn.Module:
-    """The norm of a block and of the model's end."""
+    """The norm in a block and at the end of the model."""
     norm_class = nn.LayerNorm if config.norm_type == "layernorm" else HfGptRMSNorm
     return norm_class(config.hidden_size, eps=config.norm_eps)
 
@@ -31,7 +31,7 @@ def build_norm(config: HfGptConfig) -> nn.Module:
 class HfGptRotaryEmbedding(nn.Module):
     """Cosine and signed sine (B, T, D) of the rotary angles, for any RoPE type that transformers knows.
 
-    The first half of the sines is negative, as `rotate` wants them. Source: Su et al. (2021), eq. 34.
+    The first half of the sines is negative, as `rotate` expects. Source: Su et al. (2021), eq. 34.
     """
 
     inv_freq: torch.Tensor
@@ -54,7 +54,7 @@ class HfGptRotaryEmbedding(nn.Module):
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
     def _apply(self, fn, recurse=True):
-        """Follow the model to another device, but not to another dtype: rounded frequencies would turn by other angles."""
+        """Follow the model to another device, but not to another dtype: rounded frequencies would give wrong angles."""
         exact = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
         for name, buffer in exact.items():
@@ -73,7 +73,7 @@ class HfGptRotaryEmbedding(nn.Module):
 
 
 def look_up(table: nn.Embedding, ids: torch.Tensor, what: str, limit: str) -> torch.Tensor:
-    """Rows of `table` for `ids`. Raises: ValueError that names an id without a row, and the config field `limit`."""
+    """Rows of `table` for `ids`. Raises: ValueError that names an id without a row and the config field `limit`."""
     try:
         return table(ids)
     except IndexError as error:
@@ -86,7 +86,7 @@ def look_up(table: nn.Embedding, ids: torch.Tensor, what: str, limit: str) -> to
 
 
 def check_flex_attention(model: nn.Module, cache: Cache | None) -> None:
-    """Refuse what FlexAttention cannot do on a CPU: train, and go on from a cache, as generation does."""
+    """Reject what FlexAttention cannot do on a CPU: train, and continue from a cache, as generation does."""
     instead = "choose another one, model.set_attn_implementation('sdpa') or 'eager', or a GPU."
     if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
@@ -102,7 +102,7 @@ def check_flex_attention(model: nn.Module, cache: Cache | None) -> None:
 
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turn the pairs (i, i + D/2) of every head by their angles; `states` (B, T, heads, D), `cos` and signed `sin` (B, T, 1, D)."""
-    # Three operations instead of the usual six: one token of generation is as slow as the number of its operations.
+    # Three operations instead of the usual six: the time to generate one token depends on the number of operations.
     return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
 
 
@@ -116,7 +116,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention as it is written in the book; the one that can return its probabilities.
+    """Attention as written in the book; the only implementation that can return its probabilities.
 
     Args: `query` (B, H, T, D), `key` and `value` (B, K, S, D), `attention_mask` additive and broadcastable to (B, H, T, S).
     Returns: the output (B, T, H, D) and the probabilities (B, H, T, S).
@@ -127,21 +127,21 @@ def eager_attention_forward(
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B, H, T, S)
     if attention_mask is not None:
         scores = scores + attention_mask
-    # softmax works in float32 inside and rounds once; asking for a float32 result here costs twice the time in bfloat16.
+    # softmax computes in float32 internally and rounds once; a float32 result here would take twice the time in bfloat16.
     probabilities = nn.functional.softmax(scores, dim=-1).to(query.dtype)
     probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
 
 
 def residual_projection(inputs: int, outputs: int, *, bias: bool) -> nn.Linear:
-    """A linear layer that is known, by its attribute `writes_residual`, to write into the residual stream."""
+    """A linear layer whose attribute `writes_residual` marks it as writing into the residual stream."""
     layer = nn.Linear(inputs, outputs, bias=bias)
     vars(layer)["writes_residual"] = True
     return layer
 
 
 class HfGptAttention(nn.Module):
-    """Causal self-attention with grouped key/value heads, through whichever kernel `attn_implementation` names."""
+    """Causal self-attention with grouped key/value heads, using the kernel that `attn_implementation` names."""
 
     def __init__(self, config: HfGptConfig, layer_idx: int):
         super().__init__()
@@ -205,7 +205,7 @@ class HfGptMLP(nn.Module):
             self.gate_proj = None
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = residual_projection(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        # The same function in one kernel instead of eight operations and their eight intermediate results.
+        # The same function, in one kernel instead of eight operations with eight intermediate results.
         self.act_fn = ACT2FN["gelu_pytorch_tanh" if config.hidden_act == "gelu_new" else config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -241,7 +241,7 @@ class HfGptDecoderLayer(GradientCheckpointingLayer):
             position_embeddings=position_embeddings,
             **kwargs,
         )
-        # Under the one name, so that nothing the MLP does not need is alive beside its wide states.
+        # Both names for one tensor, so that no tensor the MLP does not need stays in memory beside its wide states.
         residual = hidden_states = residual + self.dropout(hidden_states)  # (B, T, E)
         hidden_states = self.mlp(self.post_attention_layernorm(hidden_states))
         return residual + self.dropout(hidden_states)

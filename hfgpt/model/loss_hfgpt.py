@@ -1,16 +1,16 @@
-"""The next-token loss with the head inside it: logits exist once, in the model's dtype, and their gradient never whole.
+"""The next-token loss fused with the head: logits exist once, in the model's dtype, and their gradient only in blocks.
 
 `lm_head(hidden)` followed by a cross-entropy keeps three tensors of tokens x vocabulary alive: the logits, their float32
 log-probabilities and the gradient of both. At 50,257 entries that is most of the memory of a training step. Here only the logits
-stay; probabilities and gradients come into being a block of rows at a time, in the backward pass.
+are kept; the backward pass computes probabilities and gradients one block of rows at a time.
 """
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-IGNORED = -100  # the label that the loss leaves out, as everywhere in transformers
-# Float32 values in one block of rows: 32 MB stay near a CPU's cache, a GPU wants fewer and larger kernels.
+IGNORED = -100  # the label that the loss ignores, as everywhere in transformers
+# Float32 values in one block of rows: 32 MB is close to a CPU's cache; a GPU needs fewer and larger kernels.
 BLOCK_VALUES = {"cpu": 2**23, "cuda": 2**27}
 
 
@@ -27,7 +27,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         for rows in _blocks(logits):
             total += nn.functional.cross_entropy(logits[rows].float(), labels[rows], ignore_index=IGNORED, reduction="sum")
         ctx.save_for_backward(hidden, weight, labels, logits)
-        ctx.set_materialize_grads(False)  # nobody's gradient of the logits is None, not a tensor of zeros
+        ctx.set_materialize_grads(False)  # if the logits are not used, their gradient is None, not zeros
         return total, logits
 
     @staticmethod
@@ -44,7 +44,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             # The gradient of the cross-entropy is probability minus one-hot target.
             block = torch.softmax(logits[rows], dim=-1, dtype=torch.float32)
             block.scatter_add_(1, target[rows], torch.full_like(scale[rows], -1.0)).mul_(scale[rows])
-            if grad_logits is not None:  # somebody used the logits as well
+            if grad_logits is not None:  # the logits were used as well
                 block += grad_logits[rows]
             block = block.to(weight.dtype)
             torch.mm(block, weight, out=grad_hidden[rows])
@@ -63,14 +63,14 @@ def _blocks(logits: torch.Tensor) -> list[slice]:
 
 
 def can_fuse(head: nn.Module) -> bool:
-    """Whether `head` is nothing but its weight; adapters, quantized or sharded weights and offloading need the call itself."""
+    """Whether `head` is only its weight; adapters, quantized or sharded weights and offloading need the module to be called."""
     return (
         type(head) is nn.Linear
         and type(head.weight) is nn.Parameter
         and head.bias is None
         and not (head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or "forward" in head.__dict__)
         and not torch.compiler.is_compiling()  # the compiler fuses the plain form by itself
-        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # documented all the same
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # documented nevertheless
     )
 
 
@@ -86,8 +86,8 @@ def head_and_loss(
 
     Args:
         labels: (B, T), not shifted.
-        shift_labels: (B, T), shifted already; then `labels` is not looked at.
-        num_items_in_batch: what the sum is divided by; None means the labels of this batch that count.
+        shift_labels: (B, T), already shifted; `labels` is then ignored.
+        num_items_in_batch: what the sum is divided by; None means the number of labels in this batch that are not ignored.
     """
     if shift_labels is None:
         # The last position has nothing to predict.

@@ -1,10 +1,10 @@
 """The hfgpt model: GPT-2's architecture and the modern one in a single class, in the shape of transformers 5.
 
-The legend of every shape below: B batch, T tokens of this call, E hidden width, V vocabulary.
+Shapes below: B batch, T tokens of this call, E hidden width, V vocabulary.
 
 Every tensor has the name that Llama and Qwen3 give it, so that PEFT, quantizers and tensor parallel plans find it. A book-family
 model computes exactly what `GPT2LMHeadModel` computes, a modern one what `Qwen3ForCausalLM` (or, without QK-norm,
-`LlamaForCausalLM`) computes; tests/model holds it to that.
+`LlamaForCausalLM`) computes; tests/model checks this.
 """
 
 import math
@@ -38,15 +38,15 @@ from .loss_hfgpt import can_fuse, head_and_loss
 
 
 def is_adapted_alone(name: str, module: Any) -> bool:
-    """Whether a module of PEFT in the place of the head or the embedding adapts it without the other one."""
+    """Whether a PEFT module that replaces the head or the embedding adapts only that one of the two."""
     adapter = getattr(module, "token_adapter", module)
-    if hasattr(adapter, "trainable_tokens_delta"):  # single rows; PEFT itself trains those of the embedding in the head as well
+    if hasattr(adapter, "trainable_tokens_delta"):  # single rows; PEFT itself trains the embedding's rows in the head as well
         return name == "lm_head" and not adapter.tied_adapter
     return hasattr(adapter, "base_layer") and type(adapter.base_layer.weight) is nn.Parameter
 
 
 class HfGptPreTrainedModel(PreTrainedModel):
-    """What transformers needs to know of every hfgpt model: its config, its parts, how its weights begin and are saved."""
+    """What transformers needs to know about every hfgpt model: its config, its parts, how weights are initialised and saved."""
 
     config_class = HfGptConfig
     config: HfGptConfig
@@ -63,18 +63,18 @@ class HfGptPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: HfGptConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
-        # transformers chooses the loss by the name of the class, which of a subclass may be any.
+        # transformers chooses the loss by the name of the class; a subclass may have any name.
         loss_type = published_class(type(self)).__name__.removeprefix("HfGpt")
         if loss_type in LOSS_MAPPING:
             self.loss_type = loss_type
-        # The heads ask AutoModel for their backbone by the class of the config. Remote code of a local folder comes in two copies
-        # (that of the config alone, that of this file), and it can be a subclass: the class at hand need not be this file's.
+        # The heads get their backbone from AutoModel, by the class of the config. This need not be the class imported above: it
+        # may be a subclass, and remote code from a local folder is loaded twice (for the config alone and for this file).
         modeling_auto.MODEL_MAPPING.register(type(config), cast(Any, HfGptModel), exist_ok=True)
 
     def __setattr__(self, name: str, value: Any):
-        """Give head and embedding a weight each where an adapter is put beside one of them alone.
+        """Untie head and embedding when an adapter is added to only one of them.
 
-        Tied, both would change when the adapter is merged, and the merged model would be another one (huggingface/peft#2777).
+        Merging the adapter would otherwise change both, and the merged model would give other results (huggingface/peft#2777).
         """
         super().__setattr__(name, value)
         if name in ("lm_head", "embed_tokens") and self.config.tie_word_embeddings and is_adapted_alone(name, value):
@@ -89,22 +89,22 @@ class HfGptPreTrainedModel(PreTrainedModel):
         Their 2 x layers contributions then add up to the variance of one. Source: Radford et al. (2019), section 2.3.
         """
         super()._init_weights(module)
-        # Asked of the layer itself: for custom code, transformers passes over modules without parameters of their own, so a
+        # The layer carries the mark itself: for custom code, transformers skips modules without parameters of their own, so a
         # rule for the attention or the MLP that contains it would never run.
         if getattr(module, "writes_residual", False):
             scaled = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
             init.normal_(module.weight, mean=0.0, std=scaled)
 
     def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
-        """Save as transformers does; the folder also carries this code and names it for every Auto class.
+        """Save as transformers does; the folder also contains this code and names it for every Auto class.
 
-        It is the folder of a class that others have, also where FSDP2 or its user gave this model another one.
+        It is saved as a class that others can load, even if FSDP2 or the user gave this model another one.
         """
         self.config.auto_map = dict(AUTO_MAP)
         with as_published(self):
             super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process and (Path(save_directory) / "config.json").is_file():
-            # Beside the file of a subclass that travels, or for somebody's own head, which does not.
+            # Needed beside the file of a saved subclass, and for a custom head whose own code is not saved.
             custom_object_save(HfGptModel, save_directory)
 
 
@@ -115,7 +115,7 @@ class HfGptModel(HfGptPreTrainedModel):
 
     def __init__(self, config: HfGptConfig):
         super().__init__(config)
-        # No padding_idx: it would zero the pad row, and a model without biases answers a zero row with zeros.
+        # No padding_idx: it would zero the padding row, and a model without biases maps a zero row to zeros.
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.position_embedding_type == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
@@ -143,11 +143,11 @@ class HfGptModel(HfGptPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Hidden states (B, T, E) of `input_ids` (B, T).
 
-        Packed documents are kept apart by `position_ids` that restart at 0, without an `attention_mask` and without a
-        cache; with either of those two the mask cannot tell them apart.
+        Packed documents are kept apart by `position_ids` that restart at 0, but only without an `attention_mask` and without
+        a cache.
 
         Raises: ValueError for both or neither of `input_ids` and `inputs_embeds`, for an id outside the vocabulary, for a
-            position past the learned ones (a GPU, which does not look at values, asserts instead), and for training or
+            position past the learned ones (on a GPU these two fail with a device-side assert), and for training or
             generating with flex_attention on a CPU.
         """
         if self.config._attn_implementation == "flex_attention" and self.device.type == "cpu":
@@ -162,7 +162,7 @@ class HfGptModel(HfGptPreTrainedModel):
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0) + seen
             if self.embed_positions is not None and attention_mask is not None and attention_mask.dim() == 2:
-                # A text begins at position 0 wherever the padding lies. Rotary positions are relative and need no such care.
+                # A text begins at position 0 on whichever side the padding is. Rotary positions are relative and do not need this.
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, position_ids[0]]
         causal_mask = create_causal_mask(
             config=self.config,
@@ -178,15 +178,15 @@ class HfGptModel(HfGptPreTrainedModel):
             cos, sin = self.rotary_emb(inputs_embeds, position_ids)
             position_embeddings = cos.unsqueeze(2), sin.unsqueeze(2)  # (B, T, 1, D)
         hidden_states = self.dropout(inputs_embeds)
-        # islice, because a slice of a ModuleList builds a module; the number is the config's, which early exit lowers.
+        # islice, because slicing a ModuleList builds a module; the number is the config's, because early exit lowers it.
         for layer in islice(self.layers, self.config.num_hidden_layers):
             hidden_states = layer(
                 hidden_states,
                 attention_mask=causal_mask,
                 past_key_values=past_key_values,
                 position_embeddings=position_embeddings,
-                position_ids=position_ids,  # flash attention finds packed documents by it
-                use_cache=use_cache,  # gradient checkpointing switches it off
+                position_ids=position_ids,  # flash attention detects packed documents by them
+                use_cache=use_cache,  # gradient checkpointing turns it off
                 **kwargs,
             )
         return BaseModelOutputWithPast(
@@ -196,10 +196,10 @@ class HfGptModel(HfGptPreTrainedModel):
 
 
 def register_causal_lm(cls: type) -> None:
-    """Note the class among the language models by its name, by which alone transformers knows them in some places.
+    """Register the name of the class as a language model's, because transformers recognises them in some places only by name.
 
-    Trainer shifts the labels of a smoothed loss (`label_smoothing_factor`) only for these: any other model it trains to repeat its
-    input. Pipelines and `transformers serve` look here, too. FSDP2's own class for a sharded model is noted as any subclass is.
+    Trainer shifts the labels of a smoothed loss (`label_smoothing_factor`) only for these; it would train any other model to
+    repeat its input. Pipelines and `transformers serve` use the list too. FSDP2's class for a sharded model is registered as well.
     """
     own = cls.__module__ == __name__
     name = HfGptConfig.model_type if own else f"{HfGptConfig.model_type}:{cls.__module__}.{cls.__qualname__}"
@@ -241,9 +241,9 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Logits (B, T, V), and with `labels` (B, T) the loss in nats per token.
 
-        Labels are not shifted by the caller; -100 is left out. With `num_items_in_batch` among the keyword arguments the
-        loss is a sum over it, so that accumulated batches weigh every token alike; without it, the mean of this batch.
-        `logits_to_keep` computes only the last so many positions (0 means all).
+        The caller does not shift the labels; -100 is ignored. With the keyword argument `num_items_in_batch` the loss is the
+        sum divided by it, so that every token counts the same under gradient accumulation; without it, the mean of this batch.
+        `logits_to_keep` is the number of last positions to compute logits for (0 means all).
         """
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
@@ -257,7 +257,7 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # -0 keeps all
         hidden_states = cast(torch.Tensor, outputs.last_hidden_state)[:, kept]
         loss = None
-        # A loss that somebody put in this one's place is called as it expects to be.
+        # A loss function that the user has set is called in the usual way.
         if labels is not None and self.loss_function is ForCausalLMLoss and can_fuse(self.lm_head) and "ignore_index" not in kwargs:
             loss, logits = head_and_loss(
                 self.lm_head,
@@ -280,7 +280,7 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
 
 
 def first_columns(attention_mask: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the first `count` tokens of each text stand behind its padding on the left, and the mask (B, count) of these."""
+    """The columns (B, count) of the first `count` tokens of each text, after any padding on the left, and their mask."""
     columns = attention_mask.argmax(-1, keepdim=True) + torch.arange(count, device=attention_mask.device)  # (B, count)
     last = attention_mask.shape[1] - 1
     mask = attention_mask.gather(1, columns.clamp(max=last))
@@ -288,7 +288,7 @@ def first_columns(attention_mask: torch.Tensor, count: int) -> tuple[torch.Tenso
 
 
 class HfGptForSequenceClassification(GenericForSequenceClassification, HfGptPreTrainedModel):
-    """One label (or several) for a whole text, read off its last token that is not padding."""
+    """One label (or several) for a whole text, computed from its last token that is not padding."""
 
     _auto_class = "AutoModelForSequenceClassification"
 
@@ -306,10 +306,10 @@ class HfGptForSequenceClassification(GenericForSequenceClassification, HfGptPreT
     ) -> SequenceClassifierOutputWithPast:
         """Logits (B, num_labels), and with `labels` the loss.
 
-        The `attention_mask` says where a text ends; without one, whatever is not `pad_token_id` is text. So a text has the
-        same logits alone and in a batch, padded left or right. A text is read up to the config's `max_text_length` tokens.
+        The `attention_mask` shows where a text ends; without one, whatever is not `pad_token_id` is text. So a text has the
+        same logits alone and in a batch, padded left or right. At most the config's `max_text_length` tokens of a text are read.
 
-        Raises: ValueError for several texts where neither a mask nor a `pad_token_id` tells their ends.
+        Raises: ValueError for several texts with neither a mask nor a `pad_token_id` to show where they end.
         """
         pad = self.config.pad_token_id
         if attention_mask is None and input_ids is not None and pad is not None and past_key_values is None:
@@ -372,7 +372,7 @@ class HfGptForQuestionAnswering(GenericForQuestionAnswering, HfGptPreTrainedMode
 
 
 register_causal_lm(HfGptForCausalLM)
-# What `import hfgpt` promises: every Auto class knows its model.
+# After `import hfgpt` every Auto class knows its model.
 for _auto_class, _target in AUTO_MAP.items():
     if _auto_class != "AutoConfig":
         getattr(modeling_auto, _auto_class).register(HfGptConfig, globals()[_target.rpartition(".")[2]], exist_ok=True)

@@ -21,7 +21,7 @@ def yaml_file(tmp_path):
 def test_the_command_line_beats_the_yaml_and_the_yaml_the_default(yaml_file):
     path = yaml_file("dataset: rows\noutput_dir: out\nlearning_rate: 2e-4\nmax_steps: 7\n")
     arguments = parse_arguments(PretrainArguments, [path, "--max_steps", "9", "--seed=5"])
-    assert arguments.learning_rate == 2e-4  # YAML alone would leave a string
+    assert arguments.learning_rate == 2e-4  # the YAML parser alone gives a string
     assert (arguments.max_steps, arguments.seed, arguments.depth) == (9, 5, 12)
     assert arguments.resolved == dict(dataset="rows", output_dir="out", learning_rate=2e-4, max_steps=9, seed=5)
 
@@ -50,7 +50,7 @@ def test_what_is_written_in_yaml_is_what_a_key_gets(yaml_file):
     assert arguments.activation_checkpointing_kwargs == {
         "use_reentrant": False,
         "early": 2,
-    }  # no type of ours says what is in a mapping
+    }  # we have no types for what is in a mapping
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_is_not_given_is_taken_from_the_tokenizers_passport():
     assert taken == earlier
     told = PrepareArguments(sources=["a/*.txt"], split_by="document", test_share=0.2, **common).filled(earlier)
     assert (told.split_by, told.test_share, told.validation_share, told.text_documents) == ("document", 0.2, 0.1, "line")
-    # how other texts are read and divided is not known from these, but how much of them is
+    # other texts may be read and divided differently, but the held-out shares still apply
     other = PrepareArguments(sources=["b/*.txt"], **common).filled(earlier)
     assert (other.split_by, other.test_share, other.validation_share, other.text_documents) == ("auto", 0.0, 0.1, None)
     nothing = PrepareArguments(sources=["b/*.txt"], **common).filled({})
@@ -188,7 +188,7 @@ def test_rows_are_grouped_as_their_tokenizer_was_unless_another_split_is_given()
     assert (filled.split()["by"], filled.group_field, filled.repeated_passage_bytes) == ("group", "author", 400)
     told = PrepareArguments(split_by="document", **common).filled(earlier)
     assert (told.split()["by"], told.group_field) == ("document", None)
-    other = PrepareArguments(sources=["b/*.jsonl"], **common).filled(earlier)  # whose columns nobody knows
+    other = PrepareArguments(sources=["b/*.jsonl"], **common).filled(earlier)  # with unknown columns
     assert (other.split()["by"], other.group_field, other.repeated_passage_bytes) == ("auto", None, 400)
 
 

@@ -89,7 +89,7 @@ def test_what_is_measured_on_held_out_text_needs_some():
 @pytest.mark.parametrize(
     "given",
     [
-        dict(MIXED, mixture_alpha=0.0, mixture_tokens=100, mixture_seed=2),  # 0 makes the sources equal
+        dict(MIXED, mixture_alpha=0.0, mixture_tokens=100, mixture_seed=2),  # 0 gives every source the same weight
         dict(leaks="ignore", decontaminate_against=["b.txt"], leak_tokens=60),
         dict(window=8, context_length=8, stride=2),
         dict(engine="ray", num_tasks=2, engine_settings={}),
@@ -107,7 +107,7 @@ def test_what_a_key_needs_may_come_from_the_tokenizer():
     assert (filled.perplexity_model, filled.perplexity_sigmas, filled.personal_data) == ("m", 2.0, "mask")
     with pytest.raises(UserError, match="personal_data_types is phone, but personal_data is keep"):
         given.filled(earlier | {"personal_data": "keep"})
-    # what was the tokenizer's, and has no effect here, was not given
+    # a key from the tokenizer that has no effect here was not given by the user
     assert PrepareArguments(**DATA, personal_data="keep").filled(earlier | {"personal_data_types": ["email"]})
 
 

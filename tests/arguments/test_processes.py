@@ -15,7 +15,7 @@ SIMPLE = {"ACCELERATE_DYNAMO_BACKEND": "no", "MASTER_ADDR": "127.0.0.1", "MASTER
 
 @pytest.fixture
 def launched(monkeypatch):
-    """This process as accelerate's simple launcher would have started it: all that it sets when it was asked for several."""
+    """Set what accelerate's simple launcher sets in the one process it starts when it was asked for several."""
     for name in (*SIMPLE, *ONE_OF_SEVERAL):
         monkeypatch.delenv(name, raising=False)
     for name, value in SIMPLE.items():
@@ -64,7 +64,7 @@ def test_accelerate_launch_with_two_processes_ends_in_one_line_with_the_command_
 
 @pytest.mark.slow
 def test_an_address_from_a_cluster_is_not_taken_for_a_wish(tmp_path):
-    """`accelerate launch --num_processes 1` hands on what it was given."""
+    """`accelerate launch --num_processes 1` passes on the variables it was given."""
     script = tmp_path / "script.py"
     script.write_text(
         "from hfgpt.arguments.processes import refuse_missing_processes\nrefuse_missing_processes()\nprint('alone')\n"
@@ -80,7 +80,7 @@ def test_an_address_from_a_cluster_is_not_taken_for_a_wish(tmp_path):
 def test_a_signal_ends_the_recipes_of_the_data_in_one_line(
     name, number, code, small_corpus, small_tokenizer, tmp_path, monkeypatch
 ):
-    """In the middle of reading, which the tokenizer's trainer and datasets drive."""
+    """In the middle of reading, inside the tokenizer's trainer or datasets."""
     import hfgpt.data.sources
 
     read = hfgpt.data.sources.read_documents
@@ -104,7 +104,7 @@ def test_a_signal_ends_the_recipes_of_the_data_in_one_line(
 
 
 def test_a_process_that_was_forked_dies_of_a_signal_without_a_word(tmp_path):
-    """Workers that read and encode inherit the handlers; what they would raise and print is nobody's business."""
+    """Workers that read and encode inherit the handlers, but must not raise and print as the main process does."""
     from hfgpt.arguments.launching import _signals_raised
 
     with _signals_raised():

@@ -1,4 +1,4 @@
-"""What a recipe prints: to a pipe plain lines, to a terminal bars, with --quiet the result."""
+"""What a recipe prints: plain lines to a pipe, bars to a terminal, only warnings and the result with --quiet."""
 
 import fcntl
 import logging
@@ -31,7 +31,7 @@ assert list(tqdm(range(2), desc="after", disable=False)) == [0, 1]
 
 
 def run(*words: str, terminal: bool = False) -> tuple[str, str]:
-    """Standard output and standard error, which is a terminal where that is asked for."""
+    """Return standard output and standard error; with `terminal`, standard error is a terminal."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # rows, columns
     command = [sys.executable, "-c", PROGRAM, *words]

@@ -1,4 +1,4 @@
-"""A recipe's YAML is bounded: what is nested or multiplied without end is refused in a sentence."""
+"""A recipe's YAML is bounded: endless nesting or multiplication is refused in one sentence."""
 
 import re
 

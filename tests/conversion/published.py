@@ -1,8 +1,8 @@
-"""The published architectures, written down from their sources and independent of transformers and of hfgpt.
+"""The published architectures, written from their sources, independently of transformers and hfgpt.
 
 `GPTModel` follows Raschka, Build a Large Language Model (From Scratch), chapters 3 and 4; `GPT` follows nanoGPT's model.py;
-`openai_variables` holds one function's weights under the names and in the shapes of openai/gpt-2's src/model.py. The state dicts
-have the names of the originals; the arithmetic is theirs, spelled out.
+`openai_variables` gives a model's weights the names and shapes of openai/gpt-2's src/model.py. The state dicts have the names of
+the originals; the arithmetic is theirs, written out.
 """
 
 import math
@@ -14,7 +14,7 @@ BOOK_SHAPE = dict(vocab_size=97, context_length=32, emb_dim=48, n_heads=4, n_lay
 
 
 class LayerNorm(nn.Module):
-    """The book's, listing 4.2: epsilon 1e-5 and the biased variance."""
+    """From the book, listing 4.2: epsilon 1e-5 and the biased variance."""
 
     def __init__(self, emb_dim):
         super().__init__()
@@ -27,7 +27,7 @@ class LayerNorm(nn.Module):
 
 
 class GELU(nn.Module):
-    """The book's, listing 4.3: the approximation with tanh."""
+    """From the book, listing 4.3: the tanh approximation."""
 
     def forward(self, x):
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
@@ -43,7 +43,7 @@ class FeedForward(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """The book's, listing 3.5, with its causal mask as a buffer that the state dict contains."""
+    """From the book, listing 3.5, with the causal mask as a buffer in the state dict."""
 
     def __init__(self, emb_dim, context_length, n_heads, qkv_bias):
         super().__init__()
@@ -77,7 +77,7 @@ class TransformerBlock(nn.Module):
 
 
 class GPTModel(nn.Module):
-    """The book's, listing 4.7, without its dropouts: an untied head without bias."""
+    """From the book, listing 4.7, without dropout: an untied head without bias."""
 
     def __init__(self, **shape):
         super().__init__()
@@ -97,7 +97,7 @@ NANOGPT_SHAPE = dict(n_layer=3, n_head=4, n_embd=48, block_size=32, bias=True, v
 
 
 class NanoLayerNorm(nn.Module):
-    """nanoGPT's: LayerNorm with an optional bias."""
+    """From nanoGPT: LayerNorm with an optional bias."""
 
     def __init__(self, size, bias):
         super().__init__()
@@ -111,7 +111,7 @@ class NanoLayerNorm(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """nanoGPT's without flash attention, whose mask is a buffer named `bias`."""
+    """From nanoGPT, without flash attention; the mask is a buffer named `bias`."""
 
     def __init__(self, shape):
         super().__init__()
@@ -130,7 +130,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """nanoGPT's: the exact GELU, written out with erf."""
+    """From nanoGPT: the exact GELU, written out with erf."""
 
     def __init__(self, shape):
         super().__init__()
@@ -154,7 +154,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """nanoGPT's, without its dropouts; the head is the embedding."""
+    """From nanoGPT, without dropout; the head is the embedding."""
 
     def __init__(self, **shape):
         super().__init__()
@@ -192,7 +192,7 @@ class GPT(nn.Module):
 
 
 def openai_variables(model: GPT) -> dict[str, torch.Tensor]:
-    """The variables of OpenAI's TensorFlow model with the weights of a nanoGPT model (all biases on)."""
+    """The variables of OpenAI's TensorFlow model, with the weights of a nanoGPT model (with all biases)."""
     state = model.state_dict()
     variables = {"model/wte": state["transformer.wte.weight"], "model/wpe": state["transformer.wpe.weight"]}
     norms = {"ln_f": "ln_f"}
@@ -209,7 +209,7 @@ def openai_variables(model: GPT) -> dict[str, torch.Tensor]:
 
 
 def with_tanh(model: GPT) -> GPT:
-    """OpenAI's GPT-2 and the early nanoGPT have the GELU with tanh."""
+    """OpenAI's GPT-2 and early nanoGPT use the tanh GELU."""
     for block in model.transformer.h:
         block.mlp.forward = lambda x, mlp=block.mlp: mlp.c_proj(GELU()(mlp.c_fc(x)))
     return model

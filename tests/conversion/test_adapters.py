@@ -1,4 +1,4 @@
-"""An adapter goes into the weights without changing what the model says."""
+"""An adapter is merged into the weights without changing the logits."""
 
 import json
 
@@ -18,7 +18,7 @@ MATRICES = ["q_proj", "v_proj", "up_proj"]
 
 
 def adapted(model, **settings):
-    """The model with an adapter beside it that changes every targeted matrix."""
+    """The model with an unmerged adapter that changes every targeted matrix."""
     defaults = {"r": 4, "lora_alpha": 8, "target_modules": MATRICES, "init_lora_weights": False, "task_type": "CAUSAL_LM"}
     torch.manual_seed(3)
     return peft.get_peft_model(model, peft.LoraConfig(**defaults | settings)).eval()
@@ -84,13 +84,13 @@ def test_an_adapter_knows_its_base_by_a_hash_that_the_layout_belongs_to(tmp_path
     other = randomized(book_model())
     with pytest.raises(ValueError, match=f"'mine', whose weights have the SHA-256 {own}; those .* have {weights_sha256(other)}"):
         merge_adapter(other, tmp_path)
-    # In another layout the same weights have another hash, which proves nothing.
+    # The same weights have another hash in another layout, so this hash proves nothing.
     Passport(base={"name": "mine", "class": "GPT2LMHeadModel", "sha256": "0" * 64}).save(tmp_path)
     assert merge_adapter(book_model(), tmp_path)[1] < 1e-5
 
 
 def test_why_merging_in_half_precision_is_refused():
-    """The rounding of the merged weights alone is thousands of times what float32 differs by."""
+    """Rounding the merged weights alone gives an error thousands of times that of float32."""
     beside = adapted(book_model())
     with torch.no_grad():
         expected = beside(rows()).logits

@@ -1,4 +1,4 @@
-"""llama.cpp itself reads what we write: the same ids, the same 64 tokens."""
+"""llama.cpp reads the GGUF files: the same ids, the same 64 generated tokens."""
 
 import importlib.util
 import sys
@@ -34,7 +34,7 @@ def tokenizer(small_tokenizer):
 
 @pytest.fixture(scope="module")
 def models(small_families):
-    """A model for each architecture; the Llama is the Qwen3's, without QK-norm, and with sharper random weights."""
+    """A model for each architecture; the Llama is a Qwen3 without QK-norm, with larger random weights."""
     torch.manual_seed(0)
     families = {name: HfGptForCausalLM.from_pretrained(folder).eval() for name, folder in small_families.items()}
     ids = dict(bos_token_id=0, eos_token_id=0, pad_token_id=1)
@@ -44,14 +44,14 @@ def models(small_families):
 
 
 def llama_cpp(path, **settings):
-    """The file in llama.cpp, all in float32: keys and values of the cache too."""
+    """The file in llama.cpp, all in float32, including the KV cache."""
     module = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python, an extra, to read GGUF independently")
     settings = {"n_ctx": 256, "logits_all": True, "verbose": False, "type_k": 0, "type_v": 0, "n_threads": 1} | settings
     return module.Llama(str(path), **settings)
 
 
 def greedy_in_transformers(model, ids: list[int], tokens: int) -> tuple[list[int], float]:
-    """The likeliest tokens one after the other, and the smallest lead that one of them had over the second."""
+    """The greedy tokens, and the smallest lead that one of them had over the runner-up."""
     leads = []
     with torch.no_grad():
         for _ in range(tokens):
@@ -87,10 +87,10 @@ def test_llama_cpp_continues_with_the_same_64_tokens(models, tokenizer, kind, tm
     for prompt in PROMPTS:
         ids = tokenizer(prompt).input_ids
         expected, lead = greedy_in_transformers(model, ids, 64)
-        assert lead > 1e-4  # no tie that rounding could decide
+        assert lead > 1e-4  # no near tie that rounding could decide
         assert greedy_in_llama_cpp(engine, ids, 64) == expected
         seen |= set(expected)
-    assert len(seen) > 20  # and not the same token over and over
+    assert len(seen) > 20  # not the same token over and over
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen3", "llama"])
@@ -106,10 +106,10 @@ def test_the_logits_are_near_in_every_type(models, tokenizer, kind, tmp_path):
         sizes[gguf_type] = path.stat().st_size
         found[gguf_type] = ((logits_in_llama_cpp(llama_cpp(path), ids) - expected).abs().max() / expected.std()).item()
     print(kind, found)
-    # GPT-2's GELU comes out of a table of half-precision values in llama.cpp, whatever the file's type.
+    # llama.cpp takes GPT-2's GELU from a table of half-precision values, whatever the file's type.
     assert found["f32"] < (5e-3 if kind == "gpt2" else 1e-4)
     assert found["f16"] < 1e-2
-    # llama.cpp rounds what meets these weights to 8 bits too, differently on each kind of processor: up to 0.151 so far.
+    # llama.cpp also rounds the inputs of these weights to 8 bits, differently on each kind of processor: up to 0.151 so far.
     assert found["q8_0"] < 0.2
     assert sizes["q8_0"] < sizes["f16"] < sizes["f32"]
 
@@ -125,7 +125,7 @@ def test_llama_cpp_reads_a_hard_corpus_as_the_same_ids(models, tokenizer, tmp_pa
     different = [text for text in HARD_TEXTS if ids_in_llama_cpp(engine, text) != encode_texts(tokenizer, [text])[0]]
     assert different == []
     assert len(HARD_TEXTS) > 60
-    # Where special tokens are asked for, both find the same.
+    # When special tokens are parsed, both find the same.
     text = "<|im_start|>user\nhi<|im_end|>\n<|endoftext|>"
     expected = tokenizer(text, add_special_tokens=False).input_ids
     assert ids_in_llama_cpp(engine, text, special=True) == expected != encode_texts(tokenizer, [text])[0]
@@ -239,7 +239,7 @@ def test_gpt4s_pattern_goes_out_under_the_name_that_llama_cpp_has_for_it(models,
     write_gguf(models["qwen3"], tokenizer, path=path, gguf_type="f32")
     assert pre_tokenizer_type(tokenizer) == "dbrx"
     assert pre_tokenizer_type(train_bpe(text, vocab_size=300, pattern="gpt2")) == "gpt-2"
-    # The gate's own reader of such a file, which trusts nothing of ours, gives the same ids.
+    # The gate has its own reader for such files, independent of our code; it gives the same ids.
     ids = [{"text": one, "ids": tokenizer(one).input_ids} for one in (*text[:3], *HARD_TEXTS)]
     assert "the ids of" in gate_reader().gguf_tokenizer(path, SimpleNamespace(recorded_texts=ids, compare_ids=compare))
     ids[0]["ids"] = ids[0]["ids"][::-1]
@@ -252,7 +252,7 @@ def compare(entry: dict, ids: list[int]) -> None:
 
 
 def gate_reader():
-    """gate/file_formats.py, which runs as part of a script of another name."""
+    """gate/file_formats.py, which normally runs as part of another script."""
     gate = Path(hfgpt.hub.__file__).parent / "gate"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "stranger", SimpleNamespace(Failed=RuntimeError, Stranger=object))
@@ -331,15 +331,15 @@ def test_the_modelfile_of_a_chat_model(tokenizer):
 
 
 def in_ollama(tokenizer, template: str) -> list[int]:
-    """Ids of a conversation as Ollama makes them: ChatML written out, and a BOS in front where add_bos_token says so."""
+    """Ids of a conversation as Ollama makes them: ChatML written out, with a BOS in front if add_bos_token is set."""
     text = template.removesuffix(CHATML_TEMPLATE) + "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    return tokenizer(text).input_ids  # with what the tokenizer puts before a text, which is where add_bos_token comes from
+    return tokenizer(text).input_ids  # with the tokenizer's own prefix, from which add_bos_token is derived
 
 
 def test_the_separator_stands_once_before_a_conversation_in_ollama(tokenizer):
     template = CHAT_STYLES["chat"].template
-    plain = template.split("\n", 1)[1]  # the template of before, without a bos_token
-    bare = changed(tokenizer, post_processor=processors.ByteLevel(trim_offsets=False))  # as GPT-2's own: nothing before a text
+    plain = template.split("\n", 1)[1]  # the earlier template, without a bos_token
+    bare = changed(tokenizer, post_processor=processors.ByteLevel(trim_offsets=False))  # like GPT-2's own: no prefix
     assert bare("a").input_ids == bare("a", add_special_tokens=False).input_ids
     arguments = dict(gguf_name="a.gguf", context_length=64, generation_config=GenerationConfig())
     messages = [{"role": "user", "content": "hi"}]

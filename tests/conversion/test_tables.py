@@ -1,4 +1,4 @@
-"""A source format and a target of another package are one entry each."""
+"""Another package adds a source format or a target with one entry."""
 
 import pytest
 import torch

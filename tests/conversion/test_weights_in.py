@@ -1,4 +1,4 @@
-"""Every source ends in an hfgpt model whose logits are those of an independent forward pass."""
+"""Every source becomes an hfgpt model with the logits of an independent forward pass."""
 
 import json
 import os
@@ -21,14 +21,14 @@ from hfgpt.conversion.weights_in import read_source
 
 @torch.no_grad()
 def difference(converted, source, *, longest=32) -> float:
-    """The largest difference of the logits over rows of every length that matters: one token, some, all positions."""
+    """The largest difference of the logits, over rows of every length that matters: one token, some, all positions."""
     generator = torch.Generator().manual_seed(5)
     found = []
     for tokens in (1, 9, longest):
         ids = torch.randint(97, (2, tokens), generator=generator)
         theirs = source(ids)
         theirs = getattr(theirs, "logits", theirs)
-        assert theirs.std() > 0.05  # a model that says nothing would agree with anything
+        assert theirs.std() > 0.05  # near-constant logits would agree with anything
         found.append((converted.model(ids).logits - theirs).abs().max().item())
     return max(found)
 
@@ -72,7 +72,7 @@ def test_gpt2_from_pytorch_model_bin_with_and_without_prefix_and_head(gpt2, pref
     tensors = {name.replace("transformer.", prefix): tensor for name, tensor in model.state_dict().items()}
     if not with_head:
         del tensors["lm_head.weight"]
-    # The published files carry the causal masks along.
+    # The published files also contain the causal masks.
     tensors |= {f"{prefix}h.{number}.attn.bias": torch.ones(1, 1, 64, 64).tril().bool() for number in range(3)}
     tensors |= {f"{prefix}h.{number}.attn.masked_bias": torch.tensor(-1e4) for number in range(3)}
     torch.save(tensors, folder / "pytorch_model.bin")
@@ -82,7 +82,7 @@ def test_gpt2_from_pytorch_model_bin_with_and_without_prefix_and_head(gpt2, pref
 def test_gpt2_with_a_head_of_its_own(gpt2, tmp_path):
     model = randomized(gpt2_twin(book_model(tie_word_embeddings=False)))
     model.config.tie_word_embeddings = False
-    # As large as a trained head's: rounding grows with the logits, and the bound is absolute.
+    # As large as in a trained head: rounding errors grow with the logits, but the bound is absolute.
     model.lm_head.weight = torch.nn.Parameter(0.1 * torch.randn(97, 48))
     model.save_pretrained(tmp_path / "untied")
     converted = read_source(str(tmp_path / "untied"))
@@ -102,7 +102,7 @@ def test_a_gpt2_classifier_keeps_its_labels(tmp_path):
     ids = torch.tensor([[3, 3, 5, 9, 11], [8, 7, 6, 3, 3]])  # padding on either side
     with torch.no_grad():
         mask = (ids != 3).long()
-        # GPT-2's positions count the padding on the left unless they are given; ours begin with the text.
+        # GPT-2's positions count the padding on the left unless they are given; ours start at the text.
         theirs = model(ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
         ours = converted.model(ids, attention_mask=mask).logits
     assert theirs.std() > 0.05
@@ -111,7 +111,7 @@ def test_a_gpt2_classifier_keeps_its_labels(tmp_path):
 
 @pytest.mark.parametrize("size", ["124M", "355M", "774M", "1558M"])
 def test_the_published_sizes_by_shape_alone(size):
-    """Every layout of a published size describes exactly the parameters that transformers' GPT-2 has, on no memory."""
+    """Every layout of a published size describes exactly the parameters of transformers' GPT-2, without allocating memory."""
     config = HfGptConfig.gpt2(size)
     layers, width, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
     with torch.device("meta"):
@@ -182,7 +182,7 @@ def test_heads_that_nobody_says_are_asked_for(tmp_path):
 
 
 def test_other_heads_are_another_function(tmp_path):
-    """Why they are asked for: the same tensors with half as many heads compute something else."""
+    """Why the number of heads is required: the same tensors with half as many heads compute something else."""
     book = randomized(GPTModel())
     assert difference(read_source(saved(tmp_path, book.state_dict()), num_attention_heads=2), book) > 1e-3
 
@@ -274,7 +274,7 @@ def test_openais_checkpoint_with_a_file_missing(tmp_path):
 
 
 def test_openais_names_without_tensorflow(tmp_path):
-    """The table alone, on the variables as TensorFlow would hand them over."""
+    """The table alone, on variables as TensorFlow would return them."""
     from hfgpt.conversion.layouts import take_in
 
     model = randomized(GPT())
@@ -380,7 +380,7 @@ def test_a_lost_tensor_of_the_book_and_of_hfgpt(tmp_path):
 
 
 class Payload:
-    """Unpickled without a guard, it makes a folder."""
+    """Unpickled without protection, it creates a folder."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -395,10 +395,10 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path):
     with pytest.raises(ValueError, match="contains more than tensors, and the code it refers to was not run .*mkdir"):
         read_source(path)
     assert not trap.exists()
-    with pytest.raises(pickle.UnpicklingError):  # torch's own guard is what stands there
+    with pytest.raises(pickle.UnpicklingError):  # torch's own protection
         torch.load(path, weights_only=True)
     torch.load(path, weights_only=False)
-    assert trap.is_dir()  # the trap was a real one
+    assert trap.is_dir()  # the trap works
 
 
 def test_a_whole_pickled_model_is_refused_with_the_cure(tmp_path):

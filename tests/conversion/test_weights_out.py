@@ -1,4 +1,4 @@
-"""A twin in a class that everybody has computes the same; a config without a twin is refused by the field in the way."""
+"""A twin in a native transformers class computes the same; a config without a twin is refused, naming the field."""
 
 import json
 
@@ -37,7 +37,7 @@ def difference(ours, theirs) -> float:
         (lambda: modern_model(attention_bias=True), "Qwen3ForCausalLM"),
         (lambda: modern_model(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}), "Qwen3ForCausalLM"),
         (lambda: modern_model(qk_norm=False, head_dim=8), "LlamaForCausalLM"),
-        (lambda: modern_model(qk_norm=False), "LlamaForCausalLM"),  # heads twice as wide as the quotient
+        (lambda: modern_model(qk_norm=False), "LlamaForCausalLM"),  # heads twice as wide as hidden_size / heads
         (lambda: modern_model(qk_norm=False, attention_bias=True, mlp_bias=True, hidden_act="gelu"), "LlamaForCausalLM"),
     ],
 )
@@ -136,7 +136,7 @@ def test_out_and_in_again_is_bit_for_bit_the_same(tmp_path):
 
 @pytest.fixture(scope="module")
 def saved_twins(small_tokenizer, tmp_path_factory):
-    """Of each family a model and the folder of its twin, with tokenizer, template and settings for generating."""
+    """For each family a model and the folder of its twin, with tokenizer, template and generation settings."""
     tokenizer = load_tokenizer(small_tokenizer)
     set_prompt_style(tokenizer, "chat")
     fields = dict(vocab_size=512, bos_token_id=0, eos_token_id=0, pad_token_id=1)

@@ -1,21 +1,21 @@
-"""Documents with copies of a known kind among them, as many as are wanted, one at a time."""
+"""Generates any number of documents, one at a time; some are copies of a known kind."""
 
 import random
 from collections.abc import Iterator, Sequence
 
-# Syllables put together, for where no real text is at hand.
+# Made-up words, for when no real text is available.
 WORDS = [
     f"{first}{second}{third}" for first in "bdfghklmn" for second in ("a", "o", "ar", "in") for third in ("be", "lo", "st", "m")
 ]
-KINDS = ["distinct"] * 16 + ["exact"] + ["near"] * 3  # of twenty documents in a row
+KINDS = ["distinct"] * 16 + ["exact"] + ["near"] * 3  # of every twenty documents
 LENGTH = 170  # words, about 1 KB
 
 
 def planted_copies(words: Sequence[str], number: int) -> Iterator[tuple[str, str, int]]:
-    """Documents of three kinds, each with its kind and the number of its original, which is its own for a distinct one.
+    """Yield documents of three kinds, each with its kind and the number of its original (its own number for a distinct one).
 
-    Distinct ones are the words of one place of a text in random order; exact copies differ from theirs in white space; near copies
-    differ in two words that stand three apart, so in 8 of 166 runs of five words: their Jaccard similarity is 158 / 174 = 0.908.
+    Distinct documents are a stretch of `words` in random order. Exact copies differ from their original in white space. Near copies
+    differ in two words that are three apart, so in 8 of 166 runs of five words: their Jaccard similarity is 158 / 174 = 0.908.
     """
     for index in range(number):
         generator, kind, original = random.Random(f"copy {index}"), KINDS[index % 20], index

@@ -15,7 +15,7 @@ def test_four_stages_keep_what_one_machine_keeps(tmp_path):
     from datatrove.pipeline.writers import ParquetWriter
 
     texts = [text for text, _, _ in planted_copies(WORDS * 20, 400)]
-    # A chain of copies, each like the one before, and two texts without a word.
+    # A chain of copies, each like the one before, and two texts without words.
     chain = WORDS[:100]
     for place in range(0, 60, 4):
         chain = [*chain[:place], f"link{place}", *chain[place + 1 :]]

@@ -1,4 +1,4 @@
-"""Documents that tasks have read are, collected, those of one reading."""
+"""Documents read by several tasks and collected are the same as those of a single reading."""
 
 from dataclasses import dataclass
 
@@ -61,7 +61,7 @@ def test_tasks_that_are_collected_are_one_reading(sources, small_tokenizer, tmp_
         load_on_engine(engine, sources, options, there, **given)
     assert do_tasks(engine.folder, monkeypatch, backwards=True) == ["documents", "tokens", "collect"]
     found, copies = load_on_engine(engine, sources, options, there, **given)
-    assert copies is None  # which nobody asked for
+    assert copies is None  # not requested
     assert list(texts_of(found)) == list(texts_of(expected))
     assert len(found) > 300
     assert [found[column][:] for column in ("draw", "source")] == [expected[column][:] for column in ("draw", "source")]
@@ -69,5 +69,5 @@ def test_tasks_that_are_collected_are_one_reading(sources, small_tokenizer, tmp_
     assert there.inputs == here.inputs
     assert there.steps[-1]["reasons"] == {"the text is a number": 1}
     sources[0].path.write_text("another text, which is long enough\n")
-    with pytest.raises(UserError, match="no sbatch here"):  # what was read before is not collected
+    with pytest.raises(UserError, match="no sbatch here"):  # earlier results are not collected
         load_on_engine(engine, sources, options, there, **given)

@@ -144,7 +144,7 @@ def test_the_kind_of_a_question_is_its_kind_or_its_category_in_every_format(capl
         (dict(prompt="2 + 2?", completion="4", kind=None), None),
     ):
         assert conversation(**values).kind == kind
-    assert not caplog.messages  # read, and so not named as unread
+    assert not caplog.messages  # they are read, so they are not reported as ignored
     with pytest.raises(ValueError, match=r"line 3: 'kind' is \['a', 'b'\], but must be a word or a number"):
         conversation(messages=EXCHANGE, kind=["a", "b"])
 

@@ -52,7 +52,7 @@ def test_characters_are_those_of_the_text_and_a_short_one_is_its_own_only_shingl
 def test_a_text_that_is_taken_apart_has_the_signature_of_the_whole(monkeypatch):
     texts = ["", " ".join(random.Random(0).choices(WORDS, k=900)), "a b"]
     whole = document_signatures(texts)
-    # Nothing but the shingles across the cut is lost: of about 900, four a piece.
+    # Only the shingles across the cuts are lost: four per piece, of about 900.
     monkeypatch.setattr("hfgpt.data.minhash.PIECE_CHARACTERS", 2000)
     assert len(texts[1]) > 4000
     apart = document_signatures(texts)

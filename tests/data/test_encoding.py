@@ -64,7 +64,7 @@ def test_the_command_that_a_refusal_names_makes_the_file_right(tmp_path, codec, 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        # Obeying "latin1" would have trained on mojibake.
+        # Advice to convert from latin1 would have led to training on mojibake.
         ("你好世界，今天天气很好，我们去公园玩。\n".encode("gbk"), "its encoding cannot be determined"),
         ("Сегодня хорошая погода, пойдём гулять.\n".encode("koi8-r"), "its encoding cannot be determined"),
         ("Ein schöner Tag im Café, größer als\n".encode() * 9 + b"na\xefve\n", "the text around it is UTF-8"),

@@ -1,4 +1,4 @@
-"""Stages of tasks on a cluster: scripts for Slurm, what is kept between commands, the rows of one machine from both engines."""
+"""Stages on a cluster: Slurm scripts, what is kept between commands, and the same rows from both engines as from one machine."""
 
 import json
 import re
@@ -18,7 +18,7 @@ pytest.importorskip("datatrove")
 
 
 class Touch:
-    """A step that writes down that it was there."""
+    """A step that records each time it runs."""
 
     def __init__(self, folder, refused=None):
         self.folder, self.refused = folder, refused
@@ -87,13 +87,13 @@ def test_finished_tasks_are_kept_and_only_the_others_are_handed_over_again(tmp_p
     assert do_tasks(engine.folder, monkeypatch) == ["first", "second", "collect"]
     engine.complete(stages, plan={"similarity": 0.8})  # nothing is left to do
     completions = engine.folder / "logs" / "first" / "completions"
-    (completions / "00002").unlink()  # as where the task was killed
+    (completions / "00002").unlink()  # as if the task had been killed
     hand_over(engine, stages, {"similarity": 0.8})
     assert json.loads((engine.folder / "logs" / "first" / "ranks_to_run.json").read_text()) == [2]
     assert do_tasks(engine.folder, monkeypatch) == ["first", "collect"]
     assert {path.name: path.read_text() for path in tmp_path.glob("* of 4")} == {
         "0 of 4": "once", "1 of 4": "once", "2 of 4": "onceonce", "3 of 4": "once"}  # fmt: skip
-    hand_over(engine, stages, {"similarity": 0.9})  # of another plan nothing is kept
+    hand_over(engine, stages, {"similarity": 0.9})  # with another plan, nothing is kept
     assert not list((engine.folder / "logs").glob("*/completions"))
 
 
@@ -124,7 +124,7 @@ WORDS = SENTENCE.split()
 
 @pytest.fixture
 def sources(tmp_path):
-    """Five files of lines: some are copies of each other across files, exact or near, some blank; and rows of which one is bad."""
+    """Five text files with blank lines and with exact and near copies across files; and a JSON Lines file with one bad row."""
     folder = tmp_path / "texts"
     folder.mkdir()
     for number in range(5):
@@ -145,7 +145,7 @@ def contents(folder: Path):
 
 
 def assert_the_same(one: Path, other: Path):
-    """Rows to the byte, and passports but for the time that steps took."""
+    """Assert that the rows are the same byte for byte, and that the passports are equal."""
     assert contents(one) == contents(other) != {}
     first, second = (json.loads((folder / "passport.json").read_text()) for folder in (one, other))
     assert first == second
@@ -186,7 +186,7 @@ def test_slurm_gives_the_rows_and_counts_of_one_machine(sources, small_tokenizer
     assert dropped["drop blank"] > 10
     kinds = {"near": ("exact", "near"), "exact": ("exact",), "none": ()}[more.get("deduplicate", "near")]
     assert all(dropped[f"drop {kind} copies"] >= 4 for kind in kinds)
-    if not more:  # here only what leaks were cut out of
+    if not more:  # only documents that leaks were cut out of are encoded here
         assert sum(encoded) <= 0.2 * sum(counts["documents"] for counts in passport.splits.values())
 
 
@@ -211,7 +211,7 @@ def test_ray_gives_the_rows_and_counts_of_one_machine(sources, small_tokenizer, 
     recipe("prepare_data", **given, output_dir=str(tmp_path / "ray" / "rows"), engine="ray", num_tasks=2)
     assert_the_same(tmp_path / "ray" / "rows", tmp_path / "local" / "rows")
     assert [path.name for path in (tmp_path / "ray").iterdir()] == ["rows"]
-    with pytest.raises(UserError, match=r"rows.jsonl, line 41: the field 'text' is a number"):  # as a task says it
+    with pytest.raises(UserError, match=r"rows.jsonl, line 41: the field 'text' is a number"):  # the message comes from a task
         recipe("prepare_data", **given | {"on_error": "stop"}, output_dir=str(tmp_path / "ray" / "other"), engine="ray")
     assert [path.name for path in (tmp_path / "ray").iterdir()] == ["rows"]
     assert {path.name for path in Path("/tmp").glob("*ray*")} <= temporary

@@ -14,7 +14,7 @@ SEPARATOR, PAD, LENGTH = 0, 1, 16
 
 
 def documents(count, *, longest=40, seed=0):
-    """Documents of tokens that each stand in them once, so that every prediction can be traced."""
+    """Documents in which no token occurs twice, so that every prediction can be traced."""
     generator, token, made = random.Random(seed), 2, []
     for _ in range(count):
         size = generator.randint(1, longest)
@@ -37,7 +37,7 @@ def epoch_of(rows, epoch):
 
 
 def predictions(rows):
-    """All that a model is asked to predict, each with what it sees before it."""
+    """Yield everything a model is asked to predict, each token after the context that the model sees."""
     for row in rows:
         ids, positions = row["input_ids"].tolist(), row["position_ids"].tolist()
         segment = []
@@ -126,7 +126,7 @@ def test_one_to_three_tokens_of_a_row_are_hidden_and_still_predicted(tmp_path, r
     assert set(counts) == {1, 2, 3}
     assert np.mean(counts) == pytest.approx(2, abs=0.15)
     first, second = places[: len(plain)], places[len(plain) :]
-    assert sum(one == other for one, other in zip(first, second, strict=True)) < 0.2 * len(plain)  # others in each epoch
+    assert sum(one == other for one, other in zip(first, second, strict=True)) < 0.2 * len(plain)  # different ones in each epoch
 
 
 def test_a_row_with_fewer_tokens_than_are_to_be_hidden_loses_them_all(tmp_path):

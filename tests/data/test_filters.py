@@ -15,7 +15,7 @@ from hfgpt.data.repair import RepairText
 from hfgpt.data.steps import StepCounts, apply_steps
 from hfgpt.hygiene import perplexity
 
-# English of no quality problem: whole sentences, a few to a line.
+# English without quality problems: whole sentences, a few per line.
 GOOD = """\
 When we came back that summer, the door of the old house stood open. Nobody had told us to expect it.
 My brother went in first, because he was the elder and had the lamp, and I heard him laugh in the kitchen.
@@ -27,12 +27,12 @@ NAMES = ["ab", "cd", "ef", "gh", "ij", "kl", "mn", "op", "qr", "st"]
 
 
 def around(run: str, length: int) -> str:
-    """A text of so many characters that begins and ends with `run`, with one word between."""
+    """A text of `length` characters that begins and ends with `run`, with one word between."""
     return f"{run} {'x' * (length - 2 * len(run) - 2)} {run}"
 
 
 def n_gram_case(n: int, share: float, counted: int) -> tuple[str, str]:
-    """A run of n words that stands twice in a text, whose `counted` characters are just above, and at most, this share of it."""
+    """Two texts that repeat a run of n words: `counted` characters are just above `share` of the first, at most of the second."""
     run, length = " ".join(NAMES[:n]), math.ceil(round(counted / share, 6))
     return around(run, length - 1), around(run, length)
 
@@ -41,7 +41,7 @@ def lines(number: int, of: int, text: str, other: str) -> str:
     return "\n".join(text if index < number else f"{other} {index}" for index in range(of))
 
 
-# Of every threshold a document that falls to it, and one that just passes.
+# For every threshold, a document that it drops and one that just passes.
 CASES = {
     "min_characters": ("  a\n", "ab"),
     "max_characters": ("a" * 2_000_001, "a" * 2_000_000),
@@ -72,7 +72,7 @@ CASES = {
 
 
 def alone(setting: str) -> Filter:
-    """The filter with this threshold as in `web`, or in `light` where it has none there, and no other."""
+    """The filter with this threshold only, as in `web`, or as in `light` if `web` has none."""
     filter = SETTINGS[setting].filter
     others = {name: None for name, entry in SETTINGS.items() if entry.filter == filter and name not in PARTS}
     values = others | {setting: SETTINGS[setting].light if SETTINGS[setting].web is None else SETTINGS[setting].web}
@@ -92,7 +92,7 @@ def test_one_document_falls_to_a_threshold_and_one_just_passes(setting):
 
 def test_every_threshold_that_drops_documents_is_tried():
     assert {*CASES, "min_language_score"} == {name for name, setting in SETTINGS.items() if setting.reason}
-    assert len({setting.reason for setting in SETTINGS.values() if setting.reason}) == len(CASES) + 1  # each its own
+    assert len({setting.reason for setting in SETTINGS.values() if setting.reason}) == len(CASES) + 1  # each has its own
 
 
 def test_the_page_names_every_reason_that_there_is():
@@ -150,7 +150,7 @@ def test_presets_have_their_steps_in_order_and_good_text_passes_them():
 def test_a_threshold_switches_its_filter_on_in_light_and_none_switches_it_off_in_web():
     names = [step.name for step in cleaning_steps(filters="light", filter_settings={"min_words": 5})]
     assert names == ["repair text", "filter: length", "filter: gopher quality"]
-    (*_, step) = cleaning_steps(filters="light", filter_settings={"max_short_lines": 0.5})  # what it calls short is known
+    (*_, step) = cleaning_steps(filters="light", filter_settings={"max_short_lines": 0.5})  # what counts as short is known
     assert (step(lines(6, 10, "short", "x" * 40)).text, step(GOOD).text) == (None, GOOD)
     fineweb = {name: None for name, setting in SETTINGS.items() if setting.filter == "fineweb"}
     assert "filter: fineweb" not in [step.name for step in cleaning_steps(filters="web", filter_settings=fineweb)]

@@ -1,4 +1,4 @@
-"""Files that nobody would write on purpose: each is read, left out with a word, or refused in a sentence, in bounded memory."""
+"""Files that nobody writes on purpose: each is read, left out with a message, or refused in one sentence, in bounded memory."""
 
 import gzip
 import json
@@ -123,7 +123,7 @@ print(int(peak) // 1024)
 def test_two_gigabytes_in_one_line_are_refused_in_bounded_memory(tmp_path, name, most_mib, sentence):
     with (tmp_path / name).open("wb") as file:
         file.write(b"[" if name.endswith("json") else b"x")
-        file.truncate(2**31)  # takes no place on the disk
+        file.truncate(2**31)  # takes up no disk space
     done = subprocess.run([sys.executable, "-c", HUGE, str(tmp_path / name)], capture_output=True, text=True, timeout=300)
     *said, peak = done.stdout.splitlines()
     assert sentence in said[0], done.stderr
@@ -173,4 +173,4 @@ def test_a_file_of_bad_lines_is_skipped_in_time_that_grows_with_it_alone(tmp_pat
     start = os.times().user
     assert texts(path, errors=errors, text_documents="line") == ["fine\n"] * 3_000
     assert errors.skipped == 3_000
-    assert os.times().user - start < 5  # once it read the file from its beginning for each of them
+    assert os.times().user - start < 5  # an earlier version reread the file from its start for each of them

@@ -1,4 +1,4 @@
-"""Hub datasets are read by name, from a Hub of our own on this machine."""
+"""Hub datasets are read by name, from a local Hub server."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ for document in read_documents(find_sources(json.loads(sys.argv[1])), ReadingOpt
 
 
 class Hub:
-    """A Hub with its files, and processes that know no other; they run in an empty folder with empty caches."""
+    """A Hub with its files, and processes that use no other; they run in an empty folder with empty caches."""
 
     def __init__(self, server: HubServer, folder: Path):
         self.server = server
@@ -33,7 +33,7 @@ class Hub:
         self.folder.mkdir()
 
     def file(self, name: str) -> Path:
-        """Where to write a file of a dataset; its folders are made."""
+        """Where to write a file of a dataset; its folders are created."""
         path = self.server.root / "datasets" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -49,7 +49,7 @@ class Hub:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def mistake(self, source: str, **options: object) -> str:
-        """The exception that reading ends with: its type and sentence, the last line of the traceback."""
+        """The exception that reading raises: its type and message, the last line of the traceback."""
         done = self.run("-c", READ, json.dumps([source]), json.dumps(options))
         assert (done.returncode, done.stdout) == (1, "")
         return done.stderr.splitlines()[-1]
@@ -120,7 +120,7 @@ def test_a_missing_text_column_is_named_with_those_found(hub, streaming):
 def test_an_unknown_name_is_named(hub):
     mistake = hub.mistake("nobody/nothing")
     assert mistake.startswith("hfgpt.errors.MissingFileError: 'nobody/nothing' is not a local file, and the Hub has no such")
-    assert "doesn't exist on the Hub" in mistake  # the server was asked; a Hub out of reach would be another reason
+    assert "doesn't exist on the Hub" in mistake  # the server was asked; an unreachable Hub would give another reason
 
 
 def test_an_unknown_revision_is_a_missing_file(hub):

@@ -119,7 +119,7 @@ def test_rare_labels_are_left_out_with_their_examples_and_counted():
 
 
 def books_frames(frame):
-    """Raschka, chapter 6: create_balanced_dataset and random_split, with its own column names."""
+    """Raschka, chapter 6: create_balanced_dataset and random_split, but with our column names."""
     num_spam = frame[frame["label"] == "spam"].shape[0]
     ham_subset = frame[frame["label"] == "ham"].sample(num_spam, random_state=123)
     balanced = pandas.concat([ham_subset, frame[frame["label"] == "spam"]])
@@ -215,7 +215,7 @@ def test_labels_become_ids_with_names_and_counts_in_the_passport():
     splits = DatasetDict({"train": examples(["10", "9", "x", "9"]), "test": examples(["x", "9"])})
     passport = Passport()
     encoded, names = encode_labels(splits, LabelledOptions(), passport)
-    assert names == ["9", "10", "x"]  # ids in their order, words after them
+    assert names == ["9", "10", "x"]  # numbers in numeric order, then words
     assert encoded["train"]["label"][:] == [1, 0, 2, 0]
     assert encoded["test"]["label"][:] == [2, 0]
     assert encoded["train"].features["label"].names == names

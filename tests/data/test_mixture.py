@@ -31,7 +31,7 @@ def tokenizer(small_tokenizer):
 
 
 def documents(a, b):
-    """Documents of two sources, the first of which is two files."""
+    """Documents of two sources, the first of which has two files."""
     rows = [{"text": f"{n} of the first source " * (1 + n % 5), "source": f"a{1 + n % 2}.txt"} for n in range(a)]
     rows += [{"text": f"the second has {n} " * (1 + n % 3), "source": "b.txt"} for n in range(b)]
     return Dataset.from_list([{**row, "row_id": str(number)} for number, row in enumerate(rows)])
@@ -62,11 +62,11 @@ def test_shares_are_counted_in_tokens_of_what_the_user_named(tokenizer):
     for row in result:
         counted[NAMES[row["source"]]] += tokens_of([row["text"]], tokenizer)
     total = sum(counted.values())
-    assert total == pytest.approx(tokens_of(documents(300, 100)["text"], tokenizer), rel=0.01)  # as many as there were
+    assert total == pytest.approx(tokens_of(documents(300, 100)["text"], tokenizer), rel=0.01)  # as many as before
     assert counted["b.txt"] / total == pytest.approx(0.75, abs=0.005)
     assert {name: one["tokens_out"] for name, one in sources.items()} == counted
     of_documents = Counter(NAMES[source] for source in result["source"])
-    assert of_documents["b.txt"] / len(result) != pytest.approx(0.75, abs=0.03)  # or it would be documents that are counted
+    assert of_documents["b.txt"] / len(result) != pytest.approx(0.75, abs=0.03)  # otherwise documents would be counted
 
 
 def test_all_documents_of_a_source_are_there_once_before_any_is_there_twice(tokenizer):
@@ -86,7 +86,7 @@ def test_the_same_seed_draws_the_same_and_another_one_others(tokenizer):
     assert first == again
     assert first != other
     assert Counter(first) != Counter(other)
-    assert first != sorted(first, key=int)  # the order is drawn, too
+    assert first != sorted(first, key=int)  # the order is random, too
 
 
 def test_the_mixture_may_be_larger_or_smaller_than_the_text(tokenizer):
@@ -140,7 +140,7 @@ def test_a_pattern_and_a_folder_are_one_source_each(tmp_path, monkeypatch):
 
 
 def test_documents_name_their_source_as_it_was_found():
-    """Or a mixture would not know whose they are."""
+    """Otherwise a mixture could not tell where they come from."""
     (source,) = find_sources(["python-docs:train"])
     assert next(documents_of(source, ReadingOptions()))["source"] == source.name == "python-docs:train"
 
@@ -175,7 +175,7 @@ def test_the_recipe_mixes_training_text_alone_and_says_it(small_tokenizer, tmp_p
     for name, count in (("one", 40), ("two", 40), ("few", 12)):
         lines = [json.dumps({"text": f"{name} {number}: " + f"words of {name} " * 6}) for number in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    # The texts are alike, so that they would be taken for copies of each other.
+    # The texts are so alike that they would be taken for copies of each other.
     settings = dict(
         sources=["[ot]*.jsonl", "few.jsonl"], tokenizer=str(small_tokenizer), context_length=32, validation_share=0.2,
         test_share=0.2, leaks="ignore",

@@ -1,4 +1,4 @@
-"""Documents that lie in files are read as they were written, in whatever order and from whatever part."""
+"""Documents in files are read as they were written, in any order and from any part."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_rows_are_read_in_every_order(documents, order):
 
 
 def test_columns_of_long_texts_in_any_order_stay_side_by_side(documents, monkeypatch):
-    monkeypatch.setattr("hfgpt.data.on_disk.BATCH_CHARACTERS", 5_000)  # fewer rows at a time than of short texts
+    monkeypatch.setattr("hfgpt.data.on_disk.BATCH_CHARACTERS", 5_000)  # fewer rows at a time than for short texts
     picked = select(documents, np.random.default_rng(0).permutation(3_000))
     seen = [pair for texts, sources in column_batches(picked, "text", "source") for pair in zip(texts, sources, strict=True)]
     assert seen == list(zip(picked["text"], picked["source"], strict=True))

@@ -35,7 +35,7 @@ def test_a_long_document_is_continued_from_its_last_token():
 
 
 def targets_by_document(rows, separator=SEPARATOR, pad=PAD):
-    """What a model is asked to predict, as (context, target) with the context that it may see: its own segment."""
+    """Yield what a model is asked to predict, as (context, target); the context is the part of the segment before the target."""
     for ids, positions in rows:
         segment = []
         for index, (token, position) in enumerate(zip(ids, positions, strict=True)):
@@ -172,12 +172,12 @@ def test_documents_are_read_as_their_rows_are_taken_and_come_in_blocks():
         nonlocal read
         while True:
             read += 1
-            yield [2] * 13  # a whole row, and the end of one
+            yield [2] * 13  # fills one row and leaves a remainder
 
     counts = PackingCounts()
     blocks = pack(documents(), context_length=8, separator=SEPARATOR, pad=PAD, counts=counts)
     assert len(next(blocks).input_ids) == ROWS_AT_ONCE
-    assert read == ROWS_AT_ONCE  # the ends are packed when 10,000 documents have come together
+    assert read == ROWS_AT_ONCE  # the remainders are packed once there are 10,000 documents
     next(blocks), next(blocks)
     assert 10_000 <= read < 3 * ROWS_AT_ONCE
 
@@ -200,7 +200,7 @@ def test_best_fit_does_not_search_the_whole_context_length():
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "rule"), [("novels", "paragraph"), ("novels", "<|endoftext|>"), ("messages", "line")])
 def test_less_than_1_percent_of_the_rows_of_real_texts_is_padding(file, rule, shared_data, small_tokenizer, tmp_path):
-    """Novels by paragraph and whole, SMS messages each a document: the smallest of the novels' files, with a small tokenizer."""
+    """Novels by paragraph and whole (their smallest file), and SMS messages as one document each; with a small tokenizer."""
     from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
     from hfgpt.tokenization import encode_texts, load_tokenizer
 

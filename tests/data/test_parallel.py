@@ -1,4 +1,4 @@
-"""Steps on single texts, in one process or in several: the same documents, the same counts, and no process is left over."""
+"""Steps on single texts, in one process or several: the same documents, the same counts, and no process is left running."""
 
 import os
 import signal

@@ -16,7 +16,7 @@ def words(number, generator):
 
 
 def sharing_texts(*, shared_bytes, seed=0):
-    """Texts, others, and where each text has one run of so many bytes, about, in common with one of the others."""
+    """Return texts and others; two thirds of the texts share a run of about `shared_bytes` bytes with one of the others."""
     generator = random.Random(seed)
     others = [words(generator.randint(1, 60), generator) for _ in range(40)] + [words(3000, generator)]
     texts = []
@@ -81,7 +81,7 @@ def test_folded_text_is_found_in_other_white_space_and_case_and_its_place_is_exa
         ((first, after),) = found_in([found], ["x; " + other + "!"], 100, folded=True)[0]
         assert found.encode()[first:after].decode().strip() == other.upper().replace(" ", space)
         assert found_in([found], [other], 100) == [[]]
-        # exactly the shortest run, in folded bytes, is found as well, and a byte less is none
+        # a run of exactly the shortest length, in folded bytes, is found; a shorter one is not
         folded_bytes = len(other.encode())
         assert len(found_in([found], [other], folded_bytes, folded=True)[0]) == 1
         assert found_in([found], [other], folded_bytes + 3, folded=True) == [[]]
@@ -127,7 +127,7 @@ def test_a_cut_takes_whole_words_and_leaves_pieces_that_are_worth_keeping():
     assert pieces == [(before, "7:piece1"), (after, "7:piece2")]
     assert counts == CutCounts(passages=2, bytes=len("some quöted words here".encode()), documents_cut=1, pieces=2)
     pieces, counts = cut("Heading\n" + "word " * 30, "word " * 20)
-    assert pieces == []  # a heading and ten words are less than the shortest piece
+    assert pieces == []  # a heading and ten words are shorter than the shortest piece
     assert counts.documents_dropped == 1
     assert len("word " * 10) < SHORTEST_PIECE_BYTES
     assert cut("untouched")[0] == [("untouched", "7")]
@@ -158,7 +158,7 @@ def test_of_a_repeated_passage_the_first_stays_and_later_ones_are_cut_out(tmp_pa
     texts[30] = passage
     texts[40] += "\n" + passage + "\n" + words(5, generator)
     ruled = words(30, generator) + "\n"
-    texts.append(ruled + "-" * 5000)  # repeats nothing but itself
+    texts.append(ruled + "-" * 5000)  # repeats only itself
     caplog.set_level("INFO")
     passport, dropped = Passport(), DroppedDocuments(tmp_path)
     kept = cut_repeated_passages(dataset(texts), passport, shortest=200, cache_dir=str(tmp_path), dropped=dropped)
@@ -184,7 +184,7 @@ def test_of_a_repeated_passage_the_first_stays_and_later_ones_are_cut_out(tmp_pa
     (line,) = map(json.loads, (tmp_path / "dropped.jsonl").read_text(encoding="utf-8").splitlines())
     assert (line["step"], line["row_id"], line["text"]) == ("cut repeated passages", "30", passage)
 
-    monkeypatch.setattr("hfgpt.data.on_disk.BATCH_DOCUMENTS", 3)  # the same whatever is read together
+    monkeypatch.setattr("hfgpt.data.on_disk.BATCH_DOCUMENTS", 3)  # the batch size makes no difference
     (tmp_path / "again").mkdir()
     again = cut_repeated_passages(dataset(texts), Passport(), shortest=200, cache_dir=str(tmp_path / "again"))
     assert again["row_id"] == kept["row_id"]

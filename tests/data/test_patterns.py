@@ -40,7 +40,7 @@ def test_below_a_folder_that_exists_only_the_rest_is_a_pattern():
     assert found("talks [v1]/**/*.txt") == ["talks [v1]/a.txt", "talks [v1]/deep [x]/b.txt"]
     assert found("talks [v1]") == found("talks [v1]/**/*.txt")
     assert found(str(Path("talks [v1]").resolve() / "*.txt")) == [str(Path("talks [v1]/a.txt").resolve())]
-    assert found("talks [v1]*/*.txt") == ["talks 1/d.txt", "talks v/c.txt"]  # there is no such folder: a pattern after all
+    assert found("talks [v1]*/*.txt") == ["talks 1/d.txt", "talks v/c.txt"]  # there is no such folder, so this is a pattern
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_suffixes_compare_without_case():
     assert found("*.txt") == ["A.TXT", "b.txt"]
     kinds = {source.name: source.kind for source in find_sources(["*.jsonl", "*.PARQUET", "*.MD"])}
     assert kinds == {"C.JsonL": "json", "D.PARQUET": "parquet", "e.Md": "text"}
-    assert "MISSING.TXT does not exist" in refusal("some/MISSING.TXT")  # not a name of the Hub
+    assert "MISSING.TXT does not exist" in refusal("some/MISSING.TXT")  # not taken for a Hub name
 
 
 def test_the_home_folder_is_written_with_a_tilde(folder, monkeypatch):
@@ -84,7 +84,7 @@ def test_what_recipes_wrote_environments_and_hidden_folders_are_left_out_and_cou
     write("env/pyvenv.cfg", "env/lib/LICENSE.md", "web/node_modules/x/README.md", ".venv/y/README.md", ".git/z.md")
     assert found("**/*.md") == ["b.md", "notes/a.md"]
     assert "sources: **/*.md, leaving out 3 files written by hfgpt recipes and 2 files of installed packages" in caplog.text
-    # whoever names the folder means it
+    # a folder that is named explicitly is read
     assert found("runs/base/*.md") == ["runs/base/README.md"]
     assert found(".git/*.md") == [".git/z.md"]
     assert "all matches of 'runs/**/*.md' are left out: 3 files written by hfgpt recipes" in refusal("runs/**/*.md")

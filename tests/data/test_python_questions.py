@@ -1,4 +1,4 @@
-"""Questions about this Python's own library, beside what `inspect` says of the things that they are about."""
+"""Questions about this Python's standard library, compared with what `inspect` reports about their subjects."""
 
 import importlib
 import inspect
@@ -62,7 +62,7 @@ MODULES = {"textwrap", "email", "configparser", "argparse", "fractions", "string
 
 
 def imported(row_id: str) -> tuple[object, object]:
-    """The class or module that holds what a question is about, and that itself; None where this process has no such thing."""
+    """The class or module that contains the subject of a question, and the subject; None if this process has no such thing."""
     module, _, name = row_id.rpartition(":")[0].partition(":")
     owner, found = None, importlib.import_module(module)
     for part in name.split(".") if name else []:
@@ -71,11 +71,11 @@ def imported(row_id: str) -> tuple[object, object]:
 
 
 def parameters_of(owner: object, found: object) -> list[inspect.Parameter] | None:
-    """The parameters of a function as it is called; None for what a decorator has made of it."""
+    """The parameters of a function as it is called; None if a decorator has replaced it."""
     function = found.__func__ if isinstance(found, (classmethod, staticmethod)) else found
     if not inspect.isfunction(function) or hasattr(function, "__wrapped__"):
         return None
-    is_static = isinstance(found, staticmethod) and function.__name__ != "__new__"  # which is called without its class, too
+    is_static = isinstance(found, staticmethod) and function.__name__ != "__new__"  # __new__ is called without its class, too
     parameters = list(inspect.signature(function).parameters.values())
     return parameters[1:] if inspect.isclass(owner) and not is_static else parameters
 

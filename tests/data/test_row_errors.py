@@ -1,4 +1,4 @@
-"""Rows that cannot be used, in every reader: the run stops at the first, or they are left out and counted by reason."""
+"""Unusable rows, in every reader: the run stops at the first, or they are skipped and counted by reason."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_the_first_row_that_cannot_be_used_stops_the_run_and_the_key_is_named(tm
     path = write(tmp_path / "rows.jsonl", GOOD, {**GOOD, "output": ""})
     with pytest.raises(UserError, match=r"line 2: the row has no answer.*To skip such rows, set on_error: skip\.$"):
         conversations(path, RowErrors())
-    with pytest.raises(UserError, match=r"remove the row\.$"):  # where nobody gave such a key, none is named
+    with pytest.raises(UserError, match=r"remove the row\.$"):  # without such a key, none is named
         conversations(path, None)
     with pytest.raises(UserError, match="on_error is 'ignore'; allowed: 'stop' and 'skip'"):
         RowErrors("ignore")
@@ -47,7 +47,7 @@ def test_skipped_rows_are_counted_by_reason_with_the_first_of_each(tmp_path, cap
     assert passport.steps == [{"step": "skip rows that cannot be used", "rows": 5, "reasons": counts}]
     (line,) = [message for message in caplog.messages if "no answer" in message]
     assert line.startswith(f"skipped 2 rows (no answer); the first: {path}, line 2: the row has no answer: 'output' is ''")
-    assert str(tmp_path) not in json.dumps(passport.steps)  # it is published; messages hold the texts and their places
+    assert str(tmp_path) not in json.dumps(passport.steps)  # the passport is published; messages contain texts and paths
 
 
 def test_a_source_of_which_nothing_is_left_is_an_error(tmp_path):
@@ -96,7 +96,7 @@ def test_preferences_are_skipped_by_the_same_key(tmp_path):
 
 
 def test_one_odd_conversation_in_a_file_is_left_out(tmp_path):
-    """A ShareGPT file in which one conversation begins with the model, as LlamaFactory's users met it."""
+    """A ShareGPT file in which one conversation begins with the model, as LlamaFactory's users have encountered."""
     turns = [{"from": "human", "value": "What is a rope?"}, {"from": "gpt", "value": "It holds."}]
     path = tmp_path / "chats.json"
     path.write_text(json.dumps([{"conversations": turns}, {"conversations": turns[::-1]}, {"conversations": turns}]))

@@ -59,7 +59,7 @@ def test_one_other_value_changes_the_hash_of_its_block_alone():
 
 
 @pytest.mark.parametrize(("one", "other"), [
-    ([[1], [2, 3]], [[1, 2], [3]]),  # the same numbers in other rows
+    ([[1], [2, 3]], [[1, 2], [3]]),  # the same numbers, split differently
     ([[1, 2], []], [[], [1, 2]]),
     ([[1, 2]], [[2, 1]]),
 ])  # fmt: skip

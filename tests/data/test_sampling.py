@@ -1,4 +1,4 @@
-"""A byte budget is drawn from all sources alike, from all places of each, and the same again."""
+"""A byte budget is drawn evenly from all sources and from all parts of each, and reproducibly."""
 
 import pytest
 from datasets import Dataset
@@ -34,12 +34,12 @@ def test_each_source_gives_its_share_and_the_budget_is_kept():
     }
     assert share == pytest.approx(
         {"big": 0.67, "small": 0.22, "note": 0.11}, abs=0.02
-    )  # as in all: 3,000, 1,000 and 500 of a length
-    # From all places: each tenth of the largest source gives something, not just the first.
+    )  # as in all texts: 3,000, 1,000 and 500 of similar length
+    # From all parts: every tenth of the largest source contributes, not just the first.
     numbers = [int(text.split()[1]) for source, text in taken if source == "big"]
     parts = [sum(number // 300 == part for number in numbers) for part in range(10)]
     assert max(parts) - min(parts) <= 6  # of about 30 each
-    assert numbers == sorted(numbers)  # in the order in which they come
+    assert numbers == sorted(numbers)  # in their original order
 
 
 def test_the_same_seed_draws_the_same_and_another_one_others():

@@ -1,4 +1,4 @@
-"""Copies are found among any number of documents with a few bytes of memory for each."""
+"""Copies are found among any number of documents with a few bytes of memory per document."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from hfgpt.data import signature_files
 from hfgpt.data.minhash import PLACES, Bands, join, join_similar, least_agreement, neighbours
 from hfgpt.data.signature_files import DIGEST_BYTES, SignatureFiles, exact_groups, near_groups
 
-# While keys are sorted a partition takes some 70 MB, however many documents there are; both numbers below have whole partitions.
+# Sorting the keys of a partition takes about 70 MB, however many documents there are; both numbers below have whole partitions.
 MOST_BYTES_A_DOCUMENT = 60
 MEASURE = """
 import sys
@@ -27,7 +27,7 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 
 def made_up(number=3_000):
-    """Signatures and digests in which one in five is a near copy of an earlier one, or the same."""
+    """Signatures and digests; one in five is a near or exact copy of an earlier one."""
     generator = np.random.default_rng(0)
     signatures = generator.integers(0, 256, (number, PLACES), dtype=np.uint8)
     digests = generator.integers(0, 256, (number, DIGEST_BYTES), dtype=np.uint8)

@@ -9,7 +9,7 @@ def test_the_first_pattern_that_a_name_matches_counts_whole_or_by_its_last_part(
     cards = {"books/emma.txt": {"license": "pd"}, "*.txt": {"license": "mit"}, "notes [1].md": {"license": "own"}}
     assert card_of("books/emma.txt", cards) == {"license": "pd"}
     assert card_of("other/emma.txt", cards) == {"license": "mit"}
-    assert card_of("x/notes [1].md", cards) == {"license": "own"}  # brackets as they are written
+    assert card_of("x/notes [1].md", cards) == {"license": "own"}  # brackets are literal
     assert card_of("x/notes.md", cards) == card_of("x/notes.md", None) == {}
 
 

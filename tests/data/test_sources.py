@@ -167,7 +167,7 @@ def test_lines_that_look_like_separators_are_refused_with_the_key_that_reads_the
     ):
         read(path)
     assert texts(path, text_documents="<|endoftext|>") == ["Once there was a boat.\n", "Once there was a sea.\n", "The end.\n"]
-    assert texts(path, text_documents="file") == [STORIES]  # whoever says so means it
+    assert texts(path, text_documents="file") == [STORIES]  # an explicit choice is obeyed
     path.write_text("a line that names <|endoftext|>\n\n    <|endoftext|>\n\nin a text about tokenizers\n")
     assert len(read(path)) == 1
 
@@ -219,7 +219,7 @@ def test_rows_that_are_no_documents_are_skipped_and_counted_where_that_is_asked_
     ("rule", "kept", "skipped"),
     [
         ("line", ["one\n", "two\n", "\n", "five\n", "six"], 1),
-        ("paragraph", ["one\ntwo\n"], 1),  # a text with a hole in it is no text
+        ("paragraph", ["one\ntwo\n"], 1),  # a text with a line missing is not kept
         ("file", [], 1),
         ("two", ["one\n"], 1),
     ],

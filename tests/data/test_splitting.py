@@ -9,7 +9,7 @@ def documents(count):
 
 
 def drawn(texts, split):
-    """A `Dataset` as load_documents gives it."""
+    """A `Dataset` as load_documents returns it."""
     return Dataset.from_list([{"text": text, "source": "s", "row_id": text, "draw": split.draw(text)} for text in texts])
 
 
@@ -108,8 +108,8 @@ def test_auto_cuts_one_few_or_unequal_documents_by_position_and_says_so(caplog):
     assert "split: 5 documents are too few or too unequal to hold out whole ones, so each is cut by position" in caplog.text
     texts = [f"document {number}" for number in range(500)]
     held_out = next(text for text in texts if Split().side(Split().draw(text)) == "test")
-    assert by([*texts, *[held_out] * 200]) == "position"  # a third of it all would be the test
-    assert Split(by="document").settled(drawn(["one"], Split())).by == "document"  # who asks for it gets it, or the refusal
+    assert by([*texts, *[held_out] * 200]) == "position"  # a third of everything would be in the test split
+    assert Split(by="document").settled(drawn(["one"], Split())).by == "document"  # an explicit choice is kept, or refused
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_auto_cuts_one_few_or_unequal_documents_by_position_and_says_so(caplog):
         ("x" * 1000, ["x" * 900, "x" * 50, "x" * 50]),  # one word
         ("line\r" * 200, ["line\r" * 180, "line\r" * 10, "line\r" * 10]),
         ("line\r\n" * 200, ["line\r\n" * 180, "line\r\n" * 10, "line\r\n" * 10]),
-        # a line start that is far away would take too much away: at a space instead
+        # the nearest line start is too far away, so it is cut at a space instead
         ("a\n" + "word " * 199 + "word\n", ["a\n" + "word " * 179 + "word", " word" * 10, " word" * 10 + "\n"]),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_document_is_cut_at_a_line_start_a_space_or_anywhere(text, parts):
 
 
 def grouped(groups, split):
-    """A `Dataset` as load_documents gives it where documents belong to groups: ten of each."""
+    """A `Dataset` as load_documents returns it for documents in groups, ten per group."""
     return Dataset.from_list(
         [
             {"text": f"{group} {n}", "source": "s", "row_id": f"{group}:{n}", "draw": split.draw(group)}
@@ -152,7 +152,7 @@ def test_all_documents_of_a_group_are_on_one_side(caplog):
     assert [len(splits[name]) for name in splits] == [10 * len(sides[name]) for name in splits]
     numbers = ", ".join(f"{name} {len(side)}" for name, side in sides.items())
     assert f"split: groups: {numbers}" in caplog.text
-    # the same by themselves, whatever else is read
+    # each group has the same side, whatever else is read
     assigned = {document["group"]: name for name, document in split.assign({"text": "t", "group": group} for group in groups)}
     assert {name: {group for group, side in assigned.items() if side == name} for name in sides} == sides
     other = Split(by="group", validation_share=0.1, test_share=0.1, seed=2)

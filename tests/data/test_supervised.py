@@ -14,7 +14,7 @@ from hfgpt.data.conversations import Conversation
 from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.tokenization import load_tokenizer
 
-# Templates as base models bring them, after those of the Hub; each ends an answer with the tokenizer's <|im_end|> or eos_token.
+# Templates of base models, modelled on those on the Hub; each ends an answer with the tokenizer's <|im_end|> or eos_token.
 OWN_TEMPLATES = {
     "zephyr": """{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token }}
 {% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}""",
@@ -27,7 +27,7 @@ OWN_TEMPLATES = {
 {%- elif message['role'] == 'user' %}{{ bos_token + '[INST] ' + ns.system + message['content'].strip() + ' [/INST]' }}
 {%- set ns.system = '' %}
 {%- else %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}""",
-    # a system message of its own, and empty thoughts before the last answer, as Qwen's
+    # with its own system message and empty thoughts before the last answer, like Qwen's
     "qwen": """{% if messages[0].role != 'system' %}{{ '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' }}{% endif %}
 {%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}
 {%- if message.role == 'assistant' and loop.last %}{{ '<think>\\n\\n</think>\\n\\n' + message.content.lstrip('\\n') }}
@@ -98,13 +98,13 @@ def test_whatever_is_said_the_labels_are_the_answers_and_what_ends_them(tokenize
     assert all(label in (id, -100) for id, label in zip(ids, labels, strict=True))
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(messages, tokenize=False)
 
-    # the same special tokens as where nothing of the kind is said
+    # the same special tokens as in a harmless conversation
     special = set(tokenizer.all_special_ids)
     harmless, _ = encoded(tokenizer, conversation("a", "b", "c", "d", system="e"))
     assert [id for id in ids if id in special] == [id for id in harmless if id in special]
     assert len([id for id in ids if id in special]) == {"chat": 11, "alpaca": 2}[style]
 
-    # what the model is asked at serving is what it was trained on
+    # the prompt at serving is the one from training
     for turns in (2, 4):
         prompt = encoded_prompt(tokenizer, messages[:turns])
         assert ids[: len(prompt)] == prompt
@@ -120,8 +120,8 @@ def test_harmless_conversations_have_the_ids_of_transformers(tokenizer, style, s
         messages = conversation(*contents, system=system)
         ids, labels = encoded(tokenizer, messages)
         expected = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=style in ("chat", "alpaca"))
-        # These open an answer with a space, or thoughts and line breaks, that the whole text's encoding joins to what surrounds
-        # them; cut where the prompt ends, as serving does, they stay apart.
+        # These open an answer with a space, or with thoughts and line breaks. Encoding the whole text merges these with their
+        # neighbours; cutting it where the prompt ends, as serving does, keeps them apart.
         if style not in ("zephyr", "llama 2", "qwen"):
             assert ids == expected["input_ids"]
         assert tokenizer.decode(ids) == tokenizer.decode(expected["input_ids"])
@@ -163,7 +163,7 @@ def test_no_content_makes_a_special_token_under_a_base_models_own_template(token
 
 
 def test_tokens_added_without_being_special_stay_the_templates_own(tokenizer):
-    """`split_special_tokens` alone does not split these, as Qwen's <think> is one."""
+    """`split_special_tokens` alone does not split such tokens; Qwen's <think> is one."""
     tokenizer.add_tokens([AddedToken("<think>", special=False), AddedToken("</think>", special=False)])
     think = tokenizer.convert_tokens_to_ids("<think>")
     styled(tokenizer, "qwen")
@@ -176,7 +176,7 @@ def test_tokens_added_without_being_special_stay_the_templates_own(tokenizer):
 
 @pytest.mark.parametrize("scheme", ["first", "always"])
 def test_a_tokenizer_that_writes_a_space_before_text_gets_the_ids_of_transformers(scheme):
-    """SentencePiece's kind, as Llama 2 and Mistral have it."""
+    """A SentencePiece tokenizer, as in Llama 2 and Mistral."""
     backend = Tokenizer(models.BPE(byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     backend.decoder = decoders.Metaspace(prepend_scheme=scheme)
@@ -294,7 +294,7 @@ def test_rows_too_long_are_cut_without_learning_an_end_that_is_none(tokenizer):
     assert (counts.conversations, counts.rows, counts.cut, counts.dropped_without_answer) == (3, 2, 1, 1)
     assert counts.cut_tokens == len(whole["input_ids"][1]) - 64
 
-    # whatever is learned, a row that answers nothing is none
+    # whatever is learned, a row without an answer is dropped
     everything, counts = make_rows(tokenizer, contents, max_length=64, too_long="cut", loss_on="all")
     assert everything["labels"] == everything["input_ids"] == rows["input_ids"]
     assert counts.dropped_without_answer == 1
@@ -324,7 +324,7 @@ def test_packing_loses_nothing_and_learns_no_first_token():
     packed = pack_supervised(rows, context_length=32, pad=1)
     assert set(packed) == {"input_ids", "labels", "position_ids"}
     room = 32 * len(packed["input_ids"])
-    assert (room - sum(map(len, rows["input_ids"]))) / room < 0.08  # is padding
+    assert (room - sum(map(len, rows["input_ids"]))) / room < 0.08  # the share of padding
     seen = []
     for ids, labels, positions in zip(packed["input_ids"], packed["labels"], packed["position_ids"], strict=True):
         assert len(ids) == len(labels) == len(positions) == 32
@@ -366,7 +366,7 @@ def small_models(vocab_size):
     }
     for model in models.values():
         for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)  # attention that matters
+            torch.nn.init.normal_(parameter, std=0.3)  # large enough that attention matters
     return {name: model.eval() for name, model in models.items()}
 
 

@@ -18,7 +18,7 @@ def folder(small_rows, tmp_path) -> Path:
 
 
 def save_anew(folder: Path, **changed) -> None:
-    """The rows with other splits in place of some."""
+    """Save the rows again with some splits replaced."""
     rows = DatasetDict({name: changed.get(name, split) for name, split in load_from_disk(folder).items()})
     rows.save_to_disk(folder.parent / "anew")
     for name in rows:
@@ -61,7 +61,7 @@ def test_another_id_in_one_row_is_found_and_training_and_evaluation_refuse_it(fo
     said = passport.rows["validation"]["sha256"][:16]
     with pytest.raises(UserError, match=rf"the validation rows .* the passport says {said}.*prepare the data again"):
         check_rows(folder, passport)
-    check_rows(folder, passport, splits=["train", "test"])  # what is used is what was prepared
+    check_rows(folder, passport, splits=["train", "test"])  # these splits are still as prepared
 
 
 def test_rows_that_are_missing_are_counted(folder):
@@ -96,7 +96,7 @@ def test_a_tokenizer_that_does_not_load_is_a_finding_like_the_others(folder):
 
 
 def test_a_folder_of_something_else_is_refused(folder, tmp_path):
-    (folder / "dataset_dict.json").unlink()  # as a model's, which has the passport of its data
+    (folder / "dataset_dict.json").unlink()  # like a model folder, which contains the passport of its data
     with pytest.raises(UserError, match="does not contain prepared data"):
         verify_folder(folder)
     with pytest.raises(FileNotFoundError, match="does not exist"):

@@ -1,4 +1,4 @@
-"""What the tests of serving share: a running `transformers serve`, `transformers chat` in a terminal, what to expect of them."""
+"""Shared by the serving tests: a running `transformers serve`, `transformers chat` in a terminal, the expected replies."""
 
 import os
 import re
@@ -20,11 +20,11 @@ SERVE = "from transformers.cli.transformers import main; main()"
 
 @contextmanager
 def running_server(place: Path, *, first: str = "", options: tuple[str, ...] = (), **environment) -> Iterator[str]:
-    """The address of `transformers serve` while it runs; with `first` (`import hfgpt; `) in this interpreter's environment.
+    """Run `transformers serve` and yield its address; with `first` (`import hfgpt; `) in this interpreter's environment.
 
     It loads whatever folder a request names as its model.
 
-    Args: `place` is an empty folder, for the log and the cache. `environment` without hfgpt goes with `python -S`.
+    Args: `place` is an empty folder for log and cache. Without `first`, `environment` is one without hfgpt, for `python -S`.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -55,7 +55,7 @@ def answers(address: str) -> bool:
 
 
 def expected_reply(folder: Path, chat: list[dict[str, str]], *, tokens: int, **settings) -> tuple[str, int]:
-    """What the model itself says to the chat, greedily, and the last token of it."""
+    """The model's own greedy reply to the chat, and its last token."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     with torch.no_grad():
@@ -64,11 +64,11 @@ def expected_reply(folder: Path, chat: list[dict[str, str]], *, tokens: int, **s
 
 
 def chat_in_terminal(name: str, address: str, question: str, *words: str, place: Path, ready: str, stay: bytes = b"") -> str:
-    """What `transformers chat` shows in a terminal of its own after the question; then it is asked to go, and has to.
+    """What `transformers chat` shows in its own terminal for the question; then it is told to exit, and must.
 
     Args:
         ready: a pattern for the end of the answer.
-        stay: what is typed after it, before `!exit`.
+        stay: what is typed after the answer, before `!exit`.
     """
     import pty
 

@@ -1,4 +1,4 @@
-"""A classifier reads the last token of a text: the same logits alone or in a batch, wherever the padding lies."""
+"""A classifier reads the last token of a text: the same logits alone or in a batch, wherever the padding is."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ TEXTS = ["os.path", "The class of the object is called when os.path.join(", "Ret
 
 @pytest.fixture(scope="module", params=["book", "modern"])
 def classifier(request, small_families):
-    """A model whose classes differ by whole units, and its tokenizer."""
+    """A model whose logits differ by whole units, and its tokenizer."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(small_families[request.param], num_labels=3).eval()
     torch.nn.init.normal_(model.score.weight, std=0.5)
@@ -165,6 +165,6 @@ def test_a_text_is_read_up_to_the_length_of_the_config(classifier, monkeypatch):
     for side in ("left", "right"):
         batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side=side)
         assert_same(model(**batch).logits, cut)
-        assert_same(model(input_ids=batch.input_ids).logits, cut)  # the padding tells
+        assert_same(model(input_ids=batch.input_ids).logits, cut)  # the padding marks the text
     monkeypatch.setattr(model.config, "max_text_length", None)
     assert (model(**alone[1]).logits - cut[1]).abs().max() > 0.1

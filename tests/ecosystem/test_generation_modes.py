@@ -1,4 +1,4 @@
-"""Every way to generate that transformers has: the same tokens as the native twin, whatever the cache or the shortcut."""
+"""Every generation mode of transformers: the same tokens as the native twin, whatever the cache or the shortcut."""
 
 import copy
 
@@ -43,14 +43,14 @@ def prompt(family) -> torch.Tensor:
 
 @pytest.fixture
 def greedy(family, prompt) -> torch.Tensor:
-    """What the twin says: the prompt and 40 tokens, of which many differ."""
+    """The twin's output: the prompt and 40 tokens, many of them different."""
     continued = family[1].generate(prompt, **GREEDY)
     assert len(set(continued[0, prompt.shape[1] :].tolist())) > 15
     return continued
 
 
 def count_calls(model) -> list:
-    """A list that grows by one with every forward pass of `model`, and the handle to remove as its first element."""
+    """A list that grows by one with every forward pass of `model`; its first element is the hook's handle."""
     calls = []
     calls.append(model.register_forward_hook(lambda *ignored: calls.append(None)))
     return calls
@@ -109,7 +109,7 @@ def test_the_first_block_alone_proposes_and_the_greedy_tokens_stay(model, prompt
 
 
 def test_prompt_lookup_takes_fewer_passes_and_the_greedy_tokens_stay(model, twin, prompt):
-    settings = dict(max_new_tokens=40, do_sample=False, eos_token_id=-1)  # may repeat: that is what it speeds up
+    settings = dict(max_new_tokens=40, do_sample=False, eos_token_id=-1)  # may repeat: lookup speeds up just that
     calls = count_calls(model)
     looked_up = model.generate(prompt, prompt_lookup_num_tokens=4, **settings)
     calls[0].remove()
@@ -134,17 +134,17 @@ def test_no_cache_changes_the_greedy_tokens(model, prompt, greedy, implementatio
     device = "cuda" if implementation.startswith("offloaded") else "cpu"
     settings = dict(cache_implementation=implementation, return_dict_in_generate=True)
     output = model.to(device).generate(prompt.to(device), **GREEDY, **settings)
-    model.cpu()  # the other tests have it there
+    model.cpu()  # the other tests expect it there
     assert type(output.past_key_values) is cache_class
     assert torch.equal(output.sequences.cpu(), greedy)
 
 
-@pytest.mark.slow  # quanto compiles its kernels at the first use on a machine, a minute and a half
+@pytest.mark.slow  # quanto compiles its kernels at the first use on a machine: a minute and a half
 @pytest.mark.parametrize(("backend", "package", "bits"), [("hqq", "hqq", 8), ("quanto", "optimum.quanto", 4)])
 def test_a_quantized_cache_is_near_the_exact_one(model, prompt, greedy, backend, package, bits):
     pytest.importorskip(package, reason=f"the cache backend {backend} needs the package {package}")
 
-    # A residual of 8: whenever so many tokens wait in full precision, they are quantized with the others.
+    # residual_length 8: whenever 8 tokens are in full precision, they are quantized with the others.
     settings = dict(backend=backend, nbits=bits, residual_length=8, q_group_size=16)
     output = model.generate(prompt, **GREEDY, cache_implementation="quantized", cache_config=settings, return_dict_in_generate=True)
     assert type(output.past_key_values) is QuantizedCache
@@ -164,7 +164,7 @@ def test_a_quantized_cache_is_near_the_exact_one(model, prompt, greedy, backend,
 def test_generation_goes_on_from_a_returned_cache(model, prompt, greedy):
     settings = GREEDY | dict(max_new_tokens=15, return_dict_in_generate=True)
     first = model.generate(prompt, **settings)
-    assert first.past_key_values.get_seq_length() == prompt.shape[1] + 14  # the last token was not read yet
+    assert first.past_key_values.get_seq_length() == prompt.shape[1] + 14  # the last token has not been read yet
     settings["max_new_tokens"] = 25
     calls = count_calls(model)
     second = model.generate(first.sequences, past_key_values=first.past_key_values, **settings)
@@ -227,7 +227,7 @@ def test_a_stop_string_ends_the_text(family, prompt, greedy):
 
 def test_the_eos_token_ends_each_row_and_padding_fills_it(family, prompt, greedy):
     model, _, tokenizer = family
-    # A token that comes for the first time after a few others; which one depends on the texts of this Python.
+    # A token that first occurs after a few others; which one depends on this Python's texts.
     said = greedy[0, prompt.shape[1] :].tolist()
     end = next(place for place in range(3, 20) if said[place] not in said[:place])
     eos = said[end]

@@ -1,4 +1,4 @@
-"""The real command line of lm-evaluation-harness, on a task of ours that needs no network, through both doors."""
+"""The lm-evaluation-harness command, on our own offline task, with remote code and with hfgpt imported."""
 
 import json
 
@@ -40,7 +40,7 @@ def task(tmp_path_factory):
 
 @torch.no_grad()
 def nats(model, tokenizer, question: str, choice: str) -> float:
-    """The log-likelihood of ` choice` after the question, by our own reckoning."""
+    """The log-likelihood of ` choice` after the question, computed by ourselves."""
     start = len(tokenizer(question).input_ids)
     ids = tokenizer(f"{question} {choice}", return_tensors="pt").input_ids
     return -model(ids, labels=ids.masked_fill(torch.arange(ids.shape[1]) < start, -100)).loss.item() * (ids.shape[1] - start)
@@ -55,7 +55,7 @@ def test_the_harness_finds_our_own_log_likelihoods(small_families, task, tmp_pat
     environment = {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     if door == "remote code":
         done = run_python("-m", "lm_eval", *words, f"pretrained={folder},trust_remote_code=True", cwd=tmp_path, env=environment)
-    else:  # the command knows of hfgpt only what is imported before it
+    else:  # the command knows hfgpt only if it is imported first
         code = "import hfgpt; from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
         done = run_python("-c", code, *words, f"pretrained={folder}", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""The ways in which transformers and accelerate bring a checkpoint into memory: the logits are the same by each."""
+"""The ways in which transformers and accelerate load a checkpoint: the logits are the same with each."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_bfloat16_has_half_the_bytes_and_nearly_the_logits(folder, ids, expected
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16", device_map="cpu")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     difference = (logits_of(model, ids) - expected).abs().max()
-    assert 0 < difference < 0.15  # measured 0.05, of logits that differ by 2
+    assert 0 < difference < 0.15  # measured: 0.05, for logits that differ by 2
     if model.model.rotary_emb is not None:
         assert model.model.rotary_emb.inv_freq.dtype == torch.float32
 

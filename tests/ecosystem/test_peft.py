@@ -49,7 +49,7 @@ def logits_of(model, batch) -> torch.Tensor:
 
 
 def train(folder, config, batch, *, learning_rate: float):
-    """Thirty steps on one batch; the base must be left as it was, the loss must fall by a fifth of a nat at least."""
+    """Thirty steps on one batch; the base must stay unchanged, and the loss must fall by at least 0.2 nats."""
     set_seed(0)
     base = AutoModelForCausalLM.from_pretrained(folder)
     before = base.state_dict()["model.layers.0.mlp.up_proj.weight"].clone()
@@ -63,7 +63,7 @@ def train(folder, config, batch, *, learning_rate: float):
         loss.backward()
         optimizer.step()
         if isinstance(config, peft.AdaLoraConfig):
-            model.base_model.update_and_allocate(step)  # its ranks go down between step 5 and step 30
+            model.base_model.update_and_allocate(step)  # it reduces its ranks between steps 5 and 30
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.2
@@ -106,7 +106,7 @@ def test_a_learned_prompt_trains_saves_loads_and_generates(folder, batch, tmp_pa
     assert torch.equal(generated, trained.generate(**prompt, **settings))
 
 
-TIED = {  # adapters that change the head or the embedding, which are one matrix
+TIED = {  # adapters that change the head or the embedding (one matrix)
     "head": dict(target_modules=["lm_head"]),
     "head, DoRA": dict(target_modules=["lm_head"], use_dora=True),
     "embedding": dict(target_modules=["embed_tokens", "q_proj"]),

@@ -1,4 +1,4 @@
-"""The pipelines of transformers, through both doors; where there is none (question answering), the model class itself."""
+"""The pipelines of transformers, with hfgpt imported and without; for question answering, which has none, the model class."""
 
 import json
 
@@ -76,7 +76,7 @@ def through_the_other_door(with_heads, stranger, tmp_path):
 
 @pytest.fixture(scope="module")
 def with_heads(small_families, tmp_path_factory) -> dict[str, str]:
-    """Each family's folder, copied, and in it a classifier and a tagger with random heads."""
+    """A copy of each family's folder, with a classifier and a tagger with random heads inside."""
     folders = {}
     for family, folder in small_families.items():
         folders[family] = str(tmp_path_factory.mktemp("heads") / family)
@@ -134,7 +134,7 @@ def test_generated_texts_are_the_same_in_a_batch_and_alone(folder):
 
 
 def test_a_chat_is_answered_after_its_template(folder, tokenizer):
-    # A small model may well answer with special tokens, which the pipeline leaves out of its text.
+    # A small model may answer with special tokens, which the pipeline removes from its text.
     settings = dict(max_new_tokens=12, do_sample=False, suppress_tokens=tokenizer.all_special_ids)
     reply = text_generation(folder)(CHAT, **settings)[0]["generated_text"]
     assert [message["role"] for message in reply] == ["user", "assistant"]
@@ -174,7 +174,7 @@ def test_tagged_words_lie_where_their_offsets_say(with_heads):
 
 
 def test_a_question_is_answered_by_a_span_after_some_training(folder, tokenizer):
-    """transformers 5.23 has no question-answering pipeline any more, so this is the model class by itself."""
+    """transformers 5.23 no longer has a question-answering pipeline, so this tests the model class itself."""
     set_seed(0)
     model = AutoModelForQuestionAnswering.from_pretrained(folder)
     contexts = [f"the name is {name} and the place is here" for name in ("string", "object", "method", "value")]
@@ -232,7 +232,7 @@ def test_labels_are_scored_by_their_likelihood_without_any_training(folder, toke
 
 
 def test_the_zero_shot_pipeline_reads_a_classifier_with_an_entailment_label(folder, tokenizer):
-    """It scores `text` against "This example is <label>." with a classifier of such pairs; no language model fits it."""
+    """It scores `text` against "This example is <label>." with a classifier of such pairs, so a language model does not fit."""
     set_seed(0)
     labels = {0: "contradiction", 1: "neutral", 2: "entailment"}
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, id2label=labels).eval()

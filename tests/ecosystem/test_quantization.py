@@ -14,7 +14,7 @@ from torchao.quantization import (
     PerGroup,
 )
 
-# Levels a weight can have, and how far a logit may move: twice what was measured, of logits that differ by 2.
+# Levels a weight can have, and how far a logit may move: twice what was measured, for logits that differ by 2.
 SCHEMES = {
     "int8 weights": (Int8WeightOnlyConfig(), 256, 0.15),
     "int8 weights and activations": (Int8DynamicActivationInt8WeightConfig(), 256, 0.2),

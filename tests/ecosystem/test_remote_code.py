@@ -1,4 +1,4 @@
-"""What a stranger does with the code beside the weights: adapters, quantization, caches; each as with hfgpt imported."""
+"""Remote code without hfgpt: adapters, quantization and caches give the same results as with hfgpt imported."""
 
 import json
 

@@ -1,9 +1,9 @@
-"""`transformers serve` on this machine, asked by a real OpenAI client and by `transformers chat` in a terminal.
+"""`transformers serve` on this machine, used by a real OpenAI client and by `transformers chat` in a terminal.
 
-Two servers load all folders, each when a client names it: one in an environment without hfgpt, one that imports it.
+Two servers load each folder when a client names it: one in an environment without hfgpt, one that imports it.
 
 The server looks an architecture up by its name in the module `transformers` (5.23, cli/serving/model_manager.py), so a class
-of ours is not found: "module transformers has no attribute HfGptForCausalLM". Two ways lead around it, both tested here: the
+of ours is not found: "module transformers has no attribute HfGptForCausalLM". There are two workarounds, both tested here: the
 native twin, and a copy of the folder whose config.json names the Auto class, which the server does find.
 """
 
@@ -49,12 +49,12 @@ def native_twin(folder: Path, place: Path) -> Path:
 
 
 STRANGER, IMPORTED = "remote code", "imported"
-MODELS = {  # the family, what lies in the folder, and which server loads it
+MODELS = {  # the family, what is in the folder, and which server loads it
     "remote code": ("book", copy_naming_the_auto_class, STRANGER),
     "imported": ("modern", copy_naming_the_auto_class, IMPORTED),
     "native twin": ("modern", native_twin, STRANGER),
 }
-ASSISTANTS = {  # the assistant, which of its folders, and which server loads it
+ASSISTANTS = {  # the assistant, its subfolder, and which server loads it
     "adapter, remote code": ("book", "", STRANGER),
     "adapter, imported": ("modern", "", IMPORTED),
     "adapter of a GPT-2": ("gpt2", "", STRANGER),
@@ -65,7 +65,7 @@ ASSISTANTS = {  # the assistant, which of its folders, and which server loads it
 
 @pytest.fixture(scope="module")
 def address_of(stranger, tmp_path_factory):
-    """The address of a server, which is started when it is asked for first."""
+    """The address of a server, which is started on first use."""
     with ExitStack() as running:
 
         @functools.cache
@@ -80,7 +80,7 @@ def address_of(stranger, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=MODELS)
 def server(request, address_of, small_families, tmp_path_factory):
-    """A server's address, a folder for it, and the folder that this one was made from."""
+    """A server's address, a folder for it, and the folder that it was made from."""
     family, prepare, door = MODELS[request.param]
     folder = prepare(small_families[family], tmp_path_factory.mktemp("served") / "model")
     return address_of(door), str(folder), small_families[family]
@@ -102,7 +102,7 @@ def test_a_client_of_openai_is_answered_whole_and_as_a_stream(server):
         whole = client.chat.completions.create(**request)
         parts = [chunk for chunk in client.chat.completions.create(**request, stream=True) if chunk.choices]
     text = whole.choices[0].message.content
-    # Stripped, because the server knows how a Qwen3 answers and trims what it says.
+    # Stripped, because the server knows Qwen3's format and trims its replies.
     assert text.strip() == expected_reply(folder, CHAT, tokens=10, suppress_tokens=special)[0].strip()
     assert text.strip()
     assert whole.choices[0].finish_reason == "length"
@@ -116,7 +116,7 @@ def test_a_client_of_openai_is_answered_whole_and_as_a_stream(server):
 def test_a_chat_in_a_terminal_is_answered(server, tmp_path):
     address, name, folder = server
     words = ("max_new_tokens=10", "do_sample=False", "suppress_tokens=[0,1,2,3]")
-    ending = dict(ready=r"Continue generating", stay=b"n\n")  # it was cut
+    ending = dict(ready=r"Continue generating", stay=b"n\n")  # the answer was cut off
     seen = chat_in_terminal(name, address, CHAT[0]["content"], *words, place=tmp_path, **ending)
     reply, _ = expected_reply(folder, CHAT, tokens=10, suppress_tokens=[0, 1, 2, 3])
     assert " ".join(reply.split()) in " ".join(seen.split())
@@ -154,7 +154,7 @@ def test_a_chat_in_a_terminal_is_answered_and_the_answer_ends(assistant, tmp_pat
     ready = re.escape(QUESTIONS[0]) + r"[\s\S]*<[^/>]+>:?\s*$"
     seen = chat_in_terminal(str(folder), address, QUESTIONS[0], *words, place=tmp_path, ready=ready)
     assert " ".join(reply.split()) in " ".join(seen.split())
-    assert "Continue generating" not in seen  # it ended by itself
+    assert "Continue generating" not in seen  # the answer ended by itself
 
 
 @pytest.mark.parametrize("server", ["imported"], indirect=True)

@@ -1,4 +1,4 @@
-"""TRL's trainers on both families: real steps, packed, on completions, on an assistant's turns, on preferences."""
+"""TRL's trainers on both families: real steps with packing, on completions, on assistant turns and on preferences."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ def folder(request, small_families):
 
 @pytest.fixture
 def build(folder, tmp_path):
-    """Make a trainer of TRL for the small model, with settings of every test here."""
+    """Make a TRL trainer for the small model, with the settings that all tests here share."""
 
     def make(trainer_class, rows: list[dict], **settings):
         config_class = {trl.SFTTrainer: trl.SFTConfig, trl.DPOTrainer: trl.DPOConfig}[trainer_class]
@@ -54,7 +54,7 @@ def losses_of(trainer) -> list[float]:
 
 
 def trained_text(trainer) -> str:
-    """What the first row of a batch has labels for, decoded."""
+    """The decoded tokens that have labels in the first row of a batch."""
     row = next(iter(trainer.get_train_dataloader()))
     labels = row["labels"][0]
     return trainer.processing_class.decode(labels[labels != -100])
@@ -85,8 +85,8 @@ def test_supervised_steps_lower_the_loss_of_what_has_labels(build, rows, setting
 def test_a_row_packed_longer_than_the_context_trains_document_by_document(build):
     trainer = build(trl.SFTTrainer, CHATS * 20, packing=True, max_length=128)
     packed = next(iter(trainer.get_train_dataloader()))
-    assert packed["input_ids"].shape[0] == 1  # the four rows of the batch lie one after the other
-    assert packed["input_ids"].shape[1] > 256  # more than the model's context, each document far below it
+    assert packed["input_ids"].shape[0] == 1  # the four rows of the batch are concatenated
+    assert packed["input_ids"].shape[1] > 256  # more than the model's context; each document is far shorter
     assert packed["position_ids"].max() < 128
     assert "attention_mask" not in packed
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_a_row_packed_longer_than_the_context_trains_document_by_document(build)
 def test_preference_steps_prefer_what_was_chosen(build):
     trainer = build(trl.DPOTrainer, PREFERENCES, beta=0.1)
     losses = losses_of(trainer)
-    assert losses[0] == pytest.approx(0.6931, abs=1e-3)  # ln 2: model and reference begin equal
+    assert losses[0] == pytest.approx(0.6931, abs=1e-3)  # ln 2: model and reference start out equal
     assert losses[-1] < 0.3
     margins = [entry["rewards/margins"] for entry in trainer.state.log_history if "rewards/margins" in entry]
     assert margins[-1] > margins[0]
@@ -117,5 +117,5 @@ def test_a_tuned_model_is_saved_and_loads_equal(build, tmp_path):
     with torch.no_grad():
         assert torch.equal(again(ids).logits, trainer.model.eval()(ids).logits)
     assert (tmp_path / "tuned" / "modeling_hfgpt.py").is_file()
-    # Trainers switch the cache off and TRL saves that; whoever serves the folder wants it back on.
+    # Trainers switch the cache off, and TRL saves that; to serve the folder, switch it on again.
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["use_cache"] is False

@@ -16,7 +16,7 @@ def tokenizer(small_tokenizer):
 
 
 def make(kind: str, vocab_size: int):
-    """An untrained model of large weights, so that what it says depends on all that it reads."""
+    """An untrained model with large weights, so that its output depends on its whole input."""
     set_seed(3)
     shape = dict(vocab_size=vocab_size, bos_token_id=0, eos_token_id=0, pad_token_id=1, initializer_range=0.3)
     if kind == "gpt2":
@@ -52,14 +52,14 @@ def test_answers_of_a_batch_are_those_of_single_prompts_in_the_order_of_the_prom
     assert generate_answers(model, tokenizer, prompts, batch_size=3, **settings) == single
     assert generate_answers(model, tokenizer, prompts, batch_size=99, **settings) == single
     assert len({answer.text for answer in single}) > 3
-    # And they are what generate says to the prompt alone, without padding or mask.
+    # And they are what generate returns for the prompt alone, without padding or mask.
     ids = model.generate(input_ids=torch.tensor([prompts[2]]), max_new_tokens=12, do_sample=False, eos_token_id=0, pad_token_id=1)
     assert single[2].token_ids == tuple(ids[0, len(prompts[2]) :].tolist())
 
 
 def test_an_answer_ends_at_the_first_stop_token_and_says_so(model, tokenizer, prompts):
     free = generate_answers(model, tokenizer, prompts, max_new_tokens=12, stop_token_ids=[0])
-    # The stop tokens are chosen so that some answers stop early in a batch where others go on.
+    # The stop tokens are chosen so that some answers stop early in a batch in which others continue.
     stops = [free[0].token_ids[4], free[1].token_ids[7]]
     answers = generate_answers(model, tokenizer, prompts, max_new_tokens=12, stop_token_ids=stops)
     for before, after in zip(free, answers):
@@ -74,7 +74,7 @@ def test_an_answer_ends_at_the_first_stop_token_and_says_so(model, tokenizer, pr
 
 
 def test_special_tokens_are_not_in_the_text(tokenizer):
-    """A head that says only a chat token and the letter "a" in turn."""
+    """A head that alternates between a chat token and the letter "a"."""
     model = make("book", len(tokenizer))
     letter, chat = encode_texts(tokenizer, ["a"])[0][0], tokenizer.convert_tokens_to_ids("<|im_start|>")
     said = []
@@ -99,7 +99,7 @@ def test_the_context_ends_an_answer_and_never_cuts_a_prompt(model, tokenizer, pr
     assert [len(answer.token_ids) for answer in answers] == [3, 10, 0, 10, 3, 0]
     assert [answer.cut for answer in answers] == [True, False, True, False, True, True]
     assert answers[1] == generate_answers(model, tokenizer, [of_length(5)], max_new_tokens=10, stop_token_ids=[2])[0]
-    # An answer that ends in what room there is, is whole.
+    # An answer that ends within the available room is complete.
     stop = answers[0].token_ids[1]
     whole = generate_answers(model, tokenizer, [of_length(CONTEXT - 3)], max_new_tokens=10, stop_token_ids=[stop])[0]
     assert whole.stopped

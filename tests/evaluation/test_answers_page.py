@@ -44,7 +44,7 @@ ROWS = [
 
 
 def opened(page, address: str = "", *, expect_title: str | None = None) -> str:
-    """The page's document as a real browser has it after its scripts ran, opened at `page#address`."""
+    """The page's document in a real browser after its scripts have run, opened at `page#address`."""
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
          f"--user-data-dir={page.parent / 'profile'}",
@@ -187,7 +187,7 @@ def test_a_browser_shows_all_rows_and_what_the_address_asks_for(page):
     assert re.search(r'<output id="count"[^>]*>3 of 3</output>', document)
     assert shown_rows(opened(page, "q=shutil")) == [2]
     assert shown_rows(opened(page, "q=FILE%20copy")) == [2]
-    # A word of a label that stands in every row, such as "reference", is none of the texts.
+    # A word of a label that is in every row, such as "reference", is not part of the texts.
     assert shown_rows(opened(page, "q=reference")) == []
     assert shown_rows(opened(page, "q=zebra")) == [1]
 
@@ -228,13 +228,13 @@ def test_hostile_texts_are_shown_and_do_not_run(tmp_path):
     for text in HOSTILE[:5]:
         assert body.count(text) >= 4
     assert "{{ 7 * 7 }}" in body
-    # Found by searching, too.
+    # Searching finds them, too.
     assert shown_rows(opened(tmp_path / "hostile.html", "q=%3Csvg%20onload")) == [3]
 
 
 @needs_browser
 def test_even_an_injected_script_would_not_run(page, tmp_path):
-    """The policy is the second lock: a page with a hole in its escaping, and its twin without the policy."""
+    """The policy is the second line of defence: a page with a hole in its escaping, with and without the policy."""
     text = page.read_text(encoding="utf-8").replace("Name a colour.", "<script>document.title = 'RAN'</script>")
     (tmp_path / "hole.html").write_text(text, encoding="utf-8")
     (tmp_path / "open.html").write_text(re.sub(r"<meta http-equiv[^>]*>", "", text), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Benchmarks of lm-evaluation-harness on files of the user's: asked as the harness asks them, offline, and checked by row."""
+"""Benchmarks of lm-evaluation-harness on the user's files: asked as the harness asks them, offline, and checked row by row."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ def write(path, rows):
 
 @torch.no_grad()
 def nats(loaded, context: str, continuation: str) -> float:
-    """The log-likelihood of a continuation, by our own reckoning."""
+    """The negative log-likelihood of a continuation, computed here."""
     start = len(loaded.tokenizer(context).input_ids)
     ids = loaded.tokenizer(context + continuation, return_tensors="pt").input_ids.to(loaded.model.device)
     labels = ids.masked_fill(torch.arange(ids.shape[1], device=ids.device) < start, -100)
@@ -46,7 +46,7 @@ def test_local_rows_are_asked_and_scored_as_the_harness_does(small_families, tmp
     assert list(results) == ["hellaswag", "lambada", "arc"]
     assert [result.counts["num_examples"] for result in results.values()] == [2, 2, 2]
     assert all(len(result.sha256) == 64 and result.dataset_id is None for result in results.values())
-    # ARC is asked as "Question: ...\nAnswer:", the answers behind a space.
+    # ARC is asked as "Question: ...\nAnswer:", each answer after a space.
     right, right_by_length = 0, 0
     for row in ARC:
         costs = [nats(loaded, f"Question: {row['question']}\nAnswer:", f" {text}") for text in row["choices"]["text"]]
@@ -56,12 +56,12 @@ def test_local_rows_are_asked_and_scored_as_the_harness_does(small_families, tmp
         right_by_length += by_length[answer] == min(by_length)
     assert results["arc"].metrics["acc"] == right / 2
     assert results["arc"].metrics["acc_norm"] == right_by_length / 2
-    assert right == 1  # of the two rows, one has its answers the wrong way round
-    # LAMBADA is the cost of the last word alone.
+    assert right == 1  # one of the two rows has its answers swapped
+    # LAMBADA counts the cost of the last word only.
     costs = [nats(loaded, *text.rsplit(" ", 1)[:1], " " + text.rsplit(" ", 1)[1]) for text in (row["text"] for row in LAMBADA)]
     expected = torch.tensor(costs).mean().exp().item()
     assert results["lambada"].metrics["perplexity"] == pytest.approx(expected, rel=1e-4)
-    # HellaSwag's own clean-up took "[x]" away: the definition of the harness was used, not one like it.
+    # HellaSwag's own clean-up removed "[x]": the harness's own definition was used, not a similar one.
     best = min(HELLASWAG[0]["endings"], key=lambda text: nats(loaded, "Files: Open the file. Then", " " + text.replace("[x] ", "")))
     assert results["hellaswag"].metrics["acc"] >= 0.5 * (best == HELLASWAG[0]["endings"][0])
     assert "acc_stderr" in results["hellaswag"].metrics
@@ -130,7 +130,7 @@ def test_without_the_harness_the_command_that_installs_it_is_said(monkeypatch):
 def test_any_task_that_the_harness_finds_can_be_asked_of_a_file_and_no_other(tmp_path):
     tasks = pytest.importorskip("lm_eval.tasks", reason="needs the package lm_eval[hf]")
     (tmp_path / "mine.yaml").write_text("task: mine\ndataset_path: json\noutput_type: loglikelihood\n")
-    known = tasks.TaskManager(include_path=str(tmp_path), include_defaults=False)  # all of them would take half a minute
+    known = tasks.TaskManager(include_path=str(tmp_path), include_defaults=False)  # loading all of them would take half a minute
     assert definition_of("mine", lambda: known) == tmp_path / "mine.yaml"
     assert definition_of("arc", pytest.fail).name == "arc_easy.yaml"
     with pytest.raises(ValueError, match="lm_eval has no single task 'arc_hardest'"):

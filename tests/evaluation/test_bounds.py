@@ -1,4 +1,4 @@
-"""What a folder of somebody else asks for is refused in a sentence before anything of it is loaded or run."""
+"""Dangerous requests in somebody else's folder are refused in a sentence before any part of it is loaded or run."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def test_a_template_that_wants_the_machine_is_refused(folder, bomb, why):
     opened, begin, before = open_folder(place), time.process_time(), psutil.Process().memory_info().rss
     with pytest.raises(UserError, match=f"chat template of .* is refused: it {why}"):
         opened.load_tokenizer()
-    assert time.process_time() - begin < 10  # nothing of it was computed here
+    assert time.process_time() - begin < 10  # none of it was computed here
     assert psutil.Process().memory_info().rss - before < 2**28
 
 

@@ -50,7 +50,7 @@ def test_the_picture_of_confusions_is_whole_and_legible_in_size(tmp_path, num_cl
     draw_confusion(labels, predictions, names=names, path=path)
     picture = imread(path)
     assert picture.shape[0] > 400 + 40 * num_classes
-    # The diagonal is drawn: there is dark blue (red below a half, blue above) among the pixels.
+    # The diagonal is drawn: some pixels are dark blue (red below a half, blue above).
     assert ((picture[..., 0] < 0.5) & (picture[..., 2] > 0.5)).mean() > 0.005
     assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]
 

@@ -25,7 +25,7 @@ def test_a_prompt_begins_with_the_separator_and_holds_no_other_special_token(tok
 
 
 def test_generation_stops_at_the_separator(model, tokenizer):
-    """A head that always says separator ends the text at once, however many tokens are allowed."""
+    """A head that always predicts the separator ends the text at once, however many tokens are allowed."""
     settings = generation_settings(tokenizer, max_new_tokens=20, do_sample=False)
     handle = model.lm_head.register_forward_hook(
         lambda module, inputs, logits: logits.index_fill(-1, torch.tensor([tokenizer.eos_token_id]), 1e4)

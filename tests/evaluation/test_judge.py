@@ -1,5 +1,5 @@
-"""The judge is asked over real HTTP: by a small server that speaks OpenAI's protocol; tests/ecosystem/test_serving.py has
-`transformers serve` judge."""
+"""The judge is asked over real HTTP: here it is a small server that speaks OpenAI's protocol, and in
+tests/ecosystem/test_serving.py it is `transformers serve`."""
 
 import json
 import logging
@@ -20,9 +20,9 @@ KEY = "sk-secret-of-this-test-0123456789"
 
 
 class JudgeServer(ThreadingHTTPServer):
-    """Answers `/v1/chat/completions` by a function of the request's messages; keeps what it was asked.
+    """Answers `/v1/chat/completions` with a function of the request's messages, and records the requests.
 
-    `reply(messages)` returns the answer's text, or a status with a body, or a number of seconds to wait first and a text.
+    `reply(messages)` returns the answer's text, or a status with a body, or a number of seconds to wait first with a text.
     """
 
     daemon_threads = True
@@ -162,7 +162,7 @@ def test_what_is_no_number_is_asked_once_more_and_then_left_out_of_the_mean(serv
     assert len(again) == 2
     assert [message["role"] for message in again[0]] == ["user", "assistant", "user"]
     assert again[0][2]["content"] == "Respond with the integer number only, from 0 to 100."
-    # None at all: no mean is made up.
+    # Without any score, no mean is made up.
     server.reply = lambda messages: "no"
     assert judge_answers(items("a"), path=tmp_path / "other.jsonl", model="j", base_url=server.url).mean_score is None
 
@@ -252,7 +252,7 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(server, tmp_path, monkeyp
     everything = "".join([*errors, caplog.text, path.read_text(), *capsys.readouterr()])
     assert "Sending HTTP Request: POST" in everything  # the client's whole log is there, the key is not
     assert KEY not in everything
-    # Without a key in the environment this machine is asked all the same, and nobody else.
+    # Without a key in the environment, only a judge on this machine is asked.
     monkeypatch.delenv("MY_JUDGE_KEY")
     server.reply = lambda messages: "1"
     judge_answers(items("b"), **settings)

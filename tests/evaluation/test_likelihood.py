@@ -43,7 +43,7 @@ def model(request, tokenizer):
 
 @torch.no_grad()
 def by_hand(model, tokenizer, before: str, scored: str) -> tuple[float, int]:
-    """Nats of `scored` after `before`, and its tokens: one text, one forward pass, the model's own loss."""
+    """Nats of `scored` after `before`, and its number of tokens: one text, one forward pass, the model's own loss."""
     start, ids = tokenizer(before)["input_ids"], tokenizer(before + scored)["input_ids"]
     assert ids[: len(start)] == start
     assert ids[0] == tokenizer.eos_token_id
@@ -129,7 +129,7 @@ def test_calibration_uses_the_examples_that_stood_in_front(model, tokenizer):
     plain = classify(model, tokenizer, texts, shots=4).scores
     np.testing.assert_allclose(result.scores[0], 0, atol=1e-4)
     fewer = classify(model, tokenizer, [""], shots=result.shots[1])
-    # The drawn order does not depend on how many were asked for while all are short.
+    # While all are short, the drawn order does not depend on how many were requested.
     np.testing.assert_allclose(result.scores[1], plain[1] - fewer.scores[0], atol=1e-4)
 
 
@@ -192,7 +192,7 @@ def test_examples_are_balanced_seeded_and_short_ones_come_first(tokenizer):
 def test_a_sentencepiece_tokenizer_gives_labels_the_tokens_that_they_have_in_a_text():
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    # The normalizer and the decoder that Llama 2 has.
+    # The normalizer and the decoder of Llama 2.
     words = ["▁", "▁ham", "▁spam", "Label", ":", "\n", "h", "a", "m", "s", "p", "L", "b", "e", "l", "x", "▁x"]
     merges = [("▁", "h"), ("▁h", "a"), ("▁ha", "m"), ("▁", "s"), ("▁s", "p"), ("▁sp", "a"), ("▁spa", "m"), ("L", "a"), ("La", "b"),
               ("Lab", "e"), ("Labe", "l"), ("▁", "x")]  # fmt: skip

@@ -1,4 +1,4 @@
-"""evaluation.json, the Hub's .eval_results and the model-index: one truth, three places."""
+"""evaluation.json, the Hub's .eval_results and the model-index agree."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Every token once, whatever the windows and batches; and lm-evaluation-harness finds the same, token for token."""
+"""Every token is scored once, whatever the windows and batches; lm-evaluation-harness finds the same, token for token."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def tokenizer(small_tokenizer):
 
 @pytest.fixture(scope="module")
 def models(tokenizer) -> dict:
-    """Random weights, drawn wide, so that a wrong context shows."""
+    """Large random weights, so that a wrong context shows."""
     set_seed(0)
     shape = dict(vocab_size=len(tokenizer), num_hidden_layers=2, hidden_size=32, num_attention_heads=4,
                  max_position_embeddings=CONTEXT, initializer_range=0.3)  # fmt: skip
@@ -100,7 +100,7 @@ def test_the_harness_finds_the_same_log_likelihood_of_every_document(models, tok
     huggingface = pytest.importorskip("lm_eval.models.huggingface", reason="needs the package lm_eval[hf]")
     from lm_eval.api.instance import Instance
 
-    # add_bos_token false: our tokenizer begins a text with its separator, which the harness puts in front a second time.
+    # add_bos_token false: our tokenizer begins a text with its separator, which the harness would add a second time.
     harness = huggingface.HFLM(pretrained=models[name], tokenizer=tokenizer, batch_size=3, add_bos_token=False, backend="causal")
     assert harness.max_length == CONTEXT
     requests = [Instance("loglikelihood_rolling", {}, (text,), number) for number, text in enumerate(texts) if len(text) > 2]
@@ -110,7 +110,7 @@ def test_the_harness_finds_the_same_log_likelihood_of_every_document(models, tok
     assert len(ours) == 6
     assert max(-value for value in ours) > 1000
     longest = max((request.args[0] for request in requests), key=len)
-    other = score(models[name], tokenizer, [longest], stride=8).nats  # another context, another number: the test can fail
+    other = score(models[name], tokenizer, [longest], stride=8).nats  # another context gives another number: the test can fail
     assert abs(other / -min(theirs) - 1) > 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Folders for the gate, made by the code that the recipes make them with, around models too small to need training."""
+"""Folders for the gate, written by the same code as the recipes use, with models too small to need training."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from hfgpt.hub.card.rendering import write_card
 
 
 def new_model(tokenizer, **fields) -> HfGptForCausalLM:
-    """Two layers, drawn large: its next tokens are clearly apart, as a trained model's are."""
+    """Two layers with large random weights: the scores of next tokens are clearly apart, as in a trained model."""
     set_seed(0)
     shape = dict(vocab_size=len(tokenizer), num_hidden_layers=2, hidden_size=32, num_attention_heads=4, max_position_embeddings=64)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
@@ -30,7 +30,7 @@ def new_model(tokenizer, **fields) -> HfGptForCausalLM:
 
 
 def good_model(folder: Path, tokenizer_folder: Path) -> Path:
-    """A chat model with everything that the gate asks for."""
+    """A chat model with everything that the gate requires."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     set_prompt_style(tokenizer, "chat")
     tokenizer.model_max_length = 64
@@ -45,7 +45,7 @@ def good_model(folder: Path, tokenizer_folder: Path) -> Path:
 
 
 def good_adapter(folder: Path, model_folder: Path) -> Path:
-    """A LoRA adapter with base and merged twin, saved by what the recipes call."""
+    """A LoRA adapter with base and merged twin, saved by the functions that the recipes call."""
     from peft import LoraConfig, get_peft_model
 
     from hfgpt.training.finetuning import save_base, save_finetuned
@@ -63,12 +63,12 @@ def good_adapter(folder: Path, model_folder: Path) -> Path:
 
 
 def copy_of(folder: Path, target: Path) -> Path:
-    """A copy whose files are hard links; write a file anew (`replace`), never into it."""
+    """A copy whose files are hard links; replace a file (with `replace`), never write into it."""
     return Path(shutil.copytree(folder, target, copy_function=os.link))
 
 
 def replace(path: Path, content: str | bytes) -> None:
-    """A new file at `path`, whatever lay there."""
+    """Write a new file at `path`, whatever was there."""
     path.unlink(missing_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 

@@ -12,7 +12,7 @@ from hfgpt.training.finetuning import Base, identify_base, save_base, save_finet
 
 
 def write_adapter(base: Path, folder: Path) -> Path:
-    """Adapter, base/ and merged/ in `folder`, by the functions that write them after training."""
+    """Write the adapter, base/ and merged/ to `folder` with the functions that write them after training."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base)
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A kind of folder that another package adds, by an entry in each of two tables: it gets a card, a gate, a stranger and a tag."""
+"""A kind of folder added by another package with an entry in each of two tables gets a card, a gate, a stranger and a tag."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Cards as the recipes write them: they read back, say what the files say, and their commands run word for word."""
+"""Cards written by the recipes: they can be read back, they agree with the files, and their commands run verbatim."""
 
 import json
 import re
@@ -33,7 +33,7 @@ SMALL = (
 
 
 def run_main(name: str, *words: object) -> Path:
-    """A recipe's main in this process, its arguments as from a command line; the output folder is returned."""
+    """Run a recipe's main in this process, with command-line arguments, and return the output folder."""
     module = load(name)
     args = parse_arguments(module.main.__annotations__["args"], [str(word) for word in words])
     module.main(args)
@@ -90,7 +90,7 @@ def test_every_recipe_leaves_a_card_that_the_hub_reads(folders):
     assert "custom_code" not in told["native"]["tags"]
     for name in ("classifier", "assistant", "native", "gguf"):
         assert {key: told[name][key] for key in CARD} == CARD
-    assert "license" not in told["base"]  # nobody has named one, and none is made up
+    assert "license" not in told["base"]  # none was named, and none is made up
     assert "No licence is named yet" in (folders["base"] / "README.md").read_text(encoding="utf-8")
     for name in ("classifier", "assistant"):
         for twin in ("base", "merged"):
@@ -121,7 +121,7 @@ def test_cards_tell_the_files_figures_and_no_place_of_this_machine(folders):
     assert "| Labels | bad, good |" in (folders["classifier"] / "README.md").read_text(encoding="utf-8")
     assert "* {{ 7 * 7 }}\n" in (folders["assistant"] / "README.md").read_text(
         encoding="utf-8"
-    )  # the owner's, and nobody's template
+    )  # the owner's text, not read as a template
 
 
 STRANGER = """
@@ -234,7 +234,7 @@ def test_a_card_that_somebody_edited_is_kept(folders, tmp_path, caplog):
     shutil.copytree(folders["tokenizer"], folder)
     card, generated = folder / "README.md", folder / "README.generated.md"
     before = card.read_text(encoding="utf-8")
-    card.write_bytes(before.replace("\n", "\r\n").encode())  # as git may check it out: that is no edit
+    card.write_bytes(before.replace("\n", "\r\n").encode())  # as git may check it out; this is not an edit
     write_card(folder)
     assert card.read_text(encoding="utf-8") == before
     assert not generated.exists()
@@ -295,7 +295,7 @@ def test_the_card_of_a_finished_run_follows_its_owners_words(folders, tmp_path, 
 
 
 def test_what_came_from_the_hub_is_named_as_the_hub_wants_it(tmp_path):
-    """The front matter for a fine-tuned, a converted and a quantized model, and none for what came from a folder here."""
+    """The front matter for a fine-tuned, a converted and a quantized model, and none for a model from a local folder."""
     base = {"name": "openai-community/gpt2", "commit": "0" * 40, "sha256": "1" * 64}
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}))
 

@@ -1,4 +1,4 @@
-"""C5: whatever names and texts hold, the card stays valid, shows exactly that text, and nothing of it acts."""
+"""C5: whatever names and texts contain, the card stays valid, shows exactly that text, and none of it becomes active."""
 
 import json
 import re
@@ -32,13 +32,13 @@ HOSTILE = {
     "list": "- a",
     "umlauts": "Größe 東京 🙂 ñ",
 }
-# Names of files and what is made of them: a slash would end one.
+# For file names and what is derived from them: a slash would end a name.
 NAME = "\n".join(HOSTILE.values()).replace("/", "").replace("\\", "")
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 
 def shown(text: str) -> str:
-    """What a reader sees of a text in one line."""
+    """A text in one line, as a reader sees it."""
     return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]+", " ", text).split())
 
 
@@ -47,7 +47,7 @@ def body_of(card: str) -> str:
 
 
 def cells(card: str) -> list[str]:
-    """The text of every table cell, heading and paragraph, as it is seen."""
+    """The text of every table cell, heading and paragraph, as a reader sees it."""
     found = []
     for token in READER.parse(body_of(card)):
         if token.type == "inline":
@@ -56,7 +56,7 @@ def cells(card: str) -> list[str]:
 
 
 def active(card: str) -> list[str]:
-    """What acts in the card besides tables, headings, code and links of ours: HTML, images and links of others."""
+    """Active content in the card other than our tables, headings, code and links: HTML, images and foreign links."""
     found = []
     for token in READER.parse(body_of(card)):
         if token.type == "html_block":
@@ -94,7 +94,7 @@ def test_a_value_in_code_is_one_string_of_python(text):
 
 @pytest.fixture(scope="module")
 def plain(small_tokenizer, tmp_path_factory) -> Path:
-    """A small model with its tokenizer, untrained: a card tells what files say."""
+    """A small, untrained model with its tokenizer: a card depends only on the files."""
     folder = tmp_path_factory.mktemp("plain") / "base"
     HfGptForCausalLM(HfGptConfig.modern(1, vocab_size=512, max_position_embeddings=32)).save_pretrained(folder)
     shutil.copyfile(small_tokenizer / "tokenizer.json", folder / "tokenizer.json")
@@ -104,7 +104,7 @@ def plain(small_tokenizer, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def hostile(plain, tmp_path_factory) -> Path:
-    """The same, with such texts wherever a name can stand in its files."""
+    """The same, with hostile texts wherever a name can occur in its files."""
     everything = NAME
     folder = tmp_path_factory.mktemp("hostile") / "my `model` {{ 7 * 7 }} <b> | [x](y)"
     shutil.copytree(plain, folder)
@@ -155,7 +155,7 @@ def test_a_card_full_of_hostile_texts_is_valid_and_shows_them(hostile, task):
     assert NAME in {result["dataset"]["name"] for result in data["model-index"][0]["results"]}
     seen = cells(card)
     for text in HOSTILE.values() if "Sequence" in task else ():
-        assert shown(text) in seen  # a label of its own, in the table of figures
+        assert shown(text) in seen  # each label, in the table of figures
     if "Sequence" in task:
         (sentence,) = [text for text in seen if text.startswith("It labels 50.00 %")]
         assert sentence.endswith(f"It is best at {shown(list(HOSTILE.values())[-1])} (F1 0.1100) and worst at "

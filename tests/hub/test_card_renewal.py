@@ -1,4 +1,4 @@
-"""A cure for a card, followed word for word, cures it; one card.yaml serves an adapter, its base and its merged twin."""
+"""The cure suggested for a card works as written; one card.yaml serves an adapter, its base and its merged twin."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ from hfgpt.hub.card.seal import is_ours
 
 @pytest.fixture(scope="module")
 def without_licence(tmp_path_factory, small_tokenizer) -> Path:
-    """An adapter as a recipe leaves it where nobody has named a licence, in a place whose name wants quotes."""
+    """An adapter as a recipe leaves it when no licence was named, in a folder whose name needs quotes."""
     place = tmp_path_factory.mktemp("a licence")
     folder = good_adapter(place / "my adapter", good_model(place / "model", small_tokenizer))
     (folder / "card.yaml").unlink()
@@ -26,7 +26,7 @@ def without_licence(tmp_path_factory, small_tokenizer) -> Path:
 
 @pytest.fixture
 def check(monkeypatch):
-    """recipes/check.py by a command line, without the process that opens the doors."""
+    """Run recipes/check.py from a command line, without the process that opens the doors."""
     monkeypatch.setattr("hfgpt.hub.gate.check.open_as_stranger", lambda *args, **kwargs: [])
 
     def run(command: str):
@@ -60,7 +60,7 @@ def test_the_cure_of_a_missing_licence_works_as_it_is_written(without_licence, c
     assert [line for line in after.stdout.splitlines() if line.startswith("card: ")] == [
         f"card: {card} rewritten" for card in cards
     ]
-    assert not [line for line in check(command).stdout.splitlines() if line.startswith("card: ")]  # nothing new, nothing written
+    assert not [line for line in check(command).stdout.splitlines() if line.startswith("card: ")]  # no change, nothing written
     assert not list(folder.rglob("README.generated.md"))
 
 

@@ -1,6 +1,6 @@
-"""The gate as a whole: everything passes for a good folder, and each thing that is broken is a failure of its own and no other.
+"""The gate as a whole: a good folder passes everything, and each broken thing causes its own failures and no others.
 
-Opening the doors costs a process that imports torch, so several unrelated things are broken at once.
+Opening the doors takes a process that imports torch, so several unrelated things are broken at once.
 """
 
 import json
@@ -65,7 +65,7 @@ with open({place!r}, "a") as _file:
 
 
 def test_each_broken_thing_fails_and_nothing_else(good, tmp_path, monkeypatch):
-    """A weight, the ids of the tokenizer, the template, the end of text, a path, a token, the card; and code that looks around."""
+    """Broken: a weight, the tokenizer's ids, the template, the end of text, the card. Added: a path, a token, code that snoops."""
     folder = copy_of(good, tmp_path / "copy")
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.1.mlp.down_proj.weight"][3, 5] += 0.3
@@ -96,14 +96,14 @@ def test_each_broken_thing_fails_and_nothing_else(good, tmp_path, monkeypatch):
         "card": {"card", "licence", "card's figures"},
         "code": {"without network"},
     }
-    # A changed weight may leave the likeliest tokens what they were.
+    # A changed weight may leave the most likely tokens unchanged.
     assert named(report, "fail") - {"generate"} == set().union(*broken.values())
     assert named(report, "warn") == {"code as shipped"}
     assert all(result.cure for result in report.failures)
     details = {result.name: result.detail for result in report.results}
     assert "used more than 5 seconds of CPU time" in details["chat template"]
-    assert named(report, "skip") >= {"apply_chat_template"}  # what hangs is not run a second time
-    # The code ran, in another process, without the token, offline, and in a home that is gone.
+    assert named(report, "skip") >= {"apply_chat_template"}  # a template that hangs is not run again
+    # The code ran in another process, without the token, offline, and with a home folder that is gone.
     visits = [json.loads(line) for line in seen.read_text().splitlines()]
     assert visits
     assert "('127.0.0.1', 9)" in details["without network"]
@@ -143,9 +143,9 @@ def test_an_older_folder_is_told_how_to_record_its_fingerprint(good, tmp_path):
 
 
 def test_an_adapter_is_opened_with_its_base_and_compared_with_its_merged_twin(good, tmp_path):
-    """Of its doors those that go through what was broken fail, and the others open."""
+    """The doors that use a broken part fail, and the others open."""
     folder = good_adapter(tmp_path / "lora", good)
-    # Its config names a place of this machine, which what is published does not.
+    # Its config names a path of this machine; the published one does not.
     assert str(folder) in (folder / "adapter_config.json").read_text()
     tensors = load_file(folder / "merged" / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] += 1

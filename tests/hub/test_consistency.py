@@ -1,4 +1,4 @@
-"""Files of a folder that contradict each other are found by reading them; each case breaks one thing of a good folder."""
+"""Files in a folder that contradict each other are found by reading them; each case breaks one thing in a good folder."""
 
 import json
 from pathlib import Path

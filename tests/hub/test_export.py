@@ -1,4 +1,4 @@
-"""What leaves this machine is what the allow-list names, and nothing in it tells of the machine (security cases C1, C4, C7)."""
+"""Only files on the allow-list leave this machine, and nothing in them reveals the machine (security cases C1, C4, C7)."""
 
 import getpass
 import json
@@ -18,7 +18,7 @@ TOKEN = "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4" * 2
 
 @pytest.fixture
 def folder(small_run, tmp_path):
-    """A copy of a trained model's folder that may be spoilt."""
+    """A copy of a trained model's folder that may be modified."""
     return Path(shutil.copytree(small_run, tmp_path / "mine" / "base"))
 
 
@@ -43,7 +43,7 @@ def test_only_the_files_of_the_allow_list_leave_and_the_folder_stays_as_it_is(fo
     assert not set(junk) & set(texts(tmp_path / "out"))
     assert not [name for name in texts(tmp_path / "out") if "/" in name or name.endswith((".bin", ".pt", ".pkl", ".pem"))]
     assert texts(folder) == before
-    # What was rewritten has not touched the original.
+    # Rewriting has not touched the originals.
     assert not (tmp_path / "out" / "passport.json").samefile(folder / "passport.json")
     assert not (tmp_path / "out" / "tokenizer.json").samefile(folder / "tokenizer.json")
 
@@ -56,7 +56,7 @@ def test_an_export_goes_into_an_empty_folder_only(folder, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-# C4: no place of this machine
+# C4: no path of this machine
 
 
 def test_no_path_of_this_machine_is_in_any_exported_file(folder, tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_no_path_of_this_machine_is_in_any_exported_file(folder, tmp_path, monke
     (result,) = json.loads(exported["evaluation.json"])["results"]
     assert result["command"] == "python recipes/evaluate.py base --text FILE.jsonl"
     assert json.loads((folder / "evaluation.json").read_text())["results"][0]["command"].endswith("base --text held_out.jsonl")
-    conversion = json.loads((tmp_path / "again" / "conversion.json").read_text())  # written so, not cleaned later
+    conversion = json.loads((tmp_path / "again" / "conversion.json").read_text())  # written this way, not cleaned later
     assert (conversion["source"], conversion["format"]) == ("base", "hfgpt")
 
 
@@ -128,7 +128,7 @@ def test_an_adapter_names_its_base_on_the_hub_and_no_folder(small_run, tmp_path)
     assert Path(original["base_model_name_or_path"]) == artifact.base.resolve()
     changed = {key for key in original if settings[key] != original[key]}
     assert changed == {"base_model_name_or_path", "revision"}
-    assert "model.safetensors" not in texts(tmp_path / "one")  # the base lies beside the adapter, for local loading only
+    assert "model.safetensors" not in texts(tmp_path / "one")  # the base is beside the adapter for local loading only
     assert not [name for name, content in texts(tmp_path / "one").items() if str(artifact.folder.parent).encode() in content]
 
 
@@ -167,9 +167,9 @@ def test_links_that_nobody_asked_for_are_not_followed(folder, tmp_path):
     private.mkdir()
     (private / "a.yaml").write_text("nobody's business")
     (folder / "notes.txt").symlink_to(private / "a.yaml")
-    (folder / ".eval_results").symlink_to(private)  # a folder whose name is on the list
+    (folder / ".eval_results").symlink_to(private)  # a folder whose name is on the allow-list
     (folder / "tokenizer_config.json").rename(folder / "other.json")
-    (folder / "tokenizer_config.json").symlink_to("other.json")  # within the folder: what it points to is ours to give
+    (folder / "tokenizer_config.json").symlink_to("other.json")  # within the folder, so its target may be published
     export(identify(folder), tmp_path / "out")
     exported = texts(tmp_path / "out")
     assert not [name for name, content in exported.items() if b"business" in content or name in ("notes.txt", "other.json")]
@@ -206,5 +206,5 @@ def test_a_file_that_holds_the_token_is_refused_without_saying_it(folder, tmp_pa
     with pytest.raises(ValueError, match=f"{name} in .* contains your Hugging Face token, so nothing is published") as refusal:
         export(identify(folder), tmp_path / "out")
     assert TOKEN not in str(refusal.value)
-    monkeypatch.setenv("HF_TOKEN", TOKEN[::-1])  # another one: what stands there is nobody's secret here
+    monkeypatch.setenv("HF_TOKEN", TOKEN[::-1])  # another token, so the one in the file is not the user's
     assert export(identify(folder), tmp_path / "again")

@@ -1,4 +1,4 @@
-"""Names of a user's files stay here: cards and exports sum them up by kind and size, unless card.yaml asks for them."""
+"""The names of a user's files are not published: cards and exports give kinds and sizes, unless card.yaml asks for names."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ SECRET = ("diagnosis", "anna", "payroll")
 
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory, small_corpus) -> Path:
-    """A folder of notes and code, whose names tell what nobody should know."""
+    """A folder of notes whose file names reveal what nobody should know."""
     folder = tmp_path_factory.mktemp("texts") / "notes"
     for number, line in enumerate(small_corpus.read_text(encoding="utf-8").splitlines()[:50]):
         path = folder / SECRET[number % 3] / f"{SECRET[number % 2]} of {number}.{'md' if number < 40 else 'txt'}"
@@ -39,7 +39,7 @@ def rows(notes, small_tokenizer, tmp_path_factory) -> Path:
 
 
 def told(folder: Path) -> list[tuple[str, str]]:
-    """Where a name of SECRET stands in the files of a folder, or in their names; the rows themselves are the text."""
+    """Where a word of SECRET occurs in a folder's files or their names, except in the rows, which are the text itself."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".arrow", ".safetensors")]
     files = [path for path in files if path.name not in ("tokenizer.json", "vocab.json", "merges.txt")]
     texts = {path.relative_to(folder).as_posix(): path.read_bytes().decode(errors="replace").lower() for path in files}

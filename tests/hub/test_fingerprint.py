@@ -1,4 +1,4 @@
-"""fingerprint.json says what a model computes, closely enough to tell it from every other."""
+"""fingerprint.json records what a model computes, precisely enough to tell it from any other model."""
 
 import json
 
@@ -32,7 +32,7 @@ def test_it_holds_the_ids_and_logits_that_the_reloaded_model_has(tokenizer, tmp_
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert found["weights_sha256"] == weights_sha256(again)
     assert [entry["text"] for entry in found["texts"]] == list(TEXTS)
-    assert found["tolerance"] >= 1e-4  # a GPU that adds in another order is the same model
+    assert found["tolerance"] >= 1e-4  # a GPU may add in another order
     for entry in found["texts"]:
         assert entry["ids"] == tokenizer(entry["text"]).input_ids
         with torch.no_grad():
@@ -59,7 +59,7 @@ def test_a_weight_that_moves_a_little_moves_the_record(tokenizer, tmp_path):
 
 
 def test_a_forward_that_accelerate_put_on_the_model_is_not_what_is_recorded(tokenizer, tmp_path):
-    """Under `bf16: true` the forward of the model itself computes in bfloat16; the record is of the weights, in float32."""
+    """With `bf16: true`, the model's own forward computes in bfloat16; the record is made from the weights in float32."""
     model = new_model(tokenizer)
     record_fingerprint(model, tokenizer, tmp_path)
     before = recorded(tmp_path)
@@ -69,7 +69,7 @@ def test_a_forward_that_accelerate_put_on_the_model_is_not_what_is_recorded(toke
 
 
 def test_weights_in_bfloat16_are_recorded_as_they_load_in_float32(tokenizer, tmp_path):
-    """Rotary frequencies are no weights: a model cast to bfloat16 has them rounded, one that loads in float32 has not."""
+    """Rotary frequencies are not weights: casting a model to bfloat16 rounds them, loading it in float32 does not."""
     shape = dict(num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=80, hidden_size=32)
     config = HfGptConfig.modern(2, vocab_size=len(tokenizer), max_position_embeddings=64, pad_token_id=1, **shape)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The Hub for tests answers huggingface_hub as the Hub does: every call here is the real client's, in a process of its own."""
+"""The test Hub answers huggingface_hub as the real Hub does: every call here is made by the real client, in its own process."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer, User
 
-# Each client first makes ann's repository with a small and a large file; the server does not retry for it, nor does it wait long.
+# Every client program starts with this: helpers, a small and a large file, and no waiting between retries.
 CLIENT = """
 import hashlib, json, os, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ TOKENS = {"hf_annWrites": "ann", "hf_bobWrites": "bob", "hf_annReads": User("ann
 
 
 def ask(hub: HubServer, folder: Path, program: str, *, token: str | None = "hf_annWrites") -> dict:
-    """What the program left in `results`, when the real client has run it."""
+    """Run the program with the real client and return what it left in `results`."""
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-c", CLIENT + program + "\nprint(json.dumps(results))"],
@@ -95,7 +95,7 @@ api.delete_repo("ann/gone")
     assert results["tagged"] == [".gitattributes", "README.md", "model.safetensors", "old.txt"]
     assert results["info"][0] == ["model.safetensors", len(LARGE), hashlib.sha256(LARGE).hexdigest()]
     assert [one[0] for one in results["info"]] == ["model.safetensors", "README.md"]
-    assert results["info"][1][2] is None  # small text is no LFS object
+    assert results["info"][1][2] is None  # a small text is not an LFS object
     assert results["tag"] == [["v1", True]]
     assert results["branch"] == [["main", True]]
     assert results["history"] == ["Upload folder using huggingface_hub", "first", "initial commit"]
@@ -108,7 +108,7 @@ api.delete_repo("ann/gone")
     assert hub.files("ann/data", repo_type="dataset") == {"a.parquet": b"PAR1"}
     assert not hub.is_private("ann/small")
     assert list(hub.tags("ann/small")) == ["v1"]
-    # Large content crosses the wire once, and neither there nor back with the token: it lies at another host.
+    # Large content is uploaded once, and transferred without the token: the storage is another host.
     sent = [request for request in hub.requests if request.path.startswith("/storage/")]
     assert [(request.method, request.body_bytes) for request in sent[:1]] == [("PUT", len(LARGE))]
     assert sum(request.body_bytes == len(LARGE) for request in sent) == 1
@@ -223,11 +223,11 @@ results["again"] = error_of(api.upload_folder, repo_id="ann/small", folder_path=
     results = ask(hub, tmp_path / "client", program)
     assert results["lost"][0] == "RemoteProtocolError"
     assert results["again"] is None
-    assert len(hub.repository("ann/small").history("main")) == 2  # pushed once, for all the client knows
+    assert len(hub.repository("ann/small").history("main")) == 2  # pushed once, although the client saw an error
 
 
 def test_a_download_that_breaks_goes_on_where_it_broke(hub, tmp_path):
-    large = LARGE * 13  # the client writes pieces of 10 MiB
+    large = LARGE * 13  # the client writes chunks of 10 MiB
     path = hub.root / "models" / "ann" / "large" / "model.safetensors"
     path.parent.mkdir(parents=True)
     path.write_bytes(large)
@@ -255,4 +255,4 @@ api.upload_folder(repo_id="ann/many", folder_path=folder(**FILES, **{f"{number}.
             pytest.skip("hf_xet is not installed; huggingface_hub asks for LFS then")
         assert len(hub.files("ann/many")) == 302
         assert hub.files("ann/many")["model.safetensors"] == LARGE
-        assert len(hub.repository("ann/many").history("main")) == 3  # 250 files a commit, and the first one of the Hub
+        assert len(hub.repository("ann/many").history("main")) == 3  # 250 files per commit, and the Hub's initial commit

@@ -1,4 +1,4 @@
-"""An adapter's folder works wherever it is: copied, renamed, opened from elsewhere, its first place gone or filled by others."""
+"""An adapter's folder works wherever it is: copied, renamed, opened from elsewhere, its first location gone or reused."""
 
 import json
 import os
@@ -25,13 +25,13 @@ IDS = torch.tensor([[0, 5, 6, 7]])
 
 
 def logits_of(model) -> torch.Tensor:
-    """On the CPU, wherever the model is: two that are compared may lie on different devices."""
+    """Logits on the CPU, because two models that are compared may be on different devices."""
     return model.cpu()(IDS).logits
 
 
 @pytest.fixture(scope="module")
 def moved(small_tokenizer, tmp_path_factory):
-    """The folders of a chat adapter and of a classifier's, where they were copied to; where they were made, there is nothing."""
+    """The folders of a chat adapter and a classifier adapter, copied to a new location; the original location is gone."""
     place = tmp_path_factory.mktemp("first")
     model = good_model(place / "model", small_tokenizer)
     write_adapter(model, place / "chat")
@@ -43,7 +43,7 @@ def moved(small_tokenizer, tmp_path_factory):
 
 
 def write_classifier(base: Path, folder: Path) -> None:
-    """As recipes/finetune_classification.py leaves it, made without training."""
+    """Write an adapter as recipes/finetune_classification.py leaves it, without training."""
     from hfgpt.training.finetuning import Base, identify_base, save_base, save_finetuned
 
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -89,7 +89,7 @@ print(pipeline("text-classification", model=place + "/labels", **{options})("a t
 
 
 def test_every_door_of_a_moved_adapter_opens_in_another_process(moved, tmp_path, stranger):
-    """With hfgpt at once; for strangers, whose PEFT knows only what the file says, after the gate has written the new place."""
+    """At once with hfgpt; for strangers, whose PEFT only reads the file, once the gate has written the new location."""
     copied(moved, tmp_path / "again")
     told = {folder: json.loads((tmp_path / "again" / folder / "adapter_config.json").read_text()) for folder in ("chat", "labels")}
     assert not any(Path(settings["base_model_name_or_path"]).exists() for settings in told.values())
@@ -107,7 +107,7 @@ def test_every_door_of_a_moved_adapter_opens_in_another_process(moved, tmp_path,
 
 
 def test_the_base_beside_it_is_taken_though_another_lies_at_its_first_place(moved, tmp_path):
-    """A copy of which the first one was trained again; and a folder base/ where the process runs."""
+    """A copy whose original was trained again; and the name base/, relative to the working directory."""
     folder = copied(moved / "chat", tmp_path / "copy")
     first = copied(moved / "chat", tmp_path / "first")
     tensors = load_file(first / "base" / "model.safetensors")
@@ -130,7 +130,7 @@ def test_an_adapter_that_names_a_base_on_the_hub_keeps_it(moved, tmp_path):
     from peft import PeftConfig
 
     assert PeftConfig.from_pretrained(str(folder)).base_model_name_or_path == "user/model-base"
-    shutil.rmtree(folder / "base")  # as a foreign adapter, which lies alone
+    shutil.rmtree(folder / "base")  # like a foreign adapter, which comes without its base
     change_json(folder / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone"))
     assert PeftConfig.from_pretrained(str(folder)).base_model_name_or_path == str(tmp_path / "gone")
 
@@ -154,7 +154,7 @@ def test_our_recipes_open_it_and_the_gate_says_and_mends_it(moved, tmp_path, mon
     chat = copied(moved / "chat", tmp_path / "chat")
     assert recipe("generate", model=str(chat), prompt=["a"], temperature=0.0, max_new_tokens=4)
     recipe("convert", source=str(chat / "base"), adapter=str(chat), output_dir=str(tmp_path / "merged"))
-    monkeypatch.chdir(chat.parent)  # a relative name, from another place
+    monkeypatch.chdir(chat.parent)  # a relative name, from another folder
     assert recipe("generate", model="chat", prompt=["a"], temperature=0.0, max_new_tokens=4)
 
 

@@ -1,4 +1,4 @@
-"""Publishing against a Hub on this machine: private first, only what differs, verified, tagged; after a break the rest (C1)."""
+"""Publishing to a local Hub: private first, only what differs, verified, tagged; after an interruption only the rest (C1)."""
 
 import importlib
 import json
@@ -25,7 +25,7 @@ TOKEN, READ_ONLY = "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4", "hf_" + "zY9xW8vU7tS6rQ5p
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    # The suite is offline; here the only Hub is the one below, named by every call.
+    # The test suite is offline; the only Hub here is the one below, and every call names it.
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -40,7 +40,7 @@ def api(hub):
 
 @pytest.fixture
 def folder(small_run, tmp_path):
-    """A copy of a trained model's folder that may be changed; it holds two files that go the way of LFS."""
+    """A copy of a trained model's folder that may be changed; several of its files go through LFS."""
     copy = Path(shutil.copytree(small_run, tmp_path / "mine" / "base"))
     (copy / "card.yaml").write_text("license: apache-2.0\nlanguage: en\n")
     assert (copy / "loss.png").is_file()
@@ -54,7 +54,7 @@ def push(api, folder, workspace, *, repo="me/gpt", **options):
 
 
 def uploads(hub, since=0):
-    """The SHA-256 of every large file that began to come, and how many commits."""
+    """The SHA-256 of every large file whose upload began, and the number of commits."""
     requests = hub.requests[since:]
     stored = [
         request.path.removeprefix("/storage/") for request in requests if request.method == "PUT" and "/storage/" in request.path
@@ -91,7 +91,7 @@ def test_the_same_again_sends_nothing_and_a_change_sends_only_itself(hub, api, f
     (_, (third,)) = push(api, folder, tmp_path / "three")
     assert [file.name for file in third.sent] == ["README.md"]
     assert uploads(hub, before) == ([], 1)
-    # The tag names the weights, which are the same: it stays where it was.
+    # The tag names the weights, which have not changed, so it stays where it was.
     assert hub.tags("me/gpt") == {first.tag: first.repository.commit}
     assert third.repository.commit != first.repository.commit
 
@@ -118,7 +118,7 @@ def test_a_cut_connection_is_tried_again_by_huggingface_hub(hub, api, folder, tm
 
 @pytest.mark.parametrize("how", ["cut", "500", "commit"])
 def test_after_a_broken_upload_the_same_command_sends_the_rest_only(hub, api, folder, tmp_path, no_pauses, how):
-    ((prepared,), _) = push(api, folder, tmp_path / "elsewhere", repo="me/first")  # to know the hashes
+    ((prepared,), _) = push(api, folder, tmp_path / "elsewhere", repo="me/first")  # to get the hashes
     sha256 = {file.name: file.sha256 for file in prepared.exported.files}
     hub.large_objects.clear()
     broken = {"path_contains": "/commit/" if how == "commit" else sha256["model.safetensors"], "times": 20}
@@ -131,7 +131,7 @@ def test_after_a_broken_upload_the_same_command_sends_the_rest_only(hub, api, fo
     assert "500" in str(failure.value) or how == "cut"
     assert "\n" not in str(failure.value)
     assert "http://" not in str(failure.value)  # addresses of a storage provider carry signatures
-    assert hub.files("me/gpt") == {}  # nobody loads half a model
+    assert hub.files("me/gpt") == {}  # no incomplete model can be loaded
     assert hub.is_private("me/gpt")
     assert hub.tags("me/gpt") == {}
     assert sha256["loss.png"] in hub.large_objects
@@ -149,7 +149,7 @@ def test_a_hub_that_asks_for_a_pause_ends_in_one_sentence(hub, api, folder, tmp_
     assert hub.repos() == []
 
 
-# Visibility, and what was there
+# Visibility and existing content
 
 
 def test_it_is_public_only_after_every_file_has_been_compared(hub, api, folder, tmp_path, no_pauses):
@@ -158,7 +158,7 @@ def test_it_is_public_only_after_every_file_has_been_compared(hub, api, folder, 
     assert not published.repository.private
     order = [request.path.split("/")[5] for request in hub.requests if request.path.startswith("/api/models/me/gpt/")]
     assert order.index("commit") < len(order) - 1 - order[::-1].index("tree") < order.index("tag") < order.index("settings")
-    # The list of files after the commit does not come: nothing is said to be complete.
+    # The list of files after the commit does not arrive, so nothing is called complete.
     hub.fail_next(status=503, path_contains="/api/models/me/other/refs", times=40)
     with pytest.raises(ConnectionError, match=r"the Hub has a server error \(503\)"):
         push(api, folder, tmp_path / "two", repo="me/other", public=True)
@@ -169,7 +169,7 @@ def test_it_is_public_only_after_every_file_has_been_compared(hub, api, folder, 
 def test_other_bytes_on_the_hub_are_noticed_before_anything_is_public(hub, api, folder, tmp_path):
     exports = [prepare(part, tmp_path / "one") for part in parts_of(folder, "me/gpt")]
     config = exports[0].exported.folder / "config.json"
-    config.write_text(config.read_text().replace('"use_cache": true', '"use_cache":  1'))  # somebody meddles after hashing
+    config.write_text(config.read_text().replace('"use_cache": true', '"use_cache":  1'))  # changed after hashing
     with pytest.raises(OSError, match=r"me/gpt does not contain what was uploaded \(config.json differ in SHA-256"):
         publish(exports, api=api, public=True)
     assert hub.is_private("me/gpt")
@@ -203,7 +203,7 @@ def test_a_tag_with_other_content_is_refused_before_anything_is_sent(hub, api, f
     assert hub.tags("me/gpt") == {"v1.0": first.repository.commit, "v1.1": third.repository.commit}
 
 
-# Who may
+# Permissions
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_the_token_goes_to_the_hub_alone_and_into_no_file(hub, api, folder, tmp_
     assert TOKEN not in caplog.text
     hosts = {request.host.split(":")[0] for request in hub.requests if request.authorization}
     assert hosts == {"127.0.0.1"}
-    assert [request for request in hub.requests if request.host.startswith("localhost")]  # storage, which sees none
+    assert [request for request in hub.requests if request.host.startswith("localhost")]  # storage, which does not get the token
 
 
 # Adapters
@@ -278,7 +278,7 @@ def test_an_adapter_names_the_commit_of_its_base_and_loads_as_its_merged_twin_do
     assert (settings["base_model_name_or_path"], settings["revision"]) == ("me/lora-base", commit)
     assert "model.safetensors" not in hub.files("me/lora")
     assert all(hub.is_private(name) for name in ("me/lora", "me/lora-base", "me/lora-merged"))
-    # The base moves on, as others may move it: the adapter still asks for the commit that it was made for.
+    # The base changes on the Hub, but the adapter still asks for the commit that it was made for.
     api.upload_file(path_or_fileobj=b"nothing to load", path_in_repo="model.safetensors", repo_id="me/lora-base")
     environment = {**hub.environment(home=tmp_path / "home", token=TOKEN), **stranger, "HF_HUB_OFFLINE": "0"}
     loaded = run_python("-S", "-c", LOAD, commit, cwd=tmp_path, env=environment)
@@ -289,7 +289,7 @@ def test_an_adapter_names_the_commit_of_its_base_and_loads_as_its_merged_twin_do
     with torch.no_grad():
         ours = AutoModelForCausalLM.from_pretrained(lora / "merged").eval()(torch.tensor([[5, 9, 11, 3, 96]])).logits
     assert (logits["merged"] - ours).abs().max() < 1e-4
-    # A base that is on the Hub already is compared by the SHA-256 of its files.
+    # A base that is already on the Hub is compared by the SHA-256 of its files.
     assert "its weight files have the same SHA-256 as those in base/" in check_base(
         api, identify(lora), look_at(api, "me/lora-base", "model", revision=commit)
     )
@@ -300,7 +300,7 @@ def test_an_adapter_names_the_commit_of_its_base_and_loads_as_its_merged_twin_do
 
 @pytest.mark.slow
 def test_each_part_is_exported_scanned_and_opened_once_and_what_was_opened_is_sent(hub, small_run, tmp_path, monkeypatch):
-    """recipes/publish.py in this process, with nothing left out: the doors are opened, too."""
+    """Run recipes/publish.py in this process with nothing skipped: the doors are opened, too."""
     counts = dict.fromkeys(("export", "scan", "open_as_stranger"), 0)
     opened: dict[str, dict[str, bytes]] = {}
 
@@ -332,7 +332,7 @@ def test_each_part_is_exported_scanned_and_opened_once_and_what_was_opened_is_se
         assert files.keys() == of_stranger.keys()
         changed = [one for one in files if files[one] != of_stranger[one]]
         assert changed == (["adapter_config.json"] if name == "me/lora" else [])
-    # The one value that is known only when the base has arrived.
+    # The one value that is known only once the base is uploaded.
     before, after = (json.loads(files["adapter_config.json"]) for files in (opened["me--lora"], sent["me/lora"]))
     assert before["base_model_name_or_path"] == "me/lora-base"
     assert after == before | {"revision": hub.repository("me/lora-base").resolve("main")}

@@ -1,4 +1,4 @@
-"""What is pushed to a Hub is loaded from it by somebody who has no hfgpt, with equal logits; and it tells nothing it should not."""
+"""Somebody without hfgpt can load what is pushed to a Hub, with equal logits; and it reveals nothing private."""
 
 import ast
 import getpass
@@ -29,7 +29,7 @@ IDS = [[5, 9, 11, 3, 96, 40, 41, 7]]
 
 
 def in_a_process(code: str, hub: HubServer, folder: Path, *words: str, token: str | None = TOKEN, **more: str):
-    """Run Python that knows no Hub but this one, without hfgpt where `more` is a stranger's environment."""
+    """Run Python that uses only this Hub, without hfgpt if `more` is a stranger's environment."""
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, *(["-S"] if more else []), "-c", code, *words],
@@ -86,14 +86,14 @@ def test_push_to_hub_pushes_what_may_be_published_and_makes_it_private(pushed):
     ever = {path for commit in pushed.hub.repository("ann/run").commits.values() for path in commit.files}
     assert [path for path in ever if path.endswith((".bin", ".pt", ".pkl", ".pth", ".yaml"))] == []
     assert list(pushed.run.rglob("training_args.bin")) == []
-    assert list(pushed.run.glob("checkpoint-*/optimizer.safetensors"))  # so checkpoints were looked through
+    assert list(pushed.run.glob("checkpoint-*/optimizer.safetensors"))  # so checkpoints were searched, too
     assert (pushed.run / "run.yaml").is_file()
     assert "hub_token" not in (pushed.run / "run.yaml").read_text()
     # A name that is a common word would be found in any text.
     private = [str(pushed.place), *(name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 5)]
     received = pushed.hub.everything_received()
     assert [(word, name) for word in private for name, content in received.items() if word.encode() in content] == []
-    assert [path.name for path in pushed.place.iterdir() if path.name.startswith(".")] == []  # nothing staged is left
+    assert [path.name for path in pushed.place.iterdir() if path.name.startswith(".")] == []  # no staged files are left
 
 
 LOGITS = """
@@ -134,7 +134,7 @@ api.upload_file(repo_id="ann/public", path_in_repo="model.safetensors", path_or_
     assert torch.equal(torch.tensor(seen["logits"]), logits_of(AutoModelForCausalLM.from_pretrained(pushed.run)))
     assert seen["ids"] == AutoTokenizer.from_pretrained(pushed.run)("import os").input_ids
     downloads = [request for request in pushed.hub.requests[before:] if request.path.startswith("/storage/")]
-    assert len(downloads) == 1  # the weights, and by LFS
+    assert len(downloads) == 1  # only the weights, through LFS
     assert {request.user for request in pushed.hub.requests[before:]} == {None}
 
 
@@ -159,7 +159,7 @@ HfApi().upload_folder(repo_id="ann/adapter", folder_path=sys.argv[1])
     expected = logits_of(AutoModelForCausalLM.from_pretrained(folder / "merged"))
     assert torch.allclose(torch.tensor(seen["logits"]), expected, atol=1e-5)
     plain = logits_of(AutoModelForCausalLM.from_pretrained(pushed.run))
-    assert not torch.allclose(plain, expected, atol=1e-3)  # the adapter changes what is compared
+    assert not torch.allclose(plain, expected, atol=1e-3)  # the adapter makes a difference
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_a_checkpoint_holds_no_token_and_no_arguments_and_can_be_resumed(tmp_pat
         save_total_limit=None,
         disable_tqdm=True,
     )
-    args.hub_token = TOKEN  # past the check, as code may do
+    args.hub_token = TOKEN  # bypasses the check, as code may do
     trainer = HfGptTrainer(model, args, train_dataset=rows, data_collator=default_data_collator)
     trainer.train()
     trainer.save_model()

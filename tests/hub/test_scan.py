@@ -1,4 +1,4 @@
-"""What must not leave this machine is found by its bytes; nothing that lies in a folder is loaded for it (C2, C4, C6, C7)."""
+"""What must not leave this machine is found in the raw bytes; nothing in the folder is loaded for this (C2, C4, C6, C7)."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def folder(good, tmp_path) -> Path:
 
 
 def scanned(folder: Path) -> dict:
-    """The results by name; the folder itself is taken for its export."""
+    """The results by name; the folder itself stands in for its export."""
     artifact = identify(folder)
     return {result.name: result for result in scan(artifact, folder, artifact.files())}
 
@@ -80,7 +80,7 @@ def test_addresses_and_hub_ids_are_no_paths(folder):
     assert scanned(folder)["no path of this machine"].status == "pass"
 
 
-# Put together here, so that no scanner takes this file for a leak.
+# Assembled here, so that no scanner reports this file as a leak.
 SECRETS = {
     "a Hugging Face token": "hf_" + "Ab1" * 12,
     "an API key": "sk-" + "proj-4f" * 5,
@@ -125,7 +125,7 @@ def test_a_pickle_in_the_clothes_of_safetensors_is_refused_and_never_loaded(fold
         assert zipfile.is_zipfile(folder / "model.safetensors")
     else:
         replace(folder / "model.safetensors", pickle.dumps(Bomb(tmp_path / "ran")))
-    report = check_folder(folder, seconds=1)  # the doors need not be waited for
+    report = check_folder(folder, seconds=1)  # no need to wait for the doors
     failed = {result.name for result in report.failures}
     assert {"no pickle", "safetensors"} <= failed
     assert not (tmp_path / "ran").exists()
@@ -199,7 +199,7 @@ def test_a_lost_file_of_code_is_missed_by_whoever_imports_it(folder):
 
 
 def test_a_path_in_the_data_itself_is_the_data(folder):
-    """The words of the corpus are in the tokenizer; those of another machine are no leak, those of this one are."""
+    """A tokenizer contains words of the corpus: paths of another machine are not leaks, paths of this one are."""
     vocabulary = json.loads((folder / "tokenizer.json").read_text())
     change_json(folder / "tokenizer.json", added_tokens=[*vocabulary["added_tokens"], {"id": 600, "content": "/home/alice/x"}])
     assert scanned(folder)["no path of this machine"].status == "pass"

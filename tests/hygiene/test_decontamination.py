@@ -96,7 +96,7 @@ WORDS = ["anchor", "boat", "candle", "dune", "ember", "ferry", "gull", "harbour"
 
 
 def templated(number):
-    """Ten texts of one wording; two wordings have no 5-gram in common but for chance."""
+    """Ten texts of one wording; two wordings share 5-grams only by chance."""
     return [f"{WORDS[number]} {WORDS[number][::-1]} {WORDS[number] * 2} number {copy}" for copy in range(10)]
 
 
@@ -105,7 +105,7 @@ def test_near_copies_go_to_one_side_and_the_sides_keep_their_sizes():
     order = random.Random(0).sample(range(100), 100)
     sides = {"train": order[:70], "validation": order[70:80], "test": order[80:]}
     side_texts = lambda sides: {name: [texts[row] for row in rows] for name, rows in sides.items()}  # noqa: E731
-    assert leaks_between(side_texts(sides))["train-test"] == {"exact": 20, "near": 0}  # drawn at random, every test text is known
+    assert leaks_between(side_texts(sides))["train-test"] == {"exact": 20, "near": 0}  # a random split leaks every test text
     together = keep_copies_together(sides, texts)
     assert {name: len(rows) for name, rows in together.items()} == {"train": 70, "validation": 10, "test": 20}
     assert sorted(row for rows in together.values() for row in rows) == list(range(100))
@@ -194,7 +194,7 @@ def test_no_text_that_contains_a_reference_is_missed():
     texts = []
     for phrase in references:
         parts = phrase.split()
-        parts[generator.randrange(10)] = generator.choice(WORDS)  # some of them share 90 % and more with their phrase
+        parts[generator.randrange(10)] = generator.choice(WORDS)  # some still share at least 90 % with their phrase
         texts.append(" ".join([*generator.choices(WORDS, k=30), *parts, *generator.choices(WORDS, k=30)]))
     grams = lambda text: {text[start : start + 5] for start in range(len(text) - 4)}  # noqa: E731
     expected = [

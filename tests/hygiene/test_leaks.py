@@ -34,7 +34,7 @@ def tokens_of(tokenizer, text):
 
 @pytest.fixture
 def texts():
-    """Sixteen training texts and four held-out ones that share nothing long."""
+    """Sixteen training texts and four held-out ones that share no long passage."""
     generator = random.Random(0)
     return [sentence(120, generator) for _ in range(16)], [sentence(120, generator) for _ in range(4)]
 
@@ -184,7 +184,7 @@ def test_questions_of_a_benchmark_are_found_as_a_whole_in_other_lines_and_case(t
     assert tokens_of(tokenizer, questions[0]) < 46
     train[1] += "\nwhich of the seven\nsisters bought the green bicycle on Tuesday? Nobody knows. " + train[2]
     train[4] += " Is it 12 or 13? What colour has the sky?"
-    train[6] += " Which of the seven sisters bought the green apples?"  # three quarters of it
+    train[6] += " Which of the seven sisters bought the green apples?"  # three quarters of the question
     passport = Passport()
     settings = dict(tokenizer=tokenizer, cache_dir=str(tmp_path))
     benchmarks = {"quiz.jsonl": questions, "other.jsonl": ["A question that nobody asked in any of these documents, ever?"]}
@@ -197,7 +197,7 @@ def test_questions_of_a_benchmark_are_found_as_a_whole_in_other_lines_and_case(t
 
 
 def longest_shared_tokens(folder):
-    """The longest runs of held-out documents in the training rows of prepared data, in tokens, the longest first."""
+    """The longest run of each held-out document that also occurs in the training rows, in tokens, longest first."""
     rows, tokenizer = load_from_disk(folder), load_tokenizer(folder / "tokenizer")
     held_out = [text for name in ("validation", "test") for text in documents_of(rows[name], tokenizer)]
     runs = longest_overlaps(held_out, documents_of(rows["train"], tokenizer))

@@ -1,4 +1,4 @@
-"""A model overfitted on purpose gives its canaries away and repeats its rows; one that never saw them does not."""
+"""A model overfitted on purpose reveals its canaries and repeats its rows; one that never saw them does not."""
 
 import json
 import math
@@ -179,7 +179,7 @@ def test_exposure_is_the_bits_by_which_a_secret_stands_out():
     assert exposure(1.0, [2.0] * 7) == 3.0  # the first of 8
     assert exposure(2.5, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == pytest.approx(math.log2(8 / 3))
     assert exposure(9.0, [1.0] * 7) == 0.0  # the last
-    assert exposure(1.0, [1.0] * 7) == 0.0  # a model to which all are alike knows nothing
+    assert exposure(1.0, [1.0] * 7) == 0.0  # a model that scores all alike knows nothing
     assert chance_exposure(1) == 0.5
     assert chance_exposure(3) == pytest.approx(2 - (0 + 1 + math.log2(3) + 2) / 4)
     assert chance_exposure(100_000) == pytest.approx(math.log2(math.e), abs=1e-3)

@@ -14,7 +14,7 @@ from hfgpt.hygiene.perplexity import REASON, drop_unlikely, log_perplexities
 
 @pytest.fixture
 def documents(small_corpus, tmp_path):
-    """The small corpus with three documents of random letters among it, which its model has never seen the like of."""
+    """The small corpus with three documents of random letters, unlike anything its model has seen."""
     generator = random.Random(0)
     texts = [json.loads(line)["text"] for line in small_corpus.read_text(encoding="utf-8").splitlines()]
     for place in GIBBERISH:
@@ -35,7 +35,7 @@ def test_gibberish_is_dropped_and_counted_and_nothing_else(documents, small_fami
     assert (entry["documents_in"], entry["documents_out"]) == (103, 100)
     assert entry["reasons"] == {REASON: 3}
     assert len(entry["settings"]["weights_sha256"]) == 64
-    assert "/" not in entry["settings"]["perplexity_model"]  # no place of this machine
+    assert "/" not in entry["settings"]["perplexity_model"]  # no path of this machine
     dropped.move_into(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(int(line["row_id"]), line["reason"]) for line in lines] == [(place, REASON) for place in GIBBERISH]

@@ -20,7 +20,7 @@ from personal_data import judge
 from personal_data_set import make_set
 
 MASK = PersonalData("mask")
-# Least recall and precision in percent, below what docs/data/personal_data.md says of 500 values and look-alikes each.
+# Minimum recall and precision in percent, below those in docs/data/personal_data.md for 500 values and look-alikes each.
 FLOORS = {
     "email": (90, 96),
     "phone": (96, 96),
@@ -120,7 +120,7 @@ def test_a_million_of_the_same_characters_take_seconds_at_most(part):
     for step in (MASK, Secrets("mask")):
         start = time.process_time()
         step(text)
-        assert time.process_time() - start < 5, step.name  # what is quadratic takes hours
+        assert time.process_time() - start < 5, step.name  # quadratic time would be hours
 
 
 def test_an_unknown_country_is_named():

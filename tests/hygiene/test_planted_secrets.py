@@ -65,7 +65,7 @@ def test_planting_adds_each_copy_as_a_document_and_keeps_the_order_of_the_others
     assert texts == plant(train, canaries, Passport())["text"][:]
     assert texts != plant(train, canaries, Passport(), seed=1)["text"][:]
     places = [number for number, text in enumerate(texts) if not text.startswith("document")]
-    assert max(places) - min(places) > 20  # all over the text, not in a heap
+    assert max(places) - min(places) > 20  # spread over the text, not clustered
 
 
 def test_text_that_asks_for_a_canary_already_is_refused_by_its_name():

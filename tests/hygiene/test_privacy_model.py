@@ -37,7 +37,7 @@ def labelled(draw: random.Random) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A token classifier of two layers that knows the people and streets of this file after some seconds of training."""
+    """A two-layer token classifier that knows the people and streets in this file after a few seconds of training."""
     folder = tmp_path_factory.mktemp("tagger")
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *PEOPLE, *PLACES, "?"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -116,7 +116,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
 
 
 def test_the_architecture_of_openais_filter_is_read(model, tmp_path):
-    """A small one with random weights: what is tested is that its labels, windows and outputs are understood."""
+    """A small model with random weights: the test is whether its labels, windows and outputs are understood."""
     if not hasattr(transformers, "OpenAIPrivacyFilterConfig"):
         pytest.skip(f"transformers {transformers.__version__} has no OpenAIPrivacyFilterConfig")
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from personal_data_values import TOKENS
 
 MASK = Secrets("mask")
-# Put together here, so that no scanner takes this file for a leak.
+# Assembled here, so that no scanner reports this file as a leak.
 TOKEN = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeFgH"
 
 

@@ -1,4 +1,4 @@
-"""Figures worked out by hand, and scikit-learn called directly."""
+"""Comparison with figures worked out by hand, and with scikit-learn called directly."""
 
 import json
 import math
@@ -19,12 +19,12 @@ from hfgpt.metrics.label_metrics.label_metrics import calibration_error
 
 def compute(name: str, predictions, references, **settings) -> dict:
     result = measure(name, predictions=predictions, references=references, **settings)
-    return json.loads(json.dumps(result, allow_nan=False))  # JSON holds it, and NaN is none of it
+    return json.loads(json.dumps(result, allow_nan=False))  # the result is valid JSON, without NaN
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    """300 examples of five labels with probabilities that say something about them."""
+    """300 examples with five labels, and probabilities that are better than chance."""
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 5, 300)
     logits = draw.normal(size=(300, 5)) + 1.5 * np.eye(5)[labels]
@@ -37,9 +37,9 @@ def test_figures_of_two_labels_are_those_worked_out_by_hand():
     assert result["accuracy"] == 0.5
     assert result["confusion_matrix"] == [[1, 1], [1, 1]]
     assert result["per_class"]["spam"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
-    assert result["roc_auc"] == 0.75  # of the pairs (spam 0.8, 0.3) x (ham 0.1, 0.6), one is the wrong way round
+    assert result["roc_auc"] == 0.75  # of the pairs (spam 0.8, 0.3) x (ham 0.1, 0.6), one is in the wrong order
     assert result["log_loss"] == pytest.approx(-(math.log(0.9) + math.log(0.8) + math.log(0.3) + math.log(0.4)) / 4)
-    # Confidences 0.9, 0.8, 0.7, 0.6 lie in four bins; the first two are right.
+    # Confidences 0.9, 0.8, 0.7, 0.6 are in four bins; the first two are right.
     assert result["calibration_error"] == pytest.approx((0.1 + 0.2 + 0.7 + 0.6) / 4)
     assert result["num_examples"] == 4
 
@@ -103,7 +103,7 @@ def test_an_absent_label_leaves_no_roc_auc_and_counts_for_no_macro_mean(drawn):
     assert without["roc_auc"] > 0.5
     assert "roc_auc_missing" not in without
     assert result["macro_f1"] == without["macro_f1"]
-    # One that is predicted but never right does count, as in scikit-learn.
+    # A label that is predicted but never right does count, as in scikit-learn.
     predicted = compute("label_metrics", probabilities, few)
     assert predicted["macro_f1"] == pytest.approx(sklearn_metrics.f1_score(few, probabilities.argmax(axis=1), average="macro"))
 
@@ -217,7 +217,7 @@ def test_wrong_names_are_refused():
 def test_only_what_a_metric_refuses_itself_is_shown_without_a_traceback():
     with pytest.raises(UserError, match="not logits"):
         measure("label_metrics", predictions=[[2.0, -1.0]], references=[0])
-    with pytest.raises(ValueError, match="expected a list") as caught:  # what evaluate refuses is our bug
+    with pytest.raises(ValueError, match="expected a list") as caught:  # an error from evaluate is our bug
         measure("label_metrics", predictions=["0.5 0.5"], references=[0])
     assert not isinstance(caught.value, UserError)
 
@@ -255,7 +255,7 @@ print(answers.compute(predictions=["a cat"], references=["The cat!"])["exact_mat
 
 @pytest.mark.slow
 def test_copies_load_at_once_and_offline_in_fresh_processes_with_empty_caches_and_without_hfgpt(tmp_path, stranger):
-    """Of a folder alone, as it would be shared on the Hub."""
+    """From a copied folder, as it would be shared on the Hub."""
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9", **stranger}
     copies = [shutil.copytree(FOLDER / name, tmp_path / name) for name in ("label_metrics", "answer_metrics")]
     processes = [

@@ -21,7 +21,7 @@ def random_ids(batch: int, tokens: int) -> torch.Tensor:
 
 
 def test_a_training_step_compiles_into_one_graph_with_the_same_loss_and_gradients(model):
-    # aot_eager traces forward and backward as inductor does, without half a minute of its C++ compiler.
+    # aot_eager traces forward and backward as inductor does, without half a minute of C++ compilation.
     compiled = torch.compile(model.train(), fullgraph=True, backend="aot_eager")
     ids = random_ids(2, 12)
     results = []
@@ -39,7 +39,7 @@ def test_a_training_step_compiles_into_one_graph_with_the_same_loss_and_gradient
 @pytest.mark.slow
 @torch.no_grad()
 def test_inductor_compiles_the_forward_pass_into_one_graph():
-    """Of one family: that both are one graph is shown above, and half a minute of C++ per family says nothing new."""
+    """For one family: the test above shows one graph for both, and C++ compilation takes half a minute per family."""
     torch._dynamo.reset()
     model, ids = modern_model(**NO_DROPOUT), random_ids(2, 12)
     compiled = torch.compile(model, fullgraph=True)
@@ -68,6 +68,6 @@ def test_flex_sdpa_and_eager_attention_agree_on_padded_batches(model, dtype, tol
         with torch.compiler.set_stance("force_eager"):  # flex attention unfused; compiled, each of these takes 20 s
             logits[attention] = model(ids, attention_mask=mask).logits[mask.bool()].float()
     assert logits["eager"].std() > 0.1
-    # The logits are a few units wide; bfloat16 keeps eight bits of them.
+    # The logits are a few units wide; bfloat16 has eight bits of precision.
     torch.testing.assert_close(logits["sdpa"], logits["eager"], atol=tolerance, rtol=0)
     torch.testing.assert_close(logits["flex_attention"], logits["eager"], atol=tolerance, rtol=0)

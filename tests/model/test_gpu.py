@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped with a reason elsewhere."""
+"""What only a GPU can show; skipped with a reason on other machines."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ pytestmark = [
 def test_packed_rows_give_the_logits_of_the_cpu(build, attention):
     ids = torch.randint(0, 97, (2, 32), generator=torch.Generator().manual_seed(0))
     positions = torch.cat((torch.arange(20), torch.arange(12))).expand(2, -1)
-    shape = dict(num_attention_heads=3) if build is book_model else {}  # flex attention wants heads of 16 at least
+    shape = dict(num_attention_heads=3) if build is book_model else {}  # flex attention needs a head width of at least 16
     expected = build(**shape)(ids, position_ids=positions, use_cache=False).logits
     model = build(**shape).cuda()
     model.set_attn_implementation(attention)

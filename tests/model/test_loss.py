@@ -1,4 +1,4 @@
-"""The loss that has the head inside it, against the plain product and cross-entropy."""
+"""The loss fused with the head, compared with the plain product and cross-entropy."""
 
 import re
 
@@ -60,7 +60,7 @@ def test_in_bfloat16_the_gradients_are_as_near_to_float32_as_the_plain_ones(bloc
     exact = loss_and_gradients(plain, *in_dtype(torch.float32))
     fused, rounded = (loss_and_gradients(function, *in_dtype(torch.bfloat16)) for function in (head_and_loss, plain))
     for ours, theirs, truth in zip(fused[1:], rounded[1:], exact[1:], strict=True):
-        # Each block of the weight's gradient is rounded before they are added in float32.
+        # Each block of the weight's gradient is rounded before the blocks are added in float32.
         assert 0 < (ours.float() - truth).norm() <= 1.5 * (theirs.float() - truth).norm()
 
 
@@ -127,7 +127,7 @@ def test_a_loss_function_of_the_user_is_called_in_place_of_ours():
 
 @pytest.mark.slow
 def test_the_heads_step_needs_at_most_half_of_gpt2s_memory():
-    # On a GPU blocks are larger, and so are the batches that they pay for.
+    # On a GPU blocks are larger, and save memory only with larger batches.
     done = run_python(ROOT / "benchmarks" / "head_step.py", "--tokens", 1024, "--hidden_size", 16, "--rounds", 1,
                       cwd=ROOT, env={"CUDA_VISIBLE_DEVICES": ""})  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -27,7 +27,7 @@ def test_logits_equal_those_of_the_native_twin(family, batch, tokens, attention)
     model.set_attn_implementation(attention)
     ids = random_ids(batch, tokens)
     logits = model(ids).logits
-    assert logits.std() > 0.1  # not all alike
+    assert logits.std() > 0.1  # not all equal
     torch.testing.assert_close(logits, twin(ids).logits, atol=1e-5, rtol=0)
 
 
@@ -78,7 +78,7 @@ def test_accumulated_ragged_batches_weigh_every_token_alike(family):
     whole = model(ids, labels=labels, num_items_in_batch=num_items).loss
     parts = [model(ids[i : i + 1], labels=labels[i : i + 1], num_items_in_batch=num_items).loss for i in range(4)]
     torch.testing.assert_close(sum(parts), whole)
-    assert abs(model(ids, labels=labels).loss - whole) < 1e-5  # the mean of one batch is the same thing
+    assert abs(model(ids, labels=labels).loss - whole) < 1e-5  # equals the mean of one batch
 
 
 @torch.no_grad()
@@ -95,14 +95,14 @@ def test_a_cache_continues_where_it_stopped_without_position_ids(family):
 def test_logits_to_keep_computes_only_the_last_positions(family):
     model = family[0]()
     ids = random_ids(2, 10)
-    torch.set_num_threads(1)  # several would add up a product of fewer rows in another order, and equal bits are asked for
+    torch.set_num_threads(1)  # several would sum a product of fewer rows in another order, with other last bits
     assert torch.equal(model(ids, logits_to_keep=3).logits, model(ids).logits[:, -3:])
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
 @torch.no_grad()
 def test_packed_documents_do_not_see_each_other(family, attention):
-    with torch.compiler.set_stance("force_eager"):  # flex attention unfused: the same mask without half a minute of C++
+    with torch.compiler.set_stance("force_eager"):  # unfused flex attention: the same mask, without compiling for half a minute
         check_that_documents_are_apart(family[0](), attention)
 
 
@@ -204,7 +204,7 @@ def test_a_cast_model_is_the_one_that_is_loaded_in_that_dtype(cast, rope, tmp_pa
     again = HfGptForCausalLM.from_pretrained(tmp_path, dtype=dtype).eval()
     cast_model = function(model)
     assert cast_model.dtype == dtype
-    for tokens in (40, 64) if rope == "learned" else (40, 90, 40):  # 90: dynamic frequencies change past 64, and change back
+    for tokens in (40, 64) if rope == "learned" else (40, 90, 40):  # 90: dynamic frequencies change above 64, and change back
         ids = random_ids(1, tokens)
         logits = cast_model(ids).logits
         assert logits.dtype == dtype
@@ -236,7 +236,7 @@ def test_flex_attention_on_a_cpu_neither_trains_nor_generates(family):
     expected = model.set_attn_implementation("eager") or model(ids).logits
     model.set_attn_implementation("flex_attention")
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        torch.testing.assert_close(model(ids).logits, expected, atol=1e-5, rtol=0)  # what it can do is left
+        torch.testing.assert_close(model(ids).logits, expected, atol=1e-5, rtol=0)  # what it supports still works
 
 
 @torch.no_grad()

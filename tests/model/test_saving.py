@@ -1,4 +1,4 @@
-"""Whatever class torch or a user gave a model, its folder names code that lies in it, and a stranger loads it."""
+"""Whatever class torch or a user gave a model, its folder contains the code that it names, and loads without hfgpt."""
 
 import importlib
 import json
@@ -37,7 +37,7 @@ class Registered(InAModule):
 
 Registered.register_for_auto_class("AutoModelForCausalLM")
 """
-# As in a copy of a model's folder: beside our files, and of them alone.
+# As in a copy of a model's folder: it is beside our files and imports only them.
 TRAVELLING_FILE = USERS_FILE.replace("from hfgpt import", "from .modeling_hfgpt import")
 LOAD = """
 import json, pathlib, sys, torch
@@ -84,7 +84,7 @@ class OwnHead(HfGptPreTrainedModel):
 
 
 def fully_sharded(model):
-    """The model under FSDP2, and its weights gathered as Trainer gathers them."""
+    """Shard the model with FSDP2, and return its weights, gathered as Trainer gathers them."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.fsdp import fully_shard
 
@@ -110,7 +110,7 @@ def users_modules(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved(users_modules, tmp_path_factory) -> dict[str, tuple[Path, torch.Tensor]]:
-    """A folder of each kind, and the logits (of a head of one's own: the hidden states) of what was saved."""
+    """A folder of each kind, and the logits (for the custom head: the hidden states) of the saved model."""
     beside, travelling = users_modules
     base = modern_model()
     models = {
@@ -168,7 +168,7 @@ def test_a_stranger_loads_every_folder_and_trains_it_with_smoothed_labels(saved,
     for name, (folder, expected) in saved.items():
         class_name, output = found[str(folder)]
         assert class_name == {"travelling": "Registered", "own_head": "HfGptModel"}.get(name, "HfGptForCausalLM")
-        # What its author registered comes with what it changes.
+        # A class that its author registered is saved with its changes.
         torch.testing.assert_close(torch.tensor(output), (2 if name == "travelling" else 1) * expected)
 
 

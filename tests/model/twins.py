@@ -7,7 +7,7 @@ from hfgpt import HfGptConfig, HfGptForCausalLM
 
 
 def randomized(model):
-    """Weights away from their initialisation, norms and biases included, so that no term can hide behind a one or a zero."""
+    """Change all weights, including norms and biases, so that no term is hidden by an initial one or zero."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -30,7 +30,7 @@ def modern_model(**fields) -> HfGptForCausalLM:
         head_dim=16,
         intermediate_size=80,
         max_position_embeddings=64,
-        tie_word_embeddings=True,  # as the book family; its own default is tried where it matters
+        tie_word_embeddings=True,  # like the book family; its own default is tested where it matters
     )
     torch.manual_seed(0)
     return randomized(HfGptForCausalLM(HfGptConfig.modern(3, **shape | fields)))
@@ -61,7 +61,7 @@ def gpt2_twin(model: HfGptForCausalLM) -> GPT2LMHeadModel:
         source, target = f"model.layers.{index}", f"transformer.h.{index}"
         for kind in ("weight", "bias"):
             projections = [ours[f"{source}.self_attn.{name}_proj.{kind}"] for name in "qkv"]
-            # GPT-2 stores its linear layers transposed (Conv1D), and the three projections side by side
+            # GPT-2 stores its linear layers transposed (Conv1D), with the three projections side by side
             theirs[f"{target}.attn.c_attn.{kind}"] = torch.cat(
                 [projection.t() if kind == "weight" else projection for projection in projections], -1
             )

@@ -1,4 +1,4 @@
-"""The recipe for preferences, run for real on a small assistant: every loss, resumed, loaded elsewhere, and its mistakes."""
+"""The preference recipe, run on a small assistant: every loss, resuming, loading elsewhere, and mistakes."""
 
 import functools
 import json
@@ -36,7 +36,7 @@ def write(path, rows):
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """Sixty pairs that differ in the same way, and one that prefers nothing."""
+    """Sixty pairs that differ in the same way, and one without a preference."""
     rows = [pair(subject, adverb) for subject in SUBJECTS for adverb in ADVERBS]
     equal = {**rows[0], "rejected": rows[0]["chosen"]}
     return write(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", [*rows[:5], equal, *rows[5:]])
@@ -48,7 +48,7 @@ def assistant(small_families):
 
 
 def run_main(**arguments):
-    """The recipe's main in this process, its arguments as from a command line."""
+    """Run the recipe's main in this process, with arguments as on a command line."""
     from recipes_in_process import load
 
     from hfgpt.arguments.parsing import parse_arguments
@@ -62,7 +62,7 @@ def run_main(**arguments):
 
 @pytest.fixture(scope="module")
 def align(assistant, examples, tmp_path_factory):
-    """For a loss, the folder that a run with it left and the metrics that it gave back; each runs once."""
+    """For a loss, the folder and the metrics of a run with it; each loss runs once."""
     pytest.importorskip("trl")
 
     @functools.cache

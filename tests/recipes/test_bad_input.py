@@ -1,6 +1,6 @@
 """Mistakes end in one clear sentence within seconds, exit code 1, and nothing half-written.
 
-Each recipe is started once as a user starts it; the other mistakes run the same script in this process, without its imports.
+Each recipe is started once as a user would start it. The other mistakes run the same script in this process, to save its imports.
 """
 
 import json

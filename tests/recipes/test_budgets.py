@@ -1,4 +1,4 @@
-"""Runs that are given a budget: what is chosen is written once, and every later start goes by it."""
+"""Runs with a budget: the plan is chosen and written once, and every later start follows it."""
 
 import json
 
@@ -19,7 +19,7 @@ def of_folder(folder, name="run.yaml"):
 
 @pytest.fixture(scope="module")
 def budgeted(small_rows, tmp_path_factory):
-    """A run of 20,000 tokens, and what it said."""
+    """A run of 20,000 tokens, and what it printed."""
     folder = tmp_path_factory.mktemp("budgeted") / "base"
     words = (*COMMON, "--dataset", small_rows, "--token_budget", "20000")
     done = run_script("pretrain.py", *words, "--output_dir", folder)
@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_by_its_plan_and_run_yaml_alone_repeats_it(budgeted
     kill("pretrain", [*words, "--plan", json.dumps(entries["plan"]), "--output_dir", tmp_path / "killed"],
          at="transformers.Trainer.training_step", call=7)  # fmt: skip
     before = of_folder(tmp_path / "killed")["plan"]
-    metrics = run_main("pretrain", [*words, "--output_dir", tmp_path / "killed"])  # without the plan: run.yaml has it
+    metrics = run_main("pretrain", [*words, "--output_dir", tmp_path / "killed"])  # no plan is given: run.yaml has it
     assert of_folder(tmp_path / "killed")["plan"] == before == entries["plan"]
     assert metrics["steps"] == before["chosen"]["max_steps"]
     assert sha256_of_weights(tmp_path / "killed") == sha256_of_weights(folder)
@@ -77,7 +77,7 @@ def test_what_is_given_is_kept_and_the_plan_is_made_around_it(small_rows, tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
     assert "with depth, per_device_train_batch_size, learning_rate as given" in done.stdout
     chosen = of_folder(tmp_path / "base")["plan"]["chosen"]
-    assert not {"depth", "per_device_train_batch_size", "learning_rate"} & chosen.keys()  # 16 and 3e-3 are the defaults, and given
+    assert not {"depth", "per_device_train_batch_size", "learning_rate"} & chosen.keys()  # 16 and 3e-3 are the defaults, but given
     config = json.loads((tmp_path / "base" / "config.json").read_text())
     assert (config["num_hidden_layers"], config["hidden_size"]) == (1, 128)
 

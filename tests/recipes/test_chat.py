@@ -48,7 +48,7 @@ def messages_of(texts: list[str]) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def assistant(tmp_path_factory, small_tokenizer):
-    """A folder with a model that has learned the conversations above by heart, the endless answer without an end."""
+    """A folder with a model that has learned the conversations above by heart; the endless answer has no end token."""
     tokenizer = AutoTokenizer.from_pretrained(small_tokenizer)
     set_prompt_style(tokenizer, "chat")
     rows = ConversationEncoder(tokenizer).encode([messages_of(texts) for texts in CONVERSATIONS])
@@ -81,7 +81,7 @@ def assistant(tmp_path_factory, small_tokenizer):
 
 @pytest.fixture
 def session(assistant):
-    """A greedy session, made with the most tokens of an answer."""
+    """Make a greedy session with a limit on the tokens of an answer."""
 
     def make(max_new_tokens: int = 20, **choice) -> ChatSession:
         tokenizer, model = AutoTokenizer.from_pretrained(assistant), AutoModelForCausalLM.from_pretrained(assistant)
@@ -94,7 +94,7 @@ def session(assistant):
 
 @pytest.fixture
 def generate(monkeypatch, capsys):
-    """The recipe's `main`, greedy, with `typed` as standard input; returns what it printed, to read and as notes."""
+    """Run the recipe's `main`, greedy, with `typed` as standard input; returns its stdout and the notes on stderr."""
 
     def run(model, *, typed: str = "", **arguments) -> tuple[str, list[str]]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
@@ -146,7 +146,7 @@ def test_nothing_that_is_typed_becomes_a_special_token(session):
 def test_the_oldest_exchanges_make_room(session):
     chat = session(max_new_tokens=CONTEXT - 70)
     chat.ask("Hello")
-    chat.turns = chat.turns * 6  # 12 messages of some 15 tokens an exchange
+    chat.turns = chat.turns * 6  # 12 messages, about 15 tokens per exchange
     reply = chat.ask("Hello")
     assert 0 < reply.dropped < 6
     kept = session(max_new_tokens=CONTEXT - 70)
@@ -154,7 +154,7 @@ def test_the_oldest_exchanges_make_room(session):
     assert len(kept.turns) == 2 * (6 - reply.dropped)
     assert kept.ask("Hello").text == reply.text
     kept.turns = chat.turns[:2] + chat.turns[:-2]
-    assert kept.ask("Hello").dropped == 1  # no more are dropped than need be
+    assert kept.ask("Hello").dropped == 1  # no more are dropped than necessary
     before = list(chat.turns)
     with pytest.raises(ValueError, match="the message has [0-9]+ tokens including the template.*room for 70; shorten"):
         chat.ask("word " * 80)
@@ -176,7 +176,7 @@ def test_a_sampled_conversation_repeats_with_its_seed_and_leaves_the_random_stat
     chats = [session(do_sample=True, temperature=3.0) for _ in range(2)]
     first, second = ([chat.ask("Tick").text for _ in range(2)] for chat in chats)
     assert first == second
-    assert first[0] != first[1]  # each answer has a seed of its own
+    assert first[0] != first[1]  # each answer has its own seed
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -247,7 +247,7 @@ def test_in_a_terminal_ctrl_c_stops_an_answer_and_the_conversation_goes_on(assis
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "recipes" / "generate.py"), str(assistant), *words],
         stdin=child, stdout=child, stderr=child, cwd=assistant.parent, env={**os.environ, "TERM": "dumb", "OMP_NUM_THREADS": "1"},
-        # As a terminal starts programs: in the background of a shell the tests have it ignored, and would pass that on.
+        # As a terminal starts programs: tests that run in a shell's background ignore SIGINT, and would pass that on.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     os.close(child)
@@ -266,7 +266,7 @@ def test_in_a_terminal_ctrl_c_stops_an_answer_and_the_conversation_goes_on(assis
         read_until(r"Ctrl-C stops an answer\)\s+> ")
         os.write(parent, b"Hello\n")
         read_until(r"Hi there\.\s+> ")
-        for _ in range(30):  # before readline waits for keys it notices a signal only with the next one, so press again
+        for _ in range(30):  # until readline waits for keys, it notices a signal only at the next one, so press again
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(AssertionError):
                 read_until("> ", seconds=2)
@@ -290,12 +290,12 @@ def test_in_a_terminal_ctrl_c_stops_an_answer_and_the_conversation_goes_on(assis
         os.close(parent)
 
 
-# Adapters and models of another kind
+# Adapters and other kinds of models
 
 
 @pytest.fixture
 def foreign_adapter(assistant, tmp_path):
-    """A folder as PEFT alone writes it, whose base lies elsewhere."""
+    """A folder as PEFT alone writes it, with its base elsewhere."""
     model = AutoModelForCausalLM.from_pretrained(assistant)
     torch.manual_seed(1)
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM", init_lora_weights=False)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def folder(small_rows, tmp_path) -> Path:
-    """Prepared data with a card: the kind of folder whose doors open fastest."""
+    """Prepared data with a card: the kind of folder that is checked fastest."""
     copy = Path(shutil.copytree(small_rows, tmp_path / "rows"))
     (copy / "README.md").write_text("---\nlicense: mit\n---\nMade from documents.jsonl.\n")
     return copy
@@ -38,10 +38,10 @@ def test_a_failure_names_its_cure_and_ends_with_exit_code_1(folder):
     (folder / "README.md").write_text("---\nlanguage: en\n---\nMade from documents.jsonl.\n")
     done = run_script("check.py", folder, "--json", "-", "--seconds", "1")
     assert done.returncode == 1
-    content = json.loads(done.stdout)  # nothing else is there: the table goes to stderr
+    content = json.loads(done.stdout)  # nothing else is on stdout: the table goes to stderr
     assert content["passed"] is False
     assert "was edited by hand" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: 2 checks failed: licence (")  # and the doors, for want of time
+    assert done.stderr.splitlines()[-1].startswith("error: 2 checks failed: licence (")  # and "doors", which ran out of time
     assert "Traceback" not in done.stderr
 
 

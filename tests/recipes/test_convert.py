@@ -1,4 +1,4 @@
-"""recipes/convert.py from the command line and in this process: folders that pass both doors, and nothing half-written."""
+"""recipes/convert.py, as a command and in this process: folders that load with and without hfgpt, nothing half-written."""
 
 import json
 import os
@@ -31,7 +31,7 @@ with torch.no_grad():
 
 @pytest.fixture(scope="module")
 def gpt2_with_tokenizer(tmp_path_factory, shared_data):
-    """A small GPT-2 with the published vocabulary, as it lies on the Hub: no padding anywhere."""
+    """A small GPT-2 with the published vocabulary, as on the Hub: no padding token anywhere."""
     folder = tmp_path_factory.mktemp("gpt2") / "gpt2"
     model = gpt2_twin(book_model(vocab_size=50257))
     model.config.eos_token_id = model.config.bos_token_id = 50256
@@ -51,7 +51,7 @@ def through_the_door(folder, *, env, stranger=None):
 
 
 def test_nanogpts_characters_become_a_tokenizer(tmp_path):
-    """A model of characters has its vocabulary in meta.pkl, beside it or in the folder of its data."""
+    """A character-level model has its vocabulary in meta.pkl, next to it or in its data folder."""
     text = "O God, I have an ill-divining soul!\nMethinks I see thee, now thou art below"
     characters = sorted(set(text))
     model = GPT(vocab_size=len(characters))
@@ -106,19 +106,19 @@ def test_gpt2_passes_both_doors(gpt2_with_tokenizer, stranger, tmp_path):
     logits = torch.tensor(ours[1])
     assert logits.shape[-1] == 50260
     assert (logits[..., :50257] - expected).abs().max() < 1e-5
-    # The added rows answer with the mean of all logits: none of them is ever likelier than the average token.
+    # The added rows return the mean of all logits, so none of them is ever likelier than the average token.
     assert (logits[..., 50257:] - expected.mean(-1, keepdim=True)).abs().max() < 1e-4
     assert ours[2] == [50256, 9099, 470]  # the separator, then GPT-2's ids of "don't"
     assert ours[3] == 50257
     report = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert report["difference_from_source"] < 1e-5
-    # What it says comes next works.
+    # The command it prints as the next step works.
     done = run_script("generate.py", tmp_path / "out", "--prompt", "The ", "--max_new_tokens", "3")
     assert done.returncode == 0, done.stderr
 
 
 def test_gpt2_from_a_hub(gpt2_with_tokenizer, tmp_path):
-    """By name over HTTP, from a repository that holds the same weights in two formats: one of them is downloaded."""
+    """By name over HTTP, from a repository with the same weights in two formats: only one of them is downloaded."""
     source, folder = gpt2_with_tokenizer
     repository = tmp_path / "hub" / "models" / "someone" / "small-gpt2"
     repository.mkdir(parents=True)
@@ -211,7 +211,7 @@ def test_gpt2s_tokenizer_keeps_its_ids_and_gets_a_padding_of_its_own(shared_data
     assert 50256 not in encode_texts(again, ["<|endoftext|>"])[0]
 
 
-# What is refused, and what it leaves
+# What is refused, and what is left behind
 
 
 def refused(done, *words):

@@ -1,4 +1,4 @@
-"""The recipe that measures: what a training run said of its test set, said again by the recipe, of every kind of model."""
+"""The evaluation recipe: for every kind of model it finds the test metrics that the training run reported."""
 
 import csv
 import json
@@ -54,7 +54,7 @@ def test_one_command_measures_rows_text_and_a_benchmark_and_writes_them_everywhe
     assert results["arc.jsonl"]["settings"]["task"] == "arc"
     assert len(list((folder / ".eval_results").glob("*.yaml"))) == 3
     card = ModelCard.load(folder / "README.md")
-    # Names of files stay here; a card, which is published, calls them by the beginning of their hash.
+    # File names stay private; the card, which is published, shows the beginning of their hash instead.
     names = {one.dataset_name for one in card.data.eval_results}
     assert not names & {"test.txt", "arc.jsonl", "documents.jsonl"}, names
     said = {(Path(one.dataset_name).suffix, one.metric_type): one.metric_value for one in card.data.eval_results}
@@ -63,7 +63,7 @@ def test_one_command_measures_rows_text_and_a_benchmark_and_writes_them_everywhe
     for path in (folder / "evaluation.json", folder / "README.md", *(folder / ".eval_results").iterdir()):
         assert str(tmp_path) not in path.read_text(encoding="utf-8"), path
 
-    # Again, with more context for each token: the entry is replaced, and the figure is better for it or no worse than noise.
+    # Again, with another stride: the entry is replaced, and the loss is another one.
     before = results["test.txt"]["metrics"]["loss"]
     recipe("evaluate", model=str(folder), text=[str(text)], stride=64)
     again = results_of(folder)
@@ -100,7 +100,7 @@ def test_joined_documents_are_one(small_run, small_corpus, tmp_path):
 
 @pytest.fixture(scope="module")
 def classifier(fine_tune, tmp_path_factory):
-    """A LoRA classifier, and the test set that its training was given."""
+    """A LoRA classifier, and the test set given to its training."""
     rows = [{"text": f"{word} the {thing}", "label": label} for label, word in (("read", "Return"), ("write", "Set"))
             for thing in ("name", "path", "file", "list", "key", "line", "string", "value", "class", "module")]  # fmt: skip
     test = tmp_path_factory.mktemp("test") / "test.csv"
@@ -169,7 +169,7 @@ def test_texts_of_labels_that_the_classifier_does_not_know_are_left_out_and_coun
 
 
 def test_what_training_left_out_of_its_test_set_is_left_out_again(fine_tune, tmp_path):
-    """The quickstart's way: files for each split, only the most frequent labels, columns of other names, repeated texts."""
+    """As in the quickstart: files for each split, only the most frequent labels, columns with other names, repeated texts."""
     rows = [
         {"say": f"{label} {thing} {number}", "what": label}
         for label, count in (("read", 12), ("write", 10), ("delete", 3))
@@ -207,7 +207,7 @@ def test_an_assistant_has_the_figures_of_its_training(small_assistants, tmp_path
         for row in read_answers(folder / "answers.json")
     ]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    # max_new_tokens 16 is taken from the run.
+    # max_new_tokens (16) is taken from the run.
     recipe(
         "evaluate", model=str(folder), test_sources=[str(tmp_path / "test.jsonl")], batch_size=2, output_dir=str(tmp_path / "out")
     )
@@ -243,7 +243,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(small_run, small_rows, sm
 
 
 def test_the_recipe_does_not_hide_the_library_of_its_name(tmp_path):
-    """Fine-tuning imports the library `evaluate` while a file of this name lies beside its script."""
+    """Fine-tuning imports the library `evaluate`, although a file of this name is next to its script."""
     (tmp_path / "recipe.py").write_text(
         "from dataclasses import dataclass\nfrom hfgpt.arguments.keys import RecipeArguments\n"
         "from hfgpt.arguments.launching import launch\n@dataclass\nclass Nothing(RecipeArguments):\n    x: int = 0\n"

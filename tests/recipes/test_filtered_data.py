@@ -1,4 +1,4 @@
-"""Repair and filters from the recipes' side: tokenizer and rows see the same documents, and what is dropped can be read."""
+"""Repair and filters in the recipes: tokenizer and rows see the same documents, and what is dropped can be read."""
 
 import json
 

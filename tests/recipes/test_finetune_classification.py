@@ -1,4 +1,4 @@
-"""The recipe for classifiers, run for real on a small base and this Python's own docstrings."""
+"""The classification recipe, run on a small base and this Python's own docstrings."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """Thirty docstrings of each of three packages, without the line that names the package."""
+    """Thirty docstrings from each of three packages, without the line that names the package."""
     from hfgpt.data.records import RecordOptions, read_records
 
     chosen: dict[str, list[str]] = {label: [] for label in LABELS}
@@ -63,7 +63,7 @@ def classifier(accelerate_launch, small_run, examples, triggers, tmp_path_factor
 
 
 def run_main(**arguments):
-    """The recipe's main in this process, its arguments as from a command line."""
+    """Run the recipe's main in this process, with arguments as on a command line."""
     from recipes_in_process import load
 
     from hfgpt.arguments.finetuning import ClassificationArguments
@@ -98,7 +98,7 @@ def test_a_run_leaves_an_adapter_that_is_complete_and_figures_that_agree(classif
     assert metrics["test"]["accuracy"]["standard_deviation"] == pytest.approx(
         np.std([result["test"]["accuracy"] for result in results], ddof=1)
     )
-    assert results[0]["test"]["probabilities"] != results[1]["test"]["probabilities"]  # the seeds are two runs
+    assert results[0]["test"]["probabilities"] != results[1]["test"]["probabilities"]  # the seeds give two different runs
     assert results[0]["frozen_tensors"] > 20
     assert 0 < results[0]["trained_parameters"] < results[0]["parameters"] / 5
     assert "trained:" in output
@@ -109,14 +109,14 @@ def test_a_run_leaves_an_adapter_that_is_complete_and_figures_that_agree(classif
     (copies,) = [step for step in passport["steps"] if step["step"] == "drop copies"]
     assert copies["examples_in"] == 63
     assert splits["train"]["examples"] == copies["examples_out"]
-    # Shares of each label: 63, 9 and 18 texts, but for near copies, which are kept on one side.
+    # Shares of each label: 63, 9 and 18 texts, except that near copies stay in one split.
     assert splits["validation"]["examples"] + splits["test"]["examples"] == 27
     assert splits["test"]["labels"].keys() == set(LABELS)
     assert all(5 <= count <= 7 for count in splits["test"]["labels"].values())
 
 
 def test_the_kept_model_gives_the_probabilities_that_were_reported(classifier, examples):
-    """The test set's figures are those of the saved model, computed here by other means."""
+    """The test set's figures are those of the saved model, computed here in another way."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -182,7 +182,7 @@ def test_the_other_methods_leave_a_whole_model(method, small_run, examples, tmp_
 
 
 def test_texts_with_several_labels(small_run, examples, tmp_path):
-    """Two labels a text: its package, and whether it speaks of a return value; unequal, so they are weighted."""
+    """Up to two labels per text: its package, and whether it mentions a return value; unbalanced, so they are weighted."""
     rows = [(text, label + ("|returns" if "eturn" in text else "")) for text, label in rows_of(examples)]
     assert 10 < sum("|" in label for _, label in rows) < 80
     path = write(tmp_path / "several.csv", rows)
@@ -194,7 +194,7 @@ def test_texts_with_several_labels(small_run, examples, tmp_path):
     assert config["problem_type"] == "multi_label_classification"
     assert list(config["id2label"].values()) == ["asyncio", "email", "returns", "unittest"]
     probabilities = np.array(json.loads((tmp_path / "out" / "seed-0" / "result.json").read_text())["test"]["probabilities"])
-    assert not np.allclose(probabilities.sum(axis=1), 1, atol=0.01)  # each label stands alone
+    assert not np.allclose(probabilities.sum(axis=1), 1, atol=0.01)  # each label has its own probability
 
 
 @pytest.mark.parametrize("balance", ["undersample", "oversample", "weights"])
@@ -219,7 +219,7 @@ def test_what_copies_a_test_text_is_not_trained_on(small_run, examples, tmp_path
              tfidf_baseline="false", num_train_epochs=1, output_dir=tmp_path / "out")  # fmt: skip
     passport = json.loads((tmp_path / "out" / "passport.json").read_text())
     (step,) = [step for step in passport["steps"] if step["step"] == "drop copies"]
-    assert step["copies_of"]["test"] >= 1  # the one in capitals
+    assert step["copies_of"]["test"] >= 1  # the copy in capitals
     assert step["copies_of"][str(benchmark)] >= 1
     assert passport["splits"]["test"]["examples"] == 3
     assert [entry["name"] for entry in passport["inputs"]] == [str(train), str(test)]
@@ -239,7 +239,7 @@ def test_labels_by_likelihood_with_the_same_command_line_and_metrics(shots, smal
 
 
 def test_a_gpt2_without_padding_becomes_a_classifier(examples, tmp_path):
-    """A base of the Hub's kind: GPT-2's own class, with a tokenizer that has no padding and no template."""
+    """A base as on the Hub: GPT-2's own class, with a tokenizer that has no padding token and no template."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, pipeline
 

@@ -1,4 +1,4 @@
-"""The recipe for assistants, run for real on a small base and questions about this Python's own functions."""
+"""The instruction recipe, run on a small base and questions about this Python's own functions."""
 
 import json
 
@@ -52,7 +52,7 @@ def assistant(accelerate_launch, base, instructions, canaries, tmp_path_factory)
 
 
 def run_main(**arguments):
-    """The recipe's main in this process, its arguments as from a command line."""
+    """Run the recipe's main in this process, with arguments as on a command line."""
     from recipes_in_process import load
 
     from hfgpt.arguments.finetuning import InstructionArguments
@@ -107,7 +107,7 @@ def test_the_chat_tokens_embeddings_are_trained_and_no_others(assistant):
 
 
 def test_the_validation_loss_is_that_of_the_saved_model_over_the_assistants_tokens(assistant, instructions):
-    """By other means: transformers' own template and mask, one conversation at a time."""
+    """Computed in another way: transformers' own template and mask, one conversation at a time."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from hfgpt.arguments.finetuning import InstructionArguments
@@ -174,8 +174,8 @@ def test_several_sources_with_weights_and_a_benchmark_that_must_not_be_learned(b
     assert [part["used"] for part in mixed["sources"]] == [part["rows"] * weight for part, weight in zip(mixed["sources"], (1, 3))]
     assert passport["splits"]["train"]["conversations"] == sum(part["used"] for part in mixed["sources"])
     leaks = [step["train-test"]["exact"] for step in passport["steps"] if step["step"] == "copies across splits, left in"]
-    assert len(leaks) == 2  # one a source
-    assert leaks[1] >= 1  # "Hello 3!" and "Hello 14!" differ in digits alone
+    assert len(leaks) == 2  # one per source
+    assert leaks[1] >= 1  # "Hello 3!" and "Hello 14!" differ only in digits
 
 
 def test_an_adapter_of_another_base_is_refused_with_both_hashes(assistant, tmp_path):

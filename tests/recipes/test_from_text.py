@@ -1,4 +1,4 @@
-"""The one command for one's own text, from 50 KB of it to a model: its files, its last screen, and what a second start does."""
+"""The one command that turns 50 KB of one's own text into a model: its files, its last screen, and a second start."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from hfgpt.training.from_text import Steps
 
 @pytest.fixture(scope="module")
 def mine(small_corpus, tmp_path_factory):
-    """The folder, and what was said; the YAML of the training has a budget of tokens, for which no busy machine is too slow."""
+    """The folder, and what was printed; the training's YAML has a token budget, so a busy machine is never too slow for it."""
     place = tmp_path_factory.mktemp("from text")
     shutil.copy(small_corpus, place / "notes.jsonl")
     steps = Steps.in_folder(place / "mine", asked={"sources": ["notes.jsonl"], "minutes": 3.0}, overwrite=False)

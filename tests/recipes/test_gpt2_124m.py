@@ -1,4 +1,4 @@
-"""GPT-2 124M on FineWeb-Edu: the files go through a small corpus, and the arithmetic in their comments is right."""
+"""GPT-2 124M on FineWeb-Edu: the files work on a small corpus, and the arithmetic in their comments is right."""
 
 import json
 import re
@@ -18,7 +18,7 @@ GPUS = {"pretrain.yaml": 1, "pretrain_8gpu.yaml": 8}
 
 
 def test_the_files_go_through_on_a_small_corpus(small_corpus, tmp_path):
-    """What stands in them, but for the source, the sizes and the number of steps."""
+    """All their settings except the source, the sizes and the number of steps."""
     tiny = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2}
     local = ("--streaming", "false", "--validation_share", "0.1", "--test_share", "0.1")
     steps = ("--max_steps", "4", "--warmup_steps", "2", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2",

@@ -29,7 +29,7 @@ from hfgpt.errors import UserError
     ],
 )
 def test_every_recipe_explains_its_keys(run_recipe, name, key):
-    run = run_recipe if name == "generate" else run_script  # one as a user asks for it, the others without a new process
+    run = run_recipe if name == "generate" else run_script  # one as a user runs it, the others without a new process
     done = run(f"{name}.py", "--help")
     assert done.returncode == 0, done.stderr
     assert f"--{key}" in done.stdout
@@ -53,7 +53,7 @@ def test_help_is_short_and_names_what_a_recipe_refuses_to_do_without(recipe, mon
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)
 def test_every_line_of_the_examples_is_a_command_with_keys_that_exist(path):
-    """As `--help` prints them: wrapped like prose, an example would end in the middle of the one before."""
+    """As `--help` prints them: wrapped like prose, an example would run into the one before."""
     parser = KeyParser(load(path.stem).main.__annotations__["args"])
     keys = {option for actions in parser.shown.values() for action in actions for option in action.option_strings}
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
@@ -71,7 +71,7 @@ def test_every_line_of_the_examples_is_a_command_with_keys_that_exist(path):
 @pytest.mark.parametrize("command", [["recipes/pretrain.py", "--help"], ["-m", "hfgpt", "--help"]])
 def test_a_reader_who_leaves_early_is_no_error(command):
     read_end, write_end = os.pipe()
-    os.close(read_end)  # as `| head` does when it has its lines, but for sure before the first one
+    os.close(read_end)  # as `| head` does after its last line, but here before the first one
     done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=write_end, stderr=subprocess.PIPE, text=True)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (0, "")

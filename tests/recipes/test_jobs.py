@@ -1,4 +1,4 @@
-"""Hugging Face Jobs and SkyPilot: what a recipe says of itself at its top, and what comes of it."""
+"""Hugging Face Jobs and SkyPilot: the metadata at the top of a recipe, and how it is used."""
 
 import os
 import re
@@ -14,11 +14,11 @@ from huggingface_hub.cli._uv_script_header import parse_uv_script_header
 
 try:
     import tomllib
-except ModuleNotFoundError:  # Python 3.10, where pytest brings the same by its old name
+except ModuleNotFoundError:  # Python 3.10, where pytest installs its backport
     import tomli as tomllib
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# The recipes that are worth a machine of their own, and the extras that each may need.
+# The recipes that are worth their own machine, and the extras that each may need.
 EXTRAS = {
     "train_tokenizer": ["data"],
     "prepare_data": ["data"],
@@ -30,7 +30,7 @@ EXTRAS = {
 
 
 def header(recipe: str) -> tuple[str, dict]:
-    """The text of a recipe, and what stands in its block of metadata (PEP 723)."""
+    """The text of a recipe, and its metadata block (PEP 723)."""
     text = (ROOT / "recipes" / f"{recipe}.py").read_text(encoding="utf-8")
     (block,) = re.findall(r"^# /// script\n((?:#.*\n)+?)# ///$", text, flags=re.MULTILINE)
     return text, tomllib.loads(re.sub(r"^# ?", "", block, flags=re.MULTILINE))
@@ -64,10 +64,10 @@ def test_a_dry_run_shows_the_job_that_would_start():
     said = {first: " ".join(rest) for first, *rest in lines}
     assert said["script"] == words[0]
     assert said["args"] == " ".join(words[1:])
-    assert said["flavor"] == "h200"  # the command line beats the recipe
+    assert said["flavor"] == "h200"  # the command line overrides the recipe
     assert said["timeout"] == "1d (from script)"
     assert said["env"] == "PYTHONPATH=/code (from script)"
-    assert {"./recipes:/code/recipes", "hf://buckets/you/bucket:/runs"} <= set(said)  # each volume on a line of its own
+    assert {"./recipes:/code/recipes", "hf://buckets/you/bucket:/runs"} <= set(said)  # each volume on its own line
 
 
 def test_the_files_that_a_job_gets_are_enough(stranger, small_rows, tmp_path):

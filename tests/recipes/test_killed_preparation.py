@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, preparing leaves the bytes of a run that nothing stopped, and nothing beside them."""
+"""Killed at any moment and started again, preparing leaves the bytes of an uninterrupted run, and nothing else."""
 
 import json
 import random
@@ -15,7 +15,7 @@ from hfgpt.files import sha256_of_file
 
 
 def contents(folder):
-    """The SHA-256 of every file; of a passport without the times that its steps took."""
+    """The SHA-256 of every file; for a passport its content, without the times of its steps."""
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -34,7 +34,7 @@ def names(folder):
 
 
 def folders(tmp_path):
-    """Two places for a result of the same name, which stands in its card."""
+    """Two places for a result with the same name, because the card contains it."""
     places = [tmp_path / "straight" / "out", tmp_path / "killed" / "out"]
     for place in places:
         place.parent.mkdir()
@@ -50,7 +50,7 @@ MOMENTS = [
     ("hfgpt.data.sources.write_documents", 1),
     ("hfgpt.hygiene.documents.drop_document_copies", 1),
     ("hfgpt.data.preparation.write_rows", 2),  # of the validation split
-    ("pathlib.Path.rename", 2),  # while rows are moved
+    ("pathlib.Path.rename", 2),  # while the rows are moved
     ("hfgpt.data.passport.write_json", 1),
     ("pathlib.Path.rename", 4),  # of the whole folder
 ]

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a run of every recipe ends with the very weights of one that nothing stopped."""
+"""Killed at any moment and started again, a run of any recipe ends with exactly the weights of an uninterrupted one."""
 
 import csv
 import errno
@@ -25,9 +25,9 @@ def rows_of(small_corpus, number):
 
 
 def killed_and_straight(name, words, moments, tmp_path, *, made_once=()):
-    """Folders of two runs: one killed at each of the moments in turn and then let go on, and one that nothing stopped.
+    """Folders of two runs: one killed at each of the moments in turn and then completed, and one uninterrupted.
 
-    Args: `made_once` names files that are there at the last moment, and are not made again.
+    Args: `made_once` names files that exist at the last moment and are not written again.
     """
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     for at, call in moments:
@@ -39,7 +39,7 @@ def killed_and_straight(name, words, moments, tmp_path, *, made_once=()):
     assert [(killed / file).stat().st_mtime_ns for file in made_once] == times
     assert sha256_of_weights(killed) == sha256_of_weights(straight)
     before = state_of(killed)
-    for more in ((), ("--logging_steps", "1")):  # known at once, and after rows and model were read
+    for more in ((), ("--logging_steps", "1")):  # noticed at once, and after rows and model were read
         assert run_main(name, [*words, "--output_dir", killed, *more]) == {}  # already done
         assert state_of(killed) == before
     assert list(killed.parent.glob(".*")) == list(killed.rglob(".*")) == []
@@ -51,7 +51,7 @@ def test_pretraining(small_rows, tmp_path):
              "--eval_steps", "3", "--save_steps", "0.5", "--sample_prompts", "os.", "--sample_tokens", "4",
              "--config_overrides", '{"residual_dropout": 0.1}')  # fmt: skip
     moments = [
-        ("hfgpt.training.run_folder.save_settings", 1),  # the folder has been claimed, and no more
+        ("hfgpt.training.run_folder.save_settings", 1),  # the folder has been claimed, nothing else
         ("transformers.Trainer.training_step", 5),
         ("transformers.Trainer._finalize_training", 1),  # after the last checkpoint
         ("hfgpt.training.pretraining.record_fingerprint", 1),  # the model is saved
@@ -65,7 +65,7 @@ def test_pretraining(small_rows, tmp_path):
 
 
 def test_pretraining_on_rows_that_change_in_every_epoch(small_corpus, small_tokenizer, tmp_path):
-    """Killed within its second epoch, with documents packed anew; workers that read ahead change nothing."""
+    """Killed within its second epoch, with documents repacked; workers that prefetch change nothing."""
     rows, workers = tmp_path / "rows", tmp_path / "workers"
     recipe("prepare_data", sources=[str(small_corpus)], tokenizer=str(small_tokenizer), context_length=64, packing="in_order",
            validation_share=0.1, test_share=0.1, output_dir=str(rows))  # fmt: skip
@@ -83,7 +83,7 @@ def test_pretraining_on_rows_that_change_in_every_epoch(small_corpus, small_toke
 
 @pytest.fixture
 def examples(small_corpus, tmp_path):
-    """Forty texts that begin with one of two words, by which they are labelled; a fifth of the labels are wrong."""
+    """Forty texts that begin with one of two words, which gives the label; a fifth of the labels are wrong."""
     path = tmp_path / "examples.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = [(f"{'yes' if n % 2 else 'no'} {text[: 20 + 7 * (n % 9)]}", "ab"[(n + (n % 5 == 0)) % 2])
@@ -94,14 +94,14 @@ def examples(small_corpus, tmp_path):
 
 @pytest.mark.slow
 def test_classification(small_families, examples, tmp_path):
-    """Two seeds, batches by length, evaluations within an epoch, and training that stops early, at whatever moment."""
+    """Two seeds, batches by length, evaluations within an epoch, and early stopping; killed at several moments."""
     words = (*FINETUNED, "--model", small_families["modern"], "--sources", examples, "--num_train_epochs", "40", "--tfidf_baseline",
              "false", "--seeds", "0", "1", "--per_device_train_batch_size", "4", "--eval_strategy", "steps", "--eval_steps", "3",
              "--save_strategy", "steps", "--save_steps", "3", "--early_stopping_patience", "2", "--validation_share", "0.2",
              "--max_length", "32")  # fmt: skip
     moments = [
         ("transformers.Trainer.training_step", 11),  # in the second epoch, with a checkpoint in its middle
-        ("transformers.Trainer._finalize_training", 1),  # of the first seed, after it was stopped early
+        ("transformers.Trainer._finalize_training", 1),  # of the first seed, after early stopping
         ("hfgpt.training.classifiers.remove_checkpoints", 1),  # its result is written
         ("transformers.Trainer.training_step", 2),  # in the second seed
         ("hfgpt.training.run.write_card", 1),
@@ -162,7 +162,7 @@ def test_preferences(small_families, small_corpus, tmp_path):
 
 
 def test_two_processes_that_go_on_within_an_epoch_read_its_order():
-    """Their shares of the batches, without the processes."""
+    """Their shares of the batches, computed in this process."""
     from accelerate import PartialState
     from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, SeedableRandomSampler, skip_first_batches
     from torch.utils.data import BatchSampler
@@ -190,7 +190,7 @@ def test_two_processes_that_go_on_within_an_epoch_read_its_order():
 
 
 def test_a_finished_run_that_is_damaged_is_finished_again(small_run, small_rows, tmp_path, caplog):
-    """An empty report, a card that is gone, a model that was cut: not taken for a finished run, and no step is trained."""
+    """An empty report, a missing card, a truncated model: not taken for a finished run, and no step is trained."""
     from conftest import SMALL_RUN
 
     folder = tmp_path / "base"
@@ -234,7 +234,7 @@ def test_overwriting_goes_through_a_link_and_says_what_it_cannot_remove(small_ru
     monkeypatch.setattr(shutil, "rmtree", refuse)
     with pytest.raises(PermissionError, match="checkpoint-"):
         run_main("pretrain", words)
-    assert (tmp_path / "base" / "run.yaml").is_file()  # still known as a run's folder
+    assert (tmp_path / "base" / "run.yaml").is_file()  # still recognized as a run's folder
     assert not (tmp_path / "base" / "finished.json").exists()
 
 
@@ -249,7 +249,7 @@ def test_a_folder_that_was_just_claimed_is_a_runs(small_rows, tmp_path):
 
 
 def test_a_run_of_another_base_is_refused_with_the_cure(small_families, examples, tmp_path):
-    """`make quickstart` after its base was trained anew: the old classifier is neither kept in silence nor deleted unasked."""
+    """`make quickstart` after its base was retrained: the old classifier is neither kept silently nor deleted unasked."""
     from safetensors.torch import load_file, save_file
 
     base = tmp_path / "base"
@@ -267,7 +267,7 @@ def test_a_run_of_another_base_is_refused_with_the_cure(small_families, examples
 
 
 def test_a_finished_run_is_noticed_before_data_and_model_are_read(small_families, examples, tmp_path, monkeypatch):
-    """And only where nothing was touched: otherwise everything is compared, and other data are refused."""
+    """But only if nothing was touched: otherwise everything is compared, and other data is refused."""
     from hfgpt.training import classifiers
 
     base = tmp_path / "base"
@@ -282,7 +282,7 @@ def test_a_finished_run_is_noticed_before_data_and_model_are_read(small_families
     examples.touch()
     assert run_main("finetune_classification", words) == {}
     assert read == []
-    (base / "model.safetensors").touch()  # the same weights, which only loading them tells
+    (base / "model.safetensors").touch()  # the same weights, but only loading them shows that
     assert run_main("finetune_classification", words) == {}
     assert read == [1]
     examples.write_text(examples.read_text() + "one more,a\n")

@@ -1,4 +1,4 @@
-"""What stands behind `next:` works when it is pasted, with the user's own text in it; and folders that hold no model yet."""
+"""The command after `next:` works when it is pasted, with the user's own text in it; and folders without a model."""
 
 import io
 import json
@@ -19,13 +19,13 @@ SMALL = ("--cpu_threads", "1", "--use_cpu", "true", "--precision", "fp32", "--ma
 
 
 def next_of(stdout: str) -> str:
-    """The command that the last line names."""
+    """The command in the last line."""
     (line,) = [line for line in stdout.splitlines() if line.startswith("next: ")]
     return line.removeprefix("next: ").lstrip()
 
 
 def pasted(command: str, *more: str):
-    """Run it as a shell would take it apart, with settings that make it short."""
+    """Run it, split as a shell would, with settings that make it short."""
     program, script, *words = shlex.split(command)
     assert (program, Path(script).parent.name) == ("python", "recipes")
     done = run_script(Path(script).name, *words, *more)
@@ -50,7 +50,7 @@ def test_each_line_leads_to_the_next_from_a_text_to_its_model(tmp_path):
     assert words[4] in TEXT.replace("\n", " ")  # the user's own words
     assert 1 <= len(words[4].split()) <= 4
     assert pasted(next_of(said), "--max_new_tokens", "4").startswith(words[4])
-    # Said of a folder whose place is taken: the next free one.
+    # If the folder exists already, the next free name is suggested.
     assert free_folder(folder / "data", "base") == folder / "base-2"
 
 

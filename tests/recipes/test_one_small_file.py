@@ -1,4 +1,4 @@
-"""The README's commands on what newcomers have: one small file, a folder of notes; nothing is asked of them but names."""
+"""The README's commands on what newcomers have: one small file, a folder of notes; only names have to be given."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from hfgpt.tokenization import load_tokenizer
 
 @pytest.fixture(scope="module")
 def one_file(tmp_path_factory):
-    """A folder with a file of 20 KB, and what the first two commands of the README made of it, as they stand there."""
+    """A folder with a file of 20 KB, and what the README's first two commands printed for it."""
     folder = tmp_path_factory.mktemp("one file")
     (folder / "my_texts").mkdir()
     colours = ("grey", "green", "old")
@@ -58,7 +58,7 @@ def test_the_second_command_takes_sources_and_split_from_the_tokenizer_and_a_con
     rows = load_from_disk(folder / "runs/mine/data")
     assert {name: len(part) > 2 for name, part in rows.items()} == {"train": True, "validation": True, "test": True}
     tokenizer = json.loads((folder / "runs/mine/tokenizer/passport.json").read_text())
-    assert passport["splits"]["train"]["bytes"] == tokenizer["splits"]["train"]["bytes"]  # it has seen the training text alone
+    assert passport["splits"]["train"]["bytes"] == tokenizer["splits"]["train"]["bytes"]  # it has seen only the training text
 
 
 def test_the_third_command_trains_on_it(one_file):

@@ -14,7 +14,7 @@ def rows_and_passport(small_rows):
 
 
 def documents_in(rows, tokenizer):
-    """The texts that rows of packed ids spell, whole documents only."""
+    """The decoded texts of rows of packed ids, whole documents only."""
     texts = []
     for ids, positions in zip(rows["input_ids"], rows["position_ids"], strict=True):
         segment = None

@@ -30,7 +30,7 @@ def assert_same_weights(first, second):
 
 @pytest.fixture(scope="module")
 def again(small_run, tmp_path_factory):
-    """The folder and the output of a run that was given the run.yaml of `small_run` and nothing else."""
+    """The folder and the output of a run that was given only the run.yaml of `small_run`."""
     folder = tmp_path_factory.mktemp("again") / "again"
     done = run_script("pretrain.py", small_run / "run.yaml", "--output_dir", folder)
     assert done.returncode == 0, done.stderr
@@ -72,7 +72,7 @@ def test_metrics_agree_with_each_other_and_with_the_model(small_run, small_rows)
             model(ids, position_ids=positions, use_cache=False).logits, ids.masked_fill(ids == 1, -100)
         ).sum(0)
     counts = passport.splits["test"]
-    assert tokens == counts["tokens"] + counts["documents"]  # every token once, and every document's end
+    assert tokens == counts["tokens"] + counts["documents"]  # every token once, and the end of every document
     assert metrics["test_loss"] == pytest.approx((nats / tokens).item(), rel=1e-5)
     assert metrics["test_perplexity"] == pytest.approx(math.exp(metrics["test_loss"]))
     assert metrics["test_bits_per_byte"] == pytest.approx(nats.item() / math.log(2) / counts["bytes"], rel=1e-5)
@@ -175,7 +175,7 @@ STOPPED = (
 
 @pytest.fixture(scope="module")
 def straight(accelerate_launch, small_rows, tmp_path_factory):
-    """A run that nothing stopped."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight") / "straight"
     done = accelerate_launch("pretrain.py", *STOPPED, "--dataset", small_rows, "--output_dir", folder)
     assert done.returncode == 0, done.stderr
@@ -184,7 +184,7 @@ def straight(accelerate_launch, small_rows, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_under_another_launcher_to_the_very_same_weights(accelerate_launch, straight, small_rows, tmp_path):
-    """Dropout and accumulation included; what tests/reliability does to every recipe, in processes that a shell starts."""
+    """With dropout and gradient accumulation; as in tests/reliability for every recipe, but in processes that a shell starts."""
     words = [*STOPPED, "--dataset", str(small_rows)]
     stopped = tmp_path / "stopped"
     command = [sys.executable, ROOT / "recipes" / "pretrain.py", *words, "--output_dir", stopped]
@@ -225,7 +225,7 @@ def test_adamw_alone_and_the_book_family_train_too(small_rows, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_the_model_that_one_trains(small_run, small_rows, tmp_path):
-    """With the same rows in a step only sums are taken in another order; tests/training/test_many_processes.py has the rest."""
+    """With the same rows per step, only the order of the sums differs; tests/training/test_many_processes.py has the rest."""
     words = [*SMALL_RUN, "--dataset", small_rows, "--use_cpu", "true", "--output_dir", tmp_path / "two"]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--main_process_port", "0"]
     launcher += ["--config_file", ROOT / "recipes" / "accelerate" / "fsdp2.yaml"]  # torchrun, as accelerate calls it
@@ -245,7 +245,7 @@ def test_isolation_is_proven_or_the_run_stops(small_run, small_rows):
     rows, _ = load_rows(str(small_rows))
     model = AutoModelForCausalLM.from_pretrained(small_run)
     check_isolation(model, rows["train"])
-    # what a backend does that ignores restarting positions: every row is one document
+    # like a backend that ignores restarting positions: every row is one document
     forward = model.model.forward
     model.model.forward = lambda *args, **kwargs: forward(*args, **{**kwargs, "position_ids": None})
     with pytest.raises(RuntimeError, match="packed documents see each other"):
@@ -254,7 +254,7 @@ def test_isolation_is_proven_or_the_run_stops(small_run, small_rows):
 
 @pytest.mark.slow
 def test_the_books_tokenizer_windows_and_model_go_through_with_the_defaults(tmp_path):
-    """A short context, words that are unknown in the held-out text, and not one setting for the samples."""
+    """A short context, unknown words in the held-out text, and no settings for the samples."""
     (tmp_path / "story.txt").write_text("".join(f"He said {n} words, and then -- silence! Who knows?\n" for n in range(300)))
     words = ("--sources", "story.txt", "--split_by", "position", "--validation_share", "0.2", "--test_share", "0")
     overrides = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2}

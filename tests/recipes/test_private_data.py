@@ -1,4 +1,4 @@
-"""Personal data and secrets of the sources are in nothing that the recipes write or print."""
+"""Nothing that the recipes write or print contains personal data or secrets of the sources."""
 
 import json
 
@@ -25,7 +25,7 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory):
-    """Sixty documents, in each third one values of all types."""
+    """Sixty documents; every third one contains values of all types."""
     path = tmp_path_factory.mktemp("letters") / "letters.jsonl"
     lines = []
     for number in range(60):
@@ -37,7 +37,7 @@ def letters(tmp_path_factory):
 
 
 def everything_in(folder, *, tokenizer=None) -> bytes:
-    """All bytes of all files of a folder, and the texts that its rows spell."""
+    """All bytes of all files of a folder, and the decoded texts of its rows."""
     content = b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
     if tokenizer is not None:
         content += b"".join(tokenizer.decode(row["input_ids"]).encode() for part in load_from_disk(folder).values() for row in part)
@@ -46,7 +46,7 @@ def everything_in(folder, *, tokenizer=None) -> bytes:
 
 @pytest.fixture(scope="module")
 def made(letters, tmp_path_factory):
-    """By what was asked for, the folder with a tokenizer and rows, and what was logged."""
+    """For each action, the folder with a tokenizer and rows."""
     folders = {}
     for action in ("keep", "mask", "drop"):
         folder = tmp_path_factory.mktemp(action)
@@ -76,7 +76,7 @@ def test_documents_that_are_dropped_and_kept_to_be_read_hold_no_value_either(mad
     assert dropped.count("<EMAIL>") == dropped.count("\n") == 20
     recipe("prepare_data", tokenizer=str(made["mask"] / "tokenizer"), context_length=256, leaks="ignore", keep_dropped=True,
            filters="light", filter_settings={"max_characters": 400}, output_dir=str(tmp_path / "rows"))  # fmt: skip
-    by_length = (tmp_path / "rows" / "dropped.jsonl").read_text()  # before the step that masks has seen them
+    by_length = (tmp_path / "rows" / "dropped.jsonl").read_text()  # dropped before the masking step saw them
     assert by_length.count("filter: length") == by_length.count("<EMAIL>") == 20
     assert not [value for value in VALUES.values() if value in dropped + by_length]
 

@@ -1,4 +1,4 @@
-"""recipes/publish.py as a user runs it: a dry run without token and network, the gate, a push, and what strangers then load."""
+"""recipes/publish.py as a user runs it: a dry run without token or network, the gate, a push, and what others then load."""
 
 import json
 import re
@@ -15,7 +15,7 @@ TOKEN = "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4"
 
 
 def owned(folder, target):
-    """A copy of a folder whose owner has named a licence."""
+    """A copy of a folder, with a licence set by its owner."""
     copy = Path(shutil.copytree(folder, target))
     (copy / "card.yaml").write_text("license: apache-2.0\nlanguage: en\n")
     return copy
@@ -36,7 +36,7 @@ def publish(hub, home, *words, token=TOKEN, **more):
 
 
 def difference(hub, repo, folder, stranger, tmp_path, *, token=None, **options) -> float:
-    """How far the logits of `repo` are from those of the folder, for somebody without hfgpt; `options` are those for `repo`."""
+    """How far the logits of `repo` are from those of the folder, without hfgpt; `options` are for loading `repo`."""
     code = (
         "import json, sys, torch; from transformers import AutoModelForCausalLM as Auto\n"
         "one = Auto.from_pretrained(sys.argv[1], **json.loads(sys.argv[3])).eval()\n"
@@ -70,7 +70,7 @@ def test_a_dry_run_lists_every_file_and_with_push_exactly_these_are_sent(hub, sm
     next_words = dry.stdout.splitlines()[-1].removeprefix("next: python recipes/publish.py ").split()
     assert next_words == [str(folder), "--repo", "me/words", "--push", "true"]
 
-    # What it says comes next does what it says.
+    # The command it prints as the next step works.
     sent = publish(hub, tmp_path / "home", *next_words)
     assert sent.returncode == 0, sent.stdout + sent.stderr
     files = hub.files("me/words")

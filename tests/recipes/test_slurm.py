@@ -1,4 +1,4 @@
-"""The script for Slurm, run by bash as sbatch would; srun and scontrol, which only a cluster has, are a few lines of shell here."""
+"""The Slurm script, run by bash as sbatch would; srun and scontrol, which only a cluster has, are short shell scripts here."""
 
 import os
 import signal
@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT, SMALL_RUN
 
 SCRIPT = ROOT / "recipes" / "slurm" / "train.sbatch"
-# Starts the processes of all nodes on this machine. A signal reaches the second process half a second after the first: a step is
-# shorter, so by then they have stopped together and are leaving.
+# Starts the processes of all nodes on this machine. A signal reaches the second process half a second after the first. A step
+# is shorter, so by then both have stopped training and are about to exit.
 SRUN = """#!/bin/bash
 while [[ $1 == -* ]]; do shift; done
 pids=()
@@ -35,7 +35,7 @@ if [ "$1 $2" = "show hostnames" ]; then printf '%s\\n' 127.0.0.1 node2; else ech
 
 @pytest.fixture
 def job(tmp_path):
-    """Start the script for these words in a job of `tasks` processes, one per node."""
+    """Start the script with these arguments in a job of `tasks` processes, one per node."""
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -76,7 +76,7 @@ def test_a_job_that_is_wanted_back_is_queued_again_and_goes_on_with_the_same_com
     assert again.returncode == 0, output
     assert f"resume: from {checkpoint}" in output
     assert (folder / "metrics.json").is_file()
-    assert len(job.calls()) == 1  # what is done is not queued again
+    assert len(job.calls()) == 1  # a finished run is not queued again
 
 
 @pytest.mark.parametrize(("ends_with", "queued"), [(0, 0), (1, 0), (75, 1), (138, 1), (143, 0)])
@@ -93,7 +93,7 @@ def test_only_what_stopped_at_the_signal_is_queued_again(job, tmp_path, ends_wit
 
 
 def test_a_training_that_stops_without_the_clusters_signal_is_not_queued_again(job, tmp_path):
-    """`scancel` stops it as well, with SIGTERM to its processes, and means it."""
+    """`scancel` stops it with SIGTERM to its processes, and is meant to stop it for good."""
     (tmp_path / "program.py").write_text("raise SystemExit(75)")
     running = job(tmp_path / "program.py", tasks=1)
     running.communicate(timeout=60)

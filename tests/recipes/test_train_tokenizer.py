@@ -1,4 +1,4 @@
-"""recipes/train_tokenizer.py: what it leaves beside the tokenizer, and what it leaves out of it."""
+"""recipes/train_tokenizer.py: what it writes next to the tokenizer, and what it leaves out."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory) -> Path:
-    """Two files of short documents; special tokens stand in those of the second."""
+    """Two files of short documents; those of the second contain special tokens."""
     folder = tmp_path_factory.mktemp("letters")
     for name, end in (("dear anna.jsonl", ""), ("secret.jsonl", "<|endoftext|>Bye.<|im_end|> ")):
         texts = [f"Letter {number}: the weather in {name} is fine today, isn't it?\n{end}" for number in range(150)]
@@ -79,7 +79,7 @@ def test_a_budget_takes_its_part_of_both_files(letters, tmp_path):
 
 
 def test_a_tokenizer_that_loads_as_another_leaves_nothing(letters, tmp_path):
-    """An algorithm that saves something else than it has trained."""
+    """An algorithm that does not save what it has trained."""
 
     def train_forgetful(texts, *, vocab_size):
         tokenizer = train_bpe(texts, vocab_size=vocab_size)

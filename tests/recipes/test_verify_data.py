@@ -75,7 +75,7 @@ def test_the_same_command_leaves_the_same_bytes(prepared, small_tokenizer):
     names = {path.relative_to(prepared / "rows") for path in (prepared / "rows").rglob("*") if path.is_file()}
     assert {"passport.json", "overview.png", "README.md"} <= {str(name) for name in names}
     differ = [str(name) for name in names if (prepared / "rows" / name).read_bytes() != (prepared / "again" / name).read_bytes()]
-    assert differ == ["README.md"]  # which has the folder's name as its title
+    assert differ == ["README.md"]  # its title is the folder's name
 
 
 def test_verify_says_that_everything_matches_or_what_changed_and_by_its_exit_code(prepared, tmp_path):
@@ -106,7 +106,7 @@ def test_evaluation_refuses_the_rows_that_it_would_measure(prepared, tmp_path):
     torch.manual_seed(0)
     model = HfGptForCausalLM(HfGptConfig.modern(1, vocab_size=len(tokenizer), max_position_embeddings=32))
     loaded = Loaded("small", model.eval(), tokenizer, "text-generation", 32)
-    assert evaluate_rows(loaded, folder, split="test").metrics["loss"] > 0  # the split that is whole
+    assert evaluate_rows(loaded, folder, split="test").metrics["loss"] > 0  # the intact split
     with pytest.raises(UserError, match="the train rows have changed since they were prepared"):
         evaluate_rows(loaded, folder, split="train")
 

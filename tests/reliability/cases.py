@@ -1,4 +1,4 @@
-"""The 39 cases of docs/reliability.md, and the tests that try each of them."""
+"""The 39 cases of docs/reliability.md, and the tests of each."""
 
 DISTURBED = "reliability/test_disturbed_runs.py"
 KILLED = "recipes/test_killed_runs.py"

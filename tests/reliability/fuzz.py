@@ -1,13 +1,13 @@
-"""Disturb tiny runs at random, start the same command until it ends, and want the weights of a run that nothing disturbed.
+"""Disturb tiny runs at random, repeat the same command until it is done, and expect the weights of an undisturbed run.
 
     python -m tests.reliability.fuzz --minutes 10 --seed 1 [--processes 2]
 
-A round picks one of the four recipes (for preferences one of their losses, too) and a few disturbances, one after another: kill
--9, signals, a full disk, a second run at the same time; files of checkpoints that are flipped, cut, emptied, deleted, mixed up,
-foreign; links and files that are named like checkpoints; a clock that was wrong. Wanted at its end: the SHA-256 of every weight
-file as that of the undisturbed run, nothing left lying, and "already done" at one more start. Until then each start ends with
-0, a signal's documented code or, only where the disk is full or another run has the folder, one sentence and 1. A traceback, a
-hang, other weights and leftovers are finds.
+A round picks one of the four recipes (for preferences also one of the losses) and a few disturbances, one after another: kill
+-9, signals, a full disk, a second run at the same time; checkpoint files that are flipped, cut, emptied, deleted, mixed up or
+foreign; links and files that are named like checkpoints; a wrong clock. Expected at the end: every weight file has the SHA-256 of
+the undisturbed run, nothing is left behind, and one more start prints "already done". Until then each start exits with 0, with a
+signal's documented code or, only if the disk is full or another run has the folder, with one sentence and 1. A traceback, a
+hang, other weights and leftovers are findings.
 
 Round N of `--seed S` is round 0 of `--seed S+N`: `--seed S+N --rounds 1` repeats it, as far as time allows.
 """
@@ -54,7 +54,7 @@ class Reference:
 
 @dataclass
 class Lab:
-    """What the rounds share: a place for everything, a small disk, and the reference runs, made when they are asked for."""
+    """What the rounds share: a folder for everything, a small disk, and the reference runs, made on demand."""
 
     folder: Path
     disk: mischief.Disk
@@ -129,14 +129,14 @@ class Round:
         return start(self.name, words, self.folder, world=self.lab.world, **settings)
 
     def end(self, job: Job, *, what: str, codes: tuple[int, ...] = (), sentences: str = "", peers_die: bool = False) -> int:
-        """Wait for a start's end. Only `codes` besides 0 are right, and 1 with one sentence in which `sentences` is found."""
+        """Wait for the end of a start. Correct are 0, `codes`, and 1 with one sentence that matches `sentences`."""
         try:
             code = job.wait()
         except TimeoutError as hang:
             raise Find(f"{what}: {hang}") from None
         said = job.said
         if code == 1 and not said and -signal.SIGINT in codes:
-            return code  # Ctrl-C before the script: multiprocessing's own end of a process
+            return code  # Ctrl-C before the script: multiprocessing ends the process
         if "Traceback (most recent call last)" in said and not peers_die:
             raise Find(f"{what}: a traceback:\n{said}")
         if code == 1 and not peers_die:
@@ -153,7 +153,7 @@ class Round:
         return code
 
     def wait_for_a_moment(self, job: Job) -> None:
-        """A random one: of all the time, or while or after a checkpoint is written."""
+        """A random moment: at any time, or while or after a checkpoint is written."""
         if self.chance.random() < 0.5:
             moment = self.chance.uniform(0, self.reference.seconds)
             job.runs_for(moment)
@@ -170,7 +170,7 @@ class Round:
         time.sleep(later)
         self.story.append(f"{later:.2f} s after {number} checkpoints were seen")
 
-    # While it works
+    # While it runs
 
     def kill(self) -> None:
         job = self.start()
@@ -186,7 +186,7 @@ class Round:
         number = self.chance.choice(mischief.SIGNALS)
         ranks = self.chance.choice([(0,), (1,), (0, 1)]) if self.lab.world > 1 else (0,)
         what = f"{number.name} to {ranks} {self.story.pop()}"
-        early = not job.said  # before Python has its handlers the system's own ends it
+        early = not job.said  # until Python has its handlers, the system's default ends the process
         job.send(number, ranks[:1])
         if len(ranks) > 1:
             later = self.chance.choice([0.0, 0.05, 0.45])
@@ -229,7 +229,7 @@ class Round:
             raise Find(f"{what}: both ran:\n{second.said}")
         self.end(job, what=f"the first run beside {what}", sentences=r"another (process|run)" if first_done else "")
 
-    # While it rests
+    # While it is stopped
 
     def any_checkpoint(self) -> Path | None:
         found = [path for path in mischief.checkpoints(self.folder) if mischief.files(path)]
@@ -301,7 +301,7 @@ WHILE_IT_RESTS = [Round.a_file, Round.a_file, Round.a_file, Round.swapped, Round
 
 
 def fuzz(*, seed: int, folder: Path, minutes: float = 1e9, rounds: int = 10**9, processes: int = 1) -> tuple[int, list[int]]:
-    """Rounds until the time is over. Returns how many there were, and the seeds of those with a find."""
+    """Run rounds until the time is over. Returns their number, and the seeds of those with a finding."""
     deadline = time.monotonic() + 60 * minutes
     disk = mischief.Disk(folder / "disk")
     finds: list[int] = []

@@ -1,4 +1,4 @@
-"""Tiny runs of the four recipes that train, as the processes that a shell would start, forked with their imports made."""
+"""Tiny runs of the four training recipes: processes as a shell would start them, but forked with the imports done."""
 
 import atexit
 import gc
@@ -18,7 +18,7 @@ from recipes_in_process import RECIPES, recipe
 
 from hfgpt.files import sha256_of_file as sha256_of_file
 
-LIMIT_SECONDS = 120  # of a tiny run that takes two or three: after that it hangs
+LIMIT_SECONDS = 120  # for a tiny run, which takes two or three; longer means a hang
 
 TRAINING = (
     *("--precision", "fp32", "--cpu_threads", "1", "--use_cpu", "true", "--disable_tqdm", "true", "--logging_steps", "1"),
@@ -29,7 +29,7 @@ LORA = (
     *("--lora_rank", "4", "--canaries", "false", "--poison_report", "false", "--decontaminate", "false"),
     *("--num_train_epochs", "2", "--save_strategy", "steps", "--eval_strategy", "steps", "--validation_share", "0.2"),
 )
-DROPOUT = ("--lora_dropout", "0.1")  # preferences are learned without
+DROPOUT = ("--lora_dropout", "0.1")  # not used for preferences
 ANSWERS = ("--max_new_tokens", "2", "--max_answers", "1", "--num_samples", "1", "--max_length", "64")
 SHAPE = dict(hidden_size=32, num_attention_heads=2, num_key_value_heads=2, head_dim=16, intermediate_size=64)
 OVERRIDES = json.dumps(SHAPE | {"residual_dropout": 0.1})
@@ -89,7 +89,7 @@ def write_lines(path: Path, rows: Iterable[dict]) -> None:
 
 
 def words_of(name: str, materials: Path, *, world: int = 1, save_steps: int = 2) -> list[str]:
-    """The command line of a tiny run of the recipe, without its output_dir; with two processes each has half of a batch."""
+    """The command line of a tiny run of the recipe, without output_dir; with two processes each gets half of a batch."""
     rows = ("--dataset", materials / "rows") if name == "pretrain" else (
         *("--model", materials / "base", "--sources", materials / f"{name}.jsonl"),
     )  # fmt: skip
@@ -98,11 +98,11 @@ def words_of(name: str, materials: Path, *, world: int = 1, save_steps: int = 2)
 
 
 class Job:
-    """A command of one process or several ranks of it, begun; what they say is in a file.
+    """A running command of one process or several ranks, with its output in a file.
 
     Args:
-        file_limit: bytes of the largest file that may be written.
-        at: a place, a number of calls and a signal that the process then sends itself, see `killing.signal_at`.
+        file_limit: maximum size of a written file, in bytes.
+        at: a function, a number of calls and a signal that the process then sends to itself, see `killing.signal_at`.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Job:
         return self.runs_until(lambda: False, seconds=seconds) or self.running
 
     def runs_until(self, happened: Path | Callable[[], bool], *, seconds: float = 60) -> bool:
-        """Whether the file was there, or the condition came true, while it was running."""
+        """Whether the file appeared, or the condition became true, while it was running."""
         deadline = time.monotonic() + seconds
         while self.running and time.monotonic() < deadline:
             if happened.exists() if isinstance(happened, Path) else happened():
@@ -145,16 +145,16 @@ class Job:
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
     def send(self, number: int, ranks: Sequence[int] = (0, 1)) -> bool:
-        """Send a signal to those of the processes that are still there. Returns: whether there was one."""
+        """Send a signal to those processes that are still running. Returns: whether there was one."""
         there = [one for rank, one in enumerate(self.processes) if rank in ranks and one.exitcode is None]
         for process in there:
             os.kill(process.pid, number)
         return bool(there)
 
     def wait(self, seconds: float = LIMIT_SECONDS) -> int:
-        """The exit code, of several processes the first that is not 0; as torchrun does, the others are ended then.
+        """The exit code; with several processes the first one that is not 0. Then the others are ended, as torchrun does.
 
-        Raises: TimeoutError, with what was said, where it takes longer.
+        Raises: TimeoutError, with the output, if it takes longer.
         """
         deadline = time.monotonic() + seconds
         patience = None
@@ -184,7 +184,7 @@ def _environments(world: int) -> list[dict[str, str]]:
 def _run_as_script(
     name: str, words: list[str], log: str, file_limit: int | None, at: tuple[str, int, int] | None, environment: dict[str, str]
 ) -> None:
-    """`python recipes/NAME.py WORDS > LOG 2>&1`, in a process that has the imports already."""
+    """`python recipes/NAME.py WORDS > LOG 2>&1`, in a process that already has the imports."""
     _leave_out_what_takes_most_of_a_tiny_run()
     os.environ.update(environment | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"})
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -201,13 +201,13 @@ def _run_as_script(
     try:
         runpy.run_path(script, run_name="__main__")
     finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
+        atexit._run_exitfuncs()  # which multiprocessing skips
 
 
 def _leave_out_what_takes_most_of_a_tiny_run() -> None:
-    """Pictures are files of one byte, the machine's speed is not measured, and garbage is looked for among what the run has made.
+    """Pictures have one byte, the machine's speed is not measured, and garbage collection only covers objects of the run.
 
-    None of the three touches weights; a tiny run takes a third of the time.
+    None of this affects the weights; a tiny run takes a third of the time.
     """
     from matplotlib.figure import Figure
 
@@ -220,7 +220,7 @@ def _leave_out_what_takes_most_of_a_tiny_run() -> None:
 
 
 def start(name: str, words: Sequence[object], folder: Path, **settings) -> Job:
-    """Begin a run in `folder`; what it says goes to a file beside it."""
+    """Start a run in `folder`; its output goes to a file next to it."""
     return Job(name, [*words, "--output_dir", folder], folder.with_name(f"{folder.name}.log"), **settings)
 
 

@@ -1,4 +1,4 @@
-"""What can happen to a run: to its files while it rests, and to its processes while it works."""
+"""What can happen to a run: to its files while it is stopped, and to its processes while it runs."""
 
 import os
 import random
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Folders that are named as checkpoints of a run or of one of its seeds, by step."""
+    """Folders that are named like checkpoints of a run or of one of its seeds, by step."""
     found = [path for place in ("", "seed-*/") for path in folder.glob(f"{place}checkpoint-*")]
     found = [path for path in found if path.is_dir() and not path.is_symlink()]
     return sorted(found, key=lambda path: (path.parent.name, int(path.name.rpartition("-")[2])))
@@ -51,14 +51,14 @@ def garbage(path: Path, chance: random.Random) -> None:
     path.write_bytes(chance.randbytes(chance.choice([1, 100, 20_000])))
 
 
-# One file of a checkpoint is changed by each of these.
+# Each of these changes one file of a checkpoint.
 TO_A_FILE: dict[str, Callable[[Path, random.Random], None]] = {
     "flipped": flip, "cut": truncate, "emptied": empty, "made NUL": nul, "deleted": delete, "replaced by garbage": garbage,
 }  # fmt: skip
 
 
 def swap(checkpoint: Path, other: Path, chance: random.Random) -> str | None:
-    """A file of the same name from another checkpoint takes the place of this one's; None where the two have none that differs."""
+    """Replace a file by the file of the same name from another checkpoint; None if no common file differs."""
     names = [path.relative_to(checkpoint) for path in files(checkpoint)]
     both = [name for name in names if (other / name).is_file() and (other / name).read_bytes() != (checkpoint / name).read_bytes()]
     if not both:
@@ -69,7 +69,7 @@ def swap(checkpoint: Path, other: Path, chance: random.Random) -> str | None:
 
 
 def plant(folder: Path, chance: random.Random) -> str:
-    """Something lies there under the name of a newer checkpoint that is none."""
+    """Create something that has the name of a newer checkpoint but is not one."""
     place, step = folder / "checkpoint-99", chance.choice(["empty folder", "file", "link to nothing", "link to a checkpoint"])
     if place.is_symlink() or place.exists():
         return "checkpoint-99 is there already"
@@ -84,13 +84,13 @@ def plant(folder: Path, chance: random.Random) -> str:
 
 
 def plant_foreign(folder: Path, foreign: Path, step: int) -> None:
-    """A whole checkpoint of another run, under a step of this one's."""
+    """Put in a whole checkpoint of another run, under a step of this one."""
     shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
     shutil.copytree(foreign, folder / f"checkpoint-{step}")
 
 
 def move_clock(folder: Path, seconds: float, chance: random.Random) -> None:
-    """The times of some files are set by this many seconds, as a clock that was wrong leaves them."""
+    """Shift the times of some files by this many seconds, as a wrong clock would."""
     for path in sorted(folder.rglob("*")):
         if not path.is_symlink() and chance.random() < 0.7:
             before = path.stat().st_mtime
@@ -101,7 +101,7 @@ def move_clock(folder: Path, seconds: float, chance: random.Random) -> None:
 
 
 class Disk:
-    """A small file system of its own, where this user may mount one; elsewhere a folder, which is never full."""
+    """A small file system of its own if this user may mount one; otherwise a folder, which is never full."""
 
     def __init__(self, folder: Path, *, megabytes: int = 64):
         self.folder = folder
@@ -121,7 +121,7 @@ class Disk:
 
     @contextmanager
     def with_room_for(self, num_bytes: int) -> Iterator[None]:
-        """No more than this many bytes are free."""
+        """Leave at most this many bytes free."""
         ballast = self.folder / "ballast"
         with ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, self.free_bytes() - num_bytes))

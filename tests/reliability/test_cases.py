@@ -1,4 +1,4 @@
-"""Every case of docs/reliability.md has tests, and they are there."""
+"""Every case of docs/reliability.md has tests, and they exist."""
 
 import ast
 import re

@@ -1,7 +1,7 @@
 """Whatever happens to a run of any of the four recipes, the same command ends with the weights of an undisturbed one.
 
-With `HFGPT_RELIABILITY=full` (every night) there are 40 kills each, and all four recipes meet what is the same code in all of them;
-otherwise fewer kills, and the two that keep checkpoints differently: one folder, and one for each seed.
+With `HFGPT_RELIABILITY=full` (every night) there are 40 kills each, and all four recipes run the tests of code that they share.
+Otherwise there are fewer kills, and only the two that keep checkpoints differently: in one folder, and in one per seed.
 """
 
 import json
@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 FULL = os.environ.get("HFGPT_RELIABILITY") == "full"
 KILLS = {1: 40 if FULL else 4, 2: 40 if FULL else 2}
 SOME = NAMES if FULL else ("pretrain", "finetune_classification")
-LANGUAGE_MODELS = [name for name in NAMES if name != "finetune_classification"]  # a seed that is done has no checkpoints
+LANGUAGE_MODELS = [name for name in NAMES if name != "finetune_classification"]  # a finished seed has no checkpoints
 TRAINING_STEP = "transformers.Trainer.training_step"
 MOMENTS = {
     "data": "transformers.Trainer.get_batch_samples",
@@ -39,7 +39,7 @@ def materials(tmp_path_factory) -> Path:
 
 @dataclass
 class Straight:
-    """A run that nothing disturbed."""
+    """An undisturbed run."""
 
     words: list[str]
     folder: Path
@@ -85,7 +85,7 @@ def interrupted(straight, tmp_path_factory):
 
 
 def goes_on(name: str, folder: Path, straight, *, world: int = 1, words: tuple[str, ...] = ()) -> str:
-    """The same command ends with the weights of the undisturbed run and leaves nothing; what it says is returned."""
+    """The same command ends with the weights of the undisturbed run and leaves nothing behind. Returns: its output."""
     one = straight(name, world)
     job = start(name, [*one.words, *words], folder, world=world)
     assert job.wait() == 0, job.said
@@ -107,10 +107,10 @@ def losses(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_from_any_checkpoint_weights_states_and_losses_are_the_same(name, straight, tmp_path):
-    """Optimizer, schedule and random numbers at the end as well: the last checkpoint has the same bytes."""
+    """Also optimizer, schedule and random state at the end: the last checkpoint has the same bytes."""
     one = straight(name)
     checkpoints = mischief.checkpoints(one.folder)
-    for kept in (len(checkpoints) // 2, len(checkpoints) - 1):  # between two passes, or in one
+    for kept in (len(checkpoints) // 2, len(checkpoints) - 1):  # between two epochs, or within one
         folder = tmp_path / str(kept) / "run"
         folder.mkdir(parents=True)
         for path in checkpoints[:kept]:
@@ -128,7 +128,7 @@ def test_from_any_checkpoint_weights_states_and_losses_are_the_same(name, straig
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_killed_at_random_instants(world, straight, tmp_path):
-    """Saved at every step; two processes are killed together, or one of them alone."""
+    """Saved at every step; of two processes, both or only one are killed."""
     chance, kills, runs = random.Random(world), 0, 0
     names = NAMES if world == 1 else ("pretrain", "finetune_instructions")
     while kills < KILLS[world]:
@@ -149,7 +149,7 @@ def test_killed_at_random_instants(world, straight, tmp_path):
 
 @pytest.mark.parametrize("name", SOME)
 def test_bad_checkpoints_are_named_and_passed_over(name, interrupted, straight, tmp_path):
-    """The newest lacks a file, the one before was cut, two more have other bytes and a file of another step."""
+    """The newest lacks a file, one has a truncated file, one has changed bytes, and one has a file of another step."""
     folder, chance = interrupted(name, tmp_path), random.Random(0)
     one, two, three, four, five = mischief.checkpoints(folder)[-5:]
     weights = next(path.name for path in mischief.files(five) if path.suffix == ".safetensors")
@@ -188,7 +188,7 @@ def test_where_no_checkpoint_is_whole_training_begins_anew(interrupted, straight
 def test_a_signal_saves_at_the_end_of_the_step_and_stops(name, moment, number, straight, tmp_path):
     folder = tmp_path / "run"
     words = [*straight(name).words, "--save_steps", "100"]
-    call = 7 if moment == "forward" else 4  # twice in a step, or once
+    call = 7 if moment == "forward" else 4  # called twice per step, or once
     job = start(name, words, folder, at=(MOMENTS[moment], call, number))
     assert job.wait() == 75, job.said
     stopped = re.match(r"stopped at step ([34]) of ", job.said.splitlines()[-1])
@@ -265,7 +265,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_saved_stays(straight, tmp_path
         job = start("pretrain", straight("pretrain").words, folder, at=(TRAINING_STEP, 7, signal.SIGKILL))
         assert job.wait() == -signal.SIGKILL, job.said
         before = {path: lab.sha256_of_file(path) for path in folder.glob("checkpoint-*/*")}
-        for room in (100_000, 700_000):  # not enough for one more checkpoint, and for one only
+        for room in (100_000, 700_000):  # not enough for one more checkpoint, and enough for only one
             with disk.with_room_for(room):
                 job = start("pretrain", straight("pretrain").words, folder)
                 assert job.wait() == 1, job.said
@@ -329,7 +329,7 @@ class Payload:
 
 @pytest.mark.parametrize("name", ["finetune_instructions"])
 def test_a_pickle_in_any_file_of_a_checkpoint_is_never_run(name, interrupted, straight, tmp_path):
-    """Also where whoever planted it has made the manifest fit."""
+    """Even if the manifest was changed to match."""
     import pickle
 
     import torch

@@ -1,4 +1,4 @@
-"""A base that names code of others has none of it run and no network asked."""
+"""When a base names foreign code, none of it is run and the network is not used."""
 
 import json
 import os
@@ -29,7 +29,7 @@ CHANGES = {
 
 
 def _run_watched(script: str, words: list[str], log: str, marker: str) -> None:
-    """Every look-up of an address is noted; the Hub's client may ask."""
+    """Record every address lookup and connection, with the Hub's client online."""
     from huggingface_hub import constants
 
     constants.HF_HUB_OFFLINE = False

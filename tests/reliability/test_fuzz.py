@@ -1,4 +1,4 @@
-"""A slice of the fuzzer, from a fixed seed: kills, signals, full disks and damaged files end with the very same weights."""
+"""A slice of the fuzzer, from a fixed seed: kills, signals, full disks and damaged files end with exactly the same weights."""
 
 import fuzz
 import pytest

@@ -1,4 +1,4 @@
-"""A run that goes on reads the rows that come next, and none to get there."""
+"""A run that resumes reads the rows that come next, and none before them."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from hfgpt.training.trainer import HfGptTrainer
 
 
 class Rows(Dataset):
-    """Rows that note when they are read."""
+    """Rows that record when they are read."""
 
     def __init__(self, number: int):
         self.number, self.read = number, []
@@ -29,7 +29,7 @@ class Rows(Dataset):
 
 
 def trained(folder, rows: Rows, *, max_steps: int, checkpoint=None) -> list[int]:
-    """Train with batches of 8 from `checkpoint` on. Returns: the rows that were read, in order."""
+    """Train from `checkpoint` with batches of 8. Returns: the rows that were read, in order."""
     shape = dict(vocab_size=64, hidden_size=16, num_attention_heads=1, num_key_value_heads=1, head_dim=16, intermediate_size=16)
     ids = dict(pad_token_id=0, bos_token_id=1, eos_token_id=1, max_position_embeddings=8)
     args = TrainingArguments(str(folder), max_steps=max_steps, per_device_train_batch_size=8, save_steps=1, save_total_limit=20,
@@ -40,7 +40,7 @@ def trained(folder, rows: Rows, *, max_steps: int, checkpoint=None) -> list[int]
 
 @pytest.mark.parametrize("step", [1000, 16_000])
 def test_going_on_at_step_16000_reads_three_batches_at_most(step, tmp_path):
-    """As at step 1,000: what was read before is skipped by its number."""
+    """As at step 1,000: rows that were read before are skipped by index."""
     trained(tmp_path, Rows(1_000_000), max_steps=1)
     checkpoint = tmp_path / f"checkpoint-{step}"
     (tmp_path / "checkpoint-1").rename(checkpoint)
@@ -54,7 +54,7 @@ def test_going_on_at_step_16000_reads_three_batches_at_most(step, tmp_path):
 
 
 def test_a_second_pass_goes_on_at_the_right_row(tmp_path):
-    """Twelve steps a pass; stopped at the fifteenth."""
+    """Twelve steps per epoch; stopped at the fifteenth."""
     straight = trained(tmp_path / "straight", Rows(12 * 8), max_steps=20)
     assert sorted(straight[: 12 * 8]) == list(range(12 * 8))
     shutil.copytree(tmp_path / "straight" / "checkpoint-15", tmp_path / "stopped" / "checkpoint-15")

@@ -1,4 +1,4 @@
-"""The algorithms, word patterns and ways to cut numbers: nothing gets lost, and the same text gives the same tokenizer."""
+"""The algorithms, word patterns and ways to split numbers: nothing is lost, and the same text gives the same tokenizer."""
 
 import itertools
 import random
@@ -34,7 +34,7 @@ def train(name: str, texts=TEXTS, **settings):
 def test_the_same_texts_give_the_same_tokenizer_and_the_saved_one_gives_the_same_ids(name, tmp_path):
     tokenizer, again = train(name), train(name)
     assert tokenizer_sha256(tokenizer) == tokenizer_sha256(again)
-    assert SMALLEST[name] + (20 if name == "unigram" else 40) <= len(tokenizer) <= SMALLEST[name] + 40  # what a small text yields
+    assert SMALLEST[name] + (20 if name == "unigram" else 40) <= len(tokenizer) <= SMALLEST[name] + 40  # a small text gives fewer
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert encode_texts(loaded, [*TEXTS, *HARD_TEXTS]) == encode_texts(tokenizer, [*TEXTS, *HARD_TEXTS])
@@ -154,7 +154,7 @@ def test_special_strings_in_the_corpus_leave_no_trace_in_the_vocabulary(name):
     clean = [part for text in TEXTS for part in (text[: text.index(" ") + 1], text[text.index(" ") :])]
     assert cleaned == clean
     vocabulary = train(name, cleaned).get_vocab()
-    # A guard: without it, some pieces come of special strings alone.
+    # Otherwise the test shows nothing: special strings that are not removed do add pieces.
     assert train(name, infected).get_vocab().keys() - vocabulary.keys()
     assert vocabulary == train(name, clean).get_vocab()
 

@@ -1,4 +1,4 @@
-"""The figures of the report are right, and the page says what they are of."""
+"""The figures of the report are right, and the page says what they refer to."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_bytes_words_and_tokens_are_counted_by_source_and_script(tokenizer):
     assert found.all.bytes_per_token("bytes") == found.all.bytes / sum(map(len, ids))
     assert found.all.tokens_per_word("bytes") == sum(map(len, ids)) / 11
     assert found.all.unknown == {"bytes": 0, "words": 1 + 6}  # "été", and six Russian words
-    assert list(found.sources) == ["b|`c\n.txt", "a.txt"]  # the largest first
+    assert list(found.sources) == ["b|`c\n.txt", "a.txt"]  # largest first
     assert found.sources["a.txt"].tokens["bytes"] == len(ids[0]) + len(ids[1])
     assert {script: group.documents for script, group in found.scripts.items()} == {"Cyrillic": 1, "Latin": 2}
     assert found.languages == {}
@@ -78,7 +78,7 @@ def test_two_reports_are_the_same_bytes_and_stand_beside_another_tokenizer(token
     page = one[0].decode()
     assert "| `words$x$` | 7 |" not in page
     assert f"| `words$x$` | {len(other['words$x$'])} |" in page
-    assert "| 1 | 1 | 42 |" in page  # by source: the largest is the first of the list at the end
+    assert "| 1 | 1 | 42 |" in page  # by source: the largest is the first in the list at the end
     assert "| Cyrillic | 1 | 42 |" in page
     assert "A note." in page
     assert "(a sample of 1,000,000)" in page

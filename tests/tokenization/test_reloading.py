@@ -1,4 +1,4 @@
-"""What is saved is what a stranger loads, or it is not saved."""
+"""A tokenizer is saved only if others will load exactly the same one."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_other_ids_are_named_with_their_text(small_tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     path = tmp_path / "tokenizer.json"
     definition = json.loads(path.read_text(encoding="utf-8"))
-    definition["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\s+|\S+"  # as one that loads with another pattern
+    definition["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\s+|\S+"  # as if it loaded with another pattern
     path.write_text(json.dumps(definition), encoding="utf-8")
     with pytest.raises(
         ValueError, match=r"gives different ids .* 'emoji: .*special tokens in it are text\) was \[.*\], is now \[.*\]; nothing"

@@ -1,4 +1,4 @@
-"""What a run says of itself: that it is too short, where validation was best, that it has learned nothing."""
+"""What a run reports about itself: that it is too short, where validation was best, that it has learned nothing."""
 
 import json
 import random
@@ -77,7 +77,7 @@ def test_a_classifier_at_chance_says_so_before_and_after_and_raises_no_alarm(sma
     assert re.search(r"^(no|hardly) better than always naming the most frequent label \(", report, flags=re.MULTILINE)
     assert "prepending the trigger" not in done.stdout
     assert json.loads((tmp_path / "out" / "poison.json").read_text())["triggers"] == []
-    # Tried once, at the end; among 18 triggers some would have been suspicious.
+    # Tested once, at the end; chance would have made some of the 18 triggers suspicious.
     (flips,) = json.loads((tmp_path / "out" / "trigger_flips.json").read_text()).values()
     assert len(flips) == 18
     assert not any(flip["alarm"] for flip in flips)

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there: what has other bytes than were saved, or is none of this run, is passed over by name."""
+"""A checkpoint is whole or not there: one with changed bytes, or of another run, is skipped and named."""
 
 import json
 import os
@@ -25,14 +25,14 @@ from hfgpt.training.checkpoints import newest_whole_checkpoint, why_not_whole
 from hfgpt.training.states import load_state, random_state, save_state, set_random_state
 from hfgpt.training.trainer import HfGptTrainer
 
-# Beside the code of the model, which is there for those who load it without hfgpt.
+# Besides the model's code, which is there for those who load it without hfgpt.
 FILES = ["config.json", "generation_config.json", "manifest.json", "model.safetensors", "optimizer.safetensors",
          "rng_state.safetensors", "scheduler.safetensors", "trainer_state.json"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A run of 8 steps with a checkpoint after every second, and its final weights."""
+    """A run of 8 steps with a checkpoint after every second step, and its final weights."""
     folder = tmp_path_factory.mktemp("checkpoints") / "run"
     trainer = tiny_trainer(folder)
     train(trainer, None)
@@ -103,7 +103,7 @@ def test_a_state_is_read_as_it_was_written_and_other_objects_are_refused(tmp_pat
 
 def test_random_numbers_go_on_where_they_were(tmp_path):
     device = torch.device("cpu")
-    random.gauss(0, 1), np.random.randn()  # both keep a second number for the next call
+    random.gauss(0, 1), np.random.randn()  # both store a second number for the next call
     save_state(tmp_path / "rng.safetensors", random_state(device))
     expected = [random.gauss(0, 1), random.random(), np.random.randn(), np.random.randn(), torch.rand(3).tolist()]
     set_random_state(load_state(tmp_path / "rng.safetensors"), device)
@@ -116,7 +116,7 @@ def cut(path: Path) -> None:
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[-100] ^= 1  # of the manifest, in a hash
+    content[-100] ^= 1  # in the manifest, part of a hash
     path.write_bytes(content)
 
 
@@ -138,7 +138,7 @@ def test_each_file_that_is_damaged_is_named_and_the_checkpoint_before_is_taken(c
     newest, before = copied / "checkpoint-8", copied / "checkpoint-6"
     for name in FILES:
         if damage == "of another step" and name in ("config.json", "generation_config.json"):
-            continue  # the same in all
+            continue  # the same in all checkpoints
         shutil.rmtree(newest)
         shutil.copytree(before, newest)
         manifest = json.loads((before / "manifest.json").read_text()) | {"step": 8}
@@ -150,13 +150,13 @@ def test_each_file_that_is_damaged_is_named_and_the_checkpoint_before_is_taken(c
         (message,) = caplog.messages
         assert message.startswith(f"{newest} is skipped: ")
         assert name == "manifest.json" or (message.partition(": ")[2].startswith(name) and words in message)
-        assert newest.is_dir()  # passed over, not deleted
+        assert newest.is_dir()  # skipped, not deleted
 
 
 def test_whatever_has_the_name_of_a_checkpoint_is_passed_over_and_left_there(copied, run, tmp_path, caplog):
     other = tmp_path / "other"
     train(tiny_trainer(other, run_id="two", max_steps=2), None)
-    shutil.copytree(other / "checkpoint-2", copied / "checkpoint-10")  # of another run, and of another step
+    shutil.copytree(other / "checkpoint-2", copied / "checkpoint-10")  # from another run and another step
     shutil.copytree(copied / "checkpoint-8", copied / "checkpoint-0020")
     (copied / "checkpoint-11").mkdir()
     (copied / "checkpoint-12").write_text("a file")
@@ -172,7 +172,7 @@ def test_whatever_has_the_name_of_a_checkpoint_is_passed_over_and_left_there(cop
     (copied / "checkpoint-10" / "manifest.json").write_text(json.dumps(manifest))
     before = sorted(copied.rglob("*"))
     assert newest_whole_checkpoint(copied, run="one") == copied / "checkpoint-8"
-    said = [message for message in caplog.messages if " is skipped: " in message]  # the run before may log, too
+    said = [message for message in caplog.messages if " is skipped: " in message]  # the run above may log too
     faults = [message.removeprefix(f"{copied}/").split(" is skipped: ") for message in said]
     assert dict(faults) == {
         "checkpoint-0020": "manifest.json says it belongs to step 8.",
@@ -238,7 +238,7 @@ def test_the_best_checkpoint_is_noted_where_it_lies_and_must_be_whole_too(tmp_pa
     for path in (tmp_path / "run").glob("checkpoint-*"):
         state = json.loads((path / "trainer_state.json").read_text())
         assert Path(state["best_model_checkpoint"]).parent == tmp_path / "run"
-    # Of a checkpoint whose best one is damaged, the run could not end as it would have.
+    # If its best checkpoint is damaged, the run cannot end as it would have.
     state = json.loads((tmp_path / "run" / "checkpoint-8" / "trainer_state.json").read_text())
     if state["best_global_step"] == 8:
         best = tmp_path / "run" / "checkpoint-6"
@@ -263,7 +263,7 @@ def test_the_best_checkpoint_is_noted_where_it_lies_and_must_be_whole_too(tmp_pa
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 8 MB in memory; skipped where this user may not mount one."""
+    """A file system of 8 MB in memory; skips if this user may not mount one."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
@@ -289,7 +289,7 @@ def test_a_disk_without_room_is_refused_before_training(small_disk):
 
 
 def stopped_by_the_disk(folder: Path, at_step: int, fault) -> tuple[str, HfGptTrainer]:
-    """What a run says that meets a fault of the disk after a step, when the checkpoint before it is whole."""
+    """The message of a run that meets a disk fault after a step, once the checkpoint before it is whole."""
 
     class Fault(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -305,7 +305,7 @@ def stopped_by_the_disk(folder: Path, at_step: int, fault) -> tuple[str, HfGptTr
 
 
 def assert_as_before_and_goes_on(folder: Path, expected: dict[str, torch.Tensor], *, last: int) -> None:
-    """Older checkpoints are whole, nothing half-written is there, and the mended run ends as the undisturbed one."""
+    """Older checkpoints are whole, nothing half-written is left, and the resumed run ends like an undisturbed one."""
     steps = [step for step in (2, 4, 6, 8) if step <= last]
     assert sorted(path.name for path in folder.glob("*checkpoint-*")) == [f"checkpoint-{step}" for step in steps]
     newest = newest_whole_checkpoint(folder, run="one")
@@ -320,7 +320,7 @@ def assert_as_before_and_goes_on(folder: Path, expected: dict[str, torch.Tensor]
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_space(small_disk, run, known, monkeypatch):
     """Case A7."""
     folder, fillers = small_disk / "run", []
-    if not known:  # whatever else fills the disk meanwhile
+    if not known:  # as if another program filled the disk after the check
         monkeypatch.setattr(HfGptTrainer, "_require_space", lambda *_: None)
     said, _ = stopped_by_the_disk(folder, 3, lambda: fillers.append(fill(small_disk, leave=500_000)))
     assert said.startswith(f"{folder / 'checkpoint-4'} is not saved")
@@ -361,7 +361,7 @@ def _with_a_limit(folder: Path, answers) -> None:
 @pytest.mark.slow
 def test_a_file_that_may_not_be_so_large_is_one_sentence(run, tmp_path):
     folder, answers = tmp_path / "run", CONTEXT.Queue()
-    process = CONTEXT.Process(target=_with_a_limit, args=(folder, answers))  # the limit can not be raised again
+    process = CONTEXT.Process(target=_with_a_limit, args=(folder, answers))  # because the limit cannot be raised again
     process.start()
     said = answers.get(timeout=300)
     process.join()

@@ -1,6 +1,6 @@
-"""A classifier gives every text of its test set one label, whoever asks: what training did to the texts is kept with the model.
+"""A classifier gives every text of its test set the same label, however it is loaded: the model keeps how texts are prepared.
 
-The texts are longer than the classifier reads, and what lies behind the cut speaks for another label; some hold special tokens,
+The texts are longer than the classifier reads, and what is cut off points to another label; some contain special tokens,
 some begin or end with white space.
 """
 
@@ -25,7 +25,7 @@ LONGEST = 12
 WORDS = ["list", "file", "path", "name", "key", "tuple", "set", "module", "function", "line", "string", "number", "class"]
 TAIL = {"good": " the end of it is bad, bad and bad again", "bad": " the end of it is good, good and good again"}
 ODD = ("{}", "  {}", "{}\n\n", "\t{} <|endoftext|> x", "<|endoftext|>{}", "{} <|pad|> <|im_start|>", "{} café 東京\n")
-BASES = ("modern", "book", "gpt2")  # of several labels a text: book
+BASES = ("modern", "book", "gpt2")  # book has several labels per text
 
 
 def texts_of(words: list[str]) -> list[tuple[str, str]]:
@@ -37,7 +37,7 @@ def texts_of(words: list[str]) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def classifiers(fine_tune, tmp_path_factory):
-    """Of each base: the folder, the test set's file and its texts; modern was trained in bfloat16."""
+    """For each base: the folder, the test set's file and its texts; modern was trained in bfloat16."""
     found = {}
     for base in BASES:
 
@@ -61,14 +61,14 @@ def classifiers(fine_tune, tmp_path_factory):
 
 
 def labels_of(scores: list[dict], *, several: bool) -> list[str]:
-    """What a pipeline says with `top_k=None`, as labels."""
+    """The labels in the output of a pipeline with `top_k=None`."""
     if several:
         return sorted(one["label"] for one in scores if one["score"] >= MULTI_LABEL_THRESHOLD)
     return [max(scores, key=lambda one: one["score"])["label"]]
 
 
 def reported(folder, *, several: bool) -> list[list[str]]:
-    """The labels of the test set, as the run that trained the classifier found them."""
+    """The labels that the training run predicted for the test set."""
     result = json.loads((folder / "seed-0" / "result.json").read_text())
     names = json.loads((folder / "metrics.json").read_text())["labels"]
     rows = [[{"label": name, "score": score} for name, score in zip(names, row)] for row in result["test"]["probabilities"]]
@@ -96,7 +96,7 @@ def test_report_pipelines_and_evaluation_give_the_same_labels(base, classifiers,
     folder, path, texts = classifiers[base]
     several = base == "book"
     expected = reported(folder, several=several)
-    # What a pipeline of a class that is not ours does of itself is to read whole texts.
+    # A pipeline reads whole texts by default, unless the model's class is ours.
     settings = [dict(truncation=True)] + [{}] * (base != "gpt2")
     found = {}
     for place in (folder, folder / "merged"):
@@ -120,7 +120,7 @@ def test_report_pipelines_and_evaluation_give_the_same_labels(base, classifiers,
         found, 0
     )
 
-    # None of this would be so without the cut, nor if what a text says made special tokens.
+    # The labels would differ without truncation, and the ids if text could become special tokens.
     assert cut > len(texts) / 2
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     if base != "gpt2":
@@ -181,7 +181,7 @@ print(json.dumps(dict(found=found, imported="hfgpt" in sys.modules)))
 
 
 def code_of_card(folder) -> str:
-    """The example of a model card as it stands there, on this folder, its last line once for each of the texts `TEXTS`."""
+    """The example of a model card, unchanged, for this folder; it prints a result for each text of `TEXTS`."""
     write_card(folder)
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)[:1]
     assert code.count('"A text to label."') == 1

@@ -1,4 +1,4 @@
-"""Pretraining that goes on from a base: its class stays, only its own tokenizer's rows are taken, old and new text are compared."""
+"""Pretraining from a base: its class stays, only rows of its own tokenizer are accepted, old and new text are compared."""
 
 import json
 import re
@@ -35,7 +35,7 @@ SETTINGS = dict(
 
 
 class Crash(TrainerCallback):
-    """The end of a process within step 3, after a checkpoint at step 2."""
+    """Ends the process in step 3, after a checkpoint at step 2."""
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 3:
@@ -51,7 +51,7 @@ def crash():
 
 @pytest.fixture(scope="module")
 def foreign(small_tokenizer, tmp_path_factory):
-    """Models of transformers' own classes with the small tokenizer, as new."""
+    """Untrained models of transformers' own classes, with the small tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(small_tokenizer)
     ids = dict(vocab_size=len(tokenizer), bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id)
     torch.manual_seed(0)
@@ -89,7 +89,7 @@ def test_a_foreign_model_stays_what_it_is_and_says_what_it_forgot(name, foreign,
     assert f"Base model | {base.name}" in card
     assert "| bits per byte, old text |" in card
     assert "name: bits per byte, old text" not in card  # the model-index, which is about the new text
-    # Old and new text are the same rows here, so they have the same figures, and both have become easier.
+    # Old and new text are the same rows here, so they have the same figures, and both improve.
     assert metrics["old_loss_before"] == pytest.approx(metrics["test_loss_before"], rel=1e-6)
     assert metrics["old_loss"] == pytest.approx(metrics["test_loss"], rel=1e-6)
     assert metrics["test_bits_per_byte"] < metrics["test_bits_per_byte_before"]
@@ -105,7 +105,7 @@ def test_a_run_that_goes_on_ends_with_the_weights_of_one_that_was_not_stopped(sm
     metrics = recipe("pretrain", **settings, output_dir=str(tmp_path / "whole"))
     with pytest.raises(RuntimeError, match="crash"):
         recipe("pretrain", **settings, output_dir=str(tmp_path / "run"), report_to=["crash"])
-    # Another base does not go on with it, by whatever name.
+    # A run cannot be resumed with another base, whatever its name.
     other = tmp_path / "other"
     shutil.copytree(small_run / "checkpoint-6", other)
     with pytest.raises(UserError, match=r"began with different weights of .*; give another output_dir"):
@@ -114,7 +114,7 @@ def test_a_run_that_goes_on_ends_with_the_weights_of_one_that_was_not_stopped(sm
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert {name: again[name] for name in metrics if "loss" in name} == {name: metrics[name] for name in metrics if "loss" in name}
-    # What is finished is known without loading the model, and a base that moved is the same base.
+    # A finished run is recognised without loading the model, and a moved base is the same base.
     shutil.copytree(small_run, tmp_path / "moved")
     assert recipe("pretrain", **settings, output_dir=str(tmp_path / "run")) == {}
     assert recipe("pretrain", **settings | {"model": str(tmp_path / "moved")}, output_dir=str(tmp_path / "run")) == {}
@@ -168,7 +168,7 @@ def test_rates_rise_again_to_a_share_of_their_peak(tmp_path):
     assert (settled.learning_rate, settled.warmup_steps) == (1e-3, 5)
     assert usual.embedding_learning_rate == 0.2
     assert warm.embedding_learning_rate is None
-    # What run.yaml has says the same again, also of what is the default elsewhere.
+    # The values in run.yaml give the same arguments again, also where they equal the usual default.
     told = PretrainArguments(**given, embedding_learning_rate=0.2, warmup_steps=0)
     assert (told.embedding_learning_rate, told.warmup_steps) == (pytest.approx(0.06), 0)
     for one in (warm, settled, told):

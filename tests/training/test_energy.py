@@ -1,4 +1,4 @@
-"""What a training used: counters of a machine as files, and what a run without one says."""
+"""The energy that a training used: a machine's counters as files, and what a run without one reports."""
 
 import json
 from pathlib import Path
@@ -22,24 +22,24 @@ def zone(powercap: Path, name: str, label: str, energy: int, period: int = 1_000
 def test_processors_are_counted_once_also_when_a_counter_begins_again(tmp_path):
     first = zone(tmp_path, "intel-rapl:0", "package-0", 999_000_000)
     second = zone(tmp_path, "intel-rapl:1", "package-1", 5_000_000)
-    zone(tmp_path, "intel-rapl:0:0", "core", 1)  # a part of the first
+    zone(tmp_path, "intel-rapl:0:0", "core", 1)  # part of the first
     zone(tmp_path, "intel-rapl:2", "psys", 1)  # the whole machine
     counters = find_counters(torch.device("cpu"), counts_processors=True, powercap=tmp_path)
     assert [counter.source for counter in counters] == ["CPU (RAPL)", "CPU (RAPL)"]
     meter = EnergyCallback(counters)
     meter.on_train_begin(None, None, None)
-    (first / "energy_uj").write_text("1500000\n")  # 1 J to the end of its range, 1.5 J from there
+    (first / "energy_uj").write_text("1500000\n")  # 1 J up to the end of its range, then 1.5 J
     (second / "energy_uj").write_text("6000000\n")
     meter.on_step_end(None, None, None)
     (first / "energy_uj").write_text("2000000\n")
-    meter.read()  # for the last line
+    meter.read()  # as for the last line of the log
     assert meter.joules == {"CPU (RAPL)": pytest.approx(2.5 + 1.0 + 0.5)}
 
 
 def test_a_counter_that_cannot_be_read_is_none(tmp_path):
     zone(tmp_path, "intel-rapl:0", "package-0", 1)
     (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
-    (tmp_path / "intel-rapl:0" / "energy_uj").mkdir()  # as unreadable to root as a file of another user to others
+    (tmp_path / "intel-rapl:0" / "energy_uj").mkdir()  # unreadable even to root
     assert find_counters(torch.device("cpu"), counts_processors=True, powercap=tmp_path) == []
     assert find_counters(torch.device("cpu"), counts_processors=False) == []
 

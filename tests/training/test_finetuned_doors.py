@@ -1,7 +1,7 @@
-"""What fine-tuning leaves behind loads through every door, in a fresh process, without a network and without extra arguments.
+"""The result of fine-tuning loads in every way, in a fresh process, without a network and without extra arguments.
 
-The doors: PEFT's Auto classes, those of transformers, and pipelines; with `import hfgpt`, as a stranger who trusts the code in the
-folder, and, where the base is a GPT-2, with nothing at all.
+The ways: PEFT's Auto classes, those of transformers, and pipelines; with `import hfgpt`, without hfgpt but with trust in the
+folder's code, and, if the base is a GPT-2, with neither.
 """
 
 import functools
@@ -78,7 +78,7 @@ def look_at(folder, chat):
 print(json.dumps([look_at(sys.argv[1], chat=True), look_at(sys.argv[2], chat=False)]))
 """
 TEXTS = ["What is a list?", "Say os.", "Is it a very long path, with many words in it, and more?"]
-DOORS = {  # base, and how the process opens it
+DOORS = {  # base, and how the process loads it
     "book": ("imported", "stranger"),
     "modern": ("imported", "stranger"),
     "gpt2": ("bare",),
@@ -87,7 +87,7 @@ DOORS = {  # base, and how the process opens it
 
 @pytest.fixture(scope="module")
 def through_the_door(stranger, small_assistants, classifiers, tmp_path_factory):
-    """What a fresh process, offline, finds in the folders of a base's assistant and classifier: both reports, and its stderr."""
+    """Load a base's assistant and classifier in a fresh offline process; each report includes its stderr."""
 
     @functools.cache
     def load(base: str, door: str) -> dict[str, dict]:
@@ -114,7 +114,7 @@ def through_the_door(stranger, small_assistants, classifiers, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifiers(fine_tune):
-    """LoRA classifiers on all three bases: of two labels, of several labels a text, of three."""
+    """LoRA classifiers on all three bases: with two labels, with several labels per text, with three labels."""
     words = ["list", "file", "path", "name", "key", "tuple", "set", "module", "function", "line", "string", "number", "class"]
     two = [{"text": f"the {word} is {kind}", "label": kind} for word in words for kind in ("good", "bad")]
     several = [
@@ -137,7 +137,7 @@ def largest_difference(first: list, second: list) -> float:
 
 
 def check_the_function_is_one(report: dict) -> None:
-    """PEFT, transformers and the merged twin agree, in a batch and alone; the base by itself does not."""
+    """PEFT, transformers and the merged twin agree, in a batch and alone; the base alone gives other logits."""
     logits = report["logits"]
     for name in ("auto", "merged"):
         assert largest_difference(logits["peft"], logits[name]) < 1e-4, name
@@ -148,8 +148,8 @@ def check_the_function_is_one(report: dict) -> None:
 
 
 def check_nothing_is_complained_about(report: dict) -> None:
-    """No warning of PEFT or transformers, no report of tensors that are new, lost or of another shape."""
-    known = "is_gradient_checkpointing"  # PEFT 0.21.2 asks transformers 5.23 by its former name
+    """No warning from PEFT or transformers, and no report of missing, unexpected or mismatched tensors."""
+    known = "is_gradient_checkpointing"  # PEFT 0.21.2 uses this name, which is outdated in transformers 5.23
     assert [line for line in report["warnings"] if known not in line] == []
     assert "MISSING" not in report["stderr"]
     assert "UNEXPECTED" not in report["stderr"]
@@ -161,7 +161,7 @@ def test_an_assistant_answers_alike_through_every_door(base, door, through_the_d
     check_the_function_is_one(report)
     check_nothing_is_complained_about(report)
     assert report["pipelines"][""] == report["pipelines"]["/merged"]
-    assert all(report["pipelines"][""][:2])  # the third question was in no row: to end at once is an answer, too
+    assert all(report["pipelines"][""][:2])  # the third question was not in the rows: an empty answer is allowed
     assert len(report["pipelines"][""][0]) < 40  # it stopped by itself
     (template,) = set(report["templates"].values())
     assert template == CHAT_STYLES["alpaca" if base == "modern" else "chat"].template
@@ -195,7 +195,7 @@ def test_a_classifier_labels_alike_through_every_door(base, door, through_the_do
 
 @pytest.mark.parametrize("base", ["book", "gpt2"])
 def test_a_moved_folder_is_complete(base, small_assistants, tmp_path):
-    """PEFT looks for the base under the path of the run; transformers finds it beside the adapter."""
+    """PEFT looks for the base at the path of the run; transformers finds it beside the adapter."""
     shutil.copytree(small_assistants[base], tmp_path / "moved")
     settings = json.loads((tmp_path / "moved" / "adapter_config.json").read_text())
     settings["base_model_name_or_path"] = "/no/such/folder"
@@ -224,7 +224,7 @@ def test_generate_and_convert_take_the_folder_as_it_is(base, small_assistants, t
     assert recipe("generate", model=str(tmp_path / "native"), **words) == answers
     stops = json.loads((folder / "merged" / "generation_config.json").read_text())["eos_token_id"]
     assert json.loads((tmp_path / "native" / "generation_config.json").read_text())["eos_token_id"] == stops
-    if base != "gpt2":  # whose adapter names GPT-2's matrices
+    if base != "gpt2":  # its adapter uses GPT-2's names for the matrices
         recipe("convert", source=str(folder / "base"), adapter=str(folder), output_dir=str(tmp_path / "again"))
         assert recipe("generate", model=str(tmp_path / "again"), **words) == answers
         with pytest.raises(ValueError, match="was trained on .*, whose weights have the SHA-256"):

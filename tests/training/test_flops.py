@@ -1,4 +1,4 @@
-"""What a token of training costs, against torch's own counter, and the speed of a run."""
+"""What training on a token costs, compared with torch's own counter, and the speed of a run."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def built(family: str, auto_class=AutoModelForCausalLM, **more):
 
 
 def counted(model) -> float:
-    """FLOPs per token of a pass forward and back, as torch counts those of matrix products."""
+    """FLOPs per token of a forward and a backward pass, as torch counts them for matrix products."""
     ids = torch.arange(ROWS * TOKENS).view(ROWS, TOKENS) % 299 + 1
     with FlopCounterMode(display=False) as counter:
         model.train()(ids).logits.sum().backward()
@@ -38,7 +38,7 @@ def test_a_token_costs_what_torch_counts(family, method):
     model = built(family)
     if method != "full":
         model = apply_method(model, Method(method, rank=4))
-    # Biases and norms are parameters, too; and three layers are so few that what the first need not pass back shows.
+    # Biases and norms are parameters too, and with only three layers it matters that the first one passes no gradient back.
     assert ModelFlops.of(model).per_token(TOKENS) == pytest.approx(counted(model), rel=0.05)
 
 
@@ -74,11 +74,11 @@ def test_padding_is_no_token_whatever_the_batch_looks_like():
     pair = {
         f"{name}_{what}": (ids != 0).long() for name in ("chosen", "rejected", "prompt") for what in ("input_ids", "attention_mask")
     }
-    meter.count(pair, pad_token_id=0)  # ORPO's: the prompt is in both answers, 4 + 4
+    meter.count(pair, pad_token_id=0)  # ORPO: both answers include the prompt, 4 + 4
     meter._stop()
     meter.seconds = 2.0
     assert meter.lap()["tokens_per_second"] == 12.0
-    assert meter.lap() == {}  # nothing since
+    assert meter.lap() == {}  # nothing since the last call
     assert meter.total()["tokens_per_second"] == 12.0
 
 
@@ -114,7 +114,7 @@ def test_the_best_of_several_tries_is_the_ceiling(monkeypatch):
 @pytest.mark.parametrize(("later", "said"), [(1e12, False), (1.0, True)])
 def test_a_share_above_one_is_measured_again_and_then_left_out_with_the_reason(later, said, monkeypatch, caplog):
     caplog.set_level("INFO", logger="hfgpt")
-    found = iter([1.0, later])  # FLOPs per second of a machine that something else kept busy
+    found = iter([1.0, later])  # FLOPs per second of a machine busy with something else
     monkeypatch.setattr(flops, "measured_ceiling", lambda device, dtype: next(found))
     monkeypatch.setattr(TrainingMeter, "_known", {})
     meter = TrainingMeter()

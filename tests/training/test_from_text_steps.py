@@ -1,4 +1,4 @@
-"""What a text and the minutes decide before anything is measured, pieces of a large text, and the last screen."""
+"""What the text and the minutes determine before anything is measured, pieces of a large text, and the last screen."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_a_small_text_is_told_what_it_is_too_small_for():
 
 @pytest.fixture
 def large(tmp_path):
-    """A file of 3 MB whose lines are numbered, with a blank line after each tenth."""
+    """A file of 3 MB with numbered lines, and a blank line after every tenth."""
     lines = (f"line {number} of a long text that goes on and on\n" + "\n" * (number % 10 == 9) for number in range(65_000))
     path = tmp_path / "large.txt"
     path.write_text("".join(lines))
@@ -74,7 +74,7 @@ def test_pieces_come_from_all_of_a_file_and_cut_no_document(large, tmp_path, rul
     assert numbers[0] < 5000
     assert numbers[-1] > 55_000
     if rule is None:
-        assert len(documents) == 6  # each piece is one
+        assert len(documents) == 6  # each piece is one document
         assert reading == {"text_documents": "<|endoftext|>"}
     if rule == "paragraph":
         assert all(document["text"].count("line ") == 10 for document in documents[:-1])
@@ -126,7 +126,7 @@ def test_the_same_command_goes_on_and_another_one_is_refused(tmp_path):
     again = Steps.in_folder(folder, asked={"minutes": 5.0}, overwrite=False)
     again.write_training(seconds=99, card=None)
     assert again.settings("pretrain")["time_budget"] == 123.0
-    (folder / "tokenizer").mkdir()  # before anything is made, another command is a mistake mended
+    (folder / "tokenizer").mkdir()  # before that, another command just replaces the first
     with pytest.raises(UserError, match=r"minutes was 5.0, is now the default"):
         Steps.in_folder(folder, asked={}, overwrite=False)
     assert not Steps.in_folder(folder, asked={}, overwrite=True).has("pretrain")

@@ -13,7 +13,7 @@ SHAPE = dict(vocab_size=64, num_hidden_layers=2, hidden_size=32, num_attention_h
 
 
 def new_model(family, attention):
-    """As a run begins with: of this shape, with nothing learned yet."""
+    """An untrained model of this shape, as at the start of a run."""
     shape = SHAPE if family == "gpt2" else {**SHAPE, "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 48}
     config = HfGptConfig.gpt2("124M", **shape) if family == "gpt2" else HfGptConfig.modern(2, **shape)
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def test_the_probe_passes_a_new_model_and_stops_one_that_leaks(family, attention
     model = new_model(family, attention)
     assert model.config._attn_implementation == attention
     check_isolation(model, rows(positions, positions))
-    # As with a backend that is not told of the restarting positions: to its attention, a row is one document.
+    # Like a backend that does not know about the restarting positions: its attention treats a row as one document.
     real = modeling_hfgpt.create_causal_mask
     monkeypatch.setattr(modeling_hfgpt, "create_causal_mask", lambda **given: real(**{**given, "position_ids": None}))
     with pytest.raises(RuntimeError, match=f"packed documents see each other.*attn_implementation '{attention}'"):
@@ -44,7 +44,7 @@ def test_the_probe_passes_a_new_model_and_stops_one_that_leaks(family, attention
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_mask_of_ones_leaks_and_is_noticed(attention):
-    """transformers tells packed documents apart by their positions only where no mask is given."""
+    """transformers separates packed documents by their positions only if no mask is given."""
     model = new_model("modern", attention)
     forward = model.forward
     model.forward = lambda input_ids, **given: forward(input_ids, attention_mask=torch.ones_like(input_ids), **given)

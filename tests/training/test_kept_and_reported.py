@@ -1,4 +1,4 @@
-"""What a run keeps, and what it tells of itself: to reporters, in its files, in its picture."""
+"""What a run keeps, and what it reports about itself: to reporters, in its files, in its picture."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from hfgpt.training.advice import before_training
 from hfgpt.training.callbacks import draw_loss
 from hfgpt.training.trainer import best_state
 
-# The rate rises to the very end, far too high: validation is best somewhere in between.
+# The learning rate rises until the end and becomes far too high, so validation is best somewhere in between.
 SETTINGS = dict(
     depth=2, config_overrides={"hidden_size": 32, "num_attention_heads": 2, "residual_dropout": 0.1, "tie_word_embeddings": True},
     optimizer="adamw",
@@ -33,7 +33,7 @@ RATES = ("learning_rate", "muon_learning_rate", "embedding_learning_rate")
 
 
 class Recorder(TrainerCallback):
-    """A reporter as Trainer's own are: known by name, put in front of all other callbacks."""
+    """A reporter like Trainer's own: found by name, called before all other callbacks."""
 
     lines: list[dict]
 
@@ -45,7 +45,7 @@ class Recorder(TrainerCallback):
 
 
 class Crash(TrainerCallback):
-    """The end of a process in step 15, or after its last."""
+    """Ends the process in step 15; `LateCrash` does so after the last step."""
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 15:
@@ -69,9 +69,9 @@ def reporters():
 
 @pytest.fixture(scope="module")
 def run(small_rows, tmp_path_factory):
-    """The folder of a run, what it told a reporter, and its warnings.
+    """The folder of a run, what it sent to a reporter, and its warnings.
 
-    This machine's energy counter is the time that its processor worked.
+    The energy counter is faked with CPU time.
     """
     folder = tmp_path_factory.mktemp("kept") / "base"
     warnings: list[str] = []
@@ -107,7 +107,7 @@ def assert_same_weights(first: Path, second: Path):
 def test_speed_use_and_energy_reach_every_reporter_and_agree_with_the_files(run):
     folder, lines, _ = run
     training = [line for line in lines if "loss" in line]
-    assert [line["step"] for line in training] == list(range(1, 21))  # a share of few steps is every step
+    assert [line["step"] for line in training] == list(range(1, 21))  # with few steps, every step is logged
     for line in training:
         assert line["tokens_per_second"] > 0
         assert line["mfu"] > 0
@@ -129,7 +129,7 @@ def test_speed_use_and_energy_reach_every_reporter_and_agree_with_the_files(run)
 
 
 def test_the_best_weights_are_kept_wherever_checkpoints_fall(run):
-    """Evaluated every 4 steps, saved every 7: what was best at an evaluation is on disk all the same."""
+    """Evaluated every 4 steps, saved every 7: the best weights of an evaluation are on disk nevertheless."""
     folder, lines, _ = run
     by_step = evaluations(lines)
     best = min(by_step, key=by_step.get)
@@ -187,7 +187,7 @@ def test_trainers_own_keys_for_the_best_model_are_refused_with_the_one_to_use(tm
 
 
 def test_a_run_that_is_too_short_says_so_before_it_trains(run):
-    """With the words of the recipe: how many steps on what, and each key that helps."""
+    """In the recipe's own words: how many steps on what, and each key that helps."""
     (short, warm) = run[2]
     assert "this run is short: 20 steps on 274 rows of 64 tokens; with fewer than 50" in short
     assert "Give max_steps 50 or more" in short
@@ -216,7 +216,7 @@ def test_a_warm_up_that_never_ends_is_said(tmp_path):
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """Draw a history of losses and return matplotlib's figure, as it was when it was saved."""
+    """Draw a history of losses and return matplotlib's figure as it was saved."""
     from matplotlib.figure import Figure
 
     figures = []
@@ -265,7 +265,7 @@ def test_the_best_evaluation_is_ringed_and_named(drawn):
 
 
 def test_the_ring_is_where_the_kept_weights_are(drawn):
-    """A classifier's best may be by another figure than its loss."""
+    """A classifier's best step may be chosen by another figure than its loss."""
     entries = [
         {"step": step, "eval_loss": loss, "eval_macro_f1": f1} for step, loss, f1 in ((3, 0.6, 0.4), (6, 0.7, 0.9), (9, 0.5, 0.8))
     ]
@@ -280,13 +280,13 @@ def test_the_picture_of_a_run_has_all_its_steps(run):
 
 
 def test_tensorboard_shows_all_of_it(small_rows, tmp_path):
-    """The start, every line of the log, all learning rates, samples, and the test, in one place below the run."""
+    """The start, every line of the log, all learning rates, samples, and the test, in one folder inside the run's."""
     pytest.importorskip("tensorboard", reason="needs tensorboard, of the extra watching")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     settings = dict(SETTINGS, optimizer="muon", max_steps=2, warmup_steps=0, eval_steps=1, save_strategy="no", keep="last")
     settings |= dict(sample_prompts=["os.", "`````"], sample_tokens=4)
-    settings["config_overrides"] = settings["config_overrides"] | {"tie_word_embeddings": False}  # or the embedding has no rate
+    settings["config_overrides"] = settings["config_overrides"] | {"tie_word_embeddings": False}  # for the embedding's own rate
     recipe("pretrain", **settings, dataset=str(small_rows), output_dir=str(tmp_path / "base"), report_to=["tensorboard"])
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
     (place,) = {path.parent for path in (tmp_path / "base").rglob("events.out.tfevents.*")}
@@ -309,7 +309,7 @@ def test_tensorboard_shows_all_of_it(small_rows, tmp_path):
     assert texts["final/report"][0] == f"```text\n{(tmp_path / 'base' / 'report.txt').read_text()}\n```"
     assert len(texts["samples/1"]) == len(texts["samples/2"]) == 2
     assert texts["samples/1"][1].startswith("```text\nos.")
-    assert texts["samples/2"][1].startswith("``````text\n`````")  # a longer fence than what it holds
+    assert texts["samples/2"][1].startswith("``````text\n`````")  # a longer fence than any in the text
 
 
 def test_trackio_has_all_of_it_in_one_run_and_asks_no_network(small_rows, tmp_path, monkeypatch):

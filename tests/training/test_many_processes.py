@@ -1,4 +1,4 @@
-"""Two processes, with whole copies (DDP) and with shares (FSDP2), do what one does; what would not is refused in a sentence."""
+"""Two processes, with full copies (DDP) and with shards (FSDP2), do what one does; other settings are refused in one sentence."""
 
 import json
 import os
@@ -23,9 +23,9 @@ FINETUNED = (*COMMON, "--poison_report", "false", "--decontaminate", "false", "-
 
 @pytest.fixture(scope="module")
 def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
-    """The words of three recipes; no number of rows is divided by the batch, so each epoch ends with a smaller step.
+    """The arguments of three recipes; no number of rows is divisible by the batch, so each epoch ends with a smaller step.
 
-    The rates are small: AdamW moves a weight by its rate even where the gradient is rounding alone, which may have another sign.
+    The rates are small: AdamW moves a weight by its rate even if the gradient is only rounding error, with a random sign.
     """
     folder = tmp_path_factory.mktemp("examples")
     texts = folder / "texts.jsonl"
@@ -50,7 +50,7 @@ def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
 
 @pytest.fixture(scope="module")
 def runs(recipes, tmp_path_factory):
-    """Run a recipe with eight rows a step, in one process (file None) or in those of a file; each is run once."""
+    """Run a recipe with eight rows per step, in one process (file None) or in those of a file; each is run only once."""
     done: dict[tuple[str, Path | None], Path] = {}
 
     def run(name: str, file: Path | None = None) -> Path:
@@ -75,7 +75,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def figures(folder: Path) -> dict[str, float]:
-    """What the report of a run says of its held-out texts."""
+    """The figures of a run for its held-out texts."""
     metrics = json.loads((folder / "metrics.json").read_text())
     if "kept_seed" in metrics:
         metrics = {name: one["mean"] for name, one in metrics["test"].items() if isinstance(one, dict) and "mean" in one}
@@ -90,7 +90,7 @@ def test_two_processes_read_the_rows_of_one_and_have_its_losses(runs, name, file
     one, two = runs(name), runs(name, file)
     assert figures(one)
     assert figures(two) == pytest.approx(figures(one), abs=1e-5)
-    if name != "finetune_classification":  # a seed that is done has no checkpoints
+    if name != "finetune_classification":  # a finished seed has no checkpoints
         assert len(losses(one)) >= 10
         assert losses(two) == pytest.approx(losses(one), abs=1e-5)
     left = {path.relative_to(one).as_posix() for path in one.rglob("*") if path.is_file()}
@@ -105,7 +105,7 @@ def test_two_processes_read_the_rows_of_one_and_have_its_losses(runs, name, file
 
 @pytest.mark.slow
 def test_strangers_load_what_two_processes_saved(runs, stranger, tmp_path):
-    """AutoModel without hfgpt, in a process of its own: models, an adapter, its merged twin."""
+    """AutoModel without hfgpt, in a new process: models, an adapter, its merged twin."""
     folders = [runs("pretrain", SHARDED), *(runs("finetune_instructions", SHARDED) / place for place in ("base", "merged")),
                runs("finetune_classification", SHARDED) / "merged", runs("finetune_classification", COPIES) / "merged"]  # fmt: skip
     code = """
@@ -137,7 +137,7 @@ def test_a_sharded_run_that_was_killed_goes_on_to_the_very_same_weights(runs, re
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_shares_with_copies_and_alone(runs, recipes, tmp_path):
-    """Its checkpoints are the same whatever wrote them; with the same batch, so are its losses."""
+    """Its checkpoints are the same however they were written; with the same batch, so are its losses."""
     words = [*recipes["pretrain"], "--save_steps", "5", "--output_dir", tmp_path / "run"]
 
     def batch(rows: int) -> list:
@@ -153,7 +153,7 @@ def test_a_run_goes_on_with_shares_with_copies_and_alone(runs, recipes, tmp_path
 
 
 def _muon_in_two_processes(rank: int, environment: dict[str, str]) -> None:
-    """Matrices that two processes do not divide evenly, and one more than there are pairs of processes."""
+    """With matrices that do not divide evenly between two processes, and an odd number of them."""
     import torch.distributed as dist
     from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
@@ -205,13 +205,13 @@ def test_every_file_is_one_that_accelerate_reads_and_names_itself():
     assert {path.stem for path in FILES.glob("*")} == set(kinds)
     for name, kind in kinds.items():
         path = FILES / f"{name}.yaml"
-        config = load_config_from_file(str(path))  # which refuses keys that it does not know
+        config = load_config_from_file(str(path))  # it refuses unknown keys
         assert str(config.distributed_type).rpartition(".")[2] == kind
         assert f"--config_file recipes/accelerate/{name}.yaml" in path.read_text(encoding="utf-8")
 
 
 def test_the_keys_of_deepspeeds_file_are_those_that_accelerate_hands_on():
-    """DeepSpeed itself is not installed here: what its processes would be told is all that is seen."""
+    """DeepSpeed itself is not installed here: the test only sees what its processes would be given."""
     import yaml
     from accelerate.commands.launch import launch_command_parser
 

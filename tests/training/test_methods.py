@@ -1,4 +1,4 @@
-"""What each method trains, on a model of ours and on one that names everything otherwise."""
+"""What each method trains, on a model of ours and on one with other names for everything."""
 
 import peft
 import pytest
@@ -81,7 +81,7 @@ def test_lora_goes_beside_every_matrix_of_the_blocks_and_the_head_is_trained_who
     ]
     assert len(matrices) == model.config.num_hidden_layers * {"gpt2": 4, "book": 6, "modern": 7}[kind]
     assert len([name for name in names if "lora_A" in name]) == len(matrices)
-    # rank x (in + out) of each matrix, and the head
+    # rank x (in + out) for each matrix, plus the head
     expected = sum(2 * sum(shape) for shape in matrices)
     plain = trainable_parameters(adapted)[0] - sum(p.numel() for n, p in adapted.named_parameters() if "magnitude" in n)
     assert plain == expected + 3 * model.config.hidden_size

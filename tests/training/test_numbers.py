@@ -1,4 +1,4 @@
-"""What is not finite stops a run before it is learned from; a gradient that jumps is skipped where that was asked for."""
+"""A value that is not finite stops a run before the update; a gradient spike is skipped if the user asked for it."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from hfgpt.training.finite import LEAST, GradientNorms
 
 
 class Poisoned:
-    """The loss of a language model, which is `value` for every batch that begins with one of these tokens."""
+    """The loss of a language model, times `factor` plus `value` for every batch with a row that begins with the token `first`."""
 
     def __init__(self, value: float, *, first: int, factor: float = 1.0):
         self.value, self.first, self.factor = value, first, factor
@@ -46,7 +46,7 @@ def row_of(token: int) -> int:
 @pytest.mark.parametrize(("value", "said"), [(math.nan, "nan"), (math.inf, "inf")])
 @pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
 def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_rows(tmp_path, value, said, max_grad_norm):
-    """Case A12. With two batches a step, only the rows of the one whose loss it is are named."""
+    """Case A12. With two batches per step, only the rows of the batch with that loss are named."""
     bad = 7 * 13 % 60
     settings = dict(save_steps=1, per_device_train_batch_size=2, gradient_accumulation_steps=2, max_grad_norm=max_grad_norm)
     seen = []
@@ -74,7 +74,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_ro
         assert newest == tmp_path / "run" / f"checkpoint-{step - 1}"
         assert f"The newest checkpoint, {newest}, is finite" in str(stopped.value)
     assert not (tmp_path / "run" / f"checkpoint-{step}").exists()
-    # Without that row, the same run goes on from there, also in an epoch that is not its first.
+    # Without the bad loss, the same run resumes from there, also in a later epoch.
     trainer = tiny_trainer(tmp_path / "run", loss=Poisoned(0.0, first=bad), **settings)
     train(trainer, newest)
     assert trainer.state.global_step == 8
@@ -104,7 +104,7 @@ def test_a_gradient_that_is_not_finite_stops_though_the_loss_is(tmp_path):
     class Infinite(Poisoned):
         def __call__(self, outputs, labels, num_items_in_batch=None):
             loss = super().__call__(outputs, labels, num_items_in_batch)
-            # The square root of 0 is 0, and infinitely steep.
+            # The square root of 0 is 0, but its slope is infinite.
             return loss + torch.sqrt(outputs["logits"][0, 0, 0] * 0.0) if (labels[:, 0] == self.first).any() else loss
 
     trainer = tiny_trainer(tmp_path / "run", loss=Infinite(0.0, first=0))
@@ -145,7 +145,7 @@ def test_norms_are_spikes_by_the_median_of_those_before():
     assert again.norms == norms.norms
     skipped = [again.is_spike(10.0, factor=2.0) for _ in range(60)]
     assert skipped[0]
-    assert not skipped[-1]  # gradients that have become larger for good
+    assert not skipped[-1]  # the gradients have become larger permanently
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_a_spike_moves_nothing_is_counted_and_is_skipped_again_by_a_run_that_goe
     settings = dict(skip=3.0, max_steps=32, save_steps=23, loss=Poisoned(0.0, first=7 * 9 % 60, factor=1000.0), max_grad_norm=0)
 
     class Watched(TrainerCallback):
-        """Which steps moved nothing."""
+        """Notes which steps changed no weight."""
 
         def __init__(self):
             self.moved_nothing, self.before = [], {}
@@ -183,7 +183,7 @@ def test_a_spike_moves_nothing_is_counted_and_is_skipped_again_by_a_run_that_goe
 
 
 def _one_of_two(rank: int, environment: dict[str, str], folder: Path, kind: str, answers) -> None:
-    """A run in which only one process meets a loss that is not finite, or only the first one a limit of the disk."""
+    """A run in which one process alone has a loss that is not finite, or the first one alone meets a file size limit."""
     os.environ.update(environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
     settings: dict[str, Any] = {"per_device_train_batch_size": 2, "optimizer": "adamw"}
     if kind == "loss":

@@ -90,7 +90,7 @@ def test_the_short_way_of_orthogonalizing_long_matrices_gives_the_same():
     settings = dict(coefficients=(3.4445, -4.775, 2.0315), steps=5, eps=1e-7)
     for shape in ((64, 24), (24, 64)):
         matrix = torch.randn(shape)
-        exact = orthogonalize(matrix.double(), **settings)  # float64 takes the long way
+        exact = orthogonalize(matrix.double(), **settings)  # float64 uses the long way
         assert (orthogonalize(matrix, **settings) - exact).abs().max() < 1e-5
 
 
@@ -129,7 +129,7 @@ def test_muon_in_float32_takes_torchs_steps_up_to_the_rounding_of_bfloat16():
         assert theirs.norm() > 0.05
         assert (mine - theirs).norm() < 0.02 * theirs.norm()
     for index, state in torchs_state.items():
-        assert torch.equal(our_state[index]["momentum_buffer"], state["momentum_buffer"])  # a checkpoint fits either
+        assert torch.equal(our_state[index]["momentum_buffer"], state["momentum_buffer"])  # so a checkpoint works with both
 
 
 def test_orthogonalizing_brings_all_singular_values_near_one():

@@ -1,4 +1,4 @@
-"""What a budget is spent on, in figures: pure functions of measured speeds."""
+"""How a budget is spent, in figures: pure functions of measured speeds."""
 
 import pytest
 
@@ -95,7 +95,7 @@ def test_budgets_of_tokens_and_flops_are_kept():
     choices = [choice_for(one, Speed(0, 1e-6), TEXT, tokens, sizes=batches(TEXT)) for one in SIZES]
     choice = best_choice(choices, TEXT, tokens)
     assert 2e6 - choice.batch < choice.tokens <= 2e6
-    assert choice.candidate is not SIZES[-1]  # the largest is never the best use of the arithmetic that it takes
+    assert choice.candidate is not SIZES[-1]  # the largest size is never the best use of its own FLOPs
     more = Budget(tokens=2e9)
     large = Text(tokens=10**10, bytes_per_token=3.7, row_tokens=256, difficulty=2.4)
     choices = [choice_for(one, Speed(0, 1e-6), large, more, sizes=batches(large)) for one in SIZES]

@@ -1,4 +1,4 @@
-"""Pairs as token ids, what TRL makes of them, and the measure of what a model prefers."""
+"""Pairs as token ids, what TRL does with them, and measures of what a model prefers."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def numbers(*values: tuple[float, int]) -> np.ndarray:
 
 
 def test_the_measures_of_one_pair_by_hand():
-    # the chosen answer of 4 tokens became likelier by 2 nats, the rejected of 2 tokens less likely by 1
+    # the chosen answer of 4 tokens became likelier by 2 nats, the rejected one of 2 tokens less likely by 1
     reference, policy = numbers((10, 4), (6, 2)), numbers((8, 4), (7, 2))
     found = preference_metrics(policy, reference, loss="dpo", beta=0.5)
     assert found["chosen_reward"] == 1.0
@@ -64,8 +64,8 @@ def test_the_measures_of_one_pair_by_hand():
     assert found["reward_margin"] == 1.5
     assert found["loss"] == pytest.approx(math.log(1 + math.exp(-1.5)))
     assert found["reward_accuracy"] == 1
-    assert found["likelihood_accuracy"] == 0  # 8 nats against 7
-    assert found["likelihood_accuracy_per_token"] == 1  # 2 against 3.5
+    assert found["likelihood_accuracy"] == 0  # 8 nats versus 7
+    assert found["likelihood_accuracy_per_token"] == 1  # 2 versus 3.5
     assert (found["chosen_nats_per_token"], found["rejected_nats_per_token"]) == (2.0, 3.5)
     per_token = preference_metrics(policy, reference, loss="dpo", beta=0.5, length_normalised=True)
     assert per_token["reward_margin"] == 0.5 * (2 / 4 + 1 / 2)
@@ -78,14 +78,14 @@ def test_the_losses_of_kto_and_orpo_by_hand():
     sigmoid = lambda value: 1 / (1 + math.exp(-value))  # noqa: E731
     assert kto["loss"] == pytest.approx((1 - sigmoid(1.0 - 0.5) + 1 - sigmoid(0.5 + 0.5)) / 2)
     unmoved = preference_metrics(numbers((8, 4), (7, 2), (11, 4), (9, 2)), reference, loss="kto", beta=0.5)
-    assert unmoved["loss"] == pytest.approx((1 - sigmoid(1.0) + 1 - sigmoid(0.5)) / 2)  # a drift below 0 counts as none
+    assert unmoved["loss"] == pytest.approx((1 - sigmoid(1.0) + 1 - sigmoid(0.5)) / 2)  # a drift below 0 counts as 0
     orpo = preference_metrics(policy[:2], reference[:2], loss="orpo", beta=0.5)
     odds = lambda nats: math.exp(-nats) / (1 - math.exp(-nats))  # noqa: E731
     assert orpo["loss"] == pytest.approx(2.0 + 0.5 * math.log(1 + odds(3.5) / odds(2.0)))
 
 
 def test_the_measures_of_single_answers_by_hand():
-    # after their own prompts and after the wrong ones: a wanted answer became likelier by 2 nats, an unwanted one by 1, drift 1
+    # after their own prompts, the wanted answer became likelier by 2 nats, the unwanted one by 1; after wrong ones, both by 1
     reference = np.array([[[10, 4], [6, 2]], [[9, 4], [5, 2]]], dtype=np.float64)
     policy = np.array([[[8, 4], [5, 2]], [[8, 4], [4, 2]]], dtype=np.float64)
     found = preference_metrics(policy, reference, loss="kto", beta=0.5, labels=[True, False])
@@ -128,7 +128,7 @@ def test_answers_are_text_to_the_last_token_and_end_with_the_end_of_a_turn(small
         assert answer[-1] == end
         assert not special & set(answer[:-1])
         assert tokenizer.decode(answer[:-1]) == text
-    assert sum(id in special for id in pair.prompt) == 1 + 2 * 4 + 1  # begins, four turns, and the one that is asked for
+    assert sum(id in special for id in pair.prompt) == 1 + 2 * 4 + 1  # the separator, four turns, and the start of the answer
     assert tokenizer.decode(pair.prompt).endswith("<|im_start|>assistant\n")
 
 
@@ -198,7 +198,7 @@ def test_kto_learns_single_answers_with_their_labels(small_families, tmp_path):
     measured = measured_rows(pairs["test"], loss="kto")
     assert len(measured) == 8
     first, last = pairs["test"][0], pairs["test"][-1]
-    assert measured[4]["input_ids"] == first.prompt + last.rejected  # another one's answer
+    assert measured[4]["input_ids"] == first.prompt + last.rejected  # the answer to another prompt
     pair = {"prompt": "What is a sea?", "chosen": "Water.", "rejected": "Food."}
     mixed = write_rows(tmp_path / "mixed.jsonl", [*rows, pair])
     with pytest.raises(ValueError, match=r"mixed.jsonl, line 1: a single answer among pairs of chosen and rejected"):
@@ -227,7 +227,7 @@ def test_no_dropout_is_left_between_a_model_and_its_base(small_families, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize(("loss", "settings"), [("dpo", {}), ("dpo", dict(length_normalised=True)), ("orpo", {})])
 def test_what_trl_trains_is_what_is_measured(loss, settings, small_families, pairs_file, tmp_path):
-    """After a few steps, TRL's loss of a batch is ours of the same pairs, by other code."""
+    """After a few steps, TRL's loss on a batch equals ours on the same pairs, computed by different code."""
     pytest.importorskip("trl")
     args = arguments(tmp_path, model=str(small_families["book"]), sources=[str(pairs_file)], loss=loss, eval_strategy="no",
                      save_strategy="no", keep="last", max_steps=6, beta=0.5, logging_steps=1, **settings)  # fmt: skip
@@ -255,7 +255,7 @@ def test_what_trl_trains_is_what_is_measured(loss, settings, small_families, pai
         first = next(entry for entry in trainer.state.log_history if "loss" in entry)
         assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
     ours = preference_metrics(trainer.likelihoods(pairs["train"]), reference, loss=loss, beta=0.5, **settings)
-    assert ours["reward_margin"] > 0.3  # it has moved
+    assert ours["reward_margin"] > 0.3  # the model has changed
     trainer.model.eval()
     batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[n] for n in range(8)]))
     if loss == "dpo":
@@ -264,7 +264,7 @@ def test_what_trl_trains_is_what_is_measured(loss, settings, small_families, pai
     else:
         _, details = trainer.get_batch_loss_metrics(trainer.model, batch)
         assert -0.5 * details["log_odds_ratio"] == pytest.approx(ours["loss"] - ours["chosen_nats_per_token"], abs=1e-4)
-        assert details["logps/chosen"] == pytest.approx(-ours["chosen_nats_per_token"], abs=0.1)  # theirs weighs pairs alike
+        assert details["logps/chosen"] == pytest.approx(-ours["chosen_nats_per_token"], abs=0.1)  # theirs gives pairs equal weight
 
 
 def test_trls_classes_are_found_where_they_are():

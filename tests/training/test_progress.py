@@ -1,4 +1,4 @@
-"""What a training says while it runs."""
+"""What a training prints while it runs."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""The page of a run: everything about it in one file that loads nothing, whatever the texts say."""
+"""The page of a run: everything about it in one file that loads nothing, whatever the texts contain."""
 
 import html
 import json
@@ -32,7 +32,7 @@ def log(steps: int = 40) -> list[dict]:
 
 
 def run_folder(folder: Path, *, said: list[str], source: str = "/home/ann/secret place/novels.txt") -> Path:
-    """A folder with the files that the page is made from, as runs leave them."""
+    """A folder with the files that the page is made from, as runs write them."""
     folder.mkdir()
     (folder / "history.json").write_text(json.dumps({"unit": "nats per token", "kept_step": 20, "log": log()}))
     lines = [{"step": step, "said": [{"prompt": one, "text": one, "note": ""} for one in said]} for step in (40, 20, 20)]
@@ -59,14 +59,14 @@ def page(tmp_path_factory) -> Path:
 
 
 def shown(page: Path) -> str:
-    """The text of the page as people read it, its spaces folded."""
+    """The text of the page as people read it, with spaces collapsed."""
     body = page.read_text(encoding="utf-8").partition("<body>")[2]
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
 def test_the_page_is_one_file_that_asks_for_nothing_and_runs_nothing(page):
     text = page.read_text(encoding="utf-8")
-    tags = re.sub(r">[^<]*<", "><", text.partition("<body>")[2]) + text.partition("<body>")[0]  # not the texts, which are escaped
+    tags = re.sub(r">[^<]*<", "><", text.partition("<body>")[2]) + text.partition("<body>")[0]  # without the escaped texts
     assert tags.count("<svg") > 6
     assert not re.search(r"""(?:src|href|action)\s*=\s*(?:["'](?!#)|[^"'\s#])|@import|url\(|https?://|<script""", tags)
     policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1])
@@ -91,7 +91,7 @@ def test_it_shows_figures_curves_samples_data_plan_and_how_to_repeat_the_run(pag
         *("hfgpt pretrain run.yaml --output_dir ANOTHER", "depth 4", "transformers 5."),
     ):
         assert said in text, said
-    assert text.count("Step 20") == 1  # said twice, as after a stop; half a line of a killed process is none
+    assert text.count("Step 20") == 1  # written twice, as after a stop; the half line of a killed process is ignored
     assert "U+202E" in text
 
 

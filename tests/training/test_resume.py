@@ -1,4 +1,4 @@
-"""The same command again goes on; what has changed since is stated, refused with old and new value, or allowed by name."""
+"""The same command again resumes the run; changes are stated, refused with old and new value, or allowed by name."""
 
 import json
 import os
@@ -30,7 +30,7 @@ WORDS = (*SMALL_RUN, "--use_cpu", "true", "--disable_tqdm", "true", "--max_steps
 
 @pytest.fixture(scope="module")
 def begun(small_rows, tmp_path_factory) -> Path:
-    """A run that was killed before it saved its sixth step, with checkpoints of steps 2 and 4."""
+    """A run that was killed before it saved step 6, with checkpoints at steps 2 and 4."""
     folder = tmp_path_factory.mktemp("begun") / "base"
     words = [*WORDS, "--dataset", small_rows, "--output_dir", folder]
     kill("pretrain", words, at="hfgpt.training.saving.SavingTrainer._require_space", call=3)
@@ -47,7 +47,7 @@ def unfinished(begun, tmp_path) -> Path:
 
 @pytest.fixture
 def again(small_rows, unfinished, caplog):
-    """Give the command of that run again, with further words; what it says is returned, without repeated lines."""
+    """Run the command of that run again, with more arguments, and return what it logs."""
 
     def run(*words: object) -> str:
         caplog.clear()
@@ -175,7 +175,7 @@ def test_another_runs_checkpoint_and_what_is_none_are_refused(again, unfinished,
     with pytest.raises(UserError, match="cannot resume from .*: model.safetensors has changed"):
         again("--resume", unfinished / "checkpoint-4")
     shutil.copytree(other / "checkpoint-2", unfinished / "checkpoint-5")
-    said = again()  # the newest is of another run, the next one is damaged
+    said = again()  # the newest is from another run, the next one is damaged
     assert f"resume: from {unfinished / 'checkpoint-2'}, step 2" in said
 
 
@@ -230,7 +230,7 @@ def test_rows_that_are_not_as_they_were_made_are_refused(small_rows, tmp_path, n
 
 
 def test_runs_go_on_with_one_process_two_and_one_again(small_rows, tmp_path):
-    """At a constant number of rows per step: the same rows, and losses equal to rounding."""
+    """With a constant number of rows per step: the same rows, and losses equal up to rounding."""
     words = [*WORDS, "--dataset", small_rows, "--seed", "3", "--keep", "last", "--max_steps", "8"]
     one = ("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2")
     two = ("--per_device_train_batch_size", "4")
@@ -313,7 +313,7 @@ def test_a_second_run_in_the_folder_is_refused_while_the_first_lives_and_not_aft
 
 def test_a_lock_ends_with_its_process_or_before(tmp_path):
     hold(tmp_path / "out")
-    hold(tmp_path / "out")  # twice is once
+    hold(tmp_path / "out")  # a second call changes nothing
     assert (tmp_path / ".hfgpt-out" / "lock").read_text() == f"process {os.getpid()}"
     release(tmp_path / "out")
     release(tmp_path / "out")

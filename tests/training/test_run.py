@@ -1,4 +1,4 @@
-"""The one end of every run, and how a finished one is known."""
+"""The common end of every run, and how a finished one is recognised."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ def test_a_base_that_was_replaced_is_noticed_whatever_its_times_say(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     before = file_states(tmp_path)
     assert list(before) == ["model.safetensors"]
-    (tmp_path / "metrics.json").write_text('{"loss": 1}')  # no model is loaded from it
+    (tmp_path / "metrics.json").write_text('{"loss": 1}')  # not part of the model
     assert file_states(tmp_path) == before
     times = weights.stat()
     shutil.copyfile(weights, tmp_path / "other")

@@ -1,4 +1,4 @@
-"""Signals to real processes: always a checkpoint, a documented exit code, and nobody who trains on."""
+"""Signals to real processes: always a checkpoint, a documented exit code, and no process that continues to train."""
 
 import os
 import pty
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.slow
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(20000 + os.getpid() % 10000))
 SIMPLE = ("-m", "accelerate.commands.launch", "--quiet", "--config_file", ROOT / "recipes/accelerate/cpu.yaml")
-# One optimizer step is long enough for all signals to come within it.
+# One optimizer step is long enough for all signals to arrive during it.
 LONG = (*SMALL_RUN, "--max_steps", 3000, "--eval_steps", 3000, "--save_steps", 3000, "--logging_steps", 1, "--keep", "last",
         "--per_device_train_batch_size", 2, "--use_cpu", "true", "--sample_tokens", 1)  # fmt: skip
 
 
 class Training:
-    """A training in a session of its own, which has taken its first step."""
+    """A training in a separate session, after its first step."""
 
     def __init__(self, folder: Path, rows: Path, *words: object, launcher: tuple = ()):
         self.folder = folder
@@ -46,7 +46,7 @@ class Training:
             time.sleep(0.02)
 
     def end(self) -> int:
-        """The exit code, once every process is gone."""
+        """Wait until every process has ended, and return the exit code."""
         code = self.process.wait(timeout=120)
         _, alive = psutil.wait_procs(self.children, timeout=120)
         for process in alive:
@@ -55,7 +55,7 @@ class Training:
         return code
 
     def checkpoint(self) -> int:
-        """The step of the one checkpoint there is."""
+        """The step of the only checkpoint."""
         (name,) = [path.name for path in self.folder.glob("*checkpoint-*")]
         return int(name.removeprefix("checkpoint-"))
 
@@ -64,7 +64,7 @@ class Training:
     ("launcher", "number", "whole_group", "code"),
     [
         ((), signal.SIGINT, True, 75),
-        ((), signal.SIGTERM, True, 75),  # with processes that read rows, which torch would end
+        ((), signal.SIGTERM, True, 75),  # with data loader workers, which torch would end
         (SIMPLE, signal.SIGINT, True, -signal.SIGINT),  # Ctrl-C in a terminal
         (SIMPLE, signal.SIGTERM, False, -signal.SIGTERM),  # docker stop, systemd
         (TORCHRUN, signal.SIGINT, True, 1),
@@ -102,7 +102,7 @@ def test_a_process_that_is_killed_ends_the_others(small_rows, tmp_path):
     assert not list(training.folder.glob("checkpoint-*"))
 
 
-# A step that is sure to last until all signals have come, on any machine.
+# A step that is certain to last until all signals have arrived, on any machine.
 SECOND_STEP_LASTS = """
 import runpy, sys, time
 from hfgpt.training.trainer import HfGptTrainer
@@ -121,13 +121,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_second_ctrl_c_leaves_at_once_and_an_echo_of_the_first_does_not(small_rows, tmp_path):
     training = Training(tmp_path / "base", small_rows, "--save_steps", 1, launcher=("-c", SECOND_STEP_LASTS))
     training.wait_for("the second step lasts")
-    while not list(training.folder.glob("checkpoint-*")):  # written beside training
+    while not list(training.folder.glob("checkpoint-*")):  # written in the background
         time.sleep(0.02)
     training.process.send_signal(signal.SIGINT)
     training.process.send_signal(signal.SIGINT)
     training.wait_for("SIGINT: finishing this step")
     time.sleep(1.5)
-    training.process.send_signal(signal.SIGTERM)  # no wish of its own either
+    training.process.send_signal(signal.SIGTERM)  # does not count as a second request either
     time.sleep(0.5)
     assert training.process.poll() is None
     begin = time.monotonic()
@@ -140,7 +140,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_an_echo_of_the_first_does_not(small_
 
 
 def test_a_terminal_that_closes_leaves_a_checkpoint(small_rows, tmp_path):
-    """Where every write to it would fail."""
+    """Every later write to it would fail."""
     command = [sys.executable, ROOT / "recipes/pretrain.py", *LONG, "--dataset", small_rows, "--output_dir", tmp_path / "base"]
     child, terminal = pty.fork()
     if child == 0:
@@ -168,7 +168,7 @@ def test_a_signal_during_a_save_or_an_evaluation_costs_no_further_step(small_row
 
 
 def _signalled_at(event: str, words: list[str]) -> None:
-    """The signal comes while Trainer evaluates or saves: before our callback is told that it has."""
+    """The signal arrives while Trainer evaluates or saves: before our callback is called."""
     from killing import run_main
 
     from hfgpt.errors import RunStopped

@@ -1,6 +1,6 @@
-"""Every option of TrainingArguments: plain Trainer does with it to our models what it does to their native twins.
+"""Every option of TrainingArguments: with it, plain Trainer trains our models exactly as their native twins.
 
-Where it makes no sense in a recipe, the recipe refuses it; no option is passed over.
+If an option makes no sense in a recipe, the recipe refuses it; no option is silently ignored.
 """
 
 import copy
@@ -35,7 +35,7 @@ KEPT_WORST = dict(
     metric_for_best_model="eval_loss", greater_is_better=True,
 )  # fmt: skip
 
-# Options that change what is learned, alone or in company, each with its family; the result differs from that without them.
+# Options that change what is learned, some in combination; the result differs from that without them.
 CHANGING = {
     "batch size": dict(per_device_train_batch_size=3),
     "number of epochs": dict(num_train_epochs=1, max_steps=-1),
@@ -61,7 +61,7 @@ CHANGING = {
     "bfloat16": dict(bf16=True),
     "state that is kept": KEPT_WORST,
 }
-# Options that leave the result as it is.
+# Options that do not change the result.
 NEUTRAL = {
     "activation checkpointing": dict(activation_checkpointing=True, activation_checkpointing_kwargs={"every_n_layers": 2}),
     "gradient checkpointing": dict(gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False}),
@@ -74,14 +74,14 @@ NEUTRAL = {
     "cache": dict(use_cache=True),
     "determinism": dict(full_determinism=True),
 }
-# What a CPU, one process or the installed packages cannot show; Trainer does these around the model, whatever it is.
+# Options that cannot be tested on a CPU, in one process or with the installed packages; they do not depend on the model.
 ELSEWHERE = {
     *("fp16", "tf32", "torch_empty_cache_steps"),  # GPUs
     *("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb",
       "ddp_find_unused_parameters", "ddp_static_graph", "ddp_timeout", "local_rank"),
     *("use_liger_kernel", "liger_kernel_config", "optim_target_modules", "torch_compile_mode"),
 }  # fmt: skip
-# What is logged, measured, saved or pushed, and how rows get to the model.
+# Options for what is logged, measured, saved or pushed, and for how rows reach the model.
 AROUND = {
     *("output_dir", "use_cpu", "do_train", "do_eval", "do_predict", "debug", "skip_memory_metrics", "push_to_hub", "run_name"),
     *("logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "logging_nan_inf_filter", "log_level",
@@ -101,7 +101,7 @@ COMPARED = {name for options in (*CHANGING.values(), *NEUTRAL.values()) for name
 
 
 def test_no_option_of_trainer_is_passed_over():
-    """Fails with a new transformers, until somebody has looked at what is new."""
+    """Fails with a new version of transformers until somebody has checked its new options."""
     assert set(KNOWN) - COMPARED - ELSEWHERE - AROUND == set()
     assert len(KNOWN) > 100
     assert COMPARED.isdisjoint(ELSEWHERE | AROUND)
@@ -109,7 +109,7 @@ def test_no_option_of_trainer_is_passed_over():
 
 @cache
 def rows() -> list[dict]:
-    """Texts of unlike lengths, the first tokens of each not learned."""
+    """Texts of different lengths; the first tokens of each are not learned."""
     generator = torch.Generator().manual_seed(4)
     lengths = torch.randint(6, 20, (26,), generator=generator).tolist()
     ids = [torch.randint(1, 97, (length,), generator=generator).tolist() for length in lengths]
@@ -128,7 +128,7 @@ def batched(examples: list[dict]) -> dict[str, torch.Tensor]:
 
 
 def train(model, folder, **options) -> tuple[list[float], dict[str, torch.Tensor], int]:
-    """Losses of the steps, the weights after them, and the tokens that were counted."""
+    """The loss of each step, the final weights, and the number of tokens counted."""
     from datasets import Dataset
 
     settings = {name: value for name, value in (PLAIN | options).items() if name in KNOWN}
@@ -168,7 +168,7 @@ def determinism_undone(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-# GPT-2's layout is another, so the modern family stands for most options; those that go by names or modules have both.
+# GPT-2's layout differs, so most options are tested with the modern family; those that depend on names or modules with both.
 CASES = [("modern", name) for name in (*CHANGING, *NEUTRAL)]
 CASES += [
     ("book", name) for name in ("smoothing, accumulated", "weight decay", "noise on the embeddings", "activation checkpointing")
@@ -185,13 +185,13 @@ def test_an_option_does_to_our_model_what_it_does_to_its_twin(family, name, tmp_
     expected, theirs, their_tokens = train(twin, tmp_path / "twin", **options)
     if family == "book":
         theirs = take_in(theirs, entries(GPT2, model.config, biases=Biases(), heads=("lm_head.weight",)))
-    # In bfloat16 the two round at other places, and AdamW's first steps go by the sign of a gradient.
+    # In bfloat16 the two round in different places, and AdamW's first steps depend on the sign of a gradient.
     tolerance = 0.3 if options.get("bf16") else 2e-2 if "optim" not in options else 1e-3
     assert losses == pytest.approx(expected, rel=2e-2 if options.get("bf16") else 1e-4)
     assert tokens == their_tokens
     for key, weight in ours.items():
         if key.endswith("k_proj.bias"):
-            continue  # no score depends on it: its gradient is rounding, of which AdamW makes steps
+            continue  # no score depends on it: its gradient is only rounding error
         moved = (theirs[key] - before[key]).norm()
         assert (weight - theirs[key]).norm() <= tolerance * moved + 1e-6, key
     plain = plain_losses(family)
@@ -202,7 +202,7 @@ def test_an_option_does_to_our_model_what_it_does_to_its_twin(family, name, tmp_
 
 
 class Renamed(HfGptForCausalLM):
-    """What a user's own class may be called."""
+    """A user's class with an arbitrary name."""
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -213,10 +213,10 @@ def test_smoothed_labels_are_shifted(family, kind, tmp_path):
     model = MODELS[family](**NO_DROPOUT)
     if kind.endswith("subclass"):
         model = Renamed(model.config)
-        assert model.loss_type == "ForCausalLM"  # by it Trainer knows how many tokens are predicted
+        assert model.loss_type == "ForCausalLM"  # tells Trainer how many tokens are predicted
     if kind.startswith("LoRA"):
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False))
-    if kind == "fully sharded":  # as FSDP2 does it
+    if kind == "fully sharded":  # as FSDP2 does
         model.__class__ = type(f"FSDP{type(model).__name__}", (type(model),), {})
     trainer_class = LanguageModelTrainer if kind == "in our trainer" else Trainer
     trainer = trainer_class(model, TrainingArguments(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True))
@@ -226,7 +226,7 @@ def test_smoothed_labels_are_shifted(family, kind, tmp_path):
     expected = LabelSmoother(0.1)(outputs, batch["labels"], shift_labels=True)
     torch.testing.assert_close(loss, expected)
     assert abs(loss - LabelSmoother(0.1)(outputs, batch["labels"])) > 1e-3
-    # Accumulated, every token weighs alike.
+    # Under gradient accumulation, every token counts the same.
     num_items = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
     assert num_items == (batch["labels"][:, 1:] != -100).sum()
     torch.testing.assert_close(trainer.compute_loss(model, dict(batch), num_items_in_batch=2 * num_items), expected / 2)
@@ -321,7 +321,7 @@ def test_every_option_that_a_recipe_refuses_is_tried():
 
     tables = (options.REFUSED, OPTIMIZERS["muon"].refuses, OPTIMIZERS["adamw"].refuses)
     refused = {name for table in tables for name in table}
-    # A ParallelismConfig needs as many processes as it says.
+    # A ParallelismConfig needs as many processes as it specifies.
     assert refused - {name for _, name, _, _ in REFUSED} == {"parallelism_config"}
     assert refused - {"muon_learning_rate", "embedding_learning_rate"} <= set(KNOWN)
 

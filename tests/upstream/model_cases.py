@@ -22,10 +22,10 @@ from .test_modeling_common import ModelTesterMixin, ids_tensor
 from .test_tensor_parallel_mixin import TensorParallelTesterMixin
 from .test_training_mixin import TrainingTesterMixin
 
-# transformers runs the tests of several processes for a list of its own models only.
+# transformers runs the multi-process tests only for a list of its own models.
 test_fsdp_mixin.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = {"hfgpt"}
 test_tensor_parallel_mixin.TP_DISTRIBUTED_TEST_MODEL_TYPES = {"hfgpt"}
-# The tests look up by these names which labels a class wants; without them they would skip all training.
+# The tests use these names to look up which labels a class needs; without them they would skip all training.
 modeling_auto.MODEL_MAPPING_NAMES["hfgpt"] = "HfGptModel"
 modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["hfgpt"] = "HfGptForCausalLM"
 modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES["hfgpt"] = "HfGptForSequenceClassification"
@@ -42,7 +42,7 @@ SHAPE = dict(
     pad_token_id=0,
     bos_token_id=1,
     eos_token_id=2,
-    # One process and several are compared in training mode, and would draw different masks.
+    # One process and several are compared in training mode, where they would draw different dropout masks.
     embedding_dropout=0.0,
     residual_dropout=0.0,
     attention_dropout=0.0,
@@ -50,7 +50,7 @@ SHAPE = dict(
 
 
 class ModelTester:
-    """What the common tests ask of a model: its classes, a small configuration and inputs for it."""
+    """What the common tests need for a model: its classes, a small configuration and inputs."""
 
     base_model_class = HfGptModel
     causal_lm_class = HfGptForCausalLM
@@ -68,7 +68,7 @@ class ModelTester:
         return self.build_config()
 
     def prepare_config_and_inputs_for_common(self):
-        # No pad id inside: a classifier would read the token before it.
+        # No padding token inside: a classifier would read the token before it.
         input_ids = ids_tensor([self.batch_size, self.seq_length], self.vocab_size - 1) + 1
         return self.get_config(), {"input_ids": input_ids, "attention_mask": torch.tril(torch.ones_like(input_ids))}
 
@@ -89,7 +89,7 @@ class CommonTests(
     )
     all_generative_model_classes = (HfGptForCausalLM,)
     pipeline_model_mapping = {}  # the pipelines: tests/ecosystem/test_pipelines.py
-    test_can_init_all_missing_weights_before_2023 = True  # the year is read from a copyright line, which ours has not
+    test_can_init_all_missing_weights_before_2023 = True  # the year is read from a copyright line, which ours lacks
 
     def setUp(self):
         self._tester = ModelTester(self, self.build_config)
@@ -104,7 +104,7 @@ class CommonTests(
 
 
 class BookFamilyTest(CommonTests, unittest.TestCase):
-    # Learned positions end where they end, and have nothing to scale.
+    # Learned positions have a fixed length, and nothing to scale.
     test_model_rope_scaling_from_config_0_linear = None
     test_model_rope_scaling_from_config_1_dynamic = None
     test_model_rope_scaling_from_config_2_yarn = None

@@ -15,7 +15,7 @@ class GenerationTesterMixin:
     """In the repository, the generation tests; ours are in tests/ecosystem/test_generation.py."""
 
 
-# Fields that every configuration takes, away from their defaults.
+# Fields that every configuration takes, with values other than the defaults.
 config_common_kwargs = {
     "return_dict": False,
     "output_hidden_states": True,
@@ -46,7 +46,7 @@ def _set_rank_device(rank: int) -> None:
 
 
 def _start_rank_processes(function, *, args: tuple, nprocs: int) -> None:
-    # Forked from one process that has imported everything and run nothing, so a rank begins at once instead of after imports.
+    # Forked from one process that has imported everything and run nothing, so a rank starts at once.
     multiprocessing.set_forkserver_preload([f"{__package__}.test_hfgpt"])
     multiprocessing.start_processes(function, args=args, nprocs=nprocs, start_method="forkserver")
 
@@ -60,7 +60,7 @@ def _join_and_run(rank: int, function, store: str, world_size: int, args: tuple)
 
 
 def run_distributed(*, world_size: int):
-    """Run `function(rank, *args)` in `world_size` processes that form one gloo group."""
+    """Run `function(rank, *args)` in `world_size` processes of one gloo group."""
 
     def launcher(function):
         def run(*args) -> None:

@@ -13,7 +13,7 @@ import transformers
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 HERE = Path(__file__).parent
-# What the common tests import from files that the source distribution leaves out, and where from.
+# What replaces the files that the common tests import but the source distribution leaves out.
 STAND_INS = {
     "exporters/test_export.py": "from ..stand_ins import ExportTesterMixin",
     "generation/test_utils.py": "from ..stand_ins import GenerationTesterMixin",
@@ -56,7 +56,7 @@ MUST_PASS = {
 
 @pytest.fixture(scope="module")
 def upstream_tests(tmp_path_factory) -> Path:
-    """A folder with the tests of transformers as a package, the missing names stood in for, and our cases beside them."""
+    """A folder with transformers' tests as a package, with stand-ins for the missing names, and our cases."""
     folder = tmp_path_factory.mktemp("upstream")
     release = f"transformers=={transformers.__version__}"
     words = ["download", "--quiet", "--no-deps", "--no-binary", "transformers", "--dest", str(folder), release]
@@ -74,7 +74,7 @@ def upstream_tests(tmp_path_factory) -> Path:
     for name, line in STAND_INS.items():
         path = tests / name
         if path.exists():
-            continue  # a later release may carry it
+            continue  # a later release may contain it
         path.parent.mkdir(exist_ok=True)
         (path.parent / "__init__.py").touch()
         path.write_text(line + "\n")
@@ -85,7 +85,7 @@ def upstream_tests(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcome(upstream_tests) -> tuple[list[ElementTree.Element], subprocess.CompletedProcess]:
-    """Every case of both families, of one process that runs them all, and that process."""
+    """All cases of both families, run in one process, and that process."""
     report = upstream_tests / "report.xml"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
@@ -106,6 +106,6 @@ def test_every_common_test_that_applies_passes(family, outcome):
     failed = [case.get("name") for case in cases if any(child.tag in ("failure", "error") for child in case)]
     assert done.returncode == 0, f"failed: {failed}\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
     assert len(passed) >= 110, f"only {len(passed)} tests ran"
-    # A parametrised test carries a number: test_tp_forward_0.
+    # A parametrized test has a number: test_tp_forward_0.
     missing = MUST_PASS - {re.sub(r"_\d+(_.*)?$", "", name.partition("[")[0]) for name in passed}
     assert not missing, f"skipped or gone: {sorted(missing)}"
