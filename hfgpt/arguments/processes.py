@@ -37,6 +37,20 @@ def time_of_start() -> float:
     return _noted.pop() if _noted else time.time()
 
 
+def default_cpu_threads() -> int:
+    """Threads per process on a CPU: OMP_NUM_THREADS if the user set it, else all cores, divided among this machine's processes.
+
+    Launchers set the variable to 1 by themselves, which halves the speed of one process on two cores, so from them 1 says nothing.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list has one number per level of nesting
+    launched = SET_BY_ACCELERATE in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if asked.isdecimal() and int(asked) > (1 if launched else 0):
+        return int(asked)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(usable, psutil.cpu_count(logical=False) or usable)
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 @contextmanager
 def ending_with_launcher() -> Iterator[None]:
     """Inside this context, the end of the launcher counts as SIGTERM for this process.

@@ -4,12 +4,10 @@ Nothing here imports torch before it is needed: `check_command_line` in launchin
 """
 
 import json
-import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import psutil
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
@@ -17,7 +15,7 @@ from hfgpt.arguments.card import CARD_HELP, checked_settings
 from hfgpt.arguments.keys import default_of, machine_key, method_key, output_key, trainer_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
-from hfgpt.arguments.processes import refuse_missing_processes, refuse_several_gpus, time_of_start
+from hfgpt.arguments.processes import default_cpu_threads, refuse_missing_processes, refuse_several_gpus, time_of_start
 from hfgpt.arguments.resuming import ROWS_PER_STEP, ResumeKeys
 from hfgpt.arguments.sharding import asked_for_fsdp, check_fsdp, refuse_other_divisions
 from hfgpt.errors import UserError
@@ -70,7 +68,9 @@ class RunArguments(ResumeKeys, TrainingArguments):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = machine_key(
         "auto", "Precision of the matrix products; auto is bf16 if the processor is fast at it, else fp32."
     )
-    cpu_threads: int | None = machine_key(None, "Threads per process on a CPU (default: all cores, divided among the processes).")
+    cpu_threads: int | None = machine_key(
+        None, "Threads per process on a CPU (default: OMP_NUM_THREADS if set, else all cores, divided among the processes)."
+    )
     ddp_find_unused_parameters: bool | None = trainer_key(
         False, "With several processes, look for parameters without a gradient in every step; there are none."
     )
@@ -151,10 +151,7 @@ class RunArguments(ResumeKeys, TrainingArguments):
         check_training(self, given=self.resolved)
         check_fsdp(self)
         if self.use_cpu:
-            # `accelerate launch` gives a process one thread by default, which halves the speed on two cores.
-            usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            cores = min(usable, psutil.cpu_count(logical=False) or usable)
-            torch.set_num_threads(self.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+            torch.set_num_threads(self.cpu_threads or default_cpu_threads())
 
     def optimizer_settings(self) -> OptimizerSettings:
         """The settings for the entries of `OPTIMIZERS`."""

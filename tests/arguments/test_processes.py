@@ -7,7 +7,7 @@ import pytest
 from conftest import ACCELERATE, ROOT, run_python
 from recipes_in_process import recipe, run_script
 
-from hfgpt.arguments.processes import ONE_OF_SEVERAL, refuse_missing_processes, refuse_several_gpus
+from hfgpt.arguments.processes import ONE_OF_SEVERAL, default_cpu_threads, refuse_missing_processes, refuse_several_gpus
 from hfgpt.errors import UserError
 
 SIMPLE = {"ACCELERATE_DYNAMO_BACKEND": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -47,6 +47,20 @@ def test_one_process_with_several_gpus_is_refused():
     refuse_several_gpus(1)
     with pytest.raises(UserError, match="^one process has 4 GPUs.*torchrun --nproc_per_node 4 .*CUDA_VISIBLE_DEVICES=0"):
         refuse_several_gpus(4)
+
+
+def test_omp_num_threads_sets_the_threads_unless_a_launcher_set_it(launched):
+    launched.delenv("OMP_NUM_THREADS", raising=False)
+    all_cores = default_cpu_threads()
+    launched.setenv("OMP_NUM_THREADS", "1")
+    assert default_cpu_threads() == all_cores  # accelerate sets 1 unasked
+    launched.setenv("OMP_NUM_THREADS", str(all_cores + 1))
+    assert default_cpu_threads() == all_cores + 1
+    launched.delenv("ACCELERATE_DYNAMO_BACKEND")
+    launched.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    for text, threads in (("1", 1), ("3,2", 3), ("", all_cores), ("many", all_cores)):
+        launched.setenv("OMP_NUM_THREADS", text)
+        assert default_cpu_threads() == threads, text
 
 
 @pytest.mark.slow
