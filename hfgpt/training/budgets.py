@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
+import psutil
 import torch
 import yaml
 from datasets import DatasetDict
@@ -32,6 +33,8 @@ MOST_MEASURED = 5
 SECONDS_OF_SAVING = 3.0
 # Memory of Python with torch, transformers and datasets loaded. Measured: this program on a CPU, 2026-11-26.
 BYTES_OF_THE_PROGRAM = 700 << 20
+# A process that gets less than this share of its threads' time shares the cores with other programs; the seconds to find out.
+QUIET_SHARE, SECONDS_OF_LISTENING = 0.8, 0.5
 # The share of warm-up steps, as in the runs that the law was fitted to (docs/lab_notes.md).
 WARMUP = 0.1
 # The keys that a plan chooses if they are not given.
@@ -58,13 +61,51 @@ def within_budget(
         return args
     plan = cast("dict | None", args.plan) or first_decides(lambda: _written_plan(args))
     if plan is None:
+        threads = threads_beside_others(args)
+        if threads is not None:
+            torch.set_num_threads(threads)
         plan = Planner(args, Workbench(args, rows=rows, passport=passport, tokenizer=tokenizer)).plan()
+        if threads is not None:
+            plan["chosen"]["cpu_threads"] = threads
     elif not args.plan:
         logger.info(f"plan: taken from {args.folder / RUN_FILE}, written when the run began; nothing is measured again")
     if plan.get("chosen") is None:  # the folder holds another run, which will be refused with the differences
         return args
+    if threads := plan["chosen"].get("cpu_threads"):
+        torch.set_num_threads(threads)
     resolved = args.resolved | {"plan": plan}
     return changed(args, **plan["chosen"], plan=plan, resolved=resolved)
+
+
+def threads_beside_others(args: PretrainArguments) -> int | None:
+    """Fewer threads than usual, on a CPU whose cores other programs use; None if all cores are free, or the user decided.
+
+    Threads wait for each other after every product, so a core that is taken away from one of them slows down all. Measured:
+    docs/lab_notes.md, "Beside other programs".
+    """
+    threads = torch.get_num_threads()
+    if args.device.type != "cpu" or args.world_size > 1 or args.cpu_threads or threads == 1:
+        return None
+    begun, own, everybody = time.perf_counter(), time.process_time(), _busy_seconds()
+    while time.perf_counter() - begun < SECONDS_OF_LISTENING:
+        measured_ceiling(args.device, torch.float32)
+    seconds, own = time.perf_counter() - begun, time.process_time() - own
+    got, others = own / seconds, (_busy_seconds() - everybody - own) / seconds
+    # A process alone can use less than its threads, too: matrix units beside the cores, threads that sleep while they wait.
+    if got > QUIET_SHARE * threads or others < 1 - QUIET_SHARE:
+        return None
+    fewer = max(1, int(got))
+    logger.info(
+        f"plan: other programs use this machine's cores ({got:.1f} of {threads} were left), so the run is planned for {fewer} CPU "
+        f"thread{'s' if fewer > 1 else ''}; --cpu_threads {threads} takes all cores"
+    )
+    return fewer
+
+
+def _busy_seconds() -> float:
+    """Seconds of all cores that were not idle since the machine started."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - sum(getattr(times, name, 0.0) for name in ("iowait", "guest", "guest_nice"))
 
 
 def _written_plan(args: PretrainArguments) -> dict | None:

@@ -72,6 +72,12 @@ class StopOnSignalCallback(TrainerCallback):
     def received(self) -> int | None:
         return self._request.number
 
+    def pass_on(self) -> None:
+        """Hand a received signal to the handlers from before training, where nothing of it is to be kept."""
+        if self.received:
+            self._request.close()  # or the signal would come back here, and count as a repetition
+            signal.raise_signal(self.received)
+
     def _say(self, number: int) -> None:
         logger.info(f"{signal.Signals(number).name}: finishing this step, then saving a checkpoint")
 

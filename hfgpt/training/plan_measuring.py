@@ -7,7 +7,6 @@ temporary. All processes measure together, and the first one's figures count.
 import gc
 import logging
 import lzma
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -76,12 +75,6 @@ class Rehearsal:
     evaluation: float
     row: float
     memory_bytes: int
-
-
-def _stop_if_asked(trainer: LanguageModelTrainer) -> None:
-    """A signal received during a measurement ends the command: nothing has been written yet."""
-    if trainer.signals.received:
-        signal.raise_signal(trainer.signals.received)
 
 
 class StepClock(TrainerCallback):
@@ -191,7 +184,7 @@ class Workbench:
         clock = StepClock(self.args.device)
         with self.trainer(candidate, batch, steps=1 + PROBE_STEPS, callbacks=[clock]) as trainer:
             trainer.train()
-            _stop_if_asked(trainer)
+            trainer.signals.pass_on()  # nothing has been written yet
         return min(clock.seconds())
 
     def rehearse(self, choice: Choice) -> Rehearsal:
@@ -216,7 +209,7 @@ class Workbench:
             choice.candidate, choice.batch, steps=1 + steps, callbacks=callbacks, eval_dataset=rows, **more
         ) as trainer:
             trainer.train()
-            _stop_if_asked(trainer)
+            trainer.signals.pass_on()  # nothing has been written yet
             row = 0.0
             if rows is not None:
                 trainer.remove_callback(SamplesCallback)

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import signal
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +143,7 @@ def train_or_resume(trainer: HfGptTrainer, claim: Claim) -> None:
             f"stopped at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}; run the same command to continue from "
             f"there."
         )
-    if trainer.signals.received:  # it came after the last step, when there was no step left to respond at
-        signal.raise_signal(trainer.signals.received)
+    trainer.signals.pass_on()  # if one came after the last step, when there was no step left to respond at
 
 
 def _checkpoint(trainer: HfGptTrainer, run: Run) -> Path | None:
@@ -173,8 +171,8 @@ def _check_length(trainer: HfGptTrainer, checkpoint: Path | None, step: int) -> 
     steps = planned_steps(trainer.args, len(cast(Sized, trainer.train_dataset)))
     if steps < step:
         raise UserError(
-            f"the run has {steps:,} steps, but {checkpoint} is already at step {step:,}; give a max_steps of {step:,} or more, or "
-            f"resume from an older checkpoint with --resume."
+            f"the run has {steps:,} steps, but {checkpoint} is already at step {step:,}; give a --max_steps of {step:,} or more, "
+            f"or resume from an older checkpoint with --resume."
         )
 
 

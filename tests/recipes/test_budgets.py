@@ -1,9 +1,11 @@
 """Runs with a budget: the plan is chosen and written once, and every later start follows it."""
 
 import json
+import os
 
 import pytest
 import yaml
+from conftest import ROOT, run_python
 from killing import kill, run_main, sha256_of_weights
 from recipes_in_process import run_script
 
@@ -124,3 +126,55 @@ def test_a_budget_for_nothing_is_refused_with_what_it_takes(small_rows, tmp_path
     assert done.returncode == 1
     assert "time_budget is 1 seconds; here the startup takes" in done.stderr
     assert not (tmp_path / "base").exists()
+
+
+LISTEN = """
+import os, subprocess, sys, types
+cores = sorted(os.sched_getaffinity(0))[:2]
+os.sched_setaffinity(0, cores)
+import torch
+from hfgpt.training.budgets import threads_beside_others
+torch.set_num_threads(len(cores))
+args = types.SimpleNamespace(device=torch.device("cpu"), world_size=1, cpu_threads=None)
+others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+try:
+    print("fewer:", threads_beside_others(args))
+    args.cpu_threads = 2
+    print("given:", threads_beside_others(args))
+finally:
+    for one in others:
+        one.kill()
+"""
+
+
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: [0])(0)) < 2, reason="two cores are needed to share them")
+def test_beside_other_programs_a_plan_uses_fewer_threads_unless_they_are_given():
+    done = run_python("-c", LISTEN, cwd=ROOT)
+    assert done.stdout.splitlines()[-2:] == ["fewer: 1", "given: None"], done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_while_speeds_are_measured_ends_the_command(small_rows, tmp_path):
+    """Whichever step of a measurement it meets, nothing goes on, and nothing is left behind."""
+    words = (*COMMON, "--dataset", small_rows, "--time_budget", "60", "--output_dir", tmp_path / "base")
+    for count in (1, 2, 5, 8):  # of the measured steps
+        code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT / "recipes")!r})
+from hfgpt.training import plan_measuring
+steps, on_step_end = [], plan_measuring.StepClock.on_step_end
+def end(self, *args, **kwargs):
+    on_step_end(self, *args, **kwargs)
+    steps.append(1)
+    if len(steps) == {count}:
+        os.kill(os.getpid(), signal.SIGINT)
+plan_measuring.StepClock.on_step_end = end
+sys.argv = ["pretrain.py", *{[str(word) for word in words]!r}]
+import runpy
+runpy.run_path({str(ROOT / "recipes" / "pretrain.py")!r}, run_name="__main__")
+"""
+        done = run_python("-c", code, cwd=ROOT)
+        assert done.returncode == 130, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert "plan for" not in done.stdout
+        assert not (tmp_path / "base").exists()
