@@ -27,8 +27,9 @@ from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.publishing import CheckArguments
 from hfgpt.arguments.terminal import RESULT
 from hfgpt.artifacts import ADAPTER_CONFIG, identify, name_base_beside
+from hfgpt.counting import counted
 from hfgpt.errors import UserError
-from hfgpt.hub.card.rendering import renew_card
+from hfgpt.hub.card.rendering import edited_cards, renew_card
 from hfgpt.hub.gate.check import CheckReport, check_parts
 
 
@@ -57,7 +58,7 @@ def main(args: CheckArguments) -> dict[str, float]:
     write_json(reports, args.json)
     failed = [f"{result.name} ({report.folder})" for report in reports for result in report.failures]
     if failed or not all(report.passed for report in reports):
-        raise UserError(f"{len(failed)} checks failed: {', '.join(failed)}; the table says what to do about each one.")
+        raise UserError(f"{counted(len(failed), 'checks')} failed: {', '.join(failed)}; the table says what to do about each one.")
     return {status: sum(r.status == status for report in reports for r in report.results) for status in ("pass", "warn", "skip")}
 
 
@@ -75,6 +76,8 @@ def bring_up_to_date(folder: Path, say: Callable[[str], None]) -> None:
         say(f"base: {folder / ADAPTER_CONFIG} cannot be written ({error.strerror})")  # the table says what is wrong
     for card in renew_card(folder):
         say(f"card: {card} rewritten")
+    for card in edited_cards(folder):
+        say(f"card: {card} was edited by hand, so it would be published as it is")
 
 
 def write_json(reports: list[CheckReport], place: str) -> None:

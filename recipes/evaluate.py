@@ -1,5 +1,6 @@
 """Measure a model: on any text, on prepared rows, on labelled texts or conversations, on benchmarks.
 
+    python recipes/evaluate.py runs/quickstart/base                 # its own test split: the figures of its report
     python recipes/evaluate.py runs/quickstart/base --text python-docs:test --stride 128        # loss, perplexity, bits per byte
     python recipes/evaluate.py runs/quickstart/base --dataset runs/quickstart/data --split test  # same as pretraining's own test
     python recipes/evaluate.py runs/quickstart/classifier --test_sources python-docs:test        # accuracy, F1, calibration
@@ -10,8 +11,8 @@
 
 MODEL is a folder or Hub id of any causal language model or text classifier: an hfgpt model, a native twin, GPT-2, or an adapter
 with its base. The results are written to evaluation.json beside it, to .eval_results/ in the Hub's format, and to the model's card.
-Measuring the same thing again replaces the earlier result. One command can measure several things. Keys for --test_sources default
-to those of the model's training, so that the test set of its report gives the same figures.
+Measuring the same thing again replaces the earlier result. One command can measure several things. Without any data, the model is
+measured on the test split that its own run held out. Keys for --test_sources default to those of the model's training.
 """
 
 if __name__ == "__main__":  # --help and mistakes are answered here, before the imports below
@@ -28,13 +29,15 @@ from hfgpt.arguments.evaluation import EvaluateArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.terminal import RESULT
 from hfgpt.data.classification import LabelledOptions
+from hfgpt.data.markers import refuse_absent_separator
 from hfgpt.data.records import RecordOptions
 from hfgpt.data.sources import ReadingOptions, find_sources
 from hfgpt.errors import UserError
 from hfgpt.evaluation.benchmarks import Benchmark, run_benchmarks
-from hfgpt.evaluation.held_out import evaluate_conversations, evaluate_labels, evaluate_rows, prompt_style_of, settings_of_run
+from hfgpt.evaluation.held_out import evaluate_conversations, evaluate_labels, evaluate_rows, prompt_style_of
 from hfgpt.evaluation.loading import Loaded, load
 from hfgpt.evaluation.results import EVALUATION_FILE, Result, record_results
+from hfgpt.evaluation.seen_texts import passport_of_run
 from hfgpt.evaluation.strided import evaluate_text
 from hfgpt.files import public_name
 from hfgpt.hub.card.rendering import write_card
@@ -45,6 +48,7 @@ def main(args: EvaluateArguments) -> dict[str, float]:
     # 1. What to measure, and the model
     benchmarks = [Benchmark.parse(word) for word in args.tasks]
     sources = find_sources(args.text) if args.text else []
+    refuse_absent_separator(sources, args.text_documents)
     loaded = load(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code, dtype=args.dtype)
     check_task(loaded, args)
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
@@ -72,13 +76,13 @@ def main(args: EvaluateArguments) -> dict[str, float]:
 
     # 4. Labelled texts for a classifier, conversations for an assistant
     if args.test_sources:
-        run = settings_of_run(args.model)
+        run = passport_of_run(args.model).settings
         if taken := args.take_over(run):
             logger.info(f"as in the model's own run: {', '.join(f'{name} {value}' for name, value in taken.items())}")
         reading = RecordOptions(**args.record_options())
         settings: dict[str, Any] = dict(on_error=args.on_error, max_length=args.max_length, batch_size=args.batch_size)
         if loaded.task == "text-classification":
-            columns = LabelledOptions(args.text_column, args.label_column, args.label_delimiter)
+            columns = LabelledOptions(**args.labelled_options())
             result = evaluate_labels(loaded, args.test_sources, reading, columns, deduplicated=args.deduplicate, **settings)
         else:
             settings |= {name: run[name] for name in ("too_long", "loss_on") if name in run}
@@ -99,7 +103,13 @@ def main(args: EvaluateArguments) -> dict[str, float]:
             loaded, benchmarks, num_fewshot=args.num_fewshot, limit=args.limit, batch_size=args.batch_size
         )
 
-    # 6. Write the results where others can find them
+    # 6. Without any of these, the test split that the model's own run held out
+    if args.measures_own_test:
+        from hfgpt.training.own_test import measure_own_test  # imports Trainer, which takes seconds
+
+        found[""] = [measure_own_test(loaded, batch_size=args.batch_size)]
+
+    # 7. Write the results where others can find them
     output = Path(args.output_dir or args.model)
     results = [
         replace(result, settings=result.settings | {"dtype": args.dtype}, command=args.command(key))
@@ -114,6 +124,12 @@ def main(args: EvaluateArguments) -> dict[str, float]:
         write_card(output)
     for result in results:
         logger.log(RESULT, result.line())
+    if seen := [result.dataset for result in results if result.seen_in_training]:
+        logger.warning(
+            f"warning: the model was trained on {', '.join(dict.fromkeys(seen))}, or on part of it, so these figures do not say "
+            f"how well it does on new texts. The card marks them, and the model-index and .eval_results/ leave them out; evaluate "
+            f"on texts that it has not seen."
+        )
     logger.log(RESULT, f"results: {output / EVALUATION_FILE}")
     return {f"{result.dataset}: {name}": value for result in results for name, value in result.metrics.items()}
 

@@ -28,8 +28,9 @@ from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.publishing import PublishArguments
 from hfgpt.arguments.terminal import RESULT
 from hfgpt.artifacts import identify
+from hfgpt.counting import counted
 from hfgpt.errors import UserError
-from hfgpt.hub.card.rendering import renew_card
+from hfgpt.hub.card.rendering import CARD_NAME, is_somebodys, renew_card
 from hfgpt.hub.gate.check import check_exports
 from hfgpt.hub.publish import Part, Prepared, check_base, check_tag, parts_of, prepare, publish
 from hfgpt.hub.upload import Repository, look_at, progress_bars_only_in_a_terminal, sign_in
@@ -53,7 +54,8 @@ def main(args: PublishArguments) -> dict[str, float]:
     with export_folder(Path(args.folder)) as workspace:
         base_repo_id = args.base_repo or next((part.repo_id for part in parts if part.name == "base"), None)
         place = {"base_repo_id": base_repo_id, "base_revision": base.commit if base else None}
-        exports = [prepare(part, workspace, tag=tag, **place) for part in parts]
+        exports = [prepare(part, workspace, tag=tag, beside=parts, **place) for part in parts]
+        say_edited(exports)
 
         # 3. The gate, for each part
         gate(Path(args.folder), exports, workspace)
@@ -62,7 +64,10 @@ def main(args: PublishArguments) -> dict[str, float]:
         files = [file for prepared in exports for file in prepared.exported.files]
         figures: dict[str, float] = {"files": len(files), "bytes": sum(file.size for file in files)}
         if not args.push:
-            logger.log(RESULT, f"dry run: nothing was uploaded. To upload {figures['bytes']:,} bytes in {figures['files']} files:")
+            logger.log(
+                RESULT,
+                f"dry run: nothing was uploaded. To upload {figures['bytes']:,} bytes in {counted(figures['files'], 'files')}:",
+            )
             logger.log(RESULT, f"next: {send_command(args)}")
             return figures | {"sent": 0}
 
@@ -96,6 +101,13 @@ def base_on_the_hub(api: HfApi, args: PublishArguments, parts: list[Part]) -> Re
     return base
 
 
+def say_edited(exports: list[Prepared]) -> None:
+    """Name the cards that a person wrote or edited, because hfgpt does not bring them up to date."""
+    for part in (prepared.part for prepared in exports):
+        if is_somebodys(path := part.artifact.folder / CARD_NAME):
+            logger.log(RESULT, f"card: {path} was edited by hand, so it is published as it is, with {part.repo_id} as its name")
+
+
 def gate(folder: Path, exports: list[Prepared], workspace: Path) -> None:
     """Print the results for each part; publishing only continues if nothing failed."""
     checked = {prepared.part.name: prepared.exported for prepared in exports}
@@ -127,7 +139,7 @@ def show(prepared: Prepared) -> None:
     logger.info(f"{part.repo_id} ({part.name}, a {part.repo_type} repository), tag {prepared.tag}")
     for file in prepared.exported.files:
         logger.info(f"{file.size:>16,}  {file.name}")
-    logger.info(f"{prepared.exported.size:>16,}  bytes in {len(prepared.exported.files)} files")
+    logger.info(f"{prepared.exported.size:>16,}  bytes in {counted(len(prepared.exported.files), 'files')}")
 
 
 def send_command(args: PublishArguments, **changes: bool) -> str:

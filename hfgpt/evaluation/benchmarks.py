@@ -24,6 +24,7 @@ from hfgpt.data.reading import json_type
 from hfgpt.errors import MissingFileError, UserError, require
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
+from hfgpt.evaluation.seen_texts import seen_in_training
 from hfgpt.files import sha256_of_file
 from hfgpt.tables import Table
 
@@ -161,7 +162,7 @@ def run_benchmarks(
                     f"tasks: the questions of {one.task} are on the Hub, which cannot be reached ({reason}); download them once, "
                     f"or give a file: FILE.jsonl:{one.task}."
                 ) from None
-            results += _results(found, one, limit=limit)
+            results += _results(found, one, loaded.name, limit=limit)
     return results
 
 
@@ -234,7 +235,7 @@ def definition_of(task: str, all_tasks: "Callable[[], TaskManager]") -> Path:
     return entry.yaml_path
 
 
-def _results(found: dict, benchmark: Benchmark, *, limit: int | None) -> list[Result]:
+def _results(found: dict, benchmark: Benchmark, model: str, *, limit: int | None) -> list[Result]:
     results = []
     for name, values in found["results"].items():
         # "acc,none" is the metric acc under the filter none.
@@ -248,7 +249,8 @@ def _results(found: dict, benchmark: Benchmark, *, limit: int | None) -> list[Re
                 "benchmark",
                 dataset=path.name if path else task,
                 dataset_id=None if path else definition.get("dataset_path"),
-                sha256=sha256_of_file(path) if path else None,
+                sha256=(sha256 := sha256_of_file(path) if path else None),
+                seen_in_training=path is not None and bool(seen_in_training(model, [{"name": path.name, "sha256": sha256}])),
                 split=None if path else definition.get("test_split") or definition.get("validation_split"),
                 metrics={key: float(value) for key, value in metrics.items()},
                 settings={

@@ -109,7 +109,7 @@ class ChatSession:
             raise UserError(
                 f"the message has {len(ids):,} tokens including {around}, but with an answer of up to "
                 f"{self.generation_config.max_new_tokens:,} tokens the context only has room for {room:,}; shorten the message, or "
-                f"give a smaller max_new_tokens."
+                f"give a smaller --max_new_tokens."
             )
         prompt = torch.tensor([ids], device=self.model.device)
         streamer = AnswerStreamer(self.tokenizer, self.stops) if stream else None

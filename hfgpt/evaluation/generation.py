@@ -41,7 +41,7 @@ def fit_to_context(ids: torch.Tensor, *, max_new_tokens: int, context_length: in
     if ids.shape[1] > room:
         logger.warning(
             f"the prompt has {ids.shape[1]:,} tokens, but with {max_new_tokens:,} new ones the context of {context_length:,} only "
-            f"has room for {room:,}: the first {ids.shape[1] - room:,} are dropped; a smaller max_new_tokens keeps more of it."
+            f"has room for {room:,}: the first {ids.shape[1] - room:,} are dropped; a smaller --max_new_tokens keeps more of it."
         )
     return ids[:, -room:]
 

@@ -12,12 +12,11 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfgpt.artifacts import adapter_around
 from hfgpt.chat_templates import style_of
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
-from hfgpt.data.conversations import read_conversations
-from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.conversations import Conversation, read_conversations
+from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import supervised_rows
@@ -30,20 +29,12 @@ from hfgpt.evaluation.classification import classification_metrics, classify, pr
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
+from hfgpt.evaluation.seen_texts import seen_in_training, split_seen_in_training
 from hfgpt.files import public_name
 from hfgpt.inference import evaluating
 from hfgpt.tokenization import tokenizer_sha256
 
 logger = logging.getLogger(__name__)
-
-
-def settings_of_run(model: str) -> dict:
-    """The settings of the run that made a model; empty if there is no passport.json beside it."""
-    folder = Path(model)
-    for place in filter(None, (folder, adapter_around(folder))):
-        if (place / PASSPORT_NAME).is_file():
-            return Passport.load(place).settings
-    return {}
 
 
 def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int = 8) -> Result:
@@ -56,7 +47,7 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
     passport = Passport.load(folder)
     splits = DatasetDict.load_from_disk(str(folder))
     if split not in splits:
-        raise UserError(f"{folder} has no split {split!r}, only {', '.join(map(repr, splits))}; give one of these as split.")
+        raise UserError(f"{folder} has no split {split!r}, only {', '.join(map(repr, splits))}; give one of these with --split.")
     if passport.tokenizer.get("sha256") != tokenizer_sha256(loaded.tokenizer):
         raise UserError(
             f"the rows in {folder} were made with a different tokenizer than {loaded.name}'s, so the ids would mean different "
@@ -72,6 +63,7 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
         "language-modeling",
         dataset=", ".join(public_name(str(one["name"])) for one in passport.inputs) or public_name(str(folder)),
         sha256=passport.inputs[0].get("sha256") if len(passport.inputs) == 1 else None,
+        seen_in_training=bool(split_seen_in_training(loaded.name, passport, split)),
         split=split,
         metrics=language_modeling_metrics(nats, tokens, num_bytes=num_bytes),
         settings={
@@ -108,18 +100,46 @@ def evaluate_labels(
     names = label_names(loaded.model)
     known, unknown = with_known_labels(unique, names)
     labels = label_vectors(loaded.model, known["label"][:])
+    dropped = {"duplicates": len(examples) - len(unique), "unknown_labels": unknown, "skipped_rows": errors.skipped}
+    return measure_labels(
+        loaded,
+        known["text"][:],
+        labels,
+        described=described(loaded, sources, reading),
+        settings={"deduplicate": deduplicated},
+        counts={name: count for name, count in dropped.items() if count},
+        max_length=max_length,
+        batch_size=batch_size,
+    )
+
+
+def measure_labels(
+    loaded: Loaded,
+    texts: list[str],
+    labels: np.ndarray,
+    *,
+    described: dict,
+    settings: dict,
+    counts: dict[str, int] | None = None,
+    max_length: int | None = None,
+    batch_size: int = 8,
+) -> Result:
+    """The result of a classifier on texts with their `labels`, see `label_vectors`.
+
+    Args: `described`, `settings` and `counts` are what the result says about its data, besides what is found here.
+    """
     longest = loaded.longest_text(max_length)
-    ids, cut = text_ids(loaded.tokenizer, known["text"][:], max_length=longest)
+    ids, cut = text_ids(loaded.tokenizer, texts, max_length=longest)
     logits = classify(loaded.model, loaded.tokenizer, ids, batch_size=batch_size, show_progress=True)
     several = gives_several_labels(loaded.model)
+    names = label_names(loaded.model)
     metrics = classification_metrics(probabilities_of(logits, several), labels, names=names, multi_label=several)
-    dropped = {"duplicates": len(examples) - len(unique), "unknown_labels": unknown, "skipped_rows": errors.skipped}
     return Result(
         "text-classification",
-        **_described(sources, reading),
+        **described,
         metrics={name: value for name, value in metrics.items() if isinstance(value, float) and math.isfinite(value)},
-        settings={"max_length": longest, "deduplicate": deduplicated},
-        counts={"num_examples": len(known), "texts_cut": cut, **{name: count for name, count in dropped.items() if count}},
+        settings={"max_length": longest, **settings},
+        counts={"num_examples": len(texts), "texts_cut": cut, **(counts or {})},
     )
 
 
@@ -144,18 +164,48 @@ def evaluate_conversations(
     have kinds, `right` and `most_frequent` over those with right and wrong answers, and `right (KIND)` or `token_f1 (KIND)`.
     Raises: ValueError for errors of `read_conversations`, and if every conversation is longer than the context.
     """
-    style, tokenizer = prompt_style_of(loaded.tokenizer), loaded.tokenizer
-    errors = RowErrors(on_error)
+    style, errors = prompt_style_of(loaded.tokenizer), RowErrors(on_error)
     records = read_records(sources, reading, errors)
     conversations = list(read_conversations(records, style=style, format=format, errors=errors))
     errors.finish(one.source for one in conversations)
-    longest = loaded.context(max_length)
-    columns, counts = supervised_rows(conversations, tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on)
+    return measure_conversations(
+        loaded,
+        conversations,
+        described=described(loaded, sources, reading),
+        counts={"skipped_rows": errors.skipped} if errors.skipped else {},
+        max_length=max_length,
+        too_long=too_long,
+        loss_on=loss_on,
+        max_new_tokens=max_new_tokens,
+        max_answers=max_answers,
+        batch_size=batch_size,
+    )
+
+
+def measure_conversations(
+    loaded: Loaded,
+    conversations: Sequence[Conversation],
+    *,
+    described: dict,
+    counts: dict[str, int] | None = None,
+    max_length: int | None = None,
+    too_long: str = "drop",
+    loss_on: str = "assistant",
+    max_new_tokens: int = 128,
+    max_answers: int | None = None,
+    batch_size: int = 8,
+) -> Result:
+    """The result of an assistant on conversations, see `evaluate_conversations`.
+
+    Args: `described` and `counts` are what the result says about its data, besides what is found here.
+    """
+    tokenizer, longest = loaded.tokenizer, loaded.context(max_length)
+    columns, encoded = supervised_rows(conversations, tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if not rows:
         raise UserError(
             f"all {len(conversations):,} conversations are longer than {longest:,} tokens; give shorter ones, or a larger "
-            "max_length."
+            "--max_length."
         )
     nats, tokens = score_rows(loaded.model, rows, SupervisedCollator(padding_id(tokenizer)), batch_size=batch_size)
     asked = [conversations[row] for row in rows_of_each_kind([one.kind for one in conversations], max_answers)]
@@ -176,21 +226,22 @@ def evaluate_conversations(
     report |= {f"{key} ({kind})": value for kind, of in kinds.items() for key, value in of.items() if key in ("right", "token_f1")}
     return Result(
         "instructions",
-        **_described(sources, reading),
-        metrics={**language_modeling_metrics(nats, tokens), **{name: float(value) for name, value in report.items()}},
-        settings={"prompt_style": style, "max_new_tokens": max_new_tokens, "decoding": "greedy"},
+        **described,
+        metrics=language_modeling_metrics(nats, tokens)
+        | {name: float(value) for name, value in report.items() if name != "num_examples"},  # counted below
+        settings={"prompt_style": prompt_style_of(tokenizer), "max_new_tokens": max_new_tokens, "decoding": "greedy"},
         counts={
             "num_examples": len(conversations),
             "num_tokens": tokens,
             "num_answers": len(asked),
-            "dropped_too_long": counts.dropped_too_long + counts.dropped_without_answer,
-            "cut": counts.cut,
-            **({"skipped_rows": errors.skipped} if errors.skipped else {}),
+            "dropped_too_long": encoded.dropped_too_long + encoded.dropped_without_answer,
+            "cut": encoded.cut,
+            **(counts or {}),
         },
     )
 
 
-def _described(sources: Sequence[str], reading: RecordOptions) -> dict:
+def described(loaded: Loaded, sources: Sequence[str], reading: RecordOptions) -> dict:
     """What a result records about the origin of its examples."""
     inputs = identities(sources, reading)
     only = inputs[0] if len(inputs) == 1 else {}
@@ -200,6 +251,7 @@ def _described(sources: Sequence[str], reading: RecordOptions) -> dict:
         "dataset_id": str(only["name"]).partition(":")[0] if on_hub else None,
         "sha256": only.get("sha256"),
         "split": reading.hub_split if on_hub else None,
+        "seen_in_training": bool(seen_in_training(loaded.name, inputs)),
     }
 
 
@@ -259,7 +311,7 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
     if not kept:
         raise UserError(
             f"none of the {len(examples):,} texts has a label that the model knows ({_few(names)}); the file has "
-            f"{_few([name for name, _ in left_out])}. Give another column with label_column, or texts for its task."
+            f"{_few([name for name, _ in left_out])}. Give another column with --label_column, or texts for its task."
         )
     if left_out:
         logger.warning(
@@ -282,7 +334,7 @@ def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
     ids = {name: index for index, name in enumerate(label_names(model))}
     multi_label = gives_several_labels(model)
     if isinstance(labels[0], list) != multi_label:
-        allowed = "several labels (a list, or one string with label_delimiter)" if multi_label else "one label"
+        allowed = "several labels (a list, or one string with --label_delimiter)" if multi_label else "one label"
         raise UserError(
             f"the model gives a text {allowed}, but the first example has {labels[0]!r}; write the labels the same way."
         )

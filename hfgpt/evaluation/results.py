@@ -11,6 +11,7 @@ from typing import Literal
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
+from hfgpt.counting import counted, listed
 from hfgpt.errors import UserError
 from hfgpt.files import read_json, write_json, write_whole
 
@@ -54,6 +55,7 @@ class Result:
         split: which part of the dataset.
         settings: how it was measured: context, stride, what precedes a document.
         counts: numbers of examples, tokens, bytes.
+        seen_in_training: whether the model was trained on these texts, or on part of them.
         command: the command line that repeats the measurement.
     """
 
@@ -66,24 +68,30 @@ class Result:
     settings: dict = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     command: str = ""
+    seen_in_training: bool = False
     date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     def line(self) -> str:
         """The result for people, with standard errors beside their figures."""
-        where = f"{self.dataset} ({self.split})" if self.split else self.dataset
+        names = listed(self.dataset.split(", "))
+        where = f"{names} ({self.split})" if self.split else names
         errors = {name.removesuffix("_stderr"): value for name, value in self.metrics.items() if name.endswith("_stderr")}
         figures = [
             f"{name} {value:,.4f}" + (f" +- {errors[name]:,.4f}" if name in errors else "")
             for name, value in self.metrics.items()
             if not name.endswith("_stderr")
         ]
-        return f"{_task_of(asdict(self))}, {where}: {', '.join(figures)}"
+        notes = [note for note in (answered_of(self.counts), "seen in training" if self.seen_in_training else None) if note]
+        noted = f" ({'; '.join(notes)})" if notes else ""
+        return f"{_task_of(asdict(self))}, {where}{noted}: {', '.join(figures)}"
 
     def entry(self) -> dict:
         """The result as stored in evaluation.json: counts beside the rest, without unknown values."""
         values = asdict(self)
         values["metrics"] = {name: value for name, value in self.metrics.items() if math.isfinite(value)}
         counts = values.pop("counts")
+        if not values["seen_in_training"]:
+            del values["seen_in_training"]
         return {name: value for name, value in {**values, **counts}.items() if name == "metrics" or value not in (None, {}, "")}
 
 
@@ -109,12 +117,15 @@ def record_results(folder: Path, results: Sequence[Result], *, model: str) -> di
 
 
 def write_eval_results(folder: Path, evaluation: dict) -> list[Path]:
-    """Write each result with figures in the Hub's format to the folder's `.eval_results/`, and return the files."""
+    """Write each result with figures on texts that the model has not seen to `.eval_results/`, and return the files."""
     paths = []
     for entry in evaluation["results"]:
         if not entry["metrics"]:
             continue
         path = folder / EVAL_RESULTS_FOLDER / f"{_file_name(entry)}.yaml"
+        if entry.get("seen_in_training"):
+            path.unlink(missing_ok=True)  # of an earlier hfgpt, which did not tell such texts apart
+            continue
         path.parent.mkdir(exist_ok=True)
         write_whole(path, eval_results_yaml(entry))
         paths.append(path)
@@ -157,21 +168,33 @@ def eval_results_yaml(entry: dict) -> str:
     return yaml.safe_dump(eval_result_entries_to_yaml([one]), sort_keys=False, allow_unicode=True)
 
 
+def answered_of(counts: dict) -> str | None:
+    """Of how many examples the figures on answers are, where not all were answered: "350 examples, 10 answered"."""
+    examples, answered = counts.get("num_examples"), counts.get("num_answers")
+    if examples is None or answered is None or answered == examples:
+        return None
+    return f"{counted(examples, 'examples')}, {answered:,} answered"
+
+
 def headline_of(metrics: dict[str, float]) -> str:
     """The name of the headline figure."""
     return next((name for name in HEADLINES if name in metrics), next(iter(metrics)))
 
 
 def model_index(evaluation: dict) -> list[EvalResult]:
-    """The results as the model-index of a card, one entry per metric; standard errors and counts are only in evaluation.json.
+    """The results as the model-index of a card, one entry per metric.
+
+    Standard errors, counts and figures on texts of the model's own training are only in evaluation.json.
 
     Args: `evaluation` as `record_results` returns it and evaluation.json holds it.
     """
     results = []
     for entry in evaluation["results"]:
+        if entry.get("seen_in_training"):
+            continue
         hub_task = "text-classification" if entry["task"] == "text-classification" else "text-generation"
         for name, value in entry["metrics"].items():
-            if name.endswith("_stderr") or name in ("stopped", "cut", "mean_tokens", "most_frequent"):
+            if name.endswith("_stderr") or name.startswith("num_") or name in ("stopped", "cut", "mean_tokens", "most_frequent"):
                 continue
             results.append(
                 EvalResult(

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hfgpt.counting import counted
 from hfgpt.data.reading import Source
-from hfgpt.data.sources import ReadingOptions, read_documents
+from hfgpt.data.sources import ReadingOptions, identity, read_documents
 from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import Window, language_modeling_metrics, nats_of_windows
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
+from hfgpt.evaluation.seen_texts import seen_in_training
 from hfgpt.files import public_name, sha256_of_file
 from hfgpt.inference import evaluating
 from hfgpt.tokenization import encode_texts
@@ -131,7 +133,7 @@ def score_text(
     if score.tokens + (score.documents if prefix is None else 0) < 2:
         raise UserError(
             f"the text has {score.tokens} {'token' if score.tokens == 1 else 'tokens'} to score, in "
-            f"{score.documents + score.empty:,} documents; at least 2 are needed, so give more text."
+            f"{counted(score.documents + score.empty, 'documents')}; at least 2 are needed, so give more text."
         )
     return score
 
@@ -171,13 +173,13 @@ def evaluate_text(
         show_progress=True,
     )
     logger.info(
-        f"text: {score.documents:,} documents, {score.num_bytes:,} bytes, {score.tokens:,} tokens; {score.policy}; windows of "
-        f"{context_length:,} tokens, {stride:,} scored in each"
+        f"text: {counted(score.documents, 'documents')}, {counted(score.num_bytes, 'bytes')}, {counted(score.tokens, 'tokens')}; "
+        f"{score.policy}; windows of {context_length:,} tokens, {stride:,} scored in each"
     )
     if score.unspelled:
         logger.warning(
-            f"{score.unspelled:,} documents cannot be restored from their tokens (an unknown word, lost whitespace), so bits per "
-            f"byte are left out: they would be too low."
+            f"{counted(score.unspelled, 'documents')} cannot be restored from their tokens (an unknown word, lost whitespace), "
+            f"so bits per byte are left out: they would be too low."
         )
     path = sources[0].path if len(sources) == 1 and reading.max_documents is None else None
     on_hub = [source.name.partition(":")[0] for source in sources if source.kind == "hub"]
@@ -187,6 +189,7 @@ def evaluate_text(
         dataset_id=on_hub[0] if len(on_hub) == len(sources) == 1 else None,
         sha256=sha256_of_file(path) if path is not None else digest.hexdigest(),
         split=reading.hub_split if on_hub else None,
+        seen_in_training=bool(seen_in_training(loaded.name, [identity(source, reading) for source in sources])),
         metrics=score.metrics(),
         settings={
             "context_length": context_length,

@@ -10,7 +10,7 @@ not named at all, unless card.yaml says `file_names: true`. Anything else that r
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -98,7 +98,6 @@ def export(
     repo_id: str | None = None,
     base_repo_id: str | None = None,
     base_revision: str | None = None,
-    card: str | None = None,
 ) -> Exported:
     """Write the publishable files of `artifact` to the empty folder `target`.
 
@@ -106,7 +105,6 @@ def export(
         repo_id: where it will be published; only used in messages.
         base_repo_id, base_revision: for an adapter, the Hub id and commit of its base; without them, the file contains the name of
             the base's folder.
-        card: the text of README.md, replacing the one in the folder.
     Raises: ValueError if a file of the artifact is a link out of its folder, has a name that the Hub does not accept, is missing
         although another file refers to it, or contains this machine's token; and if config.json refers to missing code.
     """
@@ -145,14 +143,21 @@ def export(
                 check_code(target / name.parent)  # checks the exported files: a file that may not be published is missing
             except Disagreement as error:
                 raise UserError(f"{artifact.folder / name}: {error}; nobody else could load it: {error.cure}.") from None
-    if card is not None:
-        (target / "README.md").write_text(card, encoding="utf-8", newline="\n")
-        names = sorted({*names, Path("README.md")})
     if anew:
         written = write_eval_results(target, read_json(target / EVALUATION_FILE))
         names = sorted({*names, *(path.relative_to(target) for path in written)})
     refuse_tokens([target / name for name in names], where=f"the files for {repo_id}" if repo_id else str(artifact.folder))
     return Exported(artifact, target, [ExportedFile(target / name, name.as_posix()) for name in names])
+
+
+def with_card(exported: Exported, card: str) -> Exported:
+    """The export with `card` as its README.md. Raises: ValueError if it contains this machine's token."""
+    name = "README.md"
+    path = exported.folder / name
+    path.write_text(card, encoding="utf-8", newline="\n")
+    refuse_tokens([path], where=str(exported.artifact.folder))
+    files = [file for file in exported.files if file.name != name]
+    return replace(exported, files=sorted([*files, ExportedFile(path, name)], key=lambda file: Path(file.name)))
 
 
 def _refuse_leading_out(artifact: Artifact) -> None:

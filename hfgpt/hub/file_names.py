@@ -29,7 +29,8 @@ def summed_up(files: Iterable[tuple[str, str]]) -> str:
     Args: `files` contains pairs of name and kind, as in a passport.
     """
     files = list(files)
-    endings = Counter(_ending(name) or "no ending" for name, _ in files)
+    # A message in a Maildir ends with the name of the host.
+    endings = Counter(".eml" if kind == "eml" else _ending(name) or "no ending" for name, kind in files)
     what = "text file" if {kind for _, kind in files} == {"text"} else "file"
     if len(files) == 1:
         return f"1 {what} ({next(iter(endings))})"

@@ -24,7 +24,7 @@ from hfgpt.counting import counted
 from hfgpt.errors import UserError
 from hfgpt.files import read_json
 from hfgpt.hub.card.rendering import published_card
-from hfgpt.hub.export import Exported, ExportedFile, export
+from hfgpt.hub.export import Exported, ExportedFile, export, with_card
 from hfgpt.hub.kinds import HUB_KINDS, HubKind
 from hfgpt.hub.upload import Repository, create_private, differing, look_at, make_public, one_sentence, others_in, send
 
@@ -133,7 +133,13 @@ def parts_of(folder: str | Path, repo_id: str, *, names: Iterable[str] = (), bas
 
 
 def prepare(
-    part: Part, workspace: Path, *, tag: str | None = None, base_repo_id: str | None = None, base_revision: str | None = None
+    part: Part,
+    workspace: Path,
+    *,
+    tag: str | None = None,
+    base_repo_id: str | None = None,
+    base_revision: str | None = None,
+    beside: Iterable[Part] = (),
 ) -> Prepared:
     """Export a part with its card and hash it; the export is then checked and uploaded.
 
@@ -142,16 +148,20 @@ def prepare(
         tag: the tag (default: one derived from the SHA-256 of the weights, the text or the data).
         base_repo_id, base_revision: for an adapter and its merged model, the location of the base; the adapter's config contains
             both.
+        beside: the parts that are published together, which the card names.
     Raises: ValueError, see `export` and `published_card`.
     """
     base = {"base_repo_id": base_repo_id, "base_revision": base_revision} if part.artifact.needs_base else {}
     base_model = base_repo_id if part.name in ("adapter", "merged") else None
-    text = published_card(part.artifact, repo_id=part.repo_id, base_model=base_model)
     folder = workspace / part.repo_id.replace("/", "--")
-    exported = export(part.artifact, folder, repo_id=part.repo_id, card=text, **base)
+    exported = export(part.artifact, folder, repo_id=part.repo_id, **base)
+    tag = tag or default_tag(part, exported.files)
+    places = {one.name: one.repo_id for one in beside}
+    card = published_card(part.artifact, repo_id=part.repo_id, base_model=base_model, tag=tag, beside=places)
+    exported = with_card(exported, card)  # last, because it names the tag, which the other files determine
     for file in exported.files:
         file.take_hashes()
-    return Prepared(part, exported, tag or default_tag(part, exported.files))
+    return Prepared(part, exported, tag)
 
 
 def with_base_commit(prepared: Prepared, commit: str) -> Prepared:
@@ -238,9 +248,11 @@ def publish_part(api: HfApi, prepared: Prepared, *, explicit_tag: bool, delete_o
         logger.info(f"{part.repo_id}: {counted(len(others), 'files')} not in the export, {what}: {', '.join(others)}")
     message = f"Publish with hfgpt {__version__}"
     now, sent = send(api, repository, exported.files, message=message, delete_others=delete_others)
+    there = len(exported.files) - len(sent)
+    already = f" ({there:,} already there)" if there else ""
     logger.info(
-        f"{part.repo_id}: {len(sent)} of {len(exported.files)} files uploaded, the others were already there; all "
-        f"{exported.size:,} bytes match the SHA-256 of the export; commit {now.commit[:8]}"
+        f"{part.repo_id}: {counted(len(sent), 'files')} uploaded{already}; all {exported.size:,} bytes match the SHA-256 of the "
+        f"export; commit {now.commit[:8]}"
     )
     if tag not in now.tags:
         with one_sentence(f"tagging {part.repo_id}", cure="All files are uploaded; run the same command again."):

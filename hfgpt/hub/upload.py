@@ -62,8 +62,8 @@ def sign_in(api: HfApi, namespaces: Iterable[str]) -> str:
     for namespace in namespaces:
         if namespace not in writable:
             raise AccessError(
-                f"{user['name']} cannot publish under {namespace!r}; {', '.join(map(repr, writable))} are writable with this "
-                f"token: give one of these in --repo, or sign in as another user. Nothing was uploaded."
+                f"{user['name']} cannot publish under {namespace!r}; this token can write under "
+                f"{' and '.join(map(repr, writable))}: give that in --repo, or sign in as another user. Nothing was uploaded."
             )
     return user["name"]
 

@@ -305,4 +305,4 @@ def test_without_the_client_the_command_that_installs_it_is_named(tmp_path):
         "except ValueError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert "openai is not installed; pip install 'hfgpt[serving]'." in done.stdout, done.stderr
+    assert "openai is not installed; pip install 'hfgpt[serving]'" in done.stdout, done.stderr

@@ -2,11 +2,13 @@
 
 import json
 import math
+import sys
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
 
+from hfgpt.arguments.commands import RECIPES
 from hfgpt.arguments.evaluation import EvaluateArguments, public_name
 from hfgpt.evaluation.results import Result, headline_of, model_index, read_evaluation, record_results
 
@@ -87,7 +89,7 @@ def test_another_file_of_this_name_is_never_overwritten(tmp_path, content):
     assert (tmp_path / "evaluation.json").read_text(encoding="latin-1") == content
 
 
-def test_no_path_of_this_machine_is_in_the_command(tmp_path):
+def test_no_path_of_this_machine_is_in_the_command(tmp_path, monkeypatch):
     (tmp_path / "my model").mkdir()
     (tmp_path / "test.txt").write_text("text")
     args = EvaluateArguments(
@@ -97,9 +99,11 @@ def test_no_path_of_this_machine_is_in_the_command(tmp_path):
     text, tasks = args.command("text"), args.command("tasks")
     assert str(tmp_path) not in text + tasks
     assert text == (
-        "python recipes/evaluate.py 'my model' --text test.txt '*.md' user/data:en --context_length 8 --stride 4"
+        "hfgpt evaluate 'my model' --text test.txt '*.md' user/data:en --context_length 8 --stride 4"
     )  # fmt: skip
-    assert tasks == "python recipes/evaluate.py 'my model' --tasks test.txt:arc --num_fewshot 0 --limit 2"
+    assert tasks == "hfgpt evaluate 'my model' --tasks test.txt:arc --num_fewshot 0 --limit 2"
+    monkeypatch.setattr(sys, "argv", [str(RECIPES / "evaluate.py")])  # in the form that was used
+    assert args.command("tasks") == tasks.replace("hfgpt evaluate", "python recipes/evaluate.py")
     assert public_name("openai-community/gpt2") == "openai-community/gpt2"
     assert public_name("/home/me/x/base") == "base"
 
@@ -108,7 +112,7 @@ def test_no_path_of_this_machine_is_in_the_command(tmp_path):
     ("arguments", "sentence"),
     [
         (dict(), "model is missing"),
-        (dict(model="."), "there is no evaluation data; give --text"),
+        (dict(model="."), "there is no evaluation data, and no run.yaml beside . that"),
         (dict(model="user/model", text=["a.txt"]), "model 'user/model' is not a folder here .* --output_dir"),
         (dict(model=".", text=["a.txt"], stride=0), "stride is 0, context_length not given; the stride must be between 1"),
         (dict(model=".", text=["a.txt"], stride=9, context_length=8), "stride is 9, context_length 8"),

@@ -17,6 +17,7 @@ from recipes_in_process import load, recipe
 from safetensors.torch import load_file
 
 from hfgpt.arguments.card import checked_settings
+from hfgpt.arguments.commands import COMMANDS
 from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.artifacts import identify
 from hfgpt.hub.card.facts import held_out_figures
@@ -183,18 +184,89 @@ def test_a_card_begins_with_what_it_is_and_ends_with_how_to_repeat_it(folders):
     assert f"\nIt needs {bits:#.4g} bits per byte for the test text.\n" in text
 
 
+def commands_of(card: str) -> list[list[str]]:
+    """The commands under "How to repeat it", as words."""
+    (block,) = re.findall(r"^```bash\n(.*?)^```", card.partition("## How to repeat it")[2], re.MULTILINE | re.DOTALL)
+    return [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def continued(small_run, small_rows, tmp_path_factory) -> Path:
+    words = ("--model", small_run, "--dataset", small_rows, "--max_steps", "2", "--per_device_train_batch_size", "4")
+    folder = tmp_path_factory.mktemp("continued") / "base"
+    return run_main("pretrain", *words, "--rewarm_to", "0.5", "--cpu_threads", "1", "--precision", "fp32", "--output_dir", folder)
+
+
+@pytest.fixture(scope="module")
+def with_a_budget(small_rows, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("budget") / "base"
+    words = ("--dataset", small_rows, "--token_budget", "20000", "--depth", "2", "--cpu_threads", "1", "--precision", "fp32")
+    return run_main("pretrain", *words, "--output_dir", folder)
+
+
+@pytest.fixture(scope="module")
+def preferring(small_assistants, tmp_path_factory) -> Path:
+    pytest.importorskip("trl", reason="needs the extra preferences")
+    place = tmp_path_factory.mktemp("preferring")
+    things = ["list", "file", "path", "name", "key", "tuple", "set", "module", "function", "line", "string", "number", "class"]
+    pairs = [{"instruction": f"Say {one}.", "chosen": f"{one} it is", "rejected": f"not {one}"} for one in things]
+    (place / "pairs.json").write_text(json.dumps(pairs))
+    model = next(iter(small_assistants.values()))
+    words = ("--model", model, "--sources", place / "pairs.json", "--max_answers", "1", "--max_new_tokens", "4")
+    return run_main("align_preferences", *SMALL, *words, "--output_dir", place / "aligned")
+
+
 @pytest.mark.slow
-def test_the_command_that_a_card_names_trains_the_same_weights(folders, small_rows, tmp_path):
-    text = (folders["base"] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    of_data, of_model = block.replace("\\\n", " ").splitlines()
-    assert of_data.startswith("hfgpt data --sources FILE.jsonl ")
-    program, command, *words = shlex.split(of_model)
+def test_the_commands_of_a_card_can_be_given_as_they_stand(folders, continued, with_a_budget, preferring, tmp_path):
+    """For each kind of card; the words in capitals stand for folders and files, and what one command writes the next one reads."""
+    made = {**folders, "continued": continued, "budget": with_a_budget, "preferring": preferring}
+    first = {"tokenizer": "tokenizer", "dataset": "data", "classifier": "classify", "assistant": "instruct", "preferring": "align"}
+    (tmp_path / "FILE.jsonl").touch()
+    places = {
+        "TOKENIZER": folders["tokenizer"],
+        "DATA": folders["dataset"],
+        "BASE": folders["base"],
+        "FILES": tmp_path / "FILE.jsonl",
+        "FILE.jsonl": tmp_path / "FILE.jsonl",
+    }
+    for name, folder in made.items():
+        if name in ("native", "gguf"):
+            continue  # their cards say what they were converted from
+        commands = commands_of((folder / "README.md").read_text(encoding="utf-8"))
+        assert commands[0][:2] == ["hfgpt", first.get(name, "data")]
+        written: set[str] = set()
+        for program, command, *words in commands:
+            assert program == "hfgpt"
+            in_capitals = {word for word in words if word == word.upper() and word.isupper()}
+            *_, key, output = words
+            assert key == "--output_dir"
+            assert in_capitals <= {*places, "OUTPUT"} | written
+            words = [str(places.get(word, word)) for word in words[:-1]]
+            arguments_class = load(Path(COMMANDS[command].recipe).stem).main.__annotations__["args"]
+            parse_arguments(arguments_class, [*words, str(tmp_path / f"{name}-{command}")])
+            written.add(output)
+    assert "--text_column" not in (folders["classifier"] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["base", "budget"])
+def test_the_command_that_a_card_names_trains_the_same_weights(name, folders, with_a_budget, small_rows, tmp_path):
+    folder = with_a_budget if name == "budget" else folders[name]
+    of_data, of_model = commands_of((folder / "README.md").read_text(encoding="utf-8"))
+    assert of_data[:4] == ["hfgpt", "data", "--tokenizer", "TOKENIZER"] or of_data[:4] == [
+        "hfgpt",
+        "data",
+        "--sources",
+        "FILE.jsonl",
+    ]
+    assert of_data[-2:] == ["--output_dir", "DATA"]
+    program, command, *words = of_model
     assert (program, command) == ("hfgpt", "pretrain")
+    assert not {"--time_budget", "--token_budget", "--flop_budget"} & {*words}
     places = {"DATA": str(small_rows), "OUTPUT": str(tmp_path / "again")}
     assert set(places) <= set(words)
     run_main("pretrain", *(places.get(word, word) for word in words), "--cpu_threads", "1")
-    first, second = (load_file(folder / "model.safetensors") for folder in (folders["base"], tmp_path / "again"))
+    first, second = (load_file(one / "model.safetensors") for one in (folder, tmp_path / "again"))
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
@@ -244,7 +316,8 @@ def test_a_card_that_somebody_edited_is_kept(folders, tmp_path, caplog):
     assert "many tokens" in card.read_text(encoding="utf-8")
     assert "edited by hand, so it is kept" in caplog.text
     assert generated.read_text(encoding="utf-8") == before
-    assert published_card(identify(folder), repo_id="user/name") == card.read_text(encoding="utf-8")
+    as_edited = card.read_text(encoding="utf-8").replace('"USER/tokenizer"  # or the folder with these files', '"user/name"')
+    assert published_card(identify(folder), repo_id="user/name") == as_edited
     assert Path("README.generated.md") not in identify(folder).files()
 
     card.unlink()
@@ -270,6 +343,17 @@ def test_evaluation_and_memorisation_get_into_the_card(small_run, tmp_path):
     tokens = {"mean": 3.0, "median": 3.0, "p90": 6.0, "maximum": 17}
     overlap = {"samples": {"num": 64, "tokens": tokens}, "held_out": None}
     (folder / "memorization.json").write_text(json.dumps({"format": 1, "canaries": canaries, "overlap": overlap}))
+    own = {"task": "language-modeling", "dataset": "documents.jsonl", "split": "test", "metrics": {"bits_per_byte": 2.0}}
+    (folder / "evaluation.json").write_text(json.dumps({"format": 1, "model": "base", "results": [entry, own]}))
+    of_the_test = [
+        result for result in ModelCard(render_card(identify(folder))).data.eval_results if result.dataset_split == "test"
+    ]
+    # evaluate --dataset has measured the run's own test again: once in the list, beside what it has not measured.
+    assert sorted((result.metric_type, result.metric_value) for result in of_the_test if result.metric_type == "bits_per_byte") == [
+        ("bits_per_byte", 1.25), ("bits_per_byte", 2.0),
+    ]  # fmt: skip
+    assert [result.metric_type for result in of_the_test].count("perplexity") == 1
+    (folder / "evaluation.json").write_text(json.dumps({"format": 1, "model": "base", "results": [entry]}))
     text = render_card(identify(folder))
     results = ModelCard(text).data.eval_results
     assert ("1 file (.txt)", "bits_per_byte", 1.25) in {(r.dataset_name, r.metric_type, r.metric_value) for r in results}

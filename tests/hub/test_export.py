@@ -90,7 +90,7 @@ def test_no_path_of_this_machine_is_in_any_exported_file(folder, tmp_path, monke
     assert passport["settings"] == {"model": "base", "sources": ["*.jsonl", "user/corpus", "file-2.txt"]}
     assert passport["base"]["name"] == "base"
     (result,) = json.loads(exported["evaluation.json"])["results"]
-    assert result["command"] == "python recipes/evaluate.py base --text FILE.jsonl"
+    assert result["command"] == "hfgpt evaluate base --text FILE.jsonl"
     assert json.loads((folder / "evaluation.json").read_text())["results"][0]["command"].endswith("base --text held_out.jsonl")
     conversion = json.loads((tmp_path / "again" / "conversion.json").read_text())  # written this way, not cleaned later
     assert (conversion["source"], conversion["format"]) == ("base", "hfgpt")

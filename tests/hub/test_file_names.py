@@ -90,7 +90,7 @@ def test_the_card_and_the_evaluation_of_a_model_name_none_either(notes, rows, sm
     assert names[0] == f"file-{one[:8]}.md"
     assert names[1].endswith(" files (.md 13)")
     assert names[2] == "50 files (.md 40, .txt 10)"
-    assert evaluation["results"][0]["command"] == "python recipes/evaluate.py model --text FILE.md"
+    assert evaluation["results"][0]["command"] == "hfgpt evaluate model --text FILE.md"
     results = sorted((tmp_path / "out" / ".eval_results").glob("*.yaml"))
     assert len(results) == 3
     assert {yaml.safe_load(path.read_text())[0]["dataset"]["id"] for path in results} == set(names)
@@ -142,6 +142,7 @@ def test_files_are_summed_up_by_kind_and_ending():
     files = [(f"{n}.md", "text") for n in range(1200)] + [("a.PY", "text"), ("LICENSE", "text"), ("odd.näme", "text")]
     assert summed_up(files) == "1,203 text files (.md 1,200, no ending 2, .py 1)"
     assert summed_up([("a.csv", "csv")]) == "1 file (.csv)"
+    assert summed_up([("Maildir/cur/1.mail.example:2,S", "eml"), ("Maildir/new/2.mail.example", "eml")]) == "2 files (.eml 2)"
     assert summed_up([("a.csv", "csv"), ("b.txt", "text")]) == "2 files (.csv 1, .txt 1)"
 
 

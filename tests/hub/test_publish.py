@@ -74,7 +74,7 @@ def test_a_new_repository_is_private_holds_the_export_and_is_tagged_by_its_weigh
     (weights,) = [file.sha256 for file in prepared.exported.files if file.name == "model.safetensors"]
     assert hub.tags("me/gpt") == {f"weights-{weights[:8]}": published.repository.commit}
     assert len(published.sent) == len(prepared.exported.files)
-    assert f"all {prepared.exported.size:,} bytes match the SHA-256 of the export" in caplog.text
+    assert f"{len(files)} files uploaded; all {prepared.exported.size:,} bytes match the SHA-256 of the export" in caplog.text
     assert {path.name for path in folder.iterdir()} - set(files) >= {"run.yaml", "card.yaml"}
 
 
@@ -212,7 +212,7 @@ def test_a_tag_with_other_content_is_refused_before_anything_is_sent(hub, api, f
         (None, "me", "publishing needs a token for .*: run `hf auth login`, or set HF_TOKEN"),
         (READ_ONLY, "me", "the token of me is read-only"),
         ("hf_" + "unknownToTheHub123456789", "me", r"the Hub does not know this token \(401\)"),
-        (TOKEN, "somebody", "me cannot publish under 'somebody'; 'me' are writable"),
+        (TOKEN, "somebody", "me cannot publish under 'somebody'; this token can write under 'me': give"),
     ],
 )
 def test_who_may_not_publish_is_told_before_anything_is_sent(hub, api, tmp_path, monkeypatch, token, namespace, message):

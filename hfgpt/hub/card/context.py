@@ -1,6 +1,6 @@
 """The context of the templates in model_cards/: the facts about a folder, and the standard phrases around them."""
 
-import re
+from collections.abc import Mapping
 
 from huggingface_hub import EvalResult
 
@@ -8,11 +8,11 @@ from hfgpt.arguments.card import MARKDOWN
 from hfgpt.artifacts import Artifact
 from hfgpt.data.overview import OVERVIEW_NAME
 from hfgpt.evaluation.results import model_index
-from hfgpt.files import read_json
+from hfgpt.files import public_name, read_json
+from hfgpt.hub.card.data_facts import data_facts
 from hfgpt.hub.card.facts import (
     architecture,
     base_facts,
-    data_facts,
     evaluation_facts,
     held_out_figures,
     index_of_metrics,
@@ -23,18 +23,22 @@ from hfgpt.hub.card.facts import (
     training_facts,
 )
 from hfgpt.hub.card.markdown import Markdown, escaped, figure, link, one_line, rough, share, size
+from hfgpt.hub.card.placeholder import NOTE, placeholder_of, slug_of
 from hfgpt.hub.card.repeating import command_of_data, command_of_training
 from hfgpt.hub.file_names import evaluation_without_names, published_passport
 
 USUAL_PROMPT = "The "
 
 
-def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> dict:
+def context_of(
+    artifact: Artifact, settings: dict, *, repo_id: str | None, tag: str | None = None, beside: Mapping[str, str] | None = None
+) -> dict:
     """Everything that a card can show; None or empty if the folder's files do not contain it.
 
     Args:
         settings: the owner's settings from card.yaml.
-        repo_id: where it is published, or None.
+        repo_id, tag: where it is published, and under which tag, or None.
+        beside: the repositories of the parts that are published with it, by their names: base, adapter, merged.
     """
     folder = artifact.folder
     metrics, passport, conversion = (read_if_there(artifact, f"{name}.json") for name in ("metrics", "passport", "conversion"))
@@ -43,6 +47,7 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
     tokenizer_config = read_if_there(artifact, "tokenizer_config.json")
     has_chat_template = (folder / "chat_template.jinja").is_file() or bool(tokenizer_config.get("chat_template"))
     file_names = bool(settings.get("file_names"))
+    measured_again = _measured_again(evaluation, passport)
     passport = published_passport(passport, file_names=file_names)
     if evaluation and not file_names:
         evaluation = evaluation_without_names(evaluation)
@@ -52,16 +57,19 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
     )  # a model's license says nothing about its training data
     data = data_facts(passport, file_names=file_names, license=of_texts)
     files = {path.as_posix() for path in artifact.files()}
-    slug = re.sub(r"[^\w.-]+", "-", folder.resolve().name, flags=re.ASCII).strip("-.") or "model"
     weights = sorted(folder.glob("*.gguf"))
     base = base_facts(artifact, passport, settings)
+    is_prepared = artifact.kind == "tokenizer" or OVERVIEW_NAME in files or run.get("dataset")
+    preparing = command_of_data(passport) if is_prepared else None
     repeating = command_of_training(artifact, base_hub_id=base["hub_id"])
     context = {
         "task": artifact.task,
         "title": one_line(settings.get("title") or (repo_id.rpartition("/")[2] if repo_id else folder.resolve().name)),
-        "name": repo_id or f"USER/{slug}",
-        "name_note": Markdown("" if repo_id else "  # or the folder with these files"),
-        "slug": slug,
+        "name": repo_id or placeholder_of(folder),
+        "name_note": Markdown("" if repo_id else NOTE),
+        "slug": repo_id.rpartition("/")[2] if repo_id else slug_of(folder),
+        "tag": tag,
+        "beside": {name: (beside or {}).get(name) for name in ("base", "adapter", "merged")},
         "custom_code": artifact.custom_code,
         "trust": Markdown(", trust_remote_code=True" if artifact.custom_code else ""),
         "prompt": next((one for one in run.get("sample_prompts") or [] if isinstance(one, str) and one.strip()), USUAL_PROMPT),
@@ -81,15 +89,15 @@ def context_of(artifact: Artifact, settings: dict, *, repo_id: str | None) -> di
         "label_figures": label_figures(metrics),
         "kind_figures": kind_figures(metrics),
         "evaluations": evaluation_facts(evaluation),
-        "index": _index(evaluation, metrics, data, artifact),
+        "index": _index(evaluation, metrics, data, artifact, measured_again=measured_again),
         "majority": metrics.get("majority"),
         "tfidf": metrics.get("tfidf"),
         "lzma": passport.get("lzma_bits_per_byte"),
         "memorization": memorization,
         "overlaps": _overlaps(memorization),
-        "conversion": _conversion(conversion),
+        "conversion": _conversion(conversion, settings),
         "has_overview": OVERVIEW_NAME in files,
-        "command": command_of_data(passport) if OVERVIEW_NAME in files or run.get("dataset") else None,
+        "command": Markdown(preparing) if preparing else None,
         "repeating": Markdown(repeating) if repeating else None,
         "has_loss_picture": "loss.png" in files,
         "has_curves_picture": "curves.png" in files,
@@ -128,7 +136,16 @@ def _special_tokens(tokenizer_config: dict) -> list[tuple[str, str]]:
     ]
 
 
-def _index(evaluation: dict, metrics: dict, data: dict, artifact: Artifact) -> list[EvalResult]:
+def _measured_again(evaluation: dict, passport: dict) -> set[tuple[str | None, str]]:
+    """Split and metric of each figure that `hfgpt evaluate --dataset` measured on the rows of this model's own training."""
+    rows = ", ".join(public_name(str(entry.get("name"))) for entry in passport.get("inputs") or [])
+    same = (one for one in evaluation.get("results") or [] if one.get("task") == "language-modeling" and one.get("dataset") == rows)
+    return {(entry.get("split"), metric) for entry in same for metric in entry.get("metrics") or {}}
+
+
+def _index(
+    evaluation: dict, metrics: dict, data: dict, artifact: Artifact, *, measured_again: set[tuple[str | None, str]]
+) -> list[EvalResult]:
     if artifact.task is None:
         return []
     results: list[EvalResult] = []
@@ -136,7 +153,12 @@ def _index(evaluation: dict, metrics: dict, data: dict, artifact: Artifact) -> l
         results = model_index(evaluation)
     told = {(*result.unique_identifier, result.metric_type) for result in results}
     own = index_of_metrics(metrics, data, is_classifier=artifact.task == "text-classification")
-    return results + [result for result in own if (*result.unique_identifier, result.metric_type) not in told]
+    return results + [
+        result
+        for result in own
+        if (*result.unique_identifier, result.metric_type) not in told
+        and (result.dataset_split, result.metric_type) not in measured_again
+    ]
 
 
 def _overlaps(memorization: dict) -> list[tuple[str, dict]]:
@@ -145,7 +167,7 @@ def _overlaps(memorization: dict) -> list[tuple[str, dict]]:
     return [(name, found[key]) for key, name in names.items() if found.get(key)]
 
 
-def _conversion(conversion: dict) -> dict | None:
+def _conversion(conversion: dict, settings: dict) -> dict | None:
     if not conversion:
         return None
     words = {
@@ -153,11 +175,11 @@ def _conversion(conversion: dict) -> dict | None:
         "difference_of_merging": "when the adapter is merged",
         "difference_of_twin": "from those of the hfgpt model",
     }
-    source = str(conversion.get("source") or "a checkpoint")
+    hub_id = str(conversion["source"]) if conversion.get("commit") else None
     return {
-        "source": source,
         "target": conversion.get("target"),
-        "hub_id": source if conversion.get("commit") else None,
+        "hub_id": hub_id,
+        "source": settings.get("base_model") or hub_id,  # the name of a folder means nothing to others
         "format": conversion.get("format"),
         "differences": [(conversion[key], word) for key, word in words.items() if isinstance(conversion.get(key), (int, float))],
         "notes": [str(note) for note in conversion.get("notes") or []],

@@ -2,24 +2,30 @@
 
 import math
 import re
-from collections import Counter
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
 from hfgpt.artifacts import MERGED_FOLDER, Artifact, adapter_around, adapter_settings, base_on_the_hub
+from hfgpt.counting import counted
+from hfgpt.evaluation.results import answered_of
 from hfgpt.files import read_json
-from hfgpt.hub.file_names import PYTHON_DOCS, is_file, summed_up
 
-# Only these keys of run.yaml are shown: all others concern the machine.
+# Only these keys of run.yaml are shown: all others concern the machine, or name files.
 TOLD_SETTINGS = (
+    *("text_column", "label_column", "label_delimiter", "labels", "min_label_count", "max_labels", "conversation_format"),
+    *("header", "columns", "separator", "max_records", "on_error", "blank_texts", "deduplicate", "too_long"),
+    *("hub_split", "hub_validation_split", "hub_test_split", "data_revision"),
+    *("validation_share", "test_share", "split_method", "split_seed", "balance_before_split"),
+    *("decontaminate", "near_copy_similarity"),
     *("family", "depth", "size", "method", "loss", "beta", "optimizer", "learning_rate", "muon_learning_rate"),
-    *("max_labels", "label_smoothing_factor"),
-    *("embedding_learning_rate", "rewarm_to", "adam_beta2"),
+    *("label_smoothing_factor", "length_normalised", "num_shots", "calibrate", "best_by"),
+    *("embedding_learning_rate", "rewarm_to", "adam_beta2", "skip_loss_spikes", "train_sampling_strategy"),
     *("weight_decay", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "quantization", "precision"),
+    *("gradient_accumulation_steps", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "dora", "rslora"),
+    *("quantization", "precision", "repack", "max_masked_tokens"),
     *("max_length", "packing", "prompt_style", "loss_on", "keep", "balance", "early_stopping_patience", "seed", "seeds"),
     *("time_budget", "token_budget", "flop_budget"),
 )
@@ -72,9 +78,6 @@ FIGURES = {
 }
 
 
-_MOST_REASONS = 5  # per step; passport.json has all of them
-
-
 def read_if_there(artifact: Artifact, name: str) -> dict:
     """A JSON file of the folder, or an empty dict. An adapter's merged model uses the adapter's file if it has none."""
     path = artifact.folder / name
@@ -90,7 +93,10 @@ def of_the_adapter(artifact: Artifact, name: str) -> Path:
 
 
 def architecture(artifact: Artifact) -> dict:
-    """Shape and size of a model, from config.json and the headers of its weights; for an adapter, those of its base."""
+    """Shape and size of a model, from config.json and the headers of its weights; for an adapter, those of its base.
+
+    The context is what the model sees: its tokenizer may cut texts to fewer tokens than the config allows.
+    """
     if (folder := artifact.whole) is None:
         return {}
     config = read_json(folder / "config.json")
@@ -99,6 +105,9 @@ def architecture(artifact: Artifact) -> dict:
         "context": ("max_position_embeddings", "n_positions"), "vocabulary": ("vocab_size",), "dtype": ("dtype",),
     }  # fmt: skip
     shape = {name: next((config[key] for key in keys if config.get(key)), None) for name, keys in names.items()}
+    longest = read_if_there(artifact, "tokenizer_config.json").get("model_max_length")
+    if shape["context"] and isinstance(longest, int):
+        shape["context"] = min(shape["context"], longest)
     groups = config.get("num_key_value_heads")
     shape["key_value_heads"] = groups if groups and groups != shape["heads"] else None
     is_ours = config.get("model_type") == "hfgpt"
@@ -119,99 +128,6 @@ def count_parameters(folder: Path) -> int | None:
         except (SafetensorError, OSError):
             return None
     return total or None
-
-
-def data_facts(passport: dict, *, file_names: bool = False, license: str | None = None) -> dict:
-    """The passport as tables: inputs with their known licences, steps, and the splits with all their counts.
-
-    Args:
-        file_names: give each of the user's files a line; otherwise they are summarized in one, by kind and size.
-        license: the licence of the texts as a whole, which applies to files without a licence of their own.
-    """
-    inputs, files = [], []
-    for entry in passport.get("inputs") or []:
-        if not file_names and is_file(entry):
-            files.append(entry)
-            continue
-        kind, name = entry.get("kind", "file"), str(entry.get("name", "?"))
-        if kind != "hub" and not name.startswith(PYTHON_DOCS):
-            name = PureWindowsPath(name).name
-        version = entry.get("commit") or entry.get("revision") or (f"Python {entry['python']}" if entry.get("python") else None)
-        told = {key: entry.get(key) for key in ("bytes", "sha256", "url", "documents")}
-        whose = entry.get("license") or (f"{license} (as the whole)" if license and is_file(entry) else None)
-        inputs.append({"name": name, "kind": kind, "version": version, "license": whose, "tokens": _tokens([entry]), **told})
-    if files:
-        sizes = [entry.get("bytes") for entry in files]
-        inputs.append({
-            "name": summed_up((str(entry.get("name")), entry.get("kind", "file")) for entry in files),
-            "kind": ", ".join(sorted({entry.get("kind", "file") for entry in files})),
-            "bytes": None if None in sizes else sum(sizes),
-            "sha256": files[0].get("sha256") if len(files) == 1 else None,
-            "version": files[0].get("revision") if len(files) == 1 else None,
-            "license": _licenses(files) or (f"{license} (as the whole)" if license else None),
-            "url": files[0].get("url") if len({entry.get("url") for entry in files}) == 1 else None,
-            "documents": sum(entry.get("documents") or 0 for entry in files) or None,
-            "tokens": _tokens(files),
-        })  # fmt: skip
-    steps, leaks = [], {}
-    for entry in passport.get("steps") or []:
-        leaks |= {key.removeprefix("train-"): value for key, value in entry.items() if key.startswith("train-")}
-        unit = next((key.removesuffix("_out") for key in entry if key.endswith("_out") and key != "bytes_out"), None)
-        if unit is not None:
-            told = {"bytes_in": entry.get("bytes_in"), "bytes_out": entry.get("bytes_out"), "why": _why(entry)}
-            steps.append({"name": entry["step"], "unit": unit, "in": entry.get(f"{unit}_in"), "out": entry[f"{unit}_out"], **told})
-    splits = {}
-    for name, counts in (passport.get("splits") or {}).items():
-        plain = {key.replace("_", " "): value for key, value in counts.items() if isinstance(value, int) and value}
-        splits[name] = plain | {f"label {label}": value for label, value in (counts.get("labels") or {}).items()}
-    train = (passport.get("splits") or {}).get("train") or {}
-    return {
-        "inputs": inputs,
-        "steps": steps,
-        "steps_have_bytes": any(step["bytes_out"] is not None for step in steps),
-        "steps_have_details": any(step["why"] for step in steps),
-        "splits": splits,
-        "by_source": [name for name in splits if any(name in entry["tokens"] for entry in inputs)],
-        "rows_sha256": {name: one["sha256"] for name, one in (passport.get("rows") or {}).items()},
-        "columns": list(dict.fromkeys(column for counts in splits.values() for column in counts)),
-        "leaks": {split: leak for split, leak in leaks.items() if leak.get("exact") or leak.get("near")},
-        "tokenizer_sha256": (passport.get("tokenizer") or {}).get("sha256"),
-        "hub_ids": [entry["name"].partition(":")[0] for entry in inputs if entry["kind"] == "hub"],
-        "python_docs": any(entry["name"].startswith(PYTHON_DOCS) for entry in inputs),
-        "training_bytes": train.get("bytes"),
-        "examples": next((f"{train[key]:,} {key}" for key in ("pairs", "conversations", "examples") if train.get(key)), None),
-    }
-
-
-def _tokens(entries: list[dict]) -> dict[str, int]:
-    """The total tokens of several inputs, by split."""
-    splits = dict.fromkeys(name for entry in entries for name in entry.get("splits") or {})
-    counts = [entry.get("splits") or {} for entry in entries]
-    return {name: sum(one.get(name, {}).get("tokens", 0) for one in counts) for name in splits}
-
-
-def _licenses(entries: list[dict]) -> str | None:
-    """The licences of several files, with counts if they differ; None if none is known."""
-    found = Counter(entry.get("license") for entry in entries)
-    if list(found) == [None]:
-        return None
-    return ", ".join(f"{name or 'unknown'}{f' ({count:,})' if len(found) > 1 else ''}" for name, count in found.most_common())
-
-
-def _why(step: dict) -> str:
-    """For a step, the most frequent reasons, and its settings."""
-    reasons = Counter({key: value for key, value in (step.get("reasons") or {}).items() if isinstance(value, int)}).most_common()
-    reasons += [(name, side["documents"]) for name, side in (step.get("sides") or {}).items()]
-    more = [f"{len(reasons) - _MOST_REASONS:,} more reasons"] if len(reasons) > _MOST_REASONS else []
-    said = [", ".join([*(f"{key}: {value:,}" for key, value in reasons[:_MOST_REASONS]), *more])]
-    sources = step.get("sources")
-    mixed = {name: one for name, one in sources.items() if "epochs" in one} if isinstance(sources, dict) else {}
-    tokens = max(1, sum(one["tokens_out"] for one in mixed.values()))
-    shares = (f"{name} {100 * one['tokens_out'] / tokens:.1f} % ({one['epochs']:.2f} times)" for name, one in mixed.items())
-    said.append(", ".join(shares))
-    settings = step.get("settings") or {}
-    said.append(", ".join(f"{key} {value}" for key, value in settings.items() if isinstance(value, (str, int, float))))
-    return "; ".join(part for part in said if part)
 
 
 def base_facts(artifact: Artifact, passport: dict, settings: dict) -> dict:
@@ -319,8 +235,9 @@ def evaluation_facts(evaluation: dict) -> list[dict]:
         figures = [found for key, value in (entry.get("metrics") or {}).items() if (found := named_figure(key, value))]
         figures.sort(key=lambda one: order.index(one["key"]) if one["key"] in order else len(order))
         counts = {key.removeprefix("num_"): entry.get(key) for key in ("num_examples", "num_documents", "num_tokens", "num_bytes")}
-        amount = next((f"{count:,} {what}" for what, count in counts.items() if isinstance(count, int)), None)
-        told = {key: entry.get(key) for key in ("task", "dataset", "split")}
+        amount = next((counted(count, what) for what, count in counts.items() if isinstance(count, int)), None)
+        amount = answered_of(entry) or amount
+        told = {key: entry.get(key) for key in ("task", "dataset", "split", "seen_in_training")}
         entries.append({**told, "figures": figures, "amount": amount})
     return entries
 

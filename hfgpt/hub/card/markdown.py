@@ -92,12 +92,6 @@ def literal(value: str) -> Markdown:
     return Markdown(json.dumps(value, ensure_ascii=not value.isprintable()).replace("`", "\\u0060"))
 
 
-def code_line(value: str) -> Markdown:
-    """A command as one line in a block of code, which it cannot end."""
-    text = one_line(value)
-    return Markdown(f"# {text}" if text.startswith(("`", "~")) else text)
-
-
 def rough(value: int) -> Markdown:
     """A large count in the words that people use: 1.8 million."""
     for unit, factor in (("billion", 1e9), ("million", 1e6)):
@@ -106,6 +100,4 @@ def rough(value: int) -> Markdown:
     return number(value)
 
 
-FILTERS = {
-    function.__name__: function for function in (number, rough, figure, share, size, duration, energy, literal, link, code_line)
-}
+FILTERS = {function.__name__: function for function in (number, rough, figure, share, size, duration, energy, literal, link)}

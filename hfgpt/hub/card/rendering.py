@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
@@ -23,6 +24,7 @@ from hfgpt.errors import MissingFileError, UserError, sentence_of
 from hfgpt.files import write_whole
 from hfgpt.hub.card.context import context_of
 from hfgpt.hub.card.markdown import FILTERS, Markdown, escaped
+from hfgpt.hub.card.placeholder import with_repo_id
 from hfgpt.hub.card.seal import is_ours, sealed
 from hfgpt.hub.card.settings import load_settings
 from hfgpt.hub.kinds import HUB_KINDS, HubKind
@@ -34,18 +36,27 @@ CARD_NAME, GENERATED_NAME = "README.md", "README.generated.md"
 TEMPLATE_FOLDERS = (Path(__file__).parents[3] / "model_cards", Path(__file__).parents[1] / "model_cards")
 
 
-def render_card(artifact: Artifact, *, repo_id: str | None = None, base_model: str | None = None) -> str:
+def render_card(
+    artifact: Artifact,
+    *,
+    repo_id: str | None = None,
+    base_model: str | None = None,
+    tag: str | None = None,
+    beside: Mapping[str, str] | None = None,
+) -> str:
     """The text of the card, front matter first.
 
     Args:
         repo_id: where it is or will be published, for the commands that load it; without it, a placeholder.
         base_model: Hub id of the model that an adapter, a fine-tuned or a converted model is based on, if the files do not say.
+        tag: the tag of this version in the repository.
+        beside: the repositories of the parts that are published with it, by their names: base, adapter, merged.
     Raises: ValueError for a file of the folder that is not JSON, and for an invalid card.yaml.
     """
     settings = load_settings(artifact.folder)
     if base_model:
         settings["base_model"] = base_model
-    kind, context = HUB_KINDS.find(artifact.kind), context_of(artifact, settings, repo_id=repo_id)
+    kind, context = HUB_KINDS.find(artifact.kind), context_of(artifact, settings, repo_id=repo_id, tag=tag, beside=beside)
     texts = {key: str(settings[key]) for key in MARKDOWN if settings.get(key)}
     # The owner's Markdown is inserted last, so neither Jinja nor the removal of blank lines affects it.
     marks = {key: f"owner{secrets.token_hex(16)}" for key in texts}
@@ -70,8 +81,8 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, base_model: st
     Raises: see `identify` and `render_card`.
     """
     for place, artifact in enumerate(_with_cards(folder)):
-        told = {} if place else {"repo_id": repo_id, "base_model": base_model}
-        path, text = artifact.folder / CARD_NAME, sealed(render_card(artifact, **told))
+        told = (None, None) if place else (repo_id, base_model)  # only the folder itself has these
+        path, text = artifact.folder / CARD_NAME, sealed(render_card(artifact, repo_id=told[0], base_model=told[1]))
         if is_somebodys(path):
             generated = artifact.folder / GENERATED_NAME
             write_whole(generated, text)
@@ -106,13 +117,29 @@ def renew_card(folder: str | Path) -> list[Path]:
     return written
 
 
-def published_card(artifact: Artifact, *, repo_id: str, base_model: str | None = None) -> str:
-    """The text of README.md in the repository `repo_id`: the card that a person wrote or edited, or else a new one for that
-    repository."""
+def published_card(
+    artifact: Artifact,
+    *,
+    repo_id: str,
+    base_model: str | None = None,
+    tag: str | None = None,
+    beside: Mapping[str, str] | None = None,
+) -> str:
+    """The text of README.md in the repository `repo_id`: a new card for it, or the one that a person wrote or edited, in which
+    only the placeholder of that name is filled in.
+
+    Args: as for `render_card`.
+    """
     path = artifact.folder / CARD_NAME
     if is_somebodys(path):
-        return path.read_text(encoding="utf-8", errors="replace")
-    return sealed(render_card(artifact, repo_id=repo_id, base_model=base_model))
+        return with_repo_id(path.read_text(encoding="utf-8", errors="replace"), artifact.folder, repo_id)
+    return sealed(render_card(artifact, repo_id=repo_id, base_model=base_model, tag=tag, beside=beside))
+
+
+def edited_cards(folder: str | Path) -> list[Path]:
+    """The cards of a folder, as in `renew_card`, that a person wrote or edited."""
+    cards = [artifact.folder / CARD_NAME for artifact in _with_cards(folder)]
+    return [card for card in cards if is_somebodys(card)]
 
 
 def _with_cards(folder: str | Path) -> list[Artifact]:

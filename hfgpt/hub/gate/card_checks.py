@@ -9,6 +9,7 @@ from huggingface_hub import DatasetCard, ModelCard
 
 from hfgpt.artifacts import Artifact, adapter_around
 from hfgpt.files import read_json
+from hfgpt.hub.card.placeholder import placeholders_in, with_repo_id
 from hfgpt.hub.card.rendering import CARD_NAME, is_somebodys
 from hfgpt.hub.card.settings import settings_place
 from hfgpt.hub.file_names import is_file
@@ -21,7 +22,8 @@ def check_card(artifact: Artifact, published: Path, card: str | None) -> Iterato
     """Compare the text of the card with the files in `published`, the export of `artifact`; None if it has no card."""
     yield judged("card", lambda: _card(artifact, card))
     if card is not None:
-        for name, check in (("licence", _license), ("data named", _data_named), ("card's figures", _figures)):
+        checks = (("licence", _license), ("data named", _data_named), ("card's figures", _figures), ("card's examples", _examples))
+        for name, check in checks:
             yield judged(name, lambda check=check: check(artifact, published, card))
 
 
@@ -109,6 +111,19 @@ def _figures(artifact: Artifact, published: Path, card: str) -> str:
                 _again(artifact),
             )
     return f"{len(results)} figures of the model-index are in evaluation.json or metrics.json"
+
+
+def _examples(artifact: Artifact, published: Path, card: str) -> str:
+    path = artifact.folder / CARD_NAME
+    if not is_somebodys(path):
+        return "they name the repository, once it is published"
+    # Publishing fills in the placeholders that hfgpt wrote; here, any name stands for the repository's.
+    left = placeholders_in(with_repo_id(card, artifact.folder, "user/name"), artifact.folder)
+    if left:
+        line, placeholder = left[0]
+        cure = f"write the id of the repository there, or delete {path} to have it written again"
+        raise Disagreement(f"{CARD_NAME}, line {line}, names {placeholder}, which is only a placeholder", cure)
+    return "edited by hand; they name the repository, once it is published"
 
 
 def _numbers(content: object) -> list[float]:

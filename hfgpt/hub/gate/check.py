@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from hfgpt.artifacts import HUB_ID, Artifact, adapter_around, adapter_settings, identify, stale_base
+from hfgpt.counting import counted
 from hfgpt.errors import UserError
 from hfgpt.evaluation.template_trial import ANSWER, CONVERSATIONS, render
 from hfgpt.files import read_json
@@ -111,7 +112,7 @@ def _not_exported(name: str, error: UserError) -> CheckResult:
 def _checked(exported: Exported, beside: Mapping[str, Exported | UserError], *, seconds: float) -> Iterator[CheckResult]:
     artifact, published = exported.artifact, exported.folder
     kind = HUB_KINDS.find(artifact.kind)
-    yield CheckResult("export", "pass", f"{len(exported.files)} files, {exported.size:,} bytes")
+    yield CheckResult("export", "pass", f"{counted(len(exported.files), 'files')}, {exported.size:,} bytes")
     yield from scan(artifact, published, exported.names)
     for name, check in kind.checks:
         yield judged(name, lambda check=check: check(artifact, published))

@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from hfgpt.artifacts import ADAPTER_CONFIG, Artifact
+from hfgpt.counting import counted
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.data.verification import check_rows
 from hfgpt.errors import UserError
@@ -48,7 +49,7 @@ def json_files(artifact: Artifact, published: Path) -> str:
     paths = [path for path in sorted(published.rglob("*.json")) if path.is_file()]
     for path in paths:
         read_json(path)
-    return f"{len(paths)} files, each a JSON object"
+    return f"{counted(len(paths), 'files')}, each a JSON object"
 
 
 def rows_of_passport(artifact: Artifact, published: Path) -> str:

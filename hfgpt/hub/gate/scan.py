@@ -15,6 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from hfgpt.artifacts import Artifact
+from hfgpt.counting import counted
 from hfgpt.hub.gate.report import AGAIN, CheckResult
 from hfgpt.hygiene.secrets import BY_SHAPE
 
@@ -63,7 +64,7 @@ def _paths(artifact: Artifact, published: Path, paths: list[Path]) -> CheckResul
             patterns += [homes] if path.name == "README.md" else [homes, temporary]
         found += _hits(path, published, patterns)
     cure = "remove it from the file; passport.json of the recipes is published without paths"
-    return _result("no path of this machine", found, cure, passed=f"in {len(paths)} files")
+    return _result("no path of this machine", found, cure, passed=f"in {counted(len(paths), 'files')}")
 
 
 def _places(folder: Path) -> list[str]:
@@ -100,7 +101,7 @@ def _secrets(published: Path, paths: list[Path]) -> CheckResult:
         for what, pattern in _SECRETS.items():
             found += [f"{where} holds {what}" for where in _hits(path, published, [pattern], show=False)]
     cure = "revoke it where it was created, because somebody may already have read it, and remove it from the file"
-    return _result("no secret", found, cure, passed=f"in {len(paths)} files")
+    return _result("no secret", found, cure, passed=f"in {counted(len(paths), 'files')}")
 
 
 def _hits(path: Path, published: Path, patterns: list[re.Pattern], *, show: bool = True) -> Iterator[str]:
@@ -125,7 +126,7 @@ def _header_bytes(path: Path) -> int:
 def _pickles(published: Path, paths: list[Path]) -> CheckResult:
     found = [path.relative_to(published).as_posix() for path in paths if is_pickle(path)]
     cure = "save the weights as safetensors: model.save_pretrained(folder); a pickle can run code when it is loaded"
-    return _result("no pickle", found, cure, passed=f"{len(paths)} files")
+    return _result("no pickle", found, cure, passed=f"{counted(len(paths), 'files')}")
 
 
 def is_pickle(path: Path) -> bool:
@@ -170,7 +171,7 @@ def _safetensors(published: Path, paths: list[Path]) -> Iterator[CheckResult]:
     faults += [f"{name} does not declare its format (metadata format: pt)" for name in unsaid]
     if not tensors and not faults:
         faults = ["no tensor in any file"]
-    yield _result("safetensors", faults, AGAIN, passed=f"{len(paths)} files, {tensors:,} tensors, every value finite")
+    yield _result("safetensors", faults, AGAIN, passed=f"{counted(len(paths), 'files')}, {tensors:,} tensors, every value finite")
 
 
 def _code(published: Path, paths: list[Path]) -> Iterator[CheckResult]:
@@ -192,7 +193,7 @@ def _code(published: Path, paths: list[Path]) -> Iterator[CheckResult]:
         )
         yield CheckResult("code as shipped", "warn", f"different from what this hfgpt ships: {_listed(foreign)}", cure)
     else:
-        yield CheckResult("code as shipped", "pass", f"{len(paths)} files, identical to those of this hfgpt")
+        yield CheckResult("code as shipped", "pass", f"{counted(len(paths), 'files')}, identical to those of this hfgpt")
     faults = [fault for path in paths for fault in _import_faults(path)]
     cure = f"{AGAIN}; code in a folder may only import files directly beside it"
     yield _result("code is complete", faults, cure, passed="every import finds its file")

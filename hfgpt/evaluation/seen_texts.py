@@ -1,0 +1,56 @@
+"""Was a model trained on the texts that it is evaluated on? Its own passport says what it was trained on, by SHA-256.
+
+A figure on such texts says how well the model knows them, not how well it does on new ones, so it is marked as such wherever it is
+shown, and is kept out of the model-index.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from hfgpt.artifacts import adapter_around
+from hfgpt.data.passport import PASSPORT_NAME, Passport
+
+_HELD_OUT_KEYS = ("validation_sources", "test_sources")
+
+
+def passport_of_run(model: str | Path) -> Passport:
+    """The passport of the run that made a model; an empty one if there is no passport.json beside it."""
+    folder = Path(model)
+    for place in filter(None, (folder, adapter_around(folder))):
+        if (place / PASSPORT_NAME).is_file():
+            return Passport.load(place)
+    return Passport()
+
+
+def seen_in_training(model: str | Path, inputs: Iterable[dict]) -> list[str]:
+    """The names of those `inputs` that are also sources of the model's training; parts of them may have been held out.
+
+    Files that the run itself was given for validation and test are not training sources.
+
+    Args: `inputs` are entries as in a passport (`hfgpt.data.sources.identity`); the SHA-256 of a file counts, not its name.
+    """
+    passport = passport_of_run(model)
+    settings = passport.settings
+    held_out = {name for key in _HELD_OUT_KEYS for name in _listed(settings.get(key))} - set(_listed(settings.get("sources")))
+    trained_on = {_content(one) for one in passport.inputs if one.get("given", one.get("name")) not in held_out}
+    return [str(one["name"]) for one in inputs if _content(one) in trained_on]
+
+
+def split_seen_in_training(model: str | Path, prepared: Passport, split: str) -> list[str]:
+    """The names of the sources of prepared rows that the model was trained on, unless `split` is what its own run held out.
+
+    Args: `prepared` is the passport of the rows.
+    """
+    own = passport_of_run(model).splits.get(split, {})
+    counts = ("documents", "bytes")
+    same = bool(own) and all(own.get(key) == prepared.splits.get(split, {}).get(key) for key in counts)
+    return [] if same and split != "train" else seen_in_training(model, prepared.inputs)
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _content(entry: dict) -> object:
+    """What identifies a source: the hash of its content; for a Hub dataset, which has none, its name, split and commit."""
+    return entry.get("sha256") or (entry.get("name"), entry.get("split"), entry.get("commit"))

@@ -1,0 +1,91 @@
+"""A model's own training texts are recognized by their hash, whatever their names; figures on them are kept apart."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from recipes_in_process import recipe
+
+from hfgpt.data.passport import Passport
+from hfgpt.data.records import RecordOptions, identities
+from hfgpt.evaluation.results import Result, model_index, record_results
+from hfgpt.evaluation.seen_texts import passport_of_run, seen_in_training, split_seen_in_training
+
+SPLITS = {"train": {"documents": 8, "bytes": 800}, "test": {"documents": 2, "bytes": 200}}
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, Path]:
+    """Files by what they are to the run: its training data, the same under another name, its own test file, and a new one."""
+    texts = {"train.csv": "a", "copy.csv": "a", "test.csv": "b", "new.csv": "c"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(f"text,label\n{text},x\n")
+    return {name: tmp_path / name for name in texts}
+
+
+@pytest.fixture
+def model(files, tmp_path) -> Path:
+    """A folder with the passport of a run on the first file, tested on the third."""
+    sources, test_sources = [str(files["train.csv"])], [str(files["test.csv"])]
+    inputs = identities([*sources, *test_sources], RecordOptions())
+    folder = tmp_path / "model"
+    folder.mkdir()
+    Passport(inputs=inputs, settings={"sources": sources, "test_sources": test_sources}, splits=SPLITS).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "is_seen"), [("train.csv", True), ("copy.csv", True), ("test.csv", False), ("new.csv", False)])
+def test_training_files_are_recognized_and_the_runs_own_test_file_is_none(name, is_seen, model, files):
+    path = str(files[name])
+    assert seen_in_training(model, identities([path], RecordOptions())) == ([path] if is_seen else [])
+
+
+def test_a_merged_twin_was_trained_on_its_adapters_data_and_an_unknown_model_on_nothing(model, files):
+    (model / "adapter_config.json").write_text("{}")
+    (model / "merged").mkdir()
+    inputs = identities([str(files["train.csv"])], RecordOptions())
+    assert seen_in_training(model / "merged", inputs)
+    assert passport_of_run("openai-community/gpt2") == Passport()
+    assert seen_in_training("openai-community/gpt2", inputs) == []
+
+
+def test_a_hub_dataset_counts_by_split_and_commit(tmp_path):
+    one = {"name": "user/texts", "kind": "hub", "split": "train", "commit": "1" * 40}
+    (tmp_path / "passport.json").write_text(json.dumps(asdict(Passport(inputs=[one]))))
+    assert seen_in_training(tmp_path, [one]) == ["user/texts"]
+    assert seen_in_training(tmp_path, [one | {"split": "test"}]) == []
+    assert seen_in_training(tmp_path, [one | {"commit": "2" * 40}]) == []
+
+
+def test_the_runs_own_held_out_rows_are_new_to_it_but_not_those_of_another_split(model):
+    own = passport_of_run(model)
+    assert split_seen_in_training(model, own, "test") == []
+    assert split_seen_in_training(model, own, "train") != []
+    again = Passport(inputs=own.inputs, splits=SPLITS | {"test": {"documents": 2, "bytes": 190}})  # another seed
+    assert split_seen_in_training(model, again, "test") != []
+
+
+@pytest.mark.slow
+def test_evaluating_a_model_on_its_own_training_text_warns(small_run, small_rows, small_corpus, tmp_path, caplog):
+    words = dict(model=str(small_run), output_dir=str(tmp_path))
+    recipe("evaluate", dataset=str(small_rows), **words)
+    assert "the model was trained on" not in caplog.text
+    recipe("evaluate", dataset=str(small_rows), split="train", text=[str(small_corpus)], max_documents=2, **words)
+    results = json.loads((tmp_path / "evaluation.json").read_text())["results"]
+    assert [(one.get("split"), one.get("seen_in_training")) for one in results] == [("test", None), (None, True), ("train", True)]
+    assert len(list((tmp_path / ".eval_results").iterdir())) == 1
+    assert f"warning: the model was trained on {small_corpus.name}, or on part of it" in caplog.text
+
+
+def test_a_figure_on_seen_texts_is_marked_and_kept_out_of_what_the_hub_shows(tmp_path):
+    words = dict(task="instructions", dataset="a.jsonl", metrics={"token_f1": 0.5}, counts={"num_examples": 9, "num_answers": 3})
+    new, seen = Result(**words), Result(**words, seen_in_training=True)
+    evaluation = record_results(tmp_path, [new], model="base")
+    assert "seen_in_training" not in evaluation["results"][0]
+    assert len(model_index(evaluation)) == len(list((tmp_path / ".eval_results").iterdir())) == 1
+    evaluation = record_results(tmp_path, [seen], model="base")
+    assert evaluation["results"][0]["seen_in_training"] is True
+    assert model_index(evaluation) == list((tmp_path / ".eval_results").iterdir()) == []
+    assert new.line().startswith("instructions, a.jsonl (9 examples, 3 answered): ")
+    assert seen.line().startswith("instructions, a.jsonl (9 examples, 3 answered; seen in training): ")
