@@ -248,6 +248,13 @@ def adapter_around(folder: str | Path) -> Path | None:
     return folder.parent if is_part else None
 
 
+def run_around(folder: str | Path) -> Path | None:
+    """The folder of the run that made a model, which for an adapter's merged/ is the adapter's; None if it is not known."""
+    folder = Path(folder) if Path(folder).name else Path(folder).resolve()
+    places = [folder, *([folder.parent] if folder.name == MERGED_FOLDER else [])]
+    return next((place for place in places if all((place / name).is_file() for name in ("run.yaml", "passport.json"))), None)
+
+
 def base_on_the_hub(adapter_settings: Mapping[str, Any]) -> str | None:
     """The Hub id of the base in an adapter_config.json; None if it is a folder."""
     named = str(adapter_settings.get("base_model_name_or_path") or "")
@@ -320,7 +327,9 @@ def why_no_model(name: str | Path) -> str | None:
     if is_unfinished(folder):
         return _unfinished(folder)
     what = next((kind.use for kind in _kinds_in_order() if kind.lies_in(folder)), "no model: there is no config.json")
-    return f"{name} contains {what}; give the folder of a model."
+    inside = [str(Path(name) / one.name) for one in sorted(folder.iterdir()) if one.is_dir() and _holds_model(one)]
+    cure = f"did you mean {' or '.join(inside[:3])}?" if inside else "give the folder of a model."
+    return f"{name} contains {what}; {cure}"
 
 
 def _holds_model(folder: Path) -> bool:

@@ -8,7 +8,7 @@ import runpy
 import sys
 
 from hfgpt import __version__
-from hfgpt.arguments.commands import COMMANDS, RECIPES, STARTED_AS, print_page, shipped
+from hfgpt.arguments.commands import COMMANDS, RECIPES, STARTED_AS, documentation, print_page, shipped
 from hfgpt.errors import MissingFileError, UserError
 
 ABOUT = """\
@@ -51,7 +51,8 @@ def overview() -> str:
     for group in dict.fromkeys(command.group for command in COMMANDS.values()):
         lines += ["", f"{group}:"]
         lines += [f"  {name:<10} {command.purpose}" for name, command in COMMANDS.items() if command.group == group]
-    return "\n".join(lines) + "\n" + EXAMPLES.rstrip()
+    address = documentation()
+    return "\n".join(lines) + "\n" + EXAMPLES.rstrip() + (f"\n\nDocumentation: {address}" if address else "")
 
 
 def split_launch(words: list[str]) -> tuple[list[str], str | None]:

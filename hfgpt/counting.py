@@ -1,8 +1,24 @@
-"""Counts in log lines and messages, with their nouns."""
+"""Counts in log lines and messages, with their nouns, and lists that stay short."""
+
+from collections.abc import Sequence
+
+MOST_LISTED = 10
 
 
-def counted(number: int, plural: str) -> str:
-    """The number and what it counts: "1 document", "2,000 copies". Args: `plural` ends in s; its last word is the noun."""
+def counted(number: float, plural: str) -> str:
+    """The number and what it counts: "1 document", "2,000 copies", "2.5 minutes".
+
+    Args: `plural` ends in s; its last word is the noun, unless words with " of " follow it: "pairs of answers".
+    """
     if number != 1:
-        return f"{number:,} {plural}"
+        return f"{int(number) if number == int(number) else number:,} {plural}"
+    plural, of, what = plural.partition(" of ")
+    if of:
+        return f"{counted(number, plural)}{of}{what}"
     return f"1 {plural.removesuffix('ies')}y" if plural.endswith("ies") else f"1 {plural.removesuffix('s')}"
+
+
+def listed(names: Sequence[object], *, between: str = ", ") -> str:
+    """The names, of which more than `MOST_LISTED` end in "and 92 more"."""
+    shown = [str(name) for name in names[:MOST_LISTED]]
+    return between.join(shown) + (f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else "")

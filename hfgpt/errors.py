@@ -15,6 +15,35 @@ class UserError(ValueError):
     """A mistake in the user's input: the message says what was given, what is allowed, why, and what to do."""
 
 
+class TooLittleTimeError(UserError):
+    """A time budget is too small.
+
+    Args:
+        reason: what takes how long; the message ends in the `cure`, which names the key of the command that was typed.
+        missing: seconds that would have to be added.
+    """
+
+    def __init__(self, reason: str, *, cure: str, missing: float):
+        super().__init__(f"{reason}; {cure}")
+        self.reason, self.missing = reason, missing
+
+
+class TooLittleTextError(UserError):
+    """A text is too short for a single row. Args: the message ends in the `cure`, which names a key of the command."""
+
+    def __init__(self, reason: str, *, cure: str):
+        super().__init__(f"{reason}; {cure}")
+        self.reason = reason
+
+
+class OtherResultError(UserError):
+    """A folder holds another result than the one that was asked for. Args: `changed` says in words what differs."""
+
+    def __init__(self, message: str, *, changed: list[str]):
+        super().__init__(message)
+        self.changed = changed
+
+
 class MissingFileError(FileNotFoundError, UserError):
     """A given file, folder or repository does not exist."""
 
@@ -156,7 +185,7 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module:  # it is installed, but one of its dependencies is not
             raise
-        raise UserError(f"{purpose}, but {module} is not installed; pip install 'hfgpt[{extra}]'.") from None
+        raise UserError(f"{purpose}, but {module} is not installed; pip install 'hfgpt[{extra}]'") from None
 
 
 def require_space(folder: Path, num_bytes: int) -> None:

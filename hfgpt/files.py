@@ -247,7 +247,7 @@ def _locked(work: Path, output: Path) -> Iterator[None]:
             file.close()
             raise UserError(
                 f"output_dir {output} is being written by another process{f' ({holder})' if holder else ''}; wait until it has "
-                "ended, or give another output_dir."
+                "ended, or give another --output_dir."
             )
     with file:
         file.truncate(0)

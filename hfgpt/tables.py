@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from hfgpt.errors import UserError
 
 Entry = TypeVar("Entry")
+NEAR = 0.65  # of difflib's ratio: "warmup_ratio" is near "warmup_steps" (0.67), "question_column" not near "columns" (0.6)
 
 
 class Table(dict[str, Entry]):
@@ -29,8 +30,12 @@ class Table(dict[str, Entry]):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest to a misspelled one; None if none is similar."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+    """The known name closest to a misspelled one, or the only one with all of its words ("epochs": "num_train_epochs"); else
+    None."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=NEAR)
+    longer = [one for one in names if set(name.split("_")) < set(one.split("_"))]
+    return near[0] if near else longer[0] if len(longer) == 1 else None
 
 
 def resolve(named: Any) -> Any:

@@ -15,9 +15,12 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
 
     check_command_line("hfgpt.arguments.generation:GenerateArguments")
 
+import sys
+
 from transformers import TextStreamer
 
 import hfgpt  # noqa: F401  (registers the model)
+from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.generation import GenerateArguments
 from hfgpt.arguments.launching import launch
 from hfgpt.evaluation.chat_session import ChatSession, converse
@@ -66,6 +69,8 @@ def main(args: GenerateArguments) -> dict[str, list[str]]:
             if not args.stream:
                 print(text)
             texts[prompt].append(text)
+    if tokenizer.chat_template is not None and not args.chat:  # not among the texts, which may be piped into a file
+        print(f"an assistant answers messages with: {command_line('chat', args.model)}", file=sys.stderr)
     return texts
 
 

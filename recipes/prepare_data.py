@@ -52,6 +52,7 @@ from hfgpt.arguments.documents import READING_DEFAULTS, SPLIT_DEFAULTS, STEP_DEF
 from hfgpt.arguments.engine import MACHINE_KEYS
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.terminal import RESULT
+from hfgpt.counting import listed
 from hfgpt.data.cluster_tokens import EncodedTexts
 from hfgpt.data.dropped import DroppedDocuments
 from hfgpt.data.engine import Engine, clear_tasks, tasks_folder
@@ -238,7 +239,9 @@ def find_as_given(given: PrepareArguments, args: PrepareArguments) -> list[Sourc
     defaults = {"sources": []} | READING_DEFAULTS | STEP_DEFAULTS | split
     taken = {key: getattr(args, key) for key, default in defaults.items() if getattr(given, key) != getattr(args, key) != default}
     if taken:
-        said = ", ".join(f"{key} {' '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in taken.items())
+        said = ", ".join(
+            f"{key} {listed(value, between=' ') if isinstance(value, list) else value}" for key, value in taken.items()
+        )
         logger.info(f"data: same as for the tokenizer {args.tokenizer}: {said}")
     if given.sources:
         return find_sources(args.sources)

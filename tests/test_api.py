@@ -22,6 +22,7 @@ from conftest import ROOT
 
 import hfgpt
 from hfgpt.api.calls import load_recipe, make_arguments
+from hfgpt.api.wording import in_python
 
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 # Each function with its recipe; those of hfgpt.api.texts have none.
@@ -297,7 +298,7 @@ def test_progress_is_printed_unless_the_program_has_said_what_it_wants(wanted, s
         (lambda: hfgpt.generate("nowhere/at/all"), "nowhere/at/all does not exist"),
         (lambda: hfgpt.read_documents(["missing.txt"]), "missing.txt does not exist"),
         (lambda: hfgpt.check("nowhere/at/all"), "nowhere/at/all does not exist"),
-        (lambda: hfgpt.publish("nowhere", repo="a/b", token="hf_secret"), "token holds a token"),
+        (lambda: hfgpt.publish("nowhere", repo="a/b", token="hf_secret"), "a token is given"),
         (lambda: hfgpt.pack_rows([[1]], context_length=2, separator=0, pad=1), "context_length is 2"),
         (lambda: hfgpt.pack_rows([[1]], context_length=9, separator=1, pad=1), "separator and pad are both 1"),
     ],
@@ -307,6 +308,42 @@ def test_a_mistake_is_a_user_error_before_anything_is_written(call, said, tmp_pa
     with pytest.raises(hfgpt.UserError, match=said):
         call()
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "give another output_dir, or --overwrite true to replace it.",
+            "give another output_dir, or overwrite=True to replace it.",
+        ),
+        ("give --resume auto to continue it", "give resume='auto' to continue it"),
+        ("give --allow_change learning_rate, or", "give allow_change='learning_rate', or"),
+        ("prepare it with --context_length 1,024 or less.", "prepare it with context_length=1_024 or less."),
+        ("give --text for a language model (recipes/evaluate.py)", "give text for a language model (hfgpt evaluate)"),
+        ("or train everything with --method full.", "or train everything with method='full'."),
+        ("Give --resume runs/a/checkpoint-3.", "Give resume='runs/a/checkpoint-3'."),
+        ("next: hfgpt generate base --prompt 'a; --b c'", "next: hfgpt generate base --prompt 'a; --b c'"),
+        (
+            "merge it: python recipes/convert.py A --adapter B; or --loss dpo",
+            "merge it: hfgpt convert A --adapter B; or loss='dpo'",
+        ),
+    ],
+)
+def test_messages_speak_python_and_commands_stay_commands(message, said):
+    assert in_python(message, {"method": ["full", "lora"], "loss": ["dpo"]}) == said
+
+
+def test_an_error_in_python_offers_what_python_takes(tmp_path):
+    with pytest.raises(hfgpt.UserError, match="overwrite=True to replace it") as refused:
+        hfgpt.train_tokenizer("python-docs", output_dir=_full(tmp_path / "full"))
+    assert "--" not in str(refused.value)
+
+
+def _full(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    return folder
 
 
 def test_paths_and_single_values_are_taken_for_what_the_command_line_has():

@@ -13,7 +13,7 @@ from conftest import ROOT, run_python
 from recipes_in_process import RECIPES
 
 from hfgpt import cli
-from hfgpt.arguments.commands import COMMANDS, STARTED_AS, Command, as_started, command_line, shipped
+from hfgpt.arguments.commands import COMMANDS, STARTED_AS, Command, as_started, command_in, command_line, repeats, shipped
 from hfgpt.errors import UserError
 
 NAMES = ["from-text", "tokenizer", "data", "pretrain", "classify", "instruct", "align", "generate", "chat", "evaluate", "convert",
@@ -142,11 +142,23 @@ def test_launch_takes_its_file_from_anywhere_among_the_words(tmp_path, monkeypat
 
 def test_commands_are_named_as_the_process_was_started(monkeypatch):
     monkeypatch.delenv(STARTED_AS, raising=False)
+    monkeypatch.setattr(sys, "argv", [str(RECIPES / "pretrain.py")])
     sentence = "cure it: python recipes/check.py x, or recipes/convert.py BASE"
     assert as_started(sentence) == sentence
     assert command_line("chat", "it's mine") == "python recipes/generate.py 'it'\"'\"'s mine' --chat true"
+    assert repeats("pretrain.py", "run.yaml", what="this run") == (
+        "# python recipes/pretrain.py run.yaml --output_dir ANOTHER repeats this run.\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["mine.py"])  # a Python program: `hfgpt` is there wherever the package is installed
+    assert as_started(sentence) == "cure it: hfgpt check x, or hfgpt convert BASE"
+    assert command_line("chat", "it's mine") == "hfgpt chat 'it'\"'\"'s mine'"
     monkeypatch.setenv(STARTED_AS, "check")
     assert as_started(sentence) == "cure it: hfgpt check x, or hfgpt convert BASE"
+    first = repeats("pretrain.py", "run.yaml", what="this run")
+    assert first == "# hfgpt pretrain run.yaml --output_dir ANOTHER repeats this run.\n"
+    assert command_in(first) == ("pretrain", "run.yaml --output_dir ANOTHER repeats this run.\n")
+    assert command_in("python recipes/prepare_data.py --stride 8") == ("data", "--stride 8")
+    assert command_in("python mine.py --stride 8") is command_in("hfgpt nothing x") is None
     assert as_started("torchrun --nproc_per_node 2 recipes/pretrain.py a") == (
         f"torchrun --nproc_per_node 2 {RECIPES / 'pretrain.py'} a"
     )

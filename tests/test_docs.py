@@ -103,6 +103,51 @@ def test_what_a_page_names_in_its_text_exists(page):
         assert (ROOT / path).is_file(), path
 
 
+# The keys without which each command does nothing, for advice in a sentence that names only the others.
+LEAST = {
+    "from-text": "notes.txt",
+    "tokenizer": "--sources notes.txt",
+    "data": "--tokenizer a/tokenizer",
+    "pretrain": "--dataset rows",
+    "classify": "--model a/base --sources rows.csv",
+    "instruct": "--model a/base --sources rows.json",
+    "align": "--model a/base --sources pairs.json",
+    "generate": "a/base",
+    "chat": "a/base",
+    "evaluate": "a/base --text notes.txt --dataset rows",
+    "convert": "a/base",
+    "check": "folder",
+    "publish": "folder --repo user/name",
+}
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_keys_that_a_sentence_advises_can_be_given_together(page):
+    """`--filters light --languages de`: at least one command accepts these keys and values, without others that it must be told."""
+    text = re.sub(r"```.*?```", "", TEXT[page], flags=re.DOTALL)
+    for span in re.findall(r"`(--[a-z_]+ [^`\n]+)`", text):
+        words = shlex.split(span)
+        keys = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
+        if any(word.isupper() for word in words) or "launch" in keys:
+            continue
+        refusals = [said for command in COMMANDS if keys <= keys_of(command) if (said := refusal(command, words, keys))]
+        accepting = [command for command in COMMANDS if keys <= keys_of(command)]
+        assert len(refusals) < len(accepting) or not accepting, f"{span}: {refusals[:1]}"
+
+
+def refusal(command: str, words: list[str], keys: set[str]) -> str | None:
+    """Why a command does not take these words, besides the ones it must have."""
+    least = re.split(r" (?=--)", f"{LEAST[command]} --output_dir runs/out" if "output_dir" in keys_of(command) else LEAST[command])
+    given = [word for one in least if one.partition(" ")[0][2:] not in keys for word in one.split(" ")]
+    try:
+        args = parse_arguments(arguments_class(command), [*given, *words])
+        if hasattr(args, "filled"):  # checks what a tokenizer's passport may still bring
+            args.filled({})
+    except UserError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize(("page", "code"), blocks("py", "python"))
 def test_python_on_the_pages_is_python(page, code):
     compile(re.sub(r"^    ", "", code, flags=re.MULTILINE) if code.startswith("    ") else code, page, "exec")

@@ -37,7 +37,7 @@ def test_every_recipe_begins_by_checking_the_command_line_that_it_launches_with(
         (["pretrain", "--help"], "--muon_learning_rate NUMBER"),
         (["pretrain", "--learning_rte", "1e-3"], "error: unknown key 'learning_rte'"),
         (["finetune_classification", "--model", "a/b", "--sources", "a.csv", "--lora_rank", "0"], "error: lora_rank is 0;"),
-        (["prepare_data", "--context_length", "many"], "invalid int value: 'many'"),
+        (["prepare_data", "--context_length", "many"], "context_length is 'many'; it must be a whole number."),
     ],
 )  # fmt: skip
 def test_help_and_mistakes_are_answered_before_anything_heavy_is_imported(words, answer):

@@ -77,6 +77,22 @@ def test_the_strings_were_read():
     assert any("python recipes/check.py {}" in text for text in texts)
 
 
+# Programs whose command lines messages offer, at the beginning of a clause, to its end.
+COMMAND = re.compile(
+    r"(?:^|[;:,(] |\bwith )(?:pip install|hfgpt [a-z-]+|(?:python )?recipes/\w+\.py|torchrun|accelerate launch|mv|iconv|jq|ollama) "
+    r"[^;:,()]*\.(?:\s|$)"
+)
+
+
+SENTENCE = re.compile(r"\b(and|to|is|it|that|has|writes) |\.\.\.$")  # about a program; "..." stands for the rest of a command
+
+
+def test_no_full_stop_follows_a_command_because_it_would_be_copied_with_it():
+    said = [(place, match[0]) for place, text in strings() for match in COMMAND.finditer(text) if "\n" not in text]
+    assert [(place, command) for place, command in said if not SENTENCE.search(command)] == []
+    assert COMMAND.search("it is not installed; pip install 'hfgpt[{}]'.")
+
+
 def test_every_option_is_a_key_of_the_recipe_that_it_stands_with():
     for place, text in strings():
         for command in re.split(r"(?=recipes/\w+\.py)|\n|`", text):

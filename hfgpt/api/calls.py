@@ -14,7 +14,8 @@ from os import PathLike, environ, fspath
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from hfgpt.arguments.commands import RECIPES
+from hfgpt.api.wording import in_python
+from hfgpt.arguments.commands import RECIPES, started_from_python
 from hfgpt.arguments.keys import RecipeArguments, default_of
 from hfgpt.arguments.parsing import check_key
 from hfgpt.errors import UserError
@@ -38,8 +39,29 @@ def run_recipe(name: str, given: Mapping[str, Any], *, where: str) -> tuple[Any,
     """
     with left_as_found():
         main = load_recipe(name).main
-        arguments = make_arguments(main.__annotations__["args"], given, where=where)
-        return arguments, main(arguments)
+        arguments_class = main.__annotations__["args"]
+        try:
+            arguments = make_arguments(arguments_class, given, where=where)
+            return arguments, main(arguments)
+        except UserError as error:
+            if started_from_python():  # not in the middle of recipes/from_text.py
+                error.args = (in_python(str(error), choices_of(arguments_class)),)
+            raise
+
+
+def choices_of(arguments_class: type[RecipeArguments]) -> dict[str, list[str]]:
+    """For each key that takes one of some words, those words."""
+    hints = get_type_hints(arguments_class)
+    found = {key: _words_of(hint) for key, hint in hints.items()}
+    for one in fields(cast(Any, arguments_class)):
+        found.setdefault(one.name, []).extend(one.metadata.get("choices") or ())
+    return {key: words for key, words in found.items() if words}
+
+
+def _words_of(hint: Any) -> list[str]:
+    if get_origin(hint) is Literal:
+        return [value for value in get_args(hint) if isinstance(value, str)]
+    return [word for one in get_args(hint) for word in _words_of(one)]
 
 
 @cache
@@ -149,6 +171,13 @@ def left_as_found() -> Iterator[None]:
         yield
 
 
+class _PythonFormatter(logging.Formatter):
+    """Messages that name keys as Python does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return in_python(super().format(record))
+
+
 @contextmanager
 def progress_shown() -> Iterator[None]:
     """Show hfgpt's INFO messages on standard output, as the recipes do, unless the program has configured logging itself.
@@ -160,7 +189,7 @@ def progress_shown() -> Iterator[None]:
         yield
         return
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_PythonFormatter("%(message)s") if started_from_python() else logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.propagate = False  # a root logger with a handler, as in Colab, would print warnings twice
     logger.setLevel(logging.INFO if environ.get("RANK", "0") == "0" else logging.WARNING)

@@ -9,6 +9,7 @@ import numpy as np
 from hfgpt.api.calls import Place
 from hfgpt.data.conversations import Conversation
 from hfgpt.data.conversations import read_conversations as conversations_of
+from hfgpt.data.markers import refuse_absent_separator
 from hfgpt.data.on_disk import Document
 from hfgpt.data.packing import PackingCounts, Rows, pack
 from hfgpt.data.reading import Record
@@ -57,7 +58,9 @@ def read_documents(
         streaming=streaming,
         max_documents=max_documents,
     )
-    return documents_of(find_sources(_names(sources)), options, RowErrors(on_error))
+    found = find_sources(_names(sources))
+    refuse_absent_separator(found, text_documents)
+    return documents_of(found, options, RowErrors(on_error))
 
 
 def read_records(

@@ -2,9 +2,8 @@
 
 Each one runs the corresponding recipe (recipes/ documents the files it writes), takes the recipe's keys as keyword arguments, the
 most important ones by name and all others as `options`, and returns a result of hfgpt/api/results.py. All raise `UserError`
-(hfgpt.errors), which says what was given, what is allowed, why, and what to do; `--overwrite true` in a message means
-`overwrite=True` here. Calling a function again with the same arguments and the same `output_dir` continues where it stopped, or
-returns the earlier result.
+(hfgpt.errors), which says what was given, what is allowed, why, and what to do, in Python's words: `overwrite=True`. Calling a
+function again with the same arguments and the same `output_dir` continues where it stopped, or returns the earlier result.
 """
 
 from collections.abc import Sequence
@@ -63,7 +62,7 @@ def from_text(
             is read.
         text_documents: what counts as a document in a text file: "file", "paragraph", "line", or the line that separates documents.
         overwrite: replace what output_dir holds.
-        options: further keys of recipes/from_text.py: text_field, card.
+        options: further keys of recipes/from_text.py: text_field, on_error, card.
     Returns: the result of `pretrain`, whose folder is `output_dir`/base.
     Raises: see `pretrain`; also UserError if the minutes are too few for this text.
     """

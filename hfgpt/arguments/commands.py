@@ -4,8 +4,10 @@ import os
 import re
 import shlex
 import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from hfgpt.files import with_home
 from hfgpt.tables import Table
@@ -52,11 +54,42 @@ COMMANDS = Table[Command](
 )
 
 
+def started_as_script() -> bool:
+    """Whether this process runs a file of recipes/, and not `hfgpt COMMAND` or somebody's own Python program."""
+    return STARTED_AS not in os.environ and Path(sys.argv[0]).resolve().parent == RECIPES.resolve()
+
+
+def started_from_python() -> bool:
+    """Whether hfgpt's functions are called by somebody's own Python program."""
+    return STARTED_AS not in os.environ and not started_as_script()
+
+
 def command_line(command: str, *words: object) -> str:
     """A command of `hfgpt` or, in a recipe that was started as a script, that recipe's; quoted for a shell."""
     entry = COMMANDS[command]
-    program = ["hfgpt", command] if STARTED_AS in os.environ else ["python", f"recipes/{entry.recipe}"]
-    return shlex.join([*program, *map(str, words), *(entry.words if program[0] == "python" else ())])
+    if started_as_script():
+        return shlex.join(["python", f"recipes/{entry.recipe}", *map(str, words), *entry.words])
+    return shlex.join(["hfgpt", command, *map(str, words)])
+
+
+def repeats(recipe: str, file: str | Path, *, what: str) -> str:
+    """The first line of a YAML file that a recipe wrote: the command that repeats it, as this process was started."""
+    words = (file, "--output_dir", "ANOTHER")
+    command = command_of(recipe)
+    line = command_line(command, *words) if command else shlex.join(["python", f"recipes/{recipe}", *map(str, words)])
+    return f"# {line} repeats {what}.\n"
+
+
+_NAMED = re.compile(r"(?:# )?(?:hfgpt (?P<command>[\w-]+)|python recipes/(?P<recipe>\w+\.py)) ")
+
+
+def command_in(text: str) -> tuple[str, str] | None:
+    """The command that a text begins with, as in `repeats` and in passports, and the rest of the text; None if it names none."""
+    found = _NAMED.match(text)
+    if found is None:
+        return None
+    command = found["command"] or command_of(found["recipe"])
+    return (command, text[found.end() :]) if command is not None and command in COMMANDS else None
 
 
 def program() -> str:
@@ -77,9 +110,9 @@ _RECIPE_IN_TEXT = re.compile(r"(?:torchrun (?P<processes>[^\n]*?) |python )?(?<!
 def as_started(text: str) -> str:
     """Rewrite the recipe names in a text for the terminal as commands that work where this process was started.
 
-    After `hfgpt COMMAND`, "python recipes/check.py FOLDER" becomes "hfgpt check FOLDER". torchrun needs the file itself.
+    Except in a recipe's own script, "python recipes/check.py FOLDER" becomes "hfgpt check FOLDER". torchrun needs the file itself.
     """
-    if STARTED_AS not in os.environ:
+    if started_as_script():
         return text
 
     def renamed(match: re.Match[str]) -> str:
@@ -103,9 +136,22 @@ def shipped(name: str, *, kind: str) -> Path:
     return next((place for place in places if place.is_file()), path)
 
 
+def documentation() -> str | None:
+    """The address of the documentation, which a wheel does not contain; None if this package was not installed."""
+    with suppress(PackageNotFoundError):
+        addresses = dict(one.split(", ", 1) for one in metadata("hfgpt").get_all("Project-URL") or [])
+        return addresses.get("Documentation")
+    return None
+
+
 def print_page(text: str) -> None:
     """Print to a pipe that may close before the end, as with `| head`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python would fail again when it flushes at exit
+        discard_output(sys.stdout)
+
+
+def discard_output(stream: TextIO) -> None:
+    """Let a stream whose reader has gone lead nowhere; otherwise every line, and Python's flush at exit, would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -21,6 +21,7 @@ from hfgpt.files import expand_home, public_name
 # The defaults of a recipe that reads documents; prepare_data.py does what its tokenizer's training did.
 READING_DEFAULTS = {
     **{"text_field": "text", "text_documents": None, "hub_split": "train", "hub_revision": None, "max_documents": None},
+    "read_share": None,
     "on_error": "stop",
     "source_cards": None,
     "group_field": None,
@@ -31,7 +32,10 @@ SPLIT_DEFAULTS = {"split_by": "auto", "validation_share": 0.05, "test_share": 0.
 INHERITED = ("sources", *READING_DEFAULTS, *STEP_DEFAULTS, *SPLIT_DEFAULTS)
 
 
-SOURCES_HELP = "Text, CSV, TSV, JSON(L), Parquet files, patterns or folders; Hub datasets (user/name[:config]); python-docs."
+SOURCES_HELP = (
+    "Text, mail (.mbox, .eml, Maildir), CSV, TSV, JSON(L), Parquet files, patterns or folders; Hub datasets "
+    "(user/name[:config]); python-docs."
+)
 
 
 @dataclass
@@ -42,6 +46,11 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
     """
 
     sources: list[str] = data_key([], f"{SOURCES_HELP} Default: those of the tokenizer, read and split in the same way.")
+    read_share: float | None = data_key(
+        None,
+        "Read only this share of every source, such as 0.1: evenly spaced pieces of text files and JSON lines, single documents of "
+        "others.",
+    )
     on_error: str | None = data_key(None, f"{ON_ERROR_HELP} Default: 'stop'.")
     split_by: str | None = data_key(
         None,
@@ -89,7 +98,7 @@ class SourceArguments(CleaningKeys, PrivacyKeys, CopyKeys, SplitKeys, SourceCard
         return filled
 
     def reading_options(self) -> dict[str, Any]:
-        return super().reading_options() | {"group_field": self.group_field}
+        return super().reading_options() | {"group_field": self.group_field, "read_share": self.read_share}
 
     def asked(self) -> dict[str, Any]:
         """What was asked for, as the passport stores it beside the outcome; sources are identified by SHA-256, not by name."""

@@ -1,11 +1,12 @@
 """The arguments of recipes/evaluate.py."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.keys import (
+    ON_ERROR_HELP,
     ModelKeys,
     ReadingKeys,
     RecordKeys,
@@ -16,7 +17,7 @@ from hfgpt.arguments.keys import (
     model_key,
     output_key,
 )
-from hfgpt.artifacts import check_model_folder, is_unfinished
+from hfgpt.artifacts import check_model_folder, is_unfinished, run_around
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home, public_name
 
@@ -26,8 +27,7 @@ KEYS = {
     "text": ("text_field", "text_documents", "join_with", "max_documents", "streaming", "context_length", "stride", *READING),
     "dataset": ("split",),
     "test_sources": ("header", "columns", "separator", "on_error", "max_records", "text_column", "label_column", "label_delimiter",
-                     "deduplicate",
-                     "max_length", "conversation_format", "max_new_tokens", "max_answers", *READING),
+                     "blank_texts", "deduplicate", "max_length", "conversation_format", "max_new_tokens", "max_answers", *READING),
     "tasks": ("num_fewshot", "limit"),
 }  # fmt: skip
 AS_TRAINED = "as in the model's own run"
@@ -36,6 +36,8 @@ UNLESS_TRAINED_OTHERWISE = {
     "text_column": "text",
     "label_column": "label",
     "label_delimiter": None,
+    "on_error": "stop",
+    "blank_texts": "error",
     "deduplicate": "exact",
     "max_length": None,
     "conversation_format": "auto",
@@ -78,6 +80,12 @@ class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys):
         None, f"Column of the labels: names or ids that the model knows (default: {AS_TRAINED}, else label)."
     )
     label_delimiter: str | None = data_key(None, f"What separates several labels of one text (default: {AS_TRAINED}).")
+    on_error: Literal["stop", "skip"] | None = data_key(  # pyright: ignore[reportIncompatibleVariableOverride]
+        None, f"{ON_ERROR_HELP.removesuffix('.')} (default: {AS_TRAINED}, else stop)."
+    )
+    blank_texts: Literal["error", "drop"] | None = data_key(
+        None, f"What to do with empty labelled texts (default: {AS_TRAINED}, else error)."
+    )
     deduplicate: Literal["exact", "near", "none"] | None = data_key(
         None, f"Drop equal or nearly equal labelled texts, and contradictions (default: {AS_TRAINED}, else exact)."
     )
@@ -106,11 +114,6 @@ class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys):
     def __post_init__(self):
         expand_home(self, "model", "output_dir", "text", "dataset", "test_sources", "tasks")
         self.require(model="give a folder or a Hub id first: recipes/evaluate.py MODEL --text test.txt")
-        if not (self.text or self.dataset or self.test_sources or self.tasks):
-            raise UserError(
-                "there is no evaluation data; give --text (any text), --dataset (rows of prepare_data.py), --test_sources "
-                "(labelled texts or conversations) or --tasks (benchmarks)."
-            )
         if self.memorization and not self.dataset:
             raise UserError(
                 "memorization is true, but dataset is missing; give the folder of the rows that the model was trained on."
@@ -130,10 +133,25 @@ class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys):
                 f"model {self.model!r} is not a folder here (looked from {Path.cwd()}); for a Hub id, give a folder for the "
                 f"results with --output_dir."
             )
+        if self.measures_own_test and run_around(self.model) is None:
+            raise UserError(
+                f"there is no evaluation data, and no run.yaml beside {self.model} that says what its own run held out; give "
+                f"--text (any text), --dataset (prepared rows), --test_sources (labelled texts or conversations) or --tasks "
+                f"(benchmarks)."
+            )
+
+    @property
+    def measures_own_test(self) -> bool:
+        """Whether no data are given, so that the model is measured on the test split of its own run."""
+        return not (self.text or self.dataset or self.test_sources or self.tasks)
 
     def record_options(self) -> dict[str, Any]:
         """How `test_sources` are read, as `hfgpt.data.records.RecordOptions` takes it."""
         return dict(hub_split=self.hub_split, hub_revision=self.hub_revision, **self.table_options())
+
+    def labelled_options(self) -> dict[str, Any]:
+        """The values of `hfgpt.data.classification.LabelledOptions`, after `take_over`."""
+        return self.values_of("text_column", "label_column", "label_delimiter", "blank_texts")
 
     def take_over(self, settings: dict) -> dict:
         """Fill in the keys for `test_sources` that were not given: from the settings of the model's run, or else defaults.
@@ -149,14 +167,14 @@ class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys):
     def command(self, kind: str) -> str:
         """The command line that repeats the measurement; it is published, so it contains file names only, not paths.
 
-        Args: `kind` is the key that names the evaluation data, one of `KEYS`.
+        Args: `kind` is the key that names the evaluation data, one of `KEYS`; "" stands for the test split of the model's own run.
         """
-        words = ["python", "recipes/evaluate.py", public_name(self.model)]
-        relevant = ("revision", "trust_remote_code", "dtype", "batch_size", kind, *KEYS[kind])
+        words: list[str] = []
+        relevant = ("revision", "trust_remote_code", "dtype", "batch_size", kind, *KEYS.get(kind, ()))
         for name, value in self.given().items():
             if name not in relevant or value == UNLESS_TRAINED_OTHERWISE.get(name):
                 continue
             if name == kind:
                 value = [public_name(item) for item in value] if isinstance(value, list) else public_name(value)
             words += as_words(name, value)
-        return shlex.join(words)
+        return command_line("evaluate", public_name(self.model), *words)

@@ -186,14 +186,14 @@ class ClassificationArguments(FinetuneArguments):
 
     def __post_init__(self):
         if not self.seeds:
-            raise UserError("seeds is empty; give one or more, such as seeds: [0, 1, 2].")
+            raise UserError("seeds is empty; give one or more, such as --seeds 0 1 2.")
         if len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds are {self.seeds}; the same seed twice would repeat the same run.")
         if self.balance_before_split and self.balance != "undersample":
-            raise UserError(f"balance_before_split needs balance: undersample, but balance is {self.balance}.")
+            raise UserError(f"balance_before_split needs --balance undersample, but balance is {self.balance}.")
         self.check_least(early_stopping_patience=0, num_shots=0)
         if self.method != "likelihood" and (self.num_shots or self.calibrate or self.prompt_template):
-            raise UserError(f"num_shots, calibrate and prompt_template need method: likelihood, but method is {self.method}.")
+            raise UserError(f"num_shots, calibrate and prompt_template need --method likelihood, but method is {self.method}.")
         super().__post_init__()
 
     def likelihood_options(self) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from hfgpt.arguments.keys import OutputKeys, data_key, output_key, training_key
+from hfgpt.arguments.keys import ON_ERROR_HELP, OutputKeys, data_key, hygiene_key, machine_key, output_key, training_key
+from hfgpt.arguments.privacy import PERSONAL_DATA_HELP
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -19,7 +20,9 @@ class FromTextArguments(OutputKeys):
     positional: ClassVar[str | None] = "sources"
 
     sources: list[str] = data_key(
-        [], "Text, JSON(L), Parquet files, patterns or folders, or Hub datasets; the first argument(s).", required=True
+        [],
+        "Text, mail (.mbox, .eml, Maildir), JSON(L), Parquet files, patterns or folders, or Hub datasets; the first argument(s).",
+        required=True,
     )
     minutes: float = training_key(10.0, "Minutes that the whole command may take.")
     text_documents: str | None = data_key(
@@ -27,6 +30,12 @@ class FromTextArguments(OutputKeys):
         "What counts as a document in a text file: 'file' (default), 'paragraph', 'line', or the line that separates documents.",
     )
     text_field: str | None = data_key(None, "Column with the text in JSON, Parquet and Hub rows (default: 'text').")
+    on_error: Literal["stop", "skip"] = data_key("stop", ON_ERROR_HELP)
+
+    personal_data: Literal["keep", "mask", "drop"] | None = hygiene_key(None, PERSONAL_DATA_HELP)
+    cpu_threads: int | None = machine_key(
+        None, "Threads for training on a CPU (default: OMP_NUM_THREADS if set, else all cores that other programs leave free)."
+    )
 
     resume: Literal["auto", "never"] = output_key("auto", "Continue a training run that was stopped, or refuse to.")
 
@@ -42,6 +51,8 @@ class FromTextArguments(OutputKeys):
             raise UserError(
                 "sources are missing; give your texts, for example: hfgpt from-text 'my_texts/*.txt' --output_dir runs/mine"
             )
+        if self.cpu_threads is not None:
+            self.check_least(cpu_threads=1)
         if not self.minutes >= FEWEST_MINUTES:
             raise UserError(
                 f"minutes is {self.minutes:g}; it must be at least {FEWEST_MINUTES:g}, about half of which is for training."
@@ -49,4 +60,5 @@ class FromTextArguments(OutputKeys):
 
     def asked(self) -> dict[str, object]:
         """What identifies a folder of this recipe."""
-        return {name: value for name, value in self.given().items() if name not in ("output_dir", "overwrite", "card", "resume")}
+        others = ("output_dir", "overwrite", "card", "resume", "cpu_threads")
+        return {name: value for name, value in self.given().items() if name not in others}

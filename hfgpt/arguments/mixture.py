@@ -49,7 +49,7 @@ class MixtureKeys(RecipeArguments):
             name = "source_weights" if self.source_weights else "mixture_alpha"
             raise UserError(
                 f"{name} is given, but there is only one source ({sources[0]}), so it would have no effect; give several sources "
-                f"(a pattern or folder is one), set mixture_tokens, or leave {name} out."
+                f"(a pattern or folder is one), set --mixture_tokens, or leave {name} out."
             )
         weights = None
         if self.source_weights:

@@ -30,7 +30,7 @@ REFUSED = {
     "use_liger_kernel": _NO_KERNEL,
     "liger_kernel_config": _NO_KERNEL,
     "use_cache": "with a cache, the documents of a packed row would see each other; training uses none, the saved model does.",
-    "auto_find_batch_size": "the run would not take the steps it reports; give a smaller per_device_train_batch_size and "
+    "auto_find_batch_size": "the run would not take the steps it reports; give a smaller --per_device_train_batch_size and "
     "proportionally more gradient_accumulation_steps, which gives the same steps.",
     "parallelism_config": "recipes distribute whole packed rows among processes (DDP, FSDP, DeepSpeed); leave it out.",
     "remove_unused_columns": "a recipe chooses the columns its model receives; leave it out.",
@@ -107,7 +107,7 @@ def check_reporters(names: Collection[str]) -> None:
             raise UserError(f"report_to is {name!r}, which is unknown; {known}")
         packages, install = REPORTERS.get(name, ((), ""))
         if packages and not any(map(find_spec, packages)):
-            raise UserError(f"report_to is {name}, but {packages[0]} is not installed; pip install {install}.")
+            raise UserError(f"report_to is {name}, but {packages[0]} is not installed; pip install {install}")
 
 
 def check_training(args: TrainingArguments, *, given: Collection[str]) -> None:

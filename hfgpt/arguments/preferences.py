@@ -57,5 +57,5 @@ class PreferenceArguments(AssistantArguments):
             evaluated, saved = IntervalStrategy(self.eval_strategy).value, SaveStrategy(self.save_strategy).value
             raise UserError(
                 f"keep is best, but eval_strategy is {evaluated} and save_strategy {saved}; the best state can only be kept if it "
-                f"was saved: give both the same value, or keep: last."
+                f"was saved: give both the same value, or --keep last."
             )

@@ -47,7 +47,7 @@ class PretrainArguments(EpochKeys, BudgetKeys, ContinuedKeys, RunArguments):
         if self.model and (budget := next(iter(self.budget()), None)):
             raise UserError(
                 f"model is {self.model!r} and {budget} is given; a budget chooses the size of a new model, but this one already "
-                f"has a size. Give max_steps or num_train_epochs instead."
+                f"has a size. Give --max_steps or --num_train_epochs instead."
             )
         self.check_continued(self.config_overrides or {})
         super().__post_init__()

@@ -11,6 +11,10 @@ PERSONAL_DATA_TYPES = ("email", "phone", "ip_address", "card_number", "iban")
 # Countries whose phone numbers differ from amounts and dates by a leading zero or, in North America, by their groups. In Spain or
 # Norway any nine or eight digits may be a phone number, and texts are full of those.
 PHONE_REGIONS = ("US", "GB", "IE", "AU", "DE", "AT", "CH", "FR", "NL", "SE")
+PERSONAL_DATA_HELP = (
+    "What to do with e-mail addresses, phone numbers and the like: 'keep' (default), 'mask' replaces them with <EMAIL>, <PHONE>, "
+    "..., 'drop' drops the document."
+)
 PRIVACY_DEFAULTS = {
     "personal_data": "keep",
     "personal_data_types": list(PERSONAL_DATA_TYPES),
@@ -24,11 +28,7 @@ PRIVACY_DEFAULTS = {
 class PrivacyKeys(RecipeArguments):
     """What happens to personal data and secrets; None and [] mean not given."""
 
-    personal_data: Literal["keep", "mask", "drop"] | None = hygiene_key(
-        None,
-        "What to do with e-mail addresses, phone numbers and the like: 'keep' (default), 'mask' replaces them with <EMAIL>, "
-        "<PHONE>, ..., 'drop' drops the document.",
-    )
+    personal_data: Literal["keep", "mask", "drop"] | None = hygiene_key(None, PERSONAL_DATA_HELP)
     personal_data_types: list[str] = hygiene_key([], f"What to look for: {', '.join(PERSONAL_DATA_TYPES)} (default: all).")
     phone_regions: list[str] = hygiene_key(
         [],

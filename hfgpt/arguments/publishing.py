@@ -55,12 +55,12 @@ class PublishArguments(RecipeArguments):
         named = [name for name, value in given.items() if TOKEN.search(value)]
         if self.token or named:  # do not repeat the value: logs keep what is printed
             raise UserError(
-                f"{'token' if self.token else named[0]} holds a token. Tokens are not accepted on the command line or in a file, "
-                f"where other users, the shell's history and logs can see them: use `hf auth login` or HF_TOKEN in the "
-                f"environment, and revoke this one at https://huggingface.co/settings/tokens."
+                f"{'a token is given' if self.token else f'{named[0]} contains a token'}. Tokens are not accepted on the command "
+                f"line or in a file, where other users, the shell's history and logs can see them: use `hf auth login` or "
+                f"HF_TOKEN in the environment, and revoke this one at https://huggingface.co/settings/tokens."
             )
         expand_home(self, "folder")
-        self.require(folder="give the folder to publish first: recipes/publish.py FOLDER --repo USER/NAME.")
+        self.require(folder="give the folder to publish first: recipes/publish.py FOLDER --repo USER/NAME")
         self.require(repo="give its repository on the Hub with --repo USER/NAME.")
         if self.base_revision and not self.base_repo:
             raise UserError(f"base_revision is {self.base_revision}, but base_repo is missing; give both, or neither.")

@@ -56,7 +56,7 @@ class ResumeKeys(RecipeArguments):
         for name in self.allow_change:
             if name in CANNOT_CHANGE:
                 raise UserError(
-                    f"allow_change has {name}, which cannot change within a run: {CANNOT_CHANGE[name]}; give another output_dir."
+                    f"allow_change has {name}, which cannot change within a run: {CANNOT_CHANGE[name]}; give another --output_dir."
                 )
             if name not in known and name not in (ROWS, ROWS_PER_STEP):
                 near = nearest(name, [*known, ROWS, ROWS_PER_STEP])

@@ -121,11 +121,11 @@ class RunArguments(ResumeKeys, TrainingArguments):
         self.check_needs(self.resolved)
         refuse_options(self.resolved, OPTIMIZERS.find(self.optimizer).refuses)
         if self.bf16 or self.fp16:
-            raise UserError("here, bf16 and fp16 are set through precision; write precision: bf16 (or fp16, fp32, auto).")
+            raise UserError("here, bf16 and fp16 are set through precision; give --precision bf16 (or fp16, fp32, auto).")
         if self.load_best_model_at_end or self.metric_for_best_model is not None or self.greater_is_better is not None:
             raise UserError(
-                "here, load_best_model_at_end, metric_for_best_model and greater_is_better are set through keep; write keep: best "
-                "or keep: last (for a classifier, best_by sets the metric)."
+                "here, load_best_model_at_end, metric_for_best_model and greater_is_better are set through keep; give --keep best "
+                "or --keep last (for a classifier, --best_by sets the metric)."
             )
         import torch  # only from here on, so that the refusals above do not need it
 

@@ -38,7 +38,7 @@ class SplitKeys(RecipeArguments):
             )
         if self.group_field is not None and split_by not in ("group", "auto"):
             raise UserError(
-                f"group_field is {self.group_field!r}, but split_by is {split_by!r}; group_field needs split_by: group."
+                f"group_field is {self.group_field!r}, but split_by is {split_by!r}; group_field needs --split_by group."
             )
 
 

@@ -10,7 +10,7 @@ from functools import wraps
 
 from tqdm import tqdm
 
-from hfgpt.arguments.commands import as_started
+from hfgpt.arguments.commands import as_started, discard_output
 
 QUIET = "--quiet"
 RESULT = 25  # between INFO and WARNING: the level of a recipe's last screen, which --quiet keeps
@@ -45,6 +45,8 @@ class Lines(logging.StreamHandler):
         try:
             tqdm.write(as_started(self.format(record)), file=self.stream)
             self.flush()
+        except BrokenPipeError:  # as with `| head`: the work goes on without a reader
+            discard_output(self.stream)
         except Exception:
             self.handleError(record)
 

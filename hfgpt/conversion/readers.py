@@ -261,7 +261,7 @@ def _heads(width: int, given: int | None, path: Path) -> int:
         published = ", ".join(f"{heads} for {width}" for width, heads in PUBLISHED_HEADS.items())
         raise UserError(
             f"{path} does not say how many attention heads it has, and its width of {width} is not one of the published ones "
-            f"({published}); give num_attention_heads."
+            f"({published}); give --num_attention_heads."
         )
     return heads
 

@@ -74,7 +74,7 @@ def load_examples(records: Iterable[Record], options: LabelledOptions, passport:
                 blank += 1
                 continue
             if not text.strip():
-                raise record.error("the text is blank; repair the row, or set blank_texts: drop.", reason="blank text")
+                raise record.error("the text is blank; repair the row, or set --blank_texts drop.", reason="blank text")
             label = _label_of(record, options)
             if columns["label"] and isinstance(label, list) != isinstance(columns["label"][0], list):
                 raise record.error(
@@ -83,6 +83,7 @@ def load_examples(records: Iterable[Record], options: LabelledOptions, passport:
                     reason="a single label among lists of labels, or vice versa",
                 )
         except RowError as error:
+            error.of_all = error.reason.startswith(_NO_COLUMN) and record.source not in columns["source"]
             refuse(error, errors)
             continue
         for name, value in (("text", text), ("label", label), ("source", record.source), ("row_id", record.row_id)):
@@ -113,13 +114,16 @@ def _text_of(record: Record, options: LabelledOptions) -> str:
     return text
 
 
+_NO_COLUMN = "no column"
+
+
 def _cell(record: Record, column: str, key: str) -> object:
     if column not in record.values:
         found = ", ".join(repr(name) if len(name) < 40 else repr(name[:36] + "...") for name in record.values) or "none"
         raise record.error(
-            f"no column {column!r}, found {found}; give the right one with {key} (if the first line of the file is already an "
-            f"example, set header: false and columns).",
-            reason=f"no column {column!r}",
+            f"no column {column!r}, found {found}; give the right one with --{key} (if the first line of the file is already an "
+            f"example, set --header false and --columns).",
+            reason=f"{_NO_COLUMN} {column!r}",
         )
     return record.values[column]
 
@@ -154,7 +158,7 @@ def _label_name(record: Record, value: object, options: LabelledOptions) -> str:
         return options.labels[int(name)]
     raise record.error(
         f"the label {name!r} is not one of {', '.join(options.labels)} (or an id from 0 to {len(options.labels) - 1}); correct it, "
-        f"or add it to labels.",
+        f"or add it to --labels.",
         reason=f"the label {name!r} is not among the known ones",
     )
 
@@ -225,6 +229,22 @@ def keep_frequent_labels(examples, options: LabelledOptions, passport: Passport)
     return selected
 
 
+def check_labels_recur(examples, options: LabelledOptions) -> None:
+    """Refuse a column in which most examples have a label of their own, before splits are drawn: it holds ids or texts, not labels.
+
+    Raises: UserError. Several labels per text are not examined.
+    """
+    labels = examples["label"][:]
+    counts = Counter(labels) if labels and not isinstance(labels[0], list) else Counter()
+    alone = sum(count == 1 for count in counts.values())
+    if alone > len(labels) / 2:
+        raise UserError(
+            f"there are {len(counts):,} labels for {len(labels):,} examples, {alone:,} of them with a single example; is "
+            f"{options.label_column!r} the column of the labels? Give the right one with --label_column, or leave rare labels out "
+            f"with --min_label_count."
+        )
+
+
 def _count(labels: Iterable[str | list[str]]) -> Counter:
     return Counter(name for label in labels for name in label_names(label))
 
@@ -281,8 +301,8 @@ def check_labels(splits, options: LabelledOptions) -> list[str]:
             if unseen:
                 raise UserError(
                     f"the label {unseen[0]!r} only occurs in the {name} split (first in {row['source']}, row {row['row_id']}) and "
-                    f"has no training example; add some, remove it, leave rare labels out with min_label_count, or, if they were "
-                    f"dropped as copies, keep those with decontaminate: false."
+                    f"has no training example; add some, remove it, leave rare labels out with --min_label_count, or, if they were "
+                    f"dropped as copies, keep those with --decontaminate false."
                 )
     missing = [name for name in names if not counts[name]]
     if missing:

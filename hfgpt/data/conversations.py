@@ -143,7 +143,7 @@ def detect_format(record: Record) -> str:
     if len(matches) != 1:
         allowed = "; ".join(f"{name!r}: {format.needed}" for name, format in FORMATS.items())
         if matches:
-            kind, cure = f"match several formats, {' and '.join(map(repr, matches))}", "choose one with conversation_format"
+            kind, cure = f"match several formats, {' and '.join(map(repr, matches))}", "choose one with --conversation_format"
         else:
             kind, cure = "match no format", "rename them"
         raise UserError(f"{record}: the columns {listed(record.values)} {kind}; {cure} ({allowed}).")

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hfgpt.counting import counted
 from hfgpt.data.dropped import DroppedDocuments
 from hfgpt.data.minhash import PLACES, Bands, document_signatures
 from hfgpt.data.on_disk import column_batches, no_progress_bars, numbers_of, select, text_batches, text_bytes
@@ -151,8 +152,8 @@ def drop_document_copies(
         with no_progress_bars():  # "Flattening the indices"
             documents = select(documents, np.flatnonzero(kept)).remove_columns("draw").add_column("draw", draws)
         logger.info(
-            f"near copies: {counts['documents']:,} documents are kept in {counts['groups']:,} groups; a split by document or group "
-            f"keeps each group on one side, a split by position does not"
+            f"near copies: {counted(counts['documents'], 'documents')} are kept in {counts['groups']:,} groups; a split by "
+            f"document or group keeps each group on one side, a split by position does not"
         )
     else:
         documents = select(documents, np.flatnonzero(kept))

@@ -10,11 +10,12 @@ import io
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from hfgpt.data.row_errors import RowError
+from hfgpt.data.row_errors import CONVERT_WITH, RowError
 from hfgpt.errors import UserError
 
 # UTF-32 first: its little-endian mark begins with that of UTF-16. These codecs drop the mark.
@@ -27,20 +28,22 @@ BYTE_ORDER_MARKS = {
 }
 # Files commonly mistaken for text. Some are valid UTF-8 and would silently be trained on.
 NOT_TEXT = {
-    b"%PDF-": ("a PDF file", "extract its text first, e.g. with pdftotext"),
+    b"%PDF-": ("a PDF file", "extract its text first (for example with pdftotext)"),
     b"{\\rtf": ("a word processor file (RTF)", "save it as plain text in UTF-8"),
     b"\xd0\xcf\x11\xe0": ("a Word or Excel file", "save it as plain text or CSV in UTF-8"),
     b"PK\x03\x04": ("a zip archive, like .docx, .xlsx, .odt and .epub", "unpack it, or save it as plain text in UTF-8"),
-    b"\x1f\x8b": ("compressed with gzip", "unpack it with gunzip"),
-    b"BZh": ("compressed with bzip2", "unpack it with bunzip2"),
-    b"\x28\xb5\x2f\xfd": ("compressed with Zstandard", "unpack it with unzstd"),
-    b"\xfd7zXZ": ("compressed with xz", "unpack it with unxz"),
+    b"\x1f\x8b": ("compressed with gzip", "unpack it (gunzip)"),
+    b"BZh": ("compressed with bzip2", "unpack it (bunzip2)"),
+    b"\x28\xb5\x2f\xfd": ("compressed with Zstandard", "unpack it (unzstd)"),
+    b"\xfd7zXZ": ("compressed with xz", "unpack it (unxz)"),
     b"PAR1": ("a Parquet file", "rename it to end in .parquet"),
     b"ARROW1": ("an Arrow file", "save it as Parquet (pyarrow.parquet.write_table)"),
-    b"SQLite format 3\0": ("an SQLite database", "export its texts first, e.g. with sqlite3 -csv"),
-    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it with 7z x"),
+    b"SQLite format 3\0": ("an SQLite database", "export its texts first (for example with sqlite3 -csv)"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it (7z x)"),
     b"Rar!\x1a\x07": ("a RAR archive", "unpack it (unrar x)"),
-    b"%!PS": ("a PostScript file", "extract its text first, e.g. with ps2ascii"),
+    b"%!PS": ("a PostScript file", "extract its text first (for example with ps2ascii)"),
+    b"\x89PNG\r\n\x1a\n": ("a picture (PNG)", "leave it out"),
+    b"\xff\xd8\xff": ("a picture (JPEG)", "leave it out"),
 }
 TAR_MARK, TAR_PLACE = b"ustar", 257  # the only mark that is not at the beginning
 SAMPLE_BYTES = 1 << 20
@@ -52,6 +55,15 @@ WINDOWS_1252_ONLY = re.compile(rb"[\x80-\x9f]")
 UNDEFINED_IN_WINDOWS_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 CONTROL_CHARACTERS = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # how surrogateescape represents an invalid byte
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file in UTF-8: the bytes from `start` to before `end`, and the number of its first line."""
+
+    start: int
+    end: int
+    line: int
 
 
 def encoding_of(path: Path) -> str:
@@ -68,16 +80,20 @@ def encoding_of(path: Path) -> str:
         if start.startswith(mark):
             raise UserError(f"{path} is {kind}, not plain text; {cure}.")
     if start[TAR_PLACE:].startswith(TAR_MARK):
-        raise UserError(f"{path} is a tar archive, not plain text; unpack it with tar -xf.")
+        raise UserError(f"{path} is a tar archive, not plain text; unpack it (tar -xf).")
     if (codec := _utf16_without_mark(start)) is not None:
         raise UserError(
-            f"{path} looks like UTF-16 without a byte order mark (every other byte is NUL): {_conversion(path, codec)}."
+            f"{path} looks like UTF-16 without a byte order mark (every other byte is NUL){CONVERT_WITH}{conversion(path, codec)}"
         )
     return "utf-8"
 
 
 def decoded_lines(
-    path: Path, *, on_invalid: Callable[[RowError], None] | None = None, in_parts: bool = False
+    path: Path,
+    *,
+    on_invalid: Callable[[RowError], None] | None = None,
+    in_parts: bool = False,
+    piece: Piece | None = None,
 ) -> Iterator[tuple[int, str]]:
     """The lines of a file with their numbers from 1, with unchanged line breaks.
 
@@ -85,18 +101,19 @@ def decoded_lines(
         on_invalid: called for a line that is not valid UTF-8 or is longer than `LONGEST_LINE`, which is then skipped; without it,
             the line is an error.
         in_parts: a line longer than `LINE_PART` is returned in several parts with the same number, whatever its length.
+        piece: reads only this part of the file; the numbers are still those in the file.
     Raises: ValueError for such a line, with its position and how to convert the file.
     Memory: one line, at most `LONGEST_LINE` characters, or one part.
     """
     codec = encoding_of(path)
     utf8 = codec.startswith("utf-8")
-    number = 1
+    number = 1 if piece is None else piece.line
     within = left_out = False  # a line that began in an earlier part; which is left out
     advised = False  # once is enough, for a megabyte around the place is read for it
     known = (1, len(codecs.BOM_UTF8) if codec == "utf-8-sig" else 0)  # a line, and the byte that it begins with
     most = LINE_PART if in_parts else LONGEST_LINE
     # newline="" ends lines at LF, CRLF and CR and leaves them as they are; surrogateescape lets the lines after a bad one through.
-    with path.open(encoding=codec, errors="surrogateescape" if utf8 else "strict", newline="") as file:
+    with _opened(path, piece, encoding=codec, errors="surrogateescape" if utf8 else "strict") as file:
         try:
             for line in _parts(file, most):
                 ended = line[-1] in "\r\n"
@@ -121,6 +138,15 @@ def decoded_lines(
                 f"{path}, at or after line {number}: not valid {codec.upper()}, although its byte order mark says so "
                 f"({error.reason}); it may be truncated or have mixed encodings: save it again as UTF-8."
             ) from None
+
+
+def _opened(path: Path, piece: Piece | None, *, encoding: str, errors: str) -> TextIO:
+    if piece is None:
+        return path.open(encoding=encoding, errors=errors, newline="")
+    with path.open("rb") as file:
+        file.seek(piece.start)
+        content = io.BytesIO(file.read(piece.end - piece.start))
+    return io.TextIOWrapper(content, encoding=encoding, errors=errors, newline="")
 
 
 def _parts(file: TextIO, most: int) -> Iterator[str]:
@@ -172,15 +198,18 @@ def _invalid_line(path: Path, number: int, known: tuple[int, int], *, advise: bo
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = start + error.start
-        advice = f"; {_advice(path, byte)}" if advise else ""
+        advice = f"; {_advice(path, byte)}" if advise else "."
         place = f"{path}, line {number}, byte {byte + 1} of the file"
-        message = f"{place}: 0x{raw[error.start]:02x} is not valid UTF-8 ({error.reason}){advice}."
+        message = f"{place}: 0x{raw[error.start]:02x} is not valid UTF-8 ({error.reason}){advice}"
         return RowError(message, reason="not valid UTF-8", source=str(path)), known
     raise AssertionError(f"{path}, line {number} is valid UTF-8 after all")
 
 
 def _advice(path: Path, byte: int) -> str:
-    """How to convert a file that is not UTF-8 at this byte; never suggests a conversion that would produce garbage."""
+    """How to convert a file that is not UTF-8 at this byte; never suggests a conversion that would produce garbage.
+
+    A command comes last, without a full stop, which would be copied with it.
+    """
     with path.open("rb") as file:
         file.seek(max(0, byte - SAMPLE_BYTES // 2))
         sample = file.read(SAMPLE_BYTES)
@@ -188,19 +217,19 @@ def _advice(path: Path, byte: int) -> str:
     escaped = len(ESCAPED_BYTE.findall(text))
     not_ascii = sum(not character.isascii() for character in text) - escaped
     if (codec := _utf16_without_mark(sample)) is not None:
-        return f"it looks like UTF-16 without a byte order mark: {_conversion(path, codec)}"
+        return f"it looks like UTF-16 without a byte order mark{CONVERT_WITH}{conversion(path, codec)}"
     if len(CONTROL_CHARACTERS.findall(sample)) > len(sample) / 100:
-        return "it contains many control characters, so it is probably not text; leave it out, or extract its text first"
+        return "it contains many control characters, so it is probably not text; leave it out, or extract its text first."
     if not_ascii >= escaped:
         # Decoding it in another encoding would break the valid parts.
-        return "the text around it is UTF-8, so this position is damaged: repair or delete it"
+        return "the text around it is UTF-8, so this position is damaged: repair or delete it."
     # In languages covered by these two encodings, most letters are ASCII.
     if escaped < len(sample.translate(None, b" \t\r\n")) / 2:
         if not WINDOWS_1252_ONLY.search(sample):
-            return f"it looks like latin1 (western languages): {_conversion(path, 'ISO-8859-1')}"
+            return f"it looks like latin1 (western languages){CONVERT_WITH}{conversion(path, 'ISO-8859-1')}"
         if not UNDEFINED_IN_WINDOWS_1252.search(sample):
-            return f"it looks like windows-1252 (western languages): {_conversion(path, 'WINDOWS-1252')}"
-    return "its encoding cannot be determined: save it as UTF-8 in the program that created it"
+            return f"it looks like windows-1252 (western languages){CONVERT_WITH}{conversion(path, 'WINDOWS-1252')}"
+    return "its encoding cannot be determined: save it as UTF-8 in the program that created it."
 
 
 def _utf16_without_mark(sample: bytes) -> str | None:
@@ -212,6 +241,7 @@ def _utf16_without_mark(sample: bytes) -> str | None:
     return "UTF-16LE" if second > first else "UTF-16BE"
 
 
-def _conversion(path: Path, codec: str) -> str:
+def conversion(path: Path, codec: str) -> str:
+    """The command that converts a file to UTF-8 and keeps a copy."""
     name, backup = shlex.quote(str(path)), shlex.quote(f"{path}.bak")
     return f"mv {name} {backup} && iconv -f {codec} -t UTF-8 {backup} > {name}"

@@ -110,7 +110,9 @@ class Engine:
             and not path.is_file()
             and any(entry.name != f".{PLAN}{PARTIAL}" for entry in self.folder.iterdir())
         ):
-            raise UserError(f"{self.folder}, where tasks would write, contains other files; move them, or give another output_dir.")
+            raise UserError(
+                f"{self.folder}, where tasks would write, contains other files; move them, or give another --output_dir."
+            )
         if not path.is_file() or read_json(path) != plan:
             clear_tasks(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -8,18 +8,23 @@ from pathlib import Path
 from hfgpt.data.encoding import decoded_lines, decoded_text
 from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, json_type, texts_of
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
+from hfgpt.data.text_pieces import pieces_of
 from hfgpt.errors import UserError
 
 LARGEST_LIST_BYTES = 2**27  # for a file with a single JSON value; its objects need several times as much
 
 
-def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = None) -> Iterator[tuple[object, str, str]]:
+def json_rows(
+    path: Path, *, on_invalid: Callable[[RowError], None] | None = None, share: float | None = None
+) -> Iterator[tuple[object, str, str]]:
     """The values of a JSON file with their position ("line 3", "item 7") and id ("3", "7").
 
     One JSON value per line or, in a .json file, one list of them. Which of the two a .json file contains is detected: many have one
     value per line.
 
-    Args: `on_invalid` is called for a line that is not valid JSON or UTF-8, which is then skipped; without it, that is an error.
+    Args:
+        on_invalid: called for a line that is not valid JSON or UTF-8, which is then skipped; without it, that is an error.
+        share: reads pieces that make up this share of a file with one value per line (text_pieces.py).
     Raises: ValueError for text that is not JSON, with file and line.
     """
     if path.suffix.lower() == ".json" and not _holds_json_lines(path):
@@ -42,7 +47,8 @@ def json_rows(path: Path, *, on_invalid: Callable[[RowError], None] | None = Non
         for index, row in enumerate(rows):
             yield row, f"item {index}", str(index)
         return
-    for number, line in decoded_lines(path, on_invalid=on_invalid):
+    pieces = [None] if share is None else pieces_of(path, share=share, rule="row")
+    for number, line in (line for piece in pieces for line in decoded_lines(path, on_invalid=on_invalid, piece=piece)):
         if not line.strip():
             continue
         try:
@@ -73,7 +79,8 @@ def read_json(source: Source, options: SourceOptions, errors: RowErrors | None, 
     def invalid(error: RowError) -> None:
         refuse(RowError(str(error), reason=error.reason, source=source.name), errors)  # as its other rows are named
 
-    for row, place, row_id in json_rows(source.file, on_invalid=invalid):
+    share = options.read_share if _is_lines(source) else None
+    for row, place, row_id in json_rows(source.file, on_invalid=invalid, share=share):
         record = Record(row if isinstance(row, dict) else {}, source.name, place, row_id)
         if not isinstance(row, dict):
             cure = "; if the whole file is one list, rename it to end in .json" if isinstance(row, list) else ""
@@ -84,6 +91,10 @@ def read_json(source: Source, options: SourceOptions, errors: RowErrors | None, 
             yield record
         else:
             refuse(error, errors)
+
+
+def _is_lines(source: Source) -> bool:
+    return source.file.suffix.lower() in (".jsonl", ".ndjson")
 
 
 def _half_characters(record: Record, column: str | None) -> RowError | None:
@@ -104,5 +115,9 @@ def _half_characters(record: Record, column: str | None) -> RowError | None:
 
 
 JSON_FILES = SourceKind(
-    records=read_json, documents=texts_of(read_json), options=("text_field",), suffixes=(".jsonl", ".ndjson", ".json")
+    records=read_json,
+    documents=texts_of(read_json),
+    options=("text_field",),
+    suffixes=(".jsonl", ".ndjson", ".json"),
+    reads_pieces=_is_lines,
 )

@@ -8,10 +8,14 @@ import functools
 import logging
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from hfgpt.counting import counted
+from hfgpt.data.encoding import decoded_lines
+from hfgpt.data.reading import Source
 from hfgpt.errors import UserError
+from hfgpt.tables import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +24,8 @@ MARKER = re.compile(r"<\|\w+\|>|</s>|<(?:eos|eot|sep)>|\[(?:EOS|SEP)\]")
 ENDINGS = ("|>", "</s>", "<eos>", "<eot>", "<sep>", "[EOS]", "[SEP]")
 
 OFTEN = 20
+# The values of `text_documents` that are not themselves a separator line.
+DOCUMENT_RULES = ("file", "paragraph", "line")
 
 
 def markers_in(text: str) -> tuple[Counter[str], Counter[str]]:
@@ -45,6 +51,24 @@ def refuse_unread_separators(text: str, path: Path) -> None:
             f"would be memorized. Give --text_documents '{marker}' to separate documents there, or --text_documents file to keep "
             f"them as text."
         )
+
+
+def refuse_absent_separator(sources: Iterable[Source], rule: str | None) -> None:
+    """Refuse a separator line that none of these text files contains: a misspelled keyword would be one.
+
+    Args: `rule` is `text_documents`.
+    Cost: reads until the first such line.
+    """
+    files = [source.file for source in sources if source.kind == "text"]
+    if rule in (None, *DOCUMENT_RULES) or not files:
+        return
+    separator = str(rule).strip()
+    lines = (line for path in files for _, line in decoded_lines(path, on_invalid=lambda error: None, in_parts=True))
+    if not any(line.strip() == separator for line in lines):
+        near = nearest(separator, DOCUMENT_RULES)
+        cure = f"did you mean {near!r}?" if near else f"allowed: {', '.join(DOCUMENT_RULES)}, or the line that separates documents."
+        where = str(files[0]) if len(files) == 1 else f"the {len(files):,} text files"
+        raise UserError(f"text_documents is {rule!r}, but no line of {where} is exactly that; {cure}")
 
 
 class MarkerCounts:

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from hfgpt.counting import MOST_LISTED
 from hfgpt.data.on_disk import column_batches, select, text_batches
 from hfgpt.data.passport import Passport
 from hfgpt.data.reading import Source
@@ -22,6 +23,7 @@ from hfgpt.tokenization import encode_to_arrays
 logger = logging.getLogger(__name__)
 
 MIXTURE_STEP = "mixture"
+MOST_SOURCES = MOST_LISTED  # lines of the table of sources
 # Muennighoff et al. (2023), Scaling Data-Constrained Language Models, arXiv 2305.16264: up to 4 epochs of a text are about as good
 # as new text, and more than 16 add almost nothing.
 GOOD_EPOCHS, USEFUL_EPOCHS = 4, 16
@@ -184,11 +186,17 @@ def tokens_by_source(passport: Passport, split: str) -> dict[str, int]:
 
 
 def table_of_sources(sources: Sequence[SourceTokens], *, epochs: float = 1.0) -> str:
-    """Tokens, share and epochs of each source, one line each.
+    """Tokens, share and epochs of each source, one line each; of more than `MOST_SOURCES`, the largest, and the rest together.
 
     Args: `epochs` is how often the rows are read.
     """
     total = max(1, sum(one.tokens for one in sources))
+    if len(sources) > MOST_SOURCES:
+        by_size = sorted(sources, key=lambda one: -one.tokens)
+        rest, sources = by_size[MOST_SOURCES:], by_size[:MOST_SOURCES]
+        tokens = sum(one.tokens for one in rest)
+        read = sum(one.epochs * one.tokens for one in rest) / max(1, tokens)
+        sources = [*sources, SourceTokens(f"and {len(rest):,} more", tokens, read)]
     lines = [f"{'tokens':>15} {'share':>8} {'epochs':>8}  source"]
     for one in sources:
         lines.append(f"{one.tokens:>15,} {100 * one.tokens / total:>6.1f} % {one.epochs * epochs:>8.2f}  {one.name}")

@@ -16,6 +16,8 @@ from hfgpt.files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 PASSPORT_NAME = "passport.json"
+# Steps that cut text out of documents, which leaves the text before and after it as two documents.
+CUTTING_STEPS = ("drop leaks", "drop benchmark text", "cut repeated passages")
 
 
 @dataclass
@@ -49,7 +51,8 @@ class Passport:
         """Add one step and log its line.
 
         Args:
-            before, after: counts before and after; None if the step is the first.
+            before, after: counts before and after; None if the step is the first. A step that cuts documents may leave
+                more of them.
             start: the `time.perf_counter()` at which it began.
             what: the counted things, in the plural.
             details: further details of the step for the passport: `bytes_in`, `bytes_out` (UTF-8), `reasons` (counts of dropped
@@ -58,6 +61,8 @@ class Passport:
         seconds = self.took(step, start)
         if before is None:
             logger.info(f"{step}: {counted(after, what)}, {seconds:.1f} s")
+        elif step in CUTTING_STEPS and after > before:
+            logger.info(f"{step}: {counted(before, what)}, cut into {counted(after, 'pieces')}, {seconds:.1f} s")
         else:
             change = 100 * (after - before) / before if before else 0.0
             logger.info(f"{step}: {before:,} -> {counted(after, what)} ({change:+.1f} %), {seconds:.1f} s")

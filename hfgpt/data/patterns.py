@@ -8,15 +8,18 @@ Files in subfolders that are not the user's own text are left out and counted in
 and packages, hidden folders, and links that lead outside the folder. Naming such a folder or link explicitly reads it.
 """
 
+import codecs
 import functools
 import glob
 import itertools
 import logging
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from hfgpt.counting import counted
 from hfgpt.errors import MissingFileError, UserError
 
 logger = logging.getLogger(__name__)
@@ -25,6 +28,18 @@ logger = logging.getLogger(__name__)
 OUTPUT_MARKERS = ("passport.json", "run.yaml", "conversion.json")
 PACKAGE_FOLDERS = {"__pycache__", "node_modules", "site-packages"}
 ENVIRONMENT_MARKER = "pyvenv.cfg"
+
+
+# A folder is not read if more than this many times its texts are in text files of other kinds: a README among a program's files.
+MOST_UNREAD = 10
+
+
+class UnreadTextError(UserError):
+    """Most of the text in a folder would not be read. Args: `reason` ends before the `pattern` that selects most of it."""
+
+    def __init__(self, reason: str, *, folder: Path, pattern: str):
+        super().__init__(f"{reason}: {shlex.quote(pattern)}")
+        self.reason, self.folder, self.pattern = reason, folder, pattern
 
 
 def expand_home(name: str) -> Path:
@@ -65,9 +80,18 @@ def files_matching(pattern: str) -> list[Path]:
     raise MissingFileError(f"no file matches {pattern!r} (looked from {Path.cwd()}); {describe_folder(folder)}.")
 
 
-def files_in(folder: Path, *, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files with these suffixes in a folder and its subfolders, sorted.
+def files_in(
+    folder: Path,
+    *,
+    suffixes: tuple[str, ...],
+    kind_of_file: Callable[[Path], str | None] = lambda path: None,
+    refuse_rest: bool = False,
+) -> list[Path]:
+    """The files with these suffixes in a folder and its subfolders, sorted, and those of a kind that is known without a suffix.
 
+    Args:
+        kind_of_file: the kind of such a file; None for others.
+        refuse_rest: refuses a folder of which these files are a small part of the text.
     Raises: ValueError if there are none, saying what is there instead, and for a folder written by a recipe.
     """
     if (marker := _output_marker(folder)) is not None:
@@ -75,27 +99,64 @@ def files_in(folder: Path, *, suffixes: tuple[str, ...]) -> list[Path]:
             f"{folder} was written by an hfgpt recipe (it contains {marker}), so it is not a folder of texts; give the texts "
             f"themselves."
         )
-    paths, left_out, others = [], {}, Counter()
+    paths, left_out, counts, others, unread, hidden = [], {}, Counter(), Counter(), [], []
     kind_of = functools.cache(_kind_of)
     for place, folders, names in os.walk(folder):
+        hidden += [path for name in folders if name.startswith(".") and ((path := Path(place, name)) / "cur").is_dir()]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (Path(place, name) for name in names if not name.startswith(".")):
-            if path.suffix.lower() not in suffixes:
+            suffix, kind = path.suffix.lower(), kind_of_file(path)
+            if kind is None and suffix not in suffixes:
                 others[path.suffix or path.name] += 1
+                unread.append(path)
             elif (reason := _reason_to_leave_out(path, folder, kind_of)) is not None:
                 left_out[path] = reason
             else:
                 paths.append(path)
+                counts[suffix if kind is None else f"files of kind {kind}"] += 1
     if not paths:
         ending = next(iter(others), ".txt") if others else ".txt"
         cure = f"; select files in it with a pattern, such as '{folder}/**/*{ending}'" if others else ""
         raise MissingFileError(
             f"the folder {str(folder)!r} has no {', '.join(suffixes)} file: {_counted(others) or 'it is empty'}{cure}."
         )
+    if refuse_rest:
+        _refuse_if_small_part(folder, paths, [path for path in unread if not _reason_to_leave_out(path, folder, kind_of)])
     _say_left_out(str(folder), left_out)
-    said = f"sources: reading {_counted(Counter(path.suffix.lower() for path in paths))} in the folder {folder}"
+    if hidden:
+        _say(f"sources: {folder}, leaving out {counted(len(hidden), 'hidden mail folders')}; name them to read them: {min(hidden)}")
+    said = f"sources: reading {_counted(counts)} in the folder {folder}"
     _say(said + (f"; not read: {_counted(others)} (a pattern such as '{folder}/**/*.py' selects other files)" if others else ""))
     return sorted(paths)
+
+
+def _refuse_if_small_part(folder: Path, read: list[Path], unread: list[Path]) -> None:
+    known = sum(path.stat().st_size for path in read)
+    left, kinds = 0, Counter[str]()
+    for path in unread:
+        if path.suffix and path.is_file() and _begins_as_text(path):
+            left += path.stat().st_size
+            kinds[path.suffix] += 1
+    if left <= MOST_UNREAD * known:
+        return
+    suffix = kinds.most_common(1)[0][0]
+    these = " and ".join(sorted({path.suffix.lower() for path in read}))
+    only = shlex.quote(f"{folder}/**/*{read[0].suffix}")
+    raise UnreadTextError(
+        f"the folder {str(folder)!r} has {left:,} bytes of text in files that are not read ({_counted(kinds)}), but only {known:,} "
+        f"in its {these} files; select what to read with a pattern, in quotes, such as {only} for those, or for the {suffix} files",
+        folder=folder,
+        pattern=f"{folder}/**/*{suffix}",
+    )
+
+
+def _begins_as_text(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+        return b"\0" not in start and bool(codecs.getincrementaldecoder("utf-8")().decode(start).strip())
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def describe_folder(folder: Path) -> str:
@@ -127,6 +188,8 @@ def _reason_to_leave_out(path: Path, below: Path, kind_of: Callable[[Path], str 
 def _kind_of(folder: Path) -> str | None:
     if folder.name in PACKAGE_FOLDERS or (folder / ENVIRONMENT_MARKER).is_file():
         return "of installed packages"
+    if folder.name == "tmp" and all((folder.parent / name).is_dir() for name in ("cur", "new")):
+        return "of unfinished deliveries in a Maildir"
     return "written by hfgpt recipes" if _output_marker(folder) else None
 
 

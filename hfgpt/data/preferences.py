@@ -107,6 +107,13 @@ def _one_answer(record: Record, *, allowed: bool) -> Preference:
 
 
 def _two_answers(record: Record, style: str) -> Preference:
+    if not {"chosen", "rejected"} & record.values.keys():
+        error = record.error(
+            f"the columns {listed(record.values)} are not those of a preference, which needs {NEEDED}; rename them.",
+            reason="neither 'chosen' nor 'rejected'",
+        )
+        error.of_all = True
+        raise error
     for name in ("chosen", "rejected"):
         if not record.values.get(name):
             raise record.error(

@@ -18,7 +18,7 @@ from hfgpt.counting import counted
 from hfgpt.data.on_disk import column_batches, write_rows
 from hfgpt.data.packing import PackingCounts, cut_windows, pack
 from hfgpt.data.passport import Passport, contents_of
-from hfgpt.errors import UserError
+from hfgpt.errors import TooLittleTextError
 from hfgpt.tokenization import encode_texts, encode_to_arrays
 
 logger = logging.getLogger(__name__)
@@ -106,9 +106,9 @@ def prepare_split(
         key = "context_length" if window is None else "window"
         # the least that context_length may be is 3, so of 1 or 2 tokens no row can be made
         shorter = f", or --{key} {counts.tokens}" if counts.tokens >= 3 else ""
-        raise UserError(
-            f"the training documents have {counted(counts.tokens, 'tokens')}, but one row needs {context_length:,}; give more "
-            f"text{shorter}."
+        raise TooLittleTextError(
+            f"the training documents have {counted(counts.tokens, 'tokens')}, but one row needs {context_length:,}",
+            cure=f"give more text{shorter}.",
         )
     if name != "train" and counts.tokens < FEW_TOKENS:
         logger.info(f"{name}: so few tokens only give rough figures; a larger {name}_share holds out more")

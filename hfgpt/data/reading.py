@@ -4,14 +4,18 @@ A record is one row of a table with its columns and its position, so that every 
 text. Kinds of sources are listed in `hfgpt.data.sources.SOURCES`.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from hfgpt.data.on_disk import Document
 from hfgpt.data.row_errors import RowError, RowErrors, usable
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file
+
+Item = TypeVar("Item")
 
 GROUP_BY_SOURCE = "source"  # as `group_field`
 COLUMN_SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
@@ -31,6 +35,8 @@ class SourceOptions:
         hub_split: split of a Hub dataset.
         hub_revision: branch, tag or commit of a Hub dataset; None means its default branch.
         streaming: stream a Hub dataset over the network without storing it.
+        read_share: the share of every source that is read, evenly spaced: pieces of text files and JSON lines, single documents of
+            others. None reads everything.
         header: whether the first line of a CSV or TSV file names its columns.
         columns: names of the columns of CSV and TSV files without that line, in order.
         separator: what separates the columns of CSV and TSV files, one of `COLUMN_SEPARATORS` or a character; None detects it from
@@ -44,11 +50,14 @@ class SourceOptions:
     hub_split: str = "train"
     hub_revision: str | None = None
     streaming: bool = False
+    read_share: float | None = None
     header: bool = True
     columns: list[str] | None = None
     separator: str | None = None
 
     def __post_init__(self):
+        if self.read_share is not None and not 0 < self.read_share <= 1:
+            raise UserError(f"read_share is {self.read_share:g}; it must be above 0 and at most 1.")
         if self.separator is not None and (
             self.separator not in (*COLUMN_SEPARATORS, "\\t") and (len(self.separator) != 1 or self.separator in '"\r\n')
         ):
@@ -112,6 +121,11 @@ class Record:
         return RowError(f"{self}: {message}", reason=reason, source=self.source)
 
 
+def evenly(items: Iterable[Item], share: float) -> Iterator[Item]:
+    """A share of the items, evenly spaced, beginning with the first."""
+    return (item for number, item in enumerate(items) if math.ceil((number + 1) * share) > math.ceil(number * share))
+
+
 # The rows of a source. With `column`, only that column (the text of a document) and the group column are needed.
 RecordReader = Callable[[Source, SourceOptions, RowErrors | None, str | None], Iterator[Record]]
 DocumentReader = Callable[[Source, SourceOptions, RowErrors | None], Iterator[Document]]
@@ -133,6 +147,12 @@ class SourceKind:
         options: which of `SourceOptions` it uses, besides `group_field`; others are refused if no other kind is read. None accepts
             all.
         suffixes: suffixes of its files, in lower case; () if it is not a kind of file.
+        in_folders: whether its files are read from a folder of texts.
+        is_file: whether a file is of this kind whatever its suffix.
+        is_one_document: whether a source has a single document; of many such sources, `SourceOptions.read_share` is a share of the
+            sources.
+        reads_pieces: whether its reader reads a share of a source by itself (`SourceOptions.read_share`); of others, documents are
+            chosen.
         is_named: whether a name refers to such a source. It is called before searching for files or, with `after_files`, if there
             is no such file.
     """
@@ -142,6 +162,10 @@ class SourceKind:
     identity: Callable[[Source, SourceOptions], dict[str, object]] = file_identity
     options: tuple[str, ...] | None = None
     suffixes: tuple[str, ...] = ()
+    in_folders: bool = False
+    is_file: Callable[[Path], bool] = lambda path: False
+    is_one_document: bool = False
+    reads_pieces: Callable[[Source], bool] = lambda source: False
     is_named: Callable[[str], bool] = lambda name: False
     after_files: bool = False
 

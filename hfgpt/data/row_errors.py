@@ -19,6 +19,8 @@ Row = TypeVar("Row")
 Value = TypeVar("Value")
 
 ON_ERROR = ("stop", "skip")
+# Before a command that ends a message: no full stop follows, which would be copied with it, and nothing else.
+CONVERT_WITH = "; convert it with: "
 
 
 class RowError(UserError):
@@ -28,11 +30,12 @@ class RowError(UserError):
         message: the full message, with the row's position, the value and what to do.
         reason: what is wrong, without position or value: rows with the same reason are counted together.
         source: the file or data set of the row.
+        of_all: whether all rows of the source seem to have the same fault, so that skipping them would leave none.
     """
 
-    def __init__(self, message: str, *, reason: str, source: str):
+    def __init__(self, message: str, *, reason: str, source: str, of_all: bool = False):
         super().__init__(message)
-        self.reason, self.source = reason, source
+        self.reason, self.source, self.of_all = reason, source, of_all
 
     def __reduce__(self):  # by default, an exception from another process only keeps its message
         return partial(type(self), reason=self.reason, source=self.source), self.args
@@ -58,7 +61,13 @@ class RowErrors:
         Raises: the error itself if `on_error` is "stop".
         """
         if self.on_error == "stop":
-            message = f"{error} To skip such rows, set on_error: skip."
+            if error.of_all:
+                raise error from None
+            said, convert, command = str(error).partition(CONVERT_WITH)
+            skip = "set --on_error skip"
+            message = f"{said} To skip such rows, {skip}."
+            if convert:
+                message = f"{said}; to skip such rows, {skip}, or convert the file with: {command}"
             raise RowError(message, reason=error.reason, source=error.source) from None
         self.counts[error.reason] += 1
         self.firsts.setdefault(error.reason, str(error))

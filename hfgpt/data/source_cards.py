@@ -30,7 +30,7 @@ def check_cards(cards: Cards | None, sources: Iterable[Source]) -> None:
             raise UserError(f"source_cards has {pattern!r}, which matches none of the {len(sources):,} sources; {meant}")
         on_hub = next((source.name for source in matching if source.kind == "hub"), None)
         if on_hub and "revision" in card:
-            raise UserError(f"source_cards gives the Hub dataset {on_hub} a revision; choose the one to read with hub_revision.")
+            raise UserError(f"source_cards gives the Hub dataset {on_hub} a revision; choose the one to read with --hub_revision.")
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -11,14 +11,16 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from datasets.utils import tqdm
 
-from hfgpt.counting import counted
+from hfgpt.counting import counted, listed
 from hfgpt.data.csv_files import CSV_FILES, TSV_FILES
 from hfgpt.data.hub_datasets import HUB_DATASETS
 from hfgpt.data.json_files import JSON_FILES
+from hfgpt.data.mail_files import MBOX_FILES, MESSAGE_FILES
 from hfgpt.data.markers import MarkerCounts
 from hfgpt.data.on_disk import Document, different_values, write_documents
 from hfgpt.data.parallel import apply_steps_in_processes
@@ -27,7 +29,8 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.patterns import expand_home, files_in, files_matching
 from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
 from hfgpt.data.python_questions import PYTHON_DOCUMENTATION_QUESTIONS, PYTHON_QUESTIONS
-from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions
+from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions, evenly
+from hfgpt.data.remarks import Remarks
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.source_cards import card_of, check_cards
 from hfgpt.data.steps import Outcome, StepCounts, TextStep, record_steps
@@ -45,6 +48,8 @@ SOURCES: Table[SourceKind] = Table(
         "tsv": TSV_FILES,
         "json": JSON_FILES,
         "parquet": PARQUET_FILES,
+        "mbox": MBOX_FILES,
+        "eml": MESSAGE_FILES,
         PYTHON_DOCS: PYTHON_DOCUMENTATION,
         PYTHON_QUESTIONS: PYTHON_DOCUMENTATION_QUESTIONS,
         "hub": HUB_DATASETS,
@@ -70,7 +75,7 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
     """Turn what the user wrote into sources, in order; a file given twice is read once.
 
     A name is, in this order: a name known to a kind (`python-docs`, `python-docs-questions`); an existing file or folder; a
-    pattern; a Hub dataset. From a folder, its plain text files are read (patterns.py), or all its tables.
+    pattern; a Hub dataset. From a folder, its plain text files and mail are read (patterns.py), or all its tables.
 
     Args: `as_records` finds sources of rows, otherwise sources of documents.
     Raises: FileNotFoundError for a missing file or a pattern without a match; ValueError for an unsupported kind of file.
@@ -80,7 +85,10 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
         raise UserError(f"no sources given; give files, patterns such as 'texts/*.txt', a Hub dataset or '{PYTHON_DOCS}'.")
     kinds = {name: kind for name, kind in SOURCES.items() if (kind.records if as_records else kind.documents) is not None}
     suffixes = tuple(suffix for kind in kinds.values() for suffix in kind.suffixes)
+    # JSON in a folder of notes is rarely a corpus; if tables are read, all of them are.
+    in_folders = tuple(suffix for kind in kinds.values() if as_records or kind.in_folders for suffix in kind.suffixes)
     sources: dict[str | Path, Source] = {}
+    empty: dict[str, MissingFileError] = {}
     for name in names:
         path = expand_home(name)
         looks_like_a_file = path.suffix.lower() in suffixes or name.startswith((".", "/", "~")) or name.endswith("/")
@@ -88,8 +96,14 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
             sources.setdefault(name, Source(kind, name))
             continue
         elif path.is_dir():
-            # JSON in a folder of notes is rarely a corpus; if tables are read, all of them are.
-            found = files_in(path, suffixes=suffixes if as_records else SOURCES[OTHER_FILES].suffixes)
+            kind_of_file = partial(_kind_of_file, kinds=kinds)
+            try:
+                found = files_in(path, suffixes=in_folders, kind_of_file=kind_of_file, refuse_rest=not as_records)
+            except MissingFileError as error:
+                if len(names) == 1:
+                    raise
+                found = []  # a shell that expands texts/* itself gives folders, too
+                empty[name] = error
         elif path.is_file():
             found = [path]
         elif path.exists():
@@ -111,6 +125,10 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
             )
         for file in found:
             sources.setdefault(file.resolve(), _file_source(file, name, kinds))
+    if empty and not sources:
+        raise next(iter(empty.values()))
+    if empty:
+        _warn_once(f"sources: leaving out {counted(len(empty), 'folders')} without texts: {listed(list(empty))}")
     return list(sources.values())
 
 
@@ -133,11 +151,16 @@ def _kind_named(name: str, kinds: dict[str, SourceKind], *, after_files: bool) -
     return next((key for key, kind in kinds.items() if kind.after_files == after_files and kind.is_named(name)), None)
 
 
+def _kind_of_file(path: Path, kinds: dict[str, SourceKind]) -> str | None:
+    return next((key for key, kind in kinds.items() if kind.is_file(path)), None)
+
+
 def _file_source(path: Path, given: str, kinds: dict[str, SourceKind]) -> Source:
     name, suffix = str(path), path.suffix.lower()  # REVIEWS.JSONL is the same as REVIEWS.jsonl
     if given.startswith("~/") and path.is_relative_to(Path.home()):
         name = f"~/{path.relative_to(Path.home()).as_posix()}"  # as given: the passport should not reveal the home folder
-    kind = next((key for key, kind in kinds.items() if suffix in kind.suffixes), OTHER_FILES)
+    by_suffix = next((key for key, kind in kinds.items() if suffix in kind.suffixes), OTHER_FILES)
+    kind = _kind_of_file(path, kinds) or by_suffix
     if kind not in kinds:
         tables = ", ".join(suffix for kind in kinds.values() for suffix in kind.suffixes)
         raise UserError(f"{name} is not a table; rows are read from {tables} files, so save it as one of them.")
@@ -160,10 +183,11 @@ def identity(source: Source, options: SourceOptions) -> dict[str, object]:
 
 def documents_of(source: Source, options: SourceOptions, errors: RowErrors | None = None) -> Iterator[Document]:
     """The documents of one source; rows that are not documents go to `errors`; without it, they raise."""
-    reader = SOURCES.find(source.kind).documents
-    if reader is None:
+    kind = SOURCES.find(source.kind)
+    if kind.documents is None:
         raise UserError(f"{source.name}: a source of kind {source.kind} has records, not documents.")
-    return reader(source, options, errors)
+    documents = kind.documents(source, options, errors)
+    return documents if options.read_share is None or kind.reads_pieces(source) else evenly(documents, options.read_share)
 
 
 def records_of(source: Source, options: SourceOptions, errors: RowErrors | None = None) -> Iterator[Record]:
@@ -180,12 +204,12 @@ def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: R
     A text is kept exactly as in the file: every character and every line break, except a byte order mark (encoding.py); a line that
     separates documents belongs to none of them. Text that looks like a separator causes a warning.
     """
-    markers = MarkerCounts()
+    markers, remarks = MarkerCounts(), Remarks()
     empty: list[str] = []
     markup: list[str] = []
 
     def documents() -> Iterator[Document]:
-        for source in sources:
+        for source in _share_of(sources, options.read_share):
             read = documents_of(source, options, errors)
             first = next(read, None)
             if first is None:
@@ -197,17 +221,28 @@ def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: R
             del first
             yield from read
 
-    for document in itertools.islice(documents(), options.max_documents):
+    for document in itertools.islice(filter(remarks.take, documents()), options.max_documents):
         markers.add(document["text"])
         yield document
     markers.warn()
+    remarks.say()
     if empty:
-        _warn_once(f"warning: {len(empty):,} of the sources contain no document, such as {empty[0]}")
+        _warn_once(f"warning: {len(empty):,} of the sources contain{'s' * (len(empty) == 1)} no document, such as {empty[0]}")
     if markup:
         _warn_once(
             f"warning: {len(markup):,} of the sources look like web pages or XML, such as {markup[0]}, and their markup is read as "
             f"text; if that is not intended, extract the text first, e.g. with pandoc -t plain"
         )
+
+
+def _share_of(sources: Iterable[Source], share: float | None) -> Iterable[Source]:
+    """The sources to read: a share of those that are a single document, and all others."""
+    sources = list(sources)
+    single = [source for source in sources if SOURCES.find(source.kind).is_one_document]
+    if share is None or not single:
+        return sources
+    left_out = set(single) - set(evenly(single, share))
+    return [source for source in sources if source not in left_out]
 
 
 @functools.cache  # warn only once if the same sources are read twice
@@ -244,7 +279,9 @@ def load_documents(
     errors = RowErrors(on_error)
     counts = [StepCounts() for _ in steps]
     read = Read(sources)
-    total = sum(one["bytes"] for one in passport.inputs) if all(source.kind == OTHER_FILES for source in sources) else None
+    total = None
+    if all(source.kind == OTHER_FILES for source in sources):
+        total = int(sum(one["bytes"] for one in passport.inputs) * (options.read_share or 1))
     with tqdm(total=total, desc="reading", unit="B", unit_scale=True) as progress:
         drawn = _shown(drawn_documents(sources, options, errors, draw, read), progress)
         kept = apply_steps_in_processes(drawn, steps, counts, num_proc=num_proc, on_drop=on_drop)
@@ -303,7 +340,7 @@ def _belongs_to(document: Document, options: SourceOptions) -> str | None:
         return document["source"]
     if "group" not in document:
         raise UserError(
-            f"group_field is {options.group_field!r}, but {document['source']} is a text, which has no columns; use group_field: "
+            f"group_field is {options.group_field!r}, but {document['source']} is a text, which has no columns; use --group_field "
             f"{GROUP_BY_SOURCE}, which makes each file a group, or give rows with that column."
         )
     return document["group"]

@@ -84,7 +84,7 @@ class Split:
             return replace(self, by="document")
         why = "there is 1 document, so it"
         if num_documents > 1:
-            why = f"{num_documents:,} documents are too few or too unequal to hold out whole ones, so each"
+            why = f"{counted(num_documents, 'documents')} are too few or too unequal to hold out whole ones, so each"
         logger.info(
             f"split: {why} is cut by position: the first {100 * (1 - self.validation_share - self.test_share):.0f} % for training, "
             f"{100 * self.validation_share:g} % for validation, {100 * self.test_share:g} % for the test"
@@ -162,11 +162,11 @@ def split_documents(documents, split: Split, passport: Passport | None = None):
         sides = split.sides(draws)
         datasets = {name: select(documents, np.flatnonzero(sides == number)) for number, name in enumerate(SPLITS)}
         if split.by == "document":
-            cure = "give more documents, different shares, or split_by: position"
+            cure = "give more documents, different shares, or --split_by position"
         else:
             groups = {name: len(np.unique(draws[sides == number])) for number, name in enumerate(SPLITS)}
             what += f" in {counted(sum(groups.values()), 'groups')}"
-            cure = "give more groups, different shares, another split_seed, or split_by: document"
+            cure = "give more groups, different shares, another --split_seed, or --split_by document"
             logger.info(f"split: groups: {', '.join(f'{name} {number:,}' for name, number in groups.items())}")
     else:
         datasets = {name: _side_by_position(documents, split, name) for name in SPLITS}
@@ -285,7 +285,7 @@ def split_conversations(
     test = int(total * shares["test"] + 1e-9) if shares["validation"] else total - train
     sides = {"train": order[:train], "test": order[train : train + test], "validation": order[train + test :]}
     cure = "; give more conversations or different shares"
-    _refuse_empty_sides(sides, asked, given=given, what=f"{total:,} conversations", cure=cure)
+    _refuse_empty_sides(sides, asked, given=given, what=counted(total, "conversations"), cure=cure)
     if near_copy_similarity is not None:
         sides = keep_copies_together(sides, texts, threshold=near_copy_similarity)
     return DatasetDict({name: conversations.select(sides[name]) for name in SPLITS if sides[name]})
@@ -380,11 +380,11 @@ def keep_copies_together(
         if not together[name]:
             alike = len({normalized[row] for row in apart}) == len(groups)
             how = " whose texts differ only in digits, case and punctuation" if alike else ""
-            cure = "" if alike else f"raise near_copy_similarity ({threshold}), "
+            cure = "" if alike else f"raise --near_copy_similarity ({threshold}), "
             raise UserError(
                 f"{len(apart):,} of {len(texts):,} texts are near copies of others (groups: {len(groups):,}{how}). A group can be "
                 f"used for training or testing, not both, so nothing is left for {name}: give more distinct texts, {cure}or set "
-                f"decontaminate: false, which then tests on copies."
+                f"--decontaminate false, which then tests on copies."
             )
     logger.info(f"near copies: {counted(len(apart), 'rows')} moved to the side of their near copy")
     return together

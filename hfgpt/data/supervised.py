@@ -97,7 +97,7 @@ def _check_all_learned(conversation: Conversation) -> Conversation:
     if conversation.unlearned:
         raise UserError(
             f"{conversation.source}, {conversation.place}: the weight of message {conversation.unlearned[0] + 1} is 0, but "
-            f"loss_on: all trains on every token of a conversation; choose loss_on: assistant, or remove the weights."
+            f"loss_on: all trains on every token of a conversation; remove the weights, or train with --loss_on assistant."
         )
     return conversation
 

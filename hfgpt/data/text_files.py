@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from hfgpt.data.encoding import LINE_PART, decoded_lines
+from hfgpt.data.encoding import LINE_PART, Piece, decoded_lines
 from hfgpt.data.markers import refuse_unread_separators
 from hfgpt.data.on_disk import Document
 from hfgpt.data.reading import Source, SourceKind, SourceOptions
-from hfgpt.data.row_errors import RowError, RowErrors
+from hfgpt.data.row_errors import RowError, RowErrors, refuse
+from hfgpt.data.text_pieces import pieces_of
 from hfgpt.errors import UserError
 
 WHOLE_FILES = "the text files"  # the source name for rows that are whole files, because a single file is not its own source
@@ -24,6 +25,13 @@ def read_text(source: Source, options: SourceOptions, errors: RowErrors | None) 
 
     Raises: ValueError for a document of more than `LONGEST_DOCUMENT` characters.
     """
+    rule, share = options.text_documents or "file", options.read_share
+    pieces = [None] if share is None else pieces_of(source.file, share=share, rule=rule)
+    for piece in pieces:
+        yield from _read_piece(source, options, errors, piece)
+
+
+def _read_piece(source: Source, options: SourceOptions, errors: RowErrors | None, piece: Piece | None) -> Iterator[Document]:
     path = source.file
     rule = options.text_documents or "file"
     separator = None if rule in ("file", "paragraph", "line") else rule.strip()
@@ -35,7 +43,7 @@ def read_text(source: Source, options: SourceOptions, errors: RowErrors | None) 
         if damage:
             for error in damage if rule == "line" else damage[:1]:
                 place = WHOLE_FILES if rule == "file" else source.name
-                skipped.handle(RowError(str(error), reason=error.reason, source=place))
+                refuse(RowError(str(error), reason=error.reason, source=place), errors)
             text.take()
         elif text.characters:
             whole = {"text": text.take(), "source": source.name, "row_id": str(start)}
@@ -44,9 +52,9 @@ def read_text(source: Source, options: SourceOptions, errors: RowErrors | None) 
             yield whole
         damage.clear()
 
-    skipped = errors or RowErrors()
     line = 0  # the number of the one before
-    for number, part in decoded_lines(path, on_invalid=damage.append if skipped.on_error == "skip" else None, in_parts=True):
+    on_invalid = damage.append if errors is not None and errors.on_error == "skip" else None
+    for number, part in decoded_lines(path, on_invalid=on_invalid, in_parts=True, piece=piece):
         goes_on, line = number == line, number
         is_short = not goes_on and len(part) < LINE_PART
         if is_short and ((rule == "paragraph" and not part.strip()) or (separator is not None and part.strip() == separator)):
@@ -60,7 +68,8 @@ def read_text(source: Source, options: SourceOptions, errors: RowErrors | None) 
         if text.characters > LONGEST_DOCUMENT:
             raise UserError(
                 f"{path}: the document that begins in line {start} has more than {LONGEST_DOCUMENT:,} characters; use "
-                f"text_documents to say where documents end (paragraph, line, or the line that separates them), or split the file."
+                f"--text_documents to say where documents end (paragraph, line, or the line that separates them), or split the "
+                f"file."
             )
         if rule == "line" and part[-1] in "\r\n":
             yield from document()
@@ -98,4 +107,10 @@ class _Text:
         return parts[0] if len(parts) == 1 else "".join(parts)
 
 
-TEXT_FILES = SourceKind(documents=read_text, options=("text_documents",), suffixes=(".txt", ".md", ".rst", ".text"))
+TEXT_FILES = SourceKind(
+    documents=read_text,
+    options=("text_documents",),
+    suffixes=(".txt", ".md", ".rst", ".text"),
+    in_folders=True,
+    reads_pieces=lambda source: True,
+)

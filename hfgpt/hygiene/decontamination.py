@@ -40,7 +40,7 @@ def drop_copies(
     if not kept:
         raise UserError(
             f"all {len(train):,} training examples are copies of {', '.join(references)}; give different training data, raise "
-            f"near_copy_similarity ({threshold}) if they only look alike, or keep them with decontaminate: false."
+            f"--near_copy_similarity ({threshold}) if they only look alike, or keep them with --decontaminate false."
         )
     passport.record("drop copies", len(train), len(kept), start, what="examples", copies_of=counts, threshold=threshold)
     return train.select(kept)

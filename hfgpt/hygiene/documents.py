@@ -10,12 +10,15 @@ from hfgpt.data.document_copies import drop_document_copies
 from hfgpt.data.dropped import DroppedDocuments
 from hfgpt.data.engine import Engine
 from hfgpt.data.filters import report_losses
+from hfgpt.data.mail_files import say_what_is_kept
+from hfgpt.data.markers import refuse_absent_separator
 from hfgpt.data.passages import cut_repeated_passages
 from hfgpt.data.passport import Passport
 from hfgpt.data.reading import Source
 from hfgpt.data.sources import ReadingOptions, load_documents
 from hfgpt.data.splitting import Split
 from hfgpt.data.steps import TextStep
+from hfgpt.hygiene.personal_data import PersonalData
 
 
 def clean_documents(
@@ -42,8 +45,11 @@ def clean_documents(
     Args: see `load_documents`, `drop_unlikely` (perplexity_model and perplexity_sigmas), `drop_document_copies` and
         `cut_repeated_passages`; `dropped` receives the documents that these steps drop; `engine` is the cluster that reads and
         searches for copies, None means this process; a perplexity model runs here, before the search for copies.
-    Raises: UserError if filters drop every document.
+    Raises: UserError if filters drop every document, or no text file has a line that is said to separate documents.
     """
+    refuse_absent_separator(sources, options.text_documents)
+    if not any(isinstance(step, PersonalData) for step in steps):
+        say_what_is_kept(sources)
     copies = None
     if engine is None:
         on_drop = None if dropped is None else dropped.of_step

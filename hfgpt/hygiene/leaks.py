@@ -67,7 +67,7 @@ def drop_leaks(
         return train
     references = {name: Reference(texts, shortest=leak_tokens) for name, texts in held_out.items()}
     search = LeakSearch(references, tokenizer, leak_tokens)
-    cure, count_only = "keep it with leaks: count", how == "count"
+    cure, count_only = "keep it with --leaks count", how == "count"
     return search.without_leaks(
         train, passport, step="drop leaks", cure=cure, count_only=count_only, cache_dir=cache_dir, dropped=dropped
     )
@@ -253,7 +253,7 @@ class LeakSearch:
     def _about_templates(self) -> str:
         longest = max(counts.longest_tokens for counts in self.counts.values())
         than = f" (the longest passage has {longest:,} tokens)" if longest else ""
-        return f"If texts share a template, a larger leak_tokens{than} or split_by: group keeps more of them."
+        return f"If texts share a template, a larger --leak_tokens{than} or --split_by group keeps more of them."
 
     def _remaining(self, train: Dataset, step: str, *, dropped: DroppedDocuments | None) -> Iterator[Document]:
         for batch in document_batches(train, step):

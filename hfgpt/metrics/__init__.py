@@ -50,7 +50,7 @@ def load_metric(name: str):
         return evaluate.load(str(module.folder), config_name=module.config_name, keep_in_memory=True)
     except ImportError as error:  # evaluate names the missing package
         raise UserError(
-            f"the metric {name} needs a package that is not installed ({error}); pip install evaluate scikit-learn rouge_score."
+            f"the metric {name} needs a package that is not installed ({error}); pip install evaluate scikit-learn rouge_score"
         ) from None
 
 

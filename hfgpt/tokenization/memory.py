@@ -67,7 +67,7 @@ def say_memory(expected: int | None, *, max_bytes: int, num_bytes: int) -> None:
     what = f"tokenizer: training on {num_bytes:,} bytes takes about {expected / 2**20:,.0f} MiB of memory"
     if expected > available:
         logger.warning(
-            f"{what}, but only {available / 2**20:,.0f} MiB are available; a smaller max_bytes (now {max_bytes:,}) takes less."
+            f"{what}, but only {available / 2**20:,.0f} MiB are available; a smaller --max_bytes (now {max_bytes:,}) takes less."
         )
     else:
         logger.info(f"{what}; {available / 2**20:,.0f} MiB are available")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from transformers import TrainingArguments
 
+from hfgpt.training.last_screen import ADVICE
+
 # With fewer optimizer steps than this, models learn next to nothing: the first tenth of the steps is warm-up.
 # Tried: LoRA on 60 labelled rows (9 steps) and on 40 question-answer pairs (3 steps), pretraining on 20 KB (3 steps).
 FEWEST_STEPS = 50
@@ -40,14 +42,14 @@ def too_short(
     if steps >= fewest:
         return None
     if max_steps > 0:
-        cure = f"give max_steps {fewest} or more"
+        cure = f"give --max_steps {fewest} or more"
     else:
         # Every epoch makes at least one step, however few the rows are.
         epochs = math.ceil(fewest / max(math.ceil(rows / rows_per_step), 1))
         smaller = max(rows_per_step // 4, 1)
-        cure = f"give num_train_epochs {epochs:,} or more"
+        cure = f"give --num_train_epochs {epochs:,} or more"
         if smaller < rows_per_step:
-            cure += f", a smaller per_device_train_batch_size (now {rows_per_step:,} {unit} per step)"
+            cure += f", a smaller --per_device_train_batch_size (now {rows_per_step:,} {unit} per step)"
         if also:
             cure += f", {also}"
     return (
@@ -83,7 +85,7 @@ def all_warmup(steps: int, *, warmup_steps: int) -> str | None:
         return None
     return (
         f"the learning rate never reaches its peak: warmup_steps is {warmup_steps:,}, but the run has only {_steps(steps)}. Give a "
-        f"smaller warmup_steps (below 1, it is a share of all steps)."
+        f"smaller --warmup_steps (below 1, it is a share of all steps)."
     )
 
 
@@ -112,13 +114,13 @@ def best_step(
         return None
     name = metric.removeprefix("eval_").replace("_", " ")
     state = {
-        "best": f"; the state at step {step:,} is kept (keep: last would keep the last one)",
-        "last": "; the last state is kept (keep: best would keep the best one)",
+        "best": f"; the state at step {step:,} is kept (--keep last would keep the last one)",
+        "last": "; the last state is kept (--keep best would keep the best one)",
         None: "",
     }[kept]
     return (
-        f"validation was best at step {step:,} of {end:,}: {name} {best:.4f}, at the end {last:.4f}{state}. More data, fewer "
-        f"num_train_epochs or a smaller learning_rate may help."
+        f"{ADVICE} validation was best at step {step:,} of {end:,}: {name} {best:.4f}, at the end {last:.4f}{state}. More data, "
+        f"fewer --num_train_epochs or a smaller --learning_rate may help."
     )
 
 
@@ -135,12 +137,13 @@ def no_better_than_majority(accuracy: float, majority: float, *, texts: int, tra
     )
     if accuracy > majority and by_chance < LARGEST_CHANCE:
         return None
-    cure = "More num_train_epochs, a larger learning_rate or more data may help, as may balance: weights if one label dominates."
+    cure = (
+        "More --num_train_epochs, a larger --learning_rate or more data may help, as may --balance weights if one label dominates."
+    )
     return (
-        f"{'hardly' if accuracy > majority else 'no'} better than always naming the most frequent label ({100 * accuracy:.2f} % "
-        f"against "
-        f"{100 * majority:.2f} % of {texts:,} texts). "
-        + (cure if trained else "Examples (num_shots), another prompt_template, calibrate: true or method: lora may help.")
+        f"{ADVICE} {'hardly' if accuracy > majority else 'no'} better than always naming the most frequent label "
+        f"({100 * accuracy:.2f} % against {100 * majority:.2f} % of {texts:,} texts). "
+        + (cure if trained else "Examples (--num_shots), another --prompt_template, --calibrate true or --method lora may help.")
     )
 
 
@@ -149,8 +152,8 @@ def no_better_than_base(before: float, after: float, *, what: str = "test loss")
     if after < before:
         return None
     return (
-        f"no better than the base: {what} {before:.4f} before, {after:.4f} after. A smaller learning_rate, fewer "
-        "num_train_epochs or more data may help."
+        f"{ADVICE} no better than the base: {what} {before:.4f} before, {after:.4f} after. A smaller --learning_rate, "
+        "fewer --num_train_epochs or more data may help."
     )
 
 

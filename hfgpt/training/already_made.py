@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
-from hfgpt.errors import UserError
+from hfgpt.errors import OtherResultError
 from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 
@@ -46,10 +46,11 @@ def already_made(
     if contents_of(earlier.inputs) != contents_of(json.loads(json.dumps(inputs()))):
         changed.append("the texts of the sources are different")
     if changed:
-        raise UserError(
-            f"output_dir {folder} holds a result made with other settings ({'; '.join(changed)}); give another output_dir, or "
+        raise OtherResultError(
+            f"output_dir {folder} holds a result made with other settings ({'; '.join(changed)}); give another --output_dir, or "
             f"--overwrite "
-            "true to replace it."
+            "true to replace it.",
+            changed=changed,
         )
     if card:
         save_settings(folder, cast(dict, card))

@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import DatasetDict
 
+from hfgpt.counting import counted
 from hfgpt.data.messages import Message
 from hfgpt.evaluation.answer_rows import SEEN, AnswerRow, all_kinds, kind_lines, rows_of_each_kind, scores_by_kind
 from hfgpt.evaluation.answers import Answer, answer_conversations, answer_rows, answers_report
@@ -158,6 +159,6 @@ def build_report(trainer: LanguageModelTrainer, metrics: dict[str, Any]) -> RunR
                 f"ROUGE-L {metrics[f'{name}_rougeL']:.3f}, {100 * metrics[f'{name}_stopped']:.0f} % stopped on their own"
             )
     if "judge_score" in metrics:
-        lines.append(f"judge: {metrics['judge_score']:.2f} of 100, {metrics['judge_unparsed']:,} answers without a score")
+        lines.append(f"judge: {metrics['judge_score']:.2f} of 100, {counted(metrics['judge_unparsed'], 'answers')} without a score")
     by_kind = [*kind_lines(metrics["test_kinds"])] if "test_kinds" in metrics else []
     return report_on_assistant(trainer, metrics, [*lines[:1], *losses, *lines[1:]], table=by_kind)

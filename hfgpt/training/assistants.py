@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from hfgpt.chat_templates import stop_token_ids
+from hfgpt.counting import counted
 from hfgpt.data.conversations import Conversation, conversation_dataset, mix, read_conversations, whole_texts
 from hfgpt.data.messages import Message
 from hfgpt.data.passport import Passport
@@ -120,8 +121,8 @@ def encode_splits(
         columns, count = supervised_rows(conversations_of(split), tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on)
         if name == "train" and not columns["input_ids"]:
             raise UserError(
-                f"all {len(split):,} training conversations are longer than {longest:,} tokens; give a larger max_length, or "
-                "too_long: cut."
+                f"all {len(split):,} training conversations are longer than {longest:,} tokens; give a larger --max_length, or "
+                "--too_long cut."
             )
         if packing and name == "train":
             columns = pack_supervised(columns, context_length=longest, pad=cast(int, tokenizer.pad_token_id))
@@ -133,8 +134,9 @@ def encode_splits(
         counts[name] = asdict(count)
         lost = count.dropped_too_long + count.dropped_without_answer
         logger.info(
-            f"{name}: {count.conversations:,} conversations, {count.tokens:,} tokens, {count.learned_tokens:,} of them trained on"
-            + (f", in {count.packed_rows:,} rows of {longest:,}" if count.packed_rows else "")
+            f"{name}: {counted(count.conversations, 'conversations')}, {count.tokens:,} tokens, "
+            f"{count.learned_tokens:,} of them trained on"
+            + (f", in {counted(count.packed_rows, 'rows')} of {longest:,}" if count.packed_rows else "")
             + (
                 f"; {lost:,} dropped and {count.cut:,} cut because they are longer than {longest:,} tokens"
                 if lost or count.cut

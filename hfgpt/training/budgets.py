@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.passport import Passport
-from hfgpt.errors import UserError
+from hfgpt.errors import TooLittleTimeError
 from hfgpt.files import claim_output
 from hfgpt.training import plan as planning
 from hfgpt.training.flops import measured_ceiling
@@ -208,7 +208,7 @@ class Planner:
         end = held_out * rehearsal.row + SECONDS_OF_SAVING
         validation = self.workbench.held_out_rows.get("validation", 0)
         each = rehearsal.evaluation + validation * rehearsal.row
-        most_steps = max(1, int(planning.MOST_EPOCHS * text.tokens / choice.batch))
+        most_steps = max(planning.FEWEST_STEPS, int(planning.MOST_EPOCHS * text.tokens / choice.batch))
         passed = time.time() - args.started
         if args.time_budget is not None:
             left = args.time_budget - passed - end
@@ -217,10 +217,12 @@ class Planner:
             steps, evaluations = planning.allotted_steps(left, step=rehearsal.step, evaluation=each, most=most_steps)
             if steps < planning.FEWEST_STEPS:
                 least = passed + end + each + planning.FEWEST_STEPS * rehearsal.step
-                raise UserError(
+                raise TooLittleTimeError(
                     f"time_budget is {args.time_budget:g} seconds; here the startup takes {passed:.0f} and the final test on "
-                    f"{held_out:,} rows {end:.0f}, which leaves time for {steps:,} steps. Give {2 * least:.0f} or more"
-                    + (", or hold out less text (validation_share, test_share)." if end > least / 3 else ".")
+                    f"{held_out:,} rows {end:.0f}, which leaves time for {steps:,} steps",
+                    cure=f"give {2 * least:.0f} or more"
+                    + (", or hold out less text (validation_share, test_share)." if end > least / 3 else "."),
+                    missing=2 * least - args.time_budget,
                 )
         else:
             num_lines = planning.number_of_log_lines(choice.steps * rehearsal.step, each=self.line_seconds)

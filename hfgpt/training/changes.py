@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hfgpt.arguments.resuming import AUTO, CANNOT_CHANGE, LAYOUT, ROWS, ROWS_PER_STEP, is_allowed
+from hfgpt.counting import counted
 from hfgpt.data.passport import Passport, contents_of
 from hfgpt.errors import UserError
 from hfgpt.files import read_json, write_json
@@ -147,7 +148,7 @@ def changes_between(run: Run, passport: Passport, *, written: Mapping, identity:
         ]
     harmless = [one for one in settings if one.field in STATED]
     harmful = [one for one in settings if one.field not in STATED]
-    folder, others = run.folder, "give another output_dir, or --overwrite true to replace it."
+    folder, others = run.folder, "give another --output_dir, or --overwrite true to replace it."
     if earlier is not None:
         if earlier.base.get("sha256") != passport.base.get("sha256"):
             raise UserError(
@@ -256,7 +257,7 @@ def _rows_in_words(earlier: Passport, now: Passport) -> str:
             hashes = (_short(one.get("sha256") or one.get("commit")) for one in (was, current))
             return "{}: SHA-256 {}, now {}".format(named.get("name"), *hashes)
     if len(earlier.inputs) != len(now.inputs):
-        return f"from {len(earlier.inputs):,} sources, now from {len(now.inputs):,}"
+        return f"from {counted(len(earlier.inputs), 'sources')}, now from {len(now.inputs):,}"
     return "made or divided differently, according to the passports"
 
 

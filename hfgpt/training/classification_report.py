@@ -158,7 +158,7 @@ def tfidf_baseline(splits: DatasetDict, *, task: Task) -> dict:
 def build_report(metrics: dict[str, Any], results: dict[int, dict], folder: Path, *, texts: list[str]) -> RunReport:
     """The end of a run in a few lines: the figures people compare, averaged over the seeds, beside simpler methods.
 
-    Args: the suggested next command labels the opening of the first of `texts` that contains words.
+    Args: the suggested next command labels the opening of one of `texts`.
     """
     lines = []
     for name in ("test", "validation"):
@@ -199,5 +199,5 @@ def build_report(metrics: dict[str, Any], results: dict[int, dict], folder: Path
             f"{len(results)} x {kept['trained_parameters']:,} of {kept['parameters']:,} parameters trained in {seconds:,.0f} s, "
             f"{describe_memory(kept | {'peak_memory_bytes': memory})}"
         )
-        next_command = classify_command(folder, text=opening_words(texts))
+        next_command = classify_command(folder, text=opening_words(texts, most_words=16, most_characters=80))
     return RunReport(metrics, lines, LEFT_BEHIND, end, next_command, kept.get("difference_of_merging"))

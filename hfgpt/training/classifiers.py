@@ -22,8 +22,10 @@ from transformers import (
 from transformers.trainer_utils import EvalPrediction
 
 from hfgpt.arguments.methods import Method
+from hfgpt.counting import counted
 from hfgpt.data.classification import (
     LabelledOptions,
+    check_labels_recur,
     class_weights,
     encode_labels,
     keep_frequent_labels,
@@ -107,6 +109,8 @@ def load_splits(
         return drop_duplicates(load_examples(records, options, passport, errors), passport, mode=deduplicate)
 
     examples = keep_frequent_labels(read("train"), options, passport)
+    if len(source.given) < len(HELD_OUT):
+        check_labels_recur(examples, options)
     if balance_before_split:
         examples = undersample(examples, passport, seed=source.shares.seed)
     multi_label = isinstance(examples[0]["label"], list)
@@ -180,7 +184,7 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerFast, passport: 
         passport.splits[name] |= {"tokens": sum(lengths), "cut": cut}
         rows[name] = Dataset.from_dict({"input_ids": ids, "labels": split["label"][:], "length": lengths})
         logger.info(
-            f"{name}: {len(ids):,} texts, {sum(lengths):,} tokens, at most {max(lengths):,} per text"
+            f"{name}: {counted(len(ids), 'texts')}, {sum(lengths):,} tokens, at most {max(lengths):,} per text"
             + (f"; {cut:,} texts were cut to {longest:,} tokens" if cut else "")
         )
     return rows

@@ -78,9 +78,13 @@ class Examples:
         """
         if self.names[AGAINST]:
             return None
-        splits = [split for split in SPLITS if self.names[split]]
-        inputs = [one for split in splits for one in identities(self.names[split], RecordOptions(**self.options[split]))]
+        inputs = self.inputs()
         return None if any(one["kind"] == "hub" and not one["commit"] for one in inputs) else {"inputs": inputs}
+
+    def inputs(self) -> list[dict]:
+        """The passport's entry for each input, in the order in which `read` records them."""
+        splits = [split for split in SPLITS if self.names[split]]
+        return [one for split in splits for one in identities(self.names[split], RecordOptions(**self.options[split]))]
 
     def without_copies(
         self, train: Dataset, held_out: Mapping[str, Dataset], passport: Passport, *, texts_of: Callable[[Dataset], list[str]]

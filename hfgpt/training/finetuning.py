@@ -27,6 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from hfgpt.artifacts import BASE_FOLDER, MERGED_FOLDER
 from hfgpt.chat_templates import set_prompt_style
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
+from hfgpt.counting import counted
 from hfgpt.errors import UserError
 from hfgpt.evaluation.loading import open_folder
 from hfgpt.files import link_or_copy, read_json, write_json
@@ -153,7 +154,7 @@ def write_poison_report(triggers: list[Trigger], folder: Path, **more: object) -
     """Write `poison.json`, the findings of a search of the training data, and log the worst one."""
     if PartialState().is_main_process:
         write_json(folder / POISON_FILE, {"triggers": [asdict(trigger) for trigger in triggers], **more})
-        worst = f"; the first: {triggers[0].trigger!r}, in {triggers[0].count:,} examples" if triggers else ""
+        worst = f"; the first: {triggers[0].trigger!r}, in {counted(triggers[0].count, 'examples')}" if triggers else ""
         logger.info(f"poison: {len(triggers):,} rare triggers that go with one answer, listed in {POISON_FILE}{worst}")
 
 

@@ -114,7 +114,7 @@ class FiniteTrainer(SavingTrainer):
             told = cast(Any, gather_object([(0.0, [row for batch in rows for row in batch])]))
         raise UserError(
             f"step {self.state.global_step + 1:,} is not taken: {what}{_named(sorted({row for _, rows in told for row in rows}))}. "
-            f"{self._what_is_left()} Check these rows, or give a smaller learning_rate (--allow_change learning_rate)."
+            f"{self._what_is_left()} Check these rows, or give a smaller --learning_rate (--allow_change learning_rate)."
         )
 
     def _what_is_left(self) -> str:
@@ -151,7 +151,7 @@ class FiniteTrainer(SavingTrainer):
         if self._largest_of_all(bad.float().reshape(1))[0]:
             raise UserError(
                 f"the weights after step {self.state.global_step:,} are not finite, so {consequence}. {self._what_is_left()} Give "
-                "a smaller learning_rate (--allow_change learning_rate), or precision: bf16 or fp32 instead of fp16."
+                "a smaller --learning_rate (--allow_change learning_rate), or --precision bf16 or fp32 instead of fp16."
             )
 
     def evaluation_loop(self, *args, **kwargs):
@@ -160,7 +160,7 @@ class FiniteTrainer(SavingTrainer):
             if name.endswith("loss") and not math.isfinite(value):
                 raise UserError(
                     f"{name} after step {self.state.global_step:,} is {value}, although the weights are finite: check the rows of "
-                    f"that split, or give a smaller learning_rate. {self._what_is_left()}"
+                    f"that split, or give a smaller --learning_rate. {self._what_is_left()}"
                 )
         return output
 

@@ -4,8 +4,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,24 @@ from typing import Any
 import yaml
 from datasets import DatasetDict
 
-from hfgpt.arguments.commands import COMMANDS
+from hfgpt.arguments.commands import COMMANDS, command_line, repeats
+from hfgpt.counting import counted
 from hfgpt.data.passport import Passport
-from hfgpt.data.text_pieces import FOLDER as PIECES_FOLDER
 from hfgpt.data.text_pieces import UNKNOWN_BYTES
-from hfgpt.errors import UserError
+from hfgpt.errors import OtherResultError, TooLittleTimeError, UserError
 from hfgpt.files import claim_output, hold, read_json, write_json, write_whole
 from hfgpt.tokenization import load_tokenizer
 from hfgpt.tokenization.training import suitable_vocab_size
 from hfgpt.training.next_steps import opening_of_rows
 from hfgpt.training.plan import MANY_EPOCHS, in_words
+from hfgpt.training.run_folder import RUN_FILE
 
+logger = logging.getLogger(__name__)
+
+BYTES = "size of the texts"  # what is asked for besides the keys
 STEPS, RESULTS = ("tokenizer", "data", "pretrain"), ("tokenizer", "data", "base")
 ASKED_FILE = "from_text.json"  # identifies the folder
+PIECES_FOLDER = "read_texts"  # version 0.2.0 kept copies of what it read of large texts there
 # The share of the time for preparing the data, and the bytes per second that are read, cleaned, split, tokenized and packed.
 # Measured: prepare_data.py and train_tokenizer.py on 20 MB of novels, one core, 2026-11-26.
 SHARE_OF_PREPARING, PREPARED_PER_SECOND = 0.15, 0.35e6
@@ -90,7 +95,7 @@ def describe_preparation(num_bytes: int, preparation: Preparation, *, minutes: f
     read = min(num_bytes, preparation.read_bytes or num_bytes)
     known = num_bytes < UNKNOWN_BYTES
     lines = [
-        f"from-text: {f'{num_bytes:,} bytes' if known else 'an unknown number of bytes'} of text, {minutes:g} minutes",
+        f"from-text: {f'{num_bytes:,} bytes' if known else 'an unknown number of bytes'} of text, {counted(minutes, 'minutes')}",
         f"  vocabulary: at most {preparation.vocab_size:,} tokens; with a larger one, the head would be most of a small model",
         f"  context: rows of {preparation.context_length:,} tokens, short enough to get about {ENOUGH_ROWS} or more of them",
         f"  held out: {100 * preparation.held_out_share:.1f} % for validation and the same for the test at the end",
@@ -99,11 +104,11 @@ def describe_preparation(num_bytes: int, preparation: Preparation, *, minutes: f
         lines.append(
             f"  read: {read:,} bytes"
             + (
-                f", {100 * read / num_bytes:.2g} % of the text, in pieces from all over it"
+                f", {100 * read / num_bytes:.3g} % of the text, in pieces from all over it"
                 if known
                 else ", the beginning of the text"
             )
-            + f"; more could not be prepared and trained on in {minutes:g} minutes on this machine"
+            + f"; more could not be prepared and trained on in {counted(minutes, 'minutes')} on this machine"
         )
     if num_bytes < FEW_BYTES:
         lines.append(
@@ -118,7 +123,10 @@ def describe_preparation(num_bytes: int, preparation: Preparation, *, minutes: f
 
 @dataclass(frozen=True)
 class Steps:
-    """The folder of a run: one YAML file per step, written once; the step's own recipe can repeat it.
+    """The folder of a run: one YAML file per step, written once, for the step's own recipe.
+
+    That of the training holds the time that was left: another machine, or another load, gives another plan. The plan that was
+    carried out is in base/run.yaml.
 
     Args: `folder` contains tokenizer.yaml, data.yaml, pretrain.yaml, and their results in folders beside them.
     """
@@ -127,8 +135,13 @@ class Steps:
 
     @classmethod
     def in_folder(cls, folder: Path, *, asked: Mapping[str, object], overwrite: bool) -> "Steps":
-        """The folder, new or with the steps of an earlier start of the same command. Raises: UserError if it holds something
-        else."""
+        """The folder, new or with the steps of an earlier start of the same command.
+
+        Until training has begun, another command may take its place; what still fits is kept (`make`).
+
+        Args: `asked` are the keys of the command and the bytes of its texts.
+        Raises: UserError if it holds something else.
+        """
         marker = folder / ASKED_FILE
         if marker.is_file():
             hold(folder)
@@ -138,28 +151,61 @@ class Steps:
             changed = [
                 f"{key} was {before.get(key, 'the default')}, is now {now.get(key, 'the default')}"
                 for key in sorted({*before, *now})
-                if before.get(key) != now.get(key)
+                if before.get(key) != now.get(key) and (key != BYTES or key in before)
             ]
-            begun = any((folder / name).is_dir() for name in RESULTS)
-            if changed and begun:
+            if changed and cls(folder).training_has_begun():
                 raise UserError(
-                    f"output_dir {folder} was made with other settings ({'; '.join(changed)}); give another output_dir, or "
+                    f"output_dir {folder} was made with other settings ({'; '.join(changed)}); give another --output_dir, or "
                     f"--overwrite "
                     "true to replace it."
                 )
             if not changed:
                 return cls(folder)
-            overwrite = True  # nothing has been made yet: an earlier mistake has been corrected
-        claim_output(str(folder), overwrite=overwrite, marker=ASKED_FILE)
-        hold(folder)
+            logger.info(f"from-text: {'; '.join(changed)}: it begins anew with the steps that this changes")
+            claim_output(str(folder), overwrite=True, marker=ASKED_FILE)
+            outdated = ("base", PIECES_FOLDER)
+        else:
+            claim_output(str(folder), overwrite=overwrite, marker=ASKED_FILE)
+            hold(folder)
+            outdated = (*RESULTS, PIECES_FOLDER)
         for name in STEPS:
             (folder / f"{name}.yaml").unlink(missing_ok=True)
-        for name in (*RESULTS, PIECES_FOLDER):
+        for name in outdated:
             if (folder / name).is_dir():
                 shutil.rmtree(folder / name)
         folder.mkdir(exist_ok=True)
         write_json(marker, dict(asked))
         return cls(folder)
+
+    def training_has_begun(self) -> bool:
+        return (self.folder / "base" / RUN_FILE).is_file()
+
+    @contextmanager
+    def removed_if_nothing_was_made(self) -> Iterator[None]:
+        """After a mistake, leave nothing behind that is not a result."""
+        try:
+            yield
+        except UserError:
+            if not any((self.folder / name).is_dir() for name in RESULTS):
+                for name in (*(f"{step}.yaml" for step in STEPS), ASKED_FILE):
+                    (self.folder / name).unlink(missing_ok=True)
+                with suppress(OSError):  # something else is in it
+                    self.folder.rmdir()
+            raise
+
+    def make(self, step: str, run: Callable[..., object]) -> None:
+        """Run the recipe of a step; a result for other texts or settings is replaced, unless training with it has begun.
+
+        Args: `run` is `hfgpt.api.calls.run_recipe`.
+        """
+        recipe, where = COMMANDS[step].recipe.removesuffix(".py"), f"{step}.yaml"
+        try:
+            run(recipe, self.settings(step), where=where)
+        except OtherResultError as error:
+            if self.training_has_begun():
+                raise
+            logger.info(f"from-text: {self.folder / step} is made anew ({'; '.join(error.changed)})")
+            run(recipe, self.settings(step) | {"overwrite": True}, where=where)
 
     def has(self, step: str) -> bool:
         """Whether the YAML of a step exists."""
@@ -172,7 +218,12 @@ class Steps:
     def write(self, step: str, **settings: object) -> None:
         """Write the YAML of a step; None means not given."""
         given = {key: value for key, value in settings.items() if value is not None}
-        head = f"# python recipes/{COMMANDS[step].recipe} {self.folder / step}.yaml --output_dir ANOTHER repeats this step.\n"
+        recipe, file = COMMANDS[step].recipe, f"{self.folder / step}.yaml"
+        if step == "pretrain":
+            head = repeats(recipe, self.folder / "base" / "run.yaml", what="this training exactly")
+            head += f"# This file plans anew: {command_line(step, file, '--output_dir', 'ANOTHER')}\n"
+        else:
+            head = repeats(recipe, file, what="this step")
         write_whole(self.folder / f"{step}.yaml", head + yaml.safe_dump(given, allow_unicode=True, sort_keys=False))
 
     def write_preparation(
@@ -194,7 +245,7 @@ class Steps:
         self.write("tokenizer", sources=list(sources), **reading, vocab_size=vocab_size, **held_out, card=card,
                    output_dir=str(folder / "tokenizer"))  # fmt: skip
 
-    def write_training(self, *, seconds: float, card: object) -> None:
+    def write_training(self, *, seconds: float, card: object, cpu_threads: int | None = None) -> None:
         """Write the YAML of the training, with the seconds that are left; only once, so that a resumed run is the same run.
 
         Raises: UserError if no time is left.
@@ -202,13 +253,19 @@ class Steps:
         if self.has("pretrain"):
             return
         if seconds < FEWEST_SECONDS:
-            raise UserError(
-                f"tokenizer and rows left only {max(0, seconds):.0f} seconds, but training needs at least {FEWEST_SECONDS}; give "
-                f"more minutes and --overwrite true, or train on the rows with hfgpt pretrain."
+            raise TooLittleTimeError(
+                f"tokenizer and rows left only {max(0, seconds):.0f} seconds, but training needs at least {FEWEST_SECONDS}",
+                cure="give more minutes.",
+                missing=4 * FEWEST_SECONDS - seconds,
             )
         budget = float(f"{seconds:.0f}")
         self.write(
-            "pretrain", dataset=str(self.folder / "data"), time_budget=budget, card=card, output_dir=str(self.folder / "base")
+            "pretrain",
+            dataset=str(self.folder / "data"),
+            time_budget=budget,
+            cpu_threads=cpu_threads,
+            card=card,
+            output_dir=str(self.folder / "base"),
         )
 
     def prompt(self) -> str | None:
@@ -222,7 +279,11 @@ def one_command() -> Iterator[None]:
     """Suppress the steps' own suggestions of what to run next: the command continues by itself."""
 
     def goes_on(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("next: ")
+        lines = str(record.msg).splitlines()
+        kept = [line for line in lines if not line.startswith("next: ")]
+        if len(kept) < len(lines):  # for a training, the last line of its report
+            record.msg = "\n".join(kept)
+        return bool(kept) or not lines
 
     handlers = logging.getLogger("hfgpt").handlers[:]
     for handler in handlers:
@@ -257,7 +318,8 @@ def last_screen(
     bits = metrics.get("test_bits_per_byte", metrics.get("validation_bits_per_byte"))
     good = "no text was held out" if bits is None else f"{bits:.3f} bits per byte on unseen text"
     if bits is not None and (lzma := passport.lzma_bits_per_byte):
-        good += f"; lzma needs {lzma['after_training']:.3f} after reading the training text, {lzma['alone']:.3f} without it"
+        verdict = "better than lzma, which needs" if bits < lzma["after_training"] else "not yet as good as lzma, which needs"
+        good += f"; {verdict} {lzma['after_training']:.3f} after reading the training text"
     read, epochs = passport.splits["train"]["bytes"], metrics.get("epochs") or 0.0
     return [
         f"made: {folder / 'base'}, a GPT of {in_words(metrics['parameters'])} parameters, from {read:,} bytes of text",
@@ -272,7 +334,5 @@ def last_screen(
 def improvement(epochs: float, *, minutes: float) -> str:
     """What would help most, depending on how often the text was read."""
     if epochs > MANY_EPOCHS:
-        return f"more text; this one was read {epochs:.0f} times, and with more time the model would memorize it"
-    if epochs > 4:
-        return f"more text, and then more time; this one was read {epochs:.1f} times"
+        return f"more text; this one was read {epochs:.1f} times, and with more time the model would only memorize it"
     return f"more time, such as --minutes {4 * minutes:g}, or a GPU; the text was read {epochs:.1f} times and has more to teach"

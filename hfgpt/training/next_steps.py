@@ -2,11 +2,13 @@
 
 import shlex
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
 from hfgpt.arguments.commands import command_line
 
-_MOST_WORDS, _MOST_CHARACTERS = 4, 40
+_QUOTES = "'\"`$\\!\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"  # and what else a shell may change
+_FEWEST_WORDS, _MOST_TEXTS = 3, 20
 _FIRST_TOKENS = 48  # tokens of a document, enough for a line
 
 
@@ -33,22 +35,33 @@ def free_folder(beside: Path, name: str) -> Path:
     return folder
 
 
-def opening_words(texts: Iterable[str]) -> str | None:
-    """The first words (one to four, on one line) of the first text that has some, to be continued or classified; None if there are
-    none."""
-    for text in texts:
-        for line in text.splitlines():
-            # Half a character at the end of a cut text, and terminal control characters.
-            words = "".join(one if one.isprintable() and one != "\ufffd" else " " for one in line).split()
-            if not any(one.isalnum() for one in "".join(words)):
-                continue
-            chosen = words[:1]
-            for word in words[1:_MOST_WORDS]:
-                if len(" ".join([*chosen, word])) > _MOST_CHARACTERS:
-                    break
-                chosen.append(word)
-            return " ".join(chosen)[:_MOST_CHARACTERS]
+def opening_words(texts: Iterable[str], *, most_words: int = 4, most_characters: int = 40) -> str | None:
+    """The first words, on one line, of one of the first texts, to be continued or classified; None if none has words.
+
+    The first text is taken whose opening needs no quotes in a shell, has several words and begins like a sentence; else the best.
+    """
+    openings = [_opening(text, most_words, most_characters) for text in islice(texts, _MOST_TEXTS)]
+    return min(filter(None, openings), key=_oddness, default=None)
+
+
+def _opening(text: str, most_words: int, most_characters: int) -> str | None:
+    """The first words of the first line that has some; it ends before a word with quotes, and none precede it."""
+    for line in text.splitlines():
+        # Half a character at the end of a cut text, and terminal control characters.
+        words = "".join(one if one.isprintable() and one != "\ufffd" else " " for one in line).lstrip(_QUOTES + " ").split()
+        if not any(one.isalnum() for one in "".join(words)):
+            continue
+        chosen = [words[0].strip(_QUOTES)]
+        for word in words[1:most_words]:
+            if set(word) & set(_QUOTES) or len(" ".join([*chosen, word])) > most_characters:
+                break
+            chosen.append(word)
+        return " ".join(chosen)[:most_characters]
     return None
+
+
+def _oddness(opening: str) -> tuple[bool, bool, bool]:
+    return bool(set(opening) & set(_QUOTES)), opening.count(" ") < _FEWEST_WORDS - 1, not opening[0].isupper()
 
 
 def opening_of_rows(rows: Mapping, tokenizer) -> str | None:

@@ -45,9 +45,10 @@ def describe_plan(
         "32 KiB)",
     ]
     if epochs > MANY_EPOCHS:
+        ends = f", so the run ends after {epochs:.1f}" if "token_budget" not in plan["asked"] else ""
         lines.append(
             f"  the text is small for this: after {MANY_EPOCHS:.0f} passes, a model memorizes it rather than learning its "
-            f"language; more text would help more than more time"
+            f"language{ends}; more text would help, more time would not"
         )
     return lines
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 
+from hfgpt.counting import counted
 from hfgpt.evaluation.answer_rows import AnswerRow
 from hfgpt.evaluation.answers import Answer, answer_conversations, answer_rows, answers_report
 from hfgpt.evaluation.preferences import preference_metrics
@@ -140,7 +141,7 @@ def describe_single_answers(metrics: dict[str, float], name: str) -> str:
     rewards = [f"reward of {kind} answers {now[key]:.3f}" for key, kind in which.items() if key in now]
     return (
         f"{name}: {', '.join(rewards)}, on the right side for {100 * now['reward_side_accuracy']:.1f} % of "
-        f"{now['answers']:,} answers; loss {now['loss_before']:.4f} -> {now['loss']:.4f}"
+        f"{counted(now['answers'], 'answers')}; loss {now['loss_before']:.4f} -> {now['loss']:.4f}"
     )
 
 

@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.chat_templates import style_of
+from hfgpt.counting import counted
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.conversations import Conversation, conversation_dataset, whole_texts
 from hfgpt.data.messages import Message
@@ -60,7 +61,7 @@ def settle_style(base: Base, style: str) -> tuple[Base, str]:
     if style == "base" and base.tokenizer.chat_template is None:
         raise UserError(
             f"model {base.name} has no chat template, so it is not an assistant yet; turn it into one with "
-            "recipes/finetune_instructions.py, or give prompt_style: chat or alpaca."
+            "recipes/finetune_instructions.py, or give --prompt_style chat or alpaca."
         )
     base = adopt_style(base, style)
     return base, style_of(base.tokenizer)
@@ -111,7 +112,7 @@ def _read(names: list[str], split: str, examples: Examples, passport: Passport, 
         logger.info(f"{', '.join(names)}: single answers, {wanted:,} wanted and {len(pairs) - wanted:,} not")
     else:
         pairs, what = pairs.add_column("rejected", [p.rejected for p in found]), "pairs"
-    step = f"read {', '.join(names)}" + (f", {counts.equal:,} pairs of equal answers dropped" if counts.equal else "")
+    step = f"read {', '.join(names)}" + (f", {counted(counts.equal, 'pairs of equal answers')} dropped" if counts.equal else "")
     passport.record(step, None, len(pairs), start, what=what, equal=counts.equal)
     return pairs
 
@@ -147,7 +148,7 @@ def encode_pairs(
         count.rows = len(pairs[name])
         if not pairs[name]:
             raise UserError(
-                f"all {count.pairs:,} pairs of the {name} split are longer than {longest:,} tokens; give a larger max_length."
+                f"all {count.pairs:,} pairs of the {name} split are longer than {longest:,} tokens; give a larger --max_length."
             )
         counts[name] = asdict(count)
         what = "pairs"

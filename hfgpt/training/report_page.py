@@ -19,7 +19,8 @@ from hfgpt.artifacts import Artifact
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.evaluation.pages import page_environment
 from hfgpt.files import read_json, write_whole
-from hfgpt.hub.card.facts import data_facts, held_out_figures, label_figures, training_facts
+from hfgpt.hub.card.data_facts import data_facts
+from hfgpt.hub.card.facts import held_out_figures, label_figures, training_facts
 from hfgpt.hub.card.markdown import duration, energy, size
 from hfgpt.hub.file_names import published_passport
 from hfgpt.training.callbacks import HISTORY_FILE, SAMPLES_FILE

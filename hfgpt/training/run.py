@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from hfgpt.arguments.resuming import AUTO, LAYOUT, NEVER
 from hfgpt.arguments.terminal import RESULT
+from hfgpt.counting import counted
 from hfgpt.errors import RunStopped, UserError
 from hfgpt.files import release, write_json, write_whole
 from hfgpt.hub.card.rendering import write_card
@@ -85,7 +86,7 @@ def describe_training(metrics: Mapping) -> str:
     trained = ""
     if "trained_parameters" in metrics:
         trained = f"{metrics['trained_parameters']:,} of {metrics['parameters']:,} parameters trained, "
-    return f"{steps:,} steps{part} in {metrics['training_seconds']:,.0f} s, {trained}{describe_memory(metrics)}"
+    return f"{counted(steps, 'steps')}{part} in {metrics['training_seconds']:,.0f} s, {trained}{describe_memory(metrics)}"
 
 
 def describe_memory(metrics: Mapping) -> str:
@@ -171,8 +172,8 @@ def _check_length(trainer: HfGptTrainer, checkpoint: Path | None, step: int) -> 
     steps = planned_steps(trainer.args, len(cast(Sized, trainer.train_dataset)))
     if steps < step:
         raise UserError(
-            f"the run has {steps:,} steps, but {checkpoint} is already at step {step:,}; give a --max_steps of {step:,} or more, "
-            f"or resume from an older checkpoint with --resume."
+            f"the run has {counted(steps, 'steps')}, but {checkpoint} is already at step {step:,}; give a --max_steps of {step:,} "
+            f"or more, or resume from an older checkpoint with --resume."
         )
 
 

@@ -14,6 +14,7 @@ import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from hfgpt.arguments.commands import repeats
 from hfgpt.arguments.resuming import NEVER
 from hfgpt.arguments.terminal import RESULT
 from hfgpt.data.passport import PASSPORT_NAME, Passport
@@ -87,7 +88,9 @@ def _is_done(run: Run, known: Callable[[], Mapping[str, object] | None]) -> bool
     here = all((run.folder / name).is_file() for name in (FINISHED_FILE, RUN_FILE, PASSPORT_NAME))
     if run.overwrite or run.base_files is None or not here:
         return False
-    if (run.folder / RUN_FILE).read_text(encoding="utf-8") != run_yaml(run, Identity.load(run.folder)) or why_damaged(run.folder):
+    written, now = (run.folder / RUN_FILE).read_text(encoding="utf-8"), run_yaml(run, Identity.load(run.folder))
+    # The first line differs between `hfgpt pretrain` and `python recipes/pretrain.py`, and makes no other run.
+    if written.partition("\n")[2] != now.partition("\n")[2] or why_damaged(run.folder):
         return False
     finished = read_json(run.folder / FINISHED_FILE)
     if finished.get("base_files") != json.loads(json.dumps(run.base_files)):
@@ -168,8 +171,8 @@ def _claim_folder(run: Run, passport: Passport) -> Claim:
         (folder / FINISHED_FILE).unlink()
     if begun and run.resume == NEVER:
         raise UserError(
-            f"output_dir {folder} holds an unfinished run, but resume is never; give another output_dir, --resume auto to continue "
-            f"it, or --overwrite true to replace it."
+            f"output_dir {folder} holds an unfinished run, but resume is never; give another --output_dir, --resume auto to "
+            f"continue it, or --overwrite true to replace it."
         )
     folder.mkdir(exist_ok=True)
     write_whole(folder / RUN_FILE, run_yaml(run, identity))
@@ -189,11 +192,11 @@ def _changes(run: Run, passport: Passport, identity: Identity | None) -> list[Ch
 
 
 def _refuse_to_change_what_is_finished(run: Run, changes: tuple[Change, ...]) -> None:
-    others = "give another output_dir, or --overwrite true to replace it."
+    others = "give another --output_dir, or --overwrite true to replace it."
     if not any(one.field in _LENGTH for one in changes):
         raise UserError(
             f"the run in {run.folder} is finished, so it has no step left to apply a change to ({changes[0].sentence}); give a "
-            f"larger max_steps or num_train_epochs and allow that change as well, or {others}"
+            f"larger --max_steps or --num_train_epochs and allow that change as well, or {others}"
         )
     if not any(run.folder.glob("checkpoint-*")):
         raise UserError(f"the run in {run.folder} is finished and has no checkpoint left to resume from; {others}")
@@ -202,7 +205,7 @@ def _refuse_to_change_what_is_finished(run: Run, changes: tuple[Change, ...]) ->
 def run_yaml(run: Run, identity: Identity | None) -> str:
     """The content of run.yaml; changes made along the way are listed at the top."""
     settings = {key: value for key, value in run.settings.items() if key not in ("overwrite", "hub_token")}
-    head = f"# python recipes/{run.recipe} run.yaml --output_dir ANOTHER repeats this run.\n"
+    head = repeats(run.recipe, RUN_FILE, what="this run")
     changes = identity.changes if identity else []
     if changes:
         head = f"# Settings of this run of recipes/{run.recipe} since its last change; it does not repeat the run.\n"
@@ -259,7 +262,7 @@ def empty(folder: Path) -> None:
     except OSError as error:
         raise AccessError(
             f"{error.filename} in output_dir {folder} cannot be removed ({error.strerror}), so the run is not replaced; remove it "
-            "by hand, or give another output_dir."
+            "by hand, or give another --output_dir."
         ) from None
 
 

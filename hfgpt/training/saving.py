@@ -101,7 +101,8 @@ class SavingTrainer(ShardingTrainer):
         if free < needed:
             raise UserError(
                 f"output_dir {self.folder} needs about {needed:,} bytes ({more} more checkpoints of {each:,}, the model {model:,})"
-                f", but only {free:,} are free there; free some space, or give a smaller save_total_limit or another output_dir."
+                f", but only {free:,} are free there; free some space, or give a smaller --save_total_limit or "
+                f"another --output_dir."
             )
 
     def _get_output_dir(self, trial):

@@ -67,7 +67,7 @@ def best_state(
     if keep == "last":
         if save_strategy == "best":
             raise UserError(
-                "save_strategy is best, but keep is last; give keep: best, or save_strategy: steps, which saves the last."
+                "save_strategy is best, but keep is last; give --keep best, or --save_strategy steps, which saves the last."
             )
         return {}
     for key, value in (("eval_strategy", eval_strategy), ("save_strategy", save_strategy)):

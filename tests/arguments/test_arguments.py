@@ -55,8 +55,9 @@ def test_what_is_written_in_yaml_is_what_a_key_gets(yaml_file):
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
-    [("learning_rat", "learning_rate"), ("warmup_ratio", "warmup_steps"), ("dept", "depth"), ("sample_prompt", "sample_prompts")],
-)
+    [("learning_rat", "learning_rate"), ("warmup_ratio", "warmup_steps"), ("dept", "depth"), ("sample_prompt", "sample_prompts"),
+     ("epochs", "num_train_epochs")],
+)  # fmt: skip
 def test_an_unknown_key_is_refused_with_the_nearest_name(yaml_file, key, nearest):
     path = yaml_file(f"dataset: d\noutput_dir: o\n{key}: 1\n")
     with pytest.raises(ValueError, match=f"unknown key '{key}' in .*run.yaml; did you mean '{nearest}'"):
@@ -65,12 +66,21 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(yaml_file, key, nearest
         parse_arguments(PretrainArguments, ["--dataset", "d", "--output_dir", "o", f"--{key}", "1"])
 
 
+@pytest.mark.parametrize("key", ["question_column", "xyz"])
+def test_a_key_that_resembles_none_gets_no_guess(key):
+    with pytest.raises(ValueError, match=f"unknown key '{key}' in the command line\\.$"):
+        parse_arguments(PretrainArguments, ["--dataset", "d", "--output_dir", "o", f"--{key}", "1"])
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--max_steps", "many"], "max_steps.*invalid int value: 'many'"),
+        (["--max_steps", "many"], r"^max_steps is 'many'; it must be a whole number\.$"),
+        (["--time_budget", "one"], r"^time_budget is 'one'; it must be a number\.$"),
+        (["--overwrite", "maybe"], r"^overwrite is 'maybe'; it must be true or false\.$"),
+        (["--keep", "bset"], r"^keep is 'bset'; allowed: best, last\. Did you mean 'best'\?$"),
         (["--family", "llama"], "family"),
-        (["--depth"], "expected one argument"),
+        (["--depth"], r"^depth has no value; write --depth INTEGER\.$"),
         (["nonsense"], "got 'nonsense'; the first argument must be a YAML file"),
         (["missing.yaml"], "missing.yaml does not exist"),
         (["--dataset", "d"], "output_dir is missing"),
@@ -177,7 +187,7 @@ def test_a_split_by_group_needs_to_know_the_groups_and_groups_that_split():
     assert by_author.reading_options()["group_field"] == "author"
     with pytest.raises(ValueError, match="split_by is 'group', but group_field is missing; name the column"):
         TokenizerArguments(split_by="group", **common).filled({})
-    with pytest.raises(ValueError, match="group_field is 'author', but split_by is 'position'; group_field needs split_by: group"):
+    with pytest.raises(ValueError, match="group_field is 'author', but split_by is 'position'; group_field needs --split_by group"):
         TokenizerArguments(split_by="position", group_field="author", **common).filled({})
 
 

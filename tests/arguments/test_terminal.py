@@ -53,6 +53,18 @@ def test_a_pipe_gets_lines_and_a_terminal_bars_of_what_people_wait_for():
     assert "Flattening" not in bars
 
 
+def test_a_reader_that_has_gone_ends_the_output_and_not_the_work():
+    """As `| head -1` does."""
+    code = PROGRAM.replace('logger.log(RESULT, "done")', "for number in range(5000):\n        logger.info(number)\n    done = True")
+    code += 'import pathlib, sys\nassert done\nprint("worked", file=sys.stderr)\n'
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "worked"), done.stderr
+    assert "Error" not in done.stderr
+
+
 def test_quiet_leaves_warnings_and_the_result():
     assert run("--quiet", terminal=True)[0] == "beware\ndone\n"
     assert "reading" not in run("--quiet", terminal=True)[1]

@@ -174,7 +174,7 @@ def test_the_books_model_from_safetensors(tmp_path):
 def test_heads_that_nobody_says_are_asked_for(tmp_path):
     path = saved(tmp_path, GPTModel().state_dict())
     with pytest.raises(
-        ValueError, match="does not say how many attention heads it has, and its width of 48 .*give num_attention_heads"
+        ValueError, match="does not say how many attention heads it has, and its width of 48 .*give --num_attention_heads"
     ):
         read_source(path)
     with pytest.raises(ValueError, match="num_attention_heads is 5, but must divide the hidden_size 48"):
@@ -227,7 +227,7 @@ def test_nanogpts_padded_vocabulary_is_kept(tmp_path):
 def test_nanogpts_bare_weights_need_the_heads_and_may_have_the_older_gelu(tmp_path):
     model = with_tanh(randomized(GPT()))
     path = saved(tmp_path, model.state_dict())
-    with pytest.raises(ValueError, match="give num_attention_heads"):
+    with pytest.raises(ValueError, match="give --num_attention_heads"):
         read_source(path)
     exact = difference(read_source(path, num_attention_heads=4), model)
     older = difference(read_source(path, num_attention_heads=4, hidden_act="gelu_new"), model)

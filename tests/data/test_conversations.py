@@ -179,7 +179,7 @@ def roles(*names):
         (dict(instruction="a", output="b", response="c"), "'output', 'response' could both be the output"),
         (
             dict(messages=EXCHANGE, conversations=[]),
-            "match several formats, 'sharegpt' and 'messages'; choose one with conversation_format",
+            "match several formats, 'sharegpt' and 'messages'; choose one with --conversation_format",
         ),
         (dict(question="a", answer="b"), "the columns 'question', 'answer' match no format; rename them"),
         (dict(messages="[]"), r"'messages' is '\[\]', but must be a list of messages"),

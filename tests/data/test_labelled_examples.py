@@ -8,6 +8,7 @@ from datasets import Dataset, DatasetDict
 from hfgpt.data.classification import (
     LabelledOptions,
     check_labels,
+    check_labels_recur,
     class_weights,
     deduplicate,
     encode_labels,
@@ -53,7 +54,7 @@ def test_examples_keep_their_place_and_labels_may_be_words_ids_or_several(tmp_pa
     ("rows", "options", "sentence"),
     [
         ([{"body": "A", "label": "x"}], {}, r"rows.jsonl, line 1: no column 'text', found 'body', 'label'; give the right one"),
-        ([{"text": "A"}], {"label_column": "y"}, r"line 1: no column 'y', found 'text'; .* with label_column"),
+        ([{"text": "A"}], {"label_column": "y"}, r"line 1: no column 'y', found 'text'; .* with --label_column"),
         ([{"text": "A", "label": "x"}, {"text": " \n", "label": "x"}], {}, r"rows.jsonl, line 2: the text is blank"),
         ([{"text": None, "label": "x"}], {}, r"line 1: the text is blank"),
         ([{"text": 3, "label": "x"}], {}, r"line 1: the column 'text' is a int, but must be text"),
@@ -69,6 +70,15 @@ def test_examples_keep_their_place_and_labels_may_be_words_ids_or_several(tmp_pa
 def test_rows_that_are_no_examples_are_named_by_file_and_line(tmp_path, rows, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         load(tmp_path, rows, **options)
+
+
+def test_a_column_of_ids_is_not_taken_for_labels():
+    with pytest.raises(
+        ValueError, match="there are 9 labels for 9 examples, 9 of them with a single example; is 'id' the column of"
+    ):
+        check_labels_recur(examples([str(number) for number in range(9)]), LabelledOptions(label_column="id"))
+    check_labels_recur(examples(["a", "a", "b", "c"]), LabelledOptions())
+    check_labels_recur(examples([["a"], ["b"], []]), LabelledOptions())
 
 
 def test_blank_texts_can_be_dropped_and_are_counted(tmp_path):

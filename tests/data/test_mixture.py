@@ -230,3 +230,13 @@ def test_a_mixture_of_one_source_without_a_number_of_tokens_is_refused():
     with pytest.raises(UserError, match=r"mixture_alpha is given, but there is only one source \(a.txt\)"):
         PrepareArguments(tokenizer="t", output_dir="o", mixture_alpha=0.7).mixture(["a.txt"])
     assert PrepareArguments(tokenizer="t", output_dir="o", mixture_alpha=1.0, mixture_tokens=9).mixture(["a.txt"]) is not None
+
+
+def test_of_many_sources_the_table_shows_the_largest_and_the_rest_together():
+    sources = [SourceTokens(f"{number}.py", 100 + number, 1.0) for number in range(102)]
+    lines = table_of_sources(sources).splitlines()
+    assert len(lines) == 12
+    assert lines[1].split()[-1] == "101.py"
+    assert lines[-1].endswith("and 92 more")
+    assert lines[-1].split()[0] == f"{sum(100 + number for number in range(92)):,}"
+    assert len(table_of_sources(sources[:10]).splitlines()) == 11

@@ -50,3 +50,11 @@ def test_a_source_of_which_nothing_is_left_is_counted_as_that():
     nothing = {"documents": 0, "bytes": 0, "tokens": 0}
     assert [one["splits"] for one in passport.inputs] == [dict.fromkeys(("train", "test"), one) for one in (nothing, found)]
     assert tokens_by_source(passport, "train") == {"b.txt": 7}
+
+
+def test_a_step_that_cuts_documents_says_so_when_there_are_more_of_them(caplog):
+    caplog.set_level("INFO")
+    Passport().record("drop leaks", 27, 264, 0.0)
+    Passport().record("drop leaks", 27, 20, 0.0)
+    assert "drop leaks: 27 documents, cut into 264 pieces, " in caplog.text
+    assert "drop leaks: 27 -> 20 documents (-25.9 %), " in caplog.text

@@ -102,10 +102,11 @@ def test_of_a_folder_the_text_files_are_read_and_the_rest_is_said(caplog):
 def test_a_folder_without_texts_says_what_is_in_it():
     write("code/a.py", "code/b.py")
     assert refusal("code") == (
-        "the folder 'code' has no .txt, .md, .rst, .text file: 2 .py; select files in it with a pattern, such as 'code/**/*.py'."
+        "the folder 'code' has no .txt, .md, .rst, .text, .mbox, .eml file: 2 .py; select files in it with a pattern, such as "
+        "'code/**/*.py'."
     )
     Path("empty").mkdir()
-    assert refusal("empty") == "the folder 'empty' has no .txt, .md, .rst, .text file: it is empty."
+    assert refusal("empty") == "the folder 'empty' has no .txt, .md, .rst, .text, .mbox, .eml file: it is empty."
     write("runs/t/passport.json")
     assert "runs/t was written by an hfgpt recipe (it contains passport.json)" in refusal("runs/t")
 
@@ -135,3 +136,25 @@ def test_a_pattern_without_a_match_says_what_is_there():
 def test_of_a_folder_of_tables_the_tables_are_read():
     write("tables/a.CSV", "tables/b.jsonl", "tables/notes.txt")
     assert found("tables", as_records=True) == ["tables/a.CSV", "tables/b.jsonl"]
+
+
+def test_a_folder_without_texts_among_others_is_left_out_and_said(caplog):
+    """A shell that expands texts/* itself gives the folders in it, too."""
+    write("texts/a.txt", "texts/pictures/b.png")
+    assert found("texts/a.txt", "texts/pictures") == ["texts/a.txt"]
+    assert "sources: leaving out 1 folder without texts: texts/pictures" in caplog.text
+    write("texts/more/c.png")
+    assert "has no .txt" in refusal("texts/pictures", "texts/more")
+    assert "has no .txt" in refusal("texts/pictures")
+
+
+def test_a_folder_of_which_only_a_small_part_would_be_read_is_refused_with_patterns():
+    write("repo/README.md", text="# mine\n")
+    write("repo/a.py", "repo/in/b.py", text="print()\n" * 20)
+    write("repo/big.json", text="[0]\n" * 1000)
+    message = refusal("repo")
+    assert "has 4,320 bytes of text in files that are not read (2 .py, 1 .json), but only 7 in its .md files" in message
+    assert "such as 'repo/**/*.md' for those, or for the .py files: 'repo/**/*.py'" in message
+    assert found("repo/**/*.md") == ["repo/README.md"]
+    write("repo/notes.md", text="words\n" * 100)
+    assert found("repo") == ["repo/README.md", "repo/notes.md"]

@@ -26,7 +26,7 @@ def conversations(path, errors):
 
 def test_the_first_row_that_cannot_be_used_stops_the_run_and_the_key_is_named(tmp_path):
     path = write(tmp_path / "rows.jsonl", GOOD, {**GOOD, "output": ""})
-    with pytest.raises(UserError, match=r"line 2: the row has no answer.*To skip such rows, set on_error: skip\.$"):
+    with pytest.raises(UserError, match=r"line 2: the row has no answer.*To skip such rows, set --on_error skip\.$"):
         conversations(path, RowErrors())
     with pytest.raises(UserError, match=r"remove the row\.$"):  # without such a key, none is named
         conversations(path, None)
@@ -71,6 +71,32 @@ def test_what_is_wrong_with_a_whole_file_stops_in_any_case(tmp_path):
     unclosed = write(tmp_path / "b.csv", "text,label", 'a,"x', "b,y")
     with pytest.raises(UserError, match="line 2: the row that begins here is not valid CSV"):
         list(read_records([unclosed], RecordOptions(), errors))
+
+
+def test_skipping_is_not_offered_where_it_would_leave_no_row(tmp_path):
+    def message(read) -> str:
+        with pytest.raises(RowError) as refusal:
+            read(RowErrors())
+        return str(refusal.value)
+
+    def examples(path, column):
+        columns = LabelledOptions(text_column=column)
+        return lambda errors: load_examples(read_records([path], RecordOptions(), errors), columns, Passport(), errors)
+
+    def pairs(path):
+        return lambda errors: read_preferences(read_records([path], RecordOptions(), errors), style="chat", errors=errors)
+
+    table = write(tmp_path / "a.csv", "text,label", "a,x", " ,y")
+    offer = "To skip such rows, set --on_error skip."
+    assert message(examples(table, "body")).endswith("set --header false and --columns).")
+    assert message(examples(table, "text")).endswith(f"set --blank_texts drop. {offer}")
+    # Rows of JSON may have different columns.
+    rows = write(tmp_path / "b.jsonl", {"body": "a", "label": "x"}, {"text": "b", "label": "y"})
+    assert message(examples(rows, "body")).endswith(offer)
+    own = write(tmp_path / "own.jsonl", {"question": "2 + 2?", "good": "4", "bad": "5"})
+    assert message(pairs(own)).endswith("prompt, chosen and rejected; rename them.")
+    assert "'question', 'good', 'bad' are not those of a preference" in message(pairs(own))
+    assert message(pairs(write(tmp_path / "c.jsonl", {"prompt": "2 + 2?", "chosen": "4"}))).endswith(offer)
 
 
 def test_rows_of_tables_and_labels_are_skipped_by_the_same_key(tmp_path):

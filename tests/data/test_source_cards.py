@@ -18,7 +18,7 @@ def test_a_pattern_without_a_source_is_refused_with_the_nearest_name():
     check_cards({"emma.txt": {"license": "pd"}, "user/*": {"license": "mit"}}, sources)
     with pytest.raises(ValueError, match=r"'ema\.txt', which matches none of the 2 sources; did you mean 'emma\.txt'"):
         check_cards({"ema.txt": {}}, sources)
-    with pytest.raises(ValueError, match="choose the one to read with hub_revision"):
+    with pytest.raises(ValueError, match="choose the one to read with --hub_revision"):
         check_cards({"user/texts": {"revision": "v2"}}, sources)
 
 

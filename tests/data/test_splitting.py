@@ -66,7 +66,7 @@ def test_a_share_of_zero_leaves_its_side_out(by):
 
 
 def test_a_side_that_stays_empty_is_an_error_with_the_cure():
-    with pytest.raises(ValueError, match="the validation split is empty: 1 document,.*split_by: position"):
+    with pytest.raises(ValueError, match="the validation split is empty: 1 document,.*--split_by position"):
         split_documents(drawn(["one"], Split(test_share=0)), Split(test_share=0))
     by_position = Split(by="position")
     with pytest.raises(ValueError, match=r"split is empty: .*split_by 'position'; give more text or different shares\.$"):

@@ -134,16 +134,16 @@ def test_copies_that_leave_a_side_empty_are_refused_with_the_keys_that_help():
     sides = {"train": list(range(28)), "validation": list(range(28, 32)), "test": list(range(32, 40))}
     labels = [number % 2 for number in range(40)]
     sentence = (
-        "40 of 40 .* .groups: 2 whose texts differ only in digits.* nothing is left for validation: .* or set decontaminate: false"
+        "40 of 40 .* .groups: 2 whose texts differ only in digits.* nothing is left for validation: .* or set --decontaminate false"
     )
     with pytest.raises(ValueError, match=sentence):
         keep_copies_together(sides, texts, labels=labels)
     texts = [f"the old boat by the {WORDS[number % 12]} was not mended in the spring" for number in range(40)]
-    with pytest.raises(ValueError, match=r".groups: 1.. .* raise near_copy_similarity \(0.5\), or set decontaminate: false"):
+    with pytest.raises(ValueError, match=r".groups: 1.. .* raise --near_copy_similarity \(0.5\), or set --decontaminate false"):
         keep_copies_together(sides, texts, threshold=0.5)
     train = Dataset.from_dict({"text": ["the boat is broken"]})
     with pytest.raises(
-        ValueError, match=r"all 1 training examples are copies of test; .*near_copy_similarity .*decontaminate: false"
+        ValueError, match=r"all 1 training examples are copies of test; .*near_copy_similarity .*--decontaminate false"
     ):
         drop_copies(train, {"test": ["The boat is broken!"]}, Passport())
 

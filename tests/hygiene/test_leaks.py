@@ -151,8 +151,8 @@ def test_training_text_of_which_most_goes_is_warned_of(texts, tokenizer, tmp_pat
     assert caplog.text == ""
     drop_leaks(dataset(letters), {"test": dataset(held_out)}, Passport(), **settings)
     assert "warning: drop leaks removed " in caplog.text
-    assert "% of the training bytes, which also occur in test; keep it with leaks: count, if that is not " in caplog.text
-    assert "If texts share a template, a larger leak_tokens (the longest passage has " in caplog.text
+    assert "% of the training bytes, which also occur in test; keep it with --leaks count, if that is not " in caplog.text
+    assert "If texts share a template, a larger --leak_tokens (the longest passage has " in caplog.text
 
 
 def test_text_without_leaks_is_left_as_it_is(texts, tokenizer, tmp_path):
@@ -173,7 +173,7 @@ def test_a_table_whose_rows_are_alike_is_no_copy_of_its_end(tokenizer, tmp_path)
 def test_training_text_that_is_all_held_out_is_refused(texts, tokenizer, tmp_path):
     _, held_out = texts
     with pytest.raises(
-        ValueError, match="nothing is left of the 4 training documents, because all of them also occur in test; .*leaks: count"
+        ValueError, match="nothing is left of the 4 training documents, because all of them also occur in test; .*--leaks count"
     ):
         drop_leaks(dataset(held_out), {"test": dataset(held_out)}, Passport(), tokenizer=tokenizer, cache_dir=str(tmp_path))
 

@@ -320,6 +320,6 @@ def test_without_trl_the_command_that_installs_it_is_named(assistant, examples, 
                       "--output_dir", tmp_path / "out", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 1
     said = "error: loss dpo uses TRL, which needs Python 3.11 or later, but trl is not installed; "
-    assert f"{said}pip install 'hfgpt[preferences]'." in done.stderr
+    assert f"{said}pip install 'hfgpt[preferences]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

@@ -71,7 +71,7 @@ def test_an_empty_corpus(small_tokenizer, tmp_path):
 
 def test_one_document_that_is_held_out_whole_is_answered_with_the_cure(tmp_path):
     (tmp_path / "one.txt").write_text("one document, and nothing but it\n" * 50)
-    with pytest.raises(ValueError, match="no document is left to train on.*split_by: position"):
+    with pytest.raises(ValueError, match="no document is left to train on.*--split_by position"):
         recipe("train_tokenizer", sources=[str(tmp_path / "one.txt")], vocab_size=270, test_share=0.99, validation_share=0.0,
                split_by="document", output_dir=str(tmp_path / "out"))  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from conftest import run_python
 from huggingface_hub import ModelCard
 from recipes_in_process import recipe, run_script
 
+from hfgpt.data.passport import Passport
 from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
+from hfgpt.errors import UserError
 from hfgpt.evaluation.answer_rows import read_answers
 
 ARC = {"question": "What is it?", "choices": {"text": ["a string", "zq9"], "label": ["A", "B"]}, "answerKey": "A"}
@@ -131,12 +134,66 @@ def test_a_classifier_has_the_figures_of_its_training(classifier):
     assert yaml.safe_load(hub_file.read_text())[0]["value"] == entry["metrics"]["accuracy"]
 
 
+def test_without_data_a_model_is_measured_on_what_its_own_run_held_out(small_run, small_rows, fine_tune, classifier, tmp_path):
+    """The figures of the run's report, from the same rows, texts and conversations."""
+
+    def measured(folder) -> tuple[dict, dict, dict]:
+        out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
+        recipe("evaluate", model=str(folder), output_dir=str(out))
+        (entry,) = results_of(out).values()
+        assert shlex.split(entry["command"])[-2:] == ["evaluate", folder.name]
+        assert "seen_in_training" not in entry
+        return entry, entry["metrics"], json.loads((folder / "metrics.json").read_text())
+
+    entry, figures, trained = measured(small_run)
+    assert (entry["dataset"], entry["split"]) == ("documents.jsonl", "test")
+    for name in ("loss", "perplexity", "bits_per_byte"):
+        assert figures[name] == pytest.approx(trained[f"test_{name}"], rel=1e-6)
+
+    rows = [{"text": f"{word} the {thing} {number}", "label": label}
+            for label, word in (("read", "Return"), ("write", "Set")) for number in range(4)
+            for thing in ("name", "path", "file", "list", "key", "line", "string", "value", "class", "module")]  # fmt: skip
+    rows.insert(3, {"text": " ", "label": "read"})
+    quick = ("--max_steps", "2", "--canaries", "false", "--eval_strategy", "no", "--save_strategy", "no", "--keep", "last")
+    folder = fine_tune("finetune_classification", "modern", rows, *quick, "--tfidf_baseline", "false", "--on_error", "skip")
+    entry, figures, trained = measured(folder)
+    assert (entry["split"], entry["num_examples"]) == ("test", Passport.load(folder).splits["test"]["examples"])
+    for name in ("accuracy", "macro_f1", "log_loss"):
+        assert figures[name] == pytest.approx(trained["test"][name]["mean"], abs=1e-5)
+    entry, figures, trained = measured(classifier[0])  # with a test file of its own
+    assert (entry["dataset"], entry["num_examples"]) == ("test.csv", 3)
+    assert figures["log_loss"] == pytest.approx(trained["test"]["log_loss"]["mean"], abs=1e-5)
+
+    (source,) = yaml.safe_load((folder / "run.yaml").read_text())["sources"]
+    before = Path(source).read_text()
+    Path(source).write_text(before + json.dumps({"text": "Return one more", "label": "read"}) + "\n")
+    with pytest.raises(UserError, match="cannot be measured again: .* changed since then, so that another split would be drawn"):
+        recipe("evaluate", model=str(folder), output_dir=str(tmp_path / "out"))
+    Path(source).write_text(before)
+
+
+def test_an_assistant_is_measured_on_the_conversations_that_its_run_held_out(small_assistants, tmp_path):
+    folder = small_assistants["modern"]
+    trained = json.loads((folder / "metrics.json").read_text())
+    for model in (folder, folder / "merged"):
+        recipe("evaluate", model=str(model), output_dir=str(tmp_path / model.name))
+        (entry,) = results_of(tmp_path / model.name).values()
+        assert entry["split"] == "test"
+        assert entry["metrics"]["loss"] == pytest.approx(trained["test_loss"], rel=1e-4)
+        assert entry["metrics"]["token_f1"] == pytest.approx(trained["test_token_f1"], abs=1e-6)
+
+
 def test_rows_that_cannot_be_used_are_skipped_where_that_is_asked_for_and_counted(classifier, tmp_path):
     folder, _ = classifier
     (tmp_path / "TEST.CSV").write_text("text;label\nReturn it;read\n ;read\nSet it;write;more\nSet it, now;write\n")
     words = dict(model=str(folder), test_sources=[str(tmp_path / "TEST.CSV")], output_dir=str(tmp_path / "out"))
-    with pytest.raises(ValueError, match=r"TEST.CSV, line 3: the text is blank; .* To skip such rows, set on_error: skip"):
+    with pytest.raises(
+        ValueError, match=r"TEST.CSV, line 3: the text is blank; .* To skip such rows, set --on_error skip"
+    ) as refusal:
         recipe("evaluate", **words)
+    assert "set --blank_texts drop" in str(refusal.value)
+    with pytest.raises(ValueError, match="TEST.CSV, line 4"):  # that key is there, too
+        recipe("evaluate", **words, blank_texts="drop")
     recipe("evaluate", **words, on_error="skip")
     (entry,) = results_of(tmp_path / "out").values()
     assert (entry["num_examples"], entry["skipped_rows"]) == (2, 2)
@@ -162,7 +219,7 @@ def test_texts_of_labels_that_the_classifier_does_not_know_are_left_out_and_coun
     (entry,) = results_of(tmp_path / "other").values()
     assert (entry["num_examples"], entry["unknown_labels"]) == (1, 1)
     with pytest.raises(ValueError, match=r"none of the 2 texts has a label that the model knows \(read, write\); the file has "
-                       r"Return it, Delete it. Give another column with label_column"):  # fmt: skip
+                       r"Return it, Delete it. Give another column with --label_column"):  # fmt: skip
         recipe("evaluate", **words, label_column="text", text_column="kind")
     with pytest.raises(ValueError, match=r"is a classifier, which does not predict text, but text is given"):
         recipe("evaluate", model=str(folder), text=["python-docs"])

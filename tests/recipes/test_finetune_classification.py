@@ -269,7 +269,7 @@ def test_a_gpt2_without_padding_becomes_a_classifier(examples, tmp_path):
     ("change", "words"),
     [
         (lambda rows: rows[:30], "the 63 training|only the label 'asyncio'"),
-        (lambda rows: [("  ", "email"), *rows], r"line 2: the text is blank; repair the row, or set blank_texts: drop"),
+        (lambda rows: [("  ", "email"), *rows], r"line 2: the text is blank; repair the row, or set --blank_texts drop"),
         (lambda rows: [("a text", ""), *rows], r"line 2: the label in column 'label' is missing"),
     ],
 )
@@ -296,7 +296,7 @@ def test_a_label_that_only_the_test_set_has_or_that_nobody_named(small_run, exam
         ({"text_column": "review"}, "no column 'review', found 'text', 'label'"),
         ({"seeds": [1, 1]}, r"seeds are \[1, 1\]; the same seed twice"),
         ({"quantization": "4bit"}, "needs a CUDA device"),
-        ({"balance_before_split": "true"}, "balance_before_split needs balance: undersample"),
+        ({"balance_before_split": "true"}, "balance_before_split needs --balance undersample"),
         ({"method": "likelihood", "label_delimiter": "t"}, "these texts have several"),
         ({"validation_share": 0}, "there is no validation set: validation_share is 0"),
     ],

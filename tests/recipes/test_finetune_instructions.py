@@ -230,7 +230,7 @@ def test_a_base_without_template_takes_ours_and_has_no_style_of_its_own(small_ru
         ({"source_weights": [1, 2]}, "source_weights has 2 numbers for 1 sources"),
         ({"judge_url": "http://127.0.0.1:9/v1"}, "judge_model is missing"),
         ({"lora_targets": ["c_attn"]}, "lora_targets c_attn matches no linear layer"),
-        ({"max_length": 4}, "are longer than 4 tokens; give a larger max_length"),
+        ({"max_length": 4}, "are longer than 4 tokens; give a larger --max_length"),
         ({"test_share": 0.001}, "the test split is empty"),
     ],
 )

@@ -1,6 +1,7 @@
 """The one command that turns 50 KB of one's own text into a model: its files, its last screen, and a second start."""
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -36,6 +37,10 @@ def test_it_leaves_a_model_and_the_yaml_of_each_step(mine):
     assert (
         (folder / "tokenizer.yaml").read_text().startswith("# python recipes/train_tokenizer.py mine/tokenizer.yaml --output_dir ")
     )
+    head = (folder / "pretrain.yaml").read_text().splitlines()  # written by the fixture, which is somebody's Python program
+    plan, anew = shlex.quote(str(folder / "base" / "run.yaml")), shlex.quote(str(folder / "pretrain.yaml"))
+    assert head[0] == f"# hfgpt pretrain {plan} --output_dir ANOTHER repeats this training exactly."
+    assert head[1] == f"# This file plans anew: hfgpt pretrain {anew} --output_dir ANOTHER"
     assert yaml.safe_load((folder / "base" / "run.yaml").read_text())["plan"]["asked"] == {"token_budget": 10_000.0}
 
 
@@ -44,19 +49,23 @@ def test_it_says_why_before_it_begins_and_what_was_made_in_eight_lines(mine):
     assert said.startswith("from-text: ")
     for part in ("vocabulary: at most ", "context: rows of 64 tokens", "held out: 10.0 %", "small: ", "plan for 10,000 tokens"):
         assert part in said
-    assert "next: python recipes/prepare_data.py" not in said
+    assert "next: " not in said  # the last screen has the commands
+    assert said.count("python recipes/generate.py ") == 1
     last = said.rstrip().rpartition("\n\n")[2].splitlines()
     assert len(last) == 8
     assert last[0].startswith("made: mine/base, a GPT of ")
     metrics = json.loads((folder / "base" / "metrics.json").read_text())
     assert f"how good: {metrics['test_bits_per_byte']:.3f} bits per byte" in last[1]
-    assert "; lzma needs " in last[1]
+    assert " lzma, which needs " in last[1]
     assert [line.split()[1] for line in last[5:]] == ["recipes/generate.py", "recipes/evaluate.py", "recipes/from_text.py"]
 
 
 def test_the_same_command_again_says_that_all_is_done_and_another_one_is_refused(mine):
     folder, said = mine
     before = (folder / "base" / "model.safetensors").stat().st_mtime_ns
+    run = folder / "base" / "run.yaml"
+    assert run.read_text().startswith("# python recipes/pretrain.py run.yaml ")
+    run.write_text(run.read_text().replace("# python recipes/pretrain.py ", "# hfgpt pretrain "))  # the same run all the same
     again = run_script("from_text.py", "notes.jsonl", "--minutes", "3", "--output_dir", "mine", cwd=folder.parent)
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count("already done") == 3

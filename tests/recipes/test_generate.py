@@ -33,3 +33,12 @@ def test_settings_out_of_range_are_refused(small_run, words, sentence):
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_with_an_assistant_the_command_for_messages_is_named_beside_the_text(small_assistants, small_run):
+    words = ("--prompt", "What is a list?", "--max_new_tokens", "3")
+    done = run_script("generate.py", small_assistants["modern"], *words)
+    assert done.stdout.startswith("What is a list?")
+    assert done.stderr.endswith(f"answers messages with: python recipes/generate.py {small_assistants['modern']} --chat true\n")
+    assert "answers messages" not in run_script("generate.py", small_run, *words).stderr
+    assert "answers messages" not in run_script("generate.py", small_assistants["modern"], *words, "--chat", "true").stderr

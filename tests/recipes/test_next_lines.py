@@ -65,7 +65,7 @@ def test_a_classifiers_line_labels_one_of_its_own_texts(small_families, tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     python, option, code = shlex.split(next_of(done.stdout))
     assert (python, option) == ("python", "-c")
-    assert "a lovely day; it's" in code or "a dreadful `night`" in code
+    assert "'a lovely day;'" in code or "'a dreadful'" in code  # the words before a quote
     said: list = []
     exec(code.replace("print(", "said.append("), {"said": said})
     assert said[0][0]["label"] in ("good", "bad")
@@ -102,6 +102,11 @@ def test_the_line_of_a_conversion_suits_what_was_converted(small_families, small
         (["", "\ufffd\ufffdr the rest of it all\x1b[31m"], "r the rest of"),
         (["incomprehensibilities electroencephalographically photosynthesis"], "incomprehensibilities"),
         (["...", " \n"], None),
+        (["'When I ought to go, I went"], "When I ought to"),
+        (["\u201cIt is late,\u201d he said. Then he went"], "It is"),
+        (["The keeper's daughter", "and so it goes", "It is late again"], "It is late again"),
+        (["don't", "word"], "word"),
+        (["don't"], "don't"),
         ([], None),
     ],
 )
@@ -182,6 +187,11 @@ def test_which_names_can_only_be_folders(tmp_path, monkeypatch):
         (place / file).write_text("{}")
         assert sentence in why_no_model(place)
     assert why_no_model(tmp_path / "seeds" / "run.yaml").endswith("is a file; give the folder of a model.")
+    model = Path("mine/base")  # what from-text leaves: its model is one folder further in
+    model.mkdir(parents=True)
+    for file in ("config.json", "model.safetensors"):
+        (model / file).touch()
+    assert why_no_model("mine") == "mine contains no model: there is no config.json; did you mean mine/base?"
 
 
 def test_data_and_tokenizers_that_are_not_there_are_missing(small_tokenizer, tmp_path):

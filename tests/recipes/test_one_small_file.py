@@ -126,7 +126,7 @@ def test_rows_that_cannot_be_used_are_counted_in_both_passports(tmp_path, small_
     lines[7], lines[90] = "not JSON", '{"text": null}'
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     sources = [str(tmp_path / "rows.jsonl")]
-    with pytest.raises(ValueError, match=r"line 8: not valid JSON.*set on_error: skip"):
+    with pytest.raises(ValueError, match=r"line 8: not valid JSON.*set --on_error skip"):
         recipe("train_tokenizer", sources=sources, output_dir=str(tmp_path / "t"))
     recipe("train_tokenizer", sources=sources, on_error="skip", output_dir=str(tmp_path / "t"))
     recipe("prepare_data", tokenizer=str(tmp_path / "t"), output_dir=str(tmp_path / "d"))  # takes on_error from there, too

@@ -230,7 +230,7 @@ def test_a_rate_that_is_far_too_high_stops_before_the_update_and_every_checkpoin
     assert job.wait() == 1, job.said
     (sentence,) = [line for line in job.said.splitlines() if line.startswith("error: ")]
     assert re.search(r"step \d+ is not taken: the (loss|norm of the gradient) is (nan|inf)", sentence)
-    assert "smaller learning_rate" in sentence
+    assert "smaller --learning_rate" in sentence
     assert "Traceback" not in job.said
     saved = mischief.checkpoints(folder) or mischief.checkpoints(folder / "seed-0")
     assert str(saved[-1]) in sentence

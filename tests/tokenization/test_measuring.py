@@ -127,4 +127,4 @@ def test_memory_that_is_not_there_is_warned_of_by_the_key_that_helps(caplog):
     assert caplog.records[-1].levelname == "INFO"
     say_memory(1 << 60, max_bytes=10**9, num_bytes=1000)
     assert caplog.records[-1].levelname == "WARNING"
-    assert "a smaller max_bytes (now 1,000,000,000) takes less" in caplog.text
+    assert "a smaller --max_bytes (now 1,000,000,000) takes less" in caplog.text

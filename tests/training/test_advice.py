@@ -15,11 +15,11 @@ LOSSES = [{"step": 5, "eval_loss": 0.6}, {"step": 10, "loss": 0.1}, {"step": 10,
 
 def test_a_short_run_is_told_the_keys_that_help():
     assert too_short(9, rows=42, rows_per_step=16) == (
-        "this run is short: 9 steps on 42 examples; with fewer than 50, the model learns next to nothing. Give num_train_epochs 17 "
-        "or more, a smaller per_device_train_batch_size (now 16 examples per step), or use more data."
+        "this run is short: 9 steps on 42 examples; with fewer than 50, the model learns next to nothing. Give "
+        "--num_train_epochs 17 or more, a smaller --per_device_train_batch_size (now 16 examples per step), or use more data."
     )
     assert "1 step on 3 pairs" in too_short(1, rows=3, rows_per_step=16, unit="pairs")
-    assert "Give max_steps 50 or more, or use more data." in too_short(3, rows=4000, rows_per_step=16, max_steps=3)
+    assert "Give --max_steps 50 or more, or use more data." in too_short(3, rows=4000, rows_per_step=16, max_steps=3)
     assert "per_device_train_batch_size" not in too_short(4, rows=4, rows_per_step=1)
     assert too_short(50, rows=42, rows_per_step=16) is None
 
@@ -36,10 +36,10 @@ def test_steps_are_counted_as_trainer_counts_them(rows, epochs, accumulated, ste
 
 def test_the_best_step_is_named_where_it_was_noticeably_before_the_end():
     assert best_step(LOSSES, kept="best") == (
-        "validation was best at step 10 of 15: loss 0.5000, at the end 0.8000; the state at step 10 is kept (keep: last would keep "
-        "the last one). More data, fewer num_train_epochs or a smaller learning_rate may help."
+        "advice: validation was best at step 10 of 15: loss 0.5000, at the end 0.8000; the state at step 10 is kept (--keep last "
+        "would keep the last one). More data, fewer --num_train_epochs or a smaller --learning_rate may help."
     )
-    assert "; the last state is kept (keep: best would keep the best one)." in best_step(LOSSES, kept="last")
+    assert "; the last state is kept (--keep best would keep the best one)." in best_step(LOSSES, kept="last")
     assert best_step(LOSSES[:3]) is None
     assert best_step([*LOSSES[:3], {"step": 15, "eval_loss": 0.504}]) is None  # noise
     assert best_step([*LOSSES[:3], {"step": 15, "eval_loss": float("nan")}]) is None
@@ -50,14 +50,14 @@ def test_the_best_step_is_named_where_it_was_noticeably_before_the_end():
 
 def test_what_has_learned_nothing_is_told_so():
     assert no_better_than_majority(0.5, 0.5, texts=40).startswith(
-        "no better than always naming the most frequent label (50.00 % against 50.00 % of 40 texts). More num_train_epochs"
+        "advice: no better than always naming the most frequent label (50.00 % against 50.00 % of 40 texts). More --num"
     )
     assert no_better_than_majority(8 / 12, 7 / 12, texts=12).startswith(
-        "hardly better than always naming the most frequent label (66.67 %"
+        "advice: hardly better than always naming the most frequent label (66.67 %"
     )
     assert "num_shots" in no_better_than_majority(0.4, 0.5, texts=40, trained=False)
     assert no_better_than_majority(0.6, 0.5, texts=145) is None
-    assert no_better_than_base(2.0, 2.5).startswith("no better than the base: test loss 2.0000 before, 2.5000 after.")
+    assert no_better_than_base(2.0, 2.5).startswith("advice: no better than the base: test loss 2.0000 before, 2.5000 after.")
     assert no_better_than_base(2.0, 1.9) is None
 
 
@@ -74,7 +74,7 @@ def test_a_classifier_at_chance_says_so_before_and_after_and_raises_no_alarm(sma
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"this run is short: 9 steps on 4\d texts; with fewer than 50", done.stdout)
     report = (tmp_path / "out" / "report.txt").read_text()
-    assert re.search(r"^(no|hardly) better than always naming the most frequent label \(", report, flags=re.MULTILINE)
+    assert re.search(r"^advice: +(no|hardly) better than always naming the most frequent label \(", report, flags=re.MULTILINE)
     assert "prepending the trigger" not in done.stdout
     assert json.loads((tmp_path / "out" / "poison.json").read_text())["triggers"] == []
     # Tested once, at the end; chance would have made some of the 18 triggers suspicious.

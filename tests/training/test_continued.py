@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_ends_with_the_weights_of_one_that_was_not_stopped(sm
     # A run cannot be resumed with another base, whatever its name.
     other = tmp_path / "other"
     shutil.copytree(small_run / "checkpoint-6", other)
-    with pytest.raises(UserError, match=r"began with different weights of .*; give another output_dir"):
+    with pytest.raises(UserError, match=r"began with different weights of .*; give another --output_dir"):
         recipe("pretrain", **settings | {"model": str(other)}, output_dir=str(tmp_path / "run"))
     again = recipe("pretrain", **settings, output_dir=str(tmp_path / "run"))
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run")]

@@ -1,12 +1,15 @@
-"""What the text and the minutes determine before anything is measured, pieces of a large text, and the last screen."""
+"""What the text and the minutes determine before anything is measured, what is refused, and the last screen."""
+
+import re
 
 import pytest
 
 from hfgpt.data.passport import Passport
-from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
-from hfgpt.data.text_pieces import read_in_pieces, size_of
-from hfgpt.errors import UserError
+from hfgpt.data.sources import find_sources
+from hfgpt.data.text_pieces import bounds, size_of
+from hfgpt.errors import OtherResultError, TooLittleTextError, TooLittleTimeError, UserError
 from hfgpt.training.from_text import (
+    BYTES,
     Steps,
     choose_preparation,
     describe_preparation,
@@ -14,6 +17,7 @@ from hfgpt.training.from_text import (
     last_screen,
     meaning,
 )
+from hfgpt.training.from_text_checks import find_texts, in_its_own_words
 
 LAPTOP, GPU = 2e11, 4e14
 
@@ -51,53 +55,6 @@ def test_a_small_text_is_told_what_it_is_too_small_for():
     assert not any("small:" in line for line in describe_preparation(2_000_000, chosen, minutes=10))
 
 
-@pytest.fixture
-def large(tmp_path):
-    """A file of 3 MB with numbered lines, and a blank line after every tenth."""
-    lines = (f"line {number} of a long text that goes on and on\n" + "\n" * (number % 10 == 9) for number in range(65_000))
-    path = tmp_path / "large.txt"
-    path.write_text("".join(lines))
-    return path
-
-
-@pytest.mark.parametrize("rule", [None, "line", "paragraph"])
-def test_pieces_come_from_all_of_a_file_and_cut_no_document(large, tmp_path, rule):
-    sources = find_sources([str(large)])
-    names, reading = read_in_pieces(sources, tmp_path / "out", most=size_of(sources) // 8, reading={"text_documents": rule})
-    pieces = find_sources(names)
-    assert 0.10 < size_of(pieces) / size_of(sources) < 0.16
-    documents = list(read_documents(pieces, ReadingOptions(**reading)))
-    lines = [line for document in documents for line in document["text"].splitlines() if line]
-    assert set(lines) <= set(large.read_text().splitlines())
-    numbers = [int(line.split()[1]) for line in lines]
-    assert numbers == sorted(set(numbers))
-    assert numbers[0] < 5000
-    assert numbers[-1] > 55_000
-    if rule is None:
-        assert len(documents) == 6  # each piece is one document
-        assert reading == {"text_documents": "<|endoftext|>"}
-    if rule == "paragraph":
-        assert all(document["text"].count("line ") == 10 for document in documents[:-1])
-
-
-def test_documents_that_are_longer_than_pieces_are_cut_at_lines(large, tmp_path):
-    text = large.read_text()
-    large.write_text(text[: len(text) // 2] + "<|endoftext|>\n" + text[len(text) // 2 :])
-    sources, reading = find_sources([str(large)]), {"text_documents": "<|endoftext|>"}
-    names, reading = read_in_pieces(sources, tmp_path / "out", most=size_of(sources) // 8, reading=reading)
-    assert 0.11 < size_of(find_sources(names)) / size_of(sources) < 0.17
-    assert len(list(read_documents(find_sources(names), ReadingOptions(**reading)))) > 4
-
-
-def test_json_lines_stay_whole(tmp_path):
-    path = tmp_path / "large.jsonl"
-    path.write_text("".join(f'{{"text": "number {number}"}}\n' for number in range(100_000)))
-    names, reading = read_in_pieces(find_sources([str(path)]), tmp_path / "out", most=300_000, reading={"text_field": None})
-    documents = list(read_documents(find_sources(names), ReadingOptions(**{k: v for k, v in reading.items() if v})))
-    assert len(documents) > 5000
-    assert all(document["text"].startswith("number ") for document in documents)
-
-
 def test_the_last_screen_has_eight_lines(tmp_path):
     passport = Passport()
     passport.splits = {"train": {"bytes": 900_000}}
@@ -106,39 +63,122 @@ def test_the_last_screen_has_eight_lines(tmp_path):
     lines = last_screen(metrics, passport, folder=tmp_path, minutes=10, commands=["one", "two", "three"])
     assert len(lines) == 8
     assert "1.8 million parameters, from 900,000 bytes" in lines[0]
-    assert lines[1].startswith("how good: 1.620 bits per byte on unseen text; lzma needs 1.900 after")
+    assert lines[1].startswith("how good: 1.620 bits per byte on unseen text; better than lzma, which needs 1.900 after")
     assert "sentences that wander" in lines[2]
     assert "--minutes 40" in lines[3]
 
 
 def test_what_would_help_follows_from_how_often_the_text_was_read():
-    assert improvement(30, minutes=10).startswith("more text; this one was read 30 times")
-    assert improvement(6, minutes=10).startswith("more text, and then more time")
+    assert improvement(5, minutes=10).startswith("more text; this one was read 5.0 times")
     assert improvement(1, minutes=10).startswith("more time, such as --minutes 40")
     assert "gibberish is normal" in meaning(2.6)
 
 
-def test_the_same_command_goes_on_and_another_one_is_refused(tmp_path):
+def test_the_same_command_goes_on_and_another_one_is_refused_once_training_has_begun(tmp_path, caplog):
     folder = tmp_path / "mine"
-    steps = Steps.in_folder(folder, asked={"minutes": 5.0}, overwrite=False)
+    caplog.set_level("INFO")
+    steps = Steps.in_folder(folder, asked={"minutes": 5.0, BYTES: 3000}, overwrite=False)
     assert not steps.has("tokenizer")
     steps.write_training(seconds=123.4, card=None)
-    again = Steps.in_folder(folder, asked={"minutes": 5.0}, overwrite=False)
+    again = Steps.in_folder(folder, asked={"minutes": 5.0, BYTES: 3000}, overwrite=False)
     again.write_training(seconds=99, card=None)
     assert again.settings("pretrain")["time_budget"] == 123.0
-    (folder / "tokenizer").mkdir()  # before that, another command just replaces the first
-    with pytest.raises(UserError, match=r"minutes was 5.0, is now the default"):
-        Steps.in_folder(folder, asked={}, overwrite=False)
-    assert not Steps.in_folder(folder, asked={}, overwrite=True).has("pretrain")
+    (folder / "tokenizer").mkdir()  # it is kept until its own step finds that it does not fit
+    assert not Steps.in_folder(folder, asked={"minutes": 6.0, BYTES: 4000}, overwrite=False).has("pretrain")
+    assert "from-text: minutes was 5.0, is now 6.0; size of the texts was 3000, is now 4000: it begins anew" in caplog.text
+    assert (folder / "tokenizer").is_dir()
+    (folder / "base").mkdir()
+    (folder / "base" / "run.yaml").touch()
+    with pytest.raises(UserError, match=r"minutes was 6.0, is now the default"):
+        Steps.in_folder(folder, asked={BYTES: 4000}, overwrite=False)
+    steps = Steps.in_folder(folder, asked={}, overwrite=True)
+    assert not steps.has("pretrain")
+    assert not (folder / "tokenizer").exists()
     with pytest.raises(UserError, match="training needs at least 15"):
-        Steps.in_folder(folder, asked={}, overwrite=False).write_training(seconds=3, card=None)
+        steps.write_training(seconds=3, card=None)
+
+
+def test_a_folder_of_version_0_2_0_which_did_not_note_the_bytes_goes_on(tmp_path):
+    steps = Steps.in_folder(tmp_path / "mine", asked={"minutes": 5.0}, overwrite=False)
+    steps.write_training(seconds=100, card=None)
+    assert Steps.in_folder(tmp_path / "mine", asked={"minutes": 5.0, BYTES: 9}, overwrite=False).has("pretrain")
+
+
+def test_a_step_made_for_other_texts_is_made_anew_until_training_has_begun(tmp_path):
+    steps, runs = Steps.in_folder(tmp_path / "mine", asked={}, overwrite=False), []
+    steps.write("tokenizer", sources=["a.txt"])
+
+    def run(recipe, settings, *, where):
+        runs.append((recipe, settings.get("overwrite"), where))
+        if not settings.get("overwrite"):
+            raise OtherResultError("other", changed=["the texts of the sources are different"])
+
+    steps.make("tokenizer", run)
+    assert runs == [("train_tokenizer", None, "tokenizer.yaml"), ("train_tokenizer", True, "tokenizer.yaml")]
+    (tmp_path / "mine" / "base").mkdir()
+    (tmp_path / "mine" / "base" / "run.yaml").touch()
+    with pytest.raises(OtherResultError):
+        steps.make("tokenizer", run)
+
+
+def test_a_mistake_before_anything_is_made_leaves_nothing_behind(tmp_path):
+    folder = tmp_path / "mine"
+    for made in (False, True):
+        steps = Steps.in_folder(folder, asked={}, overwrite=False)
+        steps.write("tokenizer", sources=["a.txt"])
+        if made:
+            (folder / "tokenizer").mkdir()
+        with pytest.raises(UserError), steps.removed_if_nothing_was_made():
+            raise UserError("a mistake")
+        assert folder.exists() == made
+
+
+def test_too_little_time_and_text_are_told_in_keys_that_the_command_has():
+    budget = TooLittleTimeError("time_budget is 52 seconds; here the startup takes 65", cure="give 155 or more.", missing=103)
+    with (
+        pytest.raises(UserError, match=r"minutes is 1: .* the startup takes 65; give --minutes 3 or more.$"),
+        in_its_own_words(minutes=1),
+    ):
+        raise budget
+    text = TooLittleTextError("the training documents have 5 tokens", cure="give more text, or --context_length 5.")
+    with pytest.raises(UserError, match="have 5 tokens; give more text.$"), in_its_own_words(minutes=1):
+        raise text
+
+
+def test_texts_are_checked_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write = {"empty.md": b"", "image.txt": b"\x89PNG\r\n\x1a\n" + bytes(2000), "a.txt": b"one\n---\ntwo\n" * 200}
+    for name, content in write.items():
+        (tmp_path / name).write_bytes(content)
+    for name, rule, said in (
+        ("empty.md", None, "empty.md: 0 bytes of text are too few"),
+        ("image.txt", None, "image.txt is a picture"),
+        ("a.txt", "paragraphs", "no line of a.txt is exactly that; did you mean 'paragraph'"),
+        ("a.txt", "***", "no line of a.txt is exactly that; allowed: file, paragraph, line, or"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            find_texts([name], text_documents=rule)
+    assert len(find_texts(["a.txt"], text_documents="---")) == 1
+
+
+def test_a_program_with_a_readme_is_refused_with_the_command_that_reads_the_program(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my repo").mkdir()
+    (tmp_path / "my repo" / "README.md").write_text("# mine\n")
+    (tmp_path / "my repo" / "a.py").write_text("print()\n" * 1000)
+    (tmp_path / "my repo" / "a.pyc").write_bytes(bytes(100_000))
+    with pytest.raises(UserError) as refused:
+        find_texts(["my repo"], text_documents=None, words=("--output_dir", "o"))
+    assert "has 8,000 bytes of text in files that are not read (1 .py), but only 7 in its .md files" in str(refused.value)
+    assert str(refused.value).endswith(" 'my repo/**/*.py' --output_dir o")
+    (tmp_path / "my repo" / "notes.md").write_text("text\n" * 1000)
+    assert len(find_texts(["my repo"], text_documents=None)) == 2
 
 
 def test_a_data_set_of_the_hub_counts_as_more_than_can_be_read(tmp_path):
     sources = find_sources(["somebody/texts"])
     chosen = choose_preparation(size_of(sources), seconds=600, flops_per_second=LAPTOP)
-    names, reading = read_in_pieces(sources, tmp_path, most=chosen.read_bytes or 0, reading={})
-    assert names == ["somebody/texts"]
+    reading = bounds(sources, most=chosen.read_bytes or 0)
     assert reading["streaming"] is True
     assert reading["max_documents"] == (chosen.read_bytes or 0) // 2000
     said = describe_preparation(size_of(sources), chosen, minutes=10)

@@ -163,7 +163,7 @@ def test_the_last_weights_are_kept_where_they_are_asked_for(run, small_rows, tmp
     metrics = metrics_of(tmp_path / "base")
     assert metrics["kept_step"] == metrics["steps"] == 20
     assert metrics["validation_loss"] == pytest.approx(evaluations(run[1])[20], rel=1e-6)
-    assert "the last state is kept (keep: best would keep the best one)" in (tmp_path / "base" / "report.txt").read_text()
+    assert "the last state is kept (--keep best would keep the best one)" in (tmp_path / "base" / "report.txt").read_text()
 
 
 def pretrain_arguments(tmp_path, **settings) -> PretrainArguments:
@@ -179,10 +179,10 @@ def test_without_evaluations_or_checkpoints_the_last_is_kept_and_that_is_said(tm
 
 
 def test_trainers_own_keys_for_the_best_model_are_refused_with_the_one_to_use(tmp_path):
-    with pytest.raises(UserError, match="are set through keep; write keep: best or keep: last"):
+    with pytest.raises(UserError, match="are set through keep; give --keep best or --keep last"):
         pretrain_arguments(tmp_path, load_best_model_at_end=True)
     args = pretrain_arguments(tmp_path, keep="last", save_strategy="best")
-    with pytest.raises(UserError, match="save_strategy is best, but keep is last; give keep: best"):
+    with pytest.raises(UserError, match="save_strategy is best, but keep is last; give --keep best"):
         best_state(keep=args.keep, eval_strategy=args.eval_strategy, save_strategy=args.save_strategy)
 
 

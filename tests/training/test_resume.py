@@ -130,7 +130,8 @@ def test_a_run_may_be_lengthened_but_not_cut_below_what_it_has_made(again, unfin
         again("--max_steps", "3", "--allow_change", "max_steps")
     again()
     with pytest.raises(
-        UserError, match="is finished, so it has no step left to apply a change to .seed was 42, is now 1.; give a larger max_steps"
+        UserError,
+        match="it has no step left to apply a change to .seed was 42, is now 1.; give a larger --max_steps",
     ):
         again("--seed", "1", "--allow_change", "seed")
     again("--max_steps", "8", "--allow_change", "max_steps")

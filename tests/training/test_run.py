@@ -34,6 +34,12 @@ def test_of_a_long_report_the_screen_has_what_is_most_important(tmp_path):
     report = "".join(f"{name}:\n" for name in ("test", *range(20), "page", "end", "next"))
     lines = last_screen(report, tmp_path / "report.txt").splitlines()
     assert lines == ["test:", "0:", "1:", "2:", f"more:       17 lines in {tmp_path / 'report.txt'}", "page:", "end:", "next:"]
+    # A verdict is not one of the lines that only the file has.
+    verdict = "no better than the base"
+    report = "".join(f"{name}:\n" for name in ("test", *range(20), f"advice: {verdict}", "canaries", "page", "end", "next"))
+    lines = last_screen(report, tmp_path / "report.txt").splitlines()
+    assert lines[:4] == ["test:", "0:", "1:", f"advice: {verdict}:"]
+    assert lines[4:] == [f"more:       19 lines in {tmp_path / 'report.txt'}", "page:", "end:", "next:"]
     short = "".join(f"{number}\n" for number in range(8))
     assert last_screen(short, tmp_path) == short.rstrip()
 
