@@ -104,7 +104,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
                 + (
                     "give more text."
                     if split.by == "position"
-                    else "for a corpus of one or a few documents, set split_by: position."
+                    else "for a corpus of one or a few documents, give --split_by position."
                 )
             )
 

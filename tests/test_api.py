@@ -23,6 +23,7 @@ from conftest import ROOT
 import hfgpt
 from hfgpt.api.calls import load_recipe, make_arguments
 from hfgpt.api.wording import in_python
+from hfgpt.data.passport import PASSPORT_NAME
 
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 # Each function with its recipe; those of hfgpt.api.texts have none.
@@ -341,8 +342,9 @@ def test_an_error_in_python_offers_what_python_takes(tmp_path):
 
 
 def _full(folder: Path) -> Path:
+    """A folder as an earlier run of the same recipe left it."""
     folder.mkdir()
-    (folder / "mine.txt").write_text("mine")
+    (folder / PASSPORT_NAME).write_text("{}")
     return folder
 
 

@@ -67,7 +67,7 @@ class SourceOptions:
         if self.header and self.columns:
             raise UserError(
                 f"columns are {self.columns}, but header is true; a file whose first line names its columns needs no columns, and "
-                f"for one without such a line, set header: false."
+                f"for one without such a line, give --header false."
             )
         if not self.header and not self.columns:
             raise UserError("header is false, but no columns are given; give them in order, such as columns: [label, text].")
@@ -187,7 +187,7 @@ def _text_of(record: Record, column: str) -> str:
     if column not in record.values:
         found = ", ".join(map(repr, record.values)) or "none"
         raise record.error(
-            f"the field {column!r} is missing, found {found}; give the right one with text_field.", reason=f"no field {column!r}"
+            f"the field {column!r} is missing, found {found}; give the right one with --text_field.", reason=f"no field {column!r}"
         )
     text = record.values[column]
     if not isinstance(text, str):
@@ -205,7 +205,7 @@ def _group_of(record: Record, column: str) -> str:
     if column not in record.values:
         found = ", ".join(map(repr, record.values)) or "none"
         raise record.error(
-            f"the field {column!r} is missing, found {found}; give the group column with group_field.",
+            f"the field {column!r} is missing, found {found}; give the group column with --group_field.",
             reason=f"no field {column!r}",
         )
     value = record.values[column]
@@ -235,6 +235,6 @@ def check_text_column(types: dict[str, str], place: str, column: str) -> None:
     """Raises: ValueError for a table with typed columns if `column` is missing or does not contain strings."""
     if column not in types:
         found = ", ".join(map(repr, types)) or "none"
-        raise UserError(f"{place} has no column {column!r}, found {found}; give the right one with text_field.")
+        raise UserError(f"{place} has no column {column!r}, found {found}; give the right one with --text_field.")
     if types[column] not in ("string", "large_string", "string_view"):
         raise UserError(f"{place}: the column {column!r} has the type {types[column]}, but must be a string.")

@@ -172,8 +172,8 @@ def _check_length(trainer: HfGptTrainer, checkpoint: Path | None, step: int) -> 
     steps = planned_steps(trainer.args, len(cast(Sized, trainer.train_dataset)))
     if steps < step:
         raise UserError(
-            f"the run has {counted(steps, 'steps')}, but {checkpoint} is already at step {step:,}; give a --max_steps of {step:,} "
-            f"or more, or resume from an older checkpoint with --resume."
+            f"the run has {counted(steps, 'steps')}, but {checkpoint} is already at step {step:,}; give --max_steps {step} or "
+            f"more, or resume from an older checkpoint with --resume."
         )
 
 

@@ -113,7 +113,7 @@ def test_a_missing_text_column_is_named_with_those_found(hub, streaming):
     hub.file("ann/pairs/train.jsonl").write_text('{"question": "Why?", "answer": "Because."}\n')
     assert hub.mistake("ann/pairs", streaming=streaming) == (
         "hfgpt.errors.UserError: the Hub dataset ann/pairs has no column 'text', found 'question', 'answer'; "
-        "give the right one with text_field."
+        "give the right one with --text_field."
     )
 
 

@@ -234,7 +234,7 @@ def test_files_that_are_empty_blank_or_one_line_are_read_beside_others(tmp_path,
     for name, content in (("a", ""), ("b", " \n\n"), ("c", "one line"), ("d", "x" * 3_000_000), ("e", "\n")):
         (tmp_path / f"{name}.txt").write_text(content)
     assert [len(text) for text in texts(tmp_path)] == [3, 8, 3_000_000, 1]
-    assert f"1 of the sources contain no document, such as {tmp_path / 'a.txt'}" in caplog.text
+    assert f"1 of the sources contains no document, such as {tmp_path / 'a.txt'}" in caplog.text
     assert texts(tmp_path / "c.txt", text_documents="line") == ["one line"]
     assert texts(tmp_path / "a.txt", text_documents="paragraph") == []
 
@@ -313,7 +313,7 @@ def test_a_group_that_cannot_be_told_is_refused_or_skipped(tmp_path):
         draws(tmp_path, path, group_field="author")
     assert draws(tmp_path, path, group_field="author", on_error="skip") == {"a": Split().draw("7")}
     (tmp_path / "a.txt").write_text("a text")
-    with pytest.raises(ValueError, match="group_field is 'author', but .*a.txt is a text, which has no columns; use group_fi"):
+    with pytest.raises(ValueError, match="group_field is 'author', but .*a.txt is a text, which has no columns; use --group_fi"):
         draws(tmp_path, tmp_path / "a.txt", group_field="author")
 
 
@@ -339,7 +339,9 @@ def test_tables_are_read_by_their_column_of_text(tmp_path):
     tabs = tmp_path / "B.TSV"
     tabs.write_text("body\tlabel\nA cloud.\tsky\n")
     assert texts(tabs, text_field="body") == ["A cloud."]
-    with pytest.raises(UserError, match=r"a.csv has no column 'body', found 'label', 'text'; give the right one with text_field."):
+    with pytest.raises(
+        UserError, match=r"a.csv has no column 'body', found 'label', 'text'; give the right one with --text_field."
+    ):
         texts(table, text_field="body")
     table.write_text("text,label\nA boat.,sea\nA,b,c\n")
     with pytest.raises(UserError, match="a.csv, line 3: 3 fields instead of 2"):

@@ -177,7 +177,7 @@ def test_a_tokenizer_that_loses_words_has_no_bits_per_byte(models, texts):
 def test_what_cannot_be_scored_is_refused_with_its_place(models, tokenizer, texts):
     with pytest.raises(ValueError, match=r"the text has 0 tokens to score, in 2 documents; at least 2 are needed"):
         score(models["book"], tokenizer, ["", ""])
-    with pytest.raises(ValueError, match=r"the text has 1 token to score, in 1 documents"):
+    with pytest.raises(ValueError, match=r"the text has 1 token to score, in 1 document;"):
         score(models["book"], tokenizer, ["a"])
     for stride in (0, CONTEXT + 1):
         with pytest.raises(ValueError, match=f"stride is {stride} and context_length is 32"):

@@ -1,5 +1,6 @@
 """The names of a user's files are not published: cards and exports give kinds and sizes, unless card.yaml asks for names."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -77,7 +78,10 @@ def test_whoever_asks_for_them_gets_them(rows, tmp_path):
 
 def test_the_card_and_the_evaluation_of_a_model_name_none_either(notes, rows, small_run, tmp_path):
     folder = Path(shutil.copytree(small_run, tmp_path / "model", ignore=shutil.ignore_patterns("checkpoint-*")))
-    shutil.copyfile(rows / "passport.json", folder / "passport.json")
+    passport = json.loads((rows / "passport.json").read_text())
+    for source in passport["inputs"]:  # of other texts than those below, or the figures would be marked and left out
+        source["sha256"] = hashlib.sha256(source["sha256"].encode()).hexdigest()
+    (folder / "passport.json").write_text(json.dumps(passport))
     (secret,) = notes.glob("anna/*of 1.md")
     for words in ({"text": [str(secret)]}, {"text": [f"{notes}/anna/*.md"]}, {"dataset": str(rows)}):
         recipe("evaluate", model=str(folder), **words)
@@ -95,7 +99,7 @@ def test_the_card_and_the_evaluation_of_a_model_name_none_either(notes, rows, sm
     assert len(results) == 3
     assert {yaml.safe_load(path.read_text())[0]["dataset"]["id"] for path in results} == set(names)
     data = ModelCard(render_card(identify(folder))).data
-    assert {result.dataset_name for result in data.eval_results} == {*names, "50 text files (.md 40, .txt 10)"}
+    assert {result.dataset_name for result in data.eval_results} == set(names)  # the figure of the run itself is the third
     assert not [word for word in SECRET if word in render_card(identify(folder)).lower()]
 
 

@@ -290,7 +290,7 @@ def test_models_that_are_no_assistant(assistant, examples, tmp_path):
     plain = tmp_path / "plain"
     shutil.copytree(assistant, plain)
     (plain / "chat_template.jinja").unlink()
-    words = "no chat template, so it is not an assistant yet.*finetune_instructions.py, or give prompt_style"
+    words = "no chat template, so it is not an assistant yet.*finetune_instructions.py, or give --prompt_style"
     refused(dict(model=plain, sources=[examples]), words, tmp_path / "out")
 
 

@@ -23,7 +23,8 @@ def test_a_good_folder_ends_with_its_counts_and_exit_code_0(folder, tmp_path):
     done = run_script("check.py", folder, "--json", tmp_path / "check.json")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == f"{folder} (dataset)"
+    assert lines[0] == f"card: {folder / 'README.md'} was edited by hand, so it would be published as it is"
+    assert lines[1] == f"{folder} (dataset)"
     assert lines[-1].startswith("passed: 1")
     assert ", failed: 0, " in lines[-1]
     content = json.loads((tmp_path / "check.json").read_text())

@@ -102,7 +102,7 @@ def test_a_run_leaves_an_adapter_that_is_complete_and_figures_that_agree(classif
     assert results[0]["frozen_tensors"] > 20
     assert 0 < results[0]["trained_parameters"] < results[0]["parameters"] / 5
     assert "trained:" in output
-    assert "seeds:      test accuracy 0: " in output
+    assert "seeds:      test accuracy 0: " in (folder / "report.txt").read_text()
     assert "TF-IDF with logistic regression" in output
     passport = json.loads((folder / "passport.json").read_text())
     splits = passport["splits"]

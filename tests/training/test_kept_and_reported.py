@@ -190,7 +190,7 @@ def test_a_run_that_is_too_short_says_so_before_it_trains(run):
     """In the recipe's own words: how many steps on what, and each key that helps."""
     (short, warm) = run[2]
     assert "this run is short: 20 steps on 274 rows of 64 tokens; with fewer than 50" in short
-    assert "Give max_steps 50 or more" in short
+    assert "Give --max_steps 50 or more" in short
     assert "the learning rate never reaches its peak: warmup_steps is 20, but the run has only 20 steps" in warm
 
 

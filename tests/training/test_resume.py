@@ -67,7 +67,7 @@ def history(folder: Path) -> list[dict]:
     [
         (
             ("--learning_rate", "0.1"),
-            r"learning_rate was 0\.003, is now 0\.1\); .*--allow_change learning_rate, or give another output_",
+            r"learning_rate was 0\.003, is now 0\.1\); .*--allow_change learning_rate, or give another --output_",
         ),
         (("--lr_scheduler_type", "linear"), r"lr_scheduler_type was constant, is now linear\)"),
         (("--seed", "1"), r"seed was 42, is now 1\)"),
@@ -126,7 +126,7 @@ def test_an_allowed_change_is_noted_and_has_its_effect(again, unfinished):
 
 
 def test_a_run_may_be_lengthened_but_not_cut_below_what_it_has_made(again, unfinished):
-    with pytest.raises(UserError, match="has 3 steps, but .*checkpoint-4 is already at step 4; give a max_steps of 4 or more"):
+    with pytest.raises(UserError, match="has 3 steps, but .*checkpoint-4 is already at step 4; give --max_steps 4 or more"):
         again("--max_steps", "3", "--allow_change", "max_steps")
     again()
     with pytest.raises(
