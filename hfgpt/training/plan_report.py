@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hfgpt.training.plan import MANY_EPOCHS, Choice, Text, in_words
+from hfgpt.training.plan import MANY_EPOCHS, MOST_EPOCHS, Choice, Text, in_words
 
 # Smaller and larger sizes that the table shows beside the chosen one.
 BESIDE = 2
@@ -45,10 +45,10 @@ def describe_plan(
         "32 KiB)",
     ]
     if epochs > MANY_EPOCHS:
-        ends = f", so the run ends after {epochs:.1f}" if "token_budget" not in plan["asked"] else ""
+        ends = f", so the run ends after {epochs:.1f}" if 0.9 * MOST_EPOCHS < epochs <= MOST_EPOCHS else ""
         lines.append(
             f"  the text is small for this: after {MANY_EPOCHS:.0f} passes, a model memorizes it rather than learning its "
-            f"language{ends}; more text would help, more time would not"
+            f"language{ends}; more text would help more than more time"
         )
     return lines
 
