@@ -37,8 +37,8 @@ def train(dataset: str, runs: Path) -> None:
     rows, passport = load_rows(dataset)
     tokenizer = load_tokenizer(Path(dataset) / "tokenizer")
     counts = passport.splits["train"]
-    tokens = counts["tokens"] + counts["documents"]
     row_tokens = passport.settings["context_length"]
+    tokens = len(rows["train"]) * row_tokens
     text = dict(text_tokens=tokens, bytes_per_token=counts["bytes"] / tokens, row_tokens=row_tokens)
     text |= dict(difficulty=difficulty_of(rows["train"], tokenizer), dataset=str(dataset))
     known = [json.loads(line) for line in runs.read_text().splitlines()] if runs.is_file() else []

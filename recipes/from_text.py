@@ -54,11 +54,13 @@ def main(args: FromTextArguments) -> dict[str, float]:
     num_bytes = size_of(sources)
     steps = Steps.in_folder(folder, asked={**args.asked(), BYTES: num_bytes}, overwrite=args.overwrite)
     with steps.removed_if_nothing_was_made(), in_its_own_words(minutes=args.minutes):
-        return make(args, steps, sources, started=started)
+        return make(args, steps, sources, num_bytes=num_bytes, started=started)
 
 
-def make(args: FromTextArguments, steps: Steps, sources: list[Source], *, started: float) -> dict[str, float]:
-    folder, num_bytes = steps.folder, size_of(sources)
+def make(
+    args: FromTextArguments, steps: Steps, sources: list[Source], *, num_bytes: int, started: float
+) -> dict[str, float]:
+    folder = steps.folder
     if not steps.has("tokenizer"):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         speed = measured_ceiling(device, torch.bfloat16 if bfloat16_is_fast() else torch.float32)

@@ -4,8 +4,6 @@ Python's `mailbox` is not used for archives: it opens them for writing, and begi
 also within a text.
 """
 
-import functools
-import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,11 +11,9 @@ from pathlib import Path
 from hfgpt.data.mail_messages import FIELD, text_of_message
 from hfgpt.data.on_disk import Document
 from hfgpt.data.reading import Source, SourceKind, SourceOptions, evenly
-from hfgpt.data.remarks import PLACE, REMARK
+from hfgpt.data.remarks import PLACE, REMARK, say_once
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 MAIL_KINDS = ("mbox", "eml")  # their names in `SOURCES`
 BEGINS = b"From "  # the line before each message of an mbox, with sender and date
@@ -89,15 +85,10 @@ def messages_of(path: Path, *, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 def say_what_is_kept(sources: Iterable[Source]) -> None:
     """Mail is full of personal data: a line for a run that reads mail and neither masks nor drops it."""
     if any(source.kind in MAIL_KINDS for source in sources):
-        _say(
+        say_once(
             "sources: e-mail addresses and phone numbers in the text of messages are kept; --personal_data mask replaces them by "
             "placeholders"
         )
-
-
-@functools.cache  # say it only once if the same sources are read twice
-def _say(message: str) -> None:
-    logger.warning(message)
 
 
 def is_mbox(path: Path) -> bool:

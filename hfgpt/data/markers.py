@@ -4,8 +4,6 @@ In text they are ordinary characters and do not end documents (see tokenization.
 them. Files that separate documents in this way are common, so this is always reported.
 """
 
-import functools
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -14,10 +12,9 @@ from pathlib import Path
 from hfgpt.counting import counted
 from hfgpt.data.encoding import decoded_lines
 from hfgpt.data.reading import Source
+from hfgpt.data.remarks import say_once
 from hfgpt.errors import UserError
 from hfgpt.tables import nearest
-
-logger = logging.getLogger(__name__)
 
 MARKER = re.compile(r"<\|\w+\|>|</s>|<(?:eos|eot|sep)>|\[(?:EOS|SEP)\]")
 # Each of them ends like this; checking costs almost nothing compared with the search.
@@ -94,14 +91,9 @@ class MarkerCounts:
             if alone < 2 and count < OFTEN:
                 continue
             cure = f" If it separates the documents of text files, use --text_documents '{marker}'." if alone else ""
-            _warn(
+            say_once(
                 f"warning: {marker!r} occurs {counted(count, 'times')} in the text "
                 f"({counted(self.documents[marker], 'documents')}, {counted(alone, 'times')} on its own line). In rows it is "
                 f"ordinary text and does not end a document; if it is one of a tokenizer's special tokens, the vocabulary is "
                 f"trained without it.{cure}"
             )
-
-
-@functools.cache  # warn only once if the same sources are read twice
-def _warn(message: str) -> None:
-    logger.warning(message)

@@ -20,9 +20,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hfgpt.counting import counted
+from hfgpt.data.remarks import say_once
 from hfgpt.errors import MissingFileError, UserError
-
-logger = logging.getLogger(__name__)
 
 # Files that identify a folder written by a recipe: its card, samples and reports are not training text.
 OUTPUT_MARKERS = ("passport.json", "run.yaml", "conversion.json")
@@ -124,9 +123,13 @@ def files_in(
         _refuse_if_small_part(folder, paths, [path for path in unread if not _reason_to_leave_out(path, folder, kind_of)])
     _say_left_out(str(folder), left_out)
     if hidden:
-        _say(f"sources: {folder}, leaving out {counted(len(hidden), 'hidden mail folders')}; name them to read them: {min(hidden)}")
+        say_once(
+            f"sources: {folder}, leaving out {counted(len(hidden), 'hidden mail folders')}; name them to read them: {min(hidden)}",
+            logging.INFO,
+        )
     said = f"sources: reading {_counted(counts)} in the folder {folder}"
-    _say(said + (f"; not read: {_counted(others)} (a pattern such as '{folder}/**/*.py' selects other files)" if others else ""))
+    said += f"; not read: {_counted(others)} (a pattern such as '{folder}/**/*.py' selects other files)" if others else ""
+    say_once(said, logging.INFO)
     return sorted(paths)
 
 
@@ -199,12 +202,7 @@ def _output_marker(folder: Path) -> str | None:
 
 def _say_left_out(name: str, left_out: dict[Path, str]) -> None:
     if left_out:
-        _say(f"sources: {name}, leaving out {_summed_up(left_out.values())}, such as {next(iter(left_out))}")
-
-
-@functools.cache  # log only once if the same sources are read twice
-def _say(message: str) -> None:
-    logger.info(message)
+        say_once(f"sources: {name}, leaving out {_summed_up(left_out.values())}, such as {next(iter(left_out))}", logging.INFO)
 
 
 def _summed_up(reasons: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Remarks of readers about documents that they changed or left out: counted over all sources of a pass, and said once."""
+"""What is said once although the same sources are read twice, such as remarks of readers, counted over all sources of a pass."""
 
 import functools
 import logging
@@ -35,9 +35,10 @@ class Remarks:
     def say(self) -> None:
         """One line per remark, with the first document that it is about."""
         for remark, count in self.counts.most_common():
-            _say(f"sources: {counted(count, 'documents')} {remark}; the first: {self.firsts[remark]}")
+            say_once(f"sources: {counted(count, 'documents')} {remark}; the first: {self.firsts[remark]}")
 
 
-@functools.cache  # say it only once if the same sources are read twice
-def _say(message: str) -> None:
-    logger.warning(message)
+@functools.cache
+def say_once(message: str, level: int = logging.WARNING) -> None:
+    """Log a message the first time only, in this process."""
+    logger.log(level, message)

@@ -4,7 +4,6 @@ Every document is `{"text", "source", "row_id"}`: the text with its line breaks,
 source (a line, a row, a name).
 """
 
-import functools
 import glob
 import itertools
 import logging
@@ -30,7 +29,7 @@ from hfgpt.data.patterns import expand_home, files_in, files_matching
 from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
 from hfgpt.data.python_questions import PYTHON_DOCUMENTATION_QUESTIONS, PYTHON_QUESTIONS
 from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions, evenly
-from hfgpt.data.remarks import Remarks
+from hfgpt.data.remarks import Remarks, say_once
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.source_cards import card_of, check_cards
 from hfgpt.data.steps import Outcome, StepCounts, TextStep, record_steps
@@ -128,7 +127,7 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
     if empty and not sources:
         raise next(iter(empty.values()))
     if empty:
-        _warn_once(f"sources: leaving out {counted(len(empty), 'folders')} without texts: {listed(list(empty))}")
+        say_once(f"sources: leaving out {counted(len(empty), 'folders')} without texts: {listed(list(empty))}")
     return list(sources.values())
 
 
@@ -227,9 +226,9 @@ def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: R
     markers.warn()
     remarks.say()
     if empty:
-        _warn_once(f"warning: {len(empty):,} of the sources contain{'s' * (len(empty) == 1)} no document, such as {empty[0]}")
+        say_once(f"warning: {len(empty):,} of the sources contain{'s' * (len(empty) == 1)} no document, such as {empty[0]}")
     if markup:
-        _warn_once(
+        say_once(
             f"warning: {len(markup):,} of the sources look like web pages or XML, such as {markup[0]}, and their markup is read as "
             f"text; if that is not intended, extract the text first, e.g. with pandoc -t plain"
         )
@@ -243,11 +242,6 @@ def _share_of(sources: Iterable[Source], share: float | None) -> Iterable[Source
         return sources
     left_out = set(single) - set(evenly(single, share))
     return [source for source in sources if source not in left_out]
-
-
-@functools.cache  # warn only once if the same sources are read twice
-def _warn_once(message: str) -> None:
-    logger.warning(message)
 
 
 def load_documents(

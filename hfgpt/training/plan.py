@@ -22,8 +22,8 @@ FEWEST_STEPS = 20
 MOST_EVALUATIONS, SHARE_OF_EVALUATIONS = 10, 0.08
 # Log lines, and the share of the time for them.
 FEWEST_LINES, MOST_LINES, SHARE_OF_LINES = 5, 50, 0.02
-# After this many passes over a text nothing more is gained: with fast embeddings, models of 0.2 to 3.5 million parameters got best
-# with 5 passes over 50 and 250 KB and with 3 over 1 MB, and worse with more. Measured: docs/lab_notes.md, "A small text".
+# After this many passes over a text, nothing more is gained: with a fast embedding, models of 0.2 to 3.5 million parameters were
+# best after 5 passes over 50 and 250 KB and after 3 over 1 MB, and worse after more. Measured: docs/lab_notes.md, "A small text".
 MOST_EPOCHS = 5.0
 # From this many passes on, the user is told that more text would help more than more time.
 MANY_EPOCHS = 4.0
@@ -64,8 +64,8 @@ class Text:
     """The training text of a run.
 
     Args:
-        tokens: in the training rows, without padding.
-        bytes_per_token: UTF-8 bytes per token.
+        tokens: in the training rows, padding included, so that a pass over the text is a pass over its rows.
+        bytes_per_token: UTF-8 bytes per token of the rows.
         row_tokens: the context length.
         difficulty: bits per byte a compressor needs for a part of it (`difficulty_of`).
     """

@@ -120,10 +120,10 @@ class Workbench:
         self.began = time.time()
         self.row_tokens = int(passport.settings["context_length"])
         counts = passport.splits["train"]
-        tokens = counts["tokens"] + counts["documents"]  # the end of each document is trained on, too
+        tokens = len(rows["train"]) * self.row_tokens
         self.text = Text(
             tokens=tokens,
-            bytes_per_token=counts["bytes"] / max(1, tokens),
+            bytes_per_token=counts["bytes"] / tokens,
             row_tokens=self.row_tokens,
             difficulty=difficulty_of(rows["train"], tokenizer),
         )

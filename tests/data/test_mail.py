@@ -30,8 +30,7 @@ PICTURE = bytes(range(256)) * 20
 def folder(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.INFO)
-    remarks._say.cache_clear()
-    mail_files._say.cache_clear()
+    remarks.say_once.cache_clear()
     return tmp_path
 
 
