@@ -57,9 +57,7 @@ def main(args: FromTextArguments) -> dict[str, float]:
         return make(args, steps, sources, num_bytes=num_bytes, started=started)
 
 
-def make(
-    args: FromTextArguments, steps: Steps, sources: list[Source], *, num_bytes: int, started: float
-) -> dict[str, float]:
+def make(args: FromTextArguments, steps: Steps, sources: list[Source], *, num_bytes: int, started: float) -> dict[str, float]:
     folder = steps.folder
     if not steps.has("tokenizer"):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -86,7 +86,7 @@ def say_what_is_kept(sources: Iterable[Source]) -> None:
     """Mail is full of personal data: a line for a run that reads mail and neither masks nor drops it."""
     if any(source.kind in MAIL_KINDS for source in sources):
         say_once(
-            "sources: e-mail addresses and phone numbers in the text of messages are kept; --personal_data mask replaces them by "
+            "sources: e-mail addresses and phone numbers in the text of messages are kept; --personal_data mask replaces them with "
             "placeholders"
         )
 
