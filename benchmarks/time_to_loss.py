@@ -10,7 +10,8 @@ A table of arms is a YAML file:
                         names another script in this folder (gpt2_trainer.py, the external baseline), with keys of its own;
                         `tokenizer` and `data` here, separate rows for the arm
     core_seconds        each arm gets as many steps as fit, including start and end of its process: the seconds of a step and of the
-                        rest come from two short runs. An arm can have its own `core_seconds`, or `max_steps` instead.
+                        rest come from two short runs before its first seed. An arm can have its own `core_seconds`, or
+                        `max_steps` instead.
     metric, target      the key of metrics.json to compare, and the value to reach
 The seconds are CPU time (user and system) of whole single-threaded processes, one after the other, which other processes disturb
 little. Every finished run is a line of FOLDER/results.jsonl and is not repeated; a run that misses the target is marked.
@@ -94,6 +95,14 @@ def steps_within(seconds: float, script: Path, keys: dict[str, Any], log: Path) 
     return max(SHORT_RUNS[1], int((seconds - used[0]) / of_a_step) + SHORT_RUNS[0])
 
 
+def known_steps(results: list[dict], name: str, keys: dict[str, Any], budget: float) -> int | None:
+    """The steps of the same arm with another seed."""
+    same = (
+        one for one in results if one["arm"] == name and one["budget"] == budget and one["keys"] | {"seed": keys["seed"]} == keys
+    )
+    return next((one["steps"] for one in same), None)
+
+
 def markdown(results: list[dict], table: dict) -> str:
     """Mean and spread of the seeds of each arm; ratios to the first arm."""
     metric, target = table["metric"], table.get("target")
@@ -141,7 +150,9 @@ def main() -> None:
                 continue
             log, output = folder / f"{name}.log", folder / f"{name}-{seed}"
             shutil.rmtree(output, ignore_errors=True)
-            steps = {"max_steps": steps_within(budget, script, keys, log)} if budget else {}
+            steps = (
+                {"max_steps": known_steps(results, name, keys, budget) or steps_within(budget, script, keys, log)} if budget else {}
+            )
             core_seconds, seconds = run(script, keys | steps | {"output_dir": str(output)}, log)
             metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
             figures = {"arm": name, "seed": seed, "core_seconds": round(core_seconds, 1), "seconds": round(seconds, 1)}

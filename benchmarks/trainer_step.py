@@ -4,7 +4,7 @@
 
 Both are built as recipes/pretrain.py builds them. The bare loop is the one from PyTorch tutorials: a loader, forward, backward,
 clipping, an optimizer step and a schedule step. Each round trains both, in rotating order; a ratio is from one round, and the first
-steps of each are not timed. Needs idle cores.
+steps of each are not timed. Trainer writes a log line every ten steps. Needs idle cores.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Clock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def build(args: PretrainArguments, clock: Clock) -> LanguageModelTrainer:
+def build(args: PretrainArguments, callback: TrainerCallback) -> LanguageModelTrainer:
     rows, passport = load_rows(args.dataset)
     tokenizer = load_tokenizer(Path(args.dataset) / "tokenizer")
     model = build_model(tokenizer, context_length=passport.settings["context_length"], family=args.family, depth=args.depth,
@@ -47,7 +47,7 @@ def build(args: PretrainArguments, clock: Clock) -> LanguageModelTrainer:
     return LanguageModelTrainer(
         model=model, args=args, train_dataset=rows["train"], processing_class=tokenizer,
         data_collator=PackedRowsCollator(cast(int, tokenizer.pad_token_id)),
-        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()), callbacks=[clock],
+        optimizer_cls_and_kwargs=trainer_optimizer(args.optimizer, args.optimizer_settings()), callbacks=[callback],
     )  # fmt: skip
 
 
@@ -80,7 +80,8 @@ def main(args: argparse.Namespace, more: list[str]) -> None:
         for name in list(ways)[:: -1 if number % 2 else 1]:
             with tempfile.TemporaryDirectory() as folder:
                 words = ["--dataset", args.dataset, "--output_dir", folder, "--max_steps", str(args.steps), "--use_cpu", "true",
-                         "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "true", *more]  # fmt: skip
+                         "--logging_steps", "10", "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "true",
+                         *more]  # fmt: skip
                 clock = Clock()
                 trainer = build(parse_arguments(PretrainArguments, words), clock)
                 ways[name](trainer, clock)

@@ -87,7 +87,7 @@ def make(args: FromTextArguments, steps: Steps, sources: list[Source], *, num_by
         generate_command(folder / "base", prompt=steps.prompt()),
         command_line("evaluate", folder / "base", "--dataset", folder / "data"),
     ]
-    if (metrics.get("epochs") or 0) <= MANY_EPOCHS:  # else more time would be no use
+    if (metrics.get("epochs") or 0) <= MANY_EPOCHS or "read_share" in passport.settings:  # else more time would be no use
         # As this one was asked for: its texts may be read in another way otherwise, or its card lack a licence.
         longer = args.given(minutes=f"{4 * args.minutes:g}", output_dir=f"{folder}-longer", overwrite=False, resume="auto")
         names = longer.pop("sources")

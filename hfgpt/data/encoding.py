@@ -9,12 +9,13 @@ import codecs
 import io
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+from hfgpt.counting import listed
 from hfgpt.data.row_errors import CONVERT_WITH, RowError
 from hfgpt.errors import UserError
 
@@ -49,6 +50,8 @@ TAR_MARK, TAR_PLACE = b"ustar", 257  # the only mark that is not at the beginnin
 SAMPLE_BYTES = 1 << 20
 LONGEST_LINE = 2**24  # characters in a row: parsing JSON may need fifty times as much
 LINE_PART = 2**20  # characters
+NOT_UTF8 = "not valid UTF-8"  # the reason of a RowError
+WESTERN = {"ISO-8859-1": "latin1", "WINDOWS-1252": "windows-1252"}  # the names of iconv, and those that people know
 # Bytes that windows-1252 uses for quotes, dashes and the euro sign; in latin1 they are control characters, which do not occur in
 # text.
 WINDOWS_1252_ONLY = re.compile(rb"[\x80-\x9f]")
@@ -83,7 +86,7 @@ def encoding_of(path: Path) -> str:
         raise UserError(f"{path} is a tar archive, not plain text; unpack it (tar -xf).")
     if (codec := _utf16_without_mark(start)) is not None:
         raise UserError(
-            f"{path} looks like UTF-16 without a byte order mark (every other byte is NUL){CONVERT_WITH}{conversion(path, codec)}"
+            f"{path} looks like UTF-16 without a byte order mark (every other byte is NUL){CONVERT_WITH}{conversion([path], codec)}"
         )
     return "utf-8"
 
@@ -201,7 +204,7 @@ def _invalid_line(path: Path, number: int, known: tuple[int, int], *, advise: bo
         advice = f"; {_advice(path, byte)}" if advise else "."
         place = f"{path}, line {number}, byte {byte + 1} of the file"
         message = f"{place}: 0x{raw[error.start]:02x} is not valid UTF-8 ({error.reason}){advice}"
-        return RowError(message, reason="not valid UTF-8", source=str(path)), known
+        return RowError(message, reason=NOT_UTF8, source=str(path)), known
     raise AssertionError(f"{path}, line {number} is valid UTF-8 after all")
 
 
@@ -210,26 +213,71 @@ def _advice(path: Path, byte: int) -> str:
 
     A command comes last, without a full stop, which would be copied with it.
     """
-    with path.open("rb") as file:
-        file.seek(max(0, byte - SAMPLE_BYTES // 2))
-        sample = file.read(SAMPLE_BYTES)
-    text = sample.decode("utf-8", "surrogateescape")
-    escaped = len(ESCAPED_BYTE.findall(text))
-    not_ascii = sum(not character.isascii() for character in text) - escaped
+    sample = _sample(path, byte)
     if (codec := _utf16_without_mark(sample)) is not None:
-        return f"it looks like UTF-16 without a byte order mark{CONVERT_WITH}{conversion(path, codec)}"
+        return f"it looks like UTF-16 without a byte order mark{CONVERT_WITH}{conversion([path], codec)}"
     if len(CONTROL_CHARACTERS.findall(sample)) > len(sample) / 100:
         return "it contains many control characters, so it is probably not text; leave it out, or extract its text first."
-    if not_ascii >= escaped:
+    if _is_mostly_utf8(sample):
         # Decoding it in another encoding would break the valid parts.
         return "the text around it is UTF-8, so this position is damaged: repair or delete it."
-    # In languages covered by these two encodings, most letters are ASCII.
-    if escaped < len(sample.translate(None, b" \t\r\n")) / 2:
-        if not WINDOWS_1252_ONLY.search(sample):
-            return f"it looks like latin1 (western languages){CONVERT_WITH}{conversion(path, 'ISO-8859-1')}"
-        if not UNDEFINED_IN_WINDOWS_1252.search(sample):
-            return f"it looks like windows-1252 (western languages){CONVERT_WITH}{conversion(path, 'WINDOWS-1252')}"
+    if (codec := _western_codec(sample)) is not None:
+        return f"it looks like {WESTERN[codec]} (western languages){CONVERT_WITH}{conversion([path], codec)}"
     return "its encoding cannot be determined: save it as UTF-8 in the program that created it."
+
+
+def with_other_files(error: RowError, path: Path, others: Iterable[Path]) -> RowError:
+    """The error of a file that is not UTF-8, which also names the other files that need the same conversion.
+
+    Args: `others` are the files of the run that have not been read.
+    """
+    for codec in WESTERN:
+        message, command, rest = str(error).rpartition(conversion([path], codec))
+        also = [] if not command or rest else [other for other in others if _codec_at_fault(other) == codec]
+        if also:
+            message = message.replace(" it with: ", " them with: ").replace(" the file with: ", " the files with: ")
+            place, looks, ending = message.partition(" (western languages)")
+            also_named = f", as {'does' if len(also) == 1 else 'do'} {listed([str(other) for other in also])}"
+            message = f"{place}{looks}{also_named}{ending}{conversion([path, *also], codec)}"
+            return RowError(message, reason=error.reason, source=error.source)
+    return error
+
+
+def _codec_at_fault(path: Path) -> str | None:
+    """The western encoding of a file; None if it is UTF-8 or anything else."""
+    decoder, read = codecs.getincrementaldecoder("utf-8")(), 0
+    with path.open("rb") as file:
+        while block := file.read(SAMPLE_BYTES):
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError as error:
+                sample = _sample(path, max(0, read + error.start))
+                return None if CONTROL_CHARACTERS.search(sample) or _is_mostly_utf8(sample) else _western_codec(sample)
+            read += len(block)
+    return None
+
+
+def _sample(path: Path, byte: int) -> bytes:
+    """The part of a file around this byte."""
+    with path.open("rb") as file:
+        file.seek(max(0, byte - SAMPLE_BYTES // 2))
+        return file.read(SAMPLE_BYTES)
+
+
+def _is_mostly_utf8(sample: bytes) -> bool:
+    text = sample.decode("utf-8", "surrogateescape")
+    escaped = len(ESCAPED_BYTE.findall(text))
+    return sum(not character.isascii() for character in text) - escaped >= escaped
+
+
+def _western_codec(sample: bytes) -> str | None:
+    """The key of `WESTERN` for a text that is not UTF-8; in languages covered by these encodings, most letters are ASCII."""
+    escaped = len(ESCAPED_BYTE.findall(sample.decode("utf-8", "surrogateescape")))
+    if escaped >= len(sample.translate(None, b" \t\r\n")) / 2:
+        return None
+    if not WINDOWS_1252_ONLY.search(sample):
+        return "ISO-8859-1"
+    return None if UNDEFINED_IN_WINDOWS_1252.search(sample) else "WINDOWS-1252"
 
 
 def _utf16_without_mark(sample: bytes) -> str | None:
@@ -241,7 +289,10 @@ def _utf16_without_mark(sample: bytes) -> str | None:
     return "UTF-16LE" if second > first else "UTF-16BE"
 
 
-def conversion(path: Path, codec: str) -> str:
-    """The command that converts a file to UTF-8 and keeps a copy."""
-    name, backup = shlex.quote(str(path)), shlex.quote(f"{path}.bak")
-    return f"mv {name} {backup} && iconv -f {codec} -t UTF-8 {backup} > {name}"
+def conversion(paths: Sequence[Path], codec: str) -> str:
+    """The command that converts files to UTF-8 and keeps copies."""
+    if len(paths) == 1:
+        name, backup = shlex.quote(str(paths[0])), shlex.quote(f"{paths[0]}.bak")
+        return f"mv {name} {backup} && iconv -f {codec} -t UTF-8 {backup} > {name}"
+    names = shlex.join(map(str, paths))
+    return f'for file in {names}; do mv "$file" "$file.bak" && iconv -f {codec} -t UTF-8 "$file.bak" > "$file"; done'

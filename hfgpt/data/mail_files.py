@@ -86,8 +86,8 @@ def say_what_is_kept(sources: Iterable[Source]) -> None:
     """Mail is full of personal data: a line for a run that reads mail and neither masks nor drops it."""
     if any(source.kind in MAIL_KINDS for source in sources):
         say_once(
-            "sources: e-mail addresses and phone numbers in the text of messages are kept; --personal_data mask replaces them with "
-            "placeholders"
+            "sources: e-mail addresses and phone numbers in the text of messages are kept; --personal_data mask puts placeholders "
+            "in their place"
         )
 
 

@@ -17,6 +17,7 @@ from datasets.utils import tqdm
 
 from hfgpt.counting import counted, listed
 from hfgpt.data.csv_files import CSV_FILES, TSV_FILES
+from hfgpt.data.encoding import NOT_UTF8, with_other_files
 from hfgpt.data.hub_datasets import HUB_DATASETS
 from hfgpt.data.json_files import JSON_FILES
 from hfgpt.data.mail_files import MBOX_FILES, MESSAGE_FILES
@@ -30,7 +31,7 @@ from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
 from hfgpt.data.python_questions import PYTHON_DOCUMENTATION_QUESTIONS, PYTHON_QUESTIONS
 from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions, evenly
 from hfgpt.data.remarks import Remarks, say_once
-from hfgpt.data.row_errors import RowErrors
+from hfgpt.data.row_errors import RowError, RowErrors
 from hfgpt.data.source_cards import card_of, check_cards
 from hfgpt.data.steps import Outcome, StepCounts, TextStep, record_steps
 from hfgpt.data.text_files import MARKUP_BEGINS, MARKUP_FILES, TEXT_FILES, WHOLE_FILES
@@ -208,17 +209,24 @@ def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: R
     markup: list[str] = []
 
     def documents() -> Iterator[Document]:
-        for source in _share_of(sources, options.read_share):
+        chosen = _share_of(sources, options.read_share)
+        for number, source in enumerate(chosen, start=1):
             read = documents_of(source, options, errors)
-            first = next(read, None)
-            if first is None:
-                empty.append(source.name)
-                continue
-            if source.kind == OTHER_FILES and first["text"][:100].lstrip().lower().startswith(MARKUP_BEGINS):
-                markup.append(source.name)
-            yield first
-            del first
-            yield from read
+            try:
+                first = next(read, None)
+                if first is None:
+                    empty.append(source.name)
+                    continue
+                if source.kind == OTHER_FILES and first["text"][:100].lstrip().lower().startswith(MARKUP_BEGINS):
+                    markup.append(source.name)
+                yield first
+                del first
+                yield from read
+            except RowError as error:
+                if error.reason != NOT_UTF8:
+                    raise
+                others = [other.file for other in chosen[number:] if other.kind == OTHER_FILES]
+                raise with_other_files(error, source.file, others) from None
 
     for document in itertools.islice(filter(remarks.take, documents()), options.max_documents):
         markers.add(document["text"])
@@ -234,7 +242,7 @@ def read_documents(sources: Iterable[Source], options: ReadingOptions, errors: R
         )
 
 
-def _share_of(sources: Iterable[Source], share: float | None) -> Iterable[Source]:
+def _share_of(sources: Iterable[Source], share: float | None) -> Sequence[Source]:
     """The sources to read: a share of those that are a single document, and all others."""
     sources = list(sources)
     single = [source for source in sources if SOURCES.find(source.kind).is_one_document]

@@ -63,7 +63,7 @@ def pieces_of(path: Path, *, share: float, rule: str | None) -> Iterator[Piece]:
     if not codec.startswith("utf-8"):
         raise UserError(
             f"{path} is too large to be read completely, and a share can only be read of a file in UTF-8, but it is in "
-            f"{codec.upper()}{CONVERT_WITH}{conversion(path, codec.upper())}"
+            f"{codec.upper()}{CONVERT_WITH}{conversion([path], codec.upper())}"
         )
     size = path.stat().st_size
     count = max(1, round(size * share / PIECE_BYTES))

@@ -43,6 +43,9 @@ FEW_BYTES = 200_000
 LIMITS = ((1e15, 4096, 256), (1e17, 8192, 512), (1e19, 16_384, 1024), (math.inf, 32_768, 1024))
 # The share of this machine's matrix-product throughput that training a small model reaches.
 SHARE_OF_CEILING = 0.25
+# The size of a model that suits 3e13 FLOPs, which are ten minutes of two cores. That it grows with their square root: Hoffmann et
+# al. (2022, arXiv 2203.15556).
+PARAMETERS = 1.2e6
 # The minimum rows for training, and bytes per token, before either is known.
 ENOUGH_ROWS, SHORTEST_ROW, BYTES_PER_TOKEN = 512, 64, 3.5
 # Bytes held out for validation, and the same for the test: enough for two digits, and evaluated within seconds.
@@ -74,8 +77,9 @@ def choose_preparation(num_bytes: int, *, seconds: float, flops_per_second: floa
     """How to prepare a text of this many bytes for a run within `seconds` on a machine with this matrix-product speed."""
     flops = SHARE_OF_CEILING * flops_per_second * seconds
     most_tokens, longest_row = next((vocab, row) for limit, vocab, row in LIMITS if flops < limit)
-    # What the smallest model could read once in the time; anything more would be prepared but never seen.
-    readable = BYTES_PER_TOKEN * flops / (6 * 1.2e6)
+    # What a model of a suitable size, which grows with the square root of the FLOPs, could read once in the time; anything more
+    # would be prepared but never seen.
+    readable = BYTES_PER_TOKEN * flops / (6 * PARAMETERS * math.sqrt(flops / 3e13))
     most = int(max(2e6, min(SHARE_OF_PREPARING * seconds * PREPARED_PER_SECOND, readable)))
     read = min(num_bytes, most)
     rows = read / BYTES_PER_TOKEN / ENOUGH_ROWS
@@ -325,14 +329,20 @@ def last_screen(
         f"made: {folder / 'base'}, a GPT of {in_words(metrics['parameters'])} parameters, from {read:,} bytes of text",
         f"how good: {good}",
         f"it writes: {meaning(bits) if bits is not None else 'see samples.md'}",
-        f"better with: {improvement(epochs, minutes=minutes)}",
+        f"better with: {improvement(epochs, minutes=minutes, share=passport.settings.get('read_share'))}",
         "to try:",
         *(f"  {command}" for command in commands),
     ]
 
 
-def improvement(epochs: float, *, minutes: float) -> str:
-    """What would help most, depending on how often the text was read."""
+def improvement(epochs: float, *, minutes: float, share: float | None = None) -> str:
+    """What would help most, depending on how often the text was read.
+
+    Args: `share` is that of the text which was read; None for all of it.
+    """
+    longer = f"more time, such as --minutes {4 * minutes:g}"
+    if share is not None:
+        return f"{longer}, which reads more of the text than these {100 * share:.2g} %, or a GPU"
     if epochs > MANY_EPOCHS:
         return f"more text; this one was read {epochs:.1f} times, and with more time the model would only memorize it"
-    return f"more time, such as --minutes {4 * minutes:g}, or a GPU; the text was read {epochs:.1f} times and has more to teach"
+    return f"{longer}, or a GPU; the text was read {epochs:.1f} times and has more to teach"

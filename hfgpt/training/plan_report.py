@@ -30,11 +30,13 @@ def describe_plan(
     chosen, expected = plan["chosen"], plan["expected"]
     parts, epochs, candidate = expected["seconds_by_part"], expected["epochs"], choice.candidate
     steps = chosen["max_steps"]
+    as_good = "token_budget" not in plan["asked"] and choice.bits_per_byte > min(one.bits_per_byte for one in choices)
     rates = ", ".join(f"{name} {chosen[name]:g}" for name in ("learning_rate", "muon_learning_rate") if name in chosen)
     lines = [
         f"plan for {_budget_in_words(plan)}" + (f", with {', '.join(given)} as given:" if given else ":"),
         *_table(choice, choices, text),
-        f"  size: {in_words(candidate.parameters)} parameters, depth {candidate.depth}, width {candidate.width}",
+        f"  size: {in_words(candidate.parameters)} parameters, depth {candidate.depth}, width {candidate.width}"
+        + ("; larger ones would hardly be better with this little text" if as_good else ""),
         f"  steps: {steps:,} of {choice.batch:,} tokens ({1000 * step:,.0f} ms each): {in_words(expected['tokens'])} tokens, "
         f"{epochs:.1f} passes over the text",
         f"  rates: {rates or 'as given'}, rising for a tenth of the steps, then falling to 0",

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import subprocess
 
 import pytest
 
@@ -96,6 +97,23 @@ def test_invalid_utf8_is_named_by_file_line_and_byte(tmp_path):
     path.write_bytes(b"good\nna\xefve\n")
     with pytest.raises(ValueError, match=r"latin.txt, line 2, byte 8 of the file: 0xef is not valid UTF-8"):
         read(path)
+
+
+def test_all_files_that_need_the_same_conversion_are_named_at_once_with_a_command_for_them(tmp_path):
+    """Old texts are rarely alone, and one file per run would take a user hours."""
+    old, other = "Grüße aus dem schönen Süden, wo alles besser schmeckt.\n" * 20, "Das „Café“ ist schön.\n" * 20
+    for name, text, codec in (("a b", old, "latin1"), ("c", old, "utf-8"), ("d", old, "latin1"), ("e", other, "cp1252")):
+        (tmp_path / f"{name}.txt").write_bytes(text.encode(codec))
+    with pytest.raises(UserError) as refused:
+        read(tmp_path, text_documents="line")
+    message = str(refused.value)
+    assert "a b.txt, line 1, byte 3 of the file: 0xfc is not valid UTF-8 (invalid start byte); it looks like latin1 (western " \
+           f"languages), as does {tmp_path / 'd.txt'}; convert them with: for file in " in message  # fmt: skip
+    subprocess.run(["bash", "-c", message.partition("with: ")[2]], check=True)
+    assert (tmp_path / "a b.txt").read_text(encoding="utf-8") == (tmp_path / "d.txt").read_text(encoding="utf-8") == old
+    assert (tmp_path / "d.txt.bak").read_bytes() == old.encode("latin1")
+    with pytest.raises(UserError, match=r"e.txt, line 1, .* it looks like windows-1252 \(western languages\)"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ def test_of_a_large_text_a_share_is_read_and_said():
     chosen = choose_preparation(300_000_000, seconds=600, flops_per_second=LAPTOP)
     assert chosen.read_bytes is not None
     assert 5e6 < chosen.read_bytes < 60e6
+    shorter, longer = (choose_preparation(300_000_000, seconds=seconds, flops_per_second=LAPTOP) for seconds in (180, 3600))
+    assert shorter.read_bytes < chosen.read_bytes < longer.read_bytes < 6 * chosen.read_bytes  # for a larger model reads less
     said = "\n".join(describe_preparation(300_000_000, chosen, minutes=10))
     assert f"read: {chosen.read_bytes:,} bytes, " in said
     assert "% of the text, in pieces from all over it" in said
@@ -71,6 +73,8 @@ def test_the_last_screen_has_eight_lines(tmp_path):
 def test_what_would_help_follows_from_how_often_the_text_was_read():
     assert improvement(5, minutes=10).startswith("more text; this one was read 5.0 times")
     assert improvement(1, minutes=10).startswith("more time, such as --minutes 40")
+    of_a_part = improvement(5, minutes=10, share=0.0137)
+    assert of_a_part.startswith("more time, such as --minutes 40, which reads more of the text than these 1.4 %")
     assert "gibberish is normal" in meaning(2.6)
 
 

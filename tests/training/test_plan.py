@@ -88,6 +88,18 @@ def test_a_small_text_is_not_read_without_end():
     assert choice.tokens <= MOST_EPOCHS * small.tokens
 
 
+def test_a_small_text_gets_the_smallest_model_that_is_about_as_good_however_long_the_time():
+    small = Text(tokens=18_000, bytes_per_token=2.6, row_tokens=64, difficulty=3.0)
+    little, much = (chosen(seconds, flops_per_second=8e10, text=small) for seconds in (60, 3600))
+    assert little.candidate.parameters <= much.candidate.parameters <= 1_800_000
+    # where the time is the limit, the lowest loss is taken
+    limited = chosen(60, flops_per_second=8e10)
+    budget = Budget(seconds=60)
+    others = [choice_for(one, Speed(0.02, one.flops_per_token / 8e10), TEXT, budget, sizes=batches(TEXT)) for one in SIZES]
+    assert limited.tokens < 0.9 * MOST_EPOCHS * TEXT.tokens
+    assert limited.bits_per_byte == min(other.bits_per_byte for other in others)
+
+
 def test_budgets_of_tokens_and_flops_are_kept():
     flops = Budget(flops=1e13)
     assert flops.tokens_for(SIZES[2], Speed(0, 1), 2048) == pytest.approx(1e13 / (6 * 1.8e6))
