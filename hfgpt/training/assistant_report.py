@@ -145,7 +145,7 @@ def _right_answers(metrics: dict[str, Any], name: str, what: str) -> str:
 def build_report(trainer: LanguageModelTrainer, metrics: dict[str, Any]) -> RunReport:
     """The end of a run in a few lines: how good the answers are, and losses before and after."""
     losses = [
-        f"{name}: {metrics[f'{name}_loss_before']:.4f} -> {metrics[f'{name}_loss']:.4f} nats per learned token"
+        f"{name}: {metrics[f'{name}_loss_before']:.4f} -> {metrics[f'{name}_loss']:.4f} nats per answer token"
         for name in reversed(HELD_OUT)
         if f"{name}_loss" in metrics
     ]

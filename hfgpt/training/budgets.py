@@ -81,7 +81,7 @@ def threads_beside_others(args: PretrainArguments) -> int | None:
     """Fewer threads than usual, on a CPU whose cores other programs use; None if all cores are free, or the user decided.
 
     Threads wait for each other after every product, so a core that is taken away from one of them slows down all. Measured:
-    docs/lab_notes.md, "Beside other programs".
+    docs/lab_notes.md, "Alongside other programs".
     """
     threads = torch.get_num_threads()
     if args.device.type != "cpu" or args.world_size > 1 or args.cpu_threads or threads == 1:

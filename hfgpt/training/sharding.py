@@ -149,7 +149,12 @@ def hidden_ties_sharded(trainer: Trainer) -> Iterator[None]:
 def without_weights(model: nn.Module) -> nn.Module:
     """A copy of the model whose parameters take no memory; shared parameters stay shared, buffers are copied."""
     memo = {id(one): nn.Parameter(one.detach().to("meta"), requires_grad=one.requires_grad) for one in model.parameters()}
-    return copy.deepcopy(model, cast(Any, memo))
+    skeleton = copy.deepcopy(model, cast(Any, memo))
+    for module in skeleton.modules():
+        # TRL replaces the method of an instance with a closure, whose copy would still compute with the original, sharded model: a
+        # process alone would wait in it for the others forever.
+        module.__dict__.pop("forward", None)
+    return skeleton
 
 
 def whole_weights(model: nn.Module, *, wanted: bool) -> dict[str, torch.Tensor]:

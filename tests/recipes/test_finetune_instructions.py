@@ -86,7 +86,7 @@ def test_a_run_leaves_an_assistant_that_stops_and_figures_before_and_after(assis
         assert "{% generation" in tokenizer.chat_template or "{%- generation" in tokenizer.chat_template
         ends = json.loads((place / "generation_config.json").read_text())["eos_token_id"]
         assert ends == [tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id]
-    assert "nats per learned token" in output
+    assert "nats per answer token" in output
     rows = json.loads((folder / "answers.json").read_text())
     assert len(rows) == 6
     assert set(rows[0]["answers"]) == {"before", "after"}

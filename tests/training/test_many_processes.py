@@ -36,6 +36,12 @@ def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
     questions = folder / "questions.jsonl"
     rows = [{"instruction": f"Say {'so ' * (n % 5)}{n}.", "input": "", "output": f"It is {n * 3}."} for n in range(43)]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    pairs = folder / "pairs.jsonl"  # 32 of them are trained on: TRL repeats rows in a smaller last step of an epoch
+    rows = [
+        {"instruction": f"Say {'so ' * (n % 5)}{n}.", "input": "", "chosen": f"It is {n * 3}.", "rejected": "Why?"}
+        for n in range(41)
+    ]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {
         "pretrain": (*COMMON, "--dataset", small_rows, "--depth", "2", "--max_steps", "38", "--eval_steps", "19",
                      "--save_steps", "19", "--sample_tokens", "4", "--learning_rate", "1e-3", "--embedding_learning_rate", "1e-3"),
@@ -45,6 +51,8 @@ def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
                                   "0.1", "--prompt_style", "chat", "--packing", "false", "--max_new_tokens", "4",
                                   "--max_answers", "2", "--seen_answers", "1", "--num_samples", "1",
                                   "--canaries_at", "save", "--canary_file", canary),
+        "align_preferences": (*FINETUNED, "--model", small_families["modern"], "--sources", pairs, "--validation_share", "0.1",
+                              "--max_new_tokens", "4", "--max_answers", "2", "--num_samples", "1", "--canaries", "false"),
     }  # fmt: skip
 
 
@@ -85,7 +93,7 @@ def figures(folder: Path) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", [COPIES, SHARDED], ids=["DDP", "FSDP2"])
-@pytest.mark.parametrize("name", ["pretrain", "finetune_classification", "finetune_instructions"])
+@pytest.mark.parametrize("name", ["pretrain", "finetune_classification", "finetune_instructions", "align_preferences"])
 def test_two_processes_read_the_rows_of_one_and_have_its_losses(runs, name, file):
     one, two = runs(name), runs(name, file)
     assert figures(one)
