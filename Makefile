@@ -46,8 +46,8 @@ quickstart: install
 cards: install
 	for part in $(EXAMPLES); do \
 	  $(BIN)/python -m hfgpt.hub.card $(RUN)/$$part --output_file $(CARDS)/$$part/README.md || exit 1; \
-	  for picture in loss curves confusion memorization overview tokenizer_report; do \
-	    if [ -f $(RUN)/$$part/$$picture.png ]; then cp $(RUN)/$$part/$$picture.png $(CARDS)/$$part/; fi; \
+	  for file in loss.png curves.png confusion.png memorization.png overview.png tokenizer_report.png tokenizer_report.md; do \
+	    if [ -f $(RUN)/$$part/$$file ]; then cp $(RUN)/$$part/$$file $(CARDS)/$$part/; fi; \
 	  done; \
 	done
 

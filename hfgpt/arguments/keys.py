@@ -50,13 +50,16 @@ def default_of(one: Field) -> Any:
 
 def as_words(name: str, value: object) -> list[str]:
     """A key and its value as words of a command line."""
+    return [f"--{name}", *map(as_word, value if isinstance(value, list) else [value])]
 
-    def word(item: object) -> str:
-        if isinstance(item, dict):
-            return json.dumps(item, ensure_ascii=False)
-        return str(item).lower() if isinstance(item, bool) else str(item)
 
-    return [f"--{name}", *map(word, value if isinstance(value, list) else [value])]
+def as_word(value: object) -> str:
+    """A value as a word of a command line."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e9:
+        value = int(value)  # steps are floats, because they can also be a share of all steps
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class RecipeArguments:

@@ -3,11 +3,11 @@
 They can be run as they stand, apart from words in capitals, which stand for folders and files of the machine.
 """
 
-import json
 import shlex
 from collections.abc import Iterable
 
 from hfgpt.arguments.commands import command_in
+from hfgpt.arguments.keys import as_word
 from hfgpt.artifacts import Artifact
 from hfgpt.files import HUB_NAME
 from hfgpt.hub.card.facts import TOLD_SETTINGS, of_the_adapter, run_settings
@@ -93,10 +93,4 @@ def _lines(command: str, options: Iterable[str]) -> str:
 def _words(value: object) -> str:
     """A value, or the values of a list, as words of a command line."""
     values = value if isinstance(value, list) else [value]
-    return " ".join(shlex.quote(one_line(_word(one))) for one in values)
-
-
-def _word(value: object) -> str:
-    if isinstance(value, dict):
-        return json.dumps(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return " ".join(shlex.quote(one_line(as_word(one))) for one in values)
