@@ -10,6 +10,7 @@ import sys
 from hfgpt import __version__
 from hfgpt.arguments.commands import COMMANDS, RECIPES, STARTED_AS, documentation, print_page, shipped
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.signals import leave_on_ctrl_c
 
 ABOUT = """\
 usage: hfgpt COMMAND [run.yaml] [--key value ...] [--launch accelerate.yaml]
@@ -25,6 +26,7 @@ path: hfgpt pretrain quickstart/pretrain.yaml. --launch selects the machine: hfg
 
 def main() -> None:
     """The console script. Exits with the recipe's exit code; an error in the command itself gives one sentence and exit code 1."""
+    leave_on_ctrl_c()
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help"):
         print_page(overview())

@@ -70,6 +70,25 @@ class StopRequest:
             raise KeyboardInterrupt(number)
 
 
+def leave_on_ctrl_c() -> None:
+    """Until a program has anything to finish or to remove, Ctrl-C ends it with one line, not with a traceback of its imports."""
+    owner = os.getpid()
+
+    def leave(number: int, frame) -> None:
+        if os.getpid() == owner:  # a fork of it ends without a word
+            os.write(2, f"{stopped_by(number)}\n".encode())
+        os._exit(128 + number)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, leave)
+
+
+def stopped_by(number: int) -> str:
+    """The last line of a program that a signal ended."""
+    return f"stopped by {signal.Signals(number).name}; run the same command to start again, or to continue where possible."
+
+
 def ignore_stopping_signals() -> None:
     """For a process that is exiting, or that another one will end: late signals would only cut it short."""
     if threading.current_thread() is threading.main_thread():

@@ -83,16 +83,18 @@ def make(args: FromTextArguments, steps: Steps, sources: list[Source], *, num_by
 
     # 4. The result
     metrics, passport = read_json(folder / "base" / "metrics.json"), Passport.load(folder / "data")
+    opening = steps.prompt()
     commands = [
-        generate_command(folder / "base", prompt=steps.prompt()),
+        generate_command(folder / "base", prompt=opening),
         command_line("evaluate", folder / "base", "--dataset", folder / "data"),
     ]
-    if (metrics.get("epochs") or 0) <= MANY_EPOCHS or "read_share" in passport.settings:  # else more time would be no use
+    if (metrics.get("epochs") or 0) <= MANY_EPOCHS or passport.settings.get("read_share"):  # else more time would be no use
         # As this one was asked for: its texts may be read in another way otherwise, or its card lack a licence.
         longer = args.given(minutes=f"{4 * args.minutes:g}", output_dir=f"{folder}-longer", overwrite=False, resume="auto")
         names = longer.pop("sources")
         commands.append(command_line("from-text", *names, *(word for key in longer for word in as_words(key, longer[key]))))
-    logger.log(RESULT, "\n".join(["", *last_screen(metrics, passport, folder=folder, minutes=args.minutes, commands=commands)]))
+    lines = last_screen(metrics, passport, folder=folder, minutes=args.minutes, opening=opening or " ", commands=commands)
+    logger.log(RESULT, "\n".join(["", *lines]))
     return metrics
 
 

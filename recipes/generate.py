@@ -16,6 +16,7 @@ if __name__ == "__main__":  # --help and mistakes are answered here, before the 
     check_command_line("hfgpt.arguments.generation:GenerateArguments")
 
 import sys
+from functools import partial
 
 from transformers import TextStreamer
 
@@ -61,10 +62,15 @@ def main(args: GenerateArguments) -> dict[str, list[str]]:
                 session = ChatSession(model, tokenizer, generation_config=generation_config, seed=args.seed + number)
                 text = session.ask(prompt, stream=args.stream).text
             else:
-                print(prompt, end="", flush=True)
                 streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if args.stream else None
                 text = sample(
-                    model, tokenizer, prompt, generation_config=generation_config, seed=args.seed + number, streamer=streamer
+                    model,
+                    tokenizer,
+                    prompt,
+                    generation_config=generation_config,
+                    seed=args.seed + number,
+                    streamer=streamer,
+                    on_begin=partial(print, prompt, end="", flush=True),
                 )[0]
             if not args.stream:
                 print(text)

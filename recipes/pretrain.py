@@ -120,7 +120,7 @@ def main(args: PretrainArguments) -> dict[str, float]:
     )
     start = describe_start(trainer, context_length=context_length, optimizer=optimizer, hardware=args.describe_hardware())
     unit = f"rows of {context_length:,} tokens"
-    announce(trainer, start, unit=unit, also="a smaller context_length of prepare_data.py")
+    announce(trainer, start, unit=unit, also="a smaller context_length of prepare_data.py", warn=not args.plan)
     announce_sources(trainer, passport)
     check_isolation(model, rows["train"])
 

@@ -10,7 +10,7 @@ from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
 # Startup, tokenizer, rows and the plan already take a good part of it.
-FEWEST_MINUTES = 0.5
+FEWEST_MINUTES = 1.0
 
 
 @dataclass

@@ -22,7 +22,7 @@ from hfgpt.arguments.processes import ending_with_launcher, note_start
 from hfgpt.arguments.publishing import TOKEN
 from hfgpt.arguments.terminal import hide_what_is_for_developers, lines_and_bars
 from hfgpt.errors import RunStopped, UserError, sentence_of
-from hfgpt.signals import StopRequest, ignore_stopping_signals
+from hfgpt.signals import StopRequest, ignore_stopping_signals, leave_on_ctrl_c, stopped_by
 
 logger = logging.getLogger("hfgpt")
 Arguments = TypeVar("Arguments", bound=RecipeArguments)
@@ -47,6 +47,7 @@ def check_command_line(arguments_class: str) -> None:
 
     Args: `arguments_class` is "module:Class".
     """
+    leave_on_ctrl_c()
     gc.disable()
     note_start()
     hide_what_is_for_developers()
@@ -135,9 +136,7 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
         sys.exit(STOPPED_WITH_CHECKPOINT)
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        logger.info(
-            f"stopped by {signal.Signals(number).name}; run the same command to start again, or to continue where possible."
-        )
+        logger.info(stopped_by(number))
         sys.exit(128 + number)
     except Exception as error:
         sentence = sentence_of(error, place=output_dir)

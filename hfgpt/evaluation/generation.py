@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -54,17 +55,20 @@ def sample(
     generation_config: GenerationConfig,
     seed: int = 0,
     streamer=None,
+    on_begin: Callable[[], None] | None = None,
 ) -> list[str]:
     """Continuations of `prompt`, without the prompt itself, up to the separator that ends a document.
 
     The model's mode, its `use_cache` and the random state are restored. `streamer` (transformers `TextStreamer`) prints during
-    generation; it supports only one sequence.
+    generation; it supports only one sequence. `on_begin` is called after the prompt has been checked.
 
     Raises: ValueError if `max_new_tokens` leaves no room in the context.
     """
     ids = prompt_ids(tokenizer, prompt)
     room = dict(max_new_tokens=generation_config.max_new_tokens, context_length=context_length_of(model))
     ids = fit_to_context(ids, **room).to(model.device)
+    if on_begin is not None:
+        on_begin()
     with evaluating(model), isolated_random_state(seed):
         output = generate(model, ids, generation_config=generation_config, streamer=streamer)
     return tokenizer.batch_decode(output, skip_special_tokens=True)

@@ -290,6 +290,10 @@ def gives_several_labels(model: PreTrainedModel) -> bool:
     return model.config.problem_type == "multi_label_classification"
 
 
+# JSON and Python write them differently, and so do files.
+_BOOLEANS = {"true": "True", "false": "False", "True": "true", "False": "false"}
+
+
 def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int]:
     """The labelled texts all of whose labels are in `names`, and the number of others; an id stands for its name.
 
@@ -299,8 +303,9 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
     """
 
     def known(label: str) -> str | None:
-        if label in names:
-            return label
+        for one in (label, _BOOLEANS.get(label)):
+            if one in names:
+                return one
         return names[int(label)] if label.isdecimal() and int(label) < len(names) else None
 
     several = isinstance(examples[0]["label"], list)

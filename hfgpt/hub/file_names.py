@@ -20,6 +20,8 @@ PYTHON_DOCS = "python-docs"
 _SOURCES = re.compile(r"(^|_)sources$|^decontaminate_against$")
 # The keys of a command line in evaluation.json or passport.json whose values name source files.
 _SOURCE_KEYS = ("--text", "--test_sources", "--tasks", "--sources", "--decontaminate_against")
+# Where the name of a file may begin within a text, and what it may not be followed by.
+_NAME_BEGINS, _NAME_GOES_ON = re.compile(r"(?<![\w-])(?=.)", re.DOTALL), re.compile(r"[\w-]")
 _ANCHORED = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
 
 
@@ -59,6 +61,7 @@ def published_passport(passport: dict, *, file_names: bool = False) -> dict:
     Args: `file_names` keeps the files' own names; equal names are numbered.
     """
     named: dict[str, str] = {}
+    labels: set[str] = set()
     inputs = []
     for number, entry in enumerate(passport.get("inputs") or [], start=1):
         if is_file(entry):
@@ -66,7 +69,8 @@ def published_passport(passport: dict, *, file_names: bool = False) -> dict:
             alone = PureWindowsPath(name).name
             label = f"file-{str(entry.get('sha256') or number)[:8]}{_ending(name)}"
             if file_names:
-                label = alone if alone not in named.values() else f"{alone} ({number})"
+                label = alone if alone not in labels else f"{alone} ({number})"
+            labels.add(label)
             named |= {name: label} if file_names else {name: label, alone: label}
             entry = entry | {"name": label}
         inputs.append(entry)
@@ -75,8 +79,9 @@ def published_passport(passport: dict, *, file_names: bool = False) -> dict:
     for one in (one for value in sources for one in (value if isinstance(value, list) else [value])):
         if isinstance(one, str) and one not in public and not _is_public(one):
             named.setdefault(one, f"*{_ending(one)}" if has_magic(one) else f"file-{len(set(named.values()))}{_ending(one)}")
-    inputs = [entry | ({"given": _told(entry["given"], named)} if "given" in entry else {}) for entry in inputs]
-    told = {key: _told(value, named) for key, value in passport.items()}
+    given = iter(_told([entry["given"] for entry in inputs if "given" in entry], named))
+    inputs = [entry | ({"given": next(given)} if "given" in entry else {}) for entry in inputs]
+    told: dict[str, Any] = dict(zip(passport, _told(list(passport.values()), named)))
     if not file_names:
         told |= {"command": _command_without_names(passport["command"])} if passport.get("command") else {}
         settings = told.get("settings") or {}
@@ -135,9 +140,21 @@ def _ending(name: str) -> str:
 
 
 def _told(content: Any, named: dict[str, str]) -> Any:
-    """The content with the names in all its texts and keys replaced, and every path reduced to its last part."""
-    names = sorted((name for name in named if name), key=len, reverse=True)
-    pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, names))})(?![\w-])" if names else r"(?!)")
+    """The content with the names in all its texts and keys replaced, and every path reduced to its last part.
+
+    Cost: grows with the content, not with the number of names, which may be thousands.
+    """
+    lengths = sorted({len(name) for name in named if name}, reverse=True)  # at a place, the longest name counts
+
+    def replaced(text: str) -> str:
+        parts, done = [], 0
+        for start in (place.start() for place in _NAME_BEGINS.finditer(text)):
+            for name in (text[start : start + length] for length in lengths if start >= done):
+                if name in named and not _NAME_GOES_ON.match(text, start + len(name)):
+                    parts += [text[done:start], named[name]]
+                    done = start + len(name)
+                    break
+        return "".join([*parts, text[done:]])
 
     def walk(value: Any) -> Any:
         if isinstance(value, dict):
@@ -146,7 +163,7 @@ def _told(content: Any, named: dict[str, str]) -> Any:
             return [walk(inner) for inner in value]
         if not isinstance(value, str):
             return value
-        text = pattern.sub(lambda match: named[match.group()], value)
+        text = replaced(value)
         return public_name(text) if is_place(text) else text
 
     return walk(content)

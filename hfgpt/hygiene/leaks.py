@@ -25,7 +25,7 @@ from hfgpt.data.near_copies import CONTAINMENT, SIMILARITY
 from hfgpt.data.on_disk import Document, document_batches, text_batches, text_bytes, texts_of, write_documents
 from hfgpt.data.passages import CutCounts, Span, Windows, cut_out, joined, passages_of
 from hfgpt.data.passport import Passport
-from hfgpt.errors import UserError
+from hfgpt.errors import TooLittleTextError
 from hfgpt.tokenization import encode_texts
 
 logger = logging.getLogger(__name__)
@@ -210,9 +210,10 @@ class LeakSearch:
             path = Path(cache_dir) / f"{step.replace(' ', '-')}.arrow"
             kept = write_documents(remaining, path, schema=train.features.arrow_schema)
         if not len(kept):
-            raise UserError(
+            raise TooLittleTextError(
                 f"{step}: nothing is left of the {len(train):,} training documents, because all of them also occur in "
-                f"{', '.join(self.references)}; give different training text, or {cure}. {self._about_templates()}"
+                f"{', '.join(self.references)}",
+                cure=f"give different training text, or {cure}. {self._about_templates()}",
             )
         shared = {name: asdict(counts) for name, counts in self.counts.items()}
         settings = {"leak_tokens": self.leak_tokens} | ({"only_counted": True} if count_only else {})

@@ -316,9 +316,12 @@ def meaning(bits_per_byte: float) -> str:
 
 
 def last_screen(
-    metrics: Mapping[str, Any], passport: Passport, *, folder: Path, minutes: float, commands: Sequence[str]
+    metrics: Mapping[str, Any], passport: Passport, *, folder: Path, minutes: float, opening: str, commands: Sequence[str]
 ) -> list[str]:
-    """What was made, how good it is, what that means, what would improve it, and three commands: eight lines."""
+    """What was made, how good it is, what that means, what would improve it, and three commands: eight lines.
+
+    Args: `opening` are some words of the text: what bits per byte mean is known only for scripts with a byte per letter.
+    """
     bits = metrics.get("test_bits_per_byte", metrics.get("validation_bits_per_byte"))
     good = "no text was held out" if bits is None else f"{bits:.3f} bits per byte on unseen text"
     if bits is not None and (lzma := passport.lzma_bits_per_byte):
@@ -328,7 +331,7 @@ def last_screen(
     return [
         f"made: {folder / 'base'}, a GPT of {in_words(metrics['parameters'])} parameters, from {read:,} bytes of text",
         f"how good: {good}",
-        f"it writes: {meaning(bits) if bits is not None else 'see samples.md'}",
+        f"it writes: {meaning(bits) if bits is not None and len(opening.encode()) < 1.3 * len(opening) else 'see samples.md'}",
         f"better with: {improvement(epochs, minutes=minutes, share=passport.settings.get('read_share'))}",
         "to try:",
         *(f"  {command}" for command in commands),

@@ -235,7 +235,7 @@ def best_choice(choices: Sequence[Choice], text: Text, budget: Budget, *, law: L
     """
     if budget.tokens is None:
         lowest = min(choices, key=lambda choice: choice.bits_per_byte)
-        if lowest.tokens < 0.95 * MOST_EPOCHS * text.tokens:
+        if lowest.tokens + lowest.batch < 0.95 * MOST_EPOCHS * text.tokens:  # the steps are rounded down
             return lowest
         return next(choice for choice in choices if choice.bits_per_byte <= AS_GOOD * lowest.bits_per_byte)
 

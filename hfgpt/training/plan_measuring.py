@@ -169,16 +169,22 @@ class Workbench:
 
     def measure_speed(self, candidate: Candidate) -> Speed:
         """The speed of a size, from two batches if the batch is open."""
-        sizes = self.batches()
-        tokens = sizes if len(sizes) == 1 else [min(sizes, key=lambda size: abs(size - wanted)) for wanted in PROBE_TOKENS]
         try:
-            measured = [(float(size), self._step_seconds(candidate, size)) for size in dict.fromkeys(tokens)]
+            measured = [(float(size), self._step_seconds(candidate, size)) for size in self._probe_sizes()]
         except torch.OutOfMemoryError:
             logger.info(f"plan: {candidate.parameters:,} parameters do not fit into the memory of this GPU")
             return TOO_LARGE
         first, last = measured[0], measured[-1]
         speed = Speed.through(first, last) if first is not last else Speed(0.0, first[1] / first[0])
         return first_decides(lambda: speed)
+
+    def seconds_of_measuring(self, speed: Speed) -> float:
+        """About how long `measure_speed` takes for a size of this speed, besides setting it up."""
+        return (1 + PROBE_STEPS) * sum(map(speed.step, self._probe_sizes()))
+
+    def _probe_sizes(self) -> list[int]:
+        sizes = self.batches()
+        return sizes if len(sizes) == 1 else list(dict.fromkeys(min(sizes, key=lambda size: abs(size - n)) for n in PROBE_TOKENS))
 
     def _step_seconds(self, candidate: Candidate, batch: int) -> float:
         clock = StepClock(self.args.device)

@@ -114,6 +114,8 @@ def test_all_files_that_need_the_same_conversion_are_named_at_once_with_a_comman
     assert (tmp_path / "d.txt.bak").read_bytes() == old.encode("latin1")
     with pytest.raises(UserError, match=r"e.txt, line 1, .* it looks like windows-1252 \(western languages\)"):
         read(tmp_path)
+    (tmp_path / "e.txt").unlink()
+    assert texts(f"{tmp_path}/*") == [old] * 3  # not the backups
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from recipes_in_process import recipe
 from hfgpt.artifacts import identify
 from hfgpt.hub.card.rendering import render_card, write_card
 from hfgpt.hub.export import export
-from hfgpt.hub.file_names import evaluation_without_names, published_passport, summed_up
+from hfgpt.hub.file_names import _told, evaluation_without_names, published_passport, summed_up
 
 SECRET = ("diagnosis", "anna", "payroll")
 
@@ -165,3 +165,29 @@ def test_a_mixture_is_published_without_the_patterns_of_its_sources():
     assert passport["inputs"][0]["given"] == "*.txt"
     assert passport["steps"][0]["sources"]["*.txt"]["epochs"] == 2.5
     assert list(passport["steps"][1]["shared_with"].values()) == [{"near": 2}]
+
+
+def test_the_time_for_a_passport_grows_with_its_files_and_not_with_their_square():
+    """Counted, not timed: each text looks up its places, whatever the number of names."""
+
+    class Named(dict):
+        lookups = 0
+
+        def __contains__(self, name):
+            type(self).lookups += 1
+            return super().__contains__(name)
+
+    def lookups(count: int) -> int:
+        named = Named({f"notes/n{number:05}.txt": f"file-{number}.txt" for number in range(count)})
+        Named.lookups = 0
+        told = _told([f"notes/n{number:05}.txt" for number in range(count)], named)
+        assert told == [f"file-{number}.txt" for number in range(count)]
+        return Named.lookups
+
+    assert lookups(2000) == 10 * lookups(200)
+
+
+def test_of_names_that_contain_each_other_the_longest_is_replaced_and_only_as_a_whole_word():
+    named = {"a.txt": "1", "notes/a.txt": "2", "notes/a.txt.md": "3"}
+    assert _told("see notes/a.txt, notes/a.txt.md, a.txt; not ba.txt or a.txt-old", named) == "see 2, 3, 1; not ba.txt or a.txt-old"
+    assert _told({"a.txt": ["notes/a.txt", 1]}, named) == {"1": ["2", 1]}

@@ -80,5 +80,5 @@ def test_texts_are_the_first_words_and_minutes_too_few_are_refused(tmp_path):
     missing = run_script("from_text.py", "--output_dir", tmp_path / "mine")
     assert "sources are missing; give your texts" in missing.stderr
     short = run_script("from_text.py", "a.txt", "b.txt", "--minutes", "0.1", "--output_dir", tmp_path / "mine")
-    assert "minutes is 0.1; it must be at least 0.5" in short.stderr
+    assert "minutes is 0.1; it must be at least 1" in short.stderr
     assert not (tmp_path / "mine").exists()

@@ -62,12 +62,14 @@ def test_the_last_screen_has_eight_lines(tmp_path):
     passport.splits = {"train": {"bytes": 900_000}}
     passport.lzma_bits_per_byte = {"alone": 2.7, "after_training": 1.9}
     metrics = {"parameters": 1_800_000, "test_bits_per_byte": 1.62, "epochs": 3.0}
-    lines = last_screen(metrics, passport, folder=tmp_path, minutes=10, commands=["one", "two", "three"])
+    lines = last_screen(metrics, passport, folder=tmp_path, minutes=10, opening="Once upon", commands=["one", "two", "three"])
     assert len(lines) == 8
     assert "1.8 million parameters, from 900,000 bytes" in lines[0]
     assert lines[1].startswith("how good: 1.620 bits per byte on unseen text; better than lzma, which needs 1.900 after")
     assert "sentences that wander" in lines[2]
     assert "--minutes 40" in lines[3]
+    arabic = last_screen(metrics, passport, folder=tmp_path, minutes=10, opening="كان يا ما كان", commands=[])
+    assert arabic[2] == "it writes: see samples.md"
 
 
 def test_what_would_help_follows_from_how_often_the_text_was_read():

@@ -92,6 +92,10 @@ def test_a_small_text_gets_the_smallest_model_that_is_about_as_good_however_long
     small = Text(tokens=18_000, bytes_per_token=2.6, row_tokens=64, difficulty=3.0)
     little, much = (chosen(seconds, flops_per_second=8e10, text=small) for seconds in (60, 3600))
     assert little.candidate.parameters <= much.candidate.parameters <= 1_800_000
+    # whatever the number of rows, of which no batch is a divisor
+    for rows in range(8, 40):
+        tiny = Text(tokens=64 * rows, bytes_per_token=2.6, row_tokens=64, difficulty=3.0)
+        assert chosen(60, flops_per_second=8e10, text=tiny).candidate.parameters <= 1_800_000
     # where the time is the limit, the lowest loss is taken
     limited = chosen(60, flops_per_second=8e10)
     budget = Budget(seconds=60)

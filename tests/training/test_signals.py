@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, SMALL_RUN
+from conftest import ROOT, SMALL_RUN, run_python
 
 pytestmark = pytest.mark.slow
 
@@ -186,3 +186,20 @@ def _signalled_at(event: str, words: list[str]) -> None:
         run_main("pretrain", words)
     except RunStopped:
         raise SystemExit(75) from None
+
+
+@pytest.mark.parametrize("as_command", [True, False], ids=["command", "script"])
+def test_ctrl_c_before_the_imports_are_done_ends_in_one_line(as_command, tmp_path):
+    """Nothing has begun that would have to be finished or removed."""
+    script = ROOT / "recipes" / "pretrain.py"
+    code = f"""
+import os, runpy, signal, sys
+from hfgpt.arguments import launching
+from hfgpt.cli import main
+launching.hide_what_is_for_developers = lambda: os.kill(os.getpid(), signal.SIGINT)
+sys.argv = [*{["hfgpt", "pretrain"] if as_command else [str(script)]}, "--output_dir", {str(tmp_path / "base")!r}]
+main() if {as_command} else runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    done = run_python("-c", code, cwd=ROOT)
+    assert done.returncode == 130
+    assert done.stderr.splitlines() == ["stopped by SIGINT; run the same command to start again, or to continue where possible."]
