@@ -138,7 +138,8 @@ def no_better_than_majority(accuracy: float, majority: float, *, texts: int, tra
     if accuracy > majority and by_chance < LARGEST_CHANCE:
         return None
     cure = (
-        "More --num_train_epochs, a larger --learning_rate or more data may help, as may --balance weights if one label dominates."
+        "More --num_train_epochs (or --max_steps), a larger --learning_rate or more data may help, as may --balance weights if one "
+        "label dominates."
     )
     return (
         f"{ADVICE} {'hardly' if accuracy > majority else 'no'} better than always naming the most frequent label "
