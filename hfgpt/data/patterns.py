@@ -184,7 +184,7 @@ def _split_at_first_pattern(pattern: str) -> tuple[Path, list[str]]:
 def _reason_to_leave_out(path: Path, below: Path, kind_of: Callable[[Path], str | None]) -> str | None:
     if not path.resolve().is_relative_to(below.resolve()):
         return "reached through links that lead outside the folder"
-    if path.suffix == ".bak" and path.with_suffix("").is_file():
+    if path.suffix.lower() == ".bak" and path.with_suffix("").is_file():
         return "that are backups of others"
     folders = itertools.takewhile(lambda folder: folder != below, path.parents)
     return next((reason for folder in folders if (reason := kind_of(folder)) is not None), None)

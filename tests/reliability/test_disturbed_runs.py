@@ -138,8 +138,9 @@ def test_killed_at_random_instants(world, straight, tmp_path):
         for _ in range(3):
             job = start(name, straight(name, world).words, folder, world=world)
             job.runs_for(chance.uniform(0, straight(name, world).seconds))
-            killed = job.send(signal.SIGKILL, chance.choice([(0,), (1,), (0, 1)]) if world > 1 else (0,))
-            assert (job.wait() != 0) == killed, job.said
+            sent = job.send(signal.SIGKILL, chance.choice([(0,), (1,), (0, 1)]) if world > 1 else (0,))
+            killed = job.wait() != 0  # not one that was about to end by itself and got the signal on its last way
+            assert sent or not killed, job.said
             kills += killed
             if not killed or kills == KILLS[world]:
                 break
