@@ -1,9 +1,9 @@
-"""Does averaging weights pay? One training per seed: the test loss of its last weights beside exponential averages (EMA) of them.
+"""Does averaging weights pay? One run per seed: the test loss of its last weights, and of exponential averages (EMA) of them.
 
     python benchmarks/averaged_weights.py --dataset runs/quickstart/data --seeds 0 1 2 [more arguments of pretrain.py]
 
-All averages come from the same training, so they differ from the last weights in nothing else. A decay of 0.9 averages about the
-last 10 steps, 0.99 the last 100; norms' and embeddings' weights are averaged too.
+All averages come from the same run, so they differ from the last weights in nothing else. A decay of 0.9 averages about the last 10
+steps, 0.99 the last 100. Norms and embeddings are averaged, too.
 """
 
 import argparse

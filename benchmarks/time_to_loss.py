@@ -150,9 +150,9 @@ def main() -> None:
                 continue
             log, output = folder / f"{name}.log", folder / f"{name}-{seed}"
             shutil.rmtree(output, ignore_errors=True)
-            steps = (
-                {"max_steps": known_steps(results, name, keys, budget) or steps_within(budget, script, keys, log)} if budget else {}
-            )
+            steps = {}
+            if budget:
+                steps["max_steps"] = known_steps(results, name, keys, budget) or steps_within(budget, script, keys, log)
             core_seconds, seconds = run(script, keys | steps | {"output_dir": str(output)}, log)
             metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
             figures = {"arm": name, "seed": seed, "core_seconds": round(core_seconds, 1), "seconds": round(seconds, 1)}

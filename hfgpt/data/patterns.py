@@ -66,6 +66,8 @@ def files_matching(pattern: str) -> list[Path]:
     paths = sorted(path for match in matches if (path := folder / match).is_file())
     kind_of = functools.cache(_kind_of)
     left_out = {path: reason for path in paths if (reason := _reason_to_leave_out(path, folder, kind_of))}
+    backups = {path for path in paths if path.suffix.lower() == ".bak"} - left_out.keys()
+    left_out |= dict.fromkeys(backups & {Path(f"{path}.bak") for path in paths}, "that are backups of others")
     kept = [path for path in paths if path not in left_out]
     if kept:
         _say_left_out(pattern, left_out)
@@ -184,8 +186,6 @@ def _split_at_first_pattern(pattern: str) -> tuple[Path, list[str]]:
 def _reason_to_leave_out(path: Path, below: Path, kind_of: Callable[[Path], str | None]) -> str | None:
     if not path.resolve().is_relative_to(below.resolve()):
         return "reached through links that lead outside the folder"
-    if path.suffix.lower() == ".bak" and path.with_suffix("").is_file():
-        return "that are backups of others"
     folders = itertools.takewhile(lambda folder: folder != below, path.parents)
     return next((reason for folder in folders if (reason := kind_of(folder)) is not None), None)
 

@@ -149,7 +149,9 @@ def _told(content: Any, named: dict[str, str]) -> Any:
     def replaced(text: str) -> str:
         parts, done = [], 0
         for start in (place.start() for place in _NAME_BEGINS.finditer(text)):
-            for name in (text[start : start + length] for length in lengths if start >= done):
+            if start < done:
+                continue
+            for name in (text[start : start + length] for length in lengths):
                 if name in named and not _NAME_GOES_ON.match(text, start + len(name)):
                     parts += [text[done:start], named[name]]
                     done = start + len(name)

@@ -173,7 +173,7 @@ class Planner:
                 best = self.choose(candidates, known).candidate
                 if not speeds:  # the first measurement must be short, too, whatever the guess is worth
                     short = [one for one in candidates if self.workbench.seconds_of_measuring(guess[one]) <= most]
-                    best = best if best in short else (short or candidates)[-1 if short else 0]
+                    best = best if best in short else short[-1] if short else candidates[0]
                 taken = time.perf_counter() - begun
                 late = speeds and taken * (1 + 1 / len(speeds)) > most  # the next one would take about as long as the previous ones
                 return None if best in speeds or late else candidates.index(best)

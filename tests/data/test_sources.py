@@ -115,7 +115,9 @@ def test_all_files_that_need_the_same_conversion_are_named_at_once_with_a_comman
     with pytest.raises(UserError, match=r"e.txt, line 1, .* it looks like windows-1252 \(western languages\)"):
         read(tmp_path)
     (tmp_path / "e.txt").unlink()
-    assert texts(f"{tmp_path}/*") == [old] * 3  # not the backups
+    assert texts(f"{tmp_path}/*") == [old] * 3  # not the backups, unless they are meant
+    (tmp_path / "d.txt.bak").write_text("meant", encoding="utf-8")
+    assert texts(f"{tmp_path}/d*.bak") == ["meant"]
 
 
 @pytest.mark.parametrize(

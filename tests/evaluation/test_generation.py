@@ -58,6 +58,13 @@ def test_sampling_leaves_the_random_state_and_the_mode_alone(model, tokenizer):
         assert torch.equal(torch.rand(1), first)
 
 
+def test_what_is_printed_first_comes_after_the_remarks_about_the_prompt(model, tokenizer, caplog):
+    said = []
+    settings = generation_settings(tokenizer, max_new_tokens=4)
+    sample(model, tokenizer, "os." * 400, generation_config=settings, on_begin=lambda: said.extend(caplog.messages))
+    assert "tokens, but with 4 new ones the context" in said[0]
+
+
 def test_a_long_prompt_keeps_its_end_and_too_many_new_tokens_are_refused():
     assert fit_to_context(torch.arange(10)[None], max_new_tokens=3, context_length=8).tolist() == [[5, 6, 7, 8, 9]]
     with pytest.raises(ValueError, match="max_new_tokens is 8, but the model's context is 8 tokens"):

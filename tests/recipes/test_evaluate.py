@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import run_python
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from recipes_in_process import recipe, run_script
 
@@ -16,6 +17,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answer_rows import read_answers
+from hfgpt.evaluation.held_out import with_known_labels
 
 ARC = {"question": "What is it?", "choices": {"text": ["a string", "zq9"], "label": ["A", "B"]}, "answerKey": "A"}
 pytestmark = pytest.mark.slow
@@ -198,6 +200,14 @@ def test_rows_that_cannot_be_used_are_skipped_where_that_is_asked_for_and_counte
     (entry,) = results_of(tmp_path / "out").values()
     assert (entry["num_examples"], entry["skipped_rows"]) == (2, 2)
     assert "--on_error skip" in entry["command"]
+
+
+def test_booleans_are_the_same_labels_in_json_and_in_csv():
+    examples = Dataset.from_dict({"text": ["a", "b", "c"], "label": ["True", "False", "maybe"]})
+    known, left_out = with_known_labels(examples, ["false", "true"])
+    assert (known["label"], left_out) == (["true", "false"], 1)
+    known, left_out = with_known_labels(Dataset.from_dict({"text": ["a"], "label": ["true"]}), ["False", "True"])
+    assert (known["label"], left_out) == (["True"], 0)
 
 
 def test_texts_of_labels_that_the_classifier_does_not_know_are_left_out_and_counted(classifier, tmp_path, caplog):
