@@ -18,7 +18,7 @@ from mkdocs.structure.files import File
 
 import hfgpt
 from hfgpt.arguments.commands import COMMANDS, RECIPES, Command, command_of
-from hfgpt.arguments.help import _KINDS, KeyParser
+from hfgpt.arguments.help import KeyParser, kind_of
 from hfgpt.arguments.keys import GROUPS, TRAINER
 from hfgpt.arguments.options import REFUSED
 
@@ -87,8 +87,9 @@ def _as_commands(text: str) -> str:
 
 def _entry(action) -> str:
     """A key, what it takes, and its help, as an item of a definition list: it also reads well on a narrow screen."""
-    kind = ", ".join(f"`{choice}`" for choice in action.choices or ()) or _KINDS.get(action.type, "TEXT").strip("{}").lower()
-    about = [kind.replace("true,false", "`true`, `false`") + (", one or more" if action.nargs == "+" else "")]
+    kind, more, _ = kind_of(action).partition(" ...")
+    one = ", ".join(f"`{choice}`" for choice in kind.strip("{}").split(",")) if kind.startswith("{") else kind.lower()
+    about = [one + (", one or more" if more else "")]
     help, mark, _ = (action.help or "").partition(" [required]")
     if mark:
         about.insert(0, "**required**")
@@ -110,6 +111,8 @@ def api_page() -> str:
         "# Python functions and classes",
         "",
         "Import each name from `hfgpt` itself. [hfgpt from Python](../python.md) shows them in use.",
+        "",
+        "`Place` is a path (`str` or `os.PathLike`) or, where the text says so, the id of a repository on the Hub.",
         "",
     ]
     names = {title: [name for name, where in hfgpt._MODULE_OF.items() if where == module] for module, title in titles.items()}

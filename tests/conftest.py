@@ -339,3 +339,18 @@ def small_assistants(fine_tune, once) -> dict[str, Path]:
         return {base: fine_tune("finetune_instructions", base, rows, *words, style) for base, style in styles.items()}
 
     return paths(once("small_assistants", make))
+
+
+@pytest.fixture
+def no_slurm(tmp_path_factory, monkeypatch):
+    """A PATH with everything but `sbatch`, also on a machine that has it."""
+    folders = []
+    for folder in map(Path, os.environ["PATH"].split(os.pathsep)):
+        if (folder / "sbatch").exists():
+            others = tmp_path_factory.mktemp("programs")
+            for program in folder.iterdir():
+                if program.name != "sbatch":
+                    (others / program.name).symlink_to(program)
+            folder = others
+        folders.append(str(folder))
+    monkeypatch.setenv("PATH", os.pathsep.join(folders))

@@ -28,8 +28,12 @@ class KeyParser(HfArgumentParser):
         self.required: list[str] = []
         self.shown: dict[str, list[argparse.Action]] = {}
         # A recipe's own keys come before the shared ones.
-        self.order = [name for one in arguments_class.__mro__ for name in inspect.get_annotations(one)]
+        kinds = {name: kind for one in arguments_class.__mro__ for name, kind in inspect.get_annotations(one).items()}
+        self.order = list(kinds)
         super().__init__(cast(Any, arguments_class), allow_abbrev=False, add_help=False, formatter_class=_KeyFormatter)
+        for action in self._actions:
+            if "dict" in str(kinds.get(action.dest)):  # HfArgumentParser reads it as a string
+                action.metavar = "MAPPING"
 
     def add_argument(self, *options, group: str = TRAINER, required: bool = False, **settings) -> argparse.Action:
         """As in every parser; HfArgumentParser passes on the metadata of a field, which contains the group.
@@ -98,7 +102,9 @@ def _with_addresses(text: str) -> str:
 
 def kind_of(action: argparse.Action) -> str:
     """What is given for a key, as `--help` shows it."""
-    one = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else _KINDS.get(action.type, "TEXT")
+    one = (
+        "{" + ",".join(map(str, action.choices)) + "}" if action.choices else str(action.metavar or _KINDS.get(action.type, "TEXT"))
+    )
     return one + (" ..." if action.nargs == "+" else "")
 
 

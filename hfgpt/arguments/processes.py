@@ -1,5 +1,6 @@
 """How this process was started, and whether all requested processes were started with it."""
 
+import logging
 import os
 import shlex
 import signal
@@ -15,7 +16,11 @@ import yaml
 
 from hfgpt.arguments.commands import RECIPES
 from hfgpt.errors import UserError
+from hfgpt.signals import STOPPING_SIGNALS
 
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 20.0
 SET_BY_ACCELERATE = "ACCELERATE_DYNAMO_BACKEND"  # by each of its launchers, for the processes that they start
 # Variables of a process that is one of several: from torchrun and everything built on it, and from MPI.
 ONE_OF_SEVERAL = ("LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -87,6 +92,45 @@ def _launcher_of_this_process() -> int | None:
             if any(Path(word).name.startswith("accelerate") for word in psutil.Process(parent).cmdline()):
                 return parent
     return None
+
+
+@contextmanager
+def meeting() -> Iterator[None]:
+    """Inside this context, the processes of a run meet, if there are several: that takes until the last one has started.
+
+    The wait is in torch's C++, where no Python handler of a signal runs, so a signal ends the process by itself; nothing has been
+    written yet.
+    Raises: UserError if they do not meet.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes == 1:
+        yield
+        return
+    from torch.distributed import DistError
+
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    # Otherwise accelerate does the same with a warning.
+    os.environ.setdefault("OMP_NUM_THREADS", str(default_cpu_threads()))
+    waiting = f"process {os.environ.get('RANK')} of {processes} is still waiting to meet the others at {where}"
+    cure = "check that all of them were started, and that each can reach that address and port."
+    patience = threading.Timer(PATIENCE_SECONDS, logger.warning, (f"{waiting}; {cure}",))
+    patience.daemon = True
+    earlier = {}
+    if threading.current_thread() is threading.main_thread():
+        heeded = [number for number in STOPPING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        earlier = {number: signal.signal(number, signal.SIG_DFL) for number in heeded}
+    patience.start()
+    try:
+        yield
+    except DistError as error:
+        said = " ".join(str(error).split())[:300]
+        if "EADDRINUSE" in said:
+            cure = "another program uses that port; set another MASTER_PORT, or main_process_port in the accelerate file."
+        raise UserError(f"the {processes} processes cannot meet at {where} ({said}); {cure}") from None
+    finally:
+        patience.cancel()
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def refuse_missing_processes() -> None:

@@ -6,7 +6,7 @@ Nothing here imports torch before it is needed: `check_command_line` in launchin
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
@@ -15,7 +15,7 @@ from hfgpt.arguments.card import CARD_HELP, checked_settings
 from hfgpt.arguments.keys import default_of, machine_key, method_key, output_key, trainer_key, training_key
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
-from hfgpt.arguments.processes import default_cpu_threads, refuse_missing_processes, refuse_several_gpus, time_of_start
+from hfgpt.arguments.processes import default_cpu_threads, meeting, refuse_missing_processes, refuse_several_gpus, time_of_start
 from hfgpt.arguments.resuming import ROWS_PER_STEP, ResumeKeys
 from hfgpt.arguments.sharding import asked_for_fsdp, check_fsdp, refuse_other_divisions
 from hfgpt.errors import UserError
@@ -141,8 +141,11 @@ class RunArguments(ResumeKeys, TrainingArguments):
             self.attn_implementation = "eager" if self.use_cpu else "sdpa"
         check_attention(self.attn_implementation, on_cpu=self.use_cpu)
         refuse_other_divisions(self)
+        if str(self.fsdp).lower() in ("true", "false"):  # as written in a YAML file; transformers takes a word for FSDP1's options
+            self.fsdp = cast(Any, str(self.fsdp).lower() == "true")
         try:
-            super().__post_init__()
+            with meeting():
+                super().__post_init__()
         except ImportError as error:  # for a package that an option needs, such as deepspeed
             raise UserError(str(error)) from None
         refuse_several_gpus(self.n_gpu)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import pandas
 
+from hfgpt.counting import counted, listed
 from hfgpt.data.near_copies import normalize, similar_groups
 from hfgpt.data.passport import Passport
 from hfgpt.data.reading import Record
@@ -330,6 +331,11 @@ def encode_labels(splits, options: LabelledOptions, passport: Passport):
     for name, side in splits.items():
         counts = _count(side["label"])
         passport.splits[name] = {"examples": len(side), "labels": {label: counts[label] for label in names}}
+        if absent := [repr(label) for label in names if not counts[label]]:  # `check_labels` has found all of them in training
+            logger.warning(
+                f"labels: {len(absent):,} of {counted(len(names), 'labels')} have no {name} example ({listed(absent)}), so no "
+                f"figure of that split covers them; add examples, or leave rare labels out with --min_label_count."
+            )
     return splits.map(encode, input_columns="label", features=features, desc="labels"), names
 
 

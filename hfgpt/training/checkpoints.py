@@ -243,7 +243,7 @@ class StagedCheckpoint:
 
 
 def _seal(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows flushes only files that are open for writing
         os.fsync(file.fileno())
     return {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
 

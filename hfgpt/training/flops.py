@@ -138,6 +138,7 @@ class TrainingMeter(TrainerCallback):
         self._running_since: float | None = None
         self._flops: ModelFlops | None = None
         self._ceiling = 0.0
+        self._last_ceiling, self._ceilings = 0.0, list[float]()  # over all processes: of the last figure, of each lap with an MFU
         self._device, self._dtype, self._num_devices = torch.device("cpu"), torch.float32, 1
 
     def prepare(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype, num_devices: int = 1) -> None:
@@ -189,15 +190,26 @@ class TrainingMeter(TrainerCallback):
             self._running_since = None
 
     def lap(self) -> dict[str, float]:
-        """`tokens_per_second` and `mfu` since the last lap."""
+        """`tokens_per_second` and `mfu` since the last lap, against the fastest product measured so far."""
         tokens, rows, seconds = self._lap_start
         self._lap_start = (int(self._tokens), self._rows, self.seconds)
-        return self._speed(self._lap_start[0] - tokens, self._rows - rows, self.seconds - seconds)
+        speed = self._speed(self._lap_start[0] - tokens, self._rows - rows, self.seconds - seconds)
+        if "mfu" in speed:
+            self._ceilings.append(self._last_ceiling)
+        return speed
 
     def total(self) -> dict[str, float]:
         """`tokens_per_second` and `mfu` of the whole training so far."""
         self._stop()
         return self._speed(int(self._tokens), self._rows, self.seconds)
+
+    def correct(self, lines: list[dict]) -> None:
+        """Relate the MFU in these log lines to the ceiling of the last `total`, so that they agree with it.
+
+        Args: `lines` of the log, of which the last are this meter's laps.
+        """
+        for line, ceiling in zip(reversed([line for line in lines if "mfu" in line]), reversed(self._ceilings)):
+            line["mfu"] = round(line["mfu"] * ceiling / self._last_ceiling, 4)
 
     def _speed(self, tokens: int, rows: int, seconds: float) -> dict[str, float]:
         # Average the seconds, too, so that all processes make the same decision below.
@@ -210,6 +222,7 @@ class TrainingMeter(TrainerCallback):
         if flops > ceiling:  # the ceiling was measured while something else used the machine
             self.measure()
             (ceiling,) = self._everywhere(self._ceiling)
+        self._last_ceiling = ceiling
         if flops > ceiling:
             logger.info(
                 f"MFU is left out: the model's {flops / 1e9:,.1f} GFLOP/s exceed the {ceiling / 1e9:,.1f} of the fastest measured "

@@ -227,6 +227,7 @@ class HfGptTrainer(FiniteTrainer):
         elif "train_loss" in logs:
             self.meter.measure()  # under the current load of the machine
             logs.update({f"train_{key}": value for key, value in (self.meter.total() | self._energy()).items()})
+            self.meter.correct(self.state.log_history)
         self.reporters.tell_what_waits()
         super().log(logs, start_time)
 

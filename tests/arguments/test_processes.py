@@ -1,7 +1,11 @@
 """How a recipe is started and how it ends: processes that are missing, signals, exit codes."""
 
 import os
+import re
 import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 from conftest import ACCELERATE, ROOT, run_python
@@ -40,6 +44,37 @@ def test_nothing_is_refused_without_a_launcher_or_without_an_address(launched):
     launched.setenv("MASTER_PORT", "29500")
     launched.delenv("ACCELERATE_DYNAMO_BACKEND")
     refuse_missing_processes()
+
+
+@pytest.fixture
+def first_of_two(monkeypatch):
+    where = {"MASTER_ADDR": "127.0.0.1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("MASTER_PORT", str(server.getsockname()[1]))
+        yield server
+
+
+def test_a_process_that_waits_for_the_others_says_so_and_ends_at_a_signal(first_of_two, small_rows, tmp_path):
+    first_of_two.close()
+    words = ["--dataset", small_rows, "--output_dir", tmp_path / "base", "--max_steps", 2, "--use_cpu", "true"]
+    start = "import runpy, sys, hfgpt.arguments.processes as p; p.PATIENCE_SECONDS = 0.5; sys.argv = sys.argv[1:]"
+    command = [sys.executable, "-c", f"{start}; runpy.run_path(sys.argv[0], run_name='__main__')", "recipes/pretrain.py", *words]
+    waiting = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with waiting:
+        assert any("process 0 of 2 is still waiting to meet the others at 127.0.0.1:" in line for line in waiting.stdout)
+        waiting.send_signal(signal.SIGTERM)
+        assert waiting.wait(20) == -signal.SIGTERM
+    assert not (tmp_path / "base").exists()
+
+
+def test_an_address_in_use_is_one_sentence(first_of_two, small_rows, tmp_path):
+    words = ["--dataset", small_rows, "--output_dir", tmp_path / "base", "--max_steps", 2, "--use_cpu", "true"]
+    done = run_python(ROOT / "recipes" / "pretrain.py", *words, cwd=ROOT)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(r"error: the 2 processes cannot meet at 127.0.0.1:\d+ \(.*\); another program uses that port; .*", last)
 
 
 def test_one_process_with_several_gpus_is_refused():

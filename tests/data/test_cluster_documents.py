@@ -16,6 +16,7 @@ from hfgpt.errors import UserError
 from hfgpt.tokenization import load_or_wrap_tokenizer
 
 pytest.importorskip("datatrove")
+pytestmark = pytest.mark.usefixtures("no_slurm")
 
 
 @dataclass(frozen=True)

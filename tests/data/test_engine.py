@@ -15,6 +15,7 @@ from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file
 
 pytest.importorskip("datatrove")
+pytestmark = pytest.mark.usefixtures("no_slurm")
 
 
 class Touch:

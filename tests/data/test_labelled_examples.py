@@ -233,6 +233,14 @@ def test_labels_become_ids_with_names_and_counts_in_the_passport():
     assert encode_labels(splits, LabelledOptions(labels=["x", "9", "10"]), Passport())[0]["test"]["label"][:] == [0, 1]
 
 
+def test_labels_that_no_figure_covers_are_named(caplog):
+    splits = DatasetDict({"train": examples(["a", "b", "c"]), "validation": examples(["a", "b", "c"]), "test": examples(["b"])})
+    encode_labels(splits, LabelledOptions(), Passport())
+    assert [line.partition("), so no figure")[0] for line in caplog.messages] == [
+        "labels: 2 of 3 labels have no test example ('a', 'c'"
+    ]
+
+
 def test_several_labels_become_zeros_and_ones():
     splits = DatasetDict({"train": examples([["b", "a"], [], ["b"]]), "test": examples([["a"]])})
     encoded, names = encode_labels(splits, LabelledOptions(), Passport())

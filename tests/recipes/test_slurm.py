@@ -29,7 +29,11 @@ done
 exit "$code"
 """
 SCONTROL = """#!/bin/bash
-if [ "$1 $2" = "show hostnames" ]; then printf '%s\\n' 127.0.0.1 node2; else echo "scontrol $*" >> "$CALLS"; fi
+case "$1 $2" in
+  "show hostnames") printf '%s\\n' 127.0.0.1 node2 ;;
+  "show job") echo "PreemptTime=${PREEMPTED:-None}" ;;
+  *) echo "scontrol $*" >> "$CALLS" ;;
+esac
 """
 
 
@@ -92,13 +96,19 @@ def test_only_what_stopped_at_the_signal_is_queued_again(job, tmp_path, ends_wit
     assert len(job.calls()) == queued
 
 
-def test_a_training_that_stops_without_the_clusters_signal_is_not_queued_again(job, tmp_path):
-    """`scancel` stops it with SIGTERM to its processes, and is meant to stop it for good."""
-    (tmp_path / "program.py").write_text("raise SystemExit(75)")
+@pytest.mark.parametrize(
+    ("preempted", "ends_with", "queued"), [("", 75, 0), ("", 143, 0), ("2026-11-28", 75, 1), ("2026-11-28", 143, 1)]
+)
+def test_without_the_clusters_signal_only_a_preempted_training_is_queued_again(
+    job, tmp_path, monkeypatch, preempted, ends_with, queued
+):
+    """`scancel` and a preemption both send SIGTERM to the processes; the former is meant to stop it for good."""
+    monkeypatch.setenv("PREEMPTED", preempted)
+    (tmp_path / "program.py").write_text(f"raise SystemExit({ends_with})")
     running = job(tmp_path / "program.py", tasks=1)
     running.communicate(timeout=60)
-    assert running.returncode == 75
-    assert job.calls() == []
+    assert running.returncode == ends_with
+    assert len(job.calls()) == queued
 
 
 def test_the_processes_are_told_which_they_are_and_where_they_meet(job, tmp_path):

@@ -132,6 +132,27 @@ def test_a_share_above_one_is_measured_again_and_then_left_out_with_the_reason(l
         assert describe_speed(speed | {"mfu": None}) == "80 tokens per second, "
 
 
+def test_the_mfu_of_earlier_lines_agrees_with_the_total_if_the_machine_turns_out_to_be_faster(monkeypatch):
+    found = iter([1e13, 4e13])
+    monkeypatch.setattr(flops, "measured_ceiling", lambda device, dtype: next(found))
+    monkeypatch.setattr(TrainingMeter, "_known", {})
+    meter = TrainingMeter()
+    meter.prepare(built("modern"), device=torch.device("cpu"), dtype=torch.float32)
+    lines = [{"mfu": 0.5, "note": "of an earlier process"}]
+    for seconds in (0.001, 0.002):
+        meter.count({"input_ids": torch.ones(10, 40)}, pad_token_id=None)
+        meter._stop()
+        meter.seconds = seconds
+        lines += [{"loss": 1.0} | meter.lap(), {"eval_loss": 1.0}]
+    before = [line["mfu"] for line in lines if "mfu" in line]
+    meter.measure()
+    total = meter.total()
+    meter.correct(lines)
+    after = [line["mfu"] for line in lines if "mfu" in line]
+    assert after == [0.5, *(pytest.approx(share / 4, abs=1e-4) for share in before[1:])]
+    assert after[1:] == [pytest.approx(total["mfu"], abs=1e-4)] * 2
+
+
 def test_a_run_without_figures_says_nothing_of_its_speed():
     assert describe_speed({"tokens_per_second": None, "mfu": None, "energy_joules": None}) == ""
     measured = {"tokens_per_second": 3154.2, "mfu": 0.234, "energy_joules": 7200.0}

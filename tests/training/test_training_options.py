@@ -282,7 +282,7 @@ EVERYWHERE = {
     "metric_for_best_model": ("accuracy", "set through keep"),
     "greater_is_better": (True, "set through keep"),
     "precision": ("fp16", "needs a GPU"),
-    "fsdp": (True, "this run has only one"),
+    "fsdp": ("true", "this run has only one"),
     "gradient_accumulation_steps": (0, "it must be at least 1"),
     "per_device_train_batch_size": (0, "it must be at least 1"),
     "learning_rate": (float("nan"), "it must be at least 0"),
