@@ -17,7 +17,7 @@ from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
 from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
 from hfgpt.arguments.processes import default_cpu_threads, meeting, refuse_missing_processes, refuse_several_gpus, time_of_start
 from hfgpt.arguments.resuming import ROWS_PER_STEP, ResumeKeys
-from hfgpt.arguments.sharding import asked_for_fsdp, check_fsdp, refuse_other_divisions
+from hfgpt.arguments.sharding import asked_for_fsdp, build_whole_models, check_fsdp, refuse_other_divisions
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
 
@@ -148,6 +148,7 @@ class RunArguments(ResumeKeys, TrainingArguments):
                 super().__post_init__()
         except ImportError as error:  # for a package that an option needs, such as deepspeed
             raise UserError(str(error)) from None
+        build_whole_models(self)
         refuse_several_gpus(self.n_gpu)
         check_reporters(self.report_to)
         self.check_least(**LEAST)

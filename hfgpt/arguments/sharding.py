@@ -48,11 +48,29 @@ def refuse_other_divisions(args: TrainingArguments) -> None:
             raise UserError(f"parallelism_config has {name.lower()}_size {size}; {reason}. Leave it out.")
     if _switched_on("ACCELERATE_USE_MEGATRON_LM"):
         raise UserError(f"distributed_type is MEGATRON_LM, which only trains its own models; {_WHOLE_ROWS}.")
-    if args.use_cpu and (args.deepspeed or _switched_on("ACCELERATE_USE_DEEPSPEED")):
+    if not (args.deepspeed or _switched_on("ACCELERATE_USE_DEEPSPEED")):
+        return
+    if spikes := getattr(args, "skip_loss_spikes", 0):
+        raise UserError(
+            f"skip_loss_spikes is {spikes:g}, but DeepSpeed takes a step before its gradient norm is known; leave it out."
+        )
+    if args.use_cpu:
         raise UserError(
             "DeepSpeed was requested but there is no GPU: accelerate would silently train a full copy of the model in each "
             "process. Use ddp.yaml for full copies, or fsdp2.yaml, which also shards on CPUs."
         )
+
+
+def build_whole_models(args: TrainingArguments) -> None:
+    """Build and use models as usual, although DeepSpeed was requested: a recipe's Trainer shards the one that it trains.
+
+    transformers remembers the request, which Trainer's parts repeat: new models get placeholders for weights, and `generate` waits
+    for the other processes.
+    """
+    if args.deepspeed_plugin is not None:
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
 
 
 def check_fsdp(args: TrainingArguments) -> None:

@@ -16,6 +16,7 @@ from transformers.trainer_callback import ExportableState
 from hfgpt.errors import UserError
 from hfgpt.training.checkpoints import whole_checkpoints
 from hfgpt.training.saving import SavingTrainer
+from hfgpt.training.sharding import part_here
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class FiniteTrainer(SavingTrainer):
         if not weights:
             return
         # A sum with non-finite terms is not finite either, and summing is faster than checking every weight.
-        sums = [(one.to_local() if isinstance(one, DTensor) else one).sum(dtype=torch.float32) for one in weights]
+        sums = [part_here(one).sum(dtype=torch.float32) for one in weights]
         bad = ~torch.stack(sums).isfinite().all()
         if self._largest_of_all(bad.float().reshape(1))[0]:
             raise UserError(

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel, Trainer
 
-from hfgpt.arguments.sharding import asked_for_fsdp, fsdp_plugin
+from hfgpt.arguments.sharding import asked_for_fsdp, build_whole_models, fsdp_plugin
 from hfgpt.errors import require
 
 
@@ -28,7 +28,7 @@ class ShardingTrainer(Trainer):
 
     A checkpoint has the files of a run in one process, so it is gathered in the memory of the first process, and read by each. At
     an evaluation and at a checkpoint, callbacks get the whole model in the first process only. DeepSpeed writes its own
-    checkpoints; before and after training its model is whole, too. DeepSpeed has not been tested.
+    checkpoints; before and after training its model is whole, too.
 
     Cost: every process holds the whole model in float32 before it is sharded, and again after training; the first one also at
     evaluations and checkpoints.
@@ -38,6 +38,7 @@ class ShardingTrainer(Trainer):
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
+        build_whole_models(self.args)
         if asked_for_fsdp(self.args) and not self.is_fsdp_enabled:
             shard_on_processors(self)
         # Until training begins, the model is whole, and Trainer's special treatment of sharded models would be wrong.
@@ -62,7 +63,9 @@ class ShardingTrainer(Trainer):
 
             self.callback_handler.call_event = call_with_whole_model
         with hidden_ties_sharded(self) if self.is_fsdp_enabled else nullcontext():
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        build_whole_models(self.args)
+        return prepared
 
     def whole_model(self, *, wanted: bool) -> PreTrainedModel | None:
         """A whole copy of the sharded model in the processes that need it; called in every process."""
@@ -155,6 +158,13 @@ def without_weights(model: nn.Module) -> nn.Module:
         # process alone would wait in it for the others forever.
         module.__dict__.pop("forward", None)
     return skeleton
+
+
+def part_here(parameter: torch.Tensor) -> torch.Tensor:
+    """What this process has of a parameter: its shard, or all of it."""
+    if isinstance(parameter, DTensor):
+        return parameter.to_local()
+    return getattr(parameter, "ds_tensor", parameter)  # of DeepSpeed, whose parameters are placeholders
 
 
 def whole_weights(model: nn.Module, *, wanted: bool) -> dict[str, torch.Tensor]:
