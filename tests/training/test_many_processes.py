@@ -251,5 +251,5 @@ def test_what_would_not_divide_as_it_says_is_refused(tmp_path, monkeypatch, envi
 
 def test_deepspeed_cannot_skip_steps(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(UserError, match="^skip_loss_spikes is 5; DeepSpeed takes a step before"):
+    with pytest.raises(UserError, match="^skip_loss_spikes is 5, but DeepSpeed takes a step before"):
         PretrainArguments(dataset=str(tmp_path), output_dir=str(tmp_path / "out"), use_cpu=True, skip_loss_spikes=5.0)
