@@ -55,9 +55,9 @@ class SavingTrainer(ShardingTrainer):
 
     DeepSpeed writes optimizer and schedule in its own format.
 
-    Measured: benchmarks/checkpointing.py with 9 rounds, one thread, a busy machine: with 18 and 214 MB, a save takes 0.80 and 0.82
-    times as long as Trainer's, and 2.2 and 2.3 times including the work done in parallel with training (Trainer's with an fsync:
-    2.0 and 1.4); 2026-11-27.
+    Measured: benchmarks/checkpointing.py, 18 MB, 15 rounds, one thread of a quiet machine: a save takes 1.00 times as long as
+    Trainer's, and 2.2 times including the work done in parallel with training (Trainer's with an fsync: 1.7); steps between saves
+    take 1.03 times as long (0.85 to 1.12); 2026-11-28.
 
     Attributes: `run_id` distinguishes the checkpoints of this run from those of others; the code that creates the run sets it.
     """
