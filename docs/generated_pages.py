@@ -43,7 +43,7 @@ def on_page_markdown(markdown, **_):
 
 def on_page_content(html, **_):
     """Keep a key from being broken after its dashes."""
-    return re.sub(r"(?<=[>\s])(--\w+)(?=[^<>]*</code>)", r'<span class="key">\1</span>', html)
+    return re.sub(r"(?<=[>\s])(--\w+)(?=[^<>]*</code>|<span)", r'<span class="key">\1</span>', html)
 
 
 def keys_page(name: str, command: Command) -> str:
