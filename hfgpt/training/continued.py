@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
+from hfgpt.arguments.documents import SPLIT_DEFAULTS
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.options import refuse_options
 from hfgpt.arguments.parsing import check_key
@@ -92,6 +93,7 @@ def find_base(
                 f"prepared with --tokenizer {name}."
             )
         _check_length(old_dataset, old_passport, name=name, longest=opened.context_length)
+        _check_split(old_dataset, old_passport, dataset, passport)
         old_text = _read_old_text(Path(old_dataset), old_passport, tokenizer)
         passport.settings["old_rows"] = old_passport.rows[old_text.split]["sha256"]
     where = name, opened.source, tokenizer, revision, trust_remote_code
@@ -105,6 +107,22 @@ def _check_length(dataset: str, passport: Passport, *, name: str, longest: int |
             f"the rows in {dataset} are {length:,} tokens long, but {name} reads at most {longest:,} at once "
             f"(max_position_embeddings); prepare the data with --context_length {longest} or less."
         )
+
+
+def _check_split(old_dataset: str, old: Passport, dataset: str, new: Passport) -> None:
+    """Raises: UserError if text that the old rows hold out may be among the new training rows, which would flatter the base."""
+    contents = {one["sha256"] for one in old.inputs if "sha256" in one}
+    shared = [one for one in new.inputs if one.get("sha256") in contents]
+    keys = [*SPLIT_DEFAULTS, "group_field"]
+    if any(one.get("kind") == "text" for one in shared):
+        keys.append("text_documents")
+    for key in keys if shared else ():
+        was, now = (one.settings.get(key) for one in (old, new))
+        if was != now:
+            raise UserError(
+                f"{shared[0]['name']} is read in {dataset} and in old_dataset {old_dataset}, but with {key} {now} and {was}: what "
+                f"the old rows hold out may now be training text. Prepare the rows with --{key} {was}, or leave out --old_dataset."
+            )
 
 
 def _read_old_text(folder: Path, passport: Passport, tokenizer: PreTrainedTokenizerFast) -> OldText:

@@ -99,6 +99,18 @@ def test_a_foreign_model_stays_what_it_is_and_says_what_it_forgot(name, foreign,
 
 
 @pytest.mark.slow
+def test_old_rows_whose_held_out_text_may_be_trained_on_are_refused(small_run, small_rows, small_corpus, tmp_path):
+    mixed = tmp_path / "mixed"
+    recipe("prepare_data", sources=[str(small_corpus)], tokenizer=str(small_run), context_length=64, output_dir=str(mixed),
+           validation_share=0.2, test_share=0.1)  # fmt: skip
+    sentence = "is read in .*mixed and in old_dataset .*, but with validation_share 0.2 and 0.1: .*--validation_share 0.1"
+    with pytest.raises(UserError, match=sentence):
+        recipe("pretrain", **SETTINGS, model=str(small_run), dataset=str(mixed), old_dataset=str(small_rows),
+               output_dir=str(tmp_path / "run"))  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_with_the_weights_of_one_that_was_not_stopped(small_run, small_rows, tmp_path):
     settings = dict(SETTINGS, model=str(small_run), dataset=str(small_rows), old_dataset=str(small_rows))
     settings |= dict(config_overrides={"residual_dropout": 0.1})
