@@ -124,14 +124,14 @@ def main(args: EvaluateArguments) -> dict[str, float]:
         write_card(output)
     for result in results:
         logger.log(RESULT, result.line())
-    if seen := [result.dataset for result in results if result.seen_in_training]:
+    if seen := [result.named for result in results if result.seen_in_training]:
         logger.warning(
             f"warning: the model was trained on {', '.join(dict.fromkeys(seen))}, or on part of it, so these figures do not say "
             f"how well it does on new texts. The card marks them, and the model-index and .eval_results/ leave them out; evaluate "
             f"on texts that it has not seen."
         )
     logger.log(RESULT, f"results: {output / EVALUATION_FILE}")
-    return {f"{result.dataset}: {name}": value for result in results for name, value in result.metrics.items()}
+    return {f"{result.named}: {name}": value for result in results for name, value in result.metrics.items()}
 
 
 def check_task(loaded: Loaded, args: EvaluateArguments) -> None:

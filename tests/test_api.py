@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT
 
 import hfgpt
-from hfgpt.api.calls import load_recipe, make_arguments
+from hfgpt.api.calls import left_as_found, load_recipe, make_arguments
 from hfgpt.api.wording import in_python
 from hfgpt.data.passport import PASSPORT_NAME
 
@@ -55,6 +55,7 @@ def state_of_process() -> dict:
         "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "caching": datasets.is_caching_enabled(),
         "logger": (logger.handlers[:], logger.level, logger.propagate),
+        "root": logging.getLogger().handlers[:],
         "folder": Path.cwd(),
         "arguments": sys.argv[:],
         "precision": os.environ.get("ACCELERATE_MIXED_PRECISION"),
@@ -298,6 +299,9 @@ def test_progress_is_printed_unless_the_program_has_said_what_it_wants(wanted, s
         (lambda: hfgpt.prepare_data("nowhere/t", output_dir="o", window=4, stride=5), "stride is 5 and window is 4"),
         (lambda: hfgpt.generate("nowhere/at/all"), "nowhere/at/all does not exist"),
         (lambda: hfgpt.read_documents(["missing.txt"]), "missing.txt does not exist"),
+        (lambda: hfgpt.train_tokenizer("a text\n" * 100, output_dir="out"), "is too long for the name of a file"),
+        (lambda: hfgpt.verify_data("nowhere"), "hfgpt data writes one"),
+        (lambda: hfgpt.load_model(None), "model is None, a NoneType; give a folder or a Hub id"),
         (lambda: hfgpt.check("nowhere/at/all"), "nowhere/at/all does not exist"),
         (lambda: hfgpt.publish("nowhere", repo="a/b", token="hf_secret"), "a token is given"),
         (lambda: hfgpt.pack_rows([[1]], context_length=2, separator=0, pad=1), "context_length is 2"),
@@ -320,6 +324,10 @@ def test_a_mistake_is_a_user_error_before_anything_is_written(call, said, tmp_pa
         ),
         ("give --resume auto to continue it", "give resume='auto' to continue it"),
         ("give --allow_change learning_rate, or", "give allow_change='learning_rate', or"),
+        (
+            "give --allow_change learning_rate max_steps, or --overwrite true",
+            "give allow_change=['learning_rate', 'max_steps'], or overwrite=True",
+        ),
         ("prepare it with --context_length 1,024 or less.", "prepare it with context_length=1_024 or less."),
         ("give --text for a language model (recipes/evaluate.py)", "give text for a language model (hfgpt evaluate)"),
         ("or train everything with --method full.", "or train everything with method='full'."),
@@ -333,6 +341,26 @@ def test_a_mistake_is_a_user_error_before_anything_is_written(call, said, tmp_pa
 )
 def test_messages_speak_python_and_commands_stay_commands(message, said):
     assert in_python(message, {"method": ["full", "lora"], "loss": ["dpo"]}) == said
+
+
+def test_errors_while_reading_and_generating_name_keys_as_python_does(small_run, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a"}\n')
+    with pytest.raises(hfgpt.UserError, match="on_error='skip'"):
+        list(hfgpt.read_conversations(path, format="prompt_completion"))
+    with pytest.raises(hfgpt.UserError, match=f"{path} is a file; give a folder that hfgpt data made of it"):
+        hfgpt.pretrain(path, output_dir=tmp_path / "out")
+    with pytest.raises(hfgpt.UserError, match="^the prompt is not text: character 4 comes from bytes that are not UTF-8"):
+        hfgpt.generate(small_run, "caf\udce9")
+    (tmp_path / "data" / "tokenizer").mkdir(parents=True)
+    with pytest.raises(hfgpt.UserError, match=f"has no tokenizer .*give {tmp_path / 'data' / 'tokenizer'}"):
+        hfgpt.prepare_data(tmp_path / "data", sources=path, output_dir=tmp_path / "out")
+
+
+def test_a_handler_that_a_library_adds_to_the_root_logger_is_removed():
+    with left_as_found():
+        logging.getLogger().addHandler(added := logging.NullHandler())
+    assert added not in logging.getLogger().handlers
 
 
 def test_an_error_in_python_offers_what_python_takes(tmp_path):

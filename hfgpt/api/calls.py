@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import cache
@@ -24,6 +24,7 @@ from hfgpt.signals import STOPPING_SIGNALS
 from hfgpt.tables import Table
 
 Arguments = TypeVar("Arguments", bound=RecipeArguments)
+Item = TypeVar("Item")
 Place = str | PathLike[str]  # a path or, where documented, a Hub id
 
 
@@ -40,13 +41,26 @@ def run_recipe(name: str, given: Mapping[str, Any], *, where: str) -> tuple[Any,
     with left_as_found():
         main = load_recipe(name).main
         arguments_class = main.__annotations__["args"]
-        try:
+        with worded_for_python(arguments_class):
             arguments = make_arguments(arguments_class, given, where=where)
             return arguments, main(arguments)
-        except UserError as error:
-            if started_from_python():  # not in the middle of recipes/from_text.py
-                error.args = (in_python(str(error), choices_of(arguments_class)),)
-            raise
+
+
+@contextmanager
+def worded_for_python(arguments_class: type[RecipeArguments] | None = None) -> Iterator[None]:
+    """Inside this context, errors name keys as Python does, unless a recipe calls, such as recipes/from_text.py."""
+    try:
+        yield
+    except UserError as error:
+        if started_from_python():
+            error.args = (in_python(str(error), choices_of(arguments_class) if arguments_class else None),)
+        raise
+
+
+def each_worded(items: Iterable[Item]) -> Iterator[Item]:
+    """The items of something that reads, and may fail, while it is used."""
+    with worded_for_python():
+        yield from items
 
 
 def choices_of(arguments_class: type[RecipeArguments]) -> dict[str, list[str]]:
@@ -150,8 +164,8 @@ def _as_type(key: str, value: Any, wanted: Any) -> tuple[Any] | None:
 def left_as_found() -> Iterator[None]:
     """Restore the process state that a recipe changes, because a script's process would end with it.
 
-    Torch's threads, signal handlers (training responds with a checkpoint), and the cache of datasets. Meanwhile, progress is shown
-    as in `progress_shown`.
+    Torch's threads, signal handlers (training responds with a checkpoint), the cache of datasets, and the root logger's handlers
+    (absl, which rouge_score uses, adds one). Meanwhile, progress is shown as in `progress_shown`.
     """
     import datasets
     import torch
@@ -161,6 +175,9 @@ def left_as_found() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             for number in STOPPING_SIGNALS:
                 after.callback(signal.signal, number, signal.getsignal(number))
+        root = logging.getLogger()
+        handlers = list(root.handlers)
+        after.callback(lambda: [root.removeHandler(one) for one in list(root.handlers) if one not in handlers])
         before = held()
         after.callback(lambda: release(*(folder for folder in held() if folder not in before)))
         if datasets.is_caching_enabled():

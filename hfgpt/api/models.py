@@ -6,11 +6,11 @@ As in training.py, keys and errors are those of the recipes.
 import json
 import tempfile
 from collections.abc import Sequence
-from os import fspath
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from hfgpt.api.calls import Place, make_arguments, run_recipe
+from hfgpt.api.calls import Place, make_arguments, run_recipe, worded_for_python
 from hfgpt.api.results import CONVERSION_FILE, ConversionResult, EvaluationResult, PublishingResult
 from hfgpt.arguments.generation import GenerateArguments
 from hfgpt.errors import UserError
@@ -69,7 +69,10 @@ def load_model(
     Returns: `model`, `tokenizer`, `task`, and `context_length` in tokens.
     Raises: UserError for a missing model, one of another kind, or an adapter that was trained on different weights.
     """
-    return load(fspath(model), revision=revision, trust_remote_code=trust_remote_code, dtype=dtype, task=task)
+    if not isinstance(model, str | PathLike):
+        raise UserError(f"model is {model!r}, a {type(model).__name__}; give a folder or a Hub id.")
+    with worded_for_python():
+        return load(fspath(model), revision=revision, trust_remote_code=trust_remote_code, dtype=dtype, task=task)
 
 
 def generate(
@@ -123,7 +126,8 @@ def generate(
             return reply.text
         return sample(loaded.model, loaded.tokenizer, prompt, generation_config=generation_config, seed=seed)[0]
 
-    return [text(prompt, seed + number) for prompt in wanted.prompt for number in range(num_samples)]
+    with worded_for_python(GenerateArguments):
+        return [text(prompt, seed + number) for prompt in wanted.prompt for number in range(num_samples)]
 
 
 def convert(

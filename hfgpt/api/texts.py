@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from hfgpt.api.calls import Place
+from hfgpt.api.calls import Place, each_worded, worded_for_python
 from hfgpt.data.conversations import Conversation
 from hfgpt.data.conversations import read_conversations as conversations_of
 from hfgpt.data.markers import refuse_absent_separator
@@ -58,9 +58,10 @@ def read_documents(
         streaming=streaming,
         max_documents=max_documents,
     )
-    found = find_sources(_names(sources))
-    refuse_absent_separator(found, text_documents)
-    return documents_of(found, options, RowErrors(on_error))
+    with worded_for_python():
+        found = find_sources(_names(sources))
+        refuse_absent_separator(found, text_documents)
+        return each_worded(documents_of(found, options, RowErrors(on_error)))
 
 
 def read_records(
@@ -93,7 +94,8 @@ def read_records(
         separator=separator,
         max_records=max_records,
     )
-    return records_of(_names(sources), options, RowErrors(on_error))
+    with worded_for_python():
+        return each_worded(records_of(_names(sources), options, RowErrors(on_error)))
 
 
 def read_conversations(
@@ -106,7 +108,8 @@ def read_conversations(
     max_records: int | None = None,
     on_error: Literal["stop", "skip"] = "stop",
 ) -> Iterator[Conversation]:
-    """Conversations from the same sources as `read_records`: Alpaca, ShareGPT, OpenAI's messages, prompts and completions.
+    """Conversations from the same sources as `read_records`: Alpaca, ShareGPT, OpenAI's messages, prompts and
+    completions, questions and answers.
 
     Args:
         style: the prompt style, one of `CHAT_STYLES`; it only affects Alpaca rows with an input.
@@ -117,7 +120,9 @@ def read_conversations(
     """
     errors = RowErrors(on_error)
     options = RecordOptions(hub_split=hub_split, hub_revision=hub_revision, max_records=max_records)
-    return conversations_of(records_of(_names(sources), options, errors), style=style, format=format, errors=errors)
+    with worded_for_python():
+        records = records_of(_names(sources), options, errors)
+        return each_worded(conversations_of(records, style=style, format=format, errors=errors))
 
 
 def pack_rows(documents: Iterable[Sequence[int]], *, context_length: int, separator: int, pad: int) -> tuple[Rows, PackingCounts]:

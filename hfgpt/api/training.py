@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from hfgpt.api.calls import Place, run_recipe
+from hfgpt.api.calls import Place, run_recipe, worded_for_python
 from hfgpt.api.results import DataResult, TokenizerResult, TrainingResult
 from hfgpt.data.verification import Finding, verify_folder
 
@@ -114,7 +114,8 @@ def verify_data(folder: Place) -> list[Finding]:
     Raises: UserError for a folder without a passport of prepared data.
     Cost: reads rows and sources once; memory stays constant.
     """
-    return verify_folder(Path(folder))
+    with worded_for_python():
+        return verify_folder(Path(folder))
 
 
 def pretrain(

@@ -12,6 +12,7 @@ _COMMAND = (
 _VALUE = r"""\d{1,3}(?:,\d{3})+|'[^']*'|"[^"]*"|[^\s,;()]*[^\s,;().]"""
 _OPTION = rf"(?<![\w-])--(?P<key>[a-z]\w*)(?: (?P<value>{_VALUE}))?"
 _COMMAND_OR_OPTION = re.compile(f"(?P<command>{_COMMAND})|{_OPTION}")
+_FIELDS = re.compile(r"(?<![\w-])--allow_change ([a-z_]+(?: [a-z_]+)+)(?=[,.;)]|$)")  # the one key whose values are several words
 _NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?(e-?\d+)?")
 
 
@@ -32,7 +33,8 @@ def in_python(text: str, choices: Mapping[str, Collection[str]] | None = None) -
             return f"{key} {value}"
         return f"{key}={word}"
 
-    return _COMMAND_OR_OPTION.sub(written, as_started(text))
+    text = _FIELDS.sub(lambda match: f"allow_change={match[1].split()}", as_started(text))
+    return _COMMAND_OR_OPTION.sub(written, text)
 
 
 def _literal(value: str, choices: Collection[str]) -> str | None:

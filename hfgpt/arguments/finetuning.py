@@ -231,7 +231,9 @@ class InstructionArguments(AssistantArguments):
     """recipes/finetune_instructions.py"""
 
     conversation_format: str = data_key(
-        "auto", "Format of a row: alpaca, sharegpt, messages or prompt_completion; auto detects it from the columns of each source."
+        "auto",
+        "Format of a row: alpaca, sharegpt, messages, prompt_completion or question_answer; auto detects it from the columns of "
+        "each source.",
     )
     prompt_style: str = data_key(
         "chat",

@@ -54,6 +54,7 @@ REFUSED = {
 LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
+    "cpu_threads": 1,
     "gradient_accumulation_steps": 1,
     "learning_rate": 0,
     "weight_decay": 0,
@@ -121,6 +122,8 @@ def check_training(args: TrainingArguments, *, given: Collection[str]) -> None:
     from transformers.trainer_utils import SchedulerType
     from transformers.training_args import OptimizerNames
 
+    if args.max_steps < 1 and args.max_steps != -1:  # transformers would take it for -1
+        raise UserError(f"max_steps is {args.max_steps}; it must be at least 1, or -1 for num_train_epochs.")
     if args.label_smoothing_factor >= 1:
         raise UserError(
             f"label_smoothing_factor is {args.label_smoothing_factor}; it must be below 1: the share that is spread over the other "

@@ -50,6 +50,7 @@ class PretrainArguments(EpochKeys, BudgetKeys, ContinuedKeys, RunArguments):
                 f"has a size. Give --max_steps or --num_train_epochs instead."
             )
         self.check_continued(self.config_overrides or {})
+        self.check_least(depth=1)
         super().__post_init__()
         if self.model:
             self.warm_up_again()

@@ -333,8 +333,8 @@ def encode_labels(splits, options: LabelledOptions, passport: Passport):
         passport.splits[name] = {"examples": len(side), "labels": {label: counts[label] for label in names}}
         if absent := [repr(label) for label in names if not counts[label]]:  # `check_labels` has found all of them in training
             logger.warning(
-                f"labels: {len(absent):,} of {counted(len(names), 'labels')} have no {name} example ({listed(absent)}), so no "
-                f"figure of that split covers them; add examples, or leave rare labels out with --min_label_count."
+                f"labels: {len(absent):,} of {counted(len(names), 'labels')} have no {name} example ({listed(absent)}), so that "
+                f"split cannot show how well they are told apart; add examples, or leave rare labels out with --min_label_count."
             )
     return splits.map(encode, input_columns="label", features=features, desc="labels"), names
 

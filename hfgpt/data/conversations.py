@@ -22,6 +22,7 @@ from hfgpt.data.messages import (
     kind_of,
     listed,
     message_list,
+    messages_or_text,
     prompt_and_completion,
     take_weights,
     with_system,
@@ -49,6 +50,7 @@ class ConversationFormat:
     read: Callable[[Record, str], list[WeightedMessage]]
 
 
+OF_OTHER_FORMATS = {"instruction", "conversations", "messages", "prompt"}  # beside these, question and answer say something else
 FORMATS = Table(
     "conversation_format",
     {
@@ -77,6 +79,12 @@ FORMATS = Table(
             columns={"prompt", "completion"},
             fits=lambda columns: "prompt" in columns and "completion" in columns,
             read=lambda record, style: prompt_and_completion(record),
+        ),
+        "question_answer": ConversationFormat(
+            "question and answer",
+            columns={"question", "answer"},
+            fits=lambda columns: {"question", "answer"} <= set(columns) and not OF_OTHER_FORMATS & set(columns),
+            read=lambda record, style: [*messages_or_text(record, "question", role="user"), *answer_in(record, "answer")],
         ),
     },
 )

@@ -102,6 +102,8 @@ class Passport:
     @classmethod
     def load(cls, folder: Path) -> "Passport":
         """Raises: FileNotFoundError if there is none, ValueError if it is not one of ours."""
+        if folder.is_file():
+            raise UserError(f"{folder} is a file; give a folder that recipes/prepare_data.py made of it (--sources).")
         if not folder.is_dir():
             raise MissingFileError(f"{folder} does not exist (looked from {Path.cwd()}); recipes/prepare_data.py writes one.")
         path = folder / PASSPORT_NAME

@@ -9,6 +9,7 @@ and packages, hidden folders, and links that lead outside the folder. Naming suc
 """
 
 import codecs
+import errno
 import functools
 import glob
 import itertools
@@ -45,6 +46,10 @@ def expand_home(name: str) -> Path:
     """Expand `~/texts` to the home folder; existing paths that begin with a tilde are left alone."""
     try:
         return Path(name) if Path(name).exists() else Path(name).expanduser()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UserError(f"{name[:50]!r}... is too long for the name of a file; give the names of files, not their text.") from None
     except RuntimeError:
         raise MissingFileError(f"{name}: there is no such user and so no such home folder; check the spelling.") from None
 

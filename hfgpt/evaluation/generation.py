@@ -22,7 +22,14 @@ def context_length_of(model: PreTrainedModel) -> int:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> torch.Tensor:
-    """The ids (1, T) that a text begins with, as in training: the separator, then the prompt as plain text."""
+    """The ids (1, T) that a text begins with, as in training: the separator, then the prompt as plain text.
+
+    Raises: UserError for a prompt with half of a surrogate pair, as Python makes of bytes that are not UTF-8.
+    """
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"the prompt is not text: character {error.start + 1} comes from bytes that are not UTF-8.") from None
     return torch.tensor([[tokenizer.eos_token_id, *encode_texts(tokenizer, [prompt])[0]]])
 
 

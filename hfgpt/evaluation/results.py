@@ -71,10 +71,14 @@ class Result:
     seen_in_training: bool = False
     date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
+    @property
+    def named(self) -> str:
+        """The name of the data, which is that of its sources, of which the first are named."""
+        return listed(self.dataset.split(", "))
+
     def line(self) -> str:
         """The result for people, with standard errors beside their figures."""
-        names = listed(self.dataset.split(", "))
-        where = f"{names} ({self.split})" if self.split else names
+        where = f"{self.named} ({self.split})" if self.split else self.named
         errors = {name.removesuffix("_stderr"): value for name, value in self.metrics.items() if name.endswith("_stderr")}
         figures = [
             f"{name} {value:,.4f}" + (f" +- {errors[name]:,.4f}" if name in errors else "")

@@ -34,10 +34,10 @@ def load_tokenizer(folder: str | Path, *, revision: str | None = None, pad: bool
     try:
         tokenizer = _tokenizer_class(folder).from_pretrained(str(folder), **({"revision": revision} if revision else {}))
     except (OSError, ValueError) as error:
-        raise MissingFileError(
-            f"{folder} has no tokenizer that can be loaded ({str(error).splitlines()[0]}); train one with "
-            f"recipes/train_tokenizer.py."
-        ) from error
+        inside = Path(folder) / "tokenizer"
+        cure = f"give {inside}" if inside.is_dir() else "train one with recipes/train_tokenizer.py"
+        said = " ".join(str(error).split())[:300]
+        raise MissingFileError(f"{folder} has no tokenizer that can be loaded ({said}); {cure}.") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer in {folder} has no eos_token, which is needed to separate documents.")
     if pad:

@@ -35,6 +35,7 @@ def test_every_format_gives_the_same_conversation():
         "sharegpt": dict(conversations=[{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]),
         "messages": dict(messages=EXCHANGE),
         "prompt_completion": dict(prompt="2 + 2?", completion="4"),
+        "question_answer": dict(question="2 + 2?", answer="4"),
     }
     for format, row in rows.items():
         assert detect_format(record(**row)) == format
@@ -181,7 +182,7 @@ def roles(*names):
             dict(messages=EXCHANGE, conversations=[]),
             "match several formats, 'sharegpt' and 'messages'; choose one with --conversation_format",
         ),
-        (dict(question="a", answer="b"), "the columns 'question', 'answer' match no format; rename them"),
+        (dict(query="a", reply="b"), "the columns 'query', 'reply' match no format; rename them"),
         (dict(messages="[]"), r"'messages' is '\[\]', but must be a list of messages"),
         (dict(messages=[]), r"'messages' is \[\], but must be a list of messages"),
         (dict(messages=["2 + 2?"]), r"message 1 of 'messages' is '2 \+ 2\?', but must be an object with 'role' and 'content'"),
@@ -218,7 +219,8 @@ def test_a_later_row_of_another_format_is_refused():
 def test_unknown_styles_and_formats_are_refused():
     with pytest.raises(ValueError, match="the prompt style is 'llama'; allowed: chat, alpaca, base"):
         conversation("llama", messages=EXCHANGE)
-    with pytest.raises(ValueError, match="conversation_format is 'openai'; allowed: alpaca, sharegpt, messages, prompt_completion"):
+    allowed = "alpaca, sharegpt, messages, prompt_completion, question_answer"
+    with pytest.raises(ValueError, match=f"conversation_format is 'openai'; allowed: {allowed}"):
         conversation(format="openai", messages=EXCHANGE)
 
 

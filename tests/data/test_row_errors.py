@@ -62,8 +62,8 @@ def test_a_source_of_which_nothing_is_left_is_an_error(tmp_path):
 
 def test_what_is_wrong_with_a_whole_file_stops_in_any_case(tmp_path):
     errors = RowErrors("skip")
-    with pytest.raises(UserError, match="the columns 'question', 'answer' match no format") as refusal:
-        conversations(write(tmp_path / "qa.jsonl", {"question": "a", "answer": "b"}), errors)
+    with pytest.raises(UserError, match="the columns 'query', 'reply' match no format") as refusal:
+        conversations(write(tmp_path / "qa.jsonl", {"query": "a", "reply": "b"}), errors)
     assert not isinstance(refusal.value, RowError)
     path = write(tmp_path / "a.csv", "text,label", "a,x", "b,y")
     with pytest.raises(UserError, match=r"all 2 rows of .*a.csv were skipped .*no column 'body' \(2\)"):

@@ -284,6 +284,8 @@ EVERYWHERE = {
     "precision": ("fp16", "needs a GPU"),
     "fsdp": ("true", "this run has only one"),
     "gradient_accumulation_steps": (0, "it must be at least 1"),
+    "max_steps": (-7, "it must be at least 1, or -1 for num_train_epochs"),
+    "cpu_threads": (0, "it must be at least 1"),
     "per_device_train_batch_size": (0, "it must be at least 1"),
     "learning_rate": (float("nan"), "it must be at least 0"),
     "max_grad_norm": (-1.0, "it must be at least 0"),
@@ -295,6 +297,7 @@ FINE_TUNING = {
 REFUSED = [(one, name, *case) for one in GIVEN for name, case in EVERYWHERE.items()]
 REFUSED += [(one, name, *case) for one in list(GIVEN)[1:] for name, case in FINE_TUNING.items()]
 REFUSED += [
+    (PretrainArguments, "depth", 0, "it must be at least 1"),
     (PretrainArguments, "label_smoothing_factor", 1.0, "it must be below 1"),
     (PretrainArguments, "label_smoothing_factor", -0.1, "it must be at least 0"),
     (PretrainArguments, "optim", "adafactor", "need optimizer: adamw"),

@@ -251,7 +251,9 @@ def _headline(context: dict) -> str:
 
 def _extremes(context: dict) -> str:
     """What it does best and worst, where there are at least three labels or kinds of question to tell apart."""
-    scores = [(row["f1"], f"{escaped(row['label'])} (F1 {figure(row['f1'])})") for row in context["label_figures"]]
+    scores = [
+        (row["f1"], f"{escaped(row['label'])} (F1 {figure(row['f1'])})") for row in context["label_figures"] if row["support"]
+    ]
     kinds = [row for row in context["kind_figures"] if "right" in row]
     scores = scores or [(row["right"], f"{escaped(row['kind'])} ({share(row['right'])})") for row in kinds]
     if len(scores) < 3 or min(scores)[0] == max(scores)[0]:
