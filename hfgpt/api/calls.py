@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import cache
@@ -41,25 +41,28 @@ def run_recipe(name: str, given: Mapping[str, Any], *, where: str) -> tuple[Any,
     with left_as_found():
         main = load_recipe(name).main
         arguments_class = main.__annotations__["args"]
-        with worded_for_python(arguments_class):
+        with worded_for_python(choices_of(arguments_class)):
             arguments = make_arguments(arguments_class, given, where=where)
             return arguments, main(arguments)
 
 
 @contextmanager
-def worded_for_python(arguments_class: type[RecipeArguments] | None = None) -> Iterator[None]:
-    """Inside this context, errors name keys as Python does, unless a recipe calls, such as recipes/from_text.py."""
+def worded_for_python(choices: Mapping[str, Collection[str]] | None = None) -> Iterator[None]:
+    """Inside this context, errors name keys as Python does, unless a recipe calls, such as recipes/from_text.py.
+
+    Args: `choices` as in `in_python`.
+    """
     try:
         yield
     except UserError as error:
         if started_from_python():
-            error.args = (in_python(str(error), choices_of(arguments_class) if arguments_class else None),)
+            error.args = (in_python(str(error), choices),)
         raise
 
 
-def each_worded(items: Iterable[Item]) -> Iterator[Item]:
+def each_worded(items: Iterable[Item], choices: Mapping[str, Collection[str]]) -> Iterator[Item]:
     """The items of something that reads, and may fail, while it is used."""
-    with worded_for_python():
+    with worded_for_python(choices):
         yield from items
 
 

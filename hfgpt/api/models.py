@@ -10,7 +10,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from hfgpt.api.calls import Place, make_arguments, run_recipe, worded_for_python
+from hfgpt.api.calls import Place, choices_of, make_arguments, run_recipe, worded_for_python
 from hfgpt.api.results import CONVERSION_FILE, ConversionResult, EvaluationResult, PublishingResult
 from hfgpt.arguments.generation import GenerateArguments
 from hfgpt.errors import UserError
@@ -75,6 +75,13 @@ def load_model(
         return load(fspath(model), revision=revision, trust_remote_code=trust_remote_code, dtype=dtype, task=task)
 
 
+class _OfLoaded(GenerateArguments):
+    """For a model in memory: the folder that it came from may be gone, or relative to another folder."""
+
+    def check_model(self) -> None:
+        pass
+
+
 def generate(
     model: Place | Loaded,
     prompts: str | Sequence[str] = "",
@@ -105,9 +112,10 @@ def generate(
     Raises: UserError for a missing model or one that does not generate text, and for values out of range.
     """
     loaded = model if isinstance(model, Loaded) else None
-    given = dict(model=loaded.name if loaded else model, prompt=prompts, chat=chat, max_new_tokens=max_new_tokens)
+    given = dict(prompt=prompts, chat=chat, max_new_tokens=max_new_tokens) | ({} if loaded else dict(model=model))
     given |= dict(temperature=temperature, top_k=top_k, top_p=top_p, num_samples=num_samples, seed=seed)
-    wanted = make_arguments(GenerateArguments, given | dict(trust_remote_code=trust_remote_code), where="generate()")
+    kind = _OfLoaded if loaded else GenerateArguments
+    wanted = make_arguments(kind, given | dict(trust_remote_code=trust_remote_code), where="generate()")
     loaded = loaded or load_model(wanted.model, trust_remote_code=trust_remote_code, task="text-generation")
     generation_config = token_choice(
         loaded.tokenizer,
@@ -126,7 +134,7 @@ def generate(
             return reply.text
         return sample(loaded.model, loaded.tokenizer, prompt, generation_config=generation_config, seed=seed)[0]
 
-    with worded_for_python(GenerateArguments):
+    with worded_for_python(choices_of(GenerateArguments)):
         return [text(prompt, seed + number) for prompt in wanted.prompt for number in range(num_samples)]
 
 

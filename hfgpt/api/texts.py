@@ -20,6 +20,8 @@ from hfgpt.data.sources import ReadingOptions, find_sources
 from hfgpt.data.sources import read_documents as documents_of
 from hfgpt.errors import UserError
 
+_CHOICES = {"on_error": ("stop", "skip")}
+
 
 def _names(sources: Place | Iterable[Place]) -> list[str]:
     return [fspath(one) for one in ([sources] if isinstance(sources, str | PathLike) else sources)]
@@ -58,10 +60,10 @@ def read_documents(
         streaming=streaming,
         max_documents=max_documents,
     )
-    with worded_for_python():
+    with worded_for_python(_CHOICES):
         found = find_sources(_names(sources))
         refuse_absent_separator(found, text_documents)
-        return each_worded(documents_of(found, options, RowErrors(on_error)))
+        return each_worded(documents_of(found, options, RowErrors(on_error)), _CHOICES)
 
 
 def read_records(
@@ -94,8 +96,8 @@ def read_records(
         separator=separator,
         max_records=max_records,
     )
-    with worded_for_python():
-        return each_worded(records_of(_names(sources), options, RowErrors(on_error)))
+    with worded_for_python(_CHOICES):
+        return each_worded(records_of(_names(sources), options, RowErrors(on_error)), _CHOICES)
 
 
 def read_conversations(
@@ -120,9 +122,9 @@ def read_conversations(
     """
     errors = RowErrors(on_error)
     options = RecordOptions(hub_split=hub_split, hub_revision=hub_revision, max_records=max_records)
-    with worded_for_python():
+    with worded_for_python(_CHOICES):
         records = records_of(_names(sources), options, errors)
-        return each_worded(conversations_of(records, style=style, format=format, errors=errors))
+        return each_worded(conversations_of(records, style=style, format=format, errors=errors), _CHOICES)
 
 
 def pack_rows(documents: Iterable[Sequence[int]], *, context_length: int, separator: int, pad: int) -> tuple[Rows, PackingCounts]:

@@ -28,8 +28,7 @@ class GenerateArguments(ModelKeys):
 
     def __post_init__(self):
         expand_home(self, "model")
-        self.require(model="give a folder or a Hub id first: recipes/generate.py MODEL --prompt ...")
-        check_model_folder(self.model)
+        self.check_model()
         self.check_least(max_new_tokens=1, num_samples=1, temperature=0, top_k=0)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; it must be a probability above 0 and at most 1.")
@@ -37,6 +36,11 @@ class GenerateArguments(ModelKeys):
             raise UserError(
                 f"num_samples is {self.num_samples}; a conversation has one answer per turn, but --prompt can have several."
             )
+
+    def check_model(self) -> None:
+        """Raises: UserError if no model was given, or the folder has none."""
+        self.require(model="give a folder or a Hub id first: recipes/generate.py MODEL --prompt ...")
+        check_model_folder(self.model)
 
     @property
     def in_terminal(self) -> bool:
