@@ -89,12 +89,14 @@ class StopOnSignalCallback(TrainerCallback):
 
     def _asked_to_stop(self) -> bool:
         """Whether any process got a signal; if so, this one counts as having got it, too."""
-        if self._group is not None:
-            number = torch.tensor(self.received or 0)
-            distributed.all_reduce(number, distributed.ReduceOp.MAX, group=self._group)
-            if number and not self.received:
-                self._request.note(int(number))
-        return self.received is not None
+        if self._group is None:
+            return self.received is not None
+        number = torch.tensor(self.received or 0)
+        distributed.all_reduce(number, distributed.ReduceOp.MAX, group=self._group)
+        if number and not self.received:
+            self._request.note(int(number))
+        # A signal that came during the exchange is told at the next one: the others do not know of it and take another step.
+        return bool(number)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self._asked_to_stop():

@@ -236,7 +236,7 @@ def test_labels_become_ids_with_names_and_counts_in_the_passport():
 def test_labels_that_no_figure_covers_are_named(caplog):
     splits = DatasetDict({"train": examples(["a", "b", "c"]), "validation": examples(["a", "b", "c"]), "test": examples(["b"])})
     encode_labels(splits, LabelledOptions(), Passport())
-    assert [line.partition("), so no figure")[0] for line in caplog.messages] == [
+    assert [line.partition("), so that split")[0] for line in caplog.messages] == [
         "labels: 2 of 3 labels have no test example ('a', 'c'"
     ]
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python -m tests.reliability.fuzz`
@@ -148,7 +149,8 @@ class Job:
         """Send a signal to those processes that are still running. Returns: whether there was one."""
         there = [one for rank, one in enumerate(self.processes) if rank in ranks and one.exitcode is None]
         for process in there:
-            os.kill(process.pid, number)
+            with suppress(ProcessLookupError):  # it has ended, and the forkserver has not told us yet
+                os.kill(process.pid, number)
         return bool(there)
 
     def wait(self, seconds: float = LIMIT_SECONDS) -> int:

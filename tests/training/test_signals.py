@@ -203,3 +203,19 @@ main() if {as_command} else runpy.run_path(sys.argv[0], run_name="__main__")
     done = run_python("-c", code, cwd=ROOT)
     assert done.returncode == 130
     assert done.stderr.splitlines() == ["stopped by SIGINT; run the same command to start again, or to continue where possible."]
+
+
+def test_a_signal_that_comes_while_the_processes_ask_each_other_stops_all_at_the_next_step(monkeypatch):
+    from hfgpt.training import callbacks
+
+    callback, told = callbacks.StopOnSignalCallback(), []
+    callback._group = "all processes"
+
+    def exchange(number, *operation, group):
+        told.append(int(number))
+        callback._request.note(signal.SIGTERM)  # too late for the number that the others see
+
+    monkeypatch.setattr(callbacks.distributed, "all_reduce", exchange)
+    assert not callback._asked_to_stop()
+    assert callback._asked_to_stop()
+    assert told == [0, signal.SIGTERM]
