@@ -305,8 +305,10 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(name, 
     folder = tmp_path / "run"
     first = start(name, straight(name).words, folder)
     assert first.runs_until(lambda: bool(mischief.checkpoints(folder)))
+    first.send(signal.SIGSTOP)  # however long the second one takes to start
     second = lab.Job(name, [*straight(name).words, "--output_dir", folder], tmp_path / "second.log")
     assert second.wait() == 1, second.said
+    first.send(signal.SIGCONT)
     (sentence,) = [line for line in second.said.splitlines() if line.startswith("error: ")]
     assert str(folder) in sentence
     assert "another" in sentence
