@@ -69,7 +69,7 @@ class RunArguments(ResumeKeys, TrainingArguments):
         "auto", "Precision of the matrix products; auto is bf16 if the processor is fast at it, else fp32."
     )
     cpu_threads: int | None = machine_key(
-        None, "Threads per process on a CPU (default: OMP_NUM_THREADS, but not a launcher's 1; else all cores, divided among them)."
+        None, "Threads per process on a CPU (default: OMP_NUM_THREADS, but not a launcher's 1; else its share of all cores)."
     )
     ddp_find_unused_parameters: bool | None = trainer_key(
         False, "With several processes, look for parameters without a gradient in every step; there are none."

@@ -32,8 +32,8 @@ def seen_in_training(model: str | Path, inputs: Iterable[dict]) -> list[str]:
     passport = passport_of_run(model)
     settings = passport.settings
     held_out = {name for key in _HELD_OUT_KEYS for name in _listed(settings.get(key))} - set(_listed(settings.get("sources")))
-    trained_on = {_content(one) for one in passport.inputs if one.get("given", one.get("name")) not in held_out}
-    return [str(one["name"]) for one in inputs if _content(one) in trained_on]
+    trained_on = {content_of(one) for one in passport.inputs if one.get("given", one.get("name")) not in held_out}
+    return [str(one["name"]) for one in inputs if content_of(one) in trained_on]
 
 
 def split_seen_in_training(model: str | Path, prepared: Passport, split: str) -> list[str]:
@@ -51,6 +51,6 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _content(entry: dict) -> object:
+def content_of(entry: dict) -> object:
     """What identifies a source: the hash of its content; for a Hub dataset, which has none, its name, split and commit."""
     return entry.get("sha256") or (entry.get("name"), entry.get("split"), entry.get("commit"))
