@@ -61,8 +61,8 @@ def main() -> None:
 
 
 def arguments(arguments_class, config: str):
-    """The arguments of a recipe, from its YAML; the base is not made yet, and is not needed to split."""
-    return parse_arguments(arguments_class, [str(CONFIGS / config)])
+    """The arguments of a recipe, from its YAML; the base there does not exist yet, and the one given is not loaded."""
+    return parse_arguments(arguments_class, [str(CONFIGS / config), "--model", "openai-community/gpt2"])
 
 
 def examples_of(args: ClassificationArguments | InstructionArguments) -> Examples:

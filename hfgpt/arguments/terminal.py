@@ -29,11 +29,12 @@ def split_quiet(words: list[str]) -> tuple[list[str], bool]:
 
 
 def hide_what_is_for_developers() -> None:
-    """Hide what a user cannot fix: deprecations between libraries, and torchao's messages about kernels that this machine cannot
-    load."""
+    """Hide what a user cannot fix: deprecations between libraries, torchao's messages about kernels that this machine cannot load,
+    and torch's about torchao."""
     if not sys.warnoptions:  # the user has not asked Python for warnings
         warnings.simplefilter("ignore", FutureWarning)
-    logging.getLogger("torchao").setLevel(logging.ERROR)
+    for library in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 class Lines(logging.StreamHandler):
