@@ -174,6 +174,7 @@ def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
     Args:
         mode: "exact" (the same characters), "near" (the same except for case, digits, punctuation and spaces; and of near copies,
             see near_copies.py, the first per label) or "none".
+    Raises: UserError if no example is left.
     Cost: for "near", see `find_copies`.
     """
     if mode not in ("exact", "near", "none"):
@@ -195,6 +196,11 @@ def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
         )
     first = {text: index for index, text in reversed(list(enumerate(texts))) if len(labels_of[text]) == 1}
     kept = sorted(first.values())
+    if not kept:
+        raise UserError(
+            f"each of the {len(texts):,} texts, of which {len(labels_of):,} differ, occurs with different labels, so no example is "
+            f"left; give the right columns with --text_column and --label_column."
+        )
     if mode == "near":
         groups = similar_groups(texts[index] for index in kept)
         first_of = {(group, labels[index]): index for index, group in reversed(list(zip(kept, groups)))}

@@ -172,5 +172,5 @@ def _collect(
         errors.sources.update(done["skipped"]["sources"])
         errors.firsts = done["skipped"]["firsts"] | errors.firsts
     documents = stored_documents([folder / f"{rank:05d}.arrow" for rank in range(number)])
-    record_loaded(documents, read, steps, counts, errors, passport, start)
+    record_loaded(read, steps, counts, errors, passport, start)
     return documents

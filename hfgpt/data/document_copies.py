@@ -21,7 +21,7 @@ import numpy as np
 
 from hfgpt.counting import counted
 from hfgpt.data.dropped import DroppedDocuments
-from hfgpt.data.minhash import PLACES, Bands, document_signatures
+from hfgpt.data.minhash import PLACES, Bands, document_signatures, join
 from hfgpt.data.on_disk import column_batches, no_progress_bars, numbers_of, select, text_batches, text_bytes
 from hfgpt.data.parallel import TOO_LONG_TO_SEND, in_processes
 from hfgpt.data.passport import Passport
@@ -101,8 +101,8 @@ def drop_document_copies(
     cache_dir: str | Path | None = None,
     found: Copies | None = None,
 ):
-    """The documents without copies; near copies that are kept share one draw, so a split of whole documents puts them on the same
-    side.
+    """The documents without copies; near copies that are kept share one draw, and so do all of their groups, so a split of whole
+    documents or groups puts them on the same side.
 
     Args:
         documents: a `datasets.Dataset` with `text`, `source` and `draw`.
@@ -148,7 +148,11 @@ def drop_document_copies(
     together = sizes[sizes > 1]
     counts = dict(documents=int(together.sum()), groups=len(together))
     if len(together):
-        draws = numbers_of(documents, "draw")[found.near[kept]]
+        draws = numbers_of(documents, "draw")
+        # Documents of one group of the user's have one draw, and keep it: through near copies, whole groups are joined.
+        _, firsts, numbers = np.unique(draws, return_index=True, return_inverse=True)
+        joined = join(found.near, np.arange(len(draws)), firsts[numbers])
+        draws = draws[joined[kept]]
         with no_progress_bars():  # "Flattening the indices"
             documents = select(documents, np.flatnonzero(kept)).remove_columns("draw").add_column("draw", draws)
         logger.info(

@@ -204,11 +204,6 @@ def numbers_of(documents, column: str) -> np.ndarray:
     return numbers
 
 
-def different_values(documents, column: str) -> set[str]:
-    """The distinct values of a column of a `datasets.Dataset`."""
-    return set().union(*(part.unique().to_pylist() for part in _parts(documents, column)))
-
-
 def text_batches(documents) -> Iterator[list[str]]:
     """The texts of a `datasets.Dataset` in order, about `BATCH_CHARACTERS` at a time. The receiver may empty a list."""
     for part in _parts(documents, "text"):

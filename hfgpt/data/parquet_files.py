@@ -36,7 +36,14 @@ def read_parquet(source: Source, options: SourceOptions, errors: RowErrors | Non
         widest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
         rows = max(1, min(MOST_ROWS, BATCH_BYTES // max(1, widest)))
         for batch in file.iter_batches(batch_size=rows, columns=needed):
-            for row in batch.to_pylist():
+            try:
+                values = batch.to_pylist()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{source.name}, rows {row_id} to {row_id + len(batch) - 1}: a column declared as text is not valid UTF-8 "
+                    f"({error.reason}: {error.object[error.start : error.end]!r}); write the file again with decoded text."
+                ) from None
+            for row in values:
                 yield Record(row, source.name, f"row {row_id}", str(row_id))
                 row_id += 1
     except (pyarrow.ArrowException, OSError) as error:

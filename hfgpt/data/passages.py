@@ -189,8 +189,9 @@ class Windows:
     def _passages(self, found: np.ndarray, left_out: np.ndarray) -> list[Span]:
         reach = self.stride
         while reach < self.in_a_row * self.stride:  # 1, 2, 4, ... of them in a row
-            found[: len(found) - reach] &= found[reach:]
-            found[len(found) - reach :] = False
+            followed = max(0, len(found) - reach)
+            found[:followed] &= found[reach:]
+            found[followed:] = False
             reach *= 2
         begins = np.flatnonzero(found)
         if not len(begins):

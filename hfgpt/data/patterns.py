@@ -111,6 +111,9 @@ def files_in(
         hidden += [path for name in folders if name.startswith(".") and ((path := Path(place, name)) / "cur").is_dir()]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (Path(place, name) for name in names if not name.startswith(".")):
+            if not path.is_file():
+                left_out[path] = "without text (a link to nothing, a pipe or a device)"
+                continue
             suffix, kind = path.suffix.lower(), kind_of_file(path)
             if kind is None and suffix not in suffixes:
                 others[path.suffix or path.name] += 1

@@ -22,7 +22,7 @@ from hfgpt.data.hub_datasets import HUB_DATASETS
 from hfgpt.data.json_files import JSON_FILES
 from hfgpt.data.mail_files import MBOX_FILES, MESSAGE_FILES
 from hfgpt.data.markers import MarkerCounts
-from hfgpt.data.on_disk import Document, different_values, write_documents
+from hfgpt.data.on_disk import Document, write_documents
 from hfgpt.data.parallel import apply_steps_in_processes
 from hfgpt.data.parquet_files import PARQUET_FILES
 from hfgpt.data.passport import Passport
@@ -90,6 +90,9 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
     sources: dict[str | Path, Source] = {}
     empty: dict[str, MissingFileError] = {}
     for name in names:
+        if not name.strip():  # a path of nothing is the current folder
+            raise UserError("a source has an empty name (an unset shell variable?); leave it out, or give '.' for this folder.")
+
         path = expand_home(name)
         looks_like_a_file = path.suffix.lower() in suffixes or name.startswith((".", "/", "~")) or name.endswith("/")
         if (kind := _kind_named(name, kinds, after_files=False)) is not None:
@@ -289,7 +292,7 @@ def load_documents(
         kept = apply_steps_in_processes(drawn, steps, counts, num_proc=num_proc, on_drop=on_drop)
         documents = write_documents(kept, Path(cache_dir) / "documents.arrow")
     refuse_changed(found)
-    record_loaded(documents, read, steps, counts, errors, passport, start)
+    record_loaded(read, steps, counts, errors, passport, start)
     return documents
 
 
@@ -307,7 +310,6 @@ class Read(dict[str, list[int]]):
 
 
 def record_loaded(
-    documents,
     read: Read,
     steps: Sequence[TextStep],
     counts: Sequence[StepCounts],
@@ -322,7 +324,7 @@ def record_loaded(
     of_steps = min(sum(count.seconds for count in counts), time.perf_counter() - start)  # which run while documents are read
     passport.record("load", None, num_documents, start + of_steps, bytes_out=num_bytes)
     record_steps(steps, counts, passport)
-    errors.finish(different_values(documents, "source") | {WHOLE_FILES}, passport)
+    errors.finish({name for name, (number, _) in read.items() if number} | {WHOLE_FILES}, passport)
 
 
 def drawn_documents(

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hfgpt.counting import counted
-from hfgpt.data.near_copies import SIMILARITY, normalize, similar_groups, similar_pairs
+from hfgpt.data.near_copies import SIMILARITY, normalize, similar_groups
 from hfgpt.data.on_disk import Document, numbers_of, select, text_bytes, texts_of, write_documents
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
@@ -339,25 +339,19 @@ def keep_copies_together(
         texts: the texts to compare, for all rows.
         labels: one (hashable) per row; without them, all rows are treated alike.
     Raises: ValueError if a side that had rows would lose all of them.
-    Cost: see `find_copies`, for each side against the later ones.
+    Cost: see `find_copies`.
     """
-    normalized = [normalize(text) for text in texts]
     labels = labels or [None] * len(texts)
     names = [name for name, rows in sides.items() if rows]
-    apart: set[int] = set()
-    for number, name in enumerate(names):
-        later = [row for other in names[number + 1 :] for row in sides[other]]
-        one, others = (list(dict.fromkeys(normalized[row] for row in rows)) for rows in (sides[name], later))
-        copied: set[str] = set()
-        for found, found_later, _ in similar_pairs(one, others, threshold=threshold, contained=False):
-            copied.update(one[index] for index in found.tolist())
-            copied.update(others[index] for index in found_later.tolist())
-        apart.update(row for row in (*sides[name], *later) if normalized[row] in copied)
+    side_of = {row: name for name in names for row in sides[name]}
+    groups: dict[int, list[int]] = {}
+    for row, group in enumerate(similar_groups(texts, threshold=threshold)):
+        groups.setdefault(group, []).append(row)
+    # Whole groups: of a text's copies on its own side, some may be no copies of those on the other.
+    groups = {group: rows for group, rows in groups.items() if len({side_of[row] for row in rows}) > 1}
+    apart = {row for rows in groups.values() for row in rows}
     if not apart:
         return sides
-    groups: dict[int, list[int]] = {}
-    for row, group in zip(sorted(apart), similar_groups([texts[row] for row in sorted(apart)], threshold=threshold), strict=True):
-        groups.setdefault(group, []).append(row)
     missing = {name: Counter(labels[row] for row in sides[name] if row in apart) for name in names}
     together = {name: [row for row in rows if row not in apart] for name, rows in sides.items()}
     trained = {labels[row] for row in together[names[0]]}
@@ -378,7 +372,7 @@ def keep_copies_together(
         together[name] += group
     for name in names:
         if not together[name]:
-            alike = len({normalized[row] for row in apart}) == len(groups)
+            alike = len({normalize(texts[row]) for row in apart}) == len(groups)
             how = " whose texts differ only in digits, case and punctuation" if alike else ""
             cure = "" if alike else f"raise --near_copy_similarity ({threshold}), "
             raise UserError(

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.trainer_utils import EvalPrediction
 
 from hfgpt.arguments.methods import Method
-from hfgpt.counting import counted
+from hfgpt.counting import counted, listed
 from hfgpt.data.classification import (
     LabelledOptions,
     check_labels_recur,
@@ -46,7 +46,7 @@ from hfgpt.tokenization import split_special_tokens
 from hfgpt.training.advice import best_step
 from hfgpt.training.checkpoints import remove_checkpoints
 from hfgpt.training.examples import HELD_OUT, Examples
-from hfgpt.training.finetuning import Base, identify_base, load_model, save_finetuned
+from hfgpt.training.finetuning import Base, identify_base, load_model, longest_text, save_finetuned
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
 from hfgpt.training.run import train_or_resume
 from hfgpt.training.run_folder import RESULT_FILE, Claim
@@ -143,7 +143,10 @@ def load_splits(
 
 
 def with_labels(examples: Dataset, *, of: Dataset, passport: Passport, name: str) -> Dataset:
-    """The examples of a given split whose labels occur in the training set; the others are counted."""
+    """The examples of a given split whose labels occur in the training set; the others are counted.
+
+    Raises: UserError if no example is left.
+    """
     start = time.perf_counter()
     known = {label for labels in of["label"] for label in (labels if isinstance(labels, list) else [labels])}
     kept = [
@@ -151,6 +154,11 @@ def with_labels(examples: Dataset, *, of: Dataset, passport: Passport, name: str
         for index, labels in enumerate(examples["label"])
         if known.issuperset(labels if isinstance(labels, list) else [labels])
     ]
+    if not kept:
+        raise UserError(
+            f"none of the {len(examples):,} {name} texts has a label that is left in training ({listed(sorted(known))}); give "
+            f"texts with such labels, or change --max_labels or --min_label_count."
+        )
     passport.record(f"labels of training ({name})", len(examples), len(kept), start, what="examples")
     return examples.select(kept)
 
@@ -162,7 +170,7 @@ def fit_tokenizer(tokenizer: PreTrainedTokenizerFast, *, max_length: int | None)
     follows the text, and a special token written in a text is plain text. That would break a chat template, but a classifier does
     not need one.
     """
-    tokenizer.model_max_length = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
+    tokenizer.model_max_length = longest_text(tokenizer, max_length)
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = (
         "right"  # learned positions are counted from the start of the text
     )

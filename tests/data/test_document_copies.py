@@ -149,6 +149,19 @@ def test_near_copies_that_stay_share_the_draw_of_the_first(mode, left, caplog):
     assert "a split by position does not" in caplog.text
 
 
+def test_groups_that_share_a_near_copy_are_joined_and_no_group_is_torn():
+    generator = random.Random(0)
+    other = [" ".join(generator.choices(WORDS, k=60)) for _ in range(6)]
+    preface = " ".join(WORDS[:200])
+    texts = [other[0], preface, other[1], preface.replace(WORDS[100], "boat", 1), other[2], other[3]]
+    groups = ["a", "a", "b", "b", "c", "c"]
+    draws = [Split().draw(group) for group in groups]
+    columns = dict(text=texts, source=["x"] * 6, row_id=list("123456"), draw=draws)
+    for mode in ("exact", "none"):
+        kept = drop_document_copies(Dataset.from_dict(columns), Passport(), mode=mode)
+        assert kept["draw"][:] == [draws[0]] * 4 + [draws[4]] * 2
+
+
 def test_nothing_changes_where_nothing_is_alike_and_another_mode_is_refused():
     documents = documents_of([OTHER, TEXT], ["a", "a"], Split())
     for mode in ("none", "exact", "near"):

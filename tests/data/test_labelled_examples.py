@@ -102,6 +102,15 @@ def test_duplicates_are_dropped_and_contradicting_ones_all_of_them():
         deduplicate(data, passport, mode="fuzzy")
 
 
+@pytest.mark.parametrize("mode", ["exact", "near"])
+def test_columns_that_were_swapped_leave_nothing_and_are_named_with_the_cure(mode):
+    data = examples(["win now", "hello", "see you", "cash"], ["spam", "ham", "ham", "spam"])
+    with pytest.raises(
+        ValueError, match=r"each of the 4 texts, of which 2 differ, .* no example is left; .*--text_column and --label_column"
+    ):
+        deduplicate(data, Passport(), mode=mode)
+
+
 def test_near_duplicates_are_dropped_within_a_label_only():
     texts = [
         "Your free prize is waiting, call 0800 123 now or lose it for ever",

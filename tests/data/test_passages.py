@@ -63,6 +63,14 @@ def test_a_run_of_exactly_that_length_is_found_wherever_it_stands():
         assert not windows.find(np.frombuffer(b"#" + other[:120] + b"#" + other[300:420], dtype=np.uint8))
 
 
+@pytest.mark.parametrize("stride", [1, 8])
+def test_a_text_shorter_than_a_passage_has_none(stride):
+    windows = Windows(50, 1000, stride=stride)
+    windows.add(np.frombuffer(b"Hello\n" * 100, dtype=np.uint8))
+    for length in range(50 - stride):  # with a stride, runs up to a stride shorter are found, too
+        assert windows.find(np.frombuffer((b"Hello\n" * 10)[:length], dtype=np.uint8)) == []
+
+
 def test_long_texts_are_looked_at_in_blocks_and_lose_nothing_at_their_borders(monkeypatch):
     texts, others = sharing_texts(shared_bytes=90)
     whole = found_in(texts, others, 60)

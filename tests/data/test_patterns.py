@@ -1,4 +1,5 @@
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,20 @@ def test_of_a_folder_the_text_files_are_read_and_the_rest_is_said(caplog):
     assert found("notes") == found("notes/") == ["notes/a/c.MD", "notes/b.txt"]
     assert "reading 1 .txt, 1 .md in the folder notes; not read: " in caplog.text
     assert "1 .py" in caplog.text
+
+
+def test_links_to_nothing_and_pipes_in_a_folder_are_left_out_and_said(caplog):
+    caplog.set_level(logging.INFO)
+    write("notes/a.txt")
+    Path("notes/b.txt").symlink_to("gone.txt")
+    os.mkfifo("notes/c.txt")
+    assert found("notes") == ["notes/a.txt"]
+    assert "leaving out 2 files without text (a link to nothing, a pipe or a device), such as notes/" in caplog.text
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    write("a.txt")
+    assert refusal("").startswith("a source has an empty name (an unset shell variable?)")
 
 
 def test_a_folder_without_texts_says_what_is_in_it():

@@ -6,10 +6,13 @@ import pytest
 
 from hfgpt.data.classification import LabelledOptions, load_examples
 from hfgpt.data.conversations import read_conversations
+from hfgpt.data.filters import cleaning_steps
 from hfgpt.data.passport import Passport
 from hfgpt.data.preferences import read_preferences
 from hfgpt.data.records import RecordOptions, read_records
 from hfgpt.data.row_errors import RowError, RowErrors
+from hfgpt.data.sources import ReadingOptions, find_sources, load_documents
+from hfgpt.data.splitting import Split
 from hfgpt.errors import UserError
 
 GOOD = {"instruction": "Name a thing.", "input": "", "output": "A candle."}
@@ -58,6 +61,19 @@ def test_a_source_of_which_nothing_is_left_is_an_error(tmp_path):
         UserError, match=r"all 2 rows of .*bad.jsonl were skipped \(on_error: skip\): no answer \(2\)\. The first: .*line 1"
     ):
         errors.finish(one.source for one in found)
+
+
+def test_a_source_whose_good_rows_are_all_filtered_out_is_no_error(tmp_path):
+    english = write(tmp_path / "en.jsonl", *({"text": f"a text of some length, number {number}"} for number in range(3)))
+    short = write(tmp_path / "de.jsonl", {"text": "kurz"}, {"text": "knapp"}, '{"text": broken')
+    passport = Passport()
+    steps = cleaning_steps(filters="light", filter_settings={"min_characters": 10})
+    documents = load_documents(
+        find_sources([english, short]), ReadingOptions(), passport, steps=steps, draw=Split().draw, cache_dir=tmp_path,
+        on_error="skip",
+    )  # fmt: skip
+    assert len(documents) == 3
+    assert passport.steps[-1]["rows"] == 1
 
 
 def test_what_is_wrong_with_a_whole_file_stops_in_any_case(tmp_path):

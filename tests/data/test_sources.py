@@ -157,6 +157,10 @@ def test_parquet_columns_are_checked(tmp_path):
     with pytest.raises(ValueError, match="the column 'n' has the type int64, but must be a string"):
         read(path, text_field="n")
     assert texts(path, text_field="body") == ["a"]
+    latin_1 = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(b"\0\0\0\0\4\0\0\0"), pyarrow.py_buffer(b"caf\xe9"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": latin_1}), path)
+    with pytest.raises(ValueError, match=r"rows.parquet, rows 0 to 0: a column declared as text is not valid UTF-8 .*b'\\xe9'"):
+        read(path)
     path.write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="rows.parquet is not a valid Parquet file"):
         read(path)

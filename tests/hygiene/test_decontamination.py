@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import pytest
@@ -111,6 +112,19 @@ def test_near_copies_go_to_one_side_and_the_sides_keep_their_sizes():
     assert sorted(row for rows in together.values() for row in rows) == list(range(100))
     assert all(leak == {"exact": 0, "near": 0} for leak in leaks_between(side_texts(together)).values())
     assert keep_copies_together(sides, texts) == together
+
+
+def test_a_copy_that_moves_takes_its_own_copies_along():
+    words = ["".join(random.Random(number).choices("abcdefghijklmnop", k=7)) for number in range(50)]
+    first, second, third = (" ".join(words[start : start + 30]) for start in (0, 2, 4))
+    others = [" ".join(words[number : number + 4]) for number in range(36, 46)]
+    texts = [first, second, third, third + " zz", *others]
+    assert [len(find_copies([one], [other])) for one, other in ((first, second), (second, third), (first, third))] == [1, 1, 0]
+    # The second goes to the test side with the third; the first is a copy of the second only.
+    sides = {"train": [0, 1, 4, 5, 6], "validation": [7, 8], "test": [2, 3, 9, 10, 11, 12, 13]}
+    together = keep_copies_together(sides, texts)
+    for one, other in itertools.combinations(together.values(), 2):
+        assert not find_copies([texts[row] for row in one], [texts[row] for row in other])
 
 
 def test_a_split_without_copies_across_its_sides_is_left_as_it_is():
