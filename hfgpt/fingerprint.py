@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, initializatio
 
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file, write_json
-from hfgpt.inference import evaluating
+from hfgpt.inference import evaluating, longest_input
 
 FINGERPRINT_NAME = "fingerprint.json"
 TEXTS = (
@@ -107,9 +107,13 @@ def _exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def _longest_input(model: PreTrainedModel) -> int:
+    # Our classifiers read at most max_text_length tokens, while their twins read everything.
+    return getattr(model.config, "max_text_length", None) or longest_input(model.config) or POSITIONS
+
+
 def _measured(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict:
-    context_length = getattr(model.config, "max_position_embeddings", None) or POSITIONS
-    context_length = getattr(model.config, "max_text_length", None) or context_length  # of a classifier
+    context_length = _longest_input(model)
     if tokenizer is None:
         texts = [{"text": None, "ids": row[0].tolist()} for row in probe_rows(model)]
     else:
@@ -171,8 +175,7 @@ def _rounded(value: float) -> float:
 def probe_rows(model: PreTrainedModel, *, seed: int = 0) -> list[torch.Tensor]:
     """Three rows (1, T) of random token ids that the model accepts; run one by one, so that no padding is needed."""
     generator = torch.Generator().manual_seed(seed)
-    # Our classifiers read at most max_text_length tokens, while their twins read everything.
-    longest = min(64, getattr(model.config, "max_text_length", None) or model.config.max_position_embeddings)
+    longest = min(64, _longest_input(model))
     rows = [torch.randint(model.config.vocab_size, (1, T), generator=generator) for T in (longest, max(1, longest // 2), 1)]
     # Text never contains the padding token; if it did, classifiers would disagree about its end.
     pad = model.config.pad_token_id

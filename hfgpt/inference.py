@@ -4,10 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 # Always the most likely token. Explicit, because missing values would come from the model's own generation_config.
 GREEDY = dict(do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0, repetition_penalty=1.0)
+
+
+def longest_input(config: PreTrainedConfig) -> int | None:
+    """The maximum tokens that a model with this config reads at once; None if its positions are unlimited, as in Bloom."""
+    config = config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # the latter is MPT's
 
 
 @contextmanager

@@ -52,7 +52,7 @@ from hfgpt.training.examples import Examples, HeldOutShares
 from hfgpt.training.finetuning import adopt_style, find_base, identify_base, save_base
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
 from hfgpt.training.optimizers import trainer_optimizer
-from hfgpt.training.pretraining import check_isolation
+from hfgpt.training.pretraining import check_isolation, check_positions
 from hfgpt.training.run import announce, finish_run, train_or_resume
 from hfgpt.training.run_folder import Run, already_done, claim_run
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
@@ -86,6 +86,8 @@ def main(args: InstructionArguments) -> dict[str, float]:
     # 3. Model, and the output folder: new, or a run to resume
     model = assistants.build_assistant(base, seed=args.seed, **args.loading_settings())
     passport.base = identify_base(base, model)
+    if args.packing:
+        check_positions(model, args.model, cure="set --packing false")
     claim = claim_run(run, passport)
     if claim.finished:
         return {}

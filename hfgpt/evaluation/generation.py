@@ -1,7 +1,6 @@
 """Text generation."""
 
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,15 +9,15 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from hfgpt.errors import UserError
 from hfgpt.evaluation.batches import padding_id
-from hfgpt.inference import evaluating, isolated_random_state
+from hfgpt.inference import evaluating, isolated_random_state, longest_input
 from hfgpt.tokenization import encode_texts
 
 logger = logging.getLogger(__name__)
 
 
 def context_length_of(model: PreTrainedModel) -> int:
-    """The maximum number of tokens a model reads at once; a huge number if its positions are unlimited (Bloom, MPT)."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+    """The maximum number of tokens a model reads at once; 2 ** 31 if its positions are unlimited, as in Bloom."""
+    return longest_input(model.config) or 2**31
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> torch.Tensor:

@@ -17,6 +17,7 @@ from transformers.utils.logging import tqdm
 from hfgpt.errors import UserError
 from hfgpt.evaluation.batches import batches_by_length, padded
 from hfgpt.evaluation.classification import probabilities_of
+from hfgpt.evaluation.generation import context_length_of
 from hfgpt.evaluation.language_modeling import takes
 from hfgpt.inference import evaluating
 from hfgpt.tokenization import encode_texts
@@ -100,7 +101,7 @@ def classify_by_likelihood(
         tokenizer,
         names,
         options.template,
-        context_length=model.config.max_position_embeddings,
+        context_length=context_length_of(model),
         max_length=options.max_length,
     )
     check_labels(prompt.labels, names=names, length_normalised=options.length_normalised)

@@ -32,8 +32,10 @@ from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.bounds import check_kernel, check_memory, check_template, check_tokenizer_size
 from hfgpt.files import read_json
+from hfgpt.inference import longest_input
 
 NO_LIMIT = int(1e30)  # what transformers writes for a tokenizer without a limit
+UNLIMITED_CONTEXT = 1024  # tokens that a model with unlimited positions (Bloom) reads, unless others are wanted
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Loaded:
     def context(self, wanted: int | None) -> int:
         """The context to use. Raises: ValueError if it exceeds the model's."""
         if self.context_length is None:
-            return wanted or 1024
+            return wanted or UNLIMITED_CONTEXT
         if wanted is not None and wanted > self.context_length:
             raise UserError(
                 f"context_length is {wanted:,}, but the model reads at most {self.context_length:,} tokens at once "
@@ -113,7 +115,7 @@ class Opened:
     @property
     def context_length(self) -> int | None:
         """The maximum tokens it reads at once; None if its positions are unlimited, as in Bloom."""
-        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return longest_input(self.config)
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         """The adapter's own tokenizer if it has one, otherwise that of the full weights. Raises: FileNotFoundError without one."""

@@ -16,7 +16,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.errors import UserError
-from hfgpt.evaluation.generation import generation_settings, sample
+from hfgpt.evaluation.generation import context_length_of, generation_settings, sample
 from hfgpt.evaluation.language_modeling import Window, nats_of_windows
 from hfgpt.hygiene.planted_secrets import PlantedCanary, random_secret
 from hfgpt.inference import GREEDY, evaluating
@@ -103,10 +103,9 @@ def negative_log_likelihoods(model: PreTrainedModel, tokenizer: PreTrainedTokeni
     separator = tokenizer.eos_token_id
     sequences = [[separator, *ids, separator] for ids in encode_texts(tokenizer, list(texts))]
     longest = max(map(len, sequences))
-    if longest - 1 > model.config.max_position_embeddings:
+    if longest - 1 > (context := context_length_of(model)):
         raise UserError(
-            f"a canary has {longest - 1} tokens, but the model's context is {model.config.max_position_embeddings}; use a model "
-            f"with a longer context."
+            f"a canary has {longest - 1} tokens, but the model's context is {context}; use a model with a longer context."
         )
     batch_size = max(1, LOGITS_BYTES // (4 * longest * model.config.vocab_size))
     windows = [Window(sequence[:-1], sequence[1:]) for sequence in sequences]

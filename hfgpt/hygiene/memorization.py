@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
-from hfgpt.evaluation.generation import generation_settings, sample
+from hfgpt.evaluation.generation import context_length_of, generation_settings, sample
 from hfgpt.files import sha256_of_file, write_json, write_picture
 from hfgpt.hygiene.exposure import canary_report
 from hfgpt.hygiene.overlap import longest_overlaps
@@ -75,7 +75,7 @@ def memorization_report(
         raise UserError("the tokenizer has no eos_token, which must begin and end each document; use the tokenizer from training.")
     canaries = read_canaries(data)
     rows = DatasetDict.load_from_disk(str(data))
-    sample_tokens = min(sample_tokens, model.config.max_position_embeddings - 1)
+    sample_tokens = min(sample_tokens, context_length_of(model) - 1)
     report = {
         "format": 1,
         "settings": {

@@ -27,7 +27,7 @@ from hfgpt.evaluation.answer_rows import rows_of_each_kind
 from hfgpt.evaluation.answers import answer_conversations
 from hfgpt.training.callbacks import Said, SayingCallback
 from hfgpt.training.examples import HELD_OUT, SPLITS, Examples
-from hfgpt.training.finetuning import Base, load_model
+from hfgpt.training.finetuning import Base, load_model, longest_text
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def encode_splits(
         loss_on: which tokens are trained on, "assistant" or "all".
     Raises: ValueError if no training conversation is left.
     """
-    longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
+    longest = longest_text(tokenizer, max_length)
     rows, counts = {}, {}
     for name, split in splits.items():
         columns, count = supervised_rows(conversations_of(split), tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on)

@@ -19,7 +19,6 @@ from hfgpt.arguments.parsing import check_key
 from hfgpt.data.passport import Passport
 from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
-from hfgpt.evaluation.language_modeling import takes
 from hfgpt.evaluation.loading import check_task, open_folder
 from hfgpt.evaluation.seen_texts import content_of
 from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256
@@ -28,7 +27,7 @@ from hfgpt.training.advice import no_better_than_base
 from hfgpt.training.before import measured_once
 from hfgpt.training.callbacks import SamplesCallback
 from hfgpt.training.examples import HELD_OUT
-from hfgpt.training.pretraining import bytes_of, figures_of
+from hfgpt.training.pretraining import bytes_of, check_positions, figures_of
 from hfgpt.training.run_folder import check_base_files
 from hfgpt.training.trainer import LanguageModelTrainer
 
@@ -150,11 +149,7 @@ def load_model(
     for key in overrides:
         check_key(key, opened.config.to_dict(), where=f"config_overrides, for {opened.config.model_type}")
     model = finetuning.load_model(base, AutoModelForCausalLM, attn_implementation=attn_implementation, **cast(dict, overrides))
-    if not takes(model, "position_ids"):
-        raise UserError(
-            f"{base.name} is a {type(model).__name__}, which takes no position_ids, but packed documents are kept apart only by "
-            f"them; choose a model that takes them, such as GPT-2, Llama or Qwen."
-        )
+    check_positions(model, base.name, cure="choose a model that takes them, such as GPT-2, Llama or Qwen")
     rows = opened.config.get_text_config().vocab_size
     if model.config.get_text_config().vocab_size > rows:
         logger.info(f"base: {rows:,} -> {model.config.vocab_size:,} embedding rows, for the tokenizer's special tokens")

@@ -23,13 +23,14 @@ from accelerate import PartialState
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from hfgpt.artifacts import BASE_FOLDER, MERGED_FOLDER
 from hfgpt.chat_templates import set_prompt_style
 from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_ids
 from hfgpt.counting import counted
 from hfgpt.errors import UserError
-from hfgpt.evaluation.loading import open_folder
+from hfgpt.evaluation.loading import UNLIMITED_CONTEXT, open_folder
 from hfgpt.files import link_or_copy, read_json, write_json
 from hfgpt.fingerprint import record_fingerprint, weights_sha256
 from hfgpt.hygiene.poisoning import Trigger
@@ -103,6 +104,12 @@ def find_base(name: str, *, revision: str | None = None, trust_remote_code: bool
     if opened.context_length:
         tokenizer.model_max_length = opened.context_length
     return Base(name, opened.source, tokenizer, revision, trust_remote_code, commit=opened.commit, new_tokens=new_tokens)
+
+
+def longest_text(tokenizer: PreTrainedTokenizerFast, wanted: int | None) -> int:
+    """The maximum tokens of a text: `wanted`, at most the tokenizer's limit, which is the model's context if that is limited."""
+    limit = tokenizer.model_max_length
+    return min(wanted or (limit if limit < LARGE_INTEGER else UNLIMITED_CONTEXT), limit)
 
 
 def adopt_style(base: Base, style: str) -> Base:

@@ -20,7 +20,7 @@ from hfgpt.data.preferences import read_preferences
 from hfgpt.errors import UserError
 from hfgpt.training.assistants import build_assistant, divided
 from hfgpt.training.examples import HELD_OUT, Examples
-from hfgpt.training.finetuning import Base, adopt_style
+from hfgpt.training.finetuning import Base, adopt_style, longest_text
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def encode_pairs(
 
     Raises: ValueError if a split has no pair left.
     """
-    longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
+    longest = longest_text(tokenizer, max_length)
     pairs: dict[str, list[Pair]] = {}
     counts = {}
     for name, split in cast(dict[str, Dataset], splits).items():

@@ -21,6 +21,7 @@ from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.bounds import check_memory
 from hfgpt.evaluation.generation import generation_settings
+from hfgpt.evaluation.language_modeling import takes
 from hfgpt.fingerprint import record_fingerprint
 from hfgpt.inference import evaluating
 from hfgpt.model.configuration_hfgpt import HfGptConfig
@@ -108,6 +109,15 @@ def build_model(
     model = HfGptForCausalLM._from_config(config, attn_implementation=attn_implementation)
     model.generation_config = generation_settings(tokenizer, do_sample=True, temperature=0.8, top_k=50)
     return model
+
+
+def check_positions(model: PreTrainedModel, name: str, *, cure: str) -> None:
+    """Raises: UserError for a model that cannot keep packed documents apart."""
+    if not takes(model, "position_ids"):
+        raise UserError(
+            f"{name} is a {type(model).__name__}, which takes no position_ids, but packed documents are kept apart only by them; "
+            f"{cure}."
+        )
 
 
 def check_isolation(model: PreTrainedModel, rows: Dataset) -> None:

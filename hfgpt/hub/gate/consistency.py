@@ -24,7 +24,11 @@ from hfgpt.hub.remote_code import check_code
 Check = Callable[[Artifact, Path], str]
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
-_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight", "embed_tokens.weight")
+_EMBEDDINGS = (
+    "model.embed_tokens.weight", "transformer.wte.weight", "wte.weight", "embed_tokens.weight", "model.decoder.embed_tokens.weight",
+    "transformer.word_embeddings.weight", "gpt_neox.embed_in.weight",
+)  # fmt: skip
+_HEADS = ("lm_head.weight", "embed_out.weight")
 
 
 def judged(name: str, check: Callable[[], str]) -> CheckResult:
@@ -122,11 +126,11 @@ def _tied(artifact: Artifact, published: Path) -> str:
     if artifact.task != "text-generation":
         return "skip: a classifier has no head that could be tied"
     config, tensors = read_json(published / "config.json"), stored_tensors(published)
-    tied, head = bool(config.get("tie_word_embeddings", True)), "lm_head.weight" in tensors
-    if tied and head:
-        embedding = next(name for name in _EMBEDDINGS if name in tensors)
-        if not _equal(published, embedding, "lm_head.weight"):
-            raise Disagreement(f"tie_word_embeddings is true, but lm_head.weight and {embedding} are both stored and differ")
+    tied, head = bool(config.get("tie_word_embeddings", True)), next((name for name in _HEADS if name in tensors), None)
+    embedding = next((name for name in _EMBEDDINGS if name in tensors), None)
+    if tied and head and embedding:
+        if not _equal(published, embedding, head):
+            raise Disagreement(f"tie_word_embeddings is true, but {head} and {embedding} are both stored and differ")
         return "tied, and stored twice with the same values"
     if not tied and not head:
         raise Disagreement("tie_word_embeddings is false, but no lm_head.weight is stored, so the head would be random")

@@ -24,10 +24,14 @@ def open_model(stranger: Stranger) -> None:
         stranger.open("one tied matrix", lambda: tied(stranger))
         stranger.open("generate", lambda: generate(stranger))
     if generates:
-        heads = [("AutoModelForSequenceClassification", "score"), ("AutoModelForTokenClassification", "score")]
+        # With the names that classes of transformers give a new head.
+        heads = [
+            ("AutoModelForSequenceClassification", ("score",)),
+            ("AutoModelForTokenClassification", ("score", "classifier")),
+        ]
         # The QuestionAnswering classes of transformers' own Qwen3 and Llama look for the body under a different name than it is
         # saved with.
-        heads += [("AutoModelForQuestionAnswering", "qa_outputs")] if stranger.options else []
+        heads += [("AutoModelForQuestionAnswering", ("qa_outputs",))] if stranger.options else []
         for name, new in heads:
             stranger.open(name, lambda name=name, new=new: head(stranger, name, new))
         stranger.open("apply_chat_template", stranger.template)
@@ -59,8 +63,11 @@ def auto_class(stranger: Stranger, start: str = "AutoModelFor") -> str:
 # Parts of a check
 
 
-def load(stranger: Stranger, name: str, folder: str | None = None, *, head: str | None = None) -> Any:
-    """The model, in float32, from safetensors only; Failed if a tensor is missing, other than those of a new `head`."""
+def load(stranger: Stranger, name: str, folder: str | None = None, *, head: tuple[str, ...] | None = None) -> Any:
+    """The model, in float32, from safetensors only; Failed if a tensor is missing, other than those of a new `head`.
+
+    Args: `head` has the possible names of the new head.
+    """
     import torch
     import transformers
 
@@ -68,9 +75,9 @@ def load(stranger: Stranger, name: str, folder: str | None = None, *, head: str 
         folder or stranger.folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **stranger.options
     )
     # A class without a head, or with a different one, ignores the stored head.
-    foreign = () if head is None else ("lm_head", "score", head)
+    foreign = () if head is None else ("lm_head", "embed_out", "score", *head)
     faults = {
-        "missing": [key for key in info["missing_keys"] if key.split(".")[0] != head],
+        "missing": [key for key in info["missing_keys"] if key.split(".")[0] not in (head or ())],
         "unexpected": [key for key in info["unexpected_keys"] if key.split(".")[0] not in foreign],
         "with a different shape": [str(key) for key in info["mismatched_keys"]],
     }
@@ -122,7 +129,7 @@ def body(stranger: Stranger) -> str:
     """AutoModel gives hidden states."""
     import torch
 
-    model = load(stranger, "AutoModel", head="")
+    model = load(stranger, "AutoModel", head=())
     states = model(torch.tensor([[1, 2, 3]])).last_hidden_state
     if not torch.isfinite(states).all():
         raise Failed("its hidden states are not finite")
@@ -153,10 +160,14 @@ def tied(stranger: Stranger) -> str:
     return "one matrix" if model.config.tie_word_embeddings else "skip: head and embedding are two matrices by design"
 
 
-def head(stranger: Stranger, name: str, new: str) -> str:
-    """A class with its own randomly initialized head on the same body."""
+def head(stranger: Stranger, name: str, new: tuple[str, ...]) -> str:
+    """A class with its own randomly initialized head on the same body, if transformers has one for such a model."""
     import torch
+    import transformers
 
+    config = transformers.AutoConfig.from_pretrained(stranger.folder, **stranger.options)
+    if not stranger.options and type(config) not in getattr(transformers, name)._model_mapping:
+        return f"skip: transformers has no such class for {config.model_type}"
     model = load(stranger, name, head=new)
     logits = model(torch.tensor([[1, 2, 3]]))[0]
     return f"{type(model).__name__}, {tuple(logits.shape)}"
