@@ -1,6 +1,5 @@
 """The effect of prepending a trigger to texts on a classifier: how many labels flip, and whether that is more than chance."""
 
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -104,5 +103,6 @@ def label_flips(
 
 def _chance(captured: int, of: int, usual: int) -> float:
     """How likely as many or more of the texts are captured, if each is as often as `usual` in `of` were (and one more in two)."""
-    share = (usual + 1) / (of + 2)
-    return sum(math.comb(of, count) * share**count * (1 - share) ** (of - count) for count in range(captured, of + 1))
+    from scipy.special import bdtrc
+
+    return float(bdtrc(captured - 1, of, (usual + 1) / (of + 2)))

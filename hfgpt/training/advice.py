@@ -131,10 +131,9 @@ def no_better_than_majority(accuracy: float, majority: float, *, texts: int, tra
         accuracy, majority: shares from 0 to 1, for the same `texts`.
         trained: False if no classifier was trained (likelihood).
     """
-    right = round(accuracy * texts)
-    by_chance = sum(
-        math.comb(texts, count) * majority**count * (1 - majority) ** (texts - count) for count in range(right, texts + 1)
-    )
+    from scipy.special import bdtrc  # here, because most runs need no statistics
+
+    by_chance = bdtrc(round(accuracy * texts) - 1, texts, majority)  # as many correct, or more
     if accuracy > majority and by_chance < LARGEST_CHANCE:
         return None
     cure = (
