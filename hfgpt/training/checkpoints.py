@@ -16,13 +16,12 @@ from typing import Any
 import accelerate
 import torch
 import transformers
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file, write_json
+from hfgpt.training.decisions import decided_by_the_first
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +46,7 @@ def newest_whole_checkpoint(folder: Path, *, run: str | None, last_step: int | N
     Raises: UserError if checkpoints are complete but the best one, which they would need at the end, is not.
     Cost: reads the checkpoint, and the best one, at the speed of SHA-256 (1 to 2 GB per second).
     """
-    found: list[Any] = [None, None]
-    if PartialState().is_main_process:
-        try:
-            found[0] = _newest(folder, run=run, last_step=last_step)
-        except UserError as error:
-            found[1] = str(error)
-    broadcast_object_list(found)
-    if found[1] is not None:
-        raise UserError(found[1])
-    return found[0]
+    return decided_by_the_first(lambda: _newest(folder, run=run, last_step=last_step))
 
 
 def _newest(folder: Path, *, run: str | None, last_step: int | None) -> Path | None:

@@ -20,6 +20,7 @@ from hfgpt.hub.card.rendering import write_card
 from hfgpt.training.advice import before_training, planned_steps
 from hfgpt.training.changes import layout_in_words
 from hfgpt.training.checkpoints import environment, newest_whole_checkpoint, read_manifest, why_not_whole
+from hfgpt.training.decisions import decided_by_the_first
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.last_screen import last_screen
 from hfgpt.training.report_page import PAGE_FILE, write_report_page
@@ -29,7 +30,6 @@ from hfgpt.training.run_folder import (
     RUN_FILE,
     Claim,
     Run,
-    decided_by_the_first,
     note_changes,
     write_finished,
 )

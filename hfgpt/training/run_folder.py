@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import yaml
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from hfgpt.arguments.commands import repeats
 from hfgpt.arguments.resuming import NEVER
@@ -35,6 +33,7 @@ from hfgpt.hub.card.rendering import CARD_NAME, write_card
 from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.training.before import BEFORE_FILE
 from hfgpt.training.changes import IDENTITY_FILE, Change, Identity, Run, changes_between, new_identity, values_to_keep
+from hfgpt.training.decisions import decided_by_the_first
 from hfgpt.training.last_screen import last_screen
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,6 @@ _LENGTH = ("max_steps", "num_train_epochs")  # with more of these, a finished ru
 # Result files that must be unchanged; files for people (report, card) may be edited by the owner, but must exist.
 _WHOLE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", METRICS_FILE)
 _READ = (REPORT_FILE, CARD_NAME, "adapter_config.json")
-_Decision = TypeVar("_Decision")
 
 
 @dataclass(frozen=True)
@@ -106,23 +104,6 @@ def _is_done(run: Run, known: Callable[[], Mapping[str, object] | None]) -> bool
             remove_leftovers(run.folder)
             release(run.folder)
     return True
-
-
-def decided_by_the_first(decide: Callable[[], _Decision]) -> _Decision:
-    """The decision of the first of several processes; the others wait for it, and exit with it if it refuses."""
-    decision: list[Any] = [None, False]
-    try:
-        if PartialState().is_main_process:
-            decision = [decide(), False]
-    except BaseException:
-        if PartialState().num_processes > 1:
-            broadcast_object_list([None, True])
-        raise
-    if PartialState().num_processes > 1:
-        broadcast_object_list(decision)
-    if decision[1]:
-        raise SystemExit(1)  # the first process says why
-    return decision[0]
 
 
 def claim_run(run: Run, passport: Passport) -> Claim:
