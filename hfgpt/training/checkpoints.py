@@ -35,24 +35,22 @@ def checkpoint_of(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step}"
 
 
-def newest_whole_checkpoint(folder: Path, *, run: str | None, last_step: int | None = None) -> Path | None:
+def newest_whole_checkpoint(folder: Path, *, run: str | None) -> Path | None:
     """The newest checkpoint whose bytes are exactly those that were saved; skipped ones are reported with the reason.
 
     Called in every process; only the first one reads the disk.
 
-    Args:
-        run: the ID that its manifest must have; None accepts any run.
-        last_step: the last step of the run; None does not check it.
+    Args: `run` is the ID that its manifest must have; None accepts any run.
     Raises: UserError if checkpoints are complete but the best one, which they would need at the end, is not.
     Cost: reads the checkpoint, and the best one, at the speed of SHA-256 (1 to 2 GB per second).
     """
-    return decided_by_the_first(lambda: _newest(folder, run=run, last_step=last_step))
+    return decided_by_the_first(lambda: _newest(folder, run=run))
 
 
-def _newest(folder: Path, *, run: str | None, last_step: int | None) -> Path | None:
+def _newest(folder: Path, *, run: str | None) -> Path | None:
     needy: tuple[Path, str] | None = None  # complete, but its best checkpoint is not
     for path in _by_step(folder):
-        fault = why_not_whole(path, run=run, last_step=last_step)
+        fault = why_not_whole(path, run=run)
         if fault is None and (fault := _why_best_not_whole(path)) is not None:
             needy = needy or (path, fault)
         if fault is None:
@@ -82,7 +80,7 @@ def _step_of(checkpoint: Path) -> int:
     return int(name[1]) if name else -1
 
 
-def why_not_whole(checkpoint: Path, *, run: str | None, last_step: int | None = None, hashed: bool = True) -> str | None:
+def why_not_whole(checkpoint: Path, *, run: str | None, hashed: bool = True) -> str | None:
     """What is wrong with something named like a checkpoint; None if it is complete.
 
     Args: as for `newest_whole_checkpoint`; with `hashed` False, only sizes are compared.
@@ -103,8 +101,6 @@ def why_not_whole(checkpoint: Path, *, run: str | None, last_step: int | None = 
             return f"{MANIFEST_FILE} says it belongs to step {manifest['step']}"
         if run is not None and manifest["run"] != run:
             return "it belongs to another run"
-        if last_step is not None and manifest["step"] > last_step:
-            return f"the last step of this run is {last_step}"
         for name, saved in manifest["files"].items():
             path = checkpoint / name
             if not path.is_file():
