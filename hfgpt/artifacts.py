@@ -24,7 +24,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 BASE_FOLDER, MERGED_FOLDER = "base", "merged"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _RUN_FILE = "run.yaml"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)", re.ASCII)
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -347,13 +347,19 @@ def _is_place(name: str) -> bool:
     return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith(".") or ("/" in name and Path(name).parent.is_dir())
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint; -1 for a name without one."""
+    name = _CHECKPOINT.fullmatch(checkpoint.name)
+    return int(name[1]) if name else -1
+
+
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints of a run that contain a model, with their steps, the newest last; with several seeds, those of the last
     one."""
     runs = [folder, *sorted(folder.glob("seed-*"), key=lambda path: (len(path.name), path.name))]
     found = []
     for run in runs:
-        steps = [(int(step[1]), path) for path in run.glob("checkpoint-*") if (step := _CHECKPOINT.fullmatch(path.name))]
+        steps = [(step, path) for path in run.glob("checkpoint-*") if (step := step_of(path)) >= 0]
         # trainer_state.json is written last.
         found += [
             (step, path)

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import transformers
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from hfgpt.artifacts import step_of
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file, write_json
 from hfgpt.training.decisions import decided_by_the_first
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"  # a checkpoint's last file
 FORMAT = 1
-_NAME = re.compile(r"checkpoint-(\d+)", re.ASCII)
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:
@@ -72,12 +71,7 @@ def whole_checkpoints(folder: Path, *, run: str) -> list[Path]:
 
 def _by_step(folder: Path) -> list[Path]:
     """Everything named like a checkpoint, the newest first; names without a step come last."""
-    return sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
-
-
-def _step_of(checkpoint: Path) -> int:
-    name = _NAME.fullmatch(checkpoint.name)
-    return int(name[1]) if name else -1
+    return sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
 
 
 def why_not_whole(checkpoint: Path, *, run: str | None, hashed: bool = True) -> str | None:
@@ -87,6 +81,8 @@ def why_not_whole(checkpoint: Path, *, run: str | None, hashed: bool = True) -> 
     """
     if checkpoint.is_symlink():
         return "it is a link"
+    if not checkpoint.exists():
+        return "it does not exist"
     if not checkpoint.is_dir():
         return "it is not a folder"
     try:
@@ -133,7 +129,7 @@ def _why_best_not_whole(checkpoint: Path) -> str | None:
     best = checkpoint_of(checkpoint.parent, state["best_global_step"])
     if best == checkpoint:
         return None
-    fault = why_not_whole(best, run=None) if best.exists() else "it is gone"
+    fault = why_not_whole(best, run=None)
     return fault and f"it needs {best.name}, the best one so far, but {fault}"
 
 
@@ -252,7 +248,7 @@ def rotate(folder: Path, *, run: str, keep: int | None, newest: int, best: int |
     """
     if not keep or keep < 1:
         return
-    steps = [step for path in whole_checkpoints(folder, run=run) if (step := _step_of(path)) <= newest]
+    steps = [step for path in whole_checkpoints(folder, run=run) if (step := step_of(path)) <= newest]
     surplus = [step for step in steps if step not in (newest, best)]
     for step in surplus[: max(0, len(steps) - keep)]:
         _remove(checkpoint_of(folder, step))
