@@ -18,7 +18,7 @@ def counted(number: float, plural: str) -> str:
     return f"1 {plural.removesuffix('ies')}y" if plural.endswith("ies") else f"1 {plural.removesuffix('s')}"
 
 
-def listed(names: Sequence[object], *, between: str = ", ") -> str:
-    """The names, of which more than `MOST_LISTED` end in "and 92 more"."""
-    shown = [str(name) for name in names[:MOST_LISTED]]
-    return between.join(shown) + (f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else "")
+def listed(names: Sequence[object], *, most: int = MOST_LISTED, between: str = ", ") -> str:
+    """The names, of which more than `most` end in "and 92 more"."""
+    shown = between.join(str(name) for name in names[:most])
+    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from hfgpt.counting import counted
+from hfgpt.counting import counted, listed
 
 # Nouns that a person meets with a 1 before them; all other counts (tokens, parameters, bytes) are large.
 NOUNS = "minutes|documents|checks|files|conversations|warnings"
@@ -31,6 +31,12 @@ NOT_ONE = re.compile(r"(\bof|\ball|\bthe|->|fewer than) $")
 )
 def test_a_count_agrees_with_its_noun(number, plural, said):
     assert counted(number, plural) == said
+
+
+def test_a_long_list_says_how_many_more_there_are():
+    assert listed([1, 2, 3], most=3) == "1, 2, 3"
+    assert listed(["a", "b", "c"], most=2, between="; ") == "a; b and 1 more"
+    assert listed(range(2000), most=1) == "0 and 1,999 more"
 
 
 def test_no_message_puts_a_plural_after_a_number_that_may_be_1():

@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.chat_templates import style_of
+from hfgpt.counting import listed
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
 from hfgpt.data.conversations import Conversation, read_conversations
@@ -315,20 +316,16 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
     left_out = Counter(name for labels in given for name in labels if known(name) is None).most_common()
     if not kept:
         raise UserError(
-            f"none of the {len(examples):,} texts has a label that the model knows ({_few(names)}); the file has "
-            f"{_few([name for name, _ in left_out])}. Give another column with --label_column, or texts for its task."
+            f"none of the {len(examples):,} texts has a label that the model knows ({listed(names, most=5)}); the file has "
+            f"{listed([name for name, _ in left_out], most=5)}. Give another column with --label_column, or texts for its task."
         )
     if left_out:
         logger.warning(
             f"labels: {len(examples):,} -> {len(kept):,} texts; the model does not know {len(left_out):,} of their labels: "
-            f"{_few([f'{name!r} ({count:,})' for name, count in left_out])}"
+            f"{listed([f'{name!r} ({count:,})' for name, count in left_out], most=5)}"
         )
     labels = [found[row] if several else found[row][0] for row in kept]
     return examples.select(kept).remove_columns("label").add_column("label", labels), len(examples) - len(kept)
-
-
-def _few(words: list[str], most: int = 5) -> str:
-    return ", ".join(words[:most]) + (f" and {len(words) - most:,} others" if len(words) > most else "")
 
 
 def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:
