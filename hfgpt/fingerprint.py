@@ -16,11 +16,11 @@ import transformers
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, initialization
 
+from hfgpt.artifacts import FINGERPRINT_FILE
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file, write_json
 from hfgpt.inference import evaluating
 
-FINGERPRINT_NAME = "fingerprint.json"
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "def add(a, b):\n    return a + b  # 12,345 times",
@@ -81,7 +81,7 @@ def record_fingerprint(
             "transformers": transformers.__version__,
         },
     }
-    path = folder / FINGERPRINT_NAME
+    path = folder / FINGERPRINT_FILE
     # There may be a link to the base's file in an adapter's folder; a new file replaces it.
     write_json(path, fingerprint, ensure_ascii=False, indent=None)
     return path

@@ -20,12 +20,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from hfgpt.artifacts import CONVERSION_FILE, RUN_FILE
 from hfgpt.counting import counted
 from hfgpt.data.remarks import say_once
 from hfgpt.errors import MissingFileError, UserError
 
 # Files that identify a folder written by a recipe: its card, samples and reports are not training text.
-OUTPUT_MARKERS = ("passport.json", "run.yaml", "conversion.json")
+OUTPUT_MARKERS = ("passport.json", RUN_FILE, CONVERSION_FILE)
 PACKAGE_FOLDERS = {"__pycache__", "node_modules", "site-packages"}
 ENVIRONMENT_MARKER = "pyvenv.cfg"
 

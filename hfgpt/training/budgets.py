@@ -12,6 +12,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.arguments.pretraining import PretrainArguments
+from hfgpt.artifacts import RUN_FILE
 from hfgpt.data.passport import Passport
 from hfgpt.errors import TooLittleTimeError
 from hfgpt.files import claim_output
@@ -21,7 +22,6 @@ from hfgpt.training.flops import measured_ceiling
 from hfgpt.training.plan import Budget, Candidate, Choice, Speed
 from hfgpt.training.plan_measuring import Rehearsal, Workbench
 from hfgpt.training.plan_report import describe_plan
-from hfgpt.training.run_folder import RUN_FILE
 from hfgpt.training.trainer import changed
 
 logger = logging.getLogger(__name__)

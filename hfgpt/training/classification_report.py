@@ -10,6 +10,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.artifacts import METRICS_FILE
 from hfgpt.evaluation.classification import classification_metrics, mean_and_spread
 from hfgpt.evaluation.classification_errors import draw_confusion, errors_table, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
@@ -23,7 +24,6 @@ from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.finetuning import POISON_FILE, write_poison_report
 from hfgpt.training.next_steps import classify_command, opening_words
 from hfgpt.training.run import RunReport, describe_memory
-from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trigger_probe import FLIPS_FILE
 
 LEFT_BEHIND = (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
+from hfgpt.artifacts import METRICS_FILE
 from hfgpt.chat_templates import stop_token_ids
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.evaluation.answer_rows import AnswerRow, write_answers
@@ -18,7 +19,6 @@ from hfgpt.training.advice import best_step, no_better_than_base
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned
 from hfgpt.training.next_steps import generate_command
 from hfgpt.training.run import RunReport, describe_training
-from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trainer import LanguageModelTrainer
 
 logger = logging.getLogger(__name__)

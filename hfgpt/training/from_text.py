@@ -14,6 +14,7 @@ import yaml
 from datasets import DatasetDict
 
 from hfgpt.arguments.commands import COMMANDS, command_line, repeats
+from hfgpt.artifacts import RUN_FILE
 from hfgpt.counting import counted
 from hfgpt.data.passport import Passport
 from hfgpt.data.text_pieces import UNKNOWN_BYTES
@@ -23,7 +24,6 @@ from hfgpt.tokenization import load_tokenizer
 from hfgpt.tokenization.training import suitable_vocab_size
 from hfgpt.training.next_steps import opening_of_rows
 from hfgpt.training.plan import MANY_EPOCHS, in_words
-from hfgpt.training.run_folder import RUN_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ class Steps:
         given = {key: value for key, value in settings.items() if value is not None}
         recipe, file = COMMANDS[step].recipe, f"{self.folder / step}.yaml"
         if step == "pretrain":
-            head = repeats(recipe, self.folder / "base" / "run.yaml", what="this training exactly")
+            head = repeats(recipe, self.folder / "base" / RUN_FILE, what="this training exactly")
             head += f"# This file plans anew: {command_line(step, file, '--output_dir', 'ANOTHER')}\n"
         else:
             head = repeats(recipe, file, what="this step")

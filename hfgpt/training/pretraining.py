@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.arguments.parsing import check_key
 from hfgpt.arguments.pretraining import PretrainArguments
+from hfgpt.artifacts import METRICS_FILE
 from hfgpt.data.epoch_rows import EpochRows
 from hfgpt.data.mixture import report_sources
 from hfgpt.data.passport import Passport
@@ -31,7 +32,6 @@ from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.next_steps import generate_command
 from hfgpt.training.plan_report import describe_outcome, outcome
 from hfgpt.training.run import RunReport, describe_training
-from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 
 LEFT_BEHIND = (("picture", "loss.png"), ("samples", "samples.md"), ("metrics", METRICS_FILE), ("model", "."))

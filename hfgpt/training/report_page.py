@@ -15,7 +15,7 @@ from typing import Any
 
 from hfgpt import __version__
 from hfgpt.arguments.commands import command_of
-from hfgpt.artifacts import Artifact
+from hfgpt.artifacts import METRICS_FILE, Artifact
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.evaluation.pages import page_environment
 from hfgpt.files import read_json, write_whole
@@ -99,7 +99,7 @@ def write_report_page(folder: Path, *, recipe: str, lines: list[str], end: str |
         recipe: file name of the recipe.
         lines, end: those of the report.
     """
-    metrics = _read(folder / "metrics.json")
+    metrics = _read(folder / METRICS_FILE)
     seed = metrics.get("kept_seed")
     # With several seeds, the one that was kept.
     place = folder / f"seed-{seed}" if seed is not None and (folder / f"seed-{seed}").is_dir() else folder

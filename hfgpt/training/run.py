@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from hfgpt.arguments.resuming import AUTO, LAYOUT, NEVER
 from hfgpt.arguments.terminal import RESULT
-from hfgpt.artifacts import step_of
+from hfgpt.artifacts import METRICS_FILE, REPORT_FILE, RUN_FILE, step_of
 from hfgpt.counting import counted
 from hfgpt.errors import RunStopped, UserError
 from hfgpt.files import release, write_json, write_whole
@@ -26,9 +26,6 @@ from hfgpt.training.flops import describe_speed
 from hfgpt.training.last_screen import last_screen
 from hfgpt.training.report_page import PAGE_FILE, write_report_page
 from hfgpt.training.run_folder import (
-    METRICS_FILE,
-    REPORT_FILE,
-    RUN_FILE,
     Claim,
     Run,
     note_changes,

@@ -15,6 +15,7 @@ import yaml
 from hfgpt.arguments.commands import repeats
 from hfgpt.arguments.resuming import NEVER
 from hfgpt.arguments.terminal import RESULT
+from hfgpt.artifacts import FINGERPRINT_FILE, METRICS_FILE, REPORT_FILE, RUN_FILE
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import AccessError, UserError
 from hfgpt.files import (
@@ -28,7 +29,6 @@ from hfgpt.files import (
     write_json,
     write_whole,
 )
-from hfgpt.fingerprint import FINGERPRINT_NAME
 from hfgpt.hub.card.rendering import CARD_NAME, write_card
 from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.training.before import BEFORE_FILE
@@ -38,9 +38,6 @@ from hfgpt.training.last_screen import last_screen
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.yaml"
-METRICS_FILE = "metrics.json"
-REPORT_FILE = "report.txt"
 RESULT_FILE = "result.json"  # the last file of one seed among several: a seed that has it is finished
 FINISHED_FILE = "finished.json"  # a run's last file: the hashes of its result files, and the state of its base's files
 _LENGTH = ("max_steps", "num_train_epochs")  # with more of these, a finished run continues
@@ -296,7 +293,7 @@ def _saved_files(folder: Path) -> dict[str, tuple[str, str]]:
     """The SHA-256 of a base's weights and tokenizer by file name, and the file they are recorded in."""
     files = {}
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        files |= {name: (sha256, FINGERPRINT_NAME) for name, sha256 in read_json(folder / FINGERPRINT_NAME)["files"].items()}
+        files |= {name: (sha256, FINGERPRINT_FILE) for name, sha256 in read_json(folder / FINGERPRINT_FILE)["files"].items()}
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         files["tokenizer.json"] = (read_json(folder / FINISHED_FILE)["files"]["tokenizer.json"]["sha256"], FINISHED_FILE)
     return files
