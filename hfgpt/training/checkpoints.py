@@ -6,8 +6,7 @@ import logging
 import os
 import platform
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from hfgpt.artifacts import step_of
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file, write_json
 from hfgpt.training.decisions import decided_by_the_first
+from hfgpt.training.energy import processor_name
 
 logger = logging.getLogger(__name__)
 
@@ -136,12 +136,13 @@ def _why_best_not_whole(checkpoint: Path) -> str | None:
 def environment(args: TrainingArguments) -> dict[str, object]:
     """What may change the exact bits of training besides its arguments: libraries, machine, and number of processes."""
     on_cpu = args.device.type == "cpu"
+    cpu = f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"  # with the instruction set that torch uses
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "accelerate": accelerate.__version__,
         "python": platform.python_version(),
-        "machine": _processor() if on_cpu else torch.cuda.get_device_name() if torch.cuda.is_available() else args.device.type,
+        "machine": cpu if on_cpu else torch.cuda.get_device_name() if torch.cuda.is_available() else args.device.type,
         "threads": torch.get_num_threads() if on_cpu else None,
         "world_size": args.world_size,
         "per_device_train_batch_size": args.per_device_train_batch_size,
@@ -152,15 +153,6 @@ def environment(args: TrainingArguments) -> dict[str, object]:
 def manifest_head(args: TrainingArguments, *, run: str, step: int) -> dict[str, object]:
     """What a manifest says about a checkpoint besides its files."""
     return {"format": FORMAT, "run": run, "step": step, "world_size": args.world_size, "environment": environment(args)}
-
-
-def _processor() -> str:
-    """The CPU model, and the instruction set that torch uses."""
-    names: Iterator[str] = iter(())
-    if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(names, platform.processor() or platform.machine())}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 class StagedCheckpoint:
