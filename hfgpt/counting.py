@@ -1,8 +1,9 @@
-"""Counts in log lines and messages, with their nouns, and lists that stay short."""
+"""Counts in log lines and messages, with their nouns or in words, and lists that stay short."""
 
 from collections.abc import Sequence
 
 MOST_LISTED = 10
+_WORDS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
 
 def counted(number: float, plural: str) -> str:
@@ -16,6 +17,15 @@ def counted(number: float, plural: str) -> str:
     if of:
         return f"{counted(number, plural)}{of}{what}"
     return f"1 {plural.removesuffix('ies')}y" if plural.endswith("ies") else f"1 {plural.removesuffix('s')}"
+
+
+def in_words(count: float) -> str:
+    """A large number to three digits and in words, "1.84 million"; one below a million in full, "640,000"."""
+    if count < 1e6:
+        return f"{count:,.0f}"
+    rounded = float(f"{count:.3g}")  # first, or 999,999,999 would be 1,000 million
+    size, word = next((size, word) for size, word in _WORDS if rounded >= size)
+    return f"{rounded / size:,.10g} {word}"
 
 
 def listed(names: Sequence[object], *, most: int = MOST_LISTED, between: str = ", ") -> str:

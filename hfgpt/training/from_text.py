@@ -15,7 +15,7 @@ from datasets import DatasetDict
 
 from hfgpt.arguments.commands import COMMANDS, command_line, repeats
 from hfgpt.artifacts import RUN_FILE
-from hfgpt.counting import counted
+from hfgpt.counting import counted, in_words
 from hfgpt.data.passport import Passport
 from hfgpt.data.text_pieces import UNKNOWN_BYTES
 from hfgpt.errors import OtherResultError, TooLittleTimeError, UserError
@@ -23,7 +23,7 @@ from hfgpt.files import claim_output, hold, read_json, write_json, write_whole
 from hfgpt.tokenization import load_tokenizer
 from hfgpt.tokenization.training import suitable_vocab_size
 from hfgpt.training.next_steps import opening_of_rows
-from hfgpt.training.plan import MANY_EPOCHS, in_words
+from hfgpt.training.plan import MANY_EPOCHS
 
 logger = logging.getLogger(__name__)
 

@@ -297,13 +297,5 @@ def number_of_log_lines(seconds: float, *, each: float) -> int:
     return max(FEWEST_LINES, min(MOST_LINES, int(SHARE_OF_LINES * seconds / max(each, 1e-9))))
 
 
-def in_words(count: float) -> str:
-    """A large number in words: 1.8 million, 640 thousand."""
-    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if count >= size:
-            return f"{count / size:,.3g} {word}"
-    return f"{count:,.0f}"
-
-
 def _rounded(value: float) -> float:
     return float(f"{value:.2g}")
