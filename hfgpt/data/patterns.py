@@ -219,7 +219,8 @@ def _summed_up(reasons: Iterable[str]) -> str:
     )
 
 
-def _counted(kinds: Counter[str], *, most: int = 5) -> str:
-    shown = [f"{count:,} {kind}" for kind, count in kinds.most_common(most)]
-    rest = kinds.total() - sum(count for _, count in kinds.most_common(most))
+def _counted(kinds: Counter[str]) -> str:
+    most = kinds.most_common(5)
+    shown = [f"{count:,} {kind}" for kind, count in most]
+    rest = kinds.total() - sum(count for _, count in most)
     return ", ".join([*shown, *([f"{rest:,} other files"] if rest else [])])

@@ -103,10 +103,10 @@ def _check_all_learned(conversation: Conversation) -> Conversation:
 
 
 def _encode_in_batches(
-    conversations: Iterable[Conversation], encoder: ConversationEncoder, *, size: int = 1000
+    conversations: Iterable[Conversation], encoder: ConversationEncoder
 ) -> Iterator[tuple[list[int], list[bool]]]:
     remaining = iter(conversations)
-    while batch := list(itertools.islice(remaining, size)):
+    while batch := list(itertools.islice(remaining, 1000)):
         yield from _encode_batch(batch, encoder)
 
 

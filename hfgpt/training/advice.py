@@ -26,10 +26,9 @@ def too_short(
     rows_per_step: int,
     unit: str = "examples",
     max_steps: int = -1,
-    fewest: int = FEWEST_STEPS,
     also: str = "",
 ) -> str | None:
-    """The warning for a run with fewer than `fewest` optimizer steps, with keys and values that would give it enough.
+    """The warning for a run with fewer than `FEWEST_STEPS` optimizer steps, with keys and values that would give it enough.
 
     Args:
         steps: optimizer steps the run will take.
@@ -39,13 +38,13 @@ def too_short(
         max_steps: the key's value; above 0, it decides the number of steps instead of the epochs.
         also: what else gives more steps on the same data.
     """
-    if steps >= fewest:
+    if steps >= FEWEST_STEPS:
         return None
     if max_steps > 0:
-        cure = f"give --max_steps {fewest} or more"
+        cure = f"give --max_steps {FEWEST_STEPS} or more"
     else:
         # Every epoch makes at least one step, however few the rows are.
-        epochs = math.ceil(fewest / max(math.ceil(rows / rows_per_step), 1))
+        epochs = math.ceil(FEWEST_STEPS / max(math.ceil(rows / rows_per_step), 1))
         smaller = max(rows_per_step // 4, 1)
         cure = f"give --num_train_epochs {epochs:,} or more"
         if smaller < rows_per_step:
@@ -53,7 +52,7 @@ def too_short(
         if also:
             cure += f", {also}"
     return (
-        f"this run is short: {_steps(steps)} on {rows:,} {unit}; with fewer than {fewest}, the model learns next to nothing. "
+        f"this run is short: {_steps(steps)} on {rows:,} {unit}; with fewer than {FEWEST_STEPS}, the model learns next to nothing. "
         f"{cure[0].upper()}{cure[1:]}, or use more data."
     )
 

@@ -210,14 +210,14 @@ def batches(text: Text, *, processes: int = 1) -> list[int]:
     return fitting or [max(sizes[0], next((size for size in sizes if size >= FEWEST_TOKENS_PER_STEP), sizes[-1]))]
 
 
-def choice_for(candidate: Candidate, speed: Speed, text: Text, budget: Budget, *, sizes: Sequence[int], law: Law = LAW) -> Choice:
+def choice_for(candidate: Candidate, speed: Speed, text: Text, budget: Budget, *, sizes: Sequence[int]) -> Choice:
     """The batch (one of `sizes`) and the steps with which a candidate reaches the lowest loss within the budget."""
     choices = []
     for batch in sizes:
         most = math.inf if budget.tokens is not None else MOST_EPOCHS * text.tokens  # who gives a number of tokens gets it
         tokens = min(budget.tokens_for(candidate, speed, batch), most)
         steps = max(1, int(tokens / batch))
-        bits = expected_bits_per_byte(candidate, text, tokens=steps * batch, batch=batch, law=law)
+        bits = expected_bits_per_byte(candidate, text, tokens=steps * batch, batch=batch)
         choices.append(Choice(candidate, batch, steps, bits, speed.step(batch)))
     enough = [choice for choice in choices if choice.steps >= FEWEST_STEPS] or choices[:1]
     if budget.seconds is None:  # here a smaller batch is always better, but slower: take the largest that is about as good
@@ -226,7 +226,7 @@ def choice_for(candidate: Candidate, speed: Speed, text: Text, budget: Budget, *
     return min(enough, key=lambda choice: choice.bits_per_byte)
 
 
-def best_choice(choices: Sequence[Choice], text: Text, budget: Budget, *, law: Law = LAW) -> Choice:
+def best_choice(choices: Sequence[Choice], text: Text, budget: Budget) -> Choice:
     """The choice with the lowest expected loss, from one choice per candidate, ordered by size.
 
     If that one would read the text as often as is useful, take the smallest that is about as good: it takes less time, in training
@@ -241,7 +241,7 @@ def best_choice(choices: Sequence[Choice], text: Text, budget: Budget, *, law: L
 
     def at(other: Choice, flops: float) -> float:
         tokens = flops / other.candidate.flops_per_token
-        return expected_bits_per_byte(other.candidate, text, tokens=tokens, batch=other.batch, law=law)
+        return expected_bits_per_byte(other.candidate, text, tokens=tokens, batch=other.batch)
 
     best = choices[0]
     for choice in choices:
