@@ -27,7 +27,7 @@ from hfgpt.evaluation.answer_rows import all_kinds, rows_of_each_kind, scores_by
 from hfgpt.evaluation.answers import answer_conversations, answer_rows, answers_report
 from hfgpt.evaluation.batches import padding_id, progress_bar
 from hfgpt.evaluation.classification import classification_metrics, classify, probabilities_of, text_ids
-from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
+from hfgpt.evaluation.language_modeling import bytes_of, language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
 from hfgpt.evaluation.seen_texts import seen_in_training, split_seen_in_training
@@ -58,8 +58,7 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
     rows = splits[split]
     context_length = loaded.context(passport.settings["context_length"])
     nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(padding_id(loaded.tokenizer)), batch_size=batch_size)
-    # A tokenizer with an unknown token loses text, and bits per byte for the rest would flatter it.
-    num_bytes = passport.splits[split]["bytes"] if loaded.tokenizer.unk_token_id is None else None
+    num_bytes = bytes_of(split, passport, loaded.tokenizer)
     return Result(
         "language-modeling",
         dataset=", ".join(public_name(str(one["name"])) for one in passport.inputs) or public_name(str(folder)),

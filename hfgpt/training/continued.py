@@ -19,7 +19,7 @@ from hfgpt.arguments.parsing import check_key
 from hfgpt.data.passport import Passport
 from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
-from hfgpt.evaluation.language_modeling import takes
+from hfgpt.evaluation.language_modeling import bytes_of, takes
 from hfgpt.evaluation.loading import check_task, open_folder
 from hfgpt.evaluation.seen_texts import content_of
 from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256
@@ -28,7 +28,7 @@ from hfgpt.training.advice import no_better_than_base
 from hfgpt.training.before import measured_once
 from hfgpt.training.callbacks import SamplesCallback
 from hfgpt.training.examples import HELD_OUT
-from hfgpt.training.pretraining import bytes_of, figures_of
+from hfgpt.training.pretraining import figures_of
 from hfgpt.training.run_folder import check_base_files
 from hfgpt.training.trainer import LanguageModelTrainer
 

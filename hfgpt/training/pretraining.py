@@ -22,6 +22,7 @@ from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.bounds import check_memory
 from hfgpt.evaluation.generation import generation_settings
+from hfgpt.evaluation.language_modeling import bytes_of
 from hfgpt.fingerprint import record_fingerprint
 from hfgpt.inference import evaluating
 from hfgpt.model.configuration_hfgpt import HfGptConfig
@@ -141,16 +142,6 @@ def check_isolation(model: PreTrainedModel, rows: Dataset) -> None:
             f"packed documents see each other: a change in one changed the logits of the next by {difference:.2e} with "
             f"attn_implementation {model.config._attn_implementation!r}; choose another one."
         )
-
-
-def bytes_of(split: str, passport: Passport, tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """UTF-8 bytes of a split, for bits per byte; None if there is no such split or its tokens cannot reproduce its text.
-
-    A tokenizer with an unknown token loses text, and bits per byte for text that it cannot reproduce would flatter it.
-    """
-    if split not in passport.splits or tokenizer.unk_token_id is not None:
-        return None
-    return passport.splits[split]["bytes"]
 
 
 def describe_start(trainer: LanguageModelTrainer, *, context_length: int, optimizer: str, hardware: str) -> str:
