@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.chat_templates import style_of
@@ -21,7 +21,7 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import supervised_rows
-from hfgpt.data.verification import check_rows
+from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answer_rows import all_kinds, rows_of_each_kind, scores_by_kind
 from hfgpt.evaluation.answers import answer_conversations, answer_rows, answers_report
@@ -46,7 +46,7 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
     passport, use a different tokenizer, or are longer than the model's context.
     """
     passport = Passport.load(folder)
-    splits = DatasetDict.load_from_disk(str(folder))
+    splits = open_rows(folder)
     if split not in splits:
         raise UserError(f"{folder} has no split {split!r}, only {', '.join(map(repr, splits))}; give one of these with --split.")
     if passport.tokenizer.get("sha256") != tokenizer_sha256(loaded.tokenizer):

@@ -18,6 +18,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.data.passport import PASSPORT_NAME
+from hfgpt.data.verification import open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import generation_settings, sample
 from hfgpt.files import sha256_of_file, write_json, write_picture
@@ -74,7 +75,7 @@ def memorization_report(
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no eos_token, which must begin and end each document; use the tokenizer from training.")
     canaries = read_canaries(data)
-    rows = DatasetDict.load_from_disk(str(data))
+    rows = open_rows(data)
     sample_tokens = min(sample_tokens, model.config.max_position_embeddings - 1)
     report = {
         "format": 1,

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import DatasetDict
 
 from hfgpt.arguments.commands import COMMANDS, command_line, repeats
 from hfgpt.artifacts import RUN_FILE
 from hfgpt.counting import counted, in_words
 from hfgpt.data.passport import Passport
 from hfgpt.data.text_pieces import UNKNOWN_BYTES
+from hfgpt.data.verification import open_rows
 from hfgpt.errors import OtherResultError, TooLittleTimeError, UserError
 from hfgpt.files import claim_output, hold, read_json, write_json, write_whole
 from hfgpt.tokenization import load_tokenizer
@@ -275,7 +275,7 @@ class Steps:
     def prompt(self) -> str | None:
         """The first words of a text the model has not seen."""
         data = self.folder / "data"
-        return opening_of_rows(DatasetDict.load_from_disk(str(data)), load_tokenizer(data / "tokenizer"))
+        return opening_of_rows(open_rows(data), load_tokenizer(data / "tokenizer"))
 
 
 @contextmanager
