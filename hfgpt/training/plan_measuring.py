@@ -117,14 +117,13 @@ class Workbench:
         """A model, counted without building it."""
         with torch.device("meta"):
             model = self.model(depth, overrides)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
         embedding = cast(torch.nn.Embedding, model.get_input_embeddings()).weight
         apart = cast(torch.nn.Linear, model.get_output_embeddings()).weight is not embedding
         return Candidate(
             depth=depth,
             width=model.config.hidden_size,
             overrides=dict(overrides),
-            parameters=parameters,
+            parameters=model.num_parameters(),
             tables=embedding.numel() * (2 if apart else 1),
             flops_per_token=ModelFlops.of(model).per_token(self.row_tokens),
         )

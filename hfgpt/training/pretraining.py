@@ -149,10 +149,9 @@ def describe_start(trainer: LanguageModelTrainer, *, context_length: int, optimi
     args = trainer.args
     tokens_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * context_length
     steps = planned_steps(args, len(cast(Dataset, trainer.train_dataset)))
-    parameters = sum(parameter.numel() for parameter in trainer.trained.parameters())
     return (
-        f"start: {parameters:,} parameters, all trained; {tokens_per_step:,} tokens per step, {steps:,} steps; {optimizer}, "
-        f"{hardware}"
+        f"start: {trainer.trained.num_parameters():,} parameters, all trained; {tokens_per_step:,} tokens per step, "
+        f"{steps:,} steps; {optimizer}, {hardware}"
     )
 
 
@@ -168,7 +167,7 @@ def final_metrics(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport:
     """The figures of the held-out splits (the test set's for the only time) and of the training."""
     trainer.remove_callback(SamplesCallback)  # the last evaluation during training has generated them
     metrics: dict[str, Any] = {
-        "parameters": sum(parameter.numel() for parameter in trainer.trained.parameters()),
+        "parameters": trainer.trained.num_parameters(),
         "epochs": trainer.state.epoch,
     }
     for name in HELD_OUT:
