@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
+from hfgpt.counting import counted
 from hfgpt.data.passport import Passport
 from hfgpt.data.splitting import SPLIT_STEP
 from hfgpt.files import write_picture
@@ -83,8 +84,7 @@ def _draw_lengths(axes: "Axes", passport: Passport) -> None:
         total = sum(lengths.values())
         shares = [lengths.get(bits, 0) / max(1, total) for bits in range(first, last + 1)]
         places = [bits + (number - (len(by_bits) - 1) / 2) * width for bits in range(first, last + 1)]
-        documents = f"{total:,} {'document' if total == 1 else 'documents'}"
-        axes.bar(places, shares, width, color=_COLORS.get(split, _GREY), label=f"{split}: {documents}")
+        axes.bar(places, shares, width, color=_COLORS.get(split, _GREY), label=f"{split}: {counted(total, 'documents')}")
     step = max(1, (last - first) // 8)
     ticks = range(first, last + 1, step)
     axes.set_xticks(ticks, [_bin(bits) for bits in ticks], rotation=45, ha="right", fontsize=8)

@@ -214,9 +214,7 @@ def _say_left_out(name: str, left_out: dict[Path, str]) -> None:
 
 
 def _summed_up(reasons: Iterable[str]) -> str:
-    return " and ".join(
-        f"{count:,} {'file' if count == 1 else 'files'} {reason}" for reason, count in Counter(reasons).most_common()
-    )
+    return " and ".join(f"{counted(count, 'files')} {reason}" for reason, count in Counter(reasons).most_common())
 
 
 def _counted(kinds: Counter[str]) -> str:

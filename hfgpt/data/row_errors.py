@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TypeVar
 
+from hfgpt.counting import counted
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 
@@ -86,7 +87,7 @@ class RowErrors:
         if not self.counts:
             return
         for reason, count in self.counts.most_common():
-            logger.info(f"skipped {count:,} {'row' if count == 1 else 'rows'} ({reason}); the first: {self.firsts[reason]}")
+            logger.info(f"skipped {counted(count, 'rows')} ({reason}); the first: {self.firsts[reason]}")
         empty = self.sources.keys() - set(used)
         if empty:
             source = min(empty)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from transformers import TrainingArguments
 
+from hfgpt.counting import counted
 from hfgpt.training.last_screen import ADVICE
 
 # With fewer optimizer steps than this, models learn next to nothing: the first tenth of the steps is warm-up.
@@ -52,8 +53,8 @@ def too_short(
         if also:
             cure += f", {also}"
     return (
-        f"this run is short: {_steps(steps)} on {rows:,} {unit}; with fewer than {FEWEST_STEPS}, the model learns next to nothing. "
-        f"{cure[0].upper()}{cure[1:]}, or use more data."
+        f"this run is short: {counted(steps, 'steps')} on {rows:,} {unit}; with fewer than {FEWEST_STEPS}, the model learns next "
+        f"to nothing. {cure[0].upper()}{cure[1:]}, or use more data."
     )
 
 
@@ -83,8 +84,8 @@ def all_warmup(steps: int, *, warmup_steps: int) -> str | None:
     if warmup_steps < steps:
         return None
     return (
-        f"the learning rate never reaches its peak: warmup_steps is {warmup_steps:,}, but the run has only {_steps(steps)}. Give a "
-        f"smaller --warmup_steps (below 1, it is a share of all steps)."
+        f"the learning rate never reaches its peak: warmup_steps is {warmup_steps:,}, but the run has only "
+        f"{counted(steps, 'steps')}. Give a smaller --warmup_steps (below 1, it is a share of all steps)."
     )
 
 
@@ -154,7 +155,3 @@ def no_better_than_base(before: float, after: float, *, what: str = "test loss")
         f"{ADVICE} no better than the base: {what} {before:.4f} before, {after:.4f} after. A smaller --learning_rate, "
         "fewer --num_train_epochs or more data may help."
     )
-
-
-def _steps(count: int) -> str:
-    return f"{count:,} step{'s' * (count != 1)}"

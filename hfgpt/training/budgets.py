@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.artifacts import RUN_FILE
+from hfgpt.counting import counted
 from hfgpt.data.passport import Passport
 from hfgpt.errors import TooLittleTimeError
 from hfgpt.files import claim_output
@@ -97,8 +98,8 @@ def threads_beside_others(args: PretrainArguments) -> int | None:
         return None
     fewer = max(1, int(got))
     logger.info(
-        f"plan: other programs use this machine's cores ({got:.1f} of {threads} were left), so the run is planned for {fewer} CPU "
-        f"thread{'s' if fewer > 1 else ''}; --cpu_threads {threads} takes all cores"
+        f"plan: other programs use this machine's cores ({got:.1f} of {threads} were left), so the run is planned for "
+        f"{counted(fewer, 'CPU threads')}; --cpu_threads {threads} takes all cores"
     )
     return fewer
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallba
 
 from hfgpt.artifacts import METRICS_FILE
 from hfgpt.chat_templates import stop_token_ids
+from hfgpt.counting import counted
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.evaluation.answer_rows import AnswerRow, write_answers
 from hfgpt.evaluation.answers_page import write_page
@@ -130,8 +131,7 @@ def save_assistant(
 def report_on_assistant(trainer: LanguageModelTrainer, metrics: dict, lines: list[str], *, table: Sequence[str] = ()) -> RunReport:
     """The report of an assistant's run: its `lines`, then the canary results and advice on the training, then `table`."""
     if "canary_alarms" in metrics:
-        alarms = metrics["canary_alarms"]
-        lines = [*lines, f"canaries: {alarms:,} alarm{'s' * (alarms != 1)}"]
+        lines = [*lines, f"canaries: {counted(metrics['canary_alarms'], 'alarms')}"]
     return RunReport(
         metrics=metrics,
         lines=[*lines, *advice_after(trainer, metrics), *table],
