@@ -1,6 +1,6 @@
 """Counts in log lines and messages, with their nouns or in words, and lists that stay short."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 MOST_LISTED = 10
 _WORDS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
@@ -17,6 +17,11 @@ def counted(number: float, plural: str) -> str:
     if of:
         return f"{counted(number, plural)}{of}{what}"
     return f"1 {plural.removesuffix('ies')}y" if plural.endswith("ies") else f"1 {plural.removesuffix('s')}"
+
+
+def quoted(names: Iterable[object]) -> str:
+    """All the names in quotes, or "none"."""
+    return ", ".join(map(repr, names)) or "none"
 
 
 def in_words(count: float) -> str:

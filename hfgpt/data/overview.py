@@ -28,7 +28,7 @@ def draw_overview(passport: Passport, path: Path) -> None:
     """
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
-    sources, steps = tokens_by_source(passport), dropped_by_step(passport)
+    sources, steps = largest_sources(passport), dropped_by_step(passport)
     height = 2.2 + 0.26 * max(8, len(sources), min(len(steps), MOST_STEPS))
     figure = Figure(figsize=(15, height), layout="constrained")
     plots = figure.subplots(1, 3, squeeze=False)[0]
@@ -40,7 +40,7 @@ def draw_overview(passport: Passport, path: Path) -> None:
         write_picture(path, figure)
 
 
-def tokens_by_source(passport: Passport) -> list[tuple[str, dict[str, int]]]:
+def largest_sources(passport: Passport) -> list[tuple[str, dict[str, int]]]:
     """The name of each source with its tokens by split, the largest first; those beyond `MOST_SOURCES` combined."""
     found = [
         (str(entry.get("name")), {split: counts["tokens"] for split, counts in (entry.get("splits") or {}).items()})

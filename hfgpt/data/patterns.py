@@ -43,8 +43,8 @@ class UnreadTextError(UserError):
         self.reason, self.folder, self.pattern = reason, folder, pattern
 
 
-def expand_home(name: str) -> Path:
-    """Expand `~/texts` to the home folder; existing paths that begin with a tilde are left alone."""
+def path_of(name: str) -> Path:
+    """The path of a source; `~/texts` is in the home folder, unless there is a path that begins with a tilde."""
     try:
         return Path(name) if Path(name).exists() else Path(name).expanduser()
     except OSError as error:
@@ -182,7 +182,7 @@ def describe_folder(folder: Path) -> str:
 
 def _split_at_first_pattern(pattern: str) -> tuple[Path, list[str]]:
     """The existing folder at the beginning of a path, and the remaining parts."""
-    parts = list(expand_home(pattern).parts)
+    parts = list(path_of(pattern).parts)
     folder = Path()
     while len(parts) > 1 and (folder / parts[0]).is_dir():
         folder /= parts.pop(0)

@@ -26,7 +26,7 @@ from hfgpt.data.on_disk import Document, different_values, write_documents
 from hfgpt.data.parallel import apply_steps_in_processes
 from hfgpt.data.parquet_files import PARQUET_FILES
 from hfgpt.data.passport import Passport
-from hfgpt.data.patterns import expand_home, files_in, files_matching
+from hfgpt.data.patterns import files_in, files_matching, path_of
 from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
 from hfgpt.data.python_questions import PYTHON_DOCUMENTATION_QUESTIONS, PYTHON_QUESTIONS
 from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions, evenly
@@ -90,7 +90,7 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
     sources: dict[str | Path, Source] = {}
     empty: dict[str, MissingFileError] = {}
     for name in names:
-        path = expand_home(name)
+        path = path_of(name)
         looks_like_a_file = path.suffix.lower() in suffixes or name.startswith((".", "/", "~")) or name.endswith("/")
         if (kind := _kind_named(name, kinds, after_files=False)) is not None:
             sources.setdefault(name, Source(kind, name))

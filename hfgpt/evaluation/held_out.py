@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.chat_templates import style_of
-from hfgpt.counting import listed
+from hfgpt.counting import listed, quoted
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
 from hfgpt.data.conversations import Conversation, read_conversations
@@ -48,7 +48,7 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
     passport = Passport.load(folder)
     splits = open_rows(folder)
     if split not in splits:
-        raise UserError(f"{folder} has no split {split!r}, only {', '.join(map(repr, splits))}; give one of these with --split.")
+        raise UserError(f"{folder} has no split {split!r}, only {quoted(splits)}; give one of these with --split.")
     if passport.tokenizer.get("sha256") != tokenizer_sha256(loaded.tokenizer):
         raise UserError(
             f"the rows in {folder} were made with a different tokenizer than {loaded.name}'s, so the ids would mean different "
