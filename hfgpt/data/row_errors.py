@@ -13,6 +13,7 @@ from typing import TypeVar
 from hfgpt.counting import counted
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
+from hfgpt.tables import check_allowed
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,7 @@ class RowErrors:
     """
 
     def __init__(self, on_error: str = "stop"):
-        if on_error not in ON_ERROR:
-            raise UserError(f"on_error is {on_error!r}; allowed: {' and '.join(map(repr, ON_ERROR))}.")
+        check_allowed("on_error", on_error, ON_ERROR)
         self.on_error = on_error
         self.counts: Counter[str] = Counter()  # by reason
         self.firsts: dict[str, str] = {}  # the first message of each reason
