@@ -17,8 +17,8 @@ from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, column
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.splitting import Split
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.files import PYTHON_DOCS
 
-PYTHON_DOCS = "python-docs"
 # Parts of it: python-docs:train, :validation and :test, as divided by prepare_data.py with these shares. A model fine-tuned on one
 # can be tested on documents that its base has not seen in pretraining either.
 PYTHON_DOCS_SPLIT = Split(validation_share=0.02, test_share=0.05)

@@ -27,7 +27,7 @@ from hfgpt.data.parallel import apply_steps_in_processes
 from hfgpt.data.parquet_files import PARQUET_FILES
 from hfgpt.data.passport import Passport
 from hfgpt.data.patterns import files_in, files_matching, path_of
-from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
+from hfgpt.data.python_docs import PYTHON_DOCUMENTATION
 from hfgpt.data.python_questions import PYTHON_DOCUMENTATION_QUESTIONS, PYTHON_QUESTIONS
 from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions, evenly
 from hfgpt.data.remarks import Remarks, say_once
@@ -36,6 +36,7 @@ from hfgpt.data.source_cards import card_of, check_cards
 from hfgpt.data.steps import Outcome, StepCounts, TextStep, record_steps
 from hfgpt.data.text_files import MARKUP_BEGINS, MARKUP_FILES, TEXT_FILES, WHOLE_FILES
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.files import PYTHON_DOCS
 from hfgpt.tables import Table
 
 logger = logging.getLogger(__name__)

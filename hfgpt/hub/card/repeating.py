@@ -9,10 +9,9 @@ from collections.abc import Iterable
 from hfgpt.arguments.commands import command_in
 from hfgpt.arguments.keys import as_word
 from hfgpt.artifacts import RUN_FILE, Artifact
-from hfgpt.files import HUB_NAME
+from hfgpt.files import HUB_NAME, PYTHON_DOCS
 from hfgpt.hub.card.facts import TOLD_SETTINGS, of_the_adapter, run_settings
 from hfgpt.hub.card.markdown import one_line
-from hfgpt.hub.file_names import PYTHON_DOCS
 
 _WIDTH = 90  # of a line, which Markdown would not break
 # What a command for documents writes, for the next one to read.
