@@ -19,13 +19,12 @@ import numpy as np
 from hfgpt.counting import counted
 from hfgpt.data.near_copies import SIMILARITY, normalize, similar_groups, similar_pairs
 from hfgpt.data.on_disk import Document, numbers_of, select, text_bytes, texts_of, write_documents
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import SPLITS, Passport
 from hfgpt.errors import UserError
 from hfgpt.tables import check_allowed
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 SPLIT_STEP = "split"
 SPLIT_BY = ("auto", "document", "group", "position")
 # A side may have a third of the requested share, or three times as much, before "auto" splits by position. With 60 documents of

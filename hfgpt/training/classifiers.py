@@ -35,7 +35,7 @@ from hfgpt.data.classification import (
     undersample,
 )
 from hfgpt.data.classification import deduplicate as drop_duplicates
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import HELD_OUT, Passport
 from hfgpt.data.splitting import split_examples
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of, text_ids
@@ -45,7 +45,7 @@ from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
 from hfgpt.training.advice import best_step
 from hfgpt.training.checkpoints import remove_checkpoints
-from hfgpt.training.examples import HELD_OUT, Examples
+from hfgpt.training.examples import Examples
 from hfgpt.training.finetuning import Base, identify_base, load_model, save_finetuned
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
 from hfgpt.training.run import train_or_resume

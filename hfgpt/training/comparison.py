@@ -11,6 +11,7 @@ from hfgpt.artifacts import METRICS_FILE
 from hfgpt.chat_templates import stop_token_ids
 from hfgpt.counting import counted
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.passport import held_out_split
 from hfgpt.evaluation.answer_rows import AnswerRow, write_answers
 from hfgpt.evaluation.answers_page import write_page
 from hfgpt.files import write_step
@@ -144,7 +145,7 @@ def report_on_assistant(trainer: LanguageModelTrainer, metrics: dict, lines: lis
 
 def advice_after(trainer: LanguageModelTrainer, metrics: Mapping) -> list[str]:
     """Whether the run lowered the held-out loss, and where validation was best, if that was not at the end."""
-    held_out = next((name for name in ("test", "validation") if f"{name}_loss" in metrics), None)
+    held_out = held_out_split(metrics, "_loss")
     said = [best_step(trainer.state.log_history, kept="best" if trainer.args.load_best_model_at_end else "last")]
     if held_out:
         figures = metrics[f"{held_out}_loss_before"], metrics[f"{held_out}_loss"]

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, PrinterCallback, ProgressCallb
 
 from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.collators import PackedRowsCollator
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import HELD_OUT, Passport
 from hfgpt.training import plan as planning
 from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
 from hfgpt.training.decisions import decided_by_the_first
@@ -111,7 +111,7 @@ class Workbench:
             difficulty=difficulty_of(rows["train"], tokenizer),
         )
         self.memory: int = decided_by_the_first(self.free_memory)
-        self.held_out_rows = {name: len(rows[name]) for name in ("validation", "test") if name in rows}
+        self.held_out_rows = {name: len(rows[name]) for name in HELD_OUT if name in rows}
 
     def candidate(self, depth: int, overrides: Mapping[str, object]) -> Candidate:
         """A model, counted without building it."""

@@ -17,7 +17,7 @@ from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.artifacts import METRICS_FILE
 from hfgpt.data.epoch_rows import EpochRows
 from hfgpt.data.mixture import report_sources
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import HELD_OUT, Passport
 from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.bounds import check_memory
@@ -29,7 +29,6 @@ from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.training.advice import best_step, planned_steps
 from hfgpt.training.callbacks import SamplesCallback
-from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.next_steps import generate_command
 from hfgpt.training.plan_report import describe_outcome, outcome
 from hfgpt.training.run import RunReport, describe_training

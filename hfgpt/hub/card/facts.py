@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from hfgpt.artifacts import MERGED_FOLDER, METRICS_FILE, RUN_FILE, Artifact, adapter_around, adapter_settings, base_on_the_hub
 from hfgpt.counting import counted
+from hfgpt.data.passport import HELD_OUT
 from hfgpt.evaluation.results import answered_of
 from hfgpt.files import read_json
 
@@ -185,7 +186,7 @@ def held_out_figures(metrics: dict, *, old_text: bool = True) -> list[dict]:
     Args: `old_text` adds those for the text that the base of continued pretraining was trained on.
     """
     seeds = metrics.get("seeds")
-    for split in ("test", "validation"):
+    for split in reversed(HELD_OUT):
         spread = metrics.get(split) or {} if seeds else {}
         if seeds:
             measured = seeds[str(metrics["kept_seed"])].get(split) or {}
