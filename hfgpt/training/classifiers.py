@@ -120,9 +120,8 @@ def load_splits(
         validation_share=0.0 if "validation" in source.given else source.shares.validation,
         test_share=0.0 if "test" in source.given else source.shares.test,
         seed=source.shares.seed,
-        method="random"
-        if multi_label
-        else source.shares.method,  # strata are single labels; texts with several are drawn without strata
+        # Strata are single labels; texts with several are drawn without strata.
+        method="random" if multi_label else source.shares.method,
         near_copy_similarity=source.kept_together,
     )
     for name in source.given:
@@ -163,9 +162,8 @@ def fit_tokenizer(tokenizer: PreTrainedTokenizerFast, *, max_length: int | None)
     not need one.
     """
     tokenizer.model_max_length = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
-    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = (
-        "right"  # learned positions are counted from the start of the text
-    )
+    # Learned positions are counted from the start of the text.
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"
     tokenizer.truncation_side = "right"
     tokenizer.chat_template = None
     split_special_tokens(tokenizer, True)
@@ -211,9 +209,8 @@ def build_classifier(
     with quiet_loading():  # the message about a new head is expected here
         model = load_model(base, AutoModelForSequenceClassification, **kinds, num_labels=len(task.names), **task.config())
     model.config.use_cache = False
-    if hasattr(
-        model.config, "max_text_length"
-    ):  # our own model truncates by itself, because a pipeline only does with truncation=True
+    # Our own model truncates by itself, because a pipeline only does with truncation=True.
+    if hasattr(model.config, "max_text_length"):
         model.config.max_text_length = base.tokenizer.model_max_length
     return model
 

@@ -160,8 +160,7 @@ class Steps:
             if changed and cls(folder).training_has_begun():
                 raise UserError(
                     f"output_dir {folder} was made with other settings ({'; '.join(changed)}); give another --output_dir, or "
-                    f"--overwrite "
-                    "true to replace it."
+                    "--overwrite true to replace it."
                 )
             if not changed:
                 return cls(folder)

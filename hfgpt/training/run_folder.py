@@ -142,9 +142,8 @@ def _claim_folder(run: Run, passport: Passport) -> Claim:
             logger.warning(
                 f"{folder} holds this run, finished but damaged since then ({reason}); the missing parts are made again."
             )
-            for seed in folder.glob(
-                f"seed-*/{RESULT_FILE}"
-            ):  # its model may be the damaged one, and its checkpoints no longer exist
+            # The model of a seed may be the damaged one, and its checkpoints no longer exist.
+            for seed in folder.glob(f"seed-*/{RESULT_FILE}"):
                 seed.unlink()
         (folder / FINISHED_FILE).unlink()
     if begun and run.resume == NEVER:

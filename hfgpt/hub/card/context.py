@@ -52,9 +52,8 @@ def context_of(
     if evaluation and not file_names:
         evaluation = evaluation_without_names(evaluation)
     license = settings.get("license_name") or settings.get("license")
-    of_texts = (
-        str(license) if license and artifact.kind == "dataset" else None
-    )  # a model's license says nothing about its training data
+    # A model's license says nothing about its training data.
+    of_texts = str(license) if license and artifact.kind == "dataset" else None
     data = data_facts(passport, file_names=file_names, license=of_texts)
     files = {path.as_posix() for path in artifact.files()}
     weights = sorted(folder.glob("*.gguf"))
