@@ -179,8 +179,8 @@ def shape(depth: int, width: int) -> dict[str, object]:
 def rates(width: int, *, muon: bool = True) -> dict[str, float]:
     """Peak rates of AdamW and Muon for a model of this width, or of AdamW only; wider models take smaller steps.
 
-    Measured: 0.03 and 6e-3 at width 128 (FACTS of the quickstart's text); the powers are those of maximal update parametrization
-    for AdamW, tempered, and of Muon's adjustment.
+    Measured: 0.03 and 6e-3 at width 128 (docs/lab_notes.md, "The quickstart's base"); the powers are those of maximal update
+    parametrization for AdamW, tempered, and of Muon's adjustment.
     """
     narrow = max(1.0, width / 128)
     if not muon:
