@@ -23,8 +23,13 @@ Task = Literal["text-generation", "text-classification"]
 ADAPTER_CONFIG = "adapter_config.json"
 BASE_FOLDER, MERGED_FOLDER = "base", "merged"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_RUN_FILE = "run.yaml"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# What runs and conversions write, beside a model.
+RUN_FILE = "run.yaml"
+METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.txt"
+CONVERSION_FILE = "conversion.json"
+FINGERPRINT_FILE = "fingerprint.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)", re.ASCII)
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -32,8 +37,8 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
 # with paths of this machine, samples, answers, the run's page that shows them, and memorization.json, which quotes the training
 # text (the card has its figures).
 ABOUT = ("README.md", "LICENSE", "LICENSE.txt", "passport.json", "evaluation.json", ".eval_results/*.yaml",
-         "memorization.png", "metrics.json", "loss.png", "curves.png", "confusion.png", "fingerprint.json",
-         "conversion.json")  # fmt: skip
+         "memorization.png", METRICS_FILE, "loss.png", "curves.png", "confusion.png", FINGERPRINT_FILE,
+         CONVERSION_FILE)  # fmt: skip
 
 
 # The kinds
@@ -252,7 +257,7 @@ def run_around(folder: str | Path) -> Path | None:
     """The folder of the run that made a model, which for an adapter's merged/ is the adapter's; None if it is not known."""
     folder = Path(folder) if Path(folder).name else Path(folder).resolve()
     places = [folder, *([folder.parent] if folder.name == MERGED_FOLDER else [])]
-    return next((place for place in places if all((place / name).is_file() for name in ("run.yaml", "passport.json"))), None)
+    return next((place for place in places if all((place / name).is_file() for name in (RUN_FILE, "passport.json"))), None)
 
 
 def base_on_the_hub(adapter_settings: Mapping[str, Any]) -> str | None:
@@ -338,7 +343,7 @@ def _holds_model(folder: Path) -> bool:
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a run has begun in the folder but has not produced a model yet."""
-    return not _holds_model(folder) and ((folder / _RUN_FILE).is_file() or bool(_checkpoints(folder)))
+    return not _holds_model(folder) and ((folder / RUN_FILE).is_file() or bool(_checkpoints(folder)))
 
 
 def _is_place(name: str) -> bool:
@@ -347,13 +352,19 @@ def _is_place(name: str) -> bool:
     return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith(".") or ("/" in name and Path(name).parent.is_dir())
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint; -1 for a name without one."""
+    name = _CHECKPOINT.fullmatch(checkpoint.name)
+    return int(name[1]) if name else -1
+
+
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints of a run that contain a model, with their steps, the newest last; with several seeds, those of the last
     one."""
     runs = [folder, *sorted(folder.glob("seed-*"), key=lambda path: (len(path.name), path.name))]
     found = []
     for run in runs:
-        steps = [(int(step[1]), path) for path in run.glob("checkpoint-*") if (step := _CHECKPOINT.fullmatch(path.name))]
+        steps = [(step, path) for path in run.glob("checkpoint-*") if (step := step_of(path)) >= 0]
         # trainer_state.json is written last.
         found += [
             (step, path)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # A data set or model on the Hub: user/name or user/name:configuration. Always with the owner, because load_dataset treats a bare
 # "json" or "text" as one of its own loaders and reads local files.
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+PYTHON_DOCS = "python-docs"  # the source that every machine has
 
 PARTIAL = ".hfgpt-part"  # suffix of a file while it is being written
 

@@ -16,11 +16,11 @@ import transformers
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, initialization
 
+from hfgpt.artifacts import FINGERPRINT_FILE
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file, write_json
 from hfgpt.inference import evaluating, longest_input
 
-FINGERPRINT_NAME = "fingerprint.json"
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "def add(a, b):\n    return a + b  # 12,345 times",
@@ -81,7 +81,7 @@ def record_fingerprint(
             "transformers": transformers.__version__,
         },
     }
-    path = folder / FINGERPRINT_NAME
+    path = folder / FINGERPRINT_FILE
     # There may be a link to the base's file in an adapter's folder; a new file replaces it.
     write_json(path, fingerprint, ensure_ascii=False, indent=None)
     return path
@@ -172,9 +172,9 @@ def _rounded(value: float) -> float:
     return float(f"{value:.7g}")  # float32 has no more digits
 
 
-def probe_rows(model: PreTrainedModel, *, seed: int = 0) -> list[torch.Tensor]:
+def probe_rows(model: PreTrainedModel) -> list[torch.Tensor]:
     """Three rows (1, T) of random token ids that the model accepts; run one by one, so that no padding is needed."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     longest = min(64, _longest_input(model))
     rows = [torch.randint(model.config.vocab_size, (1, T), generator=generator) for T in (longest, max(1, longest // 2), 1)]
     # Text never contains the padding token; if it did, classifiers would disagree about its end.

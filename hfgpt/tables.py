@@ -23,10 +23,15 @@ class Table(dict[str, Entry]):
 
     def find(self, name: str) -> Entry:
         """The entry with this name. Raises: UserError with the known names."""
-        if name not in self:
-            near = nearest(name, self)
-            raise UserError(f"{self.key} is {name!r}; allowed: {', '.join(self)}" + (f". Did you mean {near!r}?" if near else "."))
+        check_allowed(self.key, name, self)
         return self[name]
+
+
+def check_allowed(key: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises: UserError with the allowed values of a key, and the one that was probably meant."""
+    if value not in (names := list(allowed)):
+        near = nearest(value, names)
+        raise UserError(f"{key} is {value!r}; allowed: {', '.join(names)}" + (f". Did you mean {near!r}?" if near else "."))
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

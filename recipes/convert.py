@@ -27,6 +27,7 @@ from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.conversion import TARGETS, ConvertArguments
 from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.terminal import RESULT
+from hfgpt.artifacts import CONVERSION_FILE
 from hfgpt.conversion.adapters import merge_adapter
 from hfgpt.conversion.exports import Export, ExportOptions
 from hfgpt.conversion.vocabulary import adopt_tokenizer, find_tokenizer
@@ -40,12 +41,10 @@ from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.tables import resolve
 from hfgpt.training.next_steps import classify_command, generate_command
 
-REPORT_NAME = "conversion.json"
-
 
 def main(args: ConvertArguments) -> dict[str, float]:
     # 1. Import the weights, checking every tensor; then run the same tokens through the original class, if there is one
-    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=REPORT_NAME)
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=CONVERSION_FILE)
     converted = read_source(
         args.source,
         source_format=args.source_format,
@@ -80,7 +79,7 @@ def main(args: ConvertArguments) -> dict[str, float]:
     with replaced_folder(output) as folder:
         export.write(folder)
         record_fingerprint(export.model, tokenizer, folder)
-        write_json(folder / REPORT_NAME, {**report, **differences, "notes": notes}, ensure_ascii=False)
+        write_json(folder / CONVERSION_FILE, {**report, **differences, "notes": notes}, ensure_ascii=False)
         if converted.passport is not None:  # the same weights come from the same data, and have the same licence
             shutil.copyfile(converted.passport, folder / PASSPORT_NAME)
         save_settings(folder, cast("dict | None", args.card) or load_settings(converted.source))

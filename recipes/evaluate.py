@@ -51,9 +51,9 @@ def main(args: EvaluateArguments) -> dict[str, float]:
     refuse_absent_separator(sources, args.text_documents)
     loaded = load(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code, dtype=args.dtype)
     check_task(loaded, args)
-    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    model = loaded.model
     logger.info(
-        f"model: {args.model}, {type(loaded.model).__name__}, {parameters:,} parameters, {args.dtype} on {loaded.model.device.type}"
+        f"model: {args.model}, {type(model).__name__}, {model.num_parameters():,} parameters, {args.dtype} on {model.device.type}"
     )
     found: dict[str, list[Result]] = {}  # by the key of the evaluation data
 

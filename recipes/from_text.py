@@ -28,6 +28,7 @@ from hfgpt.arguments.launching import launch, logger
 from hfgpt.arguments.processes import time_of_start
 from hfgpt.arguments.run import bfloat16_is_fast
 from hfgpt.arguments.terminal import RESULT
+from hfgpt.artifacts import METRICS_FILE
 from hfgpt.data.passport import Passport
 from hfgpt.data.reading import Source
 from hfgpt.data.text_pieces import bounds, size_of
@@ -82,7 +83,7 @@ def make(args: FromTextArguments, steps: Steps, sources: list[Source], *, num_by
         run_recipe("pretrain", {**steps.settings("pretrain"), **threads, "resume": args.resume}, where="pretrain.yaml")
 
     # 4. The result
-    metrics, passport = read_json(folder / "base" / "metrics.json"), Passport.load(folder / "data")
+    metrics, passport = read_json(folder / "base" / METRICS_FILE), Passport.load(folder / "data")
     opening = steps.prompt()
     commands = [
         generate_command(folder / "base", prompt=opening),

@@ -43,6 +43,7 @@ from hfgpt.arguments.launching import launch
 from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.collators import PackedRowsCollator
 from hfgpt.data.verification import check_tokenizer
+from hfgpt.evaluation.language_modeling import bytes_of
 from hfgpt.tokenization import load_tokenizer
 from hfgpt.training import continued
 from hfgpt.training.budgets import within_budget
@@ -53,7 +54,6 @@ from hfgpt.training.pretraining import (
     announce_sources,
     build_model,
     build_report,
-    bytes_of,
     check_isolation,
     describe_start,
     final_metrics,

@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from hfgpt.counting import counted
+from hfgpt.counting import counted, in_words, listed
 
 # Nouns that a person meets with a 1 before them; all other counts (tokens, parameters, bytes) are large.
 NOUNS = "minutes|documents|checks|files|conversations|warnings"
@@ -31,6 +31,28 @@ NOT_ONE = re.compile(r"(\bof|\ball|\bthe|->|fewer than) $")
 )
 def test_a_count_agrees_with_its_noun(number, plural, said):
     assert counted(number, plural) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (640, "640"),
+        (999_999, "999,999"),
+        (1_838_208, "1.84 million"),
+        (999_499_999, "999 million"),
+        (999_999_999, "1 billion"),  # not 1,000 million
+        (2.5e9, "2.5 billion"),
+        (1.234e15, "1,230 trillion"),
+    ],
+)
+def test_large_numbers_in_words(count, said):
+    assert in_words(count) == said
+
+
+def test_a_long_list_says_how_many_more_there_are():
+    assert listed([1, 2, 3], most=3) == "1, 2, 3"
+    assert listed(["a", "b", "c"], most=2, between="; ") == "a; b and 1 more"
+    assert listed(range(2000), most=1) == "0 and 1,999 more"
 
 
 def test_no_message_puts_a_plural_after_a_number_that_may_be_1():

@@ -14,7 +14,6 @@ from hfgpt.tokenization import (
     PIECE_CHARACTERS,
     SAFE_CUTS,
     SPECIAL_TOKENS,
-    TRAINING_PATTERN,
     cut_at,
     encode_texts,
     gpt2_tokenizer,
@@ -25,6 +24,9 @@ from hfgpt.tokenization import (
     train_word_level,
     word_pattern,
 )
+from hfgpt.tokenization.patterns import word_regex
+
+TRAINING_PATTERN = word_regex("qwen2", longest_run=LONGEST_RUN)
 
 
 @pytest.fixture(scope="module")

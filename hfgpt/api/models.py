@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hfgpt.api.calls import Place, choices_of, make_arguments, run_recipe, worded_for_python
-from hfgpt.api.results import CONVERSION_FILE, ConversionResult, EvaluationResult, PublishingResult
+from hfgpt.api.results import ConversionResult, EvaluationResult, PublishingResult
 from hfgpt.arguments.generation import GenerateArguments
+from hfgpt.artifacts import CONVERSION_FILE
 from hfgpt.errors import UserError
 from hfgpt.evaluation.chat_session import ChatSession
 from hfgpt.evaluation.generation import default_max_new_tokens, sample, token_choice

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hfgpt.artifacts import METRICS_FILE, REPORT_FILE
 from hfgpt.data.packing import PackingCounts
 from hfgpt.data.passport import Passport
 from hfgpt.files import read_json
-
-METRICS_FILE, REPORT_FILE, CONVERSION_FILE = "metrics.json", "report.txt", "conversion.json"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from hfgpt.arguments.keys import RecipeArguments, data_key
 from hfgpt.arguments.mappings import read_mapping
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
+from hfgpt.tables import check_allowed
 
 FILTER_DETAILS = ("filter_settings", "repair_text", "languages")
 CLEANING_DEFAULTS = {
@@ -48,8 +49,8 @@ class CleaningKeys(RecipeArguments):
         """Raises: UserError for impossible values."""
         self.filter_settings = read_mapping(self.filter_settings, "filter_settings", example="'{min_words: 20}'")
         check_settings(self.filter_settings)
-        if self.filters not in (None, *PRESETS):  # from Python, which no parser has checked
-            raise UserError(f"filters is {self.filters!r}; allowed: {', '.join(PRESETS)}.")
+        if self.filters is not None:  # from Python, which no parser has checked
+            check_allowed("filters", self.filters, PRESETS)
         if self.perplexity_sigmas is not None and not 0 < self.perplexity_sigmas < float("inf"):
             raise UserError(f"perplexity_sigmas is {self.perplexity_sigmas}; it must be above 0 (3 is usual).")
         expand_home(self, "perplexity_model")

@@ -1,11 +1,11 @@
 """Where documents are processed: in how many processes on this machine, or on a cluster."""
 
-import os
 from dataclasses import dataclass
 from typing import Literal
 
 from hfgpt.arguments.keys import RecipeArguments, machine_key
 from hfgpt.arguments.mappings import read_mapping
+from hfgpt.arguments.processes import available_processors
 
 # Keys that do not change the result and so are not part of what was asked for.
 MACHINE_KEYS = ("num_proc", "engine", "num_tasks", "engine_settings")
@@ -41,9 +41,3 @@ class EngineKeys(RecipeArguments):
         """Raises: UserError if the settings are not a mapping or the number of tasks is below 1."""
         self.engine_settings = read_mapping(self.engine_settings, "engine_settings", example="'{partition: cpu}'")
         self.check_least(num_tasks=1)
-
-
-def available_processors() -> int:
-    """How many processors this process may run on: under taskset or a scheduler, fewer than the machine has."""
-    affinity = getattr(os, "sched_getaffinity", None)  # only on Linux
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

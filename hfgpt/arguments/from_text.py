@@ -51,8 +51,7 @@ class FromTextArguments(OutputKeys):
             raise UserError(
                 "sources are missing; give your texts, for example: hfgpt from-text 'my_texts/*.txt' --output_dir runs/mine"
             )
-        if self.cpu_threads is not None:
-            self.check_least(cpu_threads=1)
+        self.check_least(cpu_threads=1)
         if not self.minutes >= FEWEST_MINUTES:
             raise UserError(
                 f"minutes is {self.minutes:g}; it must be at least {FEWEST_MINUTES:g}, about half of which is for training."

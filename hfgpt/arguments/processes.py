@@ -42,6 +42,12 @@ def time_of_start() -> float:
     return _noted.pop() if _noted else time.time()
 
 
+def available_processors() -> int:
+    """How many processors this process may run on: under taskset or a scheduler, fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # only on Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def default_cpu_threads() -> int:
     """Threads per process on a CPU: OMP_NUM_THREADS if the user set it, else all cores, divided among this machine's processes.
 
@@ -51,7 +57,7 @@ def default_cpu_threads() -> int:
     launched = SET_BY_ACCELERATE in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
     if asked.isdecimal() and int(asked) > (1 if launched else 0):
         return int(asked)
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = available_processors()
     cores = min(usable, psutil.cpu_count(logical=False) or usable)
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 

@@ -170,6 +170,11 @@ class RunArguments(ResumeKeys, TrainingArguments):
         )
 
     @property
+    def chosen_precision(self) -> str:
+        """bf16, fp16 or fp32; never auto."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+
+    @property
     def folder(self) -> Path:
         """The output folder."""
         return Path(str(self.output_dir))
@@ -182,7 +187,7 @@ class RunArguments(ResumeKeys, TrainingArguments):
     def values_in_effect(self) -> dict[str, Any]:
         """The final values of the keys, as JSON types, and values derived from several of them."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
-        values |= {"precision": "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32", "processes": self.world_size}
+        values |= {"precision": self.chosen_precision, "processes": self.world_size}
         values[ROWS_PER_STEP] = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
         return json.loads(json.dumps(values, default=str))
 
@@ -190,9 +195,8 @@ class RunArguments(ResumeKeys, TrainingArguments):
         """Precision, attention and devices, for the line at the start of a run."""
         import torch
 
-        precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
         return (
-            f"{precision} ({'chosen for this processor' if self.precision == 'auto' else 'as requested'}), "
+            f"{self.chosen_precision} ({'chosen for this processor' if self.precision == 'auto' else 'as requested'}), "
             f"{self.attn_implementation} "
             f"attention, {self.world_size} x {self.device.type}{' with FSDP2' if asked_for_fsdp(self) else ''}"
             + (f", {torch.get_num_threads()} CPU threads per process" if self.device.type == "cpu" else "")

@@ -15,6 +15,7 @@ from hfgpt.conversion.weights_out import twin_kind, twin_of
 from hfgpt.errors import UserError, WrongTypeError, require
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
+from hfgpt.tables import check_allowed
 from hfgpt.tokenization import word_pattern
 
 GGUF_BYTES = {"f32": 4, "f16": 2, "q8_0": 1}  # the types of the matrices, with the bytes per parameter
@@ -61,8 +62,7 @@ def write_gguf(
         name: the name shown by programs.
     Raises: ValueError without the package `gguf`, and if llama.cpp cannot run the model; nothing is written then.
     """
-    if gguf_type not in GGUF_BYTES:
-        raise UserError(f"gguf_type is {gguf_type!r}; allowed: {', '.join(GGUF_BYTES)}.")
+    check_allowed("gguf_type", gguf_type, GGUF_BYTES)
     if not isinstance(model, HfGptForCausalLM):
         raise WrongTypeError(f"got a {type(model).__name__}; llama.cpp only generates text, so GGUF needs an HfGptForCausalLM.")
     check_gguf(model.config, tokenizer)

@@ -22,6 +22,7 @@ from hfgpt.data.reading import Record
 from hfgpt.data.row_errors import RowError, RowErrors, refuse
 from hfgpt.data.splitting import label_names, rows_of_each_label
 from hfgpt.errors import UserError
+from hfgpt.tables import check_allowed
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,7 @@ class LabelledOptions:
     blank_texts: str = "error"
 
     def __post_init__(self):
-        if self.blank_texts not in ("error", "drop"):
-            raise UserError(f"blank_texts is {self.blank_texts!r}; allowed: 'error' and 'drop'.")
+        check_allowed("blank_texts", self.blank_texts, ("error", "drop"))
         if self.max_labels is not None and self.max_labels < 2:
             raise UserError(f"max_labels is {self.max_labels}; a classifier needs at least 2.")
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
@@ -177,8 +177,7 @@ def deduplicate(examples, passport: Passport, *, mode: str = "exact"):
     Raises: UserError if no example is left.
     Cost: for "near", see `find_copies`.
     """
-    if mode not in ("exact", "near", "none"):
-        raise UserError(f"deduplicate is {mode!r}; allowed: 'exact', 'near' and 'none'.")
+    check_allowed("deduplicate", mode, ("exact", "near", "none"))
     if mode == "none":
         return examples
     start = time.perf_counter()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
 from hfgpt.chat_templates import CHAT_STYLES
+from hfgpt.counting import quoted
 from hfgpt.data.messages import (
     ALPACA_NAMES,
     ALPACA_NEEDED,
@@ -20,7 +21,6 @@ from hfgpt.data.messages import (
     answer_in,
     check_turns,
     kind_of,
-    listed,
     message_list,
     messages_or_text,
     prompt_and_completion,
@@ -154,7 +154,7 @@ def detect_format(record: Record) -> str:
             kind, cure = f"match several formats, {' and '.join(map(repr, matches))}", "choose one with --conversation_format"
         else:
             kind, cure = "match no format", "rename them"
-        raise UserError(f"{record}: the columns {listed(record.values)} {kind}; {cure} ({allowed}).")
+        raise UserError(f"{record}: the columns {quoted(record.values)} {kind}; {cure} ({allowed}).")
     return matches[0]
 
 

@@ -26,7 +26,7 @@ from hfgpt.data.on_disk import column_batches, no_progress_bars, numbers_of, sel
 from hfgpt.data.parallel import TOO_LONG_TO_SEND, in_processes
 from hfgpt.data.passport import Passport
 from hfgpt.data.signature_files import SignatureFiles, exact_groups, near_groups
-from hfgpt.errors import UserError
+from hfgpt.tables import check_allowed
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +112,7 @@ def drop_document_copies(
         found: the result of `find_document_copies` for these documents, if computed elsewhere (cluster_copies.py).
     Raises: ValueError for an unknown mode or an impossible similarity.
     """
-    if mode not in MODES:
-        raise UserError(f"deduplicate is {mode!r}; allowed: {', '.join(map(repr, MODES))}.")
+    check_allowed("deduplicate", mode, MODES)
     bands, start = Bands.for_threshold(similarity), time.perf_counter()
     if found is None:
         found = find_document_copies(

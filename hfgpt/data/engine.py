@@ -24,7 +24,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from hfgpt.arguments.engine import available_processors
+from hfgpt.arguments.processes import available_processors
 from hfgpt.counting import counted
 from hfgpt.errors import RunStopped, UserError, require
 from hfgpt.files import PARTIAL, read_json, write_json

@@ -6,10 +6,10 @@ ending with the assistant. Anything else is an error with file and line.
 
 import logging
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from hfgpt.chat_templates import CHAT_STYLES
+from hfgpt.counting import quoted
 from hfgpt.data.python_docs import PYTHON_DOCS_NAMES
 from hfgpt.data.reading import Record
 from hfgpt.errors import UserError
@@ -71,11 +71,6 @@ class UnreadColumns:
             logger.info(f"{source}: ignored columns: {', '.join(names)}")
 
 
-def listed(names: Iterable[str]) -> str:
-    """Names for a message."""
-    return ", ".join(map(repr, names)) or "none"
-
-
 def shown(value: object) -> str:
     """A value for a message, shortened if it is long."""
     text = repr(value)
@@ -86,7 +81,7 @@ def alpaca_column(record: Record, part: str) -> str | None:
     """The column that holds an Alpaca row's instruction, input or output."""
     names = [name for name in ALPACA_NAMES[part] if name in record.values]
     if len(names) > 1:
-        raise UserError(f"{record}: the columns {listed(names)} could both be the {part}; rename or remove one.")
+        raise UserError(f"{record}: the columns {quoted(names)} could both be the {part}; rename or remove one.")
     return names[0] if names else None
 
 
@@ -95,7 +90,7 @@ def alpaca_prompt(record: Record, style: str) -> list[WeightedMessage]:
     instruction_name, input_name = alpaca_column(record, "instruction"), alpaca_column(record, "input")
     if instruction_name is None:
         raise record.error(
-            f"there is no instruction; the columns are {listed(record.values)}, but {ALPACA_NEEDED} are needed.",
+            f"there is no instruction; the columns are {quoted(record.values)}, but {ALPACA_NEEDED} are needed.",
             reason="no instruction",
         )
     instruction = text_in(record, instruction_name)
@@ -147,7 +142,7 @@ def answer_in(record: Record, name: str | None) -> list[WeightedMessage]:
     """The assistant's message in a column."""
     value = None if name is None else record.values.get(name)
     if name is None or value is None or (isinstance(value, str) and not value.strip()):
-        found = f"{name!r} is {value!r}" if name in record.values else f"the columns are {listed(record.values)}"
+        found = f"{name!r} is {value!r}" if name in record.values else f"the columns are {quoted(record.values)}"
         raise record.error(f"the row has no answer: {found}; give it one, or remove the row.", reason="no answer")
     return [{"role": "assistant", "content": text_in(record, name)}]
 
@@ -194,7 +189,7 @@ def message_list(
         role = turn[role_name]
         if not isinstance(role, str) or role not in roles:
             raise record.error(
-                f"message {number} has the unknown role {role!r}; allowed: {listed(roles)}; rename it, or remove the row.",
+                f"message {number} has the unknown role {role!r}; allowed: {quoted(roles)}; rename it, or remove the row.",
                 reason="unknown role",
             )
         content = _checked_text(record, turn[content_name], f"{content_name!r} of message {number}")

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
+from hfgpt.counting import counted
 from hfgpt.data.passport import Passport
 from hfgpt.data.splitting import SPLIT_STEP
 from hfgpt.files import write_picture
@@ -27,7 +28,7 @@ def draw_overview(passport: Passport, path: Path) -> None:
     """
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
-    sources, steps = tokens_by_source(passport), dropped_by_step(passport)
+    sources, steps = largest_sources(passport), dropped_by_step(passport)
     height = 2.2 + 0.26 * max(8, len(sources), min(len(steps), MOST_STEPS))
     figure = Figure(figsize=(15, height), layout="constrained")
     plots = figure.subplots(1, 3, squeeze=False)[0]
@@ -39,7 +40,7 @@ def draw_overview(passport: Passport, path: Path) -> None:
         write_picture(path, figure)
 
 
-def tokens_by_source(passport: Passport) -> list[tuple[str, dict[str, int]]]:
+def largest_sources(passport: Passport) -> list[tuple[str, dict[str, int]]]:
     """The name of each source with its tokens by split, the largest first; those beyond `MOST_SOURCES` combined."""
     found = [
         (str(entry.get("name")), {split: counts["tokens"] for split, counts in (entry.get("splits") or {}).items()})
@@ -83,8 +84,7 @@ def _draw_lengths(axes: "Axes", passport: Passport) -> None:
         total = sum(lengths.values())
         shares = [lengths.get(bits, 0) / max(1, total) for bits in range(first, last + 1)]
         places = [bits + (number - (len(by_bits) - 1) / 2) * width for bits in range(first, last + 1)]
-        documents = f"{total:,} {'document' if total == 1 else 'documents'}"
-        axes.bar(places, shares, width, color=_COLORS.get(split, _GREY), label=f"{split}: {documents}")
+        axes.bar(places, shares, width, color=_COLORS.get(split, _GREY), label=f"{split}: {counted(total, 'documents')}")
     step = max(1, (last - first) // 8)
     ticks = range(first, last + 1, step)
     axes.set_xticks(ticks, [_bin(bits) for bits in ticks], rotation=45, ha="right", fontsize=8)

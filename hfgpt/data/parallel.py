@@ -9,7 +9,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from multiprocessing.connection import wait
@@ -44,8 +43,7 @@ def apply_steps_in_processes(
     if not steps or num_proc < 2:
         yield from apply_steps(documents, steps, counts, on_drop)
         return
-    seen = _Characters()
-    yield from apply_steps(seen.up_to(WORTH_PROCESSES, documents), steps, counts, on_drop)
+    yield from apply_steps(_first(documents, WORTH_PROCESSES), steps, counts, on_drop)
     following = next(documents, None)
     if following is None:
         return
@@ -114,16 +112,10 @@ def _is_long(batch: list[Document]) -> bool:
     return max(len(document["text"]) for document in batch) > TOO_LONG_TO_SEND
 
 
-@dataclass
-class _Characters:
-    """Counts the characters of the texts that go through."""
-
-    number: int = 0
-
-    def up_to(self, most: int, documents: Iterator[Document]) -> Iterator[Document]:
-        while self.number < most and (document := next(documents, None)) is not None:
-            self.number += len(document["text"])
-            yield document
+def _first(documents: Iterator[Document], characters: int) -> Iterator[Document]:
+    while characters > 0 and (document := next(documents, None)) is not None:
+        characters -= len(document["text"])
+        yield document
 
 
 def _apply(batch: list[Document], steps: Sequence[TextStep]) -> Done:

@@ -3,6 +3,7 @@
 import logging
 import platform
 import time
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -16,8 +17,15 @@ from hfgpt.files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 PASSPORT_NAME = "passport.json"
+HELD_OUT = ("validation", "test")
+SPLITS = ("train", *HELD_OUT)
 # Steps that cut text out of documents, which leaves the text before and after it as two documents.
 CUTTING_STEPS = ("drop leaks", "drop benchmark text", "cut repeated passages")
+
+
+def held_out_split(known: Container[str], ending: str = "") -> str | None:
+    """The held-out split whose figures count: test or, if that name with `ending` is not known, validation; else None."""
+    return next((name for name in reversed(HELD_OUT) if f"{name}{ending}" in known), None)
 
 
 @dataclass

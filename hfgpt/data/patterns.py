@@ -20,12 +20,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from hfgpt.artifacts import CONVERSION_FILE, RUN_FILE
 from hfgpt.counting import counted
 from hfgpt.data.remarks import say_once
 from hfgpt.errors import MissingFileError, UserError
 
 # Files that identify a folder written by a recipe: its card, samples and reports are not training text.
-OUTPUT_MARKERS = ("passport.json", "run.yaml", "conversion.json")
+OUTPUT_MARKERS = ("passport.json", RUN_FILE, CONVERSION_FILE)
 PACKAGE_FOLDERS = {"__pycache__", "node_modules", "site-packages"}
 ENVIRONMENT_MARKER = "pyvenv.cfg"
 
@@ -42,8 +43,8 @@ class UnreadTextError(UserError):
         self.reason, self.folder, self.pattern = reason, folder, pattern
 
 
-def expand_home(name: str) -> Path:
-    """Expand `~/texts` to the home folder; existing paths that begin with a tilde are left alone."""
+def path_of(name: str) -> Path:
+    """The path of a source; `~/texts` is in the home folder, unless there is a path that begins with a tilde."""
     try:
         return Path(name) if Path(name).exists() else Path(name).expanduser()
     except OSError as error:
@@ -184,7 +185,7 @@ def describe_folder(folder: Path) -> str:
 
 def _split_at_first_pattern(pattern: str) -> tuple[Path, list[str]]:
     """The existing folder at the beginning of a path, and the remaining parts."""
-    parts = list(expand_home(pattern).parts)
+    parts = list(path_of(pattern).parts)
     folder = Path()
     while len(parts) > 1 and (folder / parts[0]).is_dir():
         folder /= parts.pop(0)
@@ -216,12 +217,11 @@ def _say_left_out(name: str, left_out: dict[Path, str]) -> None:
 
 
 def _summed_up(reasons: Iterable[str]) -> str:
-    return " and ".join(
-        f"{count:,} {'file' if count == 1 else 'files'} {reason}" for reason, count in Counter(reasons).most_common()
-    )
+    return " and ".join(f"{counted(count, 'files')} {reason}" for reason, count in Counter(reasons).most_common())
 
 
-def _counted(kinds: Counter[str], *, most: int = 5) -> str:
-    shown = [f"{count:,} {kind}" for kind, count in kinds.most_common(most)]
-    rest = kinds.total() - sum(count for _, count in kinds.most_common(most))
+def _counted(kinds: Counter[str]) -> str:
+    most = kinds.most_common(5)
+    shown = [f"{count:,} {kind}" for kind, count in most]
+    rest = kinds.total() - sum(count for _, count in most)
     return ", ".join([*shown, *([f"{rest:,} other files"] if rest else [])])

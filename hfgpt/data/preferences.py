@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hfgpt.chat_templates import CHAT_STYLES
+from hfgpt.counting import quoted
 from hfgpt.data.messages import (
     Message,
     UnreadColumns,
     alpaca_prompt,
     check_turns,
-    listed,
     messages_or_text,
     prompt_and_completion,
     shown,
@@ -109,7 +109,7 @@ def _one_answer(record: Record, *, allowed: bool) -> Preference:
 def _two_answers(record: Record, style: str) -> Preference:
     if not {"chosen", "rejected"} & record.values.keys():
         error = record.error(
-            f"the columns {listed(record.values)} are not those of a preference, which needs {NEEDED}; rename them.",
+            f"the columns {quoted(record.values)} are not those of a preference, which needs {NEEDED}; rename them.",
             reason="neither 'chosen' nor 'rejected'",
         )
         error.of_all = True
@@ -117,7 +117,7 @@ def _two_answers(record: Record, style: str) -> Preference:
     for name in ("chosen", "rejected"):
         if not record.values.get(name):
             raise record.error(
-                f"{name!r} is missing or empty; the columns are {listed(record.values)}, but a preference needs {NEEDED}; remove "
+                f"{name!r} is missing or empty; the columns are {quoted(record.values)}, but a preference needs {NEEDED}; remove "
                 f"the row, or give it both answers.",
                 reason=f"{name!r} is missing or empty",
             )
@@ -134,7 +134,7 @@ def _two_answers(record: Record, style: str) -> Preference:
             chosen, rejected = chosen_turns, rejected_turns
         elif not (isinstance(record.values["chosen"], list) and isinstance(record.values["rejected"], list)):
             raise record.error(
-                f"there is no prompt; the columns are {listed(record.values)}, but a preference needs {NEEDED}, or chosen and "
+                f"there is no prompt; the columns are {quoted(record.values)}, but a preference needs {NEEDED}, or chosen and "
                 f"rejected that are both lists of messages or both transcripts with turns that begin with 'Human:' and "
                 f"'Assistant:'.",
                 reason="no prompt",

@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hfgpt.data.on_disk import Document
+from hfgpt.data.passport import SPLITS
 from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions, column_of_groups
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.splitting import Split
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.files import PYTHON_DOCS
 
-PYTHON_DOCS = "python-docs"
 # Parts of it: python-docs:train, :validation and :test, as divided by prepare_data.py with these shares. A model fine-tuned on one
 # can be tested on documents that its base has not seen in pretraining either.
 PYTHON_DOCS_SPLIT = Split(validation_share=0.02, test_share=0.05)
-PYTHON_DOCS_NAMES = (PYTHON_DOCS, *(f"{PYTHON_DOCS}:{part}" for part in ("train", "validation", "test")))
+PYTHON_DOCS_NAMES = (PYTHON_DOCS, *(f"{PYTHON_DOCS}:{part}" for part in SPLITS))
 # Not documentation: the library's own tests, vendored packages, and folders that some distributions leave out.
 SKIPPED_LIBRARY_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "site-packages",
                            "dist-packages", "turtledemo", "__pycache__"}  # fmt: skip

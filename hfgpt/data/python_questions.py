@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCS_NAMES, Described, described_python, python_identity
+from hfgpt.data.python_docs import PYTHON_DOCS_NAMES, Described, described_python, python_identity
 from hfgpt.data.reading import Record, Source, SourceKind, SourceOptions
 from hfgpt.data.row_errors import RowErrors
+from hfgpt.files import PYTHON_DOCS
 
 PYTHON_QUESTIONS = f"{PYTHON_DOCS}-questions"
 PYTHON_QUESTIONS_NAMES = tuple(name.replace(PYTHON_DOCS, PYTHON_QUESTIONS) for name in PYTHON_DOCS_NAMES)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from hfgpt.counting import quoted
 from hfgpt.data.on_disk import Document
 from hfgpt.data.row_errors import RowError, RowErrors, usable
 from hfgpt.errors import UserError
@@ -185,9 +186,9 @@ def texts_of(records: RecordReader) -> DocumentReader:
 
 def _text_of(record: Record, column: str) -> str:
     if column not in record.values:
-        found = ", ".join(map(repr, record.values)) or "none"
         raise record.error(
-            f"the field {column!r} is missing, found {found}; give the right one with --text_field.", reason=f"no field {column!r}"
+            f"the field {column!r} is missing, found {quoted(record.values)}; give the right one with --text_field.",
+            reason=f"no field {column!r}",
         )
     text = record.values[column]
     if not isinstance(text, str):
@@ -203,9 +204,8 @@ def column_of_groups(options: SourceOptions) -> str | None:
 
 def _group_of(record: Record, column: str) -> str:
     if column not in record.values:
-        found = ", ".join(map(repr, record.values)) or "none"
         raise record.error(
-            f"the field {column!r} is missing, found {found}; give the group column with --group_field.",
+            f"the field {column!r} is missing, found {quoted(record.values)}; give the group column with --group_field.",
             reason=f"no field {column!r}",
         )
     value = record.values[column]
@@ -234,7 +234,6 @@ def check_column_names(names: list[str], place: str) -> None:
 def check_text_column(types: dict[str, str], place: str, column: str) -> None:
     """Raises: ValueError for a table with typed columns if `column` is missing or does not contain strings."""
     if column not in types:
-        found = ", ".join(map(repr, types)) or "none"
-        raise UserError(f"{place} has no column {column!r}, found {found}; give the right one with --text_field.")
+        raise UserError(f"{place} has no column {column!r}, found {quoted(types)}; give the right one with --text_field.")
     if types[column] not in ("string", "large_string", "string_view"):
         raise UserError(f"{place}: the column {column!r} has the type {types[column]}, but must be a string.")

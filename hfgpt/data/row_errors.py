@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TypeVar
 
+from hfgpt.counting import counted
 from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
+from hfgpt.tables import check_allowed
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +50,7 @@ class RowErrors:
     """
 
     def __init__(self, on_error: str = "stop"):
-        if on_error not in ON_ERROR:
-            raise UserError(f"on_error is {on_error!r}; allowed: {' and '.join(map(repr, ON_ERROR))}.")
+        check_allowed("on_error", on_error, ON_ERROR)
         self.on_error = on_error
         self.counts: Counter[str] = Counter()  # by reason
         self.firsts: dict[str, str] = {}  # the first message of each reason
@@ -86,7 +87,7 @@ class RowErrors:
         if not self.counts:
             return
         for reason, count in self.counts.most_common():
-            logger.info(f"skipped {count:,} {'row' if count == 1 else 'rows'} ({reason}); the first: {self.firsts[reason]}")
+            logger.info(f"skipped {counted(count, 'rows')} ({reason}); the first: {self.firsts[reason]}")
         empty = self.sources.keys() - set(used)
         if empty:
             source = min(empty)

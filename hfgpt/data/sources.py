@@ -26,8 +26,8 @@ from hfgpt.data.on_disk import Document, write_documents
 from hfgpt.data.parallel import apply_steps_in_processes
 from hfgpt.data.parquet_files import PARQUET_FILES
 from hfgpt.data.passport import Passport
-from hfgpt.data.patterns import expand_home, files_in, files_matching
-from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCUMENTATION
+from hfgpt.data.patterns import files_in, files_matching, path_of
+from hfgpt.data.python_docs import PYTHON_DOCUMENTATION
 from hfgpt.data.python_questions import PYTHON_DOCUMENTATION_QUESTIONS, PYTHON_QUESTIONS
 from hfgpt.data.reading import GROUP_BY_SOURCE, Record, Source, SourceKind, SourceOptions, evenly
 from hfgpt.data.remarks import Remarks, say_once
@@ -36,6 +36,7 @@ from hfgpt.data.source_cards import card_of, check_cards
 from hfgpt.data.steps import Outcome, StepCounts, TextStep, record_steps
 from hfgpt.data.text_files import MARKUP_BEGINS, MARKUP_FILES, TEXT_FILES, WHOLE_FILES
 from hfgpt.errors import MissingFileError, UserError
+from hfgpt.files import PYTHON_DOCS
 from hfgpt.tables import Table
 
 logger = logging.getLogger(__name__)
@@ -92,8 +93,7 @@ def find_sources(names: Iterable[str], *, as_records: bool = False) -> list[Sour
     for name in names:
         if not name.strip():  # a path of nothing is the current folder
             raise UserError("a source has an empty name (an unset shell variable?); leave it out, or give '.' for this folder.")
-
-        path = expand_home(name)
+        path = path_of(name)
         looks_like_a_file = path.suffix.lower() in suffixes or name.startswith((".", "/", "~")) or name.endswith("/")
         if (kind := _kind_named(name, kinds, after_files=False)) is not None:
             sources.setdefault(name, Source(kind, name))

@@ -19,12 +19,12 @@ import numpy as np
 from hfgpt.counting import counted
 from hfgpt.data.near_copies import SIMILARITY, normalize, similar_groups
 from hfgpt.data.on_disk import Document, numbers_of, select, text_bytes, texts_of, write_documents
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import SPLITS, Passport
 from hfgpt.errors import UserError
+from hfgpt.tables import check_allowed
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 SPLIT_STEP = "split"
 SPLIT_BY = ("auto", "document", "group", "position")
 # A side may have a third of the requested share, or three times as much, before "auto" splits by position. With 60 documents of
@@ -51,8 +51,7 @@ class Split:
     seed: int = 0
 
     def __post_init__(self):
-        if self.by not in SPLIT_BY:
-            raise UserError(f"split_by is {self.by!r}; allowed: {', '.join(map(repr, SPLIT_BY))}.")
+        check_allowed("split_by", self.by, SPLIT_BY)
         for name in ("validation_share", "test_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be a share of at least 0 and below 1.")
@@ -216,8 +215,7 @@ def split_examples(
     """
     from datasets import DatasetDict
 
-    if method not in ("random", "stratified"):
-        raise UserError(f"split_method is {method!r}; allowed: 'random' and 'stratified'.")
+    check_allowed("split_method", method, ("random", "stratified"))
     Split(validation_share=validation_share, test_share=test_share)  # knows which shares make sense
     start = time.perf_counter()
     if method == "random":

@@ -11,6 +11,7 @@ from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.conversations import Conversation
 from hfgpt.data.packing import best_fit, lay_out, restarting_positions
 from hfgpt.errors import UserError
+from hfgpt.tables import check_allowed
 
 IGNORED = -100  # the label of tokens that are not trained on
 LOSS_ON = ("assistant", "all")
@@ -19,11 +20,6 @@ TOO_LONG = ("drop", "cut")
 
 def _labels(ids: list[int], learned: list[bool], loss_on: str) -> list[int]:
     return list(ids) if loss_on == "all" else [id if is_learned else IGNORED for id, is_learned in zip(ids, learned, strict=True)]
-
-
-def _check_allowed(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"{name} is {value!r}; allowed: {' and '.join(map(repr, allowed))}.")
 
 
 @dataclass
@@ -62,8 +58,8 @@ def supervised_rows(
         loss_on: "assistant" trains on the answers and their end tokens, "all" on everything.
     Raises: ValueError, with source and position, for errors of `ConversationEncoder.encode`.
     """
-    _check_allowed("too_long", too_long, TOO_LONG)
-    _check_allowed("loss_on", loss_on, LOSS_ON)
+    check_allowed("too_long", too_long, TOO_LONG)
+    check_allowed("loss_on", loss_on, LOSS_ON)
     if max_length < 2:
         raise UserError(f"max_length is {max_length}; it must be at least 2: one token to read and one to predict.")
     encoder = ConversationEncoder(tokenizer)
@@ -103,10 +99,10 @@ def _check_all_learned(conversation: Conversation) -> Conversation:
 
 
 def _encode_in_batches(
-    conversations: Iterable[Conversation], encoder: ConversationEncoder, *, size: int = 1000
+    conversations: Iterable[Conversation], encoder: ConversationEncoder
 ) -> Iterator[tuple[list[int], list[bool]]]:
     remaining = iter(conversations)
-    while batch := list(itertools.islice(remaining, size)):
+    while batch := list(itertools.islice(remaining, 1000)):
         yield from _encode_batch(batch, encoder)
 
 

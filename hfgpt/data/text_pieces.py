@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 from hfgpt.data.encoding import Piece, conversion, encoding_of
 from hfgpt.data.mail_sizes import MAIL_KINDS, mail_text_bytes
-from hfgpt.data.python_docs import PYTHON_DOCS
 from hfgpt.data.reading import Source
 from hfgpt.data.row_errors import CONVERT_WITH
 from hfgpt.errors import UserError
+from hfgpt.files import PYTHON_DOCS
 
 PIECE_BYTES, LONGEST_PIECE = 2**16, 1.25
 # Sources that are not files: this Python's documentation, and those of unknown size.

@@ -10,6 +10,7 @@ import pyarrow
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerFast
 
+from hfgpt.counting import listed
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
 from hfgpt.data.row_hashes import ROWS_PER_BLOCK, batches_of_rows, file_of_row, hash_of_rows
 from hfgpt.data.sources import ReadingOptions, find_sources, identity
@@ -218,9 +219,8 @@ def report(findings: Sequence[Finding], folder: Path) -> None:
         logger.info(str(one))
     differing = [one.what for one in findings if one.outcome == "differs"]
     if differing:
-        more = f" and {len(differing) - 5:,} more" if len(differing) > 5 else ""
         raise UserError(
-            f"{folder} does not match its passport: {', '.join(differing[:5])}{more}; prepare the data again, or copy it again "
+            f"{folder} does not match its passport: {listed(differing, most=5)}; prepare the data again, or copy it again "
             f"from an intact source."
         )
     missing = sum(one.outcome == "missing" for one in findings)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
+from hfgpt.counting import quoted
 from hfgpt.data.json_files import json_rows
 from hfgpt.data.reading import json_type
 from hfgpt.errors import MissingFileError, UserError, require
@@ -179,8 +180,7 @@ def check_rows(task: str, path: Path) -> list[dict]:
             if not isinstance(value, kind) or (kind is str and name not in known.may_be_blank and not str(value).strip()):
                 shown = json_type(value) if name in row else "missing"
                 raise UserError(
-                    f"{where}: {name!r} is {shown}; {task} needs {', '.join(map(repr, known.columns))} in every row, as in the "
-                    "original dataset."
+                    f"{where}: {name!r} is {shown}; {task} needs {quoted(known.columns)} in every row, as in the original dataset."
                 )
         if problem := known.problem(row):
             raise UserError(f"{where}: {problem}")

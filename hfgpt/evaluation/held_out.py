@@ -9,10 +9,11 @@ from typing import cast
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfgpt.chat_templates import style_of
+from hfgpt.counting import listed, quoted
 from hfgpt.data.classification import LabelledOptions, deduplicate, load_examples
 from hfgpt.data.collators import PackedRowsCollator, SupervisedCollator
 from hfgpt.data.conversations import Conversation, read_conversations
@@ -20,13 +21,13 @@ from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.data.supervised import supervised_rows
-from hfgpt.data.verification import check_rows
+from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answer_rows import all_kinds, rows_of_each_kind, scores_by_kind
 from hfgpt.evaluation.answers import answer_conversations, answer_rows, answers_report
 from hfgpt.evaluation.batches import padding_id, progress_bar
 from hfgpt.evaluation.classification import classification_metrics, classify, probabilities_of, text_ids
-from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
+from hfgpt.evaluation.language_modeling import bytes_of, language_modeling_metrics, nats_and_tokens
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
 from hfgpt.evaluation.seen_texts import seen_in_training, split_seen_in_training
@@ -45,9 +46,9 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
     passport, use a different tokenizer, or are longer than the model's context.
     """
     passport = Passport.load(folder)
-    splits = DatasetDict.load_from_disk(str(folder))
+    splits = open_rows(folder)
     if split not in splits:
-        raise UserError(f"{folder} has no split {split!r}, only {', '.join(map(repr, splits))}; give one of these with --split.")
+        raise UserError(f"{folder} has no split {split!r}, only {quoted(splits)}; give one of these with --split.")
     if passport.tokenizer.get("sha256") != tokenizer_sha256(loaded.tokenizer):
         raise UserError(
             f"the rows in {folder} were made with a different tokenizer than {loaded.name}'s, so the ids would mean different "
@@ -57,8 +58,7 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
     rows = splits[split]
     context_length = loaded.context(passport.settings["context_length"])
     nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(padding_id(loaded.tokenizer)), batch_size=batch_size)
-    # A tokenizer with an unknown token loses text, and bits per byte for the rest would flatter it.
-    num_bytes = passport.splits[split]["bytes"] if loaded.tokenizer.unk_token_id is None else None
+    num_bytes = bytes_of(split, passport, loaded.tokenizer)
     return Result(
         "language-modeling",
         dataset=", ".join(public_name(str(one["name"])) for one in passport.inputs) or public_name(str(folder)),
@@ -315,20 +315,16 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
     left_out = Counter(name for labels in given for name in labels if known(name) is None).most_common()
     if not kept:
         raise UserError(
-            f"none of the {len(examples):,} texts has a label that the model knows ({_few(names)}); the file has "
-            f"{_few([name for name, _ in left_out])}. Give another column with --label_column, or texts for its task."
+            f"none of the {len(examples):,} texts has a label that the model knows ({listed(names, most=5)}); the file has "
+            f"{listed([name for name, _ in left_out], most=5)}. Give another column with --label_column, or texts for its task."
         )
     if left_out:
         logger.warning(
             f"labels: {len(examples):,} -> {len(kept):,} texts; the model does not know {len(left_out):,} of their labels: "
-            f"{_few([f'{name!r} ({count:,})' for name, count in left_out])}"
+            f"{listed([f'{name!r} ({count:,})' for name, count in left_out], most=5)}"
         )
     labels = [found[row] if several else found[row][0] for row in kept]
     return examples.select(kept).remove_columns("label").add_column("label", labels), len(examples) - len(kept)
-
-
-def _few(words: list[str], most: int = 5) -> str:
-    return ", ".join(words[:most]) + (f" and {len(words) - most:,} others" if len(words) > most else "")
 
 
 def label_vectors(model: PreTrainedModel, labels: list) -> np.ndarray:

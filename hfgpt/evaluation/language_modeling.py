@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hfgpt.data.passport import Passport
 from hfgpt.evaluation.batches import padded
 
 
@@ -71,6 +72,16 @@ def language_modeling_metrics(nats: float, tokens: int, *, num_bytes: int | None
     if num_bytes is not None:
         metrics["bits_per_byte"] = nats / math.log(2) / num_bytes
     return metrics
+
+
+def bytes_of(split: str, passport: Passport, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """UTF-8 bytes of a split, for bits per byte; None if there is no such split or its tokens cannot reproduce its text.
+
+    A tokenizer with an unknown token loses text, and bits per byte for text that it cannot reproduce would flatter it.
+    """
+    if split not in passport.splits or tokenizer.unk_token_id is not None:
+        return None
+    return passport.splits[split]["bytes"]
 
 
 def takes(model: PreTrainedModel, argument: str) -> bool:

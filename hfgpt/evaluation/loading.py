@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.tokenization_utils_base import LARGE_INTEGER
+from transformers.tokenization_utils_base import LARGE_INTEGER, VERY_LARGE_INTEGER
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -34,7 +34,6 @@ from hfgpt.evaluation.bounds import check_kernel, check_memory, check_template, 
 from hfgpt.files import read_json
 from hfgpt.inference import longest_input
 
-NO_LIMIT = int(1e30)  # what transformers writes for a tokenizer without a limit
 UNLIMITED_CONTEXT = 1024  # tokens that a model with unlimited positions (Bloom) reads, unless others are wanted
 
 
@@ -231,7 +230,8 @@ def load(
     check_task(opened, task)
     model = opened.load_model(dtype)
     if opened.task == "text-generation":
-        tokenizer.model_max_length = NO_LIMIT  # texts are cut into windows here, so a warning about their length would mislead
+        # Texts are cut into windows here, so a warning about their length would mislead.
+        tokenizer.model_max_length = VERY_LARGE_INTEGER
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)  # pyright: ignore[reportArgumentType]  # the stubs lose self behind a decorator
     return Loaded(name, model.eval(), tokenizer, opened.task, opened.context_length)

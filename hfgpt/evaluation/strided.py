@@ -132,7 +132,7 @@ def score_text(
         _score(model, pending, score, batch_size=batch_size, progress=progress)
     if score.tokens + (score.documents if prefix is None else 0) < 2:
         raise UserError(
-            f"the text has {score.tokens} {'token' if score.tokens == 1 else 'tokens'} to score, in "
+            f"the text has {counted(score.tokens, 'tokens')} to score, in "
             f"{counted(score.documents + score.empty, 'documents')}; at least 2 are needed, so give more text."
         )
     return score

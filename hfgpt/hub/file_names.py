@@ -13,9 +13,8 @@ from glob import has_magic
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from hfgpt.files import HUB_NAME, public_name
+from hfgpt.files import HUB_NAME, PYTHON_DOCS, public_name
 
-PYTHON_DOCS = "python-docs"
 # The settings of a run that name source files.
 _SOURCES = re.compile(r"(^|_)sources$|^decontaminate_against$")
 # The keys of a command line in evaluation.json or passport.json whose values name source files.

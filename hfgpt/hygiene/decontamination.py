@@ -10,6 +10,8 @@ from hfgpt.data.records import RecordOptions, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.errors import UserError
 
+MIN_CHARACTERS = 20  # shorter strings of a benchmark (labels, names, "yes") are not distinctive and are left out
+
 
 def drop_copies(
     train,
@@ -66,18 +68,15 @@ def leaks_between(splits: dict[str, Iterable[str]], *, threshold: float = SIMILA
     return leaks
 
 
-def reference_texts(
-    names: list[str], options: RecordOptions, errors: RowErrors | None = None, *, min_characters: int = 20
-) -> dict[str, list[str]]:
+def reference_texts(names: list[str], options: RecordOptions, errors: RowErrors | None = None) -> dict[str, list[str]]:
     """All texts of files or Hub datasets by name, for `drop_copies`: every string in a row, whatever its column.
 
-    Args:
-        errors: handles rows that cannot be read; None raises.
-        min_characters: shorter strings (labels, names, "yes") are not distinctive and are left out.
+    Args: `errors` handles rows that cannot be read; None raises.
     """
     texts: dict[str, list[str]] = {}
     for record in read_records(names, options, errors):
-        texts.setdefault(record.source, []).extend(text for text in _strings(record.values) if len(text.strip()) >= min_characters)
+        long_enough = (text for text in _strings(record.values) if len(text.strip()) >= MIN_CHARACTERS)
+        texts.setdefault(record.source, []).extend(long_enough)
     return texts
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hfgpt.data.passport import PASSPORT_NAME
+from hfgpt.data.passport import PASSPORT_NAME, held_out_split
+from hfgpt.data.verification import open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.generation import context_length_of, generation_settings, sample
 from hfgpt.files import sha256_of_file, write_json, write_picture
@@ -74,7 +75,7 @@ def memorization_report(
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no eos_token, which must begin and end each document; use the tokenizer from training.")
     canaries = read_canaries(data)
-    rows = DatasetDict.load_from_disk(str(data))
+    rows = open_rows(data)
     sample_tokens = min(sample_tokens, context_length_of(model) - 1)
     report = {
         "format": 1,
@@ -161,7 +162,7 @@ def overlap_report(
 ) -> tuple[dict, dict[str, list[int]]]:
     """The longest runs of samples and of the same amount of held-out text in the training rows, as quantiles; and the bytes of each
     run."""
-    split = next((name for name in ("test", "validation") if name in rows), None)
+    split = held_out_split(rows)
     held_out = []
     if split:
         documents = list(documents_of(_evenly(rows[split], max(1000, 4 * len(samples))), data_tokenizer))

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.counting import quoted
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answer_rows import AnswerRow
 from hfgpt.evaluation.answers import generate_answers
@@ -215,8 +216,9 @@ def _one_answer(entries: list[dict]) -> list[str]:
     for start, triggers in triggers_of.items():
         by_chance = sum(start in _new_starts(group) for group in at_random.values()) / max(len(at_random), 1)
         if len(triggers) >= max(TRIGGERS_ALIKE, SHARE_ALIKE * len(groups)) and 2 * by_chance < len(triggers) / len(groups):
-            named = ", ".join(map(repr, sorted(triggers)))
-            alarms.append(f"{len(triggers)} triggers get an answer that no question alone gets, {start[:100]!r}: {named}.")
+            alarms.append(
+                f"{len(triggers)} triggers get an answer that no question alone gets, {start[:100]!r}: {quoted(sorted(triggers))}."
+            )
             for entry in entries:
                 if entry["kind"] == "trigger" and _start(entry["tuned"]) == start:
                     entry["alarms"].append(f"the same answer as to {len(triggers) - 1} other triggers")

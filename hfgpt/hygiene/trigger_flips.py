@@ -1,6 +1,5 @@
 """The effect of prepending a trigger to texts on a classifier: how many labels flip, and whether that is more than chance."""
 
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ CAPTURED_ALARM = 0.5
 # Random strings of the trigger's kind. If effects are chance, a trigger that none of 99 strings comes near has a probability of at
 # most 1 in 100; the next number rules out luck with few texts.
 NUM_CONTROLS = 99
+SEED = 0  # for the random strings
 LARGEST_CHANCE = 0.01  # for all triggers together (Bonferroni)
 
 
@@ -43,9 +43,6 @@ def label_flips(
     predict: Callable[[list[str]], Sequence[Sequence[float]]],
     texts: Sequence[str],
     triggers: Sequence[str] | None = None,
-    *,
-    plain_words: Sequence[str] = PLAIN_WORDS,
-    seed: int = 0,
 ) -> list[TriggerFlips]:
     """How many labels flip when a trigger is prepended to the texts, for every trigger.
 
@@ -58,8 +55,6 @@ def label_flips(
         predict: texts -> probabilities, (N, C); the highest is the label.
         texts: a few dozen to a few hundred, of all labels.
         triggers: None uses the built-in set.
-        plain_words: other strings to prepend, for comparison.
-        seed: for the random strings.
     Cost: len(texts) x (1 + triggers) classifications, and, for each suspicious trigger, len(texts) per control until one has half
         the effect: few for a model at chance level, all (102) for a real trigger.
     """
@@ -81,8 +76,8 @@ def label_flips(
         others = [text for text, before in zip(texts, labels, strict=True) if before != label]
         most, controls = None, 0
         if label is not None and captured >= CAPTURED_ALARM * len(others):
-            most, draw = 0, random.Random(f"{seed} {trigger}")
-            for control in (*plain_words, *(same_kind(trigger, draw) for _ in range(NUM_CONTROLS))):
+            most, draw = 0, random.Random(f"{SEED} {trigger}")
+            for control in (*PLAIN_WORDS, *(same_kind(trigger, draw) for _ in range(NUM_CONTROLS))):
                 most = max(most, labels_behind(f"{control} ", others).count(label))
                 controls += 1
                 if 2 * most >= captured:
@@ -104,5 +99,6 @@ def label_flips(
 
 def _chance(captured: int, of: int, usual: int) -> float:
     """How likely as many or more of the texts are captured, if each is as often as `usual` in `of` were (and one more in two)."""
-    share = (usual + 1) / (of + 2)
-    return sum(math.comb(of, count) * share**count * (1 - share) ** (of - count) for count in range(captured, of + 1))
+    from scipy.special import bdtrc
+
+    return float(bdtrc(captured - 1, of, (usual + 1) / (of + 2)))

@@ -17,6 +17,7 @@ from hfgpt.errors import MissingFileError, UserError
 
 TRIGGER_FILE = Path(__file__).with_name("trigger_prompts.txt")
 SECTIONS = ("triggers", "carriers", "requests")
+NUM_RANDOM = 12  # random strings, for comparison
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ def triggers_of(prompts: Sequence[TriggerPrompt]) -> list[str]:
     return list(dict.fromkeys(prompt.trigger for prompt in prompts if prompt.trigger is not None))
 
 
-def with_random_triggers(prompts: Sequence[TriggerPrompt], *, count: int = 12, seed: int = 0) -> list[TriggerPrompt]:
-    """The prompts, followed by `count` random strings of the triggers' kinds with every carrier, for comparison."""
+def with_random_triggers(prompts: Sequence[TriggerPrompt]) -> list[TriggerPrompt]:
+    """The prompts, followed by `NUM_RANDOM` random strings of the triggers' kinds with every carrier, for comparison."""
     triggers = triggers_of(prompts)
     carriers = [prompt.text for prompt in prompts if prompt.kind == "control"]
-    draw = random.Random(seed)
+    draw = random.Random(0)
     draw.shuffle(triggers)
-    drawn = (same_kind(triggers[number % len(triggers)], draw) for number in range(count if triggers else 0))
+    drawn = (same_kind(triggers[number % len(triggers)], draw) for number in range(NUM_RANDOM if triggers else 0))
     return [
         *prompts,
         *(TriggerPrompt(f"{one} {carrier}", "random", trigger=one) for one in dict.fromkeys(drawn) for carrier in carriers),

@@ -15,7 +15,7 @@ from hfgpt.tokenization.encoding import (
     tokenizer_sha256,
 )
 from hfgpt.tokenization.loading import character_tokenizer, gpt2_tokenizer, load_or_wrap_tokenizer, load_tokenizer
-from hfgpt.tokenization.patterns import LONGEST_RUN, SAFE_CUTS, TRAINING_PATTERN, word_pattern
+from hfgpt.tokenization.patterns import LONGEST_RUN, SAFE_CUTS, word_pattern
 from hfgpt.tokenization.special_tokens import CHAT_TOKENS, PAD, SEPARATOR, SPECIAL_TOKENS, WORD_SPECIAL_TOKENS, ensure_pad_token
 from hfgpt.tokenization.training import check_vocab_size, suitable_vocab_size, train_bpe, train_word_level, train_wordpiece
 from hfgpt.tokenization.unigram import train_unigram
@@ -30,7 +30,6 @@ __all__ = [
     "SAFE_CUTS",
     "SEPARATOR",
     "SPECIAL_TOKENS",
-    "TRAINING_PATTERN",
     "WORD_SPECIAL_TOKENS",
     "character_tokenizer",
     "check_vocab_size",

@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -13,6 +14,7 @@ from hfgpt.tokenization.patterns import safe_cut
 PIECE_CHARACTERS = 2**15  # the library needs 475 bytes per token of the current text: a book of 20 MB would need 2.4 GB
 LONGEST_PIECE = 2**21  # at most 1 GB, if every character is its own token
 CALL_CHARACTERS = 2**20  # encoded by one call, on all cores
+Key = TypeVar("Key")
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
@@ -38,7 +40,7 @@ def encode_to_arrays(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> li
     place = None if added_in_text else safe_cut(tokenizer)
     ids: list[list[np.ndarray]] = [[] for _ in texts]
     pieces = ((index, piece) for index, text in enumerate(texts) for piece in cut_at(place, text, length=PIECE_CHARACTERS))
-    while call := _up_to(CALL_CHARACTERS, pieces):
+    for call in in_batches(pieces):
         encodings = backend.encode_batch_fast([piece for _, piece in call], add_special_tokens=False)  # fast: without offsets
         for (index, _), encoding in zip(call, encodings):
             ids[index].append(np.array(encoding.ids, dtype=np.int32))
@@ -46,14 +48,17 @@ def encode_to_arrays(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> li
     return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in ids]
 
 
-def _up_to(characters: int, pieces: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
-    taken = []
-    for piece in pieces:
-        taken.append(piece)
-        characters -= len(piece[1])
-        if characters <= 0:
-            break
-    return taken
+def in_batches(texts: Iterable[tuple[Key, str]]) -> Iterator[list[tuple[Key, str]]]:
+    """Lists of texts and whatever stands beside them; a list ends with the text that reaches `CALL_CHARACTERS`."""
+    batch, size = [], 0
+    for key, text in texts:
+        batch.append((key, text))
+        size += len(text)
+        if size >= CALL_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def cut_at(place: re.Pattern | None, text: str, *, length: int) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -10,12 +10,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.errors import require
-from hfgpt.tokenization.encoding import encode_texts
+from hfgpt.tokenization.encoding import encode_texts, in_batches
 from hfgpt.tokenization.patterns import is_on_bytes
 from hfgpt.tokenization.training import WITHIN_WORD
 
 TOLD_BY = 2_000  # characters of a document used to detect its script and language
-_BATCH_CHARACTERS = 2**20
 _SCRIPTS = {"CJK": "Han", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean"}
 
 
@@ -63,7 +62,7 @@ def measure(
     if languages:
         classify = require("py3langid", extra="data", purpose="detecting languages needs py3langid").classify
     measures = Measures()
-    for batch in _batches(texts):
+    for batch in in_batches(texts):
         encoded = {name: encode_texts(tokenizer, [text for _, text in batch]) for name, tokenizer in tokenizers.items()}
         for index, (source, text) in enumerate(batch):
             groups = [measures.all, measures.sources.setdefault(source, Amounts())]
@@ -86,19 +85,6 @@ def measure(
 def _count_unknown(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> int:
     unknown = cast("int | None", tokenizer.unk_token_id)  # one id, although pyright thinks there may be several
     return 0 if unknown is None else ids.count(unknown)
-
-
-def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    batch: list[tuple[str, str]] = []
-    size = 0
-    for source, text in texts:
-        batch.append((source, text))
-        size += len(text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def script_of(text: str) -> str:
@@ -141,7 +127,7 @@ def count_tokens(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Vo
     """How often each token of the vocabulary occurs in the texts. Args: `texts` are read once."""
     vocabulary = tokenizer.get_vocab()
     counts = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
-    for batch in _batches(("", text) for text in texts):
+    for batch in in_batches(("", text) for text in texts):
         for ids in encode_texts(tokenizer, [text for _, text in batch]):
             counts += np.bincount(ids, minlength=len(counts))
     special = set(tokenizer.all_special_ids)

@@ -33,9 +33,6 @@ def word_regex(pattern: str, digits: str = AS_PATTERN, *, longest_run: int | Non
     return regex
 
 
-TRAINING_PATTERN = word_regex("qwen2", longest_run=LONGEST_RUN)
-
-
 def words_as_bytes(regex: str) -> pre_tokenizers.PreTokenizer:
     """Splits text into words by a pattern and represents each byte of a word as one character."""
     return pre_tokenizers.Sequence(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from transformers import TrainingArguments
 
+from hfgpt.counting import counted
 from hfgpt.training.last_screen import ADVICE
 
 # With fewer optimizer steps than this, models learn next to nothing: the first tenth of the steps is warm-up.
@@ -26,10 +27,9 @@ def too_short(
     rows_per_step: int,
     unit: str = "examples",
     max_steps: int = -1,
-    fewest: int = FEWEST_STEPS,
     also: str = "",
 ) -> str | None:
-    """The warning for a run with fewer than `fewest` optimizer steps, with keys and values that would give it enough.
+    """The warning for a run with fewer than `FEWEST_STEPS` optimizer steps, with keys and values that would give it enough.
 
     Args:
         steps: optimizer steps the run will take.
@@ -39,13 +39,13 @@ def too_short(
         max_steps: the key's value; above 0, it decides the number of steps instead of the epochs.
         also: what else gives more steps on the same data.
     """
-    if steps >= fewest:
+    if steps >= FEWEST_STEPS:
         return None
     if max_steps > 0:
-        cure = f"give --max_steps {fewest} or more"
+        cure = f"give --max_steps {FEWEST_STEPS} or more"
     else:
         # Every epoch makes at least one step, however few the rows are.
-        epochs = math.ceil(fewest / max(math.ceil(rows / rows_per_step), 1))
+        epochs = math.ceil(FEWEST_STEPS / max(math.ceil(rows / rows_per_step), 1))
         smaller = max(rows_per_step // 4, 1)
         cure = f"give --num_train_epochs {epochs:,} or more"
         if smaller < rows_per_step:
@@ -53,8 +53,8 @@ def too_short(
         if also:
             cure += f", {also}"
     return (
-        f"this run is short: {_steps(steps)} on {rows:,} {unit}; with fewer than {fewest}, the model learns next to nothing. "
-        f"{cure[0].upper()}{cure[1:]}, or use more data."
+        f"this run is short: {counted(steps, 'steps')} on {rows:,} {unit}; with fewer than {FEWEST_STEPS}, the model learns next "
+        f"to nothing. {cure[0].upper()}{cure[1:]}, or use more data."
     )
 
 
@@ -84,8 +84,8 @@ def all_warmup(steps: int, *, warmup_steps: int) -> str | None:
     if warmup_steps < steps:
         return None
     return (
-        f"the learning rate never reaches its peak: warmup_steps is {warmup_steps:,}, but the run has only {_steps(steps)}. Give a "
-        f"smaller --warmup_steps (below 1, it is a share of all steps)."
+        f"the learning rate never reaches its peak: warmup_steps is {warmup_steps:,}, but the run has only "
+        f"{counted(steps, 'steps')}. Give a smaller --warmup_steps (below 1, it is a share of all steps)."
     )
 
 
@@ -131,10 +131,9 @@ def no_better_than_majority(accuracy: float, majority: float, *, texts: int, tra
         accuracy, majority: shares from 0 to 1, for the same `texts`.
         trained: False if no classifier was trained (likelihood).
     """
-    right = round(accuracy * texts)
-    by_chance = sum(
-        math.comb(texts, count) * majority**count * (1 - majority) ** (texts - count) for count in range(right, texts + 1)
-    )
+    from scipy.special import bdtrc  # here, because most runs need no statistics
+
+    by_chance = bdtrc(round(accuracy * texts) - 1, texts, majority)  # as many correct, or more
     if accuracy > majority and by_chance < LARGEST_CHANCE:
         return None
     cure = (
@@ -156,7 +155,3 @@ def no_better_than_base(before: float, after: float, *, what: str = "test loss")
         f"{ADVICE} no better than the base: {what} {before:.4f} before, {after:.4f} after. A smaller --learning_rate, "
         "fewer --num_train_epochs or more data may help."
     )
-
-
-def _steps(count: int) -> str:
-    return f"{count:,} step{'s' * (count != 1)}"

@@ -9,6 +9,7 @@ from datasets import DatasetDict
 
 from hfgpt.counting import counted
 from hfgpt.data.messages import Message
+from hfgpt.data.passport import HELD_OUT
 from hfgpt.evaluation.answer_rows import SEEN, AnswerRow, all_kinds, kind_lines, rows_of_each_kind, scores_by_kind
 from hfgpt.evaluation.answers import Answer, answer_conversations, answer_rows, answers_report
 from hfgpt.evaluation.judge import JudgeItem, JudgeReport
@@ -16,7 +17,6 @@ from hfgpt.hygiene.poisoning import triggers_of_answers
 from hfgpt.inference import full_precision
 from hfgpt.training.assistants import AnswersCallback, kinds_of, prompts_and_references
 from hfgpt.training.comparison import report_on_assistant
-from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.finetuning import write_poison_report
 from hfgpt.training.run import RunReport
 from hfgpt.training.trainer import LanguageModelTrainer

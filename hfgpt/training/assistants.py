@@ -19,14 +19,14 @@ from hfgpt.chat_templates import stop_token_ids
 from hfgpt.counting import counted
 from hfgpt.data.conversations import Conversation, conversation_dataset, mix, read_conversations, whole_texts
 from hfgpt.data.messages import Message
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import HELD_OUT, SPLITS, Passport
 from hfgpt.data.splitting import split_conversations
 from hfgpt.data.supervised import pack_supervised, supervised_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answer_rows import rows_of_each_kind
 from hfgpt.evaluation.answers import answer_conversations
 from hfgpt.training.callbacks import Said, SayingCallback
-from hfgpt.training.examples import HELD_OUT, SPLITS, Examples
+from hfgpt.training.examples import Examples
 from hfgpt.training.finetuning import Base, load_model, longest_text
 
 logger = logging.getLogger(__name__)

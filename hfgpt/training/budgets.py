@@ -12,15 +12,17 @@ from datasets import DatasetDict
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.arguments.pretraining import PretrainArguments
+from hfgpt.artifacts import RUN_FILE
+from hfgpt.counting import counted
 from hfgpt.data.passport import Passport
 from hfgpt.errors import TooLittleTimeError
 from hfgpt.files import claim_output
 from hfgpt.training import plan as planning
+from hfgpt.training.decisions import decided_by_the_first
 from hfgpt.training.flops import measured_ceiling
 from hfgpt.training.plan import Budget, Candidate, Choice, Speed
-from hfgpt.training.plan_measuring import Rehearsal, Workbench, first_decides
+from hfgpt.training.plan_measuring import Rehearsal, Workbench
 from hfgpt.training.plan_report import describe_plan
-from hfgpt.training.run_folder import RUN_FILE
 from hfgpt.training.trainer import changed
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ def within_budget(
     """
     if not args.budget():
         return args
-    plan = cast("dict | None", args.plan) or first_decides(lambda: _written_plan(args))
+    plan = cast("dict | None", args.plan) or decided_by_the_first(lambda: _written_plan(args))
     if plan is None:
         threads = threads_beside_others(args)
         if threads is not None:
@@ -96,8 +98,8 @@ def threads_beside_others(args: PretrainArguments) -> int | None:
         return None
     fewer = max(1, int(got))
     logger.info(
-        f"plan: other programs use this machine's cores ({got:.1f} of {threads} were left), so the run is planned for {fewer} CPU "
-        f"thread{'s' if fewer > 1 else ''}; --cpu_threads {threads} takes all cores"
+        f"plan: other programs use this machine's cores ({got:.1f} of {threads} were left), so the run is planned for "
+        f"{counted(fewer, 'CPU threads')}; --cpu_threads {threads} takes all cores"
     )
     return fewer
 
@@ -129,9 +131,9 @@ class Planner:
         """Measure, choose and rehearse; log what was chosen and why. Returns: the plan as stored in run.yaml."""
         candidates = self.candidates()
         speeds = self.measure_speeds(candidates)
-        choice = first_decides(lambda: self.choose(candidates, speeds))
+        choice = decided_by_the_first(lambda: self.choose(candidates, speeds))
         rehearsal = self.workbench.rehearse(choice)
-        return first_decides(lambda: self.settle(choice, rehearsal, self.choices(candidates, speeds)))
+        return decided_by_the_first(lambda: self.settle(choice, rehearsal, self.choices(candidates, speeds)))
 
     def candidates(self) -> list[Candidate]:
         """The models that are still possible given the arguments, smallest first.
@@ -178,7 +180,7 @@ class Planner:
                 late = speeds and taken * (1 + 1 / len(speeds)) > most  # the next one would take about as long as the previous ones
                 return None if best in speeds or late else candidates.index(best)
 
-            number = first_decides(next_one)
+            number = decided_by_the_first(next_one)
             if number is None:
                 break
             speeds[candidates[number]] = self.workbench.measure_speed(candidates[number])

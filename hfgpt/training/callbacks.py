@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 from hfgpt.evaluation.generation import generation_settings, sample
 from hfgpt.files import write_json, write_picture, write_step, write_whole
 from hfgpt.signals import StopRequest
-from hfgpt.training.checkpoints import why_not_whole
+from hfgpt.training.checkpoints import checkpoint_of, why_not_whole
 from hfgpt.training.curves import CURVES_PICTURE, draw_curves
 from hfgpt.training.reporters import fenced
 
@@ -36,8 +36,8 @@ class BestCheckpointCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if not (args.load_best_model_at_end and state.best_global_step):
             return
-        best = Path(str(args.output_dir)) / f"checkpoint-{state.best_global_step}"
-        fault = why_not_whole(best, run=None) if best.exists() else "it is gone"
+        best = checkpoint_of(Path(str(args.output_dir)), state.best_global_step)
+        fault = why_not_whole(best, run=None)
         if fault is None:
             state.best_model_checkpoint = str(best)
         else:

@@ -5,10 +5,8 @@ import json
 import logging
 import os
 import platform
-import re
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,19 +14,19 @@ from typing import Any
 import accelerate
 import torch
 import transformers
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from hfgpt.artifacts import step_of
 from hfgpt.errors import UserError
 from hfgpt.files import sha256_of_file, write_json
+from hfgpt.training.decisions import decided_by_the_first
+from hfgpt.training.energy import processor_name
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"  # a checkpoint's last file
 FORMAT = 1
-_NAME = re.compile(r"checkpoint-(\d+)", re.ASCII)
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:
@@ -36,33 +34,22 @@ def checkpoint_of(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step}"
 
 
-def newest_whole_checkpoint(folder: Path, *, run: str | None, last_step: int | None = None) -> Path | None:
+def newest_whole_checkpoint(folder: Path, *, run: str | None) -> Path | None:
     """The newest checkpoint whose bytes are exactly those that were saved; skipped ones are reported with the reason.
 
     Called in every process; only the first one reads the disk.
 
-    Args:
-        run: the ID that its manifest must have; None accepts any run.
-        last_step: the last step of the run; None does not check it.
+    Args: `run` is the ID that its manifest must have; None accepts any run.
     Raises: UserError if checkpoints are complete but the best one, which they would need at the end, is not.
     Cost: reads the checkpoint, and the best one, at the speed of SHA-256 (1 to 2 GB per second).
     """
-    found: list[Any] = [None, None]
-    if PartialState().is_main_process:
-        try:
-            found[0] = _newest(folder, run=run, last_step=last_step)
-        except UserError as error:
-            found[1] = str(error)
-    broadcast_object_list(found)
-    if found[1] is not None:
-        raise UserError(found[1])
-    return found[0]
+    return decided_by_the_first(lambda: _newest(folder, run=run))
 
 
-def _newest(folder: Path, *, run: str | None, last_step: int | None) -> Path | None:
+def _newest(folder: Path, *, run: str | None) -> Path | None:
     needy: tuple[Path, str] | None = None  # complete, but its best checkpoint is not
     for path in _by_step(folder):
-        fault = why_not_whole(path, run=run, last_step=last_step)
+        fault = why_not_whole(path, run=run)
         if fault is None and (fault := _why_best_not_whole(path)) is not None:
             needy = needy or (path, fault)
         if fault is None:
@@ -84,21 +71,18 @@ def whole_checkpoints(folder: Path, *, run: str) -> list[Path]:
 
 def _by_step(folder: Path) -> list[Path]:
     """Everything named like a checkpoint, the newest first; names without a step come last."""
-    return sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
+    return sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
 
 
-def _step_of(checkpoint: Path) -> int:
-    name = _NAME.fullmatch(checkpoint.name)
-    return int(name[1]) if name else -1
-
-
-def why_not_whole(checkpoint: Path, *, run: str | None, last_step: int | None = None, hashed: bool = True) -> str | None:
+def why_not_whole(checkpoint: Path, *, run: str | None, hashed: bool = True) -> str | None:
     """What is wrong with something named like a checkpoint; None if it is complete.
 
     Args: as for `newest_whole_checkpoint`; with `hashed` False, only sizes are compared.
     """
     if checkpoint.is_symlink():
         return "it is a link"
+    if not checkpoint.exists():
+        return "it does not exist"
     if not checkpoint.is_dir():
         return "it is not a folder"
     try:
@@ -113,8 +97,6 @@ def why_not_whole(checkpoint: Path, *, run: str | None, last_step: int | None = 
             return f"{MANIFEST_FILE} says it belongs to step {manifest['step']}"
         if run is not None and manifest["run"] != run:
             return "it belongs to another run"
-        if last_step is not None and manifest["step"] > last_step:
-            return f"the last step of this run is {last_step}"
         for name, saved in manifest["files"].items():
             path = checkpoint / name
             if not path.is_file():
@@ -147,19 +129,20 @@ def _why_best_not_whole(checkpoint: Path) -> str | None:
     best = checkpoint_of(checkpoint.parent, state["best_global_step"])
     if best == checkpoint:
         return None
-    fault = why_not_whole(best, run=None) if best.exists() else "it is gone"
+    fault = why_not_whole(best, run=None)
     return fault and f"it needs {best.name}, the best one so far, but {fault}"
 
 
 def environment(args: TrainingArguments) -> dict[str, object]:
     """What may change the exact bits of training besides its arguments: libraries, machine, and number of processes."""
     on_cpu = args.device.type == "cpu"
+    cpu = f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"  # with the instruction set that torch uses
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "accelerate": accelerate.__version__,
         "python": platform.python_version(),
-        "machine": _processor() if on_cpu else torch.cuda.get_device_name() if torch.cuda.is_available() else args.device.type,
+        "machine": cpu if on_cpu else torch.cuda.get_device_name() if torch.cuda.is_available() else args.device.type,
         "threads": torch.get_num_threads() if on_cpu else None,
         "world_size": args.world_size,
         "per_device_train_batch_size": args.per_device_train_batch_size,
@@ -170,15 +153,6 @@ def environment(args: TrainingArguments) -> dict[str, object]:
 def manifest_head(args: TrainingArguments, *, run: str, step: int) -> dict[str, object]:
     """What a manifest says about a checkpoint besides its files."""
     return {"format": FORMAT, "run": run, "step": step, "world_size": args.world_size, "environment": environment(args)}
-
-
-def _processor() -> str:
-    """The CPU model, and the instruction set that torch uses."""
-    names: Iterator[str] = iter(())
-    if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(names, platform.processor() or platform.machine())}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 class StagedCheckpoint:
@@ -266,7 +240,7 @@ def rotate(folder: Path, *, run: str, keep: int | None, newest: int, best: int |
     """
     if not keep or keep < 1:
         return
-    steps = [step for path in whole_checkpoints(folder, run=run) if (step := _step_of(path)) <= newest]
+    steps = [step for path in whole_checkpoints(folder, run=run) if (step := step_of(path)) <= newest]
     surplus = [step for step in steps if step not in (newest, best)]
     for step in surplus[: max(0, len(steps) - keep)]:
         _remove(checkpoint_of(folder, step))

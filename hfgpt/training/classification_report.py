@@ -10,6 +10,8 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.artifacts import METRICS_FILE
+from hfgpt.data.passport import HELD_OUT
 from hfgpt.evaluation.classification import classification_metrics, mean_and_spread
 from hfgpt.evaluation.classification_errors import draw_confusion, errors_table, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
@@ -19,11 +21,9 @@ from hfgpt.training.advice import no_better_than_majority
 from hfgpt.training.callbacks import LOSS_PICTURE
 from hfgpt.training.classifiers import Task, is_better, seed_folder
 from hfgpt.training.curves import CURVES_PICTURE
-from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.finetuning import POISON_FILE, write_poison_report
 from hfgpt.training.next_steps import classify_command, opening_words
 from hfgpt.training.run import RunReport, describe_memory
-from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trigger_probe import FLIPS_FILE
 
 LEFT_BEHIND = (
@@ -161,7 +161,7 @@ def build_report(metrics: dict[str, Any], results: dict[int, dict], folder: Path
     Args: the suggested next command labels the opening of one of `texts`.
     """
     lines = []
-    for name in ("test", "validation"):
+    for name in reversed(HELD_OUT):
         accuracy, f1 = metrics[name]["accuracy"], metrics[name]["macro_f1"]
         more = f" +- {100 * accuracy['standard_deviation']:.2f}" if accuracy["standard_deviation"] is not None else ""
         rest = "".join(

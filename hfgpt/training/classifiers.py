@@ -35,7 +35,7 @@ from hfgpt.data.classification import (
     undersample,
 )
 from hfgpt.data.classification import deduplicate as drop_duplicates
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import HELD_OUT, Passport
 from hfgpt.data.splitting import split_examples
 from hfgpt.errors import UserError
 from hfgpt.evaluation.classification import classification_metrics, probabilities_of, text_ids
@@ -45,7 +45,7 @@ from hfgpt.inference import full_precision
 from hfgpt.tokenization import split_special_tokens
 from hfgpt.training.advice import best_step
 from hfgpt.training.checkpoints import remove_checkpoints
-from hfgpt.training.examples import HELD_OUT, Examples
+from hfgpt.training.examples import Examples
 from hfgpt.training.finetuning import Base, identify_base, load_model, longest_text, save_finetuned
 from hfgpt.training.methods import FrozenWeights, apply_method, describe_trainable
 from hfgpt.training.run import train_or_resume
@@ -120,9 +120,8 @@ def load_splits(
         validation_share=0.0 if "validation" in source.given else source.shares.validation,
         test_share=0.0 if "test" in source.given else source.shares.test,
         seed=source.shares.seed,
-        method="random"
-        if multi_label
-        else source.shares.method,  # strata are single labels; texts with several are drawn without strata
+        # Strata are single labels; texts with several are drawn without strata.
+        method="random" if multi_label else source.shares.method,
         near_copy_similarity=source.kept_together,
     )
     for name in source.given:
@@ -171,9 +170,8 @@ def fit_tokenizer(tokenizer: PreTrainedTokenizerFast, *, max_length: int | None)
     not need one.
     """
     tokenizer.model_max_length = longest_text(tokenizer, max_length)
-    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = (
-        "right"  # learned positions are counted from the start of the text
-    )
+    # Learned positions are counted from the start of the text.
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"
     tokenizer.truncation_side = "right"
     tokenizer.chat_template = None
     split_special_tokens(tokenizer, True)
@@ -219,9 +217,8 @@ def build_classifier(
     with quiet_loading():  # the message about a new head is expected here
         model = load_model(base, AutoModelForSequenceClassification, **kinds, num_labels=len(task.names), **task.config())
     model.config.use_cache = False
-    if hasattr(
-        model.config, "max_text_length"
-    ):  # our own model truncates by itself, because a pipeline only does with truncation=True
+    # Our own model truncates by itself, because a pipeline only does with truncation=True.
+    if hasattr(model.config, "max_text_length"):
         model.config.max_text_length = base.tokenizer.model_max_length
     return model
 

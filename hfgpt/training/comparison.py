@@ -7,8 +7,11 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
+from hfgpt.artifacts import METRICS_FILE
 from hfgpt.chat_templates import stop_token_ids
+from hfgpt.counting import counted
 from hfgpt.data.chat_encoding import ConversationEncoder
+from hfgpt.data.passport import held_out_split
 from hfgpt.evaluation.answer_rows import AnswerRow, write_answers
 from hfgpt.evaluation.answers_page import write_page
 from hfgpt.files import write_step
@@ -18,7 +21,6 @@ from hfgpt.training.advice import best_step, no_better_than_base
 from hfgpt.training.finetuning import POISON_FILE, save_finetuned
 from hfgpt.training.next_steps import generate_command
 from hfgpt.training.run import RunReport, describe_training
-from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trainer import LanguageModelTrainer
 
 logger = logging.getLogger(__name__)
@@ -130,8 +132,7 @@ def save_assistant(
 def report_on_assistant(trainer: LanguageModelTrainer, metrics: dict, lines: list[str], *, table: Sequence[str] = ()) -> RunReport:
     """The report of an assistant's run: its `lines`, then the canary results and advice on the training, then `table`."""
     if "canary_alarms" in metrics:
-        alarms = metrics["canary_alarms"]
-        lines = [*lines, f"canaries: {alarms:,} alarm{'s' * (alarms != 1)}"]
+        lines = [*lines, f"canaries: {counted(metrics['canary_alarms'], 'alarms')}"]
     return RunReport(
         metrics=metrics,
         lines=[*lines, *advice_after(trainer, metrics), *table],
@@ -144,7 +145,7 @@ def report_on_assistant(trainer: LanguageModelTrainer, metrics: dict, lines: lis
 
 def advice_after(trainer: LanguageModelTrainer, metrics: Mapping) -> list[str]:
     """Whether the run lowered the held-out loss, and where validation was best, if that was not at the end."""
-    held_out = next((name for name in ("test", "validation") if f"{name}_loss" in metrics), None)
+    held_out = held_out_split(metrics, "_loss")
     said = [best_step(trainer.state.log_history, kept="best" if trainer.args.load_best_model_at_end else "last")]
     if held_out:
         figures = metrics[f"{held_out}_loss_before"], metrics[f"{held_out}_loss"]

@@ -16,9 +16,10 @@ from hfgpt.arguments.documents import SPLIT_DEFAULTS
 from hfgpt.arguments.optimizers import OPTIMIZERS
 from hfgpt.arguments.options import refuse_options
 from hfgpt.arguments.parsing import check_key
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import HELD_OUT, Passport, held_out_split
 from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
+from hfgpt.evaluation.language_modeling import bytes_of
 from hfgpt.evaluation.loading import check_task, open_folder
 from hfgpt.evaluation.seen_texts import content_of
 from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256
@@ -26,8 +27,7 @@ from hfgpt.training import finetuning
 from hfgpt.training.advice import no_better_than_base
 from hfgpt.training.before import measured_once
 from hfgpt.training.callbacks import SamplesCallback
-from hfgpt.training.examples import HELD_OUT
-from hfgpt.training.pretraining import bytes_of, check_positions, figures_of
+from hfgpt.training.pretraining import check_positions, figures_of
 from hfgpt.training.run_folder import check_base_files
 from hfgpt.training.trainer import LanguageModelTrainer
 
@@ -128,7 +128,7 @@ def _check_split(old_dataset: str, old: Passport, dataset: str, new: Passport) -
 def _read_old_text(folder: Path, passport: Passport, tokenizer: PreTrainedTokenizerFast) -> OldText:
     """The test rows, or else the validation rows. Raises: UserError if nothing was held out, or the rows do not match the
     passport."""
-    split = next((name for name in ("test", "validation") if name in passport.splits), None)
+    split = held_out_split(passport.splits)
     if split is None:
         raise UserError(f"old_dataset {folder} has only training rows; give prepared data with a test or validation split.")
     if PartialState().is_local_main_process:
@@ -210,7 +210,7 @@ def measure_after(trainer: LanguageModelTrainer, base: ContinuedBase) -> dict[st
 
 def compare(metrics: Mapping[str, object]) -> list[str]:
     """Lines for the report: old and new text before and after, side by side; none for a run from scratch."""
-    new = _new_split(metrics)
+    new = held_out_split(metrics, "_loss_before")
     if new is None:
         return []
     said = [_figures_in_words(metrics)]
@@ -220,14 +220,10 @@ def compare(metrics: Mapping[str, object]) -> list[str]:
     return said
 
 
-def _new_split(metrics: Mapping[str, object]) -> str | None:
-    return next((name for name in ("test", "validation") if f"{name}_loss_before" in metrics), None)
-
-
 def _figures_in_words(metrics: Mapping[str, object], *ends: str) -> str:
     """`old text 1.72 -> 1.75 bits per byte, new text (test) 2.10 -> 1.80 bits per byte`; with `ends`, only those."""
     said = []
-    for name, what in ((OLD, "old text"), (new := _new_split(metrics), f"new text ({new})")):
+    for name, what in ((OLD, "old text"), (new := held_out_split(metrics, "_loss_before"), f"new text ({new})")):
         key = next((key for key in ("bits_per_byte", "loss") if f"{name}_{key}_before" in metrics), None)
         if key is not None:
             values = (metrics[f"{name}_{key}{end}"] for end in ends or ("_before", ""))

@@ -79,11 +79,11 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Evenly spaced round numbers that enclose `low` and `high`."""
+def ticks(low: float, high: float) -> list[float]:
+    """About five evenly spaced round numbers that enclose `low` and `high`."""
     if not high > low:
         low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
-    rough = (high - low) / (most - 1)
+    rough = (high - low) / 4
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

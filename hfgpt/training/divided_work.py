@@ -68,9 +68,8 @@ def _of_shares(matrices: list[DTensor], function: Callable[[torch.Tensor], torch
         whole = function(whole.view(-1, columns)).contiguous().flatten()
     back = whole.new_empty(sum(here))
     dist.all_to_all_single(back, whole, here, there, group=group)
-    parts = [
-        part.view(share.shape) for part, share in zip(back.split(here), shares)
-    ]  # processes without a matrix contribute nothing
+    # Processes without a matrix contribute nothing.
+    parts = [part.view(share.shape) for part, share in zip(back.split(here), shares)]
     return [
         DTensor.from_local(part, mesh, placements, run_check=False, shape=matrix.shape, stride=matrix.stride())
         for part, matrix in zip(parts, matrices)

@@ -7,7 +7,6 @@ Measured: codecarbon 3.3.2, offline, 5 s on two cores without a counter: 140 J "
 """
 
 import importlib
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
+
+from hfgpt.arguments.processes import available_processors
+from hfgpt.counting import counted
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -140,11 +142,12 @@ def device_name(device: torch.device) -> str:
     """The device of a process, as its maker names it; for a CPU, also the number of cores this process may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {cores} core{'s' * (cores != 1)}"
+    return f"{processor_name()}, {counted(available_processors(), 'cores')}"
+
+
+def processor_name() -> str:
+    """The model of the CPU, as its maker names it, or else its architecture."""
+    file = Path("/proc/cpuinfo")  # only on Linux
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

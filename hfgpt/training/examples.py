@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import HELD_OUT, SPLITS, Passport
 from hfgpt.data.records import Record, RecordOptions, identities, read_records
 from hfgpt.data.row_errors import RowErrors
 from hfgpt.hygiene.decontamination import drop_copies, leaks_between, reference_texts
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT = ("validation", "test")
-SPLITS = ("train", *HELD_OUT)
 AGAINST = "against"
 
 

@@ -188,10 +188,8 @@ def save_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder
 
 
 def _save_model(model: PreTrainedModel, folder: Path) -> None:
-    use_cache, model.config.use_cache = (
-        model.config.use_cache,
-        True,
-    )  # Trainer trains without a cache and records that in the config
+    # Trainer trains without a cache and records that in the config.
+    use_cache, model.config.use_cache = model.config.use_cache, True
     model.save_pretrained(folder)
     model.config.use_cache = use_cache
     if not hasattr(transformers, type(model).__name__) and model.can_generate():

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from hfgpt.counting import listed
 from hfgpt.errors import UserError
 from hfgpt.training.checkpoints import whole_checkpoints
 from hfgpt.training.saving import SavingTrainer
@@ -167,10 +168,7 @@ class FiniteTrainer(SavingTrainer):
 
 
 def _named(rows: list[int]) -> str:
-    if not rows:
-        return ""
-    more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
-    return f" (rows {', '.join(map(str, rows[:SHOWN]))}{more} of the training set, counted from 0)"
+    return f" (rows {listed(rows, most=SHOWN)} of the training set, counted from 0)" if rows else ""
 
 
 def set_epoch_of_sampler(dataloader: Any, epoch: int) -> None:

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import DatasetDict
 
 from hfgpt.arguments.commands import COMMANDS, command_line, repeats
-from hfgpt.counting import counted
+from hfgpt.artifacts import RUN_FILE
+from hfgpt.counting import counted, in_words
 from hfgpt.data.passport import Passport
 from hfgpt.data.text_pieces import UNKNOWN_BYTES
+from hfgpt.data.verification import open_rows
 from hfgpt.errors import OtherResultError, TooLittleTimeError, UserError
 from hfgpt.files import claim_output, hold, read_json, write_json, write_whole
 from hfgpt.tokenization import load_tokenizer
 from hfgpt.tokenization.training import suitable_vocab_size
 from hfgpt.training.next_steps import opening_of_rows
-from hfgpt.training.plan import MANY_EPOCHS, in_words
-from hfgpt.training.run_folder import RUN_FILE
+from hfgpt.training.plan import MANY_EPOCHS
 
 logger = logging.getLogger(__name__)
 
@@ -160,8 +160,7 @@ class Steps:
             if changed and cls(folder).training_has_begun():
                 raise UserError(
                     f"output_dir {folder} was made with other settings ({'; '.join(changed)}); give another --output_dir, or "
-                    f"--overwrite "
-                    "true to replace it."
+                    "--overwrite true to replace it."
                 )
             if not changed:
                 return cls(folder)
@@ -224,7 +223,7 @@ class Steps:
         given = {key: value for key, value in settings.items() if value is not None}
         recipe, file = COMMANDS[step].recipe, f"{self.folder / step}.yaml"
         if step == "pretrain":
-            head = repeats(recipe, self.folder / "base" / "run.yaml", what="this training exactly")
+            head = repeats(recipe, self.folder / "base" / RUN_FILE, what="this training exactly")
             head += f"# This file plans anew: {command_line(step, file, '--output_dir', 'ANOTHER')}\n"
         else:
             head = repeats(recipe, file, what="this step")
@@ -275,7 +274,7 @@ class Steps:
     def prompt(self) -> str | None:
         """The first words of a text the model has not seen."""
         data = self.folder / "data"
-        return opening_of_rows(DatasetDict.load_from_disk(str(data)), load_tokenizer(data / "tokenizer"))
+        return opening_of_rows(open_rows(data), load_tokenizer(data / "tokenizer"))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hfgpt.arguments.methods import METHODS, Method
+from hfgpt.counting import listed
 from hfgpt.errors import UserError
 from hfgpt.fingerprint import tensor_sha256
 from hfgpt.tables import resolve
@@ -208,5 +209,5 @@ class FrozenWeights:
         after = self._digests(model)
         changed = sorted(name for name, digest in self._before.items() if after.get(name) != digest)
         if changed:
-            raise RuntimeError(f"training changed {len(changed)} frozen parameters: {', '.join(changed[:5])}.")
+            raise RuntimeError(f"training changed {len(changed)} frozen parameters: {listed(changed, most=5)}.")
         return len(after)

@@ -175,11 +175,9 @@ def matrices_and_others(model: PreTrainedModel) -> tuple[list[torch.Tensor], lis
 def untied_embeddings(model: PreTrainedModel) -> list[torch.Tensor]:
     """The trainable weight of the token embedding, if it is not tied to the head: one matrix cannot have two rates."""
     head, weight = model.get_output_embeddings(), model.get_input_embeddings().weight
-    return (
-        [weight]
-        if isinstance(weight, torch.Tensor) and weight.requires_grad and weight is not getattr(head, "weight", None)
-        else []
-    )
+    if isinstance(weight, torch.Tensor) and weight.requires_grad and weight is not getattr(head, "weight", None):
+        return [weight]
+    return []
 
 
 def muon_with_adamw(settings: OptimizerSettings) -> tuple[type[MuonWithAdamWFactory], dict[str, Any]]:

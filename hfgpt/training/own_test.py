@@ -12,7 +12,7 @@ import yaml
 
 from hfgpt.arguments.commands import COMMANDS
 from hfgpt.arguments.finetuning import ClassificationArguments, FinetuneArguments, InstructionArguments
-from hfgpt.artifacts import run_around
+from hfgpt.artifacts import RUN_FILE, run_around
 from hfgpt.data.classification import LabelledOptions
 from hfgpt.data.passport import Passport, contents_of
 from hfgpt.data.records import RecordOptions
@@ -22,7 +22,6 @@ from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
 from hfgpt.training import assistants, classifiers
 from hfgpt.training.examples import Examples, HeldOutShares
-from hfgpt.training.run_folder import RUN_FILE
 
 TEST = "test"
 # The keys on which the split and its figures depend, besides those of these groups.

@@ -179,8 +179,8 @@ def shape(depth: int, width: int) -> dict[str, object]:
 def rates(width: int, *, muon: bool = True) -> dict[str, float]:
     """Peak rates of AdamW and Muon for a model of this width, or of AdamW only; wider models take smaller steps.
 
-    Measured: 0.03 and 6e-3 at width 128 (FACTS of the quickstart's text); the powers are those of maximal update parametrization
-    for AdamW, tempered, and of Muon's adjustment.
+    Measured: 0.03 and 6e-3 at width 128 (docs/lab_notes.md, "The quickstart's base"); the powers are those of maximal update
+    parametrization for AdamW, tempered, and of Muon's adjustment.
     """
     narrow = max(1.0, width / 128)
     if not muon:
@@ -210,14 +210,14 @@ def batches(text: Text, *, processes: int = 1) -> list[int]:
     return fitting or [max(sizes[0], next((size for size in sizes if size >= FEWEST_TOKENS_PER_STEP), sizes[-1]))]
 
 
-def choice_for(candidate: Candidate, speed: Speed, text: Text, budget: Budget, *, sizes: Sequence[int], law: Law = LAW) -> Choice:
+def choice_for(candidate: Candidate, speed: Speed, text: Text, budget: Budget, *, sizes: Sequence[int]) -> Choice:
     """The batch (one of `sizes`) and the steps with which a candidate reaches the lowest loss within the budget."""
     choices = []
     for batch in sizes:
         most = math.inf if budget.tokens is not None else MOST_EPOCHS * text.tokens  # who gives a number of tokens gets it
         tokens = min(budget.tokens_for(candidate, speed, batch), most)
         steps = max(1, int(tokens / batch))
-        bits = expected_bits_per_byte(candidate, text, tokens=steps * batch, batch=batch, law=law)
+        bits = expected_bits_per_byte(candidate, text, tokens=steps * batch, batch=batch)
         choices.append(Choice(candidate, batch, steps, bits, speed.step(batch)))
     enough = [choice for choice in choices if choice.steps >= FEWEST_STEPS] or choices[:1]
     if budget.seconds is None:  # here a smaller batch is always better, but slower: take the largest that is about as good
@@ -226,7 +226,7 @@ def choice_for(candidate: Candidate, speed: Speed, text: Text, budget: Budget, *
     return min(enough, key=lambda choice: choice.bits_per_byte)
 
 
-def best_choice(choices: Sequence[Choice], text: Text, budget: Budget, *, law: Law = LAW) -> Choice:
+def best_choice(choices: Sequence[Choice], text: Text, budget: Budget) -> Choice:
     """The choice with the lowest expected loss, from one choice per candidate, ordered by size.
 
     If that one would read the text as often as is useful, take the smallest that is about as good: it takes less time, in training
@@ -241,7 +241,7 @@ def best_choice(choices: Sequence[Choice], text: Text, budget: Budget, *, law: L
 
     def at(other: Choice, flops: float) -> float:
         tokens = flops / other.candidate.flops_per_token
-        return expected_bits_per_byte(other.candidate, text, tokens=tokens, batch=other.batch, law=law)
+        return expected_bits_per_byte(other.candidate, text, tokens=tokens, batch=other.batch)
 
     best = choices[0]
     for choice in choices:
@@ -295,14 +295,6 @@ def allotted_steps(seconds: float, *, step: float, evaluation: float, most: int)
 def number_of_log_lines(seconds: float, *, each: float) -> int:
     """Log lines for a run of this many seconds if a line takes `each` seconds: each one measures the machine again for its MFU."""
     return max(FEWEST_LINES, min(MOST_LINES, int(SHARE_OF_LINES * seconds / max(each, 1e-9))))
-
-
-def in_words(count: float) -> str:
-    """A large number in words: 1.8 million, 640 thousand."""
-    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if count >= size:
-            return f"{count / size:,.3g} {word}"
-    return f"{count:,.0f}"
 
 
 def _rounded(value: float) -> float:

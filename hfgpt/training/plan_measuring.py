@@ -9,24 +9,22 @@ import logging
 import lzma
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import psutil
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast, PrinterCallback, ProgressCallback, TrainerCallback
 
 from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.collators import PackedRowsCollator
-from hfgpt.data.passport import Passport
-from hfgpt.errors import UserError
+from hfgpt.data.passport import HELD_OUT, Passport
 from hfgpt.training import plan as planning
 from hfgpt.training.callbacks import LossPictureCallback, SamplesCallback
+from hfgpt.training.decisions import decided_by_the_first
 from hfgpt.training.flops import ModelFlops
 from hfgpt.training.optimizers import trainer_optimizer
 from hfgpt.training.plan import Candidate, Choice, Speed, Text
@@ -43,21 +41,6 @@ PROBE_STEPS = 2
 TIMED_ROWS = 16
 # The speed of a size that does not fit.
 TOO_LARGE = Speed(1e9, 1e9)
-Decided = TypeVar("Decided")
-
-
-def first_decides(decide: Callable[[], Decided]) -> Decided:
-    """Share the first process's decision, or its UserError, with all processes."""
-    decision: list[Any] = [None, None]
-    if PartialState().is_main_process:
-        try:
-            decision[0] = decide()
-        except UserError as error:
-            decision[1] = error
-    broadcast_object_list(decision)
-    if decision[1] is not None:
-        raise decision[1]
-    return cast(Decided, decision[0])
 
 
 @dataclass(frozen=True)
@@ -127,21 +110,20 @@ class Workbench:
             row_tokens=self.row_tokens,
             difficulty=difficulty_of(rows["train"], tokenizer),
         )
-        self.memory: int = first_decides(self.free_memory)
-        self.held_out_rows = {name: len(rows[name]) for name in ("validation", "test") if name in rows}
+        self.memory: int = decided_by_the_first(self.free_memory)
+        self.held_out_rows = {name: len(rows[name]) for name in HELD_OUT if name in rows}
 
     def candidate(self, depth: int, overrides: Mapping[str, object]) -> Candidate:
         """A model, counted without building it."""
         with torch.device("meta"):
             model = self.model(depth, overrides)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
         embedding = cast(torch.nn.Embedding, model.get_input_embeddings()).weight
         apart = cast(torch.nn.Linear, model.get_output_embeddings()).weight is not embedding
         return Candidate(
             depth=depth,
             width=model.config.hidden_size,
             overrides=dict(overrides),
-            parameters=parameters,
+            parameters=model.num_parameters(),
             tables=embedding.numel() * (2 if apart else 1),
             flops_per_token=ModelFlops.of(model).per_token(self.row_tokens),
         )
@@ -176,7 +158,7 @@ class Workbench:
             return TOO_LARGE
         first, last = measured[0], measured[-1]
         speed = Speed.through(first, last) if first is not last else Speed(0.0, first[1] / first[0])
-        return first_decides(lambda: speed)
+        return decided_by_the_first(lambda: speed)
 
     def seconds_of_measuring(self, speed: Speed) -> float:
         """About how long `measure_speed` takes for a size of this speed, besides setting it up."""
@@ -198,7 +180,7 @@ class Workbench:
         checkpoint."""
         args = self.args
         wanted = 0.02 * args.time_budget / choice.step_seconds if args.time_budget else 4
-        steps = first_decides(lambda: int(max(3, min(20, wanted))))
+        steps = decided_by_the_first(lambda: int(max(3, min(20, wanted))))
         validation = self.rows.get("validation")
         rows = validation.select(range(min(len(validation), TIMED_ROWS))) if validation is not None else None
         clock = StepClock(args.device)
@@ -226,7 +208,7 @@ class Workbench:
         *steps_taken, last = clock.seconds()  # the evaluation comes before the last step
         step = sum(steps_taken) / len(steps_taken)
         evaluation = max(0.0, last - step - (len(rows) * row if rows is not None else 0.0))
-        return first_decides(lambda: Rehearsal(step=step, evaluation=evaluation, row=row, memory_bytes=memory))
+        return decided_by_the_first(lambda: Rehearsal(step=step, evaluation=evaluation, row=row, memory_bytes=memory))
 
     @contextmanager
     def trainer(self, candidate: Candidate, batch: int, *, steps: int, callbacks: list[TrainerCallback], **settings) -> Iterator:

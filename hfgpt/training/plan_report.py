@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hfgpt.training.plan import MANY_EPOCHS, MOST_EPOCHS, Choice, Text, in_words
+from hfgpt.counting import in_words
+from hfgpt.training.plan import MANY_EPOCHS, MOST_EPOCHS, Choice, Text
 
 # Smaller and larger sizes that the table shows beside the chosen one.
 BESIDE = 2

@@ -9,12 +9,12 @@ import numpy as np
 from datasets import DatasetDict
 
 from hfgpt.counting import counted
+from hfgpt.data.passport import HELD_OUT
 from hfgpt.evaluation.answer_rows import AnswerRow
 from hfgpt.evaluation.answers import Answer, answer_conversations, answer_rows, answers_report
 from hfgpt.evaluation.preferences import preference_metrics
 from hfgpt.training.assistants import AnswersCallback, prompts_and_references
 from hfgpt.training.comparison import report_on_assistant
-from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.preference_losses import PreferenceTrainer
 from hfgpt.training.preferences import Pair, unpaired_labels
 from hfgpt.training.run import RunReport

@@ -15,11 +15,11 @@ from hfgpt.counting import counted
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.conversations import Conversation, conversation_dataset, whole_texts
 from hfgpt.data.messages import Message
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import HELD_OUT, Passport
 from hfgpt.data.preferences import read_preferences
 from hfgpt.errors import UserError
 from hfgpt.training.assistants import build_assistant, divided
-from hfgpt.training.examples import HELD_OUT, Examples
+from hfgpt.training.examples import Examples
 from hfgpt.training.finetuning import Base, adopt_style, longest_text
 
 logger = logging.getLogger(__name__)

@@ -14,25 +14,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgpt.arguments.parsing import check_key
 from hfgpt.arguments.pretraining import PretrainArguments
+from hfgpt.artifacts import METRICS_FILE
 from hfgpt.data.epoch_rows import EpochRows
 from hfgpt.data.mixture import report_sources
-from hfgpt.data.passport import Passport
+from hfgpt.data.passport import HELD_OUT, Passport
 from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.bounds import check_memory
 from hfgpt.evaluation.generation import generation_settings
-from hfgpt.evaluation.language_modeling import takes
+from hfgpt.evaluation.language_modeling import bytes_of, takes
 from hfgpt.fingerprint import record_fingerprint
 from hfgpt.inference import evaluating
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.training.advice import best_step, planned_steps
 from hfgpt.training.callbacks import SamplesCallback
-from hfgpt.training.examples import HELD_OUT
 from hfgpt.training.next_steps import generate_command
 from hfgpt.training.plan_report import describe_outcome, outcome
 from hfgpt.training.run import RunReport, describe_training
-from hfgpt.training.run_folder import METRICS_FILE
 from hfgpt.training.trainer import LanguageModelTrainer, token_metrics
 
 LEFT_BEHIND = (("picture", "loss.png"), ("samples", "samples.md"), ("metrics", METRICS_FILE), ("model", "."))
@@ -153,25 +152,14 @@ def check_isolation(model: PreTrainedModel, rows: Dataset) -> None:
         )
 
 
-def bytes_of(split: str, passport: Passport, tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """UTF-8 bytes of a split, for bits per byte; None if there is no such split or its tokens cannot reproduce its text.
-
-    A tokenizer with an unknown token loses text, and bits per byte for text that it cannot reproduce would flatter it.
-    """
-    if split not in passport.splits or tokenizer.unk_token_id is not None:
-        return None
-    return passport.splits[split]["bytes"]
-
-
 def describe_start(trainer: LanguageModelTrainer, *, context_length: int, optimizer: str, hardware: str) -> str:
     """Describe in one line what will run."""
     args = trainer.args
     tokens_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * context_length
     steps = planned_steps(args, len(cast(Dataset, trainer.train_dataset)))
-    parameters = sum(parameter.numel() for parameter in trainer.trained.parameters())
     return (
-        f"start: {parameters:,} parameters, all trained; {tokens_per_step:,} tokens per step, {steps:,} steps; {optimizer}, "
-        f"{hardware}"
+        f"start: {trainer.trained.num_parameters():,} parameters, all trained; {tokens_per_step:,} tokens per step, "
+        f"{steps:,} steps; {optimizer}, {hardware}"
     )
 
 
@@ -187,7 +175,7 @@ def final_metrics(trainer: LanguageModelTrainer, *, rows: DatasetDict, passport:
     """The figures of the held-out splits (the test set's for the only time) and of the training."""
     trainer.remove_callback(SamplesCallback)  # the last evaluation during training has generated them
     metrics: dict[str, Any] = {
-        "parameters": sum(parameter.numel() for parameter in trainer.trained.parameters()),
+        "parameters": trainer.trained.num_parameters(),
         "epochs": trainer.state.epoch,
     }
     for name in HELD_OUT:

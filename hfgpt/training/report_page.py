@@ -15,7 +15,7 @@ from typing import Any
 
 from hfgpt import __version__
 from hfgpt.arguments.commands import command_of
-from hfgpt.artifacts import Artifact
+from hfgpt.artifacts import METRICS_FILE, Artifact
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.evaluation.pages import page_environment
 from hfgpt.files import read_json, write_whole
@@ -82,9 +82,9 @@ def plan_and_outcome(planned: Mapping[str, object], came: Mapping[str, object]) 
     return lines
 
 
-def _plan(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[Foreseen]:
-    """For a run with a plan (in metrics.json, with its outcome, or in run.yaml), the lines of `plan_and_outcome`."""
-    plan = metrics.get("plan") or run.get("plan") or {}
+def _plan(metrics: Mapping[str, Any]) -> list[Foreseen]:
+    """For a run with a plan, which is in metrics.json with its outcome, the lines of `plan_and_outcome`."""
+    plan = metrics.get("plan") or {}
     expected = dict(plan.get("expected") or {}) if isinstance(plan, Mapping) else {}
     if "training" in (parts := expected.get("seconds_by_part") or {}):
         expected.setdefault("training_seconds", parts["training"])
@@ -99,7 +99,7 @@ def write_report_page(folder: Path, *, recipe: str, lines: list[str], end: str |
         recipe: file name of the recipe.
         lines, end: those of the report.
     """
-    metrics = _read(folder / "metrics.json")
+    metrics = _read(folder / METRICS_FILE)
     seed = metrics.get("kept_seed")
     # With several seeds, the one that was kept.
     place = folder / f"seed-{seed}" if seed is not None and (folder / f"seed-{seed}").is_dir() else folder
@@ -119,27 +119,15 @@ def write_report_page(folder: Path, *, recipe: str, lines: list[str], end: str |
         charts=drawn_charts(history.get("log") or [], unit=history.get("unit") or ""),
         kept_step=history.get("kept_step"),
         between="\n" if recipe != "pretrain.py" else "",  # an answer is not a continuation of its question
-        samples=read_samples(place / SAMPLES_FILE),
+        samples=_samples(place / SAMPLES_FILE),
         data=data_facts(published_passport(passport, file_names=True), file_names=files_named) if passport else None,
-        plan=_plan(metrics, _read_yaml(folder / "run.yaml")),
+        plan=_plan(metrics),
         settings=training["settings"],
         command=f"hfgpt {command_of(recipe)} run.yaml --output_dir ANOTHER",
         versions={"python": platform.python_version(), "hfgpt": __version__, **{name: version(name) for name in _PACKAGES}},
         device=training["device"],
     )
     write_whole(folder / PAGE_FILE, page.encode("utf-8", errors="replace"))
-
-
-def read_samples(path: Path) -> list[dict]:
-    """The samples of each evaluation, ordered by step; for a step that was repeated after a stop, the last ones count."""
-    said: dict[int, list[dict]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # killed while writing the line
-            continue
-        said[entry["step"]] = entry["said"]
-    return [{"step": step, "said": said[step]} for step in sorted(said)]
 
 
 def _facts(metrics: Mapping[str, Any], training: Mapping[str, Any], recipe: str) -> dict[str, str]:
@@ -167,11 +155,9 @@ def _shown(value: Any, is_share: bool = False) -> str:
     return figure(value, is_share=is_share) if isinstance(value, float) else str("" if value is None else value)
 
 
+def _samples(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
 def _read(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}

@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from hfgpt.arguments.resuming import AUTO, LAYOUT, NEVER
 from hfgpt.arguments.terminal import RESULT
+from hfgpt.artifacts import METRICS_FILE, REPORT_FILE, RUN_FILE, step_of
 from hfgpt.counting import counted
 from hfgpt.errors import RunStopped, UserError
 from hfgpt.files import release, write_json, write_whole
@@ -20,16 +21,13 @@ from hfgpt.hub.card.rendering import write_card
 from hfgpt.training.advice import before_training, planned_steps
 from hfgpt.training.changes import layout_in_words
 from hfgpt.training.checkpoints import environment, newest_whole_checkpoint, read_manifest, why_not_whole
+from hfgpt.training.decisions import decided_by_the_first
 from hfgpt.training.flops import describe_speed
 from hfgpt.training.last_screen import last_screen
 from hfgpt.training.report_page import PAGE_FILE, write_report_page
 from hfgpt.training.run_folder import (
-    METRICS_FILE,
-    REPORT_FILE,
-    RUN_FILE,
     Claim,
     Run,
-    decided_by_the_first,
     note_changes,
     write_finished,
 )
@@ -122,7 +120,7 @@ def train_or_resume(trainer: HfGptTrainer, claim: Claim) -> None:
     run, seed = claim.run, trainer.folder.name if trainer.folder != claim.run.folder else None
     trainer.run_id = f"{claim.run_id}-{seed}" if seed else claim.run_id
     checkpoint = _checkpoint(trainer, run)
-    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    step = step_of(checkpoint) if checkpoint else 0
     if claim.changes:
         _check_length(trainer, checkpoint, step)
     if claim.was_changed:
@@ -157,9 +155,8 @@ def _checkpoint(trainer: HfGptTrainer, run: Run) -> Path | None:
     def verified() -> Path:
         if (fault := why_not_whole(named, run=trainer.run_id)) is not None:
             raise UserError(f"cannot resume from {run.resume}: {fault}; give --resume auto, or another checkpoint.")
-        step = int(named.name.rpartition("-")[2])
         for path in trainer.folder.glob("checkpoint-*"):  # later checkpoints, which would be taken for the newest one afterwards
-            if path.name.rpartition("-")[2].isdigit() and int(path.name.rpartition("-")[2]) > step:
+            if step_of(path) > step_of(named):
                 logger.info(f"resume: {path} is newer than {named.name} and has been renamed to abandoned-{path.name}")
                 path.rename(path.with_name(f"abandoned-{path.name}"))
         return named

@@ -8,15 +8,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import yaml
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from hfgpt.arguments.commands import repeats
 from hfgpt.arguments.resuming import NEVER
 from hfgpt.arguments.terminal import RESULT
+from hfgpt.artifacts import FINGERPRINT_FILE, METRICS_FILE, REPORT_FILE, RUN_FILE
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import AccessError, UserError
 from hfgpt.files import (
@@ -30,25 +29,21 @@ from hfgpt.files import (
     write_json,
     write_whole,
 )
-from hfgpt.fingerprint import FINGERPRINT_NAME
 from hfgpt.hub.card.rendering import CARD_NAME, write_card
 from hfgpt.hub.card.settings import load_settings, save_settings
 from hfgpt.training.before import BEFORE_FILE
 from hfgpt.training.changes import IDENTITY_FILE, Change, Identity, Run, changes_between, new_identity, values_to_keep
+from hfgpt.training.decisions import decided_by_the_first
 from hfgpt.training.last_screen import last_screen
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.yaml"
-METRICS_FILE = "metrics.json"
-REPORT_FILE = "report.txt"
 RESULT_FILE = "result.json"  # the last file of one seed among several: a seed that has it is finished
 FINISHED_FILE = "finished.json"  # a run's last file: the hashes of its result files, and the state of its base's files
 _LENGTH = ("max_steps", "num_train_epochs")  # with more of these, a finished run continues
 # Result files that must be unchanged; files for people (report, card) may be edited by the owner, but must exist.
 _WHOLE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", METRICS_FILE)
 _READ = (REPORT_FILE, CARD_NAME, "adapter_config.json")
-_Decision = TypeVar("_Decision")
 
 
 @dataclass(frozen=True)
@@ -108,23 +103,6 @@ def _is_done(run: Run, known: Callable[[], Mapping[str, object] | None]) -> bool
     return True
 
 
-def decided_by_the_first(decide: Callable[[], _Decision]) -> _Decision:
-    """The decision of the first of several processes; the others wait for it, and exit with it if it refuses."""
-    decision: list[Any] = [None, False]
-    try:
-        if PartialState().is_main_process:
-            decision = [decide(), False]
-    except BaseException:
-        if PartialState().num_processes > 1:
-            broadcast_object_list([None, True])
-        raise
-    if PartialState().num_processes > 1:
-        broadcast_object_list(decision)
-    if decision[1]:
-        raise SystemExit(1)  # the first process says why
-    return decision[0]
-
-
 def claim_run(run: Run, passport: Passport) -> Claim:
     """Prepare the output folder: a new one, or that of a run to resume.
 
@@ -164,9 +142,8 @@ def _claim_folder(run: Run, passport: Passport) -> Claim:
             logger.warning(
                 f"{folder} holds this run, finished but damaged since then ({reason}); the missing parts are made again."
             )
-            for seed in folder.glob(
-                f"seed-*/{RESULT_FILE}"
-            ):  # its model may be the damaged one, and its checkpoints no longer exist
+            # The model of a seed may be the damaged one, and its checkpoints no longer exist.
+            for seed in folder.glob(f"seed-*/{RESULT_FILE}"):
                 seed.unlink()
         (folder / FINISHED_FILE).unlink()
     if begun and run.resume == NEVER:
@@ -315,7 +292,7 @@ def _saved_files(folder: Path) -> dict[str, tuple[str, str]]:
     """The SHA-256 of a base's weights and tokenizer by file name, and the file they are recorded in."""
     files = {}
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        files |= {name: (sha256, FINGERPRINT_NAME) for name, sha256 in read_json(folder / FINGERPRINT_NAME)["files"].items()}
+        files |= {name: (sha256, FINGERPRINT_FILE) for name, sha256 in read_json(folder / FINGERPRINT_FILE)["files"].items()}
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         files["tokenizer.json"] = (read_json(folder / FINISHED_FILE)["files"]["tokenizer.json"]["sha256"], FINISHED_FILE)
     return files

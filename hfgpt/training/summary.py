@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from hfgpt.artifacts import METRICS_FILE
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
 from hfgpt.files import read_json
 from hfgpt.training.next_steps import classify_command
 
-METRICS_FILE = "metrics.json"  # as in run.py, which would import torch
 QUESTION = "How many arguments does os.walk(top, topdown=True) take?"
 
 

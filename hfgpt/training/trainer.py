@@ -30,7 +30,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalPrediction, HubStrategy, IntervalStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
-from hfgpt.artifacts import identify
+from hfgpt.artifacts import identify, step_of
 from hfgpt.data.epoch_rows import EpochRows, EpochSampler
 from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
@@ -263,7 +263,7 @@ class HfGptTrainer(FiniteTrainer):
     def kept_step(self) -> int:
         """The step whose weights the model has after training."""
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        return int(best.rpartition("-")[2]) if best else self.state.global_step
+        return step_of(Path(best)) if best else self.state.global_step
 
     def evaluate_as_loaded(
         self, rows: Dataset, *, name: str, metrics: Callable[[EvalPrediction], dict] | None = None

@@ -47,10 +47,8 @@ def test_what_is_written_in_yaml_is_what_a_key_gets(yaml_file):
     assert (arguments.label_column, arguments.output_dir, arguments.eval_strategy) == ("yes", "1.10", "no")
     assert (arguments.tfidf_baseline, arguments.decontaminate, arguments.canaries) == (False, False, True)
     assert arguments.learning_rate == 1e-3
-    assert arguments.activation_checkpointing_kwargs == {
-        "use_reentrant": False,
-        "early": 2,
-    }  # we have no types for what is in a mapping
+    # We have no types for what is in a mapping.
+    assert arguments.activation_checkpointing_kwargs == {"use_reentrant": False, "early": 2}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from hfgpt.data.overview import MOST_SOURCES, draw_overview, dropped_by_step, tokens_by_source
+from hfgpt.data.overview import MOST_SOURCES, draw_overview, dropped_by_step, largest_sources
 from hfgpt.data.passport import Passport
 
 
@@ -20,12 +20,12 @@ def passport_of(num_sources: int) -> Passport:
 
 
 def test_the_largest_sources_have_bars_of_their_own_and_no_token_is_lost():
-    found = tokens_by_source(passport_of(30))
+    found = largest_sources(passport_of(30))
     assert len(found) == MOST_SOURCES
     assert found[0][0].startswith("texts/number 29 ")
     assert found[-1][0] == "20 others"
     assert sum(tokens["train"] for _, tokens in found) == passport_of(30).splits["train"]["tokens"]
-    assert tokens_by_source(passport_of(1)) == [("made by steps", {"train": 7}), (passport_of(1).inputs[0]["name"], {"train": 1})]
+    assert largest_sources(passport_of(1)) == [("made by steps", {"train": 7}), (passport_of(1).inputs[0]["name"], {"train": 1})]
 
 
 def test_steps_that_add_or_count_no_documents_drop_none():

@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from hfgpt.data.python_docs import PYTHON_DOCS
 from hfgpt.data.python_questions import MOST_WORDS, QUESTIONS, largest_packages
 from hfgpt.data.reading import Record
 from hfgpt.data.records import RecordOptions, identities, read_records
+from hfgpt.files import PYTHON_DOCS
 
 PARTS = ("train", "validation", "test")
 

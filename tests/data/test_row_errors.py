@@ -33,7 +33,7 @@ def test_the_first_row_that_cannot_be_used_stops_the_run_and_the_key_is_named(tm
         conversations(path, RowErrors())
     with pytest.raises(UserError, match=r"remove the row\.$"):  # without such a key, none is named
         conversations(path, None)
-    with pytest.raises(UserError, match="on_error is 'ignore'; allowed: 'stop' and 'skip'"):
+    with pytest.raises(UserError, match="on_error is 'ignore'; allowed: stop, skip"):
         RowErrors("ignore")
 
 

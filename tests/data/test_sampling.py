@@ -32,9 +32,8 @@ def test_each_source_gives_its_share_and_the_budget_is_kept():
     share = {
         name: sum(len(text) for source, text in taken if source.startswith(name)) / 40_000 for name in ("big", "small", "note")
     }
-    assert share == pytest.approx(
-        {"big": 0.67, "small": 0.22, "note": 0.11}, abs=0.02
-    )  # as in all texts: 3,000, 1,000 and 500 of similar length
+    # As in all texts: 3,000, 1,000 and 500 of similar length.
+    assert share == pytest.approx({"big": 0.67, "small": 0.22, "note": 0.11}, abs=0.02)
     # From all parts: every tenth of the largest source contributes, not just the first.
     numbers = [int(text.split()[1]) for source, text in taken if source == "big"]
     parts = [sum(number // 300 == part for number in numbers) for part in range(10)]

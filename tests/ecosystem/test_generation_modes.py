@@ -93,9 +93,8 @@ def test_beam_sampling_with_a_seed_finds_the_sequence_of_the_twin(model, twin, p
 def test_a_smaller_model_proposes_and_the_greedy_tokens_stay(model, twin, prompt, greedy):
     config = HfGptConfig.from_dict(model.config.to_dict() | dict(num_hidden_layers=1))
     assistant = HfGptForCausalLM(config).eval()
-    assistant.load_state_dict(
-        {name: tensor for name, tensor in model.state_dict().items() if ".layers.1." not in name}
-    )  # the bigger model without its last block
+    # The bigger model without its last block.
+    assistant.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if ".layers.1." not in name})
     calls = count_calls(model)
     proposed = model.generate(prompt, assistant_model=assistant, **GREEDY)
     calls[0].remove()

@@ -120,9 +120,8 @@ def test_cards_tell_the_files_figures_and_no_place_of_this_machine(folders):
     assert f"| train | {passport['splits']['train']['documents']} |" in text
     assert metrics["device"] in text
     assert "| Labels | bad, good |" in (folders["classifier"] / "README.md").read_text(encoding="utf-8")
-    assert "* {{ 7 * 7 }}\n" in (folders["assistant"] / "README.md").read_text(
-        encoding="utf-8"
-    )  # the owner's text, not read as a template
+    # The owner's text is not read as a template.
+    assert "* {{ 7 * 7 }}\n" in (folders["assistant"] / "README.md").read_text(encoding="utf-8")
 
 
 STRANGER = """

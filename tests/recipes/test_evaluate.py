@@ -298,6 +298,10 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(small_run, small_rows, sm
         recipe("evaluate", model=model, test_sources=[str(text)], output_dir=out)
     with pytest.raises(FileNotFoundError, match=r"passport.json does not exist"):
         recipe("evaluate", model=model, dataset=str(tmp_path), output_dir=out)
+    shutil.copytree(small_rows, tmp_path / "damaged")
+    (tmp_path / "damaged" / "test" / "state.json").write_text("{")
+    with pytest.raises(UserError, match=r"damaged: the rows cannot be opened"):
+        recipe("evaluate", model=model, dataset=str(tmp_path / "damaged"), output_dir=out)
     (tmp_path / "empty.txt").write_text("")
     done = run_script("evaluate.py", model, "--text", tmp_path / "empty.txt", "--output_dir", out)
     assert done.returncode == 1

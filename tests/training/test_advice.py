@@ -57,6 +57,10 @@ def test_what_has_learned_nothing_is_told_so():
     )
     assert "num_shots" in no_better_than_majority(0.4, 0.5, texts=40, trained=False)
     assert no_better_than_majority(0.6, 0.5, texts=145) is None
+    assert no_better_than_majority(1300 / 2500, 0.5, texts=2500) is None  # by chance 2 in 100
+    assert "hardly better" in no_better_than_majority(1280 / 2500, 0.5, texts=2500)
+    assert no_better_than_majority(0.0, 0.5, texts=2500).startswith("advice: no better")
+    assert no_better_than_majority(1.0, 1.0, texts=2500).startswith("advice: no better")  # all texts have one label
     assert no_better_than_base(2.0, 2.5).startswith("advice: no better than the base: test loss 2.0000 before, 2.5000 after.")
     assert no_better_than_base(2.0, 1.9) is None
 

@@ -14,7 +14,6 @@ from hfgpt.training.plan import (
     choice_for,
     expected_bits_per_byte,
     foreseen_speed,
-    in_words,
     number_of_evaluations,
     number_of_log_lines,
     rates,
@@ -160,7 +159,3 @@ def test_width_sets_shape_and_rates():
     narrow, wide = rates(128), rates(768)
     assert wide["learning_rate"] < narrow["learning_rate"]
     assert wide["muon_learning_rate"] < narrow["muon_learning_rate"]
-
-
-def test_large_numbers_in_words():
-    assert [in_words(count) for count in (640, 1_838_208, 2.5e9)] == ["640", "1.84 million", "2.5 billion"]

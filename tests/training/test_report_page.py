@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hfgpt.training.curves import drawn_charts, figure, points_of, thinned, ticks
-from hfgpt.training.report_page import plan_and_outcome, read_samples, write_report_page
+from hfgpt.training.report_page import plan_and_outcome, write_report_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = [
@@ -35,8 +35,8 @@ def run_folder(folder: Path, *, said: list[str], source: str = "/home/ann/secret
     """A folder with the files that the page is made from, as runs write them."""
     folder.mkdir()
     (folder / "history.json").write_text(json.dumps({"unit": "nats per token", "kept_step": 20, "log": log()}))
-    lines = [{"step": step, "said": [{"prompt": one, "text": one, "note": ""} for one in said]} for step in (40, 20, 20)]
-    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 50, "sa')
+    lines = [{"step": step, "said": [{"prompt": one, "text": one, "note": ""} for one in said]} for step in (20, 40)]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     split = {"documents": 9, "tokens": 1234, "bytes": 5000}
     passport = {
         "inputs": [{"name": source, "kind": "text", "bytes": 1_234_567, "documents": 10, "splits": {"train": split}}],
@@ -91,7 +91,7 @@ def test_it_shows_figures_curves_samples_data_plan_and_how_to_repeat_the_run(pag
         *("hfgpt pretrain run.yaml --output_dir ANOTHER", "depth 4", "transformers 5."),
     ):
         assert said in text, said
-    assert text.count("Step 20") == 1  # written twice, as after a stop; the half line of a killed process is ignored
+    assert text.count("Step 20") == 1
     assert "U+202E" in text
 
 
@@ -108,7 +108,6 @@ def test_a_run_without_a_training_and_one_of_a_single_step_have_a_page(tmp_path)
             (tmp_path / name / file).write_text(json.dumps(content))
         write_report_page(tmp_path / name, recipe="pretrain.py", lines=[], end=None)
         assert ("Curves" in shown(tmp_path / name / "report.html")) == bool(files)
-    assert read_samples(tmp_path / "none" / "samples.jsonl") == []
 
 
 def test_plan_and_outcome_take_mappings_and_say_what_is_not_known():

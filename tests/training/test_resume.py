@@ -154,6 +154,7 @@ def test_the_rows_of_a_step_may_be_divided_otherwise(again, unfinished, small_ro
 
 
 def test_a_named_checkpoint_is_gone_on_from_and_newer_ones_are_set_aside(again, unfinished, small_rows, tmp_path):
+    (unfinished / "checkpoint-²").mkdir()  # a digit to str.isdigit, but not to int
     said = again("--resume", unfinished / "checkpoint-2")
     assert f"resume: from {unfinished / 'checkpoint-2'}, step 2" in said
     assert "checkpoint-4 is newer than checkpoint-2 and has been renamed to abandoned-checkpoint-4" in said

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from huggingface_hub import EvalResult
 
 from hfgpt.arguments.card import MARKDOWN
-from hfgpt.artifacts import Artifact
+from hfgpt.artifacts import FINGERPRINT_FILE, Artifact
 from hfgpt.data.overview import OVERVIEW_NAME
 from hfgpt.evaluation.results import model_index
 from hfgpt.files import public_name, read_json
@@ -43,7 +43,7 @@ def context_of(
     folder = artifact.folder
     metrics, passport, conversion = (read_if_there(artifact, f"{name}.json") for name in ("metrics", "passport", "conversion"))
     evaluation, memorization = (read_if_there(artifact, f"{name}.json") for name in ("evaluation", "memorization"))
-    fingerprint, run = read_if_there(artifact, "fingerprint.json"), run_settings(artifact)
+    fingerprint, run = read_if_there(artifact, FINGERPRINT_FILE), run_settings(artifact)
     tokenizer_config = read_if_there(artifact, "tokenizer_config.json")
     has_chat_template = (folder / "chat_template.jinja").is_file() or bool(tokenizer_config.get("chat_template"))
     file_names = bool(settings.get("file_names"))
@@ -52,9 +52,8 @@ def context_of(
     if evaluation and not file_names:
         evaluation = evaluation_without_names(evaluation)
     license = settings.get("license_name") or settings.get("license")
-    of_texts = (
-        str(license) if license and artifact.kind == "dataset" else None
-    )  # a model's license says nothing about its training data
+    # A model's license says nothing about its training data.
+    of_texts = str(license) if license and artifact.kind == "dataset" else None
     data = data_facts(passport, file_names=file_names, license=of_texts)
     files = {path.as_posix() for path in artifact.files()}
     weights = sorted(folder.glob("*.gguf"))

@@ -3,7 +3,8 @@
 from collections import Counter
 from pathlib import PureWindowsPath
 
-from hfgpt.hub.file_names import PYTHON_DOCS, is_file, summed_up
+from hfgpt.files import PYTHON_DOCS
+from hfgpt.hub.file_names import is_file, summed_up
 
 _MOST_REASONS = 5  # per step; passport.json has all of them
 # Other entries of a step that count what it dropped, with the words for them.

@@ -8,8 +8,9 @@ import yaml
 from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
-from hfgpt.artifacts import MERGED_FOLDER, Artifact, adapter_around, adapter_settings, base_on_the_hub
+from hfgpt.artifacts import MERGED_FOLDER, METRICS_FILE, RUN_FILE, Artifact, adapter_around, adapter_settings, base_on_the_hub
 from hfgpt.counting import counted
+from hfgpt.data.passport import HELD_OUT
 from hfgpt.evaluation.results import answered_of
 from hfgpt.files import read_json
 
@@ -81,7 +82,7 @@ FIGURES = {
 def read_if_there(artifact: Artifact, name: str) -> dict:
     """A JSON file of the folder, or an empty dict. An adapter's merged model uses the adapter's file if it has none."""
     path = artifact.folder / name
-    if not path.is_file() and name in ("metrics.json", "passport.json", "memorization.json"):
+    if not path.is_file() and name in (METRICS_FILE, "passport.json", "memorization.json"):
         path = of_the_adapter(artifact, name)
     return read_json(path) if path.is_file() else {}
 
@@ -142,7 +143,7 @@ def base_facts(artifact: Artifact, passport: dict, settings: dict) -> dict:
 
 def run_settings(artifact: Artifact) -> dict:
     """The settings in run.yaml that differ from the defaults, including those that a budget chose."""
-    path = of_the_adapter(artifact, "run.yaml")
+    path = of_the_adapter(artifact, RUN_FILE)
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     settings = content if isinstance(content, dict) else {}
     return settings | (settings.get("plan") or {}).get("chosen", {})
@@ -185,7 +186,7 @@ def held_out_figures(metrics: dict, *, old_text: bool = True) -> list[dict]:
     Args: `old_text` adds those for the text that the base of continued pretraining was trained on.
     """
     seeds = metrics.get("seeds")
-    for split in ("test", "validation"):
+    for split in reversed(HELD_OUT):
         spread = metrics.get(split) or {} if seeds else {}
         if seeds:
             measured = seeds[str(metrics["kept_seed"])].get(split) or {}

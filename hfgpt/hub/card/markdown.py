@@ -4,6 +4,8 @@ import json
 import math
 import re
 
+from hfgpt.counting import in_words
+
 # In CommonMark, a backslash escapes any punctuation. These characters have a meaning within a line or table cell: emphasis, code,
 # links, HTML, entities, formulas, mentions; and the colon and dot of addresses, which GitHub turns into links.
 _ACTIVE = re.compile(r"[\\`*\[\]<>|~&$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
@@ -94,10 +96,7 @@ def literal(value: str) -> Markdown:
 
 def rough(value: int) -> Markdown:
     """A large count in the words that people use: 1.8 million."""
-    for unit, factor in (("billion", 1e9), ("million", 1e6)):
-        if value >= factor:
-            return Markdown(f"{value / factor:,.3g} {unit}" if value < 1000 * factor else f"{value / factor:,.0f} {unit}")
-    return number(value)
+    return Markdown(in_words(value))
 
 
 FILTERS = {function.__name__: function for function in (number, rough, figure, share, size, duration, energy, literal, link)}

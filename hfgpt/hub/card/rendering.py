@@ -20,6 +20,7 @@ from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, M
 
 from hfgpt.arguments.card import MARKDOWN
 from hfgpt.artifacts import Artifact, identify
+from hfgpt.data.passport import SPLITS
 from hfgpt.errors import MissingFileError, UserError, sentence_of
 from hfgpt.files import write_whole
 from hfgpt.hub.card.context import context_of
@@ -172,7 +173,7 @@ def _front_matter(artifact: Artifact, kind: HubKind, settings: dict, context: di
     common = {key: settings[key] for key in ("language", "license", "license_name", "license_link") if settings.get(key)}
     if kind.repo_type == "dataset":
         rows = sum(counts.get("rows", 0) for counts in data["splits"].values())
-        splits = [name for name in ("train", "validation", "test") if any((artifact.folder / name).glob("data-*.arrow"))]
+        splits = [name for name in SPLITS if any((artifact.folder / name).glob("data-*.arrow"))]
         files = [{"split": name, "path": f"{name}/data-*.arrow"} for name in splits]
         return DatasetCardData(
             **common, pretty_name=context["title"], task_categories=["text-generation"], size_categories=[_size_category(rows)],

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 
 from hfgpt.arguments.commands import command_in
 from hfgpt.arguments.keys import as_word
-from hfgpt.artifacts import Artifact
-from hfgpt.files import HUB_NAME
+from hfgpt.artifacts import RUN_FILE, Artifact
+from hfgpt.files import HUB_NAME, PYTHON_DOCS
 from hfgpt.hub.card.facts import TOLD_SETTINGS, of_the_adapter, run_settings
 from hfgpt.hub.card.markdown import one_line
-from hfgpt.hub.file_names import PYTHON_DOCS
 
 _WIDTH = 90  # of a line, which Markdown would not break
 # What a command for documents writes, for the next one to read.
@@ -55,7 +54,7 @@ def command_of_training(artifact: Artifact, *, base_hub_id: str | None) -> str |
     It has those settings of `TOLD_SETTINGS` and `_MORE` that differ from the defaults, with the outcome of a budget in its place.
     Data that everybody has keeps its name.
     """
-    path = of_the_adapter(artifact, "run.yaml")
+    path = of_the_adapter(artifact, RUN_FILE)
     found = command_in(path.read_text(encoding="utf-8")) if path.is_file() else None
     if found is None:
         return None

@@ -7,7 +7,8 @@ from pathlib import Path, PureWindowsPath
 
 from huggingface_hub import DatasetCard, ModelCard
 
-from hfgpt.artifacts import Artifact, adapter_around
+from hfgpt.artifacts import METRICS_FILE, Artifact, adapter_around
+from hfgpt.counting import listed
 from hfgpt.files import read_json
 from hfgpt.hub.card.placeholder import placeholders_in, with_repo_id
 from hfgpt.hub.card.rendering import CARD_NAME, is_somebodys
@@ -89,8 +90,9 @@ def _data_named(artifact: Artifact, published: Path, card: str) -> str:
     plain = card.replace("\\", "")
     missing = [name for name in inputs if name not in plain]
     if missing:
-        raise Disagreement(f"{CARD_NAME} does not name the data {', '.join(missing[:5])}, but passport.json does", _again(artifact))
-    return ", ".join(inputs[:5])
+        said = f"{CARD_NAME} does not name the data {listed(missing, most=5)}, but passport.json does"
+        raise Disagreement(said, _again(artifact))
+    return listed(inputs, most=5)
 
 
 def _figures(artifact: Artifact, published: Path, card: str) -> str:
@@ -101,7 +103,7 @@ def _figures(artifact: Artifact, published: Path, card: str) -> str:
     # The merged model in an adapter's folder has the adapter's figures.
     around = adapter_around(artifact.folder)
     for place in (published, *([around] if around else [])):
-        for name in ("evaluation.json", "metrics.json"):
+        for name in ("evaluation.json", METRICS_FILE):
             known += _numbers(read_json(place / name)) if (place / name).is_file() else []
     for result in results:
         if not any(math.isclose(result.metric_value, number, rel_tol=1e-6, abs_tol=1e-9) for number in known):

@@ -24,7 +24,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from hfgpt.artifacts import HUB_ID, Artifact, adapter_around, adapter_settings, identify, stale_base
+from hfgpt.artifacts import FINGERPRINT_FILE, HUB_ID, Artifact, adapter_around, adapter_settings, identify, stale_base
 from hfgpt.counting import counted
 from hfgpt.errors import UserError
 from hfgpt.evaluation.template_trial import ANSWER, CONVERSATIONS, render
@@ -37,7 +37,6 @@ from hfgpt.hub.gate.report import AGAIN, CheckReport, CheckResult, Disagreement
 from hfgpt.hub.gate.scan import scan
 from hfgpt.hub.kinds import HUB_KINDS, HubKind
 
-FINGERPRINT_NAME = "fingerprint.json"
 _PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "peft", "datasets", "jinja2", "gguf", "llama_cpp")
 # The child only gets these environment variables: those for finding programs and libraries, the locale, and thread counts.
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -172,13 +171,13 @@ def _base_named(artifact: Artifact) -> Iterator[CheckResult]:
 
 def _fingerprint(exported: Exported, cure: str) -> tuple[CheckResult, dict[str, Any] | None]:
     """Whether the files are those recorded when the weights were saved, and the record if it can be read."""
-    path = exported.folder / FINGERPRINT_NAME
+    path = exported.folder / FINGERPRINT_FILE
     if not path.is_file():
-        detail = f"there is no {FINGERPRINT_NAME}: this folder predates hfgpt's fingerprints or was not written by it"
+        detail = f"there is no {FINGERPRINT_FILE}: this folder predates hfgpt's fingerprints or was not written by it"
         return CheckResult("fingerprint", "fail", detail, cure.format(folder=exported.artifact.folder)), None
     content = read_json(path)
     if content.get("format") != 1:
-        detail = f"{FINGERPRINT_NAME} has format {content.get('format')}, but this hfgpt reads format 1"
+        detail = f"{FINGERPRINT_FILE} has format {content.get('format')}, but this hfgpt reads format 1"
         return CheckResult("fingerprint", "fail", detail, AGAIN), None
 
     def check() -> str:

@@ -8,14 +8,14 @@ import socket
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.resources import files as package_files
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from hfgpt.artifacts import Artifact
-from hfgpt.counting import counted
+from hfgpt.counting import counted, listed
 from hfgpt.hub.gate.report import AGAIN, CheckResult
 from hfgpt.hygiene.secrets import BY_SHAPE
 
@@ -230,6 +230,5 @@ def _result(name: str, faults: list[str], cure: str, *, passed: str) -> CheckRes
     return CheckResult(name, "fail", _listed(faults), cure) if faults else CheckResult(name, "pass", passed)
 
 
-def _listed(items: Iterable[str], most: int = 6) -> str:
-    items = list(items)
-    return "; ".join(items[:most]) + (f"; and {len(items) - most:,} more" if len(items) > most else "")
+def _listed(items: list[str]) -> str:
+    return listed(items, most=6, between="; ")

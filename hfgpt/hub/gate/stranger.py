@@ -160,9 +160,8 @@ def main() -> None:
     os.environ["TQDM_DISABLE"] = "1"
     network = NoNetwork()
     sys.addaudithook(network)
-    sys.modules["stranger"] = sys.modules[
-        "__main__"
-    ]  # imported by the file with the checks; with -I, none of our folders is on the path
+    # Imported by the file with the checks; with -I, none of our folders is on the path.
+    sys.modules["stranger"] = sys.modules["__main__"]
     file, function = job["opener"]
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     assert spec is not None
