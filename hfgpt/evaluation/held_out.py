@@ -1,5 +1,6 @@
 """Examples that a model has not seen, measured in the same way as the test set in training: rows, labelled texts, conversations."""
 
+import hashlib
 import logging
 import math
 from collections import Counter
@@ -62,7 +63,7 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
     return Result(
         "language-modeling",
         dataset=", ".join(public_name(str(one["name"])) for one in passport.inputs) or public_name(str(folder)),
-        sha256=passport.inputs[0].get("sha256") if len(passport.inputs) == 1 else None,
+        sha256=_sha256_of(passport.inputs),
         seen_in_training=bool(split_seen_in_training(loaded.name, passport, split)),
         split=split,
         metrics=language_modeling_metrics(nats, tokens, num_bytes=num_bytes),
@@ -249,10 +250,18 @@ def described(loaded: Loaded, sources: Sequence[str], reading: RecordOptions) ->
     return {
         "dataset": ", ".join(public_name(str(one["name"])) for one in inputs),
         "dataset_id": str(only["name"]).partition(":")[0] if on_hub else None,
-        "sha256": only.get("sha256"),
+        "sha256": _sha256_of(inputs),
         "split": reading.hub_split if on_hub else None,
         "seen_in_training": bool(seen_in_training(loaded.name, inputs)),
     }
+
+
+def _sha256_of(inputs: Sequence[dict]) -> str | None:
+    """The hash of a single input, or of the hashes of several one after the other; None if one has none."""
+    hashes = [str(one.get("sha256") or "") for one in inputs]
+    if not hashes or "" in hashes:
+        return None
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 @torch.no_grad()

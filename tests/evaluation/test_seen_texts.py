@@ -3,12 +3,16 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from recipes_in_process import recipe
 
 from hfgpt.data.passport import Passport
 from hfgpt.data.records import RecordOptions, identities
+from hfgpt.evaluation.held_out import described
+from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result, model_index, record_results
 from hfgpt.evaluation.seen_texts import passport_of_run, seen_in_training, split_seen_in_training
 
@@ -39,6 +43,16 @@ def model(files, tmp_path) -> Path:
 def test_training_files_are_recognized_and_the_runs_own_test_file_is_none(name, is_seen, model, files):
     path = str(files[name])
     assert seen_in_training(model, identities([path], RecordOptions())) == ([path] if is_seen else [])
+
+
+def test_several_files_have_a_hash_together(model, files, tmp_path):
+    """Results are told apart by it, see `record_results`."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "new.csv").write_text("text,label\nd,x\n")
+    both = [[str(files["test.csv"]), str(folder / "new.csv")] for folder in (tmp_path, tmp_path / "other", tmp_path)]
+    one, other, again = (described(cast(Loaded, SimpleNamespace(name=str(model))), names, RecordOptions()) for names in both)
+    assert one == again != other
+    assert one | {"sha256": ""} == other | {"sha256": ""}
 
 
 def test_a_merged_twin_was_trained_on_its_adapters_data_and_an_unknown_model_on_nothing(model, files):
