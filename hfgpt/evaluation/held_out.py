@@ -58,8 +58,11 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
     rows = splits[split]
     context_length = loaded.context(passport.settings["context_length"])
     nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(padding_id(loaded.tokenizer)), batch_size=batch_size)
+    # Sliding windows, which only training text is cut into, predict a token several times, but never the first of a document.
+    in_windows = split == "train" and passport.settings.get("window") is not None
     # A tokenizer with an unknown token loses text, and bits per byte for the rest would flatter it.
-    num_bytes = passport.splits[split]["bytes"] if loaded.tokenizer.unk_token_id is None else None
+    num_bytes = None if in_windows or loaded.tokenizer.unk_token_id is not None else passport.splits[split]["bytes"]
+    first_token = "each document begins after a separator; the separator that ends it is scored"
     return Result(
         "language-modeling",
         dataset=", ".join(public_name(str(one["name"])) for one in passport.inputs) or public_name(str(folder)),
@@ -69,8 +72,8 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
         metrics=language_modeling_metrics(nats, tokens, num_bytes=num_bytes),
         settings={
             "context_length": context_length,
-            "first_token": "each document begins after a separator; the separator that ends it is scored",
-            "rows": "packed",
+            "first_token": "not scored, unlike the separator that ends a document" if in_windows else first_token,
+            "rows": "sliding windows" if in_windows else "packed",
         },
         counts={"num_tokens": tokens, "num_rows": len(rows), **({"num_bytes": num_bytes} if num_bytes is not None else {})},
     )
