@@ -104,7 +104,7 @@ def _labels(passport: dict, *, file_names: bool) -> dict[str, str]:
     known = {str(entry.get("name")) for entry in inputs} - files.keys()
     others = [name for name in others if name not in known and (name in folders or not _is_public(name))]
     labels: dict[str, str] = {}
-    counts = Counter(SPLITS)  # of labels; those of files stand beside the splits
+    counts: Counter[str] = Counter(SPLITS)  # of labels; those of files stand beside the splits
     for name in dict.fromkeys([*files, *others]):
         sha256 = files.get(name, {}).get("sha256")
         label = f"file-{str(sha256 or len(labels))[:8]}{_ending(name)}"
