@@ -36,7 +36,7 @@ from hfgpt.errors import UserError
 from hfgpt.evaluation.benchmarks import Benchmark, run_benchmarks
 from hfgpt.evaluation.held_out import evaluate_conversations, evaluate_labels, evaluate_rows, prompt_style_of
 from hfgpt.evaluation.loading import Loaded, load
-from hfgpt.evaluation.results import EVALUATION_FILE, Result, record_results
+from hfgpt.evaluation.results import EVALUATION_FILE, Result, figures_of, record_results
 from hfgpt.evaluation.seen_texts import passport_of_run
 from hfgpt.evaluation.strided import evaluate_text
 from hfgpt.files import public_name
@@ -131,7 +131,7 @@ def main(args: EvaluateArguments) -> dict[str, float]:
             f"on texts that it has not seen."
         )
     logger.log(RESULT, f"results: {output / EVALUATION_FILE}")
-    return {f"{result.named}: {name}": value for result in results for name, value in result.metrics.items()}
+    return figures_of(results)
 
 
 def check_task(loaded: Loaded, args: EvaluateArguments) -> None:

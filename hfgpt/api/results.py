@@ -81,7 +81,8 @@ class EvaluationResult:
 
     Attributes:
         folder: the folder with evaluation.json, which also records the data and settings.
-        metrics: figures by data and metric name: `{"texts.txt: bits_per_byte": 1.7}`.
+        metrics: figures by data and metric name: `{"texts.txt: bits_per_byte": 1.7}`; if several results have data of one name,
+            with the task and split before: `{"language-modeling, texts.txt (test): bits_per_byte": 1.7}`.
     """
 
     folder: Path

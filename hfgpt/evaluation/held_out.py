@@ -1,5 +1,6 @@
 """Examples that a model has not seen, measured in the same way as the test set in training: rows, labelled texts, conversations."""
 
+import hashlib
 import logging
 import math
 from collections import Counter
@@ -58,18 +59,21 @@ def evaluate_rows(loaded: Loaded, folder: Path, *, split: str, batch_size: int =
     rows = splits[split]
     context_length = loaded.context(passport.settings["context_length"])
     nats, tokens = score_rows(loaded.model, rows, PackedRowsCollator(padding_id(loaded.tokenizer)), batch_size=batch_size)
-    num_bytes = bytes_of(split, passport, loaded.tokenizer)
+    # Sliding windows, which only training text is cut into, predict a token several times, but never the first of a document.
+    in_windows = split == "train" and passport.settings.get("window") is not None
+    num_bytes = None if in_windows else bytes_of(split, passport, loaded.tokenizer)
+    first_token = "each document begins after a separator; the separator that ends it is scored"
     return Result(
         "language-modeling",
         dataset=", ".join(public_name(str(one["name"])) for one in passport.inputs) or public_name(str(folder)),
-        sha256=passport.inputs[0].get("sha256") if len(passport.inputs) == 1 else None,
+        sha256=_sha256_of(passport.inputs),
         seen_in_training=bool(split_seen_in_training(loaded.name, passport, split)),
         split=split,
         metrics=language_modeling_metrics(nats, tokens, num_bytes=num_bytes),
         settings={
             "context_length": context_length,
-            "first_token": "each document begins after a separator; the separator that ends it is scored",
-            "rows": "packed",
+            "first_token": "not scored, unlike the separator that ends a document" if in_windows else first_token,
+            "rows": "sliding windows" if in_windows else "packed",
         },
         counts={"num_tokens": tokens, "num_rows": len(rows), **({"num_bytes": num_bytes} if num_bytes is not None else {})},
     )
@@ -249,10 +253,18 @@ def described(loaded: Loaded, sources: Sequence[str], reading: RecordOptions) ->
     return {
         "dataset": ", ".join(public_name(str(one["name"])) for one in inputs),
         "dataset_id": str(only["name"]).partition(":")[0] if on_hub else None,
-        "sha256": only.get("sha256"),
+        "sha256": _sha256_of(inputs),
         "split": reading.hub_split if on_hub else None,
         "seen_in_training": bool(seen_in_training(loaded.name, inputs)),
     }
+
+
+def _sha256_of(inputs: Sequence[dict]) -> str | None:
+    """The hash of a single input, or of the hashes of several one after the other; None if one has none."""
+    hashes = [str(one.get("sha256") or "") for one in inputs]
+    if not hashes or "" in hashes:
+        return None
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 @torch.no_grad()

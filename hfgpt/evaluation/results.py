@@ -1,7 +1,9 @@
 """Store results where others can find them: evaluation.json, the Hub's .eval_results/*.yaml, and the card's model-index."""
 
+import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -51,7 +53,7 @@ class Result:
         dataset: the data: names of files (never their paths), of Hub datasets or of benchmarks.
         metrics: numbers by name, in their natural units; non-finite ones are left out.
         dataset_id: the dataset on the Hub, if it came from there.
-        sha256: the hash of the file, or of the documents' texts, each followed by a NUL byte.
+        sha256: the hash of the file, of the hashes of several files, or of the documents' texts, each followed by a NUL byte.
         split: which part of the dataset.
         settings: how it was measured: context, stride, what precedes a document.
         counts: numbers of examples, tokens, bytes.
@@ -76,9 +78,14 @@ class Result:
         """The name of the data, which is that of its sources, of which the first are named."""
         return listed(self.dataset.split(", "))
 
+    @property
+    def title(self) -> str:
+        """The task and the data."""
+        where = f"{self.named} ({self.split})" if self.split else self.named
+        return f"{_task_of(asdict(self))}, {where}"
+
     def line(self) -> str:
         """The result for people, with standard errors beside their figures."""
-        where = f"{self.named} ({self.split})" if self.split else self.named
         errors = {name.removesuffix("_stderr"): value for name, value in self.metrics.items() if name.endswith("_stderr")}
         figures = [
             f"{name} {value:,.4f}" + (f" +- {errors[name]:,.4f}" if name in errors else "")
@@ -87,7 +94,7 @@ class Result:
         ]
         notes = [note for note in (answered_of(self.counts), "seen in training" if self.seen_in_training else None) if note]
         noted = f" ({'; '.join(notes)})" if notes else ""
-        return f"{_task_of(asdict(self))}, {where}{noted}: {', '.join(figures)}"
+        return f"{self.title}{noted}: {', '.join(figures)}"
 
     def entry(self) -> dict:
         """The result as stored in evaluation.json: counts beside the rest, without unknown values."""
@@ -99,21 +106,27 @@ class Result:
         return {name: value for name, value in {**values, **counts}.items() if name == "metrics" or value not in (None, {}, "")}
 
 
+def figures_of(results: Sequence[Result]) -> dict[str, float]:
+    """All metrics by the name of their data, "texts.txt: loss"; of several results on such data, with what was measured."""
+    several = {name for name, count in Counter(result.named for result in results).items() if count > 1}
+    titles = [result.title if result.named in several else result.named for result in results]
+    return {f"{title}: {key}": value for title, result in zip(titles, results) for key, value in result.metrics.items()}
+
+
 def record_results(folder: Path, results: Sequence[Result], *, model: str) -> dict:
     """Write `results` into the folder's evaluation.json and `.eval_results/`; an earlier result for the same data is replaced.
 
-    "The same" means the same task, dataset and split. Both are written atomically.
+    "The same" means the same task, dataset and split, but not another SHA-256: of a file, the dataset is only the name, without the
+    folder. Both are written atomically.
 
     Returns: the content of evaluation.json.
     Raises: ValueError for an invalid evaluation.json.
     """
     evaluation = read_evaluation(folder) or {"format": FORMAT, "model": model, "results": []}
     evaluation["model"] = model
-    entries = {_key(entry): entry for entry in evaluation["results"]}
-    for result in results:
-        entries.pop(_key(result.entry()), None)  # the newest comes last
-        entries[_key(result.entry())] = result.entry()
-    evaluation["results"] = list(entries.values())
+    for new in (result.entry() for result in results):
+        others = [entry for entry in evaluation["results"] if not _is_same(entry, new)]
+        evaluation["results"] = [*others, new]  # the newest comes last
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / EVALUATION_FILE, evaluation, ensure_ascii=False, allow_nan=False)
     write_eval_results(folder, evaluation)
@@ -122,11 +135,13 @@ def record_results(folder: Path, results: Sequence[Result], *, model: str) -> di
 
 def write_eval_results(folder: Path, evaluation: dict) -> list[Path]:
     """Write each result with figures on texts that the model has not seen to `.eval_results/`, and return the files."""
-    paths = []
-    for entry in evaluation["results"]:
-        if not entry["metrics"]:
-            continue
-        path = folder / EVAL_RESULTS_FOLDER / f"{_file_name(entry)}.yaml"
+    entries = [entry for entry in evaluation["results"] if entry["metrics"]]
+    names, place, paths = [_file_name(entry) for entry in entries], folder / EVAL_RESULTS_FOLDER, []
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    for name in shared:
+        (place / f"{name}.yaml").unlink(missing_ok=True)  # it may be any one's, of a time when it was the only one
+    for entry, name in zip(entries, names, strict=True):
+        path = place / f"{name}-{_digest(entry)}.yaml" if name in shared else place / f"{name}.yaml"
         if entry.get("seen_in_training"):
             path.unlink(missing_ok=True)  # of an earlier hfgpt, which did not tell such texts apart
             continue
@@ -192,11 +207,23 @@ def model_index(evaluation: dict) -> list[EvalResult]:
 
     Args: `evaluation` as `record_results` returns it and evaluation.json holds it.
     """
+    entries = [entry for entry in evaluation["results"] if not entry.get("seen_in_training")]
+    where = [
+        (
+            "text-classification" if entry["task"] == "text-classification" else "text-generation",
+            entry.get("dataset_id") or _slug(entry["dataset"]),
+            entry.get("split"),
+        )
+        for entry in entries
+    ]
     results = []
-    for entry in evaluation["results"]:
-        if entry.get("seen_in_training"):
-            continue
-        hub_task = "text-classification" if entry["task"] == "text-classification" else "text-generation"
+    for entry, (hub_task, dataset_type, split) in zip(entries, where, strict=True):
+        config = None
+        if where.count((hub_task, dataset_type, split)) > 1:  # the Hub would take them for one
+            if entry.get("dataset_id"):
+                config = entry["dataset"].partition(":")[2] or _task_of(entry)
+            else:
+                dataset_type += f"-{_digest(entry)}"
         for name, value in entry["metrics"].items():
             if name.endswith("_stderr") or name.startswith("num_") or name in ("stopped", "cut", "mean_tokens", "most_frequent"):
                 continue
@@ -204,9 +231,10 @@ def model_index(evaluation: dict) -> list[EvalResult]:
                 EvalResult(
                     task_type=hub_task,
                     task_name=TASK_NAMES[entry["task"]],
-                    dataset_type=entry.get("dataset_id") or _slug(entry["dataset"]),
+                    dataset_type=dataset_type,
                     dataset_name=entry["dataset"],
-                    dataset_split=entry.get("split"),
+                    dataset_config=config,
+                    dataset_split=split,
                     metric_type=name,
                     metric_name=NAMES.get(name, name.replace("_", " ").capitalize()),
                     metric_value=value,
@@ -224,10 +252,21 @@ def _key(entry: dict) -> tuple:
     return entry["task"], _task_of(entry), entry["dataset"], entry.get("split")
 
 
+def _is_same(one: dict, other: dict) -> bool:
+    hashes = {entry["sha256"] for entry in (one, other) if entry.get("sha256")}
+    return _key(one) == _key(other) and len(hashes) < 2
+
+
 def _file_name(entry: dict) -> str:
+    """A readable name, which several entries may share: it is cut, and has no letters but ASCII's."""
     kind, task, *where = _key(entry)
     parts = [kind, *([task] if kind == "benchmark" else []), *where]
     return "-".join(_slug(part) for part in parts if part)[:120]
+
+
+def _digest(entry: dict) -> str:
+    """Eight digits that tell entries apart whose names are the same."""
+    return hashlib.sha256(repr((*_key(entry), entry.get("sha256"))).encode()).hexdigest()[:8]
 
 
 def _slug(name: str) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from hfgpt.artifacts import adapter_around
 from hfgpt.data.passport import PASSPORT_NAME, Passport
+from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCS_SPLIT
+from hfgpt.data.python_questions import PYTHON_QUESTIONS
 
 _HELD_OUT_KEYS = ("validation_sources", "test_sources")
 
@@ -32,8 +34,9 @@ def seen_in_training(model: str | Path, inputs: Iterable[dict]) -> list[str]:
     passport = passport_of_run(model)
     settings = passport.settings
     held_out = {name for key in _HELD_OUT_KEYS for name in _listed(settings.get(key))} - set(_listed(settings.get("sources")))
-    trained_on = {content_of(one) for one in passport.inputs if one.get("given", one.get("name")) not in held_out}
-    return [str(one["name"]) for one in inputs if content_of(one) in trained_on]
+    trained_on = [one for one in passport.inputs if one.get("given", one.get("name")) not in held_out]
+    seen = set().union(*(texts_in(one, settings) for one in trained_on))
+    return [str(one["name"]) for one in inputs if texts_in(one) & seen]
 
 
 def split_seen_in_training(model: str | Path, prepared: Passport, split: str) -> list[str]:
@@ -51,6 +54,23 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def content_of(entry: dict) -> object:
-    """What identifies a source: the hash of its content; for a Hub dataset, which has none, its name, split and commit."""
-    return entry.get("sha256") or (entry.get("name"), entry.get("split"), entry.get("commit"))
+def texts_in(entry: dict, settings: dict | None = None) -> set:
+    """What identifies a source: the hash of its content; for a Hub dataset, which has none, its name, split and commit.
+
+    A source of Python's documentation is one of its parts (train, validation, test) or all of them. Python's version does not
+    matter: most texts are the same in the next one, and each of these is in the same part.
+
+    Args: `settings` of a run leave out the parts of Python's documentation that its split holds out.
+    """
+    if entry.get("kind") not in (PYTHON_DOCS, PYTHON_QUESTIONS):
+        return {entry.get("sha256") or (entry.get("name"), entry.get("split"), entry.get("commit"))}
+    part, split = str(entry["name"]).partition(":")[2], settings or {}
+    # A text has the same draw in every split with this seed: the lowest draws are the test's, the next ones validation's.
+    same_draws = (split.get("split_by"), split.get("split_seed")) == (PYTHON_DOCS_SPLIT.by, PYTHON_DOCS_SPLIT.seed)
+    held_out = split["test_share"] + split["validation_share"] if same_draws else 0
+    highest = {
+        "test": PYTHON_DOCS_SPLIT.test_share,
+        "validation": PYTHON_DOCS_SPLIT.test_share + PYTHON_DOCS_SPLIT.validation_share,
+        "train": 1,
+    }
+    return {(entry["kind"], name) for name, draw in highest.items() if name == part or (not part and draw > held_out)}

@@ -10,17 +10,22 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable
 from glob import has_magic
+from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from hfgpt.data.passport import SPLITS
 from hfgpt.files import HUB_NAME, PYTHON_DOCS, public_name
 
+_PYTHON_DOCS = re.compile(rf"{PYTHON_DOCS}(-questions)?(:({'|'.join(SPLITS)}))?")
 # The settings of a run that name source files.
 _SOURCES = re.compile(r"(^|_)sources$|^decontaminate_against$")
 # The keys of a command line in evaluation.json or passport.json whose values name source files.
 _SOURCE_KEYS = ("--text", "--test_sources", "--tasks", "--sources", "--decontaminate_against")
-# Where the name of a file may begin within a text, and what it may not be followed by.
-_NAME_BEGINS, _NAME_GOES_ON = re.compile(r"(?<![\w-])(?=.)", re.DOTALL), re.compile(r"[\w-]")
+# What a passport keys by names of sources; by those of benchmarks and splits; and what else holds names.
+_BY_SOURCE, _COMPARED_WITH = ("sources", "by_source", "source_cards"), ("shared_with", "copies_of")
+_NAMES = ("name", "given", "source")
+_LEAK = re.compile(r"((?:exact copies|near copies|passages) of )(.*)", re.DOTALL)  # a reason of hygiene/leaks.py
 _ANCHORED = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
 
 
@@ -40,7 +45,12 @@ def summed_up(files: Iterable[tuple[str, str]]) -> str:
 
 def is_file(entry: dict) -> bool:
     """Whether an input in a passport is one of the user's files, rather than on the Hub or Python's own documentation."""
-    return entry.get("kind", "file") not in ("hub", PYTHON_DOCS) and not str(entry.get("name")).startswith(PYTHON_DOCS)
+    return entry.get("kind", "file") != "hub" and not is_python_docs(str(entry.get("name")))
+
+
+def is_python_docs(name: str) -> bool:
+    """Whether this is the name of Python's own documentation, of a part of it, or of questions about it."""
+    return _PYTHON_DOCS.fullmatch(name) is not None
 
 
 def is_place(text: str) -> bool:
@@ -59,28 +69,11 @@ def published_passport(passport: dict, *, file_names: bool = False) -> dict:
 
     Args: `file_names` keeps the files' own names; equal names are numbered.
     """
-    named: dict[str, str] = {}
-    labels: set[str] = set()
-    inputs = []
-    for number, entry in enumerate(passport.get("inputs") or [], start=1):
-        if is_file(entry):
-            name = str(entry.get("name", ""))
-            alone = PureWindowsPath(name).name
-            label = f"file-{str(entry.get('sha256') or number)[:8]}{_ending(name)}"
-            if file_names:
-                label = alone if alone not in labels else f"{alone} ({number})"
-            labels.add(label)
-            named |= {name: label} if file_names else {name: label, alone: label}
-            entry = entry | {"name": label}
-        inputs.append(entry)
-    public = {str(entry.get("name")) for entry in inputs if not is_file(entry)}
-    sources = [value for key, value in (passport.get("settings") or {}).items() if _SOURCES.search(key) and not file_names]
-    for one in (one for value in sources for one in (value if isinstance(value, list) else [value])):
-        if isinstance(one, str) and one not in public and not _is_public(one):
-            named.setdefault(one, f"*{_ending(one)}" if has_magic(one) else f"file-{len(set(named.values()))}{_ending(one)}")
-    given = iter(_told([entry["given"] for entry in inputs if "given" in entry], named))
-    inputs = [entry | ({"given": next(given)} if "given" in entry else {}) for entry in inputs]
-    told: dict[str, Any] = dict(zip(passport, _told(list(passport.values()), named)))
+    labels = _labels(passport, file_names=file_names)
+    told: dict[str, Any] = _told(passport, labels)
+    if "inputs" in passport:  # not their licences and addresses, which are the user's own words
+        named = [{key: entry[key] for key in _NAMES if key in entry} for entry in passport["inputs"]]
+        told["inputs"] = [entry | _told(names, labels) for entry, names in zip(passport["inputs"], named, strict=True)]
     if not file_names:
         told |= {"command": _command_without_names(passport["command"])} if passport.get("command") else {}
         settings = told.get("settings") or {}
@@ -89,7 +82,43 @@ def published_passport(passport: dict, *, file_names: bool = False) -> dict:
     base = passport.get("base") or {}
     if base.get("name") and not base.get("commit"):
         told["base"] = base | {"name": PureWindowsPath(base["name"]).name}
-    return told | ({"inputs": inputs} if "inputs" in passport else {})
+    return told
+
+
+def _labels(passport: dict, *, file_names: bool) -> dict[str, str]:
+    """What is published for each name of a file, a folder or a pattern; different names have different labels."""
+    settings = passport.get("settings") or {}
+    asked = settings.get("asked") or {}
+    against = [one for one in asked.get("decontaminate_against") or [] if isinstance(one, dict)]
+    inputs = [*(passport.get("inputs") or []), *against]
+    files = {str(entry["name"]): entry for entry in inputs if entry.get("name") and is_file(entry)}
+    given = [str(entry["given"]) for entry in files.values() if "given" in entry]
+    lists = [value if isinstance(value, list) else [value] for key, value in settings.items() if _SOURCES.search(key)]
+    # Fine-tuning names the files of benchmarks only in its steps.
+    steps = [step.get(key) or {} for step in passport.get("steps") or [] for key in _COMPARED_WITH]
+    compared = [name for step in steps for name in step if name not in SPLITS]
+    cards = [name for place in (settings, asked) for name in place.get("source_cards") or {}]
+    others = [name for name in (*given, *chain(*lists), *compared, *cards) if isinstance(name, str)]
+    # A folder may be called like a dataset on the Hub.
+    folders = {*given, *(str(parent) for name in compared for parent in PurePosixPath(name).parents)}
+    known = {str(entry.get("name")) for entry in inputs} - files.keys()
+    others = [name for name in others if name not in known and (name in folders or not _is_public(name))]
+    labels: dict[str, str] = {}
+    counts: Counter[str] = Counter(SPLITS)  # of labels; those of files stand beside the splits
+    for name in dict.fromkeys([*files, *others]):
+        sha256 = files.get(name, {}).get("sha256")
+        label = f"file-{str(sha256 or len(labels))[:8]}{_ending(name)}"
+        if file_names:
+            label = PureWindowsPath(name).name or name
+        elif name not in files and has_magic(name):
+            label = f"*{_ending(name)}"
+        labels[name] = label
+        while counts[labels[name]]:
+            counts[label] += 1
+            labels[name] = f"{label} ({counts[label]})"
+        counts[labels[name]] += 1
+    last_parts = {PureWindowsPath(name).name: label for name, label in reversed(labels.items())}  # a step may name only these
+    return last_parts | labels
 
 
 def evaluation_without_names(evaluation: dict) -> dict:
@@ -129,42 +158,56 @@ def _command_without_names(command: str) -> str:
 
 
 def _is_public(name: str) -> bool:
-    return name.startswith(PYTHON_DOCS) or (bool(HUB_NAME.fullmatch(name)) and not _ending(name) and not name.startswith("."))
+    return is_python_docs(name) or (bool(HUB_NAME.fullmatch(name)) and not _ending(name) and not name.startswith("."))
 
 
 def _ending(name: str) -> str:
-    """The extension of a file's name, in lower case; left out if it is not a plain word."""
+    """The extension of a file's name, in lower case and without the number of a label; left out if it is not a plain word."""
     suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
-    return suffix if re.fullmatch(r"\.[a-z0-9]{1,10}", suffix) else ""
+    found = re.fullmatch(r"(\.[a-z0-9]{1,10})( \(\d+\))?", suffix)
+    return found[1] if found else ""
 
 
-def _told(content: Any, named: dict[str, str]) -> Any:
-    """The content with the names in all its texts and keys replaced, and every path reduced to its last part.
+def _told(content: Any, labels: dict[str, str], key: str = "") -> Any:
+    """The content with the names replaced, and every path reduced to its last part.
 
-    Cost: grows with the content, not with the number of names, which may be thousands.
+    Only where a passport has names: a file may be called `train` or `documents`, and splits and counts keep these words.
+
+    Args: `key` is the one that the content belongs to.
     """
-    lengths = sorted({len(name) for name in named if name}, reverse=True)  # at a place, the longest name counts
+    if isinstance(content, dict):
+        if key in (*_BY_SOURCE, *_COMPARED_WITH, "reasons"):
+            return {_renamed(name, labels, key): _told(value, labels) for name, value in content.items()}
+        return {name: _told(value, labels, name) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_told(one, labels, key if isinstance(one, str) else "") for one in content]
+    if not isinstance(content, str):
+        return content
+    if key == "step" and content.startswith("read "):
+        return f"read {_listed(content.removeprefix('read '), labels)}"
+    text = labels.get(content, content) if key in _NAMES or _SOURCES.search(key) else content
+    return public_name(text) if is_place(text) else text
 
-    def replaced(text: str) -> str:
-        parts, done = [], 0
-        for start in (place.start() for place in _NAME_BEGINS.finditer(text)):
-            if start < done:
-                continue
-            for name in (text[start : start + length] for length in lengths):
-                if name in named and not _NAME_GOES_ON.match(text, start + len(name)):
-                    parts += [text[done:start], named[name]]
-                    done = start + len(name)
-                    break
-        return "".join([*parts, text[done:]])
 
-    def walk(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {walk(key): walk(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [walk(inner) for inner in value]
-        if not isinstance(value, str):
-            return value
-        text = replaced(value)
-        return public_name(text) if is_place(text) else text
+def _renamed(name: str, labels: dict[str, str], key: str) -> str:
+    """A key of what is keyed by names; of a reason, only the benchmark in it."""
+    leak = _LEAK.fullmatch(name) if key == "reasons" else None
+    what, name = leak.groups() if leak else ("", name)
+    is_name = key in _BY_SOURCE or ((key in _COMPARED_WITH or leak) and name not in SPLITS)
+    return what + (labels.get(name, name) if is_name else name)
 
-    return walk(content)
+
+def _listed(text: str, labels: dict[str, str]) -> str:
+    """The text with names replaced that are listed in it, with commas between them; names may contain commas.
+
+    Cost: grows with the text, not with the number of names, which may be thousands.
+    """
+    lengths = sorted({len(name) for name in labels}, reverse=True)  # at a place, the longest name counts
+    parts, done = [], 0
+    for start in (place.end() for place in re.finditer(r"^|, ", text)):
+        for name in (text[start : start + length] for length in lengths if start >= done):
+            if name in labels and text[start + len(name) :][:2] in ("", ", "):
+                parts += [text[done:start], labels[name]]
+                done = start + len(name)
+                break
+    return "".join([*parts, text[done:]])

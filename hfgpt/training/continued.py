@@ -21,7 +21,7 @@ from hfgpt.data.verification import check_rows, open_rows
 from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import bytes_of
 from hfgpt.evaluation.loading import check_task, open_folder
-from hfgpt.evaluation.seen_texts import content_of
+from hfgpt.evaluation.seen_texts import texts_in
 from hfgpt.tokenization import load_or_wrap_tokenizer, tokenizer_sha256
 from hfgpt.training import finetuning
 from hfgpt.training.advice import no_better_than_base
@@ -111,8 +111,8 @@ def _check_length(dataset: str, passport: Passport, *, name: str, longest: int |
 
 def _check_split(old_dataset: str, old: Passport, dataset: str, new: Passport) -> None:
     """Raises: UserError if text that the old rows hold out may be among the new training rows, which would flatter the base."""
-    contents = {content_of(one) for one in old.inputs}
-    shared = [one for one in new.inputs if content_of(one) in contents]
+    contents = set().union(*map(texts_in, old.inputs))
+    shared = [one for one in new.inputs if texts_in(one) & contents]
     keys = [*SPLIT_DEFAULTS, "group_field"]
     if any(one.get("kind") == "text" for one in shared):
         keys.append("text_documents")

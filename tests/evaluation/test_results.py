@@ -7,10 +7,11 @@ import sys
 import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
+from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from hfgpt.arguments.commands import RECIPES
 from hfgpt.arguments.evaluation import EvaluateArguments, public_name
-from hfgpt.evaluation.results import Result, headline_of, model_index, read_evaluation, record_results
+from hfgpt.evaluation.results import Result, figures_of, headline_of, model_index, read_evaluation, record_results
 
 TEXT = dict(task="language-modeling", dataset="test.txt", sha256="ab" * 32)
 
@@ -36,6 +37,54 @@ def test_the_same_thing_measured_again_takes_the_place_of_the_earlier_result(tmp
     assert evaluation["results"][1]["num_tokens"] == 7
     assert {"sha256", "date"} <= evaluation["results"][1].keys()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".eval_results", "evaluation.json"]
+
+
+MANY_FILES = ", ".join(f"chapter-{number:02}.txt" for number in range(12))
+
+
+@pytest.mark.parametrize(
+    "two",
+    [
+        (text_result(1.0, dataset=MANY_FILES, split="validation"), text_result(2.0, dataset=MANY_FILES, split="test")),
+        (text_result(1.0, dataset="війна.txt"), text_result(2.0, dataset="мир.txt")),
+        (text_result(1.0, dataset="a b.txt"), text_result(2.0, dataset="a-b.txt")),
+        (text_result(1.0), text_result(2.0, sha256="cd" * 32)),  # en/test.txt and de/test.txt
+        (benchmark_result("arc", 1.0), benchmark_result("hellaswag", 2.0)),
+        tuple(text_result(loss, dataset=f"user/x:{name}", dataset_id="user/x") for loss, name in ((1.0, "en"), (2.0, "de"))),
+    ],
+    ids=["many files", "no ASCII", "spaces", "folders", "benchmarks", "configurations"],
+)  # fmt: skip
+def test_results_with_alike_names_stay_apart(two, tmp_path):
+    headlines = []
+    for result in (*two, *two):  # the second time, each replaces its own
+        evaluation = record_results(tmp_path, [result], model="base")
+        files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (tmp_path / ".eval_results").iterdir()]
+        headlines.append(sorted(entry["value"] for (entry,) in files))
+    first, second = (result.metrics[headline_of(result.metrics)] for result in two)
+    assert headlines == [[first], *[[first, second]] * 3]
+    assert [entry["metrics"] for entry in evaluation["results"]] == [result.metrics for result in two]
+    (index,) = eval_results_to_model_index("base", model_index(evaluation))
+    assert [one["dataset"]["name"] for one in index["results"]] == [result.dataset for result in two]
+
+
+def test_figures_are_called_by_their_data_and_by_their_task_too_where_that_is_not_enough():
+    results = [benchmark_result("arc", 1.0), benchmark_result("hellaswag", 0.5), text_result(2.0, metrics={"loss": 2.0})]
+    figures = {name: value for name, value in figures_of(results).items() if not name.endswith("stderr")}
+    assert figures == {"arc, rows.jsonl: acc": 1.0, "hellaswag, rows.jsonl: acc": 0.5, "test.txt: loss": 2.0}
+
+
+def test_figures_of_an_alike_name_survive_that_a_seen_text_has_none(tmp_path):
+    new, seen = text_result(1.0), text_result(2.0, sha256="cd" * 32, seen_in_training=True)
+    for order in ([new, seen], [seen], [new]):
+        record_results(tmp_path, order, model="base")
+        (path,) = (tmp_path / ".eval_results").iterdir()
+        assert yaml.safe_load(path.read_text())[0]["value"] == 0.5
+
+
+def test_a_result_whose_text_has_no_hash_is_replaced_by_one_that_has(tmp_path):
+    record_results(tmp_path, [text_result(1.0, sha256=None)], model="base")  # of an earlier hfgpt, for several files
+    evaluation = record_results(tmp_path, [text_result(2.0)], model="base")
+    assert [entry["metrics"]["loss"] for entry in evaluation["results"]] == [2.0]
 
 
 def test_the_hubs_files_hold_one_headline_each_and_parse_as_the_hub_does(tmp_path):

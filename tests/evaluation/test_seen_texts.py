@@ -3,12 +3,18 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from recipes_in_process import recipe
 
 from hfgpt.data.passport import Passport
+from hfgpt.data.python_docs import read_python_docs
 from hfgpt.data.records import RecordOptions, identities
+from hfgpt.data.splitting import Split
+from hfgpt.evaluation.held_out import described
+from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result, model_index, record_results
 from hfgpt.evaluation.seen_texts import passport_of_run, seen_in_training, split_seen_in_training
 
@@ -41,6 +47,16 @@ def test_training_files_are_recognized_and_the_runs_own_test_file_is_none(name, 
     assert seen_in_training(model, identities([path], RecordOptions())) == ([path] if is_seen else [])
 
 
+def test_several_files_have_a_hash_together(model, files, tmp_path):
+    """Results are told apart by it, see `record_results`."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "new.csv").write_text("text,label\nd,x\n")
+    both = [[str(files["test.csv"]), str(folder / "new.csv")] for folder in (tmp_path, tmp_path / "other", tmp_path)]
+    one, other, again = (described(cast(Loaded, SimpleNamespace(name=str(model))), names, RecordOptions()) for names in both)
+    assert one == again != other
+    assert one | {"sha256": ""} == other | {"sha256": ""}
+
+
 def test_a_merged_twin_was_trained_on_its_adapters_data_and_an_unknown_model_on_nothing(model, files):
     (model / "adapter_config.json").write_text("{}")
     (model / "merged").mkdir()
@@ -56,6 +72,47 @@ def test_a_hub_dataset_counts_by_split_and_commit(tmp_path):
     assert seen_in_training(tmp_path, [one]) == ["user/texts"]
     assert seen_in_training(tmp_path, [one | {"split": "test"}]) == []
     assert seen_in_training(tmp_path, [one | {"commit": "2" * 40}]) == []
+
+
+QUICKSTART = dict(split_by="document", split_seed=0, validation_share=0.02, test_share=0.05)
+USUAL = QUICKSTART | dict(validation_share=0.05)
+ALL = ("", ":train", ":validation", ":test")
+
+
+@pytest.mark.parametrize("kind", ["python-docs", "python-docs-questions"])
+@pytest.mark.parametrize(
+    ("part", "settings", "seen"),
+    [
+        ("", QUICKSTART, ("", ":train")),
+        ("", USUAL, ("", ":train")),  # holds out more
+        ("", USUAL | dict(validation_share=0.0), ("", ":train", ":validation")),
+        ("", USUAL | dict(split_seed=1), ALL),
+        ("", USUAL | dict(split_by="position"), ALL),
+        ("", dict(validation_share=0.05, test_share=0.05, split_seed=0), ALL),  # fine-tuning, which draws in another way
+        (":train", USUAL | dict(split_seed=1), ("", ":train")),
+        (":test", {}, ("", ":test")),
+    ],
+)
+def test_parts_of_pythons_documentation_are_recognized(kind, part, settings, seen, tmp_path):
+    """The hash of a part is not that of the whole."""
+    entries = {one: {"name": f"{kind}{one}", "kind": kind, "python": "3.11.7", "sha256": f"{one:x>64}"} for one in ALL}
+    Passport(inputs=[entries[part]], settings=settings).save(tmp_path)
+    evaluated = [entry | {"python": "3.12.1", "sha256": f"{name:y>64}"} for name, entry in entries.items()]
+    assert seen_in_training(tmp_path, evaluated) == [f"{kind}{one}" for one in seen]
+    others = [entry | {"kind": "text"} for entry in evaluated]
+    assert seen_in_training(tmp_path, others) == []
+
+
+@pytest.mark.parametrize(
+    ("validation_share", "test_share", "held_out"),
+    [(0.02, 0.05, ["validation", "test"]), (0.1, 0.0, ["validation", "test"]), (0.0, 0.06, ["test"])],
+)
+def test_the_parts_that_a_run_holds_out_are_those_of_pythons_documentation(validation_share, test_share, held_out):
+    """With the same seed, a larger share holds out all that a smaller one does."""
+    split = Split(validation_share=validation_share, test_share=test_share)
+    trained_on = {one["text"] for side, one in split.assign(read_python_docs()) if side == "train"}
+    parts = {part: {one["text"] for one in read_python_docs(f"python-docs:{part}")} for part in ("validation", "test")}
+    assert [part for part, texts in parts.items() if not texts & trained_on] == held_out
 
 
 def test_the_runs_own_held_out_rows_are_new_to_it_but_not_those_of_another_split(model):

@@ -11,6 +11,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from recipes_in_process import recipe
 
 from hfgpt.artifacts import identify
+from hfgpt.hub.card.data_facts import data_facts
 from hfgpt.hub.card.rendering import render_card, write_card
 from hfgpt.hub.export import export
 from hfgpt.hub.file_names import _told, evaluation_without_names, published_passport, summed_up
@@ -167,6 +168,95 @@ def test_a_mixture_is_published_without_the_patterns_of_its_sources():
     assert list(passport["steps"][1]["shared_with"].values()) == [{"near": 2}]
 
 
+@pytest.mark.parametrize(("file_names", "first", "second"), [(False, "*.txt", "*.txt (2)"), (True, "*.txt", "*.txt (2)")])
+def test_patterns_that_are_published_alike_keep_their_shares(file_names, first, second):
+    """As of `--sources 'en/*.txt' 'de/*.txt' --source_weights 3 1`."""
+    patterns = ["en/*.txt", "de/*.txt"]
+    names = zip(patterns, "ab")
+    inputs = [{"name": f"{one[:3]}a.txt", "given": one, "kind": "text", "sha256": digit * 64} for one, digit in names]
+    sources = {name: {"tokens_out": tokens, "epochs": 1.0} for name, tokens in zip(patterns, (75, 25))}
+    passport = {"inputs": inputs, "steps": [{"step": "mixture", "sources": sources}], "settings": {"sources": patterns}}
+    public = published_passport(passport, file_names=file_names)
+    assert public["steps"][0]["sources"] == dict(zip([first, second], sources.values()))
+    assert [one["given"] for one in public["inputs"]] == public["settings"]["sources"] == [first, second]
+    (step,) = data_facts(public)["steps"]
+    assert step["why"] == f"{first} 75.0 % (1.00 times), {second} 25.0 % (1.00 times)"
+
+
+def test_copies_under_two_names_are_counted_apart_and_keep_their_kind():
+    inputs = [{"name": name, "kind": "text", "sha256": "ab" * 32} for name in ("anna.txt", "copy/anna.txt")]
+    passport = {"inputs": inputs, "steps": [{"step": "drop exact copies", "by_source": {"anna.txt": 1, "copy/anna.txt": 2}}]}
+    public = published_passport(passport)
+    assert public["steps"][0]["by_source"] == {"file-abababab.txt": 1, "file-abababab.txt (2)": 2}
+    assert data_facts(public)["inputs"][0]["name"] == "2 text files (.txt 2)"
+
+
+@pytest.mark.parametrize("file_names", [False, True])
+@pytest.mark.parametrize("name", ["train", "documents", "4", "repaired", "text", "read"])
+def test_a_file_called_like_a_word_of_the_passport_leaves_the_words_alone(name, file_names):
+    entry = {"name": name, "kind": "text", "sha256": "ab" * 32, "documents": 3, "splits": {"train": {"documents": 2}}}
+    counts = {"documents_in": 3, "documents_out": 2}
+    steps = [
+        {"step": "repair text", **counts, "reasons": {"repaired": 1}},
+        {"step": "split", "sides": {"train": {"documents": 2}, "test": {"documents": 1}}},
+        {"step": "drop leaks", **counts, "reasons": {"near copies of test": 1}, "shared_with": {"test": {"near": 1}}},
+        {"step": "drop copies", "copies_of": {"test": 1}},
+        {"step": "copies across splits, left in", "train-test": {"exact": 0}},
+    ]
+    words = {
+        "steps": steps,
+        "splits": {"train": {"documents": 2, "labels": {name: 2}}},
+        "rows": {"train": {"rows": 4}},
+        "lengths": {"train": {"1": 1, "2": 0, "4": 1}},
+    }
+    settings = {"text_field": "text", "split_by": "document", "packing": "read"}
+    public = published_passport({"inputs": [entry], **words, "settings": settings | {"sources": [name]}}, file_names=file_names)
+    assert {key: public[key] for key in words} == words
+    assert {key: public["settings"][key] for key in settings} == settings
+    label = public["inputs"][0]["name"]
+    assert label == ("file-abababab" if not file_names else "train (2)" if name == "train" else name)
+    assert public["settings"]["sources"] == [label]
+    assert public["inputs"][0]["splits"] == entry["splits"]
+
+
+@pytest.mark.parametrize("folder", ["", "vault/", "/home/anna/vault/", "vault/exams/"])
+def test_benchmarks_are_named_nowhere(folder):
+    """As of `--decontaminate_against` with a file, a pattern or a folder; fine-tuning stores only the second of these steps."""
+    name = f"{folder}payroll of anna.jsonl"
+    shared, whats = {"exact": 1, "near": 2, "passages": 3}, ("exact copies", "near copies", "passages")
+    leaks = {
+        "step": "drop benchmark text",
+        "reasons": {f"{what} of {name}": 1 for what in whats},
+        "shared_with": {name: shared, "user/texts": shared},
+    }
+    copies = {"step": "drop copies", "copies_of": {"validation": 1, name: 2}}
+    for given in (name, f"{folder}*.jsonl", folder.rstrip("/")):
+        asked = [{"name": name, "given": given, "kind": "json", "sha256": "ab" * 32}, {"name": "user/texts", "kind": "hub"}]
+        settings = {"decontaminate_against": [given, "user/texts"], "asked": {"decontaminate_against": asked}}
+        public = published_passport({"inputs": [], "steps": [leaks, copies], "settings": settings})
+        assert not [word for word in (*SECRET, "vault", "exams") if word in json.dumps(public)]
+        label = "file-abababab.jsonl"
+        assert [one["name"] for one in public["settings"]["asked"]["decontaminate_against"]] == [label, "user/texts"]
+        assert public["steps"][0]["shared_with"] == {label: shared, "user/texts": shared}
+        assert list(public["steps"][0]["reasons"]) == [
+            f"exact copies of {label}",
+            f"near copies of {label}",
+            f"passages of {label}",
+        ]
+        assert public["steps"][1]["copies_of"] == {"validation": 1, label: 2}
+        public = published_passport({"steps": [copies], "settings": {"decontaminate_against": [given]}})
+        assert not [word for word in (*SECRET, "vault", "exams") if word in json.dumps(public)]
+        assert list(public["steps"][0]["copies_of"].values()) == [1, 2]
+
+
+def test_a_file_that_begins_like_pythons_documentation_is_not_part_of_it():
+    entries = [{"name": name, "kind": "text"} for name in ("python-docs-of-anna.txt", "python-docs:anna")]
+    assert "anna" not in json.dumps(published_passport({"inputs": entries}))
+    names = ["python-docs", "python-docs:test", "python-docs-questions:train"]
+    entries = [{"name": name, "kind": name.partition(":")[0]} for name in names]
+    assert published_passport({"inputs": entries, "settings": {"sources": names}})["settings"]["sources"] == names
+
+
 def test_the_time_for_a_passport_grows_with_its_files_and_not_with_their_square():
     """Counted, not timed: each text looks up its places, whatever the number of names."""
 
@@ -180,14 +270,15 @@ def test_the_time_for_a_passport_grows_with_its_files_and_not_with_their_square(
     def lookups(count: int) -> int:
         named = Named({f"notes/n{number:05}.txt": f"file-{number}.txt" for number in range(count)})
         Named.lookups = 0
-        told = _told([f"notes/n{number:05}.txt" for number in range(count)], named)
-        assert told == [f"file-{number}.txt" for number in range(count)]
+        told = _told("read " + ", ".join(named), named, "step")
+        assert told == "read " + ", ".join(named.values())
         return Named.lookups
 
     assert lookups(2000) == 10 * lookups(200)
 
 
-def test_of_names_that_contain_each_other_the_longest_is_replaced_and_only_as_a_whole_word():
-    named = {"a.txt": "1", "notes/a.txt": "2", "notes/a.txt.md": "3"}
-    assert _told("see notes/a.txt, notes/a.txt.md, a.txt; not ba.txt or a.txt-old", named) == "see 2, 3, 1; not ba.txt or a.txt-old"
-    assert _told({"a.txt": ["notes/a.txt", 1]}, named) == {"1": ["2", 1]}
+def test_of_names_that_contain_each_other_the_longest_is_replaced_and_only_as_a_whole():
+    named = {"a.txt": "1", "notes/a.txt": "2", "a.txt, b.txt": "3", "pairs": "4"}
+    told = _told("read notes/a.txt, a.txt, b.txt, a.txt, ba.txt, a.txt-old, pairs, 2 pairs of equal answers dropped", named, "step")
+    assert told == "read 2, 3, 1, ba.txt, a.txt-old, 4, 2 pairs of equal answers dropped"
+    assert _told({"sources": {"a.txt": {"a.txt": 1}}, "a.txt": 1}, named) == {"sources": {"1": {"a.txt": 1}}, "a.txt": 1}

@@ -78,6 +78,25 @@ def test_one_command_measures_rows_text_and_a_benchmark_and_writes_them_everywhe
     assert again["test.txt"]["sha256"] == results["test.txt"]["sha256"]
 
 
+def test_rows_in_sliding_windows_have_no_bits_per_byte(small_run, small_corpus, small_tokenizer, tmp_path):
+    """Their tokens are predicted several times, but their bytes are counted once."""
+    rows = str(tmp_path / "rows")
+    recipe(
+        "prepare_data", sources=[str(small_corpus)], tokenizer=str(small_tokenizer), window=16, stride=4, validation_share=0.1,
+        test_share=0.8, output_dir=rows,
+    )  # fmt: skip
+    for split in ("train", "test"):
+        recipe("evaluate", model=str(small_run), dataset=rows, split=split, output_dir=str(tmp_path / split))
+    train, test = (json.loads((tmp_path / split / "evaluation.json").read_text())["results"][0] for split in ("train", "test"))
+    counts = Passport.load(Path(rows)).splits["train"]
+    assert train["num_tokens"] > 2 * counts["tokens"]
+    assert "bits_per_byte" not in train["metrics"]
+    assert "num_bytes" not in train
+    assert train["settings"]["rows"] == "sliding windows"
+    assert "bits_per_byte" in test["metrics"]
+    assert test["settings"]["rows"] == "packed"
+
+
 def test_a_native_twin_and_a_hub_id_give_the_numbers_of_their_model(small_run, small_rows, text, tmp_path):
     recipe("convert", source=str(small_run), target="native", output_dir=str(tmp_path / "native"))
     ours = recipe("evaluate", model=str(small_run), dataset=str(small_rows), text=[str(text)], output_dir=str(tmp_path / "ours"))

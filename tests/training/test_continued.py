@@ -22,10 +22,11 @@ from transformers import (
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from hfgpt.arguments.pretraining import PretrainArguments
+from hfgpt.data.passport import Passport
 from hfgpt.errors import UserError
 from hfgpt.fingerprint import weights_sha256
 from hfgpt.tokenization import load_or_wrap_tokenizer, load_tokenizer
-from hfgpt.training.continued import optimizer_for
+from hfgpt.training.continued import _check_split, optimizer_for
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=128)
 SETTINGS = dict(
@@ -108,6 +109,18 @@ def test_old_rows_whose_held_out_text_may_be_trained_on_are_refused(small_run, s
         recipe("pretrain", **SETTINGS, model=str(small_run), dataset=str(mixed), old_dataset=str(small_rows),
                output_dir=str(tmp_path / "run"))  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+def test_old_rows_may_share_a_part_of_pythons_documentation():
+    """The hash of a part is not that of the whole."""
+    whole, train, test = ({"name": f"python-docs{part}", "kind": "python-docs", "sha256": part} for part in ("", ":train", ":test"))
+    old = Passport(inputs=[whole], settings={"split_by": "document", "validation_share": 0.2})
+    with pytest.raises(
+        UserError, match="python-docs:train is read in new and in old_dataset old, but with validation_share 0.1 and"
+    ):
+        _check_split("old", old, "new", Passport(inputs=[train], settings=old.settings | {"validation_share": 0.1}))
+    _check_split("old", old, "new", Passport(inputs=[train], settings=old.settings))
+    _check_split("old", Passport(inputs=[test]), "new", Passport(inputs=[train], settings=old.settings))
 
 
 @pytest.mark.slow

@@ -3,8 +3,7 @@
 from collections import Counter
 from pathlib import PureWindowsPath
 
-from hfgpt.files import PYTHON_DOCS
-from hfgpt.hub.file_names import is_file, summed_up
+from hfgpt.hub.file_names import is_file, is_python_docs, summed_up
 
 _MOST_REASONS = 5  # per step; passport.json has all of them
 # Other entries of a step that count what it dropped, with the words for them.
@@ -25,7 +24,7 @@ def data_facts(passport: dict, *, file_names: bool = False, license: str | None 
             files.append(entry)
             continue
         kind, name = entry.get("kind", "file"), str(entry.get("name", "?"))
-        if kind != "hub" and not name.startswith(PYTHON_DOCS):
+        if kind != "hub" and not is_python_docs(name):
             name = PureWindowsPath(name).name
         version = entry.get("commit") or entry.get("revision") or (f"Python {entry['python']}" if entry.get("python") else None)
         told = {key: entry.get(key) for key in ("bytes", "sha256", "url", "documents")}
@@ -72,7 +71,7 @@ def data_facts(passport: dict, *, file_names: bool = False, license: str | None 
         "leaks": {split: leak for split, leak in leaks.items() if leak.get("exact") or leak.get("near")},
         "tokenizer_sha256": (passport.get("tokenizer") or {}).get("sha256"),
         "hub_ids": [entry["name"].partition(":")[0] for entry in inputs if entry["kind"] == "hub"],
-        "python_docs": any(entry["name"].startswith(PYTHON_DOCS) for entry in inputs),
+        "python_docs": any(is_python_docs(entry["name"]) for entry in inputs),
         "training_bytes": train.get("bytes"),
         "examples": next((f"{train[key]:,} {key}" for key in ("pairs", "conversations", "examples") if train.get(key)), None),
     }

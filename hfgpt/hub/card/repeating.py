@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from hfgpt.arguments.commands import command_in
 from hfgpt.arguments.keys import as_word
 from hfgpt.artifacts import RUN_FILE, Artifact
-from hfgpt.files import HUB_NAME, PYTHON_DOCS
+from hfgpt.files import HUB_NAME
 from hfgpt.hub.card.facts import TOLD_SETTINGS, of_the_adapter, run_settings
 from hfgpt.hub.card.markdown import one_line
+from hfgpt.hub.file_names import is_python_docs
 
 _WIDTH = 90  # of a line, which Markdown would not break
 # What a command for documents writes, for the next one to read.
@@ -65,7 +66,7 @@ def command_of_training(artifact: Artifact, *, base_hub_id: str | None) -> str |
     for key in ("sources", "validation_sources", "test_sources", "decontaminate_against"):
         if sources := settings.get(key):
             names = sources if isinstance(sources, list) else [sources]
-            everybodys = all(str(name).startswith(PYTHON_DOCS) for name in names)
+            everybodys = all(is_python_docs(str(name)) for name in names)
             options.append(f"--{key} {_words(names) if everybodys else 'FILES'}")
     kept = [key for key in (*TOLD_SETTINGS, *_MORE) if not (settings.get("plan") and key in _BUDGETS)]
     options += [f"--{key} {_words(value)}" for key in kept if (value := settings.get(key)) is not None]
