@@ -29,7 +29,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # Each takes minutes; they start first, so that the other workers do not wait for them at the end.
 LONGEST = ("test_signals.py", "test_upstream.py", "test_disturbed_runs.py", "test_serving.py", "test_fuzz.py", "test_pretrain.py",
            "test_evaluate.py", "test_wheel.py", "test_killed_runs.py", "test_many_processes.py", "test_readme.py",
-           "test_api.py")  # fmt: skip
+           "test_api.py", "test_slurm_cluster.py")  # fmt: skip
 
 
 # Folders of tests that run whole recipes or other people's programs.
