@@ -192,6 +192,11 @@ class ClassificationArguments(FinetuneArguments):
         if self.balance_before_split and self.balance != "undersample":
             raise UserError(f"balance_before_split needs --balance undersample, but balance is {self.balance}.")
         self.check_least(early_stopping_patience=0, num_shots=0)
+        if self.push_to_hub:
+            raise UserError(
+                "push_to_hub is true, but which of the seeds is kept is known only at the end; leave it out, and publish the "
+                "finished classifier with `hfgpt publish`."
+            )
         if self.method != "likelihood" and (self.num_shots or self.calibrate or self.prompt_template):
             raise UserError(f"num_shots, calibrate and prompt_template need --method likelihood, but method is {self.method}.")
         super().__post_init__()
@@ -257,7 +262,7 @@ class InstructionArguments(AssistantArguments):
     )
 
     def __post_init__(self):
-        self.check_least(num_samples=0, max_new_tokens=1, seen_answers=0)
+        self.check_least(num_samples=0, max_new_tokens=1, max_answers=0, seen_answers=0)
         if self.source_weights is not None and len(self.source_weights) != len(self.sources):
             raise UserError(
                 f"source_weights has {len(self.source_weights)} numbers for {len(self.sources)} sources; give one per source."

@@ -29,6 +29,7 @@ REFUSED = {
     "fp16_full_eval": _ROUNDED,
     "use_liger_kernel": _NO_KERNEL,
     "liger_kernel_config": _NO_KERNEL,
+    "dataloader_persistent_workers": "Trainer would read the validation rows again instead of the test rows; leave it out.",
     "use_cache": "with a cache, the documents of a packed row would see each other; training uses none, the saved model does.",
     "auto_find_batch_size": "the run would not take the steps it reports; give a smaller --per_device_train_batch_size and "
     "proportionally more gradient_accumulation_steps, which gives the same steps.",

@@ -51,6 +51,11 @@ class PretrainArguments(EpochKeys, BudgetKeys, ContinuedKeys, RunArguments):
             )
         self.check_continued(self.config_overrides or {})
         self.check_least(depth=1)
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise UserError(
+                f"train_sampling_strategy is {self.train_sampling_strategy}, but all rows of prepared data have the same length; "
+                f"leave it out, or give sequential."
+            )
         super().__post_init__()
         if self.model:
             self.warm_up_again()

@@ -116,6 +116,11 @@ class RunArguments(ResumeKeys, TrainingArguments):
                 f"hub_strategy is {HubStrategy(self.hub_strategy).value!r}; only 'end' and 'every_save' are allowed, because the "
                 f"others push optimizer states, which are pickles that nobody should load. Keep checkpoints on your own disks."
             )
+        if self.train_sampling_strategy == "batch_rebalance":
+            raise UserError(
+                "train_sampling_strategy is batch_rebalance, whose batches vary in size and whose order no seed changes; give "
+                "random or group_by_length."
+            )
         self.card = checked_settings(self.card)
         refuse_options(self.resolved, REFUSED)
         self.check_needs(self.resolved)

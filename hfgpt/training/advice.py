@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from transformers import TrainingArguments
 
 from hfgpt.counting import counted
+from hfgpt.errors import UserError
 from hfgpt.training.last_screen import ADVICE
 
 # With fewer optimizer steps than this, models learn next to nothing: the first tenth of the steps is warm-up.
@@ -72,10 +73,19 @@ def before_training(args: TrainingArguments, rows: int, *, unit: str, also: str 
 
 
 def planned_steps(args: TrainingArguments, rows: int) -> int:
-    """Optimizer steps of a run over a training set, as Trainer counts them: the last step of an epoch may be smaller."""
+    """Optimizer steps of a run over a training set, as Trainer counts them: the last step of an epoch may be smaller.
+
+    Raises: UserError if incomplete batches are dropped and there is no other.
+    """
+    at_once = args.train_batch_size * args.world_size
+    batches = rows // at_once if args.dataloader_drop_last else math.ceil(rows / at_once)
+    if not batches and args.dataloader_drop_last:
+        raise UserError(
+            f"dataloader_drop_last is true, but the {rows:,} training rows do not fill one batch of {at_once:,}; leave it out, or "
+            f"give a smaller --per_device_train_batch_size."
+        )
     if args.max_steps > 0:
         return args.max_steps
-    batches = math.ceil(rows / (args.train_batch_size * args.world_size))
     return math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
 
 

@@ -113,15 +113,15 @@ def encode_splits(
         max_length: maximum tokens of a conversation; None means the model's context.
         too_long: what to do with longer ones, "drop" or "cut".
         loss_on: which tokens are trained on, "assistant" or "all".
-    Raises: ValueError if no training conversation is left.
+    Raises: ValueError if no conversation of a split is left.
     """
     longest = longest_text(tokenizer, max_length)
     rows, counts = {}, {}
     for name, split in splits.items():
         columns, count = supervised_rows(conversations_of(split), tokenizer, max_length=longest, too_long=too_long, loss_on=loss_on)
-        if name == "train" and not columns["input_ids"]:
+        if not columns["input_ids"]:
             raise UserError(
-                f"all {len(split):,} training conversations are longer than {longest:,} tokens; give a larger --max_length, or "
+                f"all {len(split):,} {name} conversations are longer than {longest:,} tokens; give a larger --max_length, or "
                 "--too_long cut."
             )
         if packing and name == "train":

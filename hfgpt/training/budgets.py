@@ -70,6 +70,8 @@ def within_budget(
         if threads is not None:
             plan["chosen"]["cpu_threads"] = threads
     elif not args.plan:
+        if plan.get("chosen"):  # a key that is given now is compared with the run's, and refused or allowed like any other
+            plan = plan | {"chosen": {name: value for name, value in plan["chosen"].items() if name not in args.explicit}}
         logger.info(f"plan: taken from {args.folder / RUN_FILE}, written when the run began; nothing is measured again")
     if plan.get("chosen") is None:  # the folder holds another run, which will be refused with the differences
         return args

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import distributed
-from transformers import PreTrainedTokenizerFast, TrainerCallback
+from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerState
+from transformers.trainer_utils import IntervalStrategy
 
 from hfgpt.evaluation.generation import generation_settings, sample
 from hfgpt.files import write_json, write_picture, write_step, write_whole
@@ -102,6 +103,11 @@ class StopOnSignalCallback(TrainerCallback):
         if self._asked_to_stop():
             self.stopped = control.should_save = control.should_training_stop = True
 
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.stopped and not _ends_epoch(state):
+            # Trainer ends a stopped run as if its epoch were over; the resumed run would have one evaluation more.
+            control.should_log = control.should_evaluate = control.should_save = False
+
     def on_evaluate(self, args, state, control, **kwargs):
         if self._training and not self.stopped:
             self.on_step_end(args, state, control)  # take no further step
@@ -117,6 +123,26 @@ class StopOnSignalCallback(TrainerCallback):
         if self._group is not None:
             distributed.destroy_process_group(self._group)
             self._group = None
+
+
+def _ends_epoch(state: TrainerState) -> bool:
+    """Whether Trainer evaluates after this step if it evaluates after every epoch."""
+    return state.global_step >= state.max_steps or float(state.epoch or 0).is_integer()
+
+
+class SaveAfterEvaluationCallback(TrainerCallback):
+    """Delays the checkpoint of an epoch's last step until its evaluation, which a run resumed from there would lack."""
+
+    def __init__(self):
+        self._delayed = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save and args.eval_strategy == IntervalStrategy.EPOCH and _ends_epoch(state):
+            control.should_save, self._delayed = False, True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self._delayed:
+            control.should_save, self._delayed = True, False
 
 
 @dataclass(frozen=True)

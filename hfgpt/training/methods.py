@@ -5,7 +5,7 @@ works.
 """
 
 import warnings
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -159,11 +159,13 @@ def _name_of(model: nn.Module, wanted: nn.Module) -> str:
 
 
 def _train_rows(weight: torch.Tensor, rows: list[int]) -> None:
-    """Train only these rows of a matrix: the gradient of every other row is zero, so AdamW does not change it."""
+    """Train only these rows of a matrix: the gradient of every other row is zero, and the trainer exempts the matrix from weight
+    decay, so AdamW does not change them."""
     kept = torch.zeros(weight.shape[0], 1, dtype=weight.dtype)
     kept[rows] = 1
     weight.requires_grad_(True)
     weight.register_hook(lambda gradient: gradient * kept.to(gradient.device))
+    cast(Any, weight).only_some_rows = True
 
 
 def trainable_parameters(model: nn.Module) -> tuple[int, int]:

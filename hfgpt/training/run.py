@@ -1,5 +1,6 @@
 """What every run shares, from its folder to its end: claim the folder, train or resume, report, publish, mark it as finished."""
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Mapping, Sized
@@ -157,8 +158,11 @@ def _checkpoint(trainer: HfGptTrainer, run: Run) -> Path | None:
             raise UserError(f"cannot resume from {run.resume}: {fault}; give --resume auto, or another checkpoint.")
         for path in trainer.folder.glob("checkpoint-*"):  # later checkpoints, which would be taken for the newest one afterwards
             if step_of(path) > step_of(named):
-                logger.info(f"resume: {path} is newer than {named.name} and has been renamed to abandoned-{path.name}")
-                path.rename(path.with_name(f"abandoned-{path.name}"))
+                numbers = itertools.chain([""], (f"-{count}" for count in itertools.count(2)))
+                names = (path.with_name(f"abandoned-{path.name}{number}") for number in numbers)
+                place = next(place for place in names if not place.exists())
+                logger.info(f"resume: {path} is newer than {named.name} and has been renamed to {place.name}")
+                path.rename(place)
         return named
 
     return decided_by_the_first(verified)

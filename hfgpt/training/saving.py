@@ -68,6 +68,7 @@ class SavingTrainer(ShardingTrainer):
     _published: Future[int] | None = None  # in the process that renames it
     _faults: list[Exception]
     _last_bytes = 0
+    saved_step: int | None = None  # of the last checkpoint that this process took part in
 
     @property
     def folder(self) -> Path:
@@ -111,6 +112,9 @@ class SavingTrainer(ShardingTrainer):
     def _save_checkpoint(self, model, trial):
         self._wait_for_checkpoint()
         args, state = self.args, self.state
+        if not args.load_best_model_at_end and args.save_strategy != SaveStrategy.BEST:
+            # Schedules that follow a metric have Trainer note the best step, which no checkpoint needs.
+            state.best_global_step = state.best_model_checkpoint = None
         staged = StagedCheckpoint(checkpoint_of(self.folder, state.global_step))
         best = state.best_global_step or 0
         if best == state.global_step or (best and checkpoint_of(self.folder, best).is_dir()):
@@ -132,7 +136,7 @@ class SavingTrainer(ShardingTrainer):
             raise
         finally:
             self.args, self._staged = args, None
-        self._unpublished = staged.checkpoint
+        self._unpublished, self.saved_step = staged.checkpoint, state.global_step
         if args.should_save:
             self._published = staged.publish(
                 manifest_head(args, run=self.run_id, step=state.global_step),
@@ -155,7 +159,11 @@ class SavingTrainer(ShardingTrainer):
 
     def _finalize_training(self, *args, **kwargs):
         self._wait_for_checkpoint()
-        return super()._finalize_training(*args, **kwargs)
+        before, self.args = self.args, changed(self.args, save_total_limit=None)  # with 1, Trainer deletes the newest checkpoint
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args = before
 
     @contextmanager
     def _in_all(self, checkpoint: Path) -> Iterator[None]:

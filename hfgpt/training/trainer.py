@@ -37,7 +37,12 @@ from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_a
 from hfgpt.hub.export import export
 from hfgpt.inference import full_precision
 from hfgpt.signals import start_reader
-from hfgpt.training.callbacks import BestCheckpointCallback, SayingCallback, StopOnSignalCallback
+from hfgpt.training.callbacks import (
+    BestCheckpointCallback,
+    SaveAfterEvaluationCallback,
+    SayingCallback,
+    StopOnSignalCallback,
+)
 from hfgpt.training.energy import EnergyCallback, energy_metrics, joules_everywhere
 from hfgpt.training.finite import FiniteTrainer, set_epoch_of_sampler
 from hfgpt.training.flops import TrainingMeter
@@ -147,15 +152,17 @@ class HfGptTrainer(FiniteTrainer):
         args = changed(args, logging_nan_inf_filter=False)
         super().__init__(cast(PreTrainedModel, model), args=args, **settings)
         self.skip_loss_spikes = skip_loss_spikes
+        self.early_stopping_patience = early_stopping_patience
         self.reporters = Reporters(self)
         self.rates: dict[str, float] = {}
         self.meter = TrainingMeter()
         self.energy = EnergyCallback()
         self.signals = StopOnSignalCallback()
-        if early_stopping_patience and keep == "best":
+        if early_stopping_patience and args.load_best_model_at_end:  # not without evaluations
             callbacks = [*callbacks, EarlyStoppingCallback(early_stopping_patience)]
         show_progress(self)
-        for callback in (self.meter, self.energy, BestCheckpointCallback(), self.signals, *callbacks):
+        own = (self.meter, self.energy, BestCheckpointCallback(), self.signals, SaveAfterEvaluationCallback())
+        for callback in (*own, *callbacks):
             self.add_callback(callback)
 
     @property
@@ -206,6 +213,9 @@ class HfGptTrainer(FiniteTrainer):
             return super()._maybe_log_save_evaluate(*args, **kwargs)
         with self.meter.paused():
             super()._maybe_log_save_evaluate(*args, **kwargs)
+            if self.signals.stopped and self.saved_step != self.state.global_step:  # with save_strategy best, after no new best
+                self._save_checkpoint(self.model, None)
+                self.control = self.callback_handler.on_save(self.args, self.state, self.control)
             self._tell_samples()
 
     def _tell_samples(self) -> None:
@@ -305,6 +315,16 @@ class HfGptTrainer(FiniteTrainer):
                 cast(Any, self.state.stateful_callbacks).setdefault(type(callback).__name__, {})
         return place
 
+    def get_decay_parameter_names(self, model):
+        partly = {name for name, parameter in model.named_parameters() if getattr(parameter, "only_some_rows", False)}
+        return [name for name in super().get_decay_parameter_names(model) if name not in partly]
+
+    def _load_callback_state(self):
+        super()._load_callback_state()
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):  # this run's patience, if the checkpoint's differs
+                callback.early_stopping_patience = self.early_stopping_patience
+
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -313,8 +333,8 @@ class HfGptTrainer(FiniteTrainer):
             return EpochSampler(rows, seed=seed, shuffled=not isinstance(sampler, SequentialSampler))
         if type(sampler) is LengthGroupedSampler:
             # By the rows of a step, so that the order is the same however processes and accumulated batches divide them.
-            rows_per_step = sampler.batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            return EpochLengthGroupedSampler(rows_per_step, lengths=sampler.lengths, seed=seed)
+            # sampler.batch_size counts the accumulated batches of one process.
+            return EpochLengthGroupedSampler(sampler.batch_size * self.args.world_size, lengths=sampler.lengths, seed=seed)
         return sampler
 
     def _get_dataloader(self, *args, **kwargs) -> DataLoader:

@@ -254,6 +254,7 @@ GIVEN = {
 EVERYWHERE = {
     "bf16_full_eval": (True, "round the weights"),
     "fp16_full_eval": (True, "round the weights"),
+    "dataloader_persistent_workers": (True, "would read the validation rows again"),
     "use_liger_kernel": (True, "no kernels for hfgpt"),
     "liger_kernel_config": ({"rope": True}, "no kernels for hfgpt"),
     "use_cache": (True, "would see each other"),
