@@ -70,15 +70,17 @@ def within_budget(
         if threads is not None:
             plan["chosen"]["cpu_threads"] = threads
     elif not args.plan:
-        if plan.get("chosen"):  # a key that is given now is compared with the run's, and refused or allowed like any other
-            plan = plan | {"chosen": {name: value for name, value in plan["chosen"].items() if name not in args.explicit}}
         logger.info(f"plan: taken from {args.folder / RUN_FILE}, written when the run began; nothing is measured again")
     if plan.get("chosen") is None:  # the folder holds another run, which will be refused with the differences
         return args
     if threads := plan["chosen"].get("cpu_threads"):
         torch.set_num_threads(threads)
-    resolved = args.resolved | {"plan": plan}
-    return changed(args, **plan["chosen"], plan=plan, resolved=resolved)
+    chosen = dict(plan["chosen"])
+    if not args.plan:  # a key given beside the folder's plan is compared with the run's, and refused or allowed like any other
+        chosen = {name: value for name, value in chosen.items() if name not in args.explicit or name == "config_overrides"}
+        if "config_overrides" in chosen:
+            chosen["config_overrides"] = chosen["config_overrides"] | (args.config_overrides or {})
+    return changed(args, **chosen, plan=plan, resolved=args.resolved | {"plan": plan})
 
 
 def threads_beside_others(args: PretrainArguments) -> int | None:

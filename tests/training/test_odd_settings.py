@@ -192,12 +192,15 @@ def test_an_older_checkpoint_can_be_resumed_from_again(tmp_path):
 def test_a_key_given_beside_the_plan_of_the_folder_is_not_overridden(tmp_path):
     for name in ("run", "data"):
         (tmp_path / name).mkdir()
-    plan = "{asked: {time_budget: 60.0}, chosen: {max_steps: 40, learning_rate: 0.006, logging_steps: 1}, expected: {}}"
+    chosen = "{max_steps: 40, learning_rate: 0.006, logging_steps: 1, config_overrides: {a: 1, b: 2}}"
+    plan = f"{{asked: {{time_budget: 60.0}}, chosen: {chosen}, expected: {{}}}}"
     (tmp_path / "run" / "run.yaml").write_text(f"time_budget: 60.0\nplan: {plan}\n")
     args = PretrainArguments(output_dir=str(tmp_path / "run"), dataset=str(tmp_path / "data"), time_budget=60.0, learning_rate=1e-4,
-                             logging_steps=7, allow_change=["learning_rate"], use_cpu=True)  # fmt: skip
+                             logging_steps=7, allow_change=["learning_rate"], config_overrides={"b": 2}, use_cpu=True)  # fmt: skip
     planned = within_budget(args, rows=None, passport=None, tokenizer=None)
     assert (planned.max_steps, planned.learning_rate, planned.logging_steps) == (40, 1e-4, 7)
+    assert planned.config_overrides == {"a": 1, "b": 2}  # the plan's shape contains what was given when it was made
+    assert planned.plan["chosen"]["learning_rate"] == 0.006  # so that a run compares only what differs
 
 
 @pytest.mark.parametrize(
