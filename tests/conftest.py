@@ -15,8 +15,8 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
-# tests/ecosystem also compares with the native twins, and tests/recipes converts the published architectures.
-sys.path += [str(ROOT / "tests" / name) for name in ("model", "conversion")]
+# tests/ecosystem also compares with the native twins; tests/recipes converts the published architectures and sends signals.
+sys.path += [str(ROOT / "tests" / name) for name in ("model", "conversion", "reliability")]
 SHARED = ROOT.parent / "shared"
 
 # No test needs the network; one that tries to use it fails at once instead of waiting.

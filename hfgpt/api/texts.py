@@ -1,12 +1,12 @@
 """Read, encode and pack texts without a folder in between: the building blocks of prepared data, for notebooks."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike, fspath
 from typing import Literal
 
 import numpy as np
 
-from hfgpt.api.calls import Place, each_worded, worded_for_python
+from hfgpt.api.calls import Item, Place, each_worded, worded_for_python
 from hfgpt.data.conversations import Conversation
 from hfgpt.data.conversations import read_conversations as conversations_of
 from hfgpt.data.markers import refuse_absent_separator
@@ -25,6 +25,15 @@ _CHOICES = {"on_error": ("stop", "skip")}
 
 def _names(sources: Place | Iterable[Place]) -> list[str]:
     return [fspath(one) for one in ([sources] if isinstance(sources, str | PathLike) else sources)]
+
+
+def _then_finished(items: Iterable[Item], errors: RowErrors, source_of: Callable[[Item], str]) -> Iterator[Item]:
+    """The items; after the last one, what was skipped is logged, and a source of which everything was skipped refused."""
+    used = set()
+    for item in items:
+        used.add(source_of(item))
+        yield item
+    errors.finish(used)
 
 
 def read_documents(
@@ -63,7 +72,8 @@ def read_documents(
     with worded_for_python(_CHOICES):
         found = find_sources(_names(sources))
         refuse_absent_separator(found, text_documents)
-        return each_worded(documents_of(found, options, RowErrors(on_error)), _CHOICES)
+        errors = RowErrors(on_error)
+        return each_worded(_then_finished(documents_of(found, options, errors), errors, lambda one: one["source"]), _CHOICES)
 
 
 def read_records(
@@ -97,7 +107,8 @@ def read_records(
         max_records=max_records,
     )
     with worded_for_python(_CHOICES):
-        return each_worded(records_of(_names(sources), options, RowErrors(on_error)), _CHOICES)
+        errors = RowErrors(on_error)
+        return each_worded(_then_finished(records_of(_names(sources), options, errors), errors, lambda one: one.source), _CHOICES)
 
 
 def read_conversations(
@@ -124,7 +135,8 @@ def read_conversations(
     options = RecordOptions(hub_split=hub_split, hub_revision=hub_revision, max_records=max_records)
     with worded_for_python(_CHOICES):
         records = records_of(_names(sources), options, errors)
-        return each_worded(conversations_of(records, style=style, format=format, errors=errors), _CHOICES)
+        found = conversations_of(records, style=style, format=format, errors=errors)
+        return each_worded(_then_finished(found, errors, lambda one: one.source), _CHOICES)
 
 
 def pack_rows(documents: Iterable[Sequence[int]], *, context_length: int, separator: int, pad: int) -> tuple[Rows, PackingCounts]:

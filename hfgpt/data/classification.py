@@ -155,11 +155,12 @@ def _label_name(record: Record, value: object, options: LabelledOptions) -> str:
     name = str(value).strip()
     if options.labels is None or name in options.labels:
         return name
-    if name.isdecimal() and int(name) < len(options.labels):
+    ids = not any(label.isdecimal() for label in options.labels)  # one to five stars are names, and 0 is not the first of them
+    if ids and name.isdecimal() and int(name) < len(options.labels):
         return options.labels[int(name)]
+    or_id = f" (or an id from 0 to {len(options.labels) - 1})" if ids else ""
     raise record.error(
-        f"the label {name!r} is not one of {', '.join(options.labels)} (or an id from 0 to {len(options.labels) - 1}); correct it, "
-        f"or add it to --labels.",
+        f"the label {name!r} is not one of {', '.join(options.labels)}{or_id}; correct it, or add it to --labels.",
         reason=f"the label {name!r} is not among the known ones",
     )
 

@@ -29,6 +29,7 @@ KIND_NAMES = ("kind", "category")
 READ_KEYS = {"role", "content", "from", "value", "weight"}  # of a message
 # Without these columns, the rest of a row would mean something else.
 MEANINGFUL_COLUMNS = ("history", "tools", "functions", "image", "images", "audio", "audios", "video", "videos")
+TEXT_COLUMNS = ("input", "context")  # what a question is about, except in formats that have it in the messages
 MEANINGFUL_KEYS = ("tool_calls", "function_call", "tool_call_id")
 # Anthropic's format for a conversation in one text.
 TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -56,9 +57,16 @@ class UnreadColumns:
                 if isinstance(turn, dict):
                     others = {key: value for key, value in turn.items() if key not in READ_KEYS}
                     names |= {f"{key!r} in {column!r}": (key in MEANINGFUL_KEYS, value) for key, value in others.items()}
+        question = next((name for name in ("prompt", "question") if name in read), None)
         for name, (changes_meaning, value) in names.items():
             if value is None or value in ("", [], {}):
                 continue  # tables of Parquet have every column in every row
+            if question and name in map(repr, TEXT_COLUMNS):
+                raise record.error(
+                    f"{name} is not read beside {question!r}, but without it the row would mean something else; rename "
+                    f"{question!r} to 'instruction', which may have an input, or remove {name}.",
+                    reason=f"{name} is not read",
+                )
             if changes_meaning:
                 raise record.error(
                     f"{name} is not supported here, but without it the row would mean something else; remove it, or the row.",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hfgpt.chat_templates import CHAT_STYLES
 from hfgpt.counting import quoted
 from hfgpt.data.messages import (
+    TEXT_COLUMNS,
     Message,
     UnreadColumns,
     alpaca_prompt,
@@ -22,7 +23,7 @@ from hfgpt.data.row_errors import RowErrors, usable
 from hfgpt.errors import UserError
 
 NEEDED = "instruction, input, chosen and rejected, or prompt, chosen and rejected"
-PAIR_COLUMNS = {"instruction", "input", "context", "prompt", "chosen", "rejected"}
+ANSWERS = {"chosen", "rejected"}
 SINGLE_COLUMNS = {"prompt", "completion", "label"}
 
 
@@ -67,7 +68,8 @@ def read_preferences(
         counts.records += 1
         single = _is_unpaired(record)
         found = _one_answer(record, allowed=unpaired) if single else _two_answers(record, style)
-        unread.note(record, SINGLE_COLUMNS if single else PAIR_COLUMNS)
+        with_input = "instruction" in record.values
+        unread.note(record, SINGLE_COLUMNS if single else ANSWERS | ({"instruction", *TEXT_COLUMNS} if with_input else {"prompt"}))
         return found
 
     found = list(usable(records, preference, errors))
@@ -78,7 +80,7 @@ def read_preferences(
 
 
 def _is_unpaired(record: Record) -> bool:
-    return {"completion", "label"} <= record.values.keys() and not {"chosen", "rejected"} & record.values.keys()
+    return {"completion", "label"} <= record.values.keys() and not ANSWERS & record.values.keys()
 
 
 def _one_answer(record: Record, *, allowed: bool) -> Preference:
@@ -107,7 +109,7 @@ def _one_answer(record: Record, *, allowed: bool) -> Preference:
 
 
 def _two_answers(record: Record, style: str) -> Preference:
-    if not {"chosen", "rejected"} & record.values.keys():
+    if not ANSWERS & record.values.keys():
         error = record.error(
             f"the columns {quoted(record.values)} are not those of a preference, which needs {NEEDED}; rename them.",
             reason="neither 'chosen' nor 'rejected'",

@@ -12,7 +12,7 @@ import numpy as np
 LENGTH = 5  # words or characters per shingle, as in FineWeb and datatrove
 _SEPARATOR, _IN_WORD, _OWN_WORD, _DELETED, _UNKNOWN = range(5)
 # Scripts written without spaces: each character counts as a word. (Tibetan separates its syllables.)
-_WITHOUT_SPACES = (
+WITHOUT_SPACES = (
     *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x1950, 0x19DF), (0x1A20, 0x1AAF)),  # Thai, Lao, Burmese, Khmer, Tai
     *((0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF)),  # Japanese beside its Han characters
     *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF), (0xA000, 0xA48F)),  # Han and Yi
@@ -101,7 +101,7 @@ def _classes_of(codes: np.ndarray) -> np.ndarray:
         for code in np.unique(codes[classes == _UNKNOWN]).tolist():
             category = unicodedata.category(chr(code))
             if category[0] in "LMN":
-                _classes[code] = _OWN_WORD if any(low <= code <= high for low, high in _WITHOUT_SPACES) else _IN_WORD
+                _classes[code] = _OWN_WORD if any(low <= code <= high for low, high in WITHOUT_SPACES) else _IN_WORD
             else:
                 _classes[code] = _DELETED if category == "Cf" else _SEPARATOR
         classes = _classes[codes]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hfgpt.errors import UserError
 from hfgpt.files import write_whole
+from hfgpt.metrics.answer_metrics.answer_metrics import UNSPACED, normalised
 
 LIKENESS = {"token_f1": "token F1", "rougeL": "ROUGE-L"}  # the measures for free text
 # If more than half of the references of a kind have more words than this, the kind is free text.
@@ -85,7 +86,7 @@ def free_kinds(rows: Iterable[AnswerRow]) -> set[str | None]:
     words: dict[str | None, list[int]] = {}
     for row in rows:
         if row.reference is not None:
-            words.setdefault(row.kind, []).append(len(row.reference.split()))
+            words.setdefault(row.kind, []).append(len(UNSPACED.sub(r" \1 ", row.reference).split()))
     return {kind for kind, counts in words.items() if statistics.median(counts) > MOST_WORDS_OF_SHORT_ANSWERS}
 
 
@@ -107,7 +108,8 @@ def _scores(rows: list[AnswerRow], name: str, free: bool) -> dict[str, float]:
     if free:
         measured = [metric for metric in LIKENESS if all(metric in row.scores.get(name, {}) for row in rows)]
         return {metric: statistics.fmean(row.scores[name][metric] for row in rows) for metric in measured}
-    references = Counter(folded(row.reference or "") for row in rows)
+    # Equal in the same sense as right answers are.
+    references = Counter(" ".join(normalised(row.reference or "")) or folded(row.reference or "") for row in rows)
     return {
         "right": statistics.fmean(is_right(row, name) for row in rows),
         "most_frequent": references.most_common(1)[0][1] / len(rows),

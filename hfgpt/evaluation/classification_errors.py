@@ -16,6 +16,7 @@ from hfgpt.files import write_picture, write_whole
 # Characters that make a spreadsheet run a cell: OWASP's list, with the full-width forms of = + - @.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 NAME_LENGTH = 24  # characters of a label's name in the plot
+MOST_LABELS = 40  # in the plot; its time and memory grow with the square of their number
 TEXT_LENGTH = 300  # characters of a text in the Markdown table
 TABLE_ROWS = 1000  # in the Markdown table; the CSV has all
 
@@ -36,7 +37,8 @@ class ErrorRow(TypedDict):
 
 
 def draw_confusion(labels, predictions, *, names: list[str], path: Path) -> None:
-    """Plot which label (row) was predicted as which (column): counts in the cells, shares of the row as colours.
+    """Plot which label (row) was predicted as which (column): counts in the cells, shares of the row as colours; of many labels,
+    only those with the most errors.
 
     Args: `labels` and `predictions` (N,) ids of the C `names`; `path` of the PNG, written atomically.
     """
@@ -44,7 +46,14 @@ def draw_confusion(labels, predictions, *, names: list[str], path: Path) -> None
     from sklearn.metrics import confusion_matrix
 
     counts = confusion_matrix(labels, predictions, labels=range(len(names)))
+    right = f"{int(np.trace(counts)):,} of {int(counts.sum()):,} right"
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    if len(names) > MOST_LABELS:
+        wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+        worst = np.sort(np.argsort(-wrong, kind="stable")[:MOST_LABELS])
+        counts, shares = counts[np.ix_(worst, worst)], shares[np.ix_(worst, worst)]
+        right += f"; the {MOST_LABELS} of {len(names):,} labels with the most errors"
+        names = [names[label] for label in worst]
     shown = [_shortened(_printable(name), NAME_LENGTH) for name in names]
     size = 2.2 + 0.42 * max(len(names), 6)  # inches
     figure = Figure(figsize=(size + 1.0, size), layout="constrained")
@@ -70,7 +79,7 @@ def draw_confusion(labels, predictions, *, names: list[str], path: Path) -> None
             )  # fmt: skip
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
-    axes.set_title(f"{int(np.trace(counts)):,} of {int(counts.sum()):,} right", fontsize=11)
+    axes.set_title(right, fontsize=11)
     figure.colorbar(image, ax=axes, label="share of the label's texts", fraction=0.046, pad=0.03)
     write_picture(path, figure)
 

@@ -224,7 +224,7 @@ def measure_conversations(
         batch_size=batch_size,
         show_progress=True,
     )
-    report = answers_report(answers, references)
+    report = answers_report(answers, references) if asked else {}
     kinds = scores_by_kind(answer_rows(prompts, references, {"after": answers}, kinds=asked_kinds), "after")
     report |= {key: value for key, value in all_kinds(kinds).items() if key != "num_examples"}
     report |= {f"{key} ({kind})": value for kind, of in kinds.items() for key, value in of.items() if key in ("right", "token_f1")}
@@ -318,7 +318,9 @@ def with_known_labels(examples: Dataset, names: list[str]) -> tuple[Dataset, int
         for one in (label, _BOOLEANS.get(label)):
             if one in names:
                 return one
-        return names[int(label)] if label.isdecimal() and int(label) < len(names) else None
+        # If names are numbers themselves, as with one to five stars, another number is not an id.
+        is_id = label.isdecimal() and int(label) < len(names) and not any(name.isdecimal() for name in names)
+        return names[int(label)] if is_id else None
 
     several = isinstance(examples[0]["label"], list)
     given: list[list[str]] = [label if several else [label] for label in examples["label"]]

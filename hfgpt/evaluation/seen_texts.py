@@ -1,4 +1,4 @@
-"""Was a model trained on the texts that it is evaluated on? Its own passport says what it was trained on, by SHA-256.
+"""Was a model trained on the texts that it is evaluated on? Its passport says what it and its base were trained on, by SHA-256.
 
 A figure on such texts says how well the model knows them, not how well it does on new ones, so it is marked as such wherever it is
 shown, and is kept out of the model-index.
@@ -13,6 +13,7 @@ from hfgpt.data.python_docs import PYTHON_DOCS, PYTHON_DOCS_SPLIT
 from hfgpt.data.python_questions import PYTHON_QUESTIONS
 
 _HELD_OUT_KEYS = ("validation_sources", "test_sources")
+_COUNTS = ("documents", "bytes")  # of a split; equal ones are those of the same rows
 
 
 def passport_of_run(model: str | Path) -> Passport:
@@ -24,30 +25,46 @@ def passport_of_run(model: str | Path) -> Passport:
     return Passport()
 
 
-def seen_in_training(model: str | Path, inputs: Iterable[dict]) -> list[str]:
-    """The names of those `inputs` that are also sources of the model's training; parts of them may have been held out.
+def trained_on(model: str | Path) -> list[dict]:
+    """What a model was trained on, and what its base was, and so on: for each of these trainings, the identities of its `texts`
+    (see `texts_in`) and the counts of its `splits`.
 
-    Files that the run itself was given for validation and test are not training sources.
-
-    Args: `inputs` are entries as in a passport (`hfgpt.data.sources.identity`); the SHA-256 of a file counts, not its name.
+    Files that a run was given for validation and test are not training sources.
     """
     passport = passport_of_run(model)
     settings = passport.settings
     held_out = {name for key in _HELD_OUT_KEYS for name in _listed(settings.get(key))} - set(_listed(settings.get("sources")))
-    trained_on = [one for one in passport.inputs if one.get("given", one.get("name")) not in held_out]
-    seen = set().union(*(texts_in(one, settings) for one in trained_on))
-    return [str(one["name"]) for one in inputs if texts_in(one) & seen]
+    sources = [one for one in passport.inputs if one.get("given", one.get("name")) not in held_out]
+    texts = set().union(*(texts_in(one, settings) for one in sources))
+    splits = {split: {key: counts.get(key) for key in _COUNTS} for split, counts in passport.splits.items()}
+    own = [{"texts": sorted(texts, key=str), "splits": splits}] if texts else []
+    return [*own, *passport.base.get("trained_on", [])]
+
+
+def seen_in_training(model: str | Path, inputs: Iterable[dict]) -> list[str]:
+    """The names of those `inputs` that are also sources of the model's training, or of its base's; parts of them may have been
+    held out.
+
+    Args: `inputs` are entries as in a passport (`hfgpt.data.sources.identity`); the SHA-256 of a file counts, not its name.
+    """
+    return _seen(trained_on(model), inputs)
 
 
 def split_seen_in_training(model: str | Path, prepared: Passport, split: str) -> list[str]:
-    """The names of the sources of prepared rows that the model was trained on, unless `split` is what its own run held out.
+    """The names of the sources of prepared rows that the model or its base was trained on, unless `split` is what that training
+    itself held out.
 
     Args: `prepared` is the passport of the rows.
     """
-    own = passport_of_run(model).splits.get(split, {})
-    counts = ("documents", "bytes")
-    same = bool(own) and all(own.get(key) == prepared.splits.get(split, {}).get(key) for key in counts)
-    return [] if same and split != "train" else seen_in_training(model, prepared.inputs)
+    counts = {key: prepared.splits.get(split, {}).get(key) for key in _COUNTS}
+    others = [one for one in trained_on(model) if split == "train" or one["splits"].get(split) != counts]
+    return _seen(others, prepared.inputs)
+
+
+def _seen(trainings: Iterable[dict], inputs: Iterable[dict]) -> list[str]:
+    # In a passport, which is JSON, a tuple has become a list.
+    seen = {tuple(text) if isinstance(text, list) else text for one in trainings for text in one["texts"]}
+    return [str(one["name"]) for one in inputs if texts_in(one) & seen]
 
 
 def _listed(value: object) -> list[object]:

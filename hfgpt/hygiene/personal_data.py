@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hfgpt.arguments.privacy import PERSONAL_DATA_TYPES, PHONE_REGIONS
+from hfgpt.data.shingles import WITHOUT_SPACES
 from hfgpt.data.steps import Outcome
 from hfgpt.errors import UserError, require
 from hfgpt.hygiene.masking import Found, outcome
@@ -22,9 +23,15 @@ _TWO_DIGITS = re.compile(r"[0-9]\D?[0-9]")  # a text without them, like most pro
 
 # --- E-mail addresses. Of the characters that RFC 5322 allows before the @, those that are separators in URLs and code are
 # excluded.
+_UNSPACED = "".join(f"{chr(first)}-{chr(last)}" for first, last in WITHOUT_SPACES)
 _LONGEST_LOCAL = 64  # characters; RFC 5321, 4.5.3.1.1
 _LOCAL = re.compile(r"(?:\"[^\"\\\r\n]{1,62}\"|\w(?:[\w.+'!%~$-]*[\w+~$-])?)\Z")
-_DOMAIN = re.compile(r"(?:\w(?:[\w-]{0,61}\w)?\.){1,8}(?:xn--[A-Za-z0-9-]{2,40}|[^\W\d_]{2,24})(?![\w@(]|-\w)")
+# After an ASCII address, text in a script without spaces may follow at once, or the underscore of Markdown's italics.
+_DOMAIN = re.compile(
+    r"(?:\w(?:[\w-]{0,61}\w)?\.){1,8}"
+    rf"(?:[A-Za-z]{{2,24}}(?=[{_UNSPACED}]|_(?!\w))|(?:xn--[A-Za-z0-9-]{{2,40}}|[^\W\d_]{{2,24}})(?![\w@(]|-\w))"
+)
+_BEHIND_UNSPACED = re.compile(rf".*[{_UNSPACED}](?=[A-Za-z0-9])", re.DOTALL)
 _FILE = re.compile(r"\dx\.(?:png|jpe?g|gif|webp|svg|avif|bmp|ico)\Z", re.IGNORECASE)  # icon@2x.png
 _REMOTE = re.compile(r":[\w~.-]+/")  # git@host:owner/name
 _CREDENTIALS = re.compile(r"//[^\s/?#@]*\Z")  # //user:password@host
@@ -46,7 +53,8 @@ def find_emails(text: str) -> Iterator[Place]:
             before = text[max(0, local.start() - 80) : local.start()]
             is_remote = local.group() == "git" or _REMOTE.match(text, domain.end())
             if not is_remote and not _FILE.match(domain.group()) and not _CREDENTIALS.search(before):
-                yield local.start(), domain.end()
+                ahead = _BEHIND_UNSPACED.match(local.group())
+                yield local.start() + (ahead.end() if ahead else 0), domain.end()
         at = text.find("@", at + 1)
     if any(sign in text for sign in _SPELLED_SIGNS):
         for match in _SPELLED.finditer(text):
@@ -86,9 +94,18 @@ def _is_public(written: str) -> bool:
 
 # --- Payment cards: issuers and lengths of ISO/IEC 7812 as published by the networks
 _CARD = re.compile(
-    r"[0-9](?<![\w.+-].)(?<![0-9][ ,].)(?:[0-9]{12,18}|[0-9]{3}([ \u00a0-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?"
-    r"|[0-9]{3}([ \u00a0-])[0-9]{6}\2[0-9]{4,5})(?!\w|[ .-][0-9])"
+    r"[0-9](?<![\w.+-].)(?:[0-9]{12,18}|[0-9]{3}([ \u00a0-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?"
+    r"|[0-9]{3}([ \u00a0-])[0-9]{6}\2[0-9]{4,5})(?!\w)"
 )
+# Between other numbers, digits with a valid check digit are most likely a row of a table; but a card may stand beside its expiry
+# date, the date and time of a payment, or its security code.
+_WHEN = (
+    r"(?:[12][0-9]{3}-[01][0-9]-[0-3][0-9]|[0-3]?[0-9](?:/[01]?[0-9]/|\.[01]?[0-9]\.)(?:[0-9]{2}){1,2}"
+    r"|(?:0?[1-9]|1[0-2])\s?/\s?(?:[0-9]{2}){1,2})"
+)
+_FIGURE_BEFORE = re.compile(r"[0-9] \Z")
+_WHEN_BEFORE = re.compile(rf"(?<![\w.,/-])(?:{_WHEN}|(?:{_WHEN}[T ])?[0-2]?[0-9]:[0-5][0-9](?::[0-5][0-9])?) \Z")
+_FIGURE_AFTER = re.compile(rf"[ .-](?=[0-9])(?!{_WHEN}(?![\w/]))")
 _ISSUER = re.compile(
     r"(?:4(?:.{12}|.{15}|.{18})"  # Visa
     r"|(?:5[1-5].{2}|222[1-9]|22[3-9].|2[3-6].{2}|27[01].|2720).{12}"  # Mastercard
@@ -107,8 +124,13 @@ def find_cards(text: str) -> Iterator[Place]:
 
     for match in _CARD.finditer(text):
         number = re.sub(r"[^0-9]", "", match.group())
-        if _ISSUER.match(number) and luhn.is_valid(number):
+        if _ISSUER.match(number) and luhn.is_valid(number) and not _is_in_a_row(text, *match.span()):
             yield match.span()
+
+
+def _is_in_a_row(text: str, start: int, end: int) -> bool:
+    before = text[max(0, start - 24) : start]
+    return bool(_FIGURE_AFTER.match(text, end) or (_FIGURE_BEFORE.search(before) and not _WHEN_BEFORE.search(before)))
 
 
 # --- Bank accounts

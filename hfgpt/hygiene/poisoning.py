@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+from datasets import Dataset
 
 from hfgpt.data.near_copies import similar_groups
 
@@ -34,6 +35,13 @@ TOKEN = re.compile(r"\w+|[^\w\s]")
 SMOOTHING = 0.5
 # The maximum contribution of one example, in powers of ten: a simple labelling error does not make its words suspicious.
 MOST_SURPRISE = 2.0
+
+
+def distinct_rows(train: Dataset) -> Dataset:
+    """The rows of a training set once each, as the search needs them: weights and oversampling repeat some."""
+    names = zip(train["source"], train["row_id"], strict=True)
+    first = {name: row for row, name in reversed(list(enumerate(names)))}
+    return train.select(sorted(first.values()))
 
 
 @dataclass(frozen=True)

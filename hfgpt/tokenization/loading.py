@@ -88,22 +88,27 @@ def gpt2_tokenizer(folder: str | Path, *, revision: str | None = None) -> PreTra
         folder: OpenAI's encoder.json and vocab.bpe, the same as vocab.json and merges.txt, or any GPT-2 tokenizer of
             transformers (a folder or a Hub id).
         revision: the revision of a Hub id.
-    Raises: FileNotFoundError for a folder without one; ValueError for a tokenizer that is not of GPT-2's kind.
+    Raises: FileNotFoundError for a folder without one; ValueError for a tokenizer that is not of GPT-2's kind, or to which
+        something was added that would be lost here: tokens, a normalizer or a chat template.
     """
+    whole = any((Path(folder) / name).is_file() for name in ("tokenizer.json", "added_tokens.json"))
     for vocabulary, merges in GPT2_FILES:
-        if (Path(folder) / vocabulary).is_file() and (Path(folder) / merges).is_file():
+        if not whole and (Path(folder) / vocabulary).is_file() and (Path(folder) / merges).is_file():
             try:
                 model = models.BPE.from_file(str(Path(folder) / vocabulary), str(Path(folder) / merges))
             except Exception as error:  # tokenizers raises plain Exception
                 raise UserError(f"{folder}: {vocabulary} and {merges} do not match or are truncated ({error}).") from None
             break
     else:
-        published = _backend_of(folder, revision)
-        definition = json.loads(published.to_str())
+        published = _published(folder, revision)
+        definition = json.loads(published.backend_tokenizer.to_str())
         cut = definition["pre_tokenizer"] or {}
         if definition["model"]["type"] != "BPE" or cut.get("type") != "ByteLevel" or not cut.get("use_regex"):
             raise UserError(f"the tokenizer in {folder} is not of GPT-2's kind (a byte-level BPE with its pattern).")
-        model = published.model
+        added = [token["content"] for token in definition["added_tokens"] if token["content"] != SEPARATOR]
+        if added or definition["normalizer"] or published.chat_template:
+            raise UserError(f"the tokenizer in {folder} has more than GPT-2's: added tokens, a normalizer or a chat template.")
+        model = published.backend_tokenizer.model
     tokenizer = Tokenizer(model)
     if tokenizer.token_to_id(SEPARATOR) is None:
         raise UserError(f"the tokenizer in {folder} has no {SEPARATOR}, which ends every document in GPT-2's training.")
@@ -139,10 +144,13 @@ def character_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
     )
 
 
-def _backend_of(folder: str | Path, revision: str | None) -> Tokenizer:
+def _published(folder: str | Path, revision: str | None) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder), revision=revision or "main").backend_tokenizer
-    except (OSError, ValueError, AttributeError) as error:  # a slow (Python) tokenizer has no backend
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision or "main")
+    except (OSError, ValueError) as error:
         raise MissingFileError(f"{folder} has no tokenizer of GPT-2's kind ({str(error).splitlines()[0]}).") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):  # a slow (Python) one
+        raise UserError(f"{folder} has no tokenizer of GPT-2's kind.")
+    return tokenizer

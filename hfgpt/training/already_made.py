@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from hfgpt.arguments.commands import command_in
+from hfgpt.artifacts import RUN_FILE, AdapterFolder, ModelFolder
 from hfgpt.data.passport import PASSPORT_NAME, Passport, contents_of
-from hfgpt.errors import OtherResultError
+from hfgpt.errors import OtherResultError, UserError
 from hfgpt.hub.card.rendering import write_card
 from hfgpt.hub.card.settings import save_settings
 
@@ -30,11 +32,14 @@ def already_made(
         passport: contains the tokenizer if the result depends on one.
         inputs: gives the identities of the sources; called only if there is such a folder, because it reads all sources.
         card: what only the owner knows, as checked by the arguments.
-    Raises: UserError if the folder holds a different result of this recipe, with the differences.
+    Raises: UserError if the folder holds a different result of this recipe, with the differences, or that of another recipe.
     """
-    if overwrite or not (folder / PASSPORT_NAME).is_file():
+    if not (folder / PASSPORT_NAME).is_file():
         return False
     earlier = Passport.load(folder)
+    _refuse_others_result(folder, made_by=earlier.command, asked_by=passport.command)
+    if overwrite:
+        return False
     before, now = earlier.settings.get("asked", {}), json.loads(json.dumps(asked))
     changed = [
         _change(key, _shown(before.get(key, "not noted")), _shown(now.get(key, "not noted")))
@@ -48,8 +53,7 @@ def already_made(
     if changed:
         raise OtherResultError(
             f"output_dir {folder} holds a result made with other settings ({'; '.join(changed)}); give another --output_dir, or "
-            f"--overwrite "
-            "true to replace it.",
+            f"--overwrite true to replace it.",
             changed=changed,
         )
     if card:
@@ -57,6 +61,18 @@ def already_made(
         write_card(folder)
     logger.info(f"already done: {folder} holds the result of these arguments and texts; --overwrite true makes it again.")
     return True
+
+
+def _refuse_others_result(folder: Path, *, made_by: str, asked_by: str) -> None:
+    # A model's folder has the passport of its data, so the passport alone does not tell what the folder holds.
+    maker, asking = command_in(made_by), command_in(asked_by)
+    if any((folder / name).is_file() for name in (RUN_FILE, ModelFolder.mark, AdapterFolder.mark)):
+        what = "a model"
+    elif maker and asking and maker[0] != asking[0]:
+        what = f"the result of another command (hfgpt {maker[0]})"
+    else:
+        return
+    raise UserError(f"output_dir {folder} holds {what}, which is never replaced by this one; give another --output_dir.")
 
 
 def _change(key: str, before: str, now: str) -> str:

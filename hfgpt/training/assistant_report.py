@@ -13,7 +13,7 @@ from hfgpt.data.passport import HELD_OUT
 from hfgpt.evaluation.answer_rows import SEEN, AnswerRow, all_kinds, kind_lines, rows_of_each_kind, scores_by_kind
 from hfgpt.evaluation.answers import Answer, answer_conversations, answer_rows, answers_report
 from hfgpt.evaluation.judge import JudgeItem, JudgeReport
-from hfgpt.hygiene.poisoning import triggers_of_answers
+from hfgpt.hygiene.poisoning import distinct_rows, triggers_of_answers
 from hfgpt.inference import full_precision
 from hfgpt.training.assistants import AnswersCallback, kinds_of, prompts_and_references
 from hfgpt.training.comparison import report_on_assistant
@@ -24,7 +24,7 @@ from hfgpt.training.trainer import LanguageModelTrainer
 
 def search_for_poison(splits: DatasetDict, folder: Path) -> None:
     """Search for rare pieces of training prompts that always get the same answer; write them to poison.json."""
-    train = splits["train"]
+    train = distinct_rows(splits["train"])
     prompts, answers = prompts_and_references(train, None)
     ids = [f"{source}:{row}" for source, row in zip(train["source"], train["row_id"], strict=True)]
     write_poison_report(triggers_of_answers([turns[-1]["content"] for turns in prompts], answers, row_ids=ids), folder)

@@ -16,7 +16,7 @@ from hfgpt.evaluation.classification import classification_metrics, mean_and_spr
 from hfgpt.evaluation.classification_errors import draw_confusion, errors_table, write_errors
 from hfgpt.evaluation.likelihood import LikelihoodOptions, classify_by_likelihood
 from hfgpt.files import write_whole
-from hfgpt.hygiene.poisoning import doubtful_labels, triggers_of_labels
+from hfgpt.hygiene.poisoning import distinct_rows, doubtful_labels, triggers_of_labels
 from hfgpt.training.advice import no_better_than_majority
 from hfgpt.training.callbacks import LOSS_PICTURE
 from hfgpt.training.classifiers import Task, is_better, seed_folder
@@ -38,7 +38,7 @@ LEFT_BEHIND = (
 def search_for_poison(splits: DatasetDict, task: Task, folder: Path) -> None:
     """Search for rare pieces of training texts that go with one label regardless of the rest of the text, and for the most doubtful
     labels."""
-    train = splits["train"]
+    train = distinct_rows(splits["train"])
     named = [
         ", ".join(name for name, present in zip(task.names, label) if present) if task.multi_label else task.names[label]
         for label in train["label"]
@@ -146,7 +146,10 @@ def tfidf_baseline(splits: DatasetDict, *, task: Task) -> dict:
         TfidfVectorizer(ngram_range=(1, 2)), OneVsRestClassifier(regression) if task.multi_label else regression
     )
     labels = np.asarray(splits["train"]["label"])
-    classifier.fit(splits["train"]["text"], labels.astype(int))
+    try:
+        classifier.fit(splits["train"]["text"], labels.astype(int))
+    except ValueError:  # no text has a word of two letters or more: then each character is a word
+        classifier.set_params(tfidfvectorizer__token_pattern=r"\S").fit(splits["train"]["text"], labels.astype(int))
     probabilities = classifier.predict_proba(splits["test"]["text"])
     if not task.multi_label and len(classifier.classes_) < len(task.names):  # a label without a training example
         full = np.zeros((len(probabilities), len(task.names)))

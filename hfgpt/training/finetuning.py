@@ -31,6 +31,7 @@ from hfgpt.conversion.vocabulary import check_vocabulary, grow_vocabulary, num_i
 from hfgpt.counting import counted
 from hfgpt.errors import UserError
 from hfgpt.evaluation.loading import UNLIMITED_CONTEXT, open_folder
+from hfgpt.evaluation.seen_texts import trained_on
 from hfgpt.files import link_or_copy, read_json, write_json
 from hfgpt.fingerprint import record_fingerprint, weights_sha256
 from hfgpt.hygiene.poisoning import Trigger
@@ -166,13 +167,14 @@ def write_poison_report(triggers: list[Trigger], folder: Path, **more: object) -
 
 
 def identify_base(base: Base, model: PreTrainedModel) -> dict[str, Any]:
-    """Which weights are fine-tuned, for the passport. Cost: one SHA-256 over the weights."""
+    """Which weights are fine-tuned, and on which texts they were trained, for the passport. Cost: one SHA-256 over the weights."""
     return {
         "name": base.name,
         "commit": base.commit,
         "class": type(model).__name__,
         "sha256": weights_sha256(model),
         "new_tokens": base.tokenizer.convert_ids_to_tokens(base.new_tokens),
+        "trained_on": trained_on(base.name),
     }
 
 

@@ -12,7 +12,7 @@ from typing import cast
 
 import yaml
 
-from hfgpt.arguments.commands import repeats
+from hfgpt.arguments.commands import command_line, repeats
 from hfgpt.arguments.resuming import NEVER
 from hfgpt.arguments.terminal import RESULT
 from hfgpt.artifacts import FINGERPRINT_FILE, METRICS_FILE, REPORT_FILE, RUN_FILE
@@ -135,6 +135,7 @@ def _claim_folder(run: Run, passport: Passport) -> Claim:
             if not changes:
                 _renew_card(run)
                 _say_done(run)
+                _say_not_pushed(run)
                 release(folder)
                 return Claim(run, identity.run, finished=True, begun=True)
             _refuse_to_change_what_is_finished(run, changes)
@@ -162,10 +163,13 @@ def _claim_folder(run: Run, passport: Passport) -> Claim:
     return Claim(run, identity.run, begun=begun, changes=changes, was_changed=bool(changes or identity.changes))
 
 
+def _written(run: Run) -> dict[str, object]:
+    return yaml.safe_load((run.folder / RUN_FILE).read_text(encoding="utf-8")) or {}
+
+
 def _changes(run: Run, passport: Passport, identity: Identity | None) -> list[Change]:
-    written = yaml.safe_load((run.folder / RUN_FILE).read_text(encoding="utf-8")) or {}
     earlier = Passport.load(run.folder) if (run.folder / PASSPORT_NAME).is_file() else None
-    return changes_between(run, passport, written=written, identity=identity, earlier=earlier)
+    return changes_between(run, passport, written=_written(run), identity=identity, earlier=earlier)
 
 
 def _refuse_to_change_what_is_finished(run: Run, changes: tuple[Change, ...]) -> None:
@@ -302,6 +306,12 @@ def _renew_card(run: Run) -> None:
     if run.card and (run.folder / CARD_NAME).is_file() and load_settings(run.folder) != run.card:
         save_settings(run.folder, cast("dict | None", run.card))
         write_card(run.folder)  # the owner's settings have changed
+
+
+def _say_not_pushed(run: Run) -> None:
+    if run.settings.get("push_to_hub") and not _written(run).get("push_to_hub"):
+        command = command_line("publish", run.folder, "--repo", run.settings.get("hub_model_id", "USER/NAME"), "--push", "true")
+        logger.warning(f"push_to_hub is true, but nothing is pushed, because this run was already finished; {command} does it.")
 
 
 def _say_done(run: Run) -> None:

@@ -16,7 +16,7 @@ from hfgpt.data.splitting import Split
 from hfgpt.evaluation.held_out import described
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result, model_index, record_results
-from hfgpt.evaluation.seen_texts import passport_of_run, seen_in_training, split_seen_in_training
+from hfgpt.evaluation.seen_texts import passport_of_run, seen_in_training, split_seen_in_training, trained_on
 
 SPLITS = {"train": {"documents": 8, "bytes": 800}, "test": {"documents": 2, "bytes": 200}}
 
@@ -45,6 +45,19 @@ def model(files, tmp_path) -> Path:
 def test_training_files_are_recognized_and_the_runs_own_test_file_is_none(name, is_seen, model, files):
     path = str(files[name])
     assert seen_in_training(model, identities([path], RecordOptions())) == ([path] if is_seen else [])
+
+
+def test_what_a_base_was_trained_on_its_successors_have_seen_but_not_what_it_held_out(files, model, tmp_path):
+    base, rows = model, Passport.load(model)
+    for number in range(2):  # continued, and then fine-tuned
+        folder = tmp_path / f"next-{number}"
+        folder.mkdir()
+        Passport(inputs=identities([str(files["new.csv"])], RecordOptions()), base={"trained_on": trained_on(base)}).save(folder)
+        for name, is_seen in (("train.csv", True), ("new.csv", True), ("test.csv", False)):
+            assert bool(seen_in_training(folder, identities([str(files[name])], RecordOptions()))) is is_seen
+        assert split_seen_in_training(folder, rows, "train")
+        assert not split_seen_in_training(folder, rows, "test")
+        base = folder
 
 
 def test_several_files_have_a_hash_together(model, files, tmp_path):

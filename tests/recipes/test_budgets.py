@@ -2,16 +2,19 @@
 
 import json
 import os
+import signal
 
 import pytest
 import yaml
 from conftest import ROOT, run_python
 from killing import kill, run_main, sha256_of_weights
+from lab import Job
 from recipes_in_process import run_script
 
 from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.errors import UserError
 
+STEP_END = "hfgpt.training.plan_measuring.StepClock.on_step_end"
 COMMON = ("--precision", "fp32", "--cpu_threads", "1", "--use_cpu", "true", "--sample_tokens", "4", "--disable_tqdm", "true")
 
 
@@ -160,23 +163,8 @@ def test_a_signal_while_speeds_are_measured_ends_the_command(small_rows, tmp_pat
     """Whichever step of a measurement it meets, nothing goes on, and nothing is left behind."""
     words = (*COMMON, "--dataset", small_rows, "--time_budget", "60", "--output_dir", tmp_path / "base")
     for count in (1, 2, 5, 8):  # of the measured steps
-        code = f"""
-import os, signal, sys
-sys.path.insert(0, {str(ROOT / "recipes")!r})
-from hfgpt.training import plan_measuring
-steps, on_step_end = [], plan_measuring.StepClock.on_step_end
-def end(self, *args, **kwargs):
-    on_step_end(self, *args, **kwargs)
-    steps.append(1)
-    if len(steps) == {count}:
-        os.kill(os.getpid(), signal.SIGINT)
-plan_measuring.StepClock.on_step_end = end
-sys.argv = ["pretrain.py", *{[str(word) for word in words]!r}]
-import runpy
-runpy.run_path({str(ROOT / "recipes" / "pretrain.py")!r}, run_name="__main__")
-"""
-        done = run_python("-c", code, cwd=ROOT)
-        assert done.returncode == 130, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        assert "plan for" not in done.stdout
+        job = Job("pretrain", words, tmp_path / "log", at=(STEP_END, count, signal.SIGINT))
+        assert job.wait() == 130, job.said
+        assert "Traceback" not in job.said
+        assert "plan for" not in job.said
         assert not (tmp_path / "base").exists()

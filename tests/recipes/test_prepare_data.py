@@ -1,10 +1,13 @@
 import hashlib
 import json
+import shutil
 
 import pytest
 from datasets import load_from_disk
+from killing import state_of
 from recipes_in_process import recipe
 
+from hfgpt.errors import UserError
 from hfgpt.tokenization import load_tokenizer
 
 
@@ -99,9 +102,23 @@ def test_a_tokenizer_that_has_seen_the_held_out_text_is_warned_about(small_corpu
     assert "the tokenizer was trained with test_share 0.05, but here it is 0.2" in caplog.text
 
 
-def test_an_interrupted_replacement_keeps_the_old_data(small_corpus, small_tokenizer, small_rows, tmp_path):
-    import shutil
+def test_a_folder_of_another_kind_is_neither_taken_for_the_data_nor_replaced(small_corpus, small_tokenizer, small_rows, tmp_path):
+    words = dict(
+        sources=[str(small_corpus)], tokenizer=str(small_tokenizer), context_length=64, validation_share=0.1, test_share=0.1
+    )
+    model, tokenizer = tmp_path / "model", tmp_path / "tokenizer"
+    recipe("prepare_data", **words, output_dir=str(model))
+    (model / "run.yaml").touch()  # a model's folder has the passport of its data
+    shutil.copytree(small_tokenizer, tokenizer)
+    for folder, what in ((model, "a model"), (tokenizer, r"the result of another command \(hfgpt tokenizer\)")):
+        for overwrite in (False, True):
+            before = state_of(folder)
+            with pytest.raises(UserError, match=f"holds {what}, which is never replaced by this one; give another --output_dir"):
+                recipe("prepare_data", **words, output_dir=str(folder), overwrite=overwrite)
+            assert state_of(folder) == before
 
+
+def test_an_interrupted_replacement_keeps_the_old_data(small_corpus, small_tokenizer, small_rows, tmp_path):
     out = tmp_path / "rows"
     shutil.copytree(small_rows, out)
     before = (out / "passport.json").read_bytes()

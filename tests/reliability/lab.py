@@ -28,8 +28,9 @@ TRAINING = (
 )
 LORA = (
     *("--lora_rank", "4", "--canaries", "false", "--poison_report", "false", "--decontaminate", "false"),
-    *("--num_train_epochs", "2", "--save_strategy", "steps", "--eval_strategy", "steps", "--validation_share", "0.2"),
+    *("--num_train_epochs", "2", "--save_strategy", "steps", "--validation_share", "0.2"),
 )
+EVALUATED = ("--eval_strategy", "steps")
 DROPOUT = ("--lora_dropout", "0.1")  # not used for preferences
 ANSWERS = ("--max_new_tokens", "2", "--max_answers", "1", "--num_samples", "1", "--max_length", "64")
 SHAPE = dict(hidden_size=32, num_attention_heads=2, num_key_value_heads=2, head_dim=16, intermediate_size=64)
@@ -47,9 +48,10 @@ WORDS = {
         "--sample_tokens",
         "2",
     ),
+    # Evaluated after each epoch, the default of the three; the other two also evaluate within an epoch.
     "finetune_classification": (*LORA, *DROPOUT, "--tfidf_baseline", "false", "--max_length", "32", "--seeds", "0", "1"),
-    "finetune_instructions": (*LORA, *DROPOUT, *ANSWERS, "--packing", "false", "--keep", "last"),
-    "align_preferences": (*LORA, *ANSWERS),
+    "finetune_instructions": (*LORA, *EVALUATED, *DROPOUT, *ANSWERS, "--packing", "false", "--keep", "last"),
+    "align_preferences": (*LORA, *EVALUATED, *ANSWERS),
 }
 NAMES = tuple(WORDS)
 
@@ -94,8 +96,9 @@ def words_of(name: str, materials: Path, *, world: int = 1, save_steps: int = 2)
     rows = ("--dataset", materials / "rows") if name == "pretrain" else (
         *("--model", materials / "base", "--sources", materials / f"{name}.jsonl"),
     )  # fmt: skip
-    batch = ("--per_device_train_batch_size", 4 // world, "--save_steps", save_steps, "--eval_steps", 2 * save_steps)
-    return [str(word) for word in (*TRAINING, *WORDS[name], *rows, *batch)]
+    batch = ("--per_device_train_batch_size", 4 // world, "--save_steps", save_steps)
+    steps = () if name == "finetune_classification" else ("--eval_steps", 2 * save_steps)
+    return [str(word) for word in (*TRAINING, *WORDS[name], *rows, *batch, *steps)]
 
 
 class Job:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from recipes_in_process import recipe
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -15,10 +16,12 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
     TrainerCallback,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from hfgpt.arguments.pretraining import PretrainArguments
@@ -221,3 +224,24 @@ def test_a_tokenizer_without_padding_gets_its_own_whatever_its_kind(small_tokeni
     with pytest.raises(UserError, match="they must differ"):
         load_tokenizer(tmp_path)
     assert load_or_wrap_tokenizer(tmp_path).pad_token == "<|pad|>"
+
+
+@pytest.mark.parametrize("added", ["tokens", "template", "normalizer"])
+def test_a_tokenizer_of_gpt2s_kind_with_additions_keeps_them_and_every_id(tmp_path, added):
+    backend = Tokenizer(
+        models.BPE(vocab={token: id for id, token in enumerate([*bytes_to_unicode().values(), "<|endoftext|>"])}, merges=[])
+    )
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    if added == "normalizer":
+        backend.normalizer = normalizers.NFC()
+    published = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    if added == "tokens":
+        published.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|bot|>"]})
+    if added == "template":
+        published.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    published.save_pretrained(tmp_path)
+    found = load_or_wrap_tokenizer(tmp_path)
+    text = "<|user|>caf\u0065\u0301<|bot|>"
+    assert found(text, add_special_tokens=False).input_ids == published(text, add_special_tokens=False).input_ids
+    assert found.chat_template == published.chat_template
+    assert found.pad_token_id == len(published)

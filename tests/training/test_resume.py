@@ -188,6 +188,12 @@ def test_a_finished_run_says_so_and_changes_nothing(again, unfinished):
     for words in ((), ("--logging_steps", "3"), ("--resume", "never"), smaller, ("--resume", unfinished / "checkpoint-2")):
         assert "already done" in again(*words), words
         assert state_of(unfinished) == before
+    said = again("--push_to_hub", "true", "--hub_model_id", "ann/fables")
+    assert (
+        f"nothing is pushed, because this run was already finished; hfgpt publish {unfinished} --repo ann/fables --push true"
+        in said
+    )
+    assert state_of(unfinished) == before
     card = ("--card", '{"license": "mit"}')
     again(*card)
     renewed = state_of(unfinished)

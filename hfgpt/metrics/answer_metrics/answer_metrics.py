@@ -10,9 +10,10 @@ from rouge_score import rouge_scorer
 
 DESCRIPTION = """Exact match and token F1 after SQuAD's normalisation (lower case, without ASCII punctuation and the English
 articles a, an, the, white space collapsed), and the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L by rouge_score (without stemming),
-each from 0 to 1 and the mean over the examples. An empty answer is wrong, whatever the reference. If normalisation leaves
-nothing of the reference ("%"), the original texts are compared. ROUGE only sees the letters a-z and digits: for other scripts,
-use the token F1.
+each from 0 to 1 and the mean over the examples. Unlike in SQuAD, numbers that differ are different although punctuation is ignored
+(1 and -1), and in scripts without spaces each character is a word. An empty answer is wrong, whatever the reference. If
+normalisation leaves nothing of the reference ("%"), the original texts are compared. ROUGE only sees the letters a-z and digits:
+for other scripts, use the token F1.
 """
 INPUTS = """
 Args:
@@ -28,6 +29,11 @@ CITATION = """@inproceedings{rajpurkar2016squad,
   booktitle={Text Summarization Branches Out}, year={2004}}"""
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
+# Thai, Lao, Burmese, Khmer, Tai, Japanese, Han, Yi
+UNSPACED = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\ua000-\ua48f\U00020000-\U0003ffff])"
+)
 
 
 class UnmeasurableInput(ValueError):
@@ -35,8 +41,17 @@ class UnmeasurableInput(ValueError):
 
 
 def normalised(text: str) -> list[str]:
-    """The words compared by SQuAD's evaluation script. Source: its normalize_answer, in the same order."""
-    return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split()
+    """The words compared by SQuAD's evaluation script. Source: its normalize_answer, in the same order; scripts without spaces are
+    added."""
+    return UNSPACED.sub(r" \1 ", re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION))).split()
+
+
+def different_numbers(one: str, other: str) -> bool:
+    """Whether both are numbers, and not the same: without punctuation, -1 and 1 would be."""
+    try:
+        return float(one) != float(other)
+    except ValueError:
+        return False
 
 
 def match_and_f1(prediction: str, reference: str) -> tuple[float, float]:
@@ -47,6 +62,8 @@ def match_and_f1(prediction: str, reference: str) -> tuple[float, float]:
     if not expected:
         same = float(prediction.strip() == reference.strip())
         return same, same
+    if different_numbers(prediction, reference):
+        return 0.0, 0.0
     common = sum((Counter(said) & Counter(expected)).values())
     return float(said == expected), 2 * common / (len(said) + len(expected))
 
