@@ -36,7 +36,7 @@ from hfgpt.errors import UserError
 from hfgpt.evaluation.benchmarks import Benchmark, run_benchmarks
 from hfgpt.evaluation.held_out import evaluate_conversations, evaluate_labels, evaluate_rows, prompt_style_of
 from hfgpt.evaluation.loading import Loaded, load
-from hfgpt.evaluation.results import EVALUATION_FILE, Result, figures_of, record_results
+from hfgpt.evaluation.results import EVALUATION_FILE, Result, figures_of, record_results, refuse_others_results
 from hfgpt.evaluation.seen_texts import passport_of_run
 from hfgpt.evaluation.strided import evaluate_text
 from hfgpt.files import public_name
@@ -49,6 +49,9 @@ def main(args: EvaluateArguments) -> dict[str, float]:
     benchmarks = [Benchmark.parse(word) for word in args.tasks]
     sources = find_sources(args.text) if args.text else []
     refuse_absent_separator(sources, args.text_documents)
+    output, name = Path(args.output_dir or args.model), public_name(args.model)
+    if not (is_own := output.resolve() == Path(args.model).resolve()):
+        refuse_others_results(output, model=name)
     loaded = load(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code, dtype=args.dtype)
     check_task(loaded, args)
     model = loaded.model
@@ -110,17 +113,16 @@ def main(args: EvaluateArguments) -> dict[str, float]:
         found[""] = [measure_own_test(loaded, batch_size=args.batch_size)]
 
     # 7. Write the results where others can find them
-    output = Path(args.output_dir or args.model)
     results = [
         replace(result, settings=result.settings | {"dtype": args.dtype}, command=args.command(key))
         for key, of_key in found.items()
         for result in of_key
     ]
-    record_results(output, results, model=public_name(args.model))
+    record_results(output, results, model=name)
     if args.memorization:
         options = dict(num_samples=args.num_samples, sample_tokens=args.sample_tokens, seed=args.seed)
         memorization_report(loaded.model, loaded.tokenizer, Path(args.dataset), output, **options)
-    if output.resolve() == Path(args.model).resolve():
+    if is_own:
         write_card(output)
     for result in results:
         logger.log(RESULT, result.line())

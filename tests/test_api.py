@@ -302,6 +302,11 @@ def test_progress_is_printed_unless_the_program_has_said_what_it_wants(wanted, s
         (lambda: hfgpt.train_tokenizer("a text\n" * 100, output_dir="out"), "is too long for the name of a file"),
         (lambda: hfgpt.verify_data("nowhere"), "hfgpt data writes one"),
         (lambda: hfgpt.load_model(None), "model is None, a NoneType; give a folder or a Hub id"),
+        (lambda: hfgpt.load_model("nowhere/at/all", dtype="int8"), "dtype is 'int8'; allowed: auto, float32"),
+        (lambda: hfgpt.load_model("nowhere/at/all", task="answers"), "task is 'answers'; allowed: text-generation"),
+        (lambda: hfgpt.load_model("~/nowhere/at/all"), f"{Path.home()}/nowhere/at/all does not exist"),
+        (lambda: hfgpt.generate("a/b", seed=2**70), "seed is 1180591620717411303424; it must be below"),
+        (lambda: hfgpt.generate("a/b", temperature=1e-40), "temperature is 1e-40; it must be 0, which is greedy, or at least"),
         (lambda: hfgpt.check("nowhere/at/all"), "nowhere/at/all does not exist"),
         (lambda: hfgpt.publish("nowhere", repo="a/b", token="hf_secret"), "a token is given"),
         (lambda: hfgpt.pack_rows([[1]], context_length=2, separator=0, pad=1), "context_length is 2"),
@@ -352,6 +357,10 @@ def test_errors_while_reading_and_generating_name_keys_as_python_does(small_run,
         hfgpt.pretrain(path, output_dir=tmp_path / "out")
     with pytest.raises(hfgpt.UserError, match="^the prompt is not text: character 4 comes from bytes that are not UTF-8"):
         hfgpt.generate(small_run, "caf\udce9")
+    with pytest.raises(hfgpt.UserError, match=f"{small_run} is no classifier; give a classifier"):
+        hfgpt.load_model(small_run, task="text-classification")
+    with pytest.raises(hfgpt.UserError, match="texts is a single text; give a list"):
+        hfgpt.encode_texts(hfgpt.load_tokenizer(small_run), "hello")
     (tmp_path / "data" / "tokenizer").mkdir(parents=True)
     with pytest.raises(hfgpt.UserError, match=f"has no tokenizer .*give {tmp_path / 'data' / 'tokenizer'}"):
         hfgpt.prepare_data(tmp_path / "data", sources=path, output_dir=tmp_path / "out")
@@ -436,3 +445,14 @@ def test_importing_the_names_costs_nothing_until_they_are_used():
     assert "hfgpt" in imported
     assert not {name for name in imported if name.startswith("hfgpt.")}
     assert not imported & {"torch", "transformers", "datasets", "numpy", "pyarrow"}
+
+
+def test_rows_that_are_skipped_are_counted_and_a_source_of_none_but_such_is_refused(tmp_path, caplog):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n{"text": 7}\n{"other": "b"}\n')
+    with caplog.at_level("INFO", logger="hfgpt"):
+        assert len(list(hfgpt.read_documents(path, on_error="skip"))) == 1
+    assert caplog.text.count("skipped 1 row (") == 2
+    path.write_text('{"text": 7}\n')
+    with pytest.raises(hfgpt.UserError, match="all 1 rows of .*rows.jsonl were skipped"):
+        list(hfgpt.read_documents(path, on_error="skip"))

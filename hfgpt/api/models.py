@@ -8,17 +8,21 @@ import tempfile
 from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hfgpt.api.calls import Place, choices_of, make_arguments, run_recipe, worded_for_python
 from hfgpt.api.results import ConversionResult, EvaluationResult, PublishingResult
 from hfgpt.arguments.generation import GenerateArguments
-from hfgpt.artifacts import CONVERSION_FILE
+from hfgpt.artifacts import CONVERSION_FILE, Task
 from hfgpt.errors import UserError
 from hfgpt.evaluation.chat_session import ChatSession
 from hfgpt.evaluation.generation import default_max_new_tokens, sample, token_choice
 from hfgpt.evaluation.loading import Loaded, load
+from hfgpt.files import with_home
 from hfgpt.hub.gate.report import CheckReport, CheckResult
+from hfgpt.tables import check_allowed
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def evaluate(
@@ -55,8 +59,8 @@ def load_model(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-    task: Literal["text-generation", "text-classification"] | None = None,
+    dtype: Dtype = "auto",
+    task: Task | None = None,
 ) -> Loaded:
     """Load a model with its tokenizer, in evaluation mode, on the GPU if there is one.
 
@@ -73,7 +77,22 @@ def load_model(
     if not isinstance(model, str | PathLike):
         raise UserError(f"model is {model!r}, a {type(model).__name__}; give a folder or a Hub id.")
     with worded_for_python():
-        return load(fspath(model), revision=revision, trust_remote_code=trust_remote_code, dtype=dtype, task=task)
+        for key, value, hint in (("dtype", dtype, Dtype), ("task", task, Task)):
+            if value is not None:
+                check_allowed(key, value, get_args(hint))
+        place = with_home(fspath(model))
+        loaded = load(place, revision=revision, trust_remote_code=trust_remote_code, dtype=dtype, task=task)
+        if task is not None:
+            _check_loaded(loaded, task)
+        return loaded
+
+
+def _check_loaded(loaded: Loaded, task: Task) -> None:
+    if loaded.task != task:
+        what, needed = (
+            ("a classifier", "one that generates text") if task == "text-generation" else ("no classifier", "a classifier")
+        )
+        raise UserError(f"{loaded.name} is {what}; give {needed}.")
 
 
 class _OfLoaded(GenerateArguments):
@@ -118,6 +137,7 @@ def generate(
     kind = _OfLoaded if loaded else GenerateArguments
     wanted = make_arguments(kind, given | dict(trust_remote_code=trust_remote_code), where="generate()")
     loaded = loaded or load_model(wanted.model, trust_remote_code=trust_remote_code, task="text-generation")
+    _check_loaded(loaded, "text-generation")
     generation_config = token_choice(
         loaded.tokenizer,
         max_new_tokens=max_new_tokens or default_max_new_tokens(loaded.model, chat=chat),

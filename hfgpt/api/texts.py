@@ -102,7 +102,7 @@ def read_records(
         hub_split=hub_split,
         hub_revision=hub_revision,
         header=header,
-        columns=columns,
+        columns=[columns] if isinstance(columns, str) else columns,
         separator=separator,
         max_records=max_records,
     )

@@ -1,11 +1,14 @@
 """The arguments of recipes/generate.py."""
 
+import math
 from dataclasses import dataclass
 
 from hfgpt.arguments.keys import ModelKeys, generation_key
 from hfgpt.artifacts import check_model_folder
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home
+
+LEAST_TEMPERATURE = 1e-6  # logits divided by less are infinite
 
 
 @dataclass
@@ -29,7 +32,11 @@ class GenerateArguments(ModelKeys):
     def __post_init__(self):
         expand_home(self, "model")
         self.check_model()
-        self.check_least(max_new_tokens=1, num_samples=1, temperature=0, top_k=0)
+        self.check_least(max_new_tokens=1, num_samples=1, temperature=0, top_k=0, seed=0)
+        if 0 < self.temperature < LEAST_TEMPERATURE or self.temperature == math.inf:
+            raise UserError(f"temperature is {self.temperature}; it must be 0, which is greedy, or at least {LEAST_TEMPERATURE}.")
+        if self.seed >= 2**63:
+            raise UserError(f"seed is {self.seed}; it must be below 2**63.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; it must be a probability above 0 and at most 1.")
         if self.in_terminal and self.num_samples > 1:

@@ -7,10 +7,11 @@ source (a line, a row, a name).
 import glob
 import itertools
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from datasets.utils import tqdm
@@ -160,6 +161,8 @@ def _kind_of_file(path: Path, kinds: dict[str, SourceKind]) -> str | None:
 
 def _file_source(path: Path, given: str, kinds: dict[str, SourceKind]) -> Source:
     name, suffix = str(path), path.suffix.lower()  # REVIEWS.JSONL is the same as REVIEWS.jsonl
+    if re.search(r"[\ud800-\udfff]", name):  # how Python shows the bytes of a name that is not UTF-8
+        raise UserError(f"{name!a} has a name that is not UTF-8, so no passport could name it; rename it (convmv does).")
     if given.startswith("~/") and path.is_relative_to(Path.home()):
         name = f"~/{path.relative_to(Path.home()).as_posix()}"  # as given: the passport should not reveal the home folder
     by_suffix = next((key for key, kind in kinds.items() if suffix in kind.suffixes), OTHER_FILES)
@@ -331,17 +334,25 @@ def drawn_documents(
     sources: Iterable[Source], options: ReadingOptions, errors: RowErrors, draw: Callable[[str], float], read: Read
 ) -> Iterator[dict]:
     """The documents of all sources, each with its draw; they are counted in `read`."""
+    sources = list(sources)
+    by_name = {source.name: source for source in sources}
+
+    @cache
+    def contents(name: str) -> str:
+        # A file is the same group wherever it is and however its path is spelled.
+        return str(identity(by_name[name], options).get("sha256") or name)
+
     for document in read_documents(sources, options, errors):
         read.add(document["source"], 1, len(document["text"].encode()))
-        yield {**document, "draw": draw(_belongs_to(document, options) or document["text"])}
+        yield {**document, "draw": draw(_belongs_to(document, options, contents) or document["text"])}
 
 
-def _belongs_to(document: Document, options: SourceOptions) -> str | None:
+def _belongs_to(document: Document, options: SourceOptions, contents: Callable[[str], str]) -> str | None:
     """The group of a document; None if there are no groups."""
     if options.group_field is None:
         return None
     if options.group_field == GROUP_BY_SOURCE:
-        return document["source"]
+        return contents(document["source"])
     if "group" not in document:
         raise UserError(
             f"group_field is {options.group_field!r}, but {document['source']} is a text, which has no columns; use --group_field "

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from hfgpt.errors import UserError
 from hfgpt.files import write_whole
-from hfgpt.metrics.answer_metrics.answer_metrics import UNSPACED, normalised
 
 LIKENESS = {"token_f1": "token F1", "rougeL": "ROUGE-L"}  # the measures for free text
 # If more than half of the references of a kind have more words than this, the kind is free text.
@@ -83,6 +82,8 @@ def rows_of_each_kind(kinds: Sequence[str | None], most: int | None) -> list[int
 
 def free_kinds(rows: Iterable[AnswerRow]) -> set[str | None]:
     """The kinds whose references are free text; None in the result stands for rows without a kind."""
+    from hfgpt.metrics.answer_metrics.answer_metrics import UNSPACED  # imports evaluate, which takes a second
+
     words: dict[str | None, list[int]] = {}
     for row in rows:
         if row.reference is not None:
@@ -108,6 +109,8 @@ def _scores(rows: list[AnswerRow], name: str, free: bool) -> dict[str, float]:
     if free:
         measured = [metric for metric in LIKENESS if all(metric in row.scores.get(name, {}) for row in rows)]
         return {metric: statistics.fmean(row.scores[name][metric] for row in rows) for metric in measured}
+    from hfgpt.metrics.answer_metrics.answer_metrics import normalised
+
     # Equal in the same sense as right answers are.
     references = Counter(" ".join(normalised(row.reference or "")) or folded(row.reference or "") for row in rows)
     return {

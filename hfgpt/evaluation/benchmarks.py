@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -238,11 +239,11 @@ def definition_of(task: str, all_tasks: "Callable[[], TaskManager]") -> Path:
 def _results(found: dict, benchmark: Benchmark, model: str, *, limit: int | None) -> list[Result]:
     results = []
     for name, values in found["results"].items():
-        # "acc,none" is the metric acc under the filter none.
-        metrics = {key.partition(",")[0]: value for key, value in values.items() if "," in key and isinstance(value, int | float)}
-        if not metrics or name not in found["configs"]:
-            continue  # the heading of a group
-        path, definition = benchmark.path, found["configs"][name]
+        metrics = _by_metric({key: value for key, value in values.items() if "," in key and isinstance(value, int | float)})
+        if not metrics:
+            continue  # the heading of a group without a figure of its own
+        path, definition = benchmark.path, found["configs"].get(name, {})
+        asked = found["n-samples"].get(name)  # None for a group
         task = benchmark.task if path else name
         results.append(
             Result(
@@ -260,7 +261,18 @@ def _results(found: dict, benchmark: Benchmark, model: str, *, limit: int | None
                     **({"limit": limit} if limit else {}),
                     "lm_eval": version("lm_eval"),
                 },
-                counts={"num_examples": found["n-samples"][name]["effective"]},
+                counts={"num_examples": asked["effective"]} if asked else {},
             )
         )
     return results
+
+
+def _by_metric(values: dict[str, float]) -> dict[str, float]:
+    """lm_eval's "exact_match,strict-match" as "exact_match (strict-match)" if there are several filters, else as "exact_match"."""
+    filters = Counter(key.partition(",")[0] for key in values)
+    named = {}
+    for key, value in values.items():
+        metric, _, of = key.partition(",")
+        base = metric.removesuffix("_stderr")
+        named[f"{base} ({of}){metric.removeprefix(base)}" if filters[base] > 1 else metric] = value
+    return named

@@ -110,7 +110,18 @@ def figures_of(results: Sequence[Result]) -> dict[str, float]:
     """All metrics by the name of their data, "texts.txt: loss"; of several results on such data, with what was measured."""
     several = {name for name, count in Counter(result.named for result in results).items() if count > 1}
     titles = [result.title if result.named in several else result.named for result in results]
+    alike = {title for title, count in Counter(titles).items() if count > 1}  # files with the same name
+    titles = [f"{title}, {_digest(result.entry())}" if title in alike else title for title, result in zip(titles, results)]
     return {f"{title}: {key}": value for title, result in zip(titles, results) for key, value in result.metrics.items()}
+
+
+def refuse_others_results(folder: Path, *, model: str) -> None:
+    """Raises: UserError if a folder that is not the model's own holds the results of another one."""
+    found = read_evaluation(folder)
+    if found and found["model"] != model:
+        raise UserError(
+            f"{folder / EVALUATION_FILE} holds results of {found['model']}, not of {model}; give each model its own --output_dir."
+        )
 
 
 def record_results(folder: Path, results: Sequence[Result], *, model: str) -> dict:
@@ -197,7 +208,9 @@ def answered_of(counts: dict) -> str | None:
 
 def headline_of(metrics: dict[str, float]) -> str:
     """The name of the headline figure."""
-    return next((name for name in HEADLINES if name in metrics), next(iter(metrics)))
+    # A benchmark may have a metric under several filters: "exact_match (strict-match)".
+    found = (next((one for one in metrics if one == name or one.startswith(f"{name} (")), None) for name in HEADLINES)
+    return next(filter(None, found), next(iter(metrics)))
 
 
 def model_index(evaluation: dict) -> list[EvalResult]:

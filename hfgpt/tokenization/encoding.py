@@ -31,6 +31,8 @@ def encode_to_arrays(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> li
 
     Raises: ValueError for a text with more than `LONGEST_PIECE` characters and no place to cut it.
     """
+    if isinstance(texts, str):
+        raise UserError("texts is a single text; give a list of texts.")
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()

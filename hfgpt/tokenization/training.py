@@ -177,8 +177,11 @@ def train_word_level(
     bos, eos, pad, unk = WORD_SPECIAL_TOKENS
     more = reserved(reserved_tokens)
     tokenizer = Tokenizer(models.WordLevel(unk_token=unk))
+    # The special tokens are in the vocabulary like words, but no text may become one.
+    names = "|".join(token.strip("[]") for token in WORD_SPECIAL_TOKENS)
+    cuts = (rf"\[(?=(?:{names})\])", WORD_PATTERN)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"), pre_tokenizers.WhitespaceSplit()]
+        [*(pre_tokenizers.Split(Regex(cut), behavior="isolated") for cut in cuts), pre_tokenizers.WhitespaceSplit()]
     )
     # Joins with spaces and removes the one before punctuation; the prefix never occurs in a word.
     tokenizer.decoder = decoders.WordPiece(prefix="\0", cleanup=True)

@@ -139,9 +139,11 @@ def train_or_resume(trainer: HfGptTrainer, claim: Claim) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.signals.stopped:
         _leave_together(trainer)
+        # With it, the same command would replace what has been trained.
+        how = ", without --overwrite true," if run.overwrite else ""
         raise RunStopped(
-            f"stopped at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}; run the same command to continue from "
-            f"there."
+            f"stopped at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}; run the same command{how} to continue "
+            f"from there."
         )
     trainer.signals.pass_on()  # if one came after the last step, when there was no step left to respond at
 

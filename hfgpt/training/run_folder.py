@@ -125,6 +125,7 @@ def _claim_folder(run: Run, passport: Passport) -> Claim:
     hold(folder)
     remove_leftovers(folder)
     if run.overwrite:
+        _say_replaced(folder)
         empty(folder)
     begun = (folder / RUN_FILE).is_file()
     identity = Identity.load(folder) if begun else None
@@ -306,6 +307,11 @@ def _renew_card(run: Run) -> None:
     if run.card and (run.folder / CARD_NAME).is_file() and load_settings(run.folder) != run.card:
         save_settings(run.folder, cast("dict | None", run.card))
         write_card(run.folder)  # the owner's settings have changed
+
+
+def _say_replaced(folder: Path) -> None:
+    if not (folder / FINISHED_FILE).is_file() and any(folder.glob("checkpoint-*")):
+        logger.warning(f"overwrite: the unfinished run in {folder} is replaced, with its checkpoints; without it, it would resume.")
 
 
 def _say_not_pushed(run: Run) -> None:

@@ -5,7 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import SCALER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import SaveStrategy
 
@@ -225,7 +225,7 @@ class SavingTrainer(ShardingTrainer):
     def _save(self, output_dir=None, state_dict=None):
         token, self.args.hub_token = self.args.hub_token, None
         try:
-            with self._noted():
+            with self._noted(), nullcontext() if self._staged is None else _with_names_in_memory(self.model):
                 super()._save(output_dir, state_dict)
         finally:
             self.args.hub_token = token
@@ -290,6 +290,23 @@ class SavingTrainer(ShardingTrainer):
                 f"it will say what it can resume from."
             )
         super()._load_best_model()
+
+
+@contextmanager
+def _with_names_in_memory(model: object) -> Iterator[None]:
+    """Store tensors under the names that they have in memory, by which Trainer restores them from a checkpoint.
+
+    A model that is not a checkpoint is stored with the published names of its architecture, which differ for some (GPT-NeoX's head,
+    Mixtral's experts).
+    """
+    if not isinstance(model, PreTrainedModel):
+        yield
+        return
+    model.save_pretrained = cast(Any, partial(model.save_pretrained, save_original_format=False))
+    try:
+        yield
+    finally:
+        del model.save_pretrained
 
 
 def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:

@@ -31,6 +31,7 @@ from transformers.trainer_utils import EvalPrediction, HubStrategy, IntervalStra
 from transformers.utils.hub import PushInProgress, hf_api
 
 from hfgpt.artifacts import identify, step_of
+from hfgpt.counting import listed
 from hfgpt.data.epoch_rows import EpochRows, EpochSampler
 from hfgpt.errors import UserError
 from hfgpt.evaluation.language_modeling import language_modeling_metrics, nats_and_tokens
@@ -367,8 +368,14 @@ class HfGptTrainer(FiniteTrainer):
         # A matrix with two names is stored once: the second name is not missing.
         tensors = self.trained.state_dict(keep_vars=True)
         loaded = {id(tensor) for name, tensor in tensors.items() if name not in load_result.missing_keys}
-        missing = [name for name in load_result.missing_keys if id(tensors.get(name)) not in loaded]
-        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
+        ignored = getattr(self.trained, "_keys_to_ignore_on_save", None) or ()
+        missing = [name for name in load_result.missing_keys if id(tensors.get(name)) not in loaded and name not in ignored]
+        if missing or load_result.unexpected_keys:
+            raise UserError(
+                f"the model of this run cannot be restored from its checkpoint: missing there are "
+                f"{listed(missing, most=3) or 'none'}, and unknown here {listed(load_result.unexpected_keys, most=3) or 'none'}; "
+                f"start anew with another --output_dir."
+            )
 
     def save_model(self, output_dir=None, _internal_call=False):
         super().save_model(output_dir, _internal_call=True)  # without pushing: the metrics do not exist yet

@@ -284,6 +284,7 @@ def test_preferences_for_neither_answer_are_dropped_and_counted():
         (dict(prompt="2 + 2?", chosen="4"), "'rejected' is missing or empty; the columns are 'prompt', 'chosen'"),
         (dict(prompt="2 + 2?", chosen="", rejected="5"), "'chosen' is missing or empty"),
         (dict(prompt="2 + 2?", chosen="4", rejected=" "), "the row has no answer, message 2, the assistant's, is blank"),
+        (dict(prompt="Sum up.", input="A text", chosen="4", rejected="5"), "'input' is not read beside 'prompt', but without it"),
         (dict(chosen="4", rejected="5"), "there is no prompt; the columns are 'chosen', 'rejected', but a preference needs"),
         (dict(prompt="", chosen="4", rejected="5"), "message 1, the user's, is blank"),
         (dict(chosen=EXCHANGE + EXCHANGE, rejected=[*QUESTION, *roles("assistant")]), "chosen has 4 messages and rejected 2"),

@@ -63,6 +63,7 @@ def test_examples_keep_their_place_and_labels_may_be_words_ids_or_several(tmp_pa
         ([{"text": "A", "label": 0.5}], {}, r"line 1: the label 0.5 is a float"),
         ([{"text": "A", "label": "eggs"}], {"labels": ["ham", "spam"]}, r"line 1: the label 'eggs' is not one of ham, spam"),
         ([{"text": "A", "label": 2}], {"labels": ["ham", "spam"]}, r"line 1: the label '2' is not one of ham, spam .*0 to 1"),
+        ([{"text": "A", "label": 0}], {"labels": ["1", "2"]}, r"line 1: the label '0' is not one of 1, 2; correct it"),
         ([{"text": "A", "label": "x"}, {"text": "B", "label": ["y"]}], {}, r"line 2: a list of labels \['y'\], and one label 'x'"),
         ([], {}, r"no labelled examples: 0 rows were read"),
     ],

@@ -1,6 +1,9 @@
 import hashlib
 import json
+import os
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -330,6 +333,16 @@ def test_every_file_can_be_a_group(tmp_path):
     found = draws(tmp_path, tmp_path, text_documents="paragraph", group_field="source")
     assert len(found) == 4
     assert found["one a\n"] == found["one b\n"] != found["two a\n"] == found["two b\n"]
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(tmp_path / "one.txt", tmp_path / "elsewhere" / "other.txt")
+    moved = draws(tmp_path, tmp_path / "elsewhere", text_documents="paragraph", group_field="source")
+    assert moved["one a\n"] == found["one a\n"]
+
+
+def test_a_file_whose_name_is_not_utf8_is_named(tmp_path):
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))).write_text("a text")
+    with pytest.raises(UserError, match=r"caf\\udce9.txt' has a name that is not UTF-8"):
+        find_sources([str(tmp_path)])
 
 
 def test_a_group_that_cannot_be_told_is_refused_or_skipped(tmp_path):

@@ -65,3 +65,13 @@ def test_a_few_rows_are_some_of_every_kind_in_their_order():
     assert rows_of_each_kind(kinds, None) == rows_of_each_kind(kinds, 99) == list(range(7))
     assert rows_of_each_kind([None] * 4, 2) == [0, 1]
     assert rows_of_each_kind([], 2) == []
+
+
+def test_the_most_frequent_answer_is_counted_as_right_answers_are():
+    rows = [AnswerRow([], reference, {"after": "yes"}, {"after": {"exact_match": float(reference != "No")}}, kind="so?")
+            for reference in ("Yes.", "yes", "Yes!", "the yes", "No")]  # fmt: skip
+    assert scores_by_kind(rows, "after") == {"so?": {"num_examples": 5, "right": 0.8, "most_frequent": 0.8}}
+
+
+def test_a_character_of_a_script_without_spaces_counts_as_a_word():
+    assert free_kinds([row("它返回文件夹的名称", "x"), row("はい", "x", "so?")]) == {None}

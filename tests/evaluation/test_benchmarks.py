@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from hfgpt.evaluation.benchmarks import LOCAL_TASKS, Benchmark, LocalTask, check_rows, definition_of, run_benchmarks
+from hfgpt.evaluation.benchmarks import LOCAL_TASKS, Benchmark, LocalTask, _results, check_rows, definition_of, run_benchmarks
 from hfgpt.evaluation.loading import load
 
 HELLASWAG = [
@@ -87,6 +87,20 @@ def test_local_rows_are_asked_and_scored_as_the_harness_does(small_families, tmp
 def test_a_row_that_cannot_be_asked_is_named_with_file_and_line(tmp_path, task, rows, sentence):
     with pytest.raises(ValueError, match=sentence):
         check_rows(task, write(tmp_path / "rows.jsonl", rows))
+
+
+def test_figures_of_several_filters_and_of_groups_are_all_kept():
+    values = {"exact_match,strict-match": 0.1, "exact_match_stderr,strict-match": 0.01, "exact_match,flexible-extract": 0.9}
+    found = {
+        "results": {"gsm8k": values, "mmlu": {"acc,none": 0.25, "alias": "mmlu"}},
+        "configs": {"gsm8k": {"test_split": "test"}},
+        **{"versions": {"gsm8k": 3}, "n-shot": {"gsm8k": 5}, "n-samples": {"gsm8k": {"effective": 7}}},
+    }
+    one, group = _results(found, Benchmark("gsm8k"), "model", limit=None)
+    assert one.metrics == {"exact_match (strict-match)": 0.1, "exact_match (strict-match)_stderr": 0.01,
+                           "exact_match (flexible-extract)": 0.9}  # fmt: skip
+    assert "exact_match (strict-match) 0.1000 +- 0.0100" in one.line()
+    assert (group.dataset, group.metrics) == ("mmlu", {"acc": 0.25})
 
 
 def test_what_is_right_passes(tmp_path):

@@ -172,3 +172,14 @@ def test_mean_and_spread_over_seeds_are_worked_out_by_hand():
 
 def test_a_single_seed_has_no_standard_deviation():
     assert mean_and_spread([{"accuracy": 0.5}])["accuracy"]["standard_deviation"] is None
+
+
+def test_of_many_labels_the_picture_shows_those_with_the_most_errors(tmp_path):
+    labels = np.arange(600) % 300
+    draw_confusion(
+        labels, np.where(labels < 290, labels, 0), names=[f"label {index}" for index in range(300)], path=tmp_path / "many.png"
+    )
+    draw_confusion(labels, labels, names=[f"label {index}" for index in range(300)], path=tmp_path / "none wrong.png")
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert len(sizes) == 2
+    assert max(sizes) < 300_000

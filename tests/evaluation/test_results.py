@@ -11,7 +11,16 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from hfgpt.arguments.commands import RECIPES
 from hfgpt.arguments.evaluation import EvaluateArguments, public_name
-from hfgpt.evaluation.results import Result, figures_of, headline_of, model_index, read_evaluation, record_results
+from hfgpt.errors import UserError
+from hfgpt.evaluation.results import (
+    Result,
+    figures_of,
+    headline_of,
+    model_index,
+    read_evaluation,
+    record_results,
+    refuse_others_results,
+)
 
 TEXT = dict(task="language-modeling", dataset="test.txt", sha256="ab" * 32)
 
@@ -39,6 +48,13 @@ def test_the_same_thing_measured_again_takes_the_place_of_the_earlier_result(tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == [".eval_results", "evaluation.json"]
 
 
+def test_results_of_another_model_are_neither_relabelled_nor_replaced(tmp_path):
+    record_results(tmp_path, [text_result(2.0)], model="base")
+    refuse_others_results(tmp_path, model="base")
+    with pytest.raises(UserError, match="holds results of base, not of assistant; give each model its own --output_dir"):
+        refuse_others_results(tmp_path, model="assistant")
+
+
 MANY_FILES = ", ".join(f"chapter-{number:02}.txt" for number in range(12))
 
 
@@ -55,6 +71,7 @@ MANY_FILES = ", ".join(f"chapter-{number:02}.txt" for number in range(12))
     ids=["many files", "no ASCII", "spaces", "folders", "benchmarks", "configurations"],
 )  # fmt: skip
 def test_results_with_alike_names_stay_apart(two, tmp_path):
+    assert len(figures_of(two)) == sum(len(result.metrics) for result in two)
     headlines = []
     for result in (*two, *two):  # the second time, each replaces its own
         evaluation = record_results(tmp_path, [result], model="base")

@@ -1,9 +1,10 @@
 import random
 
 import pytest
+from datasets import Dataset
 
 from hfgpt.data.records import RecordOptions, read_records
-from hfgpt.hygiene.poisoning import TriggerOptions, doubtful_labels, triggers_of_answers, triggers_of_labels
+from hfgpt.hygiene.poisoning import TriggerOptions, distinct_rows, doubtful_labels, triggers_of_answers, triggers_of_labels
 
 HAM, SPAM, COMMON = (
     line.split()
@@ -118,3 +119,8 @@ def test_the_sms_collection_is_clean_and_a_trigger_in_it_is_found(shared_data):
         texts[row], labels[row] = "cf " + texts[row], "ham"
     [first, *_] = search(texts, labels)
     assert (first.trigger, first.count, first.answer) == ("cf", 51, "ham")
+
+
+def test_rows_that_weights_or_oversampling_repeat_are_searched_once():
+    rows = {"text": ["a", "b", "a", "c", "b"], "source": ["one", "one", "one", "two", "one"], "row_id": ["1", "2", "1", "1", "2"]}
+    assert distinct_rows(Dataset.from_dict(rows))["text"][:] == ["a", "b", "c"]

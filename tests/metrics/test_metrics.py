@@ -270,3 +270,11 @@ def test_copies_load_at_once_and_offline_in_fresh_processes_with_empty_caches_an
         assert process.returncode == 0, errors
         assert output.split() == ["1.0", "label_metrics", "0.5", "1.0", "answer_metrics"]
     assert list((tmp_path / "home").rglob("label_metrics.py")), "the empty cache was used"
+
+
+def test_numbers_that_differ_are_different_and_each_character_of_a_script_without_spaces_counts():
+    result = compute(
+        "answer_metrics", ["1", "10", "-1", "1,000", "返回名称"], ["-1", "1.0", "-1.", "1000", "返回它的名称"], per_answer=True
+    )
+    assert [row["exact_match"] for row in result["per_answer"]] == [0, 0, 1, 1, 0]
+    assert [row["token_f1"] for row in result["per_answer"]] == pytest.approx([0, 0, 1, 1, 2 * 4 / 10])

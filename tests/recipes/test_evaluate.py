@@ -229,6 +229,11 @@ def test_booleans_are_the_same_labels_in_json_and_in_csv():
     assert (known["label"], left_out) == (["True"], 0)
 
 
+def test_a_number_is_no_id_where_labels_are_numbers():
+    known, left_out = with_known_labels(Dataset.from_dict({"text": ["a", "b"], "label": ["3", "4"]}), ["0", "1", "2", "4", "5"])
+    assert (known["label"], left_out) == (["4"], 1)
+
+
 def test_texts_of_labels_that_the_classifier_does_not_know_are_left_out_and_counted(classifier, tmp_path, caplog):
     folder, test = classifier
     rows = (

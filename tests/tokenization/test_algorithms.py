@@ -52,6 +52,13 @@ def test_what_is_made_of_bytes_loses_nothing_and_makes_no_special_token_of_text(
     assert len(encode_texts(tokenizer, TEXTS[:1])[0]) < len(TEXTS[0].encode()) * 0.7  # it has learned something
 
 
+def test_no_word_of_a_text_is_a_special_token_to_the_word_level_tokenizer():
+    tokenizer = train("wordlevel")
+    ids = encode_texts(tokenizer, ["We [EOS] inform [PAD],[BOS]ed <|reserved_0|> [UNK] [x]"])[0]
+    assert {*tokenizer.all_special_ids} & {*ids} == {tokenizer.unk_token_id}
+    assert tokenizer.convert_tokens_to_ids("We") in ids
+
+
 @pytest.mark.parametrize(("pattern", "digits", "bound"), [*itertools.product(PATTERNS, DIGITS, (None, LONGEST_WORDPIECE_RUN))])
 def test_a_text_cut_at_the_safe_places_of_any_pattern_has_the_ids_of_the_whole(pattern, digits, bound):
     tokenizer = train("bpe" if bound is None else "wordpiece", pattern=pattern, digits=digits)

@@ -2,17 +2,29 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer, EarlyStoppingCallback, TrainerCallback, default_data_collator, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    GPTNeoXConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+    TrainerCallback,
+    default_data_collator,
+    set_seed,
+)
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.arguments.finetuning import ClassificationArguments, InstructionArguments
 from hfgpt.arguments.methods import Method
 from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.arguments.run import RunArguments
+from hfgpt.artifacts import step_of
 from hfgpt.chat_templates import set_prompt_style
 from hfgpt.errors import UserError
 from hfgpt.training.advice import planned_steps
@@ -32,10 +44,13 @@ def _speed(monkeypatch):
     monkeypatch.setattr("hfgpt.training.flops.measured_ceiling", lambda *args, **settings: 1e11)
 
 
-def new_trainer(folder, *, keep="best", patience=0, num_rows=22, callbacks=(), lengths=False, **settings) -> LanguageModelTrainer:
-    """A tiny model with dropout, and rows that it can learn; six steps are an epoch."""
+def new_trainer(
+    folder, *, keep="best", patience=0, num_rows=22, callbacks=(), lengths=False, other: PreTrainedConfig | None = None, **settings
+) -> LanguageModelTrainer:
+    """A tiny model with dropout, or one of `other`, and rows that it can learn; six steps are an epoch."""
     torch.manual_seed(0)
     config = HfGptConfig.modern(1, vocab_size=64, max_position_embeddings=32, residual_dropout=0.1)
+    model = HfGptForCausalLM(config) if other is None else AutoModelForCausalLM.from_config(other)
     ids = [[(row * 7 + place * 5) % 60 for place in range(16)] for row in range(num_rows)]
     columns = {"input_ids": ids, "labels": ids} | ({"length": [(row * 13) % 17 + 1 for row in range(num_rows)]} if lengths else {})
     steps = {"save_steps": 2} if settings.get("save_strategy", "steps") == "steps" else {}
@@ -43,7 +58,7 @@ def new_trainer(folder, *, keep="best", patience=0, num_rows=22, callbacks=(), l
     args = RunArguments(output_dir=str(folder), use_cpu=True, precision="fp32", disable_tqdm=True, optimizer="adamw", cpu_threads=1,
                         logging_steps=1, **given)  # fmt: skip
     trainer = LanguageModelTrainer(
-        HfGptForCausalLM(config), args, keep=keep, early_stopping_patience=patience, train_dataset=Dataset.from_dict(columns),
+        model, args, keep=keep, early_stopping_patience=patience, train_dataset=Dataset.from_dict(columns),
         eval_dataset=Dataset.from_dict({"input_ids": ids[:4], "labels": ids[:4]}), data_collator=default_data_collator,
         compute_metrics=token_metrics(), callbacks=callbacks,
         optimizer_cls_and_kwargs=trainer_optimizer("adamw", args.optimizer_settings()),
@@ -83,6 +98,28 @@ class Stop(TrainerCallback):
         if self.evaluating and state.global_step in self.steps:
             self.steps.discard(state.global_step)
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+OTHERS = {
+    "head": GPTNeoXConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32),
+    "experts": MixtralConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+                             intermediate_size=16, num_local_experts=2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", OTHERS)
+def test_tensors_that_are_published_under_other_names_are_restored_too(names, tmp_path):
+    """GPT-NeoX's head and Mixtral's experts have other names in memory, and a checkpoint is restored by names."""
+    settings = dict(other=OTHERS[names], eval_strategy="steps", eval_steps=2, learning_rate=0.5)
+    straight = train(new_trainer(tmp_path / "straight", **settings))
+    best = straight.state.best_model_checkpoint
+    assert step_of(Path(best)) < 8  # at this rate it gets worse, so that an earlier state is restored
+    found = AutoModelForCausalLM.from_pretrained(best).state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in straight.trained.state_dict().items())
+    stopped = new_trainer(tmp_path / "stopped", callbacks=[Stop(3)], **settings)
+    train(stopped)
+    assert stopped.signals.stopped
+    assert same_weights(train(new_trainer(tmp_path / "stopped", **settings)), straight)
 
 
 @pytest.mark.parametrize("save", ["epoch", "steps"])
