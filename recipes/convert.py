@@ -54,12 +54,13 @@ def main(args: ConvertArguments) -> dict[str, float]:
     model, notes = converted.model, converted.notes
     differences = difference_from_source(converted)
 
-    # 2. An adapter, merged in float32
+    # 2. An adapter, merged in float32; its tokenizer, passport and card count, and the source's only where it has none
     if args.adapter:
-        model, differences["difference_of_merging"] = merge_adapter(model, Path(args.adapter))
+        converted.adapter = Path(args.adapter)
+        model, differences["difference_of_merging"] = merge_adapter(model, converted.adapter)
 
     # 3. The tokenizer, and rows for its special tokens
-    tokenizer = find_tokenizer(args.tokenizer, beside=converted.folder)
+    tokenizer = find_tokenizer(args.tokenizer, beside=converted.folders)
     if tokenizer is not None:
         notes += adopt_tokenizer(model, tokenizer)
     else:
@@ -82,7 +83,8 @@ def main(args: ConvertArguments) -> dict[str, float]:
         write_json(folder / CONVERSION_FILE, {**report, **differences, "notes": notes}, ensure_ascii=False)
         if converted.passport is not None:  # the same weights come from the same data, and have the same licence
             shutil.copyfile(converted.passport, folder / PASSPORT_NAME)
-        save_settings(folder, cast("dict | None", args.card) or load_settings(converted.source))
+        cards = (load_settings(place) for place in (converted.adapter, converted.source) if place is not None)
+        save_settings(folder, cast("dict | None", args.card) or next(filter(None, cards), None))
         write_card(folder)
 
     # 6. Report

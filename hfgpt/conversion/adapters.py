@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, run_folders
 from hfgpt.conversion.checkpoints import check_tensors, read_folder
-from hfgpt.conversion.weights_in import Model, empty_model
+from hfgpt.conversion.weights_in import Model, empty_model, read_generation_config
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import UserError, WrongTypeError
 from hfgpt.files import read_json
@@ -28,7 +28,8 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     Args:
         model: the base, in float32: in half precision each sum would be rounded, and the merged model would give different answers.
         folder: written by PEFT's `save_pretrained`. A classifier's adapter is merged into the language model it was trained on; its
-            labels come from the config.json beside it, or are counted in its head.
+            labels come from the config.json beside it, or are counted in its head. A generation_config.json beside it replaces
+            the base's: an assistant stops where its answers end.
     Returns: the merged model, and the largest difference between its logits and those with the unmerged adapter.
     Raises: ValueError for an adapter of a different model (every tensor is named), and if merging changes the logits.
     """
@@ -68,6 +69,8 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     rows = probe_rows(model)
     beside = logits_of(adapted, rows)
     merged = cast(Model, adapted.merge_and_unload(safe_merge=True))
+    if (generation_config := read_generation_config(folder)) is not None:
+        merged.generation_config = generation_config
     return merged, check_equal(logits_of(merged, rows), beside, what="the merged model and the model with the unmerged adapter")
 
 

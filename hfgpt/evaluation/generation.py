@@ -9,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from hfgpt.errors import UserError
 from hfgpt.evaluation.batches import padding_id
-from hfgpt.inference import evaluating, isolated_random_state, longest_input
+from hfgpt.inference import GREEDY, evaluating, isolated_random_state, longest_input, only_given_settings
 from hfgpt.tokenization import encode_texts
 
 logger = logging.getLogger(__name__)
@@ -81,9 +81,13 @@ def sample(
 
 
 def generate(model: PreTrainedModel, ids: torch.Tensor, *, mask: torch.Tensor | None = None, **settings) -> torch.Tensor:
-    """The ids (B, new) that `model.generate` adds to ids (B, T). Without a `mask`, all ids are used."""
+    """The ids (B, new) that `model.generate` adds to ids (B, T). Without a `mask`, all ids are used.
+
+    Nothing comes from the model's own generation config: `settings` include a `generation_config`.
+    """
     mask = torch.ones_like(ids) if mask is None else mask
-    output = cast(Any, model).generate(input_ids=ids, attention_mask=mask, **settings)  # pyright thinks it might be a tensor
+    with only_given_settings(model):
+        output = cast(Any, model).generate(input_ids=ids, attention_mask=mask, **settings)  # pyright thinks it might be a tensor
     return output[:, ids.shape[1] :]
 
 
@@ -97,12 +101,9 @@ def token_choice(
 ) -> GenerationConfig:
     """How the next token is chosen: greedily at temperature 0, otherwise sampled from all, the `top_k` most likely or the top
     share."""
-    if temperature > 0:
-        # All of them are given: missing ones would come from the model's own generation_config.
-        choice = dict(do_sample=True, temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0)
-    else:
-        choice = dict(do_sample=False, temperature=1.0, top_k=50, top_p=1.0)  # the neutral values; greedy ignores them
-    return generation_settings(tokenizer, max_new_tokens=max_new_tokens, **choice)
+    # A top_k of 0 means all; without one, transformers would choose from 50.
+    sampled = dict(do_sample=True, temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0)
+    return generation_settings(tokenizer, max_new_tokens=max_new_tokens, **(sampled if temperature > 0 else GREEDY))
 
 
 def default_max_new_tokens(model: PreTrainedModel, *, chat: bool) -> int:

@@ -8,12 +8,15 @@ import pytest
 import torch
 from conftest import ROOT, run_python
 from hub_server import HubServer
+from peft import LoraConfig, get_peft_model
 from published import GPT
 from recipes_in_process import recipe, run_script
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from twins import book_model, gpt2_twin, modern_model
 
+from hfgpt.chat_templates import set_prompt_style
+from hfgpt.data.passport import Passport
 from hfgpt.tokenization import encode_texts, gpt2_tokenizer, load_tokenizer
 
 LOAD = """
@@ -196,6 +199,35 @@ def test_an_adapter_is_merged_and_measured(tmp_path):
         for name in ("merged", "native"):
             model = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
             assert (model(ids).logits - expected).abs().max() < 1e-5
+
+
+def test_a_merged_adapter_has_the_adapters_tokenizer_ends_passport_and_card(small_tokenizer, tmp_path):
+    tokenizer = load_tokenizer(small_tokenizer)
+    base, model = tmp_path / "base", book_model(vocab_size=len(tokenizer))
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    Passport(inputs=[{"name": "base.txt"}]).save(base)
+    (base / "card.yaml").write_text("license: mit\n")
+    settings = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    convert = lambda: recipe("convert", source=str(base), adapter=str(adapter), output_dir=str(merged), overwrite=True)  # noqa: E731
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    get_peft_model(model, settings).save_pretrained(adapter)
+    convert()
+    assert Passport.load(merged).inputs == [{"name": "base.txt"}]
+    assert (merged / "card.yaml").read_text() == "license: mit\n"
+
+    set_prompt_style(tokenizer, "chat")
+    tokenizer.save_pretrained(adapter)
+    # Sampling without do_sample, as in older repositories: transformers refuses to save it once anything in it is changed.
+    (adapter / "generation_config.json").write_text('{"eos_token_id": [3, 0], "temperature": 0.7}')
+    Passport(inputs=[{"name": "questions.jsonl"}]).save(adapter)
+    (adapter / "card.yaml").write_text("license: apache-2.0\n")
+    convert()
+    assert AutoTokenizer.from_pretrained(merged).chat_template == tokenizer.chat_template
+    generation = json.loads((merged / "generation_config.json").read_text())
+    assert (generation["eos_token_id"], generation["do_sample"], generation["temperature"]) == ([3, 0], True, 0.7)
+    assert Passport.load(merged).inputs == [{"name": "questions.jsonl"}]
+    assert (merged / "card.yaml").read_text() == "license: apache-2.0\n"
 
 
 def test_gpt2s_tokenizer_keeps_its_ids_and_gets_a_padding_of_its_own(shared_data, tmp_path):
