@@ -53,8 +53,11 @@ def adopt_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) 
                 # An assistant's eos_token_id is a list: it also stops at the end of a turn.
                 if not (isinstance(ids, list) and getattr(tokenizer, name) in ids):
                     setattr(config, name, getattr(tokenizer, name))
-    # A classifier's tokenizer knows where training cut its texts.
-    tokenizer.model_max_length = model.config.max_text_length or model.config.max_position_embeddings
+    context = model.config.max_position_embeddings
+    limit = min(tokenizer.model_max_length, model.config.max_text_length or context)
+    if not model.can_generate() and limit < context:  # a classifier's tokenizer knows where training cut its texts
+        model.config.max_text_length = limit
+    tokenizer.model_max_length = model.config.max_text_length or context
     return notes
 
 

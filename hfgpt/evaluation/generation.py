@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from hfgpt.errors import UserError
 from hfgpt.evaluation.batches import padding_id
 from hfgpt.inference import GREEDY, evaluating, isolated_random_state, longest_input, only_given_settings
-from hfgpt.tokenization import encode_texts
+from hfgpt.tokenization import encode_texts, start_token
 
 logger = logging.getLogger(__name__)
 
@@ -21,15 +21,20 @@ def context_length_of(model: PreTrainedModel) -> int:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> torch.Tensor:
-    """The ids (1, T) that a text begins with, as in training: the separator, then the prompt as plain text.
+    """The ids (1, T) of a text's beginning, as in training: the tokenizer's `start_token`, then the prompt as plain text.
 
-    Raises: UserError for a prompt with half of a surrogate pair, as Python makes of bytes that are not UTF-8.
+    Raises: see `check_is_text`.
     """
+    check_is_text(prompt)
+    return torch.tensor([[cast(int, start_token(tokenizer)), *encode_texts(tokenizer, [prompt])[0]]])
+
+
+def check_is_text(prompt: str) -> None:
+    """Raises: UserError for a prompt with half of a surrogate pair, as Python makes of bytes that are not UTF-8."""
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(f"the prompt is not text: character {error.start + 1} comes from bytes that are not UTF-8.") from None
-    return torch.tensor([[tokenizer.eos_token_id, *encode_texts(tokenizer, [prompt])[0]]])
 
 
 def check_room(max_new_tokens: int, context_length: int) -> None:

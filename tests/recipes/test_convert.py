@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from published import GPT
 from recipes_in_process import recipe, run_script
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 from twins import book_model, gpt2_twin, modern_model
 
 from hfgpt.chat_templates import set_prompt_style
@@ -171,6 +171,27 @@ def test_the_dtype_of_the_source_is_kept_and_another_one_is_written(tmp_path):
         recipe("convert", source=str(tmp_path / "half"), dtype=dtype, output_dir=str(tmp_path / dtype))
         assert {tensor.dtype for tensor in load_file(tmp_path / dtype / "model.safetensors").values()} == {expected}
         assert AutoModelForCausalLM.from_pretrained(tmp_path / dtype, dtype="auto").dtype == expected
+
+
+def test_weights_above_the_maximum_of_a_dtype_are_refused(tmp_path):
+    model = book_model()
+    model.model.layers[1].mlp.down_proj.bias.data[3] = -7e4
+    model.save_pretrained(tmp_path / "large")
+    with pytest.raises(ValueError, match=r"down_proj.bias contains values up to 7e\+04, but the maximum of float16 is 65504"):
+        recipe("convert", source=str(tmp_path / "large"), dtype="float16", output_dir=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("target", ["hfgpt", "native"])
+def test_a_classifier_in_gpt2s_layout_still_reads_as_much_of_a_text(target, small_tokenizer, tmp_path):
+    tokenizer = load_tokenizer(small_tokenizer)
+    shape = dict(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=32, pad_token_id=1, num_labels=3)
+    GPT2ForSequenceClassification(GPT2Config(**shape)).save_pretrained(tmp_path / "gpt2")
+    tokenizer.model_max_length = 8
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    recipe("convert", source=str(tmp_path / "gpt2"), target=target, output_dir=str(tmp_path / "out"))
+    assert load_tokenizer(tmp_path / "out").model_max_length == 8
+    assert json.loads((tmp_path / "out" / "config.json").read_text()).get("max_text_length") == (8 if target == "hfgpt" else None)
 
 
 def test_a_gguf_folder_has_the_file_and_a_modelfile_that_names_it(small_families, tmp_path):
