@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -14,8 +15,8 @@ SAMPLING = dict(temperature=1.0, top_k=50, top_p=1.0, min_p=None, top_h=None, ty
 def make_savable(config: GenerationConfig) -> None:
     """Resolve contradictions of a loaded generation config, with which transformers would refuse to save it once it is changed.
 
-    Settings for sampling without a word on `do_sample`, as in many older repositories, mean sampling; with `do_sample` false they
-    are unused, as are settings for beams with a single one.
+    Settings for sampling without a word on `do_sample`, as in many older repositories, mean sampling. What is unused is dropped:
+    such settings with `do_sample` false, settings for beams with a single one, and outputs that are not returned.
     """
     given = [name for name, neutral in SAMPLING.items() if getattr(config, name) not in (None, neutral)]
     if config.do_sample is None and given:
@@ -23,6 +24,10 @@ def make_savable(config: GenerationConfig) -> None:
     unused = [] if config.do_sample else given
     if config.num_beams in (None, 1):
         unused = [*unused, "early_stopping", "length_penalty"]
+    if not config.return_dict_in_generate:
+        unused = [*unused, *config.extra_output_flags]
+    if isinstance(config.pad_token_id, int) and config.pad_token_id < 0:  # the first Llamas' -1
+        unused = [*unused, "pad_token_id"]
     for name in unused:
         setattr(config, name, None)
 
@@ -33,7 +38,8 @@ def only_given_settings(model: torch.nn.Module) -> Iterator[None]:
 
     Such as a penalty for repetition, with which greedy decoding is not greedy.
     """
-    own = {module: vars(module)["generation_config"] for module in model.modules() if "generation_config" in vars(module)}
+    modules: list[Any] = list(model.modules())  # of an adapted model, the one inside
+    own = {module: module.generation_config for module in modules if "generation_config" in vars(module)}
     for module in own:
         module.generation_config = GenerationConfig()
     try:

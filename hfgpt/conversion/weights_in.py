@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, initialization
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hfgpt.arguments.conversion import SOURCES
-from hfgpt.artifacts import check_model_folder, is_unfinished, run_folders
+from hfgpt.artifacts import check_model_folder, is_unfinished
 from hfgpt.conversion.recognition import Contents, from_hub, recognise
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
@@ -37,7 +37,8 @@ class Converted:
         model: in float32, in evaluation mode.
         dtype: the dtype of the weights in the file.
         notes: what a user should know, one sentence each.
-        adapter: the folder of an adapter that was merged into the model; what it contains replaces that of the source.
+        adapter_folders: for an adapter merged into the model, its folder and those of its run (`run_folders`); what is in them
+            replaces what is beside the source.
     """
 
     source: Path
@@ -45,12 +46,12 @@ class Converted:
     model: Model
     dtype: torch.dtype
     notes: list[str] = field(default_factory=list)
-    adapter: Path | None = None
+    adapter_folders: list[Path] = field(default_factory=list)
 
     @property
     def folders(self) -> list[Path]:
-        """Where its tokenizer may be: an adapter's folder first, then that of the source, itself or the one that contains it."""
-        return [*([self.adapter] if self.adapter else []), self.source if self.source.is_dir() else self.source.parent]
+        """Where its tokenizer may be: an adapter's folders first, then that of the source, itself or the one that contains it."""
+        return [*self.adapter_folders, self.source if self.source.is_dir() else self.source.parent]
 
     @property
     def commit(self) -> str | None:
@@ -61,7 +62,7 @@ class Converted:
     def passport(self) -> Path | None:
         """The passport of the weights' training data; that of a merged model is with its adapter."""
         places = [self.source, self.source.parent] if self.source.name == "merged" else [self.source]
-        places = [*(run_folders(self.adapter) if self.adapter else []), *places]
+        places = [*self.adapter_folders, *places]
         return next((place / PASSPORT_NAME for place in places if (place / PASSPORT_NAME).is_file()), None)
 
 

@@ -26,8 +26,8 @@ from transformers.tokenization_utils_base import LARGE_INTEGER, VERY_LARGE_INTEG
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from hfgpt.artifacts import METRICS_FILE, Task, base_beside, check_model_folder, merged_beside, why_no_model
-from hfgpt.conversion.adapters import check_adapter_base
+from hfgpt.artifacts import Task, base_beside, check_model_folder, merged_beside, why_no_model
+from hfgpt.conversion.adapters import HEAD_FILES, check_adapter_base, head_settings
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.bounds import check_kernel, check_memory, check_template, check_tokenizer_size
@@ -207,7 +207,7 @@ def open_folder(name: str | Path, *, revision: str | None = None, trust_remote_c
     with _named_where_it_fails(name, source, is_adapter=adapter is not None):
         config = AutoConfig.from_pretrained(source, **options)
     if settings.get("task_type") == "SEQ_CLS":
-        config.update(_labels_of_adapter(name, revision))
+        config.update(head_settings(_file_in(name, file, revision) for file in HEAD_FILES))
     classifies = settings.get("task_type") == "SEQ_CLS" or any(
         architecture.endswith("ForSequenceClassification") for architecture in config.architectures or []
     )
@@ -251,19 +251,6 @@ def _file_in(name: str, file: str, revision: str | None) -> Path | None:
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
     found = cached_file(name, file, revision=revision, **quiet)
     return Path(found) if found else None
-
-
-def _labels_of_adapter(name: str, revision: str | None) -> dict[str, Any]:
-    """Fields of the config that a classifier's adapter adds to its base's: from a config.json beside it, or else from the
-    metrics.json that our recipes publish; empty without both."""
-    for file in ("config.json", METRICS_FILE):
-        facts = read_json(path) if (path := _file_in(name, file, revision)) is not None else {}
-        labels = facts.get("id2label") or dict(enumerate(facts.get("labels") or []))
-        if labels:
-            id2label = {int(id): label for id, label in labels.items()}
-            more = {key: facts[key] for key in ("problem_type", "max_text_length") if facts.get(key) is not None}
-            return {"id2label": id2label, "label2id": {label: id for id, label in id2label.items()}} | more
-    return {}
 
 
 @contextmanager
