@@ -2,12 +2,51 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-# Always the most likely token. Explicit, because missing values would come from the model's own generation_config.
-GREEDY = dict(do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0, repetition_penalty=1.0)
+GREEDY = dict(do_sample=False)  # always the most likely token
+# The values with which these settings of a generation config change nothing; all of them only matter for sampling.
+SAMPLING = dict(temperature=1.0, top_k=50, top_p=1.0, min_p=None, top_h=None, typical_p=1.0, epsilon_cutoff=0.0, eta_cutoff=0.0)
+
+
+def make_savable(config: GenerationConfig) -> None:
+    """Resolve contradictions of a loaded generation config, with which transformers would refuse to save it once it is changed.
+
+    Settings for sampling without a word on `do_sample`, as in many older repositories, mean sampling. What is unused is dropped:
+    such settings with `do_sample` false, settings for beams with a single one, and outputs that are not returned.
+    """
+    given = [name for name, neutral in SAMPLING.items() if getattr(config, name) not in (None, neutral)]
+    if config.do_sample is None and given:
+        config.do_sample = True
+    unused = [] if config.do_sample else given
+    if config.num_beams in (None, 1):
+        unused = [*unused, "early_stopping", "length_penalty"]
+    if not config.return_dict_in_generate:
+        unused = [*unused, *config.extra_output_flags]
+    if isinstance(config.pad_token_id, int) and config.pad_token_id < 0:  # the first Llamas' -1
+        unused = [*unused, "pad_token_id"]
+    for name in unused:
+        setattr(config, name, None)
+
+
+@contextmanager
+def only_given_settings(model: torch.nn.Module) -> Iterator[None]:
+    """Generate with the given settings alone; those left out would come from the model's own generation config.
+
+    Such as a penalty for repetition, with which greedy decoding is not greedy.
+    """
+    modules: list[Any] = list(model.modules())  # of an adapted model, the one inside
+    own = {module: module.generation_config for module in modules if "generation_config" in vars(module)}
+    for module in own:
+        module.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for module, config in own.items():
+            module.generation_config = config
 
 
 def longest_input(config: PreTrainedConfig) -> int | None:

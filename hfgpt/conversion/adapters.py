@@ -2,16 +2,17 @@
 
 import copy
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import peft
 import torch
 from transformers import PreTrainedModel
 
-from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, run_folders
+from hfgpt.artifacts import ADAPTER_CONFIG, BASE_FOLDER, METRICS_FILE, base_beside, run_folders
 from hfgpt.conversion.checkpoints import check_tensors, read_folder
-from hfgpt.conversion.weights_in import Model, empty_model
+from hfgpt.conversion.weights_in import Model, empty_model, read_generation_config
 from hfgpt.data.passport import PASSPORT_NAME, Passport
 from hfgpt.errors import UserError, WrongTypeError
 from hfgpt.files import read_json
@@ -19,6 +20,8 @@ from hfgpt.fingerprint import check_equal, logits_of, probe_rows, weights_sha256
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 
+# What a classifier's adapter says of its labels: adapters are published without config.json, with the figures of their test.
+HEAD_FILES = ("config.json", METRICS_FILE)
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -28,7 +31,8 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     Args:
         model: the base, in float32: in half precision each sum would be rounded, and the merged model would give different answers.
         folder: written by PEFT's `save_pretrained`. A classifier's adapter is merged into the language model it was trained on; its
-            labels come from the config.json beside it, or are counted in its head.
+            labels come from the files beside it, or are counted in its head. A generation_config.json beside it replaces
+            the base's: an assistant stops where its answers end.
     Returns: the merged model, and the largest difference between its logits and those with the unmerged adapter.
     Raises: ValueError for an adapter of a different model (every tensor is named), and if merging changes the logits.
     """
@@ -41,7 +45,7 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
         raise UserError(f"{folder / ADAPTER_CONFIG}: peft_type is {settings.get('peft_type')!r}; only LORA can be merged.")
     check_adapter_base(folder, model)
     if settings.get("task_type") == "SEQ_CLS" and isinstance(model, HfGptForCausalLM):
-        model = classifier_of(model, _labels(folder, tensors), **_head_settings(folder))
+        model = classifier_of(model, **_head(folder, tensors))
     config = peft.PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
     is_tied = model.config.tie_word_embeddings  # no longer true once an adapter is on one of the two
@@ -68,7 +72,15 @@ def merge_adapter(model: Model, folder: Path) -> tuple[Model, float]:
     rows = probe_rows(model)
     beside = logits_of(adapted, rows)
     merged = cast(Model, adapted.merge_and_unload(safe_merge=True))
+    found = filter(None, map(read_generation_config, _folders(folder)))
+    if (generation_config := next(found, None)) is not None:
+        merged.generation_config = generation_config
     return merged, check_equal(logits_of(merged, rows), beside, what="the merged model and the model with the unmerged adapter")
+
+
+def _folders(adapter: Path) -> list[Path]:
+    """Where something is said of an adapter: its folder, those of its run, and its base, which was stored ready for training."""
+    return [place for place in (*run_folders(adapter), base_beside(adapter)) if place is not None]
 
 
 def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
@@ -95,33 +107,41 @@ def check_adapter_base(folder: Path, model: PreTrainedModel) -> None:
         )
 
 
-def classifier_of(model: HfGptForCausalLM, id2label: dict[int, str], **settings) -> HfGptForSequenceClassification:
+def classifier_of(model: HfGptForCausalLM, **settings) -> HfGptForSequenceClassification:
     """A classifier on the body of a language model; its head is zero until an adapter provides one.
 
-    Args: `settings` are values for the config, such as `problem_type`.
+    Args: `settings` are values for the config, such as `id2label`.
     """
     fields = copy.deepcopy(model.config.to_dict()) | settings
-    fields |= {"id2label": id2label, "label2id": {label: id for id, label in id2label.items()}}
     classifier = empty_model(HfGptForSequenceClassification, HfGptConfig.from_dict(fields))
     classifier.model.load_state_dict(model.model.state_dict(), strict=True)
     torch.nn.init.zeros_(classifier.score.weight)
     return classifier
 
 
-def _head_settings(folder: Path) -> dict:
-    """Whether a text may have several labels, and how much of it is read, from the config.json beside an adapter."""
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    return {name: config[name] for name in ("problem_type", "max_text_length") if config.get(name) is not None}
+def head_settings(files: Iterable[Path | None]) -> dict[str, Any]:
+    """Fields of a config that a classifier's adapter adds to its base's: its labels, whether a text may have several, and how much
+    of it is read.
+
+    Args: `files` are those of `HEAD_FILES` beside an adapter; the first one that exists and names labels counts.
+    """
+    for file in files:
+        facts = read_json(file) if file is not None and file.is_file() else {}
+        if labels := facts.get("id2label") or dict(enumerate(facts.get("labels") or [])):
+            id2label = {int(id): label for id, label in labels.items()}
+            more = {key: facts[key] for key in ("problem_type", "max_text_length") if facts.get(key) is not None}
+            return {"id2label": id2label, "label2id": {label: id for id, label in id2label.items()}} | more
+    return {}
 
 
-def _labels(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[int, str]:
+def _head(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     heads = [tensor for name, tensor in tensors.items() if name.endswith("score.weight")]
     if not heads:
         raise UserError(f"{folder} is a classifier's adapter without its head score.weight; train it with modules_to_save.")
     count = len(heads[0])
-    if not (folder / "config.json").is_file():
-        return {id: f"LABEL_{id}" for id in range(count)}
-    labels = {int(id): label for id, label in (read_json(folder / "config.json").get("id2label") or {}).items()}
-    if sorted(labels) != list(range(count)):
-        raise UserError(f"{folder / 'config.json'} names {len(labels)} labels, but the head score.weight has {count} rows.")
-    return labels
+    settings = head_settings(place / file for place in _folders(folder) for file in HEAD_FILES)
+    if not settings:
+        return {"num_labels": count}
+    if sorted(settings["id2label"]) != list(range(count)):
+        raise UserError(f"{folder} names {len(settings['id2label'])} labels, but its head score.weight has {count} rows.")
+    return settings

@@ -85,6 +85,14 @@ def as_native(model: Model, tokenizer: PreTrainedTokenizerFast | None, options: 
 def _in_transformers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None, options: ExportOptions, **facts: Any
 ) -> Export:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter.to(options.dtype)).all():
+            dtype = str(options.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{name} contains values up to {parameter.abs().max():.3g}, but the maximum of {dtype} is "
+                f"{torch.finfo(options.dtype).max:.5g}; use --dtype float32 or bfloat16."
+            )
+
     def write(folder: Path) -> None:
         cast(nn.Module, model).to(options.dtype)
         model.save_pretrained(folder)

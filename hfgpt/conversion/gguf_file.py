@@ -16,7 +16,7 @@ from hfgpt.errors import UserError, WrongTypeError, require
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM
 from hfgpt.tables import check_allowed
-from hfgpt.tokenization import word_pattern
+from hfgpt.tokenization import tokens_around, word_pattern
 
 GGUF_BYTES = {"f32": 4, "f16": 2, "q8_0": 1}  # the types of the matrices, with the bytes per parameter
 # The activations that llama.cpp computes for each architecture, whatever the file says.
@@ -173,13 +173,10 @@ def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerFast, *, rows: int) -> 
     )
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_pad_token_id(tokenizer.pad_token_id)
-    # Found by calling the tokenizer: what it adds around a text is not stored in a single field.
-    ids = tokenizer("a").input_ids
-    plain = tokenizer("a", add_special_tokens=False).input_ids
-    before, after = ids[: ids.index(plain[0])], ids[ids.index(plain[0]) + len(plain) :]
+    for name in ("bos", "eos", "pad"):
+        if (token := getattr(tokenizer, f"{name}_token_id")) is not None:
+            getattr(writer, f"add_{name}_token_id")(token)
+    before, after = tokens_around(tokenizer)
     if before not in ([], [tokenizer.bos_token_id]) or after not in ([], [tokenizer.eos_token_id]):
         raise UserError(
             f"the tokenizer puts {before} before a text and {after} after it, but llama.cpp only supports BOS and EOS there."

@@ -15,7 +15,7 @@ from transformers.activations import ACT2FN
 from hfgpt.conversion.checkpoints import check_tensors, read_folder, read_tensorflow
 from hfgpt.conversion.layouts import BOOK, GPT2, GPT2_FIELDS, HEADS, NANOGPT, OPENAI, Biases, Entry, Layout, entries, take_in
 from hfgpt.conversion.recognition import Contents, attention_shape
-from hfgpt.conversion.weights_in import Converted, Reader, empty_model
+from hfgpt.conversion.weights_in import Converted, Reader, empty_model, read_generation_config
 from hfgpt.errors import UserError
 from hfgpt.files import read_json
 from hfgpt.fingerprint import check_equal, logits_of, probe_rows
@@ -58,7 +58,7 @@ def _read_gpt2(contents: Contents) -> Converted:
         # Published files leave out the head, because it is the embedding; some contain it again.
         heads = ("lm_head.weight",) if "lm_head.weight" in tensors or not config.tie_word_embeddings else ()
     converted = _build(path, "gpt2", GPT2, tensors, config, heads=heads)
-    converted.model.generation_config = _generation_config(path, config)
+    converted.model.generation_config = read_generation_config(path) or GenerationConfig.from_model_config(config)
     return converted
 
 
@@ -84,7 +84,7 @@ def _read_hfgpt(contents: Contents) -> Converted:
     check_tensors(tensors, shapes, source=str(path), title=f"its config.json ({model_class.__name__})")
     dtype = tensors["model.embed_tokens.weight"].dtype
     model.load_state_dict(tensors, strict=True)
-    model.generation_config = _generation_config(path, config)
+    model.generation_config = read_generation_config(path) or GenerationConfig.from_model_config(config)
     return Converted(path, "hfgpt", model, dtype)
 
 
@@ -247,12 +247,6 @@ def _special_ids(source: GPT2Config) -> dict[str, int | None]:
     # GPT2Config always fills in 50256, even for a smaller vocabulary.
     ids = {name: getattr(source, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {name: value for name, value in ids.items() if isinstance(value, int) and 0 <= value < source.vocab_size}
-
-
-def _generation_config(path: Path, config: HfGptConfig) -> GenerationConfig:
-    if (path / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(path)
-    return GenerationConfig.from_model_config(config)
 
 
 def _heads(width: int, given: int | None, path: Path) -> int:

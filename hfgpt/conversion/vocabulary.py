@@ -1,5 +1,6 @@
 """A model and its tokenizer: one row per id, and the same special tokens in every config."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -18,22 +19,20 @@ PADDED_TO = 64
 MOST_PADDING = 512
 
 
-def find_tokenizer(named: str, *, beside: Path) -> PreTrainedTokenizerFast | None:
+def find_tokenizer(named: str, *, beside: Sequence[Path]) -> PreTrainedTokenizerFast | None:
     """The given tokenizer, or the one beside the weights; GPT-2's own files and nanoGPT's characters get a padding token.
 
     Args:
         named: a folder, a file of characters or a Hub id; empty to search `beside`.
-        beside: the folder of the weights.
+        beside: the folders of the weights; the first with a tokenizer counts.
     Returns: None if nothing was given and nothing is there. Raises: see `load_tokenizer`.
     """
-    place = Path(named) if named else beside
-    if place.name == CHARACTERS or (place / CHARACTERS).is_file():
-        return character_tokenizer(read_characters(place if place.name == CHARACTERS else place / CHARACTERS))
-    if named:
-        return load_or_wrap_tokenizer(named)
-    if not any((beside / name).is_file() for name in ("tokenizer.json", "vocab.json", "encoder.json")):
-        return None
-    return load_or_wrap_tokenizer(beside)
+    for place in [Path(named)] if named else beside:
+        if place.name == CHARACTERS or (place / CHARACTERS).is_file():
+            return character_tokenizer(read_characters(place if place.name == CHARACTERS else place / CHARACTERS))
+        if named or any((place / name).is_file() for name in ("tokenizer.json", "vocab.json", "encoder.json")):
+            return load_or_wrap_tokenizer(named or place)
+    return None
 
 
 def adopt_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[str]:
@@ -54,8 +53,11 @@ def adopt_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) 
                 # An assistant's eos_token_id is a list: it also stops at the end of a turn.
                 if not (isinstance(ids, list) and getattr(tokenizer, name) in ids):
                     setattr(config, name, getattr(tokenizer, name))
-    # A classifier's tokenizer knows where training cut its texts.
-    tokenizer.model_max_length = model.config.max_text_length or model.config.max_position_embeddings
+    context = model.config.max_position_embeddings
+    limit = min(tokenizer.model_max_length, model.config.max_text_length or context)
+    if not model.can_generate() and limit < context:  # a classifier's tokenizer knows where training cut its texts
+        model.config.max_text_length = limit
+    tokenizer.model_max_length = model.config.max_text_length or context
     return notes
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import PreTrainedModel, initialization
+from transformers import GenerationConfig, PreTrainedModel, initialization
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from hfgpt.arguments.conversion import SOURCES
 from hfgpt.artifacts import check_model_folder, is_unfinished
@@ -17,6 +18,7 @@ from hfgpt.conversion.recognition import Contents, from_hub, recognise
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import UserError
 from hfgpt.files import public_name
+from hfgpt.inference import make_savable
 from hfgpt.model.configuration_hfgpt import HfGptConfig
 from hfgpt.model.modeling_hfgpt import HfGptForCausalLM, HfGptForSequenceClassification
 from hfgpt.tables import resolve
@@ -35,6 +37,8 @@ class Converted:
         model: in float32, in evaluation mode.
         dtype: the dtype of the weights in the file.
         notes: what a user should know, one sentence each.
+        adapter_folders: for an adapter merged into the model, its folder and those of its run (`run_folders`); what is in them
+            replaces what is beside the source.
     """
 
     source: Path
@@ -42,11 +46,12 @@ class Converted:
     model: Model
     dtype: torch.dtype
     notes: list[str] = field(default_factory=list)
+    adapter_folders: list[Path] = field(default_factory=list)
 
     @property
-    def folder(self) -> Path:
-        """The folder of the source: itself, or the one that contains it."""
-        return self.source if self.source.is_dir() else self.source.parent
+    def folders(self) -> list[Path]:
+        """Where its tokenizer may be: an adapter's folders first, then that of the source, itself or the one that contains it."""
+        return [*self.adapter_folders, self.source if self.source.is_dir() else self.source.parent]
 
     @property
     def commit(self) -> str | None:
@@ -56,7 +61,8 @@ class Converted:
     @property
     def passport(self) -> Path | None:
         """The passport of the weights' training data; that of a merged model is with its adapter."""
-        places = (self.source, self.source.parent) if self.source.name == "merged" else (self.source,)
+        places = [self.source, self.source.parent] if self.source.name == "merged" else [self.source]
+        places = [*self.adapter_folders, *places]
         return next((place / PASSPORT_NAME for place in places if (place / PASSPORT_NAME).is_file()), None)
 
 
@@ -119,6 +125,15 @@ def difference_from_source(converted: Converted) -> dict[str, float]:
     """The largest difference between the logits and those of the original class, if there is one."""
     compare = resolve(SOURCES[converted.format]).compare
     return {"difference_from_source": compare(converted)} if compare is not None else {}
+
+
+def read_generation_config(folder: Path) -> GenerationConfig | None:
+    """The generation_config.json of a folder, fit to be saved after a change; None if there is none."""
+    if not (folder / GENERATION_CONFIG_NAME).is_file():
+        return None
+    config = GenerationConfig.from_pretrained(folder)
+    make_savable(config)
+    return config
 
 
 def empty_model(model_class: type[AnyModel], config: HfGptConfig) -> AnyModel:

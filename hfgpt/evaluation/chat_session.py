@@ -24,7 +24,7 @@ from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.messages import Message
 from hfgpt.errors import UserError
 from hfgpt.evaluation.answers import read_answer
-from hfgpt.evaluation.generation import check_room, context_length_of, generate
+from hfgpt.evaluation.generation import check_is_text, check_room, context_length_of, generate
 from hfgpt.inference import evaluating, isolated_random_state
 
 COMMANDS = "/system TEXT sets a system message, /reset starts over, /exit quits"
@@ -95,9 +95,10 @@ class ChatSession:
 
         Ctrl-C stops the answer, and the part so far counts. The model's mode and the random state are restored.
 
-        Raises: ValueError for a message that does not fit the context, and for one that the template refuses; the conversation is
-        then unchanged.
+        Raises: ValueError for a message that is not text, for one that does not fit the context, and for one that the template
+        refuses; the conversation is then unchanged.
         """
+        check_is_text(text)
         turns = [*self.turns, {"role": "user", "content": text}]
         dropped = 0
         room = self.context_length - self.generation_config.max_new_tokens
@@ -123,8 +124,19 @@ class ChatSession:
             )
         self.seed += 1
         answer = read_answer(self.tokenizer, output[0].tolist(), self.stops)
-        self.turns = [*turns, {"role": "assistant", "content": answer.text}]
+        self.turns = [*turns, {"role": "assistant", "content": self._as_remembered(turns, answer.text)}]
         return Reply(answer.text, "stopped" if answer.stopped else "interrupted" if interruption.noted else "cut", dropped)
+
+    def _as_remembered(self, turns: list[Message], answer: str) -> str:
+        """The answer as the template writes it in later turns, where the templates of many models leave the reasoning out."""
+        _, end, rest = answer.rpartition("</think>")
+        if end:
+            following: list[Message] = [{"role": "assistant", "content": answer}, {"role": "user", "content": "words"}]
+            try:
+                self._encode([*turns, *following])
+            except UserError:  # the template changes the answer
+                return rest
+        return answer
 
     def _encode(self, turns: list[Message]) -> list[int]:
         system = [{"role": "system", "content": self.system}] if self.system else []

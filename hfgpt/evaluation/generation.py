@@ -9,8 +9,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from hfgpt.errors import UserError
 from hfgpt.evaluation.batches import padding_id
-from hfgpt.inference import evaluating, isolated_random_state, longest_input
-from hfgpt.tokenization import encode_texts
+from hfgpt.inference import GREEDY, evaluating, isolated_random_state, longest_input, only_given_settings
+from hfgpt.tokenization import encode_texts, start_token
 
 logger = logging.getLogger(__name__)
 
@@ -21,15 +21,20 @@ def context_length_of(model: PreTrainedModel) -> int:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> torch.Tensor:
-    """The ids (1, T) that a text begins with, as in training: the separator, then the prompt as plain text.
+    """The ids (1, T) of a text's beginning, as in training: the tokenizer's `start_token`, then the prompt as plain text.
 
-    Raises: UserError for a prompt with half of a surrogate pair, as Python makes of bytes that are not UTF-8.
+    Raises: see `check_is_text`.
     """
+    check_is_text(prompt)
+    return torch.tensor([[cast(int, start_token(tokenizer)), *encode_texts(tokenizer, [prompt])[0]]])
+
+
+def check_is_text(prompt: str) -> None:
+    """Raises: UserError for a prompt with half of a surrogate pair, as Python makes of bytes that are not UTF-8."""
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(f"the prompt is not text: character {error.start + 1} comes from bytes that are not UTF-8.") from None
-    return torch.tensor([[tokenizer.eos_token_id, *encode_texts(tokenizer, [prompt])[0]]])
 
 
 def check_room(max_new_tokens: int, context_length: int) -> None:
@@ -81,9 +86,13 @@ def sample(
 
 
 def generate(model: PreTrainedModel, ids: torch.Tensor, *, mask: torch.Tensor | None = None, **settings) -> torch.Tensor:
-    """The ids (B, new) that `model.generate` adds to ids (B, T). Without a `mask`, all ids are used."""
+    """The ids (B, new) that `model.generate` adds to ids (B, T). Without a `mask`, all ids are used.
+
+    Nothing comes from the model's own generation config: `settings` include a `generation_config`.
+    """
     mask = torch.ones_like(ids) if mask is None else mask
-    output = cast(Any, model).generate(input_ids=ids, attention_mask=mask, **settings)  # pyright thinks it might be a tensor
+    with only_given_settings(model):
+        output = cast(Any, model).generate(input_ids=ids, attention_mask=mask, **settings)  # pyright thinks it might be a tensor
     return output[:, ids.shape[1] :]
 
 
@@ -97,12 +106,9 @@ def token_choice(
 ) -> GenerationConfig:
     """How the next token is chosen: greedily at temperature 0, otherwise sampled from all, the `top_k` most likely or the top
     share."""
-    if temperature > 0:
-        # All of them are given: missing ones would come from the model's own generation_config.
-        choice = dict(do_sample=True, temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0)
-    else:
-        choice = dict(do_sample=False, temperature=1.0, top_k=50, top_p=1.0)  # the neutral values; greedy ignores them
-    return generation_settings(tokenizer, max_new_tokens=max_new_tokens, **choice)
+    # A top_k of 0 means all; without one, transformers would choose from 50.
+    sampled = dict(do_sample=True, temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0)
+    return generation_settings(tokenizer, max_new_tokens=max_new_tokens, **(sampled if temperature > 0 else GREEDY))
 
 
 def default_max_new_tokens(model: PreTrainedModel, *, chat: bool) -> int:

@@ -1,13 +1,12 @@
 """Classification without training: which label does a language model find most likely after the text?
 
 The model reads every label after the same prompt, and the log-likelihoods of the label's tokens are summed. Any causal language
-model with a key/value cache works; the prompt is computed once for all labels.
+model with a key/value cache works; the prompt is computed once for all labels, unless the cache also holds other states.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from hfgpt.evaluation.classification import probabilities_of
 from hfgpt.evaluation.generation import context_length_of
 from hfgpt.evaluation.language_modeling import takes
 from hfgpt.inference import evaluating
-from hfgpt.tokenization import encode_texts
+from hfgpt.tokenization import encode_texts, start_token
 
 # The line break is part of the label, so that "os" does not beat "os.path" just because it is its beginning.
 TEMPLATE = "{text}\nLabel: {label}\n"
@@ -153,7 +152,8 @@ class LabelPrompt:
             _continuation(tokenizer, between, label_space + name) + _continuation(tokenizer, between + label_space + name, after)
             for name in names
         ]
-        self.start = _start(tokenizer)
+        start = start_token(tokenizer)
+        self.start = [] if start is None else [start]
         room = context_length - len(self.start) - len(self.before) - len(self.between) - max(map(len, self.labels))
         if room < 1 or not (self.start or self.before or self.between):
             raise UserError(
@@ -256,10 +256,15 @@ def _score_batch(model: PreTrainedModel, contexts: list[list[int]], labels: list
         raise UserError(f"{type(model).__name__} has no key/value cache, which zero-shot classification needs.")
 
     B, C = len(contexts), len(labels)
-    output.past_key_values.batch_repeat_interleave(C)
     rows, row_mask = label_ids.repeat(B, 1), label_mask.repeat(B, 1)  # (B * C, L): all labels of the first context, then ...
     whole_mask = torch.cat((mask.repeat_interleave(C, dim=0), row_mask[:, :-1]), dim=1)
-    logits = run(rows[:, :-1], whole_mask, past_key_values=output.past_key_values, use_cache=True).logits  # (B * C, L - 1, V)
+    cache = output.past_key_values
+    if all(hasattr(part, "batch_repeat_interleave") for part in (cache, *cache.layers)):
+        cache.batch_repeat_interleave(C)
+        logits = run(rows[:, :-1], whole_mask, past_key_values=cache, use_cache=True).logits  # (B * C, L - 1, V)
+    else:  # the states of convolutions and linear attention (LFM2, Qwen3.5) cannot be repeated: each label reads its whole context
+        whole = torch.cat((ids.repeat_interleave(C, dim=0), rows[:, :-1]), dim=1)
+        logits = run(whole, whole_mask, use_cache=False, logits_to_keep=longest - 1).logits
     logits = logits.float()
     # Only one of V log-probabilities is needed, so the full softmax is not materialized.
     later = (logits.gather(-1, rows[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)).double()
@@ -279,9 +284,3 @@ def _continuation(tokenizer: PreTrainedTokenizerFast, before: str, piece: str) -
     """
     start, together, alone = encode_texts(tokenizer, [before, before + piece, piece])
     return together[len(start) :] if together[: len(start)] == start else alone
-
-
-def _start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """What a text begins with: the tokens that the tokenizer adds itself, or else its BOS, its EOS, or nothing."""
-    begins = [*cast("list[int]", tokenizer("")["input_ids"])[:1], tokenizer.bos_token_id, tokenizer.eos_token_id]
-    return [cast(int, token) for token in begins if token is not None][:1]

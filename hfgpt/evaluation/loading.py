@@ -27,12 +27,13 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hfgpt.artifacts import Task, base_beside, check_model_folder, merged_beside, why_no_model
-from hfgpt.conversion.adapters import check_adapter_base
+from hfgpt.conversion.adapters import HEAD_FILES, check_adapter_base, head_settings
 from hfgpt.data.passport import PASSPORT_NAME
 from hfgpt.errors import MissingFileError, UserError
 from hfgpt.evaluation.bounds import check_kernel, check_memory, check_template, check_tokenizer_size
 from hfgpt.files import read_json
 from hfgpt.inference import longest_input
+from hfgpt.tokenization.loading import check_is_fast
 
 UNLIMITED_CONTEXT = 1024  # tokens that a model with unlimited positions (Bloom) reads, unless others are wanted
 
@@ -89,7 +90,7 @@ class Opened:
         source: the folder or Hub id of the full weights; for an adapter, that of its base.
         options: arguments for `from_pretrained(source)`: revision and trust_remote_code.
         adapter: for an adapter, its adapter_config.json, here or in the cache; None for full weights.
-        config: the config of the full weights.
+        config: the config of the full weights; for a classifier's adapter, with its labels.
         task: its task, as the Hub names it.
     """
 
@@ -117,12 +118,18 @@ class Opened:
         return longest_input(self.config)
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
-        """The adapter's own tokenizer if it has one, otherwise that of the full weights. Raises: FileNotFoundError without one."""
-        from_adapter = self.adapter is not None and (Path(self.name) / "tokenizer_config.json").is_file()
-        place = self.name if from_adapter else self.source
+        """The adapter's own tokenizer if it has one, otherwise that of the full weights.
+
+        Raises: FileNotFoundError without one; UserError for one that is not fast.
+        """
+        place, options = self.source, self.options
+        if self.adapter is not None and _file_in(self.name, "tokenizer_config.json", self.revision) is not None:
+            # Published adapters have no config.json, which AutoTokenizer would look for.
+            place, options = self.name, self.options | {"revision": self.revision, "config": self.config}
         check_tokenizer_size(Path(place))
         with _named_where_it_fails(self.name, self.source, is_adapter=self.adapter is not None):
-            tokenizer = AutoTokenizer.from_pretrained(place, **self.options)
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        check_is_fast(tokenizer, place)
         check_template(tokenizer, place)
         return tokenizer
 
@@ -133,11 +140,12 @@ class Opened:
         """
         if self.adapter is None:
             return self.auto_class.from_pretrained(self.source, dtype=dtype, **self.options)
+        options = self.options | {"config": self.config}
         # Compared in float32 or as stored: rounded to fewer bits, the right weights would have a different hash.
-        model = self.auto_class.from_pretrained(self.source, dtype=dtype if dtype == "float32" else "auto", **self.options)
+        model = self.auto_class.from_pretrained(self.source, dtype=dtype if dtype == "float32" else "auto", **options)
         check_adapter_base(self._folder_of_passport(self.adapter), model)
         if dtype not in ("auto", str(model.dtype).removeprefix("torch.")):
-            model = self.auto_class.from_pretrained(self.source, dtype=dtype, **self.options)
+            model = self.auto_class.from_pretrained(self.source, dtype=dtype, **options)
         return model
 
     def load_model(self, dtype: str = "float32") -> PreTrainedModel:
@@ -152,9 +160,8 @@ class Opened:
         """The folder whose passport.json says which weights the adapter was trained on; for a repository, it is downloaded."""
         if Path(self.name).is_dir():
             return Path(self.name)
-        quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
-        found = cached_file(self.name, PASSPORT_NAME, revision=self.revision, **quiet)
-        return Path(found).parent if found else adapter_config.parent
+        found = _file_in(self.name, PASSPORT_NAME, self.revision)
+        return found.parent if found else adapter_config.parent
 
     def _add_adapter(self, model: PreTrainedModel) -> None:
         found = model.load_adapter(self.name, adapter_kwargs={"revision": self.revision})
@@ -188,7 +195,7 @@ def open_folder(name: str | Path, *, revision: str | None = None, trust_remote_c
         if (twin := merged_beside(name)) is None:
             raise UserError(
                 f"model {name} is an adapter, but fine-tuning needs full weights: merge it with recipes/convert.py BASE --adapter "
-                f"{name}and give the result."
+                f"{name} and give the result."
             )
         adapter, source = None, str(twin)
     elif adapter is not None:
@@ -199,6 +206,8 @@ def open_folder(name: str | Path, *, revision: str | None = None, trust_remote_c
             raise MissingFileError(f"{name} is an adapter without its base: {problem} Or put the base in {Path(name) / 'base'}.")
     with _named_where_it_fails(name, source, is_adapter=adapter is not None):
         config = AutoConfig.from_pretrained(source, **options)
+    if settings.get("task_type") == "SEQ_CLS":
+        config.update(head_settings(_file_in(name, file, revision) for file in HEAD_FILES))
     classifies = settings.get("task_type") == "SEQ_CLS" or any(
         architecture.endswith("ForSequenceClassification") for architecture in config.architectures or []
     )
@@ -235,6 +244,13 @@ def load(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)  # pyright: ignore[reportArgumentType]  # the stubs lose self behind a decorator
     return Loaded(name, model.eval(), tokenizer, opened.task, opened.context_length)
+
+
+def _file_in(name: str, file: str, revision: str | None) -> Path | None:
+    """A file in a folder or a repository, from which it is downloaded; None if there is none."""
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    found = cached_file(name, file, revision=revision, **quiet)
+    return Path(found) if found else None
 
 
 @contextmanager

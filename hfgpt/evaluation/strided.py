@@ -31,7 +31,7 @@ from hfgpt.evaluation.results import Result
 from hfgpt.evaluation.seen_texts import seen_in_training
 from hfgpt.files import public_name, sha256_of_file
 from hfgpt.inference import evaluating
-from hfgpt.tokenization import encode_texts
+from hfgpt.tokenization import encode_texts, start_token
 
 logger = logging.getLogger(__name__)
 
@@ -108,18 +108,18 @@ def score_text(
 ) -> TextScore:
     """Score every token of `documents` (with `text`, `source`, `row_id`, as `hfgpt.data.sources` reads them) exactly once.
 
-    A document begins after the tokenizer's BOS; without one, the first token is not scored and its bytes do not count. The end of a
-    document is not scored. The text is encoded as plain text: nothing in it becomes a special token.
+    A document begins after the tokenizer's `start_token`; without one, the first token is not scored and its bytes do not count.
+    The end of a document is not scored. The text is encoded as plain text: nothing in it becomes a special token.
 
     Raises: ValueError for a text with fewer than 2 tokens, a stride that skips tokens, and logits that are not finite.
     Cost: tokens / stride windows of `context_length`, with the logits of `batch_size` windows at a time; memory for one document's
     tokens, because a document is encoded as a whole: cut in two, a BPE would split tokens differently at the border.
     """
-    prefix = tokenizer.bos_token_id
+    prefix = start_token(tokenizer)
     policy = (
-        "the first token of a document is not scored: the tokenizer has no BOS"
+        "the first token of a document is not scored: the tokenizer has no BOS and no EOS"
         if prefix is None
-        else f"each document begins after {tokenizer.bos_token}"
+        else f"each document begins after {tokenizer.convert_ids_to_tokens(prefix)}"
     )
     score = TextScore(policy)
     pending: list[tuple[Window, str]] = []

@@ -10,7 +10,6 @@ are no longer outliers (they move the mean by d / 10 and the standard deviation 
 import math
 import time
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 from datasets import Dataset
@@ -25,7 +24,7 @@ from hfgpt.evaluation.strided import strided_windows
 from hfgpt.files import public_name
 from hfgpt.fingerprint import weights_sha256
 from hfgpt.inference import evaluating
-from hfgpt.tokenization import encode_texts
+from hfgpt.tokenization import encode_texts, start_token
 
 STEP = "filter: perplexity"
 REASON = "perplexity: unlikely text"
@@ -82,7 +81,7 @@ def drop_unlikely(
 def log_perplexities(loaded: Loaded, documents: Dataset) -> np.ndarray:
     """Nats per token of the first `TOKENS_SCORED` tokens of each document, NaN for a document without a token to score.
 
-    A document begins after the tokenizer's BOS; without one, its first token is not scored.
+    A document begins after the tokenizer's `start_token`; without one, its first token is not scored.
     """
     nats, tokens = np.zeros(len(documents)), np.zeros(len(documents))
     with evaluating(loaded.model), tqdm(total=len(documents), desc=STEP, unit=" documents") as progress:
@@ -100,7 +99,7 @@ def log_perplexities(loaded: Loaded, documents: Dataset) -> np.ndarray:
 
 def _windows(loaded: Loaded, documents: Dataset) -> Iterator[tuple[Window, int]]:
     length = min(loaded.context(None), TOKENS_SCORED)
-    prefix, index = cast("int | None", loaded.tokenizer.bos_token_id), 0  # one id, although pyright thinks there may be several
+    prefix, index = start_token(loaded.tokenizer), 0
     for texts in text_batches(documents):
         for ids in encode_texts(loaded.tokenizer, [text[:CHARACTERS_READ] for text in texts]):
             ids = ids[:TOKENS_SCORED]

@@ -281,7 +281,7 @@ class HfGptForCausalLM(HfGptPreTrainedModel, GenerationMixin):
 
 def first_columns(attention_mask: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The columns (B, count) of the first `count` tokens of each text, after any padding on the left, and their mask."""
-    columns = attention_mask.argmax(-1, keepdim=True) + torch.arange(count, device=attention_mask.device)  # (B, count)
+    columns = attention_mask.long().argmax(-1, keepdim=True) + torch.arange(count, device=attention_mask.device)  # (B, count)
     last = attention_mask.shape[1] - 1
     mask = attention_mask.gather(1, columns.clamp(max=last))
     return columns.clamp(max=last), mask * (columns <= last)

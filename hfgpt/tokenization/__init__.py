@@ -12,7 +12,9 @@ from hfgpt.tokenization.encoding import (
     encode_texts,
     encode_to_arrays,
     split_special_tokens,
+    start_token,
     tokenizer_sha256,
+    tokens_around,
 )
 from hfgpt.tokenization.loading import character_tokenizer, gpt2_tokenizer, load_or_wrap_tokenizer, load_tokenizer
 from hfgpt.tokenization.patterns import LONGEST_RUN, SAFE_CUTS, word_pattern
@@ -41,8 +43,10 @@ __all__ = [
     "load_or_wrap_tokenizer",
     "load_tokenizer",
     "split_special_tokens",
+    "start_token",
     "suitable_vocab_size",
     "tokenizer_sha256",
+    "tokens_around",
     "train_bpe",
     "train_unigram",
     "train_word_level",

@@ -3,10 +3,10 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hfgpt.errors import UserError
 from hfgpt.tokenization.patterns import safe_cut
@@ -48,6 +48,22 @@ def encode_to_arrays(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> li
             ids[index].append(np.array(encoding.ids, dtype=np.int32))
         del encodings  # 475 bytes per token
     return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in ids]
+
+
+def tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer itself puts before a text and after it; found by calling it, because no field of it says so."""
+    whole, plain = (cast(list[int], tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (True, False))
+    start = whole.index(plain[0])
+    return whole[:start], whole[start + len(plain) :]
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id that a text begins after: what the tokenizer itself puts there, or else its BOS, or else its EOS.
+
+    Llama's and Gemma's models have always seen their BOS there; ours, the separator of documents.
+    """
+    begins = [*tokens_around(tokenizer)[0][-1:], tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return next((cast(int, token) for token in begins if token is not None), None)
 
 
 def in_batches(texts: Iterable[tuple[Key, str]]) -> Iterator[list[tuple[Key, str]]]:

@@ -28,7 +28,7 @@ def load_tokenizer(folder: str | Path, *, revision: str | None = None, pad: bool
     Args:
         revision: the revision of a Hub id.
         pad: add a padding token, `<|pad|>`, if it has none of its own.
-    Raises: FileNotFoundError for a folder without one; ValueError if it lacks a separator or its own padding token.
+    Raises: FileNotFoundError for a folder without one; ValueError if it is not fast, or lacks a separator or its own padding token.
     """
     check_folder_is_there(folder)
     try:
@@ -38,6 +38,7 @@ def load_tokenizer(folder: str | Path, *, revision: str | None = None, pad: bool
         cure = f"give {inside}" if inside.is_dir() else "train one with recipes/train_tokenizer.py"
         said = " ".join(str(error).split())[:300]
         raise MissingFileError(f"{folder} has no tokenizer that can be loaded ({said}); {cure}.") from error
+    check_is_fast(tokenizer, folder)
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer in {folder} has no eos_token, which is needed to separate documents.")
     if pad:
@@ -48,6 +49,15 @@ def load_tokenizer(folder: str | Path, *, revision: str | None = None, pad: bool
             f"must differ, or the model never learns where a text ends."
         )
     return tokenizer
+
+
+def check_is_fast(tokenizer: object, folder: str | Path) -> None:
+    """Raises: UserError for a tokenizer without the Rust library's definition, which everything here is built on."""
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(
+            f"the tokenizer in {folder} is a {type(tokenizer).__name__}, which has no tokenizer.json; give one that has a fast "
+            f"tokenizer."
+        )
 
 
 def _tokenizer_class(folder: str | Path) -> type:

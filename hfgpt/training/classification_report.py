@@ -90,6 +90,7 @@ def final_metrics(results: dict[int, dict], splits: DatasetDict, *, task: Task, 
     )
     metrics = {
         "labels": task.names,
+        "problem_type": task.config()["problem_type"],  # an adapter is published with these figures, but without a config.json
         "seeds": {
             str(seed): {
                 key: {name: value for name, value in entry.items() if name != "probabilities"} if isinstance(entry, dict) else entry

@@ -35,6 +35,7 @@ from hfgpt.evaluation.seen_texts import trained_on
 from hfgpt.files import link_or_copy, read_json, write_json
 from hfgpt.fingerprint import record_fingerprint, weights_sha256
 from hfgpt.hygiene.poisoning import Trigger
+from hfgpt.inference import make_savable
 from hfgpt.tokenization import ensure_pad_token, split_special_tokens
 from hfgpt.training.run_folder import check_base_files
 
@@ -143,6 +144,8 @@ def load_model(
         model.config.vocab_size = rows  # used by grow_vocabulary
         grow_vocabulary(model, num_ids(base.tokenizer))
     model.config.pad_token_id = base.tokenizer.pad_token_id
+    if model.can_generate():
+        make_savable(model.generation_config)
     if hasattr(model.config, "max_text_length"):
         model.config.max_text_length = None  # the limit that a classifier used as base was trained with
     return model

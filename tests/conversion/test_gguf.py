@@ -21,7 +21,7 @@ from hfgpt.conversion.ollama import CHATML_TEMPLATE, is_chatml, modelfile
 from hfgpt.conversion.vocabulary import adopt_tokenizer
 from hfgpt.tokenization import encode_texts, gpt2_tokenizer, load_tokenizer, train_bpe, train_word_level, train_wordpiece
 
-pytest.importorskip("gguf", reason="needs the package gguf, an extra")
+gguf = pytest.importorskip("gguf", reason="needs the package gguf, an extra")
 PROMPTS = ("os.path", "The ", "class ")
 
 
@@ -184,6 +184,15 @@ def test_the_chat_template_travels_and_llama_cpp_answers_through_it(models, toke
     rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
     assert rendered[0] == tokenizer.bos_token_id != rendered[1]
     assert answer["usage"]["prompt_tokens"] == len(rendered)  # the separator once: the template writes it, llama.cpp adds none
+
+
+def test_a_tokenizer_without_a_bos_adds_none(tokenizer, tmp_path):
+    other = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    other.bos_token, other.backend_tokenizer.post_processor = None, None
+    write_gguf(book_model(vocab_size=512), other, path=tmp_path / "model.gguf", gguf_type="f32")
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    assert fields["tokenizer.ggml.add_bos_token"].contents() is False
+    assert "tokenizer.ggml.bos_token_id" not in fields
 
 
 def test_padded_rows_get_a_name(tokenizer, tmp_path):

@@ -166,5 +166,6 @@ def test_a_text_is_read_up_to_the_length_of_the_config(classifier, monkeypatch):
         batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side=side)
         assert_same(model(**batch).logits, cut)
         assert_same(model(input_ids=batch.input_ids).logits, cut)  # the padding marks the text
+        assert_same(model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.bool()).logits, cut)
     monkeypatch.setattr(model.config, "max_text_length", None)
     assert (model(**alone[1]).logits - cut[1]).abs().max() > 0.1

@@ -1,9 +1,11 @@
+import json
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
-from hfgpt.evaluation.generation import fit_to_context, generation_settings, prompt_ids, sample
-from hfgpt.inference import isolated_random_state
+from hfgpt.evaluation.generation import fit_to_context, generation_settings, prompt_ids, sample, token_choice
+from hfgpt.inference import isolated_random_state, make_savable
 from hfgpt.tokenization import load_tokenizer
 
 
@@ -42,6 +44,36 @@ def test_greedy_is_deterministic_and_a_seed_repeats_a_sample(model, tokenizer):
     drawn = generation_settings(tokenizer, max_new_tokens=12, do_sample=True, temperature=1.5, top_k=0, top_p=1.0)
     texts = [sample(model, tokenizer, "os.", generation_config=drawn, seed=seed)[0] for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_greedy_is_greedy_whatever_the_models_own_generation_config_says(model, tokenizer):
+    greedy = token_choice(tokenizer, max_new_tokens=12, temperature=0)
+    expected, own = sample(model, tokenizer, "os.", generation_config=greedy), model.generation_config
+    strange = dict(repetition_penalty=9.0, no_repeat_ngram_size=1, num_beams=3, num_return_sequences=2, min_new_tokens=12,
+                   return_dict_in_generate=True, suppress_tokens=[5], bad_words_ids=[[6]], temperature=0.2)  # fmt: skip
+    model.generation_config = other = GenerationConfig(**strange)
+    try:
+        assert sample(model, tokenizer, "os.", generation_config=greedy) == expected
+        assert model.generation_config is other
+    finally:
+        model.generation_config = own
+
+
+@pytest.mark.parametrize(
+    ("loaded", "expected"),
+    [
+        (dict(temperature=0.6, top_p=0.9), dict(do_sample=True, temperature=0.6, top_p=0.9)),
+        (dict(do_sample=False, temperature=0.6), dict(do_sample=False)),
+        (dict(temperature=1.0, length_penalty=0.5), dict(temperature=1.0)),
+    ],
+)
+def test_a_generation_config_of_an_older_repository_can_be_changed_and_saved(loaded, expected, tmp_path):
+    config = GenerationConfig(**loaded)
+    make_savable(config)
+    config.eos_token_id = 7
+    config.save_pretrained(tmp_path)
+    found = json.loads((tmp_path / "generation_config.json").read_text())
+    assert {name: value for name, value in found.items() if name != "transformers_version"} == {"eos_token_id": 7} | expected
 
 
 def test_sampling_leaves_the_random_state_and_the_mode_alone(model, tokenizer):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
+from transformers import GPT2Config, GPT2LMHeadModel, Lfm2Config, Lfm2ForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 from hfgpt.evaluation.likelihood import LabelPrompt, LikelihoodOptions, classify_by_likelihood, draw_examples
@@ -31,12 +31,15 @@ def tiny_model(family: str, tokenizer):
     )  # fmt: skip
     if family == "gpt2":
         return GPT2LMHeadModel(GPT2Config(**shape)).eval()
+    if family == "hybrid":  # its convolution's state cannot be repeated for each label
+        layers = dict(layer_types=["conv", "full_attention"], intermediate_size=64, num_key_value_heads=2)
+        return Lfm2ForCausalLM(Lfm2Config(**shape | layers)).eval()
     if family == "book":
         return HfGptForCausalLM(HfGptConfig.gpt2("124M", **shape)).eval()
     return HfGptForCausalLM(HfGptConfig.modern(2, **shape, num_key_value_heads=2, head_dim=16, intermediate_size=64)).eval()
 
 
-@pytest.fixture(scope="module", params=["gpt2", "book", "modern"])
+@pytest.fixture(scope="module", params=["gpt2", "book", "modern", "hybrid"])
 def model(request, tokenizer):
     return tiny_model(request.param, tokenizer)
 

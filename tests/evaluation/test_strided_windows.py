@@ -7,12 +7,13 @@ import sys
 import pytest
 import torch
 from conftest import run_python
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, set_seed
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
+from hfgpt.evaluation.generation import prompt_ids
 from hfgpt.evaluation.language_modeling import Window, nats_of_windows
 from hfgpt.evaluation.strided import score_text, strided_windows
-from hfgpt.tokenization import encode_texts, train_word_level
+from hfgpt.tokenization import encode_texts, start_token, train_word_level
 
 CONTEXT = 32
 
@@ -151,12 +152,24 @@ def test_tokens_bytes_and_words_are_counted_and_the_first_token_has_the_bos_befo
     assert metrics["word_perplexity"] == pytest.approx(math.exp(found.nats / found.words))
 
 
-def test_without_a_bos_the_first_token_and_its_bytes_do_not_count(models, small_tokenizer, texts):
-    tokenizer = AutoTokenizer.from_pretrained(small_tokenizer, bos_token=None)
-    tokenizer.bos_token = None
+def test_a_text_begins_after_what_the_tokenizer_puts_there_or_else_its_bos_or_eos(small_tokenizer):
+    assert start_token(train_word_level(["a b"])) == 1  # [EOS], as in training, where [BOS], the token 0, never occurs
+    backend = AutoTokenizer.from_pretrained(small_tokenizer).backend_tokenizer
+    backend.post_processor = None
+    tokens = dict(bos_token="<|im_start|>", eos_token="<|endoftext|>")
+    llama = PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
+    assert [start_token(llama), prompt_ids(llama, "os")[0, 0].item()] == [2, 2]
+    assert start_token(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")) == 0
+    assert start_token(PreTrainedTokenizerFast(tokenizer_object=backend)) is None
+
+
+def test_without_a_bos_or_eos_the_first_token_and_its_bytes_do_not_count(models, small_tokenizer, texts):
+    tokenizer = AutoTokenizer.from_pretrained(small_tokenizer)
+    tokenizer.backend_tokenizer.post_processor = None
+    tokenizer.bos_token = tokenizer.eos_token = None
     found = score(models["book"], tokenizer, texts[:1])
     (ids,) = encode_texts(tokenizer, texts[:1])
-    assert found.policy == "the first token of a document is not scored: the tokenizer has no BOS"
+    assert found.policy == "the first token of a document is not scored: the tokenizer has no BOS and no EOS"
     assert found.tokens == len(ids) - 1
     assert found.num_bytes == len(texts[0].encode()) - len(tokenizer.decode(ids[:1]).encode())
 

@@ -24,6 +24,7 @@ from hfgpt import HfGptConfig, HfGptForCausalLM, HfGptForSequenceClassification
 from hfgpt.chat_templates import set_prompt_style
 from hfgpt.data.chat_encoding import ConversationEncoder
 from hfgpt.data.passport import Passport
+from hfgpt.errors import UserError
 from hfgpt.evaluation.chat_session import ChatSession
 from hfgpt.evaluation.generation import generation_settings
 from hfgpt.fingerprint import weights_sha256
@@ -36,6 +37,7 @@ CONVERSATIONS = [
     ["Who am I?", "I do not know."],
     ["Hello", "Hi there.", "Who am I?", "I do not know."],
     ["system: Shout", "Hello", "HI THERE."],
+    ["Add", "<think>1 + 1</think>\n\nTwo."],
     ["Tick", ENDLESS],
 ]
 
@@ -161,6 +163,22 @@ def test_the_oldest_exchanges_make_room(session):
     assert chat.turns == before  # as if it had not been said
     with pytest.raises(ValueError, match="max_new_tokens is 1,024, but the model's context is 1,024 tokens"):
         session(max_new_tokens=CONTEXT)
+
+
+def test_reasoning_that_the_template_leaves_out_of_earlier_turns_is_forgotten(session):
+    kept, dropped = session(max_new_tokens=40), session(max_new_tokens=40)
+    answer = "(message['content'].split('</think>')[-1].lstrip('\n') if not loop.last else message['content'])"
+    dropped.tokenizer.chat_template = dropped.tokenizer.chat_template.replace("message['content'] + '<|im_end|>' }}{% endgen",
+                                                                              answer + " + '<|im_end|>' }}{% endgen")  # fmt: skip
+    for chat, remembered in ((kept, "<think>1 + 1</think>\n\nTwo."), (dropped, "\n\nTwo.")):
+        assert chat.ask("Add").text == "<think>1 + 1</think>\n\nTwo."
+        assert chat.turns[-1]["content"] == remembered
+        assert chat.ask("Hello").dropped == 0
+
+
+def test_a_message_that_is_not_text_is_refused_in_a_sentence(session):
+    with pytest.raises(UserError, match="the prompt is not text: character 1 comes from bytes that are not UTF-8"):
+        session().ask("\udce9t\udce9")
 
 
 def test_an_answer_that_does_not_end_is_cut_and_says_so(session):

@@ -8,12 +8,15 @@ import pytest
 import torch
 from conftest import ROOT, run_python
 from hub_server import HubServer
+from peft import LoraConfig, get_peft_model
 from published import GPT
 from recipes_in_process import recipe, run_script
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 from twins import book_model, gpt2_twin, modern_model
 
+from hfgpt.chat_templates import set_prompt_style
+from hfgpt.data.passport import Passport
 from hfgpt.tokenization import encode_texts, gpt2_tokenizer, load_tokenizer
 
 LOAD = """
@@ -170,6 +173,27 @@ def test_the_dtype_of_the_source_is_kept_and_another_one_is_written(tmp_path):
         assert AutoModelForCausalLM.from_pretrained(tmp_path / dtype, dtype="auto").dtype == expected
 
 
+def test_weights_above_the_maximum_of_a_dtype_are_refused(tmp_path):
+    model = book_model()
+    model.model.layers[1].mlp.down_proj.bias.data[3] = -7e4
+    model.save_pretrained(tmp_path / "large")
+    with pytest.raises(ValueError, match=r"down_proj.bias contains values up to 7e\+04, but the maximum of float16 is 65504"):
+        recipe("convert", source=str(tmp_path / "large"), dtype="float16", output_dir=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("target", ["hfgpt", "native"])
+def test_a_classifier_in_gpt2s_layout_still_reads_as_much_of_a_text(target, small_tokenizer, tmp_path):
+    tokenizer = load_tokenizer(small_tokenizer)
+    shape = dict(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=32, pad_token_id=1, num_labels=3)
+    GPT2ForSequenceClassification(GPT2Config(**shape)).save_pretrained(tmp_path / "gpt2")
+    tokenizer.model_max_length = 8
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    recipe("convert", source=str(tmp_path / "gpt2"), target=target, output_dir=str(tmp_path / "out"))
+    assert load_tokenizer(tmp_path / "out").model_max_length == 8
+    assert json.loads((tmp_path / "out" / "config.json").read_text()).get("max_text_length") == (8 if target == "hfgpt" else None)
+
+
 def test_a_gguf_folder_has_the_file_and_a_modelfile_that_names_it(small_families, tmp_path):
     pytest.importorskip("gguf", reason="needs the package gguf, an extra")
     recipe("convert", source=str(small_families["modern"]), target="gguf", gguf_type="q8_0", output_dir=str(tmp_path / "mine"))
@@ -196,6 +220,35 @@ def test_an_adapter_is_merged_and_measured(tmp_path):
         for name in ("merged", "native"):
             model = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
             assert (model(ids).logits - expected).abs().max() < 1e-5
+
+
+def test_a_merged_adapter_has_the_adapters_tokenizer_ends_passport_and_card(small_tokenizer, tmp_path):
+    tokenizer = load_tokenizer(small_tokenizer)
+    base, model = tmp_path / "base", book_model(vocab_size=len(tokenizer))
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    Passport(inputs=[{"name": "base.txt"}]).save(base)
+    (base / "card.yaml").write_text("license: mit\n")
+    settings = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    convert = lambda: recipe("convert", source=str(base), adapter=str(adapter), output_dir=str(merged), overwrite=True)  # noqa: E731
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    get_peft_model(model, settings).save_pretrained(adapter)
+    convert()
+    assert Passport.load(merged).inputs == [{"name": "base.txt"}]
+    assert (merged / "card.yaml").read_text() == "license: mit\n"
+
+    set_prompt_style(tokenizer, "chat")
+    tokenizer.save_pretrained(adapter)
+    # Sampling without do_sample, as in older repositories: transformers refuses to save it once anything in it is changed.
+    (adapter / "generation_config.json").write_text('{"eos_token_id": [3, 0], "temperature": 0.7}')
+    Passport(inputs=[{"name": "questions.jsonl"}]).save(adapter)
+    (adapter / "card.yaml").write_text("license: apache-2.0\n")
+    convert()
+    assert AutoTokenizer.from_pretrained(merged).chat_template == tokenizer.chat_template
+    generation = json.loads((merged / "generation_config.json").read_text())
+    assert (generation["eos_token_id"], generation["do_sample"], generation["temperature"]) == ([3, 0], True, 0.7)
+    assert Passport.load(merged).inputs == [{"name": "questions.jsonl"}]
+    assert (merged / "card.yaml").read_text() == "license: apache-2.0\n"
 
 
 def test_gpt2s_tokenizer_keeps_its_ids_and_gets_a_padding_of_its_own(shared_data, tmp_path):
