@@ -51,10 +51,10 @@ def triggers(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def classifier(accelerate_launch, small_run, examples, triggers, tmp_path_factory):
-    """What the real `accelerate launch` leaves behind for LoRA and two seeds."""
+def classifier(small_run, examples, triggers, tmp_path_factory):
+    """What the whole script leaves behind and prints, for LoRA and two seeds."""
     folder = tmp_path_factory.mktemp("classifier") / "lora"
-    done = accelerate_launch(
+    done = run_script(
         "finetune_classification.py", *SMALL, "--model", small_run, "--sources", examples, "--seeds", "0", "1",
         "--canaries", "true", "--canary_file", triggers, "--output_dir", folder,
     )  # fmt: skip
