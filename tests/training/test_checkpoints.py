@@ -117,7 +117,7 @@ def cut(path: Path) -> None:
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[-100] ^= 1  # in the manifest, part of a hash
+    content[-100] ^= 1  # in the manifest, part of a name or a hash
     path.write_bytes(content)
 
 
@@ -128,7 +128,7 @@ DAMAGES = {
     "cut": (cut, "were saved", UNREADABLE),
     "empty": (lambda path: path.write_bytes(b""), "has 0 bytes", UNREADABLE),
     "NUL": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "SHA-256", UNREADABLE),
-    "flipped": (flip, "SHA-256", "SHA-256"),
+    "flipped": (flip, "SHA-256", "is missing|SHA-256"),
     "of another step": (lambda path: shutil.copy(path.parent.with_name("checkpoint-2") / path.name, path), "SHA-256|were saved",
                         "manifest.json says it belongs to step 2"),
     "payload": (lambda path: path.write_bytes(b"cos\nsystem\n(S'touch ran'\ntR."), "were saved", UNREADABLE),

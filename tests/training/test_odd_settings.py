@@ -174,11 +174,13 @@ def test_the_newest_checkpoint_outlives_training_whatever_the_limit(tmp_path):
 
 def test_weight_decay_leaves_rows_alone_that_are_not_trained(tmp_path):
     trainer = new_trainer(tmp_path, save_strategy="no", eval_strategy="no", weight_decay=0.1, max_steps=2, learning_rate=0.01)
-    table = apply_method(trainer.trained, Method(name="last_block", new_tokens=[5])).get_input_embeddings().weight
+    new = [5, 6, 7, 8, 9]  # each row of the data has one of them
+    table = apply_method(trainer.trained, Method(name="last_block", new_tokens=new)).get_input_embeddings().weight
     before = table.detach().clone()
     train(trainer)
-    changed = (table.detach() - before).abs().amax(1) > 0
-    assert changed.nonzero().flatten().tolist() == [5]
+    changed = ((table.detach() - before).abs().amax(1) > 0).nonzero().flatten().tolist()
+    assert changed
+    assert set(changed) <= set(new)
 
 
 def test_an_older_checkpoint_can_be_resumed_from_again(tmp_path):
