@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow
@@ -53,7 +54,12 @@ class Hub:
         """What is read, or the exception that reading raises: its type and message, the last line of the traceback."""
         self.reader.stdin.write(json.dumps([sources, options]) + "\n")
         self.reader.stdin.flush()
-        return json.loads(self.reader.stdout.readline())
+        hangs = threading.Timer(120, self.reader.kill)
+        hangs.start()
+        try:
+            return json.loads(self.reader.stdout.readline())
+        finally:
+            hangs.cancel()
 
 
 @pytest.fixture(scope="module")
