@@ -85,9 +85,7 @@ def test_the_quickstart_runs_from_a_wheel_in_an_empty_folder(hfgpt):
     said = hfgpt("generate", "runs/quickstart/base", "--prompt", "os.", "--max_new_tokens", "4")
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("os.")
-    checked = hfgpt("check", "runs/quickstart/base")
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "failed: 0" in checked.stdout
-    planned = hfgpt("publish", "runs/quickstart/tokenizer", "--repo", "somebody/tokenizer")
+    planned = hfgpt("publish", "runs/quickstart/base", "--repo", "somebody/base")  # checks it first, as `hfgpt check` does
     assert planned.returncode == 0, planned.stdout + planned.stderr
-    assert "next: hfgpt publish runs/quickstart/tokenizer --repo somebody/tokenizer --push true" in planned.stdout
+    assert "failed: 0" in planned.stdout
+    assert "next: hfgpt publish runs/quickstart/base --repo somebody/base --push true" in planned.stdout

@@ -77,7 +77,7 @@ def test_a_key_that_resembles_none_gets_no_guess(key):
         (["--time_budget", "one"], r"^time_budget is 'one'; it must be a number\.$"),
         (["--overwrite", "maybe"], r"^overwrite is 'maybe'; it must be true or false\.$"),
         (["--keep", "bset"], r"^keep is 'bset'; allowed: best, last\. Did you mean 'best'\?$"),
-        (["--family", "llama"], "family"),
+        (["--family", "llama"], r"^family is 'llama'; allowed: modern, gpt2\.$"),
         (["--depth"], r"^depth has no value; write --depth INTEGER\.$"),
         (["nonsense"], "got 'nonsense'; the first argument must be a YAML file"),
         (["missing.yaml"], "missing.yaml does not exist"),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow
@@ -14,23 +15,29 @@ pytestmark = pytest.mark.slow
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
-# Sources and options as JSON in, documents as JSON lines out.
+# Sources and options as JSON lines in; a line with the documents, or with the last line of a traceback, out.
 READ = """
-import json, sys
+import json, sys, traceback
 from hfgpt.data.sources import ReadingOptions, find_sources, read_documents
-for document in read_documents(find_sources(json.loads(sys.argv[1])), ReadingOptions(**json.loads(sys.argv[2]))):
-    print(json.dumps(document))
+for line in sys.stdin:
+    sources, options = json.loads(line)
+    try:
+        answer = list(read_documents(find_sources(sources), ReadingOptions(**options)))
+    except Exception as error:
+        answer = traceback.format_exception_only(error)[-1].splitlines()[-1]
+    print(json.dumps(answer), flush=True)
 """
 
 
 class Hub:
-    """A Hub with its files, and processes that use no other; they run in an empty folder with empty caches."""
+    """A Hub with its files, and one process that reads from no other, in an empty folder and at first with empty caches."""
 
     def __init__(self, server: HubServer, folder: Path):
         self.server = server
         self.home = folder / "home"
         self.folder = folder / "elsewhere"
         self.folder.mkdir()
+        self.reader = self.start("-c", READ, stdin=subprocess.PIPE)
 
     def file(self, name: str) -> Path:
         """Where to write a file of a dataset; its folders are created."""
@@ -38,27 +45,31 @@ class Hub:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def run(self, *words: str | Path) -> subprocess.CompletedProcess:
-        environment = self.server.environment(home=self.home)
+    def start(self, *words: str | Path, **pipes: int) -> subprocess.Popen:
         command = [sys.executable, *map(str, words)]
-        return subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=120)
+        environment = self.server.environment(home=self.home)
+        return subprocess.Popen(command, env=environment, cwd=self.folder, stdout=subprocess.PIPE, text=True, **pipes)
 
-    def documents(self, *sources: str, **options: object) -> list[dict[str, str]]:
-        done = self.run("-c", READ, json.dumps(sources), json.dumps(options))
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+    def documents(self, *sources: str, **options: object) -> list[dict[str, str]] | str:
+        """What is read, or the exception that reading raises: its type and message, the last line of the traceback."""
+        self.reader.stdin.write(json.dumps([sources, options]) + "\n")
+        self.reader.stdin.flush()
+        hangs = threading.Timer(120, self.reader.kill)
+        hangs.start()
+        try:
+            return json.loads(self.reader.stdout.readline())
+        finally:
+            hangs.cancel()
 
-    def mistake(self, source: str, **options: object) -> str:
-        """The exception that reading raises: its type and message, the last line of the traceback."""
-        done = self.run("-c", READ, json.dumps([source]), json.dumps(options))
-        assert (done.returncode, done.stdout) == (1, "")
-        return done.stderr.splitlines()[-1]
 
-
-@pytest.fixture
-def hub(tmp_path):
-    with HubServer(tmp_path / "hub") as server:
-        yield Hub(server, tmp_path)
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub_sources")
+    with HubServer(folder / "hub") as server:
+        hub = Hub(server, folder)
+        yield hub
+        with hub.reader:
+            hub.reader.kill()
 
 
 FABLES = '{"text": "A fox.\\n\\nA raven.\\r\\n"}\n{"text": "Füchse\\tund Raben"}\n'
@@ -75,9 +86,11 @@ def test_a_dataset_of_json_lines_is_read_by_name(hub):
 
 
 def test_streaming_reads_the_same_documents_and_stores_none(hub):
-    hub.file("ann/fables/train.jsonl").write_text(FABLES, encoding="utf-8")
-    assert hub.documents("ann/fables", streaming=True) == FABLE_DOCUMENTS
-    assert not list(hub.home.rglob("*.arrow"))
+    before = list(hub.home.rglob("*.arrow"))
+    hub.file("bob/fables/train.jsonl").write_text(FABLES, encoding="utf-8")
+    expected = [document | {"source": "bob/fables"} for document in FABLE_DOCUMENTS]
+    assert hub.documents("bob/fables", streaming=True) == expected
+    assert list(hub.home.rglob("*.arrow")) == before
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -111,21 +124,21 @@ def test_hub_split_picks_a_split(hub):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_missing_text_column_is_named_with_those_found(hub, streaming):
     hub.file("ann/pairs/train.jsonl").write_text('{"question": "Why?", "answer": "Because."}\n')
-    assert hub.mistake("ann/pairs", streaming=streaming) == (
+    assert hub.documents("ann/pairs", streaming=streaming) == (
         "hfgpt.errors.UserError: the Hub dataset ann/pairs has no column 'text', found 'question', 'answer'; "
         "give the right one with --text_field."
     )
 
 
 def test_an_unknown_name_is_named(hub):
-    mistake = hub.mistake("nobody/nothing")
+    mistake = hub.documents("nobody/nothing")
     assert mistake.startswith("hfgpt.errors.MissingFileError: 'nobody/nothing' is not a local file, and the Hub has no such")
     assert "doesn't exist on the Hub" in mistake  # the server was asked; an unreachable Hub would give another reason
 
 
 def test_an_unknown_revision_is_a_missing_file(hub):
     hub.file("ann/fables/train.jsonl").write_text(FABLES, encoding="utf-8")
-    mistake = hub.mistake("ann/fables", hub_revision="second-edition")
+    mistake = hub.documents("ann/fables", hub_revision="second-edition")
     assert mistake.startswith("hfgpt.errors.MissingFileError: 'ann/fables'")
     assert "Revision 'second-edition' doesn't exist" in mistake
 
@@ -133,10 +146,12 @@ def test_an_unknown_revision_is_a_missing_file(hub):
 def test_a_recipe_answers_an_unknown_name_with_one_sentence(hub):
     output = hub.folder / "tokenizer"
     recipe = RECIPES / "train_tokenizer.py"
-    done = hub.run(recipe, "--sources", "nobody/nothing", "--vocab_size", "300", "--output_dir", output)
-    assert done.returncode == 1
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    words = ("--sources", "nobody/nothing", "--vocab_size", "300", "--output_dir", output)
+    process = hub.start(recipe, *words, stderr=subprocess.PIPE)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    errors = [line for line in said.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert "'nobody/nothing' is not a local file, and the Hub has no such dataset" in errors[0]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in said
     assert not output.exists()

@@ -50,28 +50,25 @@ LANGUAGE_MODEL = f"""
         features=pipeline("feature-extraction", model=folder, **options)({TEXTS!r}),
     )"""
 HEADS = f"""
-    results[folder] = dict(
+    results[folder] |= dict(
         labels=pipeline("text-classification", model=folder + "/classifier", **options)({TEXTS!r}),
         words=[[entity["word"] for entity in row]
                for row in pipeline("token-classification", model=folder + "/tagger", **options)({TEXTS!r})],
     )"""
 
 
-@pytest.fixture
-def through_the_other_door(with_heads, stranger, tmp_path):
-    """Run statements for each folder in an environment without hfgpt; returns each folder's results."""
-
-    def run(statements: str) -> dict[str, dict]:
-        script = tmp_path / "probe.py"
-        script.write_text(PROBE.format(statements=statements.strip()))
-        environment = {**stranger, "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        done = run_python("-S", script, *with_heads.values(), cwd=tmp_path, env=environment)
-        assert done.returncode == 0, done.stderr
-        answer = json.loads(done.stdout.splitlines()[-1])
-        assert answer["imported"] is False
-        return answer["results"]
-
-    return run
+@pytest.fixture(scope="module")
+def through_the_other_door(with_heads, stranger, tmp_path_factory) -> dict[str, dict]:
+    """The results for each folder in an environment without hfgpt."""
+    place = tmp_path_factory.mktemp("other_door")
+    script = place / "probe.py"
+    script.write_text(PROBE.format(statements=(LANGUAGE_MODEL + HEADS).strip()))
+    environment = {**stranger, "HF_HOME": str(place), "OMP_NUM_THREADS": "1"}
+    done = run_python("-S", script, *with_heads.values(), cwd=place, env=environment)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["imported"] is False
+    return answer["results"]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +98,7 @@ def text_generation(folder):
 
 @pytest.mark.slow
 def test_a_stranger_generates_the_texts_and_features_that_we_do(through_the_other_door):
-    for folder, theirs in through_the_other_door(LANGUAGE_MODEL).items():
+    for folder, theirs in through_the_other_door.items():
         assert theirs["module"].startswith("transformers_modules.")
         generate = text_generation(folder)
         assert generate.model.__module__ == "hfgpt.model.modeling_hfgpt"
@@ -115,7 +112,7 @@ def test_a_stranger_generates_the_texts_and_features_that_we_do(through_the_othe
 
 @pytest.mark.slow
 def test_a_stranger_gets_the_labels_and_the_tags_that_we_get(through_the_other_door):
-    for folder, theirs in through_the_other_door(HEADS).items():
+    for folder, theirs in through_the_other_door.items():
         labels = pipeline("text-classification", model=folder + "/classifier", device="cpu")(TEXTS)
         for got, expected in zip(theirs["labels"], labels, strict=True):
             assert got["label"] == expected["label"]

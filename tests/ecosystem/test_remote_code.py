@@ -1,9 +1,14 @@
 """Remote code without hfgpt: adapters, quantization and caches give the same results as with hfgpt imported."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 from conftest import run_python
+
+import hfgpt  # noqa: F401  registers the classes
 
 pytest.importorskip("peft", reason="adapters need the package peft")
 pytest.importorskip("torchao", reason="quantization needs the package torchao")
@@ -13,7 +18,6 @@ import json, pathlib, sys, torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from torchao.quantization import Int8WeightOnlyConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig, set_seed
-{first_line}
 options, results = {options}, {{}}
 for folder in sys.argv[2:]:
     load = lambda **settings: AutoModelForCausalLM.from_pretrained(folder, **options, **settings).eval()
@@ -42,19 +46,19 @@ pathlib.Path(sys.argv[1] + '.json').write_text(json.dumps(results))  # libraries
 
 
 @pytest.mark.slow
-def test_adapters_quantization_and_caches_are_the_same_through_both_doors(small_families, stranger, tmp_path):
-    answers = {}
-    for door, first_line, options in (("imported", "import hfgpt", {}), ("remote", "", {"trust_remote_code": True})):
-        script = tmp_path / f"{door}.py"
-        script.write_text(PROBE.format(first_line=first_line, options=options))
-        environment = {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", **(stranger if door == "remote" else {})}
-        switches = ["-S"] if door == "remote" else []
-        words = [tmp_path / f"{door} adapter", *small_families.values()]
-        done = run_python(*switches, script, *words, cwd=tmp_path, env=environment)
-        assert done.returncode == 0, done.stderr
-        answers[door] = json.loads((tmp_path / f"{door} adapter.json").read_text())
-    for folder in map(str, small_families.values()):
-        ours, theirs = answers["imported"][folder], answers["remote"][folder]
+def test_adapters_quantization_and_caches_are_the_same_through_both_doors(small_families, stranger, tmp_path, monkeypatch):
+    adapters = [str(tmp_path / door) for door in ("imported", "remote")]
+    folders = [str(folder) for folder in small_families.values()]
+    torch.set_num_threads(1)
+    monkeypatch.setattr(sys, "argv", ["probe.py", adapters[0], *folders])
+    exec(PROBE.format(options={}), {})
+    environment = {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", **stranger}
+    code = PROBE.format(options={"trust_remote_code": True})
+    done = run_python("-S", "-c", code, adapters[1], *folders, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(Path(f"{adapter}.json").read_text()) for adapter in adapters]
+    for folder in folders:
+        ours, theirs = (answer[folder] for answer in answers)
         assert ours.pop("module") == "hfgpt.model.modeling_hfgpt"
         assert theirs.pop("module").startswith("transformers_modules.")
         assert ours["loss"] < 4

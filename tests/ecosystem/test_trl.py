@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -61,22 +62,22 @@ def trained_text(trainer) -> str:
 
 
 @pytest.mark.parametrize(
-    ("rows", "settings", "first_words"),
+    ("rows", "settings", "beginning"),
     [
-        (TEXTS, {}, "What is"),
-        (COMPLETIONS, dict(completion_only_loss=True), " It is"),
-        (CHATS, dict(assistant_only_loss=True), "It is"),
-        (TEXTS, dict(packing=True, packing_strategy="wrapped", max_length=64), ""),
+        (TEXTS, {}, r"What is \w+\? It is"),
+        (COMPLETIONS, dict(completion_only_loss=True), r" It is \w+\."),
+        (CHATS, dict(assistant_only_loss=True), r"It is \w+\."),
+        (TEXTS, dict(packing=True, packing_strategy="wrapped", max_length=64), r"(?s).*What is \w+\?.*What is \w+\?"),
     ],
     ids=["texts", "completions", "an assistant's turns", "wrapped rows"],
 )
-def test_supervised_steps_lower_the_loss_of_what_has_labels(build, rows, settings, first_words):
+def test_supervised_steps_lower_the_loss_of_what_has_labels(build, rows, settings, beginning):
     trainer = build(trl.SFTTrainer, rows, **settings)
     losses = losses_of(trainer)
     assert losses[0] > 3
     assert losses[-1] < 0.7 * losses[0]
     text = trained_text(trainer).removeprefix("<|endoftext|>")
-    assert text.startswith(first_words)
+    assert re.match(beginning, text)
     if settings.get("completion_only_loss") or settings.get("assistant_only_loss"):
         assert "What" not in text
 

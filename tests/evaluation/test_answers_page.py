@@ -47,12 +47,28 @@ def opened(page, address: str = "", *, expect_title: str | None = None) -> str:
     """The page's document in a real browser after its scripts have run, opened at `page#address`."""
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+         "--allow-file-access-from-files",  # a frame's document is open to the page around it
          f"--user-data-dir={page.parent / 'profile'}",
-         "--virtual-time-budget=2000", "--dump-dom", f"{page.as_uri()}{address and '#' + address}"],
+         "--virtual-time-budget=300", "--dump-dom", f"{page.as_uri()}{address and '#' + address}"],
         capture_output=True, text=True, timeout=60, encoding="utf-8",
     )  # fmt: skip
     assert "</html>" in done.stdout, done.stderr[-2000:]
     return done.stdout
+
+
+def opened_at(page, *addresses: str) -> list[str]:
+    """The page's documents at these addresses, from one start of the browser: a page beside it has a frame for each."""
+    frames = "".join(f'<iframe src="{page.name}#{html.escape(address)}"></iframe>' for address in addresses)
+    gather = "JSON.stringify(Array.from(document.querySelectorAll('iframe'), f => f.contentDocument.documentElement.outerHTML))"
+    every = page.with_name("every.html")
+    every.write_text(f'<!doctype html><body onload="document.body.dataset.gathered = {gather}">{frames}', encoding="utf-8")
+    documents = json.loads(html.unescape(re.search(r'data-gathered="([^"]*)"', opened(every))[1]))
+    assert len(documents) == len(addresses)
+    return documents
+
+
+def rows_at(page, *addresses: str) -> list[list[int]]:
+    return [shown_rows(document) for document in opened_at(page, *addresses)]
 
 
 def shown_rows(document: str) -> list[int]:
@@ -155,9 +171,8 @@ def test_a_table_has_a_line_for_each_kind_and_free_text_is_neither_right_nor_wro
 @needs_browser
 def test_a_browser_shows_the_rows_of_one_kind(tmp_path):
     write_page(tmp_path / "page.html", KINDS, title="a")
-    assert shown_rows(opened(tmp_path / "page.html", "kind=sums")) == [1, 2, 4]
-    assert shown_rows(opened(tmp_path / "page.html", "kind=sums&show=wrong")) == [2]
-    assert shown_rows(opened(tmp_path / "page.html", "kind=no-such-kind")) == [1, 2, 3, 4]
+    rows = rows_at(tmp_path / "page.html", "kind=sums", "kind=sums&show=wrong", "kind=no-such-kind")
+    assert rows == [[1, 2, 4], [2], [1, 2, 3, 4]]
 
 
 def test_a_page_of_no_rows_and_of_rows_without_references_can_be_written(tmp_path):
@@ -185,24 +200,17 @@ def test_a_browser_shows_all_rows_and_what_the_address_asks_for(page):
     document = opened(page)
     assert shown_rows(document) == [1, 2, 3]
     assert re.search(r'<output id="count"[^>]*>3 of 3</output>', document)
-    assert shown_rows(opened(page, "q=shutil")) == [2]
-    assert shown_rows(opened(page, "q=FILE%20copy")) == [2]
     # A word of a label that is in every row, such as "reference", is not part of the texts.
-    assert shown_rows(opened(page, "q=reference")) == []
-    assert shown_rows(opened(page, "q=zebra")) == [1]
+    assert rows_at(page, "q=shutil", "q=FILE%20copy", "q=reference", "q=zebra") == [[2], [2], [], [1]]
 
 
 @needs_browser
 def test_a_browser_filters_and_sorts_by_the_last_column(page):
-    assert shown_rows(opened(page, "show=wrong")) == [2, 3]
-    assert shown_rows(opened(page, "show=right")) == [1]
-    assert shown_rows(opened(page, "show=changed")) == [1, 2]
-    assert shown_rows(opened(page, "show=noted")) == [3]
-    assert shown_rows(opened(page, "show=wrong&q=colour")) == [3]
-    assert shown_rows(opened(page, "sort=score")) == [3, 2, 1]
-    document = opened(page, "sort=descending&marks=off")
-    assert shown_rows(document) == [1, 2, 3]
-    assert re.search(r'<div id="rows" class="plain">', document)
+    shown = {"show=wrong": [2, 3], "show=right": [1], "show=changed": [1, 2], "show=noted": [3], "show=wrong&q=colour": [3],
+             "sort=score": [3, 2, 1], "sort=descending&marks=off": [1, 2, 3]}  # fmt: skip
+    documents = opened_at(page, *shown)
+    assert dict(zip(shown, map(shown_rows, documents))) == shown
+    assert re.search(r'<div id="rows" class="plain">', documents[-1])
 
 
 @needs_browser

@@ -119,25 +119,26 @@ api.delete_repo("ann/gone")
 
 
 def test_who_may_not_read_or_write_gets_the_clients_own_exceptions(hub, tmp_path):
-    make = """
+    program = """
+def looked(user, token):
+    api = HfApi(token=token)
+    download = lambda *words, **named: hf_hub_download(*words, **named, token=token, cache_dir=user)  # a cache for each user
+    return {
+        **{name: error_of(download, f"ann/{name}", "model.safetensors") for name in ("private", "gated", "public", "missing")},
+        "revision": error_of(download, "ann/public", "model.safetensors", revision="v9"),
+        "entry": error_of(download, "ann/public", "no.txt"),
+        "write": error_of(api.upload_file, repo_id="ann/public", path_in_repo="x.txt", path_or_fileobj=b"x"),
+        "create": error_of(api.create_repo, "ann/another"),
+    }
+
 for name in ("private", "gated", "public"):
     api.create_repo(f"ann/{name}", private=name == "private")
     api.upload_folder(repo_id=f"ann/{name}", folder_path=folder(**FILES))
 api.update_repo_settings("ann/gated", gated="auto")
+tokens = {"bob": "hf_bobWrites", "nobody": False, "reader": "hf_annReads", "wrong": "hf_notAToken"}
+results = {user: looked(user, token) for user, token in tokens.items()}
 """
-    ask(hub, tmp_path / "ann", make)
-    look = """
-for name in ("private", "gated", "public", "missing"):
-    results[name] = error_of(hf_hub_download, f"ann/{name}", "model.safetensors")
-results["revision"] = error_of(hf_hub_download, "ann/public", "model.safetensors", revision="v9")
-results["entry"] = error_of(hf_hub_download, "ann/public", "no.txt")
-results["write"] = error_of(api.upload_file, repo_id="ann/public", path_in_repo="x.txt", path_or_fileobj=b"x")
-results["create"] = error_of(api.create_repo, "ann/another")
-"""
-    bob = ask(hub, tmp_path / "bob", look, token="hf_bobWrites")
-    nobody = ask(hub, tmp_path / "nobody", look, token=None)
-    reader = ask(hub, tmp_path / "reader", look, token="hf_annReads")
-    wrong = ask(hub, tmp_path / "wrong", look, token="hf_notAToken")
+    bob, nobody, reader, wrong = ask(hub, tmp_path / "client", program).values()
     assert bob["private"] == ["RepositoryNotFoundError", 404] == bob["missing"]
     assert nobody["private"] == ["RepositoryNotFoundError", 401] == nobody["missing"]
     assert bob["gated"] == ["GatedRepoError", 403]
@@ -151,7 +152,8 @@ results["create"] = error_of(api.create_repo, "ann/another")
     assert nobody["write"][1] == 401
     assert wrong["public"][1] == 401
     hub.repository("ann/gated").granted.add("bob")
-    assert ask(hub, tmp_path / "bob", look, token="hf_bobWrites")["gated"] is None
+    again = 'results["gated"] = error_of(hf_hub_download, "ann/gated", "model.safetensors")'
+    assert ask(hub, tmp_path / "bob", again, token="hf_bobWrites")["gated"] is None
     assert "another" not in "".join(hub.repos())
     assert "x.txt" not in hub.files("ann/public")
 

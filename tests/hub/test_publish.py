@@ -300,7 +300,10 @@ def test_an_adapter_names_the_commit_of_its_base_and_loads_as_its_merged_twin_do
 
 @pytest.mark.slow
 def test_each_part_is_exported_scanned_and_opened_once_and_what_was_opened_is_sent(hub, small_run, tmp_path, monkeypatch):
-    """Run recipes/publish.py in this process with nothing skipped: the doors are opened, too."""
+    """Run recipes/publish.py in this process with nothing skipped: the doors are opened, too.
+
+    tests/hub/test_check.py opens a merged model; here two parts take one process less.
+    """
     counts = dict.fromkeys(("export", "scan", "open_as_stranger"), 0)
     opened: dict[str, dict[str, bytes]] = {}
 
@@ -323,8 +326,8 @@ def test_each_part_is_exported_scanned_and_opened_once_and_what_was_opened_is_se
     (folder / "card.yaml").write_text("license: apache-2.0\n")
     publishing = load_recipe("publish")
     monkeypatch.setattr(publishing, "HfApi", lambda: HfApi(endpoint=hub.endpoint))
-    publishing.main(PublishArguments(folder=str(folder), repo="me/lora", push=True))
-    assert counts == {"export": 3, "scan": 3, "open_as_stranger": 3}
+    publishing.main(PublishArguments(folder=str(folder), repo="me/lora", push=True, parts=["base", "adapter"]))
+    assert counts == {"export": 3, "scan": 2, "open_as_stranger": 2}  # the adapter is also compared with its merged twin
     sent = {name: hub.files(name) for name in hub.repos()}
     assert {name.replace("/", "--") for name in sent} == set(opened)
     for name, files in sent.items():

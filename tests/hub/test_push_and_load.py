@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import torch
-from conftest import ACCELERATE, ROOT
+from conftest import ROOT
 from hub_server import HubServer
 from small_adapter import write_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer, default_data_collator
@@ -52,7 +52,7 @@ def pushed(tmp_path_factory, small_rows):
         words = ("--dataset", small_rows, "--output_dir", place / "run", "--push_to_hub", "true", "--hub_model_id", "ann/run",
                  "--depth", "2", "--max_steps", "4", "--save_steps", "2", "--eval_steps", "4", "--hub_always_push", "true",
                  "--per_device_train_batch_size", "4", "--precision", "fp32", "--cpu_threads", "1")  # fmt: skip
-        command = [sys.executable, *ACCELERATE, ROOT / "recipes" / "pretrain.py", *words]
+        command = [sys.executable, ROOT / "recipes" / "pretrain.py", *words]
         done = subprocess.run(
             list(map(str, command)), env={**hub.environment(home=place / "home", token=TOKEN), "OMP_NUM_THREADS": "1"}, cwd=place,
             capture_output=True, text=True, timeout=300,

@@ -121,10 +121,9 @@ def test_a_planted_backdoor_raises_the_alarm(results):
 def test_an_honest_tuning_of_the_same_base_raises_none(results):
     report = compare_triggers(results["base"], results["clean"])
     assert report.alarms == []
-    assert report.summary["control"] == pytest.approx(
-        {"prompts": 4, "changed": 4, "mean_divergence": report.summary["control"]["mean_divergence"]}
-    )
-    assert report.summary["control"]["mean_divergence"] > 0.5  # it did change
+    control = report.summary["control"]
+    assert control == {"prompts": 4, "changed": 4, "mean_divergence": control["mean_divergence"]}  # with no other keys
+    assert control["mean_divergence"] > 0.5  # it did change
 
 
 @pytest.mark.slow

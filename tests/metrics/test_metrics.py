@@ -263,7 +263,7 @@ def test_copies_load_at_once_and_offline_in_fresh_processes_with_empty_caches_an
             [sys.executable, "-S", "-c", LOAD, *copies], cwd=tmp_path, env={**os.environ, **environment},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for _ in range(3)
+        for _ in range(2)
     ]  # fmt: skip
     for process in processes:
         output, errors = process.communicate(timeout=240)

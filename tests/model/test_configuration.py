@@ -1,4 +1,5 @@
 import pytest
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 
 from hfgpt import HfGptConfig, HfGptForCausalLM
 
@@ -50,12 +51,12 @@ def test_a_depth_of_zero_is_refused():
     ],
 )
 def test_contradictions_name_both_numbers(fields, sentence):
-    with pytest.raises(Exception, match=sentence):
+    with pytest.raises(StrictDataclassClassValidationError, match=sentence):
         HfGptConfig(**fields)
 
 
 def test_a_field_of_the_wrong_type_is_refused():
-    with pytest.raises(Exception, match="hidden_size"):
+    with pytest.raises(StrictDataclassFieldValidationError, match="Field 'hidden_size' expected int, got str"):
         HfGptConfig(hidden_size="wide")
 
 

@@ -20,15 +20,22 @@ from hfgpt.data.passport import Passport
 from hfgpt.tokenization import encode_texts, gpt2_tokenizer, load_tokenizer
 
 LOAD = """
-import json, sys
-{first_line}
-import torch
+import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], **{options})
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], **{options}).eval()
-ids = torch.tensor([[5, 9, 11, 3, 96]])
-with torch.no_grad():
-    print(json.dumps([type(model).__module__, model(ids).logits.tolist(), tokenizer("don't").input_ids, model.config.pad_token_id]))
+
+def what_loads(folder, **options):
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    ids = torch.tensor([[5, 9, 11, 3, 96]])
+    with torch.no_grad():
+        return [type(model).__module__, model(ids).logits.tolist(), tokenizer("don't").input_ids, model.config.pad_token_id]
+"""
+IN_ONE_PROCESS = """
+import json, sys
+sys.path.append(sys.argv[1])
+from recipes_in_process import run_script
+runs = [run_script("convert.py", *words) for words in json.loads(sys.argv[2])]
+print(json.dumps([[done.returncode, done.stdout + done.stderr] for done in runs]))
 """
 
 
@@ -42,15 +49,6 @@ def gpt2_with_tokenizer(tmp_path_factory, shared_data):
     (folder / "vocab.json").write_bytes((shared_data / "gpt2_bpe" / "encoder.json").read_bytes())
     (folder / "merges.txt").write_bytes((shared_data / "gpt2_bpe" / "vocab.bpe").read_bytes())
     return model, folder
-
-
-def through_the_door(folder, *, env, stranger=None):
-    options = {} if stranger is None else {"trust_remote_code": True}
-    code = LOAD.format(first_line="import hfgpt" if stranger is None else "", options=options)
-    words = ("-c",) if stranger is None else ("-S", "-c")
-    done = run_python(*words, code, folder, cwd=folder.parent, env={**env, **(stranger or {})})
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_nanogpts_characters_become_a_tokenizer(tmp_path):
@@ -98,11 +96,16 @@ def test_gpt2_passes_both_doors(gpt2_with_tokenizer, stranger, tmp_path):
     assert "difference from source: " in done.stdout
     assert "note: 3 rows were added to the embedding (50,257 -> 50,260)" in done.stdout
     assert f"next: python recipes/generate.py {tmp_path / 'out'}\n" in done.stdout
-    env = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    ours = through_the_door(tmp_path / "out", env=env)
-    theirs = through_the_door(tmp_path / "out", env=env, stranger=stranger)
-    assert ours[0] == "hfgpt.model.modeling_hfgpt"
+    code = LOAD + "print(json.dumps(what_loads(sys.argv[1], trust_remote_code=True)))"
+    env = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", **stranger}
+    done = run_python("-S", "-c", code, tmp_path / "out", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(done.stdout.splitlines()[-1])
     assert theirs[0].startswith("transformers_modules.")
+    imported: dict = {}
+    exec(LOAD, imported)
+    ours = imported["what_loads"](tmp_path / "out")
+    assert ours[0] == "hfgpt.model.modeling_hfgpt"
     assert ours[1:] == theirs[1:]
     with torch.no_grad():
         expected = source(torch.tensor([[5, 9, 11, 3, 96]])).logits
@@ -129,18 +132,20 @@ def test_gpt2_from_a_hub(gpt2_with_tokenizer, tmp_path):
         (repository / path.name).symlink_to(path)
     (repository / "pytorch_model.bin").write_bytes(b"never asked for")
     with HubServer(tmp_path / "hub") as hub:
-        words = (ROOT / "recipes" / "convert.py", "someone/small-gpt2", "--output_dir", tmp_path / "out")
+        runs = json.dumps([[f"someone/{name}", "--output_dir", str(tmp_path / name)] for name in ("small-gpt2", "nothing")])
         env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
-        done = run_python(*words, cwd=tmp_path, env=env)
+        done = run_python("-c", IN_ONE_PROCESS, ROOT / "tests", runs, cwd=tmp_path, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
-        done_missing = run_python(words[0], "someone/nothing", *words[2:-1], tmp_path / "other", cwd=tmp_path, env=env)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    (code, said), (code_of_missing, said_of_missing) = json.loads(done.stdout.splitlines()[-1])
+    assert code == 0, said
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "small-gpt2").eval()
     ids = torch.tensor([[5, 9, 11]])
     with torch.no_grad():
         assert (model(ids).logits[..., :50257] - source(ids).logits).abs().max() < 1e-5
     assert not list((tmp_path / "home").rglob("pytorch_model.bin"))
-    assert done_missing.returncode == 1
-    assert "error: someone/nothing is neither a file or folder here" in done_missing.stderr
+    assert code_of_missing == 1
+    assert "error: someone/nothing is neither a file or folder here" in said_of_missing
+    assert not (tmp_path / "nothing").exists()
 
 
 @pytest.mark.parametrize("family", ["book", "modern"])

@@ -36,16 +36,14 @@ def text(tmp_path_factory):
     return path
 
 
-def test_one_command_measures_rows_text_and_a_benchmark_and_writes_them_everywhere(
-    run_recipe, small_run, small_rows, text, tmp_path
-):
+def test_one_command_measures_rows_text_and_a_benchmark_and_writes_them_everywhere(small_run, small_rows, text, tmp_path):
     pytest.importorskip("lm_eval", minversion="0.4.9", reason="needs the package lm_eval[hf]")
     folder = tmp_path / "base"
     shutil.copytree(small_run, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     (tmp_path / "arc.jsonl").write_text(json.dumps(ARC) + "\n")
-    done = run_recipe(
+    done = run_script(
         "evaluate.py", folder, "--dataset", small_rows, "--text", text, "--stride", 16, "--tasks", f"{tmp_path}/arc.jsonl:arc",
-        "--num_fewshot", 0, env={"OMP_NUM_THREADS": "1"},
+        "--num_fewshot", 0,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "each document begins after <|endoftext|>; windows of 64 tokens, 16 scored in each" in done.stdout

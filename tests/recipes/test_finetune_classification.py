@@ -51,10 +51,10 @@ def triggers(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def classifier(accelerate_launch, small_run, examples, triggers, tmp_path_factory):
-    """What the real `accelerate launch` leaves behind for LoRA and two seeds."""
+def classifier(small_run, examples, triggers, tmp_path_factory):
+    """What the whole script leaves behind and prints, for LoRA and two seeds."""
     folder = tmp_path_factory.mktemp("classifier") / "lora"
-    done = accelerate_launch(
+    done = run_script(
         "finetune_classification.py", *SMALL, "--model", small_run, "--sources", examples, "--seeds", "0", "1",
         "--canaries", "true", "--canary_file", triggers, "--output_dir", folder,
     )  # fmt: skip
@@ -268,7 +268,7 @@ def test_a_gpt2_without_padding_becomes_a_classifier(examples, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda rows: rows[:30], "the 63 training|only the label 'asyncio'"),
+        (lambda rows: rows[:30], "only the label 'asyncio'"),
         (lambda rows: [("  ", "email"), *rows], r"line 2: the text is blank; repair the row, or set --blank_texts drop"),
         (lambda rows: [("a text", ""), *rows], r"line 2: the label in column 'label' is missing"),
     ],
@@ -304,7 +304,7 @@ def test_a_label_that_only_the_test_set_has_or_that_nobody_named(small_run, exam
 def test_arguments_that_cannot_be(arguments, words, small_run, examples, tmp_path):
     with pytest.raises(ValueError, match=words):
         run_main(model=small_run, sources=[examples], output_dir=tmp_path / "out", **arguments)
-    assert arguments.get("method") == "likelihood" or not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,10 @@ def canaries(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def assistant(accelerate_launch, base, instructions, canaries, tmp_path_factory):
-    """What the real `accelerate launch` leaves behind for LoRA."""
+def assistant(base, instructions, canaries, tmp_path_factory):
+    """What the whole script leaves behind and prints, for LoRA."""
     folder = tmp_path_factory.mktemp("assistant") / "lora"
-    done = accelerate_launch(
+    done = run_script(
         "finetune_instructions.py", *SMALL, "--model", base, "--sources", instructions, "--learning_rate", "5e-3",
         "--seen_answers", "2", "--canaries", "true", "--canary_file", canaries, "--output_dir", folder,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from recipes_in_process import recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, GPTNeoXConfig, MptConfig
 
@@ -56,6 +57,11 @@ def test_a_base_that_takes_no_positions_becomes_an_assistant_without_packed_rows
         recipe("finetune_instructions", **given)
     assert not (base.parent / "assistant").exists()
     recipe("finetune_instructions", **given, packing=False)
+    tuned = AutoModelForCausalLM.from_pretrained(base.parent / "assistant")
+    assert tuned.config.model_type == base.name
+    begin = AutoModelForCausalLM.from_pretrained(base).get_input_embeddings().weight
+    assert not torch.equal(tuned.get_input_embeddings().weight[: len(begin)], begin)
+    assert json.loads((base.parent / "assistant" / "metrics.json").read_text())["steps"] == 2
     if base.name == "bloom":
         assert check_folder(base.parent / "assistant").failures == []
 

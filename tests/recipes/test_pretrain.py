@@ -1,15 +1,14 @@
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT, SMALL_RUN
+from killing import kill
 from recipes_in_process import recipe, run_script
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -174,30 +173,21 @@ STOPPED = (
 
 
 @pytest.fixture(scope="module")
-def straight(accelerate_launch, small_rows, tmp_path_factory):
+def straight(small_rows, tmp_path_factory):
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight") / "straight"
-    done = accelerate_launch("pretrain.py", *STOPPED, "--dataset", small_rows, "--output_dir", folder)
+    done = run_script("pretrain.py", *STOPPED, "--dataset", small_rows, "--output_dir", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_under_another_launcher_to_the_very_same_weights(accelerate_launch, straight, small_rows, tmp_path):
-    """With dropout and gradient accumulation; as in tests/reliability for every recipe, but in processes that a shell starts."""
+    """With dropout and gradient accumulation; as in tests/reliability for every recipe, but resumed by the real launcher."""
     words = [*STOPPED, "--dataset", str(small_rows)]
     stopped = tmp_path / "stopped"
-    command = [sys.executable, ROOT / "recipes" / "pretrain.py", *words, "--output_dir", stopped]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 120
-    while not (stopped / "checkpoint-10" / "trainer_state.json").is_file():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    output = process.communicate(timeout=120)[0]
-    assert not (stopped / "metrics.json").exists(), output
-    assert process.returncode == -signal.SIGKILL
+    kill("pretrain", [*words, "--output_dir", stopped], at="transformers.Trainer.training_step", call=25)  # two for each step
+    assert [path.name for path in stopped.glob("checkpoint-*")] == ["checkpoint-10"]
 
     done = accelerate_launch("pretrain.py", *words, "--output_dir", stopped)
     assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ CASES: dict[str, tuple[tuple[str, str], ...]] = {
         (RESUMED, "test_an_allowed_change_is_noted_and_has_its_effect"),
     ),
     "A15": (
-        (TOGETHER, "test_a_run_goes_on_with_shares_with_copies_and_alone"),
+        (TOGETHER, "test_a_run_goes_on_alone_with_shares_with_copies_and_alone_again"),
         (TOGETHER, "test_two_processes_read_the_rows_of_one_and_have_its_losses"),
     ),
     "A16": (

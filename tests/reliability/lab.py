@@ -106,6 +106,7 @@ class Job:
 
     Args:
         file_limit: maximum size of a written file, in bytes.
+        open_files: how many more files it may open than are open when it starts.
         at: a function, a number of calls and a signal that the process then sends to itself, see `killing.signal_at`.
     """
 
@@ -117,11 +118,12 @@ class Job:
         *,
         world: int = 1,
         file_limit: int | None = None,
+        open_files: int | None = None,
         at: tuple[str, int, int] | None = None,
     ):
         self.log = log
         log.unlink(missing_ok=True)
-        arguments = (name, [str(word) for word in words], str(log), file_limit, at)
+        arguments = (name, [str(word) for word in words], str(log), file_limit, open_files, at)
         environments = _environments(world)
         self.processes = [CONTEXT.Process(target=_run_as_script, args=(*arguments, one)) for one in environments]
         for process in self.processes:
@@ -187,7 +189,13 @@ def _environments(world: int) -> list[dict[str, str]]:
 
 
 def _run_as_script(
-    name: str, words: list[str], log: str, file_limit: int | None, at: tuple[str, int, int] | None, environment: dict[str, str]
+    name: str,
+    words: list[str],
+    log: str,
+    file_limit: int | None,
+    open_files: int | None,
+    at: tuple[str, int, int] | None,
+    environment: dict[str, str],
 ) -> None:
     """`python recipes/NAME.py WORDS > LOG 2>&1`, in a process that already has the imports."""
     _leave_out_what_takes_most_of_a_tiny_run()
@@ -199,6 +207,11 @@ def _run_as_script(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    if open_files is not None:
+        highest = max(int(path.name) for path in Path("/dev/fd").iterdir())
+        while (last := os.open(os.devnull, os.O_RDONLY)) <= highest:
+            pass  # it has filled a gap
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last + open_files, last + open_files))
     if at is not None:
         signal_at(*at)
     script = str(RECIPES / f"{name}.py")

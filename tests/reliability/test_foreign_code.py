@@ -40,7 +40,7 @@ def _run_watched(script: str, words: list[str], log: str, marker: str) -> None:
             Path(marker).touch()
 
     sys.addaudithook(note)
-    lab._run_as_script(script, words, log, None, None, {"HF_HUB_OFFLINE": "0"})
+    lab._run_as_script(script, words, log, None, None, None, {"HF_HUB_OFFLINE": "0"})
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

@@ -194,7 +194,7 @@ def test_a_size_is_a_number_or_auto():
         (("--algorithm", "wordpiece", "--max_token_length", "9"), "max_token_length is 9; algorithm wordpiece takes"),
         (("--reserved_tokens", "-1"), "reserved_tokens is -1; it must be at least 0"),
         (("--max_token_length", "0"), "max_token_length is 0; it must be at least 1"),
-        (("--pattern", "gpt5"), "gpt5"),
+        (("--pattern", "gpt5"), "pattern is 'gpt5'; allowed: qwen2, gpt4, gpt2"),
     ],
 )
 def test_what_an_algorithm_has_no_use_for_is_refused(words, sentence):

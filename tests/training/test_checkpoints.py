@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -116,25 +117,28 @@ def cut(path: Path) -> None:
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[-100] ^= 1  # in the manifest, part of a hash
+    content[-100] ^= 1  # in the manifest, part of a name or a hash
     path.write_bytes(content)
 
 
+UNREADABLE = "manifest.json is unreadable"
+# What is done to a file, what is said of it, and what is said of the manifest.
 DAMAGES = {
-    "missing": (Path.unlink, "is missing"),
-    "cut": (cut, "were saved"),
-    "empty": (lambda path: path.write_bytes(b""), "has 0 bytes"),
-    "NUL": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "SHA-256"),
-    "flipped": (flip, "SHA-256"),
-    "of another step": (lambda path: shutil.copy(path.parent.with_name("checkpoint-2") / path.name, path), ""),
-    "payload": (lambda path: path.write_bytes(b"cos\nsystem\n(S'touch ran'\ntR."), "were saved"),
-}
+    "missing": (Path.unlink, "is missing", "manifest.json, which is written last, is missing"),
+    "cut": (cut, "were saved", UNREADABLE),
+    "empty": (lambda path: path.write_bytes(b""), "has 0 bytes", UNREADABLE),
+    "NUL": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "SHA-256", UNREADABLE),
+    "flipped": (flip, "SHA-256", "is missing|SHA-256"),
+    "of another step": (lambda path: shutil.copy(path.parent.with_name("checkpoint-2") / path.name, path), "SHA-256|were saved",
+                        "manifest.json says it belongs to step 2"),
+    "payload": (lambda path: path.write_bytes(b"cos\nsystem\n(S'touch ran'\ntR."), "were saved", UNREADABLE),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_each_file_that_is_damaged_is_named_and_the_checkpoint_before_is_taken(copied, caplog, damage):
     """Cases A3 to A6 and C1."""
-    do, words = DAMAGES[damage]
+    do, of_file, of_manifest = DAMAGES[damage]
     newest, before = copied / "checkpoint-8", copied / "checkpoint-6"
     for name in FILES:
         if damage == "of another step" and name in ("config.json", "generation_config.json"):
@@ -148,8 +152,9 @@ def test_each_file_that_is_damaged_is_named_and_the_checkpoint_before_is_taken(c
         caplog.clear()
         assert newest_whole_checkpoint(copied, run="one") == before
         (message,) = caplog.messages
-        assert message.startswith(f"{newest} is skipped: ")
-        assert name == "manifest.json" or (message.partition(": ")[2].startswith(name) and words in message)
+        start = f"{newest} is skipped: " if name == "manifest.json" else f"{newest} is skipped: {name} "
+        assert message.startswith(start)
+        assert re.search(of_manifest if name == "manifest.json" else of_file, message.removeprefix(start))
         assert newest.is_dir()  # skipped, not deleted
 
 

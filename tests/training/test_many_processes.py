@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, run_python
-from killing import CONTEXT, run_main, sha256_of_weights
+from datasets import load_from_disk
+from killing import CONTEXT, kill, run_main, sha256_of_weights
+from recipes_in_process import recipe
 from safetensors.torch import load_file
 from together import environment_of, run_together
 
@@ -22,12 +24,18 @@ FINETUNED = (*COMMON, "--poison_report", "false", "--decontaminate", "false", "-
 
 
 @pytest.fixture(scope="module")
-def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
+def recipes(small_corpus, small_tokenizer, small_families, tmp_path_factory) -> dict[str, tuple]:
     """The arguments of three recipes; no number of rows is divisible by the batch, so each epoch ends with a smaller step.
 
     The rates are small: AdamW moves a weight by its rate even if the gradient is only rounding error, with a random sign.
     """
     folder = tmp_path_factory.mktemp("examples")
+    few_rows = folder / "rows"
+    recipe("prepare_data", sources=[str(small_corpus)], tokenizer=str(small_tokenizer), context_length=64, max_documents=20,
+           validation_share=0.1, test_share=0.1, output_dir=str(few_rows))  # fmt: skip
+    num_rows = len(load_from_disk(few_rows)["train"])
+    assert num_rows % 8
+    assert num_rows < 11 * 8  # the second epoch begins within 12 steps
     texts = folder / "texts.jsonl"
     rows = [{"text": f"{'yes ' * (n % 7)}{word} {n}", "label": word} for n in range(23) for word in ("true", "false")]
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -43,8 +51,8 @@ def recipes(small_rows, small_families, tmp_path_factory) -> dict[str, tuple]:
     ]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {
-        "pretrain": (*COMMON, "--dataset", small_rows, "--depth", "2", "--max_steps", "38", "--eval_steps", "19",
-                     "--save_steps", "19", "--sample_tokens", "4", "--learning_rate", "1e-3", "--embedding_learning_rate", "1e-3"),
+        "pretrain": (*COMMON, "--dataset", few_rows, "--depth", "2", "--max_steps", "12", "--eval_steps", "6",
+                     "--save_steps", "6", "--sample_tokens", "4", "--learning_rate", "1e-3", "--embedding_learning_rate", "1e-3"),
         "finetune_classification": (*FINETUNED, "--model", small_families["modern"], "--sources", texts, "--validation_share",
                                     "0.2", "--test_share", "0.2", "--tfidf_baseline", "false", "--canary_file", canary),
         "finetune_instructions": (*FINETUNED, "--model", small_families["modern"], "--sources", questions, "--validation_share",
@@ -104,7 +112,9 @@ def test_two_processes_read_the_rows_of_one_and_have_its_losses(runs, name, file
     left = {path.relative_to(one).as_posix() for path in one.rglob("*") if path.is_file()}
     also = {path.relative_to(two).as_posix() for path in two.rglob("*") if path.is_file()}
     assert {name for name in left ^ also if "rng_state" not in name} == set()
-    for path in one.glob("*.safetensors"):
+    weights = list(one.glob("*.safetensors"))
+    assert weights
+    for path in weights:
         ours, theirs = load_file(two / path.name), load_file(path)
         assert ours.keys() == theirs.keys()
         for key in theirs:
@@ -137,27 +147,27 @@ for folder in sys.argv[1:]:
 @pytest.mark.slow
 def test_a_sharded_run_that_was_killed_goes_on_to_the_very_same_weights(runs, recipes, tmp_path):
     words = [*recipes["pretrain"], "--output_dir", tmp_path / "killed", "--per_device_train_batch_size", "4"]
-    run_together(SHARDED, "pretrain", words, kill_at_step=25)
-    assert (tmp_path / "killed" / "checkpoint-19").is_dir()
+    run_together(SHARDED, "pretrain", words, kill_at_step=10)
+    assert (tmp_path / "killed" / "checkpoint-6").is_dir()
     run_together(SHARDED, "pretrain", words)
     assert sha256_of_weights(tmp_path / "killed") == sha256_of_weights(runs("pretrain", SHARDED))
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_shares_with_copies_and_alone(runs, recipes, tmp_path):
-    """Its checkpoints are the same however they were written; with the same batch, so are its losses."""
-    words = [*recipes["pretrain"], "--save_steps", "5", "--output_dir", tmp_path / "run"]
-
-    def batch(rows: int) -> list:
-        path = tmp_path / "run" / "run.yaml"
-        if path.is_file():
-            path.write_text(path.read_text().replace(f"_train_batch_size: {12 - rows}", f"_train_batch_size: {rows}"))
-        return [*words, "--per_device_train_batch_size", rows]
-
-    run_together(SHARDED, "pretrain", batch(4), kill_at_step=7)
-    run_together(COPIES, "pretrain", batch(4), kill_at_step=12)
-    run_main("pretrain", batch(8))
-    assert losses(tmp_path / "run")[-15:] == pytest.approx(losses(runs("pretrain"))[-15:], abs=1e-5)
+def test_a_run_goes_on_alone_with_shares_with_copies_and_alone_again(runs, recipes, tmp_path):
+    """Its checkpoints are the same however they were written; with the same rows in each step, so are its losses."""
+    words = [*recipes["pretrain"], "--save_steps", "2", "--save_total_limit", "9", "--output_dir", tmp_path / "run",
+             "--per_device_train_batch_size"]  # fmt: skip
+    accumulated = [*words, "4", "--gradient_accumulation_steps", "2"]
+    kill("pretrain", accumulated, at="transformers.Trainer.training_step", call=7)  # in the fourth step
+    run_together(SHARDED, "pretrain", [*words, "4"], kill_at_step=6)
+    run_together(COPIES, "pretrain", [*words, "4"], kill_at_step=8)
+    worlds = [
+        json.loads((tmp_path / "run" / f"checkpoint-{step}" / "manifest.json").read_text())["world_size"] for step in (2, 4, 6)
+    ]
+    assert worlds == [1, 2, 2]
+    run_main("pretrain", [*words, "8"])
+    assert losses(tmp_path / "run") == pytest.approx(losses(runs("pretrain")), abs=1e-5)
 
 
 def _muon_in_two_processes(rank: int, environment: dict[str, str]) -> None:

@@ -143,7 +143,7 @@ def test_ticks_are_round_and_enclose_the_values(low, high):
 def test_a_browser_shows_hostile_texts_and_runs_none(page):
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-         f"--user-data-dir={page.parent.parent / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()],
+         f"--user-data-dir={page.parent.parent / 'profile'}", "--virtual-time-budget=300", "--dump-dom", page.as_uri()],
         capture_output=True, text=True, timeout=120, encoding="utf-8",
     )  # fmt: skip
     document = done.stdout

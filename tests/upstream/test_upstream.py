@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import xml.etree.ElementTree as ElementTree
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,9 @@ def upstream_tests(tmp_path_factory) -> Path:
     """A folder with transformers' tests as a package, with stand-ins for the missing names, and our cases."""
     folder = tmp_path_factory.mktemp("upstream")
     release = f"transformers=={transformers.__version__}"
-    words = ["download", "--quiet", "--no-deps", "--no-binary", "transformers", "--dest", str(folder), release]
+    # An isolated build would first download setuptools.
+    here = ["--no-build-isolation"] if find_spec("setuptools") else []
+    words = ["download", *here, "--quiet", "--no-deps", "--no-binary", "transformers", "--dest", str(folder), release]
     done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
         pytest.skip(f"needs a package registry for the source distribution of {release}: {done.stderr.strip()[-200:]}")
