@@ -48,16 +48,17 @@ def nats(model, tokenizer, question: str, choice: str) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "door"), [("book", "remote code"), ("modern", "imported")])
-def test_the_harness_finds_our_own_log_likelihoods(small_families, task, tmp_path, family, door):
+def test_the_harness_finds_our_own_log_likelihoods(small_families, task, without_hqq, tmp_path, family, door):
     folder = small_families[family]
     words = ["--model", "hf", "--device", "cpu", "--batch_size", "2", "--tasks", "small_task", "--include_path", str(task)]
     words += ["--output_path", str(tmp_path), "--log_samples", "--model_args"]
-    environment = {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    environment = without_hqq | {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     if door == "remote code":
-        done = run_python("-m", "lm_eval", *words, f"pretrained={folder},trust_remote_code=True", cwd=tmp_path, env=environment)
+        words += [f"pretrained={folder},trust_remote_code=True"]
+        done = run_python("-S", "-m", "lm_eval", *words, cwd=tmp_path, env=environment)
     else:  # the command knows hfgpt only if it is imported first
         code = "import hfgpt; from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
-        done = run_python("-c", code, *words, f"pretrained={folder}", cwd=tmp_path, env=environment)
+        done = run_python("-S", "-c", code, *words, f"pretrained={folder}", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "|small_task|" in done.stdout
 

@@ -42,15 +42,15 @@ pathlib.Path(sys.argv[1] + '.json').write_text(json.dumps(results))  # libraries
 
 
 @pytest.mark.slow
-def test_adapters_quantization_and_caches_are_the_same_through_both_doors(small_families, stranger, tmp_path):
+def test_adapters_quantization_and_caches_are_the_same_through_both_doors(small_families, stranger, without_hqq, tmp_path):
     answers = {}
     for door, first_line, options in (("imported", "import hfgpt", {}), ("remote", "", {"trust_remote_code": True})):
         script = tmp_path / f"{door}.py"
         script.write_text(PROBE.format(first_line=first_line, options=options))
-        environment = {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", **(stranger if door == "remote" else {})}
-        switches = ["-S"] if door == "remote" else []
+        environment = {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+        environment |= without_hqq if door == "imported" else stranger
         words = [tmp_path / f"{door} adapter", *small_families.values()]
-        done = run_python(*switches, script, *words, cwd=tmp_path, env=environment)
+        done = run_python("-S", script, *words, cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stderr
         answers[door] = json.loads((tmp_path / f"{door} adapter.json").read_text())
     for folder in map(str, small_families.values()):
