@@ -219,7 +219,10 @@ def _stranger(packages: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def without_hqq(stranger) -> dict[str, str]:
-    """The environment of `stranger` with hfgpt: what `import hfgpt` gives others, without the seconds for hqq."""
+    """The environment of `stranger` with hfgpt: what `import hfgpt` gives others, without the seconds for hqq.
+
+    Not for functions of Dataset.map: dill copies modules that are not in site-packages, and fails.
+    """
     return stranger | {"PYTHONPATH": os.pathsep.join((stranger["PYTHONPATH"], str(ROOT)))}
 
 
