@@ -26,23 +26,25 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Workers train side by side: threads that spin while waiting would take cores from other workers (benchmarks/busy_machine.py).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-# Each takes minutes; they start first, so that the other workers do not wait for them at the end.
-LONGEST = ("test_signals.py", "test_upstream.py", "test_disturbed_runs.py", "test_serving.py", "test_fuzz.py", "test_pretrain.py",
-           "test_evaluate.py", "test_wheel.py", "test_killed_runs.py", "test_many_processes.py", "test_readme.py",
-           "test_api.py", "test_slurm_cluster.py")  # fmt: skip
+# The longest files start first and in this order, so that no worker has minutes left when the others are done. Between files that
+# need the same artifacts of `once` there is another: two that start together would both wait for the first to make them.
+LONGEST = ("test_serving.py", "test_fuzz.py", "test_disturbed_runs.py", "test_slurm_cluster.py", "test_signals.py",
+           "test_upstream.py", "test_wheel.py", "test_killed_runs.py", "test_many_processes.py", "test_evaluate.py",
+           "test_budgets.py", "test_publish_recipe.py", "test_api.py", "test_pretrain.py", "test_readme.py")  # fmt: skip
 
 
 # Folders of tests that run whole recipes or other people's programs.
 SLOW_FOLDERS = {"ecosystem", "recipes", "reliability", "upstream"}
 # These train a model or start processes; a test that uses one of them is slow, whatever else it does.
-SLOW_FIXTURES = {"small_run", "small_families", "small_gpt2", "fine_tune", "small_assistants", "stranger", "run_recipe",
-                 "accelerate_launch"}  # fmt: skip
+SLOW_FIXTURES = {"small_run", "small_families", "small_gpt2", "fine_tune", "small_assistants", "stranger", "without_hqq",
+                 "run_recipe", "accelerate_launch"}  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` is applied
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, keep the order of the rest, and mark what `make test-fast` leaves out."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
     for item in items:
         if item.path.parent.name in SLOW_FOLDERS or SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker("slow")
@@ -213,6 +215,23 @@ def _stranger(packages: Path) -> dict[str, str]:
     done = run_python("-S", "-c", "import transformers, hfgpt", cwd=packages, env=environment)
     assert done.stderr.strip().endswith("No module named 'hfgpt'"), done.stderr
     return environment
+
+
+@pytest.fixture(scope="session")
+def without_hqq(stranger) -> dict[str, str]:
+    """The environment of `stranger` with hfgpt: what `import hfgpt` gives others, without the seconds for hqq.
+
+    Not for functions of Dataset.map: dill copies modules that are not in site-packages, and fails.
+    """
+    return stranger | {"PYTHONPATH": os.pathsep.join((stranger["PYTHONPATH"], str(ROOT)))}
+
+
+@pytest.fixture(scope="session")
+def materials(tmp_path_factory, once) -> Path:
+    """What the tiny runs of tests/reliability/lab.py read."""
+    from lab import make_materials
+
+    return Path(once("materials", lambda: make_materials(tmp_path_factory.mktemp("materials"))))
 
 
 @pytest.fixture(scope="session")

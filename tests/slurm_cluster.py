@@ -94,7 +94,7 @@ class Cluster:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.logs()
-            time.sleep(0.3)
+            time.sleep(0.1)
 
     def logs(self) -> str:
         jobs = subprocess.run(["scontrol", "show", "job"], env=self.environment, capture_output=True, text=True).stdout

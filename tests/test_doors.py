@@ -12,7 +12,8 @@ PROBE = """
 import json, sys
 {first_line}
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForQuestionAnswering
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 folder, options = sys.argv[1], {options}
 tokenizer = AutoTokenizer.from_pretrained(folder, **options)
 model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
@@ -21,18 +22,19 @@ ids = tokenizer("os.path.join(", return_tensors="pt").input_ids
 with torch.no_grad():
     logits = model(ids).logits
     hidden = AutoModel.from_pretrained(folder, **options).eval()(ids).last_hidden_state
-AutoModelForSequenceClassification.from_pretrained(folder, **options)
+others = [auto.from_pretrained(folder, **options) for auto in (AutoModelForSequenceClassification, AutoModelForQuestionAnswering)]
 generate = pipeline("text-generation", model=folder, **options)
 text = generate("os.path.join(", max_new_tokens=8, do_sample=False)[0]["generated_text"]
 print(json.dumps(dict(
     ids=ids.tolist(), logits=logits.double().tolist(), hidden=hidden.double().tolist(), text=text, config=type(config).__name__,
     module=type(model).__module__, imported="hfgpt" in sys.modules, parameters=model.num_parameters(), use_cache=config.use_cache,
+    others=[type(one).__name__ for one in others],
 )))
 """
 
 
 @pytest.fixture(scope="module")
-def through_the_door(small_run, stranger, tmp_path_factory):
+def through_the_door(small_run, stranger, without_hqq, tmp_path_factory):
     """Load the folder in one of the two ways, and return the results."""
 
     def load(*, with_hfgpt: bool) -> dict:
@@ -43,10 +45,8 @@ def through_the_door(small_run, stranger, tmp_path_factory):
         script = tmp_path_factory.mktemp("door") / "probe.py"
         script.write_text(code)
         cache = {"HF_HOME": str(tmp_path_factory.mktemp("cache")), "HF_HUB_OFFLINE": "1"}
-        if with_hfgpt:
-            done = run_python(script, small_run, cwd=script.parent, env=cache)
-        else:
-            done = run_python("-S", script, small_run, cwd=script.parent, env={**cache, **stranger})
+        environment = without_hqq if with_hfgpt else stranger
+        done = run_python("-S", script, small_run, cwd=script.parent, env=cache | environment)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -59,8 +59,9 @@ def test_both_doors_give_equal_ids_logits_and_text(through_the_door):
     assert not theirs["imported"]
     assert ours["module"] == "hfgpt.model.modeling_hfgpt"
     assert theirs["module"].startswith("transformers_modules.")
-    for name in ("ids", "logits", "hidden", "text", "config", "parameters", "use_cache"):
+    for name in ("ids", "logits", "hidden", "text", "config", "parameters", "use_cache", "others"):
         assert ours[name] == theirs[name], name
+    assert ours["others"] == ["HfGptForSequenceClassification", "HfGptForQuestionAnswering"]
     assert len(ours["text"]) > len("os.path.join(")
     assert ours["use_cache"] is True
 
@@ -79,23 +80,34 @@ def test_importing_hfgpt_loads_neither_torch_nor_transformers_models(tmp_path):
     assert run_python("-c", code, cwd=tmp_path).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
+# Each is a process in which only what takes most of the seconds, and does not know transformers, is imported already.
+WHATEVER_IS_FIRST = """
+import json, os, sys
+import numpy, scipy, torch
+assert "transformers" not in sys.modules
+for first in json.loads(sys.argv[1]):
+    if os.fork():
+        os.wait()
+        continue
+    exec(first)
+    from transformers import AutoConfig, AutoModelForQuestionAnswering
+    config = AutoConfig.for_model("hfgpt", num_hidden_layers=1, hidden_size=16, num_attention_heads=2, vocab_size=20)
+    print(json.dumps([first, type(AutoModelForQuestionAnswering.from_config(config)).__name__]), flush=True)
+    os._exit(0)
+"""
+
+
+def test_the_classes_are_registered_whatever_is_imported_first_and_no_import_breaks(without_hqq, tmp_path):
+    firsts = [
         "import hfgpt.model.modeling_hfgpt",
         "import hfgpt; hfgpt.HfGptForCausalLM",
         "from transformers import AutoModel; import hfgpt",
-        "import hfgpt; from transformers import AutoConfig",
+        "import hfgpt; from transformers import AutoModelForCausalLM as A, GPT2LMHeadModel; A._model_mapping[hfgpt.HfGptConfig]",
         "import hfgpt, importlib; importlib.reload(hfgpt)",
-    ],
-)
-def test_the_classes_are_registered_whatever_is_imported_first(first, tmp_path):
-    code = f"""{first}
-from transformers import AutoConfig, AutoModelForQuestionAnswering
-config = AutoConfig.for_model("hfgpt", num_hidden_layers=1, hidden_size=16, num_attention_heads=2, vocab_size=20)
-print(type(AutoModelForQuestionAnswering.from_config(config)).__name__)"""
-    done = run_python("-c", code, cwd=tmp_path)
-    assert done.stdout.strip() == "HfGptForQuestionAnswering", done.stderr
+    ]
+    done = run_python("-S", "-c", WHATEVER_IS_FIRST, json.dumps(firsts), cwd=tmp_path, env=without_hqq)
+    found = dict(json.loads(line) for line in done.stdout.splitlines())
+    assert found == dict.fromkeys(firsts, "HfGptForQuestionAnswering"), done.stderr
 
 
 def test_the_files_that_travel_import_nothing_of_ours_but_each_other():

@@ -128,9 +128,9 @@ def test_somebody_without_hfgpt_loads_a_base_in_six_lines(run, place, stranger):
     assert len(ids) > 30
 
 
-def test_pipelines_write_and_label(run):
+def test_pipelines_write_and_label(run, without_hqq):
     (code,) = blocks("Pipelines", "python")
-    text, _, labels = run(code).rstrip("\n").rpartition("\n")
+    text, _, labels = run(code, "-S", **without_hqq).rstrip("\n").rpartition("\n")
     assert text.startswith("os.path.join(")
     assert len(text) > len("os.path.join(")
     # the label that the comment names
@@ -195,7 +195,7 @@ def test_llama_cpp_reads_the_file_that_the_recipe_writes(run, place):
     assert len(run(code)) > 10  # tests/conversion/test_gguf.py compares the words
 
 
-def test_a_text_finds_what_is_near_in_meaning_more_often_than_chance(run, place, small_corpus, docstrings):
+def test_a_text_finds_what_is_near_in_meaning_more_often_than_chance(run, place, without_hqq, small_corpus, docstrings):
     code, shown = blocks("Search by meaning", "python", "text")
     trained_on = small_corpus.read_text(encoding="utf-8")
     pairs = []
@@ -206,7 +206,7 @@ def test_a_text_finds_what_is_near_in_meaning_more_often_than_chance(run, place,
     pairs = pairs[:: len(pairs) // NUM_PAIRS][:NUM_PAIRS]  # from all modules
     assert len({rest for _, rest in pairs}) > 0.9 * NUM_PAIRS
     (place / "pairs.json").write_text(json.dumps(pairs))
-    *lines, found = run(code + RETRIEVAL).splitlines()
+    *lines, found = run(code + RETRIEVAL, "-S", **without_hqq).splitlines()
     # The same four texts as on the page, but in another order and with other scores, because the model is another one.
     assert {line.split("  ")[1] for line in lines} == {line.split("  ")[1] for line in shown.splitlines()}
     scores = [float(line.split()[0]) for line in lines]

@@ -71,10 +71,3 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     unused = {"hqq", "torch._inductor.compile_fx", "scipy", "sklearn", "matplotlib", "trl", "evaluate", "lm_eval", "rouge_score",
               "bitsandbytes", "tensorflow", "gguf", "nltk"}  # fmt: skip
     assert not imported & unused
-
-
-@pytest.mark.slow
-def test_importing_hfgpt_breaks_no_import_of_transformers_and_registers_the_models():
-    code = "import hfgpt; from transformers import GPT2LMHeadModel, AutoModelForCausalLM as auto; "
-    done = run("-c", f"{code} print(hfgpt.HfGptConfig in auto._model_mapping)")
-    assert done.stdout == "True\n", done.stderr

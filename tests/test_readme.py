@@ -19,12 +19,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_six_lines_load_a_model_and_let_it_speak(small_run, tmp_path):
+def test_six_lines_load_a_model_and_let_it_speak(small_run, without_hqq, tmp_path):
     code = blocks("python")[0]
     assert len(code.splitlines()) == 6
     (tmp_path / "runs" / "quickstart").mkdir(parents=True)
     (tmp_path / "runs" / "quickstart" / "base").symlink_to(small_run)
-    done = run_python("-c", code, cwd=tmp_path)
+    done = run_python("-S", "-c", code, cwd=tmp_path, env=without_hqq)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("class ")
 

@@ -20,16 +20,16 @@ SERVE = "from transformers.cli.transformers import main; main()"
 
 @contextmanager
 def running_server(place: Path, *, first: str = "", options: tuple[str, ...] = (), **environment) -> Iterator[str]:
-    """Run `transformers serve` and yield its address; with `first` (`import hfgpt; `) in this interpreter's environment.
+    """Run `transformers serve` after `first` (`import hfgpt; `) and yield its address.
 
     It loads whatever folder a request names as its model.
 
-    Args: `place` is an empty folder for log and cache. Without `first`, `environment` is one without hfgpt, for `python -S`.
+    Args: `place` is an empty folder for log and cache; `environment` is one for `python -S`.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, *([] if first else ["-S"]), "-c", first + SERVE]
+    command = [sys.executable, "-S", "-c", first + SERVE]
     command += ["serve", "--device", "cpu", "--host", "127.0.0.1", "--port", str(port), *options]
     environment = {**os.environ, "HF_HOME": str(place), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}
     with (place / "log.txt").open("w") as log:
@@ -63,20 +63,23 @@ def expected_reply(folder: Path, chat: list[dict[str, str]], *, tokens: int, **s
     return tokenizer.decode(ids, skip_special_tokens=True), ids[-1].item()
 
 
-def chat_in_terminal(name: str, address: str, question: str, *words: str, place: Path, ready: str, stay: bytes = b"") -> str:
+def chat_in_terminal(
+    name: str, address: str, question: str, *words: str, place: Path, ready: str, stay: bytes = b"", **environment: str
+) -> str:
     """What `transformers chat` shows in its own terminal for the question; then it is told to exit, and must.
 
     Args:
         ready: a pattern for the end of the answer.
         stay: what is typed after the answer, before `!exit`.
+        environment: one for `python -S`.
     """
     import pty
 
     parent, child = pty.openpty()
     # The chat sends its request through huggingface_hub, which refuses every address while HF_HUB_OFFLINE is set.
-    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(place), "COLUMNS": "100", "TERM": "dumb"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(place), "COLUMNS": "100", "TERM": "dumb", **environment}
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, "chat", name, address, *words],
+        [sys.executable, "-S", "-c", SERVE, "chat", name, address, *words],
         stdin=child, stdout=child, stderr=child, env=environment, cwd=place,
     )  # fmt: skip
     os.close(child)

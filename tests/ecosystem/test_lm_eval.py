@@ -49,13 +49,15 @@ def nats(model, tokenizer, question: str, choice: str) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "door"), [("book", "remote code"), ("modern", "imported")])
-def test_the_harness_finds_our_own_log_likelihoods(small_families, task, tmp_path, family, door, monkeypatch, capsys):
+def test_the_harness_finds_our_own_log_likelihoods(small_families, task, without_hqq, tmp_path, family, door, monkeypatch, capsys):
     folder = small_families[family]
     words = ["--model", "hf", "--device", "cpu", "--batch_size", "2", "--tasks", "small_task", "--include_path", str(task)]
     words += ["--output_path", str(tmp_path), "--log_samples", "--model_args"]
     if door == "remote code":
-        environment = {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-        done = run_python("-m", "lm_eval", *words, f"pretrained={folder},trust_remote_code=True", cwd=tmp_path, env=environment)
+        environment = without_hqq | {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+        done = run_python(
+            "-S", "-m", "lm_eval", *words, f"pretrained={folder},trust_remote_code=True", cwd=tmp_path, env=environment
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         said = done.stdout
     else:  # the command knows hfgpt only if it is imported first, as it is here

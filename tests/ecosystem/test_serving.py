@@ -64,7 +64,7 @@ ASSISTANTS = {  # the assistant, its subfolder, and which server loads it
 
 
 @pytest.fixture(scope="module")
-def address_of(stranger, tmp_path_factory):
+def address_of(stranger, without_hqq, tmp_path_factory):
     """The address of a server, which is started on first use."""
     with ExitStack() as running:
 
@@ -72,7 +72,7 @@ def address_of(stranger, tmp_path_factory):
         def start(door: str) -> str:
             place = tmp_path_factory.mktemp("serving")
             if door == IMPORTED:
-                return running.enter_context(running_server(place, first="import hfgpt; "))
+                return running.enter_context(running_server(place, first="import hfgpt; ", **without_hqq))
             return running.enter_context(running_server(place, options=("--trust-remote-code",), **stranger))
 
         yield start
@@ -113,11 +113,11 @@ def test_a_client_of_openai_is_answered_whole_and_as_a_stream(server):
 
 
 @pytest.mark.parametrize("server", ["remote code"], indirect=True)
-def test_a_chat_in_a_terminal_is_answered(server, tmp_path):
+def test_a_chat_in_a_terminal_is_answered(server, stranger, tmp_path):
     address, name, folder = server
     words = ("max_new_tokens=10", "do_sample=False", "suppress_tokens=[0,1,2,3]")
     ending = dict(ready=r"Continue generating", stay=b"n\n")  # the answer was cut off
-    seen = chat_in_terminal(name, address, CHAT[0]["content"], *words, place=tmp_path, **ending)
+    seen = chat_in_terminal(name, address, CHAT[0]["content"], *words, place=tmp_path, **ending, **stranger)
     reply, _ = expected_reply(folder, CHAT, tokens=10, suppress_tokens=[0, 1, 2, 3])
     assert " ".join(reply.split()) in " ".join(seen.split())
 
@@ -146,13 +146,13 @@ def test_a_client_gets_the_models_own_answers_up_to_the_stop_token(assistant):
 
 
 @pytest.mark.parametrize("assistant", ["adapter, remote code"], indirect=True)
-def test_a_chat_in_a_terminal_is_answered_and_the_answer_ends(assistant, tmp_path):
+def test_a_chat_in_a_terminal_is_answered_and_the_answer_ends(assistant, stranger, tmp_path):
     address, folder = assistant
     reply, _ = expected_reply(folder, [{"role": "user", "content": QUESTIONS[0]}], tokens=40)
     words = ("max_new_tokens=40", "do_sample=False")
     # "<name of the user>:" asks for the next message; the model's name is a path.
     ready = re.escape(QUESTIONS[0]) + r"[\s\S]*<[^/>]+>:?\s*$"
-    seen = chat_in_terminal(str(folder), address, QUESTIONS[0], *words, place=tmp_path, ready=ready)
+    seen = chat_in_terminal(str(folder), address, QUESTIONS[0], *words, place=tmp_path, ready=ready, **stranger)
     assert " ".join(reply.split()) in " ".join(seen.split())
     assert "Continue generating" not in seen  # the answer ended by itself
 

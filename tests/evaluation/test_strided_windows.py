@@ -234,8 +234,8 @@ for number in map(int, sys.argv[2:]):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts KiB as Linux does")
-def test_memory_does_not_grow_with_the_text(small_tokenizer, tmp_path):
-    done = run_python("-c", MEASURE, small_tokenizer, 100, 800, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
+def test_memory_does_not_grow_with_the_text(small_tokenizer, without_hqq, tmp_path):
+    done = run_python("-S", "-c", MEASURE, small_tokenizer, 100, 800, cwd=tmp_path, env=without_hqq | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     measured = [[int(word) for word in line.split()] for line in done.stdout.splitlines()]
     (small, less), (large, more) = measured

@@ -3,13 +3,16 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 from conftest import ROOT, run_python
 from hub_server import HubServer
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from recipes_in_process import recipe, run_script
+from transformers import AutoTokenizer
 
 TOKEN = "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4"
 
@@ -22,7 +25,10 @@ def owned(folder, target):
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path, monkeypatch):
+    # The test suite is offline; the only Hub here is the one below, and every call names it.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     with HubServer(tmp_path / "hub", tokens={TOKEN: "me"}) as server:
         yield server
 
@@ -35,19 +41,41 @@ def publish(hub, home, *words, token=TOKEN, **more):
     return done
 
 
+@pytest.fixture
+def publish_here(hub, tmp_path, monkeypatch):
+    """`publish` without the seconds that a new process takes."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("huggingface_hub.HfApi", partial(HfApi, endpoint=hub.endpoint))
+
+    def run(*words, token=TOKEN):
+        monkeypatch.setenv("HF_TOKEN", token or "")
+        done = run_script("publish.py", *words)
+        assert TOKEN not in done.stdout + done.stderr
+        return done
+
+    return run
+
+
 def difference(hub, repo, folder, stranger, tmp_path, *, token=None, **options) -> float:
-    """How far the logits of `repo` are from those of the folder, without hfgpt; `options` are for loading `repo`."""
+    """How far the logits of `repo` are from those of the folder, without hfgpt; `options` are for loading `repo`.
+
+    Its tokenizer gives the ids that the folder's gives here.
+    """
     code = (
-        "import json, sys, torch; from transformers import AutoModelForCausalLM as Auto\n"
-        "one = Auto.from_pretrained(sys.argv[1], **json.loads(sys.argv[3])).eval()\n"
+        "import json, sys, torch; from transformers import AutoModelForCausalLM as Auto, AutoTokenizer\n"
+        "options = json.loads(sys.argv[3])\n"
+        "one = Auto.from_pretrained(sys.argv[1], **options).eval()\n"
         "two = Auto.from_pretrained(sys.argv[2], trust_remote_code=True).eval()\n"
-        "ids = torch.tensor([[5, 9, 11, 3]])\n"
-        "print((one(ids).logits - two(ids).logits).abs().max().item())"
+        "ids = AutoTokenizer.from_pretrained(sys.argv[1], **options)('import os.path').input_ids\n"
+        "print(ids)\n"
+        "print((one(torch.tensor([ids])).logits - two(torch.tensor([ids])).logits).abs().max().item())"
     )
     environment = {**hub.environment(home=tmp_path / "stranger", token=token), **stranger, "HF_HUB_OFFLINE": "0"}
     loaded = run_python("-S", "-c", code, repo, folder, json.dumps(options), cwd=tmp_path, env=environment)
     assert loaded.returncode == 0, loaded.stderr
-    return float(loaded.stdout.splitlines()[-1])
+    ids, largest = map(json.loads, loaded.stdout.splitlines()[-2:])
+    assert ids == AutoTokenizer.from_pretrained(folder)("import os.path").input_ids
+    return largest
 
 
 def refused(done):
@@ -92,16 +120,22 @@ def test_a_stranger_loads_by_its_tag_the_model_that_was_trained(hub, small_run, 
     assert f"published: {hub.endpoint}/me/gpt (public), tag v1.0" in sent.stdout
     assert {"config.json", "model.safetensors", "fingerprint.json", "modeling_hfgpt.py"} <= set(hub.files("me/gpt"))
     assert not [name for name, content in hub.everything_received().items() if TOKEN.encode() in content]
-    assert difference(hub, "me/gpt", folder, stranger, tmp_path, revision="v1.0", trust_remote_code=True) == 0.0  # without a token
+    later = dict(path_in_repo="model.safetensors", path_or_fileobj=b"spoiled later")
+    HfApi(endpoint=hub.endpoint, token=TOKEN).upload_file(repo_id="me/gpt", **later)
+    before = len(hub.requests)
+    assert difference(hub, "me/gpt", folder, stranger, tmp_path, revision="v1.0", trust_remote_code=True) == 0.0
+    asked = hub.requests[before:]
+    assert {request.user for request in asked} == {None}
+    assert [request.path.startswith("/storage/") for request in asked].count(True) == 1  # only the weights, through LFS
 
 
 @pytest.mark.slow
-def test_a_native_twin_is_loaded_without_code_and_a_gguf_file_arrives_whole(hub, small_run, stranger, tmp_path):
+def test_a_native_twin_is_loaded_without_code_and_a_gguf_file_arrives_whole(hub, publish_here, small_run, stranger, tmp_path):
     pytest.importorskip("gguf", reason="needs the package gguf, an extra")
     for target, words in (("native", {}), ("gguf", {"gguf_type": "q8_0"})):
         recipe("convert", source=str(small_run), target=target, output_dir=str(tmp_path / target), **words)
         folder = owned(tmp_path / target, tmp_path / "mine" / target)
-        sent = publish(hub, tmp_path / "home", folder, "--repo", f"me/{target}", "--push", "true")
+        sent = publish_here(folder, "--repo", f"me/{target}", "--push", "true")
         assert sent.returncode == 0, sent.stdout + sent.stderr
     assert "base_model" not in ModelCard(hub.files("me/native")["README.md"].decode()).data.to_dict()  # no Hub id is known
     assert not [name for name in hub.files("me/native") if name.endswith(".py")]
@@ -112,11 +146,11 @@ def test_a_native_twin_is_loaded_without_code_and_a_gguf_file_arrives_whole(hub,
 
 
 @pytest.mark.slow
-def test_a_folder_that_fails_the_gate_is_not_sent(hub, small_tokenizer, tmp_path):
+def test_a_folder_that_fails_the_gate_is_not_sent(hub, publish_here, small_tokenizer, tmp_path):
     folder = owned(small_tokenizer, tmp_path / "words")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "note": "made in /home/jane/words"}))
-    done = publish(hub, tmp_path / "home", folder, "--repo", "me/words", "--push", "true")
+    done = publish_here(folder, "--repo", "me/words", "--push", "true")
     assert "did not pass the check above, so nothing was uploaded" in refused(done)
     assert re.search(r"^fail +no path of this machine +.*/home/jane", done.stdout, re.MULTILINE)
     assert {request.method for request in hub.requests} == {"GET"}
@@ -124,8 +158,8 @@ def test_a_folder_that_fails_the_gate_is_not_sent(hub, small_tokenizer, tmp_path
 
 
 @pytest.mark.slow
-def test_without_a_token_a_push_ends_at_once_in_one_sentence(hub, small_tokenizer, tmp_path):
-    sentence = refused(publish(hub, tmp_path / "home", small_tokenizer, "--repo", "me/words", "--push", "true", token=None))
+def test_without_a_token_a_push_ends_at_once_in_one_sentence(hub, publish_here, small_tokenizer):
+    sentence = refused(publish_here(small_tokenizer, "--repo", "me/words", "--push", "true", token=None))
     assert "publishing needs a token for" in sentence
     assert "run `hf auth login`, or set HF_TOKEN" in sentence
     assert hub.requests == []

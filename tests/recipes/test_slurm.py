@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import slurm_cluster
 from conftest import ROOT, SMALL_RUN
 
 SCRIPT = ROOT / "recipes" / "slurm" / "train.sbatch"
@@ -57,6 +58,7 @@ def job(tmp_path):
     return start
 
 
+@pytest.mark.skipif(not slurm_cluster.ABSENT, reason="test_slurm_cluster.py does it with the real Slurm")
 def test_a_job_that_is_wanted_back_is_queued_again_and_goes_on_with_the_same_command(job, small_rows, tmp_path):
     folder = tmp_path / "base"
     words = ["recipes/pretrain.py", *SMALL_RUN, "--max_steps", 100, "--eval_steps", 100, "--save_steps", 100, "--use_cpu", "true",

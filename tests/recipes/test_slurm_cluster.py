@@ -1,6 +1,5 @@
 """The Slurm script, and documents read in tasks, on a real Slurm of two nodes."""
 
-import hashlib
 import json
 import re
 
@@ -8,6 +7,8 @@ import pytest
 import slurm_cluster
 from conftest import ROOT, SMALL_RUN
 from datasets import load_from_disk
+from killing import run_main, sha256_of_weights
+from together import run_together
 
 SCRIPT = ROOT / "recipes" / "slurm" / "train.sbatch"
 # Answers a signal as a recipe does; started again, it has nothing left to do.
@@ -64,12 +65,8 @@ def test_a_preempted_training_goes_on_when_the_nodes_are_free_again_and_ends_wit
     assert "2 x cpu with FSDP2" in log.read_text()
     assert f"resume: from {checkpoint}" in log.read_text()
 
-    undisturbed = submit(*words, "--output_dir", tmp_path / "undisturbed", nodes=2)
-    assert cluster.wait(undisturbed, "COMPLETED")["Restarts"] == "0"
-    first, second = (
-        hashlib.sha256((one / "model.safetensors").read_bytes()).hexdigest() for one in (folder, tmp_path / "undisturbed")
-    )
-    assert first == second
+    run_together(ROOT / "recipes/accelerate/fsdp2.yaml", "pretrain", [*words[1:], "--output_dir", tmp_path / "undisturbed"])
+    assert sha256_of_weights(folder) == sha256_of_weights(tmp_path / "undisturbed")
 
 
 def test_what_the_cluster_stops_is_queued_again_and_what_a_person_stops_is_not(cluster, submit, tmp_path):
@@ -100,7 +97,7 @@ def test_documents_that_tasks_of_the_cluster_read_are_those_of_one_machine(clust
         (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
     words = ["recipes/prepare_data.py", "--sources", tmp_path / "*.txt", "--tokenizer", small_tokenizer, "--context_length", 64,
              "--text_documents", "paragraph"]  # fmt: skip
-    cluster.call("python", *words, "--output_dir", tmp_path / "here", cwd=ROOT)
+    run_main("prepare_data", [*words[1:], "--output_dir", tmp_path / "here"])
     settings = json.dumps({"partition": "cheap", "time": "00:10:00", "mem_per_cpu_gb": 1})
     slurm = ("--engine", "slurm", "--num_tasks", 2, "--engine_settings", settings)
     said = cluster.call("python", *words, "--output_dir", tmp_path / "there", *slurm, cwd=ROOT, code=75)

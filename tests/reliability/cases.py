@@ -57,7 +57,7 @@ CASES: dict[str, tuple[tuple[str, str], ...]] = {
         (NUMBERS, "test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_rows"),
         (NUMBERS, "test_a_gradient_that_is_not_finite_stops_though_the_loss_is"),
     ),
-    "A13": ((DISTURBED, "test_a_finished_run_is_started_three_times"),),
+    "A13": ((DISTURBED, "test_a_finished_run_is_started_twice_more"),),
     "A14": (
         (RESUMED, "test_what_would_train_another_model_is_refused_with_both_values_and_the_way_out"),
         (RESUMED, "test_an_allowed_change_is_noted_and_has_its_effect"),

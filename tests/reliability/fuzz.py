@@ -59,11 +59,8 @@ class Lab:
     folder: Path
     disk: mischief.Disk
     world: int
-    materials: Path = field(init=False)
+    materials: Path
     references: dict[str, Reference] = field(default_factory=dict)
-
-    def __post_init__(self):
-        self.materials = make_materials(self.folder / "materials")
 
     def reference(self, name: str, loss: str | None) -> Reference:
         kind = name if loss is None else f"{name}-{loss}"
@@ -300,14 +297,16 @@ WHILE_IT_WORKS = [Round.kill, Round.kill, Round.kill, Round.signal, Round.signal
 WHILE_IT_RESTS = [Round.a_file, Round.a_file, Round.a_file, Round.swapped, Round.planted, Round.foreign, Round.clock, Round.mode]
 
 
-def fuzz(*, seed: int, folder: Path, minutes: float = 1e9, rounds: int = 10**9, processes: int = 1) -> tuple[int, list[int]]:
+def fuzz(
+    *, seed: int, folder: Path, materials: Path | None = None, minutes: float = 1e9, rounds: int = 10**9, processes: int = 1
+) -> tuple[int, list[int]]:
     """Run rounds until the time is over. Returns their number, and the seeds of those with a finding."""
     deadline = time.monotonic() + 60 * minutes
     disk = mischief.Disk(folder / "disk")
     finds: list[int] = []
     number = 0
     try:
-        lab = Lab(folder, disk, processes)
+        lab = Lab(folder, disk, processes, materials or make_materials(folder / "materials"))
         while number < rounds and time.monotonic() < deadline:
             begun, one = time.monotonic(), Round(lab, seed + number)
             try:

@@ -10,12 +10,6 @@ import lab
 import pytest
 from killing import CONTEXT
 
-
-@pytest.fixture(scope="module")
-def materials(tmp_path_factory) -> Path:
-    return lab.make_materials(tmp_path_factory.mktemp("materials"))
-
-
 CLASS = "evil.EvilForCausalLM"
 CHANGES = {
     "a file beside it": {"auto_map": {"AutoConfig": CLASS, "AutoModelForCausalLM": CLASS, "AutoTokenizer": [CLASS, CLASS]}},

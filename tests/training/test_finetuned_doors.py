@@ -20,14 +20,14 @@ pytestmark = pytest.mark.slow
 
 PROBE = """
 import json, sys, warnings
-{first_line}
+door, cases, texts, separator = json.loads(sys.argv[1])
+if door == "imported":
+    import hfgpt
 import torch
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
-texts = json.loads(sys.argv[3])
-options = {options}
 
-def look_at(folder, chat):
+def look_at(folder, options, chat):
     peft_class, auto_class, task = (
         (AutoPeftModelForCausalLM, AutoModelForCausalLM, "text-generation") if chat
         else (AutoPeftModelForSequenceClassification, AutoModelForSequenceClassification, "text-classification")
@@ -38,7 +38,7 @@ def look_at(folder, chat):
         merged=lambda: auto_class.from_pretrained(folder + "/merged", **options),
         base=lambda: auto_class.from_pretrained(folder + "/base", **options),
     )
-    report = dict(logits={{}}, batch={{}}, adapters={{}}, classes={{}}, pipelines={{}}, settings={{}}, templates={{}}, warnings=[])
+    report = dict(logits={}, batch={}, adapters={}, classes={}, pipelines={}, settings={}, templates={}, warnings=[])
     warnings.simplefilter("always")
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         for name, load in doors.items():
@@ -52,7 +52,7 @@ def look_at(folder, chat):
                 (row[mask.bool()] if chat else row).tolist() for row, mask in zip(logits, batch.attention_mask)
             ]
             layers = [module for module in model.modules() if hasattr(module, "lora_A")]
-            report["adapters"][name] = sorted({{len(layer.lora_A) for layer in layers}})
+            report["adapters"][name] = sorted({len(layer.lora_A) for layer in layers})
             report["classes"][name] = type(model).__module__.partition(".")[0]
             config = model.config
             report["settings"][name] = dict(
@@ -71,43 +71,50 @@ def look_at(folder, chat):
             report["pipelines"][place] = said
         for place in ("", "/merged", "/base"):
             report["templates"][place] = AutoTokenizer.from_pretrained(folder + place, **options).chat_template
-        report["warnings"] = sorted({{f"{{one.category.__name__}}: {{one.message}}" for one in caught}})
+        report["warnings"] = sorted({f"{one.category.__name__}: {one.message}" for one in caught})
     report["imported"] = "hfgpt" in sys.modules
     return report
 
-print(json.dumps([look_at(sys.argv[1], chat=True), look_at(sys.argv[2], chat=False)]))
+reports = []
+for assistant, classifier, options in cases:
+    reports.append(
+        dict(assistant=look_at(assistant, options, chat=True), classifier=look_at(classifier, options, chat=False))
+    )
+    print(separator, file=sys.stderr, flush=True)
+print(json.dumps(reports))
 """
 TEXTS = ["What is a list?", "Say os.", "Is it a very long path, with many words in it, and more?"]
-DOORS = {  # base, and how the process loads it
-    "book": ("imported", "stranger"),
-    "modern": ("imported", "stranger"),
-    "gpt2": ("bare",),
+TRUSTED = {"trust_remote_code": True}
+DOORS = {  # a process each: which bases it loads, in this order, and how
+    "imported": {"book": {}, "modern": {}},
+    "stranger": {"gpt2": {}, "book": TRUSTED, "modern": TRUSTED},  # the GPT-2 before there is any code but that of transformers
 }
 
 
 @pytest.fixture(scope="module")
-def through_the_door(stranger, small_assistants, classifiers, tmp_path_factory):
-    """Load a base's assistant and classifier in a fresh offline process; each report includes its stderr."""
+def through_the_door(stranger, without_hqq, small_assistants, classifiers, tmp_path_factory):
+    """Load assistants and classifiers in a fresh offline process; each report includes its base's part of stderr."""
 
     @functools.cache
-    def load(base: str, door: str) -> dict[str, dict]:
-        place = tmp_path_factory.mktemp("door")
-        (place / "probe.py").write_text(
-            PROBE.format(
-                first_line="import hfgpt" if door == "imported" else "",
-                options={"trust_remote_code": True} if door == "stranger" else {},
-            )
-        )
-        words = (place / "probe.py", small_assistants[base], classifiers[base], json.dumps(TEXTS))
+    def reports(door: str) -> dict[str, dict[str, dict]]:
+        place, separator = tmp_path_factory.mktemp("door"), "--- the next base"
+        (place / "probe.py").write_text(PROBE)
+        cases = [(str(small_assistants[base]), str(classifiers[base]), options) for base, options in DOORS[door].items()]
         environment = {"HF_HOME": str(place), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        if door == "imported":
-            done = run_python(*words, cwd=place, env=environment)
-        else:
-            done = run_python("-S", *words, cwd=place, env=environment | stranger)
+        environment |= without_hqq if door == "imported" else stranger
+        words = json.dumps([door, cases, TEXTS, separator])
+        done = run_python("-S", place / "probe.py", words, cwd=place, env=environment)
         assert done.returncode == 0, done.stderr
-        reports = json.loads(done.stdout.splitlines()[-1])
-        assert [report["imported"] for report in reports] == [door == "imported"] * 2
-        return {name: report | {"stderr": done.stderr} for name, report in zip(("assistant", "classifier"), reports, strict=True)}
+        found, parts = json.loads(done.stdout.splitlines()[-1]), done.stderr.split(separator)[:-1]
+        return {
+            base: {name: report | {"stderr": part} for name, report in both.items()}
+            for base, both, part in zip(DOORS[door], found, parts, strict=True)
+        }
+
+    def load(base: str, door: str) -> dict[str, dict]:
+        found = reports(door)[base]
+        assert [report["imported"] for report in found.values()] == [door == "imported"] * 2
+        return found
 
     return load
 
@@ -129,7 +136,7 @@ def classifiers(fine_tune):
 
 
 LABELS = {"modern": ["bad", "good"], "book": ["red", "round", "soft"], "gpt2": ["io", "os", "re"]}
-CASES = [(base, door) for base, doors in DOORS.items() for door in doors]
+CASES = [(base, door) for door, bases in DOORS.items() for base in bases]
 
 
 def largest_difference(first: list, second: list) -> float:
@@ -170,7 +177,7 @@ def test_an_assistant_answers_alike_through_every_door(base, door, through_the_d
         assert settings["stops"] == stops, name
         assert settings["use_cache"] is True
         assert settings["pad"] == (400 if base == "gpt2" else 1)
-    expected = {"imported": "hfgpt", "stranger": "transformers_modules", "bare": "transformers"}[door]
+    expected = "transformers" if base == "gpt2" else {"imported": "hfgpt", "stranger": "transformers_modules"}[door]
     assert report["classes"] == {"peft": "peft", "auto": expected, "merged": expected, "base": expected}
 
 
