@@ -31,7 +31,10 @@ MOST_CHARACTERS = 10_000_000  # in a YAML text with its aliases expanded
 
 
 def load_yaml(text: str, kind: type[yaml.SafeLoader]) -> Any:
-    """Parse a YAML text. Raises: yaml.YAMLError, also for nested aliases that would fill the memory ("billion laughs")."""
+    """Parse a YAML text.
+
+    Raises: yaml.YAMLError, also for a key given twice, and for nested aliases that would fill the memory ("billion laughs").
+    """
     loader = kind(text)
     try:
         node = loader.get_single_node()
@@ -53,12 +56,23 @@ def _written_out(node: yaml.Node, known: dict[int, int | None]) -> int:
         if isinstance(node, yaml.ScalarNode):
             known[id(node)] = len(node.value) + 1
         else:
+            if isinstance(node, yaml.MappingNode):
+                _refuse_repeated_keys(node)
             parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
             known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
     size = known[id(node)]
     if size is None:
         raise yaml.YAMLError("it contains an alias that refers to itself")
     return size
+
+
+def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+    """PyYAML would silently keep the last value."""
+    keys: set[str] = set()
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+        if key.value in keys:
+            raise yaml.YAMLError(f"{key.value} is given twice, the second time in line {key.start_mark.line + 1}; leave one out")
+        keys.add(key.value)
 
 
 def read_mapping(value: object, key: str, *, example: str) -> dict | None:
