@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from transformers.hf_argparser import string_to_bool
@@ -32,6 +32,15 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Argume
     Raises: FileNotFoundError for a missing YAML file; ValueError for unknown keys (with the nearest known one), values of the
         wrong type, and missing ones; SystemExit after answering `--help`.
     """
+    values = read_values(arguments_class, argv)
+    try:
+        return arguments_class(**values)
+    except ValueError as error:  # TrainingArguments refuses contradictions; none of our checks has run yet
+        raise UserError(str(error)) from None
+
+
+def read_values(arguments_class: type[RecipeArguments], argv: list[str]) -> dict[str, Any]:
+    """The given values by key, of their keys' types; otherwise like `parse_arguments`."""
     parser = KeyParser(arguments_class)
     for word in ("--help", "-h", "--help-all"):
         if word in argv:
@@ -67,11 +76,7 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Argume
         raise UserError(f"on the command line, {' '.join(rest)!r} belongs to no key; write --key value.")
     # What was given is passed on even if it equals the default: code that chooses values for the user must not change it.
     named = {_key_of(word) for word in from_yaml if word.startswith("--")} | {*keys, *lists}
-    values = {name: getattr(namespace, name) for name in known if name in named or getattr(namespace, name) != defaults[name]}
-    try:
-        return arguments_class(**values)
-    except ValueError as error:  # TrainingArguments refuses contradictions; none of our checks has run yet
-        raise UserError(str(error)) from None
+    return {name: getattr(namespace, name) for name in known if name in named or getattr(namespace, name) != defaults[name]}
 
 
 def _key_of(word: str) -> str:
