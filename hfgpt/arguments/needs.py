@@ -33,6 +33,7 @@ def _one_of(*values: str) -> Wanted:
 
 GIVEN = Wanted(_is_given, "give {}")
 NOT_GIVEN = Wanted(lambda value: not _is_given(value), "leave {} out")
+NO_STEPS = Wanted(lambda value: value == -1, "set {} to -1")  # Trainer's word for not given
 ABOVE_ZERO = Wanted(bool, "set {} above 0")
 TRUE = Wanted(bool, "set {} to true")
 
@@ -71,6 +72,7 @@ NEEDS: tuple[Need, ...] = (
     Need(("family", "depth", "size"), {"model": NOT_GIVEN}),  # its shape is fixed
     Need(("time_budget", "token_budget", "flop_budget"), {"model": NOT_GIVEN}),  # they choose the shape of a new one
     Need(("revision", "trust_remote_code", "old_dataset", "rewarm_to"), {"model": GIVEN}),
+    Need(("num_train_epochs",), {"max_steps": NO_STEPS}),
     Need(("sample_tokens",), {"sample_prompts": GIVEN}),
     # "no" switches off for one run what its file sets; "epoch" contradicts it.
     Need(("eval_steps",), {"eval_strategy": _one_of("steps", "no")}),

@@ -92,6 +92,8 @@ class RunArguments(ResumeKeys, TrainingArguments):
         # Recorded before __post_init__ derives more values: the given ones, from a command line or from Python, repeat the run.
         arguments = super().__new__(cls)
         given = dict(zip([one.name for one in fields(cls) if one.init], positional)) | named
+        if given.get("max_steps") == -1:  # switches off for one run what its file sets, as if nobody had set it
+            del given["max_steps"]
         arguments.explicit, arguments.started = frozenset(given), time_of_start()
         arguments.resolved = {
             one.name: given[one.name] for one in fields(cls) if one.name in given and given[one.name] != default_of(one)

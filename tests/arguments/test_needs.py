@@ -66,6 +66,8 @@ def test_a_key_of_documents_that_would_do_nothing_is_refused(given, sentence):
         ),
         (dict(model="base", rewarm_to=2.0), "rewarm_to is 2.0; it must be a fraction of the peak rates, above 0 and up to 1."),
         (dict(sample_prompts=[], sample_tokens=9), "sample_tokens is 9, but sample_prompts is not given"),
+        (dict(num_train_epochs=5.0, max_steps=60), "num_train_epochs is 5.0, but max_steps is 60, so it would have no effect; set "
+         "max_steps to -1, or leave num_train_epochs out."),
         (dict(eval_steps=5, eval_strategy="epoch"), "eval_steps is 5, but eval_strategy is epoch"),
         (dict(save_steps=5, save_strategy="epoch"), "save_steps is 5, but save_strategy is epoch"),
         (dict(hub_model_id="you/model"), "hub_model_id is you/model, but push_to_hub is false"),
