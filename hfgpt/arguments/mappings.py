@@ -1,6 +1,7 @@
 """Keys whose value is a mapping, in a YAML file or written out on the command line."""
 
 import json
+import re
 from typing import Any
 
 import yaml
@@ -8,7 +9,8 @@ import yaml
 from hfgpt.errors import UserError
 
 _TEXT = "tag:yaml.org,2002:str"
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_FLOAT = "tag:yaml.org,2002:float"
+_NUMBERS = ("tag:yaml.org,2002:int", _FLOAT)
 
 
 class MappingLoader(yaml.SafeLoader):
@@ -26,6 +28,9 @@ class MappingLoader(yaml.SafeLoader):
         tag = super().resolve(kind, value, implicit)
         return _TEXT if tag in _NUMBERS and ":" in value else tag
 
+
+# YAML 1.1 wants a dot and a sign in 1.0e-4; as everywhere else, 1e-4 is a number, too.
+MappingLoader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 MOST_CHARACTERS = 10_000_000  # in a YAML text with its aliases expanded
 
@@ -84,7 +89,7 @@ def read_mapping(value: object, key: str, *, example: str) -> dict | None:
     found, why = value, ""
     if isinstance(value, str):
         try:
-            found = json.loads(value)  # first, because YAML 1.1 reads JSON's 1e-4 as text
+            found = json.loads(value)  # first, because YAML knows no surrogate pairs
         except (json.JSONDecodeError, RecursionError):
             try:
                 found = load_yaml(value, MappingLoader)

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -16,6 +18,22 @@ QUIET = "--quiet"
 RESULT = 25  # between INFO and WARNING: the level of a recipe's last screen, which --quiet keeps
 # Brief steps inside libraries; a model in one file has one shard.
 _NEEDLESS_BARS = ("Flattening the indices", "Loading weights", "Saving the dataset", "Writing model shards")
+
+
+def open_closed_streams() -> None:
+    """Let streams that the caller closed (`>&-`) lead nowhere; they would be None, and the next opened file would be the output."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+
+
+def reader_has_gone(stream: TextIO) -> bool:
+    """Whether nobody can read what is printed to this stream any more, as with `| head`."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    state = select.poll()
+    state.register(stream, 0)
+    return any(event & select.POLLERR for _, event in state.poll(0))
 
 
 def split_quiet(words: list[str]) -> tuple[list[str], bool]:

@@ -80,6 +80,7 @@ def test_a_key_that_resembles_none_gets_no_guess(key):
         (["--keep", "bset"], r"^keep is 'bset'; allowed: best, last\. Did you mean 'best'\?$"),
         (["--family", "llama"], "family"),
         (["--depth"], r"^depth has no value; write --depth INTEGER\.$"),
+        (["--dataset", "d", "--output_dir", "o", "--lr_scheduler_kwargs", "0.1"], "lr_scheduler_kwargs is not a mapping: '0.1'"),
         (["nonsense"], "got 'nonsense'; the first argument must be a YAML file"),
         (["missing.yaml"], "missing.yaml does not exist"),
         (["--dataset", "d"], "output_dir is missing"),
@@ -94,6 +95,14 @@ def test_a_key_that_resembles_none_gets_no_guess(key):
 def test_values_of_the_wrong_kind_are_refused(words, sentence):
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         parse_arguments(PretrainArguments, words)
+
+
+def test_numbers_in_mappings_are_numbers_however_they_are_given(yaml_file):
+    path = yaml_file("dataset: d\noutput_dir: o\nconfig_overrides: {norm_eps: 1e-6, a: -2E3, b: 1.e4, c: 1e-}\n")
+    words = ["--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", "{min_lr: 1e-5}"]
+    arguments = parse_arguments(PretrainArguments, [path, *words])
+    assert arguments.config_overrides == {"norm_eps": 1e-6, "a": -2000.0, "b": 1e4, "c": "1e-"}
+    assert arguments.lr_scheduler_kwargs == {"min_lr": 1e-5}
 
 
 def test_broken_yaml_is_named(yaml_file):
