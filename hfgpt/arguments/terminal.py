@@ -38,12 +38,13 @@ def reader_has_gone(stream: TextIO) -> bool:
 
 def split_quiet(words: list[str]) -> tuple[list[str], bool]:
     """A command line without `--quiet`, and whether it was given; like every switch, it may be followed by true or false."""
-    if QUIET not in words:
-        return words, False
-    place = words.index(QUIET)
-    said = words[place + 1 : place + 2]
-    is_value = said in (["true"], ["false"])
-    return words[:place] + words[place + 1 + is_value :], said != ["false"]
+    for place, word in enumerate(words):
+        option, equals, said = word.partition("=")
+        if option == QUIET:
+            value = (said if equals else "".join(words[place + 1 : place + 2])).lower()
+            is_next = not equals and value in ("true", "false")
+            return words[:place] + words[place + 1 + is_next :], value != "false"
+    return words, False
 
 
 def hide_what_is_for_developers() -> None:

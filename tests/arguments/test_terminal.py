@@ -101,6 +101,9 @@ def test_quiet_leaves_warnings_and_the_result():
         (["a.yaml", "--quiet"], ["a.yaml"], True),
         (["--quiet", "true", "--depth", "2"], ["--depth", "2"], True),
         (["--quiet", "false", "a.yaml"], ["a.yaml"], False),
+        (["--quiet", "True", "a.txt"], ["a.txt"], True),
+        (["--quiet=true", "true"], ["true"], True),
+        (["a.txt", "--quiet=False"], ["a.txt"], False),
         (["--depth", "2"], ["--depth", "2"], False),
     ],
 )

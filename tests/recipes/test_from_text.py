@@ -76,6 +76,19 @@ def test_the_same_command_again_says_that_all_is_done_and_another_one_is_refused
     assert "minutes was 3.0, is now 4.0" in other.stderr
 
 
+def test_the_command_that_reads_the_rest_of_a_folder_keeps_all_keys(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "README.md").write_text("# mine\n")
+    (tmp_path / "texts" / "a.py").write_text("print()\n" * 1000)
+    words = ("--text_documents=---", "--personal_data", "mask", "--card", "{license: mit}", "--output_dir", "o")
+    done = run_script("from_text.py", "texts", *words)
+    assert done.returncode == 1
+    command = shlex.split(done.stderr.strip().rpartition(": python ")[2])
+    assert command[1] == "texts/**/*.py"
+    assert {"--text_documents=---", "--personal_data", "mask", "--card", '{"license": "mit"}'} <= set(command)
+
+
 def test_texts_are_the_first_words_and_minutes_too_few_are_refused(tmp_path):
     missing = run_script("from_text.py", "--output_dir", tmp_path / "mine")
     assert "sources are missing; give your texts" in missing.stderr
