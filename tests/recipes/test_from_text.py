@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import yaml
-from recipes_in_process import run_script
+from recipes_in_process import RECIPES, run_script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hfgpt.training.from_text import Steps
@@ -50,14 +50,14 @@ def test_it_says_why_before_it_begins_and_what_was_made_in_eight_lines(mine):
     for part in ("vocabulary: at most ", "context: rows of 64 tokens", "held out: 10.0 %", "small: ", "plan for 10,000 tokens"):
         assert part in said
     assert "next: " not in said  # the last screen has the commands
-    assert said.count("python recipes/generate.py ") == 1
+    assert said.count(f"python {RECIPES / 'generate.py'} ") == 1
     last = said.rstrip().rpartition("\n\n")[2].splitlines()
     assert len(last) == 8
     assert last[0].startswith("made: mine/base, a GPT of ")
     metrics = json.loads((folder / "base" / "metrics.json").read_text())
     assert f"how good: {metrics['test_bits_per_byte']:.3f} bits per byte" in last[1]
     assert " lzma, which needs " in last[1]
-    assert [line.split()[1] for line in last[5:]] == ["recipes/generate.py", "recipes/evaluate.py", "recipes/from_text.py"]
+    assert [line.split()[1] for line in last[5:]] == [str(RECIPES / f"{name}.py") for name in ("generate", "evaluate", "from_text")]
 
 
 def test_the_same_command_again_says_that_all_is_done_and_another_one_is_refused(mine):
