@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from hfgpt.errors import UserError
 from hfgpt.tables import nearest
@@ -89,7 +89,7 @@ RANGES = {
 }
 
 
-def check_ranges(values: Mapping[str, object]) -> None:
+def check_ranges(values: Mapping[str, Any]) -> None:
     """Refuse a number out of its range, also in a list; None means not given. Raises: UserError."""
     for name, range in RANGES.items():
         value = values.get(name)
