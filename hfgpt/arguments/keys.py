@@ -50,11 +50,9 @@ def default_of(one: Field) -> Any:
 
 def as_words(name: str, value: object) -> list[str]:
     """A key and its value as words of a command line."""
-    match value if isinstance(value, list) else [value]:
-        case [str(text)] if text.startswith("-"):  # on its own, it would be read as a key
-            return [f"--{name}={text}"]
-        case values:
-            return [f"--{name}", *map(as_word, values)]
+    if isinstance(value, str) and value.startswith("-"):  # on its own, it would be read as a key
+        return [f"--{name}={value}"]
+    return [f"--{name}", *map(as_word, value if isinstance(value, list) else [value])]
 
 
 def as_word(value: object) -> str:
