@@ -80,6 +80,8 @@ MACHINE_REFUSES = {
     errno.EMFILE: "this process cannot open more files (ulimit -n); raise the limit, or use fewer processes and files",
     errno.ENFILE: "this machine cannot open more files; close other programs",
     errno.ESTALE: "the opened file no longer exists; mount the disk again",
+    errno.EBUSY: "another program or the system is using it; give another path",
+    errno.EXDEV: "it is on another file system; give another path",
     errno.ENOTCONN: "the file system is no longer there; mount it again",
 }
 # What a process sees when another one has ended with an error.

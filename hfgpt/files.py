@@ -115,16 +115,23 @@ def _file_digest(file: BinaryIO, name: str) -> "hashlib._Hash":
 # Folders
 
 
-def claim_output(folder: str, *, overwrite: bool, marker: str) -> Path:
+def claim_output(folder: str, *, overwrite: bool, marker: str, whole: bool = False) -> Path:
     """Check, before any work, that `folder` can be written and may be replaced; creates its parents.
 
-    Args: `marker` is a file that identifies our own folders: nothing else is ever replaced.
-    Raises: ValueError for a path that is a file, or a non-empty folder that may not be replaced; PermissionError.
+    Args:
+        marker: a file that identifies our own folders: nothing else is ever replaced.
+        whole: whether the folder itself is replaced (`replaced_folder`), not only its contents.
+    Raises: ValueError for a path that is a file, a non-empty folder that may not be replaced, or one that cannot be renamed;
+        PermissionError.
     """
     path = Path(folder)
+    if whole and path.resolve() in (here := Path.cwd().resolve(), *here.parents):
+        raise UserError(f"output_dir {folder} is the current folder or contains it, so it cannot be replaced; give another one.")
+    if whole and os.path.ismount(path.resolve()):
+        raise UserError(f"output_dir {folder} is a mount point, so it cannot be replaced; give a folder in it.")
     if path.exists() and not path.is_dir():
         raise UserError(f"output_dir {folder} is a file; give a folder.")
-    if path.is_symlink() and not path.exists():
+    if path.is_symlink() and not path.exists() and not (_work_place(path) / REPLACED).exists():
         raise UserError(
             f"output_dir {folder} is a link to {path.readlink()}, which does not exist; create that folder, or give another one."
         )
@@ -156,7 +163,7 @@ def work_folder(output: Path) -> Iterator[Path]:
     with _locked(work, output):
         put_aside = work / REPLACED
         if put_aside.exists() and not output.exists():  # killed between the two renames of `replaced_folder`
-            put_aside.rename(output)
+            put_aside.rename(output.resolve())
         for path in work.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -198,7 +205,7 @@ def release(*outputs: Path) -> None:
 
 def was_held(output: Path) -> bool:
     """Whether a process holds a folder, or was killed while holding it."""
-    return _work_place(output.resolve()).is_dir()
+    return _work_place(output).is_dir()
 
 
 def held() -> list[Path]:
@@ -213,21 +220,25 @@ atexit.register(lambda: release(*held()))
 def replaced_folder(path: Path, *, work: Path | None = None) -> Iterator[Path]:
     """A folder beside `path` to write to; it replaces `path` on success, and is removed otherwise.
 
+    If `path` is a link, the folder that it points to is replaced.
+
     Args: `work` is the `work_folder` of `path`, if the caller already has it.
     """
     with nullcontext(work) if work else work_folder(path) as place:
-        staged = place / "new" / path.name
+        target = path.resolve()
+        staged = place / "new" / target.name
         staged.mkdir(parents=True)
         yield staged
-        if path.exists():
-            path.rename(place / REPLACED)
-        staged.rename(path)
+        if target.exists():
+            target.rename(place / REPLACED)
+        staged.rename(target)
 
 
 LOCK, REPLACED = "lock", "replaced"  # in a work folder
 
 
 def _work_place(output: Path) -> Path:
+    output = output.resolve()  # beside the folder itself, from where it can be renamed, and not beside a link to it
     return output.parent / f".hfgpt-{output.name}"
 
 

@@ -44,7 +44,7 @@ from hfgpt.training.next_steps import classify_command, generate_command
 
 def main(args: ConvertArguments) -> dict[str, float]:
     # 1. Import the weights, checking every tensor; then run the same tokens through the original class, if there is one
-    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=CONVERSION_FILE)
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=CONVERSION_FILE, whole=True)
     converted = read_source(
         args.source,
         source_format=args.source_format,

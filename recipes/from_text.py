@@ -50,7 +50,8 @@ from hfgpt.training.next_steps import generate_command
 def main(args: FromTextArguments) -> dict[str, float]:
     # 1. The sources, and what the minutes allow
     started, folder = time_of_start(), Path(args.output_dir)
-    words = ("--minutes", f"{args.minutes:g}", "--output_dir", folder)
+    keys = {key: value for key, value in args.given().items() if key != "sources"}
+    words = [word for key, value in keys.items() for word in as_words(key, value)]
     sources = find_texts(args.sources, text_documents=args.text_documents, words=words)
     num_bytes = size_of(sources)
     steps = Steps.in_folder(folder, asked={**args.asked(), BYTES: num_bytes}, overwrite=args.overwrite)

@@ -21,7 +21,7 @@ from functools import partial
 from transformers import TextStreamer
 
 import hfgpt  # noqa: F401  (registers the model)
-from hfgpt.arguments.commands import command_line
+from hfgpt.arguments.commands import as_started, command_line
 from hfgpt.arguments.generation import GenerateArguments
 from hfgpt.arguments.launching import launch
 from hfgpt.evaluation.chat_session import ChatSession, converse
@@ -76,7 +76,7 @@ def main(args: GenerateArguments) -> dict[str, list[str]]:
                 print(text)
             texts[prompt].append(text)
     if tokenizer.chat_template is not None and not args.chat:  # not among the texts, which may be piped into a file
-        print(f"an assistant answers messages with: {command_line('chat', args.model)}", file=sys.stderr)
+        print(as_started(f"an assistant answers messages with: {command_line('chat', args.model)}"), file=sys.stderr)
     return texts
 
 

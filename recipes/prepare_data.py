@@ -127,7 +127,7 @@ def main(args: PrepareArguments) -> dict[str, float]:
         if tasks.exists():
             logger.info(f"data: {tasks} is left over from tasks on a cluster; it can be removed if none is running")
         return {}
-    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME, whole=True)
 
     with work_folder(output) as cache_dir:
         # 2. Documents

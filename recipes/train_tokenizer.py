@@ -74,7 +74,7 @@ def main(args: TokenizerArguments) -> dict[str, float]:
     known = dict(asked=asked, inputs=lambda: [identity(source, options) for source in sources])
     if already_made(Path(args.output_dir), **known, passport=passport, overwrite=args.overwrite, card=args.card):
         return {}
-    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME)
+    output = claim_output(args.output_dir, overwrite=args.overwrite, marker=PASSPORT_NAME, whole=True)
 
     start = time.perf_counter()
     with work_folder(output) as cache_dir:

@@ -140,7 +140,7 @@ def test_launch_takes_its_file_from_anywhere_among_the_words(tmp_path, monkeypat
         cli.split_launch(["a.yaml", "--launch"])
 
 
-def test_commands_are_named_as_the_process_was_started(monkeypatch):
+def test_commands_are_named_as_the_process_was_started(monkeypatch, tmp_path):
     monkeypatch.delenv(STARTED_AS, raising=False)
     monkeypatch.setattr(sys, "argv", [str(RECIPES / "pretrain.py")])
     sentence = "cure it: python recipes/check.py x, or recipes/convert.py BASE"
@@ -149,6 +149,12 @@ def test_commands_are_named_as_the_process_was_started(monkeypatch):
     assert repeats("pretrain.py", "run.yaml", what="this run") == (
         "# python recipes/pretrain.py run.yaml --output_dir ANOTHER repeats this run.\n"
     )
+    monkeypatch.chdir(RECIPES)
+    monkeypatch.setattr(sys, "argv", ["pretrain.py"])
+    assert as_started(sentence) == "cure it: python check.py x, or convert.py BASE"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(RECIPES / "pretrain.py")])
+    assert as_started(sentence) == f"cure it: python {RECIPES / 'check.py'} x, or {RECIPES / 'convert.py'} BASE"
     monkeypatch.setattr(sys, "argv", ["mine.py"])  # a Python program: `hfgpt` is there wherever the package is installed
     assert as_started(sentence) == "cure it: hfgpt check x, or hfgpt convert BASE"
     assert command_line("chat", "it's mine") == "hfgpt chat 'it'\"'\"'s mine'"

@@ -65,7 +65,9 @@ class BudgetKeys(RecipeArguments):
             )
             raise UserError(f"plan was made for {asked}, but you gave {given}; leave plan out to get a new one.")
         of_the_plan = plan["chosen"].get("config_overrides", {})
-        kept = {"config_overrides"} if all(of_the_plan.get(name) == value for name, value in overrides.items()) else set()
+        kept = {"cpu_threads"}  # a key of the machine, as in `within_budget`
+        if all(of_the_plan.get(name) == value for name, value in overrides.items()):
+            kept.add("config_overrides")
         if other := next((name for name in plan["chosen"] if name in explicit and name not in kept), None):
             raise UserError(
                 f"{other} is given, but plan has already chosen it; leave plan out to have a new one made around {other}."

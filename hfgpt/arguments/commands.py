@@ -110,13 +110,17 @@ _RECIPE_IN_TEXT = re.compile(r"(?:torchrun (?P<processes>[^\n]*?) |python )?(?<!
 def as_started(text: str) -> str:
     """Rewrite the recipe names in a text for the terminal as commands that work where this process was started.
 
-    Except in a recipe's own script, "python recipes/check.py FOLDER" becomes "hfgpt check FOLDER". torchrun needs the file itself.
+    "python recipes/check.py FOLDER" becomes "hfgpt check FOLDER", or in a recipe's own script that was started from another folder
+    its own path. torchrun needs the file itself.
     """
-    if started_as_script():
+    script = Path(sys.argv[0])
+    if started_as_script() and Path("recipes", script.name).is_file():
         return text
 
     def renamed(match: re.Match[str]) -> str:
         recipe = match["recipe"]
+        if started_as_script():
+            return match[0].replace(f"recipes/{recipe}", shlex.quote(str(script.with_name(recipe))))
         if (command := command_of(recipe)) is None:
             return match[0]
         return f"torchrun {match['processes']} {RECIPES / recipe}" if match["processes"] else f"hfgpt {command}"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hfgpt.arguments.commands import command_line
 from hfgpt.arguments.keys import (
@@ -17,6 +17,7 @@ from hfgpt.arguments.keys import (
     model_key,
     output_key,
 )
+from hfgpt.arguments.needs import GIVEN, TRUE, Need
 from hfgpt.artifacts import check_model_folder, is_unfinished, run_around
 from hfgpt.errors import UserError
 from hfgpt.files import expand_home, public_name
@@ -30,6 +31,11 @@ KEYS = {
                      "blank_texts", "deduplicate", "max_length", "conversation_format", "max_new_tokens", "max_answers", *READING),
     "tasks": ("num_fewshot", "limit"),
 }  # fmt: skip
+_KINDS_OF = {name: [kind for kind, names in KEYS.items() if name in names] for names in KEYS.values() for name in names}
+EVALUATION_NEEDS = (
+    *(Need((name,), dict.fromkeys(kinds, GIVEN)) for name, kinds in _KINDS_OF.items()),
+    Need(("num_samples", "sample_tokens", "seed"), {"memorization": TRUE}),
+)
 AS_TRAINED = "as in the model's own run"
 # The value of a key that neither the user nor the model's own run sets.
 UNLESS_TRAINED_OTHERWISE = {
@@ -49,6 +55,8 @@ UNLESS_TRAINED_OTHERWISE = {
 @dataclass
 class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys):
     """recipes/evaluate.py"""
+
+    needs: ClassVar[tuple[Need, ...]] = EVALUATION_NEEDS
 
     revision: str | None = model_key(None, "Branch, tag or commit of a model on the Hub.")
     dtype: Literal["float32", "bfloat16", "float16"] = model_key("float32", "dtype of the weights.")
@@ -114,6 +122,7 @@ class EvaluateArguments(ModelKeys, ReadingKeys, RecordKeys):
     def __post_init__(self):
         expand_home(self, "model", "output_dir", "text", "dataset", "test_sources", "tasks")
         self.require(model="give a folder or a Hub id first: recipes/evaluate.py MODEL --text test.txt")
+        self.check_needs(self.given())
         if self.memorization and not self.dataset:
             raise UserError(
                 "memorization is true, but dataset is missing; give the folder of the rows that the model was trained on."

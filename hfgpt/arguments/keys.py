@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 from hfgpt.arguments.card import CARD_HELP, checked_settings
-from hfgpt.arguments.needs import check_needs
+from hfgpt.arguments.needs import NEEDS, Need, check_needs
 from hfgpt.errors import UserError
 
 ON_ERROR_HELP = "What to do with rows that cannot be used: stop at the first, or skip them and count them by reason."
@@ -50,6 +50,8 @@ def default_of(one: Field) -> Any:
 
 def as_words(name: str, value: object) -> list[str]:
     """A key and its value as words of a command line."""
+    if isinstance(value, str) and value.startswith("-"):  # on its own, it would be read as a key
+        return [f"--{name}={value}"]
     return [f"--{name}", *map(as_word, value if isinstance(value, list) else [value])]
 
 
@@ -65,10 +67,13 @@ def as_word(value: object) -> str:
 class RecipeArguments:
     """The base of all argument classes, which are dataclasses of keys.
 
-    Attributes: `positional` is the key that a leading value without dashes sets.
+    Attributes:
+        positional: the key that a leading value without dashes sets.
+        needs: what keys need to have an effect.
     """
 
     positional: ClassVar[str | None] = None
+    needs: ClassVar[tuple[Need, ...]] = NEEDS
 
     def require(self, **cures: str) -> None:
         """Raises: UserError, with what to do, for the first of these keys that is missing."""
@@ -85,7 +90,7 @@ class RecipeArguments:
 
     def check_needs(self, given: Mapping[str, object], *, unsettled: Collection[str] = ()) -> None:
         """Raises: UserError for a key of `given` that would have no effect given the others; see `check_needs` in needs.py."""
-        check_needs(given, vars(self), unsettled=unsettled)
+        check_needs(given, vars(self), needs=self.needs, unsettled=unsettled)
 
     def given(self, **changes: object) -> dict[str, Any]:
         """The values that differ from the defaults, by key; `changes` replace some of them."""

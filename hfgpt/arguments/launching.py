@@ -15,12 +15,12 @@ from typing import TypeVar, cast
 
 from transformers.utils import import_utils
 
-from hfgpt.arguments.commands import as_started
+from hfgpt.arguments.commands import as_started, discard_output
 from hfgpt.arguments.keys import RecipeArguments
 from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.arguments.processes import ending_with_launcher, note_start
 from hfgpt.arguments.publishing import TOKEN
-from hfgpt.arguments.terminal import hide_what_is_for_developers, lines_and_bars
+from hfgpt.arguments.terminal import hide_what_is_for_developers, lines_and_bars, open_closed_streams, reader_has_gone
 from hfgpt.errors import RunStopped, UserError, sentence_of
 from hfgpt.signals import StopRequest, ignore_stopping_signals, leave_on_ctrl_c, stopped_by
 
@@ -47,6 +47,7 @@ def check_command_line(arguments_class: str) -> None:
 
     Args: `arguments_class` is "module:Class".
     """
+    open_closed_streams()
     leave_on_ctrl_c()
     gc.disable()
     note_start()
@@ -105,6 +106,7 @@ def _say_error(sentence: str) -> None:
     print(f"error: {TOKEN.sub('hf_***', as_started(sentence))}", file=sys.stderr)  # a misplaced word may be a token
 
 
+READER_GONE = 141  # as shells report SIGPIPE, which ends other programs
 STOPPED_WITH_CHECKPOINT = 75  # sysexits.h calls it a temporary failure: the same command continues the run
 
 
@@ -113,8 +115,9 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
 
     Everything a user can cause ends in one line and an exit code: 1 for a `UserError`, 75 for training stopped at a checkpoint by a
     signal, 130 for Ctrl-C at any other time, 129 for SIGHUP, 138 for SIGUSR1 and 143 for SIGTERM (128 plus the signal number, as in
-    shells). If the launcher is gone, that counts as SIGTERM.
+    shells), 141 if nobody reads the text that it prints any more. If the launcher is gone, that counts as SIGTERM.
     """
+    open_closed_streams()
     gc.freeze()  # the modules are not searched again; Trainer and accelerate ask for a full search several times a run
     gc.enable()
     # Python looks in the script's folder first: `import evaluate` would find the recipe of that name instead of the library.
@@ -139,6 +142,9 @@ def launch(main: Callable[[Arguments], dict], arguments_class: type[Arguments]) 
         logger.info(stopped_by(number))
         sys.exit(128 + number)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_has_gone(sys.stdout):  # not a pipe between processes of ours
+            discard_output(sys.stdout)
+            sys.exit(READER_GONE)
         sentence = sentence_of(error, place=output_dir)
         if sentence is None:
             raise

@@ -1,6 +1,7 @@
 """Keys whose value is a mapping, in a YAML file or written out on the command line."""
 
 import json
+import re
 from typing import Any
 
 import yaml
@@ -8,7 +9,8 @@ import yaml
 from hfgpt.errors import UserError
 
 _TEXT = "tag:yaml.org,2002:str"
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_FLOAT = "tag:yaml.org,2002:float"
+_NUMBERS = ("tag:yaml.org,2002:int", _FLOAT)
 
 
 class MappingLoader(yaml.SafeLoader):
@@ -27,11 +29,17 @@ class MappingLoader(yaml.SafeLoader):
         return _TEXT if tag in _NUMBERS and ":" in value else tag
 
 
+# YAML 1.1 wants a dot and a sign in 1.0e-4; as everywhere else, 1e-4 is a number, too.
+MappingLoader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
 MOST_CHARACTERS = 10_000_000  # in a YAML text with its aliases expanded
 
 
 def load_yaml(text: str, kind: type[yaml.SafeLoader]) -> Any:
-    """Parse a YAML text. Raises: yaml.YAMLError, also for nested aliases that would fill the memory ("billion laughs")."""
+    """Parse a YAML text.
+
+    Raises: yaml.YAMLError, also for a key given twice, and for nested aliases that would fill the memory ("billion laughs").
+    """
     loader = kind(text)
     try:
         node = loader.get_single_node()
@@ -53,12 +61,23 @@ def _written_out(node: yaml.Node, known: dict[int, int | None]) -> int:
         if isinstance(node, yaml.ScalarNode):
             known[id(node)] = len(node.value) + 1
         else:
+            if isinstance(node, yaml.MappingNode):
+                _refuse_repeated_keys(node)
             parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
             known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
     size = known[id(node)]
     if size is None:
         raise yaml.YAMLError("it contains an alias that refers to itself")
     return size
+
+
+def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+    """PyYAML would silently keep the last value."""
+    keys: set[str] = set()
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+        if key.value in keys:
+            raise yaml.YAMLError(f"{key.value} is given twice, the second time in line {key.start_mark.line + 1}; leave one out")
+        keys.add(key.value)
 
 
 def read_mapping(value: object, key: str, *, example: str) -> dict | None:
@@ -70,7 +89,7 @@ def read_mapping(value: object, key: str, *, example: str) -> dict | None:
     found, why = value, ""
     if isinstance(value, str):
         try:
-            found = json.loads(value)  # first, because YAML 1.1 reads JSON's 1e-4 as text
+            found = json.loads(value)  # first, because YAML knows no surrogate pairs
         except (json.JSONDecodeError, RecursionError):
             try:
                 found = load_yaml(value, MappingLoader)

@@ -33,6 +33,7 @@ def _one_of(*values: str) -> Wanted:
 
 GIVEN = Wanted(_is_given, "give {}")
 NOT_GIVEN = Wanted(lambda value: not _is_given(value), "leave {} out")
+NO_STEPS = Wanted(lambda value: value == -1, "set {} to -1")  # Trainer's word for not given
 ABOVE_ZERO = Wanted(bool, "set {} above 0")
 TRUE = Wanted(bool, "set {} to true")
 
@@ -71,7 +72,10 @@ NEEDS: tuple[Need, ...] = (
     Need(("family", "depth", "size"), {"model": NOT_GIVEN}),  # its shape is fixed
     Need(("time_budget", "token_budget", "flop_budget"), {"model": NOT_GIVEN}),  # they choose the shape of a new one
     Need(("revision", "trust_remote_code", "old_dataset", "rewarm_to"), {"model": GIVEN}),
+    Need(("num_train_epochs",), {"max_steps": NO_STEPS}),
     Need(("sample_tokens",), {"sample_prompts": GIVEN}),
+    Need(("canary_file",), {"canaries": TRUE}),
+    Need(("judge_model", "judge_key_variable"), {"judge_url": GIVEN}),
     # "no" switches off for one run what its file sets; "epoch" contradicts it.
     Need(("eval_steps",), {"eval_strategy": _one_of("steps", "no")}),
     Need(("save_steps",), {"save_strategy": _one_of("steps", "no")}),
@@ -80,16 +84,23 @@ NEEDS: tuple[Need, ...] = (
 )
 
 
-def check_needs(given: Mapping[str, object], values: Mapping[str, object], *, unsettled: Collection[str] = ()) -> None:
+def check_needs(
+    given: Mapping[str, object],
+    values: Mapping[str, object],
+    *,
+    needs: Collection[Need] = NEEDS,
+    unsettled: Collection[str] = (),
+) -> None:
     """Refuse a key that would have no effect given the others.
 
     Args:
         given: the keys that were given, with their values.
         values: the values of all keys of the recipe.
+        needs: what the keys need.
         unsettled: keys whose values may still come from elsewhere; needs that involve them are not checked.
     Raises: UserError that names the other keys and what to do.
     """
-    for need in NEEDS:
+    for need in needs:
         found = {other: values[other] for other in need.others if other in values}
         if {*need.keys, *need.others} & {*unsettled} or any(need.others[other].holds(value) for other, value in found.items()):
             continue

@@ -5,9 +5,10 @@ All others do what transformers documents, as tests/training/test_training_optio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from hfgpt.errors import UserError
 from hfgpt.tables import nearest
@@ -51,18 +52,50 @@ REFUSED = {
     "resume_from_checkpoint": "a run resumes automatically from the newest checkpoint in its output_dir, and resume selects "
     "another one; leave it out.",
 }
-# The smallest sensible values.
-LEAST = {
-    "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
-    "cpu_threads": 1,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 0,
-    "weight_decay": 0,
-    "max_grad_norm": 0,
-    "skip_loss_spikes": 0,
-    "label_smoothing_factor": 0,
+
+
+class Range(NamedTuple):
+    """The sensible values of a key: at least `least`, above `above` and below `below`."""
+
+    least: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:  # False for NaN
+        return (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        said = {"at least": self.least, "above": self.above, "below": self.below}
+        return " and ".join(f"{how} {limit:,}" for how, limit in said.items() if limit is not None)
+
+
+_SEED = Range(least=0, below=2**32)  # as numpy takes them
+_RATE = Range(least=0, below=math.inf)
+_STEPS = Range(above=0)  # below 1, a share of all steps
+RANGES = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), Range(least=1)),
+    **dict.fromkeys(("cpu_threads", "dataloader_prefetch_factor", "sample_tokens"), Range(least=1)),
+    **dict.fromkeys(("weight_decay", "max_grad_norm", "skip_loss_spikes", "label_smoothing_factor"), Range(least=0)),
+    **dict.fromkeys(("adam_epsilon", "dataloader_num_workers"), Range(least=0)),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), Range(least=0, below=1)),
+    **dict.fromkeys(("learning_rate", "muon_learning_rate", "embedding_learning_rate"), _RATE),
+    **dict.fromkeys(("seed", "seeds", "data_seed", "split_seed"), _SEED),
+    **dict.fromkeys(("eval_steps", "save_steps", "logging_steps"), _STEPS),
+    "num_train_epochs": Range(above=0, below=math.inf),
 }
+
+
+def check_ranges(values: Mapping[str, Any]) -> None:
+    """Refuse a number out of its range, also in a list; None means not given. Raises: UserError."""
+    for name, range in RANGES.items():
+        value = values.get(name)
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and one not in range:
+                raise UserError(f"{name} is {one}; it must be {range}.")
 
 
 def refuse_options(given: Mapping[str, object], table: Mapping[str, str]) -> None:

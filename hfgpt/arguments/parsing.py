@@ -1,9 +1,10 @@
 """Parse the recipes' arguments: dataclass default < YAML < command line; no typo passes unnoticed."""
 
+import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import yaml
 from transformers.hf_argparser import string_to_bool
@@ -31,6 +32,15 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Argume
     Raises: FileNotFoundError for a missing YAML file; ValueError for unknown keys (with the nearest known one), values of the
         wrong type, and missing ones; SystemExit after answering `--help`.
     """
+    values = read_values(arguments_class, argv)
+    try:
+        return arguments_class(**values)
+    except ValueError as error:  # TrainingArguments refuses contradictions; none of our checks has run yet
+        raise UserError(str(error)) from None
+
+
+def read_values(arguments_class: type[RecipeArguments], argv: list[str]) -> dict[str, Any]:
+    """The given values by key, of their keys' types; otherwise like `parse_arguments`."""
     parser = KeyParser(arguments_class)
     for word in ("--help", "-h", "--help-all"):
         if word in argv:
@@ -47,12 +57,16 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Argume
             switches = {action.dest for action in parser._actions if action.type is string_to_bool}
             from_yaml, lists = _arguments_in_yaml(shipped(first, kind="configs"), known, switches)
         elif parser.positional:
-            from_yaml = [f"--{parser.positional}", first]
+            argv[:0] = [f"--{parser.positional}", first]
         else:
             raise UserError(f"got {first!r}; the first argument must be a YAML file or --key value.")
-    for word in argv:
-        if word.startswith("--"):
-            check_key(_key_of(word), known, where="the command line")
+    several = {action.dest for action in parser._actions if action.nargs == "+"}
+    keys = [_key_of(word) for word in argv if word.startswith("--")]
+    for place, key in enumerate(keys):
+        check_key(key, known, where="the command line")
+        # The last of several single values wins, so that a script's words can be followed by others; of lists, both were meant.
+        if key in several and key in keys[:place]:
+            raise UserError(f"{key} is given twice on the command line; write all its values after one --{key}.")
 
     defaults = vars(parser.parse_args([]))
     # A list is passed as the default of its key: on a command line, an item such as "--x" would be taken for a key.
@@ -61,12 +75,8 @@ def parse_arguments(arguments_class: type[Arguments], argv: list[str]) -> Argume
     if rest:
         raise UserError(f"on the command line, {' '.join(rest)!r} belongs to no key; write --key value.")
     # What was given is passed on even if it equals the default: code that chooses values for the user must not change it.
-    named = {_key_of(word) for word in from_yaml + argv if word.startswith("--")} | set(lists)
-    values = {name: getattr(namespace, name) for name in known if name in named or getattr(namespace, name) != defaults[name]}
-    try:
-        return arguments_class(**values)
-    except ValueError as error:  # TrainingArguments refuses contradictions; none of our checks has run yet
-        raise UserError(str(error)) from None
+    named = {_key_of(word) for word in from_yaml if word.startswith("--")} | {*keys, *lists}
+    return {name: getattr(namespace, name) for name in known if name in named or getattr(namespace, name) != defaults[name]}
 
 
 def _key_of(word: str) -> str:
@@ -85,8 +95,12 @@ def _converted(parser: KeyParser, key: str, items: list) -> list:
     action = next(action for action in parser._actions if action.dest == key)
     if action.nargs != "+":
         raise UserError(f"{key} is a list of {len(items)} items; it must be a single value.")
-    convert = cast(Callable[[str], Any], action.type)  # a function: HfArgumentParser uses functions for lists
-    return [convert(str(item)) for item in items]
+    if others := [item for item in items if not isinstance(item, str)]:
+        raise UserError(f"{key} has the item {others[0]!r}; every item must be a single value.")
+    try:
+        return [parser._get_value(action, item) for item in items]
+    except argparse.ArgumentError as error:
+        parser.error(str(error))
 
 
 class _AsWritten(yaml.SafeLoader):
@@ -120,6 +134,8 @@ def _arguments_in_yaml(path: Path, known: list[str], switches: set[str]) -> tupl
     words: list[str] = []
     lists: dict[str, list] = {}
     for key, value in written.items():
+        if not isinstance(key, str):
+            raise UserError(f"{path} has the key {key!r}; every line must begin with the name of a key.")
         check_key(key, known, where=str(path))
         if value is None:
             continue  # the default

@@ -13,8 +13,9 @@ from transformers.trainer_utils import HubStrategy
 
 from hfgpt.arguments.card import CARD_HELP, checked_settings
 from hfgpt.arguments.keys import default_of, machine_key, method_key, output_key, trainer_key, training_key
+from hfgpt.arguments.mappings import read_mapping
 from hfgpt.arguments.optimizers import OPTIMIZERS, OptimizerSettings
-from hfgpt.arguments.options import LEAST, REFUSED, check_attention, check_reporters, check_training, refuse_options
+from hfgpt.arguments.options import REFUSED, check_attention, check_ranges, check_reporters, check_training, refuse_options
 from hfgpt.arguments.processes import default_cpu_threads, meeting, refuse_missing_processes, refuse_several_gpus, time_of_start
 from hfgpt.arguments.resuming import ROWS_PER_STEP, ResumeKeys
 from hfgpt.arguments.sharding import asked_for_fsdp, build_whole_models, check_fsdp, refuse_other_divisions
@@ -92,6 +93,8 @@ class RunArguments(ResumeKeys, TrainingArguments):
         # Recorded before __post_init__ derives more values: the given ones, from a command line or from Python, repeat the run.
         arguments = super().__new__(cls)
         given = dict(zip([one.name for one in fields(cls) if one.init], positional)) | named
+        if given.get("max_steps") == -1:  # switches off for one run what its file sets, as if nobody had set it
+            del given["max_steps"]
         arguments.explicit, arguments.started = frozenset(given), time_of_start()
         arguments.resolved = {
             one.name: given[one.name] for one in fields(cls) if one.name in given and given[one.name] != default_of(one)
@@ -122,9 +125,14 @@ class RunArguments(ResumeKeys, TrainingArguments):
                 "random or group_by_length."
             )
         self.card = checked_settings(self.card)
+        for name in self._VALID_DICT_FIELDS:  # Trainer would read them only as JSON, and some also as a file
+            value = getattr(self, name)
+            if isinstance(value, str) and (value.startswith("{") or name.endswith("_kwargs")):
+                setattr(self, name, json.dumps(read_mapping(value, name, example="'{NAME: VALUE}'")))
         refuse_options(self.resolved, REFUSED)
         self.check_needs(self.resolved)
         refuse_options(self.resolved, OPTIMIZERS.find(self.optimizer).refuses)
+        check_ranges(vars(self))  # as given: Trainer replaces some
         if self.bf16 or self.fp16:
             raise UserError("here, bf16 and fp16 are set through precision; give --precision bf16 (or fp16, fp32, auto).")
         if self.load_best_model_at_end or self.metric_for_best_model is not None or self.greater_is_better is not None:
@@ -156,7 +164,6 @@ class RunArguments(ResumeKeys, TrainingArguments):
         build_whole_models(self)
         refuse_several_gpus(self.n_gpu)
         check_reporters(self.report_to)
-        self.check_least(**LEAST)
         check_training(self, given=self.resolved)
         check_fsdp(self)
         if self.use_cpu:

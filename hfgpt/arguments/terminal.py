@@ -2,11 +2,13 @@
 
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -18,14 +20,31 @@ RESULT = 25  # between INFO and WARNING: the level of a recipe's last screen, wh
 _NEEDLESS_BARS = ("Flattening the indices", "Loading weights", "Saving the dataset", "Writing model shards")
 
 
+def open_closed_streams() -> None:
+    """Let streams that the caller closed (`>&-`) lead nowhere; they would be None, and the next opened file would be the output."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+
+
+def reader_has_gone(stream: TextIO) -> bool:
+    """Whether nobody can read what is printed to this stream any more, as with `| head`."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    state = select.poll()
+    state.register(stream, 0)
+    return any(event & select.POLLERR for _, event in state.poll(0))
+
+
 def split_quiet(words: list[str]) -> tuple[list[str], bool]:
     """A command line without `--quiet`, and whether it was given; like every switch, it may be followed by true or false."""
-    if QUIET not in words:
-        return words, False
-    place = words.index(QUIET)
-    said = words[place + 1 : place + 2]
-    is_value = said in (["true"], ["false"])
-    return words[:place] + words[place + 1 + is_value :], said != ["false"]
+    for place, word in enumerate(words):
+        option, equals, said = word.partition("=")
+        if option == QUIET:
+            value = (said if equals else "".join(words[place + 1 : place + 2])).lower()
+            is_next = not equals and value in ("true", "false")
+            return words[:place] + words[place + 1 + is_next :], value != "false"
+    return words, False
 
 
 def hide_what_is_for_developers() -> None:

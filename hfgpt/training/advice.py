@@ -130,7 +130,7 @@ def best_step(
     }[kept]
     return (
         f"{ADVICE} validation was best at step {step:,} of {end:,}: {name} {best:.4f}, at the end {last:.4f}{state}. More data, "
-        f"fewer --num_train_epochs or a smaller --learning_rate may help."
+        f"a shorter run or a smaller --learning_rate may help."
     )
 
 
@@ -163,5 +163,5 @@ def no_better_than_base(before: float, after: float, *, what: str = "test loss")
         return None
     return (
         f"{ADVICE} no better than the base: {what} {before:.4f} before, {after:.4f} after. A smaller --learning_rate, "
-        "fewer --num_train_epochs or more data may help."
+        "a shorter run or more data may help."
     )

@@ -73,9 +73,11 @@ def within_budget(
         logger.info(f"plan: taken from {args.folder / RUN_FILE}, written when the run began; nothing is measured again")
     if plan.get("chosen") is None:  # the folder holds another run, which will be refused with the differences
         return args
-    if threads := plan["chosen"].get("cpu_threads"):
-        torch.set_num_threads(threads)
     chosen = dict(plan["chosen"])
+    if args.cpu_threads:  # a key of the machine: it makes no other run
+        chosen.pop("cpu_threads", None)
+    elif threads := chosen.get("cpu_threads"):
+        torch.set_num_threads(threads)
     if not args.plan:  # a key given beside the folder's plan is compared with the run's, and refused or allowed like any other
         chosen = {name: value for name, value in chosen.items() if name not in args.explicit or name == "config_overrides"}
         if "config_overrides" in chosen:

@@ -13,6 +13,10 @@ from typing import Any
 import yaml
 
 from hfgpt.arguments.commands import COMMANDS, command_line, repeats
+from hfgpt.arguments.documents import PrepareArguments, TokenizerArguments
+from hfgpt.arguments.keys import RecipeArguments
+from hfgpt.arguments.parsing import read_values
+from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.artifacts import RUN_FILE
 from hfgpt.counting import counted, in_words
 from hfgpt.data.passport import Passport
@@ -28,7 +32,8 @@ from hfgpt.training.plan import MANY_EPOCHS
 logger = logging.getLogger(__name__)
 
 BYTES = "size of the texts"  # what is asked for besides the keys
-STEPS, RESULTS = ("tokenizer", "data", "pretrain"), ("tokenizer", "data", "base")
+STEPS: dict[str, type[RecipeArguments]] = {"tokenizer": TokenizerArguments, "data": PrepareArguments, "pretrain": PretrainArguments}
+RESULTS = {"tokenizer": "tokenizer", "data": "data", "pretrain": "base"}
 ASKED_FILE = "from_text.json"  # identifies the folder
 PIECES_FOLDER = "read_texts"  # version 0.2.0 kept copies of what it read of large texts there
 # The share of the time for preparing the data, and the bytes per second that are read, cleaned, split, tokenized and packed.
@@ -170,7 +175,7 @@ class Steps:
         else:
             claim_output(str(folder), overwrite=overwrite, marker=ASKED_FILE)
             hold(folder)
-            outdated = (*RESULTS, PIECES_FOLDER)
+            outdated = (*RESULTS.values(), PIECES_FOLDER)
         for name in STEPS:
             (folder / f"{name}.yaml").unlink(missing_ok=True)
         for name in outdated:
@@ -189,7 +194,7 @@ class Steps:
         try:
             yield
         except UserError:
-            if not any((self.folder / name).is_dir() for name in RESULTS):
+            if not any((self.folder / name).is_dir() for name in RESULTS.values()):
                 for name in (*(f"{step}.yaml" for step in STEPS), ASKED_FILE):
                     (self.folder / name).unlink(missing_ok=True)
                 with suppress(OSError):  # something else is in it
@@ -215,8 +220,14 @@ class Steps:
         return (self.folder / f"{step}.yaml").is_file()
 
     def settings(self, step: str) -> dict[str, Any]:
-        """The contents of the YAML of a step, by its recipe's keys."""
-        return yaml.safe_load((self.folder / f"{step}.yaml").read_text(encoding="utf-8"))
+        """The contents of the YAML of a step, by its recipe's keys; its places are those in this folder, wherever it is now.
+
+        The YAML names them as seen from where the command was first started.
+        """
+        settings = read_values(STEPS[step], [str(self.folder / f"{step}.yaml")])
+        places = {"tokenizer": self.folder / "tokenizer", "dataset": self.folder / "data"}
+        here = {key: str(place) for key, place in places.items() if key in settings}
+        return settings | here | {"output_dir": str(self.folder / RESULTS[step])}
 
     def write(self, step: str, **settings: object) -> None:
         """Write the YAML of a step; None means not given."""

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from hfgpt.arguments.commands import command_line
+from hfgpt.arguments.keys import as_words
 
 _QUOTES = "'\"`$\\!\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"  # and what else a shell may change
 _FEWEST_WORDS, _MOST_TEXTS = 3, 20
@@ -16,7 +17,7 @@ def generate_command(model: str | Path, *, prompt: str | None = None, chat: bool
     """Let a model write or an assistant answer; without a prompt, it starts a text by itself."""
     if chat:
         return command_line("chat", model)
-    return command_line("generate", model, *(["--prompt", prompt] if prompt else []))
+    return command_line("generate", model, *(as_words("prompt", prompt) if prompt else []))
 
 
 def classify_command(model: str | Path, *, text: str | None = None) -> str:

@@ -20,6 +20,7 @@ from hfgpt.errors import UserError
 from hfgpt.evaluation.held_out import described, evaluate_rows, label_names, measure_conversations, measure_labels
 from hfgpt.evaluation.loading import Loaded
 from hfgpt.evaluation.results import Result
+from hfgpt.files import with_home
 from hfgpt.training import assistants, classifiers
 from hfgpt.training.examples import Examples, HeldOutShares
 
@@ -58,7 +59,7 @@ def _command_of(run_file: Path) -> str | None:
 
 
 def _rows(loaded: Loaded, run: Path, settings: Mapping, passport: Passport, batch_size: int) -> Result:
-    folder = Path(settings["dataset"])
+    folder = Path(with_home(settings["dataset"]))
     if not folder.is_dir():
         raise UserError(f"its rows were in {folder}, which is not a folder here (looked from {Path.cwd()}); {_OTHER_DATA}")
     if Passport.load(folder).rows.get(TEST) != passport.rows.get(TEST):

@@ -5,7 +5,8 @@ from hfgpt.arguments.finetuning import ClassificationArguments
 from hfgpt.arguments.generation import GenerateArguments
 from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.arguments.pretraining import PretrainArguments
-from hfgpt.files import claim_output, replaced_folder
+from hfgpt.errors import UserError
+from hfgpt.files import claim_output, replaced_folder, work_folder
 
 
 @pytest.fixture
@@ -79,6 +80,7 @@ def test_a_key_that_resembles_none_gets_no_guess(key):
         (["--keep", "bset"], r"^keep is 'bset'; allowed: best, last\. Did you mean 'best'\?$"),
         (["--family", "llama"], r"^family is 'llama'; allowed: modern, gpt2\.$"),
         (["--depth"], r"^depth has no value; write --depth INTEGER\.$"),
+        (["--dataset", "d", "--output_dir", "o", "--lr_scheduler_kwargs", "0.1"], "lr_scheduler_kwargs is not a mapping: '0.1'"),
         (["nonsense"], "got 'nonsense'; the first argument must be a YAML file"),
         (["missing.yaml"], "missing.yaml does not exist"),
         (["--dataset", "d"], "output_dir is missing"),
@@ -95,11 +97,42 @@ def test_values_of_the_wrong_kind_are_refused(words, sentence):
         parse_arguments(PretrainArguments, words)
 
 
+def test_numbers_in_mappings_are_numbers_however_they_are_given(yaml_file):
+    path = yaml_file("dataset: d\noutput_dir: o\nconfig_overrides: {norm_eps: 1e-6, a: -2E3, b: 1.e4, c: 1e-}\n")
+    words = ["--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", "{min_lr: 1e-5}"]
+    arguments = parse_arguments(PretrainArguments, [path, *words])
+    assert arguments.config_overrides == {"norm_eps": 1e-6, "a": -2000.0, "b": 1e4, "c": "1e-"}
+    assert arguments.lr_scheduler_kwargs == {"min_lr": 1e-5}
+
+
 def test_broken_yaml_is_named(yaml_file):
     with pytest.raises(ValueError, match="run.yaml is not valid YAML.*line 1"):
         parse_arguments(PretrainArguments, [yaml_file("a: [1\n")])
     with pytest.raises(ValueError, match="run.yaml holds a list"):
         parse_arguments(PretrainArguments, [yaml_file("- a\n")])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("sources: [a.txt]\nsources: [b.txt]\n", "YAML: sources is given twice, the second time in line 2; leave one out"),
+        ("card: {license: mit, license: apache-2.0}\n", "license is given twice"),
+        ("canary_counts: [1, two]\n", "canary_counts is 'two'; it must be a whole number"),
+        ("sources: [[a.txt]]\n", r"sources has the item \['a.txt'\]; every item must be a single value"),
+        ("sources: [~]\n", "sources has the item None"),
+        ("~: x\n", "has the key None; every line must begin with the name of a key"),
+    ],
+)
+def test_entries_of_a_yaml_that_would_be_dropped_or_fail_later_are_refused(yaml_file, text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        parse_arguments(PrepareArguments, [yaml_file(text)])
+
+
+def test_a_list_given_twice_on_the_command_line_is_refused_and_of_other_values_the_last_wins():
+    with pytest.raises(UserError, match="sources is given twice on the command line; write all its values after one --sources"):
+        parse_arguments(TokenizerArguments, ["--sources", "a.txt", "--sources", "b.txt"])
+    words = ["--sources", "a.txt", "--output_dir", "o", "--vocab_size=300", "--vocab_size", "400"]
+    assert parse_arguments(TokenizerArguments, words).vocab_size == 400
 
 
 def test_the_model_may_stand_first_without_dashes():
@@ -136,6 +169,37 @@ def test_an_output_folder_is_replaced_only_when_asked_and_only_when_ours(tmp_pat
     claim_output(str(folder), overwrite=True, marker="passport.json")
     with pytest.raises(ValueError, match="is a file; give a folder"):
         claim_output(str(folder / "precious.txt"), overwrite=True, marker="passport.json")
+
+
+def test_a_folder_that_cannot_be_renamed_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "in" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "in" / "here")
+    for folder in (".", "..", str(tmp_path / "in")):
+        with pytest.raises(UserError, match=f"output_dir {folder} is the current folder or contains it"):
+            claim_output(folder, overwrite=True, marker="passport.json", whole=True)
+    with pytest.raises(UserError, match="output_dir /proc is a mount point"):
+        claim_output("/proc", overwrite=True, marker="passport.json", whole=True)
+    claim_output(".", overwrite=False, marker="run.yaml")  # a run writes into it
+    assert list((tmp_path / "in").iterdir()) == [tmp_path / "in" / "here"]
+
+
+def test_through_a_link_the_folder_that_it_points_to_is_replaced(tmp_path):
+    link, folder = tmp_path / "link", tmp_path / "disk" / "out"
+    folder.mkdir(parents=True)
+    (folder / "passport.json").write_text("old")
+    link.symlink_to("disk/out")
+    with replaced_folder(claim_output(str(link), overwrite=True, marker="passport.json", whole=True)) as staged:
+        assert staged.name == "out"
+        (staged / "passport.json").write_text("new")
+    assert link.is_symlink()
+    assert (folder / "passport.json").read_text() == "new"
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["out"]
+    # killed between the two renames
+    put_aside = tmp_path / "disk" / ".hfgpt-out" / "replaced"
+    put_aside.parent.mkdir()
+    folder.rename(put_aside)
+    with work_folder(claim_output(str(link), overwrite=True, marker="passport.json", whole=True)):
+        assert (folder / "passport.json").read_text() == "new"
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):

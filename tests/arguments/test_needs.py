@@ -4,6 +4,8 @@ from dataclasses import fields
 import pytest
 
 from hfgpt.arguments.documents import PrepareArguments, TokenizerArguments
+from hfgpt.arguments.evaluation import EVALUATION_NEEDS, EvaluateArguments
+from hfgpt.arguments.finetuning import InstructionArguments
 from hfgpt.arguments.needs import NEEDS
 from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.data.sources import find_sources, refuse_unread_options
@@ -66,6 +68,8 @@ def test_a_key_of_documents_that_would_do_nothing_is_refused(given, sentence):
         ),
         (dict(model="base", rewarm_to=2.0), "rewarm_to is 2.0; it must be a fraction of the peak rates, above 0 and up to 1."),
         (dict(sample_prompts=[], sample_tokens=9), "sample_tokens is 9, but sample_prompts is not given"),
+        (dict(num_train_epochs=5.0, max_steps=60), "num_train_epochs is 5.0, but max_steps is 60, so it would have no effect; set "
+         "max_steps to -1, or leave num_train_epochs out."),
         (dict(eval_steps=5, eval_strategy="epoch"), "eval_steps is 5, but eval_strategy is epoch"),
         (dict(save_steps=5, save_strategy="epoch"), "save_steps is 5, but save_strategy is epoch"),
         (dict(hub_model_id="you/model"), "hub_model_id is you/model, but push_to_hub is false"),
@@ -74,6 +78,22 @@ def test_a_key_of_documents_that_would_do_nothing_is_refused(given, sentence):
 def test_a_key_of_training_that_would_do_nothing_is_refused(given, sentence):
     with pytest.raises(UserError, match=re.escape(sentence)):
         PretrainArguments(dataset="d", output_dir="o", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (dict(split="validation"), "split is validation, but dataset is not given, so it would have no effect; give dataset, or"),
+        (dict(dataset="d", stride=2), "stride is 2, but text is not given"),
+        (dict(text=["a.txt"], max_length=9), "max_length is 9, but test_sources is not given"),
+        (dict(dataset="d", hub_split="train"), "hub_split is train, but text is not given and test_sources is not given"),
+        (dict(dataset="d", limit=3), "limit is 3, but tasks is not given"),
+        (dict(dataset="d", num_samples=3), "num_samples is 3, but memorization is false"),
+    ],
+)
+def test_a_key_of_an_evaluation_that_would_do_nothing_is_refused(given, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        EvaluateArguments(model="m", **given)
 
 
 def test_what_is_measured_on_held_out_text_needs_some():
@@ -100,6 +120,15 @@ def test_what_has_an_effect_passes(given):
     PrepareArguments(**{**DATA, **given}).filled({})
 
 
+@pytest.mark.parametrize(
+    "given",
+    [dict(judge_model="m"), dict(canary_file="c.txt", canaries=False)],
+)
+def test_a_key_of_an_assistant_that_would_do_nothing_is_refused(given):
+    with pytest.raises(UserError, match=f"{next(iter(given))} is .*, so it would have no effect"):
+        InstructionArguments(model="user/base", sources=["a.json"], output_dir="o", **given)
+
+
 def test_what_a_key_needs_may_come_from_the_tokenizer():
     earlier = {"filters": "web", "personal_data": "mask", "perplexity_model": "m"}
     given = PrepareArguments(**DATA, perplexity_sigmas=2.0, languages=["de"], personal_data_types=["phone"], phone_regions=["DE"])
@@ -112,8 +141,10 @@ def test_what_a_key_needs_may_come_from_the_tokenizer():
 
 
 def test_the_table_names_keys_that_there_are():
-    known = {one.name for kind in (PrepareArguments, TokenizerArguments, PretrainArguments) for one in fields(kind)}
-    assert {name for need in NEEDS for name in (*need.keys, *need.others)} <= known
+    kinds = (PrepareArguments, TokenizerArguments, PretrainArguments, InstructionArguments)
+    assert {name for need in NEEDS for name in (*need.keys, *need.others)} <= {one.name for kind in kinds for one in fields(kind)}
+    of_evaluation = {name for need in EVALUATION_NEEDS for name in (*need.keys, *need.others)}
+    assert of_evaluation <= {one.name for one in fields(EvaluateArguments)}
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,30 @@ def test_a_reader_that_has_gone_ends_the_output_and_not_the_work():
     assert "Error" not in done.stderr
 
 
+PRINTS = """
+import sys
+from hfgpt.arguments.keys import OutputKeys
+from hfgpt.arguments.launching import check_command_line, launch
+check_command_line("hfgpt.arguments.keys:OutputKeys")
+def main(args):
+    for number in range(5000):
+        print(number)
+launch(main, OutputKeys)
+"""
+
+
+def test_a_recipe_that_only_prints_ends_quietly_when_its_reader_has_gone_and_may_print_to_a_closed_stream():
+    """As `hfgpt generate ... | head -1` and `hfgpt generate ... >&-`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", PRINTS], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+    closed = 'exec "$0" -c "$1" >&-'
+    done = subprocess.run(["sh", "-c", closed, sys.executable, PRINTS], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_quiet_leaves_warnings_and_the_result():
     assert run("--quiet", terminal=True)[0] == "beware\ndone\n"
     assert "reading" not in run("--quiet", terminal=True)[1]
@@ -77,6 +101,9 @@ def test_quiet_leaves_warnings_and_the_result():
         (["a.yaml", "--quiet"], ["a.yaml"], True),
         (["--quiet", "true", "--depth", "2"], ["--depth", "2"], True),
         (["--quiet", "false", "a.yaml"], ["a.yaml"], False),
+        (["--quiet", "True", "a.txt"], ["a.txt"], True),
+        (["--quiet=true", "true"], ["true"], True),
+        (["a.txt", "--quiet=False"], ["a.txt"], False),
         (["--depth", "2"], ["--depth", "2"], False),
     ],
 )

@@ -11,6 +11,7 @@ from killing import kill, run_main, sha256_of_weights
 from lab import Job
 from recipes_in_process import run_script
 
+from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.arguments.pretraining import PretrainArguments
 from hfgpt.errors import UserError
 
@@ -124,6 +125,13 @@ def test_a_budget_of_seconds_is_divided_and_counted(small_rows, tmp_path):
 def test_what_contradicts_itself_is_refused(given, said, tmp_path):
     with pytest.raises(UserError, match=said.replace("+", r"\+")):
         PretrainArguments(dataset="rows", output_dir=str(tmp_path / "out"), use_cpu=True, **given)
+
+
+def test_a_budget_may_follow_a_number_of_steps_that_is_switched_off(tmp_path):
+    (tmp_path / "run.yaml").write_text("dataset: rows\noutput_dir: out\nmax_steps: 60\n")
+    words = [str(tmp_path / "run.yaml"), "--max_steps", "-1", "--time_budget", "60"]
+    assert "max_steps" not in parse_arguments(PretrainArguments, words).explicit  # so the plan sets it
+    assert parse_arguments(PretrainArguments, [*words[:3], "--num_train_epochs", "2"]).max_steps == -1
 
 
 def test_a_budget_for_nothing_is_refused_with_what_it_takes(small_rows, tmp_path):

@@ -191,6 +191,15 @@ def test_without_data_a_model_is_measured_on_what_its_own_run_held_out(small_run
     Path(source).write_text(before)
 
 
+def test_the_rows_of_a_run_may_be_named_from_the_home_folder(small_run, small_rows, tmp_path, monkeypatch):
+    folder = shutil.copytree(small_run, tmp_path / "base", ignore=shutil.ignore_patterns("checkpoint-*"))
+    written = (folder / "run.yaml").read_text()
+    (folder / "run.yaml").write_text(written.replace(f"dataset: {small_rows}", f"dataset: ~/{small_rows.name}"))
+    monkeypatch.setenv("HOME", str(small_rows.parent))
+    assert recipe("evaluate", model=str(folder), output_dir=str(tmp_path / "out"))
+    assert (folder / "run.yaml").read_text() != written
+
+
 def test_an_assistant_is_measured_on_the_conversations_that_its_run_held_out(small_assistants, tmp_path):
     folder = small_assistants["modern"]
     trained = json.loads((folder / "metrics.json").read_text())

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import yaml
-from recipes_in_process import run_script
+from recipes_in_process import RECIPES, run_script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hfgpt.training.from_text import Steps
@@ -50,14 +50,14 @@ def test_it_says_why_before_it_begins_and_what_was_made_in_eight_lines(mine):
     for part in ("vocabulary: at most ", "context: rows of 64 tokens", "held out: 10.0 %", "small: ", "plan for 10,000 tokens"):
         assert part in said
     assert "next: " not in said  # the last screen has the commands
-    assert said.count("python recipes/generate.py ") == 1
+    assert said.count(f"python {RECIPES / 'generate.py'} ") == 1
     last = said.rstrip().rpartition("\n\n")[2].splitlines()
     assert len(last) == 8
     assert last[0].startswith("made: mine/base, a GPT of ")
     metrics = json.loads((folder / "base" / "metrics.json").read_text())
     assert f"how good: {metrics['test_bits_per_byte']:.3f} bits per byte" in last[1]
     assert " lzma, which needs " in last[1]
-    assert [line.split()[1] for line in last[5:]] == ["recipes/generate.py", "recipes/evaluate.py", "recipes/from_text.py"]
+    assert [line.split()[1] for line in last[5:]] == [str(RECIPES / f"{name}.py") for name in ("generate", "evaluate", "from_text")]
 
 
 def test_the_same_command_again_says_that_all_is_done_and_another_one_is_refused(mine):
@@ -74,6 +74,19 @@ def test_the_same_command_again_says_that_all_is_done_and_another_one_is_refused
     other = run_script("from_text.py", "notes.jsonl", "--minutes", "4", "--output_dir", "mine", cwd=folder.parent)
     assert other.returncode == 1
     assert "minutes was 3.0, is now 4.0" in other.stderr
+
+
+def test_the_command_that_reads_the_rest_of_a_folder_keeps_all_keys(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "README.md").write_text("# mine\n")
+    (tmp_path / "texts" / "a.py").write_text("print()\n" * 1000)
+    words = ("--text_documents=---", "--personal_data", "mask", "--card", "{license: mit}", "--output_dir", "o")
+    done = run_script("from_text.py", "texts", *words)
+    assert done.returncode == 1
+    command = shlex.split(done.stderr.strip().rpartition(": python ")[2])
+    assert command[1] == "texts/**/*.py"
+    assert {"--text_documents=---", "--personal_data", "mask", "--card", '{"license": "mit"}'} <= set(command)
 
 
 def test_texts_are_the_first_words_and_minutes_too_few_are_refused(tmp_path):

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from recipes_in_process import recipe, run_script
 
+from hfgpt.arguments.generation import GenerateArguments
+from hfgpt.arguments.parsing import parse_arguments
 from hfgpt.artifacts import why_no_model
 from hfgpt.errors import MissingFileError, UserError
-from hfgpt.training.next_steps import classify_command, free_folder, opening_words
+from hfgpt.training.next_steps import classify_command, free_folder, generate_command, opening_words
 
 TEXT = "".join(f"The lighthouse keeper's daughter counted {n * n} waves. She wrote {n} down and began again.\n" for n in range(200))
 SMALL = ("--cpu_threads", "1", "--use_cpu", "true", "--precision", "fp32", "--max_steps", "2", "--per_device_train_batch_size", "2")
@@ -52,6 +54,12 @@ def test_each_line_leads_to_the_next_from_a_text_to_its_model(tmp_path):
     assert pasted(next_of(said), "--max_new_tokens", "4").startswith(words[4])
     # If the folder exists already, the next free name is suggested.
     assert free_folder(folder / "data", "base") == folder / "base-2"
+
+
+def test_a_prompt_that_begins_like_a_key_stays_a_prompt():
+    words = shlex.split(generate_command("runs/base", prompt="--- A title"))
+    assert words == ["hfgpt", "generate", "runs/base", "--prompt=--- A title"]
+    assert parse_arguments(GenerateArguments, words[2:]).prompt == ["--- A title"]
 
 
 def test_a_classifiers_line_labels_one_of_its_own_texts(small_families, tmp_path):

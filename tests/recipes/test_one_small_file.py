@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from datasets import load_from_disk
-from recipes_in_process import recipe, run_script
+from recipes_in_process import RECIPES, recipe, run_script
 
 from hfgpt.tokenization import load_tokenizer
 
@@ -34,7 +34,9 @@ def test_the_first_command_chooses_the_vocabulary_and_the_split_and_says_so(one_
     _, (said, _) = one_file
     assert "split: there is 1 document, so it is cut by position: the first 90 % for training" in said
     assert "tokenizer: vocab_size 768, which suits 1" in said
-    assert said.splitlines()[-1].startswith("next: python recipes/prepare_data.py --tokenizer runs/mine/tokenizer --output_dir ")
+    assert said.splitlines()[-1].startswith(
+        f"next: python {RECIPES / 'prepare_data.py'} --tokenizer runs/mine/tokenizer --output_dir "
+    )
 
 
 def test_a_text_with_fewer_tokens_than_that_gives_a_smaller_vocabulary(one_file):

@@ -95,7 +95,7 @@ def test_a_dry_run_lists_every_file_and_with_push_exactly_these_are_sent(hub, sm
     tag = re.search(r"^me/words \(tokenizer, a model repository\), tag (tokenizer-[0-9a-f]{8})$", dry.stdout, re.MULTILINE)[1]
     assert re.search(rf"^check of {folder}: passed: \d+, failed: 0", dry.stdout, re.MULTILINE)
     assert f"dry run: nothing was uploaded. To upload {sum(listed.values()):,} bytes in {len(listed)} files:" in dry.stdout
-    next_words = dry.stdout.splitlines()[-1].removeprefix("next: python recipes/publish.py ").split()
+    next_words = dry.stdout.splitlines()[-1].removeprefix(f"next: python {ROOT / 'recipes' / 'publish.py'} ").split()
     assert next_words == [str(folder), "--repo", "me/words", "--push", "true"]
 
     # The command it prints as the next step works.

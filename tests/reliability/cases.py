@@ -136,7 +136,10 @@ CASES: dict[str, tuple[tuple[str, str], ...]] = {
         (KILLED, "test_preferences"),
     ),
     "D24": ((KILLED, "test_instructions"),),
-    "D03": ((KILLED, "test_overwriting_goes_through_a_link_and_says_what_it_cannot_remove"),),
+    "D03": (
+        (KILLED, "test_overwriting_goes_through_a_link_and_says_what_it_cannot_remove"),
+        ("arguments/test_arguments.py", "test_through_a_link_the_folder_that_it_points_to_is_replaced"),
+    ),
     "D08": ((KILLED, "test_a_finished_run_that_is_damaged_is_finished_again"),),
     "D16": ((KILLED, "test_no_configuration_replaces_what_lies_there"),),
     "D23": (

@@ -37,7 +37,7 @@ def test_steps_are_counted_as_trainer_counts_them(rows, epochs, accumulated, ste
 def test_the_best_step_is_named_where_it_was_noticeably_before_the_end():
     assert best_step(LOSSES, kept="best") == (
         "advice: validation was best at step 10 of 15: loss 0.5000, at the end 0.8000; the state at step 10 is kept (--keep last "
-        "would keep the last one). More data, fewer --num_train_epochs or a smaller --learning_rate may help."
+        "would keep the last one). More data, a shorter run or a smaller --learning_rate may help."
     )
     assert "; the last state is kept (--keep best would keep the best one)." in best_step(LOSSES, kept="last")
     assert best_step(LOSSES[:3]) is None

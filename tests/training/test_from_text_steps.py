@@ -127,6 +127,22 @@ def test_a_step_made_for_other_texts_is_made_anew_until_training_has_begun(tmp_p
         steps.make("tokenizer", run)
 
 
+def test_a_folder_that_was_moved_and_edited_is_read_like_any_yaml_and_stays_by_itself(tmp_path):
+    steps = Steps.in_folder(tmp_path / "mine", asked={}, overwrite=False)
+    steps.write_training(seconds=100, card=None)
+    steps.write("data", tokenizer=str(tmp_path / "mine" / "tokenizer"), output_dir=str(tmp_path / "mine" / "data"))
+    moved = Steps((tmp_path / "mine").rename(tmp_path / "yours"))
+    file = moved.folder / "pretrain.yaml"
+    file.write_text(file.read_text() + "learning_rate: 1e-3\n")
+    places = dict(dataset=str(tmp_path / "yours" / "data"), output_dir=str(tmp_path / "yours" / "base"))
+    assert moved.settings("pretrain") == dict(places, time_budget=100.0, learning_rate=1e-3)
+    settings = dict(tokenizer=str(tmp_path / "yours" / "tokenizer"), output_dir=str(tmp_path / "yours" / "data"))
+    assert moved.settings("data") == settings
+    file.write_text("time_budget: [\n")
+    with pytest.raises(UserError, match="yours/pretrain.yaml is not valid YAML"):
+        moved.settings("pretrain")
+
+
 def test_a_mistake_before_anything_is_made_leaves_nothing_behind(tmp_path):
     folder = tmp_path / "mine"
     for made in (False, True):

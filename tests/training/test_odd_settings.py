@@ -244,6 +244,13 @@ def test_a_key_given_beside_the_plan_of_the_folder_is_not_overridden(tmp_path):
     assert planned.plan["chosen"]["learning_rate"] == 0.006  # so that a run compares only what differs
 
 
+def test_the_threads_that_a_plan_chose_can_be_changed(tmp_path):
+    plan = {"asked": {"time_budget": 60.0}, "chosen": {"max_steps": 40, "cpu_threads": 2}, "expected": {}}
+    given = dict(dataset=str(tmp_path), time_budget=60.0, plan=plan, cpu_threads=1, use_cpu=True)
+    args = PretrainArguments(output_dir=str(tmp_path), **given)
+    assert within_budget(args, rows=None, passport=None, tokenizer=None).cpu_threads == torch.get_num_threads() == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "said"),
     [
