@@ -41,7 +41,9 @@ def test_three_commands_train_your_own(tmp_path):
         (tmp_path / "my_texts" / f"{number}.txt").write_text(document["text"], encoding="utf-8")
     for command in commands:
         if "hfgpt pretrain" in command:
-            command += " --max_steps 4 --cpu_threads 1"  # only to see that it runs; more threads would compete for a core
+            assert "--num_train_epochs 3 " in command
+            # Only to see that it runs; more threads would compete for a core.
+            command = command.replace("--num_train_epochs 3", "--max_steps 4 --cpu_threads 1")
         done = run_command(command, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "runs" / "mine" / "base" / "model.safetensors").is_file()
