@@ -53,7 +53,7 @@ def encode_to_arrays(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> li
 def tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """The ids that the tokenizer itself puts before a text and after it; found by calling it, because no field of it says so."""
     whole, plain = (cast(list[int], tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (True, False))
-    start = whole.index(plain[0])
+    start = whole.index(plain[0]) if plain else len(whole)  # some vocabularies of characters have no "a"
     return whole[:start], whole[start + len(plain) :]
 
 

@@ -92,7 +92,7 @@ def build_model(
     try:
         config = HfGptConfig.modern(depth, **settings) if family == "modern" else HfGptConfig.gpt2(size, **settings)
     except StrictDataclassError as error:
-        raise UserError(str(error.__cause__ or error)) from None
+        raise UserError("config_overrides: " * bool(overrides) + str(error.__cause__ or error)) from None
     if len(tokenizer) > config.vocab_size:
         raise UserError(
             f"the tokenizer has {len(tokenizer):,} tokens, but the model's vocab_size is {config.vocab_size:,}; each token needs a "

@@ -112,7 +112,7 @@ def test_a_stride_above_the_window(small_tokenizer, small_corpus, tmp_path):
         ({"max_position_embeddings": 32}, ("the rows are 64 tokens long, but the model's max_position_embeddings is 32",)),
         ({"vocab_size": 300}, ("the tokenizer has 512 tokens, but the model's vocab_size is 300",)),
         ({"hidden_sice": 128}, ("unknown key 'hidden_sice' in config_overrides; did you mean 'hidden_size'?",)),
-        ({"hidden_size": "wide"}, ("Field 'hidden_size' expected int, got str (value: 'wide')",)),
+        ({"hidden_size": "wide"}, ("config_overrides: Field 'hidden_size' expected int, got str (value: 'wide')",)),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
