@@ -80,7 +80,7 @@ def test_the_files_that_a_job_gets_are_enough(stranger, small_rows, tmp_path):
     (tmp_path / "data").mkdir()
     script = shutil.copy(ROOT / "recipes" / "pretrain.py", tmp_path / "data")
     environment = {"PYTHONPATH": f"{tmp_path}{jobs.env['PYTHONPATH']}:{stranger['PYTHONPATH']}"}
-    words = [*SMALL_RUN, "--max_steps", 2, "--eval_steps", 2, "--save_steps", 2, "--sample_prompts", ""]
+    words = [*SMALL_RUN, "--max_steps", 2, "--eval_steps", 2, "--save_steps", 2]
     done = run_python("-S", script, *words, "--dataset", small_rows, "--output_dir", "runs/base", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "runs" / "base" / "model.safetensors").is_file()

@@ -49,8 +49,8 @@ def test_a_base_that_names_foreign_code_runs_none_and_asks_no_network(change, ma
         *lab.words_of("finetune_instructions", materials),
         "--model",
         base,
-        "--max_steps",
-        "1",
+        "--num_train_epochs",
+        "0.3",
         "--output_dir",
         tmp_path / "out",
     ]

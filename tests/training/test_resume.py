@@ -22,7 +22,7 @@ from hfgpt.training.run_folder import check_base_files
 pytestmark = pytest.mark.slow
 
 WORDS = (*SMALL_RUN, "--use_cpu", "true", "--disable_tqdm", "true", "--max_steps", "6", "--save_steps", "2", "--eval_steps", "6",
-         "--save_total_limit", "5", "--sample_prompts", "", "--lr_scheduler_type", "constant", "--warmup_steps", "0",
+         "--save_total_limit", "5", "--lr_scheduler_type", "constant", "--warmup_steps", "0",
          "--config_overrides", '{"residual_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}',
          "--logging_steps", "1")  # fmt: skip
 
