@@ -358,7 +358,7 @@ def test_errors_while_reading_and_generating_name_keys_as_python_does(small_run,
         hfgpt.pretrain(path, output_dir=tmp_path / "out")
     with pytest.raises(hfgpt.UserError, match="^the prompt is not text: character 4 comes from bytes that are not UTF-8"):
         hfgpt.generate(small_run, "caf\udce9")
-    with pytest.raises(hfgpt.UserError, match=f"{small_run} is no classifier; give a classifier"):
+    with pytest.raises(hfgpt.UserError, match=f"{small_run} is not a classifier; give one"):
         hfgpt.load_model(small_run, task="text-classification")
     with pytest.raises(hfgpt.UserError, match="texts is a single text; give a list"):
         hfgpt.encode_texts(hfgpt.load_tokenizer(small_run), "hello")

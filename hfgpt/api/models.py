@@ -89,9 +89,7 @@ def load_model(
 
 def _check_loaded(loaded: Loaded, task: Task) -> None:
     if loaded.task != task:
-        what, needed = (
-            ("a classifier", "one that generates text") if task == "text-generation" else ("no classifier", "a classifier")
-        )
+        what, needed = ("a classifier", "one that generates text") if task == "text-generation" else ("not a classifier", "one")
         raise UserError(f"{loaded.name} is {what}; give {needed}.")
 
 

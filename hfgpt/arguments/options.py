@@ -70,7 +70,9 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         said = {"at least": self.least, "above": self.above, "below": self.below}
-        return " and ".join(f"{how} {limit:,}" for how, limit in said.items() if limit is not None)
+        return " and ".join(
+            f"{how} {limit:,}" if limit != math.inf else "finite" for how, limit in said.items() if limit is not None
+        )
 
 
 _SEED = Range(least=0, below=2**32)  # as numpy takes them

@@ -98,7 +98,7 @@ _CARD = re.compile(
     r"|[0-9]{3}([ \u00a0-])[0-9]{6}\2[0-9]{4,5})(?!\w)"
 )
 # Between other numbers, digits with a valid check digit are most likely a row of a table; but a card may stand beside its expiry
-# date, the date and time of a payment, or its security code.
+# date, or the date and time of a payment.
 _WHEN = (
     r"(?:[12][0-9]{3}-[01][0-9]-[0-3][0-9]|[0-3]?[0-9](?:/[01]?[0-9]/|\.[01]?[0-9]\.)(?:[0-9]{2}){1,2}"
     r"|(?:0?[1-9]|1[0-2])\s?/\s?(?:[0-9]{2}){1,2})"

@@ -310,8 +310,9 @@ def _renew_card(run: Run) -> None:
 
 
 def _say_replaced(folder: Path) -> None:
-    if not (folder / FINISHED_FILE).is_file() and any(folder.glob("checkpoint-*")):
-        logger.warning(f"overwrite: the unfinished run in {folder} is replaced, with its checkpoints; without it, it would resume.")
+    trained = any(path for pattern in ("checkpoint-*", "seed-*/checkpoint-*") for path in folder.glob(pattern))
+    if trained and not (folder / FINISHED_FILE).is_file():
+        logger.warning(f"overwrite: the unfinished run in {folder} is replaced with its checkpoints; leave this out to resume it.")
 
 
 def _say_not_pushed(run: Run) -> None:
